@@ -1,0 +1,23 @@
+"""Many small pictures as one."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rr.atomic import replacing
+
+_GAP = 2
+
+
+def contact_sheet(images: np.ndarray, columns: int, target: Path) -> None:
+    """Write uint8 (N, S, S, 3) `images` row by row into one PNG, white between them."""
+    side = images.shape[1]
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * (side + _GAP) + _GAP, columns * (side + _GAP) + _GAP, 3), 255, np.uint8)
+    for position, image in enumerate(images):
+        row, column = divmod(position, columns)
+        top, left = _GAP + row * (side + _GAP), _GAP + column * (side + _GAP)
+        sheet[top : top + side, left : left + side] = image
+    with replacing(target) as temporary:
+        Image.fromarray(sheet).save(temporary)

@@ -1,0 +1,30 @@
+"""Where pictures come from: one small module a source, each with `pictures(source, ...) -> raw.Pictures`."""
+
+from pathlib import Path
+
+from rr.data.raw import Pictures
+from rr.params import Source
+
+
+def pictures(source: Source, download: Path, local: Path | None) -> Pictures:
+    """Open `source`. `download` keeps archives between tries; `local` is a copy on this machine to use instead.
+
+    Raises UserError for a missing folder, a wrong checksum, an unreadable picture.
+    """
+    match source.kind:
+        case "shapes":
+            from rr.data.sources import shapes
+
+            return shapes.pictures(source)
+        case "cifar10" | "cifar100":
+            from rr.data.sources import cifar
+
+            return cifar.pictures(source, download, local)
+        case "imagefolder":
+            from rr.data.sources import imagefolder
+
+            return imagefolder.pictures(source, local)
+        case "parquet":
+            from rr.data.sources import parquet
+
+            return parquet.pictures(source, local)

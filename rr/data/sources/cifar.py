@@ -1,0 +1,65 @@
+"""CIFAR-10 and CIFAR-100 (A. Krizhevsky, 2009), downloaded, checked and parsed by torchvision."""
+
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rr.data import raw
+from rr.errors import UserError
+from rr.params import CifarSource
+
+
+def pictures(source: CifarSource, download: Path, local: Path | None) -> raw.Pictures:
+    """Yield the 50,000 training and 10,000 test pictures of 32 × 32 in the official order.
+
+    `local`: the official archive, or a folder that holds it or its contents. torchvision compares the md5 of every
+    file before it unpickles one. Raises UserError for a wrong checksum or a failed download.
+    """
+    from torchvision import datasets
+
+    kind = datasets.CIFAR10 if source.kind == "cifar10" else datasets.CIFAR100
+    root = _unpack(local, kind, download) if local else download
+    root.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for split in raw.SPLITS:
+        try:
+            parts.append((split, kind(root=str(root), train=split == "train", download=local is None)))
+        except RuntimeError as error:
+            # The one error torchvision has for a missing file and for a wrong checksum.
+            raise UserError(
+                f"{local or root}: the files of {source.kind} are missing or their checksum is wrong ({error}); "
+                f"delete {root} and try again, or name the official {kind.filename} with --from"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot download {kind.url} ({error}): check the network, or download it elsewhere and name it with --from"
+            ) from error
+
+    def rows() -> Iterator[raw.Picture]:
+        for split, part in parts:
+            for position, (image, label) in enumerate(zip(part.data, part.targets, strict=True)):
+                yield raw.Picture(split, f"{split}/{position}.png", raw.encode(image), label)
+
+    return raw.Pictures(list(parts[0][1].classes), rows())
+
+
+def _unpack(local: Path, kind: type, download: Path) -> Path:
+    """Return a root that torchvision understands for the user's copy."""
+    from torchvision.datasets.utils import check_integrity
+
+    if not local.exists():
+        raise UserError(f"{local} does not exist: --from takes the official {kind.filename} or the folder made from it")
+    if local.is_dir() and local.name == kind.base_folder:
+        return local.parent
+    if local.is_dir() and (local / kind.base_folder).is_dir():
+        return local
+    archive = local / kind.filename if local.is_dir() else local
+    if not archive.is_file():
+        raise UserError(f"{local} holds neither {kind.filename} nor {kind.base_folder}: check the path given to --from")
+    if not check_integrity(str(archive), kind.tgz_md5):
+        raise UserError(f"{archive}: wrong checksum, md5 {kind.tgz_md5} expected: download it again")
+    shutil.rmtree(download / kind.base_folder, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(download, filter="data")
+    return download

@@ -1,0 +1,113 @@
+"""`rr doctor`: is this machine ready? Each line says ok, or what to do."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+SYSTEM_LIBRARIES = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}
+
+
+def examine() -> int:
+    """Print one line per check; return the exit code, 2 when something needs doing."""
+    checks = [_python, _system_libraries, _torch_pair, _ffcv, _engines, _gpu, _threads, _disk]
+    return 2 if [check.__name__ for check in checks if not _report(check)] else 0
+
+
+def _report(check: Callable[[], str]) -> bool:
+    name = check.__name__.strip("_").replace("_", " ")
+    try:
+        print(f"ok    {name}: {check()}", flush=True)
+    except Exception as error:  # whatever is broken, the other lines are still wanted
+        print(f"FAIL  {name}: {error}", flush=True)
+        return False
+    return True
+
+
+def _python() -> str:
+    if sys.version_info < (3, 11):
+        raise RuntimeError(f"{sys.version.split()[0]} is too old: use Python 3.11 or newer")
+    return sys.version.split()[0]
+
+
+def _system_libraries() -> str:
+    """FFCV is compiled against OpenCV and TurboJPEG; once it imports, the headers are no longer needed."""
+    if shutil.which("pkg-config") is None:
+        return _unless_ffcv("pkg-config is missing: apt-get install pkg-config")
+    missing = [
+        package for module, package in SYSTEM_LIBRARIES.items() if subprocess.run(["pkg-config", "--exists", module]).returncode
+    ]
+    if missing:
+        return _unless_ffcv(f"missing for building FFCV: apt-get install {' '.join(missing)}")
+    return ", ".join(SYSTEM_LIBRARIES.values())
+
+
+def _unless_ffcv(problem: str) -> str:
+    try:
+        importlib.import_module("ffcv")
+    except Exception as error:
+        raise RuntimeError(problem) from error
+    return "FFCV is built already"
+
+
+def _torch_pair() -> str:
+    import torch
+
+    try:
+        import torchvision
+        from torchvision.ops import nms
+
+        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (RuntimeError, ImportError) as error:
+        raise RuntimeError(
+            f"torch {torch.__version__} and torchvision do not fit ({error}): install the pair of requirements.lock again"
+        ) from error
+    return f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+
+
+def _ffcv() -> str:
+    import numpy as np
+
+    from rr.data import beton
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "check.beton")
+        images = np.random.default_rng(0).integers(0, 256, (70, 16, 16, 3), np.uint8)
+        beton.write(path, images, np.zeros(70, np.int64), np.arange(70))
+        if not np.array_equal(beton.Beton(path, threads=1).images, images):
+            raise RuntimeError("a beton did not come back as it was written: reinstall ffcv 1.0.2")
+    return "a beton comes back as it was written"
+
+
+def _engines() -> str:
+    from importlib.metadata import version
+
+    return f"dvc {version('dvc')}, snakemake {version('snakemake')}"
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none; everything runs on the CPU"
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
+
+
+def _threads() -> str:
+    import numba
+
+    # numba starts its pool here; a broken threading layer shows now and not in the middle of a run.
+    numba.njit(parallel=True)(lambda n: sum([i for i in numba.prange(n)]))  # noqa: B023
+    return f"{os.cpu_count()} cores, numba {numba.__version__} with {numba.config.NUMBA_NUM_THREADS} threads"  # type: ignore[attr-defined]
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(".").free / 2**30
+    if free < 2:
+        raise RuntimeError(f"{free:.1f} GiB free here: CIFAR-10 needs 2")
+    return f"{free:.0f} GiB free here"

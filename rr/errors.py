@@ -1,0 +1,30 @@
+"""The one kind of error that is the user's to mend."""
+
+import errno
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in the input or the surroundings: the command line prints its text alone and exits with code 2.
+
+    The text says what is wrong, where, and what to do. Anything else that is raised is a bug and keeps its traceback.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest known word, or all of them."""
+    names = sorted(known)
+    close = get_close_matches(word, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names) or 'none'}"
+
+
+def explain_os_error(error: OSError) -> UserError | None:
+    """Translate the operating system's refusals that a user can mend; None for the others."""
+    where = f" at {error.filename}" if error.filename else ""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return UserError(f"no space left on the disk{where}: free some, then run the same command again")
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return UserError(f"not allowed to write or read{where}: check the permissions of that path")
+    return None

@@ -1,0 +1,37 @@
+"""From a saved backbone and a beton to a matrix of features."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from rr import backbones
+from rr.data.beton import Beton
+from rr.errors import UserError
+from rr.params import Dataset
+from rr.views import normalise
+
+_BATCH = 512
+
+
+def load_backbone(weights: Path) -> nn.Module:
+    """Rebuild the backbone that `weights` describes, frozen, in eval mode. Raises UserError when it is no such file."""
+    try:
+        with safe_open(weights, "pt") as file:
+            about = json.loads((file.metadata() or {})["rr"])
+            backbone = backbones.build(about["backbone"])
+            backbone.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{weights} is missing or no backbone of this project ({error}): run rr pretrain again") from error
+    return backbone.requires_grad_(False).eval()
+
+
+def extract(backbone: nn.Module, data: Beton, dataset: Dataset, device: str) -> Tensor:
+    """Features of every picture in file order, float32 (N, D) on `device`, without augmentation (paper, protocol)."""
+    rows = []
+    with torch.inference_mode():
+        for images, _ in data.batches(range(len(data)), _BATCH):
+            rows.append(backbone(normalise(images, mean=dataset.mean, std=dataset.std, device=device)).float())
+    return torch.cat(rows).clone()

@@ -1,0 +1,44 @@
+"""Linear evaluation, the paper's main protocol: a linear layer on frozen features, test accuracy of the last epoch."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rr.params import Linear
+from rr.progress import Progress
+
+
+def run(
+    settings: Linear, train: tuple[Tensor, np.ndarray], test: tuple[Tensor, np.ndarray], classes: int, seed: int
+) -> tuple[dict[str, float], np.ndarray]:
+    """Train on (features float32 (N, D), labels int64 (N,)); return metrics of the test pictures and the predictions.
+
+    Adam, no schedule, no decay, no augmentation; a new order every epoch. Accuracies are shares in [0, 1].
+    """
+    features, labels = train[0], torch.from_numpy(train[1]).to(train[0].device)
+    torch.manual_seed(seed)
+    layer = nn.Linear(features.shape[1], classes).to(features.device)
+    optimiser = torch.optim.Adam(layer.parameters(), settings.learning_rate, fused=True)
+    shuffle = torch.Generator().manual_seed(seed)
+    with Progress("evaluate", settings.epochs, "epochs") as progress:
+        for _ in range(settings.epochs):
+            order = torch.randperm(len(labels), generator=shuffle).to(labels.device)
+            shuffled, targets = features[order], labels[order]
+            for start in range(0, len(labels), settings.batch_size):
+                part = slice(start, start + settings.batch_size)
+                loss = F.cross_entropy(layer(shuffled[part]), targets[part])
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+            progress.advance(1)
+    with torch.inference_mode():
+        logits = layer(test[0])
+        truth = torch.from_numpy(test[1]).to(logits.device)
+        guesses = logits.argmax(1)
+        metrics = {
+            "accuracy": (guesses == truth).double().mean().item(),
+            "loss": F.cross_entropy(logits, truth).item(),
+            "train_accuracy": (layer(features).argmax(1) == labels).double().mean().item(),
+        }
+    return metrics, guesses.cpu().numpy()

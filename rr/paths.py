@@ -1,0 +1,101 @@
+"""Where every artefact lives, relative to the project's root. Nobody else builds a path."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+REPORT = Path("report")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The files of one data set: raw pictures, and the betons made from them."""
+
+    name: str
+
+    @property
+    def raw(self) -> Path:
+        return Path("data/raw", self.name)
+
+    @property
+    def images(self) -> Path:
+        """Every picture in its original encoding, with label and split (see `rr.data.raw`)."""
+        return self.raw / "images.parquet"
+
+    @property
+    def download(self) -> Path:
+        """Where archives are kept between tries; no stage declares it."""
+        return Path("data/download", self.name)
+
+    @property
+    def converted(self) -> Path:
+        return Path("data/beton", self.name)
+
+    @property
+    def betons(self) -> dict[str, Path]:
+        return {split: self.converted / f"{split}.beton" for split in ("train", "test")}
+
+    @property
+    def index(self) -> Path:
+        return self.converted / "index.parquet"
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The files of one pretraining, a cell of dataset × backbone × method × seed."""
+
+    dataset: str
+    backbone: str
+    method: str
+    seed: int
+
+    @property
+    def _cell(self) -> Path:
+        return Path(self.dataset, self.backbone, self.method, str(self.seed))
+
+    @property
+    def folder(self) -> Path:
+        return "runs/pretrain" / self._cell
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "backbone.safetensors"
+
+    @property
+    def history(self) -> Path:
+        return self.folder / "history.csv"
+
+    @property
+    def views(self) -> Path:
+        return self.folder / "views.png"
+
+    @property
+    def resume(self) -> Path:
+        """State in flight. Both engines delete a declared output around a failed try, so this is none."""
+        return "runs/resume" / self._cell / "resume.pt"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The files of one evaluation, a pretraining × target × protocol."""
+
+    pretraining: Pretraining
+    target: str
+    protocol: str
+
+    @property
+    def folder(self) -> Path:
+        return "runs/evaluate" / self.pretraining._cell / self.target / self.protocol
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+
+def run_record(folder: Path) -> Path:
+    """The provenance record beside a stage's outputs."""
+    return folder / "run.json"

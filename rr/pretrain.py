@@ -1,0 +1,213 @@
+"""Stage `pretrain`: the one training loop, the same for every method.
+
+It owns order, views, device, history and resumption. Order, views and the methods' random numbers are pure functions
+of (seed, epoch, step), so a run that was killed continues from its resume file to the same bits.
+"""
+
+import csv
+import io
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from rr import backbones, methods
+from rr.atomic import replacing, write_text
+from rr.contact_sheet import contact_sheet
+from rr.data.beton import Beton
+from rr.errors import UserError
+from rr.params import Dataset, Method
+from rr.progress import Progress
+from rr.views import make_views
+from rr.views.augmentation import Augmentation
+
+SECONDS_BETWEEN_SAVES = 120.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that determines a pretraining's result, beside the data and the code."""
+
+    dataset: Dataset
+    backbone: str
+    method: Method
+    augmentation: Augmentation | None
+    classes: int
+    seed: int
+
+
+@dataclass
+class Progressed:
+    """How far a run has come, and what it has measured."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0  # spent in the current epoch by processes before this one
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
+
+
+def pretrain(
+    job: Job, spec: str, beton: Path, *, weights: Path, history: Path, views: Path, resume: Path, device: str, threads: int
+) -> dict[str, Any]:
+    """Train `job` on the pictures of `beton`; write the backbone, the history and a picture of the views.
+
+    `spec` is the hash of everything that the resume file must agree with. Returns facts for the record.
+    Raises UserError for a beton that `Beton` refuses, and for a loss that is no longer finite.
+    """
+    torch.manual_seed(job.seed)
+    method = methods.build(job.method, backbones.build(job.backbone), job.classes).to(device)
+    data = Beton(beton, threads=threads)
+    run = Progressed()
+    if job.augmentation is not None:
+        _draw_contact_sheet(job, job.augmentation, data, views)
+        run = _train(job, job.augmentation, method, data, resume, spec, device)
+    else:
+        contact_sheet(data.images[:48] if data.images is not None else next(data.batches(range(48), 48))[0], 1, views)
+    write_text(history, _as_csv(run.history))
+    with replacing(weights) as temporary:
+        # One key only: safetensors writes several in a random order, and the file is to be the same on every run.
+        about = {"backbone": job.backbone, "features": method.backbone.features, "spec": spec}
+        state = {name: value.contiguous().cpu() for name, value in method.backbone.state_dict().items()}
+        temporary.write_bytes(save(state, metadata={"rr": json.dumps(about)}))
+    # Only now, with everything in place, may the state in flight go.
+    resume.unlink(missing_ok=True)
+    seen = len(data) * getattr(job.method, "views", 0) * len(run.epoch_seconds)
+    seconds = sum(run.epoch_seconds)
+    return {
+        "epoch_seconds": [round(second, 3) for second in run.epoch_seconds],
+        "views": seen,
+        "views_per_second": round(seen / seconds) if seconds else 0,
+    }
+
+
+def _train(
+    job: Job, augmentation: Augmentation, method: Any, data: Beton, resume: Path, spec: str, device: str
+) -> Progressed:
+    settings: Any = job.method
+    epochs, batch_size, K = settings.epochs, settings.batch_size, settings.views
+    optimiser, schedule = method.optimiser(epochs)
+    labels = torch.from_numpy(data.labels).to(device)
+    run = _restore(resume, spec, method, optimiser, schedule)
+    method.train()
+    views_done = (run.epoch * len(data) + min(run.step * batch_size, len(data))) * K
+    with Progress("pretrain", epochs * len(data) * K, "views", views_done) as progress:
+        saved = time.monotonic()
+        while run.epoch < epochs:
+            clock = time.monotonic() - run.seconds
+            order = np.random.Generator(np.random.Philox(key=[job.seed, run.epoch])).permutation(len(data))
+            for images, positions in data.batches(order[run.step * batch_size :], batch_size):
+                views = make_views(
+                    images, data.index[positions], augmentation=augmentation, seed=job.seed, epoch=run.epoch, views=K,
+                    mean=job.dataset.mean, std=job.dataset.std, device=device,
+                )  # fmt: skip
+                generator = torch.Generator().manual_seed((job.seed << 32) ^ (run.epoch << 20) ^ run.step)
+                loss, statistics = method.loss(views, labels[torch.from_numpy(positions)], generator)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                _add(run.totals, loss.detach(), len(positions), statistics)
+                run.step += 1
+                progress.advance(len(positions) * K)
+                if time.monotonic() - saved >= SECONDS_BETWEEN_SAVES:
+                    run.seconds = time.monotonic() - clock
+                    _save(resume, spec, run, method, optimiser, schedule)
+                    saved = time.monotonic()
+            row = _finish_epoch(run, time.monotonic() - clock)
+            if schedule:
+                schedule.step()
+            _save(resume, spec, run, method, optimiser, schedule)
+            saved = time.monotonic()
+            progress.advance(0, f"epoch {run.epoch}/{epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}")
+    return run
+
+
+def _add(totals: dict[str, Tensor], loss: Tensor, images: int, statistics: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Sum a step into the epoch's totals, on the device and without waiting for it."""
+    fractions = {"loss": (loss.double() * images, torch.tensor(images)), **statistics}
+    for name, parts in fractions.items():
+        value = torch.stack([part.to(loss.device, torch.float64) for part in parts])
+        totals[name] = totals[name] + value if name in totals else value
+
+
+def _finish_epoch(run: Progressed, seconds: float) -> dict[str, float]:
+    """Turn the totals into a row of the history. Raises UserError when the loss is no longer finite."""
+    row: dict[str, float] = {"epoch": run.epoch + 1}
+    for name, (part, whole) in ((name, total.tolist()) for name, total in run.totals.items()):
+        row[name] = part / whole if whole else math.nan
+    if not math.isfinite(row["loss"]):
+        raise UserError(
+            f"the loss is {row['loss']} in epoch {run.epoch + 1}: lower the method's learning_rate in params.yaml and run "
+            "the same command again"
+        )
+    run.history.append(row)
+    run.epoch_seconds.append(seconds)
+    run.epoch, run.step, run.seconds, run.totals = run.epoch + 1, 0, 0.0, {}
+    return row
+
+
+def _save(resume: Path, spec: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> None:
+    if any(not torch.isfinite(total).all() for total in run.totals.values()):
+        return  # never replace a good state by a broken one; the end of the epoch reports it
+    state = {
+        "spec": spec,
+        "run": vars(run),
+        "method": method.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "schedule": schedule.state_dict() if schedule else None,
+    }
+    with replacing(resume) as temporary:
+        torch.save(state, temporary)
+
+
+def _restore(resume: Path, spec: str, method: Any, optimiser: Any, schedule: Any) -> Progressed:
+    """Continue from the resume file, where it belongs to this very job; otherwise begin."""
+    fresh = Progressed()
+    if not resume.is_file():
+        return fresh
+    try:
+        state = torch.load(resume, weights_only=True)
+    except Exception as error:  # torch has no single error for a damaged file
+        print(f"pretrain: {resume} is damaged ({type(error).__name__}); beginning again")
+        return fresh
+    if state.get("spec") != spec:
+        print(f"pretrain: {resume} belongs to other parameters, data or code; beginning again")
+        return fresh
+    method.load_state_dict(state["method"])
+    optimiser.load_state_dict(state["optimiser"])
+    if schedule:
+        schedule.load_state_dict(state["schedule"])
+    run = Progressed(**state["run"])
+    print(f"pretrain: continuing in epoch {run.epoch + 1} at step {run.step}")
+    return run
+
+
+def _draw_contact_sheet(job: Job, augmentation: Augmentation, data: Beton, target: Path) -> None:
+    """Show the views of the first pictures as the network sees them, before normalisation."""
+    images, positions = next(data.batches(range(min(6, len(data))), 6))
+    shown = min(max(getattr(job.method, "views", 1), 1), 8)
+    views = make_views(
+        images, data.index[positions], augmentation=augmentation, seed=job.seed, epoch=0, views=shown,
+        mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), device="cpu",
+    )  # fmt: skip
+    pixels = (views.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    by_image = pixels.reshape(shown, len(images), *pixels.shape[1:]).swapaxes(0, 1)
+    rows = np.concatenate([images[:, None], by_image], axis=1)
+    contact_sheet(rows.reshape(-1, *images.shape[1:]), shown + 1, target)
+
+
+def _as_csv(history: list[dict[str, float]]) -> str:
+    """The history as CSV, one row per epoch; floats in full, so that equal runs give equal files."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]) if history else ["epoch", "loss", "accuracy"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()

@@ -1,0 +1,58 @@
+"""`dvc.yaml` lists the modules that determine each stage's result; here the list is compared with the real imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from rr.provenance import stage_code
+
+ROOT = Path(__file__).parent.parent
+STAGES = {
+    "fetch": "rr/fetch.py",
+    "convert": "rr/convert.py",
+    "pretrain": "rr/pretrain.py",
+    "evaluate": "rr/evaluate/__init__.py",
+    "report": "rr/report/__init__.py",
+}
+# Modules that carry results around without being able to change them.
+PLUMBING = {
+    "rr/__init__.py", "rr/atomic.py", "rr/cli.py", "rr/contact_sheet.py", "rr/errors.py", "rr/params.py", "rr/paths.py",
+    "rr/progress.py", "rr/provenance.py", "rr/data/__init__.py",
+}  # fmt: skip
+
+
+def imported(module: Path) -> set[Path]:
+    """The project's files that `module` imports anywhere in its text, lazily or not."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if name.split(".")[0] == "rr":
+                place = ROOT / name.replace(".", "/")
+                found |= {path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()}
+    return found
+
+
+def reachable(module: Path) -> set[str]:
+    seen, todo = set(), [module]
+    while todo:
+        here = todo.pop()
+        name = here.relative_to(ROOT).as_posix()
+        if name in seen:
+            continue
+        seen.add(name)
+        # What plumbing imports (params imports the augmentation's type) is no reason for a stage to run again.
+        if name not in PLUMBING:
+            todo += imported(here)
+    return seen - PLUMBING
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_lists_exactly_the_modules_a_stage_imports(stage: str) -> None:
+    listed = [path.as_posix() for path in stage_code(stage, ROOT / "dvc.yaml")]
+    assert listed == sorted(reachable(ROOT / STAGES[stage]))

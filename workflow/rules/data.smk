@@ -1,0 +1,32 @@
+# From a source to betons.
+
+
+rule fetch:
+    input:
+        code=stage_code("fetch"),
+    output:
+        "data/raw/{dataset}/images.parquet",
+        "data/raw/{dataset}/run.json",
+    params:
+        settings=lambda names: grid.parameters(PARAMS, "fetch", **names),
+    log:
+        "logs/fetch/{dataset}.log",
+    shell:
+        "rr fetch --dataset {wildcards.dataset} > {log} 2>&1"
+
+
+rule convert:
+    input:
+        "data/raw/{dataset}/images.parquet",
+        code=stage_code("convert"),
+    output:
+        "data/beton/{dataset}/train.beton",
+        "data/beton/{dataset}/test.beton",
+        "data/beton/{dataset}/index.parquet",
+        "data/beton/{dataset}/run.json",
+    params:
+        settings=lambda names: grid.parameters(PARAMS, "convert", **names),
+    log:
+        "logs/convert/{dataset}.log",
+    shell:
+        "rr convert --dataset {wildcards.dataset} > {log} 2>&1"

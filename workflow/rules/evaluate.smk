@@ -1,0 +1,22 @@
+# From a backbone to its score on a target.
+
+
+rule evaluate:
+    input:
+        "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/backbone.safetensors",
+        "data/beton/{target}/train.beton",
+        "data/beton/{target}/test.beton",
+        "data/beton/{target}/index.parquet",
+        code=stage_code("evaluate"),
+    output:
+        "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/metrics.json",
+        "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/predictions.parquet",
+        "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/run.json",
+    params:
+        settings=lambda names: grid.parameters(PARAMS, "evaluate", **names),
+    log:
+        "logs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}.log",
+    threads: PARAMS.threads
+    shell:
+        "rr evaluate --dataset {wildcards.dataset} --backbone {wildcards.backbone} --method {wildcards.method} "
+        "--seed {wildcards.seed} --target {wildcards.target} --protocol {wildcards.protocol} > {log} 2>&1"
