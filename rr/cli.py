@@ -23,6 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130  # Typer's code, and the shell's, for Ctrl-C
+
 ParamsFile = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="The parameters to use.")]
 Device = Annotated[str, typer.Option(envvar="RR_DEVICE", help="auto, cpu, cuda or cuda:<number>.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help="A name in the section datasets.")]
@@ -43,7 +45,8 @@ def fetch(dataset: DatasetName, local: Local = None, params: ParamsFile = paths.
         from rr.fetch import fetch as stage
 
         record.facts = stage(settings.source, place.images, place.download, local)
-    _say(f"{place.images}: {_counts(record.facts['images'])}, {record.facts['classes']} classes")
+    skipped = f", {record.facts['skipped']} skipped" if record.facts["skipped"] else ""
+    _say(f"{place.images}: {_counts(record.facts['images'])}, {record.facts['classes']} classes{skipped}")
 
 
 @app.command()
@@ -216,5 +219,7 @@ def main() -> None:
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
             _stop("out of memory: lower batch_size or views of the method in params.yaml, or use a larger machine")
         raise
-    except KeyboardInterrupt:
-        _stop("interrupted: run the same command again to continue", 130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _stop("interrupted: run the same command again to continue", INTERRUPTED)
+        raise

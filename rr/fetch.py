@@ -1,18 +1,39 @@
 """Stage `fetch`: bring one data set's pictures, whatever their source, into one raw file."""
 
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rr.data import raw, sources
-from rr.params import Source
+from rr.errors import UserError
+from rr.params import FolderSource, ParquetSource, Source
 
 
 def fetch(source: Source, images: Path, download: Path, local: Path | None = None) -> dict[str, Any]:
-    """Write `images` (see `rr.data.raw`) and return the number of pictures of each split and of classes.
+    """Write `images` (see `rr.data.raw`); return the number of pictures of each split, of classes, and of those skipped.
 
     `download` keeps archives between tries; `local` is a copy on this machine to use instead of `source`'s address.
-    Raises UserError as the source does; nothing is left half written.
+    Raises UserError as the source does, and for one's own picture that cannot be read (unless `unreadable: skip`).
     """
     pictures = sources.pictures(source, download, local)
+    skipped: list[str] = []
+    if isinstance(source, FolderSource | ParquetSource):
+        pictures = pictures._replace(rows=_readable(pictures.rows, source.unreadable, skipped))
     counts = raw.write(images, pictures)
-    return {"images": counts, "classes": len(pictures.class_names)}
+    return {"images": counts, "classes": len(pictures.class_names), "skipped": len(skipped)}
+
+
+def _readable(rows: Iterable[raw.Picture], unreadable: Literal["stop", "skip"], skipped: list[str]) -> Iterator[raw.Picture]:
+    """Pass on the pictures that decode: whether one can be read is found out once, when it enters the project."""
+    for row in rows:
+        try:
+            raw.decode(row.data)
+        except ValueError as error:
+            problem = f"{row.path}: not a readable picture ({error})"
+            if unreadable == "stop":
+                raise UserError(f"{problem}; mend or remove it, or set 'unreadable: skip' in the source") from error
+            print(f"skipped {problem}", file=sys.stderr)
+            skipped.append(row.path)
+        else:
+            yield row

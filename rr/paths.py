@@ -5,6 +5,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 REPORT = Path("report")
+RUN_RECORD = "run.json"
 
 
 @dataclass(frozen=True)
@@ -98,4 +99,4 @@ class Evaluation:
 
 def run_record(folder: Path) -> Path:
     """The provenance record beside a stage's outputs."""
-    return folder / "run.json"
+    return folder / RUN_RECORD

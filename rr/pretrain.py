@@ -71,7 +71,8 @@ def pretrain(
         _draw_contact_sheet(job, job.augmentation, data, views)
         run = _train(job, job.augmentation, method, data, resume, spec, device)
     else:
-        contact_sheet(data.images[:48] if data.images is not None else next(data.batches(range(48), 48))[0], 1, views)
+        originals, _ = next(data.batches(range(min(48, len(data))), 48))
+        contact_sheet(originals, 8, views)
     write_text(history, _as_csv(run.history))
     with replacing(weights) as temporary:
         # One key only: safetensors writes several in a random order, and the file is to be the same on every run.
@@ -164,8 +165,11 @@ def _save(resume: Path, spec: str, run: Progressed, method: Any, optimiser: Any,
         "optimiser": optimiser.state_dict(),
         "schedule": schedule.state_dict() if schedule else None,
     }
+    # Through memory, because torch reports a full disk as a bug of its own.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     with replacing(resume) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _restore(resume: Path, spec: str, method: Any, optimiser: Any, schedule: Any) -> Progressed:

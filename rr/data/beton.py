@@ -50,28 +50,28 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
     """
     with _threads_kept():
         from ffcv.fields import IntField, RGBImageField
+        from ffcv.memory_allocator import MemoryAllocator
         from ffcv.writer import DatasetWriter, worker_job_indexed_dataset
 
     class InProcessWriter(DatasetWriter):
         def _write_common(self, num_samples, queue_content, work_fn, extra_worker_args):  # type: ignore[no-untyped-def]
-            from ffcv.memory_allocator import MemoryAllocator
-
             self.num_samples = num_samples
             self.prepare()
-            try:
-                todo: queue.Queue[Any] = queue.Queue()
-                for chunk in [*queue_content, None]:
-                    todo.put(chunk)
-                allocations: queue.Queue[Any] = queue.Queue()
-                allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
-                done = multiprocessing.Value("Q", 0)
-                worker_job_indexed_dataset(
-                    todo, self.metadata_sm, self.metadata_type, self.fields, allocator, done, allocations, *extra_worker_args
-                )
-                self.finalize(allocations.get())
-            finally:
-                self.metadata_sm.close()
-                self.metadata_sm.unlink()
+            # The shared memory is for other processes; here a plain buffer is simpler to give back after an error.
+            size = self.metadata_sm.size
+            self.metadata_sm.close()
+            self.metadata_sm.unlink()
+            self.metadata_sm = SimpleNamespace(buf=bytearray(size))
+            todo: queue.Queue[Any] = queue.Queue()
+            for chunk in [*queue_content, None]:
+                todo.put(chunk)
+            allocations: queue.Queue[Any] = queue.Queue()
+            allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
+            done = multiprocessing.Value("Q", 0)
+            worker_job_indexed_dataset(
+                todo, self.metadata_sm, self.metadata_type, self.fields, allocator, done, allocations, *extra_worker_args
+            )
+            self.finalize(allocations.get())
 
     stream = zip(images, labels, index, strict=True)
 

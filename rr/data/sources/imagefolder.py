@@ -7,7 +7,6 @@ from pathlib import Path
 from PIL import Image
 
 from rr.data import raw
-from rr.data.sources.readable import readable
 from rr.errors import UserError
 from rr.params import FolderSource
 
@@ -18,8 +17,8 @@ def pictures(source: FolderSource, local: Path | None) -> raw.Pictures:
     """Read `path/train/<class>/…` and `path/test/<class>/…`, or split `path/<class>/…` by `test_share` of each class.
 
     Pictures that lie in `path` itself (or in `path/train`, `path/test`) are unlabelled. The split depends on file
-    names alone, so it is the same everywhere and a new picture moves no other. Raises UserError for a missing or
-    empty folder, a class without a picture, and (unless `unreadable: skip`) a picture that cannot be read.
+    names alone, so it is the same everywhere. Raises UserError for a missing or empty folder and for a class without a
+    picture.
     """
     root = local or Path(source.path).expanduser()
     if not root.is_dir():
@@ -45,9 +44,8 @@ def pictures(source: FolderSource, local: Path | None) -> raw.Pictures:
         for split in raw.SPLITS:
             for label, name in enumerate(class_names):
                 for file in listed[split][name]:
-                    picture = readable(file.read_bytes(), str(file), source.unreadable)
-                    if picture is not None:
-                        yield raw.Picture(split, str(file.relative_to(root)), picture, label if name else raw.UNLABELLED)
+                    number = label if name else raw.UNLABELLED
+                    yield raw.Picture(split, str(file.relative_to(root)), file.read_bytes(), number)
 
     return raw.Pictures([name for name in class_names if name], rows())
 

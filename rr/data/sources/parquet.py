@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data import raw
-from rr.data.sources.readable import readable
 from rr.errors import UserError
 from rr.params import ParquetSource
 
@@ -19,26 +18,23 @@ _CONVENTION = "the Hugging Face convention is a struct column 'image' with 'byte
 def pictures(source: ParquetSource, local: Path | None) -> raw.Pictures:
     """Read `path/train*.parquet` and `path/test*.parquet` (or `validation*`), or split a single file by `test_share`.
 
-    Raises UserError for missing files, other columns, and (unless `unreadable: skip`) a picture that cannot be read.
+    Raises UserError for missing files and other columns.
     """
     root = local or Path(source.path).expanduser()
     files = {split: _files(root, split) for split in raw.SPLITS}
     if not files["train"]:
         raise UserError(f"{root}: no Parquet file there; give a file, or a folder with train*.parquet and test*.parquet")
-    opened = {split: [_open(path) for path in found] for split, found in files.items()}
+    opened = {split: [(path.name, _open(path)) for path in found] for split, found in files.items()}
 
     def rows() -> Iterator[raw.Picture]:
         for split in raw.SPLITS:
             # Without test files, one pass takes each split out of the training files.
-            for file in opened[split] or opened["train"]:
-                for name, data, label in _pictures(file):
-                    if not opened["test"] and (_is_test(name, data, source.test_share) != (split == "test")):
-                        continue
-                    picture = readable(data, name, source.unreadable)
-                    if picture is not None:
-                        yield raw.Picture(split, name, picture, label)
+            for file_name, file in opened[split] or opened["train"]:
+                for row, data, label in _pictures(file):
+                    if opened["test"] or _is_test(data, source.test_share) == (split == "test"):
+                        yield raw.Picture(split, f"{file_name}, row {row}", data, label)
 
-    return raw.Pictures(_class_names(opened["train"]), rows())
+    return raw.Pictures(_class_names([file for _, file in opened["train"]]), rows())
 
 
 def _files(root: Path, split: str) -> list[Path]:
@@ -62,18 +58,19 @@ def _open(path: Path) -> pq.ParquetFile:
     return file
 
 
-def _pictures(file: pq.ParquetFile) -> Iterator[tuple[str, bytes, int]]:
+def _pictures(file: pq.ParquetFile) -> Iterator[tuple[int, bytes, int]]:
+    """Yield (row number, bytes, label)."""
     position = 0
     for batch in file.iter_batches(batch_size=1000, columns=["image", "label"]):
         for image, label in zip(batch.column("image"), batch.column("label"), strict=True):
             # A missing label is stored as −1, and missing bytes are reported as an unreadable picture.
             number = label.as_py()
             content = image["bytes"].as_py() if image.is_valid else None
-            yield f"row {position}", content or b"", raw.UNLABELLED if number is None else number
+            yield position, content or b"", raw.UNLABELLED if number is None else number
             position += 1
 
 
-def _is_test(name: str, data: bytes, share: float) -> bool:
+def _is_test(data: bytes, share: float) -> bool:
     """Split by the picture's own bytes: no duplicate stands on both sides, and a new row moves no other."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") < share * 2**64
 

@@ -1,0 +1,5 @@
+"""`python -m rr` is `rr`."""
+
+from rr.cli import main
+
+main()

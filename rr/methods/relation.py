@@ -1,0 +1,163 @@
+"""The relation head and its loss: do two representations come from the same image?
+
+``direct_logits`` is the readable reference. ``relation_loss`` computes the same loss by applying the first linear layer
+once per view row instead of once per pair; it is what training uses.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from rr.methods.relation_max import chunked_max_loss
+from rr.methods.relation_objective import Loss, PairStatistics
+from rr.methods.relation_torch import factorised_loss
+
+__all__ = ["Aggregation", "Loss", "PairStatistics", "RelationHead", "direct_logits", "relation_loss"]
+
+Aggregation = Literal["cat", "sum", "mean", "max"]
+
+# Up to this many views the torch form is faster than the forms without arrays of P rows.
+SMALL_K = 3
+SMALL_K_MAX = 8  # the same for ``max``
+
+
+class RelationHead(nn.Module):
+    """Linear - BatchNorm1d - LeakyReLU(0.01) - Linear, one logit per aggregated pair (paper, section on the relation
+    module; the sizes are those of the paper's code).
+
+    Args:
+        features: size D of one representation.
+        aggregation: how two representations become one input: ``cat`` (2D values, earlier view first), ``sum``,
+            ``mean`` or element-wise ``max`` (D values).
+        hidden: width of the hidden layer.
+
+    Raises ValueError for an unknown aggregation or sizes below 1.
+    """
+
+    def __init__(self, features: int, aggregation: Aggregation = "cat", hidden: int = 256) -> None:
+        super().__init__()
+        if aggregation not in get_args(Aggregation):
+            raise ValueError(f"aggregation must be one of {', '.join(get_args(Aggregation))}, got {aggregation!r}")
+        if features < 1 or hidden < 1:
+            raise ValueError(f"features and hidden must be at least 1, got {features} and {hidden}")
+        self.features = features
+        self.aggregation: Aggregation = aggregation
+        self.linear = nn.Linear(2 * features if aggregation == "cat" else features, hidden)
+        self.norm = nn.BatchNorm1d(hidden)
+        self.activation = nn.LeakyReLU(0.01)
+        self.output = nn.Linear(hidden, 1)
+
+    def aggregate(self, left_PD: Tensor, right_PD: Tensor) -> Tensor:
+        """Join two ``(P, D)`` tensors of representations into the ``(P, 2D or D)`` input of the first layer."""
+        if self.aggregation == "cat":
+            return torch.cat((left_PD, right_PD), dim=1)
+        if self.aggregation == "sum":
+            return left_PD + right_PD
+        if self.aggregation == "mean":
+            return (left_PD + right_PD) / 2
+        return torch.maximum(left_PD, right_PD)
+
+    def forward(self, pairs_PI: Tensor) -> Tensor:
+        """Logits ``(P,)`` of aggregated pairs ``(P, 2D or D)``; above 0 means "same image"."""
+        return self.output(self.activation(self.norm(self.linear(pairs_PI)))).squeeze(1)
+
+
+def direct_logits(head: RelationHead, features_KMD: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
+    """The reference: build every pair and send all of them through the head at once (Algorithm 1, steps 3 and 4).
+
+    Args:
+        features_KMD: representations of K views of M images.
+        partners: ``(K(K-1)/2, M)`` int64 rows of the negatives, see ``rr.methods.pairs``; ``(.., 0)`` if M = 1.
+
+    Returns logits and targets ``(P,)`` in the order of the paper's code: for each view pair M positives, then M
+    negatives. P = M(K^2 - K), or half of that if M = 1. Memory grows with P. Raises ValueError for unfit shapes.
+    """
+    _check_shapes(head, features_KMD, partners)
+    K, M, _ = features_KMD.shape
+    blocks = []
+    targets = []
+    pair = 0
+    for i in range(K):
+        for j in range(i + 1, K):
+            blocks.append(head.aggregate(features_KMD[i], features_KMD[j]))
+            targets.append(features_KMD.new_ones(M))
+            if M > 1:
+                blocks.append(head.aggregate(features_KMD[i], features_KMD[j][partners[pair]]))
+                targets.append(features_KMD.new_zeros(M))
+            pair += 1
+    return head(torch.cat(blocks)), torch.cat(targets)
+
+
+def relation_loss(
+    head: RelationHead, features_KMD: Tensor, partners: Tensor, *, loss: Loss = "focal", gamma: float = 2.0
+) -> tuple[Tensor, PairStatistics]:
+    """The loss of all pairs and how many of them were told apart, without building the pairs.
+
+    Args:
+        features_KMD: representations of K views of M images.
+        partners: ``(K(K-1)/2, M)`` int64 rows of the negatives, see ``rr.methods.pairs``; ``(.., 0)`` if M = 1, where
+            the loss is over positives only.
+        loss: ``focal`` is the mean of ``0.5 (1 - p_t)^gamma BCE`` (the paper's code), ``bce`` the plain mean.
+        gamma: focal exponent, at least 0; not used by ``bce``.
+
+    A head in training mode normalises with the statistics of all P pairs and updates its running statistics as
+    ``BatchNorm1d`` does. On a CPU, float32 features of more than ``SMALL_K`` views take the fused kernel, or those of
+    more than ``SMALL_K_MAX`` views for ``max`` a loop over first views; neither holds an array of P rows, and both have
+    first derivatives only. Everything else takes the torch form.
+
+    Raises ValueError for unfit shapes, an unknown loss, a negative gamma, partners out of range (checked on the CPU
+    only, as reading them from another device would stall it), or a single pair to be normalised in training mode
+    (K = 2 with M = 1).
+    """
+    _check_shapes(head, features_KMD, partners)
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss must be one of {', '.join(get_args(Loss))}, got {loss!r}")
+    if gamma < 0:
+        raise ValueError(f"gamma must not be negative, got {gamma}")
+    K, M, _ = features_KMD.shape
+    if head.norm.training and K == 2 and M == 1:
+        raise ValueError("K = 2 views of M = 1 image make a single pair, which has no batch statistics")
+    if partners.device.type == "cpu" and partners.numel() and not torch.compiler.is_compiling():
+        lowest, highest = partners.aminmax()
+        if lowest < 0 or highest >= M:
+            raise ValueError(f"partners must be rows of the mini-batch, 0 to {M - 1}")
+    if _cpu_form_applies(head, features_KMD):
+        if head.aggregation == "max":
+            return chunked_max_loss(head, features_KMD, partners, loss, gamma)
+        if features_KMD.dtype == torch.float32:
+            from rr.methods.relation_fused import fused_loss  # numba takes a while to import
+
+            return fused_loss(head, features_KMD, partners, loss, gamma)
+    return factorised_loss(head, features_KMD, partners, loss, gamma)
+
+
+def _cpu_form_applies(head: RelationHead, features_KMD: Tensor) -> bool:
+    """Whether there is a form without arrays of P rows, and views enough for it to pay."""
+    weight = head.linear.weight
+    plain_norm = head.norm.momentum is not None and head.norm.affine and head.norm.track_running_stats
+    return (
+        features_KMD.device.type == weight.device.type == "cpu"
+        and features_KMD.dtype == weight.dtype
+        and weight.dtype in (torch.float32, torch.float64)
+        and plain_norm
+        and features_KMD.shape[0] > (SMALL_K_MAX if head.aggregation == "max" else SMALL_K)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _check_shapes(head: RelationHead, features_KMD: Tensor, partners: Tensor) -> None:
+    if features_KMD.ndim != 3:
+        raise ValueError(f"features must be (views K, images M, size D), got shape {tuple(features_KMD.shape)}")
+    K, M, D = features_KMD.shape
+    if K < 2 or M < 1:
+        raise ValueError(f"at least 2 views of 1 image are needed, got K = {K}, M = {M}")
+    if head.features != D:
+        raise ValueError(f"the head expects features of size {head.features}, got {D}")
+    expected = (K * (K - 1) // 2, M if M > 1 else 0)
+    if tuple(partners.shape) != expected:
+        raise ValueError(f"partners must have shape {expected} for K = {K}, M = {M}, got {tuple(partners.shape)}")
+    if partners.dtype != torch.int64:
+        raise ValueError(f"partners must be int64, got {partners.dtype}")
+    if partners.device != features_KMD.device:
+        raise ValueError(f"partners are on {partners.device}, features on {features_KMD.device}")

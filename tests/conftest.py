@@ -1,0 +1,124 @@
+"""A small project to run commands in, and a way to run them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from ruamel.yaml import YAML
+
+from rr import cli
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+for variable in ("RR_PARAMS", "RR_DEVICE"):
+    os.environ.pop(variable, None)
+
+SMALL = {
+    "grid": {
+        "data": ["shapes"],
+        "dataset": ["shapes"],
+        "backbone": ["conv4"],
+        "method": ["random", "relational"],
+        "seed": [1],
+        "target": ["shapes"],
+        "protocol": ["linear", "knn"],
+    },
+    "threads": 2,
+    "datasets": {
+        "shapes": {
+            "source": {"kind": "shapes", "train": 200, "test": 50, "seed": 0},
+            "side": 32,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.25, 0.25],
+        }
+    },
+    "augmentations": {
+        "relational": {
+            "crop": "resized", "flip": 0.5, "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8,
+            "hue": 0.2, "grayscale": 0.2,
+        },
+        "crop-flip": {"crop": "padded", "padding": 0.125, "flip": 0.5},
+    },
+    "methods": {
+        "random": {"kind": "random"},
+        "supervised": {
+            "kind": "supervised", "augmentation": "crop-flip", "batch_size": 64, "epochs": 2, "learning_rate": 0.1,
+            "momentum": 0.9, "milestones": [0.5], "decay": 0.1,
+        },
+        "relational": {
+            "kind": "relational", "augmentation": "relational", "views": 4, "batch_size": 32, "epochs": 3,
+            "learning_rate": 0.001, "aggregation": "cat", "loss": "focal", "negatives": "roll",
+        },
+    },
+    "protocols": {
+        "linear": {"kind": "linear", "epochs": 5, "batch_size": 64, "learning_rate": 0.001},
+        "knn": {"kind": "knn", "neighbours": 5, "temperature": 0.1},
+    },
+}  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Rr = Callable[..., Outcome]
+
+
+def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> None:
+    """Write the small params.yaml into `folder`, after `change` has altered a copy of it."""
+    yaml = YAML(typ="safe", pure=True)
+    text = YAML(typ="safe", pure=True)
+    from io import StringIO
+
+    buffer = StringIO()
+    text.dump(SMALL, buffer)
+    params = yaml.load(buffer.getvalue())
+    if change:
+        change(params)
+    with open(folder / "params.yaml", "w") as file:
+        YAML(typ="safe", pure=True).dump(params, file)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the small params.yaml, which is the current one."""
+    write_params(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Rr:
+    """Run a command in this process, as `rr` would: (exit code, what it printed, what it complained of)."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["rr", *map(str, arguments)])
+        code = 0
+        capfd.readouterr()
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        return Outcome(code, *capfd.readouterr())
+
+    return run
+
+
+PRETRAIN = ("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", "relational", "--seed", "1")
+EVALUATE = ("evaluate", *PRETRAIN[1:], "--target", "shapes", "--protocol")
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project in which `shapes` is fetched and converted; copy it, do not change it."""
+    folder = tmp_path_factory.mktemp("converted")
+    write_params(folder)
+    for stage in ("fetch", "convert"):
+        subprocess.run([sys.executable, "-m", "rr", stage, "--dataset", "shapes"], cwd=folder, check=True)
+    return folder

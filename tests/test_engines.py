@@ -1,0 +1,201 @@
+"""Both engines for real: the same work from one params.yaml, nothing twice, and only what a change touches."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, write_params
+
+pytestmark = pytest.mark.engine
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def call(folder: Path, *command: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]], cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def copy_project(folder: Path) -> Path:
+    """The project's own files as git would clone them, with the small params.yaml, committed."""
+    git = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True, check=True
+    )
+    for name in git.stdout.split():
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    write_params(folder)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("dvc"))
+    call(folder, "dvc", "repro")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_snakemake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("snakemake"))
+    call(folder, "snakemake", "--cores", "2")
+    return folder
+
+
+def metrics(folder: Path) -> dict[str, dict]:
+    found = sorted((folder / "runs").rglob("metrics.json"))
+    return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in found}
+
+
+def stale(folder: Path) -> tuple[set[str], set[str]]:
+    """What DVC and Snakemake would run now: the folders of outputs, as each engine names them."""
+    status = call(folder, "dvc", "status", "--json")
+    dvc = {name.split("@")[0] + ":" + name.partition("@")[2] for name in json.loads(status)}
+    rows = [line.split("\t") for line in call(folder, "snakemake", "--detailed-summary").splitlines() if "\t" in line]
+    header = next(row for row in rows if row[0] == "output_file")
+    plan, output = header.index("plan"), header.index("output_file")
+    return dvc, {row[output] for row in rows if len(row) > plan and row[plan] != "no update" and row is not header}
+
+
+def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
+    from dvc.repo import Repo
+
+    folder = copy_project(tmp_path)
+
+    def change(params: dict) -> None:
+        params["datasets"]["more"] = params["datasets"]["shapes"]
+        params["grid"].update(
+            data=["shapes", "more"], dataset=["shapes", "more"], target=["more", "shapes"], seed=[1, 2],
+            method=["random", "supervised", "relational"],
+        )  # fmt: skip
+
+    write_params(folder, change)
+    stages = {}
+    with Repo(str(folder)) as repo:
+        for stage in repo.index.stages:
+            inputs = {os.path.relpath(dep.fs_path, folder) for dep in stage.deps if type(dep).__name__ == "Dependency"}
+            outputs = {os.path.relpath(out.fs_path, folder) for out in stage.outs}
+            parameters = {key for dep in stage.deps if type(dep).__name__ == "ParamsDependency" for key in dep.params}
+            for output in outputs:
+                stages[output] = (stage.cmd, inputs)
+
+    rows = [line.split("\t") for line in call(folder, "snakemake", "--detailed-summary").splitlines() if "\t" in line]
+    header = next(row for row in rows if row[0] == "output_file")
+    jobs = {}
+    for row in rows[rows.index(header) + 1 :]:
+        cell = dict(zip(header, row, strict=False))
+        jobs[cell["output_file"]] = set(cell["input-file(s)"].split(","))
+    # The summary shows no command for a file that is not there yet, the dry run does.
+    printed = call(folder, "snakemake", "--dry-run", "--printshellcmds").splitlines()
+    commands = {" ".join(line.split(" > ")[0].split()) for line in printed if line.strip().startswith("rr ")}
+
+    assert commands == {command for command, _ in stages.values()}
+    assert set(stages) == set(jobs)
+    assert len(stages) == 2 * 2 + 2 * 4 + 12 * 4 + 12 * 2 * 2 * 3 + 4
+    for output, (_, inputs) in stages.items():
+        found = jobs[output]
+        folders = {name for name in inputs if "." not in Path(name).name}
+        # DVC's report depends on whole folders, because a matrix cannot be listed; each of Snakemake's files lies in one.
+        assert {name for name in found if not any(Path(folder) in Path(name).parents for folder in folders)} == inputs - folders
+
+
+def test_dvc_and_the_grid_agree_on_each_stages_parameters(tmp_path: Path) -> None:
+    from ruamel.yaml import YAML
+
+    from rr.grid import PARAMETERS
+
+    stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+    for stage, keys in PARAMETERS.items():
+        assert tuple(key.replace("${item.", "{") for key in stages[stage]["params"]) == keys
+
+
+def test_after_dvc_neither_engine_has_anything_to_do(by_dvc: Path) -> None:
+    assert "Data and pipelines are up to date." in call(by_dvc, "dvc", "repro")
+    call(by_dvc, "rr", "sync", "--from", "dvc")
+    output = call(by_dvc, "snakemake", "-n")
+    assert "Nothing to be done" in output
+    assert "missing provenance" not in output
+    assert "every artefact is what its record says" in call(by_dvc, "rr", "verify")
+
+
+def test_after_snakemake_neither_engine_has_anything_to_do(by_snakemake: Path) -> None:
+    assert "Nothing to be done" in call(by_snakemake, "snakemake", "-n")
+    call(by_snakemake, "rr", "sync", "--from", "snakemake")
+    assert call(by_snakemake, "dvc", "repro").count("didn't change, skipping") == 9
+    assert "Data and pipelines are up to date." in call(by_snakemake, "dvc", "status")
+
+
+def test_both_engines_find_the_same_figures(by_dvc: Path, by_snakemake: Path) -> None:
+    assert metrics(by_dvc) == metrics(by_snakemake)
+    assert len(metrics(by_dvc)) == 4
+    for name in ("backbone.safetensors", "history.csv", "views.png"):
+        place = f"runs/pretrain/shapes/conv4/relational/1/{name}"
+        assert (by_dvc / place).read_bytes() == (by_snakemake / place).read_bytes()
+
+
+def test_a_parameter_reruns_its_own_stages_alone(by_dvc: Path) -> None:
+    call(by_dvc, "rr", "sync", "--from", "dvc")
+    try:
+        write_params(by_dvc, lambda params: params["methods"]["relational"].update(views=3))
+        dvc, snakemake = stale(by_dvc)
+        assert dvc == {"pretrain:shapes-conv4-relational-1"}
+        assert snakemake
+        assert all("/relational/" in name or name.startswith("report/") for name in snakemake)
+        refused = call(by_dvc, "rr", "sync", "--from", "snakemake", code=2)
+        assert "was made with other parameters" in refused
+        assert "not synchronised" in refused
+    finally:
+        write_params(by_dvc)
+    assert stale(by_dvc) == (set(), set())
+
+
+def test_dvc_shows_metrics_params_and_curves(by_dvc: Path, tmp_path: Path) -> None:
+    shown = json.loads(call(by_dvc, "dvc", "metrics", "show", "--json"))
+    assert len(shown[""]["data"]) == 4
+    call(by_dvc, "dvc", "plots", "show", "--out", str(tmp_path))
+    page = (tmp_path / "index.html").read_text()
+    assert "history.csv" in page
+    assert "accuracy" in page
+    try:
+        write_params(by_dvc, lambda params: params["methods"]["relational"].update(views=3))
+        assert "methods.relational.views" in call(by_dvc, "dvc", "params", "diff")
+    finally:
+        write_params(by_dvc)
+
+
+def test_an_experiment_reruns_what_depends_on_its_parameter(by_dvc: Path) -> None:
+    shutil.copy(by_dvc / "dvc.lock", by_dvc.parent / "kept.lock")
+    output = call(by_dvc, "dvc", "exp", "run", "-S", "methods.relational.views=3")
+    ran = {line.split("'")[1].split("@")[0] for line in output.splitlines() if line.startswith("Running stage")}
+    assert ran == {"pretrain", "evaluate", "report"}
+    assert "pretrain@shapes-conv4-random-1' didn't change" in output
+    record = json.loads((by_dvc / "runs/pretrain/shapes/conv4/relational/1/run.json").read_text())
+    assert record["params"]["methods.relational"]["views"] == 3
+    write_params(by_dvc)
+    call(by_dvc, "dvc", "repro")  # the cache has every output of before
+    assert "every artefact is what its record says" in call(by_dvc, "rr", "verify")
+
+
+def test_a_broken_stage_shows_its_message_in_both_engines(by_snakemake: Path) -> None:
+    def change(params: dict) -> None:
+        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": {"kind": "imagefolder", "path": "nowhere"}}
+        params["grid"].update(data=["shapes", "mine"], dataset=["mine"])
+
+    try:
+        write_params(by_snakemake, change)
+        expected = "rr: nowhere is not a folder: correct the source's path in params.yaml"
+        assert expected in call(by_snakemake, "snakemake", "--cores", "1", code=1)
+        assert expected in call(by_snakemake, "dvc", "repro", "fetch@mine", code=255)
+    finally:
+        write_params(by_snakemake)

@@ -1,0 +1,94 @@
+"""View pairs and negative partners: hand-computed cases, counts, and no image ever called a negative of itself."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rr.methods.pairs import random_partners, roll_partners, view_pairs
+
+
+def test_view_pairs_are_lexicographic() -> None:
+    pairs = view_pairs(4)
+    assert pairs.tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
+    assert pairs.dtype == torch.int64
+
+
+def test_roll_by_one_and_two_then_wrap() -> None:
+    # M = 3: the shift runs 1, 2 and is back at 1 for the third pair of views.
+    assert roll_partners(3, 3).tolist() == [[2, 0, 1], [1, 2, 0], [2, 0, 1]]
+
+
+def test_roll_of_two_images_always_swaps() -> None:
+    assert roll_partners(4, 2).tolist() == [[1, 0]] * 6
+
+
+@pytest.mark.parametrize(("K", "M"), [(2, 2), (4, 3), (8, 7), (8, 64)])
+def test_roll_partners_agree_with_torch_roll(K: int, M: int) -> None:
+    shift = 1
+    for partners in roll_partners(K, M):
+        assert torch.equal(partners, torch.roll(torch.arange(M), shift))
+        shift = 1 if shift + 1 == M else shift + 1
+
+
+@pytest.mark.parametrize("K", [2, 3, 8, 32])
+@pytest.mark.parametrize("M", [2, 3, 7, 64])
+def test_number_of_pairs(K: int, M: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for partners in (roll_partners(K, M), random_partners(K, M, generator)):
+        assert partners.shape == (len(view_pairs(K)), M)
+        assert partners.dtype == torch.int64
+        assert 2 * partners.numel() == M * (K**2 - K)
+
+
+@settings(deadline=None)
+@given(K=st.integers(2, 9), M=st.integers(1, 20), seed=st.integers(0, 2**31))
+def test_partner_is_another_row_of_the_mini_batch(K: int, M: int, seed: int) -> None:
+    for partners in (roll_partners(K, M), random_partners(K, M, torch.Generator().manual_seed(seed))):
+        assert ((partners >= 0) & (partners < M)).all()
+        if M > 1:
+            assert (partners != torch.arange(M)).all()
+
+
+def test_one_image_has_no_negatives() -> None:
+    assert roll_partners(3, 1).shape == random_partners(3, 1, torch.Generator()).shape == (3, 0)
+
+
+def test_random_partners_are_uniform_over_the_others() -> None:
+    M, repeats = 5, 400
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([random_partners(8, M, generator) for _ in range(repeats)])  # 28 view pairs each
+    counts = torch.stack([torch.bincount(drawn[:, m], minlength=M) for m in range(M)]).double()
+    assert (counts.diagonal() == 0).all()
+    expected = len(drawn) / (M - 1)
+    chi_square = ((counts - expected) ** 2 / expected).sum(1) - expected  # less the diagonal's term
+    assert (chi_square < 21).all()  # 3 degrees of freedom: exceeded once in 10,000
+    both = drawn[:, 0] * M + drawn[:, 1]  # rows are drawn independently: 4 x 4 combinations, all about as frequent
+    frequencies = torch.bincount(both, minlength=M * M).double()
+    frequencies = frequencies[frequencies > 0]
+    assert len(frequencies) == (M - 1) ** 2
+    expected = len(drawn) / (M - 1) ** 2
+    assert ((frequencies - expected) ** 2 / expected).sum() < 45  # 15 degrees of freedom
+
+
+def test_random_partners_follow_the_generator() -> None:
+    first, again, other = (random_partners(4, 9, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("K", [0, 1])
+def test_fewer_than_two_views(K: int) -> None:
+    with pytest.raises(ValueError, match="K must be at least 2"):
+        view_pairs(K)
+    with pytest.raises(ValueError, match="K must be at least 2"):
+        roll_partners(K, 4)
+    with pytest.raises(ValueError, match="K must be at least 2"):
+        random_partners(K, 4, torch.Generator())
+
+
+def test_no_images() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        roll_partners(2, 0)
+    with pytest.raises(ValueError, match="at least one image"):
+        random_partners(2, 0, torch.Generator())

@@ -1,0 +1,175 @@
+"""The relation head, the reference logits, the loss at zero logits, counts, and errors."""
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rr.methods.pairs import random_partners, roll_partners
+from rr.methods.relation import Aggregation, RelationHead, direct_logits, relation_loss
+from rr.methods.relation_objective import pair_objective
+
+
+@pytest.mark.parametrize(
+    ("features", "aggregation", "parameters"),
+    [(64, "cat", 33_793), (64, "sum", 17_409), (64, "mean", 17_409), (64, "max", 17_409), (512, "cat", 263_169)],
+)
+def test_number_of_parameters(features: int, aggregation: Aggregation, parameters: int) -> None:
+    assert sum(p.numel() for p in RelationHead(features, aggregation).parameters()) == parameters
+
+
+def test_state_dict_names() -> None:
+    assert set(RelationHead(8).state_dict()) == {
+        "linear.weight", "linear.bias", "output.weight", "output.bias",
+        "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked",
+    }  # fmt: skip
+
+
+def test_default_initialisation_is_torchs() -> None:
+    torch.manual_seed(0)
+    head = RelationHead(8)
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(16, 256)
+    output = torch.nn.Linear(256, 1)
+    assert torch.equal(head.linear.weight, linear.weight)
+    assert torch.equal(head.output.weight, output.weight)
+
+
+def test_aggregate_by_hand() -> None:
+    left, right = torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 2.0]])
+    joined = {a: RelationHead(2, a).aggregate(left, right).tolist() for a in get_args(Aggregation)}
+    assert joined == {"cat": [[1, 4, 3, 2]], "sum": [[4, 6]], "mean": [[2, 3]], "max": [[3, 4]]}
+
+
+def test_direct_pairs_by_hand() -> None:
+    """K = 3, M = 2: the pairs that reach the head, in the order of the paper's code."""
+    seen: list[Tensor] = []
+    head = RelationHead(1, hidden=4)
+    head.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    features = torch.tensor([[[10.0], [11.0]], [[20.0], [21.0]], [[30.0], [31.0]]])
+    _, targets = direct_logits(head, features, roll_partners(3, 2))
+    assert seen[0].tolist() == [
+        [10, 20], [11, 21], [10, 21], [11, 20],
+        [10, 30], [11, 31], [10, 31], [11, 30],
+        [20, 30], [21, 31], [20, 31], [21, 30],
+    ]  # fmt: skip
+    assert targets.tolist() == [1, 1, 0, 0] * 3
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("focal", math.log(2) / 8), ("bce", math.log(2))])
+@pytest.mark.parametrize("K", [2, 4])
+@pytest.mark.parametrize("M", [1, 5])
+def test_loss_at_zero_logits(loss: str, expected: float, K: int, M: int) -> None:
+    head = RelationHead(8, hidden=16).eval()
+    torch.nn.init.zeros_(head.output.weight)
+    torch.nn.init.zeros_(head.output.bias)
+    value, counts = relation_loss(head, torch.randn(K, M, 8), roll_partners(K, M), loss=loss)  # type: ignore[arg-type]
+    assert value.item() == pytest.approx(expected, abs=1e-7)
+    assert round(expected, 4) in (0.0866, 0.6931)
+    assert counts.correct_positive == 0
+    assert counts.correct_negative == counts.negatives
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 3.0])
+def test_objective_against_the_formula(gamma: float) -> None:
+    logits = torch.linspace(-12, 12, 41, dtype=torch.float64)
+    positive, negative = logits[::2], logits[1::2]
+    y = torch.cat((positive, negative)).sigmoid()
+    t = torch.cat((torch.ones_like(positive), torch.zeros_like(negative)))
+    weight = 0.5 * ((1 - t) * y + t * (1 - y)) ** gamma
+    expected = F.binary_cross_entropy(y, t, weight)
+    torch.testing.assert_close(pair_objective(positive, negative, "focal", gamma), expected, rtol=1e-9, atol=0)
+    expected = F.binary_cross_entropy(y, t)
+    torch.testing.assert_close(pair_objective(positive, negative, "bce", gamma), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("loss", ["focal", "bce"])
+def test_extreme_logits_stay_finite(loss: str) -> None:
+    logits = torch.tensor([-500.0, -25.0, 25.0, 500.0], requires_grad=True)
+    value = pair_objective(logits, logits, loss, 2.0)  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value.item() == pytest.approx(525 / 4 * (0.5 if loss == "focal" else 1))
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
+@pytest.mark.parametrize(("K", "M"), [(2, 6), (4, 5), (3, 1)])
+def test_counts_are_of_the_right_targets(aggregation: Aggregation, K: int, M: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head = RelationHead(8, aggregation, 16).to(dtype).eval()
+    head.output.bias.data.fill_(0.02)
+    features = torch.randn(K, M, 8, dtype=dtype)
+    partners = random_partners(K, M, torch.Generator().manual_seed(0))
+    logits, targets = direct_logits(head, features, partners)
+    _, counts = relation_loss(head, features, partners)
+    by_hand = [0, 0, 0, 0]
+    for logit, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        kind = 0 if target == 1 else 2
+        by_hand[kind] += (logit > 0) == (target == 1)
+        by_hand[kind + 1] += 1
+    assert [int(count) for count in counts] == by_hand
+    assert all(count.shape == () and count.dtype == torch.int64 for count in counts)
+
+
+def test_learns_to_recognise_views() -> None:
+    torch.manual_seed(0)
+    head = RelationHead(8, "mean", 32)
+    optimiser = torch.optim.Adam(head.parameters(), 1e-2)
+    for _ in range(60):
+        images = torch.randn(1, 16, 8).sign()
+        optimiser.zero_grad()
+        loss, counts = relation_loss(head, images + 0.1 * torch.randn(4, 16, 8), roll_partners(4, 16))
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.07  # 0.087 before
+    assert int(counts.correct_positive + counts.correct_negative) > 0.75 * int(counts.positives + counts.negatives)
+
+
+def test_unknown_names_and_sizes() -> None:
+    with pytest.raises(ValueError, match="aggregation must be one of cat, sum, mean, max, got 'concat'"):
+        RelationHead(8, "concat")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 1"):
+        RelationHead(0)
+    head, features, partners = RelationHead(8), torch.randn(3, 4, 8), roll_partners(3, 4)
+    with pytest.raises(ValueError, match="loss must be one of focal, bce, got 'hinge'"):
+        relation_loss(head, features, partners, loss="hinge")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="gamma must not be negative"):
+        relation_loss(head, features, partners, gamma=-1)
+
+
+@pytest.mark.parametrize("function", [direct_logits, relation_loss])
+def test_unfit_tensors(function) -> None:  # type: ignore[no-untyped-def]
+    head, features, partners = RelationHead(8), torch.randn(3, 4, 8), roll_partners(3, 4)
+    with pytest.raises(ValueError, match=r"features must be \(views K, images M, size D\)"):
+        function(head, features[0], partners)
+    with pytest.raises(ValueError, match="expects features of size 8, got 7"):
+        function(head, features[..., :7], partners)
+    with pytest.raises(ValueError, match="at least 2 views"):
+        function(head, features[:1], partners)
+    with pytest.raises(ValueError, match=r"partners must have shape \(3, 4\)"):
+        function(head, features, partners[:, :3])
+    with pytest.raises(ValueError, match="partners must be int64"):
+        function(head, features, partners.int())
+    with pytest.raises(ValueError, match="partners are on meta"):
+        function(head, features, partners.to("meta"))
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_partner_outside_the_mini_batch(wrong: int) -> None:
+    partners = roll_partners(3, 4)
+    partners[1, 2] = wrong
+    with pytest.raises(ValueError, match="0 to 3"):
+        relation_loss(RelationHead(8), torch.randn(3, 4, 8), partners)
+
+
+def test_single_pair_cannot_be_normalised() -> None:
+    head, features, partners = RelationHead(8), torch.randn(2, 1, 8), roll_partners(2, 1)
+    with pytest.raises(ValueError, match="single pair"):
+        relation_loss(head, features, partners)
+    loss, counts = relation_loss(head.eval(), features, partners)
+    assert torch.isfinite(loss)
+    assert (counts.positives, counts.negatives) == (1, 0)

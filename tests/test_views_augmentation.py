@@ -1,0 +1,57 @@
+"""The policy as data."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from rr.views import Augmentation
+
+
+def test_default_is_off_and_frozen():
+    augmentation = Augmentation()
+    assert augmentation.crop == "none"
+    assert augmentation.flip == augmentation.jitter == augmentation.affine == augmentation.erase == 0.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        augmentation.flip = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crop", "centre"),
+        ("scale", (0.0, 1.0)),
+        ("scale", (0.5, 0.4)),
+        ("scale", (0.5, 1.1)),
+        ("scale", 0.5),
+        ("ratio", (-1.0, 1.0)),
+        ("ratio", (1.0, float("inf"))),
+        ("padding", -0.1),
+        ("flip", 1.1),
+        ("flip", float("nan")),
+        ("flip", "often"),
+        ("jitter", -0.1),
+        ("brightness", -1.0),
+        ("contrast", float("inf")),
+        ("saturation", -0.5),
+        ("hue", 0.6),
+        ("grayscale", 2.0),
+        ("affine", -1.0),
+        ("degrees", 200.0),
+        ("translate", 1.5),
+        ("zoom", (0.0, 1.0)),
+        ("shear", 90.0),
+        ("erase", 1.5),
+        ("erase_area", -0.2),
+    ],
+)
+def test_impossible_value_names_its_field(field, value):
+    with pytest.raises(ValueError, match=f"^{field} must be"):
+        Augmentation(**{field: value})
+
+
+def test_import_is_light():
+    code = "import sys, rr.views; print(sorted({'torch', 'numba'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
