@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
 
 from rr import grid, paths, provenance
 from rr.errors import UserError
@@ -16,15 +15,17 @@ def faults(params: Params) -> list[str]:
     return found + provenance.faults(paths.REPORT, grid.parameters(params, "report"))
 
 
-def sync(source: Literal["dvc", "snakemake"], params: Params) -> None:
-    """After `dvc repro`, give Snakemake the metadata it compares with; after `snakemake`, commit to DVC's cache.
+def sync(source: str, params: Params) -> None:
+    """After "dvc", give Snakemake the metadata it compares with; after "snakemake", commit to DVC's cache.
 
     DVC's commit asks no question, and without metadata Snakemake sees no change of a parameter: either would bless
     stale files. So both begin with a check of every record. Raises UserError when it fails, or when an engine does.
     """
     found = faults(params)
     if found:
-        raise UserError("\n".join([*found, f"not synchronised: run {_run(source)} first, so that every artefact is up to date"]))
+        raise UserError(
+            "\n".join([*found, f"not synchronised: run {_run(source)} first, so that every artefact is up to date"])
+        )
     if source == "dvc":
         _call("snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
     else:

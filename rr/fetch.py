@@ -11,7 +11,7 @@ from rr.params import FolderSource, ParquetSource, Source
 
 
 def fetch(source: Source, images: Path, download: Path, local: Path | None = None) -> dict[str, Any]:
-    """Write `images` (see `rr.data.raw`); return the number of pictures of each split, of classes, and of those skipped.
+    """Write `images` (see `rr.data.raw`); return how many pictures, classes, and pictures skipped.
 
     `download` keeps archives between tries; `local` is a copy on this machine to use instead of `source`'s address.
     Raises UserError as the source does, and for one's own picture that cannot be read (unless `unreadable: skip`).
@@ -24,7 +24,9 @@ def fetch(source: Source, images: Path, download: Path, local: Path | None = Non
     return {"images": counts, "classes": len(pictures.class_names), "skipped": len(skipped)}
 
 
-def _readable(rows: Iterable[raw.Picture], unreadable: Literal["stop", "skip"], skipped: list[str]) -> Iterator[raw.Picture]:
+def _readable(
+    rows: Iterable[raw.Picture], unreadable: Literal["stop", "skip"], skipped: list[str]
+) -> Iterator[raw.Picture]:
     """Pass on the pictures that decode: whether one can be read is found out once, when it enters the project."""
     for row in rows:
         try:

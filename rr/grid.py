@@ -67,5 +67,7 @@ def cells(params: Params) -> Iterator[Cell]:
         yield Cell("convert", place.converted, parameters(params, "convert", dataset=name))
     for run in pretrainings(params):
         yield Cell("pretrain", run.folder, parameters(params, "pretrain", dataset=run.dataset, method=run.method))
-    for run in evaluations(params):
-        yield Cell("evaluate", run.folder, parameters(params, "evaluate", target=run.target, protocol=run.protocol))
+    for score in evaluations(params):
+        yield Cell(
+            "evaluate", score.folder, parameters(params, "evaluate", target=score.target, protocol=score.protocol)
+        )

@@ -47,7 +47,7 @@ class CifarSource(Closed):
 
 
 class FolderSource(Closed):
-    """One's own pictures: `path/train/<class>/…` and `path/test/<class>/…`, `path/<class>/…`, or `path/…` unlabelled."""
+    """One's own pictures: `path/<class>/…`, with or without `train` and `test` between; without classes, unlabelled."""
 
     kind: Literal["imagefolder"]
     path: str
@@ -175,14 +175,17 @@ class Params(Closed):
                 lookup(sections[axis], name, f"grid.{axis}")
         missing = sorted({*self.grid.dataset, *self.grid.target} - set(self.grid.data))
         if missing:
-            raise ValueError(f"grid.data: add {', '.join(missing)}; it lists every data set that is fetched and converted")
+            raise ValueError(
+                f"grid.data: add {', '.join(missing)}; it lists every data set that is fetched and converted"
+            )
         for name, method in self.methods.items():
             if not isinstance(method, Random):
                 lookup(self.augmentations, method.augmentation, f"methods.{name}.augmentation")
         return self
 
-    def augmentation_of(self, method: Relational | Supervised) -> Augmentation:
-        return self.augmentations[method.augmentation]
+    def augmentation_of(self, method: Method) -> Augmentation | None:
+        """The view policy of a method; None for one that trains nothing."""
+        return None if isinstance(method, Random) else self.augmentations[method.augmentation]
 
 
 def lookup(section: dict[str, Any], name: str, where: str) -> Any:
@@ -221,7 +224,7 @@ def _explain(raw: dict[str, Any], mistake: dict[str, Any]) -> str:
         if inside or position == len(location) - 1:
             path.append(str(part))
         if inside:
-            here = here[part]  # type: ignore[index]
+            here = here[part]
     where = ".".join(part for part in path if part != "[key]")
     if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{where}: unknown key; {nearest(path[-1], _keys(location[:-1]))}"
@@ -247,7 +250,9 @@ def _keys(location: list[Any]) -> list[str]:
             continue
         arguments = get_args(here)
         members = [m for a in arguments for m in (a, *get_args(a)) if isinstance(m, type) and issubclass(m, BaseModel)]
-        tagged = [m for m in members if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        tagged = [
+            m for m in members if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
+        ]
         # A dict's key leads to its value type; a tag leads to the member of the union that carries it.
         here = tagged[0] if tagged and here is not Params else (arguments[-1] if arguments else here)
     if isinstance(here, type) and issubclass(here, BaseModel):

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from rr import backbones, methods
+from rr import backbones, methods, paths
 from rr.atomic import replacing, write_text
 from rr.contact_sheet import contact_sheet
 from rr.data.beton import Beton
@@ -41,6 +41,7 @@ class Job:
     augmentation: Augmentation | None
     classes: int
     seed: int
+    fingerprint: str  # the hash of everything that a resume file must agree with
 
 
 @dataclass
@@ -55,12 +56,10 @@ class Progressed:
     epoch_seconds: list[float] = field(default_factory=list)
 
 
-def pretrain(
-    job: Job, spec: str, beton: Path, *, weights: Path, history: Path, views: Path, resume: Path, device: str, threads: int
-) -> dict[str, Any]:
+def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, threads: int) -> dict[str, Any]:
     """Train `job` on the pictures of `beton`; write the backbone, the history and a picture of the views.
 
-    `spec` is the hash of everything that the resume file must agree with. Returns facts for the record.
+    Leaves the resume file, for the caller to remove when all is recorded. Returns facts for the record.
     Raises UserError for a beton that `Beton` refuses, and for a loss that is no longer finite.
     """
     torch.manual_seed(job.seed)
@@ -68,19 +67,13 @@ def pretrain(
     data = Beton(beton, threads=threads)
     run = Progressed()
     if job.augmentation is not None:
-        _draw_contact_sheet(job, job.augmentation, data, views)
-        run = _train(job, job.augmentation, method, data, resume, spec, device)
+        _draw_contact_sheet(job, job.augmentation, data, outputs.views)
+        run = _train(job, job.augmentation, method, data, outputs.resume, device)
     else:
         originals, _ = next(data.batches(range(min(48, len(data))), 48))
-        contact_sheet(originals, 8, views)
-    write_text(history, _as_csv(run.history))
-    with replacing(weights) as temporary:
-        # One key only: safetensors writes several in a random order, and the file is to be the same on every run.
-        about = {"backbone": job.backbone, "features": method.backbone.features, "spec": spec}
-        state = {name: value.contiguous().cpu() for name, value in method.backbone.state_dict().items()}
-        temporary.write_bytes(save(state, metadata={"rr": json.dumps(about)}))
-    # Only now, with everything in place, may the state in flight go.
-    resume.unlink(missing_ok=True)
+        contact_sheet(originals, 8, outputs.views)
+    write_text(outputs.history, _as_csv(run.history))
+    _write_backbone(job, method.backbone, outputs.weights)
     seen = len(data) * getattr(job.method, "views", 0) * len(run.epoch_seconds)
     seconds = sum(run.epoch_seconds)
     return {
@@ -90,14 +83,20 @@ def pretrain(
     }
 
 
-def _train(
-    job: Job, augmentation: Augmentation, method: Any, data: Beton, resume: Path, spec: str, device: str
-) -> Progressed:
+def _write_backbone(job: Job, backbone: Any, target: Path) -> None:
+    # One key only: safetensors writes several in a random order, and the file is to be the same on every run.
+    about = {"backbone": job.backbone, "features": backbone.features, "fingerprint": job.fingerprint}
+    state = {name: value.contiguous().cpu() for name, value in backbone.state_dict().items()}
+    with replacing(target) as temporary:
+        temporary.write_bytes(save(state, metadata={"rr": json.dumps(about)}))
+
+
+def _train(job: Job, augmentation: Augmentation, method: Any, data: Beton, resume: Path, device: str) -> Progressed:
     settings: Any = job.method
     epochs, batch_size, K = settings.epochs, settings.batch_size, settings.views
     optimiser, schedule = method.optimiser(epochs)
     labels = torch.from_numpy(data.labels).to(device)
-    run = _restore(resume, spec, method, optimiser, schedule)
+    run = _restore(resume, job.fingerprint, method, optimiser, schedule)
     method.train()
     views_done = (run.epoch * len(data) + min(run.step * batch_size, len(data))) * K
     with Progress("pretrain", epochs * len(data) * K, "views", views_done) as progress:
@@ -120,12 +119,12 @@ def _train(
                 progress.advance(len(positions) * K)
                 if time.monotonic() - saved >= SECONDS_BETWEEN_SAVES:
                     run.seconds = time.monotonic() - clock
-                    _save(resume, spec, run, method, optimiser, schedule)
+                    _save(resume, job.fingerprint, run, method, optimiser, schedule)
                     saved = time.monotonic()
             row = _finish_epoch(run, time.monotonic() - clock)
             if schedule:
                 schedule.step()
-            _save(resume, spec, run, method, optimiser, schedule)
+            _save(resume, job.fingerprint, run, method, optimiser, schedule)
             saved = time.monotonic()
             progress.advance(0, f"epoch {run.epoch}/{epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}")
     return run
@@ -146,8 +145,8 @@ def _finish_epoch(run: Progressed, seconds: float) -> dict[str, float]:
         row[name] = part / whole if whole else math.nan
     if not math.isfinite(row["loss"]):
         raise UserError(
-            f"the loss is {row['loss']} in epoch {run.epoch + 1}: lower the method's learning_rate in params.yaml and run "
-            "the same command again"
+            f"the loss is {row['loss']} in epoch {run.epoch + 1}: lower the method's learning_rate in params.yaml, "
+            "then run the same command again"
         )
     run.history.append(row)
     run.epoch_seconds.append(seconds)
@@ -155,11 +154,11 @@ def _finish_epoch(run: Progressed, seconds: float) -> dict[str, float]:
     return row
 
 
-def _save(resume: Path, spec: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> None:
+def _save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> None:
     if any(not torch.isfinite(total).all() for total in run.totals.values()):
         return  # never replace a good state by a broken one; the end of the epoch reports it
     state = {
-        "spec": spec,
+        "fingerprint": fingerprint,
         "run": vars(run),
         "method": method.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -172,7 +171,7 @@ def _save(resume: Path, spec: str, run: Progressed, method: Any, optimiser: Any,
         temporary.write_bytes(buffer.getvalue())
 
 
-def _restore(resume: Path, spec: str, method: Any, optimiser: Any, schedule: Any) -> Progressed:
+def _restore(resume: Path, fingerprint: str, method: Any, optimiser: Any, schedule: Any) -> Progressed:
     """Continue from the resume file, where it belongs to this very job; otherwise begin."""
     fresh = Progressed()
     if not resume.is_file():
@@ -182,7 +181,7 @@ def _restore(resume: Path, spec: str, method: Any, optimiser: Any, schedule: Any
     except Exception as error:  # torch has no single error for a damaged file
         print(f"pretrain: {resume} is damaged ({type(error).__name__}); beginning again")
         return fresh
-    if state.get("spec") != spec:
+    if state.get("fingerprint") != fingerprint:
         print(f"pretrain: {resume} belongs to other parameters, data or code; beginning again")
         return fresh
     method.load_state_dict(state["method"])

@@ -27,7 +27,9 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
         elif kind is None and self.total:
@@ -57,9 +59,8 @@ class Progress:
 
 def _bar(unit: str):  # type: ignore[no-untyped-def]  # rich is imported only where a terminal shows it
     from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
-    from rich.progress import Task
     from rich.text import Text
 
     class Rate(ProgressColumn):

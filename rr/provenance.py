@@ -97,7 +97,9 @@ def _checked(path: Path) -> str:
     if path.name == paths.RUN_RECORD:
         return found  # a record cannot hold its own hash
     if found != load_record(path.parent)["outputs"].get(str(path)):
-        raise UserError(f"{path} is not the file that its record describes (damaged or edited): run {_maker(path)} again")
+        raise UserError(
+            f"{path} is not the file that its record describes (damaged or edited): run {_maker(path)} again"
+        )
     return found
 
 

@@ -19,7 +19,7 @@ STAGES = {
 # Modules that carry results around without being able to change them.
 PLUMBING = {
     "rr/__init__.py", "rr/atomic.py", "rr/cli.py", "rr/contact_sheet.py", "rr/errors.py", "rr/params.py", "rr/paths.py",
-    "rr/progress.py", "rr/provenance.py", "rr/data/__init__.py",
+    "rr/progress.py", "rr/provenance.py", "rr/stages.py", "rr/data/__init__.py",
 }  # fmt: skip
 
 

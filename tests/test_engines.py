@@ -27,7 +27,11 @@ def call(folder: Path, *command: str, code: int = 0) -> str:
 def copy_project(folder: Path) -> Path:
     """The project's own files as git would clone them, with the small params.yaml, committed."""
     git = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True, capture_output=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
     )
     for name in git.stdout.split():
         if (ROOT / name).is_file() or (ROOT / name).is_symlink():
@@ -86,7 +90,6 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
         for stage in repo.index.stages:
             inputs = {os.path.relpath(dep.fs_path, folder) for dep in stage.deps if type(dep).__name__ == "Dependency"}
             outputs = {os.path.relpath(out.fs_path, folder) for out in stage.outs}
-            parameters = {key for dep in stage.deps if type(dep).__name__ == "ParamsDependency" for key in dep.params}
             for output in outputs:
                 stages[output] = (stage.cmd, inputs)
 
@@ -98,7 +101,10 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
         jobs[cell["output_file"]] = set(cell["input-file(s)"].split(","))
     # The summary shows no command for a file that is not there yet, the dry run does.
     printed = call(folder, "snakemake", "--dry-run", "--printshellcmds").splitlines()
-    commands = {" ".join(line.split(" > ")[0].split()) for line in printed if line.strip().startswith("rr ")}
+    prefix = "Shell command: "
+    commands = {
+        " ".join(line.removeprefix(prefix).split(" > ")[0].split()) for line in printed if line.startswith(prefix)
+    }
 
     assert commands == {command for command, _ in stages.values()}
     assert set(stages) == set(jobs)
@@ -106,8 +112,10 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
     for output, (_, inputs) in stages.items():
         found = jobs[output]
         folders = {name for name in inputs if "." not in Path(name).name}
-        # DVC's report depends on whole folders, because a matrix cannot be listed; each of Snakemake's files lies in one.
-        assert {name for name in found if not any(Path(folder) in Path(name).parents for folder in folders)} == inputs - folders
+        # DVC's report depends on whole folders, since a matrix cannot be listed; Snakemake's files lie in them.
+        assert {
+            name for name in found if not any(Path(folder) in Path(name).parents for folder in folders)
+        } == inputs - folders
 
 
 def test_dvc_and_the_grid_agree_on_each_stages_parameters(tmp_path: Path) -> None:
@@ -189,7 +197,10 @@ def test_an_experiment_reruns_what_depends_on_its_parameter(by_dvc: Path) -> Non
 
 def test_a_broken_stage_shows_its_message_in_both_engines(by_snakemake: Path) -> None:
     def change(params: dict) -> None:
-        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": {"kind": "imagefolder", "path": "nowhere"}}
+        params["datasets"]["mine"] = {
+            **params["datasets"]["shapes"],
+            "source": {"kind": "imagefolder", "path": "nowhere"},
+        }
         params["grid"].update(data=["shapes", "mine"], dataset=["mine"])
 
     try:

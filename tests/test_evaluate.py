@@ -85,9 +85,9 @@ def test_features_are_those_of_the_normalised_picture(converted: Path) -> None:
     data = Beton(converted / "data/beton/shapes/test.beton", threads=1)
     assert data.images is not None
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    expected = (torch.from_numpy(data.images).permute(0, 3, 1, 2).double() / 255 - torch.tensor(mean)[:, None, None]) / (
-        torch.tensor(std)[:, None, None]
-    )
+    expected = (
+        torch.from_numpy(data.images).permute(0, 3, 1, 2).double() / 255 - torch.tensor(mean)[:, None, None]
+    ) / (torch.tensor(std)[:, None, None])
     assert torch.allclose(normalise(data.images, mean=mean, std=std, device="cpu").double(), expected, atol=1e-5)
 
 
@@ -102,7 +102,9 @@ def trained(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr
 
 
 @pytest.mark.parametrize("protocol", ["linear", "knn"])
-def test_an_evaluation_writes_metrics_and_predictions_and_keeps_the_backbone(trained: Path, rr: Rr, protocol: str) -> None:
+def test_an_evaluation_writes_metrics_and_predictions_and_keeps_the_backbone(
+    trained: Path, rr: Rr, protocol: str
+) -> None:
     weights = trained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
     before = hashlib.sha256(weights.read_bytes()).digest()
     assert rr(*EVALUATE, protocol).code == 0

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """params.yaml: closed, typed, and with messages that lead to the mistake."""
 
 from pathlib import Path
@@ -19,7 +20,7 @@ def put(params: dict, where: str, value: object) -> None:
     params[key] = value
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize(  # a table: each mistake on one line
     ("where", "value", "expected"),
     [
         ("methods.relational.vews", 4, "methods.relational.vews: unknown key; did you mean 'views'?"),

@@ -74,7 +74,9 @@ def test_a_killed_run_continues_to_the_same_bits(ready: Path, rr: Rr) -> None:
     shutil.rmtree(ready / "runs")
     kills = 0
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-m", "rr", *PRETRAIN], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rr", *PRETRAIN], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         resume = ready / "runs/resume/shapes/conv4/relational/1/resume.pt"
         before = resume.stat().st_mtime_ns if resume.exists() else 0
         while process.poll() is None:
@@ -124,7 +126,7 @@ def test_a_state_of_other_parameters_or_a_damaged_one_is_not_continued(ready: Pa
     resume.parent.mkdir(parents=True)
     resume.write_bytes(b"PK not a state")
     assert "is damaged" in rr(*PRETRAIN).out
-    torch.save({"spec": "another", "run": {}}, resume)
+    torch.save({"fingerprint": "another", "run": {}}, resume)
     assert "belongs to other parameters" in rr(*PRETRAIN).out
 
 

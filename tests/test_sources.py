@@ -97,7 +97,9 @@ class TestImageFolder:
         assert "Traceback" not in outcome.err
         assert not list((project / "data").rglob("*.parquet"))
 
-    @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"GIF89a" + data])
+    @pytest.mark.parametrize(
+        "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"GIF89a" + data]
+    )
     def test_an_unreadable_picture_is_named_or_skipped(self, project: Path, rr: Rr, damage: Callable) -> None:
         for i in range(10):
             draw(project / "pictures/cat" / f"{i}.png", size=(90, 90))
@@ -118,7 +120,10 @@ class TestImageFolder:
 
 def table(count: int = 10, **columns: object) -> pa.Table:
     data = raw.encode(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
-    content = {"image": [{"bytes": data + bytes([i]), "path": f"{i}.png"} for i in range(count)], "label": [i % 2 for i in range(count)]}
+    content = {
+        "image": [{"bytes": data + bytes([i]), "path": f"{i}.png"} for i in range(count)],
+        "label": [i % 2 for i in range(count)],
+    }
     return pa.table({**content, **columns})
 
 
@@ -127,7 +132,9 @@ class TestParquet:
         names = json.dumps({"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}})
         (project / "set").mkdir()
         for name, count in (("train-00000-of-00002", 6), ("train-00001-of-00002", 4), ("test", 3)):
-            pq.write_table(table(count).replace_schema_metadata({"huggingface": names}), project / "set" / f"{name}.parquet")
+            pq.write_table(
+                table(count).replace_schema_metadata({"huggingface": names}), project / "set" / f"{name}.parquet"
+            )
         use(project, {"kind": "parquet", "path": "set"})
         assert rr("fetch", "--dataset", "mine").code == 0
         assert fetched(project).class_names == ["cat", "dog"]

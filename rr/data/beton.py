@@ -54,6 +54,8 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
         from ffcv.writer import DatasetWriter, worker_job_indexed_dataset
 
     class InProcessWriter(DatasetWriter):
+        metadata_sm: Any
+
         def _write_common(self, num_samples, queue_content, work_fn, extra_worker_args):  # type: ignore[no-untyped-def]
             self.num_samples = num_samples
             self.prepare()
@@ -69,7 +71,14 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
             allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
             done = multiprocessing.Value("Q", 0)
             worker_job_indexed_dataset(
-                todo, self.metadata_sm, self.metadata_type, self.fields, allocator, done, allocations, *extra_worker_args
+                todo,
+                self.metadata_sm,
+                self.metadata_type,
+                self.fields,
+                allocator,
+                done,
+                allocations,
+                *extra_worker_args,
             )
             self.finalize(allocations.get())
 

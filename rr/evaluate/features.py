@@ -24,7 +24,9 @@ def load_backbone(weights: Path) -> nn.Module:
             backbone = backbones.build(about["backbone"])
             backbone.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{weights} is missing or no backbone of this project ({error}): run rr pretrain again") from error
+        raise UserError(
+            f"{weights} is missing or no backbone of this project ({error}): run rr pretrain again"
+        ) from error
     return backbone.requires_grad_(False).eval()
 
 

@@ -20,7 +20,9 @@ def run(
     field uses it. Features float32 (N, D), labels int64 (N,). Raises UserError for fewer pictures than neighbours.
     """
     if settings.neighbours > len(train[1]):
-        raise UserError(f"knn with {settings.neighbours} neighbours needs as many training pictures; there are {len(train[1])}")
+        raise UserError(
+            f"knn with {settings.neighbours} neighbours needs as many training pictures; there are {len(train[1])}"
+        )
     gallery = F.normalize(train[0])
     labels = torch.from_numpy(train[1]).to(gallery.device)
     guesses = []

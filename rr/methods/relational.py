@@ -23,12 +23,12 @@ class RelationalReasoning(nn.Module):
         """Bernoulli log-likelihood of all M(K² − K) pairs of (K·M, 3, S, S) views, focal or plain; labels unused."""
         K, M = self.settings.views, len(labels)
         features_KMD = self.backbone(views).view(K, M, -1)
-        if self.settings.negatives == "roll":
-            partners = roll_partners(K, M)
-        else:
-            partners = random_partners(K, M, generator)
+        drawn = self.settings.negatives == "random"
+        partners = (
+            random_partners(K, M, generator).to(views.device) if drawn else roll_partners(K, M, device=views.device)
+        )
         loss, right = relation_loss(
-            self.head, features_KMD, partners.to(views.device), loss=self.settings.loss, gamma=self.settings.gamma
+            self.head, features_KMD, partners, loss=self.settings.loss, gamma=self.settings.gamma
         )
         return loss, {
             "accuracy": (right.correct_positive + right.correct_negative, right.positives + right.negatives),

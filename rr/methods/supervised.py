@@ -14,7 +14,9 @@ class Supervised(nn.Module):
     def __init__(self, settings: params.Supervised, backbone: nn.Module, classes: int) -> None:
         super().__init__()
         if classes < 2:
-            raise UserError("the supervised method needs labels, and this data set has none: leave it out of grid.method")
+            raise UserError(
+                "the supervised method needs labels, and this data set has none: leave it out of grid.method"
+            )
         self.settings = settings
         self.backbone = backbone
         self.classifier = nn.Linear(backbone.features, classes)  # type: ignore[arg-type]

@@ -4,10 +4,14 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rr.data import raw
 from rr.errors import UserError
 from rr.params import CifarSource
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 
 def pictures(source: CifarSource, download: Path, local: Path | None) -> raw.Pictures:
@@ -33,7 +37,7 @@ def pictures(source: CifarSource, download: Path, local: Path | None) -> raw.Pic
             ) from error
         except OSError as error:
             raise UserError(
-                f"cannot download {kind.url} ({error}): check the network, or download it elsewhere and name it with --from"
+                f"cannot download {kind.url} ({error}): check the network, or name a copy with --from"
             ) from error
 
     def rows() -> Iterator[raw.Picture]:
@@ -44,7 +48,7 @@ def pictures(source: CifarSource, download: Path, local: Path | None) -> raw.Pic
     return raw.Pictures(list(parts[0][1].classes), rows())
 
 
-def _unpack(local: Path, kind: type, download: Path) -> Path:
+def _unpack(local: Path, kind: "type[CIFAR10]", download: Path) -> Path:
     """Return a root that torchvision understands for the user's copy."""
     from torchvision.datasets.utils import check_integrity
 

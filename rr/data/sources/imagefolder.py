@@ -30,7 +30,9 @@ def pictures(source: FolderSource, local: Path | None) -> raw.Pictures:
         class_names = sorted(listed["train"])
         if sorted(listed["test"]) != class_names:
             odd = sorted(set(listed["test"]) ^ set(class_names))
-            raise UserError(f"{root}: the class folders of {parts['train']} and {parts['test']} differ: {', '.join(odd)}")
+            raise UserError(
+                f"{root}: the class folders of {parts['train']} and {parts['test']} differ: {', '.join(odd)}"
+            )
     else:
         by_class = _classes(root)
         class_names = sorted(by_class)
@@ -62,12 +64,16 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     classes = {entry.name: files(entry, "**/*") for entry in folders} or {"": files(folder, "*")}
     for name, pictures_of_class in classes.items():
         if not pictures_of_class:
-            raise UserError(f"{folder / name} holds no picture: add some ({'/'.join(sorted({'.jpg', '.png'}))}…), or remove it")
+            raise UserError(
+                f"{folder / name} holds no picture: add some ({'/'.join(sorted({'.jpg', '.png'}))}…), or remove it"
+            )
     return classes
 
 
 def _held_out(root: Path, files: list[Path], share: float) -> set[Path]:
     """The files of one class that form its test split: at least one where there are two."""
-    ranked = sorted(files, key=lambda file: hashlib.sha256(str(file.relative_to(root)).encode(errors="surrogateescape")).digest())
+    ranked = sorted(
+        files, key=lambda file: hashlib.sha256(str(file.relative_to(root)).encode(errors="surrogateescape")).digest()
+    )
     count = max(round(share * len(files)), 1) if len(files) > 1 else 0
     return set(ranked[:count])

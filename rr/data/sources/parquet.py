@@ -23,7 +23,9 @@ def pictures(source: ParquetSource, local: Path | None) -> raw.Pictures:
     root = local or Path(source.path).expanduser()
     files = {split: _files(root, split) for split in raw.SPLITS}
     if not files["train"]:
-        raise UserError(f"{root}: no Parquet file there; give a file, or a folder with train*.parquet and test*.parquet")
+        raise UserError(
+            f"{root}: no Parquet file there; give a file, or a folder with train*.parquet and test*.parquet"
+        )
     opened = {split: [(path.name, _open(path)) for path in found] for split, found in files.items()}
 
     def rows() -> Iterator[raw.Picture]:
@@ -82,7 +84,9 @@ def _class_names(files: list[pq.ParquetFile]) -> list[str]:
         names = json.loads(metadata)["info"]["features"]["label"]["names"] if metadata else None
     except (ValueError, KeyError, TypeError):
         names = None
-    labels = [label for file in files for label in file.read(columns=["label"])["label"].to_pylist() if label is not None]
+    labels = [
+        label for file in files for label in file.read(columns=["label"])["label"].to_pylist() if label is not None
+    ]
     highest = max(labels, default=raw.UNLABELLED)
     if names and highest < len(names):
         return [str(name) for name in names]

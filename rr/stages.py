@@ -1,0 +1,154 @@
+"""Each stage from its names to its record: parameters looked up, inputs checked, the work done, `run.json` written.
+
+Only this module and the Snakefile read `params.yaml`; the functions that do the work take values and paths. Their
+imports stand inside the functions, because torch and FFCV take seconds to load.
+"""
+
+from pathlib import Path
+from typing import Any, get_args
+
+from rr import grid, paths
+from rr.errors import UserError, nearest
+from rr.params import Backbone, Params, load
+from rr.provenance import recording
+
+
+def fetch(dataset: str, local: Path | None, params: Path) -> str:
+    """Bring a data set's pictures into data/raw. Returns what to say."""
+    everything = load(params)
+    settings = _named(everything, "datasets", dataset)
+    place = paths.Dataset(dataset)
+    spec = grid.parameters(everything, "fetch", dataset=dataset)
+    with recording("fetch", place.raw, params=spec, inputs=[], outputs=[place.images]) as record:
+        from rr.fetch import fetch as stage
+
+        record.facts = stage(settings.source, place.images, place.download, local)
+    skipped = f", {record.facts['skipped']} skipped" if record.facts["skipped"] else ""
+    return f"{place.images}: {_counts(record.facts)}, {record.facts['classes']} classes{skipped}"
+
+
+def convert(dataset: str, params: Path) -> str:
+    """Write a data set's betons and index. Returns what to say."""
+    everything = load(params)
+    settings = _named(everything, "datasets", dataset)
+    place = paths.Dataset(dataset)
+    spec = grid.parameters(everything, "convert", dataset=dataset)
+    outputs = [*place.betons.values(), place.index]
+    with recording("convert", place.converted, params=spec, inputs=[place.images], outputs=outputs) as record:
+        from rr.convert import convert as stage
+
+        record.facts = stage(place.images, settings.side, place.betons, place.index)
+    return f"{place.converted}: {_counts(record.facts)}, side {settings.side}"
+
+
+def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, params: Path) -> str:
+    """Train a backbone, or go on training it. Returns what to say."""
+    everything = load(params)
+    settings, data = _named(everything, "methods", method), _named(everything, "datasets", dataset)
+    run, source = _pretraining(dataset, backbone, method, seed), paths.Dataset(dataset)
+    spec = grid.parameters(everything, "pretrain", dataset=dataset, method=method)
+    chosen = _device(device)
+    inputs = [source.betons["train"], source.index]
+    outputs = [run.weights, run.history, run.views]
+    with recording("pretrain", run.folder, params=spec, inputs=inputs, outputs=outputs) as record:
+        from rr import device as devices
+        from rr.convert import class_names
+        from rr.pretrain import Job
+        from rr.pretrain import pretrain as stage
+
+        devices.settle(everything.threads)
+        job = Job(
+            dataset=data,
+            backbone=backbone,
+            method=settings,
+            augmentation=everything.augmentation_of(settings),
+            classes=len(class_names(source.index)),
+            seed=seed,
+            fingerprint=record.fingerprint(backbone=backbone, seed=seed),
+        )
+        facts = stage(job, source.betons["train"], run, device=chosen, threads=everything.threads)
+        record.facts = {"device": devices.describe(chosen), **facts}
+    # Only now, with every output and its record in place, may the state in flight go.
+    run.resume.unlink(missing_ok=True)
+    speed = (
+        f"{facts['views']:,} views, {facts['views_per_second']:,} a second" if facts["views"] else "nothing to train"
+    )
+    return f"{run.weights}: {speed}"
+
+
+def evaluate(
+    dataset: str, backbone: str, method: str, seed: int, target: str, protocol: str, device: str, params: Path
+) -> str:
+    """Score a backbone on a target. Returns what to say."""
+    everything = load(params)
+    settings, data = _named(everything, "protocols", protocol), _named(everything, "datasets", target)
+    run = paths.Evaluation(_pretraining(dataset, backbone, method, seed), target, protocol)
+    source = paths.Dataset(target)
+    spec = grid.parameters(everything, "evaluate", target=target, protocol=protocol)
+    chosen = _device(device)
+    inputs = [run.pretraining.weights, *source.betons.values(), source.index]
+    outputs = [run.metrics, run.predictions]
+    with recording("evaluate", run.folder, params=spec, inputs=inputs, outputs=outputs) as record:
+        from rr import device as devices
+        from rr.convert import class_names
+        from rr.evaluate import Target
+        from rr.evaluate import evaluate as stage
+
+        devices.settle(everything.threads)
+        goal = Target(data, source.betons, class_names(source.index))
+        facts = stage(settings, goal, run, seed=seed, device=chosen, threads=everything.threads)
+        record.facts = {"device": devices.describe(chosen), **facts}
+    return f"{run.metrics}: accuracy {100 * facts['accuracy']:.2f} %"
+
+
+def report(params: Path) -> str:
+    """Write the page. Returns what to say."""
+    everything = load(params)
+    from rr.report import inputs, outputs
+    from rr.report import report as stage
+
+    spec = grid.parameters(everything, "report")
+    with recording("report", paths.REPORT, params=spec, inputs=inputs(everything), outputs=outputs()):
+        stage(everything)
+    return f"report: {outputs()[0].resolve()}"
+
+
+def verify(params: Path) -> str:
+    """Compare every artefact with its record. Returns what to say; raises UserError that lists the broken links."""
+    from rr.engines import faults
+
+    found = faults(load(params))
+    if found:
+        raise UserError("\n".join([*found, f"{len(found)} broken links: dvc repro (or snakemake) mends them"]))
+    return "verify: every artefact is what its record says"
+
+
+def sync(source: str, params: Path) -> str:
+    """Tell the other engine what `source` has done. Returns what to say."""
+    from rr.engines import sync as stage
+
+    stage(source, load(params))
+    return f"sync: both engines know what {source} has done"
+
+
+def _device(name: str) -> str:
+    from rr.device import choose
+
+    return choose(name)
+
+
+def _named(params: Params, section: str, name: str) -> Any:
+    known = getattr(params, section)
+    if name not in known:
+        raise UserError(f"--{section[:-1]} {name}: unknown in params.yaml; {nearest(name, known)}")
+    return known[name]
+
+
+def _pretraining(dataset: str, backbone: str, method: str, seed: int) -> paths.Pretraining:
+    if backbone not in get_args(Backbone):
+        raise UserError(f"--backbone {backbone}: unknown; {nearest(backbone, get_args(Backbone))}")
+    return paths.Pretraining(dataset, backbone, method, seed)
+
+
+def _counts(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in facts["images"].items())
