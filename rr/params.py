@@ -41,9 +41,10 @@ class ShapesSource(Closed):
 
 
 class CifarSource(Closed):
-    """CIFAR-10 or CIFAR-100 (fine labels), read by torchvision."""
+    """CIFAR-10 or CIFAR-100 (fine labels), read by torchvision; `path` names a copy to use instead of a download."""
 
     kind: Literal["cifar10", "cifar100"]
+    path: str | None = None
 
 
 class FolderSource(Closed):

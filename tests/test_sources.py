@@ -219,6 +219,8 @@ class TestCifar:
         assert "wrong checksum" in outcome.err
         monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
         assert rr("fetch", "--dataset", "mine", "--from", archive).code == 0
+        use(project, {"kind": "cifar10", "path": str(archive)}, side=32)
+        assert rr("fetch", "--dataset", "mine").code == 0
 
     def test_a_changed_batch_is_refused_and_never_unpickled(
         self, project: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 def pictures(source: CifarSource, download: Path, local: Path | None) -> raw.Pictures:
     """Yield the 50,000 training and 10,000 test pictures of 32 × 32 in the official order.
 
-    `local`: the official archive, or a folder that holds it or its contents. torchvision compares the md5 of every
+    `local` (or `source.path`): the official archive, or a folder with it or its contents. torchvision compares the md5 of every
     file before it unpickles one. Raises UserError for a wrong checksum or a failed download.
     """
     from torchvision import datasets
 
+    if local is None and source.path:
+        local = Path(source.path).expanduser()
     kind = datasets.CIFAR10 if source.kind == "cifar10" else datasets.CIFAR100
     root = _unpack(local, kind, download) if local else download
     root.mkdir(parents=True, exist_ok=True)
