@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def pictures(source: CifarSource, download: Path, local: Path | None) -> raw.Pictures:
     """Yield the 50,000 training and 10,000 test pictures of 32 × 32 in the official order.
 
-    `local` (or `source.path`): the official archive, or a folder with it or its contents. torchvision compares the md5 of every
-    file before it unpickles one. Raises UserError for a wrong checksum or a failed download.
+    `local` (or `source.path`): the official archive, or a folder with it or its contents. torchvision compares each
+    file with its md5 before it unpickles it. Raises UserError for a wrong checksum or a failed download.
     """
     from torchvision import datasets
 
