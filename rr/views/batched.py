@@ -7,13 +7,31 @@ depends on values on the device, so nothing waits for it. Agrees with the CPU ke
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rr.views.augmentation import Augmentation
 from rr.views.checks import check_fit, check_images, check_normalisation
 from rr.views.draw import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
+
+
+class Steps(NamedTuple):
+    """Which steps any view takes. Known on the host, so that the others are skipped without asking the device."""
+
+    affine: bool
+    jitter: bool
+    hue: bool
+    grayscale: bool
+    erase: bool
+
+    @classmethod
+    def of(cls, augmentation: Augmentation) -> Steps:
+        """The steps a policy can take: the same for every batch, as compiled code wants it."""
+        a = augmentation
+        return cls(a.affine > 0, a.jitter > 0, a.jitter > 0 and a.hue > 0, a.grayscale > 0, a.erase > 0)
 
 
 def apply(images: Tensor, parameters: ViewParameters, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -32,37 +50,79 @@ def apply(images: Tensor, parameters: ViewParameters, mean: Sequence[float], std
     """
     count, side = check_images(images, torch.uint8)
     check_fit(parameters, count, side)
-    gain, offset = check_normalisation(mean, std)
-    p, device = parameters, images.device
-    columns = [p.crop, p.flip[..., None], p.jitter[..., None], p.factors, p.order, p.grayscale[..., None]]
-    columns += [p.affine[..., None], p.inverse_affine(), p.erase]
-    widths = [c.shape[-1] for c in columns]
-    # One transfer. Everything fits float32 exactly: the integers are small.
-    table = np.concatenate([c.reshape(-1, c.shape[-1]).astype(np.float32) for c in columns], axis=1)
-    crop, flip, jitter, factors, order, grayscale, affine, matrix, erase = _upload(table, device).split(widths, dim=1)
-    normalisation = _upload(np.stack([gain, offset]), device)
-
-    x = _crop(images, crop, flip, p.views)
-    # These conditions are known on the host: they skip steps that no view of the batch takes.
-    if p.affine.any():
-        x = torch.where(affine[:, :, None] > 0, _warp(x, matrix), x)
-    if p.jitter.any():
-        changed = _jitter(x, factors, order, skip_hue=not p.factors[..., HUE].any())
-        x = torch.where(jitter[:, :, None] > 0, changed, x)
-    if p.grayscale.any():
-        x = torch.where(grayscale[:, :, None] > 0, _luma(x), x)
-    x = x * normalisation[0, :, None, None, None] + normalisation[1, :, None, None, None]
-    if p.erase.any():
-        x = torch.where(_inside(erase, side), 0.0, x)
-    return x.permute(1, 0, 2, 3).contiguous(memory_format=torch.channels_last)
+    p = parameters
+    steps = Steps(
+        bool(p.affine.any()),
+        bool(p.jitter.any()),
+        bool(p.jitter.any() and p.factors[..., HUE].any()),
+        bool(p.grayscale.any()),
+        bool(p.erase.any()),
+    )
+    table, normalisation = upload(pack(p), images.device), upload(pack_normalisation(mean, std), images.device)
+    return apply_table(images, table, normalisation, p.views, steps)
 
 
-def _upload(values: np.ndarray, device: torch.device) -> Tensor:
+_WIDTHS = {
+    "crop": 4,
+    "flip": 1,
+    "jitter": 1,
+    "factors": 4,
+    "order": 4,
+    "grayscale": 1,
+    "affine": 1,
+    "matrix": 6,
+    "erase": 4,
+}
+
+
+def pack(parameters: ViewParameters) -> np.ndarray:
+    """All parameters as one float32 (K * M, 26) table, for one transfer. The integers are small, so nothing is lost."""
+    p = parameters
+    columns = [p.crop, p.flip, p.jitter, p.factors, p.order, p.grayscale, p.affine, p.inverse_affine(), p.erase]
+    rows = p.views * p.count
+    return np.concatenate([column.reshape(rows, -1).astype(np.float32) for column in columns], axis=1)
+
+
+def pack_normalisation(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """float32 (2, 3): what a channel is multiplied by, and what is added then."""
+    return np.stack(check_normalisation(mean, std))
+
+
+def upload(values: np.ndarray, device: torch.device) -> Tensor:
+    """Copies to the device without waiting for it."""
     tensor = torch.from_numpy(values)
     if device.type == "cuda":
         # Only a copy from pinned memory leaves the host free.
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def apply_table(images: Tensor, table: Tensor, normalisation: Tensor, views: int, steps: Steps) -> Tensor:
+    """Makes the views of a packed table: nothing but device work, in shapes that depend on shapes alone.
+
+    Args:
+        images: uint8 (M, S, S, 3).
+        table: float32 (K * M, 26) as made by `pack`, on the same device.
+        normalisation: float32 (2, 3) as made by `pack_normalisation`, on the same device.
+        views: K.
+        steps: the steps that views take; a step left out must be taken by none.
+
+    Returns:
+        float32 (K * M, 3, S, S) in channels_last memory.
+    """
+    crop, flip, jitter, factors, order, grayscale, affine, matrix, erase = table.split(list(_WIDTHS.values()), dim=1)
+    x = _crop(images, crop, flip, views)
+    if steps.affine:
+        x = torch.where(affine[:, :, None] > 0, _warp(x, matrix), x)
+    if steps.jitter:
+        changed = _jitter(x, factors, order, skip_hue=not steps.hue)
+        x = torch.where(jitter[:, :, None] > 0, changed, x)
+    if steps.grayscale:
+        x = torch.where(grayscale[:, :, None] > 0, _luma(x), x)
+    x = x * normalisation[0, :, None, None, None] + normalisation[1, :, None, None, None]
+    if steps.erase:
+        x = torch.where(_inside(erase, images.shape[1]), 0.0, x)
+    return x.permute(1, 0, 2, 3).contiguous(memory_format=torch.channels_last)
 
 
 def _crop(images: Tensor, crop: Tensor, flip: Tensor, views: int) -> Tensor:
