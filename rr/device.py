@@ -1,6 +1,8 @@
 """Where a stage computes: the device, and how many threads each library may use."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 from rr.errors import UserError
 
@@ -34,6 +36,16 @@ def settle(threads: int) -> None:
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """On a GPU, `function` as a few kernels replayed as a CUDA graph, one for each shape it meets; elsewhere itself.
+
+    The small networks of the paper would otherwise wait for the host, which cannot launch kernels fast enough.
+    """
+    import torch
+
+    return torch.compile(function, mode="reduce-overhead", dynamic=False) if device.startswith("cuda") else function
 
 
 def describe(device: str) -> str:

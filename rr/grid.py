@@ -19,7 +19,14 @@ from rr.params import Params, lookup
 PARAMETERS = {
     "fetch": ("datasets.{dataset}.source",),
     "convert": ("datasets.{dataset}.side",),
-    "pretrain": ("threads", "datasets.{dataset}.mean", "datasets.{dataset}.std", "methods.{method}", "augmentations"),
+    "pretrain": (
+        "threads",
+        "precision",
+        "datasets.{dataset}.mean",
+        "datasets.{dataset}.std",
+        "methods.{method}",
+        "augmentations",
+    ),
     "evaluate": ("threads", "datasets.{target}.mean", "datasets.{target}.std", "protocols.{protocol}"),
     "report": ("grid",),
 }

@@ -152,6 +152,7 @@ class Params(Closed):
 
     grid: Grid
     threads: Annotated[int, Field(ge=1, le=256)]
+    precision: Literal["float32", "bfloat16"]
     datasets: dict[Name, Dataset]
     augmentations: dict[Name, Augmentation]
     methods: dict[Name, Method]

@@ -1,6 +1,6 @@
 """Stage `pretrain`: the one training loop, the same for every method.
 
-It owns order, views, device, history and resumption. Order, views and the methods' random numbers are pure functions
+It owns optimisation, history and resumption. Order, views and the methods' random numbers are pure functions
 of (seed, epoch, step), so a run that was killed continues from its resume file to the same bits.
 """
 
@@ -10,6 +10,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from rr import backbones, methods, paths
 from rr.atomic import replacing, write_text
 from rr.contact_sheet import contact_sheet
 from rr.data.beton import Beton
+from rr.device import compiled
 from rr.errors import UserError
+from rr.feed import Feed
 from rr.params import Dataset, Method
 from rr.progress import Progress
 from rr.views import make_views
@@ -41,6 +44,7 @@ class Job:
     augmentation: Augmentation | None
     classes: int
     seed: int
+    precision: str
     fingerprint: str  # the hash of everything that a resume file must agree with
 
 
@@ -95,7 +99,8 @@ def _train(job: Job, augmentation: Augmentation, method: Any, data: Beton, resum
     settings: Any = job.method
     epochs, batch_size, K = settings.epochs, settings.batch_size, settings.views
     optimiser, schedule = method.optimiser(epochs)
-    labels = torch.from_numpy(data.labels).to(device)
+    feed = Feed(data, job.dataset, augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device)
+    step = compiled(partial(_forward, method, feed.augment, job.precision), device)
     run = _restore(resume, job.fingerprint, method, optimiser, schedule)
     method.train()
     views_done = (run.epoch * len(data) + min(run.step * batch_size, len(data))) * K
@@ -103,20 +108,17 @@ def _train(job: Job, augmentation: Augmentation, method: Any, data: Beton, resum
         saved = time.monotonic()
         while run.epoch < epochs:
             clock = time.monotonic() - run.seconds
-            order = np.random.Generator(np.random.Philox(key=[job.seed, run.epoch])).permutation(len(data))
-            for images, positions in data.batches(order[run.step * batch_size :], batch_size):
-                views = make_views(
-                    images, data.index[positions], augmentation=augmentation, seed=job.seed, epoch=run.epoch, views=K,
-                    mean=job.dataset.mean, std=job.dataset.std, device=device,
-                )  # fmt: skip
+            for batch in feed.epoch(run.epoch, run.step):
                 generator = torch.Generator().manual_seed((job.seed << 32) ^ (run.epoch << 20) ^ run.step)
-                loss, statistics = method.loss(views, labels[torch.from_numpy(positions)], generator)
+                loss, fractions = step(batch.inputs, batch.labels, generator)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
-                _add(run.totals, loss.detach(), len(positions), statistics)
+                # Summed on the device: nothing in an epoch waits for it.
+                for name, parts in fractions.items():
+                    run.totals[name] = run.totals[name] + parts if name in run.totals else parts.clone()
                 run.step += 1
-                progress.advance(len(positions) * K)
+                progress.advance(len(batch.labels) * K)
                 if time.monotonic() - saved >= SECONDS_BETWEEN_SAVES:
                     run.seconds = time.monotonic() - clock
                     _save(resume, job.fingerprint, run, method, optimiser, schedule)
@@ -130,12 +132,18 @@ def _train(job: Job, augmentation: Augmentation, method: Any, data: Beton, resum
     return run
 
 
-def _add(totals: dict[str, Tensor], loss: Tensor, images: int, statistics: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """Sum a step into the epoch's totals, on the device and without waiting for it."""
-    fractions = {"loss": (loss.double() * images, torch.tensor(images)), **statistics}
-    for name, parts in fractions.items():
-        value = torch.stack([part.to(loss.device, torch.float64) for part in parts])
-        totals[name] = totals[name] + value if name in totals else value
+def _forward(
+    method: Any, augment: Any, precision: str, inputs: tuple[Tensor, ...], labels: Tensor, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A batch from its inputs to its loss, and each statistic as float64 (part, whole); the compiled part of a step."""
+    with torch.autocast(labels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        loss, statistics = method.loss(augment(*inputs), labels, generator)
+    images = len(labels)
+    fractions = {"loss": (loss.detach() * images, images), **statistics}
+    return loss, {
+        name: torch.stack([torch.as_tensor(part, dtype=torch.float64, device=labels.device) for part in parts])
+        for name, parts in fractions.items()
+    }
 
 
 def _finish_epoch(run: Progressed, seconds: float) -> dict[str, float]:

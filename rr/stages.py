@@ -64,6 +64,7 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
             augmentation=everything.augmentation_of(settings),
             classes=len(class_names(source.index)),
             seed=seed,
+            precision=everything.precision,
             fingerprint=record.fingerprint(backbone=backbone, seed=seed),
         )
         facts = stage(job, source.betons["train"], run, device=chosen, threads=everything.threads)

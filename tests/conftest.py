@@ -28,6 +28,7 @@ SMALL = {
         "protocol": ["linear", "knn"],
     },
     "threads": 2,
+    "precision": "float32",
     "datasets": {
         "shapes": {
             "source": {"kind": "shapes", "train": 200, "test": 50, "seed": 0},

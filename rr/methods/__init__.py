@@ -4,7 +4,7 @@ A method is a module that owns its backbone and offers
 
 - `loss(views, labels, generator) -> (loss, statistics)`: `views` (K·M, 3, S, S), view-major; `labels` int64 (M,);
   `generator` is torch's, on the CPU, and a pure function of seed, epoch and step. `statistics` maps a name to a
-  fraction as two 0-d tensors (how many right, out of how many), which the loop sums over an epoch;
+  fraction as two 0-d tensors or numbers (how many right, out of how many), which the loop sums over an epoch;
 - `optimiser(epochs) -> (optimiser, schedule or None)`, the schedule being stepped once per epoch.
 """
 

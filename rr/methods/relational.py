@@ -19,7 +19,7 @@ class RelationalReasoning(nn.Module):
 
     def loss(
         self, views: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor | int]]]:
         """Bernoulli log-likelihood of all M(K² − K) pairs of (K·M, 3, S, S) views, focal or plain; labels unused."""
         K, M = self.settings.views, len(labels)
         features_KMD = self.backbone(views).view(K, M, -1)

@@ -23,11 +23,11 @@ class Supervised(nn.Module):
 
     def loss(
         self, views: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor | int]]]:
         """Cross-entropy of (M, 3, S, S) against int64 labels (M,)."""
         logits = self.classifier(self.backbone(views))
         right = (logits.detach().argmax(1) == labels).sum()
-        return F.cross_entropy(logits, labels), {"accuracy": (right, torch.tensor(len(labels)))}
+        return F.cross_entropy(logits, labels), {"accuracy": (right, len(labels))}
 
     def optimiser(self, epochs: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
         optimiser = torch.optim.SGD(self.parameters(), self.settings.learning_rate, self.settings.momentum)
