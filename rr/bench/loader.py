@@ -1,0 +1,44 @@
+"""Part `loader`: pictures a second from storage to a uint8 batch in random order, nothing else done to them."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torchvision.transforms import PILToTensor
+
+from rr.bench import reference
+from rr.bench.measure import Contestant, Part, compare
+from rr.bench.samples import prepare
+from rr.bench.settings import Settings, workers
+from rr.data.beton import Beton
+
+_BATCH = 64
+
+
+def run(settings: Settings) -> Part:
+    """FFCV's streaming and the resident array that small data sets use, against PIL pictures from worker processes."""
+    part = Part()
+    with tempfile.TemporaryDirectory() as folder:
+        sample = prepare(settings, 256 if settings.small else 10_000, Path(folder))
+        images, labels = np.load(sample.images), np.load(sample.labels)
+        for threads in settings.threads_or(2):
+            data = reference.Pictures(images, labels, PILToTensor())
+            batches = reference.loader(data, _BATCH, workers())
+            pil = Contestant("PIL in a DataLoader", lambda batches=batches: sum(1 for _ in batches), sample.count)  # type: ignore[misc]
+            for name, resident_bytes in (("FFCV streamed", 0), ("resident array", 1 << 40)):
+                ours = Contestant(f"rr, {name}", _read(sample.beton, threads, resident_bytes), sample.count)
+                case = f"{name}, {sample.name}, batch {_BATCH}"
+                part.rows.append(compare(case, "pictures", threads, [ours, pil], settings.few(5)))
+    part.notes = [
+        f"whole epochs; the reference has {workers()} worker processes, kept from epoch to epoch, and its pictures in "
+        "memory, as torchvision keeps CIFAR; FFCV reads its file from the system's cache",
+        "rr trains from the resident array up to 1 GiB of pixels, and streams what is larger",
+    ]
+    return part
+
+
+def _read(beton: Path, threads: int, resident_bytes: int) -> Callable[[], int]:
+    data = Beton(beton, threads=threads, resident_bytes=resident_bytes)
+    rng = np.random.default_rng(0)
+    return lambda: sum(len(images) for images, _ in data.batches(rng.permutation(len(data)), _BATCH))

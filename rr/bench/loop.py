@@ -1,0 +1,81 @@
+"""The product's own training loop, with a say after every step.
+
+`rr.pretrain` reports each step to its `Progress`. Another object in that place sees the very loop that `rr pretrain`
+runs, its data, views, history and saved states included, without a copy of it here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from rr import paths
+from rr.bench.listener import OnStep, listening
+from rr.bench.settings import AUGMENTATION, CROP_FLIP, MEAN, STD
+from rr.params import Dataset, Method, Relational, ShapesSource, Supervised
+
+FOR_EVER = 10**6  # epochs; the benchmark ends the loop
+
+
+class Enough(Exception):
+    """Raised by a listener to end the loop."""
+
+
+def settings_of(method: str, views: int, batch: int) -> Method:
+    """The paper's settings of a method."""
+    if method == "relational":
+        return Relational(
+            kind="relational", augmentation="relational", views=views, batch_size=batch, epochs=FOR_EVER,
+            learning_rate=1e-3, aggregation="cat", loss="focal", gamma=2.0, negatives="roll",
+        )  # fmt: skip
+    return Supervised(
+        kind="supervised", augmentation="crop-flip", batch_size=batch, epochs=FOR_EVER, learning_rate=0.1,
+        momentum=0.9, milestones=[0.5, 0.75], decay=0.1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Outputs(paths.Pretraining):
+    """A pretraining's files in a folder of the benchmark's own."""
+
+    scratch: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.scratch
+
+    @property
+    def resume(self) -> Path:
+        return self.scratch / "resume.pt"
+
+
+def train(
+    method: str,
+    views: int,
+    batch: int,
+    classes: int,
+    beton: Path,
+    scratch: Path,
+    on_step: OnStep,
+    *,
+    device: str,
+    threads: int,
+) -> None:
+    """Run `rr.pretrain.pretrain` from its beginning until `on_step` raises Enough. The caller settles the threads."""
+    from rr import pretrain
+
+    settings = settings_of(method, views, batch)
+    job = pretrain.Job(
+        dataset=Dataset(source=ShapesSource(kind="shapes", train=10, test=10), side=32, mean=MEAN, std=STD),
+        backbone="conv4",
+        method=settings,
+        augmentation=AUGMENTATION if method == "relational" else CROP_FLIP,
+        classes=classes,
+        seed=0,
+        fingerprint="bench",
+    )
+    outputs = _Outputs("bench", "conv4", method, 0, scratch)
+    with mock.patch.object(pretrain, "Progress", listening(on_step)):
+        try:
+            pretrain.pretrain(job, beton, outputs, device=device, threads=threads)
+        except Enough:
+            return

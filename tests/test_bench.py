@@ -1,0 +1,213 @@
+"""The benchmark: both of its sides compute the same, every part runs, its JSON keeps its form. No time is judged."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rr import backbones, bench, methods
+from rr.bench import gpu, memory, reference, turns
+from rr.bench.loop import Enough, settings_of
+from rr.bench.measure import Contestant, Seconds, alternate, row
+from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings
+from rr.errors import UserError
+from rr.views import make_views
+
+SPREAD = {"min", "q1", "median", "q3", "max", "count"}
+# Two float32 computations of one loss, summed in another order, drift apart as Adam divides by small gradients: 2e-6
+# after eight steps when this was written.
+TOLERANCE = 1e-4
+
+
+def copy(source: nn.Module, target: nn.Module) -> None:
+    """Give `target` the weights of `source`; both list them from the first layer to the last."""
+    with torch.no_grad():
+        for given, taken in zip(source.parameters(), target.parameters(), strict=True):
+            taken.copy_(given)
+
+
+def views_of(step: int, views: int, images: int) -> Tensor:
+    pictures = np.random.default_rng(step).integers(0, 256, (images, 32, 32, 3), np.uint8)
+    return make_views(
+        pictures, np.arange(images), augmentation=AUGMENTATION, seed=0, epoch=step, views=views,
+        mean=MEAN, std=STD, device="cpu",
+    ).clone()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "views", "images"), [("relational", 6, 10), ("relational", 2, 16), ("supervised", 1, 16)]
+)
+def test_the_reference_and_the_product_train_alike(method: str, views: int, images: int) -> None:
+    torch.manual_seed(0)
+    ours = methods.build(settings_of(method, views, images), backbones.build("conv4"), 10)
+    theirs = reference.Relational() if method == "relational" else reference.Supervised(10)
+    copy(ours, theirs)
+    optimiser, _ = ours.optimiser(100)
+    labels = torch.arange(images) % 10
+    losses = []
+    for step in range(8):
+        batch = views_of(step, views, images)
+        loss, _ = ours.loss(batch, labels, torch.Generator())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append((loss.item(), theirs.step(batch.contiguous().chunk(views), labels)))
+    for mine, yours in losses:
+        assert mine == pytest.approx(yours, rel=TOLERANCE)
+    assert len({mine for mine, _ in losses}) == len(losses)
+
+
+def test_the_reference_pairs_each_view_with_the_next_ones() -> None:
+    K, M = 4, 3  # the roll wraps
+    rows = torch.arange(K * M, dtype=torch.float32).view(K, M, 1)
+    pairs, targets = reference.all_pairs(rows)
+    assert pairs.shape == (M * (K * K - K), 2)
+    assert targets.sum() * 2 == len(targets)
+    left, right = (pairs % M).T
+    assert (left == right).eq(targets > 0).all()
+    assert (pairs[:, 0] // M < pairs[:, 1] // M).all()
+
+
+def test_the_loss_of_logit_zero_is_that_of_the_paper() -> None:
+    assert reference.focal(torch.zeros(2), torch.tensor([0.0, 1.0])).item() == pytest.approx(0.0866, abs=1e-4)
+
+
+def test_the_views_of_both_sides_have_equal_statistics() -> None:
+    count = 600
+    ramp = np.linspace(0, 255, 32, dtype=np.uint8)
+    picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, ::-1], np.uint8(90)), axis=-1)
+    torch.manual_seed(0)
+    data = reference.Pictures(picture[None], np.zeros(1), reference.relational_transform(32, MEAN, STD), count)
+    theirs = torch.stack(data[0][0])
+    ours = make_views(
+        picture[None], np.zeros(1, np.int64), augmentation=AUGMENTATION, seed=0, epoch=0, views=count,
+        mean=MEAN, std=STD, device="cpu",
+    )  # fmt: skip
+    assert theirs.shape == ours.shape == (count, 3, 32, 32)
+    assert theirs.dtype == torch.float32
+    scale, shift = torch.tensor(STD)[:, None, None], torch.tensor(MEAN)[:, None, None]
+    found = []
+    for views in (theirs * scale + shift, ours * scale + shift):
+        grey = (views.amax(1) - views.amin(1)).amax((1, 2)) < 1e-3
+        rising = views[:, 0, -1].mean(1) > views[:, 0, 0].mean(1)
+        leftwards = views[:, 1, :, 0].mean(1) > views[:, 1, :, -1].mean(1)
+        shares = [grey, rising, leftwards]
+        found.append([*(s.double().mean().item() for s in shares), views.mean().item(), views.std().item()])
+    assert found[0] == pytest.approx(found[1], abs=0.08)  # about three standard errors of a share
+    assert found[0][0] == pytest.approx(0.2, abs=0.06)
+
+
+def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"no part is called heads; known: views, head, backbone, .*startup, gpu"):
+        bench.run(["head", "heads"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"steps": 0}, "--steps 0: at least 1"),
+        ({"threads": [1, 999]}, "--threads 999: this machine has"),
+        ({"data": Path("nowhere")}, "--data nowhere: no train.beton there"),
+    ],
+)
+def test_impossible_choices_are_refused(arguments: dict, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        bench.run(["head"], **arguments)
+
+
+def test_the_json_keeps_its_form() -> None:
+    found = json.loads(bench.run(["backbone"], as_json=True, steps=2, small=True, threads=[1]))
+    assert set(found) == {"schema", "settings", "machine", "load", "parts"}
+    assert found["schema"] == "rr-bench-1"
+    assert found["settings"] == {"steps": 2, "threads": [1], "data": None, "small": True}
+    assert {"processor", "cores", "versions", "python"} <= set(found["machine"])
+    assert len(found["load"]["before"]) == len(found["load"]["after"]) == 3
+    part = found["parts"]["backbone"]
+    assert set(part) == {"rows", "notes", "seconds", "load"}
+    case = part["rows"][0]
+    assert set(case) == {"case", "unit", "threads", "sides", "facts"}
+    ours, theirs = case["sides"]
+    assert (
+        set(ours)
+        == set(theirs)
+        == {"name", "amount", "wall", "cpu", "per_second", "per_cpu_second", "ratio", "cpu_ratio"}
+    )
+    assert ours["ratio"] is None
+    for spread in (ours["wall"], ours["cpu"], theirs["wall"], theirs["ratio"], theirs["cpu_ratio"]):
+        assert set(spread) == SPREAD
+        assert spread["count"] == 2
+
+
+def test_turns_alternate_and_ratios_are_formed_turn_by_turn() -> None:
+    order: list[str] = []
+    contestants = [Contestant(name, lambda name=name: order.append(name), 1) for name in "ab"]
+    runs = alternate(contestants, 3, warmup=1)
+    assert "".join(order) == "ab" * 4
+    assert [len(results) for results in runs] == [3, 3]
+    ours, theirs = [Seconds(1, 1), Seconds(2, 1)], [Seconds(2, 0), Seconds(8, 1)]
+    side = row("", "views", 1, [("a", 10), ("b", 5)], [ours, theirs]).sides[1]
+    assert side.ratio is not None
+    assert (side.ratio.min, side.ratio.max) == (4, 8)
+    assert side.cpu_ratio is None  # a CPU time that could not be read
+    assert side.per_second == 1
+
+
+def test_a_program_that_fails_ends_the_turns_with_all_others() -> None:
+    patient = "from rr.bench.turns import Turn\nturn = Turn()\nwhile True: turn.done()"
+    with pytest.raises(RuntimeError, match="ended early, with code 3"):
+        turns.alternate([[sys.executable, "-c", patient], [sys.executable, "-c", "raise SystemExit(3)"]], 2, 1)
+
+
+def test_the_peak_of_memory_is_what_was_taken_and_given_back() -> None:
+    def work() -> None:
+        np.ones(64 << 20, np.uint8)  # more than malloc would take from memory it kept
+
+    found = memory.peak_of(work)
+    assert found is None or 60 < found < 80
+
+
+@pytest.mark.parametrize("part", ["views", "head", "loader", "evaluation"])
+def test_every_part_runs(part: str) -> None:
+    text = bench.run([part], steps=1, small=True, threads=[1])
+    assert f"{part} (" in text
+    assert "load average" in text
+    assert "CPU ratio" in text
+
+
+def test_training_runs_the_loop_of_pretrain() -> None:
+    found = json.loads(bench.run(["training"], as_json=True, steps=2, small=True, threads=[1]))
+    case = found["parts"]["training"]["rows"][0]
+    assert [side["wall"]["count"] for side in case["sides"]] == [2, 2]
+    assert [side["amount"] for side in case["sides"]] == [32, 32]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_without_a_gpu_its_part_says_so() -> None:
+    assert gpu.NO_GPU in bench.run(["gpu"], steps=1, small=True)
+
+
+def test_the_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(*arguments: object, device: str, threads: int) -> None:
+        on_step = arguments[-1]
+        assert callable(on_step)
+        with contextlib.suppress(Enough):
+            for _ in range(100):
+                on_step(64 * 32)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(gpu, "describe", lambda device: device)
+    monkeypatch.setattr(gpu, "train", steps)
+    (case,) = gpu.run(Settings(steps=3, small=True)).rows
+    assert case.sides[0].wall.count == 3
+    assert case.sides[0].amount == 2 * 64 * 32
+
+
+def test_startup_runs() -> None:
+    found = json.loads(bench.run(["startup"], as_json=True, steps=1, small=True, threads=[1]))
+    assert [case["case"] for case in found["parts"]["startup"]["rows"]] == ["help", "first step"]
