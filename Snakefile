@@ -4,6 +4,8 @@
 #   snakemake -n                 see what would run, and why
 from pathlib import Path
 
+from ruamel.yaml import YAML
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from rr import grid, paths
@@ -16,11 +18,14 @@ min_version("9.18")  # since then a file that came back from a cache with anothe
 configfile: "params.yaml"
 
 
-# One image holds FFCV's system libraries and the project; used with `--sdm apptainer`, ignored without.
-container: "docker://relational-reasoning"
+# What workflow/Dockerfile builds; used with `--sdm apptainer`, ignored without.
+container: "docker-daemon://relational-reasoning:latest"
 
 
 PARAMS = load(Path("params.yaml"))
+
+if config != YAML(typ="safe", pure=True).load(Path("params.yaml")):
+    raise WorkflowError("the stages read params.yaml alone: change it there instead of with --config or --configfile")
 
 
 wildcard_constraints:

@@ -28,7 +28,7 @@ Device = Annotated[str, typer.Option("--device", envvar="RR_DEVICE", help="auto,
 Dataset = Annotated[str, typer.Option("--dataset", help="A name in the section datasets.")]
 Backbone = Annotated[str, typer.Option("--backbone", help="A backbone's name, such as conv4.")]
 Method = Annotated[str, typer.Option("--method", help="A name in the section methods.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides initial weights, order and views.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Decides initial weights, order and views.")]
 Target = Annotated[str, typer.Option("--target", help="The data set to score on.")]
 Protocol = Annotated[str, typer.Option("--protocol", help="A name in the section protocols.")]
 Local = Annotated[Path | None, typer.Option("--from", help="A copy on this machine to read instead.")]

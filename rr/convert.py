@@ -1,18 +1,16 @@
 """Stage `convert`: decode one data set's pictures, bring them to one side, write a beton per split and an index."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rr.atomic import replacing
 from rr.data import beton, raw
+from rr.data.index import write as write_index
 from rr.errors import UserError
 from rr.progress import Progress
 
@@ -44,29 +42,5 @@ def convert(images: Path, side: int, betons: dict[str, Path], index: Path) -> di
             with replacing(betons[split]) as temporary:
                 beton.write(temporary, decoded(islice(pictures, len(rows))), source.labels[rows], rows)
                 beton.check(temporary)
-    _write_index(index, source, hashes)
+    write_index(index, source.splits, source.labels, hashes, source.class_names)
     return {"side": side, "images": {split: int((source.splits == split).sum()) for split in raw.SPLITS}}
-
-
-def _write_index(index: Path, source: raw.RawFile, hashes: list[str]) -> None:
-    names = [source.class_names[label] if 0 <= label < len(source.class_names) else None for label in source.labels]
-    table = pa.table(
-        {
-            "index": np.arange(len(source.labels)),
-            "split": pa.array(source.splits).dictionary_encode(),
-            "label": source.labels,
-            "class": pa.array(names, pa.string()),
-            "sha256": hashes,
-        }
-    )
-    metadata = {"class_names": json.dumps(source.class_names)}
-    with replacing(index) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary)
-
-
-def class_names(index: Path) -> list[str]:
-    """The class names of a converted data set; empty when it has no labels. Raises UserError for a damaged index."""
-    try:
-        return json.loads(pq.read_schema(index).metadata[b"class_names"])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{index} is missing or damaged ({error}): run rr convert") from error

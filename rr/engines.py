@@ -4,15 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rr import grid, paths, provenance
+from rr import grid, provenance
 from rr.errors import UserError
 from rr.params import Params
 
 
 def faults(params: Params) -> list[str]:
     """Every difference between the grid's artefacts and their records, a line each; empty when all is true."""
-    found = [fault for cell in grid.cells(params) for fault in provenance.faults(cell.folder, cell.params)]
-    return found + provenance.faults(paths.REPORT, grid.parameters(params, "report"))
+    return [fault for cell in grid.cells(params) for fault in provenance.faults(cell)]
 
 
 def sync(source: str, params: Params) -> None:

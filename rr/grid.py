@@ -25,7 +25,6 @@ PARAMETERS = {
         "datasets.{dataset}.mean",
         "datasets.{dataset}.std",
         "methods.{method}",
-        "augmentations",
     ),
     "evaluate": ("threads", "datasets.{target}.mean", "datasets.{target}.std", "protocols.{protocol}"),
     "report": ("grid",),
@@ -33,11 +32,13 @@ PARAMETERS = {
 
 
 class Cell(NamedTuple):
-    """One stage run: its stage, its folder, and the parameters that determine it."""
+    """One stage run: its stage, its folder, the parameters and files that determine it, and the files it makes."""
 
     stage: str
     folder: Path
     params: dict[str, Any]
+    inputs: list[Path]
+    outputs: list[Path]
 
 
 def parameters(params: Params, stage: str, **names: str) -> dict[str, Any]:
@@ -66,15 +67,52 @@ def evaluations(params: Params) -> Iterator[paths.Evaluation]:
             yield paths.Evaluation(pretraining, target, protocol)
 
 
-def cells(params: Params) -> Iterator[Cell]:
-    """Every stage run of the grid but the report, in an order in which each can run."""
-    for name in params.grid.data:
-        place = paths.Dataset(name)
-        yield Cell("fetch", place.raw, parameters(params, "fetch", dataset=name))
-        yield Cell("convert", place.converted, parameters(params, "convert", dataset=name))
+def fetch(params: Params, dataset: str) -> Cell:
+    """The run of `fetch` for a data set."""
+    place = paths.Dataset(dataset)
+    return Cell("fetch", place.raw, parameters(params, "fetch", dataset=dataset), [], [place.images])
+
+
+def convert(params: Params, dataset: str) -> Cell:
+    """The run of `convert` for a data set."""
+    place = paths.Dataset(dataset)
+    outputs = [*place.betons.values(), place.index]
+    return Cell("convert", place.converted, parameters(params, "convert", dataset=dataset), [place.images], outputs)
+
+
+def pretrain(params: Params, run: paths.Pretraining) -> Cell:
+    """The run of `pretrain` for a pretraining."""
+    source = paths.Dataset(run.dataset)
+    spec = parameters(params, "pretrain", dataset=run.dataset, method=run.method)
+    inputs = [source.betons["train"], source.index]
+    return Cell("pretrain", run.folder, spec, inputs, [run.weights, run.history, run.views])
+
+
+def evaluate(params: Params, run: paths.Evaluation) -> Cell:
+    """The run of `evaluate` for an evaluation."""
+    source = paths.Dataset(run.target)
+    spec = parameters(params, "evaluate", target=run.target, protocol=run.protocol)
+    inputs = [run.pretraining.weights, *source.betons.values(), source.index]
+    return Cell("evaluate", run.folder, spec, inputs, [run.metrics, run.predictions])
+
+
+def report(params: Params) -> Cell:
+    """The run of `report`, which reads what every pretraining and evaluation of the grid has left."""
+    inputs: list[Path] = []
     for run in pretrainings(params):
-        yield Cell("pretrain", run.folder, parameters(params, "pretrain", dataset=run.dataset, method=run.method))
+        inputs += [run.history, run.views, paths.run_record(run.folder)]
     for score in evaluations(params):
-        yield Cell(
-            "evaluate", score.folder, parameters(params, "evaluate", target=score.target, protocol=score.protocol)
-        )
+        inputs += [score.metrics, paths.run_record(score.folder)]
+    return Cell("report", paths.REPORT, parameters(params, "report"), inputs, paths.REPORT_FILES)
+
+
+def cells(params: Params) -> Iterator[Cell]:
+    """Every stage run of the grid, in an order in which each can run."""
+    for name in params.grid.data:
+        yield fetch(params, name)
+        yield convert(params, name)
+    for run in pretrainings(params):
+        yield pretrain(params, run)
+    for score in evaluations(params):
+        yield evaluate(params, score)
+    yield report(params)

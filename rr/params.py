@@ -22,13 +22,16 @@ Rate = Annotated[float, Field(gt=0)]
 Triple = tuple[float, float, float]
 Backbone = Literal["conv4"]
 
-Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[attr-defined]
+Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
 
 
 class Closed(BaseModel):
-    """A section in which every key is known, every type exact, and nothing changes after loading."""
+    """A section in which every key is known, every type exact, and nothing changes after loading.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    What determines a result has no default here: a changed default would escape DVC, which compares the file's text.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ShapesSource(Closed):
@@ -37,7 +40,7 @@ class ShapesSource(Closed):
     kind: Literal["shapes"]
     train: Annotated[int, Field(ge=10)]
     test: Annotated[int, Field(ge=10)]
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)]
 
 
 class CifarSource(Closed):
@@ -51,18 +54,18 @@ class FolderSource(Closed):
     """One's own pictures: `path/<class>/…`, with or without `train` and `test` between; without classes, unlabelled."""
 
     kind: Literal["imagefolder"]
-    path: str
-    test_share: Share = 0.2
-    unreadable: Literal["stop", "skip"] = "stop"
+    path: Annotated[str, Field(min_length=1)]
+    test_share: Share
+    unreadable: Literal["stop", "skip"]
 
 
 class ParquetSource(Closed):
     """One's own pictures in the Hugging Face convention: a struct column `image` with `bytes`, an integer `label`."""
 
     kind: Literal["parquet"]
-    path: str
-    test_share: Share = 0.2
-    unreadable: Literal["stop", "skip"] = "stop"
+    path: Annotated[str, Field(min_length=1)]
+    test_share: Share
+    unreadable: Literal["stop", "skip"]
 
 
 Source = Annotated[ShapesSource | CifarSource | FolderSource | ParquetSource, Field(discriminator="kind")]
@@ -81,14 +84,14 @@ class Relational(Closed):
     """Relational reasoning; the paper's section 3 and Algorithm 1."""
 
     kind: Literal["relational"]
-    augmentation: Name
+    augmentation: Augmentation
     views: Annotated[int, Field(ge=2, le=256)]
     batch_size: Count
     epochs: Count
     learning_rate: Rate
     aggregation: Literal["cat", "sum", "mean", "max"]
     loss: Literal["focal", "bce"]
-    gamma: Annotated[float, Field(ge=0)] = 2.0
+    gamma: Annotated[float, Field(ge=0)]
     negatives: Literal["roll", "random"]
 
 
@@ -96,7 +99,7 @@ class Supervised(Closed):
     """Backbone and linear layer trained on the labels: the upper bound."""
 
     kind: Literal["supervised"]
-    augmentation: Name
+    augmentation: Augmentation
     views: Literal[1] = 1
     batch_size: Count
     epochs: Count
@@ -154,7 +157,6 @@ class Params(Closed):
     threads: Annotated[int, Field(ge=1, le=256)]
     precision: Literal["float32", "bfloat16"]
     datasets: dict[Name, Dataset]
-    augmentations: dict[Name, Augmentation]
     methods: dict[Name, Method]
     protocols: dict[Name, Protocol]
 
@@ -180,14 +182,7 @@ class Params(Closed):
             raise ValueError(
                 f"grid.data: add {', '.join(missing)}; it lists every data set that is fetched and converted"
             )
-        for name, method in self.methods.items():
-            if not isinstance(method, Random):
-                lookup(self.augmentations, method.augmentation, f"methods.{name}.augmentation")
         return self
-
-    def augmentation_of(self, method: Method) -> Augmentation | None:
-        """The view policy of a method; None for one that trains nothing."""
-        return None if isinstance(method, Random) else self.augmentations[method.augmentation]
 
 
 def lookup(section: dict[str, Any], name: str, where: str) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 REPORT = Path("report")
+REPORT_FILES = [REPORT / "index.html", REPORT / "report.md", REPORT / "results.parquet"]
 RUN_RECORD = "run.json"
 
 

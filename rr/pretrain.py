@@ -29,7 +29,6 @@ from rr.feed import Feed
 from rr.params import Dataset, Method
 from rr.progress import Progress
 from rr.views import make_views
-from rr.views.augmentation import Augmentation
 
 SECONDS_BETWEEN_SAVES = 120.0
 
@@ -41,7 +40,6 @@ class Job:
     dataset: Dataset
     backbone: str
     method: Method
-    augmentation: Augmentation | None
     classes: int
     seed: int
     precision: str
@@ -70,9 +68,9 @@ def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, 
     method = methods.build(job.method, backbones.build(job.backbone), job.classes).to(device)
     data = Beton(beton, threads=threads)
     run = Progressed()
-    if job.augmentation is not None:
-        _draw_contact_sheet(job, job.augmentation, data, outputs.views)
-        run = _train(job, job.augmentation, method, data, outputs.resume, device)
+    if job.method.kind != "random":
+        _draw_contact_sheet(job, data, outputs.views)
+        run = _train(job, method, data, outputs.resume, device)
     else:
         originals, _ = next(data.batches(range(min(48, len(data))), 48))
         contact_sheet(originals, 8, outputs.views)
@@ -89,17 +87,24 @@ def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, 
 
 def _write_backbone(job: Job, backbone: Any, target: Path) -> None:
     # One key only: safetensors writes several in a random order, and the file is to be the same on every run.
-    about = {"backbone": job.backbone, "features": backbone.features, "fingerprint": job.fingerprint}
+    about = {"backbone": job.backbone, "features": backbone.features}
     state = {name: value.contiguous().cpu() for name, value in backbone.state_dict().items()}
     with replacing(target) as temporary:
         temporary.write_bytes(save(state, metadata={"rr": json.dumps(about)}))
 
 
-def _train(job: Job, augmentation: Augmentation, method: Any, data: Beton, resume: Path, device: str) -> Progressed:
+def _train(job: Job, method: Any, data: Beton, resume: Path, device: str) -> Progressed:
     settings: Any = job.method
     epochs, batch_size, K = settings.epochs, settings.batch_size, settings.views
+    if settings.kind == "supervised" and (data.labels < 0).any():
+        raise UserError("the supervised method needs a label for every picture, and some have none")
+    if len(data) % batch_size == 1 and K <= 2:
+        raise UserError(
+            f"{len(data)} pictures in batches of {batch_size} leave a last batch of one, which has no statistics to "
+            "normalise by: change the method's batch_size by one"
+        )
     optimiser, schedule = method.optimiser(epochs)
-    feed = Feed(data, job.dataset, augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device)
+    feed = Feed(data, job.dataset, settings.augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device)
     step = compiled(partial(_forward, method, feed.augment, job.precision), device)
     run = _restore(resume, job.fingerprint, method, optimiser, schedule)
     method.train()
@@ -109,7 +114,7 @@ def _train(job: Job, augmentation: Augmentation, method: Any, data: Beton, resum
         while run.epoch < epochs:
             clock = time.monotonic() - run.seconds
             for batch in feed.epoch(run.epoch, run.step):
-                generator = torch.Generator().manual_seed((job.seed << 32) ^ (run.epoch << 20) ^ run.step)
+                generator = _generator(job.seed, run.epoch, run.step)
                 loss, fractions = step(batch.inputs, batch.labels, generator)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
@@ -130,6 +135,11 @@ def _train(job: Job, augmentation: Augmentation, method: Any, data: Beton, resum
             saved = time.monotonic()
             progress.advance(0, f"epoch {run.epoch}/{epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}")
     return run
+
+
+def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    """A step's own random numbers. torch keeps 32 bits of a seed, so all three are hashed into as many."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0]))
 
 
 def _forward(
@@ -185,7 +195,7 @@ def _restore(resume: Path, fingerprint: str, method: Any, optimiser: Any, schedu
     if not resume.is_file():
         return fresh
     try:
-        state = torch.load(resume, weights_only=True)
+        state = torch.load(resume, weights_only=True, map_location="cpu")
     except Exception as error:  # torch has no single error for a damaged file
         print(f"pretrain: {resume} is damaged ({type(error).__name__}); beginning again")
         return fresh
@@ -201,12 +211,13 @@ def _restore(resume: Path, fingerprint: str, method: Any, optimiser: Any, schedu
     return run
 
 
-def _draw_contact_sheet(job: Job, augmentation: Augmentation, data: Beton, target: Path) -> None:
+def _draw_contact_sheet(job: Job, data: Beton, target: Path) -> None:
     """Show the views of the first pictures as the network sees them, before normalisation."""
+    settings: Any = job.method
     images, positions = next(data.batches(range(min(6, len(data))), 6))
-    shown = min(max(getattr(job.method, "views", 1), 1), 8)
+    shown = min(settings.views, 8)
     views = make_views(
-        images, data.index[positions], augmentation=augmentation, seed=job.seed, epoch=0, views=shown,
+        images, data.index[positions], augmentation=settings.augmentation, seed=job.seed, epoch=0, views=shown,
         mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), device="cpu",
     )  # fmt: skip
     pixels = (views.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()

@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,11 @@ from ruamel.yaml import YAML
 from rr import paths
 from rr.atomic import write_text
 from rr.errors import UserError
+from rr.grid import Cell
+from rr.lock import holding
 
+ROOT = Path(__file__).parent.parent
+_SECTIONS = ("params", "inputs", "code", "outputs")
 PACKAGES = ("torch", "torchvision", "ffcv", "numba", "numpy", "pyarrow", "scikit-learn", "dvc", "snakemake")
 
 
@@ -34,12 +38,23 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def stage_code(stage: str, pipeline: Path = Path("dvc.yaml")) -> list[Path]:
+def stage_code(stage: str, root: Path = ROOT) -> list[Path]:
     """The modules that determine a stage's result, as `dvc.yaml` lists them: the one list, read by all."""
-    if not pipeline.is_file():
-        return []
-    entry = YAML(typ="safe", pure=True).load(pipeline)["stages"][stage]
+    entry = YAML(typ="safe", pure=True).load(root / "dvc.yaml")["stages"][stage]
     return [Path(dependency) for dependency in entry["deps"] if dependency.startswith("rr/")]
+
+
+def code_hashes(stage: str) -> dict[str, str]:
+    """Hash the modules of `stage` that run. Raises UserError when the current folder holds other ones.
+
+    Both engines look at the folder's own files, so a project must be run by its own installation.
+    """
+    found = {}
+    for module in stage_code(stage):
+        found[str(module)] = sha256(ROOT / module)
+        if Path("dvc.yaml").is_file() and (not module.is_file() or sha256(module) != found[str(module)]):
+            raise UserError(f"{module} here is not the code that runs ({ROOT / module}): run make in this folder first")
+    return found
 
 
 @dataclass
@@ -57,36 +72,32 @@ class Record:
 
 
 @contextmanager
-def recording(
-    stage: str, folder: Path, *, params: dict[str, Any], inputs: Sequence[Path], outputs: Sequence[Path]
-) -> Iterator[Record]:
-    """Run a stage, then write `folder/run.json`.
+def recording(cell: Cell) -> Iterator[Record]:
+    """Hold the cell's folder, run a stage, then write `run.json`.
 
-    Raises UserError, before the body runs, for an input that is missing or no longer what its own record says.
+    Raises UserError, before the body runs, for an input that is missing or no longer what its own record says, and
+    when another process is making the same cell.
     """
-    record = Record(params, {str(path): _checked(path) for path in inputs}, _hashes(stage_code(stage)))
-    # A record speaks of outputs that exist. Without this, a failed try would leave an old record beside new files.
-    paths.run_record(folder).unlink(missing_ok=True)
-    started, clock = time.time(), time.monotonic()
-    yield record
-    content = {
-        "stage": stage,
-        "command": shlex.join(["rr", *sys.argv[1:]]),
-        "params": params,
-        "inputs": record.inputs,
-        "code": record.code,
-        "outputs": _hashes(outputs),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.monotonic() - clock, 3),
-        "peak_memory_mib": _peak_memory_mib(),
-        "machine": machine(),
-        **record.facts,
-    }
-    write_text(paths.run_record(folder), json.dumps(content, indent=1) + "\n")
-
-
-def _hashes(files: Sequence[Path]) -> dict[str, str]:
-    return {str(path): sha256(path) for path in files}
+    with holding(cell.folder):
+        record = Record(cell.params, {str(path): _checked(path) for path in cell.inputs}, code_hashes(cell.stage))
+        # A record speaks of outputs that exist: after a failed try no old one may stand beside new files.
+        paths.run_record(cell.folder).unlink(missing_ok=True)
+        started, clock = time.time(), time.monotonic()
+        yield record
+        content = {
+            "stage": cell.stage,
+            "command": shlex.join(["rr", *sys.argv[1:]]),
+            "params": cell.params,
+            "inputs": record.inputs,
+            "code": record.code,
+            "outputs": {str(path): sha256(path) for path in cell.outputs},
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "seconds": round(time.monotonic() - clock, 3),
+            "peak_memory_mib": _peak_memory_mib(),
+            "machine": machine(),
+            **record.facts,
+        }
+        write_text(paths.run_record(cell.folder), json.dumps(content, indent=1) + "\n")
 
 
 def _checked(path: Path) -> str:
@@ -104,35 +115,40 @@ def _checked(path: Path) -> str:
 
 
 def load_record(folder: Path) -> dict[str, Any]:
-    """Read a stage's `run.json`. Raises UserError when it is missing or no JSON."""
+    """Read a stage's `run.json`. Raises UserError when it is missing or none."""
     path = paths.run_record(folder)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: run the stage that makes it first ({_maker(path)})") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged (no JSON): delete {folder} and run its stage again") from error
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or any(not isinstance(record.get(key), dict) for key in _SECTIONS):
+        raise UserError(f"{path} is damaged (no record of a run): delete {folder} and run its stage again")
+    return record
 
 
-def faults(folder: Path, params: dict[str, Any] | None = None) -> list[str]:
-    """Compare a stage's record with the files it names; one line per difference, empty when all is true.
-
-    Looks at outputs, inputs, code and, where given, the parameters in force now.
-    """
+def faults(cell: Cell) -> list[str]:
+    """Compare a cell's record with what the cell needs now; one line per difference, empty when all is true."""
     try:
-        record = load_record(folder)
+        record = load_record(cell.folder)
     except UserError as error:
         return [str(error)]
     found = []
-    for kind in ("outputs", "inputs", "code"):
-        for name, expected in record[kind].items():
-            path = Path(name)
-            if not path.is_file():
-                found.append(f"{path} is missing ({kind} of {folder})")
-            elif sha256(path) != expected:
-                found.append(f"{path} has changed since {folder} was made ({kind})")
-    if params is not None and params != record["params"]:
-        found.append(f"{folder} was made with other parameters")
+    expected = {"outputs": cell.outputs, "inputs": cell.inputs, "code": stage_code(cell.stage)}
+    for kind, files in expected.items():
+        for path in files:
+            place = ROOT / path if kind == "code" else path
+            if str(path) not in record[kind]:
+                found.append(f"{path} is not in the record of {cell.folder} ({kind})")
+            elif not place.is_file():
+                found.append(f"{path} is missing ({kind} of {cell.folder})")
+            elif sha256(place) != record[kind][str(path)]:
+                found.append(f"{path} has changed since {cell.folder} was made ({kind})")
+        unknown = sorted(set(record[kind]) - {str(path) for path in files})
+        found += [f"{name} is no longer among the {kind} of {cell.folder}" for name in unknown]
+    if cell.params != record["params"]:
+        found.append(f"{cell.folder} was made with other parameters")
     return found
 
 

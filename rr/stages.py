@@ -18,8 +18,7 @@ def fetch(dataset: str, local: Path | None, params: Path) -> str:
     everything = load(params)
     settings = _named(everything, "datasets", dataset)
     place = paths.Dataset(dataset)
-    spec = grid.parameters(everything, "fetch", dataset=dataset)
-    with recording("fetch", place.raw, params=spec, inputs=[], outputs=[place.images]) as record:
+    with recording(grid.fetch(everything, dataset)) as record:
         from rr.fetch import fetch as stage
 
         record.facts = stage(settings.source, place.images, place.download, local)
@@ -32,9 +31,7 @@ def convert(dataset: str, params: Path) -> str:
     everything = load(params)
     settings = _named(everything, "datasets", dataset)
     place = paths.Dataset(dataset)
-    spec = grid.parameters(everything, "convert", dataset=dataset)
-    outputs = [*place.betons.values(), place.index]
-    with recording("convert", place.converted, params=spec, inputs=[place.images], outputs=outputs) as record:
+    with recording(grid.convert(everything, dataset)) as record:
         from rr.convert import convert as stage
 
         record.facts = stage(place.images, settings.side, place.betons, place.index)
@@ -46,13 +43,10 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
     everything = load(params)
     settings, data = _named(everything, "methods", method), _named(everything, "datasets", dataset)
     run, source = _pretraining(dataset, backbone, method, seed), paths.Dataset(dataset)
-    spec = grid.parameters(everything, "pretrain", dataset=dataset, method=method)
     chosen = _device(device)
-    inputs = [source.betons["train"], source.index]
-    outputs = [run.weights, run.history, run.views]
-    with recording("pretrain", run.folder, params=spec, inputs=inputs, outputs=outputs) as record:
+    with recording(grid.pretrain(everything, run)) as record:
         from rr import device as devices
-        from rr.convert import class_names
+        from rr.data.index import class_names
         from rr.pretrain import Job
         from rr.pretrain import pretrain as stage
 
@@ -61,7 +55,6 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
             dataset=data,
             backbone=backbone,
             method=settings,
-            augmentation=everything.augmentation_of(settings),
             classes=len(class_names(source.index)),
             seed=seed,
             precision=everything.precision,
@@ -85,13 +78,10 @@ def evaluate(
     settings, data = _named(everything, "protocols", protocol), _named(everything, "datasets", target)
     run = paths.Evaluation(_pretraining(dataset, backbone, method, seed), target, protocol)
     source = paths.Dataset(target)
-    spec = grid.parameters(everything, "evaluate", target=target, protocol=protocol)
     chosen = _device(device)
-    inputs = [run.pretraining.weights, *source.betons.values(), source.index]
-    outputs = [run.metrics, run.predictions]
-    with recording("evaluate", run.folder, params=spec, inputs=inputs, outputs=outputs) as record:
+    with recording(grid.evaluate(everything, run)) as record:
         from rr import device as devices
-        from rr.convert import class_names
+        from rr.data.index import class_names
         from rr.evaluate import Target
         from rr.evaluate import evaluate as stage
 
@@ -105,13 +95,11 @@ def evaluate(
 def report(params: Path) -> str:
     """Write the page. Returns what to say."""
     everything = load(params)
-    from rr.report import inputs, outputs
-    from rr.report import report as stage
+    with recording(grid.report(everything)):
+        from rr.report import report as stage
 
-    spec = grid.parameters(everything, "report")
-    with recording("report", paths.REPORT, params=spec, inputs=inputs(everything), outputs=outputs()):
         stage(everything)
-    return f"report: {outputs()[0].resolve()}"
+    return f"report: {paths.REPORT_FILES[0].resolve()}"
 
 
 def verify(params: Path) -> str:

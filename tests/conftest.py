@@ -17,6 +17,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 for variable in ("RR_PARAMS", "RR_DEVICE"):
     os.environ.pop(variable, None)
 
+PAPER = {
+    "crop": "resized", "flip": 0.5, "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8,
+    "hue": 0.2, "grayscale": 0.2,
+}  # fmt: skip
 SMALL = {
     "grid": {
         "data": ["shapes"],
@@ -37,22 +41,15 @@ SMALL = {
             "std": [0.25, 0.25, 0.25],
         }
     },
-    "augmentations": {
-        "relational": {
-            "crop": "resized", "flip": 0.5, "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8,
-            "hue": 0.2, "grayscale": 0.2,
-        },
-        "crop-flip": {"crop": "padded", "padding": 0.125, "flip": 0.5},
-    },
     "methods": {
         "random": {"kind": "random"},
         "supervised": {
-            "kind": "supervised", "augmentation": "crop-flip", "batch_size": 64, "epochs": 2, "learning_rate": 0.1,
-            "momentum": 0.9, "milestones": [0.5], "decay": 0.1,
+            "kind": "supervised", "augmentation": {"crop": "padded", "padding": 0.125, "flip": 0.5},
+            "batch_size": 64, "epochs": 2, "learning_rate": 0.1, "momentum": 0.9, "milestones": [0.5], "decay": 0.1,
         },
         "relational": {
-            "kind": "relational", "augmentation": "relational", "views": 4, "batch_size": 32, "epochs": 3,
-            "learning_rate": 0.001, "aggregation": "cat", "loss": "focal", "negatives": "roll",
+            "kind": "relational", "augmentation": PAPER, "views": 4, "batch_size": 32, "epochs": 3,
+            "learning_rate": 0.001, "aggregation": "cat", "loss": "focal", "gamma": 2.0, "negatives": "roll",
         },
     },
     "protocols": {

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -173,8 +175,8 @@ def test_dvc_shows_metrics_params_and_curves(by_dvc: Path, tmp_path: Path) -> No
     assert len(shown[""]["data"]) == 4
     call(by_dvc, "dvc", "plots", "show", "--out", str(tmp_path))
     page = (tmp_path / "index.html").read_text()
-    assert "history.csv" in page
-    assert "accuracy" in page
+    for axis in ("loss", "accuracy"):
+        assert f'"field": "{axis}"' in page
     try:
         write_params(by_dvc, lambda params: params["methods"]["relational"].update(views=3))
         assert "methods.relational.views" in call(by_dvc, "dvc", "params", "diff")
@@ -193,6 +195,30 @@ def test_an_experiment_reruns_what_depends_on_its_parameter(by_dvc: Path) -> Non
     write_params(by_dvc)
     call(by_dvc, "dvc", "repro")  # the cache has every output of before
     assert "every artefact is what its record says" in call(by_dvc, "rr", "verify")
+
+
+@pytest.mark.parametrize("engine", [("dvc", "repro"), ("snakemake", "--cores", "2")])
+def test_a_killed_engine_goes_on_to_the_same_bits(tmp_path: Path, by_dvc: Path, engine: tuple[str, ...]) -> None:
+    folder = copy_project(tmp_path)
+    process = subprocess.Popen(
+        [str(BIN / engine[0]), *engine[1:]], cwd=folder, env=ENVIRONMENT, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    resume = folder / "runs/resume/shapes/conv4/relational/1/resume.pt"
+    while not resume.exists():
+        assert process.poll() is None, "the engine ended before it could be killed"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    call(folder, *engine)
+    assert metrics(folder) == metrics(by_dvc)
+    place = "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
+    assert (folder / place).read_bytes() == (by_dvc / place).read_bytes()
+    assert "every artefact is what its record says" in call(folder, "rr", "verify")
+
+
+def test_a_config_that_would_not_reach_the_stages_is_refused(by_snakemake: Path) -> None:
+    assert "the stages read params.yaml alone" in call(by_snakemake, "snakemake", "-n", "--config", "threads=1", code=1)
 
 
 def test_a_broken_stage_shows_its_message_in_both_engines(by_snakemake: Path) -> None:

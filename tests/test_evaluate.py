@@ -23,7 +23,10 @@ from rr.views import normalise
 
 FOLDER = Path("runs/evaluate/shapes/conv4/relational/1/shapes")
 SHAPES = Dataset(
-    source=ShapesSource(kind="shapes", train=200, test=50), side=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+    source=ShapesSource(kind="shapes", train=200, test=50, seed=0),
+    side=32,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
 )
 
 

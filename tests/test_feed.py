@@ -16,7 +16,7 @@ from rr.params import Dataset, ShapesSource
 from rr.views.augmentation import Augmentation
 
 SHAPES = Dataset(
-    source=ShapesSource(kind="shapes", train=70, test=10), side=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
+    source=ShapesSource(kind="shapes", train=70, test=10, seed=0), side=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
 )
 PAPER = Augmentation(
     crop="resized", flip=0.5, jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2

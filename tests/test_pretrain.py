@@ -159,6 +159,41 @@ def test_supervised_learns_and_its_rate_falls(ready: Path, rr: Rr) -> None:
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
+def test_random_negatives_differ_between_seeds_epochs_and_steps() -> None:
+    from rr.pretrain import _generator
+
+    drawn = {tuple(torch.randint(1000, (8,), generator=_generator(*key)).tolist()) for key in np.ndindex(3, 3, 3)}
+    assert len(drawn) == 27
+    highest = (2**31 - 1, 10, 10)
+    assert torch.equal(*(torch.randint(1000, (8,), generator=_generator(*highest)) for _ in range(2)))
+
+
+def test_a_last_batch_of_one_is_refused_before_training(ready: Path, rr: Rr) -> None:
+    write_params(ready, lambda params: params["methods"]["relational"].update(views=2, batch_size=199))
+    outcome = rr(*PRETRAIN)
+    assert outcome.code == 2
+    assert "200 pictures in batches of 199 leave a last batch of one" in outcome.err
+
+
+def test_two_processes_do_not_make_the_same_artefact(ready: Path, rr: Rr) -> None:
+    from rr.lock import holding
+
+    with holding(ready / FOLDER):
+        outcome = rr(*PRETRAIN)
+    assert outcome.code == 2
+    assert f"process {os.getpid()} is making {FOLDER} right now" in outcome.err
+    assert rr(*PRETRAIN).code == 0
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "no json", "[" * 100_000])
+def test_a_record_that_is_none_is_named(ready: Path, rr: Rr, content: str) -> None:
+    (ready / "data/beton/shapes/run.json").write_text(content)
+    for command in (PRETRAIN, ("verify",)):
+        outcome = rr(*command)
+        assert outcome.code == 2
+        assert "data/beton/shapes/run.json is damaged" in outcome.err
+
+
 def test_a_loss_that_is_no_number_stops_with_its_epoch(ready: Path, rr: Rr) -> None:
     write_params(ready, lambda params: params["methods"]["relational"].update(learning_rate=1e30))
     outcome = rr(*PRETRAIN)
@@ -173,9 +208,8 @@ def test_supervised_refuses_pictures_without_labels(project: Path, rr: Rr) -> No
         Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(project / f"pictures/{i}.png")
 
     def change(params: dict) -> None:
-        params["datasets"]["mine"] = {
-            **params["datasets"]["shapes"], "source": {"kind": "imagefolder", "path": "pictures"}, "side": 16,
-        }  # fmt: skip
+        source = {"kind": "imagefolder", "path": "pictures", "test_share": 0.2, "unreadable": "stop"}
+        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "side": 16}
         params["methods"]["relational"]["epochs"] = 1
 
     write_params(project, change)

@@ -36,6 +36,14 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     assert (raw.decode(png(wide)) == 128).all()
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_values_without_a_known_range_are_refused(kind: type) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 200, kind)).save(buffer, "TIFF")
+    with pytest.raises(ValueError, match="no known range"):
+        raw.decode(buffer.getvalue())
+
+
 def test_transparency_is_laid_on_white() -> None:
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     assert (raw.decode(png(clear)) == 255).all()

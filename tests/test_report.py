@@ -18,8 +18,10 @@ from PIL import Image
 from rr import paths
 from rr.errors import UserError
 from rr.grid import evaluations, pretrainings
+from rr.grid import report as report_cell
 from rr.params import Params
-from rr.report import inputs, outputs, report
+from rr.paths import REPORT_FILES
+from rr.report import report
 from rr.report.collect import spread
 from rr.report.page import markdown
 
@@ -34,12 +36,12 @@ ACCURACY = {
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"kind": "random"},
     "supervised": {
-        "kind": "supervised", "augmentation": "plain", "batch_size": 8, "epochs": 2, "learning_rate": 0.1,
+        "kind": "supervised", "augmentation": {"flip": 0.5}, "batch_size": 8, "epochs": 2, "learning_rate": 0.1,
         "momentum": 0.9, "milestones": [0.5], "decay": 0.1,
     },
     "relational": {
-        "kind": "relational", "augmentation": "plain", "views": 4, "batch_size": 8, "epochs": 2,
-        "learning_rate": 0.001, "aggregation": "cat", "loss": "focal", "negatives": "roll",
+        "kind": "relational", "augmentation": {"flip": 0.5}, "views": 4, "batch_size": 8, "epochs": 2,
+        "learning_rate": 0.001, "aggregation": "cat", "loss": "focal", "gamma": 2.0, "negatives": "roll",
     },
 }  # fmt: skip
 PROTOCOLS = {
@@ -54,15 +56,19 @@ def make_params(
     methods: tuple[str, ...] = ("random", "supervised", "relational"),
     datasets: tuple[str, ...] = ("shapes",),
 ) -> Params:
-    data = {"source": {"kind": "shapes", "train": 20, "test": 10}, "side": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
+    data = {
+        "source": {"kind": "shapes", "train": 20, "test": 10, "seed": 0},
+        "side": 8,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+    }
     content = {
         "grid": {
             "data": list(datasets), "dataset": list(datasets), "backbone": ["conv4"], "method": list(methods),
             "seed": list(seeds), "target": list(datasets), "protocol": list(PROTOCOLS),
         },
-        "threads": 1,
+        "threads": 1, "precision": "float32",
         "datasets": dict.fromkeys(datasets, data),
-        "augmentations": {"plain": {"flip": 0.5}},
         "methods": METHODS,
         "protocols": PROTOCOLS,
     }  # fmt: skip
@@ -163,7 +169,7 @@ class Page(HTMLParser):
 
 
 def page() -> Page:
-    return Page(outputs()[0].read_text(encoding="utf-8"))
+    return Page(REPORT_FILES[0].read_text(encoding="utf-8"))
 
 
 def test_spread_by_hand() -> None:
@@ -175,7 +181,7 @@ def test_spread_by_hand() -> None:
 
 
 def test_inputs_are_the_files_of_the_grid(params: Params) -> None:
-    found = inputs(params)
+    found = report_cell(params).inputs
     assert len(found) == len(set(found)) == 6 * 3 + 12 * 2
     assert all(path.is_file() for path in found)
     assert Path("runs/pretrain/shapes/conv4/relational/1/history.csv") in found
@@ -198,7 +204,7 @@ def test_page_shows_the_cells_worked_out_by_hand(params: Params) -> None:
 
 def test_bold_marks_self_supervised_methods_alone(params: Params) -> None:
     report(params)
-    html, text = (path.read_text(encoding="utf-8") for path in outputs()[:2])
+    html, text = (path.read_text(encoding="utf-8") for path in REPORT_FILES[:2])
     assert re.findall(r"<td[^>]*><strong>([\d.]+)", html) == ["61.50", "50.00"]
     assert "| relational | **61.50 ± 2.12** | **50.00 ± 0.00** |" in text
     assert "| supervised (upper bound) | 81.00 ± 1.41 | 72.00 ± 2.83 |" in text
@@ -211,7 +217,7 @@ def test_finding_follows_from_the_figures(params: Params) -> None:
         "(41.00 %) and below supervised (81.00 %): 51 % of the way from the one to the other. Means are over 2 seeds."
     )
     assert expected in page().text
-    assert expected in outputs()[1].read_text(encoding="utf-8")
+    assert expected in REPORT_FILES[1].read_text(encoding="utf-8")
 
 
 def test_finding_admits_a_method_below_its_lower_bound(params: Params) -> None:
@@ -231,7 +237,7 @@ def test_one_seed_has_no_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not any("±" in cell for row in found.rows for cell in row)
     assert ["relational", "60.00", "50.00"] in found.rows
     assert "one seed alone" in found.text
-    assert "±" not in outputs()[1].read_text(encoding="utf-8")
+    assert "±" not in REPORT_FILES[1].read_text(encoding="utf-8")
 
 
 def test_several_tables_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +252,7 @@ def test_several_tables_are_counted_together(tmp_path: Path, monkeypatch: pytest
     assert "in 8 of 8 it is above the random one; in 1 of 8 it reaches the supervised one. Means" in found.text
     assert len(found.ids) == len(set(found.ids))
     assert sum(row == ["Method", "linear", "knn"] for row in found.rows) == 4
-    assert "### others, conv4 → shapes" in outputs()[1].read_text(encoding="utf-8")
+    assert "### others, conv4 → shapes" in REPORT_FILES[1].read_text(encoding="utf-8")
 
 
 def test_bounds_alone_make_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +266,7 @@ def test_bounds_alone_make_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_page_needs_nothing_but_itself(params: Params) -> None:
     report(params)
-    html = outputs()[0].read_text(encoding="utf-8")
+    html = REPORT_FILES[0].read_text(encoding="utf-8")
     found = Page(html)
     assert not found.open
     assert len(found.ids) == len(set(found.ids))
@@ -283,7 +289,7 @@ def test_page_needs_nothing_but_itself(params: Params) -> None:
 
 def test_curves_take_the_colours_of_the_page(params: Params) -> None:
     report(params)
-    html = outputs()[0].read_text(encoding="utf-8")
+    html = REPORT_FILES[0].read_text(encoding="utf-8")
     drawn = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) == set()
     assert {"var(--series-1)", "var(--series-2)", "var(--series-3)", "currentColor"} <= set(
@@ -303,7 +309,7 @@ def test_hostile_text_stays_text(params: Params) -> None:
     assert not found.open
     assert found.elements["script"] == 0
     assert "<script>alert('x')</script>" in found.text
-    text = outputs()[1].read_text(encoding="utf-8")
+    text = REPORT_FILES[1].read_text(encoding="utf-8")
     assert "<script" not in text
     assert "\\| \\`a\\`" in text
     assert markdown("a|b\nc<d") == "a\\|b c&lt;d"
@@ -380,7 +386,7 @@ def test_values_that_are_absent_leave_a_gap(params: Params) -> None:
 
 def test_results_hold_one_row_per_metric(params: Params) -> None:
     report(params)
-    table = pq.read_table(outputs()[2])
+    table = pq.read_table(REPORT_FILES[2])
     assert table.column_names == ["dataset", "backbone", "method", "seed", "target", "protocol", "metric", "value"]
     assert len(table) == 12 * 4
     rows = [row for row in table.to_pylist() if row["metric"] == "accuracy"]
@@ -392,6 +398,6 @@ def test_results_hold_one_row_per_metric(params: Params) -> None:
 
 def test_equal_files_give_equal_bytes(params: Params) -> None:
     report(params)
-    first = [path.read_bytes() for path in outputs()]
+    first = [path.read_bytes() for path in REPORT_FILES]
     report(params)
-    assert [path.read_bytes() for path in outputs()] == first
+    assert [path.read_bytes() for path in REPORT_FILES] == first

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import os
 import pickle
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,8 @@ from rr.data import raw
 
 def use(project: Path, source: dict, side: int = 16) -> None:
     def change(params: dict) -> None:
+        if source["kind"] in ("imagefolder", "parquet"):
+            source.update({"test_share": 0.2, "unreadable": "stop"} | source)
         params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "side": side}
 
     write_params(project, change)
@@ -52,22 +56,42 @@ class TestImageFolder:
     def test_one_folder_is_split_by_share_of_each_class(self, project: Path, rr: Rr) -> None:
         for kind, count in (("cat", 20), ("dog", 10)):
             for i in range(count):
-                draw(project / "pictures" / kind / f"{i}.jpg")
+                draw(project / "pictures" / kind / f"{i}.png", f"#{i:02}{count:02}00")
         use(project, {"kind": "imagefolder", "path": "pictures", "test_share": 0.2})
         assert rr("fetch", "--dataset", "mine").code == 0
         first = fetched(project)
         test = first.labels[first.splits == "test"]
         assert ((test == 0).sum(), (test == 1).sum()) == (4, 2)
         names = dict(zip((name for name, _ in first.pictures()), first.splits, strict=True))
-        draw(project / "pictures/cat/new.jpg")
+        for copy in ("a.png", "b.png", "c.png"):
+            shutil.copy(project / "pictures/cat/0.png", project / "pictures/cat" / copy)
         rr("fetch", "--dataset", "mine")
         again = fetched(project)
         kept = dict(zip((name for name, _ in again.pictures()), again.splits, strict=True))
-        assert sum(kept[name] != split for name, split in names.items()) <= 1
+        assert sum(kept[name] != split for name, split in names.items()) == 0
+        assert len({str(kept[f"cat/{name}.png"]) for name in ("0", "a", "b", "c")}) == 1, "a copy stands on both sides"
+
+    def test_a_train_folder_alone_is_split(self, project: Path, rr: Rr) -> None:
+        for kind in ("cat", "dog"):
+            for i in range(5):
+                draw(project / "pictures/train" / kind / f"{i}.png", f"#{i:02}0000")
+        use(project, {"kind": "imagefolder", "path": "pictures", "test_share": 0.95})
+        assert rr("fetch", "--dataset", "mine").code == 0
+        data = fetched(project)
+        assert data.class_names == ["cat", "dog"]
+        assert sorted(data.labels[data.splits == "train"]) == [0, 1]  # each class keeps one to learn from
+
+    def test_a_name_that_is_no_text_is_escaped(self, project: Path, rr: Rr) -> None:
+        for i in range(4):
+            draw(project / "pictures/cat" / f"{i}.png", f"#{i:02}0000")
+        os.rename(project / "pictures/cat/0.png", os.fsencode(project / "pictures/cat") + b"/\xff.png")
+        use(project, {"kind": "imagefolder", "path": "pictures"})
+        assert rr("fetch", "--dataset", "mine").code == 0
+        assert "cat/\\xff.png" in [name for name, _ in fetched(project).pictures()]
 
     def test_pictures_without_class_folders_are_unlabelled(self, project: Path, rr: Rr) -> None:
         for i in range(10):
-            draw(project / "pictures" / f"{i}.png")
+            draw(project / "pictures" / f"{i}.png", f"#{i:02}0000")
         use(project, {"kind": "imagefolder", "path": "pictures"})
         assert rr("fetch", "--dataset", "mine").code == 0
         assert (fetched(project).labels == raw.UNLABELLED).all()
@@ -75,7 +99,7 @@ class TestImageFolder:
 
     def test_from_names_another_folder(self, project: Path, rr: Rr) -> None:
         for i in range(10):
-            draw(project / "elsewhere/cat" / f"{i}.png")
+            draw(project / "elsewhere/cat" / f"{i}.png", f"#{i:02}0000")
         use(project, {"kind": "imagefolder", "path": "/nowhere"})
         assert rr("fetch", "--dataset", "mine", "--from", "elsewhere").code == 0
 
@@ -85,6 +109,7 @@ class TestImageFolder:
             (lambda place: None, "pictures is not a folder: correct the source's path"),
             (lambda place: place.mkdir(), "pictures holds no picture"),
             (lambda place: (draw(place / "cat/1.png"), (place / "dog").mkdir()), "dog holds no picture"),
+            (lambda place: (draw(place / "cat/1.png"), draw(place / "2.png")), "2.png lies beside class folders"),
             (lambda place: (draw(place / "train/cat/1.png"), draw(place / "test/dog/1.png")), "differ: cat, dog"),
         ],
     )
@@ -102,7 +127,7 @@ class TestImageFolder:
     )
     def test_an_unreadable_picture_is_named_or_skipped(self, project: Path, rr: Rr, damage: Callable) -> None:
         for i in range(10):
-            draw(project / "pictures/cat" / f"{i}.png", size=(90, 90))
+            draw(project / "pictures/cat" / f"{i}.png", f"#{i:02}0000", size=(90, 90))
         broken = draw(project / "pictures/cat/broken.png", size=(90, 90))
         broken.write_bytes(damage(broken.read_bytes()))
         use(project, {"kind": "imagefolder", "path": "pictures"})
@@ -162,6 +187,14 @@ class TestParquet:
         outcome = rr("fetch", "--dataset", "mine")
         assert outcome.code == 2
         assert "the Hugging Face convention is" in outcome.err
+
+    @pytest.mark.parametrize("label", [-2, 2**40])
+    def test_a_label_that_is_none_is_refused(self, project: Path, rr: Rr, label: int) -> None:
+        pq.write_table(table(20, label=[0] * 19 + [label]), project / "all.parquet")
+        use(project, {"kind": "parquet", "path": "all.parquet"})
+        outcome = rr("fetch", "--dataset", "mine")
+        assert outcome.code == 2
+        assert f"the label {label} is none" in outcome.err
 
     def test_no_file_and_no_parquet(self, project: Path, rr: Rr) -> None:
         use(project, {"kind": "parquet", "path": "nothing"})

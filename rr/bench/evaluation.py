@@ -53,7 +53,7 @@ class _Ours:
         self.sample, self.threads = sample, threads
         self.backbone = backbones.build("conv4").requires_grad_(False).eval()
         self.protocol = Linear(kind="linear", epochs=epochs, batch_size=_BATCH, learning_rate=1e-3)
-        source = ShapesSource(kind="shapes", train=10, test=10)
+        source = ShapesSource(kind="shapes", train=10, test=10, seed=0)
         self.dataset = Dataset(source=source, side=32, mean=MEAN, std=STD)
 
     def __call__(self) -> float:

@@ -24,11 +24,11 @@ def settings_of(method: str, views: int, batch: int) -> Method:
     """The paper's settings of a method."""
     if method == "relational":
         return Relational(
-            kind="relational", augmentation="relational", views=views, batch_size=batch, epochs=FOR_EVER,
+            kind="relational", augmentation=AUGMENTATION, views=views, batch_size=batch, epochs=FOR_EVER,
             learning_rate=1e-3, aggregation="cat", loss="focal", gamma=2.0, negatives="roll",
         )  # fmt: skip
     return Supervised(
-        kind="supervised", augmentation="crop-flip", batch_size=batch, epochs=FOR_EVER, learning_rate=0.1,
+        kind="supervised", augmentation=CROP_FLIP, batch_size=batch, epochs=FOR_EVER, learning_rate=0.1,
         momentum=0.9, milestones=[0.5, 0.75], decay=0.1,
     )  # fmt: skip
 
@@ -65,12 +65,12 @@ def train(
 
     settings = settings_of(method, views, batch)
     job = pretrain.Job(
-        dataset=Dataset(source=ShapesSource(kind="shapes", train=10, test=10), side=32, mean=MEAN, std=STD),
+        dataset=Dataset(source=ShapesSource(kind="shapes", train=10, test=10, seed=0), side=32, mean=MEAN, std=STD),
         backbone="conv4",
         method=settings,
-        augmentation=AUGMENTATION if method == "relational" else CROP_FLIP,
         classes=classes,
         seed=0,
+        precision="float32",
         fingerprint="bench",
     )
     outputs = _Outputs("bench", "conv4", method, 0, scratch)

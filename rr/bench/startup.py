@@ -15,7 +15,7 @@ from rr import paths, stages
 from rr.bench.loop import settings_of
 from rr.bench.measure import Contestant, Part, alternate, row
 from rr.bench.programs import Task
-from rr.bench.settings import AUGMENTATION, IMAGES, MEAN, STD, Settings, workers
+from rr.bench.settings import IMAGES, MEAN, STD, Settings, workers
 from rr.bench.turns import Player
 
 _VIEWS = 4
@@ -77,14 +77,12 @@ def _project(folder: Path, count: int, threads: int) -> Task:
 
     source = {"kind": "shapes", "train": count, "test": 10, "seed": 0}
     method = settings_of("relational", _VIEWS, 32 if count < IMAGES * 2 else IMAGES).model_dump(mode="json")
-    policy = {key: getattr(AUGMENTATION, key) for key in ("crop", "flip", "jitter", "brightness", "contrast")}
-    policy |= {key: getattr(AUGMENTATION, key) for key in ("saturation", "hue", "grayscale")}
     axes = {"data": "shapes", "dataset": "shapes", "backbone": "conv4", "method": "relational", "seed": 1}
     params = {
         "grid": {axis: [value] for axis, value in {**axes, "target": "shapes", "protocol": "knn"}.items()},
         "threads": threads,
+        "precision": "float32",
         "datasets": {"shapes": {"source": source, "side": 32, "mean": list(MEAN), "std": list(STD)}},
-        "augmentations": {"relational": policy},
         "methods": {"relational": method},
         "protocols": {"knn": {"kind": "knn", "neighbours": 1, "temperature": 0.1}},
     }

@@ -8,14 +8,13 @@ and `split` ("train" before "test"). The class names stand in the schema's metad
 import io
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rr.atomic import replacing
 from rr.errors import UserError
@@ -29,7 +28,9 @@ _SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
-_ROWS_PER_GROUP = 1000
+CLASSES = 100_000  # more than any picture set has, and few enough to list
+# Pictures of a camera are some megabytes each, so a group is bounded by its bytes as well.
+_ROWS_PER_GROUP, _BYTES_PER_GROUP = 1000, 1 << 26
 
 
 class Picture(NamedTuple):
@@ -54,9 +55,13 @@ def write(target: Path, pictures: Pictures) -> dict[str, int]:
     metadata = {"class_names": json.dumps(pictures.class_names)}
     rows = iter(pictures.rows)
     with replacing(target) as temporary, pq.ParquetWriter(temporary, _SCHEMA.with_metadata(metadata)) as writer:
-        while group := list(islice(rows, _ROWS_PER_GROUP)):
+        while group := _group(rows):
             for row in group:
                 counts[row.split] += 1
+                if not UNLABELLED <= row.label < CLASSES:
+                    raise UserError(
+                        f"{row.path}: the label {row.label} is none: labels count from 0, and -1 is for none"
+                    )
             writer.write_table(
                 pa.table(
                     {
@@ -71,6 +76,17 @@ def write(target: Path, pictures: Pictures) -> dict[str, int]:
             if count == 0:
                 raise UserError(f"{target}: no picture for the {split} split; add some, or raise test_share")
     return counts
+
+
+def _group(rows: Iterator[Picture]) -> list[Picture]:
+    """The next rows that are written together; empty at the end."""
+    group, size = [], 0
+    for row in rows:
+        group.append(row)
+        size += len(row.data)
+        if len(group) == _ROWS_PER_GROUP or size >= _BYTES_PER_GROUP:
+            break
+    return group
 
 
 class RawFile:
@@ -90,7 +106,7 @@ class RawFile:
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
         """Yield (name, encoded bytes) in file order."""
-        for batch in self._file.iter_batches(batch_size=_ROWS_PER_GROUP, columns=["image"]):
+        for batch in self._file.iter_batches(batch_size=64, columns=["image"]):
             for image in batch.column("image"):
                 yield image["path"].as_py(), image["bytes"].as_py()
 
@@ -111,7 +127,9 @@ def decode(data: bytes, side: int | None = None) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             picture = _to_rgb(ImageOps.exif_transpose(opened))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise ValueError("no picture format that Pillow knows") from error
+    except Exception as error:  # each of Pillow's many decoders has errors of its own
         raise ValueError(str(error) or type(error).__name__) from error
     if side is not None and picture.size != (side, side):
         picture = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
@@ -119,10 +137,12 @@ def decode(data: bytes, side: int | None = None) -> np.ndarray:
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
+    if picture.mode.startswith("I;16"):
         # Pillow would clip 16 bits to 255 instead of scaling them.
         wide = np.asarray(picture, dtype=np.float64)
-        return Image.fromarray((np.clip(wide, 0, 65535) / 65535 * 255).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray((wide / 65535 * 255).round().astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError("32-bit values have no known range: save it with 8 or 16 bits a channel")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -17,11 +17,12 @@ _MAX_SHIFT = 0.07  # farthest the object's centre lies from the picture's on eac
 _CLUTTER_ITEMS = 3
 _NOISE = 0.02  # standard deviation of the pixel noise, with colours in 0..1
 
-# (lowest, highest) HSV saturation and value. Hues are free, but the object is always lighter than the ground: it so
-# stays visible in a greyscale view, and pictures differ more by shape than by palette, as relational learning needs.
-_GROUND_TONES = ((0.2, 0.9), (0.18, 0.36))
-_CLUTTER_TONES = ((0.2, 0.9), (0.25, 0.65))
-_OBJECT_TONES = ((0.05, 0.4), (0.88, 1.0))
+# (lowest, highest) HSV saturation and value. Hues are free but pale, and the object is always lighter than the ground:
+# so it stays visible in a greyscale view, and pictures differ more by shape than by palette. With strong colours
+# relational learning tells pictures apart by their palettes, and needs many more epochs to find the shapes.
+_GROUND_TONES = ((0.05, 0.28), (0.18, 0.36))
+_CLUTTER_TONES = ((0.05, 0.28), (0.25, 0.65))
+_OBJECT_TONES = ((0.01, 0.12), (0.88, 1.0))
 
 Tones = tuple[tuple[float, float], tuple[float, float]]
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -7,10 +7,10 @@ rule fetch:
     output:
         "data/raw/{dataset}/images.parquet",
         "data/raw/{dataset}/run.json",
-    params:
-        settings=lambda names: grid.parameters(PARAMS, "fetch", **names),
     log:
         "logs/fetch/{dataset}.log",
+    params:
+        settings=lambda names: grid.parameters(PARAMS, "fetch", **names),
     shell:
         "rr fetch --dataset {wildcards.dataset} > {log} 2>&1"
 
@@ -24,9 +24,9 @@ rule convert:
         "data/beton/{dataset}/test.beton",
         "data/beton/{dataset}/index.parquet",
         "data/beton/{dataset}/run.json",
-    params:
-        settings=lambda names: grid.parameters(PARAMS, "convert", **names),
     log:
         "logs/convert/{dataset}.log",
+    params:
+        settings=lambda names: grid.parameters(PARAMS, "convert", **names),
     shell:
         "rr convert --dataset {wildcards.dataset} > {log} 2>&1"

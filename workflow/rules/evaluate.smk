@@ -12,11 +12,11 @@ rule evaluate:
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/metrics.json",
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/predictions.parquet",
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/run.json",
-    params:
-        settings=lambda names: grid.parameters(PARAMS, "evaluate", **names),
     log:
         "logs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}.log",
     threads: PARAMS.threads
+    params:
+        settings=lambda names: grid.parameters(PARAMS, "evaluate", **names),
     shell:
         "rr evaluate --dataset {wildcards.dataset} --backbone {wildcards.backbone} --method {wildcards.method} "
         "--seed {wildcards.seed} --target {wildcards.target} --protocol {wildcards.protocol} > {log} 2>&1"

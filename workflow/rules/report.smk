@@ -1,17 +1,18 @@
 # From everything to one page.
-from rr.report import inputs, outputs
+
+REPORT = grid.report(PARAMS)
 
 
 rule report:
     input:
-        inputs(PARAMS),
+        REPORT.inputs,
         code=stage_code("report"),
     output:
-        [str(path) for path in outputs()],
+        [str(path) for path in REPORT.outputs],
         "report/run.json",
-    params:
-        settings=grid.parameters(PARAMS, "report"),
     log:
         "logs/report.log",
+    params:
+        settings=REPORT.params,
     shell:
         "rr report > {log} 2>&1"

@@ -88,6 +88,8 @@ def _class_names(files: list[pq.ParquetFile]) -> list[str]:
         label for file in files for label in file.read(columns=["label"])["label"].to_pylist() if label is not None
     ]
     highest = max(labels, default=raw.UNLABELLED)
+    if highest >= raw.CLASSES:
+        raise UserError(f"the label {highest} is none: labels count from 0 to {raw.CLASSES - 1} at most")
     if names and highest < len(names):
         return [str(name) for name in names]
     return [str(number) for number in range(highest + 1)]
