@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from rr import grid, paths
+from rr.errors import UserError
 from rr.params import load
 from rr.provenance import stage_code
 
@@ -22,7 +23,10 @@ configfile: "params.yaml"
 container: "docker-daemon://relational-reasoning:latest"
 
 
-PARAMS = load(Path("params.yaml"))
+try:
+    PARAMS = load(Path("params.yaml"))
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 if config != YAML(typ="safe", pure=True).load(Path("params.yaml")):
     raise WorkflowError("the stages read params.yaml alone: change it there instead of with --config or --configfile")

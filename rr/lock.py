@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rr import paths
 from rr.errors import UserError
 
 
@@ -15,8 +16,8 @@ def holding(folder: Path) -> Iterator[None]:
 
     The kernel drops the lock with its process, however that ends, so none is ever stale.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
+    path = paths.lock(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ PARAMS = Path("params.yaml")
 REPORT = Path("report")
 REPORT_FILES = [REPORT / "index.html", REPORT / "report.md", REPORT / "results.parquet"]
 RUN_RECORD = "run.json"
+HISTORIES = Path("runs/history")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Pretraining:
 
     @property
     def history(self) -> Path:
-        return self.folder / "history.csv"
+        """A row per epoch. The histories share one tree, because `dvc plots` draws all that lies in a folder."""
+        return HISTORIES / self._cell.with_name(f"{self.seed}.csv")
 
     @property
     def views(self) -> Path:
@@ -101,3 +103,15 @@ class Evaluation:
 def run_record(folder: Path) -> Path:
     """The provenance record beside a stage's outputs."""
     return folder / RUN_RECORD
+
+
+def recorded_in(path: Path) -> Path:
+    """The folder whose `run.json` describes `path`."""
+    if path.is_relative_to(HISTORIES):
+        return "runs/pretrain" / path.relative_to(HISTORIES).with_suffix("")
+    return path.parent
+
+
+def lock(folder: Path) -> Path:
+    """The file whose lock says that a process is making `folder`'s outputs."""
+    return ".rr/lock" / folder / "lock"

@@ -107,7 +107,7 @@ def _checked(path: Path) -> str:
     found = sha256(path)
     if path.name == paths.RUN_RECORD:
         return found  # a record cannot hold its own hash
-    if found != load_record(path.parent)["outputs"].get(str(path)):
+    if found != load_record(paths.recorded_in(path))["outputs"].get(str(path)):
         raise UserError(
             f"{path} is not the file that its record describes (damaged or edited): run {_maker(path)} again"
         )

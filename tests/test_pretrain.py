@@ -21,6 +21,7 @@ from rr import backbones
 from rr.evaluate.features import load_backbone
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
+HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")
 
 
 @pytest.fixture
@@ -33,15 +34,15 @@ def ready(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def artefacts(folder: Path) -> dict[str, bytes]:
-    names = ("backbone.safetensors", "history.csv", "views.png")
-    return {name: (folder / FOLDER / name).read_bytes() for name in names}
+    files = [folder / FOLDER / "backbone.safetensors", folder / FOLDER / "views.png", folder / HISTORY]
+    return {file.name: file.read_bytes() for file in files}
 
 
 def test_a_run_writes_weights_history_views_and_record(ready: Path, rr: Rr) -> None:
     outcome = rr(*PRETRAIN)
     assert outcome.code == 0
     assert "2,400 views" in outcome.out
-    rows = list(csv.DictReader((ready / FOLDER / "history.csv").open()))
+    rows = list(csv.DictReader((ready / HISTORY).open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert set(rows[0]) == {"epoch", "loss", "accuracy", "accuracy_positive", "accuracy_negative"}
     both = (float(rows[0]["accuracy_positive"]) + float(rows[0]["accuracy_negative"])) / 2
@@ -155,7 +156,7 @@ def test_random_weights_are_those_every_method_begins_with(ready: Path, rr: Rr) 
 def test_supervised_learns_and_its_rate_falls(ready: Path, rr: Rr) -> None:
     write_params(ready, lambda params: params["methods"]["supervised"].update(epochs=6))
     assert rr(*PRETRAIN[:6], "supervised", "--seed", "1").code == 0
-    rows = list(csv.DictReader((ready / "runs/pretrain/shapes/conv4/supervised/1/history.csv").open()))
+    rows = list(csv.DictReader((ready / "runs/history/shapes/conv4/supervised/1.csv").open()))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 

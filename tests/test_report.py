@@ -79,6 +79,7 @@ def write_files(params: Params) -> None:
     """Everything that the stages of `params` would have left for the report."""
     for run in pretrainings(params):
         run.folder.mkdir(parents=True)
+        run.history.parent.mkdir(parents=True, exist_ok=True)
         columns = {
             "random": ["epoch", "loss", "accuracy"],
             "supervised": ["epoch", "loss", "accuracy"],
@@ -184,7 +185,7 @@ def test_inputs_are_the_files_of_the_grid(params: Params) -> None:
     found = report_cell(params).inputs
     assert len(found) == len(set(found)) == 6 * 3 + 12 * 2
     assert all(path.is_file() for path in found)
-    assert Path("runs/pretrain/shapes/conv4/relational/1/history.csv") in found
+    assert Path("runs/history/shapes/conv4/relational/1.csv") in found
     assert Path("runs/evaluate/shapes/conv4/random/2/shapes/knn/metrics.json") in found
 
 

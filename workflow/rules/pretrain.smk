@@ -8,7 +8,7 @@ rule pretrain:
         code=stage_code("pretrain"),
     output:
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/backbone.safetensors",
-        "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/history.csv",
+        "runs/history/{dataset}/{backbone}/{method}/{seed}.csv",
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/views.png",
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/run.json",
     log:
