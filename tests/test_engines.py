@@ -104,9 +104,8 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
     # The summary shows no command for a file that is not there yet, the dry run does.
     printed = call(folder, "snakemake", "--dry-run", "--printshellcmds").splitlines()
     prefix = "Shell command: "
-    commands = {
-        " ".join(line.removeprefix(prefix).split(" > ")[0].split()) for line in printed if line.startswith(prefix)
-    }
+    shells = [line.removeprefix(prefix) for line in printed if line.startswith(f"{prefix}rr ")]
+    commands = {" ".join(shell.split(" > ")[0].split()) for shell in shells}
 
     assert commands == {command for command, _ in stages.values()}
     assert set(stages) == set(jobs)

@@ -5,6 +5,7 @@ to the loader's number of workers. A writer with several processes gives a diffe
 ever when one of them dies. It maps files into memory, so a damaged file can end the process: `check` looks first.
 """
 
+import importlib
 import multiprocessing
 import queue
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -42,16 +44,25 @@ def _threads_kept() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _import_ffcv() -> None:
+    """Import ffcv without the seconds of compilation that its two-entry table of image modes costs.
+
+    The table is a numba dictionary, but only Python reads it.
+    """
+    with _threads_kept(), mock.patch("numba.typed.Dict", dict):
+        importlib.import_module("ffcv")
+
+
 def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: np.ndarray) -> None:
     """Write uint8 (side, side, 3) images with their label and index (int64, one each) to a beton.
 
     Byte-identical for equal input: the samples are written in order by this very process, which also lets an error
     of the disk or of `images` reach the caller.
     """
-    with _threads_kept():
-        from ffcv.fields import IntField, RGBImageField
-        from ffcv.memory_allocator import MemoryAllocator
-        from ffcv.writer import DatasetWriter, worker_job_indexed_dataset
+    _import_ffcv()
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.memory_allocator import MemoryAllocator
+    from ffcv.writer import DatasetWriter, worker_job_indexed_dataset
 
     class InProcessWriter(DatasetWriter):
         metadata_sm: Any
@@ -198,6 +209,7 @@ class Beton:
             epoch.close()
 
     def _loader(self, batch_size: int) -> Any:
+        _import_ffcv()
         from ffcv.fields.rgb_image import SimpleRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
 
