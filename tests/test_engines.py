@@ -95,17 +95,14 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
             for output in outputs:
                 stages[output] = (stage.cmd, inputs)
 
-    rows = [line.split("\t") for line in call(folder, "snakemake", "--detailed-summary").splitlines() if "\t" in line]
-    header = next(row for row in rows if row[0] == "output_file")
-    jobs = {}
-    for row in rows[rows.index(header) + 1 :]:
-        cell = dict(zip(header, row, strict=False))
-        jobs[cell["output_file"]] = set(cell["input-file(s)"].split(","))
-    # The summary shows no command for a file that is not there yet, the dry run does.
-    printed = call(folder, "snakemake", "--dry-run", "--printshellcmds").splitlines()
-    prefix = "Shell command: "
-    shells = [line.removeprefix(prefix) for line in printed if line.startswith(f"{prefix}rr ")]
-    commands = {" ".join(shell.split(" > ")[0].split()) for shell in shells}
+    jobs, commands = {}, set()
+    fields: dict[str, str] = {}
+    for line in call(folder, "snakemake", "--dry-run", "--printshellcmds").splitlines():
+        key, _, value = line.strip().partition(": ")
+        fields[key] = value
+        if key == "Shell command" and value.startswith("rr "):
+            commands.add(" ".join(value.split(" > ")[0].split()))
+            jobs |= {output: set(fields["input"].split(", ")) for output in fields["output"].split(", ")}
 
     assert commands == {command for command, _ in stages.values()}
     assert set(stages) == set(jobs)
