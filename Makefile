@@ -15,7 +15,7 @@ $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
 	@touch $@
 
 test: setup lint
-	pytest -n 2
+	pytest -n 2 --dist loadfile
 
 lint: setup
 	ruff check .

@@ -115,6 +115,30 @@ def doctor() -> None:
     raise typer.Exit(examine())
 
 
+@app.command()
+def bench(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="views, head, backbone, loader, … ; all when none is named.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Timed repeats of each case.")] = 20,
+    threads: Annotated[
+        str, typer.Option("--threads", help="Thread counts, such as 1,2; each part's own when empty.")
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", envvar="RR_BENCH_DATA", help="A folder of data/beton; generated pictures without."),
+    ] = None,
+) -> None:
+    """Time this project beside the paper's way of doing the same, in turns, and print the ratios."""
+    from rr import bench as benchmark
+
+    counts = threads.split(",") if threads else []
+    if not all(count.strip().isdigit() and int(count) > 0 for count in counts):
+        raise UserError(f"--threads {threads}: give numbers with commas between, such as 1,2")
+    print(benchmark.run(parts or (), as_json=as_json, steps=steps, threads=[int(c) for c in counts] or None, data=data))
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends with one message and code 2, a bug with its traceback and code 1."""
     # Read when the OpenMP library loads. Threads that spin while they wait take the cores from numba's.

@@ -1,6 +1,7 @@
 """The command line: quick, and with an end for every kind of error."""
 
 import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,14 @@ def test_a_wrong_command_line_exits_with_2(project: Path, rr: Rr, arguments: tup
     outcome = rr(*arguments)
     assert outcome.code == 2
     assert "Traceback" not in outcome.err
+
+
+def test_a_benchmark_runs_what_it_is_asked_for(project: Path, rr: Rr) -> None:
+    assert rr("bench", "loadr").err.startswith("rr: ")
+    assert "--threads 1,x: give numbers" in rr("bench", "head", "--threads", "1,x").err
+    outcome = rr("bench", "head", "--steps", "1", "--threads", "1", "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)
 
 
 def test_no_params_file_says_where_to_run(tmp_path: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,7 @@ def test_a_last_batch_of_one_is_refused_before_training(ready: Path, rr: Rr) -> 
 def test_two_processes_do_not_make_the_same_artefact(ready: Path, rr: Rr) -> None:
     from rr.lock import holding
 
-    with holding(ready / FOLDER):
+    with holding(FOLDER):
         outcome = rr(*PRETRAIN)
     assert outcome.code == 2
     assert f"process {os.getpid()} is making {FOLDER} right now" in outcome.err
