@@ -1,18 +1,23 @@
 """Batches ahead of training: the same by every way, in order, and with an end."""
 
+import copy
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
+from rr import backbones, methods
 from rr.data import beton
 from rr.data.shapes import generate
 from rr.feed import Feed, ahead
-from rr.params import Dataset, ShapesSource
+from rr.params import Dataset, Relational, ShapesSource
+from rr.pretrain import _forward
 from rr.views.augmentation import Augmentation
 
 SHAPES = Dataset(
@@ -91,3 +96,32 @@ def test_leaving_early_ends_the_work_and_its_thread() -> None:
     while any(thread.name == "feed" for thread in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(thread.name == "feed" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_step_of_a_gpu_is_one_graph_that_is_compiled_once_for_each_shape(path: Path, precision: str) -> None:
+    """On CPU tensors: no break that would wait for the host, and the loss of the CPU's way."""
+    torch.manual_seed(0)
+    settings = Relational(
+        kind="relational", augmentation=PAPER, views=3, batch_size=16, epochs=1, learning_rate=0.001,
+        aggregation="cat", loss="focal", gamma=2.0, negatives="roll",
+    )  # fmt: skip
+    method = methods.build(settings, backbones.build("conv4"), 10).train()
+    source, reference = feed(path, on_device=True), feed(path)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(
+        partial(_forward, method, source.augment, precision), backend=counter, fullgraph=True, dynamic=False
+    )
+    for epoch in range(2):
+        for batch, same in zip(source.epoch(epoch), reference.epoch(epoch), strict=True):
+            state = copy.deepcopy(method.state_dict())
+            loss, fractions = compiled(batch.inputs, batch.labels, torch.Generator())
+            loss.backward()
+            method.load_state_dict(state)
+            expected, parts = _forward(
+                method, reference.augment, "float32", same.inputs, same.labels, torch.Generator()
+            )
+            assert loss.item() == pytest.approx(expected.item(), rel=1e-3 if precision == "float32" else 0.05)
+            assert fractions["accuracy"][1] == parts["accuracy"][1]
+    assert counter.frame_count == 2  # the full batch, and the last
