@@ -61,9 +61,13 @@ def _bar(unit: str):  # type: ignore[no-untyped-def]  # rich is imported only wh
     from rich.console import Console
     from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
     from rich.text import Text
 
     class Rate(ProgressColumn):
+        def __init__(self) -> None:
+            super().__init__(Column(no_wrap=True))
+
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed or 0:,.0f} {unit}/s", style="cyan")
 

@@ -29,7 +29,7 @@ from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, pai
 from rr.methods.relation_torch import row_terms
 
 if TYPE_CHECKING:
-    from rr.methods.relation import RelationHead
+    from rr.methods.relation_head import RelationHead
 
 # Work (pairs x hidden units) below which handing tiles to other threads costs more than it saves.
 SERIAL_WORK = 1_000_000

@@ -18,7 +18,7 @@ from rr.methods.relation_norm import BatchStatistics, update_running_statistics
 from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, pair_objective
 
 if TYPE_CHECKING:
-    from rr.methods.relation import RelationHead
+    from rr.methods.relation_head import RelationHead
 
 
 def chunked_max_loss(

@@ -14,7 +14,7 @@ from rr.methods.pairs import view_pairs
 from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, pair_objective
 
 if TYPE_CHECKING:
-    from rr.methods.relation import RelationHead
+    from rr.methods.relation_head import RelationHead
 
 
 def factorised_loss(
