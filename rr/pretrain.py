@@ -107,6 +107,7 @@ def _train(job: Job, method: Any, data: Beton, resume: Path, device: str) -> Pro
     feed = Feed(data, job.dataset, settings.augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device)
     step = compiled(partial(_forward, method, feed.augment, job.precision), device)
     run = _restore(resume, job.fingerprint, method, optimiser, schedule)
+    run.totals = {name: total.to(device) for name, total in run.totals.items()}
     method.train()
     views_done = (run.epoch * len(data) + min(run.step * batch_size, len(data))) * K
     with Progress("pretrain", epochs * len(data) * K, "views", views_done) as progress:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rr.backbones import planar_kernel, pooling_kernel
+from rr.batch_norm import update_running_statistics
 
 # Values of an activation below which handing tiles to other threads costs more than it saves.
 SERIAL_VALUES = 200_000
@@ -47,7 +48,7 @@ def convolve_norm_pool(x_BCHW: Tensor, convolution: nn.Conv2d, norm: nn.BatchNor
     out, mean, var = _PlanarBlock.apply(
         x_BCHW.contiguous(memory_format=torch.channels_last), convolution.weight, norm.weight, norm.bias, norm.eps
     )
-    _update_running_statistics(norm, mean, var, x_BCHW.numel() // x_BCHW.shape[1])
+    update_running_statistics(norm, mean, var, x_BCHW.numel() // x_BCHW.shape[1])
     return out
 
 
@@ -56,7 +57,7 @@ def norm_pool(conv_BCHW: Tensor, norm: nn.BatchNorm2d, window: tuple[int, int]) 
     out, mean, var = _NormPool.apply(
         conv_BCHW.contiguous(memory_format=torch.channels_last), norm.weight, norm.bias, norm.eps, window
     )
-    _update_running_statistics(norm, mean, var, conv_BCHW.numel() // conv_BCHW.shape[1])
+    update_running_statistics(norm, mean, var, conv_BCHW.numel() // conv_BCHW.shape[1])
     return out
 
 
@@ -178,19 +179,6 @@ def _norm_gradients(
     parts_2C = np.stack((scale_C * total_C, scale_C * inverse_std_C**2 * cross_C)) / count
     gradients = torch.from_numpy(np.stack((inverse_std_C * cross_C, total_C))).to(gain.dtype)
     return gradients[0], gradients[1], parts_2C.astype(np.float32)
-
-
-@torch.no_grad()
-def _update_running_statistics(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, count: int) -> None:
-    """What ``BatchNorm2d`` does after a batch of ``count`` pixels, from float64 mean and biased variance."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    norm.num_batches_tracked.add_(1)
-    unbiased_C = var_C * (count / (count - 1))
-    norm.running_mean.copy_((1 - norm.momentum) * norm.running_mean.double() + norm.momentum * mean_C)
-    norm.running_var.copy_((1 - norm.momentum) * norm.running_var.double() + norm.momentum * unbiased_C)
 
 
 @functools.lru_cache(maxsize=4)  # two blocks, full and last batches

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rr.batch_norm import update_running_statistics
 from rr.methods import relation_kernel as kernel
-from rr.methods.relation_norm import BatchStatistics, update_running_statistics
+from rr.methods.relation_norm import BatchStatistics
 from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, pair_objective
 from rr.methods.relation_torch import row_terms
 

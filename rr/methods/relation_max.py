@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rr.methods.relation_norm import BatchStatistics, update_running_statistics
+from rr.batch_norm import update_running_statistics
+from rr.methods.relation_norm import BatchStatistics
 from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, pair_objective
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 from rr import paths
 from rr.report.collect import Collected, Machine, Record, Run, Score
 
-_SECTIONS = ("methods", "protocols", "augmentations", "datasets")
+_SECTIONS = ("methods", "protocols", "datasets")
 
 
 @dataclass(frozen=True)
