@@ -23,7 +23,7 @@ from rr import backbones, methods, paths
 from rr.atomic import replacing, write_text
 from rr.contact_sheet import contact_sheet
 from rr.data.beton import Beton
-from rr.device import compiled
+from rr.device import compiled, one_thread
 from rr.errors import UserError
 from rr.feed import Feed
 from rr.params import Dataset, Method
@@ -119,7 +119,8 @@ def _train(job: Job, method: Any, data: Beton, resume: Path, device: str) -> Pro
                 loss, fractions = step(batch.inputs, batch.labels, generator)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                optimiser.step()
+                with one_thread():
+                    optimiser.step()
                 # Summed on the device: nothing in an epoch waits for it.
                 for name, parts in fractions.items():
                     run.totals[name] = run.totals[name] + parts if name in run.totals else parts.clone()

@@ -186,7 +186,6 @@ class _Loss(torch.nn.Module):
 
 @pytest.mark.parametrize("negatives", ["roll", "random"])
 def test_fused_repeats_bit_by_bit_for_any_number_of_threads(negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rr.methods.relation_fused.SERIAL_WORK", 0)
     head, features, partners = make_case("cat", 8, 37, negatives)
     outcomes = []
     for threads in (1, 1, 2, 3):

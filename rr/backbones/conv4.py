@@ -66,6 +66,4 @@ class Conv4(nn.Module):
         return accepted and fused.usable(images_B3SS, self._layers())
 
     def _layers(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-        convolutions = [module for module in self.blocks.modules() if isinstance(module, nn.Conv2d)]
-        norms = [module for module in self.blocks.modules() if isinstance(module, nn.BatchNorm2d)]
-        return list(zip(convolutions, norms, strict=True))
+        return [(block[0], block[1]) for block in self.blocks]  # type: ignore[index]

@@ -8,11 +8,8 @@ threads, but for torch's own convolutions.
 
 import collections
 import functools
-import itertools
-import os
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,10 +19,10 @@ from torch.autograd.function import once_differentiable
 
 from rr.backbones import planar_kernel, pooling_kernel
 from rr.batch_norm import update_running_statistics
+from rr.parallel import share
 
 # Values of an activation below which handing tiles to other threads costs more than it saves.
 SERIAL_VALUES = 200_000
-CHUNKS_PER_THREAD = 4
 
 
 def usable(images_BCHW: Tensor, layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> bool:
@@ -205,22 +202,7 @@ def _tiles(B: int, size: int) -> int:
     return -(-B // size)
 
 
-@functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="backbone")
-
-
 def _run(values: int, tiles: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Call a kernel on all tiles, in as many threads as torch uses if there is enough to do.
-
-    Python threads rather than numba's: they can be used from any thread of the caller and after a fork, and their
-    number is torch's.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1 or values < SERIAL_VALUES:
-        function(*arguments, 0, tiles)
-        return
-    chunks = min(tiles, threads * CHUNKS_PER_THREAD)
-    cuts = [tiles * c // chunks for c in range(chunks + 1)]
-    pool = _pool(threads, os.getpid())  # a forked process has no threads of its parent's pool
-    list(pool.map(lambda cut: function(*arguments, *cut), itertools.pairwise(cuts)))
+    """Call a kernel on all tiles, in as many threads as torch uses if there is enough to do."""
+    threads = 1 if values < SERIAL_VALUES else torch.get_num_threads()
+    share(functools.partial(function, *arguments), tiles, threads)

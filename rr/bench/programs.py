@@ -1,4 +1,4 @@
-"""The programs that take turns: `python -m rr.bench.programs ours|reference <JSON>` trains, a step for each turn."""
+"""The programs that take turns: `python -m rr.bench.programs ours|reference <JSON>` trains, some steps a turn."""
 
 import json
 import sys
@@ -10,11 +10,12 @@ from rr.bench.turns import Turn
 
 @dataclass(frozen=True)
 class Task:
-    """What both programs train: method, K, M; and with what."""
+    """What both programs train: method, K, M; in how many steps a turn; and with what."""
 
     method: str
     views: int
     batch: int
+    steps: int
     classes: int
     threads: int
     workers: int
@@ -61,7 +62,7 @@ def reference(task: Task, turn: Turn) -> None:
 
 def main() -> None:
     side, task = sys.argv[1], Task(**json.loads(sys.argv[2]))
-    {"ours": ours, "reference": reference}[side](task, Turn())
+    {"ours": ours, "reference": reference}[side](task, Turn(task.steps))
 
 
 if __name__ == "__main__":

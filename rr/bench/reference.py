@@ -116,9 +116,9 @@ def all_pairs(features_KMD: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
         for j in range(i + 1, len(features_KMD)):
             first, second = features_KMD[i], features_KMD[j]
             pairs.append(torch.cat((first, second), 1))
-            targets.append(torch.ones(len(first)))
+            targets.append(first.new_ones(len(first)))
             pairs.append(torch.cat((first, second.roll(shift, 0)), 1))
-            targets.append(torch.zeros(len(first)))
+            targets.append(first.new_zeros(len(first)))
             shift = shift + 1 if shift + 1 < len(first) else 1
     return torch.cat(pairs), torch.cat(targets)
 

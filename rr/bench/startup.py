@@ -64,7 +64,7 @@ def _finished(arguments: Sequence[str], folder: Path) -> Callable[[], None]:
 def _first_step(task: Task) -> None:
     player = Player(task.command("reference"))
     try:
-        player.step()
+        player.turn()
     finally:
         player.end()
 
@@ -97,6 +97,6 @@ def _project(folder: Path, count: int, threads: int) -> Task:
     np.save(folder / "images.npy", data.images)
     np.save(folder / "labels.npy", data.labels)
     return Task(
-        method="relational", views=_VIEWS, batch=IMAGES, classes=10, threads=threads, workers=workers(),
+        method="relational", views=_VIEWS, batch=IMAGES, steps=1, classes=10, threads=threads, workers=workers(),
         beton=str(beton), images=str(folder / "images.npy"), labels=str(folder / "labels.npy"), scratch=str(folder),
     )  # fmt: skip

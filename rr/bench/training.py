@@ -23,17 +23,20 @@ def run(settings: Settings) -> Part:
         sample = prepare(settings, 256 if settings.small else 12_800, Path(folder))
         for threads in settings.threads_or(2):
             for method, views, batch in cases:
+                # Small steps are measured by the dozen: stopping and waking would be a large part of one.
+                steps = 1 if settings.small else VIEWS * IMAGES // (views * batch)
                 task = Task(
-                    method=method, views=views, batch=batch, classes=sample.classes, threads=threads, workers=workers(),
+                    method=method, views=views, batch=batch, steps=steps, classes=sample.classes, threads=threads,
+                    workers=workers(),
                     beton=str(sample.beton), images=str(sample.images), labels=str(sample.labels),
                     scratch=tempfile.mkdtemp(dir=folder),
                 )  # fmt: skip
-                warmup = 2 if settings.small else _PREFETCHED * task.workers + 1
+                warmup = 2 if settings.small else -(-(_PREFETCHED * task.workers + 1) // steps)
                 runs = turns.alternate([task.command("ours"), task.command("reference")], settings.steps, warmup)
-                names = [("rr", views * batch), ("DataLoader, PIL, NCHW, all pairs", views * batch)]
+                names = [(name, views * batch * task.steps) for name in ("rr", "DataLoader, PIL, NCHW, all pairs")]
                 part.rows.append(row(f"{method}, K={views}, M={batch}", "views", threads, names, runs))
     part.notes = [
-        f"{sample.name}; a process each, step by step in turn, the other stopped with all its workers; "
+        f"{sample.name}; a process each, 2,048 views a turn, the other stopped with all its workers; "
         f"the reference has {workers()} worker processes beside its threads",
         "OMP_WAIT_POLICY=PASSIVE on both sides, as rr sets it",
         "rr runs the loop of rr pretrain itself: data, views, history, saved states",

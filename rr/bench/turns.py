@@ -1,6 +1,6 @@
-"""Two programs that take turns, one step each.
+"""Two programs that take turns, one or several steps each.
 
-Each contestant is a process group: the program, its threads and its worker processes. While one steps, the other's
+Each contestant is a process group: the program, its threads and its worker processes. While one works, the other's
 group is stopped as a whole (SIGSTOP), so nothing of it, not even a loader that fills its queue, runs in the other's
 time; and each keeps its state, so that its next step begins where its last one ended.
 """
@@ -22,10 +22,16 @@ _MARK = "turn "
 class Turn:
     """The program's end: `done` after every step; returns when the next may begin, and exits when none is wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = 1) -> None:
+        """A turn is `steps` steps."""
+        self._steps = self._left = steps
         self._wait()
 
     def done(self, units: int = 0) -> None:
+        self._left -= 1
+        if self._left:
+            return
+        self._left = self._steps
         seconds = [time.perf_counter() - self._wall, cpu_seconds() - self._cpu]
         print(_MARK + json.dumps(seconds), flush=True)
         self._wait()
@@ -47,8 +53,8 @@ class Player:
             env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )  # fmt: skip
 
-    def step(self) -> Seconds:
-        """One step, then stop."""
+    def turn(self) -> Seconds:
+        """One turn, then stop."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._signal(signal.SIGCONT)
@@ -89,10 +95,10 @@ def players(commands: Sequence[Sequence[str]]) -> Iterator[list[Player]]:
 
 
 def alternate(commands: Sequence[Sequence[str]], repeats: int, warmup: int) -> list[list[Seconds]]:
-    """`repeats` steps of each program, taking turns, after `warmup` steps of each in a row."""
+    """`repeats` turns of each program in alternation, after `warmup` turns of each in a row."""
     with players(commands) as started:
         for player in started:
             for _ in range(warmup):
-                player.step()
-        turns = [[player.step() for player in started] for _ in range(repeats)]
+                player.turn()
+        turns = [[player.turn() for player in started] for _ in range(repeats)]
     return [list(runs) for runs in zip(*turns, strict=True)]

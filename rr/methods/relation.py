@@ -4,11 +4,13 @@
 once per view row instead of once per pair; it is what training uses.
 """
 
+import contextlib
 from typing import get_args
 
 import torch
 from torch import Tensor
 
+from rr.device import one_thread
 from rr.methods.relation_head import Aggregation, RelationHead
 from rr.methods.relation_max import chunked_max_loss
 from rr.methods.relation_objective import Loss, PairStatistics
@@ -20,6 +22,7 @@ __all__ = ["Aggregation", "Loss", "PairStatistics", "RelationHead", "direct_logi
 # Up to this many views the torch form is faster than the forms without arrays of P rows.
 SMALL_K = 3
 SMALL_K_MAX = 8  # the same for ``max``
+SERIAL_WORK = 1_000_000  # pairs times hidden units below which a second thread costs more than it saves
 
 
 def direct_logits(head: RelationHead, features_KMD: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,14 +84,21 @@ def relation_loss(
         lowest, highest = partners.aminmax()
         if lowest < 0 or highest >= M:
             raise ValueError(f"partners must be rows of the mini-batch, 0 to {M - 1}")
-    if _cpu_form_applies(head, features_KMD):
-        if head.aggregation == "max":
-            return chunked_max_loss(head, features_KMD, partners, loss, gamma)
-        if features_KMD.dtype == torch.float32:
-            from rr.methods.relation_fused import fused_loss  # numba takes a while to import
+    alone = features_KMD.device.type == "cpu" and K * M * (K - 1) * len(head.linear.weight) < SERIAL_WORK
+    with one_thread() if alone and not torch.compiler.is_compiling() else contextlib.nullcontext():
+        return _loss_of_form(head, features_KMD, partners, loss, gamma)
 
-            return fused_loss(head, features_KMD, partners, loss, gamma)
-    return factorised_loss(head, features_KMD, partners, loss, gamma)
+
+def _loss_of_form(
+    head: RelationHead, features_KMD: Tensor, partners: Tensor, loss: Loss, gamma: float
+) -> tuple[Tensor, PairStatistics]:
+    if not _cpu_form_applies(head, features_KMD):
+        return factorised_loss(head, features_KMD, partners, loss, gamma)
+    if head.aggregation == "max":
+        return chunked_max_loss(head, features_KMD, partners, loss, gamma)
+    from rr.methods.relation_fused import fused_loss  # numba takes a while to import
+
+    return fused_loss(head, features_KMD, partners, loss, gamma)
 
 
 def _cpu_form_applies(head: RelationHead, features_KMD: Tensor) -> bool:
@@ -98,7 +108,7 @@ def _cpu_form_applies(head: RelationHead, features_KMD: Tensor) -> bool:
     return (
         features_KMD.device.type == weight.device.type == "cpu"
         and features_KMD.dtype == weight.dtype
-        and weight.dtype in (torch.float32, torch.float64)
+        and weight.dtype in ((torch.float32, torch.float64) if head.aggregation == "max" else (torch.float32,))
         and plain_norm
         and features_KMD.shape[0] > (SMALL_K_MAX if head.aggregation == "max" else SMALL_K)
         and not torch.compiler.is_compiling()

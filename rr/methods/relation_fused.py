@@ -11,10 +11,7 @@ The backward of batch norm is linear in those sums, so it is applied once per ro
 """
 
 import functools
-import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +23,12 @@ from torch.autograd.function import once_differentiable
 from rr.batch_norm import update_running_statistics
 from rr.methods import relation_kernel as kernel
 from rr.methods.relation_norm import BatchStatistics
-from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, pair_objective
+from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, loss_and_slopes
 from rr.methods.relation_torch import row_terms
+from rr.parallel import share
 
 if TYPE_CHECKING:
     from rr.methods.relation_head import RelationHead
-
-# Work (pairs x hidden units) below which handing tiles to other threads costs more than it saves.
-SERIAL_WORK = 1_000_000
-CHUNKS_PER_THREAD = 4
 
 
 @dataclass
@@ -68,8 +62,13 @@ def fused_loss(
     norm = head.norm
     step = 2 if M > 1 else 1  # positives and negatives alternate in the forward list
 
-    def objective(logits_P: Tensor) -> Tensor:
-        return pair_objective(logits_P[::step], logits_P[1::step] if M > 1 else logits_P[:0], loss, gamma)
+    def objective(logits_P: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and its derivative by each logit: for positives, the logit of the wrong answer is the negated."""
+        wrong_P = logits_P.clone()
+        wrong_P[::step].neg_()
+        value, slopes_P = loss_and_slopes(wrong_P, loss, gamma)
+        slopes_P[::step].neg_()
+        return value, slopes_P
 
     value, logits_P, mean_H, var_H = _FusedPairs.apply(
         first_NH, second_NH, norm.weight, norm.bias, head.output.weight, head.output.bias,
@@ -94,7 +93,7 @@ class _FusedPairs(torch.autograd.Function):
         output_bias: Tensor,
         lists: tuple[np.ndarray, ...],
         statistics: BatchStatistics,
-        objective: Callable[[Tensor], Tensor],
+        objective: Callable[[Tensor], tuple[Tensor, Tensor]],
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         forward_offsets, forward, reverse_offsets, reverse, origin = lists
@@ -111,15 +110,13 @@ class _FusedPairs(torch.autograd.Function):
         scale_H = gain_H * inverse_std_H
 
         logits = torch.from_numpy(_logits(u, v, scale_H, shift_H, weight_H, output_bias.item()))
-        with torch.enable_grad():
-            variable = logits.detach().requires_grad_(with_gradient)
-            value = objective(variable)
-        outputs = value.detach(), logits, torch.from_numpy(mean_H), torch.from_numpy(var_H)
+        value, slopes = objective(logits)
+        outputs = value, logits, torch.from_numpy(mean_H), torch.from_numpy(var_H)
         ctx.mark_non_differentiable(*outputs[1:])
         if not with_gradient:
             return outputs
 
-        slopes_P = torch.autograd.grad(value, variable)[0].numpy()
+        slopes_P = slopes.numpy()
         grad_u, slope_H, cross_u_H = _active_sums(u, v, slopes_P)
         grad_v, _, cross_v_H = _active_sums(v, u, slopes_P[origin])
         cross_H = cross_u_H + cross_v_H  # sum over pairs of slope times centred hidden value
@@ -207,27 +204,11 @@ def _float32(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-@functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="relation")
-
-
 def thread_count() -> int:
     """As many threads as torch uses itself (``torch.set_num_threads``)."""
     return torch.get_num_threads()
 
 
 def _run(function: Callable[..., None], side: _Side, *arguments: Any) -> None:
-    """Call a kernel on all tiles of a side, in several threads if there is enough to do.
-
-    Python threads rather than numba's: they can be used from any thread of the caller and after a fork, and their
-    number is torch's.
-    """
-    tiles, threads = _tiles(side), thread_count()
-    if threads == 1 or len(side.partners_P) * side.rows_NH.shape[1] < SERIAL_WORK:
-        function(*arguments, 0, tiles)
-        return
-    chunks = min(tiles, threads * CHUNKS_PER_THREAD)
-    cuts = [tiles * c // chunks for c in range(chunks + 1)]
-    pool = _pool(threads, os.getpid())  # a forked process has no threads of its parent's pool
-    list(pool.map(lambda cut: function(*arguments, *cut), itertools.pairwise(cuts)))
+    """Call a kernel on all tiles of a side."""
+    share(functools.partial(function, *arguments), _tiles(side), thread_count())

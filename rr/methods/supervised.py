@@ -30,6 +30,6 @@ class Supervised(nn.Module):
         return F.cross_entropy(logits, labels), {"accuracy": (right, len(labels))}
 
     def optimiser(self, epochs: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-        optimiser = torch.optim.SGD(self.parameters(), self.settings.learning_rate, self.settings.momentum)
+        optimiser = torch.optim.SGD(self.parameters(), self.settings.learning_rate, self.settings.momentum, fused=True)
         milestones = [round(share * epochs) for share in self.settings.milestones]
         return optimiser, torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, self.settings.decay)

@@ -11,15 +11,13 @@ resized to, and there both agree.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from rr.parallel import share
 from rr.views import kernel
 from rr.views.checks import check_fit, check_images, check_normalisation
 from rr.views.draw import ViewParameters
@@ -34,8 +32,8 @@ def apply(
 ) -> NDArray[np.float32]:
     """Makes the views that `parameters` describes.
 
-    Uses `numba.get_num_threads()` threads and releases the interpreter lock in them. The threads are Python's, not
-    numba's, so calls may run beside any other compiled code; the result is bit-identical for any number of them.
+    Uses `numba.get_num_threads()` threads and releases the interpreter lock in them; the result is bit-identical for
+    any number of them.
 
     Args:
         images: uint8 (M, S, S, 3).
@@ -71,20 +69,5 @@ def apply(
             p.erase, gain, offset, out,
         )  # fmt: skip
 
-    threads = min(numba.get_num_threads(), count)
-    if threads == 1:
-        work(0, count)
-    else:
-        # A few pieces for each thread, as views differ in cost.
-        edges = np.linspace(0, count, min(4 * threads, count) + 1).astype(int).tolist()
-        list(_pool(threads).map(work, edges[:-1], edges[1:]))
+    share(work, count, numba.get_num_threads())
     return out
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="views")
-
-
-# A forked child has none of the parent's threads, so it must not inherit the pool.
-os.register_at_fork(after_in_child=_pool.cache_clear)
