@@ -120,7 +120,7 @@ def test_the_views_of_both_sides_have_equal_statistics() -> None:
 
 
 def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"no part is called heads; known: views, head, backbone, .*startup, gpu"):
+    with pytest.raises(UserError, match=r"no part is called heads; known: views, head, backbone, .*startup, machine, gpu"):
         bench.run(["head", "heads"])
 
 
@@ -188,7 +188,7 @@ def test_the_peak_of_memory_is_what_was_taken_and_given_back() -> None:
     assert found is None or 60 < found < 80
 
 
-@pytest.mark.parametrize("part", ["views", "head", "loader", "evaluation"])
+@pytest.mark.parametrize("part", ["views", "head", "loader", "evaluation", "machine"])
 def test_every_part_runs(part: str) -> None:
     text = bench.run([part], steps=1, small=True, threads=[1])
     assert f"{part} (" in text

@@ -18,7 +18,7 @@ from rr.bench.settings import Settings
 from rr.errors import UserError
 
 SCHEMA = "rr-bench-1"
-PARTS = ("views", "head", "backbone", "loader", "training", "evaluation", "startup", "gpu")
+PARTS = ("views", "head", "backbone", "loader", "training", "evaluation", "startup", "machine", "gpu")
 
 
 def run(

@@ -1,0 +1,37 @@
+"""The one script that measures a GPU and makes the paper's Conv-4 run, run here in small on the CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import write_params
+
+from rr import params
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_its_parameters_are_the_papers() -> None:
+    chosen = params.load(ROOT / "workflow/gpu.yaml")
+    usual = params.load(ROOT / "params.yaml")
+    method = chosen.methods["relational-paper"]
+    assert isinstance(method, params.Relational)
+    assert (method.views, method.batch_size, method.epochs, method.gamma) == (32, 64, 200, 2.0)
+    assert chosen.datasets["cifar10"] == usual.datasets["cifar10"]
+    assert chosen.protocols["linear"] == usual.protocols["linear"]
+    ours = usual.methods["relational"]
+    assert method.model_copy(update={"views": ours.views, "epochs": ours.epochs}) == ours  # type: ignore[union-attr]
+
+
+def test_it_runs_to_its_end(tmp_path: Path) -> None:
+    write_params(tmp_path, lambda raw: raw["methods"].update({"relational-paper": raw["methods"]["relational"]}))
+    environment = {**os.environ, "RR_DEVICE": "cpu", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [ROOT / "workflow/gpu.sh", "params.yaml", "shapes"], cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "unmeasured" in done.stdout or "views" in done.stdout
+    assert '"accuracy"' in done.stdout
+    assert '"views_per_second"' in done.stdout
