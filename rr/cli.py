@@ -33,6 +33,10 @@ Target = Annotated[str, typer.Option("--target", help="The data set to score on.
 Protocol = Annotated[str, typer.Option("--protocol", help="A name in the section protocols.")]
 Local = Annotated[Path | None, typer.Option("--from", help="A copy on this machine to read instead.")]
 Engine = Annotated[Literal["dvc", "snakemake"], typer.Option("--from", help="The engine that ran last.")]
+Format = Annotated[
+    Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
+    typer.Option("--format", help="What to write: weights, or a program of torch's or ONNX."),
+]
 
 
 @app.command()
@@ -92,6 +96,17 @@ def report(params: ParamsFile = paths.PARAMS) -> None:
 
 
 @app.command()
+def suite(
+    name: Annotated[str, typer.Argument(help="A file of workflow/suites, without .yaml.")],
+    params: ParamsFile = paths.PARAMS,
+) -> None:
+    """Write an experiment's grid into params.yaml, for both engines to run."""
+    from rr.suites import choose
+
+    print(choose(name, params))
+
+
+@app.command()
 def verify(params: ParamsFile = paths.PARAMS) -> None:
     """Compare every artefact of the grid with its record: outputs, inputs, code and parameters."""
     from rr import stages
@@ -105,6 +120,31 @@ def sync(source: Engine, params: ParamsFile = paths.PARAMS) -> None:
     from rr import stages
 
     print(stages.sync(source, params))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the authors' code, a state dict, or safetensors.")],
+    backbone: Backbone,
+    output: Annotated[Path | None, typer.Option("--output", help="Beside FILE when not given.")] = None,
+) -> None:
+    """Turn a checkpoint from elsewhere into a backbone file that a method of kind imported can name."""
+    from rr.exchange.importing import import_backbone
+
+    print(import_backbone(file, backbone, output))
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="A backbone.safetensors of a run, or a file of rr import.")],
+    kind: Format,
+    output: Annotated[Path, typer.Option("--output", help="The file to write.")],
+    side: Annotated[int, typer.Option("--side", min=8, max=1024, help="Side of the pictures it is to take.")] = 32,
+) -> None:
+    """Write a backbone in a format that other programs read, and check that it gives the same features."""
+    from rr.exchange.exporting import export as write
+
+    print(write(file, kind, output, side))
 
 
 @app.command()

@@ -60,9 +60,16 @@ class Feed:
                 # A split that is resident on the host fits the device too; a larger one is streamed to it.
                 self.images = torch.from_numpy(data.images).to(self.device)
 
-    def epoch(self, number: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of epoch `number` from `first_step` on; the last may be smaller."""
-        order = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(len(self.data))
+    def use_labels(self, labels: np.ndarray) -> None:
+        """Give these labels, int64 (N,), with the pictures from the next epoch on."""
+        self.labels = torch.from_numpy(labels).to(self.device)
+
+    def epoch(self, number: int, first_step: int = 0, images: int | None = None) -> Iterator[Batch]:
+        """Yield the batches of epoch `number` from `first_step` on, of all or of `images` pictures.
+
+        The last may be smaller.
+        """
+        order = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(len(self.data))[:images]
         return ahead(self._batches(number, order[first_step * self.batch_size :]), AHEAD)
 
     def _batches(self, epoch: int, order: np.ndarray) -> Iterator[Batch]:

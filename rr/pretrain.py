@@ -6,31 +6,36 @@ of (seed, epoch, step), so a run that was killed continues from its resume file 
 
 import csv
 import io
-import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from rr import backbones, methods, paths
-from rr.atomic import replacing, write_text
+from rr.atomic import write_text
 from rr.contact_sheet import contact_sheet
 from rr.data.beton import Beton
 from rr.device import compiled, one_thread
 from rr.errors import UserError
+from rr.features import extract, write_backbone
 from rr.feed import Feed
-from rr.params import Dataset, Method
+from rr.labels import keep_share
+from rr.methods.method import Method
+from rr.params import Dataset
+from rr.params import Method as Settings
 from rr.progress import Progress
+from rr.resume import Progressed, restore, save
 from rr.views import make_views
+from rr.views.batched import upload
 
 SECONDS_BETWEEN_SAVES = 120.0
+_FINITE = "finite"  # of an epoch's steps, how many had a finite loss: tells the first bad one without waiting
 
 
 @dataclass(frozen=True)
@@ -39,23 +44,11 @@ class Job:
 
     dataset: Dataset
     backbone: str
-    method: Method
+    method: Settings
     classes: int
     seed: int
     precision: str
     fingerprint: str  # the hash of everything that a resume file must agree with
-
-
-@dataclass
-class Progressed:
-    """How far a run has come, and what it has measured."""
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0  # spent in the current epoch by processes before this one
-    totals: dict[str, Tensor] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-    epoch_seconds: list[float] = field(default_factory=list)
 
 
 def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, threads: int) -> dict[str, Any]:
@@ -65,18 +58,18 @@ def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, 
     Raises UserError for a beton that `Beton` refuses, and for a loss that is no longer finite.
     """
     torch.manual_seed(job.seed)
-    method = methods.build(job.method, backbones.build(job.backbone), job.classes).to(device)
     data = Beton(beton, threads=threads)
+    method = methods.build(job.method, backbones.build(job.backbone), job.classes, len(data)).to(device)
     run = Progressed()
-    if job.method.kind != "random":
+    if hasattr(job.method, "epochs"):
         _draw_contact_sheet(job, data, outputs.views)
         run = _train(job, method, data, outputs.resume, device)
     else:
         originals, _ = next(data.batches(range(min(48, len(data))), 48))
         contact_sheet(originals, 8, outputs.views)
     write_text(outputs.history, _as_csv(run.history))
-    _write_backbone(job, method.backbone, outputs.weights)
-    seen = len(data) * getattr(job.method, "views", 0) * len(run.epoch_seconds)
+    write_backbone(job.backbone, method.backbone, outputs.weights)
+    seen = run.views
     seconds = sum(run.epoch_seconds)
     return {
         "epoch_seconds": [round(second, 3) for second in run.epoch_seconds],
@@ -85,42 +78,36 @@ def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, 
     }
 
 
-def _write_backbone(job: Job, backbone: Any, target: Path) -> None:
-    # One key only: safetensors writes several in a random order, and the file is to be the same on every run.
-    about = {"backbone": job.backbone, "features": backbone.features}
-    state = {name: value.contiguous().cpu() for name, value in backbone.state_dict().items()}
-    with replacing(target) as temporary:
-        temporary.write_bytes(save(state, metadata={"rr": json.dumps(about)}))
-
-
-def _train(job: Job, method: Any, data: Beton, resume: Path, device: str) -> Progressed:
+def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> Progressed:
     settings: Any = job.method
     epochs, batch_size, K = settings.epochs, settings.batch_size, settings.views
-    if settings.kind == "supervised" and (data.labels < 0).any():
-        raise UserError("the supervised method needs a label for every picture, and some have none")
-    if len(data) % batch_size == 1 and K <= 2:
-        raise UserError(
-            f"{len(data)} pictures in batches of {batch_size} leave a last batch of one, which has no statistics to "
-            "normalise by: change the method's batch_size by one"
-        )
+    images = _images_of_an_epoch(method, data, batch_size)
     optimiser, schedule = method.optimiser(epochs)
     feed = Feed(data, job.dataset, settings.augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device)
+    feed.use_labels(keep_share(data.labels, method.labelled, job.seed))
     step = compiled(partial(_forward, method, feed.augment, job.precision), device)
-    run = _restore(resume, job.fingerprint, method, optimiser, schedule)
+    run = restore(resume, job.fingerprint, method, optimiser, schedule)
     run.totals = {name: total.to(device) for name, total in run.totals.items()}
     method.train()
-    views_done = (run.epoch * len(data) + min(run.step * batch_size, len(data))) * K
-    with Progress("pretrain", epochs * len(data) * K, "views", views_done) as progress:
+    views_done = (run.epoch * images + min(run.step * batch_size, images)) * K
+    with Progress("pretrain", epochs * images * K, "views", views_done) as progress:
         saved = time.monotonic()
         while run.epoch < epochs:
             clock = time.monotonic() - run.seconds
-            for batch in feed.epoch(run.epoch, run.step):
+            _choose_labels(job, run, method, data, feed, device)
+            for batch in feed.epoch(run.epoch, run.step, images):
                 generator = _generator(job.seed, run.epoch, run.step)
-                loss, fractions = step(batch.inputs, batch.labels, generator)
+                drawn = tuple(
+                    upload(numbers.numpy(), feed.device) for numbers in method.draw(len(batch.labels), generator)
+                )
+                loss, fractions = step(batch.inputs, batch.labels, drawn)
+                if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+                    raise _diverged(loss.item(), run.epoch, run.step)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 with one_thread():
                     optimiser.step()
+                method.after_step()
                 # Summed on the device: nothing in an epoch waits for it.
                 for name, parts in fractions.items():
                     run.totals[name] = run.totals[name] + parts if name in run.totals else parts.clone()
@@ -128,15 +115,47 @@ def _train(job: Job, method: Any, data: Beton, resume: Path, device: str) -> Pro
                 progress.advance(len(batch.labels) * K)
                 if time.monotonic() - saved >= SECONDS_BETWEEN_SAVES:
                     run.seconds = time.monotonic() - clock
-                    _save(resume, job.fingerprint, run, method, optimiser, schedule)
+                    save(resume, job.fingerprint, run, method, optimiser, schedule)
                     saved = time.monotonic()
             row = _finish_epoch(run, time.monotonic() - clock)
+            run.views += images * K
             if schedule:
                 schedule.step()
-            _save(resume, job.fingerprint, run, method, optimiser, schedule)
+            save(resume, job.fingerprint, run, method, optimiser, schedule)
             saved = time.monotonic()
             progress.advance(0, f"epoch {run.epoch}/{epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}")
     return run
+
+
+def _images_of_an_epoch(method: Method, data: Beton, batch_size: int) -> int:
+    """How many pictures an epoch shows. Raises UserError for labels or a mini-batch that the method cannot do with."""
+    if method.labelled and (data.labels < 0).any():
+        raise UserError(
+            f"{data.path}: the method needs a label for every picture, and some have none; choose another method"
+        )
+    rest = len(data) % batch_size
+    if method.drop_last:
+        if len(data) < batch_size:
+            raise UserError(f"{len(data)} pictures are less than one batch of {batch_size}: lower batch_size")
+        return len(data) - rest
+    if 0 < rest < method.smallest_batch:
+        raise UserError(
+            f"{len(data)} pictures in batches of {batch_size} leave a last batch of {rest}, and the method needs "
+            f"{method.smallest_batch}: change the method's batch_size by one"
+        )
+    return len(data)
+
+
+def _choose_labels(job: Job, run: Progressed, method: Method, data: Beton, feed: Feed, device: str) -> None:
+    """Let the method replace the labels of the epoch that begins, or give back those of one that goes on."""
+    if run.step == 0:
+        seed = int(np.random.SeedSequence([job.seed, run.epoch]).generate_state(1)[0])
+        training = method.training
+        method.eval()
+        run.labels = method.before_epoch(lambda: extract(method.backbone, data, job.dataset, device).cpu(), seed)
+        method.train(training)
+    if run.labels is not None:
+        feed.use_labels(run.labels.numpy())
 
 
 def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
@@ -145,72 +164,43 @@ def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
 
 
 def _forward(
-    method: Any, augment: Any, precision: str, inputs: tuple[Tensor, ...], labels: Tensor, generator: torch.Generator
+    method: Method,
+    augment: Any,
+    precision: str,
+    inputs: tuple[Tensor, ...],
+    labels: Tensor,
+    drawn: tuple[Tensor, ...],
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A batch from its inputs to its loss, and each statistic as float64 (part, whole); the compiled part of a step."""
     with torch.autocast(labels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        loss, statistics = method.loss(augment(*inputs), labels, generator)
+        loss, statistics = method.loss(augment(*inputs), labels, drawn)
     images = len(labels)
-    fractions = {"loss": (loss.detach() * images, images), **statistics}
+    fractions = {"loss": (loss.detach() * images, images), _FINITE: (loss.detach().isfinite(), 1), **statistics}
     return loss, {
         name: torch.stack([torch.as_tensor(part, dtype=torch.float64, device=labels.device) for part in parts])
         for name, parts in fractions.items()
     }
 
 
+def _diverged(loss: float, epoch: int, step: int) -> UserError:
+    return UserError(
+        f"the loss is {loss} in epoch {epoch + 1} at step {step + 1}: lower the method's learning_rate in "
+        "params.yaml, then run the same command again; the last good state is kept"
+    )
+
+
 def _finish_epoch(run: Progressed, seconds: float) -> dict[str, float]:
     """Turn the totals into a row of the history. Raises UserError when the loss is no longer finite."""
+    finite = int(run.totals.pop(_FINITE)[0])
     row: dict[str, float] = {"epoch": run.epoch + 1}
     for name, (part, whole) in ((name, total.tolist()) for name, total in run.totals.items()):
         row[name] = part / whole if whole else math.nan
     if not math.isfinite(row["loss"]):
-        raise UserError(
-            f"the loss is {row['loss']} in epoch {run.epoch + 1}: lower the method's learning_rate in params.yaml, "
-            "then run the same command again"
-        )
+        raise _diverged(row["loss"], run.epoch, finite)
     run.history.append(row)
     run.epoch_seconds.append(seconds)
-    run.epoch, run.step, run.seconds, run.totals = run.epoch + 1, 0, 0.0, {}
+    run.epoch, run.step, run.seconds, run.labels, run.totals = run.epoch + 1, 0, 0.0, None, {}
     return row
-
-
-def _save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> None:
-    if any(not torch.isfinite(total).all() for total in run.totals.values()):
-        return  # never replace a good state by a broken one; the end of the epoch reports it
-    state = {
-        "fingerprint": fingerprint,
-        "run": vars(run),
-        "method": method.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict() if schedule else None,
-    }
-    # Through memory, because torch reports a full disk as a bug of its own.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with replacing(resume) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-
-
-def _restore(resume: Path, fingerprint: str, method: Any, optimiser: Any, schedule: Any) -> Progressed:
-    """Continue from the resume file, where it belongs to this very job; otherwise begin."""
-    fresh = Progressed()
-    if not resume.is_file():
-        return fresh
-    try:
-        state = torch.load(resume, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch has no single error for a damaged file
-        print(f"pretrain: {resume} is damaged ({type(error).__name__}); beginning again")
-        return fresh
-    if state.get("fingerprint") != fingerprint:
-        print(f"pretrain: {resume} belongs to other parameters, data or code; beginning again")
-        return fresh
-    method.load_state_dict(state["method"])
-    optimiser.load_state_dict(state["optimiser"])
-    if schedule:
-        schedule.load_state_dict(state["schedule"])
-    run = Progressed(**state["run"])
-    print(f"pretrain: continuing in epoch {run.epoch + 1} at step {run.step}")
-    return run
 
 
 def _draw_contact_sheet(job: Job, data: Beton, target: Path) -> None:

@@ -44,12 +44,13 @@ SMALL = {
     "methods": {
         "random": {"kind": "random"},
         "supervised": {
-            "kind": "supervised", "augmentation": {"crop": "padded", "padding": 0.125, "flip": 0.5},
+            "kind": "supervised", "augmentation": {"crop": "padded", "padding": 0.125, "flip": 0.5}, "views": 1,
             "batch_size": 64, "epochs": 2, "learning_rate": 0.1, "momentum": 0.9, "milestones": [0.5], "decay": 0.1,
         },
         "relational": {
             "kind": "relational", "augmentation": PAPER, "views": 4, "batch_size": 32, "epochs": 3,
-            "learning_rate": 0.001, "aggregation": "cat", "loss": "focal", "gamma": 2.0, "negatives": "roll",
+            "learning_rate": 0.001, "head": "relation", "aggregation": "cat", "loss": "focal", "gamma": 2.0,
+            "alpha": 0.5, "negatives": "roll", "labelled": 0.0,
         },
     },
     "protocols": {

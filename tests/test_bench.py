@@ -43,7 +43,7 @@ def losses_side_by_side(
 ) -> list[tuple[float, float]]:
     """50 steps of the product and the reference on the same views; `together`, each from the reference's weights."""
     torch.manual_seed(0)
-    ours = methods.build(settings_of(method, views, images), backbones.build("conv4"), 10)
+    ours = methods.build(settings_of(method, views, images), backbones.build("conv4"), 10, 100)
     theirs = reference.Relational() if method == "relational" else reference.Supervised(10)
     copy(ours, theirs)
     ours.to(dtype), theirs.to(dtype)
@@ -54,7 +54,7 @@ def losses_side_by_side(
         if together:
             copy(theirs, ours)
         batch = views_of(step, views, images).to(dtype)
-        loss, _ = ours.loss(batch, labels, torch.Generator())
+        loss, _ = ours.loss(batch, labels, ())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -121,7 +121,9 @@ def test_the_views_of_both_sides_have_equal_statistics() -> None:
 
 
 def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"no part is called heads; known: views, head, backbone, .*startup, machine, gpu"):
+    with pytest.raises(
+        UserError, match=r"no part is called heads; known: views, head, backbone, .*startup, machine, gpu"
+    ):
         bench.run(["head", "heads"])
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from rr import backbones
 from rr.data.beton import Beton
 from rr.evaluate import knn, linear
-from rr.evaluate.features import extract, load_backbone
+from rr.features import extract, load_backbone
 from rr.params import Dataset, Knn, Linear, ShapesSource
 from rr.views import normalise
 

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rr.methods.pairs import random_partners, roll_partners, view_pairs
+from rr.methods.pairs import (
+    class_partners,
+    other_class_partners,
+    random_partners,
+    roll_partners,
+    view_pairs,
+)
 
 
 def test_view_pairs_are_lexicographic() -> None:
@@ -92,3 +98,39 @@ def test_no_images() -> None:
         roll_partners(2, 0)
     with pytest.raises(ValueError, match="at least one image"):
         random_partners(2, 0, torch.Generator())
+
+
+@given(M=st.integers(1, 20), classes=st.integers(1, 4), seed=st.integers(0, 999))
+def test_class_partners_are_of_the_same_class_and_negatives_of_another(M: int, classes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(-1, classes, (M,), generator=generator)
+    uniform = torch.rand(10, M, generator=generator)
+    positives = class_partners(labels, uniform)
+    assert positives.shape == (10, M)
+    rows = torch.arange(M)
+    known = labels >= 0
+    assert (labels[positives] == labels)[:, known].all()
+    assert (positives == rows)[:, ~known].all()
+    if M == 1:
+        return
+    before = random_partners(5, M, generator)
+    negatives = other_class_partners(labels, before, uniform)
+    assert (negatives != rows).all()
+    alike = known & (labels[negatives] == labels)
+    others = (labels[:, None] != labels).any(1) | ~known
+    assert not alike[:, others].any()  # only where the whole mini-batch is of one class
+    kept = ~(known & (labels[before] == labels))
+    assert torch.equal(negatives[kept], before[kept])
+
+
+def test_class_partners_are_uniform() -> None:
+    labels = torch.tensor([0, 1, 0, -1, 0, 1])
+    uniform = torch.rand(6000, 6, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(class_partners(labels, uniform)[:, 2], minlength=6)
+    assert counts[[1, 3, 5]].sum() == 0
+    assert (counts[[0, 2, 4]] - 2000).abs().max() < 150  # four standard deviations
+    negatives = other_class_partners(labels, torch.zeros(6000, 6, dtype=torch.int64), uniform)
+    counts = torch.bincount(negatives[:, 2], minlength=6)
+    assert counts[[0, 2, 4]].sum() == 0
+    assert (counts[[1, 3, 5]] - 2000).abs().max() < 150
+    assert (class_partners(labels, torch.full((1, 6), 0.99999997)) == torch.tensor([4, 5, 4, 3, 4, 5])).all()

@@ -40,7 +40,7 @@ def put(params: dict, where: str, value: object) -> None:
         ("grid.method", ["random", "relationl"], "grid.method: unknown 'relationl'; did you mean 'relational'?"),
         ("grid.dataset", ["shape"], "grid.dataset: unknown 'shape'; did you mean 'shapes'?"),
         ("grid.protocol", ["liner"], "grid.protocol: unknown 'liner'; did you mean 'linear'?"),
-        ("grid.backbone", ["conv5"], "grid.backbone.0: input should be 'conv4' (given: \"conv5\")"),
+        ("grid.backbone", ["conv5"], "grid.backbone.0: input should be 'conv4', 'resnet8', "),
         ("grid.seed", [], "grid.seed: the list is empty"),
         ("grid.seed", [1, 1], "grid.seed: a value stands twice"),
         ("grid.seed", [-1], "grid.seed.0: input should be greater than or equal to 0"),

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rr import backbones
-from rr.evaluate.features import load_backbone
+from rr.features import load_backbone
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")
@@ -44,7 +44,7 @@ def test_a_run_writes_weights_history_views_and_record(ready: Path, rr: Rr) -> N
     assert "2,400 views" in outcome.out
     rows = list(csv.DictReader((ready / HISTORY).open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert set(rows[0]) == {"epoch", "loss", "accuracy", "accuracy_positive", "accuracy_negative"}
+    assert set(rows[0]) == {"epoch", "loss", "accuracy", "accuracy_positive", "accuracy_negative", "information"}
     both = (float(rows[0]["accuracy_positive"]) + float(rows[0]["accuracy_negative"])) / 2
     assert float(rows[0]["accuracy"]) == pytest.approx(both)  # there are as many pairs of either kind
     record = json.loads((ready / FOLDER / "run.json").read_text())
@@ -104,7 +104,7 @@ def test_a_state_inside_an_epoch_is_continued_to_the_same_bits(
     rr(*PRETRAIN)
     undisturbed = artefacts(ready)
     monkeypatch.setattr(pretrain, "SECONDS_BETWEEN_SAVES", 0.0)
-    saved, save = [], pretrain._save
+    saved, save = [], pretrain.save
 
     def stop_in_the_middle(resume: Path, spec: str, run: pretrain.Progressed, *rest: object) -> None:
         save(resume, spec, run, *rest)
@@ -112,7 +112,7 @@ def test_a_state_inside_an_epoch_is_continued_to_the_same_bits(
         if len(saved) == 10:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrain, "_save", stop_in_the_middle)
+    monkeypatch.setattr(pretrain, "save", stop_in_the_middle)
     outcome = rr(*PRETRAIN)
     assert outcome.code == 130
     assert "run the same command again to continue" in outcome.err

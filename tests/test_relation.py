@@ -110,13 +110,15 @@ def test_counts_are_of_the_right_targets(aggregation: Aggregation, K: int, M: in
     partners = random_partners(K, M, torch.Generator().manual_seed(0))
     logits, targets = direct_logits(head, features, partners)
     _, counts = relation_loss(head, features, partners)
-    by_hand = [0, 0, 0, 0]
+    by_hand, likelihood = [0, 0, 0, 0], [0.0, 0.0]
     for logit, target in zip(logits.tolist(), targets.tolist(), strict=True):
         kind = 0 if target == 1 else 2
         by_hand[kind] += (logit > 0) == (target == 1)
         by_hand[kind + 1] += 1
-    assert [int(count) for count in counts] == by_hand
-    assert all(right.shape == () and right.dtype == torch.int64 for right in counts[::2])
+        likelihood[kind // 2] -= math.log1p(math.exp(-logit if target == 1 else logit))
+    assert [int(count) for count in counts[:4]] == by_hand
+    assert all(right.shape == () and right.dtype == torch.int64 for right in counts[:4:2])
+    assert [value.item() for value in counts[4:]] == pytest.approx(likelihood, rel=1e-5)
 
 
 def test_learns_to_recognise_views() -> None:

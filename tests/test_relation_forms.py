@@ -37,7 +37,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make_case(aggregation: Aggregation, K: int, M: int, negatives: str) -> tuple[RelationHead, Tensor, Tensor]:
+def make_case(
+    aggregation: Aggregation, K: int, M: int, negatives: str, positives: Tensor | None = None
+) -> tuple[RelationHead, Tensor, Tensor]:
     """A float32 head away from its initial values, features off centre, and partners.
 
     The seed is the first for which no normalised value is so near 0 that rounding could change the LeakyReLU's slope.
@@ -55,30 +57,32 @@ def make_case(aggregation: Aggregation, K: int, M: int, negatives: str) -> tuple
             partners = roll_partners(K, M)
         else:
             partners = random_partners(K, M, torch.Generator().manual_seed(M))
-        if smallest_normalised_value(head, features, partners) > 2e-6:
+        if smallest_normalised_value(head, features, partners, positives) > 2e-6:
             return head, features, partners
     raise AssertionError
 
 
-def smallest_normalised_value(head: RelationHead, features: Tensor, partners: Tensor) -> float:
+def smallest_normalised_value(
+    head: RelationHead, features: Tensor, partners: Tensor, positives: Tensor | None
+) -> float:
     values: list[Tensor] = []
     head = copy.deepcopy(head).double()
     head.activation.register_forward_pre_hook(lambda _, inputs: values.append(inputs[0].detach().abs().min()))
     for training in (True, False):
-        direct_logits(head.train(training), features.double(), partners)
+        direct_logits(head.train(training), features.double(), partners, positives)
     return min(values).item()
 
 
-def reference(partners: Tensor, loss: str, gamma: float) -> Form:
+def reference(partners: Tensor, loss: str, gamma: float, alpha: float = 0.5, positives: Tensor | None = None) -> Form:
     """Loss of the reference logits, spelled out."""
 
     def form(head: RelationHead, features: Tensor) -> Tensor:
-        logits, targets = direct_logits(head, features, partners)
+        logits, targets = direct_logits(head, features, partners, positives)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         if loss == "bce":
             return cross_entropy.mean()
         wrong = torch.where(targets == 1, 1 - logits.sigmoid(), logits.sigmoid())
-        return (0.5 * wrong**gamma * cross_entropy).mean()
+        return ((targets * alpha + (1 - targets) * (1 - alpha)) * wrong**gamma * cross_entropy).mean()
 
     return form
 
@@ -130,6 +134,30 @@ def test_forms_equal_the_reference(
         else:
             fused = results(head, features, lambda h, z, p=partners: fused_loss(h, z, p, loss, gamma)[0])
             assert_equal(fused, expected, FLOAT32)
+
+
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
+def test_forms_with_positives_of_other_rows_and_uneven_weights(aggregation: Aggregation) -> None:
+    for K, M in [(2, 5), (3, 1), (4, 6), (9, 16)]:
+        positives = torch.randint(M, (K * (K - 1) // 2, M), generator=torch.Generator().manual_seed(K))
+        head, features, partners = make_case(aggregation, K, M, "random", positives)
+        expected = results(head, features.double(), reference(partners, "focal", 2.0, 0.3, positives))
+        own = results(head, features.double(), reference(partners, "focal", 2.0, 0.3))
+        assert M == 1 or not torch.allclose(expected["loss"], own["loss"])
+
+        def with_form(form: Callable[..., tuple[Tensor, object]], p: Tensor = partners, s: Tensor = positives) -> Form:
+            return lambda h, z: form(h, z, p, "focal", 2.0, 0.3, s)[0]
+
+        assert_equal(results(head, features.double(), with_form(factorised_loss)), expected, 1e-12)
+        if aggregation == "max":
+            assert_equal(results(head, features.double(), with_form(chunked_max_loss)), expected, 1e-12)
+        else:
+            assert_equal(results(head, features, with_form(fused_loss)), expected, FLOAT32)
+        chosen = results(
+            head, features,
+            lambda h, z, p=partners, s=positives: relation_loss(h, z, p, s, gamma=2.0, alpha=0.3)[0],
+        )  # fmt: skip
+        assert_equal(chosen, expected, FLOAT32_MAX)
 
 
 def test_fused_keeps_accuracy_far_off_centre() -> None:

@@ -15,7 +15,9 @@ class Conv4(nn.Module):
     Convolutions start from N(0, 2 / (k² · out_channels)), batch norms at one and zero, as in the authors' code.
     """
 
+    name = "conv4"
     features = CHANNELS[-1]
+    local_channels = CHANNELS[1]
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,13 +41,23 @@ class Conv4(nn.Module):
         call hooks of the layers; everything else takes the plain one.
         """
         images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
-        if self._can_fuse(images_B3SS):
+        if self.training and self._can_fuse(images_B3SS):
             return self._fused_forward(images_B3SS)
         return self.plain_forward(images_B3SS)
 
     def plain_forward(self, images_B3SS: Tensor) -> Tensor:
         """The layers one after the other, for any device and type: what the fused form is tested against."""
         return self.blocks(images_B3SS).flatten(1)
+
+    def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """The representation (B, 64), and the activation (B, 8, S, S) of the first block before its pooling.
+
+        Always the plain layers: the fused form never holds that activation.
+        """
+        images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
+        first = self.blocks[0]
+        maps_BCSS = first[:-1](images_B3SS)  # type: ignore[index]
+        return self.blocks[1:](first[-1](maps_BCSS)).flatten(1), maps_BCSS  # type: ignore[index]
 
     def _fused_forward(self, images_B3SS: Tensor) -> Tensor:
         x = images_B3SS

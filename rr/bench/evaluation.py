@@ -15,7 +15,7 @@ from rr.bench.settings import MEAN, STD, Settings, workers
 from rr.data.beton import Beton
 from rr.device import settle
 from rr.evaluate import linear
-from rr.evaluate.features import extract
+from rr.features import extract
 from rr.params import Dataset, Linear, ShapesSource
 
 _BATCH = 128

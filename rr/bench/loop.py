@@ -25,10 +25,11 @@ def settings_of(method: str, views: int, batch: int) -> Method:
     if method == "relational":
         return Relational(
             kind="relational", augmentation=AUGMENTATION, views=views, batch_size=batch, epochs=FOR_EVER,
-            learning_rate=1e-3, aggregation="cat", loss="focal", gamma=2.0, negatives="roll",
+            learning_rate=1e-3, head="relation", aggregation="cat", loss="focal", gamma=2.0, alpha=0.5,
+            negatives="roll", labelled=0.0,
         )  # fmt: skip
     return Supervised(
-        kind="supervised", augmentation=CROP_FLIP, batch_size=batch, epochs=FOR_EVER, learning_rate=0.1,
+        kind="supervised", augmentation=CROP_FLIP, views=views, batch_size=batch, epochs=FOR_EVER, learning_rate=0.1,
         momentum=0.9, milestones=[0.5, 0.75], decay=0.1,
     )  # fmt: skip
 

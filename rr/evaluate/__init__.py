@@ -17,7 +17,7 @@ from rr import paths
 from rr.atomic import replacing, write_text
 from rr.data.beton import Beton
 from rr.errors import UserError
-from rr.evaluate.features import extract, load_backbone
+from rr.features import extract, load_backbone
 from rr.params import Dataset, Protocol
 
 

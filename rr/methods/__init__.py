@@ -1,20 +1,16 @@
-"""Pretraining methods: one file each, one contract.
-
-A method is a module that owns its backbone and offers
-
-- `loss(views, labels, generator) -> (loss, statistics)`: `views` (K·M, 3, S, S), view-major; `labels` int64 (M,);
-  `generator` is torch's, on the CPU, and a pure function of seed, epoch and step. `statistics` maps a name to a
-  fraction as two 0-d tensors or numbers (how many right, out of how many), which the loop sums over an epoch;
-- `optimiser(epochs) -> (optimiser, schedule or None)`, the schedule being stepped once per epoch.
-"""
+"""Pretraining methods: one file each, one contract (`rr.methods.method.Method`)."""
 
 from torch import nn
 
-from rr.params import Method
+from rr.methods.method import Method
+from rr.params import Method as Settings
 
 
-def build(settings: Method, backbone: nn.Module, classes: int) -> nn.Module:
-    """Create the method that `settings` names around `backbone`. Raises UserError when it needs labels and has none."""
+def build(settings: Settings, backbone: nn.Module, classes: int, images: int) -> Method:
+    """Create the method that `settings` names around `backbone`, for `images` pictures of `classes` classes.
+
+    Raises UserError where the data do not suit the method.
+    """
     match settings.kind:
         case "relational":
             from rr.methods.relational import RelationalReasoning
@@ -24,7 +20,37 @@ def build(settings: Method, backbone: nn.Module, classes: int) -> nn.Module:
             from rr.methods.supervised import Supervised
 
             return Supervised(settings, backbone, classes)
-        case "random":
-            from rr.methods.random import RandomWeights
+        case "simclr":
+            from rr.methods.simclr import SimCLR
 
-            return RandomWeights(backbone)
+            return SimCLR(settings, backbone)
+        case "rotation":
+            from rr.methods.rotation import RotationNet
+
+            return RotationNet(settings, backbone)
+        case "infomax":
+            from rr.methods.infomax import InfoMax
+
+            return InfoMax(settings, backbone)
+        case "deepcluster":
+            from rr.methods.deepcluster import DeepCluster
+
+            return DeepCluster(settings, backbone, classes, images)
+        case "byol":
+            from rr.methods.byol import Byol
+
+            return Byol(settings, backbone)
+        case "vicreg":
+            from rr.methods.vicreg import Vicreg
+
+            return Vicreg(settings, backbone)
+        case "barlow":
+            from rr.methods.barlow import BarlowTwins
+
+            return BarlowTwins(settings, backbone)
+        case "random":
+            return Method(backbone)
+        case "imported":
+            from rr.methods.imported import imported
+
+            return imported(settings, backbone)

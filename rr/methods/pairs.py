@@ -47,6 +47,42 @@ def random_partners(K: int, M: int, generator: torch.Generator) -> Tensor:
     return other_rows + (other_rows >= own_rows)  # skip the row itself
 
 
+def class_partners(labels_M: Tensor, uniform_QM: Tensor) -> Tensor:
+    """Positive partners by class: per row uniform over all rows known to be of its class, itself among them.
+
+    Args:
+        labels_M: int64; a row without a label, -1, has itself alone.
+        uniform_QM: numbers in [0, 1) that choose.
+
+    Returns int64 ``(Q, M)``.
+    """
+    return _choose(_known_alike(labels_M), uniform_QM)
+
+
+def other_class_partners(labels_M: Tensor, partners_QM: Tensor, uniform_QM: Tensor) -> Tensor:
+    """Negative partners, of which those known to be of the row's class are drawn anew from the rows that are not.
+
+    A row whose class is known to be that of every other row keeps its partner. Arguments as in ``class_partners``.
+    """
+    alike_MM = _known_alike(labels_M)
+    rows_M = torch.arange(len(labels_M), device=labels_M.device)
+    wrong_QM = alike_MM[rows_M, partners_QM] & ~alike_MM.all(1)
+    return torch.where(wrong_QM, _choose(~alike_MM, uniform_QM), partners_QM)
+
+
+def _known_alike(labels_M: Tensor) -> Tensor:
+    same_MM = (labels_M[:, None] == labels_M) & (labels_M >= 0)
+    return same_MM | torch.eye(len(labels_M), dtype=torch.bool, device=labels_M.device)
+
+
+def _choose(allowed_MM: Tensor, uniform_QM: Tensor) -> Tensor:
+    """Per row m one of the columns that its row of ``allowed`` permits; column 0 if there is none."""
+    columns_MM = torch.argsort(~allowed_MM, dim=1, stable=True)  # those permitted first, in order
+    count_M = allowed_MM.sum(1)
+    place_QM = torch.minimum((uniform_QM * count_M).long(), (count_M - 1).clamp(min=0))
+    return columns_MM.gather(1, place_QM.T).T
+
+
 def _check_views(K: int) -> None:
     if K < 2:
         raise ValueError(f"relational reasoning compares views of an image: K must be at least 2, got {K}")

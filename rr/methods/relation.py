@@ -5,6 +5,7 @@ once per view row instead of once per pair; it is what training uses.
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import get_args
 
 import torch
@@ -25,24 +26,28 @@ SMALL_K_MAX = 8  # the same for ``max``
 SERIAL_WORK = 1_000_000  # pairs times hidden units below which a second thread costs more than it saves
 
 
-def direct_logits(head: RelationHead, features_KMD: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
+def direct_logits(
+    head: RelationHead, features_KMD: Tensor, partners: Tensor, positives: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The reference: build every pair and send all of them through the head at once (Algorithm 1, steps 3 and 4).
 
     Args:
         features_KMD: representations of K views of M images.
         partners: ``(K(K-1)/2, M)`` int64 rows of the negatives, see ``rr.methods.pairs``; ``(.., 0)`` if M = 1.
+        positives: ``(K(K-1)/2, M)`` int64 rows of the positives; None for each image's own.
 
     Returns logits and targets ``(P,)`` in the order of the paper's code: for each view pair M positives, then M
     negatives. P = M(K^2 - K), or half of that if M = 1. Memory grows with P. Raises ValueError for unfit shapes.
     """
-    _check_shapes(head, features_KMD, partners)
+    _check_shapes(head, features_KMD, partners, positives)
     K, M, _ = features_KMD.shape
     blocks = []
     targets = []
     pair = 0
     for i in range(K):
         for j in range(i + 1, K):
-            blocks.append(head.aggregate(features_KMD[i], features_KMD[j]))
+            same = features_KMD[j] if positives is None else features_KMD[j][positives[pair]]
+            blocks.append(head.aggregate(features_KMD[i], same))
             targets.append(features_KMD.new_ones(M))
             if M > 1:
                 blocks.append(head.aggregate(features_KMD[i], features_KMD[j][partners[pair]]))
@@ -52,7 +57,14 @@ def direct_logits(head: RelationHead, features_KMD: Tensor, partners: Tensor) ->
 
 
 def relation_loss(
-    head: RelationHead, features_KMD: Tensor, partners: Tensor, *, loss: Loss = "focal", gamma: float = 2.0
+    head: RelationHead,
+    features_KMD: Tensor,
+    partners: Tensor,
+    positives: Tensor | None = None,
+    *,
+    loss: Loss = "focal",
+    gamma: float = 2.0,
+    alpha: float = 0.5,
 ) -> tuple[Tensor, PairStatistics]:
     """The loss of all pairs and how many of them were told apart, without building the pairs.
 
@@ -60,8 +72,10 @@ def relation_loss(
         features_KMD: representations of K views of M images.
         partners: ``(K(K-1)/2, M)`` int64 rows of the negatives, see ``rr.methods.pairs``; ``(.., 0)`` if M = 1, where
             the loss is over positives only.
-        loss: ``focal`` is the mean of ``0.5 (1 - p_t)^gamma BCE`` (the paper's code), ``bce`` the plain mean.
+        positives: ``(K(K-1)/2, M)`` int64 rows of the positives; None for each image's own (the paper's method).
+        loss: ``focal`` is the mean of ``a (1 - p_t)^gamma BCE`` (the paper's code), ``bce`` the plain mean.
         gamma: focal exponent, at least 0; not used by ``bce``.
+        alpha: the focal factor a of positives, 1 - alpha that of negatives; in (0, 1), not used by ``bce``.
 
     A head in training mode normalises with the statistics of all P pairs and updates its running statistics as
     ``BatchNorm1d`` does. On a CPU, float32 features of more than ``SMALL_K`` views take the fused kernel, or those of
@@ -72,33 +86,35 @@ def relation_loss(
     only, as reading them from another device would stall it), or a single pair to be normalised in training mode
     (K = 2 with M = 1).
     """
-    _check_shapes(head, features_KMD, partners)
+    _check_shapes(head, features_KMD, partners, positives)
     if loss not in get_args(Loss):
         raise ValueError(f"loss must be one of {', '.join(get_args(Loss))}, got {loss!r}")
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
     K, M, _ = features_KMD.shape
     if head.norm.training and K == 2 and M == 1:
         raise ValueError("K = 2 views of M = 1 image make a single pair, which has no batch statistics")
-    if partners.device.type == "cpu" and partners.numel() and not torch.compiler.is_compiling():
-        lowest, highest = partners.aminmax()
+    for rows in (partners, positives):
+        if rows is None or rows.device.type != "cpu" or not rows.numel() or torch.compiler.is_compiling():
+            continue
+        lowest, highest = rows.aminmax()
         if lowest < 0 or highest >= M:
             raise ValueError(f"partners must be rows of the mini-batch, 0 to {M - 1}")
     alone = features_KMD.device.type == "cpu" and K * M * (K - 1) * len(head.linear.weight) < SERIAL_WORK
     with one_thread() if alone and not torch.compiler.is_compiling() else contextlib.nullcontext():
-        return _loss_of_form(head, features_KMD, partners, loss, gamma)
+        return _form_for(head, features_KMD)(head, features_KMD, partners, loss, gamma, alpha, positives)
 
 
-def _loss_of_form(
-    head: RelationHead, features_KMD: Tensor, partners: Tensor, loss: Loss, gamma: float
-) -> tuple[Tensor, PairStatistics]:
+def _form_for(head: RelationHead, features_KMD: Tensor) -> Callable[..., tuple[Tensor, PairStatistics]]:
     if not _cpu_form_applies(head, features_KMD):
-        return factorised_loss(head, features_KMD, partners, loss, gamma)
+        return factorised_loss
     if head.aggregation == "max":
-        return chunked_max_loss(head, features_KMD, partners, loss, gamma)
+        return chunked_max_loss
     from rr.methods.relation_fused import fused_loss  # numba takes a while to import
 
-    return fused_loss(head, features_KMD, partners, loss, gamma)
+    return fused_loss
 
 
 def _cpu_form_applies(head: RelationHead, features_KMD: Tensor) -> bool:
@@ -115,7 +131,7 @@ def _cpu_form_applies(head: RelationHead, features_KMD: Tensor) -> bool:
     )
 
 
-def _check_shapes(head: RelationHead, features_KMD: Tensor, partners: Tensor) -> None:
+def _check_shapes(head: RelationHead, features_KMD: Tensor, partners: Tensor, positives: Tensor | None) -> None:
     if features_KMD.ndim != 3:
         raise ValueError(f"features must be (views K, images M, size D), got shape {tuple(features_KMD.shape)}")
     K, M, D = features_KMD.shape
@@ -126,6 +142,8 @@ def _check_shapes(head: RelationHead, features_KMD: Tensor, partners: Tensor) ->
     expected = (K * (K - 1) // 2, M if M > 1 else 0)
     if tuple(partners.shape) != expected:
         raise ValueError(f"partners must have shape {expected} for K = {K}, M = {M}, got {tuple(partners.shape)}")
+    if positives is not None and (tuple(positives.shape) != (K * (K - 1) // 2, M) or positives.dtype != torch.int64):
+        raise ValueError(f"positives must be int64 of shape {(K * (K - 1) // 2, M)}, got {tuple(positives.shape)}")
     if partners.dtype != torch.int64:
         raise ValueError(f"partners must be int64, got {partners.dtype}")
     if partners.device != features_KMD.device:

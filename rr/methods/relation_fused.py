@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from rr.batch_norm import update_running_statistics
 from rr.methods import relation_kernel as kernel
 from rr.methods.relation_norm import BatchStatistics
-from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, loss_and_slopes
+from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, loss_and_slopes, pair_balance
 from rr.methods.relation_torch import row_terms
 from rr.parallel import share
 
@@ -49,7 +49,13 @@ class _Side:
 
 
 def fused_loss(
-    head: "RelationHead", features_KMD: Tensor, partners: Tensor, loss: Loss, gamma: float
+    head: "RelationHead",
+    features_KMD: Tensor,
+    partners: Tensor,
+    loss: Loss,
+    gamma: float,
+    alpha: float = 0.5,
+    positives: Tensor | None = None,
 ) -> tuple[Tensor, PairStatistics]:
     """Loss and counts of all pairs; arguments as in ``relation_loss``, restricted to float32 on the CPU, not ``max``.
 
@@ -57,7 +63,8 @@ def fused_loss(
     the same bits with any number of threads; torch's matrix products and means around them, with the same number.
     """
     K, M, D = features_KMD.shape
-    lists = kernel.partner_lists(K, M, partners.contiguous().numpy())
+    own = torch.arange(M).expand(K * (K - 1) // 2, M) if positives is None else positives
+    lists = kernel.partner_lists(K, M, own.contiguous().numpy(), partners.contiguous().numpy())
     first_NH, second_NH = row_terms(head, features_KMD.reshape(K * M, D))
     norm = head.norm
     step = 2 if M > 1 else 1  # positives and negatives alternate in the forward list
@@ -66,7 +73,8 @@ def fused_loss(
         """The loss, and its derivative by each logit: for positives, the logit of the wrong answer is the negated."""
         wrong_P = logits_P.clone()
         wrong_P[::step].neg_()
-        value, slopes_P = loss_and_slopes(wrong_P, loss, gamma)
+        balance = pair_balance(wrong_P, slice(None, None, step), loss, alpha)
+        value, slopes_P = loss_and_slopes(wrong_P, loss, gamma, balance)
         slopes_P[::step].neg_()
         return value, slopes_P
 

@@ -23,7 +23,7 @@ _fast: dict[str, Any] = {**_options, "fastmath": {"reassoc", "contract", "nsz"}}
 
 
 @njit(**_options)
-def partner_lists(K: int, M: int, partners_QM: Array) -> tuple[Array, ...]:
+def partner_lists(K: int, M: int, positives_QM: Array, negatives_QM: Array) -> tuple[Array, ...]:
     """Which second rows each first row is paired with, and back.
 
     Returns offsets and rows of the forward list, offsets and rows of the reverse list, and for each entry of the
@@ -45,12 +45,12 @@ def partner_lists(K: int, M: int, partners_QM: Array) -> tuple[Array, ...]:
         first_pair = i * (2 * K - i - 1) // 2
         for m in range(M):
             for j in range(i + 1, K):
-                positive = j * M + m
+                positive = j * M + positives_QM[first_pair + j - i - 1, m]
                 forward[position] = positive
                 counts[positive + 1] += 1
                 position += 1
                 if M > 1:
-                    negative = j * M + partners_QM[first_pair + j - i - 1, m]
+                    negative = j * M + negatives_QM[first_pair + j - i - 1, m]
                     forward[position] = negative
                     counts[negative + 1] += 1
                     position += 1

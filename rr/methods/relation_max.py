@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 def chunked_max_loss(
-    head: "RelationHead", features_KMD: Tensor, partners: Tensor, loss: Loss, gamma: float
+    head: "RelationHead",
+    features_KMD: Tensor,
+    partners: Tensor,
+    loss: Loss,
+    gamma: float,
+    alpha: float = 0.5,
+    positives: Tensor | None = None,
 ) -> tuple[Tensor, PairStatistics]:
     """Loss and counts of all pairs; arguments as in ``relation_loss``, for float32 or float64 and ``max`` only.
 
@@ -34,7 +40,7 @@ def chunked_max_loss(
         value, positive, negative, mean_H, var_H = _MaxPairs.apply(
             features_KMD, head.linear.weight, head.linear.bias, norm.weight, norm.bias,
             head.output.weight, head.output.bias,
-            partners, BatchStatistics.of(norm), loss, gamma, torch.is_grad_enabled(),
+            partners, positives, BatchStatistics.of(norm), loss, gamma, alpha, torch.is_grad_enabled(),
         )  # fmt: skip
     if norm.training:
         update_running_statistics(norm, mean_H, var_H, positive.numel() + negative.numel())
@@ -44,17 +50,18 @@ def chunked_max_loss(
 class _Chunk:
     """All pairs of one first view: ``pairs`` is ``(1 or 2, later views, M, D)``, positives before negatives."""
 
-    def __init__(self, features_KMD: Tensor, partners: Tensor, i: int) -> None:
-        K, _, D = features_KMD.shape
+    def __init__(self, features_KMD: Tensor, partners: Tensor, positives: Tensor | None, i: int) -> None:
+        K, M, D = features_KMD.shape
         self.i = i
         later = features_KMD[i + 1 :]
         first_pair = i * (2 * K - i - 1) // 2
-        rows = partners[first_pair : first_pair + len(later)]
-        self.rows = rows[:, :, None].expand(-1, -1, D) if rows.shape[1] else None
-        right = later[None] if self.rows is None else torch.stack((later, later.gather(1, self.rows)))
+        these = slice(first_pair, first_pair + len(later))
+        own = torch.arange(M).expand(len(later), M) if positives is None else positives[these]
+        kinds = (own, partners[these]) if partners.shape[1] else (own,)
+        self.rows = torch.stack(kinds)[..., None].expand(-1, -1, -1, D)
         self.own = features_KMD[i]
-        self.right = right
-        self.pairs = torch.maximum(self.own, right)
+        self.right = torch.stack([later.gather(1, rows) for rows in self.rows])
+        self.pairs = torch.maximum(self.own, self.right)
 
     def relative_to(self, centre_D: Tensor) -> Tensor:
         return (self.pairs - centre_D).view(-1, len(centre_D))
@@ -64,23 +71,21 @@ class _Chunk:
         gradient = gradient.view_as(self.pairs)
         to_own = gradient * ((self.own > self.right) + 0.5 * (self.own == self.right)).to(gradient.dtype)
         out_KMD[self.i] += to_own.sum((0, 1))
-        to_right = gradient - to_own
-        out_KMD[self.i + 1 :] += to_right[0]
-        if self.rows is not None:
-            out_KMD[self.i + 1 :].scatter_add_(1, self.rows, to_right[1])
+        for rows, to_right in zip(self.rows, gradient - to_own, strict=True):
+            out_KMD[self.i + 1 :].scatter_add_(1, rows, to_right)
 
 
-def _chunks(features_KMD: Tensor, partners: Tensor) -> Iterator[_Chunk]:
+def _chunks(features_KMD: Tensor, partners: Tensor, positives: Tensor | None) -> Iterator[_Chunk]:
     for i in range(len(features_KMD) - 1):
-        yield _Chunk(features_KMD, partners, i)
+        yield _Chunk(features_KMD, partners, positives, i)
 
 
-def _input_moments(features: Tensor, partners: Tensor, centre_D: Tensor, P: int) -> tuple[Tensor, Tensor]:
+def _input_moments(chunks: Iterator[_Chunk], centre_D: Tensor, P: int) -> tuple[Tensor, Tensor]:
     """Mean of all pairs relative to the centre ``(D,)`` and their sum of centred squares ``(D, D)``, float64."""
     D = len(centre_D)
     offset_D = torch.zeros(D, dtype=torch.float64)
     squares_DD = torch.zeros(D, D, dtype=torch.float64)
-    for chunk in _chunks(features, partners):
+    for chunk in chunks:
         x_PD = chunk.relative_to(centre_D)
         offset_D += x_PD.sum(0, dtype=torch.float64) / P
         squares_DD += x_PD.T @ x_PD
@@ -101,9 +106,11 @@ class _MaxPairs(torch.autograd.Function):
         output_1H: Tensor,
         output_bias: Tensor,
         partners: Tensor,
+        positives: Tensor | None,
         statistics: BatchStatistics,
         loss: Loss,
         gamma: float,
+        alpha: float,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         dtype, (K, M, _) = features.dtype, features.shape
@@ -112,7 +119,7 @@ class _MaxPairs(torch.autograd.Function):
         centre_D = features.mean((0, 1))
         weight64_HD = weight_HD.double()
         if statistics.mean is None or statistics.var is None:
-            offset_D, squares_DD = _input_moments(features, partners, centre_D, P)
+            offset_D, squares_DD = _input_moments(_chunks(features, partners, positives), centre_D, P)
             mean_H = weight64_HD @ (centre_D.double() + offset_D) + bias_H
             var_H = ((weight64_HD @ squares_DD) * weight64_HD).sum(1) / P
         else:
@@ -128,7 +135,7 @@ class _MaxPairs(torch.autograd.Function):
         slope_H, output_grad_H = torch.zeros_like(mean_H), torch.zeros_like(mean_H)
         slope_HD = torch.zeros_like(weight64_HD)
         slope_total = torch.zeros(1, dtype=torch.float64)
-        for chunk in _chunks(features, partners):
+        for chunk in _chunks(features, partners, positives):
             x_PD = chunk.relative_to(centre_D)
             normalised_PH = F.linear(x_PD, folded_HD, folded_H)
             active_PH = F.leaky_relu(normalised_PH, 0.01)
@@ -136,7 +143,7 @@ class _MaxPairs(torch.autograd.Function):
             logits.append(logits_P.view(len(chunk.pairs), -1))
             with torch.enable_grad():
                 variable = logits[-1].detach().requires_grad_(with_gradient)
-                part = pair_objective(variable[0], variable[1:], loss, gamma) * (variable.numel() / P)
+                part = pair_objective(variable[0], variable[1:], loss, gamma, alpha) * (variable.numel() / P)
             value += part.detach()
             if not with_gradient:
                 continue
@@ -162,7 +169,7 @@ class _MaxPairs(torch.autograd.Function):
             coupling_DD = weight64_HD.T @ (var_part_H[:, None] * weight64_HD)
             shared_D = (mean_part_H @ weight64_HD - offset_D @ coupling_DD).to(dtype)
             coupling_DD = coupling_DD.to(dtype)
-            for chunk in _chunks(features, partners):
+            for chunk in _chunks(features, partners, positives):
                 chunk.scatter(-(chunk.relative_to(centre_D) @ coupling_DD + shared_D), grad_features)
             grad_weight = scale_H[:, None] * centred_HD - var_part_H[:, None] * (weight64_HD @ squares_DD)
             grad_bias = torch.zeros_like(mean_H)
@@ -182,4 +189,4 @@ class _MaxPairs(torch.autograd.Function):
     def backward(ctx: Any, grad_value: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[:7]
         gradients = (g * grad_value if n else None for g, n in zip(ctx.saved_tensors, needed, strict=True))
-        return *gradients, None, None, None, None, None
+        return *gradients, None, None, None, None, None, None, None

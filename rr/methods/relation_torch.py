@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def factorised_loss(
-    head: "RelationHead", features_KMD: Tensor, partners: Tensor, loss: Loss, gamma: float
+    head: "RelationHead",
+    features_KMD: Tensor,
+    partners: Tensor,
+    loss: Loss,
+    gamma: float,
+    alpha: float = 0.5,
+    positives: Tensor | None = None,
 ) -> tuple[Tensor, PairStatistics]:
     """Loss and counts of all pairs; arguments as in ``relation_loss``. Few launches, no host synchronisation.
 
@@ -29,31 +35,31 @@ def factorised_loss(
     rows_ND = features_KMD.reshape(K * M, D)
     if K == 2:  # as many pairs as rows: nothing to save in the first layer
         left_PD, right_PD = features_KMD.unbind(0)
+        same_PD = right_PD if positives is None else right_PD.index_select(0, positives[0])
         if M > 1:
             left_PD = torch.cat((left_PD, left_PD))
-            right_PD = torch.cat((right_PD, right_PD.index_select(0, partners[0])))
+            right_PD = torch.cat((same_PD, right_PD.index_select(0, partners[0])))
         hidden_PH = _at_least_float32(head.linear(head.aggregate(left_PD, right_PD)))
     elif head.aggregation == "max":
-        left_P, right_P = pair_rows(K, M, partners)
+        left_P, right_P = pair_rows(K, M, partners, positives)
         pairs_PD = torch.maximum(rows_ND.index_select(0, left_P), rows_ND.index_select(0, right_P))
         hidden_PH = _at_least_float32(head.linear(pairs_PD))
     else:
-        left_P, right_P = pair_rows(K, M, partners)
+        left_P, right_P = pair_rows(K, M, partners, positives)
         first_NH, second_NH = row_terms(head, rows_ND)
         hidden_PH = first_NH.index_select(0, left_P) + second_NH.index_select(0, right_P)
     with torch.autocast(features_KMD.device.type, enabled=False):
         logits_P = head.output(head.activation(head.norm(hidden_PH))).squeeze(1)
-        positives = M * K * (K - 1) // 2
-        positive, negative = logits_P[:positives], logits_P[positives:]
-        return pair_objective(positive, negative, loss, gamma), count_pairs(positive, negative)
+        positive, negative = logits_P.split((len(logits_P) - partners.numel(), partners.numel()))
+        return pair_objective(positive, negative, loss, gamma, alpha), count_pairs(positive, negative)
 
 
-def pair_rows(K: int, M: int, partners: Tensor) -> tuple[Tensor, Tensor]:
+def pair_rows(K: int, M: int, partners: Tensor, positives: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Rows (of K M, view-major) on the left and right of every pair, int64 ``(P,)``: all positives, then negatives."""
     first_Q, second_Q = view_pairs(K, device=partners.device).unbind(1)
     own_M = torch.arange(M, device=partners.device)
     left_QM = first_Q[:, None] * M + own_M
-    positive_QM = second_Q[:, None] * M + own_M
+    positive_QM = second_Q[:, None] * M + (own_M if positives is None else positives)
     if M == 1:
         return left_QM.flatten(), positive_QM.flatten()
     negative_QM = second_Q[:, None] * M + partners

@@ -1,4 +1,4 @@
-"""Supervised training: the upper bound of every table (the official code's "standard")."""
+"""Supervised training: the upper bound of every table."""
 
 import torch
 from torch import Tensor, nn
@@ -6,30 +6,39 @@ from torch.nn import functional as F
 
 from rr import params
 from rr.errors import UserError
+from rr.methods.method import Method, Statistics
 
 
-class Supervised(nn.Module):
-    """Backbone and linear layer, cross-entropy; SGD whose rate falls at shares of the epochs (official code)."""
+class Supervised(Method):
+    """Backbone and linear layer under cross-entropy, SGD with steps in its rate (the paper's code).
+
+    With K > 1 views every picture counts K times in a mini-batch (the paper's study of K).
+    """
+
+    smallest_batch = 1
+    labelled = 1.0
 
     def __init__(self, settings: params.Supervised, backbone: nn.Module, classes: int) -> None:
-        super().__init__()
+        super().__init__(backbone)
         if classes < 2:
             raise UserError(
                 "the supervised method needs labels, and this data set has none: leave it out of grid.method"
             )
         self.settings = settings
-        self.backbone = backbone
-        self.classifier = nn.Linear(backbone.features, classes)  # type: ignore[arg-type]
+        self.classifier = nn.Linear(self.features, classes)
+        if settings.views == 1:
+            self.smallest_batch = 2
 
-    def loss(
-        self, views: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor | int]]]:
-        """Cross-entropy of (M, 3, S, S) against int64 labels (M,)."""
+    def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
+        """Mean cross-entropy of all K·M views against their labels."""
         logits = self.classifier(self.backbone(views))
+        labels = labels.repeat(self.settings.views)
         right = (logits.detach().argmax(1) == labels).sum()
         return F.cross_entropy(logits, labels), {"accuracy": (right, len(labels))}
 
     def optimiser(self, epochs: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-        optimiser = torch.optim.SGD(self.parameters(), self.settings.learning_rate, self.settings.momentum, fused=True)
-        milestones = [round(share * epochs) for share in self.settings.milestones]
-        return optimiser, torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, self.settings.decay)
+        """SGD whose rate falls after the given shares of the epochs, each at least one epoch."""
+        settings = self.settings
+        optimiser = torch.optim.SGD(self.parameters(), settings.learning_rate, settings.momentum, fused=True)
+        milestones = [max(1, round(share * epochs)) for share in settings.milestones]
+        return optimiser, torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, settings.decay)

@@ -5,15 +5,26 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rr import backbones
+from rr.atomic import replacing
 from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.params import Dataset
 from rr.views import normalise
 
 _BATCH = 512
+
+
+def write_backbone(name: str, backbone: nn.Module, target: Path) -> None:
+    """Write the weights of `backbone`, which `name` builds, to `target`; the same weights give the same bytes."""
+    # One key only: safetensors writes several in a random order, and the file is to be the same on every run.
+    about = {"backbone": name, "features": backbone.features}
+    state = {key: value.contiguous().cpu() for key, value in backbone.state_dict().items()}
+    with replacing(target) as temporary:
+        temporary.write_bytes(save(state, metadata={"rr": json.dumps(about)}))
 
 
 def load_backbone(weights: Path) -> nn.Module:
@@ -25,7 +36,7 @@ def load_backbone(weights: Path) -> nn.Module:
             backbone.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"{weights} is missing or no backbone of this project ({error}): run rr pretrain again"
+            f"{weights} is missing or no backbone of this project ({error}): run rr pretrain or rr import again"
         ) from error
     return backbone.requires_grad_(False).eval()
 

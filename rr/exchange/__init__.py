@@ -1,0 +1,1 @@
+"""Backbones from elsewhere (`rr import`) and for elsewhere (`rr export`)."""

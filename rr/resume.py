@@ -1,0 +1,68 @@
+"""A training that stopped goes on: its state in a file, outside what the engines know.
+
+Both engines delete a stage's outputs before they try again, so the state in flight is none of them.
+"""
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rr.atomic import replacing
+
+
+@dataclass
+class Progressed:
+    """How far a run has come, and what it has measured."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0  # spent in the current epoch by processes before this one
+    labels: Tensor | None = None  # of the current epoch, int64 (N,), where the method makes its own
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    views: int = 0  # seen in all epochs that have ended
+    history: list[dict[str, float]] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
+
+
+def save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> None:
+    """Write how far the run has come to the file `resume`, all or nothing; a state that is not finite is not saved."""
+    if any(not torch.isfinite(total).all() for total in run.totals.values()):
+        return  # the last good state stays; the loop reports the loss
+    state = {
+        "fingerprint": fingerprint,
+        "run": vars(run),
+        "method": method.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "schedule": schedule.state_dict() if schedule else None,
+    }
+    # Through memory, because torch reports a full disk as a bug of its own.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with replacing(resume) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def restore(resume: Path, fingerprint: str, method: Any, optimiser: Any, schedule: Any) -> Progressed:
+    """Continue from the resume file, where it belongs to this very job; otherwise begin."""
+    fresh = Progressed()
+    if not resume.is_file():
+        return fresh
+    try:
+        state = torch.load(resume, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch has no single error for a damaged file
+        print(f"pretrain: {resume} is damaged ({type(error).__name__}); beginning again")
+        return fresh
+    if state.get("fingerprint") != fingerprint:
+        print(f"pretrain: {resume} belongs to other parameters, data or code; beginning again")
+        return fresh
+    method.load_state_dict(state["method"])
+    optimiser.load_state_dict(state["optimiser"])
+    if schedule:
+        schedule.load_state_dict(state["schedule"])
+    run = Progressed(**state["run"])
+    print(f"pretrain: continuing in epoch {run.epoch + 1} at step {run.step}")
+    return run

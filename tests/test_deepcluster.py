@@ -1,0 +1,225 @@
+"""DeepCluster: whitening, clusters, their weights, the redrawn layer, repeatability, counts, errors."""
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor, nn
+
+from rr import backbones, methods, params
+from rr.device import one_thread
+from rr.errors import UserError
+from rr.methods import deepcluster
+from rr.methods.deepcluster import DeepCluster, cluster, whiten
+from rr.views.augmentation import Augmentation
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """One thread: on data this small a second one costs more than it saves."""
+    with one_thread():
+        yield
+
+
+def settings(clusters: int = 4, clusters_per: str = "dataset", **changes: int) -> params.DeepCluster:
+    return params.DeepCluster(
+        kind="deepcluster", views=1, augmentation=Augmentation(), batch_size=16, epochs=1, learning_rate=0.003,
+        **{"clusters": clusters, "clusters_per": clusters_per, "hidden": 256, "starts": 2, "iterations": 30, **changes},
+    )  # fmt: skip
+
+
+class Stub(nn.Module):
+    """A backbone of which only the size matters."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+
+def build(features: int = 64, clusters: int = 4, images: int = 1000) -> DeepCluster:
+    torch.manual_seed(0)
+    return DeepCluster(settings(clusters), Stub(features), 0, images)
+
+
+def skewed(count: int, size: int) -> Tensor:
+    """Correlated features of unequal spread and non-zero mean."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linspace(0.1, 5, size).diag() @ torch.randn(size, size, generator=generator)
+    return torch.randn(count, size, generator=generator) @ spread + 3
+
+
+def blobs(sizes: list[int]) -> tuple[Tensor, np.ndarray]:
+    """Well separated groups of the given sizes, shuffled, and the group of each row.
+
+    Features are one fewer than groups, which so spread in all directions: whitening makes noise as large as they are.
+    """
+    rng = np.random.default_rng(0)
+    group = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    centres_GD = 5 * np.eye(len(sizes), len(sizes) - 1)
+    features_ND = centres_GD[group] + 0.1 * rng.normal(size=(len(group), len(sizes) - 1))
+    return torch.from_numpy(features_ND).float(), group
+
+
+def test_whitening_gives_unit_covariance() -> None:
+    x = whiten(skewed(500, 12), 12).double()
+    torch.testing.assert_close(x.T @ x / 499, torch.eye(12, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x.mean(0), torch.zeros(12, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [12, 6])
+def test_whitening_equals_scikit_learns_up_to_sign(kept: int) -> None:
+    features = skewed(500, 12)
+    before = features.clone()
+    x = whiten(features, kept).numpy()
+    assert (x.shape, x.dtype) == ((500, kept), np.float32)
+    reference = PCA(kept, whiten=True, svd_solver="full").fit_transform(features.double().numpy())
+    np.testing.assert_allclose(x * np.sign((x * reference).sum(0)), reference, rtol=1e-4, atol=1e-5)
+    assert torch.equal(features, before)
+
+
+def test_float64_whitening_leaves_its_input() -> None:
+    features = skewed(20, 3).double()
+    before = features.clone()
+    whiten(features, 3)
+    assert torch.equal(features, before)
+
+
+def test_dead_and_redundant_units_are_whitened_to_zero() -> None:
+    alive = skewed(300, 4)
+    features = torch.cat((alive, torch.zeros(300, 1), torch.full((300, 1), 1 / 3), 2 * alive[:, :1]), 1)
+    x = whiten(features, 7)
+    torch.testing.assert_close(x.var(0), torch.tensor([1.0] * 4 + [0.0] * 3), rtol=0, atol=1e-5)
+    assert not x[:, 4:].any()
+
+
+@pytest.mark.parametrize("value", [0.0, 1 / 3, 1e6])
+def test_constant_features_give_a_finite_loss(value: float) -> None:
+    method = build(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # scikit-learn: fewer distinct points than clusters
+        labels = method.before_epoch(lambda: torch.full((50, 8), value), 1)
+    assert labels.unique().tolist() == [0]
+    assert method.weights_C.tolist() == [pytest.approx(1 / 50), 1, 1, 1]
+    method.backbone.forward = lambda views: views  # type: ignore[method-assign]
+    assert method.loss(torch.randn(6, 8), labels[:6], ())[0].isfinite()
+
+
+@pytest.mark.parametrize("sample", [10_000, 60])
+def test_blobs_are_found(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On all points at once, and by way of a sample."""
+    monkeypatch.setattr(deepcluster, "SAMPLE", sample)
+    features, group = blobs([100, 60, 30, 10])
+    method = build(3)
+    labels = method.before_epoch(lambda: features, 1)
+    assert (labels.dtype, labels.shape) == (torch.int64, (200,))
+    assert adjusted_rand_score(group, labels.numpy()) == 1
+    share = {label: (group == blob).mean() for blob in range(4) for label in [int(labels[group == blob][0])]}
+    expected = torch.tensor([1 - share[label] for label in range(4)], dtype=torch.float32)
+    torch.testing.assert_close(method.weights_C, expected)
+    assert sorted(method.weights_C.tolist()) == pytest.approx([0.5, 0.7, 0.85, 0.95])
+
+
+def test_half_of_the_directions_are_kept_of_512(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(deepcluster, "whiten", lambda x, number: kept.append(number) or whiten(x, number))
+    for features in (512, 64):
+        build(features).before_epoch(lambda size=features: torch.randn(30, size), 1)
+    assert kept == [256, 64]
+
+
+def test_points_have_length_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(deepcluster, "cluster", lambda points, *rest: seen.append(points) or cluster(points, *rest))
+    build(6).before_epoch(lambda: skewed(50, 6), 1)
+    np.testing.assert_allclose(np.linalg.norm(seen[0], axis=1), 1, rtol=1e-6)
+
+
+def test_only_the_last_layer_is_redrawn() -> None:
+    method = build(64, clusters=100)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    method.before_epoch(lambda: skewed(300, 64), 1)
+    changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.3.weight", "head.3.bias", "weights_C"}
+    last = method.head[3]
+    assert last.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert last.weight.mean().item() == pytest.approx(0, abs=2e-4)
+    assert not last.bias.any()
+    assert last.weight.requires_grad
+
+
+def test_equal_seeds_give_equal_bits_and_another_seed_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deepcluster, "SAMPLE", 1000)
+    features, threads = skewed(3000, 16), torch.get_num_threads()
+    runs = []
+    for seed in (4_000_000_000, 4_000_000_000, 2):
+        method = build(16, clusters=20)
+        runs.append((method.before_epoch(lambda: features, seed), method.head[3].weight, method.weights_C))
+    assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
+    assert torch.get_num_threads() == threads
+
+
+def test_weights_are_saved() -> None:
+    method, other = build(3), build(3)
+    method.before_epoch(lambda: blobs([30, 20, 5, 5])[0], 1)
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other.weights_C, method.weights_C)
+    assert other.weights_C.min() == 0.5
+
+
+def test_loss_by_hand() -> None:
+    method = build(2, clusters=2)
+    method.backbone.forward = lambda views: views  # type: ignore[method-assign]
+    method.head = nn.Sequential(nn.Identity())
+    method.weights_C.copy_(torch.tensor([0.25, 0.75]))
+    logits = torch.tensor([[3.0, 1.0], [3.0, 1.0], [1.0, 3.0]]).log()
+    loss, statistics = method.loss(logits, torch.tensor([0, 1, 1]), ())
+    expected = -(0.25 * np.log(0.75) + 0.75 * np.log(0.25) + 0.75 * np.log(0.75)) / 1.75
+    assert loss.item() == pytest.approx(expected)
+    right, whole = statistics["accuracy"]
+    assert (int(right), whole) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "clusters", "parameters"), [(10, 100, 42_852), (100, 1000, 274_152), (200, 2000, 531_152)]
+)
+def test_number_of_parameters(classes: int, clusters: int, parameters: int) -> None:
+    method = DeepCluster(settings(10, "class"), Stub(64), classes, images=50_000)
+    assert method.clusters == clusters
+    assert sum(p.numel() for p in method.parameters()) == parameters
+    assert (method.drop_last, method.smallest_batch, method.learning_rate) == (False, 2, 0.003)
+
+
+def test_errors() -> None:
+    with pytest.raises(UserError, match="clusters_per: class"):
+        DeepCluster(settings(10, "class"), Stub(64), classes=0, images=1000)
+    with pytest.raises(UserError, match="30 clusters in 29 pictures"):
+        DeepCluster(settings(10, "class"), Stub(64), classes=3, images=29)
+    DeepCluster(settings(10, "class"), Stub(64), classes=3, images=30)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_conv4_learns_its_clusters(bfloat16: bool) -> None:
+    torch.manual_seed(0)
+    method = methods.build(settings(3), backbones.build("conv4"), classes=0, images=24)
+    views = torch.randn(3, 3, 8, 8).repeat(8, 1, 1, 1) + 0.1 * torch.randn(24, 3, 8, 8)
+    optimiser, _ = method.optimiser(1)
+    method.eval()
+    with torch.inference_mode():
+        features = method.backbone(views).clone()
+    labels = method.before_epoch(lambda: features, 1)
+    method.train()
+    for _ in range(15):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss, statistics = method.loss(views, labels, ())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.dtype == torch.float32
+    assert loss.item() < 0.5 * np.log(3)
+    assert int(statistics["accuracy"][0]) > 20

@@ -1,0 +1,322 @@
+"""SimCLR, BYOL, VICReg, Barlow Twins: losses against independent formulas, limits, and what each method trains."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rr import backbones, methods, params
+from rr.device import one_thread
+from rr.methods.barlow import barlow_loss
+from rr.methods.byol import Byol, byol_loss
+from rr.methods.matching import count_matches
+from rr.methods.method import Method
+from rr.methods.simclr import nt_xent
+from rr.methods.vicreg import vicreg_loss
+from rr.views.augmentation import Augmentation
+
+TRAINED = {"augmentation": Augmentation(), "batch_size": 16, "epochs": 1, "learning_rate": 0.001}
+HEAD = {"views": 2, "hidden": 256, "outputs": 64}
+SETTINGS: dict[str, params.Method] = {
+    "simclr": params.SimCLR(kind="simclr", temperature=0.5, mean="of-ratios", **HEAD, **TRAINED),
+    "simclr-of-logs": params.SimCLR(kind="simclr", temperature=0.5, mean="of-logs", **HEAD, **TRAINED),
+    "byol": params.Byol(kind="byol", momentum=0.9, **HEAD, **TRAINED),
+    "vicreg": params.Vicreg(kind="vicreg", invariance=25.0, variance=25.0, covariance=1.0, **HEAD, **TRAINED),
+    "barlow": params.BarlowTwins(kind="barlow", redundancy=0.005, **HEAD, **TRAINED),
+}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "of-ratios": lambda first, second: nt_xent(first, second, 0.5, "of-ratios"),
+    "of-logs": lambda first, second: nt_xent(first, second, 0.5, "of-logs"),
+    "byol": byol_loss,
+    "vicreg": lambda first, second: vicreg_loss(first, second, 25.0, 25.0, 1.0),
+    "barlow": lambda first, second: barlow_loss(first, second, 0.005),
+}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+every_method = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """One thread: on pictures this small a second one costs more than it saves."""
+    with one_thread():
+        yield
+
+
+def build(settings: params.Method) -> Method:
+    torch.manual_seed(0)
+    return methods.build(settings, backbones.build("conv4"), classes=10, images=16)
+
+
+def embeddings(M: int = 6, D: int = 4, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    first_MD = torch.randn(M, D, generator=generator, dtype=dtype)
+    return first_MD, 0.7 * first_MD + torch.randn(M, D, generator=generator, dtype=dtype)
+
+
+def two_views() -> Tensor:
+    """Two noisy views of 16 fixed random pictures."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(16, 3, 16, 16, generator=generator).repeat(2, 1, 1, 1)
+    return images + 0.3 * torch.randn(images.shape, generator=generator)
+
+
+def written_out_nt_xent(first_MD: Tensor, second_MD: Tensor, temperature: float, mean: str) -> float:
+    rows = [*first_MD.tolist(), *second_MD.tolist()]
+    M = len(first_MD)
+
+    def exponential(a: list[float], b: list[float]) -> float:
+        return math.exp(np.dot(a, b) / (math.hypot(*a) * math.hypot(*b)) / temperature)
+
+    ratios = []
+    for v, row in enumerate(rows):
+        others = sum(exponential(row, other) for o, other in enumerate(rows) if o != v)
+        ratios.append(exponential(row, rows[(v + M) % (2 * M)]) / others)
+    return -math.log(np.mean(ratios)) if mean == "of-ratios" else -np.mean(np.log(ratios))
+
+
+@pytest.mark.parametrize("mean", ["of-ratios", "of-logs"])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+def test_nt_xent_equals_the_formula_written_out(temperature: float, mean: str) -> None:
+    first_MD, second_MD = embeddings()
+    expected = written_out_nt_xent(first_MD, second_MD, temperature, mean)
+    assert nt_xent(first_MD, second_MD, temperature, mean).item() == pytest.approx(expected, rel=1e-12)
+    single = nt_xent(first_MD.float(), second_MD.float(), temperature, mean)
+    assert single.dtype == torch.float32
+    assert single.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_nt_xent_by_hand() -> None:
+    # Row 1 and 2 of the first view and the first of the second are (1, 0), the last row is (0, 1).
+    first_MD, second_MD = torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+    e = math.exp(2)  # cosine 1 at temperature 0.5
+    ratios = [e / (2 * e + 1), 1 / (2 * e + 1), e / (2 * e + 1), 1 / 3]
+    assert nt_xent(first_MD, second_MD, 0.5, "of-ratios").item() == pytest.approx(-math.log(sum(ratios) / 4))
+    assert nt_xent(first_MD, second_MD, 0.5, "of-logs").item() == pytest.approx(-sum(map(math.log, ratios)) / 4)
+
+
+def test_nt_xent_of_ratios_is_the_formula_of_the_authors_code() -> None:
+    first_MD, second_MD = embeddings(M=8)
+    interleaved_VD = torch.nn.functional.normalize(torch.stack((first_MD, second_MD), 1).flatten(0, 1), dim=1)
+    exp_VV = (interleaved_VD @ interleaved_VD.T / 0.5).exp()
+    positive_V = exp_VV[torch.arange(16), torch.arange(16) ^ 1]
+    expected = -(positive_V / (exp_VV.sum(0) - math.exp(1 / 0.5))).mean().log()
+    torch.testing.assert_close(nt_xent(first_MD, second_MD, 0.5, "of-ratios"), expected)
+
+
+@pytest.mark.parametrize("mean", ["of-ratios", "of-logs"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nt_xent_is_finite_at_small_temperatures(sign: int, mean: str) -> None:
+    first_MD, _ = embeddings(dtype=torch.float32)
+    first_MD.requires_grad_()
+    loss = nt_xent(first_MD, sign * first_MD.detach(), 0.01, mean)
+    loss.backward()
+    assert loss.isfinite()
+    assert first_MD.grad is not None
+    assert first_MD.grad.isfinite().all()
+    assert (loss < 1e-3) if sign > 0 else (loss > 10)
+
+
+def test_nt_xent_of_one_image_is_zero_and_another_mean_is_refused() -> None:
+    first_MD, second_MD = embeddings(M=1)
+    assert nt_xent(first_MD, second_MD, 0.5, "of-ratios").item() == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="of-ratios or of-logs, got 'of-sums'"):
+        nt_xent(first_MD, second_MD, 0.5, "of-sums")  # type: ignore[arg-type]
+
+
+def test_byol_loss_of_equal_square_and_opposite_directions() -> None:
+    direction_VD, _ = embeddings()
+    assert byol_loss(direction_VD, 3 * direction_VD).item() == pytest.approx(0, abs=1e-12)
+    assert byol_loss(direction_VD, -0.5 * direction_VD).item() == pytest.approx(4)
+    assert byol_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])).item() == pytest.approx(2)
+
+
+def test_vicreg_by_hand() -> None:
+    first_MD, second_MD = torch.tensor([[0.5, 0.0], [-0.5, 0.0]]), torch.tensor([[2.0, 2.0], [-2.0, -2.0]])
+    # Differences 1.5 and 2; variances 0.5, 0 and 8, 8; covariances 0 and 8.
+    assert vicreg_loss(first_MD, second_MD, 1.0, 0.0, 0.0).item() == pytest.approx((2.25 + 4) / 2)
+    hinges = 1 - math.sqrt(0.5001), 1 - 0.01
+    assert vicreg_loss(first_MD, second_MD, 0.0, 1.0, 0.0).item() == pytest.approx((sum(hinges) / 2 + 0) / 2)
+    assert vicreg_loss(first_MD, second_MD, 0.0, 0.0, 1.0).item() == pytest.approx(2 * 8**2 / 2)
+    assert vicreg_loss(first_MD, second_MD, 25.0, 25.0, 1.0).item() == pytest.approx(
+        25 * 3.125 + 25 * sum(hinges) / 4 + 64
+    )
+
+
+def test_vicreg_equals_numpys_covariances() -> None:
+    views = [view.numpy() * [0.3, 0.8, 1.0, 2.0] + 5 for view in embeddings(M=9)]
+    expected = 10 * np.mean((views[0] - views[1]) ** 2)
+    for view in views:
+        covariance = np.cov(view, rowvar=False)
+        expected += 3 * np.maximum(0, 1 - np.sqrt(np.diag(covariance) + 1e-4)).mean() / 2
+        expected += 2 * (covariance[~np.eye(4, dtype=bool)] ** 2).sum() / 4
+    loss = vicreg_loss(*map(torch.from_numpy, views), invariance=10.0, variance=3.0, covariance=2.0)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_barlow_by_hand() -> None:
+    first_MD = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
+    assert barlow_loss(first_MD, first_MD, 1.0).item() == pytest.approx(0, abs=1e-8)
+    assert barlow_loss(first_MD, -first_MD, 1.0).item() == pytest.approx(2 * 2**2, rel=1e-4)
+    assert barlow_loss(first_MD, first_MD.flip(1), 0.1).item() == pytest.approx(2 + 0.1 * 2, rel=1e-4)
+
+
+def test_barlow_equals_numpys_correlations() -> None:
+    first_MD, second_MD = (1000 * view for view in embeddings(M=9))  # so large that 1e-5 does not count
+    correlation = np.corrcoef(first_MD.numpy(), second_MD.numpy(), rowvar=False)[:4, 4:]
+    diagonal = np.eye(4, dtype=bool)
+    expected = ((1 - correlation[diagonal]) ** 2).sum() + 0.02 * (correlation[~diagonal] ** 2).sum()
+    assert barlow_loss(first_MD, second_MD, 0.02).item() == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("name", "lowest"), [("vicreg", 25 * 0.989), ("barlow", 3.99)])
+def test_collapse_costs_much_and_has_a_finite_gradient(name: str, lowest: float) -> None:
+    first_MD = torch.full((6, 4), 0.3, requires_grad=True)
+    loss = LOSSES[name](first_MD, torch.full((6, 4), 0.3))
+    loss.backward()
+    assert lowest < loss.item() < 30
+    assert first_MD.grad is not None
+    assert first_MD.grad.isfinite().all()
+
+
+@every_loss
+def test_gradients_are_those_of_finite_differences(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    assert torch.autograd.gradcheck(loss, [view.requires_grad_() for view in embeddings(M=4, D=3)])
+
+
+@every_loss
+def test_losses_are_symmetric_in_the_views(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    first_MD, second_MD = embeddings()
+    torch.testing.assert_close(loss(first_MD, second_MD), loss(second_MD, first_MD))
+
+
+@every_loss
+def test_losses_keep_float32_under_autocast(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    first_MD, second_MD = embeddings(M=16, D=32, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = loss(first_MD, second_MD)
+        from_bfloat16 = loss(first_MD.bfloat16(), second_MD.bfloat16())
+    assert torch.equal(mixed, loss(first_MD, second_MD))
+    assert from_bfloat16.dtype == torch.float32
+    assert torch.equal(from_bfloat16, loss(first_MD.bfloat16().float(), second_MD.bfloat16().float()))
+
+
+@every_loss
+def test_unfit_shapes_are_refused(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"one shape \(M, D\), got \(3, 4\) and \(1, 4\)"):
+        loss(torch.zeros(3, 4), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("name", ["vicreg", "barlow"])
+def test_one_image_has_no_statistics(name: str) -> None:
+    with pytest.raises(ValueError, match="at least 2 images, got M = 1"):
+        LOSSES[name](torch.zeros(1, 4), torch.zeros(1, 4))
+
+
+def test_matches_by_hand() -> None:
+    first_MD = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    right, whole = count_matches(first_MD, torch.tensor([[9.0, 1.0], [0.2, 0.1]]))
+    # (0.2, 0.1) is nearer to (9, 1) than to (0, 1), whose nearest it still is; (9, 1) is nearest to (1, 0).
+    assert (right.item(), whole) == (3, 4)
+    assert not right.requires_grad
+    assert count_matches(first_MD, first_MD)[0].item() == 4
+    assert count_matches(first_MD, first_MD.flip(0))[0].item() == 0
+
+
+@pytest.mark.parametrize(("features", "parameters"), [(64, 33_600), (512, 148_288)])
+@every_method
+def test_number_of_parameters(settings: params.Method, features: int, parameters: int) -> None:
+    backbone = torch.nn.Identity()
+    backbone.features = features  # type: ignore[assignment]
+    method = methods.build(settings, backbone, classes=10, images=16)
+    predictor = 33_600 if settings.kind == "byol" else 0
+    assert sum(p.numel() for p in method.parameters() if p.requires_grad) == parameters + predictor
+    assert method.smallest_batch == 2
+    assert method.optimiser(1)[0].param_groups[0]["lr"] == 0.001
+
+
+@every_method
+def test_loss_falls_on_fixed_images(settings: params.Method) -> None:
+    method, views, labels = build(settings), two_views(), torch.full((16,), -1)
+    optimiser, _ = method.optimiser(1)
+    losses = []
+    for _ in range(30):
+        loss, statistics = method.loss(views, labels, ())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        method.after_step()
+        losses.append(loss.item())
+        right, whole = statistics["accuracy"]
+        assert 0 <= int(right) <= whole == 32
+    assert np.mean(losses[-5:]) < 0.9 * losses[0]
+
+
+@every_method
+def test_one_graph_without_breaks(settings: params.Method) -> None:
+    method, views, labels = build(settings), two_views(), torch.full((16,), -1)
+    torch.compiler.reset()
+    compiled = torch.compile(method.loss, backend="aot_eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = compiled(views, labels, ())
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(build(settings).loss(views, labels, ())[0].item(), rel=0.05)
+
+
+def byol(momentum: float) -> Byol:
+    method = build(SETTINGS["byol"].model_copy(update={"momentum": momentum}))
+    assert isinstance(method, Byol)
+    return method
+
+
+def test_byol_target_starts_as_a_copy_and_takes_no_gradient() -> None:
+    method = byol(0.9)
+    online = [*method.backbone.parameters(), *method.projector.parameters()]
+    target = list(method.target.parameters())
+    assert all(torch.equal(ours, theirs) and ours is not theirs for ours, theirs in zip(online, target, strict=True))
+    loss, _ = method.loss(two_views(), torch.full((16,), -1), ())
+    loss.backward()
+    assert all(p.grad is None and not p.requires_grad for p in target)
+    assert all(p.grad is not None for p in [*online, *method.predictor.parameters()])
+    trained = {id(p) for group in method.optimiser(1)[0].param_groups for p in group["params"]}
+    assert trained == {id(p) for p in [*online, *method.predictor.parameters()]}
+
+
+def test_byol_compares_a_prediction_with_the_target_of_the_other_view() -> None:
+    method, views = byol(0.9), two_views()
+    loss, _ = method.loss(views, torch.full((16,), -1), ())
+    first_MD, second_MD = method.predictor(method.projector(method.backbone(views))).chunk(2)
+    target_first_MD, target_second_MD = method.target(views).chunk(2)
+    expected = (byol_loss(first_MD, target_second_MD) + byol_loss(second_MD, target_first_MD)) / 2
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize(("momentum", "followed"), [(0.75, 2.5), (1.0, 2.0), (0.0, 4.0)])
+def test_byol_target_follows_by_its_momentum(momentum: float, followed: float) -> None:
+    method = byol(momentum)
+    with torch.no_grad():
+        for parameter in [*method.backbone.parameters(), *method.projector.parameters()]:
+            parameter.fill_(4)
+        for parameter in method.target.parameters():
+            parameter.fill_(2)
+    buffers = [buffer.clone() for buffer in method.target.buffers()]
+    method.after_step()
+    assert all((parameter == followed).all() for parameter in method.target.parameters())
+    assert all(map(torch.equal, buffers, method.target.buffers()))  # these come from the target's own passes
+    method.loss(two_views(), torch.full((16,), -1), ())
+    assert not any(map(torch.equal, buffers, method.target.buffers()))
+
+
+def test_byol_target_survives_a_state_dict() -> None:
+    trained, fresh = byol(0.9), byol(0.9)
+    optimiser, _ = trained.optimiser(1)
+    trained.loss(two_views(), torch.full((16,), -1), ())[0].backward()
+    optimiser.step()
+    trained.after_step()
+    fresh.load_state_dict(trained.state_dict())
+    assert all(map(torch.equal, trained.target.state_dict().values(), fresh.target.state_dict().values()))
+    assert not all(map(torch.equal, trained.target.parameters(), byol(0.9).target.parameters()))
+    assert all(not p.requires_grad for p in fresh.target.parameters())
