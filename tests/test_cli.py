@@ -24,7 +24,19 @@ def test_help_loads_none_of_the_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for stage in ("fetch", "convert", "pretrain", "evaluate", "report", "verify", "sync", "doctor"):
+    for stage in (
+        "fetch",
+        "convert",
+        "pretrain",
+        "evaluate",
+        "report",
+        "verify",
+        "sync",
+        "doctor",
+        "suite",
+        "import",
+        "export",
+    ):
         assert stage in done.stdout
 
 
