@@ -44,7 +44,7 @@ def losses_side_by_side(
     """50 steps of the product and the reference on the same views; `together`, each from the reference's weights."""
     torch.manual_seed(0)
     ours = methods.build(settings_of(method, views, images), backbones.build("conv4"), 10, 100)
-    theirs = reference.Relational() if method == "relational" else reference.Supervised(10)
+    theirs = reference.build(method, 10)
     copy(ours, theirs)
     ours.to(dtype), theirs.to(dtype)
     optimiser, _ = ours.optimiser(100)
@@ -63,7 +63,7 @@ def losses_side_by_side(
     return losses
 
 
-CASES = [("relational", 6, 10), ("relational", 2, 16), ("supervised", 1, 16)]
+CASES = [("relational", 6, 10), ("relational", 2, 16), ("supervised", 1, 16), ("simclr", 2, 16), ("rotation", 1, 16)]
 
 
 @pytest.mark.parametrize(("method", "views", "images"), CASES)
@@ -212,7 +212,7 @@ def test_without_a_gpu_its_part_says_so() -> None:
 
 
 def test_the_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def steps(*arguments: object, device: str, threads: int) -> None:
+    def steps(*arguments: object, **options: object) -> None:
         on_step = arguments[-1]
         assert callable(on_step)
         with contextlib.suppress(Enough):
@@ -224,7 +224,8 @@ def test_the_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(gpu, "describe", lambda device: device)
     monkeypatch.setattr(gpu, "train", steps)
-    (case,) = gpu.run(Settings(steps=3, small=True)).rows
+    case, *others = gpu.run(Settings(steps=3, small=True)).rows
+    assert [other.case.split(",")[0] for other in others] == ["conv4", "resnet32"]
     assert case.sides[0].wall.count == 3
     assert case.sides[0].amount == 2 * 64 * 32
 

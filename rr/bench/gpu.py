@@ -17,23 +17,28 @@ NO_GPU = "no GPU here: unmeasured"
 
 
 def run(settings: Settings) -> Part:
-    """Conv-4, K = 32, M = 64, on pictures of noise."""
+    """Relational, M = 64, on pictures of noise: Conv-4 at K = 32 in float32 and bfloat16, ResNet-32 in bfloat16."""
     part = Part()
     if not torch.cuda.is_available():
         part.notes.append(NO_GPU)
         return part
     count, block = (2 * IMAGES, 2) if settings.small else (200 * IMAGES, 50)
+    cases = [("conv4", "float32"), ("conv4", "bfloat16"), ("resnet32", "bfloat16")]
     for threads in settings.threads_or(2):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "train.beton")
-            pictures = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
-            beton.write(path, pictures, np.arange(count) % 10, np.arange(count))
-            settle(threads)
-            blocks = _Blocks(block, settings.steps)
-            train("relational", VIEWS, IMAGES, 10, path, Path(folder), blocks.step, device="cuda", threads=threads)
-        amount = block * IMAGES * VIEWS
-        case = f"relational, K={VIEWS}, M={IMAGES}, {block} steps"
-        part.rows.append(row(case, "views", threads, [(f"rr on {describe('cuda')}", amount)], [blocks.runs]))
+        for backbone, precision in cases:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "train.beton")
+                pictures = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+                beton.write(path, pictures, np.arange(count) % 10, np.arange(count))
+                settle(threads)
+                blocks = _Blocks(block, settings.steps)
+                train(
+                    "relational", VIEWS, IMAGES, 10, path, Path(folder), blocks.step, device="cuda", threads=threads,
+                    backbone=backbone, precision=precision,
+                )  # fmt: skip
+            amount = block * IMAGES * VIEWS
+            case = f"{backbone}, {precision}, K={VIEWS}, M={IMAGES}, {block} steps"
+            part.rows.append(row(case, "views", threads, [(f"rr on {describe('cuda')}", amount)], [blocks.runs]))
     part.notes.append("ours alone; a repeat is a block of steps that ends when the GPU has finished them")
     return part
 

@@ -6,12 +6,13 @@ runs, its data, views, history and saved states included, without a copy of it h
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from rr import paths
 from rr.bench.listener import OnStep, listening
 from rr.bench.settings import AUGMENTATION, CROP_FLIP, MEAN, STD
-from rr.params import Dataset, Method, Relational, ShapesSource, Supervised
+from rr.params import Dataset, Method, Relational, RotationNet, ShapesSource, SimCLR, Supervised
 
 FOR_EVER = 10**6  # epochs; the benchmark ends the loop
 
@@ -22,16 +23,23 @@ class Enough(Exception):
 
 def settings_of(method: str, views: int, batch: int) -> Method:
     """The paper's settings of a method."""
-    if method == "relational":
-        return Relational(
-            kind="relational", augmentation=AUGMENTATION, views=views, batch_size=batch, epochs=FOR_EVER,
-            learning_rate=1e-3, head="relation", aggregation="cat", loss="focal", gamma=2.0, alpha=0.5,
-            negatives="roll", labelled=0.0,
-        )  # fmt: skip
-    return Supervised(
-        kind="supervised", augmentation=CROP_FLIP, views=views, batch_size=batch, epochs=FOR_EVER, learning_rate=0.1,
-        momentum=0.9, milestones=[0.5, 0.75], decay=0.1,
-    )  # fmt: skip
+    strong = method in ("relational", "simclr")
+    common: dict[str, Any] = {
+        "kind": method, "augmentation": AUGMENTATION if strong else CROP_FLIP, "views": views, "batch_size": batch,
+        "epochs": FOR_EVER, "learning_rate": 1e-3,
+    }  # fmt: skip
+    match method:
+        case "relational":
+            return Relational(
+                **common, head="relation", aggregation="cat", loss="focal", gamma=2.0, alpha=0.5, negatives="roll",
+                labelled=0.0,
+            )  # fmt: skip
+        case "simclr":
+            return SimCLR(**common, temperature=0.5, mean="of-ratios", hidden=256, outputs=64)
+        case "rotation":
+            return RotationNet(**common)
+        case _:
+            return Supervised(**(common | {"learning_rate": 0.1}), momentum=0.9, milestones=[0.5, 0.75], decay=0.1)
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ def train(
     *,
     device: str,
     threads: int,
+    backbone: str = "conv4",
+    precision: str = "float32",
 ) -> None:
     """Run `rr.pretrain.pretrain` from its beginning until `on_step` raises Enough. The caller settles the threads."""
     from rr import pretrain
@@ -67,14 +77,14 @@ def train(
     settings = settings_of(method, views, batch)
     job = pretrain.Job(
         dataset=Dataset(source=ShapesSource(kind="shapes", train=10, test=10, seed=0), side=32, mean=MEAN, std=STD),
-        backbone="conv4",
+        backbone=backbone,
         method=settings,
         classes=classes,
         seed=0,
-        precision="float32",
+        precision=precision,
         fingerprint="bench",
     )
-    outputs = _Outputs("bench", "conv4", method, 0, scratch)
+    outputs = _Outputs("bench", backbone, method, 0, scratch)
     with mock.patch.object(pretrain, "Progress", listening(on_step)):
         try:
             pretrain.pretrain(job, beton, outputs, device=device, threads=threads)

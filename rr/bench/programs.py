@@ -50,10 +50,10 @@ def reference(task: Task, turn: Turn) -> None:
 
     torch.set_num_threads(task.threads)
     images, labels = np.load(task.images), np.load(task.labels)
-    relational = task.method == "relational"
-    build = paper.relational_transform if relational else paper.supervised_transform
+    strong = task.method in ("relational", "simclr")
+    build = paper.relational_transform if strong else paper.supervised_transform
     data = paper.Pictures(images, labels, build(images.shape[1], MEAN, STD), task.views)
-    model = paper.Relational() if relational else paper.Supervised(task.classes)
+    model = paper.build(task.method, task.classes)
     model.train()
     for views, targets in paper.endless(paper.loader(data, task.batch, task.workers)):
         model.step(views, targets)

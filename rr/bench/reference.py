@@ -166,6 +166,61 @@ class Supervised(nn.Module):
         return loss.item()
 
 
+class SimCLR(nn.Module):
+    """Backbone and projection, trained by Adam to find the other view of each image among 2M."""
+
+    def __init__(self, learning_rate: float = 1e-3, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.backbone = Conv4()
+        self.projection = nn.Sequential(nn.Linear(64, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 64))
+        self.optimiser = torch.optim.Adam(self.parameters(), learning_rate)
+
+    def step(self, views: Sequence[Tensor], labels: Tensor) -> float:
+        """One step on two tensors (M, 3, S, S): minus the logarithm of the mean share of the right view."""
+        embeddings = F.normalize(self.projection(self.backbone(torch.cat(tuple(views)))))
+        similarities = torch.exp(embeddings @ embeddings.T / self.temperature)
+        count = len(embeddings)
+        positive = similarities[torch.arange(count), torch.arange(count).roll(count // 2)]
+        loss = -torch.log((positive / (similarities.sum(0) - similarities.diagonal())).mean())
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        return loss.item()
+
+
+class RotationNet(nn.Module):
+    """Backbone and linear layer, trained by Adam to tell four rotations."""
+
+    def __init__(self, learning_rate: float = 1e-3) -> None:
+        super().__init__()
+        self.backbone, self.classifier = Conv4(), nn.Linear(64, 4)
+        self.optimiser = torch.optim.Adam(self.parameters(), learning_rate)
+
+    def step(self, views: Sequence[Tensor], labels: Tensor) -> float:
+        """One step on a single view (M, 3, S, S), shown in four rotations."""
+        rotated = torch.cat([torch.rot90(views[0], turns, (2, 3)) for turns in range(4)])
+        targets = torch.arange(4).repeat_interleave(len(views[0]))
+        loss = F.cross_entropy(self.classifier(self.backbone(rotated)), targets)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        return loss.item()
+
+
+def build(method: str, classes: int) -> "Relational | Supervised | SimCLR | RotationNet":
+    """The paper's way of training `method`."""
+    match method:
+        case "relational":
+            return Relational()
+        case "supervised":
+            return Supervised(classes)
+        case "simclr":
+            return SimCLR()
+        case _:
+            return RotationNet()
+
+
 class LinearEvaluation:
     """A linear layer on a frozen backbone, every epoch from the pictures."""
 

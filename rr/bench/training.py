@@ -14,8 +14,9 @@ _PREFETCHED = 2  # mini-batches that each worker of a DataLoader keeps ready
 
 
 def run(settings: Settings) -> Part:
-    """Relational at K = 32 and K = 4, and supervised, Conv-4."""
-    cases = [("relational", VIEWS, IMAGES), ("relational", 4, IMAGES), ("supervised", 1, 128)]
+    """Relational at K = 32 and K = 4, SimCLR, RotationNet and supervised, Conv-4."""
+    cases = [("relational", VIEWS, IMAGES), ("relational", 4, IMAGES)]
+    cases += [("simclr", 2, 128), ("rotation", 1, 128), ("supervised", 1, 128)]
     if settings.small:
         cases = [("relational", 2, 16)]
     part = Part()

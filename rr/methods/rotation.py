@@ -20,11 +20,12 @@ class RotationNet(Method):
         self.classifier = nn.Linear(self.features, TURNS)
 
     def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        """Mean cross-entropy of the 4·K·M rotated views, float32 also under autocast; labels unused."""
+        """Mean cross-entropy of the 4·K·M rotated views, at least float32 also under autocast; labels unused."""
         turned, turns = rotate(views)
         logits = self.classifier(self.backbone(turned))
         right = (logits.detach().argmax(1) == turns).sum()
-        return F.cross_entropy(logits.float(), turns), {"accuracy": (right, len(turns))}
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return F.cross_entropy(logits.to(wide), turns), {"accuracy": (right, len(turns))}
 
 
 def rotate(views: Tensor) -> tuple[Tensor, Tensor]:
