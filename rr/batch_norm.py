@@ -17,4 +17,5 @@ def update_running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Ten
     unbiased_C = var_C.numpy() * (count / (count - 1))
     for running, new_C in ((norm.running_mean, mean_C.numpy()), (norm.running_var, unbiased_C)):
         running_C = running.numpy()
-        running_C[...] = (1 - norm.momentum) * running_C.astype(np.float64) + norm.momentum * new_C
+        with np.errstate(over="ignore"):  # a network that has diverged: infinity, as from torch
+            running_C[...] = (1 - norm.momentum) * running_C.astype(np.float64) + norm.momentum * new_C

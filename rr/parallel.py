@@ -33,7 +33,7 @@ class _Job:
             try:
                 self.function(start, stop)
             except BaseException as error:  # the caller's to raise
-                self.error = error
+                self.error = self.error or error
             with _guard:
                 self.left -= 1
                 last = self.left == 0
@@ -45,7 +45,7 @@ def share(function: Callable[[int, int], object], tiles: int, threads: int) -> N
     """Call `function(start, stop)` on pieces of `range(tiles)`, in up to `threads` threads; return when all is done.
 
     The function must release Python's lock for most of its time, and give the same result however the range is cut.
-    Raises what the function raises.
+    Raises what the function raises first, and KeyboardInterrupt, when all pieces have ended.
     """
     threads = min(threads, tiles)
     if threads < 2:
@@ -55,10 +55,20 @@ def share(function: Callable[[int, int], object], tiles: int, threads: int) -> N
     job = _Job(function, tiles, threads)
     for _ in range(threads - 1):
         _jobs.put(job)
-    job.work()
-    job.finished.acquire()
+    try:
+        job.work()
+        job.finished.acquire()
+    except BaseException:  # an interrupt while waiting: others still write to the caller's arrays
+        job.finished.acquire()
+        raise
+    finally:
+        job.function = _nothing  # a helper that comes late must not keep the arrays alive
     if job.error is not None:
         raise job.error
+
+
+def _nothing(start: int, stop: int) -> None:
+    """What a job is once it has ended."""
 
 
 def _cuts(tiles: int, threads: int) -> list[int]:

@@ -30,7 +30,7 @@ from rr.methods.method import Method
 from rr.params import Dataset
 from rr.params import Method as Settings
 from rr.progress import Progress
-from rr.resume import Progressed, restore, save
+from rr.resume import Progressed, all_finite, restore, save
 from rr.views import make_views
 from rr.views.batched import upload
 
@@ -67,6 +67,11 @@ def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, 
     else:
         originals, _ = next(data.batches(range(min(48, len(data))), 48))
         contact_sheet(originals, 8, outputs.views)
+    if not all_finite(method):
+        raise UserError(
+            "the last step made weights that are not finite: lower the method's learning_rate in params.yaml and run "
+            "the command again"
+        )
     write_text(outputs.history, _as_csv(run.history))
     write_backbone(job.backbone, method.backbone, outputs.weights)
     seen = run.views
@@ -101,8 +106,8 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
                     upload(numbers.numpy(), feed.device) for numbers in method.draw(len(batch.labels), generator)
                 )
                 loss, fractions = step(batch.inputs, batch.labels, drawn)
-                if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-                    raise _diverged(loss.item(), run.epoch, run.step)
+                if reads_at_once(loss) and not math.isfinite(loss.item()):
+                    raise _diverged(loss.item(), run, run.step, resume)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 with one_thread():
@@ -117,7 +122,7 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
                     run.seconds = time.monotonic() - clock
                     save(resume, job.fingerprint, run, method, optimiser, schedule)
                     saved = time.monotonic()
-            row = _finish_epoch(run, time.monotonic() - clock)
+            row = _finish_epoch(run, time.monotonic() - clock, resume)
             run.views += images * K
             if schedule:
                 schedule.step()
@@ -127,11 +132,22 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
     return run
 
 
+def reads_at_once(loss: Tensor) -> bool:
+    """Whether reading a loss costs nothing; elsewhere the epoch's end tells the first bad step."""
+    return loss.device.type == "cpu"
+
+
 def _images_of_an_epoch(method: Method, data: Beton, batch_size: int) -> int:
     """How many pictures an epoch shows. Raises UserError for labels or a mini-batch that the method cannot do with."""
     if method.labelled and (data.labels < 0).any():
         raise UserError(
-            f"{data.path}: the method needs a label for every picture, and some have none; choose another method"
+            f"{data.path}: the method needs a label for every picture, and {(data.labels < 0).sum():,} have none: "
+            "choose another method (for relational, labelled: 0.0)"
+        )
+    if min(batch_size, len(data)) < 2:
+        raise UserError(
+            f"{len(data):,} pictures in batches of {batch_size}: methods compare the pictures of a mini-batch, so it "
+            "needs two; raise batch_size"
         )
     rest = len(data) % batch_size
     if method.drop_last:
@@ -182,21 +198,22 @@ def _forward(
     }
 
 
-def _diverged(loss: float, epoch: int, step: int) -> UserError:
+def _diverged(loss: float, run: Progressed, step: int, resume: Path) -> UserError:
+    kept = f"; the last good state stays in {resume}" if resume.is_file() else ""
     return UserError(
-        f"the loss is {loss} in epoch {epoch + 1} at step {step + 1}: lower the method's learning_rate in "
-        "params.yaml, then run the same command again; the last good state is kept"
+        f"the loss is {loss} in epoch {run.epoch + 1} at step {step + 1}: lower the method's learning_rate in "
+        f"params.yaml and run the command again, which begins a new training{kept}"
     )
 
 
-def _finish_epoch(run: Progressed, seconds: float) -> dict[str, float]:
+def _finish_epoch(run: Progressed, seconds: float, resume: Path) -> dict[str, float]:
     """Turn the totals into a row of the history. Raises UserError when the loss is no longer finite."""
     finite = int(run.totals.pop(_FINITE)[0])
     row: dict[str, float] = {"epoch": run.epoch + 1}
     for name, (part, whole) in ((name, total.tolist()) for name, total in run.totals.items()):
         row[name] = part / whole if whole else math.nan
     if not math.isfinite(row["loss"]):
-        raise _diverged(row["loss"], run.epoch, finite)
+        raise _diverged(row["loss"], run, finite, resume)
     run.history.append(row)
     run.epoch_seconds.append(seconds)
     run.epoch, run.step, run.seconds, run.labels, run.totals = run.epoch + 1, 0, 0.0, None, {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rr.atomic import replacing
 
@@ -30,7 +30,7 @@ class Progressed:
 
 def save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> None:
     """Write how far the run has come to the file `resume`, all or nothing; a state that is not finite is not saved."""
-    if any(not torch.isfinite(total).all() for total in run.totals.values()):
+    if not all_finite(method) or any(not torch.isfinite(total).all() for total in run.totals.values()):
         return  # the last good state stays; the loop reports the loss
     state = {
         "fingerprint": fingerprint,
@@ -44,6 +44,11 @@ def save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser
     torch.save(state, buffer)
     with replacing(resume) as temporary:
         temporary.write_bytes(buffer.getvalue())
+
+
+def all_finite(method: nn.Module) -> bool:
+    """Whether no weight of the method has become infinite or NaN."""
+    return all(bool(value.isfinite().all()) for value in method.state_dict().values())
 
 
 def restore(resume: Path, fingerprint: str, method: Any, optimiser: Any, schedule: Any) -> Progressed:

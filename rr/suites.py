@@ -33,11 +33,11 @@ def choose(name: str, params: Path) -> str:
     yaml = _yaml()
     everything = yaml.load(params.read_text(encoding="utf-8"))
     for axis, values in suite["grid"].items():
-        if isinstance(everything["grid"].get(axis), list):
+        if axis in everything["grid"]:
             everything["grid"][axis][:] = values  # in place, which keeps the line's form and comment
         else:
-            everything["grid"][axis] = values
-    for variant, changes in suite.get("methods", {}).items():
+            everything["grid"][axis] = values  # unknown, and named below
+    for variant, changes in suite["methods"].items():
         everything["methods"][variant] = _variant(everything["methods"], variant, dict(changes), name)
     text = io.StringIO()
     yaml.dump(everything, text)
@@ -47,9 +47,11 @@ def choose(name: str, params: Path) -> str:
 
 
 def _variant(methods: Any, variant: str, changes: dict[str, Any], suite: str) -> Any:
-    like = changes.pop("like", None)
+    like = changes.pop("like", "")
     if like not in methods:
-        raise UserError(f"suite {suite}, methods.{variant}.like: no method is called {like}")
+        raise UserError(
+            f"suite {suite}, methods.{variant}.like: no method is called '{like}'; {nearest(like, methods)}"
+        )
     # A copy in full, so that what the file says of this method can be read in one place.
     return {**copy.deepcopy(dict(methods[like])), **changes}
 
@@ -61,6 +63,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(suite, dict) or not set(suite) <= {"grid", "methods"} or "grid" not in suite:
         raise UserError(f"{path}: a suite has a section grid, and may have methods; nothing else")
+    grid, methods = suite["grid"], suite.setdefault("methods", {})
+    if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
+        raise UserError(f"{path}: each key of grid has a list, such as seed: [1, 2]")
+    if not isinstance(methods, dict) or not all(
+        isinstance(changes, dict) and isinstance(changes.get("like", ""), str) for changes in methods.values()
+    ):
+        raise UserError(f"{path}: each of methods has keys, such as {{like: relational, views: 4}}")
     return suite
 
 

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from conftest import write_params
 
 from rr import params
+from rr.bench import gpu
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +34,18 @@ def test_it_runs_to_its_end(tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert "unmeasured" in done.stdout or "views" in done.stdout
+    rates = done.stdout.split("---")[0]
+    assert ("views" if torch.cuda.is_available() else gpu.NO_GPU) in rates
     assert '"accuracy"' in done.stdout
     assert '"views_per_second"' in done.stdout
+
+
+def test_without_a_gpu_it_stops_unless_told_where_to_run(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RR_DEVICE"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [ROOT / "workflow/gpu.sh"], cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=100
+    )
+    assert done.returncode == 2
+    assert "no GPU here" in done.stderr
+    assert not list(tmp_path.iterdir())

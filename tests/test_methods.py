@@ -14,7 +14,7 @@ from rr.data import beton
 from rr.data.shapes import generate
 from rr.device import settle
 from rr.errors import UserError
-from rr.features import extract, load_backbone
+from rr.features import extract
 from rr.feed import Feed
 from rr.methods.method import Method
 from rr.params import Method as Settings
@@ -117,39 +117,97 @@ def method_of(settings: Settings) -> Method:
     return methods.build(settings, backbones.build("conv4"), CLASSES, 64).train()
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_it_overfits_64_images(name: str, data: Path) -> None:
-    """The same views again and again: the loss falls by half of what it can, or the answers become right."""
-    settle(2)
-    settings = small(name, batch_size=64)
-    method = method_of(settings)
-    pictures = beton.Beton(data, threads=2)
-    feed = Feed(pictures, SHAPES, settings.augmentation, views=settings.views, batch_size=64, seed=0, device="cpu")  # type: ignore[union-attr]
-    labels = method.before_epoch(lambda: extract(method.backbone, pictures, SHAPES, "cpu"), 0)
-    if labels is not None:
-        feed.use_labels(labels.numpy())
-    (batch,) = feed.epoch(0)
-    views = batch.inputs[0].clone()
-    optimiser = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 3e-3)
-    losses, accuracies = [], []
-    for _ in range(8 if settings.kind == "infomax" else 80):
-        loss, statistics = method.loss(views, batch.labels, method.draw(64, torch.Generator().manual_seed(0)))
+def steps(method: Method, batches: list[tuple[torch.Tensor, torch.Tensor]], rate: float = 3e-3) -> None:
+    """One optimiser step on each batch of views and labels."""
+    optimiser = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], rate)
+    for number, (views, labels) in enumerate(batches):
+        loss, _ = method.loss(views, labels, method.draw(len(labels), torch.Generator().manual_seed(number)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         method.after_step()
-        losses.append(loss.item())
-        accuracies.append(float(statistics["accuracy"][0] / statistics["accuracy"][1]))
-    assert losses[-1] < losses[0]
+
+
+def found(method: Method, views: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Loss and statistics, without a step."""
+    with torch.no_grad():
+        loss, statistics = method.loss(views, labels, method.draw(len(labels), torch.Generator().manual_seed(0)))
+    return {"loss": loss.item(), **{name: float(part / whole) for name, (part, whole) in statistics.items() if whole}}
+
+
+def batches_of(path: Path, method: Method, settings: Settings, epochs: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Every mini-batch of so many epochs, in new views."""
+    pictures = beton.Beton(path, threads=2)
+    feed = Feed(
+        pictures, SHAPES, settings.augmentation, views=settings.views, batch_size=settings.batch_size, seed=0,  # type: ignore[union-attr]
+        device="cpu",
+    )  # fmt: skip
+    labels = method.before_epoch(lambda: extract(method.backbone, pictures, SHAPES, "cpu"), 0)
+    if labels is not None:
+        feed.use_labels(labels.numpy())
+    return [(batch.inputs[0].clone(), batch.labels) for epoch in range(epochs) for batch in feed.epoch(epoch)]
+
+
+def shifted(views: torch.Tensor, count: int) -> torch.Tensor:
+    """The same first views, each beside another image's second view."""
+    return torch.cat((views[:count], views[count : 2 * count].roll(1, 0), views[2 * count :]))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_it_overfits_64_images(name: str, data: Path) -> None:
+    """The same views again and again: what the method asks of them comes true, and of wrong partners it does not."""
+    settle(2)
+    settings = small(name, batch_size=64)
+    method = method_of(settings)
+    ((views, labels),) = batches_of(data, method, settings, 1)
+    if settings.kind == "infomax":  # which is slow
+        views, labels = views[:16], labels[:16]
+    before = found(method, views, labels)
+    steps(method, [(views, labels)] * (25 if settings.kind == "infomax" else 80))
+    after = found(method, views, labels)
+    assert after["loss"] < before["loss"]
     if settings.kind == "infomax":
-        assert losses[-1] < 0.9 * losses[0]
-    elif name == "dot":  # representations are not negative, so no logit is, and half of the answers stay wrong
-        assert losses[-1] < 0.5 * losses[0]
+        assert after["accuracy"] > 0.65
+    elif name == "dot":  # no logit is negative (docs/deviations.md), but a partner's must be the larger one
+        assert after["loss"] < 0.5 * before["loss"]
+        assert after["loss"] < found(method, shifted(views, 64), labels)["loss"]
     elif settings.kind == "byol":  # its accuracy is that of the representation, which a constant would lower
-        assert losses[-1] < 0.3 * losses[0]
+        assert after["loss"] < 0.3 * before["loss"]
+        assert after["loss"] < 0.7 * found(method, shifted(views, 64), labels)["loss"]
     else:
-        assert accuracies[-1] > 0.75
-        assert accuracies[-1] > accuracies[0] + 0.15
+        assert after["accuracy"] > 0.75
+        assert after["accuracy"] > before["accuracy"] + 0.15
+
+
+def coloured(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures that fade from one colour at the top to another; a class is the strongest channel of each."""
+    ends = np.random.default_rng(seed).uniform(0, 255, (count, 2, 3))
+    down = np.linspace(0, 1, 32)[:, None, None]
+    pictures = ends[:, 0, None, None] * (1 - down) + ends[:, 1, None, None] * down
+    labels = ends.argmax(2)
+    return np.broadcast_to(pictures, (count, 32, 32, 3)).astype(np.uint8), labels[:, 0] * 3 + labels[:, 1]
+
+
+# Left out: deepcluster, whose question is another for other pictures; infomax, which is slow; dot, whose answers are no
+# sign (docs/deviations.md).
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in ("infomax", "dot", "deepcluster")])
+def test_what_it_learns_holds_for_pictures_it_has_not_seen(name: str, tmp_path: Path) -> None:
+    """Its own question, on new pictures: better answers than before training."""
+    settle(2)
+    beton.write(tmp_path / "train.beton", *coloured(640, 0), np.arange(640))
+    beton.write(tmp_path / "test.beton", *coloured(64, 1), np.arange(64))
+    settings = small(name, batch_size=64)
+    method = method_of(settings)
+    training = batches_of(tmp_path / "train.beton", method, settings, 10)
+    ((views, truth),) = batches_of(tmp_path / "test.beton", method, settings, 1)
+    before, before_wrong = (found(method, pairs, truth) for pairs in (views, shifted(views, 64)))
+    steps(method, training)
+    after, after_wrong = (found(method, pairs, truth) for pairs in (views, shifted(views, 64)))
+    assert after["loss"] < before["loss"]
+    if settings.views == 2:  # type: ignore[union-attr]
+        assert after_wrong["loss"] - after["loss"] > 1.5 * (before_wrong["loss"] - before["loss"])
+    else:
+        assert after["accuracy"] > before["accuracy"] + 0.05
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -176,24 +234,6 @@ def test_the_step_of_a_gpu_is_one_graph_that_is_compiled_once_for_each_shape(nam
     assert counter.frame_count == len(shapes) == (1 if method.drop_last else 2)
 
 
-@pytest.mark.parametrize("name", ["relational", "simclr", "rotation", "supervised"])
-def test_it_is_better_than_chance_on_pictures_it_has_not_seen(name: str, tmp_path: Path) -> None:
-    """A nearest centroid on its representations, after a short training."""
-    images, labels = generate(600, 0, "train")
-    path = tmp_path / "train.beton"
-    beton.write(path, images, labels, np.arange(600))
-    train(path, tmp_path / "run", small(name, epochs=5, batch_size=50))
-    backbone = load_backbone(tmp_path / "run/backbone.safetensors")
-    features = extract(backbone, beton.Beton(path, threads=2), SHAPES, "cpu")
-    unseen, truth = generate(200, 0, "test")
-    beton.write(tmp_path / "test.beton", unseen, truth, np.arange(200))
-    found = extract(backbone, beton.Beton(tmp_path / "test.beton", threads=2), SHAPES, "cpu")
-    scale = features.std(0) + 1e-6
-    centres = torch.stack([features[torch.from_numpy(labels == c)].mean(0) for c in range(CLASSES)])
-    guesses = torch.cdist(found / scale, centres / scale).argmin(1)
-    assert (guesses.numpy() == truth).mean() > 0.17  # chance: 0.1, with a standard deviation of 0.021
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -218,11 +258,55 @@ def test_labels_that_are_asked_for_must_be_there(name: str, tmp_path: Path) -> N
         train(path, tmp_path / "run", small(name))
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_state(data: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_and_says_where(data: Path, tmp_path: Path) -> None:
     settings = small("relational", learning_rate=1e25, loss="bce")
     with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch 1 at step [23]: lower"):
         train(data, tmp_path / "run", settings)
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert not (tmp_path / "run/resume.pt").exists()  # no state was good
+
+
+def test_the_last_good_state_stays_when_a_later_epoch_diverges(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU too, where the loss is read at the end of an epoch: the step is told all the same."""
+    from rr.methods.relational import RelationalReasoning
+
+    loss, calls = RelationalReasoning.loss, []
+
+    def broken(self: RelationalReasoning, *arguments: object) -> object:
+        calls.append(1)
+        value, statistics = loss(self, *arguments)  # type: ignore[arg-type]
+        return (value * float("nan") if len(calls) >= 5 else value), statistics  # epoch 2, step 2 of 3
+
+    for reads_at_once in (True, False):
+        place = tmp_path / str(reads_at_once)
+        with monkeypatch.context() as patch:
+            patch.setattr(RelationalReasoning, "loss", broken)
+            if not reads_at_once:
+                patch.setattr(pretrain, "reads_at_once", lambda loss: False)
+            calls.clear()
+            with pytest.raises(UserError, match=r"the loss is nan in epoch 2 at step 2: .*stays in .*resume.pt"):
+                train(data, place, small("relational"))
+        state = torch.load(place / "resume.pt", weights_only=True)
+        assert state["run"]["epoch"] == 1
+        assert all(value.isfinite().all() for value in state["method"].values())
+        assert train(data, place, small("relational")) == train(data, tmp_path / "whole", small("relational"))
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_written(data: Path, tmp_path: Path) -> None:
+    """One step an epoch at an absurd rate: its loss is finite, what it leaves is not."""
+    settings = small("supervised", learning_rate=1e39, batch_size=64, epochs=1)
+    with pytest.raises(UserError, match="weights that are not finite"):
+        train(data, tmp_path / "run", settings)
+    assert not (tmp_path / "run/resume.pt").exists()
     assert not (tmp_path / "run/backbone.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_batch_of_one_is_refused(name: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"in batches of 1: .* needs two; raise batch_size"):
+        train(data, tmp_path / "run", small(name, batch_size=1))
 
 
 def test_a_share_of_the_labels_is_kept_by_class() -> None:

@@ -63,7 +63,7 @@ def test_every_method_of_the_paper_stands_in_the_suite_of_methods() -> None:
     [
         ("grid: {seed: [1, 1]}", "params.yaml: grid.seed: a value stands twice"),
         ("grid: {method: [nothing]}", "grid.method: unknown 'nothing'"),
-        ("grid: {}\nmethods: {new: {like: nothing}}", "suite broken, methods.new.like: no method is called nothing"),
+        ("grid: {}\nmethods: {new: {like: nothing}}", "suite broken, methods.new.like: no method is called 'nothing'"),
         ("grid: {}\nmethods: {new: {like: simclr, epoch: 3}}", "methods.new.epoch: unknown key"),
         ("grid: {}\nthreads: 3", "nothing else"),
         ("grid: [", "broken.yaml is not valid YAML"),

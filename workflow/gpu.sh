@@ -1,10 +1,14 @@
 #!/bin/sh
-# All that is to be known of a GPU, in one command: the training loop's rates, then the paper's Conv-4 run on CIFAR-10
+# All that is to be known of a GPU, in one command: the training loop's rates (Conv-4 and ResNet-32), then the paper's Conv-4 run on CIFAR-10
 # from nothing (200 epochs, K = 32, seed 1; 61.03 +- 0.23 in the paper) with its linear evaluation. Run it in the project's root:
 #   workflow/gpu.sh [PARAMS] [DATASET]
 set -eu
 params=${1:-workflow/gpu.yaml}
 dataset=${2:-cifar10}
+if [ -z "${RR_DEVICE:-}" ] && ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  echo "no GPU here: the run would take a day; set RR_DEVICE=cpu if that is meant" >&2
+  exit 2
+fi
 rr bench gpu
 export RR_PARAMS="$params"
 rr fetch --dataset "$dataset"

@@ -27,6 +27,8 @@ def import_backbone(file: Path, name: str, output: Path | None = None) -> str:
     """
     if name not in get_args(Backbone):
         raise UserError(f"--backbone {name}: unknown; {nearest(name, get_args(Backbone))}")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give the path of a checkpoint")
     output = output or file.with_name(f"{file.stem}-{name}.safetensors")
     if output.resolve() == file.resolve() or output.is_dir():
         raise UserError(f"--output {output}: that is the file to import, or a folder; name another file")
@@ -48,8 +50,6 @@ def import_backbone(file: Path, name: str, output: Path | None = None) -> str:
 
 def _read(file: Path) -> dict[str, Tensor]:
     """The state dict in `file`, whichever of the formats that is. Runs nothing that the file asks for."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; give the path of a checkpoint")
     with open(file, "rb") as opened:
         is_safetensors = opened.read(9)[8:] == b"{"
     try:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rr import params
 from rr.methods.matching import check_views, count_matches
 from rr.methods.method import Method, Statistics
+from rr.methods.precision import at_least_float32
 from rr.methods.projector import projector
 
 EPSILON = 1e-5
@@ -38,11 +39,10 @@ def barlow_loss(first_MD: Tensor, second_MD: Tensor, redundancy: float) -> Tenso
     unfit shapes and for fewer than two images, which have no correlation.
     """
     check_views(first_MD, second_MD, smallest=2)
-    precision = torch.promote_types(first_MD.dtype, torch.float32)
     M, D = first_MD.shape
     with torch.autocast(first_MD.device.type, enabled=False):
         first_MD, second_MD = (
-            F.batch_norm(view_MD.to(precision), None, None, training=True, eps=EPSILON)
+            F.batch_norm(at_least_float32(view_MD), None, None, training=True, eps=EPSILON)
             for view_MD in (first_MD, second_MD)
         )
         correlation_DD = first_MD.T @ second_MD / M

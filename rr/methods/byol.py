@@ -10,6 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from rr import params
 from rr.methods.matching import check_views, count_matches
 from rr.methods.method import Method, Statistics
+from rr.methods.precision import at_least_float32
 from rr.methods.projector import projector
 
 
@@ -55,5 +56,4 @@ def byol_loss(prediction_VD: Tensor, target_VD: Tensor) -> Tensor:
     a gradient if they require one. Raises ValueError for unfit shapes.
     """
     check_views(prediction_VD, target_VD)
-    precision = torch.promote_types(prediction_VD.dtype, torch.float32)
-    return 2 - 2 * F.cosine_similarity(prediction_VD.to(precision), target_VD.to(precision), dim=1).mean()
+    return 2 - 2 * F.cosine_similarity(at_least_float32(prediction_VD), at_least_float32(target_VD), dim=1).mean()

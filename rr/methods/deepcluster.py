@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rr import params
 from rr.errors import UserError
 from rr.methods.method import Method, Statistics
+from rr.methods.precision import at_least_float32
 from rr.methods.projector import projector
 
 SPREAD = 0.01  # standard deviation of the last layer's fresh weights
@@ -23,8 +24,8 @@ NOISE = 1e-5  # spread relative to the representations' size that may be roundin
 class DeepCluster(Method):
     """Backbone and projector under cross-entropy over clusters found before every epoch, as in the paper's code.
 
-    One difference: that code clusters features of randomly augmented pictures, against its own comment; here they are
-    those of the pictures as they are.
+    That code clusters features of randomly augmented pictures, against its own comment; here they are those of the
+    pictures as they are, and k-means looks for its start on a sample (``cluster``).
     """
 
     weights_C: Tensor  # a buffer, so that it is saved: an epoch may be interrupted and go on
@@ -53,7 +54,9 @@ class DeepCluster(Method):
         """Weighted mean cross-entropy against `labels`, the clusters; float32 also under autocast."""
         logits_MC = self.head(self.backbone(views))
         right = (logits_MC.detach().argmax(1) == labels).sum()
-        return F.cross_entropy(logits_MC.float(), labels, self.weights_C), {"accuracy": (right, len(labels))}
+        wide_MC = at_least_float32(logits_MC)
+        loss = F.cross_entropy(wide_MC, labels, self.weights_C.to(wide_MC.dtype))
+        return loss, {"accuracy": (right, len(labels))}
 
     def before_epoch(self, extract: Callable[[], Tensor], seed: int) -> Tensor:
         """Find the clusters, int64 (N,); weigh them, and draw the last layer afresh (its numbers changed meaning).

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from rr.methods.precision import at_least_float32
 from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, pair_objective
 from rr.methods.relation_torch import pair_rows
 
@@ -19,13 +20,12 @@ def dot_loss(
     """Loss and counts of all pairs, whose logits are ⟨z_i, z_j⟩, raw (paper, head ablation a and b).
 
     Arguments as in ``rr.methods.relation.relation_loss``. All products are one matrix, (K M)², from which the pairs
-    are read; it is smaller than the pairs' own rows. At least float32 under autocast.
+    are read. At least float32 under autocast. Raises ValueError for an unknown loss.
     """
     K, M, D = features_KMD.shape
     left_P, right_P = pair_rows(K, M, partners, positives)
     with torch.autocast(features_KMD.device.type, enabled=False):
-        rows_ND = features_KMD.reshape(K * M, D)
-        rows_ND = rows_ND.float() if rows_ND.dtype in (torch.bfloat16, torch.float16) else rows_ND
+        rows_ND = at_least_float32(features_KMD.reshape(K * M, D))
         logits_P = (rows_ND @ rows_ND.T).flatten().index_select(0, left_P * (K * M) + right_P)
         positive, negative = logits_P.split((len(logits_P) - partners.numel(), partners.numel()))
         return pair_objective(positive, negative, loss, gamma, alpha), count_pairs(positive, negative)

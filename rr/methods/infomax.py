@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rr import params
-from rr.errors import UserError
 from rr.methods.method import Method, Statistics
+from rr.methods.precision import at_least_float32
 
 HIDDEN = 256
 PRIOR_HIDDEN = (512, 128)
@@ -23,13 +23,8 @@ class InfoMax(Method):
     smallest_batch = 2
 
     def __init__(self, settings: params.InfoMax, backbone: nn.Module) -> None:
-        """`backbone` has `local_channels`, and `forward_local` beside `forward`.
-
-        Raises UserError for a batch_size of 1, which has no negatives.
-        """
+        """`backbone` has `local_channels`, and `forward_local` beside `forward`."""
         super().__init__(backbone, settings.learning_rate)
-        if settings.batch_size < self.smallest_batch:
-            raise UserError("the infomax method compares pictures of a batch: set its batch_size to 2 or more")
         self.settings = settings
         self.local = LocalDiscriminator(self.features, backbone.local_channels)  # type: ignore[arg-type]
         first, second = PRIOR_HIDDEN
@@ -91,8 +86,7 @@ def tell_apart(true: Tensor, false: Tensor) -> Tensor:
 
     The mean softplus(-T) + mean softplus(T) of Deep InfoMax's Jensen-Shannon bound is the same thing.
     """
-    wide = torch.promote_types(true.dtype, torch.float32)
-    return -F.logsigmoid(true.to(wide)).mean() - F.logsigmoid(-false.to(wide)).mean()
+    return -F.logsigmoid(at_least_float32(true)).mean() - F.logsigmoid(-at_least_float32(false)).mean()
 
 
 def reverse_gradient(x: Tensor) -> Tensor:

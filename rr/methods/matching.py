@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rr.methods.precision import at_least_float32
+
 
 def check_views(first_MD: Tensor, second_MD: Tensor, smallest: int = 1) -> None:
     """Raise ValueError unless both are of one shape (M, D), M at least `smallest`."""
@@ -26,7 +28,7 @@ def cosines_of_others(first_MD: Tensor, second_MD: Tensor) -> Tensor:
     check_views(first_MD, second_MD)
     rows_VD = torch.cat((first_MD, second_MD))
     with torch.autocast(rows_VD.device.type, enabled=False):
-        unit_VD = F.normalize(rows_VD.to(torch.promote_types(rows_VD.dtype, torch.float32)), dim=1)
+        unit_VD = F.normalize(at_least_float32(rows_VD), dim=1)
         itself_VV = torch.eye(len(unit_VD), dtype=torch.bool, device=unit_VD.device)
         return (unit_VD @ unit_VD.T).masked_fill(itself_VV, -torch.inf)
 

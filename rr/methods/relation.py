@@ -24,6 +24,7 @@ __all__ = ["Aggregation", "Loss", "PairStatistics", "RelationHead", "direct_logi
 SMALL_K = 3
 SMALL_K_MAX = 8  # the same for ``max``
 SERIAL_WORK = 1_000_000  # pairs times hidden units below which a second thread costs more than it saves
+SERIAL_FEATURES = 64  # inputs of the first layer that cost a view as much as one partner does
 
 
 def direct_logits(
@@ -102,7 +103,8 @@ def relation_loss(
         lowest, highest = rows.aminmax()
         if lowest < 0 or highest >= M:
             raise ValueError(f"partners must be rows of the mini-batch, 0 to {M - 1}")
-    alone = features_KMD.device.type == "cpu" and K * M * (K - 1) * len(head.linear.weight) < SERIAL_WORK
+    work = K * M * max(K - 1, head.linear.in_features // SERIAL_FEATURES) * len(head.linear.weight)
+    alone = features_KMD.device.type == "cpu" and work < SERIAL_WORK
     with one_thread() if alone and not torch.compiler.is_compiling() else contextlib.nullcontext():
         return _form_for(head, features_KMD)(head, features_KMD, partners, loss, gamma, alpha, positives)
 

@@ -1,6 +1,6 @@
 """Loss and counts of pair logits, shared by every form of the relation loss."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,8 @@ def pair_objective(positive: Tensor, negative: Tensor, loss: Loss, gamma: float,
     the right answer, a = alpha for positives and 1 - alpha for negatives (paper, section 1.2 of the method: w_p;
     alpha = 0.5 and gamma = 2 in the paper's code).
     """
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss must be one of {', '.join(get_args(Loss))}, got {loss!r}")
     wrong = torch.cat((-positive.flatten(), negative.flatten()))  # logit of the wrong answer
     balance = pair_balance(wrong, slice(positive.numel()), loss, alpha)
     return _MeanOverPairs.apply(wrong, loss, gamma, balance)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rr.methods.pairs import view_pairs
+from rr.methods.precision import at_least_float32
 from rr.methods.relation_objective import Loss, PairStatistics, count_pairs, pair_objective
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ def factorised_loss(
         if M > 1:
             left_PD = torch.cat((left_PD, left_PD))
             right_PD = torch.cat((same_PD, right_PD.index_select(0, partners[0])))
-        hidden_PH = _at_least_float32(head.linear(head.aggregate(left_PD, right_PD)))
+        hidden_PH = at_least_float32(head.linear(head.aggregate(left_PD, right_PD)))
     elif head.aggregation == "max":
         left_P, right_P = pair_rows(K, M, partners, positives)
         pairs_PD = torch.maximum(rows_ND.index_select(0, left_P), rows_ND.index_select(0, right_P))
-        hidden_PH = _at_least_float32(head.linear(pairs_PD))
+        hidden_PH = at_least_float32(head.linear(pairs_PD))
     else:
         left_P, right_P = pair_rows(K, M, partners, positives)
         first_NH, second_NH = row_terms(head, rows_ND)
@@ -74,16 +75,12 @@ def row_terms(head: "RelationHead", rows_ND: Tensor) -> tuple[Tensor, Tensor]:
     weight, bias = head.linear.weight, head.linear.bias
     if head.aggregation == "cat":
         weight_first, weight_second = weight.chunk(2, dim=1)
-        first_NH = _at_least_float32(F.linear(rows_ND, weight_first))
-        return first_NH, _at_least_float32(F.linear(rows_ND, weight_second, bias))
+        first_NH = at_least_float32(F.linear(rows_ND, weight_first))
+        return first_NH, at_least_float32(F.linear(rows_ND, weight_second, bias))
     if head.aggregation == "sum":
-        first_NH = _at_least_float32(F.linear(rows_ND, weight))
+        first_NH = at_least_float32(F.linear(rows_ND, weight))
     elif head.aggregation == "mean":
-        first_NH = _at_least_float32(F.linear(rows_ND, weight)) / 2
+        first_NH = at_least_float32(F.linear(rows_ND, weight)) / 2
     else:
         raise ValueError(f"a linear layer of the {head.aggregation} of two rows is no sum of row terms")
     return first_NH, first_NH + bias
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

@@ -39,6 +39,10 @@ class RelationalReasoning(Method):
                 self.head = projector(self.features, *ENCODER)
 
     def draw(self, images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Random negative partners, int64 (Q, M), if asked for; then uniform numbers, float32 (2, Q, M), with labels.
+
+        Q = K(K − 1)/2 pairs of views.
+        """
         K, pairs = self.settings.views, self.settings.views * (self.settings.views - 1) // 2
         drawn: tuple[Tensor, ...] = ()
         if self.settings.negatives == "random":
@@ -82,7 +86,9 @@ def information(found: PairStatistics) -> tuple[Tensor, int]:
     so JSD(p ‖ q) ≥ log 2 + (E_p[log y] + E_q[log(1 − y)]) / 2: the Bernoulli log-likelihood that the method maximises,
     plus a constant. This is the paper's argument (its section on mutual information). The divergence between the joint
     distribution of two views and the product of their marginals lies in [0, 1] bit: 0 when a view says nothing of the
-    other, 1 when it gives the image away. A head worse than a constant makes the bound negative.
+    other, 1 when it gives the image away. A head worse than a constant makes the bound negative. Measured on the pairs
+    that the head is trained on, so it is an estimate that may exceed the bound itself. With labels, positives share a
+    class and not always an image: the bound is then on what two pictures of a class tell of each other.
     """
     if not found.negatives:
         return found.likelihood_positive * 0, 0

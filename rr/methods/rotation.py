@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from rr import params
 from rr.methods.method import Method, Statistics
+from rr.methods.precision import at_least_float32
 
 TURNS = 4
 
@@ -24,8 +25,7 @@ class RotationNet(Method):
         turned, turns = rotate(views)
         logits = self.classifier(self.backbone(turned))
         right = (logits.detach().argmax(1) == turns).sum()
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return F.cross_entropy(logits.to(wide), turns), {"accuracy": (right, len(turns))}
+        return F.cross_entropy(at_least_float32(logits), turns), {"accuracy": (right, len(turns))}
 
 
 def rotate(views: Tensor) -> tuple[Tensor, Tensor]:

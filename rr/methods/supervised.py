@@ -19,10 +19,10 @@ class Supervised(Method):
     labelled = 1.0
 
     def __init__(self, settings: params.Supervised, backbone: nn.Module, classes: int) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, settings.learning_rate)
         if classes < 2:
             raise UserError(
-                "the supervised method needs labels, and this data set has none: leave it out of grid.method"
+                f"the supervised method needs two classes, and this data set has {classes}: leave it out of grid.method"
             )
         self.settings = settings
         self.classifier = nn.Linear(self.features, classes)

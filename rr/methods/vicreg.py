@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rr import params
 from rr.methods.matching import check_views, count_matches
 from rr.methods.method import Method, Statistics
+from rr.methods.precision import at_least_float32
 from rr.methods.projector import projector
 
 EPSILON = 1e-4  # within the root of the variance, whose slope would be infinite at 0
@@ -38,8 +39,7 @@ def vicreg_loss(first_MD: Tensor, second_MD: Tensor, invariance: float, variance
     Raises ValueError for unfit shapes and for fewer than two images, which have no variance.
     """
     check_views(first_MD, second_MD, smallest=2)
-    precision = torch.promote_types(first_MD.dtype, torch.float32)
-    views_2MD = torch.stack((first_MD, second_MD)).to(precision)
+    views_2MD = at_least_float32(torch.stack((first_MD, second_MD)))
     M, D = first_MD.shape
     with torch.autocast(views_2MD.device.type, enabled=False):
         difference = (views_2MD[0] - views_2MD[1]).square().mean()
