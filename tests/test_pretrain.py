@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import PRETRAIN, Rr, write_params
 from PIL import Image
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from rr import backbones
@@ -270,3 +271,23 @@ def test_a_full_disk_at_a_checkpoint_is_explained_and_survived(ready: Path, rr: 
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
     assert rr(*PRETRAIN).code == 0
+
+
+def test_an_imported_backbone_goes_through_the_workflow_like_any_other(ready: Path, rr: Rr) -> None:
+    torch.manual_seed(7)
+    backbone = backbones.build("resnet8")
+    torch.save({"backbone": backbone.state_dict(), "relation": {}, "optimizer": {}}, ready / "authors.tar")
+    outcome = rr("import", "authors.tar", "--backbone", "resnet8", "--output", "authors.safetensors")
+    assert outcome.code == 0
+    entry = YAML(typ="safe").load("\n".join(outcome.out.splitlines()[-3:]))
+    write_params(ready, lambda params: params["methods"].update(authors=entry))
+    names = ("--dataset", "shapes", "--backbone", "resnet8", "--method", "authors", "--seed", "1")
+    assert rr("pretrain", *names).code == 0
+    written = load_backbone(ready / "runs/pretrain/shapes/resnet8/authors/1/backbone.safetensors")
+    pictures = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(written(pictures), backbone.eval()(pictures))
+    assert rr("evaluate", *names, "--target", "shapes", "--protocol", "knn").code == 0
+    (ready / "authors.safetensors").write_bytes(b"another file")
+    outcome = rr("pretrain", *names)
+    assert outcome.code == 2
+    assert "authors.safetensors" in outcome.err

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from rr import backbones, params
 from rr.methods.dot import dot_loss
 from rr.methods.pairs import random_partners, roll_partners
+from rr.methods.relation import RelationHead, direct_logits, relation_loss
 from rr.methods.relation_objective import count_pairs
 from rr.methods.relational import RelationalReasoning, information
 from rr.views.augmentation import Augmentation
@@ -50,6 +51,16 @@ def test_dot_products_against_pairs_one_by_one(K: int, M: int) -> None:
     gradients = [torch.autograd.grad(value, features, retain_graph=True)[0] for value in (loss, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
     assert counts.positives + counts.negatives == (M * (K * K - K) if M > 1 else K * (K - 1) // 2)
+
+
+@pytest.mark.parametrize("M", [2, 3, 7, 64])
+@pytest.mark.parametrize("K", [2, 3, 8, 32])
+def test_every_form_sees_all_pairs(K: int, M: int) -> None:
+    head, features, partners = RelationHead(5, hidden=8), torch.randn(K, M, 5), roll_partners(K, M)
+    logits, targets = direct_logits(head, features, partners)
+    assert len(logits) == M * (K * K - K)
+    for counts in (relation_loss(head, features, partners)[1], dot_loss(features, partners)[1]):
+        assert counts.positives == counts.negatives == targets.sum() == M * (K * K - K) // 2
 
 
 def test_the_heads_of_the_ablation() -> None:
