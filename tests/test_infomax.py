@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from rr import backbones, params
 from rr.device import one_thread
-from rr.errors import UserError
 from rr.methods.infomax import InfoMax, LocalDiscriminator, reverse_gradient, tell_apart
 from rr.views.augmentation import Augmentation
 
@@ -156,11 +155,6 @@ def test_samples_of_the_prior() -> None:
     assert uniform.max() < 1
     assert uniform.mean().item() == pytest.approx(0.5, abs=0.02)
     assert torch.equal(uniform, method.draw(128, torch.Generator().manual_seed(1))[0])
-
-
-def test_a_batch_of_one_is_refused() -> None:
-    with pytest.raises(UserError, match="batch_size to 2"):
-        InfoMax(settings(batch_size=1), Stub())
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

@@ -174,7 +174,7 @@ def test_a_last_batch_of_one_is_refused_before_training(ready: Path, rr: Rr) -> 
     write_params(ready, lambda params: params["methods"]["relational"].update(views=2, batch_size=199))
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert "200 pictures in batches of 199 leave a last batch of one" in outcome.err
+    assert "200 pictures in batches of 199 leave a last batch of 1" in outcome.err
 
 
 def test_two_processes_do_not_make_the_same_artefact(ready: Path, rr: Rr) -> None:
@@ -220,7 +220,7 @@ def test_supervised_refuses_pictures_without_labels(project: Path, rr: Rr) -> No
     cell = ("--dataset", "mine", "--backbone", "conv4", "--seed", "1", "--method")
     outcome = rr("pretrain", *cell, "supervised")
     assert outcome.code == 2
-    assert "needs labels, and this data set has none" in outcome.err
+    assert "needs two classes, and this data set has 0" in outcome.err
     assert rr("pretrain", *cell, "relational").code == 0
     outcome = rr("evaluate", *cell, "relational", "--target", "mine", "--protocol", "knn")
     assert outcome.code == 2

@@ -36,12 +36,13 @@ ACCURACY = {
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"kind": "random"},
     "supervised": {
-        "kind": "supervised", "augmentation": {"flip": 0.5}, "batch_size": 8, "epochs": 2, "learning_rate": 0.1,
+        "kind": "supervised", "augmentation": {"flip": 0.5}, "views": 1, "batch_size": 8, "epochs": 2, "learning_rate": 0.1,
         "momentum": 0.9, "milestones": [0.5], "decay": 0.1,
     },
     "relational": {
         "kind": "relational", "augmentation": {"flip": 0.5}, "views": 4, "batch_size": 8, "epochs": 2,
-        "learning_rate": 0.001, "aggregation": "cat", "loss": "focal", "gamma": 2.0, "negatives": "roll",
+        "learning_rate": 0.001, "head": "relation", "aggregation": "cat", "loss": "focal", "gamma": 2.0,
+        "alpha": 0.5, "negatives": "roll", "labelled": 0.0,
     },
 }  # fmt: skip
 PROTOCOLS = {
