@@ -65,11 +65,11 @@ class Outputs(paths.Pretraining):
 
 def train(data: Path, place: Path, settings: Settings, seed: int = 1) -> dict[str, bytes]:
     """Run the loop; return the weights and the history."""
-    settle(2)
+    settle(1)
     job = pretrain.Job(SHAPES, "conv4", settings, CLASSES, seed, "float32", "test")
     place.mkdir(exist_ok=True)
     outputs = Outputs("shapes", "conv4", "method", seed, place)
-    pretrain.pretrain(job, data, outputs, device="cpu", threads=2)
+    pretrain.pretrain(job, data, outputs, device="cpu", threads=1)
     return {path.name: path.read_bytes() for path in (outputs.weights, outputs.history)}
 
 
@@ -137,7 +137,7 @@ def found(method: Method, views: torch.Tensor, labels: torch.Tensor) -> dict[str
 
 def batches_of(path: Path, method: Method, settings: Settings, epochs: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Every mini-batch of so many epochs, in new views."""
-    pictures = beton.Beton(path, threads=2)
+    pictures = beton.Beton(path, threads=1)
     feed = Feed(
         pictures, SHAPES, settings.augmentation, views=settings.views, batch_size=settings.batch_size, seed=0,  # type: ignore[union-attr]
         device="cpu",
@@ -156,7 +156,7 @@ def shifted(views: torch.Tensor, count: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_overfits_64_images(name: str, data: Path) -> None:
     """The same views again and again: what the method asks of them comes true, and of wrong partners it does not."""
-    settle(2)
+    settle(1)
     settings = small(name, batch_size=64)
     method = method_of(settings)
     ((views, labels),) = batches_of(data, method, settings, 1)
@@ -189,11 +189,14 @@ def coloured(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # Left out: deepcluster, whose question is another for other pictures; infomax, which is slow; dot, whose answers are no
-# sign (docs/deviations.md).
-@pytest.mark.parametrize("name", [name for name in TRAINED if name not in ("infomax", "dot", "deepcluster")])
+# sign (docs/deviations.md); relational-10, for whose tenth of labels ten mini-batches of 640 pictures are too few.
+LEFT_OUT = ("deepcluster", "infomax", "dot", "relational-10")
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in LEFT_OUT])
 def test_what_it_learns_holds_for_pictures_it_has_not_seen(name: str, tmp_path: Path) -> None:
     """Its own question, on new pictures: better answers than before training."""
-    settle(2)
+    settle(1)
     beton.write(tmp_path / "train.beton", *coloured(640, 0), np.arange(640))
     beton.write(tmp_path / "test.beton", *coloured(64, 1), np.arange(64))
     settings = small(name, batch_size=64)
@@ -216,7 +219,7 @@ def test_the_step_of_a_gpu_is_one_graph_that_is_compiled_once_for_each_shape(nam
     settings = small(name)
     method = method_of(settings)
     source = Feed(
-        beton.Beton(data, threads=2), SHAPES, settings.augmentation, views=settings.views, batch_size=24, seed=0,  # type: ignore[union-attr]
+        beton.Beton(data, threads=1), SHAPES, settings.augmentation, views=settings.views, batch_size=24, seed=0,  # type: ignore[union-attr]
         device="cpu", on_device=True,
     )  # fmt: skip
     torch._dynamo.reset()
