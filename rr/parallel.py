@@ -58,8 +58,9 @@ def share(function: Callable[[int, int], object], tiles: int, threads: int) -> N
     try:
         job.work()
         job.finished.acquire()
-    except BaseException:  # an interrupt while waiting: others still write to the caller's arrays
-        job.finished.acquire()
+    except BaseException:  # an interrupt: others may still write to the caller's arrays
+        # Not for ever: the interrupt may have come between taking a piece and counting it.
+        job.finished.acquire(timeout=10)
         raise
     finally:
         job.function = _nothing  # a helper that comes late must not keep the arrays alive
