@@ -203,6 +203,16 @@ def test_the_peak_of_memory_is_what_was_taken_and_given_back() -> None:
     assert found is None or 60 < found < 80
 
 
+def test_a_system_that_reports_the_present_as_the_peak_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    status = tmp_path / "status"
+    status.write_text("VmHWM:  100 kB\nVmRSS:  100 kB\n")
+    monkeypatch.setattr(memory, "_STATUS", status)
+    monkeypatch.setattr(memory, "_CLEAR", tmp_path / "clear_refs")
+    assert memory.peak_of(lambda: None) is None
+
+
 @pytest.mark.parametrize("part", ["views", "head", "loader", "evaluation", "machine"])
 def test_every_part_runs(part: str) -> None:
     text = bench.run([part], steps=1, small=True, threads=[1])
