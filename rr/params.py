@@ -190,7 +190,7 @@ class DeepCluster(Trained):
     iterations: Count
 
 
-class Byol(Trained):
+class BYOL(Trained):
     """Predicting the representation that a slowly following copy gives of another view."""
 
     kind: Literal["byol"]
@@ -200,7 +200,7 @@ class Byol(Trained):
     outputs: Count
 
 
-class Vicreg(Trained):
+class VICReg(Trained):
     """Variance, invariance and covariance of two views' embeddings, weighted."""
 
     kind: Literal["vicreg"]
@@ -231,8 +231,8 @@ Method = Annotated[
     | RotationNet
     | InfoMax
     | DeepCluster
-    | Byol
-    | Vicreg
+    | BYOL
+    | VICReg
     | BarlowTwins,
     Field(discriminator="kind"),
 ]

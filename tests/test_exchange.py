@@ -187,7 +187,9 @@ def test_import_from_the_command_line(tmp_path: Path, rr: Rr, monkeypatch: pytes
     torch.save(authors_checkpoint("conv4", network("conv4")), "c.tar")
     outcome = rr("import", "c.tar", "--backbone", "conv4", "--output", "own.safetensors")
     assert outcome.code == 0
-    assert 'path: "own.safetensors"' in outcome.out
+    assert f'path: "{tmp_path / "own.safetensors"}"' in outcome.out  # elsewhere, a relative path would mean nothing
+    (tmp_path / "params.yaml").touch()
+    assert 'path: "own.safetensors"' in rr("import", "c.tar", "--backbone", "conv4", "--output", "own.safetensors").out
     assert rr("import", "d.tar", "--backbone", "conv4").err.startswith("rr: d.tar: no such file")
     assert "did you mean 'conv4'" in rr("import", "c.tar", "--backbone", "conv5").err
     outcome = rr("export", "own.safetensors", "--format", "state-dict", "--output", "c.pt")

@@ -11,7 +11,7 @@ from torch import Tensor
 from rr import backbones, methods, params
 from rr.device import one_thread
 from rr.methods.barlow import barlow_loss
-from rr.methods.byol import Byol, byol_loss
+from rr.methods.byol import BYOL, byol_loss
 from rr.methods.matching import count_matches
 from rr.methods.method import Method
 from rr.methods.simclr import nt_xent
@@ -23,8 +23,8 @@ HEAD = {"views": 2, "hidden": 256, "outputs": 64}
 SETTINGS: dict[str, params.Method] = {
     "simclr": params.SimCLR(kind="simclr", temperature=0.5, mean="of-ratios", **HEAD, **TRAINED),
     "simclr-of-logs": params.SimCLR(kind="simclr", temperature=0.5, mean="of-logs", **HEAD, **TRAINED),
-    "byol": params.Byol(kind="byol", momentum=0.9, **HEAD, **TRAINED),
-    "vicreg": params.Vicreg(kind="vicreg", invariance=25.0, variance=25.0, covariance=1.0, **HEAD, **TRAINED),
+    "byol": params.BYOL(kind="byol", momentum=0.9, **HEAD, **TRAINED),
+    "vicreg": params.VICReg(kind="vicreg", invariance=25.0, variance=25.0, covariance=1.0, **HEAD, **TRAINED),
     "barlow": params.BarlowTwins(kind="barlow", redundancy=0.005, **HEAD, **TRAINED),
 }
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -266,9 +266,9 @@ def test_one_graph_without_breaks(settings: params.Method) -> None:
     assert loss.item() == pytest.approx(build(settings).loss(views, labels, ())[0].item(), rel=0.05)
 
 
-def byol(momentum: float) -> Byol:
+def byol(momentum: float) -> BYOL:
     method = build(SETTINGS["byol"].model_copy(update={"momentum": momentum}))
-    assert isinstance(method, Byol)
+    assert isinstance(method, BYOL)
     return method
 
 

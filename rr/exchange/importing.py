@@ -15,6 +15,7 @@ from rr import backbones
 from rr.errors import UserError, nearest
 from rr.features import write_backbone
 from rr.params import Backbone
+from rr.paths import PARAMS
 from rr.provenance import sha256
 
 
@@ -42,9 +43,11 @@ def import_backbone(file: Path, name: str, output: Path | None = None) -> str:
     if bad:
         raise UserError(f"{file}: {bad[0]} has values that are not finite; take a checkpoint from before that")
     write_backbone(name, backbone, output)
+    # The stages run in the project's folder; from another one a relative path would lead elsewhere.
+    shown = output if PARAMS.is_file() else output.resolve()
     return (
         f"{output}: {name}, {backbone.features} features; for params.yaml, under methods and a name of your choice:\n"
-        f"    kind: imported\n    path: {json.dumps(str(output))}\n    sha256: {sha256(output)}"
+        f"    kind: imported\n    path: {json.dumps(str(shown))}\n    sha256: {sha256(output)}"
     )
 
 

@@ -37,13 +37,13 @@ def build(settings: Settings, backbone: nn.Module, classes: int, images: int) ->
 
             return DeepCluster(settings, backbone, classes, images)
         case "byol":
-            from rr.methods.byol import Byol
+            from rr.methods.byol import BYOL
 
-            return Byol(settings, backbone)
+            return BYOL(settings, backbone)
         case "vicreg":
-            from rr.methods.vicreg import Vicreg
+            from rr.methods.vicreg import VICReg
 
-            return Vicreg(settings, backbone)
+            return VICReg(settings, backbone)
         case "barlow":
             from rr.methods.barlow import BarlowTwins
 

@@ -14,7 +14,7 @@ from rr.methods.precision import at_least_float32
 from rr.methods.projector import projector
 
 
-class Byol(Method):
+class BYOL(Method):
     """Backbone, projector and predictor, and as `target` copies of backbone and projector that follow them.
 
     The target's parameters are an exponential moving average of the online ones. Its batch norms are in training mode
@@ -22,7 +22,7 @@ class Byol(Method):
     passes and are not averaged. The momentum is constant, while BYOL raises it to 1 over the training.
     """
 
-    def __init__(self, settings: params.Byol, backbone: nn.Module) -> None:
+    def __init__(self, settings: params.BYOL, backbone: nn.Module) -> None:
         super().__init__(backbone, settings.learning_rate)
         self.projector = projector(self.features, settings.hidden, settings.outputs)
         self.predictor = projector(settings.outputs, settings.hidden, settings.outputs)

@@ -13,10 +13,10 @@ from rr.methods.projector import projector
 EPSILON = 1e-4  # within the root of the variance, whose slope would be infinite at 0
 
 
-class Vicreg(Method):
+class VICReg(Method):
     """Backbone and projector under `vicreg_loss` of two views."""
 
-    def __init__(self, settings: params.Vicreg, backbone: nn.Module) -> None:
+    def __init__(self, settings: params.VICReg, backbone: nn.Module) -> None:
         super().__init__(backbone, settings.learning_rate)
         self.settings = settings
         self.projector = projector(self.features, settings.hidden, settings.outputs)
