@@ -22,6 +22,7 @@ PARAMETERS = {
     "pretrain": (
         "threads",
         "precision",
+        "dynamics",
         "datasets.{dataset}.mean",
         "datasets.{dataset}.std",
         "methods.{method}",
@@ -93,7 +94,7 @@ def evaluate(params: Params, run: paths.Evaluation) -> Cell:
     source = paths.Dataset(run.target)
     spec = parameters(params, "evaluate", target=run.target, protocol=run.protocol)
     inputs = [run.pretraining.weights, *source.betons.values(), source.index]
-    return Cell("evaluate", run.folder, spec, inputs, [run.metrics, run.predictions])
+    return Cell("evaluate", run.folder, spec, inputs, [run.metrics, run.predictions, run.examples])
 
 
 def report(params: Params) -> Cell:
@@ -102,7 +103,7 @@ def report(params: Params) -> Cell:
     for run in pretrainings(params):
         inputs += [run.history, run.views, paths.run_record(run.folder)]
     for score in evaluations(params):
-        inputs += [score.metrics, paths.run_record(score.folder)]
+        inputs += [score.metrics, score.predictions, score.examples, paths.run_record(score.folder)]
     return Cell("report", paths.REPORT, parameters(params, "report"), inputs, paths.REPORT_FILES)
 
 

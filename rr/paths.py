@@ -97,7 +97,13 @@ class Evaluation:
 
     @property
     def predictions(self) -> Path:
+        """What was found for each test picture (for `embedding`, each of a sample)."""
         return self.folder / "predictions.parquet"
+
+    @property
+    def examples(self) -> Path:
+        """Pictures to look at: mistakes, queries with their nearest, or the map of the space."""
+        return self.folder / "examples.png"
 
 
 def run_record(folder: Path) -> Path:

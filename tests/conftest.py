@@ -33,6 +33,7 @@ SMALL = {
     },
     "threads": 2,
     "precision": "float32",
+    "dynamics": {"every": 0, "images": 100},
     "datasets": {
         "shapes": {
             "source": {"kind": "shapes", "train": 200, "test": 50, "seed": 0},
@@ -54,7 +55,7 @@ SMALL = {
         },
     },
     "protocols": {
-        "linear": {"kind": "linear", "epochs": 5, "batch_size": 64, "learning_rate": 0.001},
+        "linear": {"kind": "linear", "labelled": 1.0, "epochs": 5, "batch_size": 64, "learning_rate": 0.001},
         "knn": {"kind": "knn", "neighbours": 5, "temperature": 0.1},
     },
 }  # fmt: skip

@@ -16,7 +16,7 @@ def pictures(source: Source, download: Path, local: Path | None) -> Pictures:
             from rr.data.sources import shapes
 
             return shapes.pictures(source)
-        case "cifar10" | "cifar100":
+        case "cifar10" | "cifar100" | "cifar100_20":
             from rr.data.sources import cifar
 
             return cifar.pictures(source, download, local)

@@ -1,0 +1,25 @@
+"""What every section of `params.yaml` is made of: closed models, and names and numbers with their bounds."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rr.views.augmentation import Augmentation
+
+# Names become folders, DVC stage names and shell words, so they are kept to characters that are safe in all three.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
+Triple = tuple[float, float, float]
+
+Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
+
+
+class Closed(BaseModel):
+    """A section in which every key is known, every type exact, and nothing changes after loading.
+
+    What determines a result has no default here: a changed default would escape DVC, which compares the file's text.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

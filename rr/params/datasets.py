@@ -1,0 +1,56 @@
+"""The section `datasets`: where pictures come from and how they enter a network."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rr.params.base import Closed, Rate, Share, Triple
+
+
+class ShapesSource(Closed):
+    """Pictures generated from a seed: nothing to download."""
+
+    kind: Literal["shapes"]
+    train: Annotated[int, Field(ge=10)]
+    test: Annotated[int, Field(ge=10)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class CifarSource(Closed):
+    """CIFAR-10, CIFAR-100, or CIFAR-100 with its 20 coarse labels (`cifar100_20`), read by torchvision.
+
+    `path` names a copy to use instead of a download.
+    """
+
+    kind: Literal["cifar10", "cifar100", "cifar100_20"]
+    path: str | None = None
+
+
+class FolderSource(Closed):
+    """One's own pictures: `path/<class>/…`, with or without `train` and `test` between; without classes, unlabelled."""
+
+    kind: Literal["imagefolder"]
+    path: Annotated[str, Field(min_length=1)]
+    test_share: Share
+    unreadable: Literal["stop", "skip"]
+
+
+class ParquetSource(Closed):
+    """One's own pictures in the Hugging Face convention: a struct column `image` with `bytes`, an integer `label`."""
+
+    kind: Literal["parquet"]
+    path: Annotated[str, Field(min_length=1)]
+    test_share: Share
+    unreadable: Literal["stop", "skip"]
+
+
+Source = Annotated[ShapesSource | CifarSource | FolderSource | ParquetSource, Field(discriminator="kind")]
+
+
+class Dataset(Closed):
+    """Where pictures come from, and the side (pixels), mean and standard deviation (of values in [0, 1]) they get."""
+
+    source: Source
+    side: Annotated[int, Field(ge=8, le=1024)]
+    mean: Triple
+    std: tuple[Rate, Rate, Rate]
