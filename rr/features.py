@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -41,10 +42,13 @@ def load_backbone(weights: Path) -> nn.Module:
     return backbone.requires_grad_(False).eval()
 
 
-def extract(backbone: nn.Module, data: Beton, dataset: Dataset, device: str) -> Tensor:
-    """Features of every picture in file order, float32 (N, D) on `device`, without augmentation (paper, protocol)."""
-    rows = []
+def extract(backbone: nn.Module, data: Beton, dataset: Dataset, device: str, rows: np.ndarray | None = None) -> Tensor:
+    """Features of every picture in file order, float32 (N, D) on `device`, without augmentation (paper, protocol).
+
+    Of the pictures at the positions `rows` alone, where given.
+    """
+    parts = []
     with torch.inference_mode():
-        for images, _ in data.batches(range(len(data)), _BATCH):
-            rows.append(backbone(normalise(images, mean=dataset.mean, std=dataset.std, device=device)).float())
-    return torch.cat(rows).clone()
+        for images, _ in data.batches(np.arange(len(data)) if rows is None else rows, _BATCH):
+            parts.append(backbone(normalise(images, mean=dataset.mean, std=dataset.std, device=device)).float())
+    return torch.cat(parts).clone()

@@ -43,9 +43,14 @@ class Feed:
         batch_size: int,
         seed: int,
         device: str,
+        rows: np.ndarray | None = None,
         on_device: bool | None = None,
     ) -> None:
-        """`on_device` chooses the GPU's way (tests do so on the CPU); None chooses by the device."""
+        """`rows` are the positions of the pictures that an epoch shows; None for all.
+
+        `on_device` chooses the GPU's way (tests do so on the CPU); None chooses by the device.
+        """
+        self.rows = np.arange(len(data)) if rows is None else rows
         self.data, self.dataset, self.augmentation = data, dataset, augmentation
         self.views, self.batch_size, self.seed = views, batch_size, seed
         self.device = torch.device(device)
@@ -69,8 +74,8 @@ class Feed:
 
         The last may be smaller.
         """
-        order = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(len(self.data))[:images]
-        return ahead(self._batches(number, order[first_step * self.batch_size :]), AHEAD)
+        places = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(len(self.rows))[:images]
+        return ahead(self._batches(number, self.rows[places[first_step * self.batch_size :]]), AHEAD)
 
     def _batches(self, epoch: int, order: np.ndarray) -> Iterator[Batch]:
         if self.images is not None:

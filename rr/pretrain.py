@@ -22,12 +22,13 @@ from rr.atomic import write_text
 from rr.contact_sheet import contact_sheet
 from rr.data.beton import Beton
 from rr.device import compiled, one_thread
+from rr.dynamics import COLUMNS, Observer
 from rr.errors import UserError
 from rr.features import extract, write_backbone
 from rr.feed import Feed
 from rr.labels import keep_share
 from rr.methods.method import Method
-from rr.params import Dataset
+from rr.params import Dataset, Dynamics
 from rr.params import Method as Settings
 from rr.progress import Progress
 from rr.resume import Progressed, all_finite, restore, save
@@ -48,6 +49,7 @@ class Job:
     classes: int
     seed: int
     precision: str
+    dynamics: Dynamics
     fingerprint: str  # the hash of everything that a resume file must agree with
 
 
@@ -90,6 +92,7 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
     optimiser, schedule = method.optimiser(epochs)
     feed = Feed(data, job.dataset, settings.augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device)
     feed.use_labels(keep_share(data.labels, method.labelled, job.seed))
+    observer = Observer(job.dynamics, data, job.dataset, job.seed, device)
     step = compiled(partial(_forward, method, feed.augment, job.precision), device)
     run = restore(resume, job.fingerprint, method, optimiser, schedule)
     run.totals = {name: total.to(device) for name, total in run.totals.items()}
@@ -117,13 +120,18 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
                 for name, parts in fractions.items():
                     run.totals[name] = run.totals[name] + parts if name in run.totals else parts.clone()
                 run.step += 1
+                run.pairs += method.pairs(len(batch.labels))
                 progress.advance(len(batch.labels) * K)
-                if time.monotonic() - saved >= SECONDS_BETWEEN_SAVES:
+                # Not after the last step: its gradients, which the epoch's end may look at, are in no file.
+                if time.monotonic() - saved >= SECONDS_BETWEEN_SAVES and run.step * batch_size < images:
                     run.seconds = time.monotonic() - clock
                     save(resume, job.fingerprint, run, method, optimiser, schedule)
                     saved = time.monotonic()
-            row = _finish_epoch(run, time.monotonic() - clock, resume)
             run.views += images * K
+            row = _finish_epoch(run, time.monotonic() - clock, resume)
+            if observer.every:
+                due = observer.is_due(run.epoch)
+                row.update(observer.measure(method) if due else dict.fromkeys(COLUMNS, math.nan))
             if schedule:
                 schedule.step()
             save(resume, job.fingerprint, run, method, optimiser, schedule)
@@ -212,6 +220,7 @@ def _finish_epoch(run: Progressed, seconds: float, resume: Path) -> dict[str, fl
     row: dict[str, float] = {"epoch": run.epoch + 1}
     for name, (part, whole) in ((name, total.tolist()) for name, total in run.totals.items()):
         row[name] = part / whole if whole else math.nan
+    row |= {"views": run.views, "pairs": run.pairs}
     if not math.isfinite(row["loss"]):
         raise _diverged(row["loss"], run, finite, resume)
     run.history.append(row)
@@ -240,5 +249,6 @@ def _as_csv(history: list[dict[str, float]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(history[0]) if history else ["epoch", "loss", "accuracy"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(history)
+    # An empty cell is what readers take for "not measured"; a spelt-out nan would make a column of text of it.
+    writer.writerows({key: "" if math.isnan(value) else value for key, value in row.items()} for row in history)
     return text.getvalue()

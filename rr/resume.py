@@ -24,6 +24,7 @@ class Progressed:
     labels: Tensor | None = None  # of the current epoch, int64 (N,), where the method makes its own
     totals: dict[str, Tensor] = field(default_factory=dict)
     views: int = 0  # seen in all epochs that have ended
+    pairs: int = 0  # compared in all steps so far
     history: list[dict[str, float]] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
 

@@ -58,6 +58,7 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
             classes=len(class_names(source.index)),
             seed=seed,
             precision=everything.precision,
+            dynamics=everything.dynamics,
             fingerprint=record.fingerprint(backbone=backbone, seed=seed),
         )
         facts = stage(job, source.betons["train"], run, device=chosen, threads=everything.threads)
@@ -87,9 +88,10 @@ def evaluate(
 
         devices.settle(everything.threads)
         goal = Target(data, source.betons, class_names(source.index))
-        facts = stage(settings, goal, run, seed=seed, device=chosen, threads=everything.threads)
-        record.facts = {"device": devices.describe(chosen), **facts}
-    return f"{run.metrics}: accuracy {100 * facts['accuracy']:.2f} %"
+        metrics = stage(settings, goal, run, seed=seed, device=chosen, threads=everything.threads)
+        record.facts = {"device": devices.describe(chosen)}
+    name, value = next(iter(metrics.items()))
+    return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"
 
 
 def report(params: Path) -> str:

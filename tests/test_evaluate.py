@@ -18,6 +18,7 @@ from rr import backbones
 from rr.data.beton import Beton
 from rr.evaluate import knn, linear
 from rr.features import extract, load_backbone
+from rr.labels import keep_share
 from rr.params import Dataset, Knn, Linear, ShapesSource
 from rr.views import normalise
 
@@ -41,21 +42,48 @@ def features(seed: int, count: int, classes: int = 5) -> tuple[torch.Tensor, np.
 def test_knn_votes_as_scikit_learn_with_the_same_weights(neighbours: int, temperature: float) -> None:
     train, test = features(0, 400), features(1, 100)
     settings = Knn(kind="knn", neighbours=neighbours, temperature=temperature)
-    metrics, predictions = knn.run(settings, train, test, 5)
+    shares = knn.run(settings, train, test, 5)
     oracle = KNeighborsClassifier(
         neighbours, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
     ).fit(train[0].numpy(), train[1])
-    assert np.array_equal(predictions, oracle.predict(test[0].numpy()))
-    assert metrics["accuracy"] == pytest.approx(oracle.score(test[0].numpy(), test[1]))
+    assert np.allclose(shares, oracle.predict_proba(test[0].numpy()), atol=1e-5)
+    assert np.array_equal(shares.argmax(1), oracle.predict(test[0].numpy()))
+
+
+def test_a_temperature_that_underflows_leaves_every_query_its_nearest_vote() -> None:
+    train, test = features(0, 400), features(1, 100)
+    shares = knn.run(Knn(kind="knn", neighbours=20, temperature=1e-6), train, test, 5)
+    nearest = knn.run(Knn(kind="knn", neighbours=1, temperature=1.0), train, test, 5)
+    assert np.allclose(shares.sum(1), 1)
+    assert np.array_equal(shares.argmax(1), nearest.argmax(1))
 
 
 def test_linear_learns_what_can_be_learnt_and_counts_right() -> None:
     train, test = features(0, 1000), features(1, 300)
-    settings = Linear(kind="linear", epochs=20, batch_size=64, learning_rate=0.01)
-    metrics, predictions = linear.run(settings, train, test, 5, seed=1)
-    assert metrics["accuracy"] == np.mean(predictions == test[1]) > 0.9
-    again, _ = linear.run(settings, train, test, 5, seed=1)
-    assert again == metrics
+    settings = Linear(kind="linear", labelled=1.0, epochs=20, batch_size=64, learning_rate=0.01)
+    probabilities, metrics = linear.run(settings, train, test, 5, seed=1)
+    assert np.mean(probabilities.argmax(1) == test[1]) > 0.9
+    assert np.allclose(probabilities.sum(1), 1)
+    assert metrics["loss"] == pytest.approx(-np.log(probabilities[np.arange(300), test[1]]).mean(), rel=1e-5)
+    again, same = linear.run(settings, train, test, 5, seed=1)
+    assert np.array_equal(again, probabilities)
+    assert same == metrics
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.25])
+def test_few_labels_means_no_other_picture_is_looked_at(share: float) -> None:
+    train, test = features(0, 1000), features(1, 300)
+    settings = Linear(kind="linear", labelled=share, epochs=3, batch_size=64, learning_rate=0.01)
+    kept = keep_share(train[1], share, 1) >= 0
+    probabilities, metrics = linear.run(settings, train, test, 5, seed=1)
+    assert metrics["train_images"] == kept.sum()
+    assert [kept[train[1] == c].sum() for c in range(5)] == [
+        max(1, round(share * (train[1] == c).sum())) for c in range(5)
+    ]
+    spoilt = train[0].clone()
+    spoilt[torch.from_numpy(~kept)] = 1e6
+    again, _ = linear.run(settings, (spoilt, train[1]), test, 5, seed=1)
+    assert np.array_equal(again, probabilities)
 
 
 def test_cached_features_give_what_the_images_give_every_epoch(converted: Path) -> None:
@@ -64,8 +92,8 @@ def test_cached_features_give_what_the_images_give_every_epoch(converted: Path) 
     torch.manual_seed(0)
     backbone = backbones.build("conv4").eval().requires_grad_(False)
     cached = extract(backbone, data, SHAPES, "cpu")
-    settings = Linear(kind="linear", epochs=3, batch_size=64, learning_rate=0.001)
-    metrics, guesses = linear.run(settings, (cached, data.labels), (cached, data.labels), 10, seed=7)
+    settings = Linear(kind="linear", labelled=1.0, epochs=3, batch_size=64, learning_rate=0.001)
+    probabilities, metrics = linear.run(settings, (cached, data.labels), (cached, data.labels), 10, seed=7)
 
     torch.manual_seed(7)
     layer = nn.Linear(64, 10)
@@ -81,7 +109,7 @@ def test_cached_features_give_what_the_images_give_every_epoch(converted: Path) 
     images = torch.from_numpy(data.images).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
     logits = layer(backbone(images))
     assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
-    assert (logits.argmax(1).numpy() == guesses).mean() > 0.99
+    assert np.allclose(logits.softmax(1).detach().numpy(), probabilities, atol=1e-4)
 
 
 def test_features_are_those_of_the_normalised_picture(converted: Path) -> None:

@@ -17,14 +17,15 @@ from rr.errors import UserError
 from rr.features import extract
 from rr.feed import Feed
 from rr.methods.method import Method
+from rr.params import Dynamics, Params, load
 from rr.params import Method as Settings
-from rr.params import Params, load
 
 ROOT = Path(__file__).parent.parent
 PARAMS: Params = load(ROOT / "params.yaml")
 TRAINED = [name for name, settings in PARAMS.methods.items() if hasattr(settings, "epochs")]
 SHAPES = PARAMS.datasets["shapes"]
 CLASSES = 10
+DYNAMICS = Dynamics(every=2, images=60)
 
 
 def small(name: str, **changes: object) -> Settings:
@@ -63,10 +64,12 @@ class Outputs(paths.Pretraining):
         return self.place / "resume.pt"
 
 
-def train(data: Path, place: Path, settings: Settings, seed: int = 1) -> dict[str, bytes]:
+def train(
+    data: Path, place: Path, settings: Settings, seed: int = 1, dynamics: Dynamics = DYNAMICS
+) -> dict[str, bytes]:
     """Run the loop; return the weights and the history."""
     settle(1)
-    job = pretrain.Job(SHAPES, "conv4", settings, CLASSES, seed, "float32", "test")
+    job = pretrain.Job(SHAPES, "conv4", settings, CLASSES, seed, "float32", dynamics, "test")
     place.mkdir(exist_ok=True)
     outputs = Outputs("shapes", "conv4", "method", seed, place)
     pretrain.pretrain(job, data, outputs, device="cpu", threads=1)

@@ -255,6 +255,37 @@ class TestCifar:
         use(project, {"kind": "cifar10", "path": str(archive)}, side=32)
         assert rr("fetch", "--dataset", "mine").code == 0
 
+    def test_the_coarse_labels_of_cifar100_and_their_names(
+        self, project: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from torchvision.datasets import CIFAR100
+
+        folder = project / "copy" / CIFAR100.base_folder
+        folder.mkdir(parents=True)
+        contents = {
+            split: {
+                "data": np.random.default_rng(1).integers(0, 256, (40, 3072), np.uint8),
+                "fine_labels": [i % 100 for i in range(40)],
+                "coarse_labels": [(7 * i) % 20 for i in range(40)],
+            }
+            for split in ("train", "test")
+        } | {"meta": {"fine_label_names": list("f" * 100), "coarse_label_names": [f"coarse {i}" for i in range(20)]}}
+        sums = {}
+        for name, content in contents.items():
+            (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+            sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+        monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+        monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+        monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
+        use(project, {"kind": "cifar100_20"}, side=32)
+        assert rr("fetch", "--dataset", "mine", "--from", folder).code == 0
+        found = fetched(project)
+        assert found.labels.tolist() == 2 * contents["train"]["coarse_labels"]
+        assert found.class_names == contents["meta"]["coarse_label_names"]
+        use(project, {"kind": "cifar100"}, side=32)
+        assert rr("fetch", "--dataset", "mine", "--from", folder).code == 0
+        assert fetched(project).labels.tolist() == 2 * contents["train"]["fine_labels"]
+
     def test_a_changed_batch_is_refused_and_never_unpickled(
         self, project: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -12,7 +12,7 @@ from unittest import mock
 from rr import paths
 from rr.bench.listener import OnStep, listening
 from rr.bench.settings import AUGMENTATION, CROP_FLIP, MEAN, STD
-from rr.params import Dataset, Method, Relational, RotationNet, ShapesSource, SimCLR, Supervised
+from rr.params import Dataset, Dynamics, Method, Relational, RotationNet, ShapesSource, SimCLR, Supervised
 
 FOR_EVER = 10**6  # epochs; the benchmark ends the loop
 
@@ -82,6 +82,7 @@ def train(
         classes=classes,
         seed=0,
         precision=precision,
+        dynamics=Dynamics(every=0, images=50),
         fingerprint="bench",
     )
     outputs = _Outputs("bench", backbone, method, 0, scratch)

@@ -1,7 +1,11 @@
-"""Stage `evaluate`: what a frozen backbone is worth on a target, one module per protocol.
+"""Stage `evaluate`: what a backbone is worth on a target, one module per protocol, each with `run`.
 
-A protocol is `run(settings, train, test, classes, seed, device) -> (metrics, predictions)` on features that were
-extracted once: the paper's evaluation has no augmentation, so every epoch would compute the same ones again.
+    linear, knn, finetune    classification; `classified` turns their probabilities into metrics (`audit`) and examples
+    retrieval                training pictures ranked for every test picture
+    embedding                the shape of the space: a map, silhouette, and the figures of `geometry`
+
+All but finetune look at features that are extracted once: the paper's evaluation has no augmentation, so every epoch
+would compute the same ones again.
 """
 
 import json
@@ -9,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import nn
 
 from rr import paths
 from rr.atomic import replacing, write_text
+from rr.contact_sheet import write_png
 from rr.data.beton import Beton
 from rr.errors import UserError
+from rr.evaluate.found import Found
 from rr.features import extract, load_backbone
 from rr.params import Dataset, Protocol
 
@@ -33,42 +39,65 @@ class Target:
 def evaluate(
     protocol: Protocol, target: Target, run: paths.Evaluation, *, seed: int, device: str, threads: int
 ) -> dict[str, Any]:
-    """Score the run's backbone on `target`; write its metrics (flat JSON) and predictions (Parquet).
+    """Score the run's backbone on `target`; write metrics (flat JSON), a table (Parquet) and a picture of examples.
 
-    Raises UserError for a target whose labels are absent, and for weights that are no backbone.
+    Returns the metrics. Raises UserError for a target whose labels are absent, a class of the test split that the
+    training split lacks, and weights that are no backbone; and as the protocol does.
     """
     backbone = load_backbone(run.pretraining.weights).to(device)
-    class_names = target.class_names
-    parts = {}
-    for split, path in target.betons.items():
-        data = Beton(path, threads=threads)
-        if not class_names or (data.labels < 0).any():
-            raise UserError(f"{path}: labels are absent, so it cannot be a target; take it out of grid.target")
-        parts[split] = (extract(backbone, data, target.dataset, device), data)
-    (train, train_data), (test, test_data) = parts["train"], parts["test"]
-    absent = sorted(
-        {class_names[label] for label in test_data.labels} - {class_names[label] for label in train_data.labels}
-    )
+    train, test = (_open(target, split, threads) for split in ("train", "test"))
+    absent = sorted({target.class_names[label] for label in {*test.labels} - {*train.labels}})
     if absent:
-        raise UserError(
-            f"{target.betons['train']}: no training picture of the class {', '.join(absent)}, which the test split has"
+        raise UserError(f"{train.path}: no training picture of the class {', '.join(absent)}, which the test split has")
+    found = _run(protocol, backbone, target, train, test, seed=seed, device=device)
+    metrics = found.metrics | {"test_images": len(test), "classes": len(target.class_names)}
+    table = pa.table({"index": test.index[found.rows], "label": test.labels[found.rows], **found.columns})
+    with replacing(run.predictions) as temporary:
+        pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(target.class_names)}), temporary)
+    write_png(found.examples, run.examples)
+    write_text(run.metrics, json.dumps(metrics, indent=1) + "\n")
+    return metrics
+
+
+def _open(target: Target, split: str, threads: int) -> Beton:
+    data = Beton(target.betons[split], threads=threads)
+    if not target.class_names or (data.labels < 0).any():
+        raise UserError(f"{data.path}: labels are absent, so it cannot be a target; take it out of grid.target")
+    return data
+
+
+def _run(
+    protocol: Protocol, backbone: nn.Module, target: Target, train: Beton, test: Beton, *, seed: int, device: str
+) -> Found:
+    classes = len(target.class_names)
+    if protocol.kind == "finetune":
+        from rr.evaluate import finetune
+        from rr.evaluate.classified import classified
+
+        probabilities, more = finetune.run(
+            protocol, backbone, train, test, target.dataset, classes, seed=seed, device=device
         )
+        return classified(probabilities, test, **more)
+    seen = extract(backbone, test, target.dataset, device)
+    if protocol.kind == "embedding":
+        from rr.evaluate import embedding
+
+        return embedding.run(protocol, backbone, seen, test, target.dataset, seed=seed, device=device)
+    gallery = extract(backbone, train, target.dataset, device)
     match protocol.kind:
+        case "retrieval":
+            from rr.evaluate import retrieval
+
+            return retrieval.run(protocol, (gallery, train), (seen, test))
         case "linear":
             from rr.evaluate import linear
+            from rr.evaluate.classified import classified
 
-            found, guesses = linear.run(
-                protocol, (train, train_data.labels), (test, test_data.labels), len(class_names), seed
-            )
+            probabilities, more = linear.run(protocol, (gallery, train.labels), (seen, test.labels), classes, seed)
+            return classified(probabilities, test, **more)
         case "knn":
             from rr.evaluate import knn
+            from rr.evaluate.classified import classified
 
-            found, guesses = knn.run(protocol, (train, train_data.labels), (test, test_data.labels), len(class_names))
-    found |= {"test_images": len(test_data), "train_images": len(train_data), "classes": len(class_names)}
-    with replacing(run.predictions) as temporary:
-        pq.write_table(
-            pa.table({"index": test_data.index, "label": test_data.labels, "prediction": guesses.astype(np.int64)}),
-            temporary,
-        )
-    write_text(run.metrics, json.dumps(found, indent=1) + "\n")
-    return {"accuracy": found["accuracy"]}
+            probabilities = knn.run(protocol, (gallery, train.labels), (seen, test.labels), classes)
+            return classified(probabilities, test, train_images=len(train))

@@ -43,6 +43,10 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def pairs(self, images: int) -> int:
+        """How many pairs of representations the loss of a mini-batch of `images` compares; 0 where it compares none."""
+        return 0
+
     def draw(self, images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """The random numbers of a step on `images` images, on the CPU like the generator."""
         return ()

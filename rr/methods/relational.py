@@ -38,6 +38,11 @@ class RelationalReasoning(Method):
             case "encoder-dot":
                 self.head = projector(self.features, *ENCODER)
 
+    def pairs(self, images: int) -> int:
+        """P = M(K² − K), half of them positive; of a single image the positives alone."""
+        K = self.settings.views
+        return images * (K * K - K) // (1 if images > 1 else 2)
+
     def draw(self, images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Random negative partners, int64 (Q, M), if asked for; then uniform numbers, float32 (2, Q, M), with labels.
 

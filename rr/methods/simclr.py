@@ -20,6 +20,10 @@ class SimCLR(Method):
         self.settings = settings
         self.projector = projector(self.features, settings.hidden, settings.outputs)
 
+    def pairs(self, images: int) -> int:
+        """All ordered pairs of 2M views, as the paper counts them: (2M)²."""
+        return (2 * images) ** 2
+
     def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
         """`nt_xent` of both views, which pass the networks as one batch (the paper's code); labels unused."""
         first_MD, second_MD = self.projector(self.backbone(views)).chunk(2)

@@ -19,7 +19,7 @@ from rr.params.methods import (
     Supervised,
     VICReg,
 )
-from rr.params.protocols import Embedding, Finetune, FinetuneViews, Knn, Linear, Protocol, Retrieval
+from rr.params.protocols import Embedding, Finetune, Knn, Linear, Protocol, Retrieval
 from rr.params.reading import check, load
 from rr.params.whole import Dynamics, Grid, Params, lookup
 
@@ -33,7 +33,6 @@ __all__ = [
     "Dynamics",
     "Embedding",
     "Finetune",
-    "FinetuneViews",
     "FolderSource",
     "Grid",
     "Imported",

@@ -8,7 +8,6 @@ from rr.params.base import Closed, Count, Rate, Share
 from rr.views.augmentation import Augmentation
 
 Labelled = Annotated[float, Field(gt=0, le=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Linear(Closed):
@@ -21,29 +20,12 @@ class Linear(Closed):
     learning_rate: Rate
 
 
-class FinetuneViews(Closed):
-    """The paper's augmentation for finetuning, one view an image.
-
-    With probability `flip` a mirror image; with `affine` a turn (± degrees), a scale, a shift (± share of the side) and
-    a shear (± degrees), black outside; with `erase` a square of `erased` of the area set to the mean colour.
-    """
-
-    flip: Probability
-    affine: Probability
-    degrees: Annotated[float, Field(ge=0, le=180)]
-    scale: tuple[Rate, Rate]
-    translate: Probability
-    shear: Annotated[float, Field(ge=0, lt=90)]
-    erase: Probability
-    erased: Share
-
-
 class Finetune(Closed):
     """Backbone and linear layer trained together, each at a rate of its own."""
 
     kind: Literal["finetune"]
     labelled: Labelled
-    augmentation: FinetuneViews
+    augmentation: Augmentation
     epochs: Count
     batch_size: Count
     backbone_rate: Rate

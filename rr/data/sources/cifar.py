@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 (A. Krizhevsky, 2009), downloaded, checked and parsed by torchvision."""
 
+import pickle
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 def pictures(source: CifarSource, download: Path, local: Path | None) -> raw.Pictures:
     """Yield the 50,000 training and 10,000 test pictures of 32 × 32 in the official order.
+
+    The kind `cifar100_20` gives the pictures of CIFAR-100 their 20 coarse labels.
 
     `local` (or `source.path`): the official archive, or a folder with it or its contents. torchvision compares each
     file with its md5 before it unpickles it. Raises UserError for a wrong checksum or a failed download.
@@ -42,12 +45,25 @@ def pictures(source: CifarSource, download: Path, local: Path | None) -> raw.Pic
                 f"cannot download {kind.url} ({error}): check the network, or name a copy with --from"
             ) from error
 
+    names = list(parts[0][1].classes)
+    labels = {split: part.targets for split, part in parts}
+    if source.kind == "cifar100_20":
+        folder = root / kind.base_folder
+        names = _entry(folder / "meta", "coarse_label_names")
+        labels = {split: _entry(folder / split, "coarse_labels") for split in raw.SPLITS}
+
     def rows() -> Iterator[raw.Picture]:
         for split, part in parts:
-            for position, (image, label) in enumerate(zip(part.data, part.targets, strict=True)):
+            for position, (image, label) in enumerate(zip(part.data, labels[split], strict=True)):
                 yield raw.Picture(split, f"{split}/{position}.png", raw.encode(image), label)
 
-    return raw.Pictures(list(parts[0][1].classes), rows())
+    return raw.Pictures(names, rows())
+
+
+def _entry(path: Path, key: str) -> list:
+    """What torchvision leaves unread of one of CIFAR-100's files; it has just compared the file with its md5."""
+    with open(path, "rb") as file:
+        return pickle.load(file, encoding="latin1")[key]
 
 
 def _unpack(local: Path, kind: "type[CIFAR10]", download: Path) -> Path:

@@ -1,0 +1,29 @@
+"""From the probabilities of classes to what a classification protocol gives back."""
+
+import numpy as np
+
+from rr.contact_sheet import arrange
+from rr.data.beton import Beton
+from rr.evaluate.audit import audit
+from rr.evaluate.found import Found
+
+SHOWN, COLUMNS = 60, 10
+
+
+def classified(probabilities: np.ndarray, test: Beton, **more: float) -> Found:
+    """The audit of `probabilities`, float (N, C) for the pictures of `test` in file order, and `more` metrics.
+
+    The examples are the test pictures whose own class got the least probability: mistakes, the most confident first.
+    """
+    own = probabilities[np.arange(len(test)), test.labels]
+    worst = np.argsort(own, kind="stable")[:SHOWN]
+    images, _ = next(test.batches(worst, SHOWN))
+    return Found(
+        metrics=audit(test.labels, probabilities) | more,
+        rows=np.arange(len(test)),
+        columns={
+            "prediction": probabilities.argmax(1).astype(np.int64),
+            "confidence": probabilities.max(1).astype(np.float64),
+        },
+        examples=arrange(images, COLUMNS),
+    )
