@@ -57,6 +57,13 @@ SMALL = {
     "protocols": {
         "linear": {"kind": "linear", "labelled": 1.0, "epochs": 5, "batch_size": 64, "learning_rate": 0.001},
         "knn": {"kind": "knn", "neighbours": 5, "temperature": 0.1},
+        "finetune": {
+            "kind": "finetune", "labelled": 1.0, "augmentation": {"flip": 0.5, "erase": 0.5, "erase_area": 0.25},
+            "epochs": 1, "batch_size": 64, "backbone_rate": 0.0003, "classifier_rate": 0.001, "weight_decay": 0.00001,
+            "milestones": [0.5], "decay": 0.1,
+        },
+        "retrieval": {"kind": "retrieval", "distance": "cosine", "depths": [1, 5]},
+        "embedding": {"kind": "embedding", "images": 40, "perplexity": 5.0, "augmentation": PAPER},
     },
 }  # fmt: skip
 

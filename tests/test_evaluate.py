@@ -10,16 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import EVALUATE, PRETRAIN, Rr, write_params
+from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn import functional as F
 
-from rr import backbones
-from rr.data.beton import Beton
-from rr.evaluate import knn, linear
+from rr import backbones, paths
+from rr.data.beton import Beton, write
+from rr.errors import UserError
+from rr.evaluate import Target, evaluate, knn, linear
 from rr.features import extract, load_backbone
 from rr.labels import keep_share
-from rr.params import Dataset, Knn, Linear, ShapesSource
+from rr.params import Dataset, Knn, Linear, Retrieval, ShapesSource
 from rr.views import normalise
 
 FOLDER = Path("runs/evaluate/shapes/conv4/relational/1/shapes")
@@ -132,24 +134,104 @@ def trained(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr
     return folder
 
 
-@pytest.mark.parametrize("protocol", ["linear", "knn"])
-def test_an_evaluation_writes_metrics_and_predictions_and_keeps_the_backbone(
-    trained: Path, rr: Rr, protocol: str
-) -> None:
+AUDIT = ["accuracy", "worst_class_accuracy", "best_class_accuracy", "class_gap", "calibration_error"]
+TRAINED = [*AUDIT, "loss", "train_accuracy", "train_images"]
+KEYS = {
+    "linear": TRAINED,
+    "finetune": TRAINED,
+    "knn": [*AUDIT, "train_images"],
+    "retrieval": [
+        "mean_average_precision", "precision_at_1", "recall_at_1", "hit_rate_at_1",
+        "precision_at_5", "recall_at_5", "hit_rate_at_5", "train_images",
+    ],
+    "embedding": ["silhouette", "alignment", "uniformity", "effective_rank", "images"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", KEYS)
+def test_an_evaluation_writes_its_files_and_keeps_the_backbone(trained: Path, rr: Rr, protocol: str) -> None:
     weights = trained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
     before = hashlib.sha256(weights.read_bytes()).digest()
-    assert rr(*EVALUATE, protocol).code == 0
+    outcome = rr(*EVALUATE, protocol)
+    assert outcome.code == 0, outcome.err
     assert hashlib.sha256(weights.read_bytes()).digest() == before
-    metrics = json.loads((trained / FOLDER / protocol / "metrics.json").read_text())
-    rows = pq.read_table(trained / FOLDER / protocol / "predictions.parquet")
-    right = np.asarray(rows["label"]) == np.asarray(rows["prediction"])
-    assert metrics["accuracy"] == pytest.approx(right.mean())
-    assert (metrics["test_images"], metrics["train_images"], metrics["classes"]) == (50, 200, 10)
+    folder = trained / FOLDER / protocol
+    assert {path.name for path in folder.iterdir()} == {
+        "metrics.json", "predictions.parquet", "examples.png", "run.json",
+    }  # fmt: skip
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert list(metrics) == [*KEYS[protocol], "test_images", "classes"]
+    assert (metrics["test_images"], metrics["classes"]) == (50, 10)
+    rows = pq.read_table(folder / "predictions.parquet")
+    assert json.loads(rows.schema.metadata[b"class_names"])[0] == "disc"
+    if "prediction" in rows.column_names:
+        right = np.asarray(rows["label"]) == np.asarray(rows["prediction"])
+        assert metrics["accuracy"] == pytest.approx(right.mean())
+        assert metrics["train_images"] == 200
+    first = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
+    assert rr(*EVALUATE, protocol).code == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"} == first
+
+
+def pictures(folder: Path, classes: dict[str, int]) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True)
+        for position in range(count):
+            Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / name / f"{position}.png")
+
+
+def use_target(project: Path, path: str) -> None:
+    def change(params: dict) -> None:
+        source = {"kind": "imagefolder", "path": path, "test_share": 0.4, "unreadable": "stop"}
+        params["methods"]["relational"].update(epochs=1)
+        params["datasets"]["mine"] = {"source": source, "side": 24, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+        params["protocols"]["embedding"].update(images=10, perplexity=2.0)
+
+    write_params(project, change)
+
+
+@pytest.mark.parametrize("protocol", KEYS)
+def test_another_target_with_other_classes_side_and_normalisation(trained: Path, rr: Rr, protocol: str) -> None:
+    pictures(trained / "pictures", {"a": 10, "b": 10, "c": 10})
+    use_target(trained, "pictures")
+    for stage in ("fetch", "convert"):
+        assert rr(stage, "--dataset", "mine").code == 0
+    outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((trained / FOLDER.parent / "mine" / protocol / "metrics.json").read_text())
+    assert (metrics["test_images"], metrics["classes"]) == (12, 3)
+
+
+@pytest.mark.parametrize("protocol", KEYS)
+def test_targets_without_labels_or_without_pictures_of_a_class_are_refused(
+    trained: Path, rr: Rr, protocol: str
+) -> None:
+    pictures(trained / "pictures", {"train": 20, "test": 10})
+    use_target(trained, "pictures")
+    for stage in ("fetch", "convert"):
+        assert rr(stage, "--dataset", "mine").code == 0
+    outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
+    assert outcome.code == 2
+    assert "labels are absent, so it cannot be a target" in outcome.err
+
+
+def test_a_class_that_the_training_split_lacks_is_named(trained: Path) -> None:
+    rng = np.random.default_rng(0)
+    betons = {}
+    for split, labels in (("train", [0, 1, 0, 1]), ("test", [0, 1, 2, 2])):
+        betons[split] = trained / f"{split}.beton"
+        write(betons[split], rng.integers(0, 256, (4, 32, 32, 3), np.uint8), np.array(labels), np.arange(4))
+    run = paths.Evaluation(paths.Pretraining("shapes", "conv4", "relational", 1), "mine", "retrieval")
+    settings = Retrieval(kind="retrieval", distance="cosine", depths=[1])
+    with pytest.raises(
+        UserError, match=r"train.beton: no training picture of the class newt, which the test split has"
+    ):
+        evaluate(settings, Target(SHAPES, betons, ["cat", "dog", "newt"]), run, seed=1, device="cpu", threads=1)
+    assert not run.folder.exists()
 
 
 def test_weights_that_are_no_backbone_are_refused(trained: Path, rr: Rr) -> None:
-    from rr.errors import UserError
-
     weights = trained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(UserError, match="no backbone of this project"):
