@@ -80,13 +80,13 @@ def read(path: Path, network: Network, folder: Path) -> Known:
     """What the index at `path` holds of `folder` under `network`. Raises Useless for one that cannot be reused."""
     schema = _schema(network, folder)
     try:
-        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()  # read_table would load pyarrow.dataset
         if not table.schema.equals(schema):
             raise Useless("holds other columns, or vectors of another length")
         found, expected = table.schema.metadata, schema.metadata
         differing = [key.decode() for key in expected if key != b"folder" and found.get(key) != expected[key]]
         if differing:
-            raise Useless(f"was made with another {' and '.join(differing)}")
+            raise Useless(f"was made with other values of {', '.join(differing)}")
         vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), network.features)
         keys = zip(*(table[name].to_pylist() for name in ("path", "size", "modified")), strict=True)
         return Known({key: row for row, key in enumerate(keys)}, vectors)
@@ -113,7 +113,7 @@ def is_foreign(path: Path) -> bool:
 
 
 def _schema(network: Network, folder: Path) -> pa.Schema:
-    about = network.about | {"folder": text(folder), "resolved": text(folder.resolve())}
+    about = network.about | {"folder": text(folder), "absolute_folder": text(folder.resolve())}
     return pa.schema(
         [
             ("path", pa.string()),
