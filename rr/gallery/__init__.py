@@ -8,5 +8,6 @@
     retrieve   `rr retrieve`: what is nearest, from an index that it keeps up to date
     page       the same as one HTML page, with page.html
 
-A search is to answer at once: nothing here may import numba, torchvision, pydantic or FFCV on the way to its answer.
+A search is to answer at once: on the way to its answer nothing here imports numba, FFCV, scikit-learn or `rr.params`,
+nor torchvision but for its own ResNets.
 """
