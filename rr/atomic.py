@@ -7,14 +7,16 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it becomes `target`, on failure it is removed.
 
-    The temporary name is fixed, so a killed process leaves at most one, which the next try overwrites. Its ending is
-    the target's own, for writers that choose a format by it.
+    The temporary name is fixed, so a killed process leaves at most one, which the next try overwrites. Where several
+    processes may write the same target at once (`shared`), it also bears the process's number. Its ending is the
+    target's own, for writers that choose a format by it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.tmp{target.suffix}")
+    writer = f".{os.getpid()}" if shared else ""
+    temporary = target.with_name(f".{target.stem}{writer}.tmp{target.suffix}")
     temporary.unlink(missing_ok=True)
     try:
         yield temporary

@@ -37,6 +37,14 @@ Format = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
     typer.Option("--format", help="What to write: weights, or a program of torch's or ONNX."),
 ]
+Weights = Annotated[Path, typer.Option("--weights", help="A backbone.safetensors of a run, or a file of rr import.")]
+Prepared = Annotated[
+    str | None,
+    typer.Option("--dataset", help="A name in the section datasets: its side, mean and std, and not the weights' own."),
+]
+Unreadable = Annotated[
+    Literal["stop", "skip"], typer.Option("--unreadable", help="What to do at a picture that cannot be read.")
+]
 
 
 @app.command()
@@ -145,6 +153,48 @@ def export(
     from rr.exchange.exporting import export as write
 
     print(write(file, kind, output, side))
+
+
+@app.command()
+def embed(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures, with all below it.")],
+    weights: Weights,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
+    dataset: Prepared = None,
+    unreadable: Unreadable = "stop",
+    device: Device = "auto",
+    params: ParamsFile = paths.PARAMS,
+) -> None:
+    """Write the features of every picture in a folder: path and vector, a row each."""
+    from rr.gallery.embed import embed as write
+
+    print(write(folder, weights, output, dataset=dataset, unreadable=unreadable, device=device, params=params))
+
+
+@app.command()
+def retrieve(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The pictures to compare with.")],
+    gallery: Annotated[Path, typer.Option("--gallery", metavar="DIR", help="A folder of pictures, with all below it.")],
+    weights: Weights,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many to list.")] = 10,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="An HTML page to write.")] = None,
+    index: Annotated[
+        Path | None, typer.Option("--index", help="Where features are kept; in .rr/gallery when not given.")
+    ] = None,
+    dataset: Prepared = None,
+    unreadable: Unreadable = "stop",
+    device: Device = "auto",
+    params: ParamsFile = paths.PARAMS,
+) -> None:
+    """List the pictures of a folder that are nearest to each IMAGE, by cosine similarity."""
+    from rr.gallery.retrieve import retrieve as search
+
+    print(
+        search(
+            images, gallery, weights, top=top, page=output, place=index, dataset=dataset, unreadable=unreadable,
+            device=device, params=params,
+        )
+    )  # fmt: skip
 
 
 @app.command()

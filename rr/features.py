@@ -1,7 +1,10 @@
 """From a saved backbone and a beton to a matrix of features."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,18 +14,25 @@ from torch import Tensor, nn
 
 from rr import backbones
 from rr.atomic import replacing
-from rr.data.beton import Beton
 from rr.errors import UserError
-from rr.params import Dataset
 from rr.views import normalise
+
+if TYPE_CHECKING:  # what they import costs a tenth of a second, and a search is to answer at once
+    from rr.data.beton import Beton
+    from rr.params import Dataset
 
 _BATCH = 512
 
 
-def write_backbone(name: str, backbone: nn.Module, target: Path) -> None:
-    """Write the weights of `backbone`, which `name` builds, to `target`; the same weights give the same bytes."""
+def write_backbone(name: str, backbone: nn.Module, target: Path, dataset: Dataset | None = None) -> None:
+    """Write the weights of `backbone`, which `name` builds, to `target`; the same weights give the same bytes.
+
+    With the `dataset` it was pretrained on, the file also says which side, mean and std its pictures had.
+    """
     # One key only: safetensors writes several in a random order, and the file is to be the same on every run.
-    about = {"backbone": name, "features": backbone.features}
+    about: dict[str, Any] = {"backbone": name, "features": backbone.features}
+    if dataset:
+        about |= {"side": dataset.side, "mean": dataset.mean, "std": dataset.std}
     state = {key: value.contiguous().cpu() for key, value in backbone.state_dict().items()}
     with replacing(target) as temporary:
         temporary.write_bytes(save(state, metadata={"rr": json.dumps(about)}))

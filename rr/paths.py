@@ -118,6 +118,11 @@ def recorded_in(path: Path) -> Path:
     return path.parent
 
 
+def gallery(key: str) -> Path:
+    """The index of a gallery of pictures, which `rr retrieve` makes; `key` names all that determines it."""
+    return Path(".rr/gallery", f"{key}.parquet")
+
+
 def lock(folder: Path) -> Path:
     """The file whose lock says that a process is making `folder`'s outputs."""
     return ".rr/lock" / folder / "lock"

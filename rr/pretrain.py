@@ -75,7 +75,7 @@ def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, 
             "the command again"
         )
     write_text(outputs.history, _as_csv(run.history))
-    write_backbone(job.backbone, method.backbone, outputs.weights)
+    write_backbone(job.backbone, method.backbone, outputs.weights, job.dataset)
     seen = run.views
     seconds = sum(run.epoch_seconds)
     return {

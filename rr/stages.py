@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from rr import grid, paths
 from rr.errors import UserError, nearest
-from rr.params import Backbone, Params, load
+from rr.params import Backbone, Dataset, Params, load
 from rr.provenance import recording
 
 
@@ -120,6 +120,11 @@ def sync(source: str, params: Path) -> str:
 
     stage(source, load(params))
     return f"sync: both engines know what {source} has done"
+
+
+def dataset(name: str, params: Path) -> Dataset:
+    """The section of `params` that describes data set `name`. Raises UserError for a name it does not have."""
+    return _named(load(params), "datasets", name)
 
 
 def _device(name: str) -> str:

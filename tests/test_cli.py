@@ -36,6 +36,8 @@ def test_help_loads_none_of_the_heavy_libraries() -> None:
         "suite",
         "import",
         "export",
+        "embed",
+        "retrieve",
     ):
         assert stage in done.stdout
 

@@ -16,6 +16,7 @@ import torch
 from conftest import PRETRAIN, Rr, write_params
 from PIL import Image
 from ruamel.yaml import YAML
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rr import backbones
@@ -56,6 +57,9 @@ def test_a_run_writes_weights_history_views_and_record(ready: Path, rr: Rr) -> N
     assert not (ready / "runs/resume").exists() or not list((ready / "runs/resume").rglob("*.pt"))
     backbone = load_backbone(ready / FOLDER / "backbone.safetensors")
     assert sum(p.numel() for p in backbone.parameters()) == 24648
+    with safe_open(ready / FOLDER / "backbone.safetensors", "np") as file:
+        about = json.loads(file.metadata()["rr"])
+    assert about == {"backbone": "conv4", "features": 64, "side": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
     sheet = np.asarray(Image.open(ready / FOLDER / "views.png"))
     assert sheet.shape == (6 * 34 + 2, 5 * 34 + 2, 3)
 

@@ -8,8 +8,6 @@ from typing import get_args
 
 from torch import nn
 
-from rr import params
-
 
 def build(name: str) -> nn.Module:
     """Create a freshly initialised backbone; torch's global generator decides its weights.
@@ -25,8 +23,11 @@ def build(name: str) -> nn.Module:
             from rr.backbones.resnet_cifar import CifarResNet
 
             return CifarResNet(int(name.removeprefix("resnet")))
-        case _ if name in get_args(params.Backbone):
-            from rr.backbones.resnet_torchvision import TorchvisionResNet
+        case _:
+            from rr.params import Backbone  # loads pydantic, which the small backbones do without
 
-            return TorchvisionResNet(name)
+            if name in get_args(Backbone):
+                from rr.backbones.resnet_torchvision import TorchvisionResNet
+
+                return TorchvisionResNet(name)
     raise ValueError(f"no backbone is called {name!r}")

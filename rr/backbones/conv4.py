@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from rr.backbones import fused
-
 CHANNELS = (3, 8, 16, 32, 64)
 PLANAR_BLOCKS = 2  # with more channels, torch's convolutions are the faster ones
 
@@ -60,6 +58,8 @@ class Conv4(nn.Module):
         return self.blocks[1:](first[-1](maps_BCSS)).flatten(1), maps_BCSS  # type: ignore[index]
 
     def _fused_forward(self, images_B3SS: Tensor) -> Tensor:
+        from rr.backbones import fused
+
         x = images_B3SS
         last = len(self.blocks) - 1
         for number, (convolution, norm) in enumerate(self._layers()):
@@ -72,6 +72,10 @@ class Conv4(nn.Module):
 
     def _can_fuse(self, images_B3SS: Tensor) -> bool:
         """Whether the fused form applies; a batch the plain form refuses is left to it, for its error."""
+        if images_B3SS.device.type != "cpu":
+            return False
+        from rr.backbones import fused  # loads numba, which only training on a CPU needs
+
         B, channels, H, W = images_B3SS.shape
         smallest = 2 ** (len(self.blocks) - 1)
         accepted = channels == CHANNELS[0] and B * (H // smallest) * (W // smallest) > 1
