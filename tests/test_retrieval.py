@@ -40,6 +40,7 @@ def test_a_ranking_by_hand(by_hand) -> None:
             "precision_at_1": 1.0, "recall_at_1": 0.5, "hit_rate_at_1": 1.0,
             "precision_at_2": 0.5, "recall_at_2": 0.5, "hit_rate_at_2": 1.0,
             "precision_at_3": 2 / 3, "recall_at_3": 1.0, "hit_rate_at_3": 1.0,
+            "train_images": 4,
         }
     )  # fmt: skip
     assert [list(row) for row in found.columns["neighbours"]] == [[100, 101, 102], [103, 102, 101]]

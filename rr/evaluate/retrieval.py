@@ -50,7 +50,7 @@ def run(settings: Retrieval, train: tuple[Tensor, Beton], test: tuple[Tensor, Be
         metrics[f"recall_at_{k}"] = float((found / relevant).mean())
         metrics[f"hit_rate_at_{k}"] = float((found > 0).mean())
     return Found(
-        metrics=metrics,
+        metrics=metrics | {"train_images": len(train[1])},
         rows=np.arange(len(test[1])),
         columns={
             "average_precision": precision,
