@@ -2,13 +2,15 @@
 #
 #   snakemake --cores 8          run everything that is missing or out of date
 #   snakemake -n                 see what would run, and why
+#   snakemake --cores 8 --configfile workflow/suites/cifar.yaml workflow/suites/views.yaml
+import shlex
 from pathlib import Path
 
 from ruamel.yaml import YAML
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from rr import grid, paths
+from rr import grid, paths, suites
 from rr.errors import UserError
 from rr.params import load
 from rr.provenance import stage_code
@@ -23,13 +25,18 @@ configfile: "params.yaml"
 container: "docker-daemon://relational-reasoning:latest"
 
 
+# Suites come by --configfile, several at once; the stages then read a file in which params.yaml is joined with them.
+SUITES = config.pop("suites", {})
 try:
-    PARAMS = load(Path("params.yaml"))
+    FILE = suites.overlay(SUITES, Path("params.yaml")) if SUITES else Path("params.yaml")
+    PARAMS = load(FILE)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 if config != YAML(typ="safe", pure=True).load(Path("params.yaml")):
-    raise WorkflowError("the stages read params.yaml alone: change it there instead of with --config or --configfile")
+    raise WorkflowError("the stages read params.yaml: change it there; --configfile is for files of workflow/suites")
+
+shell.prefix(f"export RR_PARAMS={shlex.quote(str(FILE))}; " if SUITES else "")
 
 
 wildcard_constraints:

@@ -21,6 +21,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+suite = typer.Typer(help="Suites: the experiments of workflow/suites.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(suite, name="suite")
+
 INTERRUPTED = 130  # Typer's code, and the shell's, for Ctrl-C
 
 ParamsFile = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="The parameters to use.")]
@@ -37,6 +40,7 @@ Format = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
     typer.Option("--format", help="What to write: weights, or a program of torch's or ONNX."),
 ]
+Suite = Annotated[str, typer.Argument(help="A file of workflow/suites, without .yaml.")]
 Weights = Annotated[Path, typer.Option("--weights", help="A backbone.safetensors of a run, or a file of rr import.")]
 Prepared = Annotated[
     str | None,
@@ -103,15 +107,28 @@ def report(params: ParamsFile = paths.PARAMS) -> None:
     print(stages.report(params))
 
 
-@app.command()
-def suite(
-    name: Annotated[str, typer.Argument(help="A file of workflow/suites, without .yaml.")],
-    params: ParamsFile = paths.PARAMS,
-) -> None:
-    """Write an experiment's grid into params.yaml, for both engines to run."""
-    from rr.suites import choose
+@suite.command("list")
+def suite_list() -> None:
+    """Name every suite, and what it is for."""
+    from rr import suites
 
-    print(choose(name, params))
+    print(suites.listed())
+
+
+@suite.command("show")
+def suite_show(name: Suite) -> None:
+    """Print a suite's file."""
+    from rr import suites
+
+    print(suites.show(name))
+
+
+@suite.command("use")
+def suite_use(name: Suite, params: ParamsFile = paths.PARAMS) -> None:
+    """Write an experiment's grid into params.yaml, for both engines to run."""
+    from rr import suites
+
+    print(suites.use(name, params))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from rr import paths
-from rr.params import Params, lookup
+from rr.params import Grid, Params, lookup
 
 # Dotted paths into params.yaml; {…} are the names on the stage's command line.
 PARAMETERS = {
@@ -54,18 +54,29 @@ def parameters(params: Params, stage: str, **names: str) -> dict[str, Any]:
     return values
 
 
+def data(params: Params) -> list[str]:
+    """Every data set that is fetched and converted."""
+    return list(dict.fromkeys(name for grid in params.grid for name in grid.data))
+
+
 def pretrainings(params: Params) -> Iterator[paths.Pretraining]:
-    """Every pretraining of the grid."""
-    grid = params.grid
-    for dataset, backbone, method, seed in product(grid.dataset, grid.backbone, grid.method, grid.seed):
-        yield paths.Pretraining(dataset, backbone, method, seed)
+    """Every pretraining of the grid, once."""
+    yield from dict.fromkeys(run for grid in params.grid for run in _pretrainings(grid))
 
 
 def evaluations(params: Params) -> Iterator[paths.Evaluation]:
-    """Every evaluation of the grid."""
-    for pretraining in pretrainings(params):
-        for target, protocol in product(params.grid.target, params.grid.protocol):
-            yield paths.Evaluation(pretraining, target, protocol)
+    """Every evaluation of the grid, once."""
+    yield from dict.fromkeys(
+        paths.Evaluation(run, target, protocol)
+        for grid in params.grid
+        for run in _pretrainings(grid)
+        for target, protocol in product(grid.target, grid.protocol)
+    )
+
+
+def _pretrainings(grid: Grid) -> Iterator[paths.Pretraining]:
+    for names in product(grid.dataset, grid.backbone, grid.method, grid.seed):
+        yield paths.Pretraining(*names)
 
 
 def fetch(params: Params, dataset: str) -> Cell:
@@ -109,7 +120,7 @@ def report(params: Params) -> Cell:
 
 def cells(params: Params) -> Iterator[Cell]:
     """Every stage run of the grid, in an order in which each can run."""
-    for name in params.grid.data:
+    for name in data(params):
         yield fetch(params, name)
         yield convert(params, name)
     for run in pretrainings(params):

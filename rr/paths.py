@@ -123,6 +123,11 @@ def gallery(key: str) -> Path:
     return Path(".rr/gallery", f"{key}.parquet")
 
 
+def suites(names: str) -> Path:
+    """The parameters of the suites that Snakemake was given."""
+    return Path(".rr/suites", f"{names}.yaml")
+
+
 def lock(folder: Path) -> Path:
     """The file whose lock says that a process is making `folder`'s outputs."""
     return ".rr/lock" / folder / "lock"

@@ -108,7 +108,7 @@ def test_a_variant_by_merge_key_keeps_the_rest(tmp_path: Path) -> None:
 
 def test_the_shipped_file_is_valid_and_unfolds_to_its_product() -> None:
     params = load(ROOT / "params.yaml")
-    axes = params.grid
+    (axes,) = params.grid
     runs = list(grid.pretrainings(params))
     assert len(set(runs)) == len(axes.dataset) * len(axes.backbone) * len(axes.method) * len(axes.seed)
     assert len(set(grid.evaluations(params))) == len(runs) * len(axes.target) * len(axes.protocol)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rr.errors import nearest
 from rr.params.base import Closed, Name
@@ -30,10 +30,18 @@ class Dynamics(Closed):
     images: Annotated[int, Field(ge=50)]
 
 
-class Params(Closed):
-    """The whole of `params.yaml`."""
+def _several(grid: Any) -> list[Any]:
+    return grid if isinstance(grid, list) else [grid]
 
-    grid: Grid
+
+class Params(Closed):
+    """The whole of `params.yaml`.
+
+    `grid` is one in that file; several, whose cells are joined, in the file that the Snakefile writes for suites (DVC
+    unfolds one product alone).
+    """
+
+    grid: Annotated[list[Grid], Field(min_length=1), BeforeValidator(_several)]
     threads: Annotated[int, Field(ge=1, le=256)]
     precision: Literal["float32", "bfloat16"]
     dynamics: Dynamics
@@ -50,19 +58,20 @@ class Params(Closed):
             "method": self.methods,
             "protocol": self.protocols,
         }
-        for axis in Grid.model_fields:
-            values = getattr(self.grid, axis)
-            if not values:
-                raise ValueError(f"grid.{axis}: the list is empty; give at least one")
-            if len(set(values)) < len(values):
-                raise ValueError(f"grid.{axis}: a value stands twice")
-            for name in values if axis in sections else ():
-                lookup(sections[axis], name, f"grid.{axis}")
-        missing = sorted({*self.grid.dataset, *self.grid.target} - set(self.grid.data))
-        if missing:
-            raise ValueError(
-                f"grid.data: add {', '.join(missing)}; it lists every data set that is fetched and converted"
-            )
+        for grid in self.grid:
+            for axis in Grid.model_fields:
+                values = getattr(grid, axis)
+                if not values:
+                    raise ValueError(f"grid.{axis}: the list is empty; give at least one")
+                if len(set(values)) < len(values):
+                    raise ValueError(f"grid.{axis}: a value stands twice")
+                for name in values if axis in sections else ():
+                    lookup(sections[axis], name, f"grid.{axis}")
+            missing = sorted({*grid.dataset, *grid.target} - set(grid.data))
+            if missing:
+                raise ValueError(
+                    f"grid.data: add {', '.join(missing)}; it lists every data set that is fetched and converted"
+                )
         return self
 
 
