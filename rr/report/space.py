@@ -88,6 +88,4 @@ def _dots(axes: Axes, places: np.ndarray, colour: str) -> None:
     if len(places):
         vertices = np.repeat(places, 2, axis=0)
         codes = np.tile([Outline.MOVETO, Outline.LINETO], len(places))
-        axes.add_patch(
-            PathPatch(Outline(vertices, codes), ec=colour, fc="none", lw=_DOT, alpha=0.8, capstyle="round")
-        )
+        axes.add_patch(PathPatch(Outline(vertices, codes), ec=colour, fc="none", lw=_DOT, alpha=0.8, capstyle="round"))

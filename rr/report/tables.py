@@ -1,5 +1,6 @@
 """Figures with their mean and deviation over seeds: rows are methods, columns are protocols or metrics."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,8 @@ Place = tuple[str, str, str]  # dataset, backbone, target
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as percent with two decimals, without the sign."""
-    return f"{100 * share:.2f}"
+    """A share in [0, 1] as percent with two decimals, without the sign; a dash for NaN."""
+    return "–" if math.isnan(share) else f"{100 * share:.2f}"
 
 
 def plain(value: float) -> str:
