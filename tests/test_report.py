@@ -632,6 +632,12 @@ def test_efficiency_without_one_of_the_two_says_nothing(everything: Params) -> N
     assert "read off linearly" not in page().text
 
 
+def test_seconds_of_two_machines_are_not_compared(everything: Params) -> None:
+    change_record(RELATIONAL.folder, device="NVIDIA H100")
+    report(everything)
+    assert "at 2,500 pairs relational has a kNN accuracy of 65.00 % and simclr of 50.00 %, read off" in page().text
+
+
 def test_records_without_times_of_epochs_leave_seconds_out(everything: Params) -> None:
     for seed in (1, 2):
         for method in ("relational", "simclr"):

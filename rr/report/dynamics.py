@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 
 from rr.report.collect import Run
 from rr.report.drawing import Panel
-from rr.report.lines import Line, epoch_axis, line_panel, percent_axis
+from rr.report.lines import Line, epoch_axis, line_panel, log_ticks, percent_axis
 
 _SHARES = {"knn_accuracy", "accuracy"}
 _KNN = {"knn_accuracy": "kNN on frozen features"}
@@ -55,8 +56,9 @@ def measured(history: dict[str, list[float]], *columns: str) -> dict[float, list
 
 def _panels(runs: Sequence[Run], name: str) -> list[Panel]:
     relational = runs[0].settings["kind"] == "relational"
+    title = "Accuracy, %" if relational else "kNN accuracy, %"
     wanted: list[tuple[str, str, dict[str, str], Callable[[Axes], None]]] = [
-        ("Accuracy, %", "Accuracy in percent per epoch", _KNN | (_PAIRS if relational else {}), percent_axis),
+        (title, "Accuracy in percent per epoch", _KNN | (_PAIRS if relational else {}), percent_axis),
         ("Information between views, bits", "Information in bits per epoch", _INFORMATION, epoch_axis),
         ("Effective rank", "Effective rank per epoch", _RANK, epoch_axis),
         ("Norm of the gradient", "Norm of the gradient per epoch", _NORMS, _log_axis),
@@ -117,3 +119,4 @@ def _against(words: str) -> Callable[[Axes], None]:
 def _log_axis(axes: Axes) -> None:
     epoch_axis(axes)
     axes.set_yscale("log")
+    log_ticks(axes.yaxis, StrMethodFormatter("{x:g}"))

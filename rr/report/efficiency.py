@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from rr.report.collect import Run
-from rr.report.drawing import Panel
+from rr.report.drawing import SERIES, Panel
 from rr.report.dynamics import measured
 from rr.report.finding import caution
-from rr.report.lines import Line, Point, line_panel
-from rr.report.tables import percent, unique
+from rr.report.lines import Line, Point, line_panel, log_ticks
+from rr.report.tables import unique
 
 _COSTS = {"pairs": "pairs compared", "views": "views seen", "seconds": "seconds of training"}
 
@@ -66,7 +66,7 @@ def _efficiency(runs: Sequence[Run], dataset: str, backbone: str) -> Efficiency:
     legend: dict[str, int] = {}
     curves: dict[str, dict[str, list[Point]]] = {}
     for cost, words in _COSTS.items():
-        lines = [cost_line(by_method[method], cost, colour) for colour, method in enumerate(methods, 1)]
+        lines = [cost_line(by_method[method], cost, place % len(SERIES) + 1) for place, method in enumerate(methods)]
         known = [line for line in lines if line]
         if known:
             name = f"efficiency-{dataset}-{backbone}-{cost}"
@@ -81,20 +81,22 @@ def _efficiency(runs: Sequence[Run], dataset: str, backbone: str) -> Efficiency:
 
 def _sentence(by_method: dict[str, list[Run]], curves: dict[str, dict[str, list[Point]]]) -> str:
     """The first relational method beside the first SimCLR at the largest cost that both have reached; else empty."""
-    kinds = {method: runs[0].settings["kind"] for method, runs in by_method.items()}
-    pair = [next((m for m, kind in kinds.items() if kind == wanted), None) for wanted in ("relational", "simclr")]
-    ours, theirs = pair
+    kinds = {runs[0].settings["kind"]: method for method, runs in reversed(by_method.items())}
+    ours, theirs = kinds.get("relational"), kinds.get("simclr")
     if ours is None or theirs is None:
         return ""
     parts = []
+    where = [(run.record.machine, run.record.device) for run in [*by_method[ours], *by_method[theirs]]]
     for cost, words in (("pairs", "at {:,.0f} pairs"), ("seconds", "after {:,.1f} seconds of training")):
         known = curves.get(cost, {})
-        if ours in known and theirs in known:
+        # Seconds of two machines say nothing of two methods.
+        comparable = cost != "seconds" or all(one == where[0] for one in where)
+        if comparable and ours in known and theirs in known:
             most = min(known[ours][-1][0], known[theirs][-1][0])
-            values = [reached(known[method], most) for method in (ours, theirs)]
-            if None not in values:
-                a, b = (percent((value or 0) / 100) for value in values)
-                parts.append(f"{words.format(most)} {ours} has a kNN accuracy of {a} % and {theirs} of {b} %")
+            first, second = (reached(known[method], most) for method in (ours, theirs))
+            if first is not None and second is not None:
+                figures = f"{ours} has a kNN accuracy of {first:.2f} % and {theirs} of {second:.2f} %"
+                parts.append(f"{words.format(most)} {figures}")
     if not parts:
         return ""
     text = f"At the most that both have spent, {'; '.join(parts)}, read off linearly between epochs."
@@ -108,6 +110,7 @@ def _frame(cost: str, words: str) -> Callable[[Axes], None]:
         axes.grid(axis="y")
         if cost == "pairs":
             axes.set_xscale("log")  # methods differ by orders of magnitude
+            log_ticks(axes.xaxis, EngFormatter(sep=""))
         else:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 

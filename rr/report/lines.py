@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axis import Axis
+from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullLocator
 
 from rr.report.drawing import SERIES, Panel, draw
 
@@ -35,7 +36,7 @@ def line_panel(
 
     def content(axes: Axes) -> None:
         for line in lines:
-            colour = SERIES[(line.colour - 1) % len(SERIES)]
+            colour = SERIES[line.colour - 1]
             for seed in line.seeds if len(line.seeds) > 1 else ():
                 axes.plot(*_split(list(seed.values())), color=colour, lw=0.8, alpha=0.45)
             mean = line.mean
@@ -62,6 +63,13 @@ def percent_axis(axes: Axes) -> None:
     """Epochs, and shares in percent on one scale, so that methods compare by eye."""
     epoch_axis(axes)
     axes.set_ylim(0, 100)
+
+
+def log_ticks(axis: Axis, shown: Formatter) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 of each power, written without formulas."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    axis.set_major_formatter(shown)
+    axis.set_minor_locator(NullLocator())
 
 
 def _mean(values: list[float]) -> float:

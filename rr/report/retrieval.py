@@ -41,4 +41,4 @@ def _columns(protocol: str, ks: list[int]) -> list[Column]:
 def _sheet(score: Score) -> Sheet:
     run = score.cell.pretraining
     title = f"{run.method} on {run.dataset}, {run.backbone}, seed {run.seed}"
-    return sheet(title, _CAPTION, score.examples, score.cell.examples, largest=2)
+    return sheet(title, _CAPTION, score.examples, score.cell.examples, largest=1)

@@ -14,7 +14,7 @@ from rr.report.predictions import Plane
 from rr.report.tables import Column, Table, first_seeds, places, plain, table, unique
 
 _COLOURED = len(SERIES)
-_DOT = 3.2  # points across
+_DOT = 2.6  # points across
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,6 @@ def _map(score: Score, plane: Plane) -> Map:
 def _dots(axes: Axes, places: np.ndarray, colour: str) -> None:
     """One path for a whole class: lines of no length with round ends, a fifth of the bytes of as many markers."""
     if len(places):
-        vertices = np.repeat(places, 2, axis=0)
-        codes = np.tile([Outline.MOVETO, Outline.LINETO], len(places))
-        axes.add_patch(PathPatch(Outline(vertices, codes), ec=colour, fc="none", lw=_DOT, alpha=0.8, capstyle="round"))
+        dots = Outline(np.repeat(places, 2, axis=0), np.tile([Outline.MOVETO, Outline.LINETO], len(places)))
+        dots.should_simplify = False  # it would leave out every line, as none has a length
+        axes.add_patch(PathPatch(dots, ec=colour, fc="none", lw=_DOT, alpha=0.8, capstyle="round"))
