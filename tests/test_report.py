@@ -608,7 +608,7 @@ def test_efficiency_by_hand(whole: tuple[str, str]) -> None:
     # Relational is measured at 1000 and 3000 pairs (35 and 75 %), SimCLR at 1500 and 2500 (30 and 50 %): at 2500 that
     # is 35 + 40 × 3/4 = 65 and 50. In time at 10 and 32 s, and at 16 and 40 s: at 32 s 75, and 30 + 20 × 16/24 = 43.33.
     expected = (
-        "At the most that both have spent, at 2,500 pairs relational has a kNN accuracy of 65.00 % and simclr of "
+        "At the most that both have spent: at 2,500 pairs relational has a kNN accuracy of 65.00 % and simclr of "
         "50.00 %; after 32.0 seconds of training relational has a kNN accuracy of 75.00 % and simclr of 43.33 %, read "
         "off linearly between epochs. Means are over 2 seeds."
     )

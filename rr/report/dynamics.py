@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from rr.report.collect import Run
 from rr.report.drawing import Panel
@@ -111,6 +111,7 @@ def _relations(runs: Sequence[Run], name: str) -> list[Panel]:
 def _against(words: str) -> Callable[[Axes], None]:
     def frame(axes: Axes) -> None:
         axes.set_xlabel(words)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid()
 
     return frame

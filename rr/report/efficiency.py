@@ -99,7 +99,7 @@ def _sentence(by_method: dict[str, list[Run]], curves: dict[str, dict[str, list[
                 parts.append(f"{words.format(most)} {figures}")
     if not parts:
         return ""
-    text = f"At the most that both have spent, {'; '.join(parts)}, read off linearly between epochs."
+    text = f"At the most that both have spent: {'; '.join(parts)}, read off linearly between epochs."
     return f"{text} {caution(len(by_method[ours]))}"
 
 
