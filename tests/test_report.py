@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import warnings
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -365,6 +366,21 @@ def test_curves_take_the_colours_of_the_page(params: Params) -> None:
         re.findall(r"var\([^)]*\)|currentColor", drawn)
     )
     assert "two views of one picture" in html
+
+
+def test_hostile_names_of_classes_stay_text(params: Params) -> None:
+    names = ["--><script>alert(1)</script>", '"><b onload=x', "$\\frac$ 日本 | `a`"]
+    for score in evaluations(params):
+        write_predictions(score, pq.read_table(score.predictions), names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report(params)
+    found = page()
+    assert not found.open
+    assert found.elements["script"] == 0
+    assert found.elements["b"] == len(CLASSIFICATION)
+    assert ["relational", "linear", names[1], "25.00", names[2], "100.00"] in [row[:6] for row in found.rows]
+    assert "<script" not in REPORT_FILES[1].read_text(encoding="utf-8")
 
 
 def test_hostile_text_stays_text(params: Params) -> None:

@@ -56,9 +56,9 @@ def measured(history: dict[str, list[float]], *columns: str) -> dict[float, list
 
 def _panels(runs: Sequence[Run], name: str) -> list[Panel]:
     relational = runs[0].settings["kind"] == "relational"
-    title = "Accuracy, %" if relational else "kNN accuracy, %"
+    accuracy = "Accuracy, %" if relational else "kNN accuracy, %"
     wanted: list[tuple[str, str, dict[str, str], Callable[[Axes], None]]] = [
-        (title, "Accuracy in percent per epoch", _KNN | (_PAIRS if relational else {}), percent_axis),
+        (accuracy, "Accuracy in percent per epoch", _KNN | (_PAIRS if relational else {}), percent_axis),
         ("Information between views, bits", "Information in bits per epoch", _INFORMATION, epoch_axis),
         ("Effective rank", "Effective rank per epoch", _RANK, epoch_axis),
         ("Norm of the gradient", "Norm of the gradient per epoch", _NORMS, _log_axis),
