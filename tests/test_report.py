@@ -5,12 +5,14 @@ import io
 import json
 import math
 import re
+import warnings
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -22,8 +24,11 @@ from rr.grid import report as report_cell
 from rr.params import Params
 from rr.paths import REPORT_FILES
 from rr.report import report
+from rr.report.classes import confused, confusion, reliability
 from rr.report.collect import spread
+from rr.report.efficiency import reached
 from rr.report.page import markdown
+from rr.report.predictions import Guesses
 
 ACCURACY = {
     ("random", "linear"): {1: 0.40, 2: 0.42},
@@ -32,6 +37,8 @@ ACCURACY = {
     ("supervised", "knn"): {1: 0.70, 2: 0.74},
     ("relational", "linear"): {1: 0.60, 2: 0.63},
     ("relational", "knn"): {1: 0.50, 2: 0.50},
+    ("simclr", "linear"): {1: 0.55, 2: 0.55},
+    ("simclr", "knn"): {1: 0.45, 2: 0.45},
 }
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"kind": "random"},
@@ -44,11 +51,23 @@ METHODS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.001, "head": "relation", "aggregation": "cat", "loss": "focal", "gamma": 2.0,
         "alpha": 0.5, "negatives": "roll", "labelled": 0.0,
     },
+    "simclr": {
+        "kind": "simclr", "augmentation": {"flip": 0.5}, "views": 2, "batch_size": 8, "epochs": 2,
+        "learning_rate": 0.001, "temperature": 0.5, "mean": "of-ratios", "hidden": 8, "outputs": 4,
+    },
 }  # fmt: skip
-PROTOCOLS = {
-    "linear": {"kind": "linear", "epochs": 1, "batch_size": 8, "learning_rate": 0.001},
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "linear": {"kind": "linear", "labelled": 1.0, "epochs": 1, "batch_size": 8, "learning_rate": 0.001},
     "knn": {"kind": "knn", "neighbours": 2, "temperature": 0.1},
+    "retrieval": {"kind": "retrieval", "distance": "cosine", "depths": [1, 5]},
+    "embedding": {"kind": "embedding", "images": 10, "perplexity": 3.0, "augmentation": {"flip": 0.5}},
 }
+CLASSIFICATION = ("linear", "knn")
+# Ten test pictures of three classes, as every classifier of the fixture sees them: the class with index 1 fares worst.
+NAMES = ["cat", "dog", "$a$ & <b>"]
+LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+GUESSED = [0, 0, 0, 1, 0, 0, 1, 2, 2, 2]
+CONFIDENCE = [0.99, 0.97, 0.5, 0.5, 0.9, 0.9, 0.55, 0.55, 0.0, 1.0]
 RELATIONAL = paths.Pretraining("shapes", "conv4", "relational", 1)
 
 
@@ -56,6 +75,7 @@ def make_params(
     seeds: tuple[int, ...] = (1, 2),
     methods: tuple[str, ...] = ("random", "supervised", "relational"),
     datasets: tuple[str, ...] = ("shapes",),
+    protocols: tuple[str, ...] = CLASSIFICATION,
 ) -> Params:
     data = {
         "source": {"kind": "shapes", "train": 20, "test": 10, "seed": 0},
@@ -66,9 +86,9 @@ def make_params(
     content = {
         "grid": {
             "data": list(datasets), "dataset": list(datasets), "backbone": ["conv4"], "method": list(methods),
-            "seed": list(seeds), "target": list(datasets), "protocol": list(PROTOCOLS),
+            "seed": list(seeds), "target": list(datasets), "protocol": list(protocols),
         },
-        "threads": 1, "precision": "float32",
+        "threads": 1, "precision": "float32", "dynamics": {"every": 1, "images": 50},
         "datasets": dict.fromkeys(datasets, data),
         "methods": METHODS,
         "protocols": PROTOCOLS,
@@ -85,6 +105,7 @@ def write_files(params: Params) -> None:
             "random": ["epoch", "loss", "accuracy"],
             "supervised": ["epoch", "loss", "accuracy"],
             "relational": ["epoch", "loss", "accuracy", "accuracy_positive", "accuracy_negative"],
+            "simclr": ["epoch", "loss", "accuracy"],
         }[run.method]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -92,13 +113,59 @@ def write_files(params: Params) -> None:
         for epoch in (1, 2) if run.method != "random" else ():
             writer.writerow([epoch, 1 / epoch + run.seed / 10, *(0.4 + epoch / 10 for _ in columns[2:])])
         run.history.write_text(text.getvalue())
-        Image.fromarray(np.full((12, 20, 3), run.seed, np.uint8)).save(run.views)
+        write_png(run.views, run.seed)
         write_record(run.folder, {f"methods.{run.method}": METHODS[run.method], "threads": 1}, views_per_second=1234)
     for score in evaluations(params):
         score.folder.mkdir(parents=True)
-        value = ACCURACY[score.pretraining.method, score.protocol][score.pretraining.seed]
-        score.metrics.write_text(json.dumps({"accuracy": value, "loss": 0.5, "test_images": 1000, "classes": 10}))
+        kind = PROTOCOLS[score.protocol]["kind"]
+        write_score(score, kind)
+        write_png(score.examples, score.pretraining.seed)
         write_record(score.folder, {f"protocols.{score.protocol}": PROTOCOLS[score.protocol], "threads": 1})
+
+
+def write_score(score: paths.Evaluation, kind: str) -> None:
+    """Metrics and predictions of one evaluation."""
+    names, seed = NAMES, score.pretraining.seed
+    sizes = {"test_images": 1000, "train_images": 5000, "classes": 10}
+    index = {"index": list(range(10)), "label": LABELS}
+    if kind == "retrieval":
+        at = {f"{name}_at_{k}": 0.1 * k for name in ("precision", "recall", "hit_rate") for k in (1, 5)}
+        better = 0.1 * ["random", "simclr", "relational", "supervised"].index(score.pretraining.method)
+        metrics = {"mean_average_precision": 0.3 + better + seed / 100, **at, **sizes}
+        nothing = pa.array([[0] * 5] * 10)
+        columns = {"average_precision": [0.5] * 10, "neighbours": nothing, "neighbour_labels": nothing}
+        table = pa.table(index | columns | {"similarities": pa.array([[0.5] * 5] * 10, pa.list_(pa.float32()))})
+    elif kind == "embedding":
+        metrics = {"silhouette": -0.25, "alignment": 0.5, "uniformity": -2.0, "effective_rank": 7.5 + seed}
+        places = np.arange(20, dtype=np.float32).reshape(2, 10) * [[1], [-1]]
+        table = pa.table(index | {axis: places[i].astype(np.float32) for i, axis in enumerate("xy")})
+    else:
+        value = ACCURACY[score.pretraining.method, score.protocol][seed]
+        metrics = {"accuracy": value, "loss": 0.5, "calibration_error": seed / 10, **sizes}
+        table = pa.table(index | {"prediction": GUESSED, "confidence": CONFIDENCE})
+    score.metrics.write_text(json.dumps(metrics))
+    write_predictions(score, table, names)
+
+
+def write_predictions(score: paths.Evaluation, table: pa.Table, names: list[str]) -> None:
+    pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(names)}), score.predictions)
+
+
+def write_png(path: Path, shade: int) -> None:
+    Image.fromarray(np.full((12, 20, 3), shade, np.uint8)).save(path)
+
+
+def write_dynamics(method: str, seed: int, columns: dict[str, list[Any]], seconds: list[float]) -> None:
+    """A history of measured epochs; None for an epoch without a measurement."""
+    run = paths.Pretraining("shapes", "conv4", method, seed)
+    epochs = range(1, len(seconds) + 1)
+    rows = [["epoch", "loss", *columns]]
+    rows += [
+        [epoch, 1.0, *("" if v is None else v for v in values)]
+        for epoch, *values in zip(epochs, *columns.values(), strict=True)
+    ]
+    run.history.write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
+    change_record(run.folder, epoch_seconds=seconds)
 
 
 def write_record(folder: Path, params: dict[str, Any], **more: Any) -> None:
@@ -184,7 +251,7 @@ def test_spread_by_hand() -> None:
 
 def test_inputs_are_the_files_of_the_grid(params: Params) -> None:
     found = report_cell(params).inputs
-    assert len(found) == len(set(found)) == 6 * 3 + 12 * 2
+    assert len(found) == len(set(found)) == 6 * 3 + 12 * 4
     assert all(path.is_file() for path in found)
     assert Path("runs/history/shapes/conv4/relational/1.csv") in found
     assert Path("runs/evaluate/shapes/conv4/random/2/shapes/knn/metrics.json") in found
@@ -225,7 +292,7 @@ def test_finding_follows_from_the_figures(params: Params) -> None:
 def test_finding_admits_a_method_below_its_lower_bound(params: Params) -> None:
     for seed in (1, 2):
         run = paths.Pretraining("shapes", "conv4", "relational", seed)
-        paths.Evaluation(run, "shapes", "linear").metrics.write_text('{"accuracy": 0.1}')
+        paths.Evaluation(run, "shapes", "linear").metrics.write_text('{"accuracy": 0.1, "calibration_error": 0}')
     report(params)
     assert "below random (41.00 %) and below supervised (81.00 %). Means" in page().text
 
@@ -248,7 +315,7 @@ def test_several_tables_are_counted_together(tmp_path: Path, monkeypatch: pytest
     write_files(params)
     for seed in (1, 2):
         run = paths.Pretraining("others", "conv4", "relational", seed)
-        paths.Evaluation(run, "shapes", "knn").metrics.write_text('{"accuracy": 0.9}')
+        paths.Evaluation(run, "shapes", "knn").metrics.write_text('{"accuracy": 0.9, "calibration_error": 0}')
     report(params)
     found = page()
     assert "in 8 of 8 it is above the random one; in 1 of 8 it reaches the supervised one. Means" in found.text
@@ -263,7 +330,7 @@ def test_bounds_alone_make_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_files(params)
     report(params)
     assert "no self-supervised method" in page().text
-    assert "there is no curve" in page().text
+    assert "curves" not in page().ids
 
 
 def test_page_needs_nothing_but_itself(params: Params) -> None:
@@ -283,8 +350,9 @@ def test_page_needs_nothing_but_itself(params: Params) -> None:
     assert "https://" not in html
     assert "@import" not in html
     assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{name}" for name in found.ids}
-    # Two panels for each of two methods that train, one for each of two protocols; a sheet of views for each method.
-    assert found.elements["svg"] == 6
+    # Two panels for each of two methods that train, one for each of two protocols, two for each method's classes; a
+    # sheet of views for each method.
+    assert found.elements["svg"] == 12
     assert found.elements["img"] == 3
     assert found.elements["caption"] == found.elements["table"]
 
@@ -298,6 +366,21 @@ def test_curves_take_the_colours_of_the_page(params: Params) -> None:
         re.findall(r"var\([^)]*\)|currentColor", drawn)
     )
     assert "two views of one picture" in html
+
+
+def test_hostile_names_of_classes_stay_text(params: Params) -> None:
+    names = ["--><script>alert(1)</script>", '"><b onload=x', "$\\frac$ 日本 | `a`"]
+    for score in evaluations(params):
+        write_predictions(score, pq.read_table(score.predictions), names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report(params)
+    found = page()
+    assert not found.open
+    assert found.elements["script"] == 0
+    assert found.elements["b"] == len(CLASSIFICATION)
+    assert ["relational", "linear", names[1], "25.00", names[2], "100.00"] in [row[:6] for row in found.rows]
+    assert "<script" not in REPORT_FILES[1].read_text(encoding="utf-8")
 
 
 def test_hostile_text_stays_text(params: Params) -> None:
@@ -383,23 +466,264 @@ def test_values_that_are_absent_leave_a_gap(params: Params) -> None:
         "epoch,loss,accuracy,accuracy_positive,accuracy_negative\n1,1.0,0.5,nan,0.5\n2,0.9,0.6,0.6,0.6\n"
     )
     report(params)
-    assert page().elements["svg"] == 6
+    assert page().elements["svg"] == 12
 
 
 def test_results_hold_one_row_per_metric(params: Params) -> None:
     report(params)
     table = pq.read_table(REPORT_FILES[2])
     assert table.column_names == ["dataset", "backbone", "method", "seed", "target", "protocol", "metric", "value"]
-    assert len(table) == 12 * 4
+    assert len(table) == 12 * 6
     rows = [row for row in table.to_pylist() if row["metric"] == "accuracy"]
     assert {(row["method"], row["protocol"], row["seed"]): row["value"] for row in rows} == {
-        (*key, seed): value for key, values in ACCURACY.items() for seed, value in values.items()
+        (*key, seed): value for key, values in ACCURACY.items() if key[0] != "simclr" for seed, value in values.items()
     }
     assert {(row["dataset"], row["backbone"], row["target"]) for row in rows} == {("shapes", "conv4", "shapes")}
 
 
-def test_equal_files_give_equal_bytes(params: Params) -> None:
+def write_everything() -> Params:
+    """A grid of every kind of protocol, with learning dynamics: relational in three epochs, SimCLR in two."""
+    grid = make_params(methods=tuple(METHODS), protocols=tuple(PROTOCOLS))
+    write_files(grid)
+    for seed in (1, 2):
+        measured = {
+            "accuracy": [0.5, 0.6, 0.7], "information": [-0.1, 0.2, 0.3], "effective_rank": [3.0, None, 5.0],
+            "gradient_norm_backbone": [1.0, None, 0.1], "gradient_norm_head": [0.0, None, 0.2],
+            "knn_accuracy": [0.2 + seed / 10, None, 0.6 + seed / 10], "views": [80, 160, 240],
+            "pairs": [1000, 2000, 3000],
+        }  # fmt: skip
+        write_dynamics("relational", seed, measured, [10.0, 10.0, 12.0])
+        measured = {"accuracy": [0.1, 0.2], "knn_accuracy": [0.3, 0.5], "views": [40, 80], "pairs": [1500, 2500]}
+        write_dynamics("simclr", seed, measured, [16.0, 24.0])
+    return grid
+
+
+@pytest.fixture
+def everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.chdir(tmp_path)
+    return write_everything()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The page of everything and its Markdown. Equal files must give equal bytes, so it is made twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        grid = write_everything()
+        report(grid)
+        first = [path.read_bytes() for path in REPORT_FILES]
+        report(grid)
+        assert [path.read_bytes() for path in REPORT_FILES] == first
+    return first[0].decode(), first[1].decode()
+
+
+def test_a_whole_page_has_every_section(whole: tuple[str, str]) -> None:
+    html, _ = whole
+    found = Page(html)
+    sections = [
+        "accuracies", "classes", "retrieval", "embedding", "curves", "dynamics", "efficiency", "views", "runs",
+        "settings",
+    ]  # fmt: skip
+    assert [name for name in found.ids if name in sections] == sections
+    assert [address for address in found.addresses if address[1:] in sections] == [f"#{name}" for name in sections]
+    assert not found.open
+    assert len(found.ids) == len(set(found.ids))
+    assert found.elements["caption"] == found.elements["table"]
+    # Views and the nearest pictures of four methods; the map with its pictures is a link.
+    assert found.elements["img"] == 8
+    assert sum("embedding/examples.png" in address for address in found.addresses) == 4
+    assert set(re.findall(r"#0101[0-9a-f]{2}\b", html)) == set()
+    assert html.count("aria-label") >= found.elements["svg"] > 20
+
+
+def test_worst_and_best_class_by_hand(params: Params) -> None:
     report(params)
-    first = [path.read_bytes() for path in REPORT_FILES]
+    rows = page().rows
+    # cat: 3 of 4; dog: 1 of 4; the last: 2 of 2. The calibration errors of the seeds are 0.1 and 0.2.
+    expected = ["dog", "25.00", "$a$ & <b>", "100.00", "75.00", "15.00 ± 7.07", "pictures"]
+    for method in ("random", "supervised", "relational"):
+        for protocol in CLASSIFICATION:
+            assert [method, protocol, *expected] in rows
+    assert ["cat", "75.00", "75.00", "75.00"] in rows
+    sentence = (
+        "A good mean does not guarantee unbiased predictions: relational (linear) classifies 61.50 % of the test "
+        "pictures of shapes correctly, but 100.00 % of $a$ & <b> and 25.00 % of dog, 75.00 percentage points apart. "
+        "Means are over 2 seeds."
+    )
+    assert sentence in page().text
+    text = REPORT_FILES[1].read_text(encoding="utf-8")
+    assert markdown(sentence) in text
+    assert "| relational | linear | dog | 25.00 | $a$ &amp; &lt;b&gt; | 100.00 | 75.00 | 15.00 ± 7.07 |" in text
+
+
+def guessed() -> Guesses:
+    return Guesses(NAMES, np.array(LABELS), np.array(GUESSED), np.array(CONFIDENCE))
+
+
+def test_confusions_by_hand() -> None:
+    assert confusion(guessed()).tolist() == [[0.75, 0.25, 0], [0.5, 0.25, 0.25], [0, 0, 1]]
+    assert confused(guessed()) == ["dog as cat: 50.00", "cat as dog: 25.00", "dog as $a$ & <b>: 25.00"]
+    absent = Guesses([*NAMES, "bird"], np.array(LABELS), np.array(GUESSED), np.array(CONFIDENCE))
+    assert np.isnan(confusion(absent)[3]).all()
+
+
+def test_bins_of_confidence_by_hand() -> None:
+    # (0, 1/15] holds 0; (7/15, 8/15] 0.5; (8/15, 9/15] 0.55; (13/15, 14/15] 0.9; (14/15, 1] 0.97, 0.99 and 1.
+    expected = [(0, 1), (0.5, 0.5), (0.55, 0.5), (0.9, 0), ((0.97 + 0.99 + 1) / 3, 1)]
+    assert reliability(guessed()) == [pytest.approx(point) for point in expected]
+
+
+def test_a_class_without_a_test_picture_is_neither_worst_nor_best(params: Params) -> None:
+    for score in evaluations(params):
+        write_predictions(score, pq.read_table(score.predictions), [*NAMES, "bird"])
     report(params)
-    assert [path.read_bytes() for path in REPORT_FILES] == first
+    assert ["bird", "–", "–", "–"] in page().rows
+    assert "25.00 % of dog" in page().text
+
+
+def test_many_classes_have_pairs_instead_of_a_picture(params: Params) -> None:
+    for score in evaluations(params):
+        write_predictions(score, pq.read_table(score.predictions), [*NAMES, *(f"more {i}" for i in range(18))])
+    report(params)
+    assert ["relational", "dog as cat: 50.00; cat as dog: 25.00; dog as $a$ & <b>: 25.00"] in page().rows
+    assert page().elements["svg"] == 12 - 3
+    assert "- relational: dog as cat: 50.00; cat" in REPORT_FILES[1].read_text(encoding="utf-8")
+
+
+def test_retrieval_and_embedding_have_tables_of_their_own(whole: tuple[str, str]) -> None:
+    html, text = whole
+    rows = [[" ".join(cell.split()) for cell in row] for row in Page(html).rows]
+    at = [f"{name} at {k}" for name in ("precision", "recall", "hit rate") for k in (1, 5)]
+    assert ["Method", "linear", "knn"] in rows
+    assert ["Method", "mAP", *at] in rows
+    shares = ["10.00 ± 0.00", "50.00 ± 0.00"] * 3
+    assert ["relational", "51.50 ± 0.71", *shares] in rows
+    assert ["supervised upper bound", "61.50 ± 0.71", *shares] in rows
+    assert ["Method", "silhouette", "alignment", "uniformity", "effective rank"] in rows
+    assert ["relational", "−0.250 ± 0.000", "0.500 ± 0.000", "−2.000 ± 0.000", "9.000 ± 0.707"] in rows
+    assert "51.50" in re.findall(r"<td[^>]*><strong>([\d.−]+)", html)
+    assert not {"61.50", "9.000"} & set(re.findall(r"<td[^>]*><strong>([\d.−]+)", html)[2:])
+    assert "| relational | **51.50 ± 0.71** | **10.00 ± 0.00** |" in text
+    assert "| relational | −0.250 ± 0.000 | 0.500 ± 0.000 | −2.000 ± 0.000 | 9.000 ± 0.707 |" in text
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "embedding"])
+def test_a_grid_without_classification_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(protocols=(kind,))
+    write_files(params)
+    report(params)
+    assert "This grid holds no classification" in page().text
+    assert kind in page().ids
+    assert not {"accuracies", "classes", "dynamics", "efficiency"} & set(page().ids)
+    assert "## Accuracies" not in REPORT_FILES[1].read_text(encoding="utf-8")
+
+
+def test_efficiency_by_hand(whole: tuple[str, str]) -> None:
+    html, text = whole
+    # Relational is measured at 1000 and 3000 pairs (35 and 75 %), SimCLR at 1500 and 2500 (30 and 50 %): at 2500 that
+    # is 35 + 40 × 3/4 = 65 and 50. In time at 10 and 32 s, and at 16 and 40 s: at 32 s 75, and 30 + 20 × 16/24 = 43.33.
+    expected = (
+        "At the most that both have spent: at 2,500 pairs relational has a kNN accuracy of 65.00 % and simclr of "
+        "50.00 %; after 32.0 seconds of training relational has a kNN accuracy of 75.00 % and simclr of 43.33 %, read "
+        "off linearly between epochs. Means are over 2 seeds."
+    )
+    assert expected in Page(html).text
+    assert expected in text
+
+
+def test_reached_is_linear_and_never_guessed_beyond_the_points() -> None:
+    points = [(10.0, 20.0), (20.0, 40.0)]
+    assert reached(points, 15) == 30
+    assert reached(points, 20) == 40
+    assert reached(points, 9.9) is None
+    assert reached(points, 20.1) is None
+
+
+def test_efficiency_without_one_of_the_two_says_nothing(everything: Params) -> None:
+    for seed in (1, 2):
+        write_dynamics("simclr", seed, {"accuracy": [0.1], "knn_accuracy": [0.3], "views": [9], "pairs": [0]}, [1.0])
+    report(everything)
+    assert "efficiency" in page().ids
+    assert "read off linearly" not in page().text
+
+
+def test_seconds_of_two_machines_are_not_compared(everything: Params) -> None:
+    change_record(RELATIONAL.folder, device="NVIDIA H100")
+    report(everything)
+    assert "at 2,500 pairs relational has a kNN accuracy of 65.00 % and simclr of 50.00 %, read off" in page().text
+
+
+def test_records_without_times_of_epochs_leave_seconds_out(everything: Params) -> None:
+    for seed in (1, 2):
+        for method in ("relational", "simclr"):
+            change_record(paths.Pretraining("shapes", "conv4", method, seed).folder, epoch_seconds=[])
+    report(everything)
+    assert "Against pairs compared" in page().text
+    assert "Against seconds of training" not in page().text
+    assert "at 2,500 pairs relational has a kNN accuracy of 65.00 % and simclr of 50.00 %, read" in page().text
+
+
+def test_dynamics_show_what_was_measured(whole: tuple[str, str]) -> None:
+    html, _ = whole
+    labels = re.findall(r'aria-label="([^"]*)"', html)
+    assert (
+        "Accuracy in percent per epoch, mean over seeds: kNN on frozen features from 35 to 75, pairs told apart from "
+        "50 to 70." in labels
+    )
+    assert "Information in bits per epoch, mean over seeds: information from -0.1 to 0.3." in labels
+    assert "Norm of the gradient per epoch, mean over seeds: backbone from 1 to 0.1, head from 0.2 to 0.2." in labels
+    assert "What the relational module does to the representation" in html
+    assert "Effective rank per epoch, mean over seeds: effective rank from 3 to 5." in labels
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.drop_columns(["confidence"]),
+        lambda table: table.set_column(3, "confidence", pa.array([1.5] * 10)),
+        lambda table: table.set_column(3, "confidence", pa.array([math.nan] * 10)),
+        lambda table: table.set_column(3, "confidence", pa.array([None] * 10, pa.float64())),
+        lambda table: table.set_column(2, "prediction", pa.array([3] * 10)),
+        lambda table: table.set_column(1, "label", pa.array([-1] * 10)),
+        lambda table: table.set_column(1, "label", pa.array(["cat"] * 10)),
+        lambda table: table.slice(0, 0),
+        lambda table: table.replace_schema_metadata(None),
+        lambda table: table.replace_schema_metadata({"class_names": "{}"}),
+        lambda table: table.replace_schema_metadata({"class_names": "["}),
+        None,
+    ],
+)
+def test_damaged_predictions_are_named(params: Params, change: Any) -> None:
+    path = paths.Evaluation(RELATIONAL, "shapes", "knn").predictions
+    if change:
+        pq.write_table(change(pq.read_table(path)), path)
+    else:
+        path.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        report(params)
+
+
+def test_damaged_map_and_metrics_of_other_kinds_are_named(everything: Params) -> None:
+    score = paths.Evaluation(RELATIONAL, "shapes", "embedding")
+    kept = score.predictions.read_bytes()
+    table = pq.read_table(score.predictions)
+    pq.write_table(table.set_column(2, "x", pa.array([math.nan] * 10, pa.float32())), score.predictions)
+    with pytest.raises(UserError, match=re.escape(str(score.predictions))):
+        report(everything)
+    score.predictions.write_bytes(kept)
+    for protocol, key in (("embedding", "silhouette"), ("retrieval", "hit_rate_at_5"), ("linear", "calibration_error")):
+        path = paths.Evaluation(RELATIONAL, "shapes", protocol).metrics
+        text = path.read_text()
+        for content in ({k: v for k, v in json.loads(text).items() if k != key}, json.loads(text) | {key: -1.5}):
+            path.write_text(json.dumps(content))
+            with pytest.raises(UserError, match=f"{re.escape(str(path))} is damaged .no {key} between"):
+                report(everything)
+        path.write_text(text)
+
+
+def test_classes_of_a_target_are_the_same_everywhere(params: Params) -> None:
+    score = paths.Evaluation(RELATIONAL, "shapes", "knn")
+    write_predictions(score, pq.read_table(score.predictions), ["dog", "cat", "bird"])
+    with pytest.raises(UserError, match=re.escape(f"{score.predictions}: its classes differ")):
+        report(params)

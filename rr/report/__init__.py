@@ -1,9 +1,15 @@
 """Stage `report`: one page that shows what the grid's runs found, and the file behind every figure.
 
-    collect    reads the files of the grid into typed values
-    tables     accuracies, mean and standard deviation over seeds
+    collect    the files of the grid as typed values; files and predictions read them
+    tables     figures with mean and standard deviation over seeds
     finding    what the tables say, in a sentence that holds no more than they do
-    figures    curves and accuracies as inline SVG
+    drawing    how a picture becomes inline SVG; with it, lines, figures and confusion draw
+    classes    the audit: worst and best class, confusions, calibration
+    retrieval  the nearest pictures, in figures and in pictures
+    space      figures and maps of the space of representations
+    dynamics   what a backbone becomes, epoch by epoch
+    efficiency accuracy against pairs, views and seconds
+    sheets     pictures of stages that the page holds itself
     runs       what ran where and how long, and with which settings
     results    the metrics as Parquet
     page       puts it all into page.html and page.md

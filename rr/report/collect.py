@@ -1,52 +1,22 @@
-"""The files of the grid, read and checked: the only module of the report that opens them."""
+"""Everything that the grid's runs left, as typed values: the only module of the report that asks for files."""
 
-import csv
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import Any
 
 from rr import paths
 from rr.errors import UserError
 from rr.grid import evaluations, pretrainings
 from rr.params import Params
-from rr.provenance import load_record
+from rr.report import files
+from rr.report.files import Record
+from rr.report.predictions import Guesses, Plane, guesses, plane
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Metrics = TypeAdapter(dict[str, _Finite])
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a stage ran, and with which software."""
-
-    processor: str
-    cores: int
-    system: str
-    python: str
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the report needs of a `run.json`."""
-
-    command: str
-    device: str
-    started: str
-    seconds: _Finite
-    peak_memory_mib: _Finite
-    machine: Machine
-    params: dict[str, Any]
-    views_per_second: _Finite = 0.0
-
-
-_Record = TypeAdapter(Record)
+CLASSIFICATION = ("linear", "finetune", "knn")
+_SHARE = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -65,15 +35,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Score:
-    """One evaluation; `metrics["accuracy"]` is a share in [0, 1]."""
+    """One evaluation; `found` is what a classification or an embedding found, `examples` a PNG."""
 
     cell: paths.Evaluation
     record: Record
     metrics: dict[str, float]
+    found: Guesses | Plane | None
+    examples: bytes
 
     @property
     def settings(self) -> dict[str, Any]:
         return self.record.params[f"protocols.{self.cell.protocol}"]
+
+    @property
+    def kind(self) -> str:
+        return self.settings["kind"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +62,15 @@ class Collected:
     @property
     def records(self) -> list[Record]:
         return [run.record for run in self.runs] + [score.record for score in self.scores]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each method."""
+        return {run.cell.method: run.settings["kind"] for run in self.runs}
+
+    def of_kind(self, *kinds: str) -> list[Score]:
+        """The evaluations under protocols of these kinds."""
+        return [score for score in self.scores if score.kind in kinds]
 
 
 @dataclass(frozen=True)
@@ -103,68 +88,56 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), deviation, len(values))
 
 
+def depths(settings: dict[str, Any]) -> list[int]:
+    """The k of precision, recall and hit rate at k of a retrieval."""
+    found = settings.get("depths")
+    return found if isinstance(found, list) else []
+
+
 def collect(params: Params) -> Collected:
     """Read every run of the grid. Raises UserError that names a missing or damaged file, or runs that do not match."""
     runs = [
-        Run(cell, _record(cell.folder, f"methods.{cell.method}"), _history(cell.history), _picture(cell.views))
+        Run(
+            cell,
+            files.record(cell.folder, f"methods.{cell.method}"),
+            files.history(cell.history),
+            files.picture(cell.views),
+        )
         for cell in pretrainings(params)
     ]
-    scores = [
-        Score(cell, _record(cell.folder, f"protocols.{cell.protocol}"), _metrics(cell.metrics))
-        for cell in evaluations(params)
-    ]
+    scores = [_score(cell) for cell in evaluations(params)]
     _check_equal_settings([*runs, *scores])
+    _check_equal_classes(scores)
     return Collected(runs, scores)
 
 
-def _record(folder: Path, settings: str) -> Record:
-    """Read a record, which must hold the section `settings` with its `kind`."""
-    try:
-        record = _Record.validate_python(load_record(folder))
-    except ValidationError as error:
-        raise _damaged(paths.run_record(folder), _first(error)) from error
-    section = record.params.get(settings)
-    if not isinstance(section, dict) or not isinstance(section.get("kind"), str):
-        raise _damaged(paths.run_record(folder), f"params.{settings}: no settings with a kind")
-    return record
+def _score(cell: paths.Evaluation) -> Score:
+    section = f"protocols.{cell.protocol}"
+    record = files.record(cell.folder, section)
+    settings = record.params[section]
+    metrics = files.metrics(cell.metrics, _bounds(settings))
+    found: Guesses | Plane | None = None
+    if settings["kind"] in CLASSIFICATION:
+        found = guesses(cell.predictions)
+    elif settings["kind"] == "embedding":
+        found = plane(cell.predictions)
+    return Score(cell, record, metrics, found, files.picture(cell.examples))
 
 
-def _metrics(path: Path) -> dict[str, float]:
-    try:
-        metrics = _Metrics.validate_json(_read(path))
-    except ValidationError as error:
-        raise _damaged(path, _first(error)) from error
-    if not 0 <= metrics.get("accuracy", math.nan) <= 1:
-        raise _damaged(path, "no accuracy between 0 and 1")
-    return metrics
-
-
-def _history(path: Path) -> dict[str, list[float]]:
-    """Columns of the history; none where there is a header alone. A loss is finite, any other value may be NaN."""
-    try:
-        header, *rows = csv.reader(_read(path).decode("utf-8").splitlines())
-        columns = {name: [float(row[place]) for row in rows] for place, name in enumerate(header)}
-    except (ValueError, IndexError) as error:
-        raise _damaged(path, str(error)) from error
-    if not {"epoch", "loss"} <= columns.keys() or any(len(row) != len(header) for row in rows):
-        raise _damaged(path, "no table with the columns epoch and loss")
-    if not all(map(math.isfinite, columns["epoch"] + columns["loss"])):
-        raise _damaged(path, "an epoch or loss is no finite number")
-    return columns if rows else {}
-
-
-def _picture(path: Path) -> bytes:
-    content = _read(path)
-    if not content.startswith(_PNG) or len(content) < 33:
-        raise _damaged(path, "no PNG")
-    return content
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: run the stage that makes it first (rr {path.parts[1]})") from error
+def _bounds(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """The metrics that the page needs of a protocol, each with its least and its greatest value."""
+    match settings["kind"]:
+        case "retrieval":
+            at = [f"{name}_at_{k}" for name in ("precision", "recall", "hit_rate") for k in depths(settings)]
+            return dict.fromkeys(["mean_average_precision", *at], _SHARE)
+        case "embedding":
+            return {
+                "silhouette": (-1, 1), "alignment": (0, 4), "uniformity": (-8, 0), "effective_rank": (1, math.inf),
+            }  # fmt: skip
+        case kind if kind in CLASSIFICATION:
+            return dict.fromkeys(["accuracy", "calibration_error"], _SHARE)
+        case _:
+            return {}
 
 
 def _check_equal_settings(made: Sequence[Run | Score]) -> None:
@@ -180,10 +153,15 @@ def _check_equal_settings(made: Sequence[Run | Score]) -> None:
                 )
 
 
-def _first(error: ValidationError) -> str:
-    mistake = error.errors(include_url=False)[0]
-    return ": ".join(part for part in (".".join(map(str, mistake["loc"])), mistake["msg"]) if part)
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged ({why}): delete {path.parent} and run its stage again")
+def _check_equal_classes(scores: Sequence[Score]) -> None:
+    """Refuse evaluations of one target whose classes differ, as their labels would not mean the same."""
+    seen: dict[str, tuple[list[str], Path]] = {}
+    for score in scores:
+        if score.found:
+            cell, names = score.cell, score.found.class_names
+            known, where = seen.setdefault(cell.target, (names, cell.predictions))
+            if names != known:
+                raise UserError(
+                    f"{cell.predictions}: its classes differ from those of {where}: bring the runs up to date "
+                    "(dvc repro or snakemake), then report again"
+                )

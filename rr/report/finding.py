@@ -5,10 +5,12 @@ from rr.report.tables import Row, Table, percent
 
 
 def finding(found: list[Table]) -> str:
-    """One finding for the whole page: of the only table, or counted over several."""
+    """One finding for the whole page: of the only table, or counted over several, or that there is none."""
+    if not found:
+        return "This grid holds no classification, so there is no accuracy to compare."
     if len(found) == 1:
         return sentence(found[0])
-    compared = [(table, protocol) for table in found for protocol in table.protocols if _best(table, protocol)]
+    compared = [(table, protocol) for table in found for protocol in table.titles if best_row(table, protocol)]
     parts = []
     for role, words in (("lower bound", "is above the random one"), ("upper bound", "reaches the supervised one")):
         wins = [_compare(t, p, role) for t, p in compared]
@@ -19,27 +21,27 @@ def finding(found: list[Table]) -> str:
     if not parts:
         return "This grid has nothing to compare: it needs a self-supervised method beside random or supervised."
     text = f"Taking the best self-supervised method of each table and protocol: {'; '.join(parts)}. "
-    return text + _caution(len(found[0].seeds))
+    return text + caution(len(found[0].seeds))
 
 
 def sentence(table: Table) -> str:
     """The best self-supervised method under the first protocol, between its bounds."""
-    protocol = table.protocols[0]
-    best = _best(table, protocol)
+    protocol = table.protocol
+    best = best_row(table, protocol)
     if best is None:
         return "This grid holds no self-supervised method, so the table shows bounds alone."
-    accuracy = best.cells[protocol].accuracy
+    accuracy = best.cells[protocol].value
     text = f"On {table.target}, {best.method} classifies {_words(accuracy)} of the test pictures correctly ({protocol})"
     relations = []
     for role in ("lower bound", "upper bound"):
         bound, order = _bound(table, role), _compare(table, protocol, role)
         if bound and order is not None:
             word = {1: "above", 0: "equal to", -1: "below"}[order]
-            relations.append(f"{word} {bound.method} ({percent(bound.cells[protocol].accuracy.mean)} %)")
+            relations.append(f"{word} {bound.method} ({percent(bound.cells[protocol].value.mean)} %)")
     if relations:
         text += f", {' and '.join(relations)}"
     text += _share_of_gap(table, protocol, accuracy.mean)
-    return f"{text}. {_caution(accuracy.count)}"
+    return f"{text}. {caution(accuracy.count)}"
 
 
 def _share_of_gap(table: Table, protocol: str, accuracy: float) -> str:
@@ -47,7 +49,7 @@ def _share_of_gap(table: Table, protocol: str, accuracy: float) -> str:
     lower, upper = _bound(table, "lower bound"), _bound(table, "upper bound")
     if not (lower and upper):
         return ""
-    low, high = lower.cells[protocol].accuracy.mean, upper.cells[protocol].accuracy.mean
+    low, high = lower.cells[protocol].value.mean, upper.cells[protocol].value.mean
     if not low < accuracy < high:
         return ""
     return f": {100 * (accuracy - low) / (high - low):.0f} % of the way from the one to the other"
@@ -58,13 +60,15 @@ def _words(accuracy: Spread) -> str:
     return f"{percent(accuracy.mean)}{deviation} %"
 
 
-def _caution(seeds: int) -> str:
+def caution(seeds: int) -> str:
+    """What the number of seeds says about the figures."""
     if seeds == 1:
         return "It is one seed alone, so how far another would differ is not known."
     return f"Means are over {seeds} seeds."
 
 
-def _best(table: Table, protocol: str) -> Row | None:
+def best_row(table: Table, protocol: str) -> Row | None:
+    """The best self-supervised method under a protocol; the first of equals."""
     return next((row for row in table.rows if row.cells[protocol].best), None)
 
 
@@ -74,8 +78,8 @@ def _bound(table: Table, role: str) -> Row | None:
 
 def _compare(table: Table, protocol: str, role: str) -> int | None:
     """1, 0 or −1 where the best method is above, equal to (as printed) or below the bound; None where one is absent."""
-    best, bound = _best(table, protocol), _bound(table, role)
+    best, bound = best_row(table, protocol), _bound(table, role)
     if not (best and bound):
         return None
-    ours, theirs = (float(percent(row.cells[protocol].accuracy.mean)) for row in (best, bound))
+    ours, theirs = (float(percent(row.cells[protocol].value.mean)) for row in (best, bound))
     return (ours > theirs) - (ours < theirs)

@@ -1,9 +1,7 @@
 """The page and its Markdown twin: everything computed before, put into `page.html` and `page.md`."""
 
-import base64
 import os
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rr import paths
-from rr.report import figures, runs, tables
-from rr.report.collect import Collected, Run
+from rr.report import figures, runs, sheets, tables
+from rr.report.classes import audits
+from rr.report.collect import CLASSIFICATION, Collected, Run
+from rr.report.dynamics import dynamics
+from rr.report.efficiency import efficiencies
 from rr.report.finding import finding, sentence
+from rr.report.retrieval import retrievals
+from rr.report.space import spaces
 
 _HERE = Path(__file__).parent
-_WIDEST = 960  # pixels of the page that a sheet of views may fill
+_TITLES = {
+    "accuracies": "Accuracies",
+    "classes": "Classes",
+    "retrieval": "Retrieval",
+    "embedding": "Embedding",
+    "curves": "Curves",
+    "dynamics": "Dynamics",
+    "efficiency": "Efficiency",
+    "views": "Views",
+    "runs": "What ran",
+    "settings": "Settings",
+}
 
 
 @dataclass(frozen=True)
@@ -29,35 +43,34 @@ class Curves:
     files: dict[int, Path]
 
 
-@dataclass(frozen=True)
-class Views:
-    """A sheet of views, shown `width` pixels wide: a whole multiple of its own, so that pixels stay square."""
-
-    title: str
-    caption: str
-    uri: str
-    width: int
-    file: Path
-
-
 def render(grid: Collected) -> tuple[str, str]:
-    """Return the page (HTML) and the same in GitHub's Markdown."""
-    found = tables.tables(grid)
+    """Return the page (HTML) and the same in GitHub's Markdown. A section without content appears in neither."""
+    found = tables.accuracies(grid)
     known = runs.machines(grid)
-    values = {
-        "tables": found,
-        "finding": finding(found),
-        "sentence": sentence,
-        "axes": _axes(grid),
-        "protocols": {score.cell.protocol: score.settings["kind"] for score in grid.scores},
-        "curves": _curves(grid.runs),
-        "views": _views(grid.runs),
-        "machines": known,
-        "stages": {
+    groups = _groups(grid.runs)
+    sections = {
+        "accuracies": found,
+        "classes": audits(found),
+        "retrieval": retrievals(grid),
+        "embedding": spaces(grid),
+        "curves": _curves(groups),
+        "dynamics": dynamics(groups),
+        "efficiency": efficiencies(grid.runs),
+        "views": sheets.views(grid.runs),
+        "runs": {
             "Pretraining": runs.lines(grid.runs, known),
             "Evaluation": runs.lines(grid.scores, known),
         },
         "settings": runs.settings(grid),
+    }
+    values = {
+        "sections": sections,
+        "contents": {name: _TITLES[name] for name, content in sections.items() if content},
+        "finding": finding(found),
+        "sentence": sentence,
+        "axes": _axes(grid),
+        "protocols": {s.cell.protocol: s.settings for s in grid.of_kind(*CLASSIFICATION)},
+        "machines": known,
         "results": Path("results.parquet"),
     }
     return (
@@ -102,19 +115,24 @@ def _axes(grid: Collected) -> dict[str, list[Any]]:
     """The grid's values, axis by axis."""
     cells = [run.cell for run in grid.runs]
     return {
-        "dataset": _unique(cell.dataset for cell in cells),
-        "backbone": _unique(cell.backbone for cell in cells),
-        "method": _unique(cell.method for cell in cells),
-        "seed": _unique(cell.seed for cell in cells),
-        "target": _unique(score.cell.target for score in grid.scores),
-        "protocol": _unique(score.cell.protocol for score in grid.scores),
+        "dataset": tables.unique(cell.dataset for cell in cells),
+        "backbone": tables.unique(cell.backbone for cell in cells),
+        "method": tables.unique(cell.method for cell in cells),
+        "seed": tables.unique(cell.seed for cell in cells),
+        "target": tables.unique(score.cell.target for score in grid.scores),
+        "protocol": tables.unique(score.cell.protocol for score in grid.scores),
     }
 
 
-def _curves(every: Sequence[Run]) -> list[Curves]:
+def _groups(every: Sequence[Run]) -> dict[tuple[str, str, str], list[Run]]:
+    """The seeds of each method × dataset × backbone."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in every:
         groups.setdefault((run.cell.method, run.cell.dataset, run.cell.backbone), []).append(run)
+    return groups
+
+
+def _curves(groups: dict[tuple[str, str, str], list[Run]]) -> list[Curves]:
     found = []
     for place, group in groups.items():
         panels = figures.curves(group, "-".join(place))
@@ -122,30 +140,3 @@ def _curves(every: Sequence[Run]) -> list[Curves]:
             title = "{} on {}, {}".format(*place)
             found.append(Curves(title, panels, {run.cell.seed: run.cell.history for run in group}))
     return found
-
-
-def _views(every: Sequence[Run]) -> list[Views]:
-    """One sheet per method and data set: the other seeds and backbones differ in the draw alone."""
-    first: dict[tuple[str, str], Run] = {}
-    for run in every:
-        first.setdefault((run.cell.method, run.cell.dataset), run)
-    return [_sheet(run) for run in first.values()]
-
-
-def _sheet(run: Run) -> Views:
-    width, _ = struct.unpack(">II", run.views[16:24])
-    shown = max(width, 1) * min(3, max(1, _WIDEST // max(width, 1)))
-    count = run.settings.get("views")
-    if run.settings["kind"] == "random":
-        caption = "Nothing is trained, so no view is drawn: these are pictures of the training split as they are."
-    elif count == 1:
-        caption = "Left the original, right the one view of it that the network sees in the first epoch."
-    else:
-        caption = f"First column: the originals. Beside each: its views as the network sees them, {count} at a time."
-    uri = "data:image/png;base64," + base64.b64encode(run.views).decode("ascii")
-    title = f"{run.cell.method} on {run.cell.dataset}, seed {run.cell.seed}"
-    return Views(title, caption, uri, shown, run.cell.views)
-
-
-def _unique(values: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rr import paths
-from rr.report.collect import Collected, Machine, Record, Run, Score
+from rr.report.collect import Collected, Run, Score
+from rr.report.files import Machine, Record
 
 _SECTIONS = ("methods", "protocols", "datasets")
 

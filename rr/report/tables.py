@@ -1,26 +1,50 @@
-"""Accuracies, one table per dataset × backbone → target: rows are methods, columns are protocols."""
+"""Figures with their mean and deviation over seeds: rows are methods, columns are protocols or metrics."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rr.report.collect import Collected, Score, Spread, spread
+from rr.report.collect import CLASSIFICATION, Collected, Score, Spread, spread
 
 ROLES = {"random": "lower bound", "supervised": "upper bound"}
+Place = tuple[str, str, str]  # dataset, backbone, target
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as percent with two decimals, without the sign; a dash for NaN."""
+    return "–" if math.isnan(share) else f"{100 * share:.2f}"
+
+
+def plain(value: float) -> str:
+    """A value as it is, with three decimals and a minus that is one."""
+    return f"{value:.3f}".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column shows: a metric of a protocol. `compared` where the highest is the best."""
+
+    title: str
+    protocol: str
+    metric: str
+    shown: Callable[[float], str] = percent
+    compared: bool = True
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method under one protocol, over all seeds."""
+    """One method's figure, over all seeds, and how to write it."""
 
-    accuracy: Spread
+    value: Spread
     best: bool  # the highest of the self-supervised methods, as printed
     scores: list[Score]
+    shown: Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method; `role` is empty for the self-supervised ones."""
+    """One method; `role` is empty for the self-supervised ones. `cells` are by the column's title."""
 
     method: str
     role: str
@@ -34,7 +58,7 @@ class Table:
     dataset: str
     backbone: str
     target: str
-    protocols: list[str]
+    columns: list[Column]
     seeds: list[int]
     rows: list[Row]
 
@@ -42,6 +66,15 @@ class Table:
     def name(self) -> str:
         """A word for links: only characters that names in params.yaml may have."""
         return f"{self.dataset}-{self.backbone}-{self.target}"
+
+    @property
+    def titles(self) -> list[str]:
+        return [column.title for column in self.columns]
+
+    @property
+    def protocol(self) -> str:
+        """The first column's protocol."""
+        return self.columns[0].protocol
 
     @property
     def sizes(self) -> str:
@@ -52,35 +85,50 @@ class Table:
         return f"{images:,.0f} test pictures, {classes:,.0f} classes" if images and classes else ""
 
 
-def percent(share: float) -> str:
-    """A share in [0, 1] as percent with two decimals, without the sign."""
-    return f"{100 * share:.2f}"
+def accuracies(grid: Collected) -> list[Table]:
+    """One table per dataset × backbone → target, a column per classification protocol; the order is the grid's."""
+    return [
+        table(grid, place, scores, [Column(name, name, "accuracy") for name in unique(s.cell.protocol for s in scores)])
+        for place, scores in places(grid.of_kind(*CLASSIFICATION)).items()
+    ]
 
 
-def tables(grid: Collected) -> list[Table]:
-    """Group the scores; the order of everything is the grid's."""
-    kinds = {run.cell.method: run.settings["kind"] for run in grid.runs}
-    groups: dict[tuple[str, str, str], list[Score]] = {}
-    for score in grid.scores:
+def places(scores: Sequence[Score]) -> dict[Place, list[Score]]:
+    """The scores by dataset, backbone and target."""
+    groups: dict[Place, list[Score]] = {}
+    for score in scores:
         run = score.cell.pretraining
         groups.setdefault((run.dataset, run.backbone, score.cell.target), []).append(score)
-    return [_table(place, scores, kinds) for place, scores in groups.items()]
+    return groups
 
 
-def _table(place: tuple[str, str, str], scores: list[Score], kinds: dict[str, str]) -> Table:
-    methods = _unique(score.cell.pretraining.method for score in scores)
-    protocols = _unique(score.cell.protocol for score in scores)
-    rows = [Row(method, ROLES.get(kinds[method], ""), {}) for method in methods]
-    for protocol in protocols:
-        here = [score for score in scores if score.cell.protocol == protocol]
-        column = [[score for score in here if score.cell.pretraining.method == row.method] for row in rows]
-        means = [spread([score.metrics["accuracy"] for score in cell]) for cell in column]
+def table(grid: Collected, place: Place, scores: list[Score], columns: list[Column]) -> Table:
+    """One table of `columns` from the scores of `place`; their methods are its rows."""
+    rows = [Row(method, ROLES.get(grid.kinds[method], ""), {}) for method in unique(_method(s) for s in scores)]
+    for column in columns:
+        here = [score for score in scores if score.cell.protocol == column.protocol]
+        cells = [[score for score in here if _method(score) == row.method] for row in rows]
+        values = [spread([score.metrics[column.metric] for score in cell]) for cell in cells]
         # Compared as printed: of two figures that read the same, bold must not pick one.
-        best = max((float(percent(m.mean)) for m, row in zip(means, rows, strict=True) if not row.role), default=None)
-        for row, mean, cell in zip(rows, means, column, strict=True):
-            row.cells[protocol] = Cell(mean, not row.role and float(percent(mean.mean)) == best, cell)
-    return Table(*place, protocols, _unique(score.cell.pretraining.seed for score in scores), rows)
+        ours = [column.compared and not row.role for row in rows]
+        best = max((column.shown(v.mean) for v, one in zip(values, ours, strict=True) if one), key=float, default=None)
+        for row, value, one, cell in zip(rows, values, ours, cells, strict=True):
+            row.cells[column.title] = Cell(value, one and column.shown(value.mean) == best, cell, column.shown)
+    return Table(*place, columns, unique(score.cell.pretraining.seed for score in scores), rows)
 
 
-def _unique(values: Iterable[Any]) -> list[Any]:
+def first_seeds(scores: Sequence[Score]) -> list[Score]:
+    """The first score of each method."""
+    first: dict[str, Score] = {}
+    for score in scores:
+        first.setdefault(_method(score), score)
+    return list(first.values())
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """The different values, in their order."""
     return list(dict.fromkeys(values))
+
+
+def _method(score: Score) -> str:
+    return score.cell.pretraining.method
