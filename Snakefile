@@ -6,7 +6,7 @@
 import shlex
 from pathlib import Path
 
-from ruamel.yaml import YAML
+import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
@@ -33,10 +33,12 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-if config != YAML(typ="safe", pure=True).load(Path("params.yaml")):
+# By the parser that Snakemake itself reads it with: YAML 1.1 takes 1e-5 for text.
+if config != yaml.safe_load(Path("params.yaml").read_text()):
     raise WorkflowError("the stages read params.yaml: change it there; --configfile is for files of workflow/suites")
 
-shell.prefix(f"export RR_PARAMS={shlex.quote(str(FILE))}; " if SUITES else "")
+if SUITES:
+    shell.prefix(f"export RR_PARAMS={shlex.quote(str(FILE))}; ")
 
 
 wildcard_constraints:

@@ -108,7 +108,7 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
 
     assert commands == {command for command, _ in stages.values()}
     assert set(stages) == set(jobs)
-    assert len(stages) == 2 * 2 + 2 * 4 + 12 * 4 + 12 * 2 * 2 * 3 + 4
+    assert len(stages) == 2 * 2 + 2 * 4 + 12 * 4 + 12 * 2 * 2 * 4 + 4
     for output, (_, inputs) in stages.items():
         found = jobs[output]
         folders = {name for name in inputs if "." not in Path(name).name}
@@ -220,7 +220,35 @@ def test_a_killed_engine_goes_on_to_the_same_bits(tmp_path: Path, by_dvc: Path, 
 
 
 def test_a_config_that_would_not_reach_the_stages_is_refused(by_snakemake: Path) -> None:
-    assert "the stages read params.yaml alone" in call(by_snakemake, "snakemake", "-n", "--config", "threads=1", code=1)
+    output = call(by_snakemake, "snakemake", "-n", "--config", "threads=1", code=1)
+    assert "the stages read params.yaml: change it there" in output
+
+
+def test_suites_come_by_configfile_several_at_once(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path)
+    shutil.copy(ROOT / "params.yaml", folder)
+    for name, seed in (("one", 7), ("two", 8)):
+        (folder / f"{name}.yaml").write_text(
+            f"suites: {{{name}: {{grid: {{data: [shapes], dataset: [shapes], backbone: [conv4], method: [{name}-run], "
+            f"seed: [{seed}], target: [shapes], protocol: [knn]}}, "
+            f"methods: {{{name}-run: {{like: relational, epochs: 1, views: {seed}}}}}}}}}"
+        )
+    before = (folder / "params.yaml").read_bytes()
+    small = "sed -i 's/train: 5000, test: 2000/train: 200, test: 50/' params.yaml"
+    subprocess.run(small, shell=True, cwd=folder, check=True)
+    suites = ("--configfile", "one.yaml", "two.yaml")
+    call(folder, "snakemake", "--cores", "2", *suites)
+    for name, seed in (("one", 7), ("two", 8)):
+        record = json.loads((folder / f"runs/pretrain/shapes/conv4/{name}-run/{seed}/run.json").read_text())
+        assert record["params"][f"methods.{name}-run"]["views"] == seed
+    assert len(metrics(folder)) == 2
+    assert "Nothing to be done" in call(folder, "snakemake", "-n", *suites)
+    call(folder, "rr", "verify", "--params", ".rr/suites/one+two.yaml")
+    assert (folder / "params.yaml").read_bytes() != before  # by the line above alone
+    assert "one-run" not in (folder / "params.yaml").read_text()
+    assert "suite three: a suite has a section grid" in call(
+        folder, "snakemake", "-n", "--config", 'suites={"three": {"methods": {}}}', code=1
+    )
 
 
 def test_a_broken_stage_shows_its_message_in_both_engines(by_snakemake: Path) -> None:
