@@ -132,6 +132,25 @@ def suite_use(name: Suite, params: ParamsFile = paths.PARAMS) -> None:
 
 
 @app.command()
+def plan(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[SUITE]...", help="Suites; params.yaml's own grid without.")
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option("--views-per-second", min=1, help="Views a second of every run, instead of measuring."),
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices that work side by side.")] = 1,
+    device: Device = "auto",
+    params: ParamsFile = paths.PARAMS,
+) -> None:
+    """Say what a grid would run, how many views that is, and how long it would take on this machine."""
+    from rr import stages
+
+    print(stages.plan(names or [], speed, gpus, device, params))
+
+
+@app.command()
 def verify(params: ParamsFile = paths.PARAMS) -> None:
     """Compare every artefact of the grid with its record: outputs, inputs, code and parameters."""
     from rr import stages

@@ -104,6 +104,16 @@ def report(params: Path) -> str:
     return f"report: {paths.REPORT_FILES[0].resolve()}"
 
 
+def plan(names: list[str], speed: float | None, gpus: int, device: str, params: Path) -> str:
+    """What the grid of `params`, or of the suites `names`, would run. Returns what to say."""
+    from rr import suites
+    from rr.plan import measured
+    from rr.plan import plan as stage
+
+    place = suites.overlay({name: suites.read(name) for name in names}, params) if names else params
+    return stage(load(place), measured(_device(device)) if speed is None else lambda *_: speed, gpus)
+
+
 def verify(params: Path) -> str:
     """Compare every artefact with its record. Returns what to say; raises UserError that lists the broken links."""
     from rr.engines import faults

@@ -44,7 +44,6 @@ def use(name: str, params: Path) -> str:
     it. Using a suite twice changes nothing. Raises UserError for an unknown suite, a method that is like none, and for
     a result that is not valid; the file is then as it was.
     """
-    _known(name)
     load(params)
     suite = read(name)
     yaml = _yaml()
@@ -88,7 +87,8 @@ def overlay(chosen: dict[str, Any], params: Path) -> Path:
 
 
 def read(name: str) -> dict[str, Any]:
-    """The contents of a suite's file, with `methods`. Raises UserError for what is no suite."""
+    """The contents of a suite's file, with `methods`. Raises UserError for an unknown suite, and for what is none."""
+    _known(name)
     path = SUITES / f"{name}.yaml"
     try:
         content = YAML(typ="safe", pure=True).load(_text(name))

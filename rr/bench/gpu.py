@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rr.bench.loop import Enough, train
+from rr.bench.loop import Enough, settings_of, train
 from rr.bench.measure import Part, Seconds, row
 from rr.bench.settings import IMAGES, VIEWS, Settings
 from rr.data import beton
@@ -33,8 +33,8 @@ def run(settings: Settings) -> Part:
                 settle(threads)
                 blocks = _Blocks(block, settings.steps)
                 train(
-                    "relational", VIEWS, IMAGES, 10, path, Path(folder), blocks.step, device="cuda", threads=threads,
-                    backbone=backbone, precision=precision,
+                    settings_of("relational", VIEWS, IMAGES), 10, path, Path(folder), blocks.step, device="cuda",
+                    threads=threads, backbone=backbone, precision=precision,
                 )  # fmt: skip
             amount = block * IMAGES * VIEWS
             case = f"{backbone}, {precision}, K={VIEWS}, M={IMAGES}, {block} steps"

@@ -58,9 +58,7 @@ class _Outputs(paths.Pretraining):
 
 
 def train(
-    method: str,
-    views: int,
-    batch: int,
+    settings: Method,
     classes: int,
     beton: Path,
     scratch: Path,
@@ -74,7 +72,6 @@ def train(
     """Run `rr.pretrain.pretrain` from its beginning until `on_step` raises Enough. The caller settles the threads."""
     from rr import pretrain
 
-    settings = settings_of(method, views, batch)
     job = pretrain.Job(
         dataset=Dataset(source=ShapesSource(kind="shapes", train=10, test=10, seed=0), side=32, mean=MEAN, std=STD),
         backbone=backbone,
@@ -85,7 +82,7 @@ def train(
         dynamics=Dynamics(every=0, images=50),
         fingerprint="bench",
     )
-    outputs = _Outputs("bench", backbone, method, 0, scratch)
+    outputs = _Outputs("bench", backbone, settings.kind, 0, scratch)
     with mock.patch.object(pretrain, "Progress", listening(on_step)):
         try:
             pretrain.pretrain(job, beton, outputs, device=device, threads=threads)

@@ -30,13 +30,13 @@ class Task:
 
 def ours(task: Task, turn: Turn) -> None:
     """The product's loop."""
-    from rr.bench.loop import train
+    from rr.bench.loop import settings_of, train
     from rr.device import settle
 
     settle(task.threads)
     train(
-        task.method, task.views, task.batch, task.classes, Path(task.beton), Path(task.scratch), turn.done,
-        device="cpu", threads=task.threads,
+        settings_of(task.method, task.views, task.batch), task.classes, Path(task.beton), Path(task.scratch),
+        turn.done, device="cpu", threads=task.threads,
     )  # fmt: skip
 
 
