@@ -3,7 +3,9 @@
 #   snakemake --cores 8          run everything that is missing or out of date
 #   snakemake -n                 see what would run, and why
 #   snakemake --cores 8 --configfile workflow/suites/cifar.yaml workflow/suites/views.yaml
+import os
 import shlex
+import shutil
 from pathlib import Path
 
 import yaml
@@ -39,6 +41,11 @@ if config != yaml.safe_load(Path("params.yaml").read_text()):
 
 if SUITES:
     shell.prefix(f"export RR_PARAMS={shlex.quote(str(FILE))}; ")
+
+
+# What a job asks for of the resource gpu, of which the default profile has one: so jobs take turns on a GPU. Several fit
+# where it is large: --resources gpu=4. Without a GPU jobs ask for none, and cores decide.
+GPU = int(bool(shutil.which("nvidia-smi")) and os.environ.get("RR_DEVICE", "auto") != "cpu")
 
 
 wildcard_constraints:

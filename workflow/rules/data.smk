@@ -9,6 +9,11 @@ rule fetch:
         "data/raw/{dataset}/run.json",
     log:
         "logs/fetch/{dataset}.log",
+    benchmark:
+        "logs/benchmark/fetch/{dataset}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=12 * 60,
     params:
         settings=lambda names: grid.parameters(PARAMS, "fetch", **names),
     shell:
@@ -26,6 +31,11 @@ rule convert:
         "data/beton/{dataset}/run.json",
     log:
         "logs/convert/{dataset}.log",
+    benchmark:
+        "logs/benchmark/convert/{dataset}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=2 * 60,
     params:
         settings=lambda names: grid.parameters(PARAMS, "convert", **names),
     shell:

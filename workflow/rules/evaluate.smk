@@ -11,11 +11,28 @@ rule evaluate:
     output:
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/metrics.json",
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/predictions.parquet",
-        "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/examples.png",
+        report(
+            "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/examples.png",
+            caption="../report/examples.rst",
+            category="Examples",
+            subcategory="{protocol}",
+            labels={
+                "data set": "{dataset} → {target}",
+                "method": "{method}",
+                "backbone": "{backbone}",
+                "seed": "{seed}",
+            },
+        ),
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/run.json",
     log:
         "logs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}.log",
+    benchmark:
+        "logs/benchmark/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}.tsv"
     threads: PARAMS.threads
+    resources:
+        mem_mb=8000,
+        runtime=4 * 60,
+        gpu=GPU,
     params:
         settings=lambda names: grid.parameters(PARAMS, "evaluate", **names),
     shell:

@@ -9,11 +9,22 @@ rule pretrain:
     output:
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/backbone.safetensors",
         "runs/history/{dataset}/{backbone}/{method}/{seed}.csv",
-        "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/views.png",
+        report(
+            "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/views.png",
+            caption="../report/views.rst",
+            category="Views",
+            labels={"data set": "{dataset}", "method": "{method}", "backbone": "{backbone}", "seed": "{seed}"},
+        ),
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/run.json",
     log:
         "logs/pretrain/{dataset}/{backbone}/{method}/{seed}.log",
+    benchmark:
+        "logs/benchmark/pretrain/{dataset}/{backbone}/{method}/{seed}.tsv"
     threads: PARAMS.threads
+    resources:
+        mem_mb=8000,
+        runtime=24 * 60,
+        gpu=GPU,
     params:
         settings=lambda names: grid.parameters(PARAMS, "pretrain", **names),
     shell:

@@ -8,10 +8,16 @@ rule report:
         REPORT.inputs,
         code=stage_code("report"),
     output:
-        [str(path) for path in REPORT.outputs],
+        report(str(REPORT.outputs[0]), caption="../report/page.rst", category="Report"),
+        [str(path) for path in REPORT.outputs[1:]],
         "report/run.json",
     log:
         "logs/report.log",
+    benchmark:
+        "logs/benchmark/report.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         settings=REPORT.params,
     shell:
