@@ -67,6 +67,10 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> None:
                 if not (member.isfile() or member.isdir()):
                     raise _refusal(archive, f"{name} is neither a file nor a folder")
                 tar.extract(member, folder, filter="data")
+            # gzip and bzip2 compare their checksums only at their own end, which lies behind that of the tar.
+            while tar.fileobj and (rest := tar.fileobj.read(1 << 20)):
+                name, size = "what follows the last member", size + len(rest)
+                _check(archive, name, size, count, limits)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         shutil.rmtree(folder)
         raise UserError(f"{archive} is damaged, or no zip or tar ({name}: {error}): get it again") from error
