@@ -138,7 +138,8 @@ class TestStl10:
 
     def test_a_damaged_copy(self, project: Path, rr: Rr, stl: Path) -> None:
         use(project, {"kind": "stl10", "path": str(stl.parent)}, side=96)
-        content = bytearray((stl / "test_X.bin").read_bytes())
+        whole = (stl / "test_X.bin").read_bytes()
+        content = bytearray(whole)
         content[1000] ^= 1
         (stl / "test_X.bin").write_bytes(content)
         outcome = rr(*FETCH)
@@ -146,6 +147,12 @@ class TestStl10:
         assert "test_X.bin: its checksum is wrong" in outcome.err
         (stl / "test_X.bin").unlink()
         assert "test_X.bin is missing" in rr(*FETCH).err
+        use(project, {"kind": "stl10_unlabelled", "path": str(stl)}, side=96)
+        assert "test_X.bin is missing" in rr(*FETCH).err
+        (stl / "test_X.bin").write_bytes(whole)
+        (stl / "class_names.txt").write_text("cat\ndog\n")
+        use(project, {"kind": "stl10", "path": str(stl)}, side=96)
+        assert "class_names.txt does not list 10 classes" in rr(*FETCH).err
         assert nothing_written(project)
 
     def test_only_one_picture_is_in_memory(self, stl: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

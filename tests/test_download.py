@@ -172,7 +172,7 @@ class TestDownload:
         message = refused(lambda: download.download(server.url, tmp_path / "set", "0" * 32), "set.part: wrong checksum")
         assert "0" * 32 in message
         assert MD5 in message
-        assert "delete it and run the same command again" in message
+        assert "delete it and let rr download it again" in message
         assert (tmp_path / "set.part").read_bytes() == DATA
         assert not (tmp_path / "set").exists()
 

@@ -63,8 +63,8 @@ def verify(path: Path, md5: str | None) -> None:
     """Raises UserError where the file at `path` is not the one with checksum `md5` (32 hexadecimal digits)."""
     if md5 is not None and (found := md5_of(path)) != md5:
         raise UserError(
-            f"{path}: wrong checksum, md5 {md5} expected, {found} found: delete it and run the same command again, "
-            f"{_ELSEWHERE}"
+            f"{path}: wrong checksum, md5 {md5} expected, {found} found: delete it and let rr download it again, "
+            "or name another copy with --from"
         )
 
 

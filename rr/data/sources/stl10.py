@@ -14,6 +14,7 @@ from rr.errors import UserError
 from rr.params import Stl10Source
 
 _SIDE = 96
+_BYTES = 3 * _SIDE * _SIDE
 
 
 def pictures(source: Stl10Source, download: Path, local: Path | None) -> raw.Pictures:
@@ -35,20 +36,27 @@ def pictures(source: Stl10Source, download: Path, local: Path | None) -> raw.Pic
 
     def rows() -> Iterator[raw.Picture]:
         for split, name in (("train", "train" if labelled else "unlabeled"), ("test", "test")):
-            images = np.memmap(folder / f"{name}_X.bin", np.uint8, mode="r").reshape(-1, 3, _SIDE, _SIDE)
-            numbers = np.full(len(images), raw.UNLABELLED)
+            images = folder / f"{name}_X.bin"
+            numbers = np.full(images.stat().st_size // _BYTES, raw.UNLABELLED)
             if labelled:
                 numbers = np.fromfile(folder / f"{name}_y.bin", np.uint8).astype(int) - 1  # they count from 1
-            for position, (image, label) in enumerate(zip(images, numbers, strict=True)):
-                # From (channel, column, row) to (row, column, channel).
-                pixels = np.ascontiguousarray(image.transpose(2, 1, 0))
+            for position, (pixels, label) in enumerate(zip(_pixels(images), numbers, strict=True)):
                 yield raw.Picture(split, f"{name}/{position}.png", raw.encode(pixels), int(label))
 
     return raw.Pictures(_class_names(folder / STL10.class_names_file) if labelled else [], rows())
 
 
+def _pixels(images: Path) -> Iterator[np.ndarray]:
+    """Read uint8 (96, 96, 3) pictures one by one: a map of the file would count as 3 GB of memory."""
+    with open(images, "rb") as file:
+        while (picture := np.fromfile(file, np.uint8, _BYTES)).size:
+            # From (channel, column, row) to (row, column, channel).
+            yield np.ascontiguousarray(picture.reshape(3, _SIDE, _SIDE).transpose(2, 1, 0))
+
+
 def _class_names(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: unpack the official archive again, or name that with --from") from error
+    # No md5 of this file is listed.
+    names = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    if len(names) != 10:
+        raise UserError(f"{path} does not list 10 classes: unpack the official archive again, or name that with --from")
+    return names
