@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from rr import cli
+from rr.data import raw
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -115,6 +116,22 @@ def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Rr
         return Outcome(code, *capfd.readouterr())
 
     return run
+
+
+def use(project: Path, source: dict, side: int = 16) -> None:
+    """Add a data set `mine` with this source to the project's params.yaml."""
+
+    def change(params: dict) -> None:
+        if source["kind"] in ("imagefolder", "parquet"):
+            source.update({"test_share": 0.2, "unreadable": "stop"} | source)
+        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "side": side}
+
+    write_params(project, change)
+
+
+def fetched(project: Path) -> raw.RawFile:
+    """What `rr fetch --dataset mine` has written."""
+    return raw.RawFile(project / "data/raw/mine/images.parquet")
 
 
 PRETRAIN = ("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", "relational", "--seed", "1")

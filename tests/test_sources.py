@@ -14,29 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Rr, write_params
+from conftest import Rr, fetched, use
 from PIL import Image
 
 from rr.data import raw
-
-
-def use(project: Path, source: dict, side: int = 16) -> None:
-    def change(params: dict) -> None:
-        if source["kind"] in ("imagefolder", "parquet"):
-            source.update({"test_share": 0.2, "unreadable": "stop"} | source)
-        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "side": side}
-
-    write_params(project, change)
 
 
 def draw(path: Path, colour: str = "red", size: tuple[int, int] = (20, 30)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
     return path
-
-
-def fetched(project: Path) -> raw.RawFile:
-    return raw.RawFile(project / "data/raw/mine/images.parquet")
 
 
 class TestImageFolder:

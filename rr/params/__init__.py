@@ -3,7 +3,17 @@
 Nothing here imports torch, so the command line and the Snakefile check parameters in milliseconds.
 """
 
-from rr.params.datasets import CifarSource, Dataset, FolderSource, ParquetSource, ShapesSource, Source
+from rr.params.datasets import (
+    CifarSource,
+    Dataset,
+    FolderSource,
+    ParquetSource,
+    ShapesSource,
+    SlimageNetSource,
+    Source,
+    Stl10Source,
+    TinyImageNetSource,
+)
 from rr.params.methods import (
     BYOL,
     Backbone,
@@ -49,8 +59,11 @@ __all__ = [
     "RotationNet",
     "ShapesSource",
     "SimCLR",
+    "SlimageNetSource",
     "Source",
+    "Stl10Source",
     "Supervised",
+    "TinyImageNetSource",
     "VICReg",
     "check",
     "load",

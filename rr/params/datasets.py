@@ -19,10 +19,31 @@ class ShapesSource(Closed):
 class CifarSource(Closed):
     """CIFAR-10, CIFAR-100, or CIFAR-100 with its 20 coarse labels (`cifar100_20`), read by torchvision.
 
-    `path` names a copy to use instead of a download.
+    `path`, here and below, names a copy to use instead of a download.
     """
 
     kind: Literal["cifar10", "cifar100", "cifar100_20"]
+    path: str | None = None
+
+
+class Stl10Source(Closed):
+    """STL-10 with labels (5,000 and 8,000 pictures), or its 100,000 unlabelled pictures (`stl10_unlabelled`)."""
+
+    kind: Literal["stl10", "stl10_unlabelled"]
+    path: str | None = None
+
+
+class TinyImageNetSource(Closed):
+    """Tiny-ImageNet; its official validation split is the test split."""
+
+    kind: Literal["tiny_imagenet"]
+    path: str | None = None
+
+
+class SlimageNetSource(Closed):
+    """SlimageNet64. It is not downloaded: `path`, or --from, names a copy."""
+
+    kind: Literal["slimagenet64"]
     path: str | None = None
 
 
@@ -44,7 +65,10 @@ class ParquetSource(Closed):
     unreadable: Literal["stop", "skip"]
 
 
-Source = Annotated[ShapesSource | CifarSource | FolderSource | ParquetSource, Field(discriminator="kind")]
+Source = Annotated[
+    ShapesSource | CifarSource | Stl10Source | TinyImageNetSource | SlimageNetSource | FolderSource | ParquetSource,
+    Field(discriminator="kind"),
+]
 
 
 class Dataset(Closed):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rr.data.raw import Pictures
-from rr.params import Source
+from rr.params import CifarSource, SlimageNetSource, Source, Stl10Source, TinyImageNetSource
 
 
 def pictures(source: Source, download: Path, local: Path | None) -> Pictures:
@@ -11,6 +11,9 @@ def pictures(source: Source, download: Path, local: Path | None) -> Pictures:
 
     Raises UserError for a missing folder, a wrong checksum, an unreadable picture.
     """
+    published = CifarSource | Stl10Source | TinyImageNetSource | SlimageNetSource
+    if local is None and isinstance(source, published) and source.path:
+        local = Path(source.path).expanduser()
     match source.kind:
         case "shapes":
             from rr.data.sources import shapes
@@ -20,6 +23,18 @@ def pictures(source: Source, download: Path, local: Path | None) -> Pictures:
             from rr.data.sources import cifar
 
             return cifar.pictures(source, download, local)
+        case "stl10" | "stl10_unlabelled":
+            from rr.data.sources import stl10
+
+            return stl10.pictures(source, download, local)
+        case "tiny_imagenet":
+            from rr.data.sources import tiny_imagenet
+
+            return tiny_imagenet.pictures(download, local)
+        case "slimagenet64":
+            from rr.data.sources import slimagenet
+
+            return slimagenet.pictures(download, local)
         case "imagefolder":
             from rr.data.sources import imagefolder
 
