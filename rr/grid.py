@@ -105,7 +105,7 @@ def evaluate(params: Params, run: paths.Evaluation) -> Cell:
     source = paths.Dataset(run.target)
     spec = parameters(params, "evaluate", target=run.target, protocol=run.protocol)
     inputs = [run.pretraining.weights, *source.betons.values(), source.index]
-    return Cell("evaluate", run.folder, spec, inputs, [run.metrics, run.predictions, run.examples])
+    return Cell("evaluate", run.folder, spec, inputs, [run.metrics, run.predictions, run.confusion, run.examples])
 
 
 def report(params: Params) -> Cell:

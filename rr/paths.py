@@ -101,6 +101,11 @@ class Evaluation:
         return self.folder / "predictions.parquet"
 
     @property
+    def confusion(self) -> Path:
+        """Class names, true and found, a row per test picture: what `dvc plots` draws a confusion matrix from."""
+        return self.folder / "confusion.csv"
+
+    @property
     def examples(self) -> Path:
         """Pictures to look at: mistakes, queries with their nearest, or the map of the space."""
         return self.folder / "examples.png"

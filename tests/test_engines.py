@@ -108,7 +108,7 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
 
     assert commands == {command for command, _ in stages.values()}
     assert set(stages) == set(jobs)
-    assert len(stages) == 2 * 2 + 2 * 4 + 12 * 4 + 12 * 2 * 2 * 4 + 4
+    assert len(stages) == 2 * 2 + 2 * 4 + 12 * 4 + 12 * 2 * 2 * 5 + 4
     for output, (_, inputs) in stages.items():
         found = jobs[output]
         folders = {name for name in inputs if "." not in Path(name).name}
@@ -175,8 +175,9 @@ def test_dvc_shows_metrics_params_and_curves(by_dvc: Path, tmp_path: Path) -> No
     assert len(shown[""]["data"]) == 4
     assert "WARNING" not in call(by_dvc, "dvc", "plots", "show", "--out", str(tmp_path))
     page = (tmp_path / "index.html").read_text()
-    for axis in ("loss", "accuracy"):
+    for axis in ("loss", "accuracy", "label", "prediction"):
         assert f'"field": "{axis}"' in page
+    assert page.count('"field": "xy_count"') >= 4  # a confusion matrix of each evaluation
     try:
         write_params(by_dvc, lambda params: params["methods"]["relational"].update(views=3))
         assert "methods.relational.views" in call(by_dvc, "dvc", "params", "diff")

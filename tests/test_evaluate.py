@@ -1,5 +1,6 @@
 """Protocols against independent ones: scikit-learn, and the form without cached features."""
 
+import csv
 import hashlib
 import json
 import shutil
@@ -157,7 +158,7 @@ def test_an_evaluation_writes_its_files_and_keeps_the_backbone(trained: Path, rr
     assert hashlib.sha256(weights.read_bytes()).digest() == before
     folder = trained / FOLDER / protocol
     assert {path.name for path in folder.iterdir()} == {
-        "metrics.json", "predictions.parquet", "examples.png", "run.json",
+        "metrics.json", "predictions.parquet", "confusion.csv", "examples.png", "run.json",
     }  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
     assert list(metrics) == [*KEYS[protocol], "test_images", "classes"]
@@ -168,6 +169,12 @@ def test_an_evaluation_writes_its_files_and_keeps_the_backbone(trained: Path, rr
         right = np.asarray(rows["label"]) == np.asarray(rows["prediction"])
         assert metrics["accuracy"] == pytest.approx(right.mean())
         assert metrics["train_images"] == 200
+    confused = list(csv.DictReader((folder / "confusion.csv").open()))
+    assert len(confused) == (0 if protocol == "embedding" else 50)
+    if "prediction" in rows.column_names:
+        names = json.loads(rows.schema.metadata[b"class_names"])
+        assert [row["label"] for row in confused] == [names[label] for label in rows["label"].to_pylist()]
+        assert [row["prediction"] for row in confused] == [names[guess] for guess in rows["prediction"].to_pylist()]
     first = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
     assert rr(*EVALUATE, protocol).code == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"} == first

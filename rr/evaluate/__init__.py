@@ -8,11 +8,14 @@ All but finetune look at features that are extracted once: the paper's evaluatio
 would compute the same ones again.
 """
 
+import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import nn
@@ -39,7 +42,8 @@ class Target:
 def evaluate(
     protocol: Protocol, target: Target, run: paths.Evaluation, *, seed: int, device: str, threads: int
 ) -> dict[str, Any]:
-    """Score the run's backbone on `target`; write metrics (flat JSON), a table (Parquet) and a picture of examples.
+    """Score the run's backbone on `target`; write metrics (flat JSON), a table (Parquet), the classes it mixed up
+    (CSV) and a picture of examples.
 
     Returns the metrics. Raises UserError for a target whose labels are absent, a class of the test split that the
     training split lacks, and weights that are no backbone; and as the protocol does.
@@ -54,9 +58,20 @@ def evaluate(
     table = pa.table({"index": test.index[found.rows], "label": test.labels[found.rows], **found.columns})
     with replacing(run.predictions) as temporary:
         pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(target.class_names)}), temporary)
+    write_text(run.confusion, _confusion(target.class_names, test.labels[found.rows], found.guesses))
     write_png(found.examples, run.examples)
     write_text(run.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def _confusion(names: list[str], labels: np.ndarray, guesses: np.ndarray | None) -> str:
+    """True and found class by name, as CSV; the header alone where a protocol finds none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("label", "prediction"))
+    if guesses is not None:
+        writer.writerows((names[label], names[guess]) for label, guess in zip(labels, guesses, strict=True))
+    return text.getvalue()
 
 
 def _open(target: Target, split: str, threads: int) -> Beton:

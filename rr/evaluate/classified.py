@@ -18,11 +18,13 @@ def classified(probabilities: np.ndarray, test: Beton, **more: float) -> Found:
     own = probabilities[np.arange(len(test)), test.labels]
     worst = np.argsort(own, kind="stable")[:SHOWN]
     images, _ = next(test.batches(worst, SHOWN))
+    guesses = probabilities.argmax(1).astype(np.int64)
     return Found(
         metrics=audit(test.labels, probabilities) | more,
         rows=np.arange(len(test)),
+        guesses=guesses,
         columns={
-            "prediction": probabilities.argmax(1).astype(np.int64),
+            "prediction": guesses,
             "confidence": probabilities.max(1).astype(np.float64),
         },
         examples=arrange(images, COLUMNS),

@@ -52,6 +52,7 @@ def run(settings: Retrieval, train: tuple[Tensor, Beton], test: tuple[Tensor, Be
     return Found(
         metrics=metrics | {"train_images": len(train[1])},
         rows=np.arange(len(test[1])),
+        guesses=train[1].labels[nearest[:, 0]],
         columns={
             "average_precision": precision,
             "neighbours": list(train[1].index[nearest[:, :depth]]),

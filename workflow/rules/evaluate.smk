@@ -11,6 +11,7 @@ rule evaluate:
     output:
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/metrics.json",
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/predictions.parquet",
+        "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/confusion.csv",
         report(
             "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/examples.png",
             caption="../report/examples.rst",
