@@ -1,6 +1,7 @@
 """A small project to run commands in, and a way to run them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,6 +100,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_params(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of the real params.yaml, beside the real suites, in a folder that is the current one."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "workflow/suites", tmp_path / "workflow/suites")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "params.yaml"
 
 
 @pytest.fixture

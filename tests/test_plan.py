@@ -4,19 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import PRETRAIN, ROOT, Rr, write_params
+from conftest import PRETRAIN, Rr, write_params
 
 from rr import suites
 from rr.params import load
 from rr.plan import measured, plan
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    shutil.copytree(ROOT / "workflow/suites", tmp_path / "workflow/suites")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "params.yaml"
 
 
 def lines(text: str) -> dict[str, list[str]]:

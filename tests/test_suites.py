@@ -1,6 +1,5 @@
 """Suites: the grid is written, everything else of the file stays, and what they ask for can be run."""
 
-import shutil
 import textwrap
 from pathlib import Path
 from typing import get_args
@@ -12,14 +11,6 @@ from rr import grid, params, suites
 from rr.errors import UserError
 
 NAMES = sorted(path.stem for path in (ROOT / "workflow/suites").glob("*.yaml"))
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    shutil.copytree(ROOT / "workflow/suites", tmp_path / "workflow/suites")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "params.yaml"
 
 
 @pytest.mark.parametrize("name", NAMES)
