@@ -164,14 +164,14 @@ def _column(figure: Figure) -> str:
     if figure.table in _ACROSS:
         return word(figure.method)
     if figure.target == "stl10":
-        return "Finetuning, STL-10"
+        return "finetuning on STL-10"
     if figure.target == "cifar100-20":
-        title = "Grain, CIFAR-100-20"
+        title = "grain CIFAR-100-20"
     elif figure.dataset != figure.target:
         title = f"{word(figure.dataset)} → {word(figure.target)}"
     else:
         title = word(figure.target)
-    return f"{word(figure.backbone)}, {title}" if figure.table in ("Table 2", "Appendix B") else title
+    return f"{word(figure.backbone)}: {title}" if figure.table in ("Table 2", "Appendix B") else title
 
 
 def _notes(pairs: dict[tuple[str, str], Pair]) -> list[str]:
@@ -182,7 +182,7 @@ def _notes(pairs: dict[tuple[str, str], Pair]) -> list[str]:
             label = f"{row} as {pair.ours.method}, {pair.ours.protocol}: {', '.join(pair.ours.differences)}"
             places.setdefault(label, []).append(column)
     several = len({tuple(columns) for columns in places.values()}) > 1
-    return [f"{label} ({'; '.join(columns)})" if several else label for label, columns in places.items()]
+    return [f"{label} ({', '.join(columns)})" if several else label for label, columns in places.items()]
 
 
 def _sentence(pairs: Sequence[Pair]) -> str:
@@ -194,16 +194,12 @@ def _sentence(pairs: Sequence[Pair]) -> str:
     }
     found = [one.verdict for one in first.values()]
     order = ("agrees", "above", "below", "reduced budget", "other settings", "too few seeds")
-    words = {"agrees": "agree with the paper’s", "above": "lie above", "below": "lie below"}
-    words |= {
-        "reduced budget": "had a reduced budget", "other settings": "had other settings",
-        "too few seeds": "have too few seeds",
-    }  # fmt: skip
-    counted = [f"{found.count(one)} {words[one]}" for one in order if one in found]
+    counted = [f"{one} {found.count(one)}" for one in order if one in found]
     if not counted:
         return ""
     total = sum(found.count(one) for one in order)
-    return f"Of {total} cells of this grid that answer a figure of the paper, {_joined(counted)}."
+    cells = "1 cell of this grid answers" if total == 1 else f"{total} cells of this grid answer"
+    return f"{cells} a figure of the paper: {', '.join(counted)}."
 
 
 def _headlines(table: PaperTable) -> list[str]:
@@ -217,11 +213,13 @@ def _headlines(table: PaperTable) -> list[str]:
         rows = {name: table.rows[name] for name in needed}
         theirs = headline([[pair.theirs.mean for pair in row if pair and pair.theirs] for row in rows.values()])
         start = f"Relational reasoning above {words}, averaged over the {len(table.columns)} columns"
-        missing = [
-            f"{name} ({_columns_of(table, row)})" for name, row in rows.items() if any(p and not p.ours for p in row)
-        ]
+        missing: dict[str, list[str]] = {}
+        for name, row in rows.items():
+            if any(pair and not pair.ours for pair in row):
+                missing.setdefault(_columns_without(table, row), []).append(name)
         if missing:
-            text = f"{start}: {signed(theirs)} points in the paper; here not known, for want of {_joined(missing)}."
+            wanting = [f"{_joined(names)} ({columns})" for columns, names in missing.items()]
+            text = f"{start}: {signed(theirs)} points in the paper; here not known, for want of {'; '.join(wanting)}."
         else:
             ours = headline([[pair.ours.value.mean for pair in row if pair and pair.ours] for row in rows.values()])
             full = all(
@@ -239,7 +237,7 @@ def headline(rows: Sequence[Sequence[float]]) -> float:
     return statistics.fmean(ours - statistics.fmean(column) for ours, *column in zip(first, *others, strict=True))
 
 
-def _columns_of(table: PaperTable, row: Sequence[Pair | None]) -> str:
+def _columns_without(table: PaperTable, row: Sequence[Pair | None]) -> str:
     missing = [name for name, pair in zip(table.columns, row, strict=True) if pair and not pair.ours]
     return "every column" if len(missing) == len(table.columns) else ", ".join(missing)
 

@@ -17,6 +17,7 @@ from rr.report.collect import CLASSIFICATION, Collected, Run, Score
 from rr.report.dynamics import dynamics
 from rr.report.efficiency import efficiencies
 from rr.report.finding import finding, sentence
+from rr.report.latex import latex
 from rr.report.retrieval import retrievals
 from rr.report.space import spaces
 
@@ -45,14 +46,18 @@ class Curves:
     files: dict[int, Path]
 
 
-def render(grid: Collected) -> tuple[str, str]:
-    """Return the page (HTML) and the same in GitHub's Markdown. A section without content appears in neither."""
+def render(grid: Collected) -> tuple[str, str, str]:
+    """Return the page (HTML), the same in GitHub's Markdown, and its tables in LaTeX.
+
+    A section without content appears in none.
+    """
     found = tables.accuracies(grid)
     known = runs.machines(grid)
     groups = _groups(grid.runs)
     stages: dict[str, Sequence[Run | Score]] = {"Pretraining": grid.runs, "Evaluation": grid.scores}
+    paper = beside(grid)
     sections = {
-        "beside": beside(grid),
+        "beside": paper,
         "accuracies": found,
         "classes": audits(found),
         "retrieval": retrievals(grid),
@@ -80,6 +85,7 @@ def render(grid: Collected) -> tuple[str, str]:
     return (
         _environment(html=True).get_template("page.html").render(values, dots=figures.accuracies, css=_css()),
         _environment(html=False).get_template("page.md").render(values, beside_cell=beside_cell),
+        latex(found, paper),
     )
 
 
