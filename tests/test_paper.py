@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from conftest import ROOT
 from pydantic_core import to_jsonable_python
 from ruamel.yaml import YAML
 from scipy.stats import ttest_ind_from_stats
-from test_report import GUESSED, LABELS, Page, write_png, write_predictions, write_record
+from test_report import GUESSED, LABELS, Page, check_latex, write_png, write_predictions, write_record
 
 from rr import paths, suites
 from rr.grid import evaluations, parameters, pretrainings
@@ -124,7 +125,8 @@ def test_the_gains_of_resnet_32_are_differences_of_table_2() -> None:
         ("65.32,0.22,percent", "65.32,-0.22,percent", "figure 0, std"),
         ("65.32,0.22,percent,confirmed", ",,percent,confirmed", "is confirmed, so it has a mean"),
         ("65.32,0.22,percent,confirmed", "65.32,,percent,not recovered", "is not recovered, so it has no mean"),
-        ("L6,Table 1,random,resnet32,tiny-imagenet,tiny-imagenet", "L5,Table 1,random,resnet32,cifar100,cifar100", "twice"),
+        ("L6,Table 1,random,resnet32,tiny-imagenet,tiny-imagenet", "L5,Table 1,random,resnet32,cifar100,cifar100",
+         "twice"),
     ],
 )  # fmt: skip
 def test_a_wrong_row_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -297,7 +299,7 @@ def test_of_several_cells_the_nearest_to_the_paper_s_settings_answers(
 
 
 def near(experiments: dict[str, float]) -> Any:
-    """Accuracies of seeds 1, 2 and 3 by method's first word: the given percent, less a tenth, as it is, a tenth more."""
+    """Accuracies by method's first word, in percent: seed 1 has a tenth of a point less, seed 3 a tenth more."""
     return lambda score: (experiments[score.pretraining.method.split("-")[0]] + (score.pretraining.seed - 2) / 10) / 100
 
 
@@ -341,6 +343,7 @@ def test_the_page_shows_ours_beside_the_paper_s(tmp_path: Path, monkeypatch: pyt
     assert "| Relational | 61.00 ± 0.10 (3) / 61.03 ± 0.23 / −0.03, agrees | – / 33.38 ± 1.02 |" in text
     assert r"Relational & 61.00 $\pm$ 0.10 (3) & -- &" in tex
     assert r"\quad difference & $-$0.03, agrees &" in tex
+    check_latex(tex)
 
 
 def test_a_small_budget_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,8 +402,8 @@ def test_headlines_from_our_own_figures(tmp_path: Path, monkeypatch: pytest.Monk
     without = beside(collect(whole.model_copy(update={"grid": grids[:2]})))
     assert without is not None
     assert without.headlines[1] == (
-        "Relational reasoning above SimCLR, averaged over the 6 columns: +2.87 points in the paper; here not known, for "
-        "want of Relational and SimCLR (finetuning on STL-10)."
+        "Relational reasoning above SimCLR, averaged over the 6 columns: +2.87 points in the paper; here not known, "
+        "for want of Relational and SimCLR (finetuning on STL-10)."
     )
 
 

@@ -18,7 +18,7 @@ def letters(made: Sequence[Run | Score]) -> list[str]:
 
 
 def mixed(stage: str, made: Sequence[Run | Score]) -> str:
-    """A sentence where the runs of one stage were made by several versions of its code; else empty."""
+    """A warning where the runs of one stage were made by several versions of its code; else empty."""
     different = _different(made)
     if len(different) < 2:
         return ""
@@ -32,8 +32,8 @@ def mixed(stage: str, made: Sequence[Run | Score]) -> str:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         groups.append(f"{version} made {', '.join(names[:_NAMED])}{more}")
     return (
-        f"{stage} mixes {len(different)} versions of the code, so figures may differ for that reason alone "
-        f"({', '.join(files)} differ): {'; '.join(groups)}."
+        f"{stage} mixes {len(different)} versions of the code, so figures may differ for that reason alone. "
+        f"What differs: {', '.join(files)}. {'; '.join(groups)}."
     )
 
 
