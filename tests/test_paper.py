@@ -335,7 +335,7 @@ def test_the_page_shows_ours_beside_the_paper_s(tmp_path: Path, monkeypatch: pyt
     assert [row for row in rows if row[:4] == expected]
     assert ["DeepCluster", "50.00 ± 0.10 (3) paper 42.88 ± 0.21 +7.12, above"] in [row[:2] for row in rows]
     assert ["RotationNet", "52.00 ± 0.10 (3) paper 56.73 ± 1.71 −4.73, below"] in [row[:2] for row in rows]
-    assert "7 cells of this grid answer a figure of the paper: agrees 5, above 1, below 1." in page.text
+    assert "7 cells of this grid answer a figure of the paper: 5 “agrees”, 1 “above”, 1 “below”." in page.text
     assert "Not run: Conv-4: CIFAR-100, Conv-4: tiny-ImageNet, ResNet-32: CIFAR-10," in page.text
     assert "Nothing in this grid answers Table 1 or Table 3 or the head ablation." in page.text
     # Of the abstract's averages nothing can be said, and nothing is.
@@ -354,8 +354,8 @@ def test_a_small_budget_is_no_verdict(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ["Relational", "50.00 (1) paper 61.03 ± 0.23 −11.03, reduced budget"] in [row[:2] for row in cells(page)]
     words = "Relational as relational-5, linear-notebook: 5 of 200 epochs, K = 8 (32 there), 10 of 100 linear epochs"
     assert words in page.text
-    assert not re.search(r"agrees \d|above \d|below \d", page.text)
-    assert ["Relational", *["50.00 (1) paper – figure not recovered"] * 3] in cells(page)
+    assert not re.search(r"\d “(agrees|above|below)”", page.text)
+    assert ["Relational", *["50.00 (1) figure not recovered"] * 3] in cells(page)
 
 
 def test_a_grid_without_the_paper_s_cells_has_no_such_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

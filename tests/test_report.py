@@ -792,8 +792,8 @@ def test_figures_of_two_versions_of_the_code_are_flagged(params: Params) -> None
     report(params)
     expected = (
         "Pretraining mixes 2 versions of the code, so figures may differ for that reason alone. What differs: "
-        "rr/pretrain.py. A made shapes/conv4/random/1, shapes/conv4/random/2, shapes/conv4/supervised/1, shapes/conv4/supervised/2, "
-        "shapes/conv4/relational/2; B made shapes/conv4/relational/1."
+        "rr/pretrain.py. A made shapes/conv4/random/1, shapes/conv4/random/2, shapes/conv4/supervised/1, "
+        "shapes/conv4/supervised/2, shapes/conv4/relational/2; B made shapes/conv4/relational/1."
     )
     assert expected in page().text
     assert f"**{expected}**" in REPORT_FILES[1].read_text(encoding="utf-8")

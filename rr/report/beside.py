@@ -194,7 +194,7 @@ def _sentence(pairs: Sequence[Pair]) -> str:
     }
     found = [one.verdict for one in first.values()]
     order = ("agrees", "above", "below", "reduced budget", "other settings", "too few seeds")
-    counted = [f"{one} {found.count(one)}" for one in order if one in found]
+    counted = [f"{found.count(one)} “{one}”" for one in order if one in found]
     if not counted:
         return ""
     total = sum(found.count(one) for one in order)

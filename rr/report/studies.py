@@ -48,7 +48,7 @@ def studies(grid: Collected) -> list[Study]:
 
 def _add_views(study: Study, grid: Collected, printed: Sequence[Figure]) -> None:
     ours = _largest(grid, printed[0], "views")
-    ours = {k: made for k, made in ours.items() if k >= _FIRST}
+    ours = {k: ours[k] for k in sorted(ours) if k >= _FIRST}
     if len(ours) < 2:
         return
     method = printed[0].method
@@ -76,7 +76,7 @@ def _add_labels(study: Study, grid: Collected, printed: Sequence[Figure]) -> Non
     theirs = {one.labelled: one.mean for one in printed if one.labelled is not None and one.mean is not None}
     shares = sorted({*ours, *theirs})
     seeds: dict[int, dict[float, tuple[float, float]]] = {}
-    for share, made in ours.items():
+    for share, made in sorted(ours.items()):
         for run, score in made:
             seeds.setdefault(run.cell.seed, {})[share] = (shares.index(share), 100 * score.metrics["accuracy"])
     lines = [
