@@ -418,15 +418,15 @@ def test_studies_are_drawn_as_differences_to_two_views(tmp_path: Path, monkeypat
     found = beside(collect(params))
     assert found is not None
     views, labels = found.studies
-    assert [panel.title for panel in views.panels] == ["relational", "rotation", "supervised"]
+    assert [panel.title for panel in views.panels] == ["Relational", "RotationNet", "Supervised"]
     # 32 views less 2, a thousandth each: three points, whatever the seed.
     assert "here from 0 to 3, the paper (digitised) from 0 to 5." in views.panels[0].svg
-    assert [panel.title for panel in labels.panels] == ["cifar10, %", "cifar100, %"]
+    assert [panel.title for panel in labels.panels] == ["CIFAR-10, %", "CIFAR-100, %"]
     assert "here from 52.1 to 62, the paper (digitised) from 74.99 to 90.7." in labels.panels[0].svg
     assert views.notes == labels.notes == []
     few = params.grid[0].model_copy(update={"method": ["relational-k4", "relational-k8", "rotation-k2"]})
     alone = beside(collect(params.model_copy(update={"grid": [few]})))
     assert alone is not None
     assert [(study.panels, study.notes) for study in alone.studies] == [
-        ([], ["relational: this grid has no K = 2 to compare with."])
+        ([], ["Relational: this grid has no K = 2 to compare with."])
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rr.report.answers import Answer, answer, verdict
 from rr.report.collect import Collected, Spread
-from rr.report.paper import SEEDS, Figure, figures
+from rr.report.paper import SEEDS, Figure, figures, word
 from rr.report.studies import Study, studies
 from rr.report.tables import unique
 
@@ -19,28 +19,6 @@ _TABLES = {
     "Appendix B": "What of the paper’s appendix could not be recovered",
 }
 _ACROSS = {"Table 3"}  # its methods stand in one row
-_WORDS = {
-    "supervised": "Supervised",
-    "random": "Random weights",
-    "deepcluster": "DeepCluster",
-    "rotation": "RotationNet",
-    "infomax": "Deep InfoMax",
-    "simclr": "SimCLR",
-    "relational": "Relational",
-    "dot": "Dot product",
-    "encoder-dot": "Encoder + dot product",
-    "conv4": "Conv-4",
-    "resnet8": "ResNet-8",
-    "resnet32": "ResNet-32",
-    "resnet34": "ResNet-34",
-    "resnet56": "ResNet-56",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "cifar100-20": "CIFAR-100-20",
-    "tiny-imagenet": "tiny-ImageNet",
-    "slimagenet64": "SlimageNet64",
-    "stl10": "STL-10",
-}
 
 
 @dataclass(frozen=True)
@@ -133,11 +111,6 @@ def written(value: Spread) -> str:
     """Mean ± standard deviation of accuracies in percent; no deviation where there is none."""
     deviation = "" if value.deviation is None else f" ± {value.deviation:.2f}"
     return f"{value.mean:.2f}{deviation}"
-
-
-def word(name: str) -> str:
-    """A method, backbone or data set as the paper writes it."""
-    return _WORDS[name]
 
 
 def _table(grid: Collected, name: str) -> PaperTable:

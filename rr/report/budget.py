@@ -19,12 +19,15 @@ _AFFINE = {
 }  # fmt: skip
 _ADAM = {"batch_size": 128, "learning_rate": 0.001}
 _METHODS: dict[str, dict[str, Any]] = {
-    "supervised": {"augmentation": _CROP_FLIP, "views": 1, "batch_size": 128, "learning_rate": 0.1, "momentum": 0.9},
+    "supervised": {
+        "augmentation": _CROP_FLIP, "views": 1, "batch_size": 128, "learning_rate": 0.1, "momentum": 0.9,
+        "milestones": [0.5, 0.75], "decay": 0.1,
+    },
     "random": {},
-    "deepcluster": {"augmentation": _CROP_FLIP, **_ADAM},
+    "deepcluster": {"augmentation": _CROP_FLIP, **_ADAM, "hidden": 256, "starts": 5, "iterations": 30},
     "rotation": {"augmentation": _CROP_FLIP, "views": 1, **_ADAM},
     "infomax": {"augmentation": {"flip": 0.5}, "batch_size": 128, "learning_rate": 0.0001, "prior": 0.1},
-    "simclr": {"augmentation": _STRONG, "views": 2, **_ADAM, "temperature": 0.5},
+    "simclr": {"augmentation": _STRONG, "views": 2, **_ADAM, "temperature": 0.5, "hidden": 256, "outputs": 64},
     "relational": {
         "augmentation": _STRONG, "batch_size": 64, "learning_rate": 0.001, "gamma": 2.0, "alpha": 0.5,
     },
@@ -71,6 +74,8 @@ def _expected(figure: Figure, kind: str) -> dict[str, Any]:
     expected = {"epochs": 300 if figure.dataset == "stl10-unlabelled" else 200, **_METHODS[kind]}
     if kind == "relational":
         expected["views"] = _VIEWS.get((figure.backbone, figure.dataset), 32)
+    if kind == "deepcluster":  # ten clusters a class; the unlabelled pictures have none to count by
+        expected["clusters"] = 100 if figure.dataset == "stl10-unlabelled" else 10
     if kind == "supervised" and figure.dataset == "stl10":
         expected["augmentation"] = _AFFINE
     if figure.views:

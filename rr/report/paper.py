@@ -24,6 +24,30 @@ Dataset = Literal["cifar10", "cifar100", "cifar100-20", "tiny-imagenet", "slimag
 # Digitised: read off a plot. Not given: the paper prints "n/a". Not recovered: it may stand there, but was not at hand.
 Status = Literal["confirmed", "digitised", "unconfirmed", "not given", "not recovered"]
 
+_WORDS = {
+    "supervised": "Supervised",
+    "random": "Random weights",
+    "deepcluster": "DeepCluster",
+    "rotation": "RotationNet",
+    "infomax": "Deep InfoMax",
+    "simclr": "SimCLR",
+    "relational": "Relational",
+    "dot": "Dot product",
+    "encoder-dot": "Encoder + dot product",
+    "conv4": "Conv-4",
+    "resnet8": "ResNet-8",
+    "resnet32": "ResNet-32",
+    "resnet34": "ResNet-34",
+    "resnet56": "ResNet-56",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cifar100-20": "CIFAR-100-20",
+    "tiny-imagenet": "tiny-ImageNet",
+    "slimagenet64": "SlimageNet64",
+    "stl10": "STL-10",
+    "stl10-unlabelled": "STL-10",
+}
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -79,3 +103,8 @@ def figures(file: Path = FILE) -> tuple[Figure, ...]:
             raise ValueError(f"{file.name}: {one.key} stands twice")
         seen.add(one.key)
     return tuple(found)
+
+
+def word(name: str) -> str:
+    """A method, backbone or data set as the paper writes it."""
+    return _WORDS[name]

@@ -10,7 +10,7 @@ from rr.report.answers import departures, measures
 from rr.report.collect import Collected, Run, Score
 from rr.report.drawing import Panel
 from rr.report.lines import Line, line_panel
-from rr.report.paper import Figure, figures
+from rr.report.paper import Figure, figures, word
 from rr.report.tables import unique
 
 _VIEWS = (
@@ -51,7 +51,7 @@ def _add_views(study: Study, grid: Collected, printed: Sequence[Figure]) -> None
     ours = {k: ours[k] for k in sorted(ours) if k >= _FIRST}
     if len(ours) < 2:
         return
-    method = printed[0].method
+    method = word(printed[0].method)
     if _FIRST not in ours:
         study.notes.append(f"{method}: this grid has no K = {_FIRST} to compare with.")
         return
@@ -65,7 +65,9 @@ def _add_views(study: Study, grid: Collected, printed: Sequence[Figure]) -> None
     theirs = {float(one.views): (float(one.views), one.mean) for one in printed if one.views and one.mean is not None}
     lines = [Line("here", 1, list(seeds.values())), Line("the paper (digitised)", 2, [theirs])]
     spoken = f"Accuracy of {method} above K = 2, in points, against K"
-    study.panels.append(line_panel(f"views-{method}", method, spoken, lines, _views_axis(sorted({*ours, *theirs}))))
+    study.panels.append(
+        line_panel(f"views-{printed[0].method}", method, spoken, lines, _views_axis(sorted({*ours, *theirs})))
+    )
     _add_note(study, method, printed[0], ours)
 
 
@@ -83,9 +85,9 @@ def _add_labels(study: Study, grid: Collected, printed: Sequence[Figure]) -> Non
         Line("here", 1, list(seeds.values())),
         Line("the paper (digitised)", 2, [{share: (shares.index(share), mean) for share, mean in theirs.items()}]),
     ]
-    data = printed[0].dataset
+    data = word(printed[0].dataset)
     spoken = f"Accuracy on {data} in percent against the share of labels"
-    study.panels.append(line_panel(f"labels-{data}", f"{data}, %", spoken, lines, _shares_axis(shares)))
+    study.panels.append(line_panel(f"labels-{printed[0].dataset}", f"{data}, %", spoken, lines, _shares_axis(shares)))
     _add_note(study, data, printed[0], ours)
 
 
