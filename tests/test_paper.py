@@ -285,12 +285,16 @@ def write_runs(params: Params, accuracy: Any) -> None:
 def test_of_several_cells_the_nearest_to_the_paper_s_settings_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = joined(tmp_path, monkeypatch, "cifar-conv4-short", "views")
+    params = joined(tmp_path, monkeypatch, "methods-cifar10", "cifar-conv4-short", "views")
     write_runs(params, lambda score: 0.5)
     grid = collect(params)
     found = answer(grid, printed("L1", "relational", "Table 2"))
     assert found is not None
     assert (found.method, found.protocol, found.differences) == ("relational-k32", "linear", [])
+    # Two epochs and five differ in as many settings.
+    found = answer(grid, printed("L1", "deepcluster", "Table 2"))
+    assert found is not None
+    assert found.method == "deepcluster-5"
     # K = 1 is the paper's for RotationNet: two differences with five epochs, one with K = 2.
     found = answer(grid, printed("L1", "rotation", "Table 2"))
     assert found is not None
@@ -408,10 +412,13 @@ def test_headlines_from_our_own_figures(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_studies_are_drawn_as_differences_to_two_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = joined(tmp_path, monkeypatch, "views", "labels")
+    params = joined(tmp_path, monkeypatch, "views", "labels", "cifar")
+    # With K = 1, which the paper's study does not have.
+    grids = [params.grid[0].model_copy(update={"method": ["rotation-paper", *params.grid[0].method]}), params.grid[1]]
+    params = params.model_copy(update={"grid": grids})
 
     def accuracy(score: paths.Evaluation) -> float:
-        *_, last = score.pretraining.method.split("-")
+        last = score.pretraining.method.split("-")[-1].replace("paper", "1")
         return 0.5 + score.pretraining.seed / 100 + int(last.lstrip("k")) / 1000
 
     write_runs(params, accuracy)
@@ -421,6 +428,7 @@ def test_studies_are_drawn_as_differences_to_two_views(tmp_path: Path, monkeypat
     assert [panel.title for panel in views.panels] == ["Relational", "RotationNet", "Supervised"]
     # 32 views less 2, a thousandth each: three points, whatever the seed.
     assert "here from 0 to 3, the paper (digitised) from 0 to 5." in views.panels[0].svg
+    assert "here from 0 to 3, the paper (digitised) from 0 to 0.66." in views.panels[1].svg
     assert [panel.title for panel in labels.panels] == ["CIFAR-10, %", "CIFAR-100, %"]
     assert "here from 52.1 to 62, the paper (digitised) from 74.99 to 90.7." in labels.panels[0].svg
     assert views.notes == labels.notes == []

@@ -309,6 +309,7 @@ def test_one_seed_has_no_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not any("±" in cell for row in found.rows for cell in row)
     assert ["relational", "60.00", "50.00"] in found.rows
     assert "one seed alone" in found.text
+    assert "pm" not in REPORT_FILES[3].read_text(encoding="utf-8")
     assert "±" not in REPORT_FILES[1].read_text(encoding="utf-8")
 
 
@@ -757,6 +758,25 @@ def test_joined_grids_leave_empty_cells(tmp_path: Path, monkeypatch: pytest.Monk
     assert "| random (lower bound) | 30.00 ± 0.00 | – |" in text
     assert "| relational | linear | [60.00](" in text
     assert all(line.count("|") == 4 for line in text.splitlines() if line.startswith("| random (lower"))
+
+
+def test_joined_grids_have_every_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ours = make_params(methods=("random", "relational"), protocols=tuple(PROTOCOLS))
+    theirs = make_params(seeds=(1,), methods=("simclr",), protocols=("embedding", "knn"))
+    params = ours.model_copy(update={"grid": [*ours.grid, *theirs.grid]})
+    write_files(params)
+    measured = {"accuracy": [0.5, 0.6], "knn_accuracy": [0.3, 0.5], "views": [40, 80], "pairs": [1500, 2500]}
+    for method, seed in (("relational", 1), ("relational", 2), ("simclr", 1)):
+        write_dynamics(method, seed, measured, [1.0, 1.0])
+    report(params)
+    found = page()
+    assert {"accuracies", "classes", "retrieval", "embedding", "dynamics", "efficiency"} <= set(found.ids)
+    assert "read off linearly between epochs. Means are over 1 to 2 seeds." in found.text
+    rows = [[" ".join(cell.split()) for cell in row] for row in found.rows]
+    assert ["simclr", "–", "45.00"] in rows
+    assert ["simclr", "−0.250", "0.500", "−2.000", "8.500"] in rows
+    assert not found.open
 
 
 def test_a_first_protocol_without_a_self_supervised_method_is_passed_over(

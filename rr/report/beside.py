@@ -160,12 +160,12 @@ def _notes(pairs: dict[tuple[str, str], Pair]) -> list[str]:
 
 def _sentence(pairs: Sequence[Pair]) -> str:
     """How many of the paper's figures are answered, and with what verdicts; one in two tables counts once."""
-    first = {
+    distinct = {
         (one.figure.method, one.figure.backbone, one.figure.dataset, one.figure.target): one
-        for one in reversed(pairs)
+        for one in pairs
         if one.ours
     }
-    found = [one.verdict for one in first.values()]
+    found = [one.verdict for one in distinct.values()]
     order = ("agrees", "above", "below", "reduced budget", "other settings", "too few seeds")
     counted = [f"{found.count(one)} “{one}”" for one in order if one in found]
     if not counted:

@@ -26,9 +26,10 @@ def escaped(text: str) -> str:
 
 
 def _accuracies(table: Table) -> str:
+    spread = "" if len(table.seeds) == 1 else "mean ± standard deviation over "
     caption = (
-        f"Accuracy in percent on {table.target} of {table.backbone} pretrained on {table.dataset}, mean ± standard "
-        f"deviation over {table.over}. Bold: the best self-supervised method of a column."
+        f"Accuracy in percent on {table.target} of {table.backbone} pretrained on {table.dataset}, {spread}"
+        f"{table.over}. Bold: the best self-supervised method of a column."
     )
     rows = [
         [escaped(f"{row.method} ({row.role})" if row.role else row.method)]
