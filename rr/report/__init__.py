@@ -6,7 +6,8 @@
     paper      the paper's own figures (paper.csv), and how far each can be trusted
     answers    which of the grid's cells answers which of them; budget says in what its settings differ
     welch      whether two means agree
-    beside     both in the paper's tables, with the abstract's averages; studies draws its curves
+    printed    both in the paper's tables; headlines has the abstract's averages, studies the curves
+    beside     these as one section
     drawing    how a picture becomes inline SVG; with it, lines, figures and confusion draw
     classes    the audit: worst and best class, confusions, calibration
     retrieval  the nearest pictures, in figures and in pictures

@@ -11,13 +11,14 @@ from markupsafe import Markup
 
 from rr import paths
 from rr.report import figures, runs, sheets, tables, versions
-from rr.report.beside import Pair, beside, signed, written
+from rr.report.beside import beside
 from rr.report.classes import audits
 from rr.report.collect import CLASSIFICATION, Collected, Run, Score
 from rr.report.dynamics import dynamics
 from rr.report.efficiency import efficiencies
 from rr.report.finding import finding, sentence
 from rr.report.latex import latex
+from rr.report.printed import Pair, signed, written
 from rr.report.retrieval import retrievals
 from rr.report.space import spaces
 
