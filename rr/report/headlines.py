@@ -10,7 +10,7 @@ BASELINES = ("deepcluster", "rotation", "infomax", "simclr")
 
 
 def headlines(table: PaperTable) -> list[str]:
-    """Relational reasoning above its rivals over the columns of Table 1, a sentence each; ours where no cell is missing.
+    """Relational reasoning above its rivals over the columns of Table 1, a sentence each; ours where none is missing.
 
     The abstract's "+14 %" is the distance to the mean of four baselines (although it says the best competitor), its
     "+3 %" that to SimCLR.
