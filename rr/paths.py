@@ -5,7 +5,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 REPORT = Path("report")
-REPORT_FILES = [REPORT / "index.html", REPORT / "report.md", REPORT / "results.parquet"]
+REPORT_FILES = [REPORT / name for name in ("index.html", "report.md", "results.parquet", "tables.tex")]
 RUN_RECORD = "run.json"
 HISTORIES = Path("runs/history")
 

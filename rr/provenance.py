@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from rr.grid import Cell
 from rr.lock import holding
 
 ROOT = Path(__file__).parent.parent
+_VERSIONED = ("rr", "workflow", "params.yaml", "dvc.yaml", "Snakefile")
+_QUIETLY: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1, "stdin": subprocess.DEVNULL}
 _SECTIONS = ("params", "inputs", "code", "outputs")
 PACKAGES = ("torch", "torchvision", "ffcv", "numba", "numpy", "pyarrow", "scikit-learn", "dvc", "snakemake")
 
@@ -82,6 +85,7 @@ def recording(cell: Cell) -> Iterator[Record]:
         record = Record(cell.params, {str(path): _checked(path) for path in cell.inputs}, code_hashes(cell.stage))
         # A record speaks of outputs that exist: after a failed try no old one may stand beside new files.
         paths.run_record(cell.folder).unlink(missing_ok=True)
+        version = commit()
         started, clock = time.time(), time.monotonic()
         yield record
         content = {
@@ -90,6 +94,7 @@ def recording(cell: Cell) -> Iterator[Record]:
             "params": cell.params,
             "inputs": record.inputs,
             "code": record.code,
+            "commit": version,
             "outputs": {str(path): sha256(path) for path in cell.outputs},
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": round(time.monotonic() - clock, 3),
@@ -150,6 +155,22 @@ def faults(cell: Cell) -> list[str]:
     if cell.params != record["params"]:
         found.append(f"{cell.folder} was made with other parameters")
     return found
+
+
+def commit() -> dict[str, Any] | None:
+    """The commit that the current folder is at, and whether its files that determine results differ from it.
+
+    None outside a git checkout, without git, and where git takes longer than a second: no stage fails for it.
+    """
+    git = ["git", "--no-optional-locks"]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--verify", "HEAD"], **_QUIETLY)
+        same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *_VERSIONED], **_QUIETLY)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if head.returncode or same.returncode not in (0, 1):
+        return None
+    return {"id": head.stdout.strip(), "changed": bool(same.returncode)}
 
 
 def machine() -> dict[str, Any]:

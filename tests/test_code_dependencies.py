@@ -8,7 +8,7 @@ import pytest
 from rr.provenance import stage_code
 
 ROOT = Path(__file__).parent.parent
-TEMPLATES = {".html", ".css", ".md"}
+TEMPLATES = {".html", ".css", ".md", ".csv"}
 STAGES = ("fetch", "convert", "pretrain", "evaluate", "report")
 # Modules that carry results around without being able to change them.
 PLUMBING = {
@@ -46,7 +46,7 @@ def reachable(stage: str) -> set[str]:
         if name in seen:
             continue
         seen.add(name)
-        if here.name == "__init__.py":  # a package's templates are as good as code
+        if here.name == "__init__.py":  # a package's templates and tables are as good as code
             seen |= {path.relative_to(ROOT).as_posix() for path in here.parent.iterdir() if path.suffix in TEMPLATES}
         # What plumbing imports (params imports the augmentation's type) is no reason for a stage to run again.
         if name not in PLUMBING:

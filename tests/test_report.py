@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import subprocess
 import warnings
 from collections import Counter
 from html.parser import HTMLParser
@@ -23,10 +24,12 @@ from rr.grid import evaluations, pretrainings
 from rr.grid import report as report_cell
 from rr.params import Params
 from rr.paths import REPORT_FILES
+from rr.provenance import commit
 from rr.report import report
 from rr.report.classes import confused, confusion, reliability
 from rr.report.collect import spread
 from rr.report.efficiency import reached
+from rr.report.latex import escaped
 from rr.report.page import markdown
 from rr.report.predictions import Guesses
 
@@ -306,6 +309,7 @@ def test_one_seed_has_no_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not any("±" in cell for row in found.rows for cell in row)
     assert ["relational", "60.00", "50.00"] in found.rows
     assert "one seed alone" in found.text
+    assert "pm" not in REPORT_FILES[3].read_text(encoding="utf-8")
     assert "±" not in REPORT_FILES[1].read_text(encoding="utf-8")
 
 
@@ -727,3 +731,151 @@ def test_classes_of_a_target_are_the_same_everywhere(params: Params) -> None:
     write_predictions(score, pq.read_table(score.predictions), ["dog", "cat", "bird"])
     with pytest.raises(UserError, match=re.escape(f"{score.predictions}: its classes differ")):
         report(params)
+
+
+def ragged() -> Params:
+    """Two grids joined: kNN for all methods with both seeds, and a linear layer for relational, seed 1, alone."""
+    first = make_params(protocols=("knn",))
+    alone = {"method": ["relational"], "seed": [1], "protocol": ["linear", "retrieval"]}
+    return first.model_copy(update={"grid": [first.grid[0], first.grid[0].model_copy(update=alone)]})
+
+
+def test_joined_grids_leave_empty_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = ragged()
+    write_files(params)
+    report(params)
+    found = page()
+    rows = [[" ".join(cell.split()) for cell in row] for row in found.rows]
+    assert ["Method", "knn", "linear"] in rows
+    assert ["random lower bound", "30.00 ± 0.00", "–"] in rows
+    assert ["relational", "50.00 ± 0.00", "60.00"] in rows
+    assert ["relational", "linear", "60.00", "–"] in rows
+    assert ["relational", "knn", "50.00", "50.00"] in rows
+    assert "1 to 2 seeds" in found.text
+    assert not found.open
+    text = REPORT_FILES[1].read_text(encoding="utf-8")
+    assert "| random (lower bound) | 30.00 ± 0.00 | – |" in text
+    assert "| relational | linear | [60.00](" in text
+    assert all(line.count("|") == 4 for line in text.splitlines() if line.startswith("| random (lower"))
+
+
+def test_joined_grids_have_every_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ours = make_params(methods=("random", "relational"), protocols=tuple(PROTOCOLS))
+    theirs = make_params(seeds=(1,), methods=("simclr",), protocols=("embedding", "knn"))
+    params = ours.model_copy(update={"grid": [*ours.grid, *theirs.grid]})
+    write_files(params)
+    measured = {"accuracy": [0.5, 0.6], "knn_accuracy": [0.3, 0.5], "views": [40, 80], "pairs": [1500, 2500]}
+    for method, seed in (("relational", 1), ("relational", 2), ("simclr", 1)):
+        write_dynamics(method, seed, measured, [1.0, 1.0])
+    report(params)
+    found = page()
+    assert {"accuracies", "classes", "retrieval", "embedding", "dynamics", "efficiency"} <= set(found.ids)
+    assert "read off linearly between epochs. Means are over 1 to 2 seeds." in found.text
+    rows = [[" ".join(cell.split()) for cell in row] for row in found.rows]
+    assert ["simclr", "–", "45.00"] in rows
+    assert ["simclr", "−0.250", "0.500", "−2.000", "8.500"] in rows
+    assert not found.open
+
+
+def test_a_first_protocol_without_a_self_supervised_method_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bounds = make_params(methods=("random", "supervised"), protocols=("linear",))
+    ours = make_params(methods=("relational",), protocols=("knn",))
+    params = bounds.model_copy(update={"grid": [*bounds.grid, *ours.grid]})
+    write_files(params)
+    report(params)
+    # No bound was measured by kNN, so none is named.
+    assert "On shapes, relational classifies 50.00 ± 0.00 % of the test pictures correctly (knn). Means" in page().text
+    assert "75.00 percentage points apart" in page().text
+
+
+def test_commits_are_named_and_counted(params: Params) -> None:
+    report(params)
+    assert "Commit of the code: not recorded (18 runs)." in page().text
+    change_record(RELATIONAL.folder, commit={"id": "0123456789abcdef" * 2, "changed": True})
+    change_record(RELATIONAL.folder.with_name("2"), commit=None)
+    report(params)
+    for text in (page().text, REPORT_FILES[1].read_text(encoding="utf-8")):
+        assert "0123456789ab, with changes that are in no commit (1 run)" in text
+        assert "not recorded (17 runs)" in text
+        assert "versions of the code" not in text
+
+
+def test_figures_of_two_versions_of_the_code_are_flagged(params: Params) -> None:
+    for run in pretrainings(params):
+        change_record(run.folder, code={"rr/pretrain.py": "aa", "rr/feed.py": "bb"})
+    change_record(RELATIONAL.folder, code={"rr/pretrain.py": "cc", "rr/feed.py": "bb"})
+    report(params)
+    expected = (
+        "Pretraining mixes 2 versions of the code, so figures may differ for that reason alone. What differs: "
+        "rr/pretrain.py. A made shapes/conv4/random/1, shapes/conv4/random/2, shapes/conv4/supervised/1, "
+        "shapes/conv4/supervised/2, shapes/conv4/relational/2; B made shapes/conv4/relational/1."
+    )
+    assert expected in page().text
+    assert f"**{expected}**" in REPORT_FILES[1].read_text(encoding="utf-8")
+    assert "Evaluation mixes" not in page().text
+    lines = [row for row in page().rows if f"rr made {RELATIONAL.folder}" in row[0]]
+    assert [row[3] for row in lines] == ["B"]
+
+
+def test_latex_is_balanced_and_escaped(params: Params) -> None:
+    report(params)
+    text = REPORT_FILES[3].read_text(encoding="utf-8")
+    assert r"relational & \textbf{61.50 $\pm$ 2.12} & \textbf{50.00 $\pm$ 0.00} \\" in text
+    assert r"random (lower bound) & 41.00 $\pm$ 1.41 & 30.00 $\pm$ 0.00 \\" in text
+    check_latex(text)
+    assert escaped(r"a_b & 5 % of {x} \ ~ ^ $ #") == (
+        r"a\_b \& 5 \% of \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$ \#"
+    )
+
+
+def check_latex(text: str) -> None:
+    """Environments and braces close, every row has as many cells as its table has columns, and all is ASCII."""
+    assert text.isascii()
+    assert text.count("{") == text.count("}")
+    tables = re.findall(r"\\begin\{tabular\}\{(l r*)\}(.*?)\\end\{tabular\}".replace(" ", ""), text, flags=re.DOTALL)
+    assert len(tables) == text.count(r"\begin{table}") == text.count(r"\end{table}") > 0
+    for columns, body in tables:
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(rows) > 1
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}
+        assert [line for line in body.splitlines() if line.endswith("rule")] == [
+            r"\toprule",
+            r"\midrule",
+            r"\bottomrule",
+        ]
+    bare = re.sub(r"\\[&%$#_{}]", "", "\n".join(text.splitlines()[1:]))
+    assert "%" not in bare
+    assert "_" not in bare
+    assert bare.count("$") % 2 == 0
+
+
+def git(*words: str) -> None:
+    identity = ["-c", "user.name=n", "-c", "user.email=e"]
+    subprocess.run(["git", *identity, *words], check=True, capture_output=True)
+
+
+def test_the_commit_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() is None
+    git("init", "-q")
+    assert commit() is None, "a checkout without a commit"
+    for name in ("params.yaml", "notes"):
+        Path(name).write_text("1")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    Path("notes").write_text("2")
+    Path("dvc.lock").write_text("untracked")
+    assert commit() == {"id": head, "changed": False}, "what determines no result is no change"
+    Path("params.yaml").write_text("2")
+    assert commit() == {"id": head, "changed": True}
+    git("add", ".")
+    assert commit() == {"id": head, "changed": True}
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None

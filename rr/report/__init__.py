@@ -3,6 +3,11 @@
     collect    the files of the grid as typed values; files and predictions read them
     tables     figures with mean and standard deviation over seeds
     finding    what the tables say, in a sentence that holds no more than they do
+    paper      the paper's own figures (paper.csv), and how far each can be trusted
+    answers    which of the grid's cells answers which of them; budget says in what its settings differ
+    welch      whether two means agree
+    printed    both in the paper's tables; headlines has the abstract's averages, studies the curves
+    beside     these as one section
     drawing    how a picture becomes inline SVG; with it, lines, figures and confusion draw
     classes    the audit: worst and best class, confusions, calibration
     retrieval  the nearest pictures, in figures and in pictures
@@ -10,8 +15,9 @@
     dynamics   what a backbone becomes, epoch by epoch
     efficiency accuracy against pairs, views and seconds
     sheets     pictures of stages that the page holds itself
-    runs       what ran where and how long, and with which settings
+    runs       what ran where and how long, and with which settings; versions, with which code
     results    the metrics as Parquet
+    latex      the tables for a paper of one's own
     page       puts it all into page.html and page.md
 
 Its inputs and outputs stand in `rr.grid`.
@@ -25,13 +31,14 @@ from rr.report.collect import collect
 
 
 def report(params: Params) -> None:
-    """Read the files of the grid and write the page, the Markdown and the metrics; equal files give equal bytes.
+    """Read the files of the grid and write those of the report; equal files give equal bytes.
 
     Raises UserError for a file that is missing or damaged, and for runs made with different settings.
     """
-    where_page, where_markdown, where_results = paths.REPORT_FILES
+    where_page, where_markdown, where_results, where_latex = paths.REPORT_FILES
     grid = collect(params)
-    html, markdown = page.render(grid)
+    html, markdown, tex = page.render(grid)
     results.write(grid.scores, where_results)
+    write_text(where_latex, tex)
     write_text(where_markdown, markdown)
     write_text(where_page, html)

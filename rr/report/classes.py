@@ -135,12 +135,12 @@ def _extremes(method: str, protocol: str, found: Guesses, scores: Sequence[Score
 
 def _sentence(table: Table, rows: Sequence[Extremes]) -> str:
     """How far the best method's classes lie apart; nothing more than these figures say."""
-    best = best_row(table, table.protocol) or table.rows[0]
+    best = best_row(table, table.protocol) or next(row for row in table.rows if table.protocol in row.cells)
     one = next(row for row in rows if (row.method, row.protocol) == (best.method, table.protocol))
     cell = best.cells[table.protocol]
     highest, lowest = (f"{percent(one.accuracies[i])} % of {one.class_names[i]}" for i in (one.best, one.worst))
     return (
         f"A good mean does not guarantee unbiased predictions: {one.method} ({one.protocol}) classifies "
         f"{percent(cell.value.mean)} % of the test pictures of {table.target} correctly, but {highest} and {lowest}, "
-        f"{percent(one.gap)} percentage points apart. {caution(cell.value.count)}"
+        f"{percent(one.gap)} percentage points apart. {caution([cell.value.count])}"
     )

@@ -100,7 +100,7 @@ def _sentence(by_method: dict[str, list[Run]], curves: dict[str, dict[str, list[
     if not parts:
         return ""
     text = f"At the most that both have spent: {'; '.join(parts)}, read off linearly between epochs."
-    return f"{text} {caution(len(by_method[ours]))}"
+    return f"{text} {caution(len(by_method[one]) for one in (ours, theirs))}"
 
 
 def _frame(cost: str, words: str) -> Callable[[Axes], None]:

@@ -31,8 +31,16 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Commit:
+    """Which version of the project ran, and whether its files differed from that version's."""
+
+    id: str
+    changed: bool
+
+
+@dataclass(frozen=True)
 class Record:
-    """What the report needs of a `run.json`; `epoch_seconds` is empty where it was not recorded."""
+    """What the report needs of a `run.json`; what has a default here may not have been recorded."""
 
     command: str
     device: str
@@ -41,6 +49,8 @@ class Record:
     peak_memory_mib: _Finite
     machine: Machine
     params: dict[str, Any]
+    code: dict[str, str]
+    commit: Commit | None = None
     views_per_second: _Finite = 0.0
     epoch_seconds: list[_Finite] = field(default_factory=list)
 

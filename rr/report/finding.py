@@ -1,7 +1,9 @@
 """What the tables say, in a sentence that claims no more than their figures do."""
 
+from collections.abc import Iterable
+
 from rr.report.collect import Spread
-from rr.report.tables import Row, Table, percent
+from rr.report.tables import Row, Table, over, percent
 
 
 def finding(found: list[Table]) -> str:
@@ -21,12 +23,12 @@ def finding(found: list[Table]) -> str:
     if not parts:
         return "This grid has nothing to compare: it needs a self-supervised method beside random or supervised."
     text = f"Taking the best self-supervised method of each table and protocol: {'; '.join(parts)}. "
-    return text + caution(len(found[0].seeds))
+    return text + caution(cell.value.count for one in found for row in one.rows for cell in row.cells.values())
 
 
 def sentence(table: Table) -> str:
-    """The best self-supervised method under the first protocol, between its bounds."""
-    protocol = table.protocol
+    """The best self-supervised method under the first protocol that has any, between its bounds."""
+    protocol = next((title for title in table.titles if best_row(table, title)), table.protocol)
     best = best_row(table, protocol)
     if best is None:
         return "This grid holds no self-supervised method, so the table shows bounds alone."
@@ -34,19 +36,19 @@ def sentence(table: Table) -> str:
     text = f"On {table.target}, {best.method} classifies {_words(accuracy)} of the test pictures correctly ({protocol})"
     relations = []
     for role in ("lower bound", "upper bound"):
-        bound, order = _bound(table, role), _compare(table, protocol, role)
+        bound, order = _bound(table, protocol, role), _compare(table, protocol, role)
         if bound and order is not None:
             word = {1: "above", 0: "equal to", -1: "below"}[order]
             relations.append(f"{word} {bound.method} ({percent(bound.cells[protocol].value.mean)} %)")
     if relations:
         text += f", {' and '.join(relations)}"
     text += _share_of_gap(table, protocol, accuracy.mean)
-    return f"{text}. {caution(accuracy.count)}"
+    return f"{text}. {caution([accuracy.count])}"
 
 
 def _share_of_gap(table: Table, protocol: str, accuracy: float) -> str:
     """How far `accuracy` lies on the way between the bounds; empty where it does not lie between them."""
-    lower, upper = _bound(table, "lower bound"), _bound(table, "upper bound")
+    lower, upper = (_bound(table, protocol, role) for role in ("lower bound", "upper bound"))
     if not (lower and upper):
         return ""
     low, high = lower.cells[protocol].value.mean, upper.cells[protocol].value.mean
@@ -60,25 +62,26 @@ def _words(accuracy: Spread) -> str:
     return f"{percent(accuracy.mean)}{deviation} %"
 
 
-def caution(seeds: int) -> str:
-    """What the number of seeds says about the figures."""
-    if seeds == 1:
+def caution(counts: Iterable[int]) -> str:
+    """What the numbers of seeds behind some figures say about them."""
+    found = set(counts)
+    if found == {1}:
         return "It is one seed alone, so how far another would differ is not known."
-    return f"Means are over {seeds} seeds."
+    return f"Means are over {over(found)}."
 
 
 def best_row(table: Table, protocol: str) -> Row | None:
     """The best self-supervised method under a protocol; the first of equals."""
-    return next((row for row in table.rows if row.cells[protocol].best), None)
+    return next((row for row in table.rows if protocol in row.cells and row.cells[protocol].best), None)
 
 
-def _bound(table: Table, role: str) -> Row | None:
-    return next((row for row in table.rows if row.role == role), None)
+def _bound(table: Table, protocol: str, role: str) -> Row | None:
+    return next((row for row in table.rows if row.role == role and protocol in row.cells), None)
 
 
 def _compare(table: Table, protocol: str, role: str) -> int | None:
     """1, 0 or −1 where the best method is above, equal to (as printed) or below the bound; None where one is absent."""
-    best, bound = best_row(table, protocol), _bound(table, role)
+    best, bound = best_row(table, protocol), _bound(table, protocol, role)
     if not (best and bound):
         return None
     ours, theirs = (float(percent(row.cells[protocol].value.mean)) for row in (best, bound))

@@ -10,17 +10,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rr import paths
-from rr.report import figures, runs, sheets, tables
+from rr.report import figures, runs, sheets, tables, versions
+from rr.report.beside import beside
 from rr.report.classes import audits
-from rr.report.collect import CLASSIFICATION, Collected, Run
+from rr.report.collect import CLASSIFICATION, Collected, Run, Score
 from rr.report.dynamics import dynamics
 from rr.report.efficiency import efficiencies
 from rr.report.finding import finding, sentence
+from rr.report.latex import latex
+from rr.report.printed import Pair, signed, written
 from rr.report.retrieval import retrievals
 from rr.report.space import spaces
 
 _HERE = Path(__file__).parent
 _TITLES = {
+    "beside": "Beside the paper",
     "accuracies": "Accuracies",
     "classes": "Classes",
     "retrieval": "Retrieval",
@@ -43,12 +47,18 @@ class Curves:
     files: dict[int, Path]
 
 
-def render(grid: Collected) -> tuple[str, str]:
-    """Return the page (HTML) and the same in GitHub's Markdown. A section without content appears in neither."""
+def render(grid: Collected) -> tuple[str, str, str]:
+    """Return the page (HTML), the same in GitHub's Markdown, and its tables in LaTeX.
+
+    A section without content appears in none.
+    """
     found = tables.accuracies(grid)
     known = runs.machines(grid)
     groups = _groups(grid.runs)
+    stages: dict[str, Sequence[Run | Score]] = {"Pretraining": grid.runs, "Evaluation": grid.scores}
+    paper = beside(grid)
     sections = {
+        "beside": paper,
         "accuracies": found,
         "classes": audits(found),
         "retrieval": retrievals(grid),
@@ -57,25 +67,26 @@ def render(grid: Collected) -> tuple[str, str]:
         "dynamics": dynamics(groups),
         "efficiency": efficiencies(grid.runs),
         "views": sheets.views(grid.runs),
-        "runs": {
-            "Pretraining": runs.lines(grid.runs, known),
-            "Evaluation": runs.lines(grid.scores, known),
-        },
+        "runs": {stage: runs.lines(made, known, versions.letters(made)) for stage, made in stages.items()},
         "settings": runs.settings(grid),
     }
     values = {
         "sections": sections,
         "contents": {name: _TITLES[name] for name, content in sections.items() if content},
         "finding": finding(found),
+        "over": tables.over(cell.value.count for one in found for row in one.rows for cell in row.cells.values()),
         "sentence": sentence,
         "axes": _axes(grid),
         "protocols": {s.cell.protocol: s.settings for s in grid.of_kind(*CLASSIFICATION)},
         "machines": known,
+        "mixed": [text for stage, made in stages.items() if (text := versions.mixed(stage, made))],
+        "commits": versions.commits(grid.records),
         "results": Path("results.parquet"),
     }
     return (
         _environment(html=True).get_template("page.html").render(values, dots=figures.accuracies, css=_css()),
-        _environment(html=False).get_template("page.md").render(values),
+        _environment(html=False).get_template("page.md").render(values, beside_cell=beside_cell),
+        latex(found, paper),
     )
 
 
@@ -92,6 +103,17 @@ def markdown(text: Any) -> str:
     return "".join(f"\\{letter}" if letter in "\\|`*~[]" else letter for letter in line)
 
 
+def beside_cell(pair: Pair | None) -> str:
+    """A cell of the tables beside the paper, in one line."""
+    if pair is None:
+        return "–"
+    ours = f"{written(pair.ours.value)} ({pair.ours.value.count})" if pair.ours else "–"
+    parts = [ours, written(pair.theirs) if pair.theirs else "–"]
+    if pair.ours:
+        parts.append(", ".join(([signed(pair.difference)] if pair.difference is not None else []) + [pair.verdict]))
+    return " / ".join(parts)
+
+
 def _environment(html: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE),
@@ -103,6 +125,7 @@ def _environment(html: bool) -> Environment:
     )
     environment.filters |= {
         "percent": tables.percent, "duration": runs.duration, "link": link, "md": markdown, "svg": Markup,
+        "signed": signed, "written": written,
     }  # fmt: skip
     return environment
 

@@ -14,11 +14,12 @@ _SECTIONS = ("methods", "protocols", "datasets")
 
 @dataclass(frozen=True)
 class Line:
-    """One stage run; `machine` is the letter of its machine."""
+    """One stage run; `machine` is the letter of its machine, `version` that of its code."""
 
     record: Record
     file: Path
     machine: str
+    version: str
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,16 @@ def machines(grid: Collected) -> dict[str, Machine]:
     for record in grid.records:
         if record.machine not in different:
             different.append(record.machine)
-    return {_letter(place): machine for place, machine in enumerate(different)}
+    return {letter(place): machine for place, machine in enumerate(different)}
 
 
-def lines(made: Sequence[Run | Score], known: dict[str, Machine]) -> list[Line]:
-    """One line per stage run."""
+def lines(made: Sequence[Run | Score], known: dict[str, Machine], versions: Sequence[str]) -> list[Line]:
+    """One line per stage run; `versions` are the letters of their code."""
     letters = list(known)
     every = list(known.values())
     return [
-        Line(one.record, paths.run_record(one.cell.folder), letters[every.index(one.record.machine)]) for one in made
+        Line(one.record, paths.run_record(one.cell.folder), letters[every.index(one.record.machine)], version)
+        for one, version in zip(made, versions, strict=True)
     ]
 
 
@@ -99,5 +101,6 @@ def _value(value: Any) -> str:
             return str(value)
 
 
-def _letter(place: int) -> str:
+def letter(place: int) -> str:
+    """A, B, …: the name of the thing at `place`, from 0."""
     return chr(ord("A") + place) if place < 26 else f"A{place - 25}"

@@ -41,10 +41,18 @@ class Cell:
     scores: list[Score]
     shown: Callable[[float], str]
 
+    def of(self, seed: int) -> Score | None:
+        """The evaluation of one seed; None where that seed did not run."""
+        return next((score for score in self.scores if score.cell.pretraining.seed == seed), None)
+
 
 @dataclass(frozen=True)
 class Row:
-    """One method; `role` is empty for the self-supervised ones. `cells` are by the column's title."""
+    """One method; `role` is empty for the self-supervised ones.
+
+    `cells` are by the column's title, in the order of the columns, and hold none where nothing ran: of several grids,
+    one may have a method without a protocol of another.
+    """
 
     method: str
     role: str
@@ -75,6 +83,11 @@ class Table:
     def protocol(self) -> str:
         """The first column's protocol."""
         return self.columns[0].protocol
+
+    @property
+    def over(self) -> str:
+        """The number of seeds behind the figures in words; two numbers where they differ."""
+        return over([cell.value.count for row in self.rows for cell in row.cells.values()])
 
     @property
     def sizes(self) -> str:
@@ -108,13 +121,22 @@ def table(grid: Collected, place: Place, scores: list[Score], columns: list[Colu
     for column in columns:
         here = [score for score in scores if score.cell.protocol == column.protocol]
         cells = [[score for score in here if _method(score) == row.method] for row in rows]
-        values = [spread([score.metrics[column.metric] for score in cell]) for cell in cells]
+        values = [spread([score.metrics[column.metric] for score in cell]) if cell else None for cell in cells]
         # Compared as printed: of two figures that read the same, bold must not pick one.
         ours = [column.compared and not row.role for row in rows]
-        best = max((column.shown(v.mean) for v, one in zip(values, ours, strict=True) if one), key=float, default=None)
+        shown = [column.shown(v.mean) for v, one in zip(values, ours, strict=True) if v and one]
+        best = max(shown, key=float, default=None)
         for row, value, one, cell in zip(rows, values, ours, cells, strict=True):
-            row.cells[column.title] = Cell(value, one and column.shown(value.mean) == best, cell, column.shown)
+            if value:
+                row.cells[column.title] = Cell(value, one and column.shown(value.mean) == best, cell, column.shown)
     return Table(*place, columns, unique(score.cell.pretraining.seed for score in scores), rows)
+
+
+def over(counts: Iterable[int]) -> str:
+    """Numbers of seeds in words: "1 seed", "3 seeds", "1 to 3 seeds"."""
+    found = set(counts) or {0}
+    fewest, most = min(found), max(found)
+    return f"{most} seed{'' if most == 1 else 's'}" if fewest == most else f"{fewest} to {most} seeds"
 
 
 def first_seeds(scores: Sequence[Score]) -> list[Score]:
