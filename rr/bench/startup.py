@@ -82,6 +82,7 @@ def _project(folder: Path, count: int, threads: int) -> Task:
         "grid": {axis: [value] for axis, value in {**axes, "target": "shapes", "protocol": "knn"}.items()},
         "threads": threads,
         "precision": "float32",
+        "dynamics": {"every": 0, "images": 50},
         "datasets": {"shapes": {"source": source, "side": 32, "mean": list(MEAN), "std": list(STD)}},
         "methods": {"relational": method},
         "protocols": {"knn": {"kind": "knn", "neighbours": 1, "temperature": 0.1}},
