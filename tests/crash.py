@@ -173,9 +173,10 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in found]
 
 
-def interrupted_stages(folder: Path) -> set[str]:
-    """The stages that were running when all was killed, as their heartbeats tell."""
-    return {path.relative_to(folder / paths.STATUS).parts[0] for path in folder.glob(".rr/status/**/[!.]*.json")}
+def interrupted_stages(folder: Path, since: float) -> set[str]:
+    """The stages that were running when all was killed, as the heartbeats tell that are younger than the engine."""
+    heartbeats = [path for path in folder.glob(".rr/status/**/[!.]*.json") if path.stat().st_mtime >= since]
+    return {path.relative_to(folder / paths.STATUS).parts[0] for path in heartbeats}
 
 
 def torture(engine: str, kills: int, seed: int, folder: Path) -> Findings:
@@ -215,6 +216,7 @@ def torture(engine: str, kills: int, seed: int, folder: Path) -> Findings:
 
 def attempt(folder: Path, command: list[str], seconds: float, findings: Findings, kills: int) -> bool:
     """Run `command`; kill it after `seconds`, unless all kills are made. Returns whether it ended by itself."""
+    began = time.time()
     process = start(folder, command)
     if findings.kills >= kills:
         finish(process, folder)
@@ -227,7 +229,7 @@ def attempt(folder: Path, command: list[str], seconds: float, findings: Findings
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     findings.kills += 1
-    met = interrupted_stages(folder)
+    met = interrupted_stages(folder, began)
     findings.stages.update(met or ["no stage"])
     print(f"kill {findings.kills} after {seconds:.1f} s: {', '.join(sorted(met)) or 'no stage'}", flush=True)
     if command[0] == "snakemake":  # its own guard, after it was killed itself
