@@ -129,7 +129,7 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
                     run.seconds = time.monotonic() - clock
                     save(resume, job.fingerprint, run, method, optimiser, schedule)
                     saved = time.monotonic()
-                    _end_if(asked, run)
+                    _end_if(asked, run, resume)
             run.views += images * K
             row = _finish_epoch(run, time.monotonic() - clock, resume)
             if observer.every:
@@ -139,15 +139,15 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
                 schedule.step()
             save(resume, job.fingerprint, run, method, optimiser, schedule)
             saved = time.monotonic()
-            _end_if(asked, run)
+            _end_if(asked, run, resume)
             progress.advance(0, f"epoch {run.epoch}/{epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}")
     return run
 
 
-def _end_if(asked: list[int], run: Progressed) -> None:
-    """End where a signal has asked for it; the state is saved."""
+def _end_if(asked: list[int], run: Progressed, resume: Path) -> None:
+    """End where a signal has asked for it, after a save."""
     if asked:
-        print(f"pretrain: stopping in epoch {run.epoch + 1} at step {run.step}")
+        print(f"pretrain: stopping in epoch {run.epoch + 1} at step {run.step}; the state is in {resume}")
         signal.raise_signal(asked[0])
 
 
