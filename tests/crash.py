@@ -35,9 +35,11 @@ ENVIRONMENT = {
     **os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
 }  # fmt: skip
 ENGINES = {"dvc": [["dvc", "repro"]], "snakemake": [["snakemake", "--cores", "2"]]}
-# A moment is drawn up to so many times a command's undisturbed duration. A stage's own command must sometimes live to
-# its end; an engine goes on from the stages that are done, and meets each of them sooner or later.
-REACH = {"rr": 1.2, "dvc": 0.4, "snakemake": 0.4}
+# A moment is drawn up to so many times a command's undisturbed duration: an engine goes on from the stages that are done,
+# and so meets each of them.
+REACH = {"rr": 1.0, "dvc": 0.4, "snakemake": 0.4}
+# Then a command is left alone, so that every run comes to its end, and every stage's own command to its kills.
+KILLS_OF_A_COMMAND = 10
 
 
 @dataclass
@@ -179,8 +181,8 @@ def interrupted_stages(folder: Path, since: float) -> set[str]:
     return {path.relative_to(folder / paths.STATUS).parts[0] for path in heartbeats}
 
 
-def torture(engine: str, kills: int, seed: int, folder: Path) -> Findings:
-    """Make `kills` kills of runs in `folder`, an empty one. Returns what was found."""
+def torture(engine: str, kills: int, seed: int, folder: Path, each: int = KILLS_OF_A_COMMAND) -> Findings:
+    """Make `kills` kills of runs in `folder`, an empty one, up to `each` of a run's command. Returns what was found."""
     moments = random.Random(seed)
     findings = Findings()
     pristine, place = folder / "pristine", folder / "run"
@@ -203,8 +205,11 @@ def torture(engine: str, kills: int, seed: int, folder: Path) -> Findings:
         watcher = Watcher(place, expected, findings)
         with watcher.watching():
             for command, duration in zip(commands, durations, strict=True):
-                while not attempt(place, command, moments.uniform(0, REACH[engine] * duration), findings, kills):
-                    pass
+                for _ in range(min(each, kills - findings.kills)):
+                    if survives(place, command, moments.uniform(0, REACH[engine] * duration), findings):
+                        break
+                else:
+                    finish(start(place, command), place)
         findings.runs += 1
         found = contents(place)
         findings.wrong += [f"{path} differs after kills" for path in expected if found.get(path) != expected[path]]
@@ -214,13 +219,10 @@ def torture(engine: str, kills: int, seed: int, folder: Path) -> Findings:
     return findings
 
 
-def attempt(folder: Path, command: list[str], seconds: float, findings: Findings, kills: int) -> bool:
-    """Run `command`; kill it after `seconds`, unless all kills are made. Returns whether it ended by itself."""
+def survives(folder: Path, command: list[str], seconds: float, findings: Findings) -> bool:
+    """Run `command` and kill it after `seconds`. Returns whether it had ended by itself before."""
     began = time.time()
     process = start(folder, command)
-    if findings.kills >= kills:
-        finish(process, folder)
-        return True
     try:
         process.wait(seconds)
         finish(process, folder)

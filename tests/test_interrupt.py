@@ -95,7 +95,9 @@ def test_what_the_shell_lets_ignore_ctrl_c_still_ignores_it(
     signals_at(3, signal.SIGINT)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a command with & behind it in a script
     try:
-        assert rr(*PRETRAIN).code == 0
+        outcome = rr(*PRETRAIN)
+        assert outcome.code == 0
+        assert "stopping" not in outcome.out
     finally:
         signal.signal(signal.SIGINT, before)
 
