@@ -35,8 +35,8 @@ ENVIRONMENT = {
     **os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
 }  # fmt: skip
 ENGINES = {"dvc": [["dvc", "repro"]], "snakemake": [["snakemake", "--cores", "2"]]}
-# A moment is drawn up to so many times a command's undisturbed duration: an engine goes on from the stages that are done,
-# and so meets each of them.
+# A moment is drawn up to so many times a command's undisturbed duration: an engine goes on from the stages that are
+# done, and so meets each of them.
 REACH = {"rr": 1.0, "dvc": 0.4, "snakemake": 0.4}
 # Then a command is left alone, so that every run comes to its end, and every stage's own command to its kills.
 KILLS_OF_A_COMMAND = 10
