@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from rr import paths
+from rr import interrupt, paths
 from rr.errors import UserError, explain_os_error
 
 app = typer.Typer(
@@ -23,8 +23,6 @@ app = typer.Typer(
 
 suite = typer.Typer(help="Suites: the experiments of workflow/suites.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(suite, name="suite")
-
-INTERRUPTED = 130  # Typer's code, and the shell's, for Ctrl-C
 
 ParamsFile = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="The parameters to use.")]
 Device = Annotated[str, typer.Option("--device", envvar="RR_DEVICE", help="auto, cpu, cuda or cuda:<number>.")]
@@ -151,6 +149,14 @@ def plan(
 
 
 @app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """Show what runs in this folder, how far it is, and what failed or was interrupted."""
+    from rr.status import shown
+
+    print(shown(as_json))
+
+
+@app.command()
 def verify(params: ParamsFile = paths.PARAMS) -> None:
     """Compare every artefact of the grid with its record: outputs, inputs, code and parameters."""
     from rr import stages
@@ -269,6 +275,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends with one message and code 2, a bug with its traceback and code 1."""
     # Read when the OpenMP library loads. Threads that spin while they wait take the cores from numba's.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    interrupt.unwind_on_sigterm()
     try:
         app()
     except UserError as error:
@@ -284,8 +291,9 @@ def main() -> None:
             _stop("out of memory: lower batch_size or views of the method in params.yaml, or use a larger machine")
         raise
     except SystemExit as end:
-        if end.code == INTERRUPTED:
-            _stop("interrupted: run the same command again to continue", INTERRUPTED)
+        how = {interrupt.INTERRUPTED: "interrupted", interrupt.TERMINATED: "terminated"}
+        if end.code in how:
+            _stop(f"{how[end.code]}: run the same command again to continue", end.code)
         raise
 
 

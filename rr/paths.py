@@ -1,5 +1,6 @@
 """Where every artefact lives, relative to the project's root. Nobody else builds a path."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ REPORT = Path("report")
 REPORT_FILES = [REPORT / name for name in ("index.html", "report.md", "results.parquet", "tables.tex")]
 RUN_RECORD = "run.json"
 HISTORIES = Path("runs/history")
+STATUS = Path(".rr/status")
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,11 @@ class Evaluation:
         return self.folder / "examples.png"
 
 
+def previous(resume: Path) -> Path:
+    """The state before the one in `resume`, kept for the case that the newest is damaged."""
+    return resume.with_name(f"{resume.stem}.previous{resume.suffix}")
+
+
 def run_record(folder: Path) -> Path:
     """The provenance record beside a stage's outputs."""
     return folder / RUN_RECORD
@@ -136,3 +143,8 @@ def suites(names: str) -> Path:
 def lock(folder: Path) -> Path:
     """The file whose lock says that a process is making `folder`'s outputs."""
     return ".rr/lock" / folder / "lock"
+
+
+def status(stage: str, names: Sequence[str]) -> Path:
+    """Where a stage run says how far it is; `names` are those of its folder, of which the report has none."""
+    return STATUS.joinpath(stage, *names[:-1], f"{names[-1] if names else stage}.json")

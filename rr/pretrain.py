@@ -7,6 +7,7 @@ of (seed, epoch, step), so a run that was killed continues from its resume file 
 import csv
 import io
 import math
+import signal
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from rr.dynamics import COLUMNS, Observer
 from rr.errors import UserError
 from rr.features import extract, write_backbone
 from rr.feed import Feed
+from rr.interrupt import postponed
 from rr.labels import keep_share
 from rr.methods.method import Method
 from rr.params import Dataset, Dynamics
@@ -98,7 +100,7 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
     run.totals = {name: total.to(device) for name, total in run.totals.items()}
     method.train()
     views_done = (run.epoch * images + min(run.step * batch_size, images)) * K
-    with Progress("pretrain", epochs * images * K, "views", views_done) as progress:
+    with postponed() as asked, Progress("pretrain", epochs * images * K, "views", views_done) as progress:
         saved = time.monotonic()
         while run.epoch < epochs:
             clock = time.monotonic() - run.seconds
@@ -123,10 +125,11 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
                 run.pairs += method.pairs(len(batch.labels))
                 progress.advance(len(batch.labels) * K)
                 # Not after the last step: its gradients, which the epoch's end may look at, are in no file.
-                if time.monotonic() - saved >= SECONDS_BETWEEN_SAVES and run.step * batch_size < images:
+                if (asked or time.monotonic() - saved >= SECONDS_BETWEEN_SAVES) and run.step * batch_size < images:
                     run.seconds = time.monotonic() - clock
                     save(resume, job.fingerprint, run, method, optimiser, schedule)
                     saved = time.monotonic()
+                    _end_if(asked, run, resume)
             run.views += images * K
             row = _finish_epoch(run, time.monotonic() - clock, resume)
             if observer.every:
@@ -136,8 +139,16 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
                 schedule.step()
             save(resume, job.fingerprint, run, method, optimiser, schedule)
             saved = time.monotonic()
+            _end_if(asked, run, resume)
             progress.advance(0, f"epoch {run.epoch}/{epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}")
     return run
+
+
+def _end_if(asked: list[int], run: Progressed, resume: Path) -> None:
+    """End where a signal has asked for it, after a save."""
+    if asked:
+        print(f"pretrain: stopping in epoch {run.epoch + 1} at step {run.step}; the state is in {resume}")
+        signal.raise_signal(asked[0])
 
 
 def reads_at_once(loss: Tensor) -> bool:

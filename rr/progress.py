@@ -1,8 +1,13 @@
-"""Progress with a rate and the time left: a live bar on a terminal, a plain line every few seconds elsewhere."""
+"""Progress with a rate and the time left: a live bar on a terminal, a plain line every few seconds elsewhere.
+
+`rr status` shows the same from any other terminal.
+"""
 
 import sys
 import time
 from types import TracebackType
+
+from rr import status
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -25,6 +30,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         if self._bar:
             self._bar.start()
+        self._beat(time.monotonic())
         return self
 
     def __exit__(
@@ -37,23 +43,39 @@ class Progress:
 
     def advance(self, count: int, note: str | None = None) -> None:
         """Add `count` units; `note` (such as the loss) is shown behind the rate until another replaces it."""
+        now = time.monotonic()
         self.done += count
         self.note = self.note if note is None else note
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=self.note)
-        elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+        elif now - self._printed >= SECONDS_BETWEEN_LINES:
             self._print_line()
+        if now - self._beaten >= status.SECONDS_BETWEEN_BEATS:
+            self._beat(now)
 
     @property
     def rate(self) -> float:
         """Units per second since this process began."""
         return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
 
+    @property
+    def percent(self) -> float:
+        """How much of the total is done."""
+        return 100 * self.done / max(self.total, 1)
+
+    @property
+    def seconds_left(self) -> float:
+        """At the rate so far."""
+        return (self.total - self.done) / max(self.rate, 1e-9)
+
+    def _beat(self, now: float) -> None:
+        self._beaten = now
+        left = self.seconds_left if self.done > self._first else None
+        status.beat(percent=self.percent, rate=self.rate, unit=self.unit, seconds_left=left, note=self.note)
+
     def _print_line(self) -> None:
         self._printed = time.monotonic()
-        left = (self.total - self.done) / max(self.rate, 1e-9)
-        share = 100 * self.done / max(self.total, 1)
-        text = f"{self.name}: {share:.0f} %, {self.rate:,.0f} {self.unit}/s, {left:.0f} s left"
+        text = f"{self.name}: {self.percent:.0f} %, {self.rate:,.0f} {self.unit}/s, {self.seconds_left:.0f} s left"
         print(f"{text}, {self.note}" if self.note else text, file=sys.stderr, flush=True)
 
 

@@ -22,6 +22,7 @@ from rr.atomic import write_text
 from rr.errors import UserError
 from rr.grid import Cell
 from rr.lock import holding
+from rr.status import showing
 
 ROOT = Path(__file__).parent.parent
 _VERSIONED = ("rr", "workflow", "params.yaml", "dvc.yaml", "Snakefile")
@@ -81,7 +82,7 @@ def recording(cell: Cell) -> Iterator[Record]:
     Raises UserError, before the body runs, for an input that is missing or no longer what its own record says, and
     when another process is making the same cell.
     """
-    with holding(cell.folder):
+    with holding(cell.folder), showing(cell.stage, cell.folder):
         record = Record(cell.params, {str(path): _checked(path) for path in cell.inputs}, code_hashes(cell.stage))
         # A record speaks of outputs that exist: after a failed try no old one may stand beside new files.
         paths.run_record(cell.folder).unlink(missing_ok=True)

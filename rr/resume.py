@@ -3,7 +3,9 @@
 Both engines delete a stage's outputs before they try again, so the state in flight is none of them.
 """
 
+import hashlib
 import io
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rr import paths
 from rr.atomic import replacing
+
+_DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass
@@ -30,7 +35,10 @@ class Progressed:
 
 
 def save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> None:
-    """Write how far the run has come to the file `resume`, all or nothing; a state that is not finite is not saved."""
+    """Write how far the run has come to the file `resume`, all or nothing; a state that is not finite is not saved.
+
+    What stood there before stays beside it as `paths.previous`.
+    """
     if not all_finite(method) or any(not torch.isfinite(total).all() for total in run.totals.values()):
         return  # the last good state stays; the loop reports the loss
     state = {
@@ -44,7 +52,12 @@ def save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with replacing(resume) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        with open(temporary, "wb") as file:
+            # torch reads back a tensor with a flipped bit without a word, so the file begins with a hash of the rest.
+            file.write(hashlib.sha256(buffer.getbuffer()).digest())
+            file.write(buffer.getbuffer())
+        if resume.exists():
+            os.replace(resume, paths.previous(resume))
 
 
 def all_finite(method: nn.Module) -> bool:
@@ -53,22 +66,30 @@ def all_finite(method: nn.Module) -> bool:
 
 
 def restore(resume: Path, fingerprint: str, method: Any, optimiser: Any, schedule: Any) -> Progressed:
-    """Continue from the resume file, where it belongs to this very job; otherwise begin."""
-    fresh = Progressed()
-    if not resume.is_file():
-        return fresh
-    try:
-        state = torch.load(resume, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch has no single error for a damaged file
-        print(f"pretrain: {resume} is damaged ({type(error).__name__}); beginning again")
-        return fresh
-    if state.get("fingerprint") != fingerprint:
-        print(f"pretrain: {resume} belongs to other parameters, data or code; beginning again")
-        return fresh
-    method.load_state_dict(state["method"])
-    optimiser.load_state_dict(state["optimiser"])
-    if schedule:
-        schedule.load_state_dict(state["schedule"])
-    run = Progressed(**state["run"])
-    print(f"pretrain: continuing in epoch {run.epoch + 1} at step {run.step}")
-    return run
+    """Continue from the newest state that is whole and belongs to this very job; without one, begin."""
+    files = [file for file in (resume, paths.previous(resume)) if file.is_file()]
+    for file in files:
+        content = file.read_bytes()
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            print(f"pretrain: {file} is damaged")
+            continue
+        state = torch.load(io.BytesIO(content[_DIGEST:]), weights_only=True, map_location="cpu")
+        if state["fingerprint"] != fingerprint:
+            print(f"pretrain: {file} belongs to other parameters, data or code")
+            continue
+        method.load_state_dict(state["method"])
+        optimiser.load_state_dict(state["optimiser"])
+        if schedule:
+            schedule.load_state_dict(state["schedule"])
+        run = Progressed(**state["run"])
+        print(f"pretrain: continuing in epoch {run.epoch + 1} at step {run.step}")
+        return run
+    if files:
+        print("pretrain: beginning again")
+    return Progressed()
+
+
+def forget(resume: Path) -> None:
+    """Remove the states, the older one first: what is left at any moment can be continued."""
+    paths.previous(resume).unlink(missing_ok=True)
+    resume.unlink(missing_ok=True)

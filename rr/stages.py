@@ -49,6 +49,7 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
         from rr.data.index import class_names
         from rr.pretrain import Job
         from rr.pretrain import pretrain as stage
+        from rr.resume import forget
 
         devices.settle(everything.threads)
         job = Job(
@@ -64,7 +65,7 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
         facts = stage(job, source.betons["train"], run, device=chosen, threads=everything.threads)
         record.facts = {"device": devices.describe(chosen), **facts}
     # Only now, with every output and its record in place, may the state in flight go.
-    run.resume.unlink(missing_ok=True)
+    forget(run.resume)
     speed = (
         f"{facts['views']:,} views, {facts['views_per_second']:,} a second" if facts["views"] else "nothing to train"
     )

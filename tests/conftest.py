@@ -94,6 +94,27 @@ def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> 
         YAML(typ="safe", pure=True).dump(params, file)
 
 
+def copy_project(folder: Path) -> Path:
+    """The project's own files as git would clone them, with the small params.yaml, committed."""
+    git = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    for name in git.stdout.split():
+        if name.startswith("runs/") or name == "dvc.lock":
+            continue  # the results of whoever runs the tests here
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    write_params(folder)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with the small params.yaml, which is the current one."""

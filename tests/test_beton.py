@@ -144,3 +144,8 @@ def test_a_changed_table_is_refused_or_reads_inside_the_file(
 def test_looking_at_a_file_does_not_import_ffcv(path: Path) -> None:
     code = "import sys; from pathlib import Path; from rr.data import beton; beton.check(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", f"{code}; sys.exit('ffcv' in sys.modules)", str(path)], check=True)
+
+
+def test_more_threads_than_cores_are_as_many_as_cores(path: Path) -> None:
+    data = beton.Beton(path, threads=1000, resident_bytes=0)
+    assert sum(len(images) for images, _ in data.batches(range(COUNT), 64)) == COUNT

@@ -13,7 +13,8 @@ STAGES = ("fetch", "convert", "pretrain", "evaluate", "report")
 # Modules that carry results around without being able to change them.
 PLUMBING = {
     "rr/__init__.py", "rr/atomic.py", "rr/cli.py", "rr/contact_sheet.py", "rr/errors.py", "rr/paths.py",
-    "rr/lock.py", "rr/progress.py", "rr/provenance.py", "rr/stages.py", "rr/data/__init__.py",
+    "rr/interrupt.py", "rr/lock.py", "rr/progress.py", "rr/provenance.py", "rr/stages.py", "rr/status.py",
+    "rr/data/__init__.py",
     *(path.relative_to(ROOT).as_posix() for path in (ROOT / "rr/params").glob("*.py")),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_params
+from conftest import ROOT, copy_project, write_params
 
 pytestmark = pytest.mark.engine
 BIN = Path(sys.executable).parent
@@ -24,27 +24,6 @@ def call(folder: Path, *command: str, code: int = 0) -> str:
     )  # fmt: skip
     assert done.returncode == code, done.stdout
     return done.stdout
-
-
-def copy_project(folder: Path) -> Path:
-    """The project's own files as git would clone them, with the small params.yaml, committed."""
-    git = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        check=True,
-    )
-    for name in git.stdout.split():
-        if name.startswith("runs/") or name == "dvc.lock":
-            continue  # the results of whoever runs the tests here
-        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
-    write_params(folder)
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -128,15 +128,6 @@ def test_a_state_inside_an_epoch_is_continued_to_the_same_bits(
     assert artefacts(ready) == undisturbed
 
 
-def test_a_state_of_other_parameters_or_a_damaged_one_is_not_continued(ready: Path, rr: Rr) -> None:
-    resume = ready / "runs/resume/shapes/conv4/relational/1/resume.pt"
-    resume.parent.mkdir(parents=True)
-    resume.write_bytes(b"PK not a state")
-    assert "is damaged" in rr(*PRETRAIN).out
-    torch.save({"fingerprint": "another", "run": {}}, resume)
-    assert "belongs to other parameters" in rr(*PRETRAIN).out
-
-
 def test_a_resume_file_cannot_execute_anything(ready: Path, rr: Rr) -> None:
     import pickle
 

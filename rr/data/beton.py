@@ -210,13 +210,15 @@ class Beton:
 
     def _loader(self, batch_size: int) -> Any:
         _import_ffcv()
+        import numba
         from ffcv.fields.rgb_image import SimpleRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
 
         return Loader(
             str(self.path),
             batch_size=batch_size,
-            num_workers=self.threads,
+            # numba has no more threads than there are cores.
+            num_workers=min(self.threads, numba.config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
             os_cache=True,
             order=OrderOption.SEQUENTIAL,
             drop_last=False,
