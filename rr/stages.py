@@ -95,8 +95,13 @@ def evaluate(
 
 
 def report(params: Path) -> str:
-    """Write the page. Returns what to say."""
+    """Write the page. Returns what to say; raises UserError where a file on the way from the data has changed."""
+    from rr.engines import altered
+
     everything = load(params)
+    found = altered(everything)
+    if found:
+        raise UserError("\n".join([*found, "no report of that: dvc repro (or snakemake) makes anew what changed"]))
     with recording(grid.report(everything)):
         from rr.report import report as stage
 
