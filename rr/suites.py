@@ -7,6 +7,7 @@ writes a file of its own for the suites that Snakemake was given.
 
 import copy
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rr import paths
 from rr.atomic import write_text
 from rr.errors import UserError, nearest
 from rr.params import check, load, parse
+from rr.params.base import NAME
 
 SUITES = Path("workflow/suites")
 _CONTENTS = {"grid", "methods"}
@@ -69,6 +71,9 @@ def overlay(chosen: dict[str, Any], params: Path) -> Path:
     everything["grid"] = []
     added: dict[str, tuple[str, Any]] = {}
     for name, suite in chosen.items():
+        # It becomes a part of the file's name, and Snakemake takes it from its command line.
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"'{name}' is no name of a suite: letters, digits, - and _ alone")
         _check(suite, f"suite {name}")
         everything["grid"].append(suite["grid"])
         for variant, changes in suite.get("methods", {}).items():

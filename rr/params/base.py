@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rr.views.augmentation import Augmentation
 
 # Names become folders, DVC stage names and shell words, so they are kept to characters that are safe in all three.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
