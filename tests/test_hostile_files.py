@@ -22,11 +22,14 @@ from PIL import Image
 from rr import backbones
 from rr.data import index, raw
 from rr.features import write_backbone
+from rr.params import Dataset
 
 _TREE = "t = open_tree(path, path.with_suffix('.out'), Limits(100_000, 20)); n = [len(t.read(x)) for x in t.names]"
 # What reads each kind of file, all of it. "right" where nothing complains: only a checksum could know better.
 READERS = {
     "weights": "import torch; from rr.features import load_backbone as r; r(path)(torch.zeros(1, 3, 32, 32))",
+    "search": "import numpy as np; from rr.gallery.network import load as r\n"
+    "n = r(path, None, Path('params.yaml'), 'cpu'); assert np.isfinite(n.embed(np.zeros((1, n.side, n.side, 3), np.uint8))).all()",
     "import": "from rr.exchange.importing import import_backbone as r; r(path, 'conv4', path.with_suffix('.out'))",
     "raw": "from rr.data.raw import RawFile as R; f = R(path); n = sum(len(d) for _, d in f.pictures())\n"
     "assert all(isinstance(name, str) for name in f.class_names) and len(f.labels) == len(f.splits)",
@@ -78,9 +81,10 @@ def samples(kind: str, folder: Path) -> list[bytes]:
     names = ["cat", "dog"]
     labels = np.arange(20) % 2
     match kind:
-        case "weights" | "import":
+        case "weights" | "search" | "import":
             torch.manual_seed(0)
-            write_backbone("conv4", backbones.build("conv4"), path)
+            data = Dataset.model_construct(side=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+            write_backbone("conv4", backbones.build("conv4"), path, data)
             if kind == "import":
                 torch.save(backbones.build("conv4").state_dict(), folder / "second")
                 return [path.read_bytes(), (folder / "second").read_bytes()]

@@ -136,6 +136,8 @@ def decode(data: bytes, side: int | None = None) -> np.ndarray:
             picture = _to_rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
         raise ValueError("no picture format that Pillow knows") from error
+    except MemoryError:
+        raise  # says nothing about the picture
     except Exception as error:  # each of Pillow's many decoders has errors of its own
         raise ValueError(str(error) or type(error).__name__) from error
     if side is not None and picture.size != (side, side):
