@@ -29,7 +29,8 @@ _TREE = "t = open_tree(path, path.with_suffix('.out'), Limits(100_000, 20)); n =
 READERS = {
     "weights": "import torch; from rr.features import load_backbone as r; r(path)(torch.zeros(1, 3, 32, 32))",
     "search": "import numpy as np; from rr.gallery.network import load as r\n"
-    "n = r(path, None, Path('params.yaml'), 'cpu'); assert np.isfinite(n.embed(np.zeros((1, n.side, n.side, 3), np.uint8))).all()",
+    "n = r(path, None, Path('params.yaml'), 'cpu')\n"
+    "assert np.isfinite(n.embed(np.zeros((1, n.side, n.side, 3), np.uint8))).all()",
     "import": "from rr.exchange.importing import import_backbone as r; r(path, 'conv4', path.with_suffix('.out'))",
     "raw": "from rr.data.raw import RawFile as R; f = R(path); n = sum(len(d) for _, d in f.pictures())\n"
     "assert all(isinstance(name, str) for name in f.class_names) and len(f.labels) == len(f.splits)",
