@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL, Rr, use
+from conftest import EVALUATE, PRETRAIN, SMALL, Rr, use, write_params
 from fuzz import altered, damaged, rounds
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -122,3 +122,47 @@ def test_paths_that_lead_nowhere(project: Path, rr: Rr, kind: str, path: str) ->
     assert outcome.code == 2
     assert outcome.err.startswith("rr: ")
     assert not list((project / "data").rglob("images*"))
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "command", "expected"),
+    [
+        ("datasets.shapes.source.train", 10**30, ("fetch", "--dataset", "shapes"), "less than or equal to 1000000000"),
+        ("methods.relational.epochs", 10**400, PLAN, "less than or equal to 1000000000"),
+        ("methods.relational.gamma", 1e300, PLAN, "less than or equal to 1000000"),
+        ("methods.relational.batch_size", 10**9, PRETRAIN, ""),  # more than there are pictures: all of them
+        ("datasets.shapes.std", [1e-300] * 3, PRETRAIN, "the loss is nan"),
+        ("datasets.shapes.mean", [1e308] * 3, PRETRAIN, "the loss is nan"),
+        ("datasets.shapes.std", [1e-300] * 3, (*EVALUATE, "linear"), "no numbers"),
+        ("protocols.linear.learning_rate", 1e6, (*EVALUATE, "linear"), ""),
+        ("protocols.knn.temperature", 1e-300, (*EVALUATE, "knn"), ""),
+        ("protocols.knn.neighbours", 10**9, (*EVALUATE, "knn"), "lower neighbours"),
+    ],
+)
+def test_numbers_that_are_slips(
+    converted: Path, tmp_path: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch, where: str, value: object,
+    command: tuple[str, ...], expected: str,
+) -> None:  # fmt: skip
+    folder = tmp_path / "project"
+    shutil.copytree(converted, folder)
+    monkeypatch.chdir(folder)
+
+    def short(params: dict) -> None:
+        params["methods"]["relational"].update(epochs=1, views=2)
+
+    def change(params: dict) -> None:
+        short(params)
+        *sections, key = where.split(".")
+        for section in sections:
+            params = params[section]
+        params[key] = value
+
+    write_params(folder, short)
+    if command[0] == "evaluate":
+        assert rr(*PRETRAIN).code == 0
+    write_params(folder, change)
+    outcome = rr(*command)
+    assert outcome.code == (2 if expected else 0), outcome
+    assert expected in outcome.err
+    if expected:
+        assert not list((folder / f"runs/{command[0]}").rglob("run.json")) or command[0] == "fetch"
