@@ -77,7 +77,7 @@ def altered(tree: Any, chance: random.Random) -> None:
                     holder[key] = other[place]  # perhaps within itself
             case 3:
                 deep: Any = 1
-                for _ in range(chance.choice([3, 100, 3000])):
+                for _ in range(chance.choice([3, 100, 1200])):
                     deep = [deep] if chance.random() < 0.5 else {"x": deep}
                 holder[key] = deep
             case _:
