@@ -1,5 +1,6 @@
 """Between the two engines: what one has done becomes known to the other."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,19 @@ from rr.params import Params
 
 def faults(params: Params) -> list[str]:
     """Every difference between the grid's artefacts and their records, a line each; empty when all is true."""
-    return [fault for cell in grid.cells(params) for fault in provenance.faults(cell)]
+    hashed = functools.cache(provenance.sha256)
+    return [fault for cell in grid.cells(params) for fault in provenance.faults(cell, hashed)]
+
+
+def altered(params: Params) -> list[str]:
+    """Every file of the grid's stages, from the raw pictures to the report's inputs, that is not what was recorded.
+
+    What is missing is not among them: weights and pictures may lie elsewhere when a report is written.
+    """
+    hashed = functools.cache(provenance.sha256)
+    cells = (cell for cell in grid.cells(params) if cell.stage != "report")
+    # A file that several cells read is named for each of them.
+    return [fault for cell in cells for fault in provenance.altered(cell, hashed)]
 
 
 def sync(source: str, params: Params) -> None:

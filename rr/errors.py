@@ -27,4 +27,10 @@ def explain_os_error(error: OSError) -> UserError | None:
             return UserError(f"no space left on the disk{where}: free some, then run the same command again")
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return UserError(f"not allowed to write or read{where}: check the permissions of that path")
+        case errno.EFBIG:
+            return UserError(f"a file grows larger than this disk or account may hold{where}: write to another disk")
+        case errno.ENAMETOOLONG | errno.ELOOP | errno.ENOTDIR | errno.EISDIR:
+            return UserError(f"there is no such file or folder{where} ({error.strerror}): correct that path")
+        case errno.EIO:
+            return UserError(f"the disk cannot be read or written{where}: check its health, or use another one")
     return None

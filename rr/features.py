@@ -45,6 +45,8 @@ def load_backbone(weights: Path) -> nn.Module:
             about = json.loads((file.metadata() or {})["rr"])
             backbone = backbones.build(about["backbone"])
             backbone.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        if not all(bool(value.isfinite().all()) for value in backbone.state_dict().values()):
+            raise ValueError("weights that are not finite")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
             f"{weights} is missing or no backbone of this project ({error}): run rr pretrain or rr import again"

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +103,13 @@ def recording(cell: Cell) -> Iterator[Record]:
             "machine": machine(),
             **record.facts,
         }
-        write_text(paths.run_record(cell.folder), json.dumps(content, indent=1) + "\n")
+        write_text(paths.run_record(cell.folder), json.dumps(sealed(content), indent=1) + "\n")
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the hash of all else in it, so that an accident to any fact is found; no guard against forgers."""
+    facts = {key: value for key, value in record.items() if key != "digest"}
+    return {**facts, "digest": digest(facts)}
 
 
 def _checked(path: Path) -> str:
@@ -112,7 +118,8 @@ def _checked(path: Path) -> str:
         raise UserError(f"{path} is missing: run the stage that makes it first ({_maker(path)})")
     found = sha256(path)
     if path.name == paths.RUN_RECORD:
-        return found  # a record cannot hold its own hash
+        load_record(path.parent)
+        return found
     if found != load_record(paths.recorded_in(path))["outputs"].get(str(path)):
         raise UserError(
             f"{path} is not the file that its record describes (damaged or edited): run {_maker(path)} again"
@@ -121,21 +128,41 @@ def _checked(path: Path) -> str:
 
 
 def load_record(folder: Path) -> dict[str, Any]:
-    """Read a stage's `run.json`. Raises UserError when it is missing or none."""
+    """Read a stage's `run.json`. Raises UserError when it is missing, none, or no longer as it was written."""
     path = paths.run_record(folder)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(record, dict) and record == sealed(record)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: run the stage that makes it first ({_maker(path)})") from error
     except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict) or any(not isinstance(record.get(key), dict) for key in _SECTIONS):
+        whole = False
+    if not whole or any(not isinstance(record.get(key), dict) for key in _SECTIONS):
         raise UserError(f"{path} is damaged (no record of a run): delete {folder} and run its stage again")
     return record
 
 
-def faults(cell: Cell) -> list[str]:
-    """Compare a cell's record with what the cell needs now; one line per difference, empty when all is true."""
+def altered(cell: Cell, hashed: Callable[[Path], str] = sha256) -> list[str]:
+    """The files that a cell read or wrote, are there, and are not what its record says; a line each.
+
+    Where the record itself is missing there is nothing to compare. Raises UserError for one that is damaged.
+    """
+    if not paths.run_record(cell.folder).is_file():
+        return []
+    record = load_record(cell.folder)
+    return [
+        f"{name} has changed since {cell.folder} was made ({kind})"
+        for kind in ("outputs", "inputs")
+        for name, known in record[kind].items()
+        if Path(name).is_file() and hashed(Path(name)) != known
+    ]
+
+
+def faults(cell: Cell, hashed: Callable[[Path], str] = sha256) -> list[str]:
+    """Compare a cell's record with what the cell needs now; one line per difference, empty when all is true.
+
+    `hashed` gives a file's hash; one that remembers spares reading an input once for every cell that has it.
+    """
     try:
         record = load_record(cell.folder)
     except UserError as error:
@@ -149,7 +176,7 @@ def faults(cell: Cell) -> list[str]:
                 found.append(f"{path} is not in the record of {cell.folder} ({kind})")
             elif not place.is_file():
                 found.append(f"{path} is missing ({kind} of {cell.folder})")
-            elif sha256(place) != record[kind][str(path)]:
+            elif hashed(place) != record[kind][str(path)]:
                 found.append(f"{path} has changed since {cell.folder} was made ({kind})")
         unknown = sorted(set(record[kind]) - {str(path) for path in files})
         found += [f"{name} is no longer among the {kind} of {cell.folder}" for name in unknown]

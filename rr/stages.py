@@ -7,7 +7,7 @@ imports stand inside the functions, because torch and FFCV take seconds to load.
 from pathlib import Path
 from typing import Any, get_args
 
-from rr import grid, paths
+from rr import engines, grid, paths
 from rr.errors import UserError, nearest
 from rr.params import Backbone, Dataset, Params, load
 from rr.provenance import recording
@@ -96,8 +96,11 @@ def evaluate(
 
 
 def report(params: Path) -> str:
-    """Write the page. Returns what to say."""
+    """Write the page. Returns what to say; raises UserError where a file on the way from the data has changed."""
     everything = load(params)
+    found = engines.altered(everything)
+    if found:
+        raise UserError("\n".join([*found, "no report of that: dvc repro (or snakemake) makes anew what changed"]))
     with recording(grid.report(everything)):
         from rr.report import report as stage
 
@@ -117,9 +120,7 @@ def plan(names: list[str], speed: float | None, gpus: int, device: str, params: 
 
 def verify(params: Path) -> str:
     """Compare every artefact with its record. Returns what to say; raises UserError that lists the broken links."""
-    from rr.engines import faults
-
-    found = faults(load(params))
+    found = engines.faults(load(params))
     if found:
         raise UserError("\n".join([*found, f"{len(found)} broken links: dvc repro (or snakemake) mends them"]))
     return "verify: every artefact is what its record says"
@@ -127,9 +128,7 @@ def verify(params: Path) -> str:
 
 def sync(source: str, params: Path) -> str:
     """Tell the other engine what `source` has done. Returns what to say."""
-    from rr.engines import sync as stage
-
-    stage(source, load(params))
+    engines.sync(source, load(params))
     return f"sync: both engines know what {source} has done"
 
 

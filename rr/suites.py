@@ -7,16 +7,17 @@ writes a file of its own for the suites that Snakemake was given.
 
 import copy
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from rr import paths
 from rr.atomic import write_text
 from rr.errors import UserError, nearest
-from rr.params import check, load
+from rr.params import check, load, parse
+from rr.params.base import NAME
 
 SUITES = Path("workflow/suites")
 _CONTENTS = {"grid", "methods"}
@@ -70,6 +71,9 @@ def overlay(chosen: dict[str, Any], params: Path) -> Path:
     everything["grid"] = []
     added: dict[str, tuple[str, Any]] = {}
     for name, suite in chosen.items():
+        # It becomes a part of the file's name, and Snakemake takes it from its command line.
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"'{name}' is no name of a suite: letters, digits, - and _ alone")
         _check(suite, f"suite {name}")
         everything["grid"].append(suite["grid"])
         for variant, changes in suite.get("methods", {}).items():
@@ -90,10 +94,7 @@ def read(name: str) -> dict[str, Any]:
     """The contents of a suite's file, with `methods`. Raises UserError for an unknown suite, and for what is none."""
     _known(name)
     path = SUITES / f"{name}.yaml"
-    try:
-        content = YAML(typ="safe", pure=True).load(_text(name))
-    except YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    content = parse(_text(name), path)
     suites = content.get("suites") if isinstance(content, dict) and set(content) == {"suites"} else None
     if not isinstance(suites, dict) or set(suites) != {name}:
         raise UserError(f"{path}: a suite's file holds suites, then {name}, then its grid and methods; nothing else")

@@ -143,3 +143,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         break_off()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_tests_have_no_network(inside: bool) -> None:
+    code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    if inside:
+        with pytest.raises(ConnectionRefusedError, match="a test asked for the network"):
+            exec(code)
+    else:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "a test asked for the network" in done.stderr

@@ -24,7 +24,7 @@ from rr.grid import evaluations, pretrainings
 from rr.grid import report as report_cell
 from rr.params import Params
 from rr.paths import REPORT_FILES
-from rr.provenance import commit
+from rr.provenance import commit, sealed
 from rr.report import report
 from rr.report.classes import confused, confusion, reliability
 from rr.report.collect import spread
@@ -178,12 +178,12 @@ def write_record(folder: Path, params: dict[str, Any], **more: Any) -> None:
         "started": "2026-01-02T03:04:05Z", "seconds": 75.5, "peak_memory_mib": 2048, "machine": machine,
         "device": "cpu (2 cores)", **more,
     }  # fmt: skip
-    paths.run_record(folder).write_text(json.dumps(record))
+    paths.run_record(folder).write_text(json.dumps(sealed(record)))
 
 
 def change_record(folder: Path, **changes: Any) -> None:
     path = paths.run_record(folder)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))
 
 
 @pytest.fixture
@@ -448,7 +448,7 @@ def test_damaged_picture_and_records_are_named(params: Params) -> None:
     record = paths.run_record(RELATIONAL.folder)
     kept = record.read_text()
     wrong = kept.replace('"seconds": 75.5', '"seconds": "long"'), kept.replace('"kind"', '"sort"')
-    for content in ("{", "[]", "{}", *wrong):
+    for content in ("{", "[]", "{}", kept.replace("75.5", "75.6"), *(json.dumps(sealed(json.loads(w))) for w in wrong)):
         record.write_text(content)
         with pytest.raises(UserError, match=re.escape(str(record))):
             report(params)

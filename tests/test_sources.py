@@ -190,7 +190,7 @@ class TestParquet:
         use(project, {"kind": "parquet", "path": "x.parquet"})
         outcome = rr("fetch", "--dataset", "mine")
         assert outcome.code == 2
-        assert "is not a Parquet file" in outcome.err
+        assert "is damaged, or no Parquet file" in outcome.err
 
 
 def cifar_like(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -137,6 +137,8 @@ def check(path: Path) -> SimpleNamespace:
     samples = np.fromfile(path, _SAMPLE, count, offset=samples_start)
     allocation = np.fromfile(path, _ALLOCATION, count, offset=table)
     image, side = samples["image"], int(samples["image"]["width"][0])
+    if side == 0:
+        raise refuse("pictures without a pixel")
     if np.any(image["width"] != side) or np.any(image["height"] != side) or np.any(image["mode"] != _RAW_MODE):
         raise refuse("pictures of different sides, or compressed")
     # Every picture's bytes lie between the tables; compared without a sum that could overflow.

@@ -8,18 +8,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.atomic import replacing
+from rr.data import names
 from rr.errors import UserError
 
 
 def write(target: Path, splits: np.ndarray, labels: np.ndarray, hashes: list[str], class_names: list[str]) -> None:
     """Write number, split, label, class and sha256 (of the pixels) of each picture, in the raw file's order."""
-    names = [class_names[label] if 0 <= label < len(class_names) else None for label in labels]
+    shown = [class_names[label] if 0 <= label < len(class_names) else None for label in labels]
     table = pa.table(
         {
             "index": np.arange(len(labels)),
             "split": pa.array(splits).dictionary_encode(),
             "label": labels,
-            "class": pa.array(names, pa.string()),
+            "class": pa.array(shown, pa.string()),
             "sha256": hashes,
         }
     )
@@ -31,6 +32,6 @@ def write(target: Path, splits: np.ndarray, labels: np.ndarray, hashes: list[str
 def class_names(path: Path) -> list[str]:
     """The class names of a converted data set; empty when it has no labels. Raises UserError for a damaged index."""
     try:
-        return json.loads(pq.read_schema(path).metadata[b"class_names"])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        return names.parse(pq.read_schema(path).metadata)
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise UserError(f"{path} is missing or damaged ({error}): run rr convert") from error

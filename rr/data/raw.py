@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rr.atomic import replacing
+from rr.data import names
 from rr.errors import UserError
 
 SPLITS = ("train", "test")
@@ -100,15 +101,21 @@ class RawFile:
             columns = self._file.read(columns=["label", "split"])
             self.labels = columns["label"].to_numpy()
             self.splits = np.asarray(columns["split"].to_pylist())
-            self.class_names: list[str] = json.loads(self._file.schema_arrow.metadata[b"class_names"])
+            self.class_names = names.parse(self._file.schema_arrow.metadata)
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({error}): run rr fetch again") from error
+            raise self._damaged(error) from error
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
-        """Yield (name, encoded bytes) in file order."""
-        for batch in self._file.iter_batches(batch_size=64, columns=["image"]):
-            for image in batch.column("image"):
-                yield image["path"].as_py(), image["bytes"].as_py()
+        """Yield (name, encoded bytes) in file order. Raises UserError at a damaged page."""
+        try:
+            for batch in self._file.iter_batches(batch_size=64, columns=["image"]):
+                for image in batch.column("image"):
+                    yield image["path"].as_py(), image["bytes"].as_py()
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(f"{self.path} is damaged ({' '.join(str(error).split())}): run rr fetch again")
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -129,6 +136,8 @@ def decode(data: bytes, side: int | None = None) -> np.ndarray:
             picture = _to_rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
         raise ValueError("no picture format that Pillow knows") from error
+    except MemoryError:
+        raise  # says nothing about the picture
     except Exception as error:  # each of Pillow's many decoders has errors of its own
         raise ValueError(str(error) or type(error).__name__) from error
     if side is not None and picture.size != (side, side):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +55,20 @@ class Network:
         return max(1, min(_PICTURES, _PIXELS // self.side**2))
 
     def embed(self, images_BSS3: np.ndarray) -> np.ndarray:
-        """Map uint8 (B, side, side, 3) to float32 (B, D), as `rr.features.extract` does."""
+        """Map uint8 (B, side, side, 3) to float32 (B, D), as `rr.features.extract` does.
+
+        Raises UserError for weights so far off that a feature is infinite or no number.
+        """
         rows = [np.empty((0, self.features), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(images_BSS3), self.batch):
                 part = images_BSS3[start : start + self.batch]
                 inputs = normalise(part, mean=self.mean, std=self.std, device=self.device)
                 rows.append(self.backbone(inputs).float().cpu().numpy())
-        return np.concatenate(rows)
+        features_BD = np.concatenate(rows)
+        if not np.isfinite(features_BD).all():
+            raise UserError("the weights give features that are not finite: they are damaged, get them again")
+        return features_BD
 
 
 def load(weights: Path, dataset: str | None, params: Path, device: str) -> Network:
@@ -84,5 +91,12 @@ def load(weights: Path, dataset: str | None, params: Path, device: str) -> Netwo
                 f"{weights} does not say which side, mean and std its pictures had: name a data set of params.yaml "
                 "that does, with --dataset"
             )
-        side, mean, std = about["side"], tuple(about["mean"]), tuple(about["std"])
+        side, mean, std = about["side"], about["mean"], about["std"]
+        if not (isinstance(side, int) and 8 <= side <= 1024 and _is_triple(mean) and _is_triple(std) and all(std)):
+            raise UserError(f"{weights} is damaged (side {side}, mean {mean}, std {std}): get it again")
+        mean, std = tuple(mean), tuple(std)
     return Network(backbone, hashlib.sha256(weights.read_bytes()).hexdigest(), side, mean, std, chosen)
+
+
+def _is_triple(values: object) -> bool:
+    return isinstance(values, list) and len(values) == 3 and all(isinstance(v, float) and isfinite(v) for v in values)

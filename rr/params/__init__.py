@@ -30,7 +30,7 @@ from rr.params.methods import (
     VICReg,
 )
 from rr.params.protocols import Embedding, Finetune, Knn, Linear, Protocol, Retrieval
-from rr.params.reading import check, load
+from rr.params.reading import check, load, parse
 from rr.params.whole import Dynamics, Grid, Params, lookup
 
 __all__ = [
@@ -68,4 +68,5 @@ __all__ = [
     "check",
     "load",
     "lookup",
+    "parse",
 ]

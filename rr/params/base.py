@@ -7,10 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from rr.views.augmentation import Augmentation
 
 # Names become folders, DVC stage names and shell words, so they are kept to characters that are safe in all three.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-Count = Annotated[int, Field(ge=1)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+MOST = 10**9  # what a 32-bit count holds; larger numbers are slips, and fail somewhere deep in a library
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Rate = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
 Triple = tuple[float, float, float]
 
 Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]

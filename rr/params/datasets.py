@@ -4,15 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rr.params.base import Closed, Rate, Share, Triple
+from rr.params.base import MOST, Closed, Rate, Share, Triple
 
 
 class ShapesSource(Closed):
     """Pictures generated from a seed: nothing to download."""
 
     kind: Literal["shapes"]
-    train: Annotated[int, Field(ge=10)]
-    test: Annotated[int, Field(ge=10)]
+    train: Annotated[int, Field(ge=10, le=MOST)]
+    test: Annotated[int, Field(ge=10, le=MOST)]
     seed: Annotated[int, Field(ge=0)]
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rr.params.base import Closed, Count, Rate, Share
+from rr.params.base import MOST, Closed, Count, Rate, Share, Weight
 from rr.views.augmentation import Augmentation
 
 # Those of the paper, then any other ResNet of torchvision.models.
@@ -48,7 +48,7 @@ class Relational(Trained):
     head: Literal["relation", "dot", "encoder-dot"]
     aggregation: Literal["cat", "sum", "mean", "max"]
     loss: Literal["focal", "bce"]
-    gamma: Annotated[float, Field(ge=0)]
+    gamma: Weight
     alpha: Share
     negatives: Literal["roll", "random"]
     labelled: Annotated[float, Field(ge=0, le=1)]
@@ -101,7 +101,7 @@ class InfoMax(Trained):
 
     kind: Literal["infomax"]
     views: Literal[1]
-    prior: Annotated[float, Field(ge=0)]
+    prior: Weight
 
 
 class DeepCluster(Trained):
@@ -113,7 +113,7 @@ class DeepCluster(Trained):
 
     kind: Literal["deepcluster"]
     views: Literal[1]
-    clusters: Annotated[int, Field(ge=2)]
+    clusters: Annotated[int, Field(ge=2, le=MOST)]
     clusters_per: Literal["class", "dataset"]
     hidden: Count
     starts: Count
@@ -135,9 +135,9 @@ class VICReg(Trained):
 
     kind: Literal["vicreg"]
     views: Literal[2]
-    invariance: Annotated[float, Field(ge=0)]
-    variance: Annotated[float, Field(ge=0)]
-    covariance: Annotated[float, Field(ge=0)]
+    invariance: Weight
+    variance: Weight
+    covariance: Weight
     hidden: Count
     outputs: Count
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rr.params.base import Closed, Count, Rate, Share
+from rr.params.base import Closed, Count, Rate, Share, Weight
 from rr.views.augmentation import Augmentation
 
 Labelled = Annotated[float, Field(gt=0, le=1)]
@@ -30,7 +30,7 @@ class Finetune(Closed):
     batch_size: Count
     backbone_rate: Rate
     classifier_rate: Rate
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: Weight
     milestones: list[Share]
     decay: Rate
 

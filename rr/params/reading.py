@@ -12,6 +12,8 @@ from rr.errors import UserError, nearest
 from rr.params.whole import Params
 from rr.views.augmentation import Augmentation
 
+LARGEST = 100_000  # values in a file of parameters, a hundred times what the shipped one has
+
 
 def load(path: Path) -> Params:
     """Read and check `path`. Raises UserError with one line per mistake."""
@@ -25,19 +27,37 @@ def load(path: Path) -> Params:
 
 def check(content: str, path: Path) -> Params:
     """Check `content` as that of `path`. Raises UserError as `load` does."""
-    try:
-        raw = YAML(typ="safe", pure=True).load(content)
-        text = json.dumps(raw)
-    except (YAMLError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = parse(content, path)
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no sections: it must begin with 'grid:'")
     try:
         # JSON mode, because there a strict model takes a list for a tuple, yet no "3" for a 3.
-        return Params.model_validate_json(text)
+        return Params.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         lines = [_explain(raw, dict(mistake)) for mistake in error.errors(include_url=False)]
         raise UserError("\n".join(f"{path}: {line}" for line in lines)) from error
+
+
+def parse(content: str, path: Path) -> Any:
+    """The values of a YAML text, such as JSON has. Raises UserError that names `path` for anything else."""
+    try:
+        raw = YAML(typ="safe", pure=True).load(content)
+        if _size(raw, {}) > LARGEST:
+            raise ValueError(f"too large, with its aliases more than {LARGEST:,} values")
+        json.dumps(raw)
+    except (YAMLError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    return raw
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values `value` holds when each alias is written out: few lines of YAML can stand for 2⁶⁴."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
 
 
 def _explain(raw: dict[str, Any], mistake: dict[str, Any]) -> str:
@@ -45,7 +65,7 @@ def _explain(raw: dict[str, Any], mistake: dict[str, Any]) -> str:
     location = list(mistake["loc"])
     path, here = [], raw
     for position, part in enumerate(location):
-        inside = part in here if isinstance(here, dict) else isinstance(here, list) and isinstance(part, int)
+        inside = part in here if isinstance(here, dict) else isinstance(here, list) and part in range(len(here))
         # A part that is no key of the file is pydantic's tag for a union member, unless it is the missing key itself.
         if inside or position == len(location) - 1:
             path.append(str(part))

@@ -1,6 +1,5 @@
 """What evaluations found for each test picture, read and checked: guesses of classes, and places on a map."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rr.data import names
 from rr.report.files import damaged, read
 
 _ROUNDING = 1e-6
@@ -55,11 +55,9 @@ def _table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, list[
     """Read `columns` (without gaps) and the names of the classes, of which the labels must be positions."""
     try:
         table = pq.read_table(pa.BufferReader(read(path)))
-        class_names = json.loads((table.schema.metadata or {})[b"class_names"])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise damaged(path, f"no Parquet file with class_names: {error}") from error
-    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
-        raise damaged(path, "class_names is no list of names")
+        class_names = names.parse(table.schema.metadata)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(path, f"no Parquet file with class_names: {' '.join(str(error).split())}") from error
     for name, kind in columns.items():
         if name not in table.column_names or table.schema.field(name).type != kind or table[name].null_count:
             raise damaged(path, f"no column {name} of {kind} without gaps")

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from rr.data.raw import Pictures
-from rr.params import CifarSource, SlimageNetSource, Source, Stl10Source, TinyImageNetSource
+from rr.errors import UserError
+from rr.params import ShapesSource, Source
 
 
 def pictures(source: Source, download: Path, local: Path | None) -> Pictures:
@@ -11,9 +12,8 @@ def pictures(source: Source, download: Path, local: Path | None) -> Pictures:
 
     Raises UserError for a missing folder, a wrong checksum, an unreadable picture.
     """
-    published = CifarSource | Stl10Source | TinyImageNetSource | SlimageNetSource
-    if local is None and isinstance(source, published) and source.path:
-        local = Path(source.path).expanduser()
+    if local is None and not isinstance(source, ShapesSource) and source.path:
+        local = _place(source.path)
     match source.kind:
         case "shapes":
             from rr.data.sources import shapes
@@ -43,3 +43,10 @@ def pictures(source: Source, download: Path, local: Path | None) -> Pictures:
             from rr.data.sources import parquet
 
             return parquet.pictures(source, local)
+
+
+def _place(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # how pathlib says it
+        raise UserError(f"{path}: there is no such user here: correct the source's path in params.yaml") from error

@@ -21,7 +21,7 @@ def pictures(source: FolderSource, local: Path | None) -> raw.Pictures:
     pictures' bytes alone, so it is the same everywhere. Raises UserError for a missing or empty folder, a class
     without a picture, and pictures beside class folders.
     """
-    root = local or Path(source.path).expanduser()
+    root = local or Path(source.path)
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: correct the source's path in params.yaml, or name it with --from")
     tests = [root / name for name in _TEST_NAMES if (root / name).is_dir()]

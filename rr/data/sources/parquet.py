@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,23 +21,24 @@ def pictures(source: ParquetSource, local: Path | None) -> raw.Pictures:
 
     Raises UserError for missing files and other columns.
     """
-    root = local or Path(source.path).expanduser()
+    root = local or Path(source.path)
     files = {split: _files(root, split) for split in raw.SPLITS}
     if not files["train"]:
         raise UserError(
             f"{root}: no Parquet file there; give a file, or a folder with train*.parquet and test*.parquet"
         )
-    opened = {split: [(path.name, _open(path)) for path in found] for split, found in files.items()}
+    opened = {split: [(path, _open(path)) for path in found] for split, found in files.items()}
 
     def rows() -> Iterator[raw.Picture]:
         for split in raw.SPLITS:
             # Without test files, one pass takes each split out of the training files.
-            for file_name, file in opened[split] or opened["train"]:
-                for row, data, label in _pictures(file):
-                    if opened["test"] or _is_test(data, source.test_share) == (split == "test"):
-                        yield raw.Picture(split, f"{file_name}, row {row}", data, label)
+            for path, file in opened[split] or opened["train"]:
+                with _reading(path):
+                    for row, data, label in _pictures(file):
+                        if opened["test"] or _is_test(data, source.test_share) == (split == "test"):
+                            yield raw.Picture(split, f"{path.name}, row {row}", data, label)
 
-    return raw.Pictures(_class_names([file for _, file in opened["train"]]), rows())
+    return raw.Pictures(_class_names(opened["train"]), rows())
 
 
 def _files(root: Path, split: str) -> list[Path]:
@@ -47,11 +49,21 @@ def _files(root: Path, split: str) -> list[Path]:
     return next((paths for paths in found if paths), [])
 
 
-def _open(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's; pyarrow's of damage has no number
+        raise UserError(
+            f"{path} is damaged, or no Parquet file ({' '.join(str(error).split())}): get it again"
+        ) from error
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    with _reading(path):
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a Parquet file ({error})") from error
     schema = file.schema_arrow
     image = schema.field("image").type if "image" in schema.names else None
     has_bytes = image is not None and pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
@@ -77,19 +89,20 @@ def _is_test(data: bytes, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") < share * 2**64
 
 
-def _class_names(files: list[pq.ParquetFile]) -> list[str]:
+def _class_names(files: list[tuple[Path, pq.ParquetFile]]) -> list[str]:
     """The names in the `huggingface` metadata, else the labels' numbers; empty when no picture has a label."""
-    metadata = (files[0].schema_arrow.metadata or {}).get(b"huggingface")
+    metadata = (files[0][1].schema_arrow.metadata or {}).get(b"huggingface")
     try:
         names = json.loads(metadata)["info"]["features"]["label"]["names"] if metadata else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         names = None
-    labels = [
-        label for file in files for label in file.read(columns=["label"])["label"].to_pylist() if label is not None
-    ]
+    labels = []
+    for path, file in files:
+        with _reading(path):
+            labels += [label for label in file.read(columns=["label"])["label"].to_pylist() if label is not None]
     highest = max(labels, default=raw.UNLABELLED)
     if highest >= raw.CLASSES:
         raise UserError(f"the label {highest} is none: labels count from 0 to {raw.CLASSES - 1} at most")
-    if names and highest < len(names):
+    if isinstance(names, list) and highest < len(names):
         return [str(name) for name in names]
     return [str(number) for number in range(highest + 1)]
