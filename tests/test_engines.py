@@ -87,7 +87,7 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
 
     assert commands == {command for command, _ in stages.values()}
     assert set(stages) == set(jobs)
-    assert len(stages) == 2 * 2 + 2 * 4 + 12 * 4 + 12 * 2 * 2 * 5 + 4
+    assert len(stages) == 2 * 2 + 2 * 4 + 12 * 4 + 12 * 2 * 2 * 5 + 5
     for output, (_, inputs) in stages.items():
         found = jobs[output]
         folders = {name for name in inputs if "." not in Path(name).name}

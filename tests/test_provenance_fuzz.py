@@ -62,7 +62,7 @@ def test_every_flipped_bit_is_found(place: Path) -> None:
     kinds = {path.name for path in files}
     assert kinds == {
         "images.parquet", "train.beton", "test.beton", "index.parquet", "backbone.safetensors", "1.csv", "views.png",
-        "metrics.json", "predictions.parquet", "confusion.csv", "examples.png", "index.html", "report.md",
+        "metrics.json", "predictions.parquet", "confusion.csv", "examples.png", "index.html", "report.md", "tables.tex",
         "results.parquet", "run.json",
     }  # fmt: skip
     for number, chance in rounds("provenance", max(FLIPS, len(files))):

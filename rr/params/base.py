@@ -12,7 +12,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 MOST = 10**9  # what a 32-bit count holds; larger numbers are slips, and fail somewhere deep in a library
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Rate = Annotated[float, Field(gt=0, le=1e6)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Triple = tuple[float, float, float]
 
