@@ -210,6 +210,45 @@ def test_another_target_with_other_classes_side_and_normalisation(trained: Path,
     assert (metrics["test_images"], metrics["classes"]) == (12, 3)
 
 
+def test_a_target_is_seen_with_its_own_normalisation(trained: Path, rr: Rr) -> None:
+    pictures(trained / "pictures", {"a": 10, "b": 10, "c": 10})
+    use_target(trained, "pictures")
+    for stage in ("fetch", "convert"):
+        assert rr(stage, "--dataset", "mine").code == 0
+    assert rr(*EVALUATE[:-3], "--target", "mine", "--protocol", "knn").code == 0
+    told = pq.read_table(trained / FOLDER.parent / "mine/knn/predictions.parquet")["confidence"].to_numpy()
+    backbone = load_backbone(trained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors")
+    settings = Knn(kind="knn", neighbours=5, temperature=0.1)
+
+    def confidence(mean: tuple, std: tuple) -> np.ndarray:
+        sides = []
+        for split in ("train", "test"):
+            data = Beton(trained / f"data/beton/mine/{split}.beton", threads=1)
+            pixels = torch.from_numpy(data.images).permute(0, 3, 1, 2).float() / 255
+            normal = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+            sides.append((backbone(normal), data.labels))
+        return knn.run(settings, *sides, 3).max(1)
+
+    assert np.allclose(told, confidence((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), atol=1e-3)
+    assert not np.allclose(told, confidence(SHAPES.mean, SHAPES.std), atol=1e-3)
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn", "retrieval", "embedding"])
+def test_features_that_are_not_finite_are_refused(
+    trained: Path, rr: Rr, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rr.evaluate as stage
+
+    real = stage.extract
+    monkeypatch.setattr(
+        stage, "extract", lambda *arguments: real(*arguments).index_fill_(0, torch.tensor([3]), torch.inf)
+    )
+    outcome = rr(*EVALUATE, protocol)
+    assert outcome.code == 2
+    assert "the backbone gives features that are not finite" in outcome.err
+    assert not list((trained / FOLDER).rglob("metrics.json"))
+
+
 @pytest.mark.parametrize("protocol", KEYS)
 def test_targets_without_labels_or_without_pictures_of_a_class_are_refused(
     trained: Path, rr: Rr, protocol: str

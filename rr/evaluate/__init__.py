@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import nn
+from torch import Tensor, nn
 
 from rr import paths
 from rr.atomic import replacing, write_text
@@ -64,6 +64,16 @@ def evaluate(
     return metrics
 
 
+def _finite(features: Tensor, data: Beton) -> Tensor:
+    """The features, float (N, D). Raises UserError where one is not finite: it has no place among others."""
+    if not features.isfinite().all():
+        raise UserError(
+            f"the backbone gives features that are not finite on {data.path}: it has diverged; lower the method's "
+            "learning_rate in params.yaml and pretrain again"
+        )
+    return features
+
+
 def _confusion(names: list[str], labels: np.ndarray, guesses: np.ndarray | None) -> str:
     """True and found class by name, as CSV; the header alone where a protocol finds none."""
     text = io.StringIO()
@@ -93,12 +103,12 @@ def _run(
             protocol, backbone, train, test, target.dataset, classes, seed=seed, device=device
         )
         return classified(probabilities, test, **more)
-    seen = extract(backbone, test, target.dataset, device)
+    seen = _finite(extract(backbone, test, target.dataset, device), test)
     if protocol.kind == "embedding":
         from rr.evaluate import embedding
 
         return embedding.run(protocol, backbone, seen, test, target.dataset, seed=seed, device=device)
-    gallery = extract(backbone, train, target.dataset, device)
+    gallery = _finite(extract(backbone, train, target.dataset, device), train)
     match protocol.kind:
         case "retrieval":
             from rr.evaluate import retrieval

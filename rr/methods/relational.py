@@ -88,12 +88,13 @@ def information(found: PairStatistics) -> tuple[Tensor, int]:
 
         E_p[log y] + E_q[log(1 − y)]  ≤  2 JSD(p ‖ q) − 2 log 2,
 
-    so JSD(p ‖ q) ≥ log 2 + (E_p[log y] + E_q[log(1 − y)]) / 2: the Bernoulli log-likelihood that the method maximises,
-    plus a constant. This is the paper's argument (its section on mutual information). The divergence between the joint
-    distribution of two views and the product of their marginals lies in [0, 1] bit: 0 when a view says nothing of the
-    other, 1 when it gives the image away. A head worse than a constant makes the bound negative. Measured on the pairs
-    that the head is trained on, so it is an estimate that may exceed the bound itself. With labels, positives share a
-    class and not always an image: the bound is then on what two pictures of a class tell of each other.
+    so JSD(p ‖ q) ≥ log 2 + (E_p[log y] + E_q[log(1 − y)]) / 2: the Bernoulli log-likelihood that `bce` maximises, plus
+    a constant; under the focal loss it is the same bound, and looser. This is the paper's argument (its section on
+    mutual information). The divergence between the joint distribution of two views and the product of their marginals
+    lies in [0, 1] bit: 0 when a view says nothing of the other, 1 when it gives the image away. A head worse than a
+    constant makes the bound negative. Measured on the pairs that the head is trained on, so it is an estimate that may
+    exceed the bound itself. With labels, positives share a class and not always an image: the bound is then on what two
+    pictures of a class tell of each other.
     """
     if not found.negatives:
         return found.likelihood_positive * 0, 0
