@@ -29,6 +29,9 @@ def mounted(place: Path, options: str) -> Iterator[None]:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
     try:
+        disk = os.statvfs(place)
+        if disk.f_blocks * disk.f_frsize > 128 << 20:  # a sandbox that mounts it and gives it all the room there is
+            pytest.skip("this system does not limit a small disk")
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
