@@ -1,6 +1,5 @@
 """What must hold of every method: it learns, it repeats, it goes on where it stopped, and a GPU can run its step."""
 
-import dataclasses
 import hashlib
 import io
 from functools import partial
@@ -9,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import Outputs
 from torch._dynamo.testing import CompileCounter
 
-from rr import backbones, methods, paths, pretrain
+from rr import backbones, methods, pretrain
 from rr.data import beton
 from rr.data.shapes import generate
 from rr.device import settle
@@ -47,23 +47,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, labels = generate(64, 0, "train")
     beton.write(target, images, labels, np.arange(64))
     return target
-
-
-@dataclasses.dataclass(frozen=True)
-class Outputs(paths.Pretraining):
-    place: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.place
-
-    @property
-    def history(self) -> Path:
-        return self.place / "history.csv"
-
-    @property
-    def resume(self) -> Path:
-        return self.place / "resume.pt"
 
 
 def train(
