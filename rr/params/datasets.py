@@ -4,7 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rr.params.base import MOST, Closed, Rate, Share, Triple
+from rr.params.base import MOST, Closed, Share
+
+# Of values in [0, 1]; in units of 0 to 255 they would pass unseen and ruin a run.
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(ge=0.001, le=1)]
 
 
 class ShapesSource(Closed):
@@ -76,5 +80,5 @@ class Dataset(Closed):
 
     source: Source
     side: Annotated[int, Field(ge=8, le=1024)]
-    mean: Triple
-    std: tuple[Rate, Rate, Rate]
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Deviation, Deviation, Deviation]
