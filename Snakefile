@@ -6,6 +6,7 @@
 import os
 import shlex
 import shutil
+import signal
 from pathlib import Path
 
 import yaml
@@ -44,8 +45,14 @@ if SUITES:
 
 
 # What a job asks for of the resource gpu, of which the default profile has one: so jobs take turns on a GPU. Several fit
-# where it is large: --resources gpu=4. Without a GPU jobs ask for none, and cores decide.
-GPU = int(bool(shutil.which("nvidia-smi")) and os.environ.get("RR_DEVICE", "auto") != "cpu")
+# where it is large: --resources gpu=4. Without a GPU jobs ask for none, and cores decide. A cluster's GPUs are not where
+# the jobs are submitted, so RR_DEVICE decides, and this machine is only looked at where it says nothing.
+DEVICE = os.environ.get("RR_DEVICE", "auto")
+GPU = int(DEVICE.startswith("cuda") or (DEVICE == "auto" and bool(shutil.which("nvidia-smi"))))
+
+# Ahead of a time limit Slurm sends SIGUSR1 to every process of a job's step: to `rr`, which saves its state and ends, but
+# also to the Snakemake around it, which would die of it and take `rr` along. Whatever it starts inherits this; `rr` does not.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 wildcard_constraints:

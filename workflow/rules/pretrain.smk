@@ -22,7 +22,8 @@ rule pretrain:
         "logs/benchmark/pretrain/{dataset}/{backbone}/{method}/{seed}.tsv"
     threads: PARAMS.threads
     resources:
-        mem_mb=8000,
+        mem_mb=lambda names, attempt: 8000 * attempt,
+        # The same for every attempt: each goes on where the one before it was.
         runtime=24 * 60,
         gpu=GPU,
     params:
