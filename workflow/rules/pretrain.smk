@@ -26,6 +26,8 @@ rule pretrain:
         # The same for every attempt: each goes on where the one before it was.
         runtime=24 * 60,
         gpu=GPU,
+        # Two minutes ahead of the time limit, and when the job has to make room for another: see Snakefile.
+        slurm_extra="--signal=USR1@120",
     params:
         settings=lambda names: grid.parameters(PARAMS, "pretrain", **names),
     shell:
