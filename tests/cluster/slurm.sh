@@ -55,7 +55,7 @@ ClusterName=test
 SlurmctldHost=$(hostname)(127.0.0.1)
 SlurmctldPort=$port
 SlurmUser=root
-AuthInfo=socket=$folder/munge.socket
+AuthInfo=socket=$folder/munge.socket,cred_expire=10
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/%n
 SlurmctldPidFile=$folder/slurmctld.pid
@@ -71,12 +71,16 @@ SchedulerParameters=sched_interval=5,bf_interval=5
 GresTypes=gpu
 ReturnToService=2
 SlurmdTimeout=30
+JobRequeue=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 KillWait=30
 MinJobAge=600
 SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$port1 Sockets=1 CoresPerSocket=2 RealMemory=$memory Gres=gpu:2
 NodeName=n2 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$port2 Sockets=1 CoresPerSocket=2 RealMemory=$memory Gres=gpu:2
-PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=n[1-2] Default=YES State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=n[1-2] State=UP PriorityTier=2
 END
     slurmctld
     start_node n1

@@ -180,12 +180,45 @@ def test_a_training_goes_on_when_its_node_is_lost(slurm: Path, alone: Path, conv
         assert finished(process) == 0, said(converted)
     finally:
         subprocess.run([SLURM, "node", slurm, job.node], check=True, timeout=SECONDS)
-        call("scontrol", "update", f"nodename={job.node}", "state=resume")
     [again] = trainings(converted)
     assert (again.number, again.state, again.restarts) == (job.number, "COMPLETED", 1)
     assert again.node != job.node
     assert "continuing in epoch" in log(converted)
     same(converted, alone)
+
+
+def test_a_training_that_has_to_make_room_goes_on(slurm: Path, alone: Path, converted: Path) -> None:
+    """A job of a partition with priority takes both nodes. The state is saved within the time of grace."""
+    process = snakemake(converted, WEIGHTS, *PROFILE, *SMOKE)
+    wait_for(resume(converted).exists, process, converted)
+    call("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true")
+    assert finished(process) == 0, said(converted)
+    print(trainings(converted), said(converted))
+    epoch, step = continued(converted)
+    assert epoch == 2
+    assert step > 0
+    same(converted, alone)
+    assert 0
+
+
+def test_a_training_is_saved_ahead_of_its_time_limit(slurm: Path, converted: Path) -> None:
+    """Slurm sends SIGUSR1 up to a minute early, so at 30 to 60 seconds here. The next try needs not reach its end."""
+    text = (converted / "workflow/suites/smoke.yaml").read_text()
+    (converted / "long.yaml").write_text(text.replace("epochs: 2", "epochs: 100000"))
+    limits = ("--set-resources", "pretrain:runtime=2", "pretrain:slurm_extra='--signal=USR1@60'")
+    process = snakemake(converted, WEIGHTS, *PROFILE, "--configfile", "long.yaml", *limits)
+    try:
+        wait_for(lambda: len(trainings(converted)) == 2, process, converted)
+        first, second = trainings(converted)
+        assert first.state == "FAILED"
+        assert "rr: stopped ahead of a limit: run the same command again to continue" in said(converted)
+        wait_for(lambda: "continuing in epoch" in log(converted), process, converted)
+        assert continued(converted)[1] > 0
+    finally:
+        os.killpg(process.pid, signal.SIGINT)  # which cancels the job
+        finished(process)
+    print(trainings(converted), said(converted))
+    assert 0
 
 
 def crash(slurm: Path, job: Job) -> None:
