@@ -193,12 +193,13 @@ def test_a_training_that_has_to_make_room_goes_on(slurm: Path, alone: Path, conv
     wait_for(resume(converted).exists, process, converted)
     call("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true")
     assert finished(process) == 0, said(converted)
-    print(trainings(converted), said(converted))
+    # It has ended by itself, so it is Snakemake that submits it again, and not Slurm.
+    assert [job.state for job in trainings(converted)] == ["FAILED", "COMPLETED"]
+    assert "rr: terminated: run the same command again to continue" in said(converted)
     epoch, step = continued(converted)
     assert epoch == 2
     assert step > 0
     same(converted, alone)
-    assert 0
 
 
 def test_a_training_is_saved_ahead_of_its_time_limit(slurm: Path, converted: Path) -> None:
@@ -209,16 +210,55 @@ def test_a_training_is_saved_ahead_of_its_time_limit(slurm: Path, converted: Pat
     process = snakemake(converted, WEIGHTS, *PROFILE, "--configfile", "long.yaml", *limits)
     try:
         wait_for(lambda: len(trainings(converted)) == 2, process, converted)
-        first, second = trainings(converted)
-        assert first.state == "FAILED"
+        assert trainings(converted)[0].state == "FAILED"
         assert "rr: stopped ahead of a limit: run the same command again to continue" in said(converted)
         wait_for(lambda: "continuing in epoch" in log(converted), process, converted)
         assert continued(converted)[1] > 0
     finally:
         os.killpg(process.pid, signal.SIGINT)  # which cancels the job
         finished(process)
-    print(trainings(converted), said(converted))
-    assert 0
+    assert trainings(converted)[1].state == "CANCELLED"
+
+
+def test_each_job_has_a_gpu_and_they_run_side_by_side(slurm: Path, converted: Path, tmp_path: Path) -> None:
+    """Of the default profile's one GPU no job of a cluster takes turns. (Four GPUs of Slurm's, none of torch's.)"""
+    text = (converted / "workflow/suites/smoke.yaml").read_text()
+    (converted / "two.yaml").write_text(text.replace("seed: [1]", "seed: [1, 2]"))
+    seen = "echo gpu=$CUDA_VISIBLE_DEVICES job=$SLURM_JOB_ID > {log}; sleep 600"
+    rules = converted / "workflow/rules/pretrain.smk"
+    start = rules.read_text().index('        "rr pretrain')
+    rules.write_text(f'{rules.read_text()[:start]}        "{seen}"\n')
+    weights = [WEIGHTS, WEIGHTS.replace("/1/", "/2/")]
+    process = snakemake(converted, *weights, *PROFILE, "--configfile", "two.yaml", RR_DEVICE="cuda")
+    try:
+        wait_for(lambda: [job.state for job in trainings(converted)] == ["RUNNING"] * 2, process, converted)
+        logs = converted / "logs/pretrain"
+        wait_for(lambda: len(list(logs.rglob("*.log"))) == 2, process, converted)
+        for file in logs.rglob("*.log"):
+            wait_for(file.read_text, process, converted)
+            gpu, job = (word.split("=")[1] for word in file.read_text().split())
+            assert f"GRES=gpu:1(IDX:{gpu})" in call("scontrol", "show", "job", "-d", job)
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        finished(process)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "device", "message"),
+    [
+        (["--default-resources", "slurm_partition=nowhere"], "cpu", "invalid partition specified: nowhere"),
+        (["--set-resources", "pretrain:gpu=3"], "cuda", "Requested node configuration is not available"),
+        (["--set-resources", "pretrain:gpu=1"], "cuda", "rr: --device cuda: torch sees no GPU here"),
+    ],
+    ids=["partition", "more GPUs than a node has", "a GPU that torch does not see"],
+)
+def test_what_the_cluster_has_not(
+    slurm: Path, converted: Path, arguments: list[str], device: str, message: str
+) -> None:
+    process = snakemake(converted, WEIGHTS, *PROFILE, "--retries", "0", *SMOKE, *arguments, RR_DEVICE=device)
+    assert finished(process) == 1
+    assert message in said(converted)
+    assert not (converted / "runs").exists() or not artefacts(converted).keys() - artefacts(converted.parent)
 
 
 def crash(slurm: Path, job: Job) -> None:
