@@ -70,7 +70,7 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=sched_interval=5,bf_interval=5
 GresTypes=gpu
 ReturnToService=2
-SlurmdTimeout=30
+SlurmdTimeout=300
 JobRequeue=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -85,13 +85,14 @@ END
     slurmctld
     start_node n1
     start_node n2
-    for _ in $(seq 300); do
-        if [ "$(sinfo --noheader --Node --format %T 2>/dev/null | grep -c idle)" = 2 ]; then exit 0; fi
+    for _ in $(seq 1500); do
+        if [ "$(sinfo --noheader --partition main --Node --format %T 2>/dev/null | grep -c idle)" = 2 ]; then exit 0; fi
         sleep 0.2
     done
-    echo "the nodes are not idle after a minute:" >&2
+    echo "the nodes are not idle after five minutes:" >&2
     sinfo --Node --long >&2 || true
     tail -n 5 "$folder"/*.log >&2
+    "$0" stop "$folder"
     exit 1
     ;;
 node)
