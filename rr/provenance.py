@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from rr import paths
 from rr.atomic import write_text
+from rr.energy import metering
 from rr.errors import UserError
 from rr.grid import Cell
 from rr.lock import holding
@@ -88,7 +89,8 @@ def recording(cell: Cell) -> Iterator[Record]:
         paths.run_record(cell.folder).unlink(missing_ok=True)
         version = commit()
         started, clock = time.time(), time.monotonic()
-        yield record
+        with metering() as meter:
+            yield record
         content = {
             "stage": cell.stage,
             "command": shlex.join(["rr", *sys.argv[1:]]),
@@ -100,6 +102,7 @@ def recording(cell: Cell) -> Iterator[Record]:
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": round(time.monotonic() - clock, 3),
             "peak_memory_mib": _peak_memory_mib(),
+            "energy_joules": meter.joules(),
             "machine": machine(),
             **record.facts,
         }

@@ -1,6 +1,8 @@
 """The report: figures worked out by hand, files that name their damage, and a page that needs nothing but itself."""
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import math
@@ -343,7 +345,11 @@ def test_page_needs_nothing_but_itself(params: Params) -> None:
     found = Page(html)
     assert not found.open
     assert len(found.ids) == len(set(found.ids))
-    assert not {"script", "iframe", "object", "link:stylesheet"} & set(found.elements)
+    assert not {"iframe", "object", "link:stylesheet"} & set(found.elements)
+    # One script, and the policy lets no other run: it names this one's hash.
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    code = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{code}'; img-src data:" in html
     for address in found.addresses:
         assert re.match(r"(#|data:|\.\./runs/|results\.parquet$|report\.md$)", address), address
         if address.startswith("#"):
@@ -359,6 +365,19 @@ def test_page_needs_nothing_but_itself(params: Params) -> None:
     assert found.elements["svg"] == 12
     assert found.elements["img"] == 3
     assert found.elements["caption"] == found.elements["table"]
+
+
+def test_energy_is_shown_where_it_was_counted(params: Params) -> None:
+    report(params)
+    assert "Energy" not in page().text
+    change_record(RELATIONAL.folder, energy_joules={"processors": 7200.0, "gpus": 1_800_000.0})
+    report(params)
+    (header,) = [row for row in page().rows if "Views/s" in row]
+    (row,) = [row for row in page().rows if row[0] == f"rr made {RELATIONAL.folder}"]
+    assert dict(zip(header, row, strict=True))["Energy"] == "2.00 Wh (processors) + 500.00 Wh (GPUs)"
+    text = REPORT_FILES[1].read_text(encoding="utf-8")
+    assert "| 2,048 MiB | 2.00 Wh (processors) + 500.00 Wh (GPUs) |" in text
+    assert "| Peak memory | Energy | Started (UTC) |" in text
 
 
 def test_curves_take_the_colours_of_the_page(params: Params) -> None:
@@ -381,7 +400,7 @@ def test_hostile_names_of_classes_stay_text(params: Params) -> None:
         report(params)
     found = page()
     assert not found.open
-    assert found.elements["script"] == 0
+    assert found.elements["script"] == 1  # the page's own
     assert found.elements["b"] == len(CLASSIFICATION)
     assert ["relational", "linear", names[1], "25.00", names[2], "100.00"] in [row[:6] for row in found.rows]
     assert "<script" not in REPORT_FILES[1].read_text(encoding="utf-8")
@@ -396,7 +415,7 @@ def test_hostile_text_stays_text(params: Params) -> None:
     report(params)
     found = page()
     assert not found.open
-    assert found.elements["script"] == 0
+    assert found.elements["script"] == 1  # the page's own
     assert "<script>alert('x')</script>" in found.text
     text = REPORT_FILES[1].read_text(encoding="utf-8")
     assert "<script" not in text
