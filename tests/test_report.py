@@ -7,7 +7,9 @@ import io
 import json
 import math
 import re
+import shutil
 import subprocess
+import tempfile
 import warnings
 from collections import Counter
 from html.parser import HTMLParser
@@ -31,7 +33,7 @@ from rr.report import report
 from rr.report.classes import confused, confusion, reliability
 from rr.report.collect import spread
 from rr.report.efficiency import reached
-from rr.report.latex import escaped
+from rr.report.latex import _table, escaped
 from rr.report.page import markdown
 from rr.report.predictions import Guesses
 
@@ -852,6 +854,18 @@ def test_latex_is_balanced_and_escaped(params: Params) -> None:
     )
 
 
+def test_wide_latex_is_cut_into_tables_that_fit() -> None:
+    titles = ["Method", *(f"ResNet-32: set-{place}" for place in range(9))]
+    rows = [[f"m{row}", *(rf"{row}{place}.00 $\pm$ 0.10 (3)" for place in range(9))] for row in range(3)]
+    text = _table("Nine figures.", "nine", titles, rows)
+    check_latex(text)
+    assert re.findall(r"label\{(.*?)\}", text) == ["tab:nine", "tab:nine-2", "tab:nine-3"]
+    lines = [line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if line.startswith("m1 ")]
+    assert [line[0] for line in lines] == ["m1"] * 3
+    assert [cell for line in lines for cell in line[1:]] == rows[1][1:]
+    assert text.count(r"\shortstack[r]{ResNet-32:\\set-") == 9
+
+
 def check_latex(text: str) -> None:
     """Environments and braces close, every row has as many cells as its table has columns, and all is ASCII."""
     assert text.isascii()
@@ -871,6 +885,19 @@ def check_latex(text: str) -> None:
     assert "%" not in bare
     assert "_" not in bare
     assert bare.count("$") % 2 == 0
+    if shutil.which("pdflatex"):
+        compiled(text)
+
+
+def compiled(text: str) -> None:
+    """It is a page in an article, with nothing past the margin."""
+    around = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "paper.tex").write_text(around % text)
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout, done.stdout
 
 
 def git(*words: str) -> None:
