@@ -138,7 +138,7 @@ def plan(
         float | None,
         typer.Option("--views-per-second", min=1, help="Views a second of every run, instead of measuring."),
     ] = None,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices that work side by side.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs that work side by side, a run on each.")] = 1,
     device: Device = "auto",
     params: ParamsFile = paths.PARAMS,
 ) -> None:
