@@ -20,7 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
 from rr import paths
 from rr.errors import UserError
@@ -590,6 +593,16 @@ def test_confusions_by_hand() -> None:
     assert confused(guessed()) == ["dog as cat: 50.00", "cat as dog: 25.00", "dog as $a$ & <b>: 25.00"]
     absent = Guesses([*NAMES, "bird"], np.array(LABELS), np.array(GUESSED), np.array(CONFIDENCE))
     assert np.isnan(confusion(absent)[3]).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
+def test_confusions_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    labels, predictions = (np.array(side) for side in zip(*pairs, strict=True))
+    found = confusion(Guesses(list("abcde"), labels, predictions, np.ones(len(labels))))
+    expected = confusion_matrix(
+        labels, predictions, labels=range(5), normalize="true"
+    )  # 0 for a class without pictures
+    np.testing.assert_allclose(np.nan_to_num(found), expected)
 
 
 def test_bins_of_confidence_by_hand() -> None:
