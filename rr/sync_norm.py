@@ -81,7 +81,7 @@ class _Normalise(torch.autograd.Function):
         shape = (1, -1, *[1] * (x.ndim - 2))
         wide, centred = at_least_float32(grad), at_least_float32(x) - mean_C.view(shape)
         sums_2C = torch.stack([part.sum(_all_but_channels(x)) for part in (wide, wide * centred)])
-        total_2C = sums_2C.double()
+        total_2C = sums_2C.to(torch.float64, copy=True)  # what is reduced is overwritten
         dist.all_reduce(total_2C)
         constant_C, slope_C = (total_2C / count).to(wide.dtype)
         slope_C = slope_C * inverse_std_C.square()
