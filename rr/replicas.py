@@ -70,7 +70,7 @@ class _Gather(torch.autograd.Function):
         shares = [group.share(images, rank) for rank in range(group.size)]
         sizes = [share.stop - share.start for share in shares]
         ctx.own, ctx.images, ctx.processes = shares[group.rank], images, group.size
-        own_GmD = rows_ND.view(-1, sizes[group.rank], rows_ND.shape[1])
+        own_GmD = rows_ND.reshape(-1, sizes[group.rank], rows_ND.shape[1])
         # Collectives want one size, so a smaller share is filled up.
         padded_GmD = own_GmD.new_zeros(len(own_GmD), max(sizes), own_GmD.shape[2])
         padded_GmD[:, : own_GmD.shape[1]] = own_GmD
@@ -82,5 +82,5 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:
         # The sum of the processes' gradients, without asking them: each has the same.
-        grad_GMD = grad_ND.view(-1, ctx.images, grad_ND.shape[1])
+        grad_GMD = grad_ND.reshape(-1, ctx.images, grad_ND.shape[1])
         return (grad_GMD[:, ctx.own] * ctx.processes).flatten(0, 1), None, None

@@ -1,18 +1,19 @@
 """Several processes of one run, started as torchrun starts them; and what each of them does in some of the tests.
 
-    python tests/several.py norms            compares the synchronised batch norm with torch's
-    python tests/several.py train OUT NAME…  trains methods in float64; the first writes what it saw into OUT
-    python tests/several.py rr SECONDS …     is `rr …`, with so much patience with the others
+    python tests/several.py norms  compares the synchronised batch norm with torch's
+    python tests/several.py train OUT BACKBONE NAME…  trains methods in float64; the first writes what it saw into OUT
+    python tests/several.py hang SECONDS  waits for the last process so long in vain
 
 By itself it compares any number of processes with one, for every method that several can train:
 
-    python tests/several.py compare 4        the largest differences, absolute, of losses, weights and buffers
+    python tests/several.py compare 4 conv4  the largest differences, absolute, of losses, weights and buffers
 """
 
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -108,7 +109,7 @@ def norms() -> None:
             assert_close(network.eval()(part), alone.eval()(whole[group.share(images)]), **close)
 
 
-def trained(name: str, data: Path, place: Path, group: Any) -> dict[str, Any]:
+def trained(name: str, data: Path, place: Path, group: Any, backbone: str = "conv4") -> dict[str, Any]:
     """Train a method in float64: the loss of each step, (steps,), and all weights after each, (steps, weights).
 
     Also the files that were written, and buffers and history at the end.
@@ -142,9 +143,9 @@ def trained(name: str, data: Path, place: Path, group: Any) -> dict[str, Any]:
 
     dynamics = Dynamics(every=1, images=50)
     settings = golden.small(name, epochs=EPOCHS, batch_size=BATCH)
-    job = pretrain.Job(golden.PARAMS.datasets["shapes"], "conv4", settings, 10, 1, "float32", dynamics, "test")
+    job = pretrain.Job(golden.PARAMS.datasets["shapes"], backbone, settings, 10, 1, "float32", dynamics, "test")
     place.mkdir(parents=True, exist_ok=True)
-    outputs = golden.Outputs("shapes", "conv4", "method", 1, place)
+    outputs = golden.Outputs("shapes", backbone, "method", 1, place)
     with (
         mock.patch.object(pretrain.methods, "build", build_double),
         mock.patch.object(pretrain, "_forward", observed),
@@ -171,7 +172,7 @@ def extracted(backbone: Any, *rest: Any) -> Any:
         pre.remove()
 
 
-def train(out: Path, names: list[str]) -> None:
+def train(out: Path, backbone: str, names: list[str]) -> None:
     import numpy as np
     import torch
     import torch.distributed as dist
@@ -180,7 +181,7 @@ def train(out: Path, names: list[str]) -> None:
 
     with joined() as group:
         for name in names:
-            found = trained(name, out / "train.beton", out / name, group)
+            found = trained(name, out / "train.beton", out / name, group, backbone)
             # What the first has found is what each has, to the bit.
             for kind in ("losses", "weights", "buffers"):
                 own = torch.from_numpy(found[kind].copy())
@@ -192,25 +193,43 @@ def train(out: Path, names: list[str]) -> None:
                 assert found.keys() == {"losses", "weights", "buffers"}
 
 
-def train_by(size: int, place: Path, names: list[str]) -> dict[str, Any]:
+def hang(seconds: float) -> None:
+    from unittest import mock
+
+    from rr import cli, distributed
+
+    def wait(*_: object) -> None:
+        with distributed.joined() as group, distributed.explained():
+            group.alike(version="1")
+            if group.rank == group.size - 1:
+                time.sleep(600)
+            group.alike(version="1")
+
+    distributed.PATIENCE = timedelta(seconds=seconds)
+    sys.argv = ["rr", "verify"]
+    with mock.patch("rr.stages.verify", wait):
+        cli.main()
+
+
+def train_by(size: int, place: Path, names: list[str], backbone: str = "conv4") -> dict[str, Any]:
     """What the first of `size` processes has seen of each method; raises AssertionError where one fails."""
     import numpy as np
 
     golden.write_pictures(place / "train.beton", PICTURES)
-    codes, _, complaints = ended(start(size, [sys.executable, __file__, "train", place, *names]))
+    codes, _, complaints = ended(start(size, [sys.executable, __file__, "train", place, backbone, *names]))
     assert codes == [0] * size, complaints
     return {name: np.load(place / f"{name}.npz") for name in names}
 
 
-def compare(size: int) -> None:
+def compare(size: int, backbone: str) -> None:
     import tempfile
 
     from rr.distributed import Group
 
     with tempfile.TemporaryDirectory() as folder:
-        found = train_by(size, Path(folder), SHARED)
+        found = train_by(size, Path(folder), SHARED, backbone)
         for name in SHARED:
-            expected = trained(name, Path(folder, "train.beton"), Path(folder, "alone", name), Group())
+            expected = trained(name, Path(folder, "train.beton"), Path(folder, "alone", name), Group(), backbone)
             worst = {kind: abs(found[name][kind] - expected[kind]).max() for kind in ("losses", "weights", "buffers")}
             print(f"{name:15}", *(f"{kind} {most:.0e}" for kind, most in worst.items()), sep="  ")
 
@@ -219,13 +238,9 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["norms"]:
             norms()
-        case ["train", out, *names]:
-            train(Path(out), names)
-        case ["compare", size]:
-            compare(int(size))
-        case ["rr", seconds, *arguments]:
-            from rr import cli, distributed
-
-            distributed.PATIENCE = timedelta(seconds=float(seconds))
-            sys.argv = ["rr", *arguments]
-            cli.main()
+        case ["train", out, backbone, *names]:
+            train(Path(out), backbone, names)
+        case ["compare", size, backbone]:
+            compare(int(size), backbone)
+        case ["hang", seconds]:
+            hang(float(seconds))
