@@ -18,7 +18,7 @@ from rr.errors import UserError
 from rr.params import load
 from rr.provenance import stage_code
 
-min_version("9.18")  # since then a file that came back from a cache with another date is compared by its bytes
+min_version("9.19")  # later ones compare a file with another date by its bytes, and read profile.yaml
 
 
 configfile: "params.yaml"

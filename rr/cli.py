@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from rr import interrupt, paths
-from rr.errors import UserError, explain_os_error
+from rr.errors import SaidElsewhere, UserError, explain_os_error
 
 app = typer.Typer(
     help="Self-supervised relational reasoning, stage by stage: fetch, convert, pretrain, evaluate, report.",
@@ -74,10 +74,14 @@ def pretrain(
     device: Device = "auto",
     params: ParamsFile = paths.PARAMS,
 ) -> None:
-    """Train a backbone. After an interruption the same command continues where it was."""
+    """Train a backbone. After an interruption the same command continues where it was.
+
+    In several processes: torchrun --nproc-per-node N -m rr pretrain …
+    """
     from rr import stages
 
-    print(stages.pretrain(dataset, backbone, method, seed, device, params))
+    if said := stages.pretrain(dataset, backbone, method, seed, device, params):
+        print(said)
 
 
 @app.command()
@@ -138,7 +142,7 @@ def plan(
         float | None,
         typer.Option("--views-per-second", min=1, help="Views a second of every run, instead of measuring."),
     ] = None,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices that work side by side.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs that work side by side, a run on each.")] = 1,
     device: Device = "auto",
     params: ParamsFile = paths.PARAMS,
 ) -> None:
@@ -280,6 +284,8 @@ def main() -> None:
         app()
     except UserError as error:
         _stop(str(error))
+    except SaidElsewhere as error:
+        sys.exit(error.code)
     except OSError as error:
         explained = explain_os_error(error)
         if explained is None:

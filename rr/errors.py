@@ -12,6 +12,14 @@ class UserError(Exception):
     """
 
 
+class SaidElsewhere(Exception):
+    """The end of a process whose error another process of the same run has printed; `code` is its exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"another process of this run says why it ends with {code}")
+        self.code = code
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the end of an error message: the nearest known word, or all of them."""
     names = sorted(known)

@@ -24,7 +24,10 @@ AHEAD = 2
 
 
 class Batch(NamedTuple):
-    """A mini-batch of M pictures: what `Feed.augment` takes, and int64 labels (M,), all on the device."""
+    """A mini-batch of M pictures: what `Feed.augment` takes, and int64 labels (M,), all on the device.
+
+    The inputs are those of this process's share of the pictures, the labels those of all.
+    """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
@@ -45,14 +48,17 @@ class Feed:
         device: str,
         rows: np.ndarray | None = None,
         on_device: bool | None = None,
+        share: Callable[[int], slice] | None = None,
     ) -> None:
         """`rows` are the positions of the pictures that an epoch shows; None for all.
 
+        `share` says which pictures of a mini-batch of so many this process takes, at least one; None for all.
         `on_device` chooses the GPU's way (tests do so on the CPU); None chooses by the device.
         """
         self.rows = np.arange(len(data)) if rows is None else rows
         self.data, self.dataset, self.augmentation = data, dataset, augmentation
         self.views, self.batch_size, self.seed = views, batch_size, seed
+        self.share = share or slice
         self.device = torch.device(device)
         self.on_device = self.device.type != "cpu" if on_device is None else on_device
         self.labels = torch.from_numpy(data.labels).to(self.device)
@@ -78,26 +84,31 @@ class Feed:
         return ahead(self._batches(number, self.rows[places[first_step * self.batch_size :]]), AHEAD)
 
     def _batches(self, epoch: int, order: np.ndarray) -> Iterator[Batch]:
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         if self.images is not None:
-            for start in range(0, len(order), self.batch_size):
-                positions = order[start : start + self.batch_size]
+            for positions in batches:
                 yield self._packed(None, positions, epoch)
-            return
-        for images, positions in self.data.batches(order, self.batch_size):
-            yield self._packed(images, positions, epoch) if self.on_device else self._made(images, positions, epoch)
+        elif batches:
+            own = np.concatenate([positions[self.share(len(positions))] for positions in batches])
+            shown = self.data.batches(own, len(range(self.batch_size)[self.share(self.batch_size)]))
+            make = self._packed if self.on_device else self._made
+            for positions, (images, _) in zip(batches, shown, strict=True):
+                yield make(images, positions, epoch)
 
     def _made(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
+        index = self.data.index[positions[self.share(len(positions))]]
         views = make_views(
-            images, self.data.index[positions], augmentation=self.augmentation, seed=self.seed, epoch=epoch,
-            views=self.views, mean=self.dataset.mean, std=self.dataset.std, device="cpu",
+            images, index, augmentation=self.augmentation, seed=self.seed, epoch=epoch, views=self.views,
+            mean=self.dataset.mean, std=self.dataset.std, device="cpu",
         )  # fmt: skip
         return Batch((views,), self.labels[torch.from_numpy(positions)])
 
     def _packed(self, images: np.ndarray | None, positions: np.ndarray, epoch: int) -> Batch:
-        index = self.data.index[positions]
+        share = self.share(len(positions))
+        index = self.data.index[positions[share]]
         drawn = draw(self.augmentation, self.seed, epoch, index, self.views, self.data.side)
         rows = batched.upload(positions, self.device)
-        pixels = self.images[rows] if self.images is not None else batched.upload(np.array(images), self.device)
+        pixels = self.images[rows[share]] if self.images is not None else batched.upload(np.array(images), self.device)
         return Batch((pixels, batched.upload(batched.pack(drawn), self.device)), self.labels[rows])
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rr import grid, paths
 from rr.errors import UserError
 from rr.params import Dataset, Params
 from rr.provenance import load_record
+from rr.schedule import Traffic, schedule, traffic
 
 SECONDS = 3.0  # of steps that are timed, after one that is not
 # Training pictures of the sources whose size is known before they are fetched.
@@ -40,7 +41,7 @@ def plan(params: Params, rate: Rate, gpus: int = 1) -> str:
     """A table of the pretrainings that are not made yet, and sums; `rate` gives views a second of one run.
 
     A run is made where its record has the parameters of now. Hours are those of pretraining, one run at a time on each
-    of `gpus` devices; without evaluation, DeepCluster's clustering, and what is read and written.
+    of `gpus` GPUs; without evaluation, DeepCluster's clustering, and what is read and written.
     """
     lines: dict[tuple[str, str, str], Line] = {}
     for run in grid.pretrainings(params):
@@ -52,7 +53,9 @@ def plan(params: Params, rate: Rate, gpus: int = 1) -> str:
     rows: list[tuple[str, ...]] = [
         ("data set", "backbone", "method", "runs", "made", "views a run", "views/s", "hours")
     ]
-    total_views, total_hours = 0, 0.0
+    total_views = 0
+    hours: dict[paths.Pretraining, float] = {}  # of each run
+    moved = []
     unknown: set[str] = set()
     for (dataset, backbone, method), line in lines.items():
         start = [dataset, backbone, method, f"{len(line.runs)}", f"{line.done}"]
@@ -67,20 +70,43 @@ def plan(params: Params, rate: Rate, gpus: int = 1) -> str:
             continue
         views = images * settings.views * settings.epochs
         speed = rate(params, line.runs[0])
-        hours = len(line.runs) * views / speed / 3600
-        total_views, total_hours = total_views + len(line.runs) * views, total_hours + hours
-        rows.append((*start, f"{views:,}", f"{speed:,.0f}", f"{hours:,.1f}"))
+        total_views += len(line.runs) * views
+        hours |= dict.fromkeys(line.runs, views / speed / 3600)
+        moved += [traffic(params, line.runs[0], images, views / speed)] * len(line.runs)
+        rows.append((*start, f"{views:,}", f"{speed:,.0f}", f"{len(line.runs) * views / speed / 3600:,.1f}"))
     scores = list(grid.evaluations(params))
-    wait = f"; on {gpus} devices at least {total_hours / gpus:,.1f} hours" if gpus > 1 else ""
     text = [
         _aligned(rows),
         f"{sum(len(line.runs) for line in lines.values()):,} pretrainings, {total_views:,} views, "
-        f"{total_hours:,.1f} hours one after the other{wait}; {len(scores):,} evaluations, not in the hours",
+        f"{sum(hours.values()):,.1f} hours one after the other; {len(scores):,} evaluations, not in the hours",
         f"betons: {_gigabytes(params):,.2f} GB, and about as much again in data/raw",
     ]
+    if hours:
+        text += [*_side_by_side(hours, gpus), _moved(moved, gpus)]
     if unknown:
         text.append(f"not known before rr convert: {', '.join(sorted(unknown))}")
     return "\n".join(text)
+
+
+def _side_by_side(hours: dict[paths.Pretraining, float], gpus: int) -> list[str]:
+    """How long `hours` take on several GPUs, and the run that no number of GPUs makes shorter."""
+    longest = max(hours, key=lambda run: hours[run])
+    found = schedule(list(hours.values()), gpus)
+    names = f"{longest.method} on {longest.dataset} with {longest.backbone}"
+    text = [f"critical path: {names}, {hours[longest]:,.1f} hours alone"]
+    if gpus > 1:
+        span = f"{found.least:,.1f} to {found.most:,.1f}"
+        text.append(f"on {gpus} GPUs: {found.longest_first:,.1f} hours, the longest runs first; in any order {span}")
+    return text
+
+
+def _moved(moved: Sequence[Traffic], gpus: int) -> str:
+    read, written = (sum(getattr(one, name) for one in moved) / 1e9 for name in ("read", "written"))
+    # A run keeps its newest state and the one before, until it is done.
+    kept = 2 * sum(sorted((one.state for one in moved), reverse=True)[:gpus]) / 1e9
+    return (
+        f"pretraining reads {read:,.2f} GB of pixels and writes {written:,.2f} GB of states, {kept:,.3f} GB at a time"
+    )
 
 
 def measured(device: str) -> Rate:

@@ -23,6 +23,7 @@ from rr.atomic import write_text
 from rr.contact_sheet import contact_sheet
 from rr.data.beton import Beton
 from rr.device import compiled, one_thread
+from rr.distributed import Group
 from rr.dynamics import COLUMNS, Observer
 from rr.errors import UserError
 from rr.features import extract, write_backbone
@@ -33,6 +34,7 @@ from rr.methods.method import Method
 from rr.params import Dataset, Dynamics
 from rr.params import Method as Settings
 from rr.progress import Progress
+from rr.replicas import Replicas
 from rr.resume import Progressed, all_finite, restore, save
 from rr.views import make_views
 from rr.views.batched import upload
@@ -55,20 +57,27 @@ class Job:
     fingerprint: str  # the hash of everything that a resume file must agree with
 
 
-def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, threads: int) -> dict[str, Any]:
+def pretrain(
+    job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, threads: int, group: Group | None = None
+) -> dict[str, Any]:
     """Train `job` on the pictures of `beton`; write the backbone, the history and a picture of the views.
 
-    Leaves the resume file, for the caller to remove when all is recorded. Returns facts for the record.
-    Raises UserError for a beton that `Beton` refuses, and for a loss that is no longer finite.
+    The processes of `group` train together, and the first of them writes; None for one process. Leaves the resume file,
+    for the caller to remove when all is recorded. Returns facts for the record. Raises UserError for a beton that
+    `Beton` refuses, for a loss that is no longer finite, and for what several processes cannot do.
     """
+    group = group or Group()
     torch.manual_seed(job.seed)
     data = Beton(beton, threads=threads)
-    method = methods.build(job.method, backbones.build(job.backbone), job.classes, len(data)).to(device)
+    backbone = backbones.build(job.backbone)
+    replicas = Replicas(group, backbone) if group.size > 1 else None
+    method = methods.build(job.method, backbone, job.classes, len(data)).to(device)
     run = Progressed()
     if hasattr(job.method, "epochs"):
-        _draw_contact_sheet(job, data, outputs.views)
-        run = _train(job, method, data, outputs.resume, device)
-    else:
+        if group.first:
+            _draw_contact_sheet(job, data, outputs.views)
+        run = _train(job, method, data, outputs.resume, device, group, replicas)
+    elif group.first:
         originals, _ = next(data.batches(range(min(48, len(data))), 48))
         contact_sheet(originals, 8, outputs.views)
     if not all_finite(method):
@@ -76,8 +85,9 @@ def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, 
             "the last step made weights that are not finite: lower the method's learning_rate in params.yaml and run "
             "the command again"
         )
-    write_text(outputs.history, _as_csv(run.history))
-    write_backbone(job.backbone, method.backbone, outputs.weights, job.dataset)
+    if group.first:
+        write_text(outputs.history, _as_csv(run.history))
+        write_backbone(job.backbone, method.backbone, outputs.weights, job.dataset)
     seen = run.views
     seconds = sum(run.epoch_seconds)
     return {
@@ -87,24 +97,40 @@ def pretrain(job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, 
     }
 
 
-def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> Progressed:
+def _train(
+    job: Job, method: Method, data: Beton, resume: Path, device: str, group: Group, replicas: Replicas | None
+) -> Progressed:
     settings: Any = job.method
     epochs, batch_size, K = settings.epochs, settings.batch_size, settings.views
     images = _images_of_an_epoch(method, data, batch_size)
     optimiser, schedule = method.optimiser(epochs)
-    feed = Feed(data, job.dataset, settings.augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device)
+    feed = Feed(
+        data, job.dataset, settings.augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device,
+        share=group.share,
+    )  # fmt: skip
     feed.use_labels(keep_share(data.labels, method.labelled, job.seed))
     observer = Observer(job.dynamics, data, job.dataset, job.seed, device)
-    step = compiled(partial(_forward, method, feed.augment, job.precision), device)
+    if replicas:
+        _check_shares(job, method, group, images)
+        replicas.replicate(method)
+        step: Any = partial(_forward, replicas, feed.augment, job.precision)
+    else:
+        step = compiled(partial(_forward, method, feed.augment, job.precision), device)
     run = restore(resume, job.fingerprint, method, optimiser, schedule)
+    group.alike(**{f"state in {resume}": f"{run.epoch} {run.step}"})
     run.totals = {name: total.to(device) for name, total in run.totals.items()}
     method.train()
+
+    def keep() -> None:
+        if group.first:
+            save(resume, job.fingerprint, run, method, optimiser, schedule)
+
     views_done = (run.epoch * images + min(run.step * batch_size, images)) * K
     with postponed() as asked, Progress("pretrain", epochs * images * K, "views", views_done) as progress:
         saved = time.monotonic()
         while run.epoch < epochs:
             clock = time.monotonic() - run.seconds
-            _choose_labels(job, run, method, data, feed, device)
+            _choose_labels(job, run, method, data, feed, device, group)
             for batch in feed.epoch(run.epoch, run.step, images):
                 generator = _generator(job.seed, run.epoch, run.step)
                 drawn = tuple(
@@ -125,30 +151,33 @@ def _train(job: Job, method: Method, data: Beton, resume: Path, device: str) -> 
                 run.pairs += method.pairs(len(batch.labels))
                 progress.advance(len(batch.labels) * K)
                 # Not after the last step: its gradients, which the epoch's end may look at, are in no file.
-                if (asked or time.monotonic() - saved >= SECONDS_BETWEEN_SAVES) and run.step * batch_size < images:
-                    run.seconds = time.monotonic() - clock
-                    save(resume, job.fingerprint, run, method, optimiser, schedule)
-                    saved = time.monotonic()
-                    _end_if(asked, run, resume)
+                if run.step * batch_size < images:
+                    stop, due = group.agree(asked, time.monotonic() - saved >= SECONDS_BETWEEN_SAVES)
+                    if stop or due:
+                        run.seconds = time.monotonic() - clock
+                        keep()
+                        saved = time.monotonic()
+                        _end_if(stop, run, resume)
             run.views += images * K
             row = _finish_epoch(run, time.monotonic() - clock, resume)
             if observer.every:
-                due = observer.is_due(run.epoch)
+                due = observer.is_due(run.epoch) and group.first
                 row.update(observer.measure(method) if due else dict.fromkeys(COLUMNS, math.nan))
             if schedule:
                 schedule.step()
-            save(resume, job.fingerprint, run, method, optimiser, schedule)
+            keep()
             saved = time.monotonic()
-            _end_if(asked, run, resume)
+            _end_if(group.agree(asked, True)[0], run, resume)
             progress.advance(0, f"epoch {run.epoch}/{epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}")
     return run
 
 
-def _end_if(asked: list[int], run: Progressed, resume: Path) -> None:
-    """End where a signal has asked for it, after a save."""
-    if asked:
+def _end_if(number: int, run: Progressed, resume: Path) -> None:
+    """End where a signal has asked for it, this process or another of the run, after a save."""
+    if number:
         print(f"pretrain: stopping in epoch {run.epoch + 1} at step {run.step}; the state is in {resume}")
-        signal.raise_signal(asked[0])
+        signal.raise_signal(number)
+        signal.raise_signal(number)  # where another process got it, the first was only noted
 
 
 def reads_at_once(loss: Tensor) -> bool:
@@ -181,7 +210,30 @@ def _images_of_an_epoch(method: Method, data: Beton, batch_size: int) -> int:
     return len(data)
 
 
-def _choose_labels(job: Job, run: Progressed, method: Method, data: Beton, feed: Feed, device: str) -> None:
+def _check_shares(job: Job, method: Method, group: Group, images: int) -> None:
+    """Raise UserError where the processes cannot share the mini-batches of an epoch of `images` pictures."""
+    settings: Any = job.method
+    if not method.shareable:
+        raise UserError(
+            f"the {settings.kind} method cannot be trained by {group.size} processes, because its loss compares more "
+            "than the representations of pictures: run the command without torchrun"
+        )
+    if min(settings.batch_size, images) < group.size:
+        raise UserError(
+            f"{group.size} processes cannot share mini-batches of {min(settings.batch_size, images)} pictures: start "
+            "fewer, or raise the method's batch_size"
+        )
+    if 0 < images % settings.batch_size < group.size:
+        raise UserError(
+            f"{images} pictures in batches of {settings.batch_size} leave a last batch of "
+            f"{images % settings.batch_size}, too few for {group.size} processes: start fewer, or change the method's "
+            "batch_size by one"
+        )
+
+
+def _choose_labels(
+    job: Job, run: Progressed, method: Method, data: Beton, feed: Feed, device: str, group: Group
+) -> None:
     """Let the method replace the labels of the epoch that begins, or give back those of one that goes on."""
     if run.step == 0:
         seed = int(np.random.SeedSequence([job.seed, run.epoch]).generate_state(1)[0])
@@ -190,7 +242,7 @@ def _choose_labels(job: Job, run: Progressed, method: Method, data: Beton, feed:
         run.labels = method.before_epoch(lambda: extract(method.backbone, data, job.dataset, device).cpu(), seed)
         method.train(training)
     if run.labels is not None:
-        feed.use_labels(run.labels.numpy())
+        feed.use_labels(group.from_first(run.labels).numpy())
 
 
 def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
@@ -199,7 +251,7 @@ def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
 
 
 def _forward(
-    method: Method,
+    method: Method | Replicas,
     augment: Any,
     precision: str,
     inputs: tuple[Tensor, ...],

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from rr import paths
 from rr.atomic import write_text
+from rr.energy import metering
 from rr.errors import UserError
 from rr.grid import Cell
 from rr.lock import holding
@@ -76,19 +77,24 @@ class Record:
 
 
 @contextmanager
-def recording(cell: Cell) -> Iterator[Record]:
+def recording(cell: Cell, *, first: bool = True) -> Iterator[Record]:
     """Hold the cell's folder, run a stage, then write `run.json`.
 
+    Of several processes that make the cell together, all but the `first` do none of it, and check the inputs alone.
     Raises UserError, before the body runs, for an input that is missing or no longer what its own record says, and
     when another process is making the same cell.
     """
+    if not first:
+        yield _begun(cell)
+        return
     with holding(cell.folder), showing(cell.stage, cell.folder):
-        record = Record(cell.params, {str(path): _checked(path) for path in cell.inputs}, code_hashes(cell.stage))
+        record = _begun(cell)
         # A record speaks of outputs that exist: after a failed try no old one may stand beside new files.
         paths.run_record(cell.folder).unlink(missing_ok=True)
         version = commit()
         started, clock = time.time(), time.monotonic()
-        yield record
+        with metering() as meter:
+            yield record
         content = {
             "stage": cell.stage,
             "command": shlex.join(["rr", *sys.argv[1:]]),
@@ -100,10 +106,15 @@ def recording(cell: Cell) -> Iterator[Record]:
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": round(time.monotonic() - clock, 3),
             "peak_memory_mib": _peak_memory_mib(),
+            "energy_joules": meter.joules(),
             "machine": machine(),
             **record.facts,
         }
         write_text(paths.run_record(cell.folder), json.dumps(sealed(content), indent=1) + "\n")
+
+
+def _begun(cell: Cell) -> Record:
+    return Record(cell.params, {str(path): _checked(path) for path in cell.inputs}, code_hashes(cell.stage))
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
@@ -203,19 +214,24 @@ def commit() -> dict[str, Any] | None:
 
 def machine() -> dict[str, Any]:
     """The surroundings that can change a figure or a time."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "versions": versions,
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that can change a figure."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def _processor() -> str:

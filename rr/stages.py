@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rr import engines, grid, paths
+from rr.distributed import explained, joined
 from rr.errors import UserError, nearest
 from rr.params import Backbone, Dataset, Params, load
-from rr.provenance import recording
+from rr.provenance import digest, recording, versions
 
 
 def fetch(dataset: str, local: Path | None, params: Path) -> str:
@@ -39,33 +40,46 @@ def convert(dataset: str, params: Path) -> str:
 
 
 def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, params: Path) -> str:
-    """Train a backbone, or go on training it. Returns what to say."""
-    everything = load(params)
-    settings, data = _named(everything, "methods", method), _named(everything, "datasets", dataset)
-    run, source = _pretraining(dataset, backbone, method, seed), paths.Dataset(dataset)
-    chosen = _device(device)
-    with recording(grid.pretrain(everything, run)) as record:
-        from rr import device as devices
-        from rr.data.index import class_names
-        from rr.pretrain import Job
-        from rr.pretrain import pretrain as stage
-        from rr.resume import forget
+    """Train a backbone, or go on training it, in one process or in those that torchrun has started.
 
-        devices.settle(everything.threads)
-        job = Job(
-            dataset=data,
-            backbone=backbone,
-            method=settings,
-            classes=len(class_names(source.index)),
-            seed=seed,
-            precision=everything.precision,
-            dynamics=everything.dynamics,
-            fingerprint=record.fingerprint(backbone=backbone, seed=seed),
-        )
-        facts = stage(job, source.betons["train"], run, device=chosen, threads=everything.threads)
-        record.facts = {"device": devices.describe(chosen), **facts}
-    # Only now, with every output and its record in place, may the state in flight go.
-    forget(run.resume)
+    Returns what to say; of several processes, the first has something to say.
+    """
+    with joined() as group:
+        everything = load(params)
+        settings, data = _named(everything, "methods", method), _named(everything, "datasets", dataset)
+        run, source = _pretraining(dataset, backbone, method, seed), paths.Dataset(dataset)
+        chosen = group.device(_device(device))
+        with recording(grid.pretrain(everything, run), first=group.first) as record, explained():
+            from rr import device as devices
+            from rr.data.index import class_names
+            from rr.pretrain import Job
+            from rr.pretrain import pretrain as stage
+            from rr.resume import forget
+
+            devices.settle(everything.threads)
+            group.alike(
+                parameters=digest([record.params, dataset, backbone, method, seed]),
+                data=digest(record.inputs),
+                code=digest(record.code),
+                versions=digest(versions()),
+                device=chosen.partition(":")[0],
+            )
+            job = Job(
+                dataset=data,
+                backbone=backbone,
+                method=settings,
+                classes=len(class_names(source.index)),
+                seed=seed,
+                precision=everything.precision,
+                dynamics=everything.dynamics,
+                fingerprint=record.fingerprint(backbone=backbone, seed=seed),
+            )
+            facts = stage(job, source.betons["train"], run, device=chosen, threads=everything.threads, group=group)
+            record.facts = {"device": devices.describe(chosen), "processes": group.size, **facts}
+        if not group.first:
+            return ""
+        # Only now, with every output and its record in place, may the state in flight go.
+        forget(run.resume)
     speed = (
         f"{facts['views']:,} views, {facts['views_per_second']:,} a second" if facts["views"] else "nothing to train"
     )

@@ -12,7 +12,7 @@ from test_report import whole  # noqa: F401
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-# Another page that holds the report in a frame, and writes down what it measures: the report itself takes no script.
+# Another page that holds the report in a frame and writes down what it measures: the report runs no script but its own.
 PROBE = """<!DOCTYPE html><pre id="found"></pre>
 <iframe id="frame" src="page.html" style="width: %dpx; height: 900px"></iframe>
 <script>
@@ -25,7 +25,15 @@ frame.onload = () => {
     (one) => one.getBoundingClientRect().right > room + 1 && !scrolls(one));
   const broken = [...page.images].filter((one) => one.naturalWidth === 0 || !one.alt);
   const anchors = [...page.querySelectorAll('a[href^="#"]')].filter((one) => !page.querySelector(one.hash));
-  found.textContent = JSON.stringify({
+  const table = page.querySelector("table.accuracies");
+  const column = () => [...table.tBodies[0].rows].map((row) => [row.cells[0].textContent, row.cells[1].textContent]);
+  const sorts = [column()];
+  const heading = table.tHead.rows[0].cells[1];
+  for (let turn = 0; turn < 3; turn++) {
+    heading.querySelector("button")?.click();
+    sorts.push([heading.getAttribute("aria-sort"), column()]);
+  }
+  found.textContent = JSON.stringify({ sorts,
     overflow: page.documentElement.scrollWidth - room, wide: wide.map((one) => one.outerHTML.slice(0, 120)),
     broken: broken.length, anchors: anchors.map((one) => one.hash), images: page.images.length,
     drawings: page.querySelectorAll("svg[role=img][aria-label]").length, sections: page.querySelectorAll("h2").length,
@@ -51,6 +59,10 @@ def test_a_page_with_every_section_fits(whole: tuple[str, str], tmp_path: Path, 
     assert text
     assert text[1], done.stderr[-2000:]
     found = json.loads(unescape(text[1]))
+    before, *turns = found["sorts"]
+    falling = sorted(before, key=lambda row: -float(row[1].split()[0]))
+    assert falling != before
+    assert turns == [["descending", falling], ["ascending", falling[::-1]], [None, before]]
     assert found["overflow"] == 0
     assert found["wide"] == []
     assert found["broken"] == 0

@@ -8,7 +8,7 @@ import pytest
 from rr.provenance import stage_code
 
 ROOT = Path(__file__).parent.parent
-TEMPLATES = {".html", ".css", ".md", ".csv"}
+TEMPLATES = {".html", ".css", ".js", ".md", ".csv"}
 STAGES = ("fetch", "convert", "pretrain", "evaluate", "report")
 # Modules that carry results around without being able to change them.
 PLUMBING = {

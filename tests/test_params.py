@@ -36,7 +36,7 @@ def put(params: dict, where: str, value: object) -> None:
         ("datasets.shapes.source", {"kind": "parquet", "path": ""}, "datasets.shapes.source.path: string should have at least 1"),
         ("datasets.shapes.source.trian", 5, "datasets.shapes.source.trian: unknown key; did you mean 'train'?"),
         ("datasets.shapes.source", {"kind": "cifar11"}, "datasets.shapes.source.kind: unknown 'cifar11'; known: shapes, cifar10,"),
-        ("datasets.shapes.std", [0.5, 0.0, 0.5], "datasets.shapes.std.1: input should be greater than 0"),
+        ("datasets.shapes.std", [0.5, 0.0, 0.5], "datasets.shapes.std.1: input should be greater than or equal to 0.001"),
         ("datasets.shapes.std", [0.5, 0.5], "datasets.shapes.std.2: this key is missing"),
         ("grid.method", ["random", "relationl"], "grid.method: unknown 'relationl'; did you mean 'relational'?"),
         ("grid.dataset", ["shape"], "grid.dataset: unknown 'shape'; did you mean 'shapes'?"),

@@ -1,19 +1,25 @@
 """`rr plan`: counts by hand, what is made already, and a rate that was measured."""
 
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import PRETRAIN, Rr, write_params
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rr import suites
+from rr import backbones, paths, pretrain, stages, suites
+from rr.methods import build
 from rr.params import load
 from rr.plan import measured, plan
+from rr.schedule import Schedule, schedule, traffic
 
 
 def lines(text: str) -> dict[str, list[str]]:
     """The table's rows by method."""
-    return {line.split()[2]: line.split() for line in text.splitlines()[1:-2]}
+    rows = [line.split() for line in text.splitlines()[1:]]
+    return {row[2]: row for row in rows[: next(place for place, row in enumerate(rows) if "pretrainings," in row)]}
 
 
 def test_the_papers_views_by_hand(place: Path, rr: Rr) -> None:
@@ -27,7 +33,10 @@ def test_the_papers_views_by_hand(place: Path, rr: Rr) -> None:
     assert f"45 pretrainings, {total:,} views, {total / 1e5 / 3600:,.1f} hours one after the other" in outcome.out
     assert "45 evaluations" in outcome.out
     several = rr("plan", "views", "views", "--views-per-second", "100000", "--gpus", "4")
-    assert f"on 4 devices at least {total / 1e5 / 3600 / 4:,.1f} hours" in several.out
+    least, longest = total / 1e5 / 3600 / 4, 320e6 / 1e5 / 3600
+    assert f"in any order {least:,.1f} to {least + longest * 3 / 4:,.1f}\n" in several.out
+    assert f", {longest:,.1f} hours alone\n" in several.out
+    assert "on 1 GPUs" not in outcome.out
     assert load(place).grid[0].dataset == ["shapes"]  # planning changes no parameters
 
 
@@ -38,6 +47,63 @@ def test_stl10_and_tiny_imagenet_know_their_size_before_they_are_fetched(place: 
     ):
         chosen = load(suites.overlay({name: suites.read(name)}, place))
         assert lines(plan(chosen, lambda *_: 1e5))[method][5] == f"{views:,}"
+
+
+def test_a_schedule_by_hand() -> None:
+    # Longest first: 5 | 4 | 3, then 3 beside 3, then 3 beside 4.
+    assert schedule([3.0, 5.0, 3.0, 4.0, 3.0], 3) == Schedule(7.0, 6.0, 6.0 + 5 * 2 / 3)
+    assert schedule([], 2) == Schedule(0.0, 0.0, 0.0)
+    assert schedule([2.0, 1.0], 1) == Schedule(3.0, 3.0, 3.0)
+
+
+@given(
+    st.lists(st.integers(1, 50).map(float), min_size=1, max_size=30),
+    st.integers(1, 8),
+    st.randoms(use_true_random=False),
+)
+def test_any_order_ends_between_the_bounds(durations: list[float], gpus: int, chance: random.Random) -> None:
+    found = schedule(durations, gpus)
+    chance.shuffle(durations)
+    ends = [0.0] * gpus  # the first GPU that is free takes the next run
+    for duration in durations:
+        ends[ends.index(min(ends))] += duration
+    assert found.least - 1e-9 <= max(ends) <= found.most + 1e-9
+    assert found.least - 1e-9 <= found.longest_first <= found.most + 1e-9
+
+
+def test_what_a_run_reads_and_writes(place: Path) -> None:
+    params = load(suites.overlay({"cifar": suites.read("cifar"), "tiny-conv4": suites.read("tiny-conv4")}, place))
+    run = paths.Pretraining("cifar10", "conv4", "simclr-paper", 1)
+    found = traffic(params, run, 50_000, 3600.0)
+    weights = sum(
+        value.numel() for value in build(params.methods["simclr-paper"], backbones.build("conv4"), 10, 9).parameters()
+    )
+    assert found.read == 50_000 * 32 * 32 * 3  # all of it stays in memory
+    assert found.state == 12 * weights
+    assert found.written == (200 + 30) * found.state
+    tiny = paths.Pretraining("tiny-imagenet", "conv4", "simclr-paper", 1)
+    assert traffic(params, tiny, 100_000, 0.0).read == 200 * 100_000 * 64 * 64 * 3  # more than 1 GiB: streamed
+
+
+def test_a_state_on_disk_is_as_large_as_planned(
+    converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(converted, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    params = load(Path("params.yaml"))
+    run = paths.Pretraining("shapes", "conv4", "relational", 1)
+    sizes = []
+    save = pretrain.save
+
+    def keep(resume: Path, *rest: object) -> None:
+        save(resume, *rest)
+        sizes.append(resume.stat().st_size)
+
+    monkeypatch.setattr(pretrain, "save", keep)
+    stages.pretrain("shapes", "conv4", "relational", 1, "cpu", Path("params.yaml"))
+    planned = traffic(params, run, 100, 0.0)
+    assert sum(sizes) == pytest.approx(planned.written, rel=0.25)
+    assert max(sizes) == pytest.approx(planned.state, rel=0.25)
 
 
 def test_what_is_made_is_not_planned_again(converted: Path, tmp_path: Path, monkeypatch, rr: Rr) -> None:

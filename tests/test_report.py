@@ -1,11 +1,15 @@
 """The report: figures worked out by hand, files that name their damage, and a page that needs nothing but itself."""
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import math
 import re
+import shutil
 import subprocess
+import tempfile
 import warnings
 from collections import Counter
 from html.parser import HTMLParser
@@ -16,7 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
 from rr import paths
 from rr.errors import UserError
@@ -29,7 +36,7 @@ from rr.report import report
 from rr.report.classes import confused, confusion, reliability
 from rr.report.collect import spread
 from rr.report.efficiency import reached
-from rr.report.latex import escaped
+from rr.report.latex import _table, escaped
 from rr.report.page import markdown
 from rr.report.predictions import Guesses
 
@@ -343,7 +350,11 @@ def test_page_needs_nothing_but_itself(params: Params) -> None:
     found = Page(html)
     assert not found.open
     assert len(found.ids) == len(set(found.ids))
-    assert not {"script", "iframe", "object", "link:stylesheet"} & set(found.elements)
+    assert not {"iframe", "object", "link:stylesheet"} & set(found.elements)
+    # One script, and the policy lets no other run: it names this one's hash.
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    code = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{code}'; img-src data:" in html
     for address in found.addresses:
         assert re.match(r"(#|data:|\.\./runs/|results\.parquet$|report\.md$)", address), address
         if address.startswith("#"):
@@ -359,6 +370,19 @@ def test_page_needs_nothing_but_itself(params: Params) -> None:
     assert found.elements["svg"] == 12
     assert found.elements["img"] == 3
     assert found.elements["caption"] == found.elements["table"]
+
+
+def test_energy_is_shown_where_it_was_counted(params: Params) -> None:
+    report(params)
+    assert "Energy" not in page().text
+    change_record(RELATIONAL.folder, energy_joules={"processors": 7200.0, "gpus": 1_800_000.0})
+    report(params)
+    (header,) = [row for row in page().rows if "Views/s" in row]
+    (row,) = [row for row in page().rows if row[0] == f"rr made {RELATIONAL.folder}"]
+    assert dict(zip(header, row, strict=True))["Energy"] == "2.00 Wh (processors) + 500.00 Wh (GPUs)"
+    text = REPORT_FILES[1].read_text(encoding="utf-8")
+    assert "| 2,048 MiB | 2.00 Wh (processors) + 500.00 Wh (GPUs) |" in text
+    assert "| Peak memory | Energy | Started (UTC) |" in text
 
 
 def test_curves_take_the_colours_of_the_page(params: Params) -> None:
@@ -381,7 +405,7 @@ def test_hostile_names_of_classes_stay_text(params: Params) -> None:
         report(params)
     found = page()
     assert not found.open
-    assert found.elements["script"] == 0
+    assert found.elements["script"] == 1  # the page's own
     assert found.elements["b"] == len(CLASSIFICATION)
     assert ["relational", "linear", names[1], "25.00", names[2], "100.00"] in [row[:6] for row in found.rows]
     assert "<script" not in REPORT_FILES[1].read_text(encoding="utf-8")
@@ -396,7 +420,7 @@ def test_hostile_text_stays_text(params: Params) -> None:
     report(params)
     found = page()
     assert not found.open
-    assert found.elements["script"] == 0
+    assert found.elements["script"] == 1  # the page's own
     assert "<script>alert('x')</script>" in found.text
     text = REPORT_FILES[1].read_text(encoding="utf-8")
     assert "<script" not in text
@@ -569,6 +593,16 @@ def test_confusions_by_hand() -> None:
     assert confused(guessed()) == ["dog as cat: 50.00", "cat as dog: 25.00", "dog as $a$ & <b>: 25.00"]
     absent = Guesses([*NAMES, "bird"], np.array(LABELS), np.array(GUESSED), np.array(CONFIDENCE))
     assert np.isnan(confusion(absent)[3]).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
+def test_confusions_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    labels, predictions = (np.array(side) for side in zip(*pairs, strict=True))
+    found = confusion(Guesses(list("abcde"), labels, predictions, np.ones(len(labels))))
+    expected = confusion_matrix(
+        labels, predictions, labels=range(5), normalize="true"
+    )  # 0 for a class without pictures
+    np.testing.assert_allclose(np.nan_to_num(found), expected)
 
 
 def test_bins_of_confidence_by_hand() -> None:
@@ -833,6 +867,18 @@ def test_latex_is_balanced_and_escaped(params: Params) -> None:
     )
 
 
+def test_wide_latex_is_cut_into_tables_that_fit() -> None:
+    titles = ["Method", *(f"ResNet-32: set-{place}" for place in range(9))]
+    rows = [[f"m{row}", *(rf"{row}{place}.00 $\pm$ 0.10 (3)" for place in range(9))] for row in range(3)]
+    text = _table("Nine figures.", "nine", titles, rows)
+    check_latex(text)
+    assert re.findall(r"label\{(.*?)\}", text) == ["tab:nine", "tab:nine-2", "tab:nine-3"]
+    lines = [line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if line.startswith("m1 ")]
+    assert [line[0] for line in lines] == ["m1"] * 3
+    assert [cell for line in lines for cell in line[1:]] == rows[1][1:]
+    assert text.count(r"\shortstack[r]{ResNet-32:\\set-") == 9
+
+
 def check_latex(text: str) -> None:
     """Environments and braces close, every row has as many cells as its table has columns, and all is ASCII."""
     assert text.isascii()
@@ -852,6 +898,19 @@ def check_latex(text: str) -> None:
     assert "%" not in bare
     assert "_" not in bare
     assert bare.count("$") % 2 == 0
+    if shutil.which("pdflatex"):
+        compiled(text)
+
+
+def compiled(text: str) -> None:
+    """It is a page in an article, with nothing past the margin."""
+    around = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "paper.tex").write_text(around % text)
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout, done.stdout
 
 
 def git(*words: str) -> None:

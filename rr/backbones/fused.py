@@ -31,7 +31,8 @@ def usable(images_BCHW: Tensor, layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) 
         return False
     tensors = [images_BCHW]
     for convolution, norm in layers:
-        if not (norm.training and norm.track_running_stats and norm.affine and norm.momentum):
+        plain = type(norm) is nn.BatchNorm2d  # and not one that is synchronised between processes
+        if not (plain and norm.training and norm.track_running_stats and norm.affine and norm.momentum):
             return False
         tensors += [*convolution.parameters(), *norm.parameters()]
     return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)

@@ -20,6 +20,7 @@ import numpy as np
 from rr.errors import UserError
 
 _FIELDS = ("image", "label", "index")
+RESIDENT_BYTES = 1 << 30  # of pixels; a split that has more is streamed
 _PAGE = 1 << 21
 # Layout of version 2 (`ffcv/types.py`), repeated here so that a foreign file is refused without importing ffcv.
 _HEADER = np.dtype(
@@ -159,7 +160,7 @@ class Beton:
     FFCV in the order asked for. Both yield the same batches.
     """
 
-    def __init__(self, path: Path, *, threads: int, resident_bytes: int = 1 << 30) -> None:
+    def __init__(self, path: Path, *, threads: int, resident_bytes: int = RESIDENT_BYTES) -> None:
         """Raises UserError as `check` does."""
         facts = check(path)
         self.path, self.threads = path, threads

@@ -21,6 +21,7 @@ class InfoMax(Method):
 
     drop_last = True
     smallest_batch = 2
+    shareable = False  # local activations meet those of other pictures
 
     def __init__(self, settings: params.InfoMax, backbone: nn.Module) -> None:
         """`backbone` has `local_channels`, and `forward_local` beside `forward`."""

@@ -17,11 +17,14 @@ class Method(nn.Module):
         smallest_batch: images below which an epoch's last mini-batch has no loss; such data are refused.
         drop_last: whether an epoch's last, smaller mini-batch is left out.
         labelled: share of each class's training labels that it may see.
+        shareable: whether `loss` looks at pictures by `self.backbone(…)` alone. Several processes can then share a
+            mini-batch: each passes its own pictures' views, and gets the representations of all.
     """
 
     smallest_batch = 2
     drop_last = False
     labelled = 0.0
+    shareable = True
 
     def __init__(self, backbone: nn.Module, learning_rate: float = 1e-3) -> None:
         super().__init__()
@@ -37,7 +40,8 @@ class Method(nn.Module):
         """The loss of a mini-batch, 0-d, and statistics, among them `accuracy`. It may not wait for the device.
 
         Args:
-            views: float (K·M, 3, S, S), view-major: the first M are view 1 of all images.
+            views: float (K·M, 3, S, S), view-major: the first M are view 1 of all images. Where several processes
+                share the mini-batch, those of this process's images alone.
             labels: int64 (M,), -1 where a label is absent or held back.
             drawn: what `draw` gave for this step, on the device.
         """

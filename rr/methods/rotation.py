@@ -22,8 +22,9 @@ class RotationNet(Method):
 
     def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
         """Mean cross-entropy of the 4·K·M rotated views, at least float32 also under autocast; labels unused."""
-        turned, turns = rotate(views)
+        turned, _ = rotate(views)
         logits = self.classifier(self.backbone(turned))
+        turns = _turns(logits)  # of all views, of which several processes each turn their own
         right = (logits.detach().argmax(1) == turns).sum()
         return F.cross_entropy(at_least_float32(logits), turns), {"accuracy": (right, len(turns))}
 
@@ -37,4 +38,8 @@ def rotate(views: Tensor) -> tuple[Tensor, Tensor]:
     # With channels last, joining writes the rotated batch in its final memory format, so it is written only once.
     views_NSSC = views.permute(0, 2, 3, 1)
     turned = torch.cat([views_NSSC.rot90(turn, (1, 2)) for turn in range(TURNS)]).permute(0, 3, 1, 2)
-    return turned, torch.arange(len(turned), device=views.device) // len(views)
+    return turned, _turns(turned)
+
+
+def _turns(rows: Tensor) -> Tensor:
+    return torch.arange(len(rows), device=rows.device) // (len(rows) // TURNS)

@@ -52,6 +52,7 @@ class Record:
     code: dict[str, str]
     commit: Commit | None = None
     views_per_second: _Finite = 0.0
+    energy_joules: dict[str, _Finite] = field(default_factory=dict)
     epoch_seconds: list[_Finite] = field(default_factory=list)
 
 

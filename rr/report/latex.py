@@ -12,6 +12,7 @@ _LETTERS = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "−": "$-$", "–": "--",
     "’": "'",
 }  # fmt: skip
+_COLUMNS = 4  # as many figures as stand beside each other on a page of an article; more go into a table of their own
 
 
 def latex(accuracies: Sequence[Table], beside: Beside | None) -> str:
@@ -49,19 +50,25 @@ def _accuracy(cell: Cell | None) -> str:
 
 
 def _beside(table: PaperTable) -> str:
-    """Three lines per method, as in the page's cells: ours, the paper's, and what the pair says."""
+    """Four lines per method, as in the page's cells: ours, the paper's, and what the pair says; of what was run."""
+    title = f"The paper’s {table.title}" if table.title.startswith("Table") else table.title
     caption = (
-        f"{table.title}. Ours, mean ± standard deviation in percent (number of seeds), the paper’s over three seeds, "
+        f"{title}. Ours, mean ± standard deviation in percent (number of seeds), the paper’s over three seeds, "
         "and ours less the paper’s in percentage points with the verdict of Welch’s 95 % interval."
     )
     notes = f" Differences: {'; '.join(table.notes)}." if table.notes else ""
+    run = [
+        place for place, cells in enumerate(zip(*table.rows.values(), strict=True)) if any(p and p.ours for p in cells)
+    ]
     rows = []
     for name, row in table.rows.items():
-        for label, shown in ((name, _ours), ("paper", _theirs), ("difference", _verdict)):
+        lines = ((name, _ours), ("paper", _theirs), ("difference", _difference), ("verdict", _verdict))
+        for label, shown in lines:
             first = escaped(label) if shown is _ours else rf"\quad {label}"
-            rows.append([first, *(escaped(shown(pair)) for pair in row)])
+            rows.append([first, *(escaped(shown(row[place])) for place in run)])
     label = f"beside-{table.name.lower().replace(' ', '-')}"
-    return _table(f"{caption} {table.absent}{notes}".strip(), label, ["", *table.columns], rows)
+    titles = ["", *(table.columns[place] for place in run)]
+    return _table(f"{caption} {table.absent}{notes}".strip(), label, titles, rows)
 
 
 def _ours(pair: Pair | None) -> str:
@@ -72,22 +79,46 @@ def _theirs(pair: Pair | None) -> str:
     return written(pair.theirs) if pair and pair.theirs else "–"
 
 
+def _difference(pair: Pair | None) -> str:
+    return signed(pair.difference) if pair and pair.difference is not None else ""
+
+
 def _verdict(pair: Pair | None) -> str:
-    if not (pair and pair.ours):
-        return ""
-    return f"{signed(pair.difference)}, {pair.verdict}" if pair.difference is not None else pair.verdict
+    return pair.verdict if pair and pair.ours else ""
 
 
 def _table(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """`rows` are LaTeX already, all else is text."""
+    """`rows` are LaTeX already, all else is text. Columns that find no room go into further tables behind the first."""
+    parts = []
+    for number, start in enumerate(range(1, max(len(titles), 2), _COLUMNS), 1):
+        taken = slice(start, start + _COLUMNS)
+        parts.append(
+            _part(
+                caption if number == 1 else f"Continued from the table before. {caption}",
+                label if number == 1 else f"{label}-{number}",
+                [titles[0], *titles[taken]],
+                [[row[0], *row[taken]] for row in rows],
+            )
+        )
+    return "\n".join(parts)
+
+
+def _heading(title: str) -> str:
+    """A column's title in two lines, broken before its last word."""
+    start, space, end = title.rpartition(" ")
+    return rf"\shortstack[r]{{{escaped(start)}\\{escaped(end)}}}" if space else escaped(title)
+
+
+def _part(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [
         r"\begin{table}",
-        r"\centering",
+        r"\centering\footnotesize",
         rf"\caption{{{escaped(caption)}}}",
         rf"\label{{tab:{label}}}",
+        r"\medskip",
         rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
         r"\toprule",
-        " & ".join(map(escaped, titles)) + r" \\",
+        " & ".join(map(_heading, titles)) + r" \\",
         r"\midrule",
         *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",

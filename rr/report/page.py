@@ -1,5 +1,7 @@
 """The page and its Markdown twin: everything computed before, put into `page.html` and `page.md`."""
 
+import base64
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,12 +81,15 @@ def render(grid: Collected) -> tuple[str, str, str]:
         "axes": _axes(grid),
         "protocols": {s.cell.protocol: s.settings for s in grid.of_kind(*CLASSIFICATION)},
         "machines": known,
+        "metered": any(record.energy_joules for record in grid.records),
         "mixed": [text for stage, made in stages.items() if (text := versions.mixed(stage, made))],
         "commits": versions.commits(grid.records),
         "results": Path("results.parquet"),
     }
     return (
-        _environment(html=True).get_template("page.html").render(values, dots=figures.accuracies, css=_css()),
+        _environment(html=True)
+        .get_template("page.html")
+        .render(values, dots=figures.accuracies, css=_css(), script=_script()),
         _environment(html=False).get_template("page.md").render(values, beside_cell=beside_cell),
         latex(found, paper),
     )
@@ -124,14 +129,21 @@ def _environment(html: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "percent": tables.percent, "duration": runs.duration, "link": link, "md": markdown, "svg": Markup,
-        "signed": signed, "written": written,
+        "percent": tables.percent, "duration": runs.duration, "energy": runs.energy, "link": link, "md": markdown,
+        "svg": Markup, "signed": signed, "written": written,
     }  # fmt: skip
     return environment
 
 
 def _css() -> Markup:
     return Markup((_HERE / "page.css").read_text(encoding="utf-8"))
+
+
+def _script() -> dict[str, str]:
+    """The page's one script, and the hash by which the page lets it run, and no other."""
+    text = (_HERE / "sort.js").read_text(encoding="utf-8")
+    code = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"text": Markup(text), "hash": f"sha256-{code}"}
 
 
 def _axes(grid: Collected) -> dict[str, list[Any]]:

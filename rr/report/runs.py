@@ -59,6 +59,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def energy(record: Record) -> str:
+    """The energy that the machine's counters grew by while a stage ran, by kind; a dash where none could be read."""
+    kinds = {"processors": "processors", "gpus": "GPUs"}
+    parts = [
+        f"{joules / 3600:,.2f} Wh ({kinds[kind]})" for kind, joules in record.energy_joules.items() if kind in kinds
+    ]
+    return " + ".join(parts) or "–"
+
+
 def settings(grid: Collected) -> list[Settings]:
     """The recorded parameters by section; what belongs to no section comes last."""
     sections: dict[str, dict[str, dict[str, Any]]] = {title: {} for title in _SECTIONS}
