@@ -6,13 +6,13 @@
 #   tests/cluster/slurm.sh node FOLDER n1   start one slurmd again
 #   tests/cluster/slurm.sh stop FOLDER      end every process of it
 #
-# Each node has two GPUs to hand out, which are /dev/null by other names: CUDA_VISIBLE_DEVICES is real, what it numbers is not.
+# Each node has two GPUs to hand out, /dev/null by other names: CUDA_VISIBLE_DEVICES is real, what it numbers is not.
 set -euo pipefail
 
 command=${1:?install, start, node or stop}
 
 if [ "$command" = install ]; then
-    if command -v slurmctld munged >/dev/null; then exit 0; fi
+    if command -v slurmctld >/dev/null && command -v munged >/dev/null; then exit 0; fi
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge >/dev/null
     exit 0
@@ -22,8 +22,8 @@ folder=$(realpath -m "${2:?a folder}")
 # Where Slurm looks by itself: Snakemake's job steps drop the variable SLURM_CONF.
 conf=/etc/slurm/slurm.conf
 
-free_port() { # two in a row differ, because the first is still held
-    python3 -c 'import socket, sys
+free_ports() {
+    python3 -c 'import socket
 held = [socket.socket() for _ in range(3)]
 for one in held: one.bind(("127.0.0.1", 0))
 print(*(one.getsockname()[1] for one in held))'
@@ -41,7 +41,7 @@ start)
     fi
     mkdir -p "$folder"/{state,n1,n2}
     chmod 755 "$folder"
-    read -r port port1 port2 < <(free_port)
+    read -r port port1 port2 < <(free_ports)
     head -c 128 /dev/urandom >"$folder/munge.key"
     chmod 400 "$folder/munge.key"
     munged --force --key-file "$folder/munge.key" --socket "$folder/munge.socket" --pid-file "$folder/munged.pid" \
