@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: main setup test lint lock audit test-oldest test-newest clean
+.PHONY: main setup test test-cluster lint lock audit test-oldest test-newest clean
 main: setup
 	dvc repro
 	@echo "report: $(CURDIR)/report/index.html"
@@ -16,6 +16,11 @@ $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
 
 test: setup lint
 	pytest -n 2 --dist loadfile
+
+# On a Slurm of this machine (as root, on Debian); some minutes.
+test-cluster: setup
+	tests/cluster/slurm.sh install
+	pytest -m cluster tests/cluster
 
 lint: setup
 	pip check

@@ -6,6 +6,7 @@
 import os
 import shlex
 import shutil
+import signal
 from pathlib import Path
 
 import yaml
@@ -44,8 +45,26 @@ if SUITES:
 
 
 # What a job asks for of the resource gpu, of which the default profile has one: so jobs take turns on a GPU. Several fit
-# where it is large: --resources gpu=4. Without a GPU jobs ask for none, and cores decide.
-GPU = int(bool(shutil.which("nvidia-smi")) and os.environ.get("RR_DEVICE", "auto") != "cpu")
+# where it is large: --resources gpu=4. Without a GPU jobs ask for none, and cores decide. RR_DEVICE decides before what
+# this machine has, because a cluster's GPUs are elsewhere; who takes turns there, the cluster says.
+DEVICE = os.environ.get("RR_DEVICE", "auto")
+GPU = int(DEVICE.startswith("cuda") or (DEVICE == "auto" and bool(shutil.which("nvidia-smi"))))
+
+
+resource_scopes:
+    gpu="local",
+
+
+# Ahead of a time limit Slurm sends SIGUSR1 to every process of a job's step: to `rr`, which saves its state and ends, but
+# also to the Snakemake around it, which would die of it and take `rr` along. Whatever it starts inherits this; `rr` does not.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+onstart:
+    if workflow.executor_plugin.name == "slurm" and not shutil.which("sbatch"):
+        raise WorkflowError(
+            "no Slurm on this host (no sbatch): run it where jobs are submitted, or without --profile"
+        )
 
 
 wildcard_constraints:

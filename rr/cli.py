@@ -279,7 +279,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends with one message and code 2, a bug with its traceback and code 1."""
     # Read when the OpenMP library loads. Threads that spin while they wait take the cores from numba's.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    interrupt.unwind_on_sigterm()
+    interrupt.unwind()
     try:
         app()
     except UserError as error:
@@ -297,9 +297,8 @@ def main() -> None:
             _stop("out of memory: lower batch_size or views of the method in params.yaml, or use a larger machine")
         raise
     except SystemExit as end:
-        how = {interrupt.INTERRUPTED: "interrupted", interrupt.TERMINATED: "terminated"}
-        if end.code in how:
-            _stop(f"{how[end.code]}: run the same command again to continue", end.code)
+        if end.code in interrupt.ENDED:
+            _stop(f"{interrupt.ENDED[end.code]}: run the same command again to continue", end.code)
         raise
 
 

@@ -152,8 +152,11 @@ def dataset(name: str, params: Path) -> Dataset:
 
 
 def _device(name: str) -> str:
+    from rr import gpus
     from rr.device import choose
 
+    if name in ("auto", "cuda"):
+        gpus.take()  # before torch looks which there are
     return choose(name)
 
 

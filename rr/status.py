@@ -76,7 +76,7 @@ def _told(error: BaseException) -> str:
 def jobs() -> list[dict[str, Any]]:
     """Every stage run of this folder that has not ended well, as its file tells, and its `state`.
 
-    running; stopped (its process is no more); interrupted (by Ctrl-C or SIGTERM); failed (`error` says why);
+    running; stopped (its process is no more); interrupted (by a signal); failed (`error` says why);
     elsewhere (it began on another host, whose processes cannot be seen from here).
     """
     found = []

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a training is saved at a step's end, and no stage leaves anything half written."""
+"""Ctrl-C, SIGTERM and SIGUSR1: a training is saved at a step's end, and no stage leaves anything half written."""
 
 import os
 import shutil
@@ -13,7 +13,10 @@ from rr import atomic, grid, pretrain
 from rr.params import load
 from rr.progress import Progress
 
-CODES = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+CODES = {
+    signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated"),
+    signal.SIGUSR1: (138, "stopped ahead of a limit"),
+}  # fmt: skip
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 RESUME = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
 SUPERVISED = tuple("supervised" if word == "relational" else word for word in PRETRAIN)

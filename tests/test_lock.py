@@ -28,6 +28,7 @@ def test_the_versions_are_ones_that_the_project_allows() -> None:
         *project["dependencies"],
         *project["optional-dependencies"]["dev"],
         *project["optional-dependencies"]["export"],
+        *project["optional-dependencies"]["slurm"],
     ]
     for line in asked:
         requirement = Requirement(line)

@@ -12,8 +12,8 @@ rule fetch:
     benchmark:
         "logs/benchmark/fetch/{dataset}.tsv"
     resources:
-        mem_mb=4000,
-        runtime=12 * 60,
+        mem_mb=lambda names, attempt: 4000 * attempt,
+        runtime=lambda names, attempt: 12 * 60 * attempt,
     params:
         settings=lambda names: grid.parameters(PARAMS, "fetch", **names),
     shell:
@@ -34,8 +34,8 @@ rule convert:
     benchmark:
         "logs/benchmark/convert/{dataset}.tsv"
     resources:
-        mem_mb=4000,
-        runtime=2 * 60,
+        mem_mb=lambda names, attempt: 4000 * attempt,
+        runtime=lambda names, attempt: 2 * 60 * attempt,
     params:
         settings=lambda names: grid.parameters(PARAMS, "convert", **names),
     shell:

@@ -31,8 +31,8 @@ rule evaluate:
         "logs/benchmark/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}.tsv"
     threads: PARAMS.threads
     resources:
-        mem_mb=8000,
-        runtime=4 * 60,
+        mem_mb=lambda names, attempt: 8000 * attempt,
+        runtime=lambda names, attempt: 4 * 60 * attempt,
         gpu=GPU,
     params:
         settings=lambda names: grid.parameters(PARAMS, "evaluate", **names),

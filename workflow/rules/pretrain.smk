@@ -22,9 +22,12 @@ rule pretrain:
         "logs/benchmark/pretrain/{dataset}/{backbone}/{method}/{seed}.tsv"
     threads: PARAMS.threads
     resources:
-        mem_mb=8000,
+        mem_mb=lambda names, attempt: 8000 * attempt,
+        # The same for every attempt: each goes on where the one before it was.
         runtime=24 * 60,
         gpu=GPU,
+        # Two minutes ahead of the time limit, and when the job has to make room for another: see Snakefile.
+        slurm_extra="--signal=USR1@120",
     params:
         settings=lambda names: grid.parameters(PARAMS, "pretrain", **names),
     shell:

@@ -16,8 +16,8 @@ rule report:
     benchmark:
         "logs/benchmark/report.tsv"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda names, attempt: 4000 * attempt,
+        runtime=lambda names, attempt: 60 * attempt,
     params:
         settings=REPORT.params,
     shell:

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# A real Slurm of one machine, in one folder: munge, slurmctld, and two slurmd as nodes n1 and n2. As root, on Debian.
+#
+#   tests/cluster/slurm.sh install          Debian's packages slurm-wlm and munge, where they are missing
+#   tests/cluster/slurm.sh start FOLDER     start it, and wait until both nodes are idle
+#   tests/cluster/slurm.sh node FOLDER n1   start one slurmd again
+#   tests/cluster/slurm.sh stop FOLDER      end every process of it
+#
+# Each node has two GPUs to hand out, /dev/null by other names: CUDA_VISIBLE_DEVICES is real, what it numbers is not.
+set -euo pipefail
+
+command=${1:?install, start, node or stop}
+
+if [ "$command" = install ]; then
+    if command -v slurmctld >/dev/null && command -v munged >/dev/null; then exit 0; fi
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge >/dev/null
+    exit 0
+fi
+
+folder=$(realpath -m "${2:?a folder}")
+# Where Slurm looks by itself: Snakemake's job steps drop the variable SLURM_CONF.
+conf=/etc/slurm/slurm.conf
+
+free_ports() {
+    python3 -c 'import socket
+held = [socket.socket() for _ in range(3)]
+for one in held: one.bind(("127.0.0.1", 0))
+print(*(one.getsockname()[1] for one in held))'
+}
+
+start_node() {
+    slurmd -N "$1" -L "$folder/$1.log"
+}
+
+case $command in
+start)
+    if [ -e $conf ]; then
+        echo "$conf is there already: this machine belongs to a cluster, or 'slurm.sh stop' is due" >&2
+        exit 2
+    fi
+    mkdir -p "$folder"/{state,n1,n2}
+    chmod 755 "$folder"
+    read -r port port1 port2 < <(free_ports)
+    head -c 128 /dev/urandom >"$folder/munge.key"
+    chmod 400 "$folder/munge.key"
+    munged --force --key-file "$folder/munge.key" --socket "$folder/munge.socket" --pid-file "$folder/munged.pid" \
+        --seed-file "$folder/munge.seed" --log-file "$folder/munged.log"
+    mknod "$folder/gpu0" c 1 3
+    mknod "$folder/gpu1" c 1 3
+    echo "Name=gpu File=$folder/gpu[0-1]" >/etc/slurm/gres.conf
+    memory=$(awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
+    cat >$conf <<END
+ClusterName=test
+SlurmctldHost=$(hostname)(127.0.0.1)
+SlurmctldPort=$port
+SlurmUser=root
+AuthInfo=socket=$folder/munge.socket,cred_expire=10
+StateSaveLocation=$folder/state
+SlurmdSpoolDir=$folder/%n
+SlurmctldPidFile=$folder/slurmctld.pid
+SlurmdPidFile=$folder/%n.pid
+SlurmctldLogFile=$folder/slurmctld.log
+SlurmdLogFile=$folder/%n.log
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=sched_interval=5,bf_interval=5
+GresTypes=gpu
+ReturnToService=2
+SlurmdTimeout=300
+JobRequeue=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+KillWait=30
+MinJobAge=600
+SlurmdParameters=config_overrides
+NodeName=n1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$port1 Sockets=1 CoresPerSocket=2 RealMemory=$memory Gres=gpu:2
+NodeName=n2 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$port2 Sockets=1 CoresPerSocket=2 RealMemory=$memory Gres=gpu:2
+PartitionName=main Nodes=n[1-2] Default=YES State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=n[1-2] State=UP PriorityTier=2
+END
+    slurmctld
+    start_node n1
+    start_node n2
+    for _ in $(seq 1500); do
+        if [ "$(sinfo --noheader --partition main --Node --format %T 2>/dev/null | grep -c idle)" = 2 ]; then exit 0; fi
+        sleep 0.2
+    done
+    echo "the nodes are not idle after five minutes:" >&2
+    sinfo --Node --long >&2 || true
+    tail -n 5 "$folder"/*.log >&2
+    "$0" stop "$folder"
+    exit 1
+    ;;
+node)
+    start_node "$3"
+    ;;
+stop)
+    scancel --user root 2>/dev/null || true
+    rm -f $conf /etc/slurm/gres.conf
+    for name in n1 n2 slurmctld munged; do
+        if [ -f "$folder/$name.pid" ]; then
+            kill "$(cat "$folder/$name.pid")" 2>/dev/null || true
+        fi
+    done
+    ;;
+*)
+    echo "unknown: $command" >&2
+    exit 2
+    ;;
+esac
