@@ -25,6 +25,7 @@ frame.onload = () => {
     (one) => one.getBoundingClientRect().right > room + 1 && !scrolls(one));
   const broken = [...page.images].filter((one) => one.naturalWidth === 0 || !one.alt);
   const anchors = [...page.querySelectorAll('a[href^="#"]')].filter((one) => !page.querySelector(one.hash));
+  const narrow = [...page.querySelectorAll("td, th")].filter((one) => one.scrollWidth > one.clientWidth + 1);
   const table = page.querySelector("table.accuracies");
   const column = () => [...table.tBodies[0].rows].map((row) => [row.cells[0].textContent, row.cells[1].textContent]);
   const sorts = [column()];
@@ -33,7 +34,7 @@ frame.onload = () => {
     heading.querySelector("button")?.click();
     sorts.push([heading.getAttribute("aria-sort"), column()]);
   }
-  found.textContent = JSON.stringify({ sorts,
+  found.textContent = JSON.stringify({ sorts, narrow: narrow.map((one) => one.outerHTML.slice(0, 120)),
     overflow: page.documentElement.scrollWidth - room, wide: wide.map((one) => one.outerHTML.slice(0, 120)),
     broken: broken.length, anchors: anchors.map((one) => one.hash), images: page.images.length,
     drawings: page.querySelectorAll("svg[role=img][aria-label]").length, sections: page.querySelectorAll("h2").length,
@@ -63,6 +64,7 @@ def test_a_page_with_every_section_fits(whole: tuple[str, str], tmp_path: Path, 
     falling = sorted(before, key=lambda row: -float(row[1].split()[0]))
     assert falling != before
     assert turns == [["descending", falling], ["ascending", falling[::-1]], [None, before]]
+    assert found["narrow"] == []
     assert found["overflow"] == 0
     assert found["wide"] == []
     assert found["broken"] == 0

@@ -113,6 +113,8 @@ def beside_cell(pair: Pair | None) -> str:
     if pair is None:
         return "–"
     ours = f"{written(pair.ours.value)} ({pair.ours.value.count})" if pair.ours else "–"
+    if pair.figure.table == "Appendix B":
+        return ours  # the paper's are not known
     parts = [ours, written(pair.theirs) if pair.theirs else "–"]
     if pair.ours:
         parts.append(", ".join(([signed(pair.difference)] if pair.difference is not None else []) + [pair.verdict]))
