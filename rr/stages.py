@@ -12,6 +12,7 @@ from rr.distributed import explained, joined
 from rr.errors import UserError, nearest
 from rr.params import Backbone, Dataset, Params, load
 from rr.provenance import digest, recording, versions
+from rr.scratch import local
 
 
 def fetch(dataset: str, local: Path | None, params: Path) -> str:
@@ -74,7 +75,9 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
                 dynamics=everything.dynamics,
                 fingerprint=record.fingerprint(backbone=backbone, seed=seed),
             )
-            facts = stage(job, source.betons["train"], run, device=chosen, threads=everything.threads, group=group)
+            train = source.betons["train"]
+            train = local(train, record.inputs[str(train)])
+            facts = stage(job, train, run, device=chosen, threads=everything.threads, group=group)
             record.facts = {"device": devices.describe(chosen), "processes": group.size, **facts}
         if not group.first:
             return ""
@@ -102,7 +105,8 @@ def evaluate(
         from rr.evaluate import evaluate as stage
 
         devices.settle(everything.threads)
-        goal = Target(data, source.betons, class_names(source.index))
+        betons = {split: local(path, record.inputs[str(path)]) for split, path in source.betons.items()}
+        goal = Target(data, betons, class_names(source.index))
         metrics = stage(settings, goal, run, seed=seed, device=chosen, threads=everything.threads)
         record.facts = {"device": devices.describe(chosen)}
     name, value = next(iter(metrics.items()))
