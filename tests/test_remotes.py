@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,17 +37,41 @@ def git(folder: Path, *command: str) -> None:
     subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True)
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
+# It serves until it has stored as many objects as its second argument says, and then is gone, or refuses all.
+SERVER = """
+import os, sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+
+port, most, end = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+moto, stored = DomainDispatcherApplication(create_backend_app), 0
+
+def application(environ, start):
+    global stored
+    stored += environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].count("/") > 1
+    if stored > most and end == "gone":
+        os._exit(1)
+    if stored > most:
+        start("403 Forbidden", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
+    return moto(environ, start)
+
+run_simple("127.0.0.1", port, application, threaded=True)
+"""
+
+
+@contextmanager
+def s3_server(most: int = 10**9, end: str = "gone", port: int = 0) -> Iterator[str]:
     """The address of an S3-compatible server on this machine, with the bucket `results`."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
-    program = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
-    server = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", SERVER, str(port), str(most), end]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(urllib.request.Request(f"{address}/results", method="PUT"), timeout=5)
                 break
@@ -57,6 +82,12 @@ def bucket() -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
@@ -103,6 +134,29 @@ def test_a_remote_that_is_gone_is_named_and_nothing_is_lost(made: Path, tmp_path
     os.remove(tmp_path / "store")
     call(made, "dvc", "push", "--quiet")
     assert list((tmp_path / "store").rglob("*"))
+
+
+@pytest.mark.parametrize(("end", "said"), [("gone", "onnect"), ("denies", "Access Denied")])
+def test_a_server_that_ends_within_a_push_loses_nothing(
+    end: str, said: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("EC2_METADATA_DISABLED", "true")):
+        monkeypatch.setitem(ENVIRONMENT, f"AWS_{name}", value)
+    monkeypatch.setitem(ENVIRONMENT, "AWS_MAX_ATTEMPTS", "1")
+    before = {output: (made / output).read_bytes() for output in OUTPUTS}
+    with s3_server(most=3, end=end) as address:
+        call(made, "dvc", "remote", "add", "--force", "--default", "store", "s3://results/cache")
+        call(made, "dvc", "remote", "modify", "store", "endpointurl", address)
+        printed = call(made, "dvc", "push", code=1)
+        assert said in printed
+    assert {output: (made / output).read_bytes() for output in OUTPUTS} == before
+    with s3_server(port=int(address.rpartition(":")[2])):
+        call(made, "dvc", "push", "--quiet")  # the same command finishes it
+        clone = tmp_path / "clone"
+        git(made, "commit", "-qam", end)
+        git(tmp_path, "clone", "-q", str(made), str(clone))
+        call(clone, "dvc", "pull", "--quiet")
+    assert {output: (clone / output).read_bytes() for output in OUTPUTS} == before
 
 
 def test_metrics_of_two_commits_are_compared(made: Path) -> None:
