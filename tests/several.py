@@ -72,6 +72,7 @@ def norms() -> None:
             (nn.BatchNorm2d, (4, 5), torch.float64, 0),
             (nn.BatchNorm2d, (4, 5), torch.float32, 0),
             (nn.BatchNorm2d, (4, 5), torch.float32, 1000),  # where sums of squares in float32 would leave no digit
+            (nn.BatchNorm2d, (256, 256), torch.float32, 0),  # where sums one by one would leave three
             (nn.BatchNorm2d, (2, 2), torch.bfloat16, 0),
         ):
             alone, network = kind(3).double(), nn.Sequential(kind(3))

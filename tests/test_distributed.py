@@ -183,12 +183,12 @@ def test_torchrun_trains_one_run_that_survives_signals_and_kills(ready: Path, rr
     assert not list(Path().rglob(".*.tmp*"))
 
     assert rr(*EVALUATE, "knn").code == 0
-    # One process finds the figures of two, but for rounding.
+    # One process finds the figures of two, but for rounding, which grows from epoch to epoch (1e-5 to 2e-3 measured).
     two = np.genfromtxt(HISTORY, delimiter=",", names=True)
     assert rr(*PRETRAIN).code == 0
     assert json.loads((FOLDER / "run.json").read_text())["processes"] == 1
     one = np.genfromtxt(HISTORY, delimiter=",", names=True)
-    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-3)
+    assert (abs(two["loss"] / one["loss"] - 1) < [1e-4, 1e-3, 1e-2, 2e-2]).all(), (two["loss"], one["loss"])
     assert two["pairs"].tolist() == one["pairs"].tolist()
 
 
