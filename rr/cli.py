@@ -3,6 +3,7 @@
 Nothing but Typer is imported here, so that `rr --help` answers at once.
 """
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -280,6 +281,8 @@ def main() -> None:
     # Read when the OpenMP library loads. Threads that spin while they wait take the cores from numba's.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     interrupt.unwind()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # so that a log says at once where a training goes on
     try:
         app()
     except UserError as error:

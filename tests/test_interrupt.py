@@ -3,6 +3,9 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +161,18 @@ def test_no_stage_leaves_anything_half_written(
     assert rr(*STAGES[stage]).code == 0
     if stage != "report":  # its page says when it was made
         assert {path: path.read_bytes() for path in cell.outputs} == undisturbed
+
+
+def test_a_log_says_where_a_training_goes_on_while_it_runs(ready: Path) -> None:
+    write_params(ready, lambda params: params["methods"]["relational"].update(epochs=100000))
+    command = [sys.executable, "-m", "rr", *PRETRAIN]
+    for condition in (RESUME.exists, lambda: "continuing in epoch" in Path("log").read_text()):
+        with open("log", "w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL)
+        try:
+            while not condition():
+                assert process.poll() is None
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()

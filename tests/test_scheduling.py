@@ -45,6 +45,7 @@ def test_a_further_try_has_more_memory_and_more_time_unless_it_goes_on(project: 
         assert int(third[rule]["mem_mb"]) == 3 * int(first[rule]["mem_mb"])
         growth = 1 if rule == "pretrain" else 3
         assert int(third[rule]["runtime"]) == growth * int(first[rule]["runtime"])
+    assert asked(snakemake(project, "-n", "--attempt", "9"))["pretrain"]["mem_mb"] == third["pretrain"]["mem_mb"]
 
 
 @pytest.mark.parametrize(("device", "gpu"), [("cuda", "1"), ("cpu", "0"), ("auto", "0")])

@@ -22,8 +22,8 @@ rule pretrain:
         "logs/benchmark/pretrain/{dataset}/{backbone}/{method}/{seed}.tsv"
     threads: PARAMS.threads
     resources:
-        mem_mb=lambda names, attempt: 8000 * attempt,
-        # The same for every attempt: each goes on where the one before it was.
+        # Not without end: a long training may need many tries, each of which goes on from the one before.
+        mem_mb=lambda names, attempt: 8000 * min(attempt, 3),
         runtime=24 * 60,
         gpu=GPU,
         # Two minutes ahead of the time limit, and when the job has to make room for another: see Snakefile.
