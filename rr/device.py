@@ -20,7 +20,7 @@ def choose(name: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {name}: torch sees no GPU here (rr doctor says more); use --device cpu")
     if number and kind == "cuda" and int(number) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+        raise UserError(f"--device {name}: no such GPU; those here are numbered 0 to {torch.cuda.device_count() - 1}")
     return name
 
 

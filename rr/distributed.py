@@ -184,6 +184,11 @@ def _from_environment() -> Group:
     if not all(found.values()) or not all(number.isdecimal() for number in numbers):
         told = ", ".join(f"{name}={value or '(unset)'}" for name, value in found.items())
         raise UserError(f"the environment speaks of several processes, and not of all ({told}): start rr by torchrun")
+    if os.environ.get("RR_GPUS"):
+        raise UserError(
+            "RR_GPUS shows a run one GPU, and torchrun's processes need one each: unset it, and name theirs by "
+            "CUDA_VISIBLE_DEVICES"
+        )
     rank, size, local = map(int, numbers)
     if rank >= size:
         raise UserError(f"RANK={rank} is no process of WORLD_SIZE={size}, counted from 0: start rr by torchrun")

@@ -19,10 +19,11 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        # A name with one colon is a whole package; the others are parts of one.
-        packages = [domain for domain in POWERCAP.glob("intel-rapl:*") if domain.name.count(":") == 1]
         self._microjoules = 0
         try:
+            # Other domains are parts of a package (core, dram), or the platform around it (psys).
+            domains = POWERCAP.glob("intel-rapl:*")
+            packages = [one for one in domains if (one / "name").read_text(encoding="ascii").startswith("package-")]
             self._ranges = {one / "energy_uj": _number(one / "max_energy_range_uj") + 1 for one in packages}
             self._last = {counter: _number(counter) for counter in self._ranges}
         except (OSError, ValueError):

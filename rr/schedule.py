@@ -50,5 +50,5 @@ def traffic(params: Params, run: paths.Pretraining, images: int, seconds: float)
     pixels = images * params.datasets[run.dataset].side ** 2 * 3
     method = methods.build(settings, backbones.build(run.backbone), 10, images)
     state = _WEIGHT_AND_TWO_MOMENTS * sum(weight.numel() for weight in method.parameters())
-    saves = settings.epochs + int(seconds / SECONDS_BETWEEN_SAVES)
+    saves = settings.epochs * (1 + int(seconds / settings.epochs / SECONDS_BETWEEN_SAVES))
     return Traffic(pixels if pixels <= RESIDENT_BYTES else pixels * settings.epochs, saves * state, state)

@@ -34,13 +34,25 @@ frame.onload = () => {
     heading.querySelector("button")?.click();
     sorts.push([heading.getAttribute("aria-sort"), column()]);
   }
-  found.textContent = JSON.stringify({ sorts, narrow: narrow.map((one) => one.outerHTML.slice(0, 120)),
+  const runs = page.querySelector("table.stages");
+  const words = () => [...runs.tBodies[0].rows].map((row) => row.cells[0].textContent);
+  const commands = [words()];
+  for (let turn = 0; turn < 2; turn++) {
+    runs.tHead.rows[0].cells[0].querySelector("button")?.click();
+    commands.push(words());
+  }
+  found.textContent = JSON.stringify({ sorts, commands, narrow: narrow.map((one) => one.outerHTML.slice(0, 120)),
     overflow: page.documentElement.scrollWidth - room, wide: wide.map((one) => one.outerHTML.slice(0, 120)),
     broken: broken.length, anchors: anchors.map((one) => one.hash), images: page.images.length,
     drawings: page.querySelectorAll("svg[role=img][aria-label]").length, sections: page.querySelectorAll("h2").length,
   });
 };
 </script>"""
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Numbers within words by their value, as in `seed 2` before `seed 10`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 @pytest.mark.parametrize("width", [360, 1200])
@@ -64,6 +76,10 @@ def test_a_page_with_every_section_fits(whole: tuple[str, str], tmp_path: Path, 
     falling = sorted(before, key=lambda row: -float(row[1].split()[0]))
     assert falling != before
     assert turns == [["descending", falling], ["ascending", falling[::-1]], [None, before]]
+    written, up, down = found["commands"]
+    assert len(set(written)) > 2
+    assert up == sorted(written, key=natural)
+    assert down == up[::-1]
     assert found["narrow"] == []
     assert found["overflow"] == 0
     assert found["wide"] == []

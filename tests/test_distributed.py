@@ -290,6 +290,10 @@ def test_an_environment_that_is_not_torchruns_is_refused(ready: Path, rr: Rr, mo
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
     assert "RANK=2 is no process of WORLD_SIZE=2" in outcome.err
+    monkeypatch.setenv("RR_GPUS", "0,1")
+    outcome = rr(*PRETRAIN)
+    assert outcome.code == 2
+    assert "RR_GPUS shows a run one GPU" in outcome.err
     assert not Path("runs").exists()
 
 

@@ -16,9 +16,13 @@ RANGE = 1_000_000  # microjoules after which a made-up counter starts again
 
 @pytest.fixture
 def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two packages, of which the first has a part of its own, and a domain of another kind."""
-    for name, microjoules in (("intel-rapl:0", 900_000), ("intel-rapl:1", 0), ("intel-rapl:0:0", 5), ("dtpm", 5)):
+    """Two packages, of which the first has a part of its own; the platform around them; a domain of another kind."""
+    for name, kind, microjoules in (
+        ("intel-rapl:0", "package-0", 900_000), ("intel-rapl:1", "package-1", 0), ("intel-rapl:0:0", "core", 5),
+        ("intel-rapl:2", "psys", 5), ("dtpm", "package-2", 5),
+    ):  # fmt: skip
         (tmp_path / "powercap" / name).mkdir(parents=True)
+        (tmp_path / "powercap" / name / "name").write_text(f"{kind}\n")
         (tmp_path / "powercap" / name / "max_energy_range_uj").write_text(f"{RANGE - 1}\n")
         (tmp_path / "powercap" / name / "energy_uj").write_text(f"{microjoules}\n")
     monkeypatch.setattr(energy, "POWERCAP", tmp_path / "powercap")
@@ -47,6 +51,7 @@ def test_packages_are_added_up_across_the_end_of_a_counter(powercap: Path) -> No
     meter.look()
     set_counter(powercap, "intel-rapl:1", 600_000)  # gone round: 900,000 more
     set_counter(powercap, "intel-rapl:0:0", 999)
+    set_counter(powercap, "intel-rapl:2", 999_999)
     assert meter.joules() == {"processors": 1.8}
 
 

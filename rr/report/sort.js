@@ -1,6 +1,6 @@
-// Tables marked `sortable` are sorted by a click on a heading, or by Enter on it: first the other way round than
-// reading order for figures (the largest on top), then turned round, then as the report wrote them. Cells without
-// a figure stay last. Without scripts the headings are plain text, and nothing is missing.
+// Tables marked `sortable` are sorted by a click on a heading, or by Enter on it. Figures: the largest first, then the
+// smallest; words: A to Z, then Z to A; a third click restores the order of the report. Cells without a figure stay
+// last. Without scripts the headings are plain text, and nothing is missing.
 const figure = (text) => parseFloat(text.replaceAll(",", "").replace("−", "-"));
 
 function value(cell, numeric) {

@@ -99,7 +99,12 @@ node)
     start_node "$3"
     ;;
 stop)
+    # Every job first: nobody would end them when the daemons have gone.
     scancel --user root 2>/dev/null || true
+    for _ in $(seq 600); do
+        if [ -z "$(squeue --noheader 2>/dev/null)" ]; then break; fi
+        sleep 0.2
+    done
     rm -f $conf /etc/slurm/gres.conf
     for name in n1 n2 slurmctld munged; do
         if [ -f "$folder/$name.pid" ]; then
