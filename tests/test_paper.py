@@ -365,6 +365,9 @@ def test_a_small_budget_is_no_verdict(tmp_path: Path, monkeypatch: pytest.Monkey
     assert words in page.text
     assert not re.search(r"\d “(agrees|above|below)”", page.text)
     assert ["Relational", *["50.00 (1)"] * 3] in cells(page)
+    tex = paths.REPORT_FILES[3].read_text(encoding="utf-8")
+    assert r"Relational & 50.00 (1) & 50.00 (1) & 50.00 (1) \\" in tex
+    assert "not recovered" not in tex
 
 
 def test_a_grid_without_the_paper_s_cells_has_no_such_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
