@@ -69,7 +69,7 @@ class Group:
         import torch
         import torch.distributed as dist
 
-        # Hashes, because torch would send texts as pickles, which no process here opens.
+        # Hashes of one size, because torch would unpickle texts.
         own = torch.tensor([list(hashlib.sha256(text.encode()).digest()) for text in facts.values()])
         all_ranks = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(all_ranks, own)
