@@ -18,7 +18,7 @@ from rr.errors import UserError
 from rr.params import load
 from rr.provenance import stage_code
 
-min_version("9.19")  # later ones compare a file with another date by its bytes, and read profile.yaml
+min_version("9.19")  # the oldest that compares files of another date by their bytes, and reads profile.yaml
 
 
 configfile: "params.yaml"

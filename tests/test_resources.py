@@ -253,15 +253,21 @@ def test_memory_does_not_grow_with_a_streamed_split(project: Path, rr: Rr) -> No
             small(params)
             params["datasets"]["shapes"]["source"].update(train=count, test=10)
             params["datasets"]["shapes"]["side"] = 64
-            params["methods"]["relational"]["batch_size"] = 50
+            # As many steps for both: an allocator's peak creeps up with them at first.
+            params["methods"]["relational"].update(batch_size=50, epochs=7000 // count)
 
         return alter
+
+    def training() -> list[tuple[int, int]]:
+        shutil.rmtree("runs", ignore_errors=True)
+        return watch(0)
 
     peaks = []
     for count in (500, 3500):
         write_params(project, change(count))
         for stage in ("data/raw", "data/beton"):
             assert rr(*STAGES[stage]).code == 0
-        peaks.append(max(memory for memory, _ in watch(0)))
+        # The lower of two trainings: what threads happen to hold at once varies, and a split in memory is in both.
+        peaks.append(min(max(memory for memory, _ in training()) for _ in range(2)))
     assert os.path.getsize("data/beton/shapes/train.beton") > 40 << 20
-    assert peaks[1] - peaks[0] < 18, peaks
+    assert peaks[1] - peaks[0] < 12, peaks
