@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 _VERSIONED = ("rr", "workflow", "params.yaml", "dvc.yaml", "Snakefile")
 _QUIETLY: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1, "stdin": subprocess.DEVNULL}
 _SECTIONS = ("params", "inputs", "code", "outputs")
+CODE = (".py", ".html", ".css", ".js", ".md", ".csv")
 PACKAGES = ("torch", "torchvision", "ffcv", "numba", "numpy", "pyarrow", "scikit-learn", "dvc", "snakemake")
 
 
@@ -44,9 +45,15 @@ def digest(value: Any) -> str:
 
 
 def stage_code(stage: str, root: Path = ROOT) -> list[Path]:
-    """The modules that determine a stage's result, as `dvc.yaml` lists them: the one list, read by all."""
+    """The modules that determine a stage's result, as `dvc.yaml` lists them: the one list, read by all.
+
+    A folder there stands for its modules and templates, which are all that `.dvcignore` lets DVC see of it.
+    """
     entry = YAML(typ="safe", pure=True).load(root / "dvc.yaml")["stages"][stage]
-    return [Path(dependency) for dependency in entry["deps"] if dependency.startswith("rr/")]
+    found = set()
+    for listed in (root / dependency for dependency in entry["deps"] if dependency.startswith("rr/")):
+        found |= {file for file in listed.rglob("*") if file.suffix in CODE} if listed.is_dir() else {listed}
+    return sorted(file.relative_to(root) for file in found)
 
 
 def code_hashes(stage: str) -> dict[str, str]:

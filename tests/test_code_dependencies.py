@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rr.provenance import stage_code
+from rr.provenance import CODE, stage_code
 
 ROOT = Path(__file__).parent.parent
-TEMPLATES = {".html", ".css", ".js", ".md", ".csv"}
+TEMPLATES = {*CODE} - {".py"}
 STAGES = ("fetch", "convert", "pretrain", "evaluate", "report")
 # Modules that carry results around without being able to change them.
 PLUMBING = {

@@ -68,10 +68,15 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
         )  # fmt: skip
 
     write_params(folder, change)
+    for leftover in ("methods/.pairs.py.swp", "methods/pairs.py~", "methods/#pairs.py#", "views/kernel.py.orig"):
+        (folder / "rr" / leftover).write_text("what an editor leaves is no code")
     stages = {}
     with Repo(str(folder)) as repo:
         for stage in repo.index.stages:
-            inputs = {os.path.relpath(dep.fs_path, folder) for dep in stage.deps if type(dep).__name__ == "Dependency"}
+            places = [dep.fs_path for dep in stage.deps if type(dep).__name__ == "Dependency"]
+            code = [place for place in places if os.path.isdir(place) and place.startswith(f"{folder}/rr/")]
+            within = [file for place in code for file in repo.dvcignore.find(stage.deps[0].fs, place)]
+            inputs = {os.path.relpath(place, folder) for place in {*places, *within} - set(code)}
             outputs = {os.path.relpath(out.fs_path, folder) for out in stage.outs}
             for output in outputs:
                 stages[output] = (stage.cmd, inputs)

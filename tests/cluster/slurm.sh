@@ -75,7 +75,7 @@ JobRequeue=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=30
-MinJobAge=600
+MinJobAge=60000
 SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$port1 Sockets=1 CoresPerSocket=2 RealMemory=$memory Gres=gpu:2
 NodeName=n2 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$port2 Sockets=1 CoresPerSocket=2 RealMemory=$memory Gres=gpu:2

@@ -26,6 +26,7 @@ rule pretrain:
         mem_mb=lambda names, attempt: 8000 * min(attempt, 3),
         runtime=24 * 60,
         gpu=GPU,
+        nodes=1,  # or Slurm may take the GPUs of one job from several
         # Two minutes ahead of the time limit, and when the job has to make room for another: see Snakefile.
         slurm_extra="--signal=USR1@120",
     params:
