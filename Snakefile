@@ -44,15 +44,16 @@ if SUITES:
     shell.prefix(f"export RR_PARAMS={shlex.quote(str(FILE))}; ")
 
 
-# What a job asks for of the resource gpu, of which the default profile has one: so jobs take turns on a GPU. Several fit
-# where it is large: --resources gpu=4. Without a GPU jobs ask for none, and cores decide. RR_DEVICE decides before what
-# this machine has, because a cluster's GPUs are elsewhere; who takes turns there, the cluster says.
+# The GPUs that a job asks a cluster for (gpu), and whether it takes its turn on those of this machine (gpu_jobs, of which
+# the default profile has one): --resources gpu_jobs=4 where more fit. They are two resources, because Snakemake cuts down
+# what a job asks for to such a limit, wherever it runs. Without a GPU jobs ask for none, and cores decide. RR_DEVICE
+# decides before what this machine has, because a cluster's GPUs are elsewhere; who takes turns there, the cluster says.
 DEVICE = os.environ.get("RR_DEVICE", "auto")
 GPU = int(DEVICE.startswith("cuda") or (DEVICE == "auto" and bool(shutil.which("nvidia-smi"))))
 
 
 resource_scopes:
-    gpu="local",
+    gpu_jobs="local",
 
 
 # Ahead of a time limit Slurm sends SIGUSR1 to every process of a job's step: to `rr`, which saves its state and ends, but

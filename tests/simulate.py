@@ -93,7 +93,8 @@ def count(params: Params) -> Counter[str]:
 
 def run_snakemake(params: Params, gpus: int, seconds: float) -> dict[str, Any]:
     jobs = count(params)
-    snakemake = ["snakemake", "--cores", str(gpus * params.threads), "--resources", f"gpu={gpus}", "--quiet", "all"]
+    cores = str(gpus * params.threads)
+    snakemake = ["snakemake", "--cores", cores, "--resources", f"gpu_jobs={gpus}", "--quiet", "all"]
     dry, _ = timed([*snakemake, "-n"])
     spent, _ = timed([*snakemake, "--until", "pretrain"])
     again, _ = timed([*snakemake, "-n", "--until", "pretrain"])

@@ -1,5 +1,6 @@
 """What the stages ask a scheduler for, and the profile for Slurm where there is none."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_one_gpu_is_what_jobs_here_take_turns_on(tmp_path: Path) -> None:
     """Two trainings that ask for it, and more cores than both need."""
     folder = copy_project(tmp_path)
     rules = folder / "workflow/rules/pretrain.smk"
-    start = rules.read_text().index('        "rr pretrain')
+    start = rules.read_text().index('        "{params.rr} pretrain')
     rules.write_text(
         rules.read_text()[:start]
         + '        "mkdir running; sleep 1; rmdir running; for file in {output}; do touch $file; done"\n'
@@ -74,8 +75,19 @@ def test_one_gpu_is_what_jobs_here_take_turns_on(tmp_path: Path) -> None:
     here = (*weights, "--cores", "8", "--allowed-rules", "pretrain")
     snakemake(folder, *here, RR_DEVICE="cuda")
     shutil.rmtree(folder / "runs")
-    output = snakemake(folder, *here, "--resources", "gpu=2", RR_DEVICE="cuda", code=1)
+    output = snakemake(folder, *here, "--resources", "gpu_jobs=2", RR_DEVICE="cuda", code=1)
     assert "mkdir: cannot create directory" in output  # so the test above could have failed
+
+
+def test_a_training_that_asks_for_two_gpus_has_two_processes(tmp_path: Path) -> None:
+    """On this machine's CPU. How many they are is no parameter, so asking for one again trains nothing."""
+    project = copy_project(tmp_path)
+    training = "runs/pretrain/shapes/conv4/relational/1"
+    ask = (f"{training}/backbone.safetensors", "--cores", "2")
+    output = snakemake(project, *ask, "--set-resources", "pretrain:gpu=2", RR_DEVICE="cpu")
+    assert "torchrun --standalone --nproc-per-node 2 -m rr pretrain --dataset shapes" in output
+    assert json.loads((project / training / "run.json").read_text())["processes"] == 2
+    assert "Nothing to be done" in snakemake(project, *ask, "-n")
 
 
 def test_the_profile_for_slurm_wants_to_know_the_device(project: Path) -> None:

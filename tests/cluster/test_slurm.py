@@ -6,6 +6,7 @@ Slurm's two nodes are this machine. As root, because slurmd runs jobs in their u
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -196,6 +197,23 @@ def test_a_training_goes_on_when_its_node_is_lost(slurm: Path, alone: Path, conv
     same(converted, alone)
 
 
+def test_a_training_by_two_processes_goes_on(slurm: Path, converted: Path) -> None:
+    """torchrun in a job of two GPUs, which are no GPUs, so on the CPU. scancel: both end, and both go on."""
+    process = snakemake(converted, WEIGHTS, *PROFILE, *SMOKE, "--set-resources", "pretrain:gpu=2")
+    wait_for(resume(converted).exists, process, converted)
+    [job] = trainings(converted)
+    assert "--nproc-per-node 2" in said(converted)
+    assert "gpu:2" in call("scontrol", "show", "job", "-d", job.number)
+    call("scancel", job.number)
+    assert finished(process) == 0, said(converted)
+    assert [job.state for job in trainings(converted)] == ["CANCELLED", "COMPLETED"]
+    epoch, step = continued(converted)
+    assert epoch == 2
+    assert step > 0
+    record = json.loads((converted / f"runs/pretrain/{CELL}/run.json").read_text())
+    assert record["processes"] == 2
+
+
 def test_a_training_that_has_to_make_room_goes_on(slurm: Path, alone: Path, converted: Path) -> None:
     """A job of a partition with priority takes both nodes. The state is saved within the time of grace."""
     process = snakemake(converted, WEIGHTS, *PROFILE, *SMOKE)
@@ -239,7 +257,7 @@ def test_each_job_has_a_gpu_of_its_own_and_none_takes_turns(slurm: Path, convert
     (converted / "two.yaml").write_text(text.replace("seed: [1]", "seed: [1, 2]"))
     seen = "echo gpu=$CUDA_VISIBLE_DEVICES job=$SLURM_JOB_ID > {log}; sleep 600"
     rules = converted / "workflow/rules/pretrain.smk"
-    start = rules.read_text().index('        "rr pretrain')
+    start = rules.read_text().index('        "{params.rr} pretrain')
     rules.write_text(f'{rules.read_text()[:start]}        "{seen}"\n')
     weights = [WEIGHTS, WEIGHTS.replace("/1/", "/2/")]
     small = ("--set-threads", "pretrain=1", "--set-resources", "pretrain:mem_mb=100")

@@ -34,7 +34,7 @@ rule evaluate:
         mem_mb=lambda names, attempt: 8000 * attempt,
         runtime=lambda names, attempt: 4 * 60 * attempt,
         gpu=GPU,
-        nodes=1,  # or Slurm may take the GPUs of one job from several
+        gpu_jobs=GPU,
     params:
         settings=lambda names: grid.parameters(PARAMS, "evaluate", **names),
     shell:
