@@ -41,5 +41,5 @@ def test_dvc_runs_every_stage_and_then_none() -> None:
 
 
 def test_an_engine_that_fails_is_no_figure() -> None:
-    with pytest.raises(SystemExit, match="(?s)ended with 3:.*broken"):
+    with pytest.raises(SystemExit, match=r"(?s)ended with 3:.*broken"):
         timed(["sh", "-c", "echo broken >&2; exit 3"])
