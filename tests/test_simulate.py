@@ -40,6 +40,14 @@ def test_dvc_runs_every_stage_and_then_none() -> None:
     assert found["lock_megabytes"] > 0
 
 
+def test_dvc_takes_over_what_snakemake_has_made() -> None:
+    found = simulate("--engine", "both", "--gpus", "2")
+    assert found["stage_runs"] == STAGES
+    assert found["by_snakemake"] > 0
+    assert found["commit"] > 0
+    assert found["lock_megabytes"] > 0
+
+
 def test_an_engine_that_fails_is_no_figure() -> None:
     with pytest.raises(SystemExit, match=r"(?s)ended with 3:.*broken"):
         timed(["sh", "-c", "echo broken >&2; exit 3"])
