@@ -9,6 +9,7 @@ import hashlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # How long a process waits for the others, who may be saving or clustering, before it takes one for lost.
 PATIENCE = timedelta(minutes=10)
+_SECONDS_TO_ASK = 5.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -62,8 +65,8 @@ class Group:
         torch.cuda.set_device(own)
         return own
 
-    def alike(self, **facts: str) -> None:
-        """Raise UserError, in every process, unless each of `facts` is the same in all."""
+    def alike(self, facts: dict[str, str]) -> None:
+        """Raise UserError, in every process, unless each of `facts`, by its name, is the same in all."""
         if self.size == 1:
             return
         import torch
@@ -98,6 +101,10 @@ class Group:
         dist.all_reduce(said, dist.ReduceOp.MAX)
         return int(said[0]), bool(said[1])
 
+    def meet(self) -> None:
+        """Wait until every process has come here."""
+        self.agree([], False)
+
     def from_first(self, tensor: "Tensor") -> "Tensor":
         """The first process's `tensor`, which is on the CPU and of one shape and type in all."""
         if self.size > 1:
@@ -105,6 +112,15 @@ class Group:
 
             dist.broadcast(tensor, 0)
         return tensor
+
+
+def alone(stage: str) -> None:
+    """Raise, for a stage that one process makes, where this one is of several: UserError, SaidElsewhere but for one."""
+    size = os.environ.get("WORLD_SIZE") or "1"
+    if size != "1":
+        if os.environ.get("RANK", "0") != "0":
+            raise SaidElsewhere(2)
+        raise UserError(f"{stage} is made by one process, and this is one of {size} (WORLD_SIZE): start it by itself")
 
 
 @contextmanager
@@ -118,16 +134,11 @@ def joined() -> Iterator[Group]:
     if group.size == 1:
         yield group
         return
-    import torch
     import torch.distributed as dist
 
     store: Any = None
     try:
-        with explained():
-            store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
-            # What the processes agree on goes through gloo also where the training does not: no GPU waits for it.
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size, timeout=PATIENCE)
+        store = _met(group)
         with contextlib.ExitStack() as stack:
             if not group.first:
                 nowhere = stack.enter_context(open(os.devnull, "w"))
@@ -136,10 +147,37 @@ def joined() -> Iterator[Group]:
             yield group
         dist.destroy_process_group()
     except BaseException as error:
-        speaks = _is_first_to_fail(store)
+        speaks = _is_first_to_fail(store, group)
+        if dist.is_initialized():  # or its threads may abort this process at its end, with a code that says "run again"
+            dist.destroy_process_group()
         if not speaks and isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
             raise SaidElsewhere(_code(error)) from error
         raise
+
+
+def _met(group: Group) -> Any:
+    """Meet the others; the store that all of them write into. Raises UserError where they do not come."""
+    import torch
+    import torch.distributed as dist
+
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    # torch waits without looking at signals. Nothing is begun yet, so they may act by themselves.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+        # What the processes agree on goes through gloo also where the training does not: no GPU waits for it.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size, timeout=PATIENCE)
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the {group.size} processes of this run did not meet at {place} ({reason}): start all of them, by "
+            "torchrun, with an address that all reach and a port that is free"
+        ) from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return store
 
 
 @contextmanager
@@ -162,10 +200,17 @@ def _lost(error: RuntimeError) -> bool:
     return distributed is not None and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 
 
-def _is_first_to_fail(store: Any) -> bool:
+def _is_first_to_fail(store: Any, group: Group) -> bool:
     """Whether no other process has failed before; True where nobody can be asked any more."""
     try:
-        return store is None or store.add("failed", 1) == 1
+        if store is None:
+            return True
+        speaks = store.add("failed", 1) == 1
+        # The store ends with the first process, so that one waits a little for the others to ask, too.
+        end = time.monotonic() + _SECONDS_TO_ASK
+        while group.first and store.add("failed", 0) < group.size and time.monotonic() < end:
+            time.sleep(0.01)
+        return speaks
     except RuntimeError:
         return True
 
@@ -177,13 +222,17 @@ def _code(error: BaseException) -> int:
 
 
 def _from_environment() -> Group:
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if (os.environ.get("WORLD_SIZE") or "1") == "1":
         return Group()
     found = {name: os.environ.get(name, "") for name in _VARIABLES}
     numbers = [found[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-    if not all(found.values()) or not all(number.isdecimal() for number in numbers):
+    port = found["MASTER_PORT"]
+    whole = all(found.values()) and all(number.isdecimal() for number in [*numbers, port])
+    if not whole or not 0 < int(port) < 1 << 16:
         told = ", ".join(f"{name}={value or '(unset)'}" for name, value in found.items())
-        raise UserError(f"the environment speaks of several processes, and not of all ({told}): start rr by torchrun")
+        raise UserError(
+            f"the environment speaks of several processes, but wrongly or not of all ({told}): start rr by torchrun"
+        )
     if os.environ.get("RR_GPUS"):
         raise UserError(
             "RR_GPUS shows a run one GPU, and torchrun's processes need one each: unset it, and name theirs by "

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 # By the shell's code for a command that a signal has ended: what to say. The command continues when it is run again, so
 # a code of 128 and more is for whoever retries, unlike 2, a mistake that a retry repeats, and 1, a bug.
@@ -17,31 +18,36 @@ ENDED = {
 }
 
 
+def end(number: int) -> NoReturn:
+    """End the program for signal `number`, by an exception, so that nothing half written stays."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
 def unwind() -> None:
-    """Let SIGTERM and SIGUSR1 end the program as Ctrl-C does: by an exception, so that nothing half written stays.
+    """Let SIGTERM and SIGUSR1 end the program as Ctrl-C does.
 
     Also where SIGUSR1 is ignored: the Snakefile has it so, for all but `rr`.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+        signal.signal(number, lambda number, frame: end(number))
 
 
 @contextmanager
-def postponed() -> Iterator[list[int]]:
+def postponed(*, second_acts: bool = True) -> Iterator[list[int]]:
     """Collect the three signals while the body runs, instead of letting them act; the body looks at the list.
 
-    It passes one on by `signal.raise_signal`. After the first, all act at once again: a second Ctrl-C does not wait.
+    It ends itself by `end`. A second Ctrl-C acts at once, for who does not want to wait, unless `second_acts` is False.
+    A second SIGTERM or SIGUSR1 never does: schedulers and launchers send them more than once for one thing.
     """
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     def note(number: int, frame: object) -> None:
         asked.append(number)
-        restore()
+        if number == signal.SIGINT and second_acts:
+            signal.signal(number, before[signal.SIGINT])
 
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as a shell gives it to what it runs in the background
@@ -49,4 +55,5 @@ def postponed() -> Iterator[list[int]]:
     try:
         yield asked
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

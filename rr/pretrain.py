@@ -7,7 +7,6 @@ of (seed, epoch, step), so a run that was killed continues from its resume file 
 import csv
 import io
 import math
-import signal
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +27,13 @@ from rr.dynamics import COLUMNS, Observer
 from rr.errors import UserError
 from rr.features import extract, write_backbone
 from rr.feed import Feed
-from rr.interrupt import postponed
+from rr.interrupt import end, postponed
 from rr.labels import keep_share
 from rr.methods.method import Method
 from rr.params import Dataset, Dynamics
 from rr.params import Method as Settings
 from rr.progress import Progress
+from rr.provenance import sha256
 from rr.replicas import Replicas
 from rr.resume import Progressed, all_finite, restore, save
 from rr.views import make_views
@@ -74,9 +74,7 @@ def pretrain(
     method = methods.build(job.method, backbone, job.classes, len(data)).to(device)
     run = Progressed()
     if hasattr(job.method, "epochs"):
-        if group.first:
-            _draw_contact_sheet(job, data, outputs.views)
-        run = _train(job, method, data, outputs.resume, device, group, replicas)
+        run = _train(job, method, data, outputs, device, group, replicas)
     elif group.first:
         originals, _ = next(data.batches(range(min(48, len(data))), 48))
         contact_sheet(originals, 8, outputs.views)
@@ -98,11 +96,18 @@ def pretrain(
 
 
 def _train(
-    job: Job, method: Method, data: Beton, resume: Path, device: str, group: Group, replicas: Replicas | None
-) -> Progressed:
+    job: Job, method: Method, data: Beton, outputs: paths.Pretraining, device: str, group: Group,
+    replicas: Replicas | None,
+) -> Progressed:  # fmt: skip
     settings: Any = job.method
+    resume = outputs.resume
     epochs, batch_size, K = settings.epochs, settings.batch_size, settings.views
     images = _images_of_an_epoch(method, data, batch_size)
+    if replicas:
+        _check_shares(job, method, group, images)
+        group.alike({f"state in {resume}": sha256(resume) if resume.is_file() else ""})
+    if group.first:
+        _draw_contact_sheet(job, data, outputs.views)
     optimiser, schedule = method.optimiser(epochs)
     feed = Feed(
         data, job.dataset, settings.augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device,
@@ -111,13 +116,11 @@ def _train(
     feed.use_labels(keep_share(data.labels, method.labelled, job.seed))
     observer = Observer(job.dynamics, data, job.dataset, job.seed, device)
     if replicas:
-        _check_shares(job, method, group, images)
         replicas.replicate(method)
         step: Any = partial(_forward, replicas, feed.augment, job.precision)
     else:
         step = compiled(partial(_forward, method, feed.augment, job.precision), device)
     run = restore(resume, job.fingerprint, method, optimiser, schedule)
-    group.alike(**{f"state in {resume}": f"{run.epoch} {run.step}"})
     run.totals = {name: total.to(device) for name, total in run.totals.items()}
     method.train()
 
@@ -126,7 +129,11 @@ def _train(
             save(resume, job.fingerprint, run, method, optimiser, schedule)
 
     views_done = (run.epoch * images + min(run.step * batch_size, images)) * K
-    with postponed() as asked, Progress("pretrain", epochs * images * K, "views", views_done) as progress:
+    # Of several processes torchrun passes a signal on to all, who may have got it themselves.
+    with (
+        postponed(second_acts=group.size == 1) as asked,
+        Progress("pretrain", epochs * images * K, "views", views_done) as progress,
+    ):
         saved = time.monotonic()
         while run.epoch < epochs:
             clock = time.monotonic() - run.seconds
@@ -157,7 +164,7 @@ def _train(
                         run.seconds = time.monotonic() - clock
                         keep()
                         saved = time.monotonic()
-                        _end_if(stop, run, resume)
+                        _end_if(stop, run, resume, group)
             run.views += images * K
             row = _finish_epoch(run, time.monotonic() - clock, resume)
             if observer.every:
@@ -167,17 +174,17 @@ def _train(
                 schedule.step()
             keep()
             saved = time.monotonic()
-            _end_if(group.agree(asked, True)[0], run, resume)
+            _end_if(group.agree(asked, True)[0], run, resume, group)
             progress.advance(0, f"epoch {run.epoch}/{epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}")
     return run
 
 
-def _end_if(number: int, run: Progressed, resume: Path) -> None:
+def _end_if(number: int, run: Progressed, resume: Path, group: Group) -> None:
     """End where a signal has asked for it, this process or another of the run, after a save."""
     if number:
+        group.meet()  # the first has saved: torchrun ends all as soon as one of them has ended
         print(f"pretrain: stopping in epoch {run.epoch + 1} at step {run.step}; the state is in {resume}")
-        signal.raise_signal(number)
-        signal.raise_signal(number)  # where another process got it, the first was only noted
+        end(number)
 
 
 def reads_at_once(loss: Tensor) -> bool:

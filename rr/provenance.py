@@ -88,19 +88,18 @@ def recording(cell: Cell, *, first: bool = True) -> Iterator[Record]:
     """Hold the cell's folder, run a stage, then write `run.json`.
 
     Of several processes that make the cell together, all but the `first` do none of it, and check the inputs alone.
-    Raises UserError, before the body runs, for an input that is missing or no longer what its own record says, and
-    when another process is making the same cell.
+    A try that fails before it has changed any output leaves the record of an earlier one as it was. Raises UserError,
+    before the body runs, for an input that is missing or no longer what its own record says, and when another process
+    is making the same cell.
     """
     if not first:
         yield _begun(cell)
         return
     with holding(cell.folder), showing(cell.stage, cell.folder):
         record = _begun(cell)
-        # A record speaks of outputs that exist: after a failed try no old one may stand beside new files.
-        paths.run_record(cell.folder).unlink(missing_ok=True)
         version = commit()
         started, clock = time.time(), time.monotonic()
-        with metering() as meter:
+        with metering() as meter, _without_record(cell):
             yield record
         content = {
             "stage": cell.stage,
@@ -118,6 +117,23 @@ def recording(cell: Cell, *, first: bool = True) -> Iterator[Record]:
             **record.facts,
         }
         write_text(paths.run_record(cell.folder), json.dumps(sealed(content), indent=1) + "\n")
+
+
+@contextmanager
+def _without_record(cell: Cell) -> Iterator[None]:
+    """A record speaks of outputs that exist: after a failed try no old one may stand beside new files."""
+    path = paths.run_record(cell.folder)
+    try:
+        old = load_record(cell.folder)
+    except UserError:  # none, or a damaged one
+        old = {}
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        if old and all(Path(name).is_file() and sha256(Path(name)) == told for name, told in old["outputs"].items()):
+            write_text(path, json.dumps(old, indent=1) + "\n")
+        raise
 
 
 def _begun(cell: Cell) -> Record:

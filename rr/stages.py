@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rr import engines, grid, paths
-from rr.distributed import explained, joined
+from rr.distributed import alone, explained, joined
 from rr.errors import UserError, nearest
 from rr.params import Backbone, Dataset, Params, load
 from rr.provenance import digest, recording, versions
@@ -17,6 +17,7 @@ from rr.scratch import local
 
 def fetch(dataset: str, local: Path | None, params: Path) -> str:
     """Bring a data set's pictures into data/raw. Returns what to say."""
+    alone("fetch")
     everything = load(params)
     settings = _named(everything, "datasets", dataset)
     place = paths.Dataset(dataset)
@@ -30,6 +31,7 @@ def fetch(dataset: str, local: Path | None, params: Path) -> str:
 
 def convert(dataset: str, params: Path) -> str:
     """Write a data set's betons and index. Returns what to say."""
+    alone("convert")
     everything = load(params)
     settings = _named(everything, "datasets", dataset)
     place = paths.Dataset(dataset)
@@ -59,11 +61,13 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
 
             devices.settle(everything.threads)
             group.alike(
-                parameters=digest([record.params, dataset, backbone, method, seed]),
-                data=digest(record.inputs),
-                code=digest(record.code),
-                versions=digest(versions()),
-                device=chosen.partition(":")[0],
+                {
+                    "parameters": digest([record.params, dataset, backbone, method, seed]),
+                    "data": digest(record.inputs),
+                    "code": digest(record.code),
+                    "versions": digest(versions()),
+                    "device": chosen.partition(":")[0],
+                }
             )
             job = Job(
                 dataset=data,
@@ -93,6 +97,7 @@ def evaluate(
     dataset: str, backbone: str, method: str, seed: int, target: str, protocol: str, device: str, params: Path
 ) -> str:
     """Score a backbone on a target. Returns what to say."""
+    alone("evaluate")
     everything = load(params)
     settings, data = _named(everything, "protocols", protocol), _named(everything, "datasets", target)
     run = paths.Evaluation(_pretraining(dataset, backbone, method, seed), target, protocol)
@@ -115,6 +120,7 @@ def evaluate(
 
 def report(params: Path) -> str:
     """Write the page. Returns what to say; raises UserError where a file on the way from the data has changed."""
+    alone("report")
     everything = load(params)
     found = engines.altered(everything)
     if found:

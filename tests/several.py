@@ -3,6 +3,7 @@
     python tests/several.py norms  compares the synchronised batch norm with torch's
     python tests/several.py train OUT BACKBONE NAME…  trains methods in float64; the first writes what it saw into OUT
     python tests/several.py hang SECONDS  waits for the last process so long in vain
+    python tests/several.py slowly ARGUMENT…  is `rr ARGUMENT…` with a disk on which a state takes two seconds
 
 By itself it compares any number of processes with one, for every method that several can train:
 
@@ -30,8 +31,10 @@ SHARED = [name for name in golden.TRAINED if name != "infomax"]
 SOME = ["supervised", "relational", "relational-10", "rotation", "deepcluster", "byol"]
 
 
-def start(size: int, command: Sequence[object], *own: dict[str, str], **options: Any) -> list[subprocess.Popen[str]]:
-    """Start `size` processes of `command`; `own` is what each one's environment has beside."""
+def start(
+    size: int, command: Sequence[object], *own: dict[str, str], folders: Sequence[Path] = (), **options: Any
+) -> list[subprocess.Popen[str]]:
+    """Start `size` processes of `command`; `own` is what each one's environment has beside, `folders` where it runs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,7 +42,8 @@ def start(size: int, command: Sequence[object], *own: dict[str, str], **options:
     return [
         subprocess.Popen(
             list(map(str, command)), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), **(own[rank] if own else {})}, **options,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), **(own[rank] if own else {})},
+            cwd=folders[rank] if folders else None, **options,
         )
         for rank in range(size)
     ]  # fmt: skip
@@ -202,14 +206,30 @@ def hang(seconds: float) -> None:
 
     def wait(*_: object) -> None:
         with distributed.joined() as group, distributed.explained():
-            group.alike(version="1")
+            group.alike({"version": "1"})
             if group.rank == group.size - 1:
                 time.sleep(600)
-            group.alike(version="1")
+            group.alike({"version": "1"})
 
     distributed.PATIENCE = timedelta(seconds=seconds)
     sys.argv = ["rr", "verify"]
     with mock.patch("rr.stages.verify", wait):
+        cli.main()
+
+
+def slowly(arguments: list[str]) -> None:
+    from unittest import mock
+
+    from rr import cli, pretrain
+
+    save = pretrain.save
+
+    def slow(*given: Any) -> None:
+        time.sleep(2)
+        save(*given)
+
+    sys.argv = ["rr", *arguments]
+    with mock.patch.object(pretrain, "save", slow):
         cli.main()
 
 
@@ -246,3 +266,5 @@ if __name__ == "__main__":
             compare(int(size), backbone)
         case ["hang", seconds]:
             hang(float(seconds))
+        case ["slowly", *arguments]:
+            slowly(arguments)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -192,6 +193,44 @@ def test_torchrun_trains_one_run_that_survives_signals_and_kills(ready: Path, rr
     assert two["pairs"].tolist() == one["pairs"].tolist()
 
 
+@pytest.mark.parametrize("times", [{signal.SIGUSR1: 1}, {signal.SIGTERM: 2}])
+def test_a_signal_to_all_processes_waits_for_the_first_to_save(ready: Path, times: dict[signal.Signals, int]) -> None:
+    """As from Slurm, which signals torchrun and its workers; torchrun then passes a SIGTERM on to them.
+
+    torchrun ignores SIGUSR1, because the Snakefile does.
+    """
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        slow = [*torchrun()[:-2], str(SCRIPT), "slowly", *PRETRAIN]
+        launcher = subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    wait_for(RESUME.exists, launcher)
+    inode = RESUME.stat().st_ino
+    for number, count in times.items():
+        for pid in [launcher.pid, *workers(launcher.pid)] * count:
+            os.kill(pid, number)
+    out, err = launcher.communicate(timeout=60)
+    stopped = step_of(out)
+    assert RESUME.stat().st_ino != inode, err
+    done = subprocess.run(torchrun(*PRETRAIN), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert step_of(done.stdout) == stopped
+
+
+def test_another_number_of_processes_goes_on(ready: Path, rr: Rr) -> None:
+    pair = rr_several(2, *PRETRAIN)
+    wait_for(RESUME.exists, pair[0])
+    pair[0].send_signal(signal.SIGUSR1)
+    codes, out, err = several.ended(pair)
+    assert codes == [138, 138], err
+    codes, said, err = several.ended(rr_several(3, *PRETRAIN))
+    assert codes == [0, 0, 0], err
+    assert step_of(said) == step_of(out)
+    record = json.loads((FOLDER / "run.json").read_text())
+    assert (record["processes"], record["views"]) == (3, 1600)
+
+
 LOST = "rr: another process of this run has ended, or does not answer"
 
 
@@ -248,6 +287,31 @@ def test_processes_that_differ_are_refused_before_training(
     assert not list(Path("runs").rglob("*.*"))
 
 
+def test_a_finished_run_outlives_a_start_that_is_refused(ready: Path, rr: Rr) -> None:
+    assert rr(*PRETRAIN).code == 0
+    finished = {path: path.read_bytes() for path in Path("runs").rglob("*.*")}
+    assert FOLDER / "run.json" in finished
+    codes, _, err = several.ended(rr_several(2, *PRETRAIN, own=({}, other_parameters(ready))))
+    assert codes == [2, 2], err
+    assert {path: path.read_bytes() for path in Path("runs").rglob("*.*")} == finished
+
+
+def test_processes_that_would_go_on_from_different_states_are_refused(ready: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(ready, elsewhere)
+    pair = rr_several(2, *PRETRAIN)
+    wait_for(RESUME.exists, pair[0])
+    pair[1].send_signal(signal.SIGTERM)
+    assert several.ended(pair)[0] == [143, 143]
+    state = RESUME.read_bytes()
+    command = [sys.executable, "-m", "rr", *PRETRAIN]
+    codes, _, err = several.ended(several.start(2, command, folders=[ready, elsewhere]))
+    assert codes == [2, 2]
+    assert f"process 1 of this run has not the same state in {RESUME} as process 0" in err
+    assert RESUME.read_bytes() == state
+    assert not (elsewhere / RESUME).exists()
+
+
 def refused(settings: object, size: int, place: Path, pictures: int = 21) -> str:
     """What the first of so many processes says before it has met any other."""
     golden.write_pictures(place / "train.beton", pictures)
@@ -256,6 +320,7 @@ def refused(settings: object, size: int, place: Path, pictures: int = 21) -> str
     with pytest.raises(UserError) as error:
         pretrain.pretrain(job, place / "train.beton", outputs, device="cpu", threads=1, group=Group(0, size))
     assert not outputs.weights.exists()
+    assert not outputs.views.exists()
     return str(error.value)
 
 
@@ -294,7 +359,66 @@ def test_an_environment_that_is_not_torchruns_is_refused(ready: Path, rr: Rr, mo
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
     assert "RR_GPUS shows a run one GPU" in outcome.err
+    monkeypatch.delenv("RR_GPUS")
+    for port in ("abc", "0", "65536"):
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("MASTER_PORT", port)
+        outcome = rr(*PRETRAIN)
+        assert outcome.code == 2
+        assert f"MASTER_PORT={port}" in outcome.err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("stage", ["fetch", "convert", "evaluate", "report"])
+def test_what_one_process_makes_is_refused_to_several(
+    ready: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    words = {"evaluate": (*EVALUATE, "knn"), "report": ("report",)}.get(stage, (stage, "--dataset", "shapes"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        outcome = rr(*words)
+        assert outcome.code == 2
+        said.append(outcome.err)
+    assert f"{stage} is made by one process, and this is one of 2 (WORLD_SIZE)" in said[0]
+    assert said[1] == ""
+
+
+def test_a_port_that_is_taken_is_named(ready: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        [first, second] = rr_several(2, *PRETRAIN, own=[{"MASTER_PORT": port}] * 2)
+        _, err = first.communicate(timeout=60)
+        second.kill()
+        second.communicate()
+    assert first.returncode == 2
+    [message] = (line for line in err.splitlines() if line.startswith("rr: "))
+    assert f"the 2 processes of this run did not meet at 127.0.0.1:{port}" in message
+    assert "a port that is free" in message
+    assert "Traceback" not in err
+
+
+def test_a_process_that_waits_for_the_others_can_be_stopped(ready: Path) -> None:
+    pair = rr_several(2, *PRETRAIN)
+    os.kill(pair[1].pid, signal.SIGKILL)
+    wait_for(lambda: signal.SIGTERM in caught(pair[0].pid), pair[0])
+    wait_for(lambda: signal.SIGTERM not in caught(pair[0].pid), pair[0])  # it has begun to wait
+    pair[0].send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    several.ended(pair)
+    assert time.monotonic() - began < 10
+    assert pair[0].returncode == -signal.SIGTERM
+    assert not list(Path("runs").rglob("*.*"))
+
+
+def caught(pid: int) -> set[int]:
+    """The signals that a process has handlers for."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    mask = int(line.split()[1], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
 def test_one_gpu_is_too_few_for_two_processes() -> None:
