@@ -218,6 +218,18 @@ def test_a_signal_to_all_processes_waits_for_the_first_to_save(ready: Path, time
     assert step_of(done.stdout) == stopped
 
 
+def test_no_process_ends_before_the_first_has_saved(ready: Path) -> None:
+    """torchrun kills what has not ended half a minute after the first end."""
+    pair = several.start(2, [sys.executable, SCRIPT, "slowly", *PRETRAIN])
+    wait_for(RESUME.exists, pair[0])
+    inode = RESUME.stat().st_ino
+    for process in pair:
+        process.send_signal(signal.SIGUSR1)
+    pair[1].wait(60)
+    assert RESUME.stat().st_ino != inode
+    assert several.ended(pair)[0] == [138, 138]
+
+
 def test_another_number_of_processes_goes_on(ready: Path, rr: Rr) -> None:
     pair = rr_several(2, *PRETRAIN)
     wait_for(RESUME.exists, pair[0])
