@@ -251,6 +251,41 @@ def test_a_training_is_saved_ahead_of_its_time_limit(slurm: Path, converted: Pat
     assert trainings(converted)[1].state == "CANCELLED"
 
 
+@pytest.mark.parametrize(
+    ("codes", "state", "restarts"),
+    [
+        ("0", "COMPLETED", 0),
+        ("138 0", "COMPLETED", 1),
+        ("138 2", "FAILED", 1),
+        ("2", "FAILED", 0),
+        ("137", "FAILED", 0),
+    ],
+)
+def test_a_job_of_ones_own_is_queued_again_where_its_state_is_saved(
+    slurm: Path, tmp_path: Path, codes: str, state: str, restarts: int
+) -> None:
+    """With a program that ends with one code after the other in place of `rr`."""
+    (tmp_path / "codes").write_text("\n".join(codes.split()) + "\n")
+    program = tmp_path / "bin/rr"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$@" >> words\nread code < codes\nsed -i 1d codes\nexit $code\n')
+    program.chmod(0o755)
+    words = ["--dataset", "a", "--seed", "1"]
+    number = subprocess.run(
+        ["sbatch", "--parsable", "--mem=100", ROOT / "workflow/pretrain.sbatch", *words], check=True, cwd=tmp_path,
+        env=ENVIRONMENT | {"PATH": f"{program.parent}:{os.environ['PATH']}"}, text=True, stdout=subprocess.PIPE,
+    ).stdout.strip()  # fmt: skip
+    end = time.monotonic() + SECONDS
+    while (now := call("squeue", "--states=all", "--noheader", "--format=%T", "--job", number).strip()) != state:
+        assert now in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"), now
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    shown = call("scontrol", "show", "job", number)
+    assert f"Restarts={restarts} " in shown
+    assert f"ExitCode={codes.split()[-1]}:0" in shown
+    assert (tmp_path / "words").read_text().splitlines() == ["pretrain " + " ".join(words)] * len(codes.split())
+
+
 def test_each_job_has_a_gpu_of_its_own_and_none_takes_turns(slurm: Path, converted: Path) -> None:
     """The default profile's one GPU is this machine's alone. Both jobs fit one node, so their GPUs must differ."""
     text = (converted / "workflow/suites/smoke.yaml").read_text()
