@@ -1,9 +1,16 @@
-"""workflow/Dockerfile, which is not built here: it installs by the script of `make`, from files that are there."""
+"""The image, which is not built here: it installs by the script of `make`, from files that are there; and its job."""
 
 import fnmatch
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
+from conftest import copy_project
+from ruamel.yaml import YAML
+from test_engines import BIN, ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent
 STEPS = [
@@ -49,3 +56,23 @@ def test_what_it_copies_is_there() -> None:
 def test_the_stages_find_it() -> None:
     place = next(step[1] for step in STEPS if step[0] == "WORKDIR")
     assert [step[1] for step in STEPS if step[0] == "ENV"] == [f"PATH={place}/.venv/bin:$PATH"]
+
+
+@pytest.mark.engine
+def test_the_job_for_kubernetes_runs_a_grid_where_the_image_has_it(tmp_path: Path) -> None:
+    job = YAML(typ="safe", pure=True).load(ROOT / "workflow/kubernetes.yaml")
+    pod = job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    place = next(step[1] for step in STEPS if step[0] == "WORKDIR")
+    assert container["workingDir"] == place
+    kept = {mount["mountPath"].removeprefix(f"{place}/") for mount in container["volumeMounts"]}
+    assert kept == {"data", "runs", "report", "logs", ".snakemake"}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    program, *arguments = container["command"]
+    folder = copy_project(tmp_path)
+    shutil.copy(ROOT / "params.yaml", folder)  # the suites' methods are in the whole one
+    done = subprocess.run(
+        [BIN / program, *arguments, "--dry-run", "--quiet", "all"], cwd=folder, text=True,
+        env=ENVIRONMENT | {one["name"]: one["value"] for one in container["env"]}, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
