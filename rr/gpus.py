@@ -39,7 +39,7 @@ def device(name: str) -> str:
             f"RR_GPUS={named}: torch sees no GPU {gpu} here (nvidia-smi -L lists them, rr doctor says more); name "
             "those that are there, or unset RR_GPUS"
         )
-    return choose("cuda")
+    return "cuda"
 
 
 def take() -> str | None:

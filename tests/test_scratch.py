@@ -107,6 +107,17 @@ def test_of_those_that_ask_at_once_one_copies(tmp_path: Path, scratch: Path) -> 
     assert copy.read_bytes() == original.read_bytes()
 
 
+def test_a_copy_made_between_two_looks_is_not_made_again(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tmp_path / "a.beton"
+    original.write_bytes(b"pixels")
+    copy = scratch / f"{sha256(original)}.beton"
+    monkeypatch.setattr(fcntl, "flock", lambda *_: copy.write_bytes(b"pixels"))
+    monkeypatch.delattr(shutil, "copyfile")
+    assert nearby(original, sha256(original)) == copy
+
+
 def test_a_copy_that_was_killed_in_the_middle_leaves_nothing(tmp_path: Path, scratch: Path) -> None:
     original = tmp_path / "a.beton"
     original.write_bytes(b"pixels" * 1000)
