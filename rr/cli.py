@@ -141,15 +141,20 @@ def plan(
     ] = None,
     speed: Annotated[
         float | None,
-        typer.Option("--views-per-second", min=1, help="Views a second of every run, instead of measuring."),
+        typer.Option("--views-per-second", help="Views a second of every run, 1 to 1e12, instead of measuring."),
     ] = None,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs that work side by side, a run on each.")] = 1,
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, max=10**6, help="GPUs that work side by side, a run on each.")
+    ] = 1,
     device: Device = "auto",
     params: ParamsFile = paths.PARAMS,
 ) -> None:
     """Say what a grid would run, how many views that is, and how long it would take on this machine."""
     from rr import stages
 
+    # Not Typer's min and max, which let nan through.
+    if speed is not None and not 1 <= speed <= 1e12:
+        raise UserError(f"--views-per-second {speed}: give a number from 1 to 1e12")
     print(stages.plan(names or [], speed, gpus, device, params))
 
 

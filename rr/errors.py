@@ -39,6 +39,8 @@ def explain_os_error(error: OSError) -> UserError | None:
             return UserError(f"a file grows larger than this disk or account may hold{where}: write to another disk")
         case errno.ENAMETOOLONG | errno.ELOOP | errno.ENOTDIR | errno.EISDIR:
             return UserError(f"there is no such file or folder{where} ({error.strerror}): correct that path")
+        case errno.EEXIST:
+            return UserError(f"something stands in the way of a file or folder{where}: move it away")
         case errno.EIO:
             return UserError(f"the disk cannot be read or written{where}: check its health, or use another one")
     return None

@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 
 from rr import grid, paths
+from rr.data.index import class_names
 from rr.errors import UserError
 from rr.params import Dataset, Params
 from rr.provenance import load_record
 from rr.schedule import Traffic, schedule, traffic
 
 SECONDS = 3.0  # of steps that are timed, after one that is not
-# Training pictures of the sources whose size is known before they are fetched.
+# Training pictures, and classes, of the sources whose size is known before they are fetched.
 _KNOWN = {
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "cifar100_20": 50_000,
-    "stl10": 5_000,
-    "stl10_unlabelled": 100_000,
-    "tiny_imagenet": 100_000,
-    "slimagenet64": 160_000,
+    "cifar10": (50_000, 10),
+    "cifar100": (50_000, 100),
+    "cifar100_20": (50_000, 20),
+    "stl10": (5_000, 10),
+    "stl10_unlabelled": (100_000, 10),  # the test pictures' classes
+    "tiny_imagenet": (100_000, 200),
+    "slimagenet64": (160_000, 1000),
 }
 Rate = Callable[[Params, paths.Pretraining], float]
 
@@ -60,19 +61,20 @@ def plan(params: Params, rate: Rate, gpus: int = 1) -> str:
     for (dataset, backbone, method), line in lines.items():
         start = [dataset, backbone, method, f"{len(line.runs)}", f"{line.done}"]
         settings: Any = params.methods[method]
-        images = _images(dataset, params.datasets[dataset])
+        pictures = _pictures(dataset, params.datasets[dataset])
         if not line.runs or not hasattr(settings, "epochs"):
             rows.append((*start, "0", "–", "0.0"))
             continue
-        if images is None:
+        if pictures is None:
             unknown.add(dataset)
             rows.append((*start, "?", "?", "?"))
             continue
+        images, classes = pictures
         views = images * settings.views * settings.epochs
         speed = rate(params, line.runs[0])
         total_views += len(line.runs) * views
         hours |= dict.fromkeys(line.runs, views / speed / 3600)
-        moved += [traffic(params, line.runs[0], images, views / speed)] * len(line.runs)
+        moved += [traffic(params, line.runs[0], images, classes, views / speed)] * len(line.runs)
         rows.append((*start, f"{views:,}", f"{speed:,.0f}", f"{len(line.runs) * views / speed / 3600:,.1f}"))
     scores = list(grid.evaluations(params))
     text = [
@@ -172,21 +174,22 @@ def _is_made(params: Params, run: paths.Pretraining) -> bool:
         return False  # a damaged record is no record
 
 
-def _images(name: str, data: Dataset) -> int | None:
-    """Training pictures of a data set; None where that is not known yet."""
-    record = paths.run_record(paths.Dataset(name).converted)
-    if record.is_file():
-        return int(load_record(record.parent)["images"]["train"])
+def _pictures(name: str, data: Dataset) -> tuple[int, int] | None:
+    """How many training pictures a data set has, and classes; None where that is not known yet."""
+    place = paths.Dataset(name)
+    if paths.run_record(place.converted).is_file():
+        return int(load_record(place.converted)["images"]["train"]), len(class_names(place.index))
     source: Any = data.source
-    return source.train if source.kind == "shapes" else _KNOWN.get(source.kind)
+    return (source.train, 10) if source.kind == "shapes" else _KNOWN.get(source.kind)
 
 
 def _gigabytes(params: Params) -> float:
     """Pixels of the training splits, which the test splits add a fifth to at most."""
-    found = (
-        (_images(name, params.datasets[name]) or 0) * params.datasets[name].side ** 2 * 3 for name in grid.data(params)
-    )
-    return 1.2 * sum(found) / 1e9
+    found = 0
+    for name in grid.data(params):
+        images, _ = _pictures(name, params.datasets[name]) or (0, 0)
+        found += images * params.datasets[name].side ** 2 * 3
+    return 1.2 * found / 1e9
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:

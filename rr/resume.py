@@ -41,16 +41,9 @@ def save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser
     """
     if not all_finite(method) or any(not torch.isfinite(total).all() for total in run.totals.values()):
         return  # the last good state stays; the loop reports the loss
-    state = {
-        "fingerprint": fingerprint,
-        "run": vars(run),
-        "method": method.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict() if schedule else None,
-    }
     # Through memory, because torch reports a full disk as a bug of its own.
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(_state(fingerprint, run, method, optimiser, schedule), buffer)
     with replacing(resume) as temporary:
         with open(temporary, "wb") as file:
             # torch reads back a tensor with a flipped bit without a word, so the file begins with a hash of the rest.
@@ -58,6 +51,34 @@ def save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser
             file.write(buffer.getbuffer())
         if resume.exists():
             os.replace(resume, paths.previous(resume))
+
+
+def _state(fingerprint: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> dict[str, Any]:
+    return {
+        "fingerprint": fingerprint,
+        "run": vars(run),
+        "method": method.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "schedule": schedule.state_dict() if schedule else None,
+    }
+
+
+def size(method: Any, epochs: int) -> int:
+    """Bytes of the last state of a training of `method`, which changes: it makes a step with gradients of zero.
+
+    Without that step the optimiser has no moments yet. Each epoch has a row of the columns that no method lacks.
+    """
+    optimiser, schedule = method.optimiser(epochs)
+    for weights in (weights for group in optimiser.param_groups for weights in group["params"]):
+        weights.grad = torch.zeros_like(weights)
+    optimiser.step()
+    run = Progressed(
+        history=[{"epoch": epoch, "loss": 0.5, "accuracy": 0.5, "views": 1e9, "pairs": 1e9} for epoch in range(epochs)],
+        epoch_seconds=[0.5 + epoch for epoch in range(epochs)],
+    )
+    buffer = io.BytesIO()
+    torch.save(_state("0" * 64, run, method, optimiser, schedule), buffer)
+    return _DIGEST + buffer.getbuffer().nbytes
 
 
 def all_finite(method: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from rr.distributed import alone, explained, joined
 from rr.errors import UserError, nearest
 from rr.params import Backbone, Dataset, Params, load
 from rr.provenance import digest, recording, versions
-from rr.scratch import local
+from rr.scratch import nearby
 
 
 def fetch(dataset: str, local: Path | None, params: Path) -> str:
@@ -80,7 +80,7 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
                 fingerprint=record.fingerprint(backbone=backbone, seed=seed),
             )
             train = source.betons["train"]
-            train = local(train, record.inputs[str(train)])
+            train = nearby(train, record.inputs[str(train)])
             facts = stage(job, train, run, device=chosen, threads=everything.threads, group=group)
             record.facts = {"device": devices.describe(chosen), "processes": group.size, **facts}
         if not group.first:
@@ -110,7 +110,7 @@ def evaluate(
         from rr.evaluate import evaluate as stage
 
         devices.settle(everything.threads)
-        betons = {split: local(path, record.inputs[str(path)]) for split, path in source.betons.items()}
+        betons = {split: nearby(path, record.inputs[str(path)]) for split, path in source.betons.items()}
         goal = Target(data, betons, class_names(source.index))
         metrics = stage(settings, goal, run, seed=seed, device=chosen, threads=everything.threads)
         record.facts = {"device": devices.describe(chosen)}
@@ -162,12 +162,9 @@ def dataset(name: str, params: Path) -> Dataset:
 
 
 def _device(name: str) -> str:
-    from rr import gpus
-    from rr.device import choose
+    from rr.gpus import device
 
-    if name in ("auto", "cuda"):
-        gpus.take()  # before torch looks which there are
-    return choose(name)
+    return device(name)
 
 
 def _named(params: Params, section: str, name: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rr import paths
 from rr.errors import UserError, explain_os_error
+from rr.interrupt import ENDED
 
 SECONDS_BETWEEN_BEATS = 3.0
 
@@ -68,8 +69,8 @@ def _told(error: BaseException) -> str:
         error = explain_os_error(error) or error
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if isinstance(error, SystemExit):
-        return "terminated"
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return ENDED.get(error.code, f"ended with code {error.code}")
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 

@@ -22,7 +22,12 @@ OFFLINE = Path(__file__).parent / "offline/sitecustomize.py"
 runpy.run_path(str(OFFLINE))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE.parent), os.environ.get("PYTHONPATH")]))
 os.environ["DVC_NO_ANALYTICS"] = "1"
-for variable in ("RR_PARAMS", "RR_DEVICE"):
+# Whoever starts the tests may have told `rr` where to compute, or be one of torchrun's processes.
+for variable in (
+    "RR_PARAMS", "RR_DEVICE", "RR_GPUS", "RR_SCRATCH", "RR_BENCH_DATA", "RANK", "WORLD_SIZE", "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
+    "MASTER_PORT", *(name for name in os.environ if name.startswith("TORCHELASTIC_")),
+):  # fmt: skip
     os.environ.pop(variable, None)
 
 PAPER = {

@@ -1,16 +1,17 @@
 """`rr plan`: counts by hand, what is made already, and a rate that was measured."""
 
 import random
+import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from conftest import PRETRAIN, Rr, write_params
+from conftest import PRETRAIN, ROOT, Rr, write_params
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rr import backbones, paths, pretrain, stages, suites
-from rr.methods import build
+from rr import paths, pretrain, stages, suites
 from rr.params import load
 from rr.plan import measured, plan
 from rr.schedule import Schedule, schedule, traffic
@@ -74,25 +75,35 @@ def test_any_order_ends_between_the_bounds(durations: list[float], gpus: int, ch
 def test_what_a_run_reads_and_writes(place: Path) -> None:
     params = load(suites.overlay({"cifar": suites.read("cifar"), "tiny-conv4": suites.read("tiny-conv4")}, place))
     run = paths.Pretraining("cifar10", "conv4", "simclr-paper", 1)
-    found = traffic(params, run, 50_000, 3600.0)
-    weights = sum(
-        value.numel() for value in build(params.methods["simclr-paper"], backbones.build("conv4"), 10, 9).parameters()
-    )
+    found = traffic(params, run, 50_000, 10, 3600.0)
     assert found.read == 50_000 * 32 * 32 * 3  # all of it stays in memory
-    assert found.state == 12 * weights
     assert found.written == 200 * found.state  # an epoch of 18 seconds is saved at its end alone
-    assert traffic(params, run, 50_000, 200 * 250.0).written == 3 * 200 * found.state
+    assert traffic(params, run, 50_000, 10, 200 * 250.0).written == 3 * 200 * found.state
     tiny = paths.Pretraining("tiny-imagenet", "conv4", "simclr-paper", 1)
-    assert traffic(params, tiny, 100_000, 0.0).read == 200 * 100_000 * 64 * 64 * 3  # more than 1 GiB: streamed
+    assert traffic(params, tiny, 100_000, 200, 0.0).read == 200 * 100_000 * 64 * 64 * 3  # more than 1 GiB: streamed
+    clusters = paths.Pretraining("cifar10", "conv4", "deepcluster-paper", 1)
+    short, long = (traffic(params, clusters, 50_000, 10, 200 * seconds) for seconds in (18.0, 150.0))
+    assert long.state == short.state + 50_000 * 8  # the labels of an epoch that is not over
+    assert long.written == 200 * (short.state + long.state)
 
 
-def test_a_state_on_disk_is_as_large_as_planned(
-    converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_layer_for_every_class_is_in_the_state(place: Path) -> None:
+    params = load(place)
+    ten, thousand = (
+        traffic(params, paths.Pretraining("shapes", "conv4", "supervised", 1), 9, classes, 0.0).state
+        for classes in (10, 1000)
+    )
+    assert thousand - ten == pytest.approx(990 * (64 + 1) * 2 * 4, abs=200)  # weights and one moment, float32
+
+
+@pytest.mark.parametrize("method", ["relational", "supervised", "byol"])
+def test_states_on_disk_are_as_large_as_planned(
+    converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     shutil.copytree(converted, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
+    write_params(tmp_path / "project", add_byol)
     params = load(Path("params.yaml"))
-    run = paths.Pretraining("shapes", "conv4", "relational", 1)
     sizes = []
     save = pretrain.save
 
@@ -101,10 +112,53 @@ def test_a_state_on_disk_is_as_large_as_planned(
         sizes.append(resume.stat().st_size)
 
     monkeypatch.setattr(pretrain, "save", keep)
-    stages.pretrain("shapes", "conv4", "relational", 1, "cpu", Path("params.yaml"))
-    planned = traffic(params, run, 100, 0.0)
-    assert sum(sizes) == pytest.approx(planned.written, rel=0.25)
-    assert max(sizes) == pytest.approx(planned.state, rel=0.25)
+    stages.pretrain("shapes", "conv4", method, 1, "cpu", Path("params.yaml"))
+    planned = traffic(params, paths.Pretraining("shapes", "conv4", method, 1), 200, 10, 0.0)
+    assert max(sizes) == pytest.approx(planned.state, rel=0.01)
+    assert sum(sizes) == pytest.approx(planned.written, rel=0.01)
+
+
+def add_byol(params: dict) -> None:
+    """Half of its weights have no gradient."""
+    settings = {"kind": "byol", "momentum": 0.99, "hidden": 64, "outputs": 32, "epochs": 1, "views": 2}
+    shared = ("augmentation", "batch_size", "learning_rate")
+    params["methods"]["byol"] = settings | {key: params["methods"]["relational"][key] for key in shared}
+
+
+def test_the_documents_sample_is_what_the_command_prints(place: Path, rr: Rr) -> None:
+    text = (ROOT / "docs/scaling.md").read_text()
+    (sample,) = re.findall(r"^\$ rr (plan .*)\n…\n((?:.+\n)+)```", text, re.MULTILINE)
+    command, shown = sample[0].split(), sample[1].splitlines()
+    outcome = rr(*command)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-len(shown) :] == shown
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--gpus", "0", "Invalid value for '--gpus'"),
+        ("--gpus", "1000001", "Invalid value for '--gpus'"),
+        ("--gpus", "1" + "0" * 21, "Invalid value for '--gpus'"),
+        *(
+            ("--views-per-second", value, "give a number from 1 to 1e12")
+            for value in ("0.5", "-1", "nan", "inf", "1e308")
+        ),
+    ],
+)
+def test_machines_that_nobody_has(place: Path, rr: Rr, option: str, value: str, told: str) -> None:
+    outcome = rr("plan", "smoke", "--views-per-second", "1000", option, value)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert told in outcome.err
+
+
+def test_more_gpus_than_runs(place: Path, rr: Rr) -> None:
+    outcome = rr("plan", "views", "--views-per-second", "100000", "--gpus", "1000000")
+    assert "on 1000000 GPUs: 0.9 hours, the longest runs first" in outcome.out
+    tracemalloc.start()
+    schedule([1.0, 2.0], 1_000_000)
+    assert tracemalloc.get_traced_memory()[1] < 1e5
+    tracemalloc.stop()
 
 
 def test_what_is_made_is_not_planned_again(converted: Path, tmp_path: Path, monkeypatch, rr: Rr) -> None:

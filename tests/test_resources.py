@@ -84,6 +84,16 @@ def test_a_full_disk(place: Path, rr: Rr, folder: str) -> None:
     assert everything(place) == before
 
 
+def test_a_full_disk_of_copies(place: Path, tmp_path: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = everything(place)
+    monkeypatch.setenv("RR_SCRATCH", str(tmp_path / "scratch"))
+    with mounted(tmp_path / "scratch", "size=4k,nr_inodes=40"):
+        outcome = rr(*PRETRAIN)
+        assert outcome.code == 2
+        assert outcome.err.splitlines()[-1].startswith(f"rr: no space left on the disk at {tmp_path / 'scratch'}/")
+    assert everything(place) == before
+
+
 @pytest.mark.parametrize("folder", STAGES)
 def test_a_folder_that_is_read_only(place: Path, rr: Rr, folder: str) -> None:
     before = everything(place)

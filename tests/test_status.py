@@ -81,6 +81,7 @@ with status.showing("evaluate", Path("runs/evaluate/a/conv4/b/1/a/knn")):
         (ZeroDivisionError("division by zero"), "failed", "ZeroDivisionError: division by zero"),
         (KeyboardInterrupt(), "interrupted", "interrupted"),
         (SystemExit(143), "interrupted", "terminated"),
+        (SystemExit(138), "interrupted", "stopped ahead of a limit"),
     ],
 )
 def test_what_failed_stays_with_its_message(error: BaseException, state: str, told: str) -> None:
