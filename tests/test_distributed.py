@@ -324,6 +324,19 @@ def test_processes_that_would_go_on_from_different_states_are_refused(ready: Pat
     assert not (elsewhere / RESUME).exists()
 
 
+def test_processes_with_other_pictures_are_refused(ready: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(ready, elsewhere)
+    write_params(elsewhere, lambda params: (small(params), params["datasets"]["shapes"]["source"].update(seed=5)))
+    rr = [sys.executable, "-m", "rr"]
+    for stage in ("fetch", "convert"):
+        subprocess.run([*rr, stage, "--dataset", "shapes"], cwd=elsewhere, check=True, capture_output=True)
+    codes, _, err = several.ended(several.start(2, [*rr, *PRETRAIN], folders=[ready, elsewhere]))
+    assert codes == [2, 2]
+    assert "process 1 of this run has not the same data as process 0" in err
+    assert not list(Path("runs").rglob("*.*"))
+
+
 def refused(settings: object, size: int, place: Path, pictures: int = 21) -> str:
     """What the first of so many processes says before it has met any other."""
     golden.write_pictures(place / "train.beton", pictures)
