@@ -139,7 +139,11 @@ def call(*command: str) -> str:
 
 
 def log(folder: Path) -> str:
-    return (folder / f"logs/pretrain/{CELL}.log").read_text()
+    """What the try at hand has said; nothing yet where Snakemake has just taken the words of the try before away."""
+    try:
+        return (folder / f"logs/pretrain/{CELL}.log").read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def resume(folder: Path) -> Path:
