@@ -13,10 +13,11 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from rr import grid, paths, suites
+from rr import paths
 from rr.errors import UserError
 from rr.params import load
-from rr.provenance import stage_code
+from rr.workflow import grid, suites
+from rr.workflow.records import stage_code
 
 min_version("9.19")  # the oldest that compares files of another date by their bytes, and reads profile.yaml
 

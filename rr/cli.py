@@ -11,8 +11,9 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from rr import interrupt, paths
+from rr import paths
 from rr.errors import SaidElsewhere, UserError, explain_os_error
+from rr.runtime import signals
 
 app = typer.Typer(
     help="Self-supervised relational reasoning, stage by stage: fetch, convert, pretrain, evaluate, report.",
@@ -113,7 +114,7 @@ def report(params: ParamsFile = paths.PARAMS) -> None:
 @suite.command("list")
 def suite_list() -> None:
     """Name every suite, and what it is for."""
-    from rr import suites
+    from rr.workflow import suites
 
     print(suites.listed())
 
@@ -121,7 +122,7 @@ def suite_list() -> None:
 @suite.command("show")
 def suite_show(name: Suite) -> None:
     """Print a suite's file."""
-    from rr import suites
+    from rr.workflow import suites
 
     print(suites.show(name))
 
@@ -129,7 +130,7 @@ def suite_show(name: Suite) -> None:
 @suite.command("use")
 def suite_use(name: Suite, params: ParamsFile = paths.PARAMS) -> None:
     """Write an experiment's grid into params.yaml, for both engines to run."""
-    from rr import suites
+    from rr.workflow import suites
 
     print(suites.use(name, params))
 
@@ -161,7 +162,7 @@ def plan(
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """Show what runs in this folder, how far it is, and what failed or was interrupted."""
-    from rr.status import shown
+    from rr.runtime.status import shown
 
     print(shown(as_json))
 
@@ -285,7 +286,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends with one message and code 2, a bug with its traceback and code 1."""
     # Read when the OpenMP library loads. Threads that spin while they wait take the cores from numba's.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    interrupt.unwind()
+    signals.unwind()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that a log says at once where a training goes on
     try:
@@ -305,8 +306,8 @@ def main() -> None:
             _stop("out of memory: lower batch_size or views of the method in params.yaml, or use a larger machine")
         raise
     except SystemExit as end:
-        if end.code in interrupt.ENDED:
-            _stop(f"{interrupt.ENDED[end.code]}: run the same command again to continue", end.code)
+        if end.code in signals.ENDED:
+            _stop(f"{signals.ENDED[end.code]}: run the same command again to continue", end.code)
         raise
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from rr.atomic import replacing
 from rr.data import beton, raw
 from rr.data.index import write as write_index
 from rr.errors import UserError
-from rr.progress import Progress
+from rr.runtime.atomic import replacing
+from rr.runtime.progress import Progress
 
 
 def convert(images: Path, side: int, betons: dict[str, Path], index: Path) -> dict[str, Any]:

@@ -7,12 +7,17 @@ imports stand inside the functions, because torch and FFCV take seconds to load.
 from pathlib import Path
 from typing import Any, get_args
 
-from rr import engines, grid, paths
-from rr.distributed import alone, explained, joined
+from rr import paths
+from rr.compute.distributed import alone, explained, joined
 from rr.errors import UserError, nearest
 from rr.params import Backbone, Dataset, Params, load
-from rr.provenance import digest, recording, versions
-from rr.scratch import nearby
+from rr.runtime.hashing import digest
+from rr.runtime.local_copy import nearby
+from rr.runtime.machine import versions
+from rr.workflow import grid
+from rr.workflow.records import recording
+from rr.workflow.sync import sync as sync_engines
+from rr.workflow.verify import grid_changed_files, grid_mismatches
 
 
 def fetch(dataset: str, local: Path | None, params: Path) -> str:
@@ -53,11 +58,11 @@ def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, p
         run, source = _pretraining(dataset, backbone, method, seed), paths.Dataset(dataset)
         chosen = group.device(_device(device))
         with recording(grid.pretrain(everything, run), first=group.first) as record, explained():
-            from rr import device as devices
+            from rr.compute import device as devices
             from rr.data.index import class_names
             from rr.pretrain import Job
             from rr.pretrain import pretrain as stage
-            from rr.resume import forget
+            from rr.pretrain.checkpoint import forget
 
             devices.settle(everything.threads)
             group.alike(
@@ -104,10 +109,10 @@ def evaluate(
     source = paths.Dataset(target)
     chosen = _device(device)
     with recording(grid.evaluate(everything, run)) as record:
-        from rr import device as devices
+        from rr.compute import device as devices
         from rr.data.index import class_names
-        from rr.evaluate import Target
-        from rr.evaluate import evaluate as stage
+        from rr.evaluate.stage import Target
+        from rr.evaluate.stage import evaluate as stage
 
         devices.settle(everything.threads)
         betons = {split: nearby(path, record.inputs[str(path)]) for split, path in source.betons.items()}
@@ -122,7 +127,7 @@ def report(params: Path) -> str:
     """Write the page. Returns what to say; raises UserError where a file on the way from the data has changed."""
     alone("report")
     everything = load(params)
-    found = engines.altered(everything)
+    found = grid_changed_files(everything)
     if found:
         raise UserError("\n".join([*found, "no report of that: dvc repro (or snakemake) makes anew what changed"]))
     with recording(grid.report(everything)):
@@ -134,9 +139,9 @@ def report(params: Path) -> str:
 
 def plan(names: list[str], speed: float | None, gpus: int, device: str, params: Path) -> str:
     """What the grid of `params`, or of the suites `names`, would run. Returns what to say."""
-    from rr import suites
-    from rr.plan import measured
-    from rr.plan import plan as stage
+    from rr.workflow import suites
+    from rr.workflow.plan import measured
+    from rr.workflow.plan import plan as stage
 
     place = suites.overlay({name: suites.read(name) for name in names}, params) if names else params
     return stage(load(place), measured(_device(device)) if speed is None else lambda *_: speed, gpus)
@@ -144,7 +149,7 @@ def plan(names: list[str], speed: float | None, gpus: int, device: str, params: 
 
 def verify(params: Path) -> str:
     """Compare every artefact with its record. Returns what to say; raises UserError that lists the broken links."""
-    found = engines.faults(load(params))
+    found = grid_mismatches(load(params))
     if found:
         raise UserError("\n".join([*found, f"{len(found)} broken links: dvc repro (or snakemake) mends them"]))
     return "verify: every artefact is what its record says"
@@ -152,7 +157,7 @@ def verify(params: Path) -> str:
 
 def sync(source: str, params: Path) -> str:
     """Tell the other engine what `source` has done. Returns what to say."""
-    engines.sync(source, load(params))
+    sync_engines(source, load(params))
     return f"sync: both engines know what {source} has done"
 
 
@@ -162,7 +167,7 @@ def dataset(name: str, params: Path) -> Dataset:
 
 
 def _device(name: str) -> str:
-    from rr.gpus import device
+    from rr.runtime.gpu_lock import device
 
     return device(name)
 

@@ -27,8 +27,9 @@ from pathlib import Path
 
 from conftest import ROOT, copy_project, write_params
 
-from rr import grid, paths
+from rr import paths
 from rr.params import load
+from rr.workflow import grid
 
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rr import paths, pretrain
+from rr import paths
+from rr.compute.device import settle
 from rr.data import beton
 from rr.data.shapes import generate
-from rr.device import settle
 from rr.params import Dynamics, Params, load
 from rr.params import Method as Settings
+from rr.pretrain import loop
 
 FILE = Path(__file__).with_name("golden.json")
 PARAMS: Params = load(Path(__file__).parent.parent / "params.yaml")
@@ -68,10 +69,10 @@ def train(data: Path, place: Path, settings: Settings, *, seed: int = 1, threads
     """Run the loop in `place`, with so many threads of torch and workers of the loader; return where its files are."""
     settle(threads)
     dynamics = Dynamics(every=0, images=60)
-    job = pretrain.Job(PARAMS.datasets["shapes"], "conv4", settings, 10, seed, "float32", dynamics, "test")
+    job = loop.Job(PARAMS.datasets["shapes"], "conv4", settings, 10, seed, "float32", dynamics, "test")
     place.mkdir(exist_ok=True)
     outputs = Outputs("shapes", "conv4", "method", seed, place)
-    pretrain.pretrain(job, data, outputs, device="cpu", threads=workers)
+    loop.pretrain(job, data, outputs, device="cpu", threads=workers)
     return outputs
 
 

@@ -65,8 +65,8 @@ def norms() -> None:
     from torch import nn
     from torch.testing import assert_close
 
-    from rr.distributed import joined
-    from rr.sync_norm import synchronise
+    from rr.compute.distributed import joined
+    from rr.compute.sync_batch_norm import synchronise
 
     torch.set_num_threads(1)
     with joined() as group:
@@ -124,13 +124,15 @@ def trained(name: str, data: Path, place: Path, group: Any, backbone: str = "con
     import numpy as np
     import torch
 
-    from rr import feed, methods, pretrain
-    from rr.device import settle
+    from rr import methods
+    from rr.compute.device import settle
+    from rr.data import loader
     from rr.params import Dynamics
+    from rr.pretrain import loop
 
     settle(1)
     losses, weights, built = [], [], []
-    build, forward = methods.build, pretrain._forward
+    build, forward = methods.build, loop._forward
 
     def build_double(*arguments: Any) -> Any:
         built.append(build(*arguments).double())
@@ -148,17 +150,17 @@ def trained(name: str, data: Path, place: Path, group: Any, backbone: str = "con
 
     dynamics = Dynamics(every=1, images=50)
     settings = golden.small(name, epochs=EPOCHS, batch_size=BATCH)
-    job = pretrain.Job(golden.PARAMS.datasets["shapes"], backbone, settings, 10, 1, "float32", dynamics, "test")
+    job = loop.Job(golden.PARAMS.datasets["shapes"], backbone, settings, 10, 1, "float32", dynamics, "test")
     place.mkdir(parents=True, exist_ok=True)
     outputs = golden.Outputs("shapes", backbone, "method", 1, place)
     with (
-        mock.patch.object(pretrain.methods, "build", build_double),
-        mock.patch.object(pretrain, "_forward", observed),
-        mock.patch.object(pretrain, "extract", lambda backbone, *rest: extracted(backbone, *rest)),
-        mock.patch("rr.dynamics.extract", lambda backbone, *rest: extracted(backbone, *rest)),
-        mock.patch.object(feed, "_as_it_is", torch.Tensor.double),
+        mock.patch.object(loop.methods, "build", build_double),
+        mock.patch.object(loop, "_forward", observed),
+        mock.patch.object(loop, "extract", lambda backbone, *rest: extracted(backbone, *rest)),
+        mock.patch("rr.pretrain.dynamics.extract", lambda backbone, *rest: extracted(backbone, *rest)),
+        mock.patch.object(loader, "_as_it_is", torch.Tensor.double),
     ):
-        pretrain.pretrain(job, data, outputs, device="cpu", threads=1, group=group)
+        loop.pretrain(job, data, outputs, device="cpu", threads=1, group=group)
     found: dict[str, Any] = {"losses": np.array(losses), "weights": np.stack([*weights, state()])[1:]}
     found["buffers"] = torch.cat([value.double().flatten() for value in built[0].buffers()]).numpy()
     if group.first:
@@ -167,8 +169,8 @@ def trained(name: str, data: Path, place: Path, group: Any, backbone: str = "con
 
 
 def extracted(backbone: Any, *rest: Any) -> Any:
-    """`rr.features.extract` of a backbone in float64."""
-    from rr.features import extract
+    """`rr.evaluate.features.extract` of a backbone in float64."""
+    from rr.evaluate.features import extract
 
     pre = backbone.register_forward_pre_hook(lambda module, inputs: tuple(value.double() for value in inputs))
     try:
@@ -182,7 +184,7 @@ def train(out: Path, backbone: str, names: list[str]) -> None:
     import torch
     import torch.distributed as dist
 
-    from rr.distributed import joined
+    from rr.compute.distributed import joined
 
     with joined() as group:
         for name in names:
@@ -202,7 +204,8 @@ def train(out: Path, backbone: str, names: list[str]) -> None:
 def hang(seconds: float) -> None:
     from unittest import mock
 
-    from rr import cli, distributed
+    from rr import cli
+    from rr.compute import distributed
 
     def wait(*_: object) -> None:
         with distributed.joined() as group, distributed.explained():
@@ -220,16 +223,17 @@ def hang(seconds: float) -> None:
 def slowly(arguments: list[str]) -> None:
     from unittest import mock
 
-    from rr import cli, pretrain
+    from rr import cli
+    from rr.pretrain import loop
 
-    save = pretrain.save
+    save = loop.save
 
     def slow(*given: Any) -> None:
         time.sleep(2)
         save(*given)
 
     sys.argv = ["rr", *arguments]
-    with mock.patch.object(pretrain, "save", slow):
+    with mock.patch.object(loop, "save", slow):
         cli.main()
 
 
@@ -246,7 +250,7 @@ def train_by(size: int, place: Path, names: list[str], backbone: str = "conv4") 
 def compare(size: int, backbone: str) -> None:
     import tempfile
 
-    from rr.distributed import Group
+    from rr.compute.distributed import Group
 
     with tempfile.TemporaryDirectory() as folder:
         found = train_by(size, Path(folder), SHARED, backbone)

@@ -23,8 +23,8 @@ from typing import Any
 from conftest import ROOT, copy_project
 from ruamel.yaml import YAML
 
-from rr import grid, suites
 from rr.params import Params, load
+from rr.workflow import grid, suites
 
 STAND_IN = """#!{python} -S
 import sys, time

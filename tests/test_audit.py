@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, recall_score
 
-from rr.evaluate.audit import audit, calibration_error
+from rr.evaluate.class_metrics import audit, calibration_error
 
 
 def one_hot(predictions: list[int], confidence: list[float], classes: int) -> np.ndarray:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from rr import backbones, bench, methods
-from rr.bench import gpu, memory, reference, turns
-from rr.bench.loop import Enough, settings_of
+from rr.bench import alternating, memory, reference
 from rr.bench.measure import Contestant, Seconds, alternate, row
-from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings
+from rr.bench.parts import gpu
+from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings, settings_of
 from rr.errors import UserError
 from rr.views import make_views
+from rr.workflow.throughput import Enough
 
 SPREAD = {"min", "q1", "median", "q3", "max", "count"}
 STEPS = 50
@@ -192,7 +193,7 @@ def test_turns_alternate_and_ratios_are_formed_turn_by_turn() -> None:
 def test_a_program_that_fails_ends_the_turns_with_all_others() -> None:
     patient = "from rr.bench.turns import Turn\nturn = Turn()\nwhile True: turn.done()"
     with pytest.raises(RuntimeError, match="ended early, with code 3"):
-        turns.alternate([[sys.executable, "-c", patient], [sys.executable, "-c", "raise SystemExit(3)"]], 2, 1)
+        alternating.alternate([[sys.executable, "-c", patient], [sys.executable, "-c", "raise SystemExit(3)"]], 2, 1)
 
 
 def test_the_peak_of_memory_is_what_was_taken_and_given_back() -> None:

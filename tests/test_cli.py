@@ -10,7 +10,7 @@ import pytest
 from conftest import Rr
 
 from rr import stages
-from rr.atomic import replacing, write_text
+from rr.runtime.atomic import replacing, write_text
 
 
 def test_help_loads_none_of_the_heavy_libraries() -> None:

@@ -7,7 +7,7 @@ import pytest
 from conftest import write_params
 from crash import Findings, Watcher, contents, leftovers, outputs, torture
 
-from rr.provenance import sha256
+from rr.runtime.hashing import sha256
 
 BETON = Path("data/beton/shapes/train.beton")
 RECORD = Path("data/beton/shapes/run.json")

@@ -20,7 +20,7 @@ from PIL import Image
 from test_sources import cifar_like
 
 from rr.data import raw
-from rr.data.sources import official, slimagenet, stl10, tiny_imagenet
+from rr.data.sources import slimagenet, stl10, tiny_imagenet, torchvision_archive
 from rr.params import Stl10Source, load
 
 FETCH = ("fetch", "--dataset", "mine")
@@ -161,7 +161,7 @@ class TestStl10:
         with open(stl / "unlabeled_X.bin", "wb") as file:
             file.truncate(100_000 * 3 * 96 * 96)
         listed = {stl / name: value for name, value in STL10.train_list + STL10.test_list}
-        monkeypatch.setattr(official, "md5_of", lambda path: listed[path])
+        monkeypatch.setattr(torchvision_archive, "md5_of", lambda path: listed[path])
         tracemalloc.start()
         try:
             rows = iter(stl10.pictures(Stl10Source(kind="stl10_unlabelled"), tmp_path, stl).rows)

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 from rr import backbones, methods, params
-from rr.device import one_thread
+from rr.compute.device import one_thread
 from rr.errors import UserError
 from rr.methods import deepcluster
 from rr.methods.deepcluster import DeepCluster, cluster, whiten

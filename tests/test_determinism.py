@@ -7,8 +7,8 @@ import golden
 import pytest
 from golden import small, train, write_pictures
 
-from rr import pretrain
 from rr.data import beton
+from rr.pretrain import loop
 
 # How far sums in another order may lead, by epoch of four steps: relative differences of the mean loss, which grow from
 # step to step. Measured between one and two threads, and between a processor's own kernels and those for the plainest
@@ -48,15 +48,15 @@ def test_a_run_that_stops_after_any_step_goes_on_to_the_same_bits(
     """Three epochs of three steps: inside each epoch, at each boundary, and after the last."""
     settings = small(name, epochs=3, batch_size=20)
     states: dict[tuple[int, int], bytes] = {}
-    save = pretrain.save
+    save = loop.save
 
-    def keep(resume: Path, fingerprint: str, run: pretrain.Progressed, *rest: object) -> None:
+    def keep(resume: Path, fingerprint: str, run: loop.Progressed, *rest: object) -> None:
         save(resume, fingerprint, run, *rest)
         states[run.epoch, run.step] = resume.read_bytes()
 
     with monkeypatch.context() as patched:
-        patched.setattr(pretrain, "SECONDS_BETWEEN_SAVES", 0.0)
-        patched.setattr(pretrain, "save", keep)
+        patched.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+        patched.setattr(loop, "save", keep)
         undisturbed = files(train(few, tmp_path / "whole", settings))
     assert sorted(states) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0)]
     for (epoch, step), state in states.items():

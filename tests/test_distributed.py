@@ -20,12 +20,13 @@ from conftest import EVALUATE, PRETRAIN, ROOT, Rr, write_params
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rr import pretrain, status
+from rr.compute.distributed import Group
 from rr.data.beton import Beton
-from rr.distributed import Group
+from rr.data.loader import Feed
 from rr.errors import UserError
-from rr.feed import Feed
 from rr.params import Dynamics
+from rr.pretrain import loop
+from rr.runtime import status
 
 SCRIPT = Path(several.__file__)
 FOLDER, RESUME = (
@@ -281,7 +282,7 @@ def other_parameters(folder: Path) -> dict[str, str]:
 def other_code(folder: Path) -> dict[str, str]:
     shutil.copytree(ROOT / "rr", folder / "other/rr", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "other")
-    with open(folder / "other/rr/methods/dot.py", "a") as module:
+    with open(folder / "other/rr/methods/relation/dot_product.py", "a") as module:
         module.write("# another version\n")
     return {"PYTHONPATH": os.pathsep.join([str(folder / "other"), os.environ["PYTHONPATH"]])}
 
@@ -340,10 +341,10 @@ def test_processes_with_other_pictures_are_refused(ready: Path, tmp_path: Path) 
 def refused(settings: object, size: int, place: Path, pictures: int = 21) -> str:
     """What the first of so many processes says before it has met any other."""
     golden.write_pictures(place / "train.beton", pictures)
-    job = pretrain.Job(golden.PARAMS.datasets["shapes"], "conv4", settings, 10, 1, "float32", NO_DYNAMICS, "test")  # type: ignore[arg-type]
+    job = loop.Job(golden.PARAMS.datasets["shapes"], "conv4", settings, 10, 1, "float32", NO_DYNAMICS, "test")  # type: ignore[arg-type]
     outputs = golden.Outputs("shapes", "conv4", "method", 1, place)
     with pytest.raises(UserError) as error:
-        pretrain.pretrain(job, place / "train.beton", outputs, device="cpu", threads=1, group=Group(0, size))
+        loop.pretrain(job, place / "train.beton", outputs, device="cpu", threads=1, group=Group(0, size))
     assert not outputs.weights.exists()
     assert not outputs.views.exists()
     return str(error.value)

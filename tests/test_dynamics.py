@@ -12,8 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from rr import methods
-from rr.dynamics import gradient_norms, leave_one_out
 from rr.params import load
+from rr.pretrain.dynamics import gradient_norms, leave_one_out
 
 CELL = "shapes/conv4/relational/1"
 
@@ -56,8 +56,8 @@ def test_measuring_changes_no_weight_and_fills_the_epochs_that_are_due(ready, rr
 
 def test_unlabelled_pictures_have_no_knn_accuracy(ready, rr: Rr) -> None:
     from rr.data.beton import Beton, write
-    from rr.dynamics import Observer
     from rr.params import Dynamics
+    from rr.pretrain.dynamics import Observer
 
     images = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
     write(ready / "unlabelled.beton", images, np.full(60, -1), np.arange(60))

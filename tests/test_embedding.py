@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from rr.data.beton import Beton, write
 from rr.errors import UserError
 from rr.evaluate import embedding
-from rr.evaluate.geometry import alignment, effective_rank, uniformity
+from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
 from rr.params import Dataset, Embedding, ShapesSource
 from rr.views import Augmentation
 

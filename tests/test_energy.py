@@ -8,8 +8,8 @@ import pynvml
 import pytest
 from conftest import Rr
 
-from rr import energy
-from rr.energy import Meter, metering
+from rr.runtime import energy
+from rr.runtime.energy import Meter, metering
 
 RANGE = 1_000_000  # microjoules after which a made-up counter starts again
 

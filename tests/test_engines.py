@@ -105,7 +105,7 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
 def test_dvc_and_the_grid_agree_on_each_stages_parameters(tmp_path: Path) -> None:
     from ruamel.yaml import YAML
 
-    from rr.grid import PARAMETERS
+    from rr.workflow.grid import PARAMETERS
 
     stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
     for stage, keys in PARAMETERS.items():

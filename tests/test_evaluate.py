@@ -17,11 +17,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from rr import backbones, paths
+from rr.backbones.weights import load_backbone
 from rr.data.beton import Beton, write
+from rr.data.labels import keep_share
 from rr.errors import UserError
-from rr.evaluate import Target, evaluate, knn, linear
-from rr.features import extract, load_backbone
-from rr.labels import keep_share
+from rr.evaluate import evaluate, knn, linear
+from rr.evaluate.features import extract
+from rr.evaluate.stage import Target
 from rr.params import Dataset, Knn, Linear, Retrieval, ShapesSource
 from rr.views import normalise
 

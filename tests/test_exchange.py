@@ -13,14 +13,14 @@ from test_resnets import images, network
 from torch import Tensor, nn
 
 from rr import backbones
+from rr.backbones.weights import load_backbone, write_backbone
 from rr.errors import UserError
 from rr.exchange import exporting
 from rr.exchange.exporting import export
 from rr.exchange.importing import import_backbone
-from rr.features import load_backbone, write_backbone
 from rr.methods.imported import imported
 from rr.params import Imported
-from rr.provenance import sha256
+from rr.runtime.hashing import sha256
 
 FORMATS = ["safetensors", "state-dict", "torchscript", "torch-export", "onnx"]
 

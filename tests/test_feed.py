@@ -14,10 +14,10 @@ from torch._dynamo.testing import CompileCounter
 
 from rr import backbones, methods
 from rr.data import beton
+from rr.data.loader import Feed, ahead
 from rr.data.shapes import generate
-from rr.feed import Feed, ahead
 from rr.params import Dataset, Relational, ShapesSource
-from rr.pretrain import _forward
+from rr.pretrain.loop import _forward
 from rr.views.augmentation import Augmentation
 
 SHAPES = Dataset(

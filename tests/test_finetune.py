@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from rr import backbones
+from rr.compute.device import settle
 from rr.data.beton import Beton, write
+from rr.data.labels import keep_share
 from rr.data.shapes import generate
-from rr.device import settle
 from rr.errors import UserError
 from rr.evaluate import finetune
-from rr.labels import keep_share
 from rr.params import Dataset, Finetune, ShapesSource
 from rr.views import Augmentation, make_views
 

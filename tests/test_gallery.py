@@ -23,12 +23,13 @@ from PIL import Image
 from safetensors import safe_open
 from test_resnets import network as trained
 
+from rr.backbones.weights import load_backbone, write_backbone
 from rr.data import raw
-from rr.features import extract, load_backbone, write_backbone
+from rr.evaluate.features import extract
 from rr.gallery import index, network, pictures
 from rr.gallery.search import nearest
 from rr.params import Dataset, ShapesSource
-from rr.provenance import sha256
+from rr.runtime.hashing import sha256
 
 SIDE, MEAN, STD = 32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 DATASET = Dataset(source=ShapesSource(kind="shapes", train=10, test=10, seed=0), side=SIDE, mean=MEAN, std=STD)

@@ -9,7 +9,7 @@ import torch
 from conftest import write_params
 
 from rr import params
-from rr.bench import gpu
+from rr.bench.parts import gpu
 
 ROOT = Path(__file__).parent.parent
 

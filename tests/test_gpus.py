@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import PRETRAIN, Rr
 
-from rr import gpus
 from rr.errors import UserError
+from rr.runtime import gpu_lock
 
 # Says which GPU it has and when, by a clock that all processes share.
 RUN = """
@@ -36,8 +36,8 @@ def start(folder: Path, named: str, seconds: float) -> subprocess.Popen[str]:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process has no GPU yet, and may get one."""
-    monkeypatch.setattr(gpus, "LOCKS", tmp_path / "locks")
-    monkeypatch.setattr(gpus, "_taken", None)
+    monkeypatch.setattr(gpu_lock, "LOCKS", tmp_path / "locks")
+    monkeypatch.setattr(gpu_lock, "_taken", None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -74,11 +74,11 @@ def test_a_run_that_waits_says_so_and_gets_what_a_killed_one_had(tmp_path: Path)
 def test_a_stage_takes_one_unless_told_to_compute_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("RR_GPUS", "5,6")
-    assert gpus.device("cpu") == "cpu"
+    assert gpu_lock.device("cpu") == "cpu"
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    assert gpus.device("auto") == "cuda"
+    assert gpu_lock.device("auto") == "cuda"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    assert gpus.device("cuda") == "cuda"  # a process has one
+    assert gpu_lock.device("cuda") == "cuda"  # a process has one
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
 
 
@@ -100,7 +100,7 @@ def test_a_gpu_that_is_not_there_is_no_reason_to_compute_elsewhere(
 def test_a_gpu_that_is_named_twice_over_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RR_GPUS", "0,1")
     with pytest.raises(UserError, match=r"--device cuda:0 is one GPU, and RR_GPUS=0,1 gives them out"):
-        gpus.device("cuda:0")
+        gpu_lock.device("cuda:0")
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
@@ -110,7 +110,7 @@ def test_a_number_is_one_gpu_however_it_is_written(tmp_path: Path, monkeypatch: 
     assert first.stdout
     assert first.stdout.readline() == "0\n"
     monkeypatch.setenv("RR_GPUS", "00,005")
-    assert gpus.take() == os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    assert gpu_lock.take() == os.environ["CUDA_VISIBLE_DEVICES"] == "5"
     first.kill()
     first.communicate(timeout=100)
 
@@ -118,7 +118,7 @@ def test_a_number_is_one_gpu_however_it_is_written(tmp_path: Path, monkeypatch: 
 def test_sessions_with_other_temporary_folders_share_the_locks(tmp_path: Path) -> None:
     where = [sys.executable, "-c", "from rr import gpus; print(gpus.LOCKS)"]
     found = subprocess.run(where, env=os.environ | {"TMPDIR": str(tmp_path)}, text=True, capture_output=True)
-    assert found.stdout == f"{gpus.LOCKS}\n"
+    assert found.stdout == f"{gpu_lock.LOCKS}\n"
 
 
 @pytest.mark.usefixtures("here")
@@ -147,5 +147,5 @@ def test_what_a_cluster_has_given_is_not_replaced(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RR_GPUS", "0,1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(UserError, match="both set"):
-        gpus.take()
+        gpu_lock.take()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

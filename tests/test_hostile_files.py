@@ -20,8 +20,8 @@ from fuzz import COUNT, SEED, damaged, rounds
 from PIL import Image
 
 from rr import backbones
+from rr.backbones.weights import write_backbone
 from rr.data import index, raw
-from rr.features import write_backbone
 from rr.params import Dataset
 
 _TREE = "t = open_tree(path, path.with_suffix('.out'), Limits(100_000, 20)); n = [len(t.read(x)) for x in t.names]"

@@ -14,8 +14,8 @@ from conftest import Rr, fetched, use, write_params
 from PIL import Image
 from test_engines import call, copy_project
 
-from rr import suites
 from rr.errors import UserError
+from rr.workflow import suites
 
 EVIL = "a b;$(touch x)`touch x`'\"&|>x"
 

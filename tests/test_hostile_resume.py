@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from rr import backbones, methods
 from rr.params import Method
-from rr.resume import Progressed, restore, save
+from rr.pretrain.checkpoint import Progressed, restore, save
 
 
 def fresh(name: str, seed: int) -> tuple[Any, Any, Any]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rr import backbones, params
-from rr.device import one_thread
+from rr.compute.device import one_thread
 from rr.methods.infomax import InfoMax, LocalDiscriminator, reverse_gradient, tell_apart
 from rr.views.augmentation import Augmentation
 

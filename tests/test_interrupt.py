@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import EVALUATE, PRETRAIN, Rr, write_params
 
-from rr import atomic, grid, pretrain
 from rr.params import load
-from rr.progress import Progress
+from rr.pretrain import loop
+from rr.runtime import atomic
+from rr.runtime.progress import Progress
+from rr.workflow import grid
 
 CODES = {
     signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated"),
@@ -54,7 +56,7 @@ def signals_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                     for number in numbers:
                         os.kill(os.getpid(), number)
 
-        monkeypatch.setattr(pretrain, "Progress", Signalling)
+        monkeypatch.setattr(loop, "Progress", Signalling)
 
     return arrange
 

@@ -11,16 +11,17 @@ import torch
 from golden import Outputs
 from torch._dynamo.testing import CompileCounter
 
-from rr import backbones, methods, pretrain
+from rr import backbones, methods
+from rr.compute.device import settle
 from rr.data import beton
+from rr.data.loader import Feed
 from rr.data.shapes import generate
-from rr.device import settle
 from rr.errors import UserError
-from rr.features import extract
-from rr.feed import Feed
-from rr.methods.method import Method
+from rr.evaluate.features import extract
+from rr.methods.base import Method
 from rr.params import Dynamics, Params, load
 from rr.params import Method as Settings
+from rr.pretrain import loop
 
 ROOT = Path(__file__).parent.parent
 PARAMS: Params = load(ROOT / "params.yaml")
@@ -54,10 +55,10 @@ def train(
 ) -> dict[str, bytes]:
     """Run the loop; return the weights and the history."""
     settle(1)
-    job = pretrain.Job(SHAPES, "conv4", settings, CLASSES, seed, "float32", dynamics, "test")
+    job = loop.Job(SHAPES, "conv4", settings, CLASSES, seed, "float32", dynamics, "test")
     place.mkdir(exist_ok=True)
     outputs = Outputs("shapes", "conv4", "method", seed, place)
-    pretrain.pretrain(job, data, outputs, device="cpu", threads=1)
+    loop.pretrain(job, data, outputs, device="cpu", threads=1)
     return {path.name: path.read_bytes() for path in (outputs.weights, outputs.history)}
 
 
@@ -84,19 +85,19 @@ def test_a_training_that_stops_inside_an_epoch_goes_on_to_the_same_bits(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = train(data, tmp_path / "whole", small(name, batch_size=16))
-    save, steps = pretrain.save, []
+    save, steps = loop.save, []
 
-    def stop_in_the_middle(resume: Path, spec: str, run: pretrain.Progressed, *rest: object) -> None:
+    def stop_in_the_middle(resume: Path, spec: str, run: loop.Progressed, *rest: object) -> None:
         save(resume, spec, run, *rest)
         steps.append((run.epoch, run.step))
         if (run.epoch, run.step) == (1, 2):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrain, "SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr(pretrain, "save", stop_in_the_middle)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(loop, "save", stop_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path / "parts", small(name, batch_size=16))
-    monkeypatch.setattr(pretrain, "save", save)
+    monkeypatch.setattr(loop, "save", save)
     assert train(data, tmp_path / "parts", small(name, batch_size=16)) == undisturbed
 
 
@@ -213,7 +214,7 @@ def test_the_step_of_a_gpu_is_one_graph_that_is_compiled_once_for_each_shape(nam
     torch._dynamo.reset()
     counter = CompileCounter()
     step = torch.compile(
-        partial(pretrain._forward, method, source.augment, "float32"), backend=counter, fullgraph=True, dynamic=False
+        partial(loop._forward, method, source.augment, "float32"), backend=counter, fullgraph=True, dynamic=False
     )
     shapes = set()
     for epoch in range(2):
@@ -275,7 +276,7 @@ def test_the_last_good_state_stays_when_a_later_epoch_diverges(
         with monkeypatch.context() as patch:
             patch.setattr(RelationalReasoning, "loss", broken)
             if not reads_at_once:
-                patch.setattr(pretrain, "reads_at_once", lambda loss: False)
+                patch.setattr(loop, "reads_at_once", lambda loss: False)
             calls.clear()
             with pytest.raises(UserError, match=r"the loss is nan in epoch 2 at step 2: .*stays in .*resume.pt"):
                 train(data, place, small("relational"))
@@ -303,7 +304,7 @@ def test_a_batch_of_one_is_refused(name: str, data: Path, tmp_path: Path) -> Non
 
 
 def test_a_share_of_the_labels_is_kept_by_class() -> None:
-    from rr.labels import keep_share
+    from rr.data.labels import keep_share
 
     labels = np.repeat(np.arange(5), [100, 50, 20, 3, 1])
     for share in (0.01, 0.1, 0.5, 1.0):

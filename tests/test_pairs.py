@@ -5,13 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rr.methods.pairs import (
-    class_partners,
-    other_class_partners,
-    random_partners,
-    roll_partners,
-    view_pairs,
-)
+from rr.methods.relation.pairs import class_partners, other_class_partners, random_partners, roll_partners, view_pairs
 
 
 def test_view_pairs_are_lexicographic() -> None:

@@ -15,18 +15,20 @@ from ruamel.yaml import YAML
 from scipy.stats import ttest_ind_from_stats
 from test_report import GUESSED, LABELS, Page, check_latex, write_png, write_predictions, write_record
 
-from rr import paths, suites
-from rr.grid import evaluations, parameters, pretrainings
+from rr import paths
 from rr.params import Params, load
 from rr.report import report
-from rr.report.answers import Answer, answer, measures, verdict
-from rr.report.beside import beside
-from rr.report.budget import differences, reduced
-from rr.report.collect import Collected, Run, Score, Spread, collect
-from rr.report.files import Machine, Record
-from rr.report.headlines import BASELINES, headline
-from rr.report.paper import FILE, Figure, figures
-from rr.report.welch import interval
+from rr.report.inputs.collect import Collected, Run, Score, collect
+from rr.report.inputs.files import Machine, Record
+from rr.report.paper.averages import BASELINES, headline
+from rr.report.paper.comparison import beside
+from rr.report.paper.match import Answer, answer, measures, verdict
+from rr.report.paper.published import FILE, Figure, figures
+from rr.report.paper.settings import differences, reduced
+from rr.report.paper.welch import interval
+from rr.report.statistics import Spread
+from rr.workflow import suites
+from rr.workflow.grid import evaluations, parameters, pretrainings
 
 TABLE_1 = ("L5", "L6", "T1", "T2", "G1", "F1")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rr.parallel import share
+from rr.compute.thread_pool import share
 
 
 @given(tiles=st.integers(0, 200), threads=st.integers(1, 9))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, write_params
 
-from rr import grid
 from rr.errors import UserError
 from rr.params import Params, load
+from rr.workflow import grid
 
 ROOT = Path(__file__).parent.parent
 

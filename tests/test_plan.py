@@ -11,10 +11,12 @@ from conftest import PRETRAIN, ROOT, Rr, write_params
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rr import paths, pretrain, stages, suites
+from rr import paths, stages
 from rr.params import load
-from rr.plan import measured, plan
-from rr.schedule import Schedule, schedule, traffic
+from rr.pretrain import loop
+from rr.workflow import suites
+from rr.workflow.estimates import Schedule, schedule, traffic
+from rr.workflow.plan import measured, plan
 
 
 def lines(text: str) -> dict[str, list[str]]:
@@ -105,13 +107,13 @@ def test_states_on_disk_are_as_large_as_planned(
     write_params(tmp_path / "project", add_byol)
     params = load(Path("params.yaml"))
     sizes = []
-    save = pretrain.save
+    save = loop.save
 
     def keep(resume: Path, *rest: object) -> None:
         save(resume, *rest)
         sizes.append(resume.stat().st_size)
 
-    monkeypatch.setattr(pretrain, "save", keep)
+    monkeypatch.setattr(loop, "save", keep)
     stages.pretrain("shapes", "conv4", method, 1, "cpu", Path("params.yaml"))
     planned = traffic(params, paths.Pretraining("shapes", "conv4", method, 1), 200, 10, 0.0)
     assert max(sizes) == pytest.approx(planned.state, rel=0.01)

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rr import backbones
-from rr.features import load_backbone
+from rr.backbones.weights import load_backbone
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")
@@ -105,20 +105,20 @@ def test_a_killed_run_continues_to_the_same_bits(ready: Path, rr: Rr) -> None:
 def test_a_state_inside_an_epoch_is_continued_to_the_same_bits(
     ready: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rr import pretrain
+    from rr.pretrain import loop
 
     rr(*PRETRAIN)
     undisturbed = artefacts(ready)
-    monkeypatch.setattr(pretrain, "SECONDS_BETWEEN_SAVES", 0.0)
-    saved, save = [], pretrain.save
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+    saved, save = [], loop.save
 
-    def stop_in_the_middle(resume: Path, spec: str, run: pretrain.Progressed, *rest: object) -> None:
+    def stop_in_the_middle(resume: Path, spec: str, run: loop.Progressed, *rest: object) -> None:
         save(resume, spec, run, *rest)
         saved.append(run.step)
         if len(saved) == 10:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrain, "save", stop_in_the_middle)
+    monkeypatch.setattr(loop, "save", stop_in_the_middle)
     outcome = rr(*PRETRAIN)
     assert outcome.code == 130
     assert "run the same command again to continue" in outcome.err
@@ -158,7 +158,7 @@ def test_supervised_learns_and_its_rate_falls(ready: Path, rr: Rr) -> None:
 
 
 def test_random_negatives_differ_between_seeds_epochs_and_steps() -> None:
-    from rr.pretrain import _generator
+    from rr.pretrain.loop import _generator
 
     drawn = {tuple(torch.randint(1000, (8,), generator=_generator(*key)).tolist()) for key in np.ndindex(3, 3, 3)}
     assert len(drawn) == 27
@@ -174,7 +174,7 @@ def test_a_last_batch_of_one_is_refused_before_training(ready: Path, rr: Rr) -> 
 
 
 def test_two_processes_do_not_make_the_same_artefact(ready: Path, rr: Rr) -> None:
-    from rr.lock import holding
+    from rr.runtime.lock import holding
 
     with holding(FOLDER):
         outcome = rr(*PRETRAIN)

@@ -10,8 +10,8 @@ import pytest
 from conftest import Rr, write_params
 from fuzz import COUNT, flipped, rounds
 
-from rr.engines import faults
 from rr.params import load
+from rr.workflow.verify import faults
 
 FLIPS = COUNT // 2  # each reads every file of the project
 NO_ARTEFACTS = (".rr", "params.yaml")

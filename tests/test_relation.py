@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rr.methods.pairs import random_partners, roll_partners
-from rr.methods.relation import Aggregation, RelationHead, direct_logits, relation_loss
-from rr.methods.relation_objective import pair_objective
+from rr.methods.relation.loss import Aggregation, RelationHead, direct_logits, relation_loss
+from rr.methods.relation.objective import pair_objective
+from rr.methods.relation.pairs import random_partners, roll_partners
 
 
 @pytest.mark.parametrize(

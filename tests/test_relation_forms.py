@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rr.methods.pairs import random_partners, roll_partners
-from rr.methods.relation import Aggregation, RelationHead, direct_logits, relation_loss
-from rr.methods.relation_fused import fused_loss
-from rr.methods.relation_max import chunked_max_loss
-from rr.methods.relation_objective import Loss
-from rr.methods.relation_torch import factorised_loss
+from rr.methods.relation.chunked_max import chunked_max_loss
+from rr.methods.relation.factorised import factorised_loss
+from rr.methods.relation.fused import fused_loss
+from rr.methods.relation.loss import Aggregation, RelationHead, direct_logits, relation_loss
+from rr.methods.relation.objective import Loss
+from rr.methods.relation.pairs import random_partners, roll_partners
 
 FLOAT32 = 1e-5
 FLOAT32_MAX = 5e-5
@@ -175,9 +175,9 @@ def test_fused_keeps_accuracy_far_off_centre() -> None:
 
 def test_default_path_is_fused_only_where_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr("rr.methods.relation_fused.fused_loss", lambda *_: calls.append("fused"))
-    monkeypatch.setattr("rr.methods.relation.factorised_loss", lambda *_: calls.append("torch"))
-    monkeypatch.setattr("rr.methods.relation.chunked_max_loss", lambda *_: calls.append("max"))
+    monkeypatch.setattr("rr.methods.relation.fused.fused_loss", lambda *_: calls.append("fused"))
+    monkeypatch.setattr("rr.methods.relation.loss.factorised_loss", lambda *_: calls.append("torch"))
+    monkeypatch.setattr("rr.methods.relation.loss.chunked_max_loss", lambda *_: calls.append("max"))
     features, partners = torch.randn(4, 3, 8), roll_partners(4, 3)
     relation_loss(RelationHead(8), features, partners)
     relation_loss(RelationHead(8, "max"), features, partners)
@@ -218,7 +218,7 @@ def test_fused_repeats_bit_by_bit_for_any_number_of_threads(negatives: str, monk
     outcomes = []
     for threads in (1, 1, 2, 3):
         # Only the kernels: torch itself keeps one thread, as its matrix products may differ with their number.
-        monkeypatch.setattr("rr.methods.relation_fused.thread_count", lambda threads=threads: threads)
+        monkeypatch.setattr("rr.methods.relation.fused.thread_count", lambda threads=threads: threads)
         outcomes.append(results(head, features, lambda h, z: fused_loss(h, z, partners, "focal", 2.0)[0]))
     for other in outcomes[1:]:
         assert all(torch.equal(value, other[name]) for name, value in outcomes[0].items())

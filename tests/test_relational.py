@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rr import backbones, params
-from rr.methods.dot import dot_loss
-from rr.methods.pairs import random_partners, roll_partners
-from rr.methods.relation import RelationHead, direct_logits, relation_loss
-from rr.methods.relation_objective import count_pairs
+from rr.methods.relation.dot_product import dot_loss
+from rr.methods.relation.loss import RelationHead, direct_logits, relation_loss
+from rr.methods.relation.objective import count_pairs
+from rr.methods.relation.pairs import random_partners, roll_partners
 from rr.methods.relational import RelationalReasoning, information
 from rr.views.augmentation import Augmentation
 

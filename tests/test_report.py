@@ -27,18 +27,19 @@ from sklearn.metrics import confusion_matrix
 
 from rr import paths
 from rr.errors import UserError
-from rr.grid import evaluations, pretrainings
-from rr.grid import report as report_cell
 from rr.params import Params
 from rr.paths import REPORT_FILES
-from rr.provenance import commit, sealed
 from rr.report import report
-from rr.report.classes import confused, confusion, reliability
-from rr.report.collect import spread
-from rr.report.efficiency import reached
+from rr.report.inputs.predictions import Guesses
 from rr.report.latex import _table, escaped
 from rr.report.page import markdown
-from rr.report.predictions import Guesses
+from rr.report.sections.classes import confused, confusion, reliability
+from rr.report.sections.efficiency import reached
+from rr.report.statistics import spread
+from rr.runtime.machine import commit
+from rr.workflow.grid import evaluations, pretrainings
+from rr.workflow.grid import report as report_cell
+from rr.workflow.records import sealed
 
 ACCURACY = {
     ("random", "linear"): {1: 0.40, 2: 0.42},
@@ -841,12 +842,12 @@ def test_commits_are_named_and_counted(params: Params) -> None:
 
 def test_figures_of_two_versions_of_the_code_are_flagged(params: Params) -> None:
     for run in pretrainings(params):
-        change_record(run.folder, code={"rr/pretrain.py": "aa", "rr/feed.py": "bb"})
-    change_record(RELATIONAL.folder, code={"rr/pretrain.py": "cc", "rr/feed.py": "bb"})
+        change_record(run.folder, code={"rr/pretrain/loop.py": "aa", "rr/data/loader.py": "bb"})
+    change_record(RELATIONAL.folder, code={"rr/pretrain/loop.py": "cc", "rr/data/loader.py": "bb"})
     report(params)
     expected = (
         "Pretraining mixes 2 versions of the code, so figures may differ for that reason alone. What differs: "
-        "rr/pretrain.py. A made shapes/conv4/random/1, shapes/conv4/random/2, shapes/conv4/supervised/1, "
+        "rr/pretrain/loop.py. A made shapes/conv4/random/1, shapes/conv4/random/2, shapes/conv4/supervised/1, "
         "shapes/conv4/supervised/2, shapes/conv4/relational/2; B made shapes/conv4/relational/1."
     )
     assert expected in page().text

@@ -9,8 +9,9 @@ import torch
 from conftest import PRETRAIN, Rr
 from torch import nn
 
-from rr import paths, resume
-from rr.resume import Progressed
+from rr import paths
+from rr.pretrain import checkpoint
+from rr.pretrain.checkpoint import Progressed
 
 RESUME = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
 
@@ -28,7 +29,7 @@ class Training:
         self.method.zero_grad()
         self.method(torch.ones(1, 3)).sum().backward()
         self.optimiser.step()
-        resume.save(file, "mine", self.run, self.method, self.optimiser, None)
+        checkpoint.save(file, "mine", self.run, self.method, self.optimiser, None)
 
     def weights(self) -> list[float]:
         return self.method.weight.flatten().tolist()
@@ -36,7 +37,7 @@ class Training:
 
 def restored(file: Path, fingerprint: str = "mine") -> tuple[int, list[float]]:
     other = Training()
-    run = resume.restore(file, fingerprint, other.method, other.optimiser, None)
+    run = checkpoint.restore(file, fingerprint, other.method, other.optimiser, None)
     return run.epoch, other.weights()
 
 
@@ -57,7 +58,7 @@ def test_the_state_before_the_newest_stays(file: Path, capsys: pytest.CaptureFix
     assert restored(file) == (2, states[2])
     training.save(file, 4)
     assert restored(paths.previous(file)) == (2, states[2])
-    resume.forget(file)
+    checkpoint.forget(file)
     assert list(file.parent.iterdir()) == []
 
 
@@ -113,7 +114,7 @@ def test_a_disk_that_is_full_costs_neither_copy(file: Path, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(resume, "open", full, raising=False)
+    monkeypatch.setattr(checkpoint, "open", full, raising=False)
     with pytest.raises(OSError, match="No space left"):
         training.save(file, 3)
     assert {path.name: path.read_bytes() for path in file.parent.iterdir()} == kept
@@ -124,8 +125,8 @@ def test_a_run_leaves_neither_copy(converted: Path, tmp_path: Path, rr: Rr, monk
     shutil.copytree(converted, folder)
     monkeypatch.chdir(folder)
     seen = []
-    forget = resume.forget
-    monkeypatch.setattr(resume, "forget", lambda file: (seen.extend(RESUME.parent.iterdir()), forget(file)))
+    forget = checkpoint.forget
+    monkeypatch.setattr(checkpoint, "forget", lambda file: (seen.extend(RESUME.parent.iterdir()), forget(file)))
     assert rr(*PRETRAIN).code == 0
     assert {path.name for path in seen} == {"resume.pt", "resume.previous.pt"}
     assert list(RESUME.parent.iterdir()) == []

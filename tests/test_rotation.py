@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from rr import backbones, methods, params
-from rr.device import one_thread
-from rr.methods.method import Method
+from rr.compute.device import one_thread
+from rr.methods.base import Method
 from rr.methods.rotation import rotate
 from rr.views.augmentation import Augmentation
 

@@ -15,8 +15,8 @@ from conftest import EVALUATE, PRETRAIN, Rr, write_params
 
 from rr.data import beton
 from rr.errors import UserError, explain_os_error
-from rr.provenance import sha256
-from rr.scratch import nearby
+from rr.runtime.hashing import sha256
+from rr.runtime.local_copy import nearby
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import EVALUATE, PRETRAIN, Rr, write_params
 
-from rr import progress, status
 from rr.errors import UserError
-from rr.progress import Progress
+from rr.runtime import progress, status
+from rr.runtime.progress import Progress
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 FILE = Path(".rr/status/pretrain/shapes/conv4/relational/1.json")

@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 from conftest import ROOT, Rr
 
-from rr import grid, params, suites
+from rr import params
 from rr.errors import UserError
+from rr.workflow import grid, suites
 
 NAMES = sorted(path.stem for path in (ROOT / "workflow/suites").glob("*.yaml"))
 

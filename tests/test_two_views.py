@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from rr import backbones, methods, params
-from rr.device import one_thread
+from rr.compute.device import one_thread
 from rr.methods.barlow import barlow_loss
+from rr.methods.base import Method
 from rr.methods.byol import BYOL, byol_loss
-from rr.methods.matching import count_matches
-from rr.methods.method import Method
 from rr.methods.simclr import nt_xent
+from rr.methods.similarity import count_matches
 from rr.methods.vicreg import vicreg_loss
 from rr.views.augmentation import Augmentation
 

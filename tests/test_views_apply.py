@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as F
 
-from rr.views import Augmentation, ViewParameters, batched, cpu, draw, make_views, normalise
+from rr.views import Augmentation, ViewParameters, cpu, draw, make_views, normalise, torch_ops
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -99,7 +99,7 @@ def by_cpu(images, parameters, mean, std) -> torch.Tensor:
 
 
 def by_batch(images, parameters, mean, std) -> torch.Tensor:
-    views = batched.apply(torch.from_numpy(images), parameters, mean, std)
+    views = torch_ops.apply(torch.from_numpy(images), parameters, mean, std)
     assert views.dtype == torch.float32
     assert views.is_contiguous(memory_format=torch.channels_last)
     return views
@@ -163,7 +163,7 @@ def test_a_view_does_not_depend_on_its_batch(device, monkeypatch):
             made = make_views(images[picks], index[picks], views=views, **options)
         else:
             parameters = draw(POLICIES["paper"], 1, 5, index[picks], views, 32)
-            made = batched.apply(torch.from_numpy(images[picks]), parameters, MEAN, STD)
+            made = torch_ops.apply(torch.from_numpy(images[picks]), parameters, MEAN, STD)
         return made.unflatten(0, (views, len(picks)))
 
     whole, part = make(np.arange(IMAGES), 4), make(np.array([6, 2]), 3)
@@ -273,7 +273,7 @@ def test_parameters_and_out_must_fit():
     with pytest.raises(ValueError, match="parameters are for 7 images of side 8, images are 8 of side 8"):
         cpu.apply(images, parameters, MEAN, STD)
     with pytest.raises(ValueError, match="parameters are for 7 images"):
-        batched.apply(torch.from_numpy(images), parameters, MEAN, STD)
+        torch_ops.apply(torch.from_numpy(images), parameters, MEAN, STD)
     with pytest.raises(ValueError, match="out must be C-contiguous float32 of shape"):
         cpu.apply(images[1:], parameters, MEAN, STD, out=np.empty((1, 7, 8, 8, 3)))
     with pytest.raises(ValueError, match="images must be square"):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rr.backbones import planar_kernel, pooling_kernel
-from rr.batch_norm import update_running_statistics
-from rr.parallel import share
+from rr.compute.batch_norm import update_running_statistics
+from rr.compute.thread_pool import share
 
 # Values of an activation below which handing tiles to other threads costs more than it saves.
 SERIAL_VALUES = 200_000

@@ -43,7 +43,7 @@ def run(
         raise UserError(f"--steps {steps}: at least 1 is needed")
     _check_threads(threads)
     if data is not None:
-        from rr.bench.samples import beton_of
+        from rr.bench.dataset import beton_of
 
         beton_of(data)
     settings = Settings(steps, tuple(threads) if threads else None, data, small)
@@ -59,7 +59,7 @@ def _findings(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
     """The findings as JSON values."""
     # Read when the OpenMP library loads; both sides have it. As `rr` itself sets it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from rr.provenance import machine
+    from rr.runtime.machine import machine
 
     before, measured = _load(), {}
     for name in parts:

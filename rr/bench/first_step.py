@@ -3,8 +3,9 @@
 import os
 import sys
 
-from rr import cli, progress
+from rr import cli
 from rr.bench.listener import listening
+from rr.runtime import progress
 
 
 def main() -> None:

@@ -143,7 +143,7 @@ def row(case: str, unit: str, threads: int, names: Sequence[tuple[str, int]], ru
 
 def compare(case: str, unit: str, threads: int, contestants: Sequence[Contestant], repeats: int) -> Row:
     """`alternate` and `row` in one, with `threads` threads for torch and numba."""
-    from rr.device import settle
+    from rr.compute.device import settle
 
     settle(threads)
     names = [(contestant.name, contestant.amount) for contestant in contestants]

@@ -3,7 +3,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rr.params import Method, Relational, RotationNet, SimCLR, Supervised
 from rr.views.augmentation import Augmentation
 
 IMAGES, VIEWS, FEATURES = 64, 32, 64  # M, K and D of the paper's Conv-4 runs
@@ -48,3 +50,27 @@ class Settings:
 def workers() -> int:
     """Worker processes of the reference's loader: one per core."""
     return os.cpu_count() or 1
+
+
+FOR_EVER = 10**6  # epochs; the benchmark ends the loop
+
+
+def settings_of(method: str, views: int, batch: int) -> Method:
+    """The paper's settings of a method."""
+    strong = method in ("relational", "simclr")
+    common: dict[str, Any] = {
+        "kind": method, "augmentation": AUGMENTATION if strong else CROP_FLIP, "views": views, "batch_size": batch,
+        "epochs": FOR_EVER, "learning_rate": 1e-3,
+    }  # fmt: skip
+    match method:
+        case "relational":
+            return Relational(
+                **common, head="relation", aggregation="cat", loss="focal", gamma=2.0, alpha=0.5, negatives="roll",
+                labelled=0.0,
+            )  # fmt: skip
+        case "simclr":
+            return SimCLR(**common, temperature=0.5, mean="of-ratios", hidden=256, outputs=64)
+        case "rotation":
+            return RotationNet(**common)
+        case _:
+            return Supervised(**(common | {"learning_rate": 0.1}), momentum=0.9, milestones=[0.5, 0.75], decay=0.1)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rr.errors import UserError
-from rr.progress import Progress
+from rr.runtime.progress import Progress
 
 TIMEOUT = 60.0  # seconds without a byte
 WAITS = (1.0, 4.0, 15.0)  # seconds before each further try; counted anew after every try that brought something

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rr.atomic import replacing
-from rr.data import names
+from rr.data import class_names as names
 from rr.errors import UserError
+from rr.runtime.atomic import replacing
 
 
 def write(target: Path, splits: np.ndarray, labels: np.ndarray, hashes: list[str], class_names: list[str]) -> None:

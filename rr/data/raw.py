@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from rr.atomic import replacing
-from rr.data import names
+from rr.data import class_names as names
 from rr.errors import UserError
+from rr.runtime.atomic import replacing
 
 SPLITS = ("train", "test")
 UNLABELLED = -1

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from rr.data.beton import Beton
 from rr.errors import UserError
-from rr.evaluate.found import Found
-from rr.evaluate.geometry import alignment, effective_rank, uniformity
+from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
+from rr.evaluate.result import Found
 from rr.params import Dataset, Embedding
 from rr.views import make_views
 

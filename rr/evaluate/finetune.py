@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rr.compute.device import one_thread
 from rr.data.beton import Beton
-from rr.device import one_thread
+from rr.data.labels import keep_share
+from rr.data.loader import Feed
 from rr.errors import UserError
-from rr.features import extract
-from rr.feed import Feed
-from rr.labels import keep_share
+from rr.evaluate.features import extract
 from rr.params import Dataset, Finetune
-from rr.progress import Progress
+from rr.runtime.progress import Progress
 
 
 def run(

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rr.labels import keep_share
+from rr.data.labels import keep_share
 from rr.params import Linear
-from rr.progress import Progress
+from rr.runtime.progress import Progress
 
 
 def run(

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rr.contact_sheet import arrange
+from rr.compute.thread_pool import share
 from rr.data.beton import Beton
 from rr.errors import UserError
-from rr.evaluate.found import Found
-from rr.parallel import share
+from rr.evaluate.result import Found
 from rr.params import Retrieval
+from rr.runtime.image_grid import arrange
 
 _QUERIES = 256
 SHOWN_QUERIES, SHOWN_NEAREST = 10, 10

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rr import backbones
-from rr.atomic import replacing
+from rr.backbones.weights import load_backbone, write_backbone
 from rr.errors import UserError
-from rr.features import load_backbone, write_backbone
+from rr.runtime.atomic import replacing
 
 TOLERANCE = 1e-5  # largest difference of a feature, relative to the largest feature
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")

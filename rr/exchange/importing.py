@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rr import backbones
+from rr.backbones.weights import write_backbone
 from rr.errors import UserError, nearest
-from rr.features import write_backbone
 from rr.params import Backbone
 from rr.paths import PARAMS
-from rr.provenance import sha256
+from rr.runtime.hashing import sha256
 
 
 def import_backbone(file: Path, name: str, output: Path | None = None) -> str:

@@ -8,7 +8,7 @@ from rr.gallery import index, network, pictures
 from rr.gallery.index import Rows
 from rr.gallery.network import Network
 from rr.gallery.pictures import Picture, Unreadable
-from rr.progress import Progress
+from rr.runtime.progress import Progress
 
 
 def embed(

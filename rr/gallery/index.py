@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr import paths
-from rr.atomic import replacing
 from rr.errors import UserError
 from rr.gallery.network import Network
 from rr.gallery.pictures import Picture, text
+from rr.runtime.atomic import replacing
 
 _MAGIC = b"PAR1"  # the first bytes of every Parquet file
 

@@ -13,9 +13,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from rr.device import choose
+from rr.backbones.weights import load_backbone
+from rr.compute.device import choose
 from rr.errors import UserError
-from rr.features import load_backbone
 from rr.views import normalise
 
 # Pixels and pictures of a batch: enough to be fast, few enough for the activations of a large network.
@@ -55,7 +55,7 @@ class Network:
         return max(1, min(_PICTURES, _PIXELS // self.side**2))
 
     def embed(self, images_BSS3: np.ndarray) -> np.ndarray:
-        """Map uint8 (B, side, side, 3) to float32 (B, D), as `rr.features.extract` does.
+        """Map uint8 (B, side, side, 3) to float32 (B, D), as `rr.evaluate.features.extract` does.
 
         Raises UserError for weights so far off that a feature is infinite or no number.
         """

@@ -12,7 +12,7 @@ from PIL import Image
 from rr.gallery import pictures
 
 if TYPE_CHECKING:
-    from rr.gallery.retrieve import Answer
+    from rr.gallery.search import Answer
 
 _SIDE = 256  # longest side of a thumbnail, in pixels
 _EXACT = 96  # up to this side a picture is stored without loss: it is shown enlarged

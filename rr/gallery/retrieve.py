@@ -4,32 +4,17 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from rr.atomic import write_text
 from rr.errors import UserError
 from rr.gallery import index, network, pictures, search
 from rr.gallery.embed import embedded, refuse_output
 from rr.gallery.index import Rows
 from rr.gallery.network import Network
 from rr.gallery.pictures import Picture, Unreadable
-
-
-class Hit(NamedTuple):
-    """A picture of the gallery: its rank from 1, and its similarity to the query."""
-
-    rank: int
-    similarity: float
-    picture: Picture
-
-
-class Answer(NamedTuple):
-    """A picture that was asked for, and its nearest, the nearest first."""
-
-    query: Path
-    hits: list[Hit]
+from rr.gallery.search import Answer, Hit
+from rr.runtime.atomic import write_text
 
 
 def retrieve(

@@ -1,6 +1,11 @@
 """The nearest vectors by cosine similarity: one matrix product, exact."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
+
+from rr.gallery.pictures import Picture
 
 
 def nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,3 +26,18 @@ def nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tuple[n
 def _unit(vectors_ND: np.ndarray) -> np.ndarray:
     lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     return vectors_ND / np.where(lengths_N1 > 0, lengths_N1, 1)
+
+
+class Hit(NamedTuple):
+    """A picture of the gallery: its rank from 1, and its similarity to the query."""
+
+    rank: int
+    similarity: float
+    picture: Picture
+
+
+class Answer(NamedTuple):
+    """A picture that was asked for, and its nearest, the nearest first."""
+
+    query: Path
+    hits: list[Hit]

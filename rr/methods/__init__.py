@@ -1,8 +1,8 @@
-"""Pretraining methods: one file each, one contract (`rr.methods.method.Method`)."""
+"""Pretraining methods: one file each, one contract (`rr.methods.base.Method`)."""
 
 from torch import nn
 
-from rr.methods.method import Method
+from rr.methods.base import Method
 from rr.params import Method as Settings
 
 

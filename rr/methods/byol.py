@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rr import params
-from rr.methods.matching import check_views, count_matches
-from rr.methods.method import Method, Statistics
-from rr.methods.precision import at_least_float32
+from rr.compute.precision import at_least_float32
+from rr.methods.base import Method, Statistics
 from rr.methods.projector import projector
+from rr.methods.similarity import check_views, count_matches
 
 
 class BYOL(Method):

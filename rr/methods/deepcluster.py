@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from rr import params
+from rr.compute.precision import at_least_float32
 from rr.errors import UserError
-from rr.methods.method import Method, Statistics
-from rr.methods.precision import at_least_float32
+from rr.methods.base import Method, Statistics
 from rr.methods.projector import projector
 
 SPREAD = 0.01  # standard deviation of the last layer's fresh weights

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from torch import nn
 
+from rr.backbones.weights import load_backbone
 from rr.errors import UserError
-from rr.features import load_backbone
-from rr.methods.method import Method
+from rr.methods.base import Method
 from rr.params import Imported
-from rr.provenance import sha256
+from rr.runtime.hashing import sha256
 
 
 def imported(settings: Imported, backbone: nn.Module) -> Method:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from rr import params
-from rr.methods.dot import dot_loss
-from rr.methods.method import Method, Statistics
-from rr.methods.pairs import class_partners, other_class_partners, random_partners, roll_partners
+from rr.methods.base import Method, Statistics
 from rr.methods.projector import projector
-from rr.methods.relation import RelationHead, relation_loss
-from rr.methods.relation_objective import PairStatistics
+from rr.methods.relation.dot_product import dot_loss
+from rr.methods.relation.loss import RelationHead, relation_loss
+from rr.methods.relation.objective import PairStatistics
+from rr.methods.relation.pairs import class_partners, other_class_partners, random_partners, roll_partners
 
 # The encoder of the head ablation (b); its shape is not published, so it is that of SimCLR's projection.
 ENCODER = (256, 64)

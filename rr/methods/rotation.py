@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rr import params
-from rr.methods.method import Method, Statistics
-from rr.methods.precision import at_least_float32
+from rr.compute.precision import at_least_float32
+from rr.methods.base import Method, Statistics
 
 TURNS = 4
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from rr import params
-from rr.methods.matching import cosines_of_others, count_matches
-from rr.methods.method import Method, Statistics
+from rr.methods.base import Method, Statistics
 from rr.methods.projector import projector
+from rr.methods.similarity import cosines_of_others, count_matches
 
 
 class SimCLR(Method):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from rr import params
 from rr.errors import UserError
-from rr.methods.method import Method, Statistics
+from rr.methods.base import Method, Statistics
 
 
 class Supervised(Method):

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rr import params
-from rr.methods.matching import check_views, count_matches
-from rr.methods.method import Method, Statistics
-from rr.methods.precision import at_least_float32
+from rr.compute.precision import at_least_float32
+from rr.methods.base import Method, Statistics
 from rr.methods.projector import projector
+from rr.methods.similarity import check_views, count_matches
 
 EPSILON = 1e-4  # within the root of the variance, whose slope would be infinite at 0
 

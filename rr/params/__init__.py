@@ -14,6 +14,7 @@ from rr.params.datasets import (
     Stl10Source,
     TinyImageNetSource,
 )
+from rr.params.loading import check, load, parse
 from rr.params.methods import (
     BYOL,
     Backbone,
@@ -30,8 +31,7 @@ from rr.params.methods import (
     VICReg,
 )
 from rr.params.protocols import Embedding, Finetune, Knn, Linear, Protocol, Retrieval
-from rr.params.reading import check, load, parse
-from rr.params.whole import Dynamics, Grid, Params, lookup
+from rr.params.root import Dynamics, Grid, Params, lookup
 
 __all__ = [
     "BYOL",

@@ -20,14 +20,14 @@
     latex      the tables for a paper of one's own
     page       puts it all into page.html and page.md
 
-Its inputs and outputs stand in `rr.grid`.
+Its inputs and outputs stand in `rr.workflow.grid`.
 """
 
 from rr import paths
-from rr.atomic import write_text
 from rr.params import Params
 from rr.report import page, results
-from rr.report.collect import collect
+from rr.report.inputs.collect import collect
+from rr.runtime.atomic import write_text
 
 
 def report(params: Params) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from rr.report.beside import Beside
-from rr.report.printed import Pair, PaperTable, signed, written
+from rr.report.paper.comparison import Beside
+from rr.report.paper.tables import Pair, PaperTable, signed, written
 from rr.report.tables import Cell, Table
 
 _HEAD = "% Written by rr report. In the preamble: \\usepackage{booktabs}. Then \\input{tables.tex}.\n"

@@ -12,19 +12,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rr import paths
-from rr.report import figures, runs, sheets, tables, versions
-from rr.report.beside import beside
-from rr.report.classes import audits
-from rr.report.collect import CLASSIFICATION, Collected, Run, Score
-from rr.report.dynamics import dynamics
-from rr.report.efficiency import efficiencies
-from rr.report.finding import finding, sentence
+from rr.report import tables
+from rr.report.inputs.collect import CLASSIFICATION, Collected, Run, Score
 from rr.report.latex import latex
-from rr.report.printed import Pair, signed, written
-from rr.report.retrieval import retrievals
-from rr.report.space import spaces
+from rr.report.paper.comparison import beside
+from rr.report.paper.tables import Pair, signed, written
+from rr.report.sections import curves, runs, versions, views
+from rr.report.sections.accuracies import accuracy_panels, accuracy_tables
+from rr.report.sections.classes import audits
+from rr.report.sections.dynamics import dynamics
+from rr.report.sections.efficiency import efficiencies
+from rr.report.sections.embedding import spaces
+from rr.report.sections.retrieval import retrievals
+from rr.report.sections.summary import finding, sentence
 
-_HERE = Path(__file__).parent
+_TEMPLATES = Path(__file__).parent / "templates"
 _TITLES = {
     "beside": "Beside the paper",
     "accuracies": "Accuracies",
@@ -45,7 +47,7 @@ class Curves:
     """The panels of one method, and the histories they come from, by seed."""
 
     title: str
-    panels: list[figures.Panel]
+    panels: list[curves.Panel]
     files: dict[int, Path]
 
 
@@ -54,7 +56,7 @@ def render(grid: Collected) -> tuple[str, str, str]:
 
     A section without content appears in none.
     """
-    found = tables.accuracies(grid)
+    found = accuracy_tables(grid)
     known = runs.machines(grid)
     groups = _groups(grid.runs)
     stages: dict[str, Sequence[Run | Score]] = {"Pretraining": grid.runs, "Evaluation": grid.scores}
@@ -68,7 +70,7 @@ def render(grid: Collected) -> tuple[str, str, str]:
         "curves": _curves(groups),
         "dynamics": dynamics(groups),
         "efficiency": efficiencies(grid.runs),
-        "views": sheets.views(grid.runs),
+        "views": views.views(grid.runs),
         "runs": {stage: runs.lines(made, known, versions.letters(made)) for stage, made in stages.items()},
         "settings": runs.settings(grid),
     }
@@ -89,7 +91,7 @@ def render(grid: Collected) -> tuple[str, str, str]:
     return (
         _environment(html=True)
         .get_template("page.html")
-        .render(values, dots=figures.accuracies, css=_css(), script=_script()),
+        .render(values, dots=accuracy_panels, css=_css(), script=_script()),
         _environment(html=False).get_template("page.md").render(values, beside_cell=beside_cell),
         latex(found, paper),
     )
@@ -123,7 +125,7 @@ def beside_cell(pair: Pair | None) -> str:
 
 def _environment(html: bool) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -138,12 +140,12 @@ def _environment(html: bool) -> Environment:
 
 
 def _css() -> Markup:
-    return Markup((_HERE / "page.css").read_text(encoding="utf-8"))
+    return Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
 
 
 def _script() -> dict[str, str]:
     """The page's one script, and the hash by which the page lets it run, and no other."""
-    text = (_HERE / "sort.js").read_text(encoding="utf-8")
+    text = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
     code = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return {"text": Markup(text), "hash": f"sha256-{code}"}
 
@@ -172,7 +174,7 @@ def _groups(every: Sequence[Run]) -> dict[tuple[str, str, str], list[Run]]:
 def _curves(groups: dict[tuple[str, str, str], list[Run]]) -> list[Curves]:
     found = []
     for place, group in groups.items():
-        panels = figures.curves(group, "-".join(place))
+        panels = curves.curves(group, "-".join(place))
         if panels:
             title = "{} on {}, {}".format(*place)
             found.append(Curves(title, panels, {run.cell.seed: run.cell.history for run in group}))

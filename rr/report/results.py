@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rr.atomic import replacing
-from rr.report.collect import Score
+from rr.report.inputs.collect import Score
+from rr.runtime.atomic import replacing
 
 SCHEMA = pa.schema(
     [

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rr.report.collect import CLASSIFICATION, Collected, Score, Spread, spread
+from rr.report.inputs.collect import Collected, Score
+from rr.report.statistics import Spread, spread
 
 ROLES = {"random": "lower bound", "supervised": "upper bound"}
 Place = tuple[str, str, str]  # dataset, backbone, target
@@ -96,14 +97,6 @@ class Table:
         found = {(metrics.get("test_images"), metrics.get("classes")) for metrics in every}
         images, classes = found.pop() if len(found) == 1 else (None, None)
         return f"{images:,.0f} test pictures, {classes:,.0f} classes" if images and classes else ""
-
-
-def accuracies(grid: Collected) -> list[Table]:
-    """One table per dataset × backbone → target, a column per classification protocol; the order is the grid's."""
-    return [
-        table(grid, place, scores, [Column(name, name, "accuracy") for name in unique(s.cell.protocol for s in scores)])
-        for place, scores in places(grid.of_kind(*CLASSIFICATION)).items()
-    ]
 
 
 def places(scores: Sequence[Score]) -> dict[Place, list[Score]]:

@@ -68,9 +68,9 @@ def make_views(
         made = cpu.apply(np.asarray(images), parameters, mean, std, out)
         return torch.from_numpy(made).view(-1, side, side, 3).permute(0, 3, 1, 2)
 
-    from rr.views import batched
+    from rr.views import torch_ops
 
-    return batched.apply(torch.as_tensor(images).to(device, non_blocking=True), parameters, mean, std)
+    return torch_ops.apply(torch.as_tensor(images).to(device, non_blocking=True), parameters, mean, std)
 
 
 def normalise(

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rr.parallel import share
+from rr.compute.thread_pool import share
 from rr.views import kernel
 from rr.views.checks import check_fit, check_images, check_normalisation
 from rr.views.draw import ViewParameters

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rr.data import raw
-from rr.data.sources.official import unpacked
+from rr.data.sources.torchvision_archive import unpacked
 from rr.params import CifarSource
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rr.data import raw
-from rr.data.sources.official import unpacked
+from rr.data.sources.torchvision_archive import unpacked
 from rr.errors import UserError
 from rr.params import Stl10Source
 
