@@ -1,4 +1,4 @@
-"""A stand-in for `rr.runtime.progress.Progress` that is told of every training step. Imports nothing that takes time."""
+"""A stand-in for `rr.runtime.progress.Progress` that reports every training step. Imports nothing slow."""
 
 from collections.abc import Callable
 from types import TracebackType

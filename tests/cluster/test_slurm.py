@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, copy_project
+from helpers import ROOT, copy_project
 
 pytestmark = pytest.mark.cluster
 BIN = Path(sys.executable).parent

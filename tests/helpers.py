@@ -1,0 +1,143 @@
+"""A small project to run commands in, shared by the tests."""
+
+import os
+import runpy
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ruamel.yaml import YAML
+
+from rr.data import raw
+
+ROOT = Path(__file__).parents[1]
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# No test needs the network: here, and in every Python that a test starts, only this machine answers.
+OFFLINE = Path(__file__).parent / "offline/sitecustomize.py"
+runpy.run_path(str(OFFLINE))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE.parent), os.environ.get("PYTHONPATH")]))
+os.environ["DVC_NO_ANALYTICS"] = "1"
+# Whoever starts the tests may have told `rr` where to compute, or be one of torchrun's processes.
+for variable in (
+    "RR_PARAMS", "RR_DEVICE", "RR_GPUS", "RR_SCRATCH", "RR_BENCH_DATA", "RANK", "WORLD_SIZE", "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
+    "MASTER_PORT", *(name for name in os.environ if name.startswith("TORCHELASTIC_")),
+):  # fmt: skip
+    os.environ.pop(variable, None)
+
+PAPER = {
+    "crop": "resized", "flip": 0.5, "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8,
+    "hue": 0.2, "grayscale": 0.2,
+}  # fmt: skip
+SMALL = {
+    "grid": {
+        "data": ["shapes"],
+        "dataset": ["shapes"],
+        "backbone": ["conv4"],
+        "method": ["random", "relational"],
+        "seed": [1],
+        "target": ["shapes"],
+        "protocol": ["linear", "knn"],
+    },
+    "threads": 2,
+    "precision": "float32",
+    "dynamics": {"every": 0, "images": 100},
+    "datasets": {
+        "shapes": {
+            "source": {"kind": "shapes", "train": 200, "test": 50, "seed": 0},
+            "side": 32,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.25, 0.25],
+        }
+    },
+    "methods": {
+        "random": {"kind": "random"},
+        "supervised": {
+            "kind": "supervised", "augmentation": {"crop": "padded", "padding": 0.125, "flip": 0.5}, "views": 1,
+            "batch_size": 64, "epochs": 2, "learning_rate": 0.1, "momentum": 0.9, "milestones": [0.5], "decay": 0.1,
+        },
+        "relational": {
+            "kind": "relational", "augmentation": PAPER, "views": 4, "batch_size": 32, "epochs": 3,
+            "learning_rate": 0.001, "head": "relation", "aggregation": "cat", "loss": "focal", "gamma": 2.0,
+            "alpha": 0.5, "negatives": "roll", "labelled": 0.0,
+        },
+    },
+    "protocols": {
+        "linear": {"kind": "linear", "labelled": 1.0, "epochs": 5, "batch_size": 64, "learning_rate": 0.001},
+        "knn": {"kind": "knn", "neighbours": 5, "temperature": 0.1},
+        "finetune": {
+            "kind": "finetune", "labelled": 1.0, "augmentation": {"flip": 0.5, "erase": 0.5, "erase_area": 0.25},
+            "epochs": 1, "batch_size": 64, "backbone_rate": 0.0003, "classifier_rate": 0.001, "weight_decay": 0.00001,
+            "milestones": [0.5], "decay": 0.1,
+        },
+        "retrieval": {"kind": "retrieval", "distance": "cosine", "depths": [1, 5]},
+        "embedding": {"kind": "embedding", "images": 40, "perplexity": 5.0, "augmentation": PAPER},
+    },
+}  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Rr = Callable[..., Outcome]
+
+
+def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> None:
+    """Write the small params.yaml into `folder`, after `change` has altered a copy of it."""
+    yaml = YAML(typ="safe", pure=True)
+    text = YAML(typ="safe", pure=True)
+    from io import StringIO
+
+    buffer = StringIO()
+    text.dump(SMALL, buffer)
+    params = yaml.load(buffer.getvalue())
+    if change:
+        change(params)
+    with open(folder / "params.yaml", "w") as file:
+        YAML(typ="safe", pure=True).dump(params, file)
+
+
+def copy_project(folder: Path) -> Path:
+    """The project's own files as git would clone them, with the small params.yaml, committed."""
+    git = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    for name in git.stdout.split():
+        if name.startswith("runs/") or name == "dvc.lock":
+            continue  # the results of whoever runs the tests here
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    write_params(folder)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def use(project: Path, source: dict, side: int = 16) -> None:
+    """Add a data set `mine` with this source to the project's params.yaml."""
+
+    def change(params: dict) -> None:
+        if source["kind"] in ("imagefolder", "parquet"):
+            source.update({"test_share": 0.2, "unreadable": "stop"} | source)
+        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "side": side}
+
+    write_params(project, change)
+
+
+def fetched(project: Path) -> raw.RawFile:
+    """What `rr fetch --dataset mine` has written."""
+    return raw.RawFile(project / "data/raw/mine/images.parquet")
+
+
+PRETRAIN = ("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", "relational", "--seed", "1")
+EVALUATE = ("evaluate", *PRETRAIN[1:], "--target", "shapes", "--protocol")
