@@ -1,4 +1,5 @@
-# `make` sets everything up and runs the main job; `make test` sets up and tests. Both are quick when nothing is to do.
+# `make` installs everything and runs the grid; `make test` installs everything and runs the tests. A repeated `make`
+# does only what is out of date.
 VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -17,7 +18,7 @@ $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
 test: setup lint
 	pytest -n 2 --dist loadfile
 
-# On a Slurm of this machine (as root, on Debian); some minutes.
+# Tests on a local Slurm cluster (needs root and Debian; takes some minutes).
 test-cluster: setup
 	tests/cluster/slurm.sh install
 	pytest -m cluster tests/cluster
@@ -30,17 +31,18 @@ lint: setup
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
-# Exact versions with their hashes, from pyproject.toml; a version in the file stays where it still fits.
+# Write exact versions with hashes of the dependencies in pyproject.toml. Versions already in the file are kept if they
+# are still allowed.
 LOCK = uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 lock: setup
 	$(LOCK) --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 	sed -i '1i # Exact versions for Python 3.11 to 3.13 with the hashes of their files; written by `make lock`.' requirements.lock
 
-# Known vulnerabilities of the locked versions. It fails where the package index publishes none to compare with.
+# Check the locked versions for known vulnerabilities. Fails if the package index does not publish vulnerability data.
 audit: setup
 	uv tool run pip-audit --strict --disable-pip --no-deps --requirement requirements.lock
 
-# The tests beside other versions of all that pyproject.toml names: the oldest that it allows, and the newest.
+# Run the tests with the oldest and with the newest versions that pyproject.toml allows.
 test-oldest: RESOLUTION = lowest-direct
 test-newest: RESOLUTION = highest
 test-oldest test-newest: setup

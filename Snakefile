@@ -1,8 +1,8 @@
-# The stages for Snakemake: the same commands, inputs and outputs as in dvc.yaml (a test holds the two together).
+# The stages for Snakemake: the same commands, inputs and outputs as in dvc.yaml (a test compares the two).
 #
-#   snakemake --cores 8          run everything that is missing or out of date
-#   snakemake -n                 see what would run, and why
-#   snakemake --cores 8 --configfile workflow/suites/cifar.yaml workflow/suites/views.yaml
+#   snakemake --cores 8          run what is missing or out of date
+#   snakemake -n                 show what would run, and why
+#   snakemake --cores 8 --configfile workflow/suites/cifar.yaml workflow/suites/views.yaml    run suites
 import os
 import shlex
 import shutil
@@ -15,40 +15,42 @@ from snakemake.utils import min_version
 
 from rr import paths
 from rr.errors import UserError
-from rr.params import load
+from rr.params import load_params
 from rr.workflow import grid, suites
-from rr.workflow.records import stage_code
+from rr.workflow.records import code_files
 
-min_version("9.19")  # the oldest that compares files of another date by their bytes, and reads profile.yaml
+min_version("9.19")  # the first version that reads profile.yaml and compares touched files by checksum
 
 
 configfile: "params.yaml"
 
 
-# What workflow/Dockerfile builds; used with `--sdm apptainer`, ignored without.
+# Built from workflow/Dockerfile. It is used only with `--sdm apptainer`.
 container: "docker-daemon://relational-reasoning:latest"
 
 
-# Suites come by --configfile, several at once; the stages then read a file in which params.yaml is joined with them.
+# --configfile names one or more suites. The stages then read a file in which the suites are merged into params.yaml.
 SUITES = config.pop("suites", {})
 try:
-    FILE = suites.overlay(SUITES, Path("params.yaml")) if SUITES else Path("params.yaml")
-    PARAMS = load(FILE)
+    FILE = suites.merge(SUITES, Path("params.yaml")) if SUITES else Path("params.yaml")
+    PARAMS = load_params(FILE)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# By the parser that Snakemake itself reads it with: YAML 1.1 takes 1e-5 for text.
+# Uses the YAML parser of Snakemake, which differs from ours: in YAML 1.1, 1e-5 is a string.
 if config != yaml.safe_load(Path("params.yaml").read_text()):
-    raise WorkflowError("the stages read params.yaml: change it there; --configfile is for files of workflow/suites")
+    raise WorkflowError(
+        "set parameters in params.yaml: --config and --configfile accept only the suites of workflow/suites"
+    )
 
 if SUITES:
     shell.prefix(f"export RR_PARAMS={shlex.quote(str(FILE))}; ")
 
 
-# The GPUs that a job asks a cluster for (gpu), and whether it takes its turn on those of this machine (gpu_jobs, of which
-# the default profile has one): --resources gpu_jobs=4 where more fit. They are two resources, because Snakemake cuts down
-# what a job asks for to such a limit, wherever it runs. Without a GPU jobs ask for none, and cores decide. RR_DEVICE
-# decides before what this machine has, because a cluster's GPUs are elsewhere; who takes turns there, the cluster says.
+# `gpu` is the number of GPUs that a job requests from a cluster. `gpu_jobs` limits the number of jobs that use the GPUs of
+# this machine at the same time. The default profile allows one; use, for example, --resources gpu_jobs=4 to allow more.
+# A single resource would not be enough, because Snakemake would also reduce the requests of cluster jobs to its limit.
+# Without a GPU both are 0. RR_DEVICE takes precedence over the GPUs of this machine, because a cluster may have others.
 DEVICE = os.environ.get("RR_DEVICE", "auto")
 GPU = int(DEVICE.startswith("cuda") or (DEVICE == "auto" and bool(shutil.which("nvidia-smi"))))
 
@@ -57,15 +59,16 @@ resource_scopes:
     gpu_jobs="local",
 
 
-# Ahead of a time limit Slurm sends SIGUSR1 to every process of a job's step: to `rr`, which saves its state and ends, but
-# also to the Snakemake around it, which would die of it and take `rr` along. Whatever it starts inherits this; `rr` does not.
+# Before a time limit Slurm sends SIGUSR1 to every process of a job. `rr` then saves a checkpoint and exits. The Snakemake
+# process of the job must ignore the signal, because it would otherwise terminate and kill `rr`. Child processes inherit
+# this setting, but `rr` resets it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 onstart:
     if workflow.executor_plugin.name == "slurm" and not shutil.which("sbatch"):
         raise WorkflowError(
-            "no Slurm on this host (no sbatch): run it where jobs are submitted, or without --profile"
+            "sbatch not found on this host: run Snakemake on a login node of the cluster, or without --profile"
         )
 
 

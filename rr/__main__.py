@@ -1,4 +1,4 @@
-"""`python -m rr` is `rr`."""
+"""Run the command line with `python -m rr`."""
 
 from rr.cli import main
 

@@ -1,135 +1,175 @@
-"""The `rr` command line: one command a stage, the same that DVC and Snakemake run.
+"""The `rr` command line. Each stage has a command, which DVC and Snakemake run too.
 
-Nothing but Typer is imported here, so that `rr --help` answers at once.
+This module imports only Typer and small modules of `rr`, so that `rr --help` is fast. The commands import the rest.
 """
 
 import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from rr import paths
-from rr.errors import SaidElsewhere, UserError, explain_os_error
+from rr import __version__, paths
+from rr.errors import ReportedByAnotherRank, UserError, explain_os_error
 from rr.runtime import signals
 
-app = typer.Typer(
-    help="Self-supervised relational reasoning, stage by stage: fetch, convert, pretrain, evaluate, report.",
+if TYPE_CHECKING:
+    from rr.params import DatasetConfig
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+suite = typer.Typer(
+    help="List, show or use a suite: a set of runs defined in workflow/suites.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-suite = typer.Typer(help="Suites: the experiments of workflow/suites.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(suite, name="suite")
 
-ParamsFile = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="The parameters to use.")]
-Device = Annotated[str, typer.Option("--device", envvar="RR_DEVICE", help="auto, cpu, cuda or cuda:<number>.")]
-Dataset = Annotated[str, typer.Option("--dataset", help="A name in the section datasets.")]
-Backbone = Annotated[str, typer.Option("--backbone", help="A backbone's name, such as conv4.")]
-Method = Annotated[str, typer.Option("--method", help="A name in the section methods.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Decides initial weights, order and views.")]
-Target = Annotated[str, typer.Option("--target", help="The data set to score on.")]
-Protocol = Annotated[str, typer.Option("--protocol", help="A name in the section protocols.")]
-Local = Annotated[Path | None, typer.Option("--from", help="A copy on this machine to read instead.")]
-Engine = Annotated[Literal["dvc", "snakemake"], typer.Option("--from", help="The engine that ran last.")]
-Format = Annotated[
+ParamsOption = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", envvar="RR_DEVICE", help="Device: auto, cpu, cuda or cuda:<number>.")
+]
+DatasetOption = Annotated[str, typer.Option("--dataset", help="Dataset, by its name under `datasets:` in params.yaml.")]
+BackboneOption = Annotated[str, typer.Option("--backbone", help="Backbone architecture, such as conv4 or resnet32.")]
+MethodOption = Annotated[str, typer.Option("--method", help="Method, by its name under `methods:` in params.yaml.")]
+SeedOption = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the initial weights, the image order and the views."),
+]
+TargetOption = Annotated[
+    str, typer.Option("--target", help="Dataset to evaluate on, by its name under `datasets:` in params.yaml.")
+]
+ProtocolOption = Annotated[
+    str, typer.Option("--protocol", help="Protocol, by its name under `protocols:` in params.yaml.")
+]
+LocalCopyOption = Annotated[
+    Path | None, typer.Option("--from", help="Local copy to read instead of downloading the dataset.")
+]
+EngineArgument = Annotated[
+    Literal["dvc", "snakemake"], typer.Argument(metavar="ENGINE", help="Engine that made the outputs.")
+]
+FormatOption = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
-    typer.Option("--format", help="What to write: weights, or a program of torch's or ONNX."),
+    typer.Option(
+        "--format",
+        help="Output format: weights only (safetensors, state-dict) or a complete model (torchscript, torch-export, "
+        "onnx).",
+    ),
 ]
-Suite = Annotated[str, typer.Argument(help="A file of workflow/suites, without .yaml.")]
-Weights = Annotated[Path, typer.Option("--weights", help="A backbone.safetensors of a run, or a file of rr import.")]
-Prepared = Annotated[
+SuiteArgument = Annotated[
+    str, typer.Argument(metavar="SUITE", help="Name of a file in workflow/suites, without .yaml.")
+]
+WeightsOption = Annotated[
+    Path, typer.Option("--weights", help="backbone.safetensors of a run, or a file written by rr import.")
+]
+PreprocessingOption = Annotated[
     str | None,
-    typer.Option("--dataset", help="A name in the section datasets: its side, mean and std, and not the weights' own."),
+    typer.Option(
+        "--dataset",
+        help="Dataset in params.yaml whose image_size, mean and std replace those stored with the weights.",
+    ),
 ]
-Unreadable = Annotated[
-    Literal["stop", "skip"], typer.Option("--unreadable", help="What to do at a picture that cannot be read.")
+OnUnreadableOption = Annotated[
+    Literal["raise", "skip"],
+    typer.Option("--on-unreadable", help="What to do with an image that cannot be read: raise an error, or skip it."),
 ]
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"rr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Run self-supervised relational reasoning, stage by stage: fetch, convert, pretrain, evaluate, report."""
 
 
 @app.command()
-def fetch(dataset: Dataset, local: Local = None, params: ParamsFile = paths.PARAMS) -> None:
-    """Bring a data set's pictures into data/raw: generated, downloaded and checked, or one's own."""
+def fetch(dataset: DatasetOption, local: LocalCopyOption = None, params: ParamsOption = paths.PARAMS_FILE) -> None:
+    """Generate, download or copy the images of a dataset into data/raw, and check them."""
     from rr import stages
 
-    print(stages.fetch(dataset, local, params))
+    print(stages.run_fetch(dataset, local, params))
 
 
 @app.command()
-def convert(dataset: Dataset, params: ParamsFile = paths.PARAMS) -> None:
-    """Write a data set's betons (FFCV), one per split, and its index into data/beton."""
+def convert(dataset: DatasetOption, params: ParamsOption = paths.PARAMS_FILE) -> None:
+    """Convert a dataset to FFCV files (betons), one per split, and write its index, into data/beton."""
     from rr import stages
 
-    print(stages.convert(dataset, params))
+    print(stages.run_convert(dataset, params))
 
 
 @app.command()
 def pretrain(
-    dataset: Dataset,
-    backbone: Backbone,
-    method: Method,
-    seed: Seed,
-    device: Device = "auto",
-    params: ParamsFile = paths.PARAMS,
+    dataset: DatasetOption,
+    backbone: BackboneOption,
+    method: MethodOption,
+    seed: SeedOption,
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Train a backbone. After an interruption the same command continues where it was.
+    """Pretrain a backbone. After an interruption, run the same command again to continue.
 
-    In several processes: torchrun --nproc-per-node N -m rr pretrain …
+    To use several processes: torchrun --nproc-per-node N -m rr pretrain …
     """
     from rr import stages
 
-    if said := stages.pretrain(dataset, backbone, method, seed, device, params):
-        print(said)
+    if message := stages.run_pretrain(dataset, backbone, method, seed, device, params):
+        print(message)
 
 
 @app.command()
 def evaluate(
-    dataset: Dataset,
-    backbone: Backbone,
-    method: Method,
-    seed: Seed,
-    target: Target,
-    protocol: Protocol,
-    device: Device = "auto",
-    params: ParamsFile = paths.PARAMS,
+    dataset: DatasetOption,
+    backbone: BackboneOption,
+    method: MethodOption,
+    seed: SeedOption,
+    target: TargetOption,
+    protocol: ProtocolOption,
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Score a pretrained backbone on a target's test split."""
+    """Evaluate a pretrained backbone on the test split of a target dataset."""
     from rr import stages
 
-    print(stages.evaluate(dataset, backbone, method, seed, target, protocol, device, params))
+    print(stages.run_evaluate(dataset, backbone, method, seed, target, protocol, device, params))
 
 
 @app.command()
-def report(params: ParamsFile = paths.PARAMS) -> None:
-    """Write the page that shows what the grid's runs found."""
+def report(params: ParamsOption = paths.PARAMS_FILE) -> None:
+    """Write a report page with the results of the grid."""
     from rr import stages
 
-    print(stages.report(params))
+    print(stages.run_report(params))
 
 
 @suite.command("list")
 def suite_list() -> None:
-    """Name every suite, and what it is for."""
+    """List the suites with a short description of each."""
     from rr.workflow import suites
 
-    print(suites.listed())
+    print(suites.list_suites())
 
 
 @suite.command("show")
-def suite_show(name: Suite) -> None:
-    """Print a suite's file."""
+def suite_show(name: SuiteArgument) -> None:
+    """Print the file of a suite."""
     from rr.workflow import suites
 
     print(suites.show(name))
 
 
 @suite.command("use")
-def suite_use(name: Suite, params: ParamsFile = paths.PARAMS) -> None:
-    """Write an experiment's grid into params.yaml, for both engines to run."""
+def suite_use(name: SuiteArgument, params: ParamsOption = paths.PARAMS_FILE) -> None:
+    """Write the grid and methods of a suite into params.yaml, so that both engines run it."""
     from rr.workflow import suites
 
     print(suites.use(name, params))
@@ -138,58 +178,68 @@ def suite_use(name: Suite, params: ParamsFile = paths.PARAMS) -> None:
 @app.command()
 def plan(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[SUITE]...", help="Suites; params.yaml's own grid without.")
+        list[str] | None,
+        typer.Argument(metavar="SUITE", help="Suites to plan; without any, the grid of params.yaml."),
     ] = None,
     speed: Annotated[
         float | None,
-        typer.Option("--views-per-second", help="Views a second of every run, 1 to 1e12, instead of measuring."),
+        typer.Option(
+            "--views-per-second", help="Throughput to assume for every run (1 to 1e12), instead of measuring."
+        ),
     ] = None,
     gpus: Annotated[
-        int, typer.Option("--gpus", min=1, max=10**6, help="GPUs that work side by side, a run on each.")
+        int, typer.Option("--gpus", min=1, max=10**6, help="Number of GPUs, each of which trains one run at a time.")
     ] = 1,
-    device: Device = "auto",
-    params: ParamsFile = paths.PARAMS,
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Say what a grid would run, how many views that is, and how long it would take on this machine."""
+    """Estimate the runs, views and time that a grid needs on this machine."""
     from rr import stages
 
-    # Not Typer's min and max, which let nan through.
+    # Typer's min and max would accept nan.
     if speed is not None and not 1 <= speed <= 1e12:
-        raise UserError(f"--views-per-second {speed}: give a number from 1 to 1e12")
-    print(stages.plan(names or [], speed, gpus, device, params))
+        raise UserError(f"--views-per-second {speed}: must be a number from 1 to 1e12")
+    print(stages.run_plan(names or [], speed, gpus, device, params))
 
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
-    """Show what runs in this folder, how far it is, and what failed or was interrupted."""
-    from rr.runtime.status import shown
+    """Show the runs of this folder that are active, failed or interrupted, and their progress."""
+    from rr.runtime.status import render
 
-    print(shown(as_json))
-
-
-@app.command()
-def verify(params: ParamsFile = paths.PARAMS) -> None:
-    """Compare every artefact of the grid with its record: outputs, inputs, code and parameters."""
-    from rr import stages
-
-    print(stages.verify(params))
+    print(render(as_json))
 
 
 @app.command()
-def sync(source: Engine, params: ParamsFile = paths.PARAMS) -> None:
-    """Tell the other engine what one engine has done, so that it does not do it again."""
+def verify(params: ParamsOption = paths.PARAMS_FILE) -> None:
+    """Compare every artifact of the grid with its record: outputs, inputs, code and parameters."""
     from rr import stages
 
-    print(stages.sync(source, params))
+    print(stages.run_verify(params))
+
+
+@app.command()
+def sync(engine: EngineArgument, params: ParamsOption = paths.PARAMS_FILE) -> None:
+    """Register the outputs of ENGINE with the other engine, so that it does not rerun the stages."""
+    from rr import stages
+
+    print(stages.run_sync(engine, params))
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of the authors' code, a state dict, or safetensors.")],
-    backbone: Backbone,
-    output: Annotated[Path | None, typer.Option("--output", help="Beside FILE when not given.")] = None,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Checkpoint of the authors' code, PyTorch state dict, or safetensors file."
+        ),
+    ],
+    backbone: BackboneOption,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="File to write; by default in the folder of FILE.")
+    ] = None,
 ) -> None:
-    """Turn a checkpoint from elsewhere into a backbone file that a method of kind imported can name."""
+    """Convert a checkpoint to a backbone file that a method with `kind: imported` can use."""
     from rr.exchange.importing import import_backbone
 
     print(import_backbone(file, backbone, output))
@@ -197,120 +247,149 @@ def import_(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="A backbone.safetensors of a run, or a file of rr import.")],
-    kind: Format,
-    output: Annotated[Path, typer.Option("--output", help="The file to write.")],
-    side: Annotated[int, typer.Option("--side", min=8, max=1024, help="Side of the pictures it is to take.")] = 32,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="backbone.safetensors of a run, or a file written by rr import.")
+    ],
+    format: FormatOption,
+    output: Annotated[Path, typer.Option("--output", help="File to write.")],
+    image_size: Annotated[
+        int, typer.Option("--image-size", min=8, max=1024, help="Height and width in pixels of the model's input.")
+    ] = 32,
 ) -> None:
-    """Write a backbone in a format that other programs read, and check that it gives the same features."""
-    from rr.exchange.exporting import export as write
+    """Export a backbone to another format, and check that it gives the same features."""
+    from rr.exchange.exporting import export_backbone
 
-    print(write(file, kind, output, side))
+    print(export_backbone(file, format, output, image_size))
 
 
 @app.command()
 def embed(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures, with all below it.")],
-    weights: Weights,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
-    dataset: Prepared = None,
-    unreadable: Unreadable = "stop",
-    device: Device = "auto",
-    params: ParamsFile = paths.PARAMS,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, searched recursively.")],
+    weights: WeightsOption,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
+    dataset: PreprocessingOption = None,
+    on_unreadable: OnUnreadableOption = "raise",
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Write the features of every picture in a folder: path and vector, a row each."""
-    from rr.gallery.embed import embed as write
+    """Write a Parquet file with the path and the feature vector of every image in a folder."""
+    from rr.gallery.embed import embed as run_embed
 
-    print(write(folder, weights, output, dataset=dataset, unreadable=unreadable, device=device, params=params))
+    config = _lookup_dataset(dataset, params)
+    print(run_embed(folder, weights, output, dataset=config, on_unreadable=on_unreadable, device=device))
 
 
 @app.command()
 def retrieve(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The pictures to compare with.")],
-    gallery: Annotated[Path, typer.Option("--gallery", metavar="DIR", help="A folder of pictures, with all below it.")],
-    weights: Weights,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many to list.")] = 10,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="An HTML page to write.")] = None,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Query images.")],
+    gallery: Annotated[
+        Path, typer.Option("--gallery", metavar="DIR", help="Folder of images to search, including its subfolders.")
+    ],
+    weights: WeightsOption,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of results per query.")] = 10,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page to write.")] = None,
     index: Annotated[
-        Path | None, typer.Option("--index", help="Where features are kept; in .rr/gallery when not given.")
+        Path | None, typer.Option("--index", help="File that caches the features; by default in .rr/gallery.")
     ] = None,
-    dataset: Prepared = None,
-    unreadable: Unreadable = "stop",
-    device: Device = "auto",
-    params: ParamsFile = paths.PARAMS,
+    dataset: PreprocessingOption = None,
+    on_unreadable: OnUnreadableOption = "raise",
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """List the pictures of a folder that are nearest to each IMAGE, by cosine similarity."""
-    from rr.gallery.retrieve import retrieve as search
+    """Find the images of a folder that are most similar to each query IMAGE, by cosine similarity of their features."""
+    from rr.gallery.retrieve import retrieve as run_retrieve
 
     print(
-        search(
-            images, gallery, weights, top=top, page=output, place=index, dataset=dataset, unreadable=unreadable,
-            device=device, params=params,
+        run_retrieve(
+            images, gallery, weights, top=top, page=output, index_path=index, dataset=_lookup_dataset(dataset, params),
+            on_unreadable=on_unreadable, device=device,
         )
     )  # fmt: skip
 
 
 @app.command()
 def doctor() -> None:
-    """Check the machine: libraries, FFCV, GPU, threads, disk; each line ok, or what to do."""
-    from rr.doctor import examine
+    """Check the installation: libraries, FFCV, GPU, threads and disk space."""
+    from rr.doctor import run_checks
 
-    raise typer.Exit(examine())
+    raise typer.Exit(run_checks())
 
 
 @app.command()
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="views, head, backbone, loader, … ; all when none is named.")
+        list[str] | None,
+        typer.Argument(metavar="PART", help="Parts to time: views, head, backbone, loader, …; by default all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Timed repeats of each case.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Number of timed repetitions of each case.")] = 20,
     threads: Annotated[
-        str, typer.Option("--threads", help="Thread counts, such as 1,2; each part's own when empty.")
+        str, typer.Option("--threads", help="Numbers of threads, such as 1,2; by default those of each part.")
     ] = "",
     data: Annotated[
         Path | None,
-        typer.Option("--data", envvar="RR_BENCH_DATA", help="A folder of data/beton; generated pictures without."),
+        typer.Option(
+            "--data", envvar="RR_BENCH_DATA", help="Folder in data/beton to read; by default generated images."
+        ),
     ] = None,
 ) -> None:
-    """Time this project beside the paper's way of doing the same, in turns, and print the ratios."""
+    """Time this project against the paper's way of doing the same, alternating the two, and print the ratios."""
     from rr import bench as benchmark
 
     counts = threads.split(",") if threads else []
     if not all(count.strip().isdigit() and int(count) > 0 for count in counts):
-        raise UserError(f"--threads {threads}: give numbers with commas between, such as 1,2")
-    print(benchmark.run(parts or (), as_json=as_json, steps=steps, threads=[int(c) for c in counts] or None, data=data))
+        raise UserError(f"--threads {threads}: give positive integers separated by commas, such as 1,2")
+    print(
+        benchmark.run_benchmark(
+            parts or (), as_json=as_json, steps=steps, threads=[int(c) for c in counts] or None, data=data
+        )
+    )
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with one message and code 2, a bug with its traceback and code 1."""
-    # Read when the OpenMP library loads. Threads that spin while they wait take the cores from numba's.
+    """Run the command line and exit.
+
+    A mistake of the user ends with a one-line message and exit code 2, a bug with its traceback and exit code 1.
+    """
+    # The OpenMP library reads this when it is loaded. Its threads would otherwise busy-wait and slow down numba's.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signals.unwind()
+    signals.install_handlers()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # so that a log says at once where a training goes on
+        sys.stdout.reconfigure(line_buffering=True)  # log files show progress without delay
     try:
         app()
     except UserError as error:
-        _stop(str(error))
-    except SaidElsewhere as error:
+        _exit_with_message(str(error))
+    except ReportedByAnotherRank as error:
         sys.exit(error.code)
     except OSError as error:
         explained = explain_os_error(error)
         if explained is None:
             raise
-        _stop(str(explained))
+        _exit_with_message(str(explained))
     except (MemoryError, RuntimeError) as error:
-        # torch reports both memories by RuntimeErrors whose text alone tells them apart.
+        # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text identifies it.
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
-            _stop("out of memory: lower batch_size or views of the method in params.yaml, or use a larger machine")
+            _exit_with_message(
+                "out of memory: lower batch_size or views of the method in params.yaml, or use a larger machine"
+            )
         raise
-    except SystemExit as end:
-        if end.code in signals.ENDED:
-            _stop(f"{signals.ENDED[end.code]}: run the same command again to continue", end.code)
+    except SystemExit as error:
+        if error.code in signals.EXIT_MESSAGES:
+            message = f"{signals.EXIT_MESSAGES[error.code]}: run the same command again to continue"
+            _exit_with_message(message, error.code)
         raise
 
 
-def _stop(text: str, code: int = 2) -> NoReturn:
-    print(f"rr: {text}", file=sys.stderr, flush=True)
+def _lookup_dataset(name: str | None, params: Path) -> "DatasetConfig | None":
+    """Return the section of params.yaml that describes the dataset `name`, or None without a name."""
+    if name is None:
+        return None  # without importing rr.params, so that a search answers quickly
+    from rr import stages
+
+    return stages.lookup_dataset(name, params)
+
+
+def _exit_with_message(message: str, code: int = 2) -> NoReturn:
+    print(f"rr: {message}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`rr doctor`: is this machine ready? Each line says ok, or what to do."""
+"""`rr doctor`: check the installation. Each line of the output is `ok`, or `FAIL` with instructions."""
 
 import importlib
 import os
@@ -12,17 +12,19 @@ from pathlib import Path
 SYSTEM_LIBRARIES = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}
 
 
-def examine() -> int:
-    """Print one line per check; return the exit code, 2 when something needs doing."""
+def run_checks() -> int:
+    """Run all checks and print a line for each. Returns the exit code: 0, or 2 if a check failed."""
     checks = [_python, _system_libraries, _torch_pair, _ffcv, _engines, _gpu, _threads, _disk]
-    return 2 if [check.__name__ for check in checks if not _report(check)] else 0
+    passed = [_run_check(check) for check in checks]
+    return 0 if all(passed) else 2
 
 
-def _report(check: Callable[[], str]) -> bool:
+def _run_check(check: Callable[[], str]) -> bool:
+    """Run a check, print its line, and return whether it passed."""
     name = check.__name__.strip("_").replace("_", " ")
     try:
         print(f"ok    {name}: {check()}", flush=True)
-    except Exception as error:  # whatever is broken, the other lines are still wanted
+    except Exception as error:  # a check can fail in any way, and the remaining checks should run
         print(f"FAIL  {name}: {error}", flush=True)
         return False
     return True
@@ -33,25 +35,25 @@ def _python() -> str:
 
 
 def _system_libraries() -> str:
-    """FFCV is compiled against OpenCV and TurboJPEG; once it imports, the headers are no longer needed."""
+    """Check for the headers of OpenCV and TurboJPEG, which are needed to build FFCV, but not after that."""
     if shutil.which("pkg-config") is None:
-        return _unless_ffcv("pkg-config is missing: apt-get install pkg-config")
+        return _fail_without_ffcv("pkg-config is missing: apt-get install pkg-config")
     missing = [
         package
         for module, package in SYSTEM_LIBRARIES.items()
         if subprocess.run(["pkg-config", "--exists", module]).returncode
     ]
     if missing:
-        return _unless_ffcv(f"missing for building FFCV: apt-get install {' '.join(missing)}")
+        return _fail_without_ffcv(f"missing for building FFCV: apt-get install {' '.join(missing)}")
     return ", ".join(SYSTEM_LIBRARIES.values())
 
 
-def _unless_ffcv(problem: str) -> str:
+def _fail_without_ffcv(problem: str) -> str:
     try:
         importlib.import_module("ffcv")
     except Exception as error:
         raise RuntimeError(problem) from error
-    return "FFCV is built already"
+    return "not needed, because FFCV is already built"
 
 
 def _torch_pair() -> str:
@@ -64,7 +66,7 @@ def _torch_pair() -> str:
         nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except (RuntimeError, ImportError) as error:
         raise RuntimeError(
-            f"torch {torch.__version__} and torchvision do not fit ({error}): install the pair of requirements.lock"
+            f"torch {torch.__version__} is incompatible with torchvision ({error}): install both from requirements.lock"
         ) from error
     return f"torch {torch.__version__}, torchvision {torchvision.__version__}"
 
@@ -80,8 +82,8 @@ def _ffcv() -> str:
         beton.write(path, images, np.zeros(70, np.int64), np.arange(70))
         read = beton.Beton(path, threads=1).images
         if read is None or not np.array_equal(read, images):
-            raise RuntimeError("a beton did not come back as it was written: reinstall ffcv 1.0.2")
-    return "a beton comes back as it was written"
+            raise RuntimeError("images read from a beton differ from those written: reinstall ffcv 1.0.2")
+    return "writes and reads a beton"
 
 
 def _engines() -> str:
@@ -94,7 +96,7 @@ def _gpu() -> str:
     import torch
 
     if not torch.cuda.is_available():
-        return "none; everything runs on the CPU"
+        return "none; all stages run on the CPU"
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
 
@@ -108,5 +110,5 @@ def _threads() -> str:
 def _disk() -> str:
     free = shutil.disk_usage(".").free / 2**30
     if free < 2:
-        raise RuntimeError(f"{free:.1f} GiB free here: CIFAR-10 needs 2")
-    return f"{free:.0f} GiB free here"
+        raise RuntimeError(f"only {free:.1f} GiB free in this folder: CIFAR-10 needs 2 GiB")
+    return f"{free:.0f} GiB free in this folder"

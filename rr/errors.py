@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""Errors that the command line reports without a traceback."""
 
 import errno
 from collections.abc import Iterable
@@ -6,41 +6,42 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake in the input or the surroundings: the command line prints its text alone and exits with code 2.
+    """A mistake in the input or a problem of the machine that the user can fix.
 
-    The text says what is wrong, where, and what to do. Anything else that is raised is a bug and keeps its traceback.
+    The message states what is wrong, where, and what to do. The command line prints only this message, and exits with
+    code 2. Any other exception is a bug and is printed with its traceback.
     """
 
 
-class SaidElsewhere(Exception):
-    """The end of a process whose error another process of the same run has printed; `code` is its exit code."""
+class ReportedByAnotherRank(Exception):
+    """Ends a process after another process of the same run has printed the error. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"another process of this run says why it ends with {code}")
+        super().__init__(f"another process of this run reports why it ends with exit code {code}")
         self.code = code
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest known word, or all of them."""
-    names = sorted(known)
-    close = get_close_matches(word, names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names) or 'none'}"
+def suggest(word: str, valid_words: Iterable[str]) -> str:
+    """Return the end of an error message about an unknown word: the most similar valid word, or a list of all."""
+    words = sorted(valid_words)
+    matches = get_close_matches(word, words, n=1)
+    return f"did you mean '{matches[0]}'?" if matches else f"known: {', '.join(words) or 'none'}"
 
 
 def explain_os_error(error: OSError) -> UserError | None:
-    """Translate the operating system's refusals that a user can mend; None for the others."""
+    """Return a UserError for an operating system error that the user can fix, or None for any other error."""
     where = f" at {error.filename}" if error.filename else ""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return UserError(f"no space left on the disk{where}: free some, then run the same command again")
+            return UserError(f"no space left on the disk{where}: free some space, then run the same command again")
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return UserError(f"not allowed to write or read{where}: check the permissions of that path")
+            return UserError(f"permission denied{where}: check the permissions of this path")
         case errno.EFBIG:
-            return UserError(f"a file grows larger than this disk or account may hold{where}: write to another disk")
+            return UserError(f"file too large for this disk or account{where}: write to another disk")
         case errno.ENAMETOOLONG | errno.ELOOP | errno.ENOTDIR | errno.EISDIR:
-            return UserError(f"there is no such file or folder{where} ({error.strerror}): correct that path")
+            return UserError(f"invalid path{where} ({error.strerror}): correct the path")
         case errno.EEXIST:
-            return UserError(f"something stands in the way of a file or folder{where}: move it away")
+            return UserError(f"a file or folder of this name already exists{where}: move it")
         case errno.EIO:
-            return UserError(f"the disk cannot be read or written{where}: check its health, or use another one")
+            return UserError(f"input/output error of the disk{where}: check the disk, or use another one")
     return None

@@ -1,4 +1,4 @@
-"""Stage `fetch`: bring one data set's pictures, whatever their source, into one raw file."""
+"""Stage `fetch`: collect the images of one dataset, from any kind of source, in one Parquet file."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,36 +10,48 @@ from rr.errors import UserError
 from rr.params import FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
 
 
-def fetch(source: Source, images: Path, download: Path, local: Path | None = None) -> dict[str, Any]:
-    """Write `images` (see `rr.data.raw`); return how many pictures, classes, and pictures skipped.
+def fetch(source: Source, images: Path, download_dir: Path, local_copy: Path | None = None) -> dict[str, Any]:
+    """Write the images of `source` to a raw file and return its counts.
 
-    `download` keeps archives between tries; `local` is a copy on this machine to use instead of `source`'s address.
-    Raises UserError as the source does, and for a picture that cannot be read (unless `unreadable: skip`).
+    Args:
+        source: the dataset's `source` section in params.yaml.
+        images: the raw file to write (see `rr.data.raw`).
+        download_dir: folder that keeps downloaded archives for the next attempt.
+        local_copy: copy of the dataset to use instead of the path or the URL of `source`.
+
+    Returns:
+        Number of images per split (`images`), of classes (`classes`) and of unreadable images left out (`skipped`).
+
+    Raises:
+        UserError: if the source cannot be read, or if an image cannot be decoded (unless `on_unreadable: skip`).
     """
-    pictures = sources.pictures(source, download, local)
+    dataset = sources.read_dataset(source, download_dir, local_copy)
     skipped: list[str] = []
     if isinstance(source, FolderSource | ParquetSource):
-        remedy = "mend or remove it, or set 'unreadable: skip' in the source"
-        pictures = pictures._replace(rows=_readable(pictures.rows, source.unreadable, remedy, skipped))
-    # The pictures of the others were encoded here.
+        hint = "repair or remove it, or set 'on_unreadable: skip' in the source"
+        dataset = dataset._replace(images=_drop_unreadable(dataset.images, source.on_unreadable, hint, skipped))
+    # rr encodes the images of the other sources itself, so only these two can contain unreadable ones.
     elif isinstance(source, TinyImageNetSource | SlimageNetSource):
-        pictures = pictures._replace(rows=_readable(pictures.rows, "stop", "get the data set again", skipped))
-    counts = raw.write(images, pictures)
-    return {"images": counts, "classes": len(pictures.class_names), "skipped": len(skipped)}
+        dataset = dataset._replace(images=_drop_unreadable(dataset.images, "raise", "get the dataset again", skipped))
+    counts = raw.write(images, dataset)
+    return {"images": counts, "classes": len(dataset.class_names), "skipped": len(skipped)}
 
 
-def _readable(
-    rows: Iterable[raw.Picture], unreadable: Literal["stop", "skip"], remedy: str, skipped: list[str]
-) -> Iterator[raw.Picture]:
-    """Pass on the pictures that decode: whether one can be read is found out once, when it enters the project."""
-    for row in rows:
+def _drop_unreadable(
+    images: Iterable[raw.EncodedImage], on_unreadable: Literal["raise", "skip"], hint: str, skipped: list[str]
+) -> Iterator[raw.EncodedImage]:
+    """Yield the images that can be decoded, and append the names of the others to `skipped`.
+
+    Images are checked here once, so the later stages can rely on them.
+    """
+    for image in images:
         try:
-            raw.decode(row.data)
+            raw.decode_image(image.data)
         except ValueError as error:
-            problem = f"{row.path}: not a readable picture ({error})"
-            if unreadable == "stop":
-                raise UserError(f"{problem}; {remedy}") from error
+            problem = f"{image.name}: not a readable image ({error})"
+            if on_unreadable == "raise":
+                raise UserError(f"{problem}; {hint}") from error
             print(f"skipped {problem}", file=sys.stderr)
-            skipped.append(row.path)
+            skipped.append(image.name)
         else:
-            yield row
+            yield image

@@ -1,53 +1,57 @@
-"""Where every artefact lives, relative to the project's root. Nobody else builds a path."""
+"""Paths of all artifacts, relative to the root folder of the project. No other module builds such paths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PARAMS = Path("params.yaml")
-REPORT = Path("report")
-REPORT_FILES = [REPORT / name for name in ("index.html", "report.md", "results.parquet", "tables.tex")]
-RUN_RECORD = "run.json"
-HISTORIES = Path("runs/history")
-STATUS = Path(".rr/status")
+PARAMS_FILE = Path("params.yaml")
+REPORT_DIR = Path("report")
+REPORT_FILES = [REPORT_DIR / name for name in ("index.html", "report.md", "results.parquet", "tables.tex")]
+RECORD_NAME = "run.json"
+HISTORY_DIR = Path("runs/history")
+STATUS_DIR = Path(".rr/status")
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """The files of one data set: raw pictures, and the betons made from them."""
+class DatasetPaths:
+    """The files of a dataset: original images and betons."""
 
     name: str
 
     @property
-    def raw(self) -> Path:
+    def raw_dir(self) -> Path:
+        """Folder of the original images."""
         return Path("data/raw", self.name)
 
     @property
     def images(self) -> Path:
-        """Every picture in its original encoding, with label and split (see `rr.data.raw`)."""
-        return self.raw / "images.parquet"
+        """All images in their original encoding, with labels and splits (see `rr.data.raw`)."""
+        return self.raw_dir / "images.parquet"
 
     @property
-    def download(self) -> Path:
-        """Where archives are kept between tries; no stage declares it."""
+    def download_dir(self) -> Path:
+        """Cache of downloaded archives. No stage declares it as an output, so a failed stage keeps it."""
         return Path("data/download", self.name)
 
     @property
-    def converted(self) -> Path:
+    def beton_dir(self) -> Path:
+        """Folder of the betons and the index."""
         return Path("data/beton", self.name)
 
     @property
     def betons(self) -> dict[str, Path]:
-        return {split: self.converted / f"{split}.beton" for split in ("train", "test")}
+        """The beton of each split."""
+        return {split: self.beton_dir / f"{split}.beton" for split in ("train", "test")}
 
     @property
     def index(self) -> Path:
-        return self.converted / "index.parquet"
+        """Names, labels and splits of the images in the betons, and the class names."""
+        return self.beton_dir / "index.parquet"
 
 
 @dataclass(frozen=True)
-class Pretraining:
-    """The files of one pretraining, a cell of dataset × backbone × method × seed."""
+class PretrainPaths:
+    """The files of a pretraining run, which is given by dataset, backbone, method and seed."""
 
     dataset: str
     backbone: str
@@ -55,96 +59,101 @@ class Pretraining:
     seed: int
 
     @property
-    def _cell(self) -> Path:
+    def _run_path(self) -> Path:
         return Path(self.dataset, self.backbone, self.method, str(self.seed))
 
     @property
     def folder(self) -> Path:
-        return "runs/pretrain" / self._cell
+        """Folder of the run."""
+        return "runs/pretrain" / self._run_path
 
     @property
     def weights(self) -> Path:
+        """Weights of the pretrained backbone."""
         return self.folder / "backbone.safetensors"
 
     @property
     def history(self) -> Path:
-        """A row per epoch. The histories share one tree, because `dvc plots` draws all that lies in a folder."""
-        return HISTORIES / self._cell.with_name(f"{self.seed}.csv")
+        """Training history with a row per epoch. All histories share one folder, because `dvc plots` needs one."""
+        return HISTORY_DIR / self._run_path.with_name(f"{self.seed}.csv")
 
     @property
     def views(self) -> Path:
+        """Example images and their views."""
         return self.folder / "views.png"
 
     @property
-    def resume(self) -> Path:
-        """State in flight. Both engines delete a declared output around a failed try, so this is none."""
-        return "runs/resume" / self._cell / "resume.pt"
+    def checkpoint(self) -> Path:
+        """Training state. Not an output of the stage, because both engines delete the outputs of a failed stage."""
+        return "runs/resume" / self._run_path / "resume.pt"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The files of one evaluation, a pretraining × target × protocol."""
+class EvaluationPaths:
+    """The files of an evaluation, which is given by a pretraining run, a target dataset and a protocol."""
 
-    pretraining: Pretraining
+    pretraining: PretrainPaths
     target: str
     protocol: str
 
     @property
     def folder(self) -> Path:
-        return "runs/evaluate" / self.pretraining._cell / self.target / self.protocol
+        """Folder of the evaluation."""
+        return "runs/evaluate" / self.pretraining._run_path / self.target / self.protocol
 
     @property
     def metrics(self) -> Path:
+        """Metrics as JSON."""
         return self.folder / "metrics.json"
 
     @property
     def predictions(self) -> Path:
-        """What was found for each test picture (for `embedding`, each of a sample)."""
+        """Results for each test image, or for each image of a sample if the protocol is `embedding`."""
         return self.folder / "predictions.parquet"
 
     @property
     def confusion(self) -> Path:
-        """Class names, true and found, a row per test picture: what `dvc plots` draws a confusion matrix from."""
+        """True and predicted class of each test image, from which `dvc plots` computes a confusion matrix."""
         return self.folder / "confusion.csv"
 
     @property
     def examples(self) -> Path:
-        """Pictures to look at: mistakes, queries with their nearest, or the map of the space."""
+        """Image of the worst mistakes, of queries with their nearest neighbors, or of the t-SNE map."""
         return self.folder / "examples.png"
 
 
-def previous(resume: Path) -> Path:
-    """The state before the one in `resume`, kept for the case that the newest is damaged."""
-    return resume.with_name(f"{resume.stem}.previous{resume.suffix}")
+def previous_checkpoint(checkpoint: Path) -> Path:
+    """Return the path of the checkpoint before `checkpoint`, which is used if the newest is damaged."""
+    return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
 
 
-def run_record(folder: Path) -> Path:
-    """The provenance record beside a stage's outputs."""
-    return folder / RUN_RECORD
+def record_file(folder: Path) -> Path:
+    """Return the path of the provenance record of the stage outputs in `folder`."""
+    return folder / RECORD_NAME
 
 
-def recorded_in(path: Path) -> Path:
-    """The folder whose `run.json` describes `path`."""
-    if path.is_relative_to(HISTORIES):
-        return "runs/pretrain" / path.relative_to(HISTORIES).with_suffix("")
+def record_folder(path: Path) -> Path:
+    """Return the folder whose `run.json` describes the stage output `path`."""
+    if path.is_relative_to(HISTORY_DIR):
+        return "runs/pretrain" / path.relative_to(HISTORY_DIR).with_suffix("")
     return path.parent
 
 
-def gallery(key: str) -> Path:
-    """The index of a gallery of pictures, which `rr retrieve` makes; `key` names all that determines it."""
+def gallery_index(key: str) -> Path:
+    """Return the path where `rr retrieve` caches the features of a gallery; `key` identifies images and backbone."""
     return Path(".rr/gallery", f"{key}.parquet")
 
 
-def suites(names: str) -> Path:
-    """The parameters of the suites that Snakemake was given."""
+def suite_params(names: str) -> Path:
+    """Return the path of the parameter file that the Snakefile writes for the suites `names`."""
     return Path(".rr/suites", f"{names}.yaml")
 
 
-def lock(folder: Path) -> Path:
-    """The file whose lock says that a process is making `folder`'s outputs."""
+def lock_file(folder: Path) -> Path:
+    """Return the path of the lock that a process holds while it writes the outputs in `folder`."""
     return ".rr/lock" / folder / "lock"
 
 
-def status(stage: str, names: Sequence[str]) -> Path:
-    """Where a stage run says how far it is; `names` are those of its folder, of which the report has none."""
-    return STATUS.joinpath(stage, *names[:-1], f"{names[-1] if names else stage}.json")
+def status_file(stage: str, names: Sequence[str]) -> Path:
+    """Return the path of the status of a stage run; `names` are the parts of its folder (none for the report)."""
+    return STATUS_DIR.joinpath(stage, *names[:-1], f"{names[-1] if names else stage}.json")

@@ -1,189 +1,201 @@
-"""Each stage from its names to its record: parameters looked up, inputs checked, the work done, `run.json` written.
+"""Run the commands of `rr`: look up the parameters, check the inputs, do the work, and write the record.
 
-Only this module and the Snakefile read `params.yaml`; the functions that do the work take values and paths. Their
-imports stand inside the functions, because torch and FFCV take seconds to load.
+Only this module and the Snakefile read `params.yaml`. The functions that do the work take values and paths. They are
+imported inside the functions here, because torch and FFCV take seconds to load.
+
+Every `run_` function returns a message for the user, and raises UserError if a name is unknown or an input is missing,
+damaged or outdated.
 """
 
 from pathlib import Path
 from typing import Any, get_args
 
 from rr import paths
-from rr.compute.distributed import alone, explained, joined
-from rr.errors import UserError, nearest
-from rr.params import Backbone, Dataset, Params, load
-from rr.runtime.hashing import digest
-from rr.runtime.local_copy import nearby
-from rr.runtime.machine import versions
+from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
+from rr.errors import UserError, suggest
+from rr.params import BackboneName, DatasetConfig, Params, load_params
+from rr.runtime.gpu_lock import assigned_device
+from rr.runtime.hashing import json_sha256
+from rr.runtime.local_copy import local_copy
+from rr.runtime.machine import package_versions
 from rr.workflow import grid
-from rr.workflow.records import recording
-from rr.workflow.sync import sync as sync_engines
+from rr.workflow.records import record_run
+from rr.workflow.sync import sync_engines
 from rr.workflow.verify import grid_changed_files, grid_mismatches
 
 
-def fetch(dataset: str, local: Path | None, params: Path) -> str:
-    """Bring a data set's pictures into data/raw. Returns what to say."""
-    alone("fetch")
-    everything = load(params)
-    settings = _named(everything, "datasets", dataset)
-    place = paths.Dataset(dataset)
-    with recording(grid.fetch(everything, dataset)) as record:
-        from rr.fetch import fetch as stage
+def run_fetch(dataset: str, local: Path | None, params_file: Path) -> str:
+    """Fetch the images of a dataset into `data/raw`; `local` is a copy to read instead of downloading."""
+    require_single_process("fetch")
+    params = load_params(params_file)
+    config = _lookup(params, "datasets", dataset)
+    files = paths.DatasetPaths(dataset)
+    with record_run(grid.fetch_run(params, dataset)) as recorder:
+        from rr.fetch import fetch
 
-        record.facts = stage(settings.source, place.images, place.download, local)
-    skipped = f", {record.facts['skipped']} skipped" if record.facts["skipped"] else ""
-    return f"{place.images}: {_counts(record.facts)}, {record.facts['classes']} classes{skipped}"
-
-
-def convert(dataset: str, params: Path) -> str:
-    """Write a data set's betons and index. Returns what to say."""
-    alone("convert")
-    everything = load(params)
-    settings = _named(everything, "datasets", dataset)
-    place = paths.Dataset(dataset)
-    with recording(grid.convert(everything, dataset)) as record:
-        from rr.convert import convert as stage
-
-        record.facts = stage(place.images, settings.side, place.betons, place.index)
-    return f"{place.converted}: {_counts(record.facts)}, side {settings.side}"
+        facts = recorder.facts = fetch(config.source, files.images, files.download_dir, local)
+    skipped = f", {facts['skipped']} skipped" if facts["skipped"] else ""
+    return f"{files.images}: {_format_counts(facts)}, {facts['classes']} classes{skipped}"
 
 
-def pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, params: Path) -> str:
-    """Train a backbone, or go on training it, in one process or in those that torchrun has started.
+def run_convert(dataset: str, params_file: Path) -> str:
+    """Write the betons and the index of a dataset."""
+    require_single_process("convert")
+    params = load_params(params_file)
+    config = _lookup(params, "datasets", dataset)
+    files = paths.DatasetPaths(dataset)
+    with record_run(grid.convert_run(params, dataset)) as recorder:
+        from rr.convert import convert
 
-    Returns what to say; of several processes, the first has something to say.
+        recorder.facts = convert(files.images, config.image_size, files.betons, files.index)
+    return f"{files.beton_dir}: {_format_counts(recorder.facts)}, {config.image_size} x {config.image_size} pixels"
+
+
+def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, params_file: Path) -> str:
+    """Pretrain a backbone, or continue an interrupted pretraining, in one process or in all processes of torchrun.
+
+    The message is empty in all processes but the main one.
     """
-    with joined() as group:
-        everything = load(params)
-        settings, data = _named(everything, "methods", method), _named(everything, "datasets", dataset)
-        run, source = _pretraining(dataset, backbone, method, seed), paths.Dataset(dataset)
-        chosen = group.device(_device(device))
-        with recording(grid.pretrain(everything, run), first=group.first) as record, explained():
+    with process_group() as group:
+        params = load_params(params_file)
+        method_config, dataset_config = _lookup(params, "methods", method), _lookup(params, "datasets", dataset)
+        run, files = _pretrain_paths(dataset, backbone, method, seed), paths.DatasetPaths(dataset)
+        device = group.local_device(assigned_device(device))
+        with record_run(grid.pretrain_run(params, run), is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute import device as devices
-            from rr.data.index import class_names
-            from rr.pretrain import Job
-            from rr.pretrain import pretrain as stage
-            from rr.pretrain.checkpoint import forget
+            from rr.data.index import read_class_names
+            from rr.pretrain import Job, pretrain
+            from rr.pretrain.checkpoint import delete_checkpoints
 
-            devices.settle(everything.threads)
-            group.alike(
+            devices.configure_backends(params.threads)
+            group.check_identical(
                 {
-                    "parameters": digest([record.params, dataset, backbone, method, seed]),
-                    "data": digest(record.inputs),
-                    "code": digest(record.code),
-                    "versions": digest(versions()),
-                    "device": chosen.partition(":")[0],
+                    "parameters": json_sha256([recorder.params, dataset, backbone, method, seed]),
+                    "data": json_sha256(recorder.inputs),
+                    "code": json_sha256(recorder.code),
+                    "versions": json_sha256(package_versions()),
+                    "device": device.partition(":")[0],
                 }
             )
             job = Job(
-                dataset=data,
+                dataset=dataset_config,
                 backbone=backbone,
-                method=settings,
-                classes=len(class_names(source.index)),
+                method=method_config,
+                num_classes=len(read_class_names(files.index)),
                 seed=seed,
-                precision=everything.precision,
-                dynamics=everything.dynamics,
-                fingerprint=record.fingerprint(backbone=backbone, seed=seed),
+                precision=params.precision,
+                dynamics=params.dynamics,
+                fingerprint=recorder.fingerprint(backbone=backbone, seed=seed),
             )
-            train = source.betons["train"]
-            train = nearby(train, record.inputs[str(train)])
-            facts = stage(job, train, run, device=chosen, threads=everything.threads, group=group)
-            record.facts = {"device": devices.describe(chosen), "processes": group.size, **facts}
-        if not group.first:
+            beton = files.betons["train"]
+            beton = local_copy(beton, recorder.inputs[str(beton)])
+            facts = pretrain(job, beton, run, device=device, threads=params.threads, group=group)
+            recorder.facts = {"device": devices.device_name(device), "processes": group.world_size, **facts}
+        if not group.is_main:
             return ""
-        # Only now, with every output and its record in place, may the state in flight go.
-        forget(run.resume)
-    speed = (
-        f"{facts['views']:,} views, {facts['views_per_second']:,} a second" if facts["views"] else "nothing to train"
-    )
-    return f"{run.weights}: {speed}"
+        # The checkpoints are needed until all outputs and their record have been written.
+        delete_checkpoints(run.checkpoint)
+    summary = f"{facts['views']:,} views, {facts['views_per_second']:,} per second" if facts["views"] else "no training"
+    return f"{run.weights}: {summary}"
 
 
-def evaluate(
-    dataset: str, backbone: str, method: str, seed: int, target: str, protocol: str, device: str, params: Path
+def run_evaluate(
+    dataset: str, backbone: str, method: str, seed: int, target: str, protocol: str, device: str, params_file: Path
 ) -> str:
-    """Score a backbone on a target. Returns what to say."""
-    alone("evaluate")
-    everything = load(params)
-    settings, data = _named(everything, "protocols", protocol), _named(everything, "datasets", target)
-    run = paths.Evaluation(_pretraining(dataset, backbone, method, seed), target, protocol)
-    source = paths.Dataset(target)
-    chosen = _device(device)
-    with recording(grid.evaluate(everything, run)) as record:
+    """Evaluate a pretrained backbone on the dataset `target` with a protocol."""
+    require_single_process("evaluate")
+    params = load_params(params_file)
+    protocol_config, dataset_config = _lookup(params, "protocols", protocol), _lookup(params, "datasets", target)
+    run = paths.EvaluationPaths(_pretrain_paths(dataset, backbone, method, seed), target, protocol)
+    files = paths.DatasetPaths(target)
+    device = assigned_device(device)
+    with record_run(grid.evaluate_run(params, run)) as recorder:
         from rr.compute import device as devices
-        from rr.data.index import class_names
-        from rr.evaluate.stage import Target
-        from rr.evaluate.stage import evaluate as stage
+        from rr.data.index import read_class_names
+        from rr.evaluate.stage import Target, evaluate
 
-        devices.settle(everything.threads)
-        betons = {split: nearby(path, record.inputs[str(path)]) for split, path in source.betons.items()}
-        goal = Target(data, betons, class_names(source.index))
-        metrics = stage(settings, goal, run, seed=seed, device=chosen, threads=everything.threads)
-        record.facts = {"device": devices.describe(chosen)}
+        devices.configure_backends(params.threads)
+        betons = {split: local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
+        target_data = Target(dataset_config, betons, read_class_names(files.index))
+        metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
+        recorder.facts = {"device": devices.device_name(device)}
     name, value = next(iter(metrics.items()))
     return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"
 
 
-def report(params: Path) -> str:
-    """Write the page. Returns what to say; raises UserError where a file on the way from the data has changed."""
-    alone("report")
-    everything = load(params)
-    found = grid_changed_files(everything)
-    if found:
-        raise UserError("\n".join([*found, "no report of that: dvc repro (or snakemake) makes anew what changed"]))
-    with recording(grid.report(everything)):
-        from rr.report import report as stage
+def run_report(params_file: Path) -> str:
+    """Write the report, unless a file on which it depends has changed since it was recorded."""
+    require_single_process("report")
+    params = load_params(params_file)
+    messages = grid_changed_files(params)
+    if messages:
+        raise UserError("\n".join([*messages, "no report was written: update these files with dvc repro or snakemake"]))
+    with record_run(grid.report_run(params)):
+        from rr.report.stage import write_report
 
-        stage(everything)
+        write_report(params)
     return f"report: {paths.REPORT_FILES[0].resolve()}"
 
 
-def plan(names: list[str], speed: float | None, gpus: int, device: str, params: Path) -> str:
-    """What the grid of `params`, or of the suites `names`, would run. Returns what to say."""
+def run_plan(names: list[str], speed: float | None, gpus: int, device: str, params_file: Path) -> str:
+    """Estimate the runs, views and time that a grid needs.
+
+    Args:
+        names: Suites to plan; if empty, the grid of `params_file`.
+        speed: Views per second of every run. If None, it is measured on this machine.
+        gpus: Number of GPUs, with one run at a time on each.
+        device: Device for the measurement.
+        params_file: File of parameters.
+    """
     from rr.workflow import suites
-    from rr.workflow.plan import measured
-    from rr.workflow.plan import plan as stage
+    from rr.workflow.plan import format_plan, make_throughput_function
 
-    place = suites.overlay({name: suites.read(name) for name in names}, params) if names else params
-    return stage(load(place), measured(_device(device)) if speed is None else lambda *_: speed, gpus)
-
-
-def verify(params: Path) -> str:
-    """Compare every artefact with its record. Returns what to say; raises UserError that lists the broken links."""
-    found = grid_mismatches(load(params))
-    if found:
-        raise UserError("\n".join([*found, f"{len(found)} broken links: dvc repro (or snakemake) mends them"]))
-    return "verify: every artefact is what its record says"
+    if names:
+        params_file = suites.merge({name: suites.read(name) for name in names}, params_file)
+    throughput = make_throughput_function(assigned_device(device)) if speed is None else lambda *_: speed
+    return format_plan(load_params(params_file), throughput, gpus)
 
 
-def sync(source: str, params: Path) -> str:
-    """Tell the other engine what `source` has done. Returns what to say."""
-    sync_engines(source, load(params))
-    return f"sync: both engines know what {source} has done"
+def run_verify(params_file: Path) -> str:
+    """Compare every artifact of the grid with its record.
+
+    Raises:
+        UserError: if any does not match; the message lists all mismatches.
+    """
+    messages = grid_mismatches(load_params(params_file))
+    if messages:
+        messages.append(f"{len(messages)} mismatches: update these files with dvc repro or snakemake")
+        raise UserError("\n".join(messages))
+    return "verify: every artifact matches its record"
 
 
-def dataset(name: str, params: Path) -> Dataset:
-    """The section of `params` that describes data set `name`. Raises UserError for a name it does not have."""
-    return _named(load(params), "datasets", name)
+def run_sync(engine: str, params_file: Path) -> str:
+    """Register the outputs of `engine` ("dvc" or "snakemake") with the other engine."""
+    sync_engines(engine, load_params(params_file))
+    return f"sync: the outputs of {engine} are now registered with both engines"
 
 
-def _device(name: str) -> str:
-    from rr.runtime.gpu_lock import device
+def lookup_dataset(name: str, params_file: Path) -> DatasetConfig:
+    """Return the section of a dataset in the file of parameters.
 
-    return device(name)
-
-
-def _named(params: Params, section: str, name: str) -> Any:
-    known = getattr(params, section)
-    if name not in known:
-        raise UserError(f"--{section[:-1]} {name}: unknown in params.yaml; {nearest(name, known)}")
-    return known[name]
+    Raises:
+        UserError: if `name` is unknown.
+    """
+    return _lookup(load_params(params_file), "datasets", name)
 
 
-def _pretraining(dataset: str, backbone: str, method: str, seed: int) -> paths.Pretraining:
-    if backbone not in get_args(Backbone):
-        raise UserError(f"--backbone {backbone}: unknown; {nearest(backbone, get_args(Backbone))}")
-    return paths.Pretraining(dataset, backbone, method, seed)
+def _lookup(params: Params, section: str, name: str) -> Any:
+    configs = getattr(params, section)
+    if name not in configs:
+        raise UserError(f"--{section[:-1]} {name}: not in params.yaml; {suggest(name, configs)}")
+    return configs[name]
 
 
-def _counts(facts: dict[str, Any]) -> str:
+def _pretrain_paths(dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:
+    if backbone not in get_args(BackboneName):
+        raise UserError(f"--backbone {backbone}: unknown; {suggest(backbone, get_args(BackboneName))}")
+    return paths.PretrainPaths(dataset, backbone, method, seed)
+
+
+def _format_counts(facts: dict[str, Any]) -> str:
     return ", ".join(f"{count:,} {split}" for split, count in facts["images"].items())

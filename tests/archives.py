@@ -1,4 +1,4 @@
-"""Archives in the format of the official ones, small."""
+"""Small copies of official archives."""
 
 import hashlib
 import pickle
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 
-def cifar_like(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The official layout with 20 random pictures a batch, and the md5 sums that torchvision then expects."""
+def write_cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write CIFAR-10 with 20 random images per batch, and set torchvision's MD5s to those of its files."""
     from torchvision.datasets import CIFAR10
 
-    def put(name: str, content: dict) -> str:
+    def write(name: str, content: dict) -> str:
         data = pickle.dumps(content, protocol=2)
         (folder / CIFAR10.base_folder / name).write_bytes(data)
         return hashlib.md5(data).hexdigest()
@@ -22,8 +22,8 @@ def cifar_like(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lists: dict[str, list] = {"train_list": [], "test_list": []}
     for position, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
         batch = {"data": rng.integers(0, 256, (20, 3072), np.uint8), "labels": [i % 10 for i in range(20)]}
-        lists["train_list" if position < 5 else "test_list"].append([name, put(name, batch)])
-    meta = put("batches.meta", {"label_names": [f"class {i}" for i in range(10)]})
+        lists["train_list" if position < 5 else "test_list"].append([name, write(name, batch)])
+    meta = write("batches.meta", {"label_names": [f"class {i}" for i in range(10)]})
     for name, value in lists.items():
         monkeypatch.setattr(CIFAR10, name, value)
     monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": meta})

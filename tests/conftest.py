@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures for all tests."""
 
 import shutil
 import subprocess
@@ -6,25 +6,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Outcome, Rr, write_params
-from report_files import write_everything
+from helpers import ROOT, Outcome, RunRr, write_params
+from report_files import write_full_grid
 
 from rr import cli
 from rr.paths import REPORT_FILES
-from rr.report import report
+from rr.report.stage import write_report
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with the small params.yaml, which is the current one."""
+    """Return the current folder, which contains only the small params.yaml."""
     write_params(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of the real params.yaml, beside the real suites, in a folder that is the current one."""
+def params_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the real params.yaml, in the current folder, which also contains the real suites."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "workflow/suites", tmp_path / "workflow/suites")
     monkeypatch.chdir(tmp_path)
@@ -32,8 +32,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Rr:
-    """Run a command in this process, as `rr` would: (exit code, what it printed, what it complained of)."""
+def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> RunRr:
+    """Return a function that runs an `rr` command in this process."""
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["rr", *map(str, arguments)])
@@ -49,8 +49,8 @@ def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Rr
 
 
 @pytest.fixture(scope="session")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small project in which `shapes` is fetched and converted; copy it, do not change it."""
+def converted_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small project in which `shapes` is fetched and converted. Tests must copy it before they change it."""
     folder = tmp_path_factory.mktemp("converted")
     write_params(folder)
     for stage in ("fetch", "convert"):
@@ -59,13 +59,13 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The page of everything and its Markdown. Equal files must give equal bytes, so it is made twice."""
+def full_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Return the page with every section and its Markdown version. Check that a second report has the same bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("whole"))
-        grid = write_everything()
-        report(grid)
+        patch.chdir(tmp_path_factory.mktemp("full_report"))
+        params = write_full_grid()
+        write_report(params)
         first = [path.read_bytes() for path in REPORT_FILES]
-        report(grid)
+        write_report(params)
         assert [path.read_bytes() for path in REPORT_FILES] == first
     return first[0].decode(), first[1].decode()

@@ -1,20 +1,21 @@
-"""Run the engines as a user would."""
+"""Run the commands of the engines as a user does."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import helpers  # noqa: F401  # changes os.environ, which is copied here
+
 BIN = Path(sys.executable).parent
-
-
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
 def call(folder: Path, *command: str, code: int = 0) -> str:
-    done = subprocess.run(
+    """Run a command in `folder`, check its exit code, and return what it printed."""
+    process = subprocess.run(
         [str(BIN / command[0]), *command[1:]], cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    assert process.returncode == code, process.stdout
+    return process.stdout

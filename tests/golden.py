@@ -13,21 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from rr import paths
-from rr.compute.device import settle
+from rr.compute.device import configure_backends
 from rr.data import beton
 from rr.data.shapes import generate
-from rr.params import Dynamics, Params, load
-from rr.params import Method as Settings
+from rr.params import DynamicsConfig, MethodConfig, Params, load_params
 from rr.pretrain import loop
 
 FILE = Path(__file__).with_name("golden.json")
-PARAMS: Params = load(Path(__file__).parent.parent / "params.yaml")
-TRAINED = [name for name, settings in PARAMS.methods.items() if hasattr(settings, "epochs")]
-PICTURES, EPOCHS, BATCH = 128, 5, 32
+PARAMS: Params = load_params(Path(__file__).parent.parent / "params.yaml")
+TRAINABLE = [name for name, settings in PARAMS.methods.items() if hasattr(settings, "epochs")]
+NUM_IMAGES, NUM_EPOCHS, BATCH_SIZE = 128, 5, 32
 
 
 @dataclass(frozen=True)
-class Outputs(paths.Pretraining):
+class Outputs(paths.PretrainPaths):
     """A pretraining's files, all in one folder."""
 
     place: Path
@@ -41,34 +40,34 @@ class Outputs(paths.Pretraining):
         return self.place / "history.csv"
 
     @property
-    def resume(self) -> Path:
+    def checkpoint(self) -> Path:
         return self.place / "resume.pt"
 
 
-def small(name: str, **changes: object) -> Settings:
+def small_config(name: str, **changes: object) -> MethodConfig:
     """A method of params.yaml, its numbers that cost time in small."""
     settings = PARAMS.methods[name]
-    less: dict[str, object] = {"epochs": EPOCHS, "batch_size": BATCH}
+    less: dict[str, object] = {"epochs": NUM_EPOCHS, "batch_size": BATCH_SIZE}
     if settings.kind == "relational":
         less["views"] = 4
-        if settings.labelled:
-            less["labelled"] = 0.5  # enough for two of a class to meet in a mini-batch
+        if settings.label_fraction:
+            less["label_fraction"] = 0.5  # enough for two of a class to meet in a mini-batch
     if settings.kind == "deepcluster":
-        less |= {"clusters": 12, "clusters_per": "dataset", "starts": 2}
+        less |= {"clusters": 12, "clusters_per": "dataset", "n_init": 2}
     return settings.model_copy(update=less | changes)
 
 
-def write_pictures(target: Path, count: int = PICTURES) -> Path:
+def write_images(target: Path, count: int = NUM_IMAGES) -> Path:
     """A beton of the embedded data set."""
     images, labels = generate(count, 0, "train")
     beton.write(target, images, labels, np.arange(count))
     return target
 
 
-def train(data: Path, place: Path, settings: Settings, *, seed: int = 1, threads: int = 1, workers: int = 1) -> Outputs:
+def train(data: Path, place: Path, settings: MethodConfig, *, seed: int = 1, threads: int = 1, workers: int = 1) -> Outputs:
     """Run the loop in `place`, with so many threads of torch and workers of the loader; return where its files are."""
-    settle(threads)
-    dynamics = Dynamics(every=0, images=60)
+    configure_backends(threads)
+    dynamics = DynamicsConfig(every_n_epochs=0, images=60)
     job = loop.Job(PARAMS.datasets["shapes"], "conv4", settings, 10, seed, "float32", dynamics, "test")
     place.mkdir(exist_ok=True)
     outputs = Outputs("shapes", "conv4", "method", seed, place)
@@ -78,14 +77,14 @@ def train(data: Path, place: Path, settings: Settings, *, seed: int = 1, threads
 
 def losses(name: str, data: Path, place: Path, threads: int = 1) -> list[float]:
     """The mean loss of each epoch."""
-    rows = train(data, place, small(name), threads=threads).history.read_text().splitlines()[1:]
+    rows = train(data, place, small_config(name), threads=threads).history.read_text().splitlines()[1:]
     return [float(row.split(",")[1]) for row in rows]
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        data = write_pictures(Path(folder, "train.beton"))
-        found = {name: losses(name, data, Path(folder, name)) for name in TRAINED}
+        data = write_images(Path(folder, "train.beton"))
+        found = {name: losses(name, data, Path(folder, name)) for name in TRAINABLE}
     FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,5 +1,6 @@
-"""A small project to run commands in, shared by the tests."""
+"""Shared helpers: a small project to run commands in, and an environment without network and settings of the user."""
 
+import json
 import os
 import runpy
 import shutil
@@ -14,12 +15,12 @@ from rr.data import raw
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-# No test needs the network: here, and in every Python that a test starts, only this machine answers.
-OFFLINE = Path(__file__).parent / "offline/sitecustomize.py"
-runpy.run_path(str(OFFLINE))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE.parent), os.environ.get("PYTHONPATH")]))
+# Block the network, here and in every Python process that a test starts.
+OFFLINE_SITE = Path(__file__).parent / "offline/sitecustomize.py"
+runpy.run_path(str(OFFLINE_SITE))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE_SITE.parent), os.environ.get("PYTHONPATH")]))
 os.environ["DVC_NO_ANALYTICS"] = "1"
-# Whoever starts the tests may have told `rr` where to compute, or be one of torchrun's processes.
+# Remove settings of the user, and of torchrun, from the environment.
 for variable in (
     "RR_PARAMS", "RR_DEVICE", "RR_GPUS", "RR_SCRATCH", "RR_BENCH_DATA", "RANK", "WORLD_SIZE", "LOCAL_RANK",
     "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
@@ -27,11 +28,11 @@ for variable in (
 ):  # fmt: skip
     os.environ.pop(variable, None)
 
-PAPER = {
+PAPER_AUGMENTATION = {
     "crop": "resized", "flip": 0.5, "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8,
     "hue": 0.2, "grayscale": 0.2,
 }  # fmt: skip
-SMALL = {
+SMALL_PARAMS = {
     "grid": {
         "data": ["shapes"],
         "dataset": ["shapes"],
@@ -43,11 +44,11 @@ SMALL = {
     },
     "threads": 2,
     "precision": "float32",
-    "dynamics": {"every": 0, "images": 100},
+    "dynamics": {"every_n_epochs": 0, "images": 100},
     "datasets": {
         "shapes": {
             "source": {"kind": "shapes", "train": 200, "test": 50, "seed": 0},
-            "side": 32,
+            "image_size": 32,
             "mean": [0.5, 0.5, 0.5],
             "std": [0.25, 0.25, 0.25],
         }
@@ -56,46 +57,43 @@ SMALL = {
         "random": {"kind": "random"},
         "supervised": {
             "kind": "supervised", "augmentation": {"crop": "padded", "padding": 0.125, "flip": 0.5}, "views": 1,
-            "batch_size": 64, "epochs": 2, "learning_rate": 0.1, "momentum": 0.9, "milestones": [0.5], "decay": 0.1,
+            "batch_size": 64, "epochs": 2, "learning_rate": 0.1, "momentum": 0.9, "milestones": [0.5], "lr_decay": 0.1,
         },
         "relational": {
-            "kind": "relational", "augmentation": PAPER, "views": 4, "batch_size": 32, "epochs": 3,
+            "kind": "relational", "augmentation": PAPER_AUGMENTATION, "views": 4, "batch_size": 32, "epochs": 3,
             "learning_rate": 0.001, "head": "relation", "aggregation": "cat", "loss": "focal", "gamma": 2.0,
-            "alpha": 0.5, "negatives": "roll", "labelled": 0.0,
+            "alpha": 0.5, "negatives": "roll", "label_fraction": 0.0,
         },
     },
     "protocols": {
-        "linear": {"kind": "linear", "labelled": 1.0, "epochs": 5, "batch_size": 64, "learning_rate": 0.001},
-        "knn": {"kind": "knn", "neighbours": 5, "temperature": 0.1},
+        "linear": {"kind": "linear", "label_fraction": 1.0, "epochs": 5, "batch_size": 64, "learning_rate": 0.001},
+        "knn": {"kind": "knn", "neighbors": 5, "temperature": 0.1},
         "finetune": {
-            "kind": "finetune", "labelled": 1.0, "augmentation": {"flip": 0.5, "erase": 0.5, "erase_area": 0.25},
-            "epochs": 1, "batch_size": 64, "backbone_rate": 0.0003, "classifier_rate": 0.001, "weight_decay": 0.00001,
-            "milestones": [0.5], "decay": 0.1,
+            "kind": "finetune", "label_fraction": 1.0, "augmentation": {"flip": 0.5, "erase": 0.5, "erase_area": 0.25},
+            "epochs": 1, "batch_size": 64, "backbone_lr": 0.0003, "classifier_lr": 0.001, "weight_decay": 0.00001,
+            "milestones": [0.5], "lr_decay": 0.1,
         },
-        "retrieval": {"kind": "retrieval", "distance": "cosine", "depths": [1, 5]},
-        "embedding": {"kind": "embedding", "images": 40, "perplexity": 5.0, "augmentation": PAPER},
+        "retrieval": {"kind": "retrieval", "distance": "cosine", "cutoffs": [1, 5]},
+        "embedding": {"kind": "embedding", "images": 40, "perplexity": 5.0, "augmentation": PAPER_AUGMENTATION},
     },
 }  # fmt: skip
 
 
 class Outcome(NamedTuple):
+    """Exit code and output of a command."""
+
     code: int
     out: str
     err: str
 
 
-Rr = Callable[..., Outcome]
+RunRr = Callable[..., Outcome]
 
 
 def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> None:
-    """Write the small params.yaml into `folder`, after `change` has altered a copy of it."""
-    yaml = YAML(typ="safe", pure=True)
-    text = YAML(typ="safe", pure=True)
-    from io import StringIO
-
-    buffer = StringIO()
-    text.dump(SMALL, buffer)
-    params = yaml.load(buffer.getvalue())
+    """Write params.yaml into `folder`, with a copy of SMALL_PARAMS that `change` may modify."""
+    # JSON makes separate copies of objects that SMALL_PARAMS uses twice. YAML would write them as aliases.
+    params = json.loads(json.dumps(SMALL_PARAMS))
     if change:
         change(params)
     with open(folder / "params.yaml", "w") as file:
@@ -103,7 +101,7 @@ def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> 
 
 
 def copy_project(folder: Path) -> Path:
-    """The project's own files as git would clone them, with the small params.yaml, committed."""
+    """Copy the files of this project, as git would clone them, to `folder`; write the small params.yaml, and commit."""
     git = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -113,7 +111,7 @@ def copy_project(folder: Path) -> Path:
     )
     for name in git.stdout.split():
         if name.startswith("runs/") or name == "dvc.lock":
-            continue  # the results of whoever runs the tests here
+            continue  # results of the user
         if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
@@ -123,19 +121,19 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def use(project: Path, source: dict, side: int = 16) -> None:
-    """Add a data set `mine` with this source to the project's params.yaml."""
+def add_dataset(project: Path, source: dict, image_size: int = 16) -> None:
+    """Write params.yaml with an additional dataset `mine` that has this source."""
 
     def change(params: dict) -> None:
         if source["kind"] in ("imagefolder", "parquet"):
-            source.update({"test_share": 0.2, "unreadable": "stop"} | source)
-        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "side": side}
+            source.update({"test_fraction": 0.2, "on_unreadable": "raise"} | source)
+        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "image_size": image_size}
 
     write_params(project, change)
 
 
-def fetched(project: Path) -> raw.RawFile:
-    """What `rr fetch --dataset mine` has written."""
+def open_fetched(project: Path) -> raw.RawFile:
+    """Open the file that `rr fetch --dataset mine` has written."""
     return raw.RawFile(project / "data/raw/mine/images.parquet")
 
 

@@ -1,4 +1,4 @@
-"""Networks for the tests."""
+"""Backbones and images for tests."""
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from rr import backbones
 
 
-def network(name: str) -> nn.Module:
-    """A network whose batch norms are not at their first values, in eval mode."""
+def random_backbone(name: str) -> backbones.Backbone:
+    """Return a backbone in eval mode whose batch norms have random parameters and statistics."""
     torch.manual_seed(0)
     backbone = backbones.build(name)
     with torch.no_grad():
@@ -20,5 +20,6 @@ def network(name: str) -> nn.Module:
     return backbone.eval()
 
 
-def images(B: int, side: int) -> Tensor:
-    return torch.randn((B, 3, side, side), generator=torch.Generator().manual_seed(side))
+def random_images(B: int, image_size: int) -> Tensor:
+    """Return normally distributed images; equal arguments give equal images."""
+    return torch.randn((B, 3, image_size, image_size), generator=torch.Generator().manual_seed(image_size))

@@ -1,4 +1,4 @@
-"""Files of a made-up grid, from which the tests of the report make a page."""
+"""Write the files of an imaginary grid, from which the tests of the report render a page."""
 
 import csv
 import io
@@ -19,8 +19,9 @@ from PIL import Image
 
 from rr import paths
 from rr.params import Params
+from rr.paths import REPORT_FILES
 from rr.workflow.grid import evaluations, pretrainings
-from rr.workflow.records import sealed
+from rr.workflow.records import with_digest
 
 ACCURACY = {
     ("random", "linear"): {1: 0.40, 2: 0.42},
@@ -32,51 +33,35 @@ ACCURACY = {
     ("simclr", "linear"): {1: 0.55, 2: 0.55},
     ("simclr", "knn"): {1: 0.45, 2: 0.45},
 }
-
-
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"kind": "random"},
     "supervised": {
         "kind": "supervised", "augmentation": {"flip": 0.5}, "views": 1, "batch_size": 8, "epochs": 2,
-        "learning_rate": 0.1, "momentum": 0.9, "milestones": [0.5], "decay": 0.1,
+        "learning_rate": 0.1, "momentum": 0.9, "milestones": [0.5], "lr_decay": 0.1,
     },
     "relational": {
         "kind": "relational", "augmentation": {"flip": 0.5}, "views": 4, "batch_size": 8, "epochs": 2,
         "learning_rate": 0.001, "head": "relation", "aggregation": "cat", "loss": "focal", "gamma": 2.0,
-        "alpha": 0.5, "negatives": "roll", "labelled": 0.0,
+        "alpha": 0.5, "negatives": "roll", "label_fraction": 0.0,
     },
     "simclr": {
         "kind": "simclr", "augmentation": {"flip": 0.5}, "views": 2, "batch_size": 8, "epochs": 2,
-        "learning_rate": 0.001, "temperature": 0.5, "mean": "of-ratios", "hidden": 8, "outputs": 4,
+        "learning_rate": 0.001, "temperature": 0.5, "loss": "log-mean-prob", "hidden_dim": 8, "projection_dim": 4,
     },
 }  # fmt: skip
-
-
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "linear": {"kind": "linear", "labelled": 1.0, "epochs": 1, "batch_size": 8, "learning_rate": 0.001},
-    "knn": {"kind": "knn", "neighbours": 2, "temperature": 0.1},
-    "retrieval": {"kind": "retrieval", "distance": "cosine", "depths": [1, 5]},
+    "linear": {"kind": "linear", "label_fraction": 1.0, "epochs": 1, "batch_size": 8, "learning_rate": 0.001},
+    "knn": {"kind": "knn", "neighbors": 2, "temperature": 0.1},
+    "retrieval": {"kind": "retrieval", "distance": "cosine", "cutoffs": [1, 5]},
     "embedding": {"kind": "embedding", "images": 10, "perplexity": 3.0, "augmentation": {"flip": 0.5}},
 }
-
-
 CLASSIFICATION = ("linear", "knn")
-
-
-# Ten test pictures of three classes, as every classifier of the fixture sees them: the class with index 1 fares worst.
-NAMES = ["cat", "dog", "$a$ & <b>"]
-
-
+# Labels and predictions of every classifier: ten test images of three classes. Class 1 has the lowest accuracy.
+CLASS_NAMES = ["cat", "dog", "$a$ & <b>"]
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
-
-
-GUESSED = [0, 0, 0, 1, 0, 0, 1, 2, 2, 2]
-
-
+PREDICTIONS = [0, 0, 0, 1, 0, 0, 1, 2, 2, 2]
 CONFIDENCE = [0.99, 0.97, 0.5, 0.5, 0.9, 0.9, 0.55, 0.55, 0.0, 1.0]
-
-
-RELATIONAL = paths.Pretraining("shapes", "conv4", "relational", 1)
+RELATIONAL = paths.PretrainPaths("shapes", "conv4", "relational", 1)
 
 
 def make_params(
@@ -85,9 +70,10 @@ def make_params(
     datasets: tuple[str, ...] = ("shapes",),
     protocols: tuple[str, ...] = CLASSIFICATION,
 ) -> Params:
-    data = {
+    """Return parameters of a grid with the given axes; targets are the data sets."""
+    dataset = {
         "source": {"kind": "shapes", "train": 20, "test": 10, "seed": 0},
-        "side": 8,
+        "image_size": 8,
         "mean": [0.5] * 3,
         "std": [0.25] * 3,
     }
@@ -96,16 +82,16 @@ def make_params(
             "data": list(datasets), "dataset": list(datasets), "backbone": ["conv4"], "method": list(methods),
             "seed": list(seeds), "target": list(datasets), "protocol": list(protocols),
         },
-        "threads": 1, "precision": "float32", "dynamics": {"every": 1, "images": 50},
-        "datasets": dict.fromkeys(datasets, data),
+        "threads": 1, "precision": "float32", "dynamics": {"every_n_epochs": 1, "images": 50},
+        "datasets": dict.fromkeys(datasets, dataset),
         "methods": METHODS,
         "protocols": PROTOCOLS,
     }  # fmt: skip
     return Params.model_validate_json(json.dumps(content))
 
 
-def write_files(params: Params) -> None:
-    """Everything that the stages of `params` would have left for the report."""
+def write_grid_files(params: Params) -> None:
+    """Write all files that the report reads from the runs of a grid."""
     for run in pretrainings(params):
         run.folder.mkdir(parents=True)
         run.history.parent.mkdir(parents=True, exist_ok=True)
@@ -123,49 +109,50 @@ def write_files(params: Params) -> None:
         run.history.write_text(text.getvalue())
         write_png(run.views, run.seed)
         write_record(run.folder, {f"methods.{run.method}": METHODS[run.method], "threads": 1}, views_per_second=1234)
-    for score in evaluations(params):
-        score.folder.mkdir(parents=True)
-        kind = PROTOCOLS[score.protocol]["kind"]
-        write_score(score, kind)
-        write_png(score.examples, score.pretraining.seed)
-        write_record(score.folder, {f"protocols.{score.protocol}": PROTOCOLS[score.protocol], "threads": 1})
+    for run in evaluations(params):
+        run.folder.mkdir(parents=True)
+        write_evaluation(run, PROTOCOLS[run.protocol]["kind"])
+        write_png(run.examples, run.pretraining.seed)
+        write_record(run.folder, {f"protocols.{run.protocol}": PROTOCOLS[run.protocol], "threads": 1})
 
 
-def write_score(score: paths.Evaluation, kind: str) -> None:
-    """Metrics and predictions of one evaluation."""
-    names, seed = NAMES, score.pretraining.seed
+def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
+    """Write metrics and predictions of one evaluation."""
+    seed = run.pretraining.seed
     sizes = {"test_images": 1000, "train_images": 5000, "classes": 10}
     index = {"index": list(range(10)), "label": LABELS}
     if kind == "retrieval":
-        at = {f"{name}_at_{k}": 0.1 * k for name in ("precision", "recall", "hit_rate") for k in (1, 5)}
-        better = 0.1 * ["random", "simclr", "relational", "supervised"].index(score.pretraining.method)
-        metrics = {"mean_average_precision": 0.3 + better + seed / 100, **at, **sizes}
-        nothing = pa.array([[0] * 5] * 10)
-        columns = {"average_precision": [0.5] * 10, "neighbours": nothing, "neighbour_labels": nothing}
+        at_k = {f"{name}_at_{k}": 0.1 * k for name in ("precision", "recall", "hit_rate") for k in (1, 5)}
+        offset = 0.1 * ["random", "simclr", "relational", "supervised"].index(run.pretraining.method)
+        metrics = {"mean_average_precision": 0.3 + offset + seed / 100, **at_k, **sizes}
+        zeros = pa.array([[0] * 5] * 10)
+        columns = {"average_precision": [0.5] * 10, "neighbours": zeros, "neighbour_labels": zeros}
         table = pa.table(index | columns | {"similarities": pa.array([[0.5] * 5] * 10, pa.list_(pa.float32()))})
     elif kind == "embedding":
         metrics = {"silhouette": -0.25, "alignment": 0.5, "uniformity": -2.0, "effective_rank": 7.5 + seed}
-        places = np.arange(20, dtype=np.float32).reshape(2, 10) * [[1], [-1]]
-        table = pa.table(index | {axis: places[i].astype(np.float32) for i, axis in enumerate("xy")})
+        coordinates = np.arange(20, dtype=np.float32).reshape(2, 10) * [[1], [-1]]
+        table = pa.table(index | {axis: coordinates[i].astype(np.float32) for i, axis in enumerate("xy")})
     else:
-        value = ACCURACY[score.pretraining.method, score.protocol][seed]
-        metrics = {"accuracy": value, "loss": 0.5, "calibration_error": seed / 10, **sizes}
-        table = pa.table(index | {"prediction": GUESSED, "confidence": CONFIDENCE})
-    score.metrics.write_text(json.dumps(metrics))
-    write_predictions(score, table, names)
+        accuracy = ACCURACY[run.pretraining.method, run.protocol][seed]
+        metrics = {"accuracy": accuracy, "loss": 0.5, "calibration_error": seed / 10, **sizes}
+        table = pa.table(index | {"prediction": PREDICTIONS, "confidence": CONFIDENCE})
+    run.metrics.write_text(json.dumps(metrics))
+    write_predictions(run, table, CLASS_NAMES)
 
 
-def write_predictions(score: paths.Evaluation, table: pa.Table, names: list[str]) -> None:
-    pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(names)}), score.predictions)
+def write_predictions(run: paths.EvaluationPaths, table: pa.Table, class_names: list[str]) -> None:
+    """Write the predictions of an evaluation with class names in the metadata."""
+    pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(class_names)}), run.predictions)
 
 
 def write_png(path: Path, shade: int) -> None:
+    """Write a small gray image."""
     Image.fromarray(np.full((12, 20, 3), shade, np.uint8)).save(path)
 
 
 def write_dynamics(method: str, seed: int, columns: dict[str, list[Any]], seconds: list[float]) -> None:
-    """A history of measured epochs; None for an epoch without a measurement."""
-    run = paths.Pretraining("shapes", "conv4", method, seed)
+    """Write a history with the given columns, in which None is an epoch without a measurement."""
+    run = paths.PretrainPaths("shapes", "conv4", method, seed)
     epochs = range(1, len(seconds) + 1)
     rows = [["epoch", "loss", *columns]]
     rows += [
@@ -176,41 +163,43 @@ def write_dynamics(method: str, seed: int, columns: dict[str, list[Any]], second
     change_record(run.folder, epoch_seconds=seconds)
 
 
-def write_record(folder: Path, params: dict[str, Any], **more: Any) -> None:
+def write_record(folder: Path, params: dict[str, Any], **fields: Any) -> None:
+    """Write the record of a run."""
     machine = {"processor": "Abacus 9", "cores": 2, "system": "Linux", "python": "3.11", "versions": {"torch": "2.11"}}
     record = {
         "stage": "any", "command": f"rr made {folder}", "params": params, "inputs": {}, "code": {}, "outputs": {},
         "started": "2026-01-02T03:04:05Z", "seconds": 75.5, "peak_memory_mib": 2048, "machine": machine,
-        "device": "cpu (2 cores)", **more,
+        "device": "cpu (2 cores)", **fields,
     }  # fmt: skip
-    paths.run_record(folder).write_text(json.dumps(sealed(record)))
+    paths.record_file(folder).write_text(json.dumps(with_digest(record)))
 
 
 def change_record(folder: Path, **changes: Any) -> None:
-    path = paths.run_record(folder)
-    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))
+    """Change fields of a record."""
+    path = paths.record_file(folder)
+    path.write_text(json.dumps(with_digest(json.loads(path.read_text()) | changes)))
 
 
-class Page(HTMLParser):
-    """Ids, addresses, cells and open elements of a page."""
+class ParsedPage(HTMLParser):
+    """The ids, links, table cells, unclosed elements and text of a page."""
 
     VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.ids: list[str] = []
-        self.addresses: list[str] = []
+        self.links: list[str] = []
         self.elements: Counter[str] = Counter()
         self.rows: list[list[str]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
+        self.unclosed: list[str] = []
+        self.texts: list[str] = []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_startendtag(tag, attrs)
         if tag not in self.VOID:
-            self.open.append(tag)
+            self.unclosed.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements[tag] += 1
@@ -218,44 +207,59 @@ class Page(HTMLParser):
             if name == "id":
                 self.ids.append(value or "")
             if name in ("src", "href", "srcset", "xlink:href", "data", "action", "poster"):
-                self.addresses.append(value or "")
+                self.links.append(value or "")
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        assert self.unclosed.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
-        if self.rows and {"td", "th"} & set(self.open):
+        self.texts.append(data)
+        if self.rows and {"td", "th"} & set(self.unclosed):
             self.rows[-1][-1] += data
 
     @property
     def text(self) -> str:
-        return " ".join("".join(self.words).split())
+        return " ".join("".join(self.texts).split())
 
 
-def write_everything() -> Params:
-    """A grid of every kind of protocol, with learning dynamics: relational in three epochs, SimCLR in two."""
-    grid = make_params(methods=tuple(METHODS), protocols=tuple(PROTOCOLS))
-    write_files(grid)
+def read_page() -> ParsedPage:
+    """Return the page in the current folder."""
+    return ParsedPage(REPORT_FILES[0].read_text(encoding="utf-8"))
+
+
+def read_markdown() -> str:
+    """Return the Markdown version in the current folder."""
+    return REPORT_FILES[1].read_text(encoding="utf-8")
+
+
+def normalized_rows(page: ParsedPage) -> list[list[str]]:
+    """Return the cells of all tables with single spaces."""
+    return [[" ".join(cell.split()) for cell in row] for row in page.rows]
+
+
+def write_full_grid() -> Params:
+    """Write a grid with every kind of protocol and learning dynamics: three epochs of relational, two of SimCLR."""
+    params = make_params(methods=tuple(METHODS), protocols=tuple(PROTOCOLS))
+    write_grid_files(params)
     for seed in (1, 2):
-        measured = {
+        columns = {
             "accuracy": [0.5, 0.6, 0.7], "information": [-0.1, 0.2, 0.3], "effective_rank": [3.0, None, 5.0],
             "gradient_norm_backbone": [1.0, None, 0.1], "gradient_norm_head": [0.0, None, 0.2],
             "knn_accuracy": [0.2 + seed / 10, None, 0.6 + seed / 10], "views": [80, 160, 240],
             "pairs": [1000, 2000, 3000],
         }  # fmt: skip
-        write_dynamics("relational", seed, measured, [10.0, 10.0, 12.0])
-        measured = {"accuracy": [0.1, 0.2], "knn_accuracy": [0.3, 0.5], "views": [40, 80], "pairs": [1500, 2500]}
-        write_dynamics("simclr", seed, measured, [16.0, 24.0])
-    return grid
+        write_dynamics("relational", seed, columns, [10.0, 10.0, 12.0])
+        columns = {"accuracy": [0.1, 0.2], "knn_accuracy": [0.3, 0.5], "views": [40, 80], "pairs": [1500, 2500]}
+        write_dynamics("simclr", seed, columns, [16.0, 24.0])
+    return params
 
 
 def check_latex(text: str) -> None:
-    """Environments and braces close, every row has as many cells as its table has columns, and all is ASCII."""
+    """Check that environments and braces are balanced, that rows have one cell per column, and that all is ASCII."""
     assert text.isascii()
     assert text.count("{") == text.count("}")
     tables = re.findall(r"\\begin\{tabular\}\{(l r*)\}(.*?)\\end\{tabular\}".replace(" ", ""), text, flags=re.DOTALL)
@@ -269,20 +273,20 @@ def check_latex(text: str) -> None:
             r"\midrule",
             r"\bottomrule",
         ]
-    bare = re.sub(r"\\[&%$#_{}]", "", "\n".join(text.splitlines()[1:]))
-    assert "%" not in bare
-    assert "_" not in bare
-    assert bare.count("$") % 2 == 0
+    unescaped = re.sub(r"\\[&%$#_{}]", "", "\n".join(text.splitlines()[1:]))
+    assert "%" not in unescaped
+    assert "_" not in unescaped
+    assert unescaped.count("$") % 2 == 0
     if shutil.which("pdflatex"):
-        compiled(text)
+        compile_latex(text)
 
 
-def compiled(text: str) -> None:
-    """It is a page in an article, with nothing past the margin."""
-    around = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
+def compile_latex(text: str) -> None:
+    """Compile the tables in an article and check that nothing exceeds the margins."""
+    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "paper.tex").write_text(around % text)
+        (Path(folder) / "paper.tex").write_text(document % text)
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout, done.stdout
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout[-2000:]
+    assert "Overfull" not in process.stdout, process.stdout

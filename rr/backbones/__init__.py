@@ -1,18 +1,18 @@
-"""Backbones: image (B, 3, S, S) in, representation (B, features) out, for any side S.
-
-Each also has `name`; `forward_local`, which gives the first layer's activation maps beside the representation; and
-`local_channels`, the maps' number of channels.
-"""
+"""Backbones: networks that map images (B, 3, S, S) of any size S to representations (B, features)."""
 
 from typing import get_args
 
-from torch import nn
+from rr.backbones.base import Backbone
 
 
-def build(name: str) -> nn.Module:
-    """Create a freshly initialised backbone; torch's global generator decides its weights.
+def build(name: str) -> Backbone:
+    """Create a backbone with random weights, which depend on torch's global random state.
 
-    `name` is one of `rr.params.Backbone`; ValueError otherwise.
+    Args:
+        name: one of `rr.params.BackboneName`.
+
+    Raises:
+        ValueError: if the name is unknown.
     """
     match name:
         case "conv4":
@@ -24,10 +24,10 @@ def build(name: str) -> nn.Module:
 
             return CifarResNet(int(name.removeprefix("resnet")))
         case _:
-            from rr.params import Backbone  # loads pydantic, which the small backbones do without
+            from rr.params import BackboneName  # imports pydantic, which the small backbones do not need
 
-            if name in get_args(Backbone):
+            if name in get_args(BackboneName):
                 from rr.backbones.resnet_torchvision import TorchvisionResNet
 
                 return TorchvisionResNet(name)
-    raise ValueError(f"no backbone is called {name!r}")
+    raise ValueError(f"unknown backbone {name!r}; use one of {', '.join(get_args(BackboneName))}")

@@ -1,19 +1,21 @@
-"""Numba kernels of a Conv-4 block with few channels: convolution, batch norm, ReLU and 2x2 average pooling, per image.
+"""Numba kernels of a Conv-4 block with few channels: convolution, batch norm, ReLU and 2×2 average pooling.
 
 Names: images B, input channels C, output channels F (an even number), sides H and W, pooled sides h = H // 2 and
-w = W // 2, tiles T of ``TILE`` images; 9 is the taps of a 3x3 convolution, row by row. Values are float32, sums over
-images float64. Arrays between blocks are channels last.
+w = W // 2, tiles T of ``TILE`` images. The 9 taps of a 3×3 convolution are in row-major order. Values are float32, sums
+over images float64. The input and the output of a block are channels-last.
 
-Within an image, arrays are *planes*: one row of memory per channel, in which image row y starts at ``y * (W + 1)``. In
-padded planes (Q positions) a row of zeros comes before and after, and the one spare column is the zero to the right of
-a row as well as to the left of the next. So the convolution of a whole plane is one long loop over P = H (W + 1)
-positions with nine fixed offsets, which vectorises at any side. Position W of each row of a result is no pixel.
+Within an image, arrays are planar: the memory of a channel is contiguous, and image row y starts at ``y * (W + 1)``.
+Padded planes (Q positions) have a row of zeros before and after the image. The additional column is the zero to the
+right of a row and to the left of the next one. Therefore the convolution of a plane is one long loop over
+P = H (W + 1) positions with nine constant offsets, which can be vectorized for any side. Position W of each row of a
+result is not a pixel.
 
-Libraries turn a convolution into products of matrices, which wants many channels. With 3 input channels these loops
-are about four times as fast as oneDNN forwards and twice by the weight; with 8, twice forwards and on a par backwards.
+Libraries compute a convolution as a product of matrices, which is efficient for many channels. With 3 input channels,
+these loops are about four times as fast as oneDNN in the forward pass and twice as fast for the gradient of the weight.
+With 8 input channels, they are twice as fast in the forward pass and equally fast in the backward pass.
 
-Kernels work on tiles ``start`` to ``stop`` without Python's lock, so several can run at once. Each tile has its own row
-of partial sums, so results are the same bits for any number of threads.
+Each kernel processes the tiles ``start`` to ``stop`` without the interpreter lock, so several threads can run it at
+once. Each tile has its own row of partial sums. Therefore results are the same bits for any number of threads.
 """
 
 from typing import Any
@@ -25,12 +27,12 @@ Array = np.ndarray
 
 TILE = 8
 
-# Unsigned positions, because numba tests signed ones for negative values, which hinders vectors; a slice per row would
-# cost more than the row. Literals are signed, hence the named ones.
+# Positions are unsigned, because numba tests signed ones for negative values, which prevents vectorization. A slice per
+# row would take longer than the row itself. Integer literals are signed, so unsigned constants need names.
 U = np.uintp
 ONE, TWO = U(1), U(2)
 
-# Reassociation lets LLVM use vectors for sums; the order is fixed once compiled.
+# Reassociation allows LLVM to vectorize sums. The order of the terms is fixed in the compiled code.
 _fast: dict[str, Any] = {
     "cache": True,
     "nogil": True,
@@ -43,12 +45,12 @@ _fast: dict[str, Any] = {
 def convolve_and_sum(
     x_BHWC: Array, weight_FC9: Array, conv_BFP: Array, partial_2TF: Array, start: int, stop: int
 ) -> None:
-    """Convolution into ``conv``, and sums and sums of squares of its pixels (float64) by channel and tile."""
+    """Compute the convolution, and the sum and the sum of squares (float64) of each channel and tile."""
     B, H, W, C = x_BHWC.shape
-    padded_CQ = _padded(C, H, W)
+    padded_CQ = _zero_planes(C, H, W)
     partial_2TF[:, start:stop] = 0
     for n in range(start * TILE, min(stop * TILE, B)):
-        _to_planes(x_BHWC, n, padded_CQ)
+        _copy_to_planes(x_BHWC, n, padded_CQ)
         conv_FP = conv_BFP[n]
         _convolve(padded_CQ, weight_FC9, W + 1, conv_FP)
         for o in range(len(conv_FP)):
@@ -64,8 +66,11 @@ def convolve_and_sum(
 
 
 @njit(**_fast)
-def normalise_and_pool(conv_BFP: Array, W: int, norm_3F: Array, out_BhwF: Array, start: int, stop: int) -> None:
-    """``out`` = mean over 2x2 of ``max((conv - mean) * scale + bias, 0)``; ``norm``: mean, scale, bias (float32)."""
+def normalize_relu_pool(conv_BFP: Array, W: int, norm_3F: Array, out_BhwF: Array, start: int, stop: int) -> None:
+    """Compute ``out``, the mean over 2×2 windows of ``max((conv - mean) * scale + bias, 0)``.
+
+    ``norm`` holds mean, scale and bias (float32).
+    """
     B, h, w, F = out_BhwF.shape
     row_w = np.empty(w, np.float32)
     for n in range(start * TILE, min(stop * TILE, B)):
@@ -86,10 +91,13 @@ def normalise_and_pool(conv_BFP: Array, W: int, norm_3F: Array, out_BhwF: Array,
 
 
 @njit(**_fast)
-def sum_gradients(
+def sum_bn_gradients(
     conv_BFP: Array, W: int, norm_3F: Array, grad_BhwF: Array, partial_2TF: Array, start: int, stop: int
 ) -> None:
-    """Sums over pixels of the gradient g before ReLU, and of ``g * (conv - mean)``, by channel and tile (float64)."""
+    """Compute the sums (float64) of g and of ``g * (conv - mean)`` of each channel and tile.
+
+    g is the gradient before ReLU.
+    """
     B, h, w, F = grad_BhwF.shape
     row_w = np.empty(w, np.float32)
     zero = np.float32(0)
@@ -127,30 +135,30 @@ def backward(
     flipped_CF9: Array,
     conv_BFP: Array,
     norm_3F: Array,
-    parts_2F: Array,
+    bn_terms_2F: Array,
     grad_BhwF: Array,
     grad_x_BHWC: Array,
     partial_TFC9: Array,
     start: int,
     stop: int,
 ) -> None:
-    """Gradients by the weight (partial sums by tile, float64) and by x, unless ``grad_x`` is empty.
+    """Compute the gradients of the weight (float64, one partial sum per tile) and of x (unless ``grad_x`` is empty).
 
-    The gradient by the convolution, ``scale * g - parts[0] - parts[1] * (conv - mean)``, is made for one image at a
-    time. ``flipped`` is the weight with its channels exchanged, their number made even, and its taps reversed.
+    The gradient of the convolution's result is computed for one image at a time. ``flipped`` is the weight with input
+    and output channels exchanged, zero-padded to an even number of channels, and with its taps reversed.
     """
     B, H, W, C = x_BHWC.shape
     F = grad_BhwF.shape[3]
-    padded_CQ = _padded(C, H, W)
-    slope_FQ = _padded(F, H, W)
+    padded_CQ = _zero_planes(C, H, W)
+    grad_conv_FQ = _zero_planes(F, H, W)
     grad_x_CP = np.empty((len(flipped_CF9), H * (W + 1)), np.float32)
     partial_TFC9[start:stop] = 0
     for n in range(start * TILE, min(stop * TILE, B)):
-        _to_planes(x_BHWC, n, padded_CQ)
-        _slopes(conv_BFP[n], norm_3F, parts_2F, grad_BhwF[n], H, W, slope_FQ)
-        _add_weight_gradient(padded_CQ, slope_FQ, W + 1, H * (W + 1), partial_TFC9[n // TILE])
+        _copy_to_planes(x_BHWC, n, padded_CQ)
+        _conv_grad(conv_BFP[n], norm_3F, bn_terms_2F, grad_BhwF[n], H, W, grad_conv_FQ)
+        _add_weight_gradient(padded_CQ, grad_conv_FQ, W + 1, H * (W + 1), partial_TFC9[n // TILE])
         if grad_x_BHWC.size:
-            _convolve(slope_FQ, flipped_CF9, W + 1, grad_x_CP)
+            _convolve(grad_conv_FQ, flipped_CF9, W + 1, grad_x_CP)
             for y in range(H):
                 first = U(y * (W + 1))
                 for i in range(C):
@@ -160,17 +168,19 @@ def backward(
 
 @njit(**_fast)
 def _relu(value: np.float32) -> np.float32:
-    """Unlike ``max``, keeps NaN, so that a network that has diverged shows it."""
+    """Apply ReLU. Unlike ``max``, it keeps NaN, so that a divergence of the network is visible."""
     return np.float32(0) if value < np.float32(0) else value
 
 
 @njit(**_fast)
-def _padded(channels: int, H: int, W: int) -> Array:
+def _zero_planes(channels: int, H: int, W: int) -> Array:
+    """Allocate padded planes that are zero."""
     return np.zeros((channels, (H + 2) * (W + 1) + 2), np.float32)
 
 
 @njit(**_fast)
-def _to_planes(x_BHWC: Array, n: int, padded_CQ: Array) -> None:
+def _copy_to_planes(x_BHWC: Array, n: int, padded_CQ: Array) -> None:
+    """Copy image n to padded planes."""
     _, H, W, C = x_BHWC.shape
     for y in range(H):
         first = U((y + 1) * (W + 1) + 1)
@@ -180,14 +190,14 @@ def _to_planes(x_BHWC: Array, n: int, padded_CQ: Array) -> None:
 
 
 @njit(**_fast)
-def _convolve(padded_CQ: Array, weight_FC9: Array, pitch: int, out_FP: Array) -> None:
-    """Two output channels at a time, so that their 18 weights stay in registers."""
-    step = U(pitch)
+def _convolve(padded_CQ: Array, weight_FC9: Array, row_stride: int, out_FP: Array) -> None:
+    """Compute the convolution of padded planes, two output channels at a time, whose 18 weights fit in registers."""
+    step = U(row_stride)
     for o in range(0, len(weight_FC9), 2):
         out_FP[o : o + 2] = 0
         for i in range(len(padded_CQ)):
-            v0, v1, v2, v3, v4, v5, v6, v7, v8 = _nine(weight_FC9, o, i)
-            w0, w1, w2, w3, w4, w5, w6, w7, w8 = _nine(weight_FC9, o + 1, i)
+            v0, v1, v2, v3, v4, v5, v6, v7, v8 = _load_taps(weight_FC9, o, i)
+            w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(weight_FC9, o + 1, i)
             for p in range(U(out_FP.shape[1])):
                 q = p + step
                 r = q + step
@@ -199,7 +209,7 @@ def _convolve(padded_CQ: Array, weight_FC9: Array, pitch: int, out_FP: Array) ->
 
 
 @njit(**_fast)
-def _nine(weight_FC9: Array, o: int, i: int) -> tuple[float, ...]:
+def _load_taps(weight_FC9: Array, o: int, i: int) -> tuple[float, ...]:
     w = weight_FC9
     return (
         w[o, i, 0], w[o, i, 1], w[o, i, 2], w[o, i, 3], w[o, i, 4], w[o, i, 5], w[o, i, 6], w[o, i, 7], w[o, i, 8]
@@ -207,19 +217,22 @@ def _nine(weight_FC9: Array, o: int, i: int) -> tuple[float, ...]:
 
 
 @njit(**_fast)
-def _add_weight_gradient(padded_CQ: Array, slope_FQ: Array, pitch: int, P: int, out_FC9: Array) -> None:
-    """Sum over pixels of slope times patch. The slope is zero at the spare position of each row."""
+def _add_weight_gradient(padded_CQ: Array, grad_conv_FQ: Array, row_stride: int, P: int, out_FC9: Array) -> None:
+    """Add the gradient of the weight to ``out``: the sum over pixels of the gradient times the 3×3 patch.
+
+    The gradient is zero at the additional position of each row.
+    """
     zero = np.float32(0)
-    step = U(pitch)
-    centre = step + ONE
-    for o in range(0, len(slope_FQ), 2):
+    step = U(row_stride)
+    center = step + ONE
+    for o in range(0, len(grad_conv_FQ), 2):
         for i in range(len(padded_CQ)):
             v0, v1, v2, v3, v4, v5, v6, v7, v8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
             w0, w1, w2, w3, w4, w5, w6, w7, w8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
             for p in range(U(P)):
                 q = p + step
                 r = q + step
-                s, t = slope_FQ[o, p + centre], slope_FQ[o + 1, p + centre]
+                s, t = grad_conv_FQ[o, p + center], grad_conv_FQ[o + 1, p + center]
                 a, b, c = padded_CQ[i, p], padded_CQ[i, p + ONE], padded_CQ[i, p + TWO]
                 d, e, f = padded_CQ[i, q], padded_CQ[i, q + ONE], padded_CQ[i, q + TWO]
                 g, h, k = padded_CQ[i, r], padded_CQ[i, r + ONE], padded_CQ[i, r + TWO]
@@ -241,25 +254,31 @@ def _add_weight_gradient(padded_CQ: Array, slope_FQ: Array, pitch: int, P: int, 
                 w6 += t * g
                 w7 += t * h
                 w8 += t * k
-            _add_nine(out_FC9, o, i, (v0, v1, v2, v3, v4, v5, v6, v7, v8))
-            _add_nine(out_FC9, o + 1, i, (w0, w1, w2, w3, w4, w5, w6, w7, w8))
+            _add_taps(out_FC9, o, i, (v0, v1, v2, v3, v4, v5, v6, v7, v8))
+            _add_taps(out_FC9, o + 1, i, (w0, w1, w2, w3, w4, w5, w6, w7, w8))
 
 
 @njit(**_fast)
-def _add_nine(out_FC9: Array, o: int, i: int, values: tuple[float, ...]) -> None:
+def _add_taps(out_FC9: Array, o: int, i: int, values: tuple[float, ...]) -> None:
     for k in range(9):
         out_FC9[o, i, k] += values[k]
 
 
 @njit(**_fast)
-def _slopes(conv_FP: Array, norm_3F: Array, parts_2F: Array, grad_hwF: Array, H: int, W: int, slope_FQ: Array) -> None:
-    """Gradient by the convolution of one image, as padded planes; where an odd side leaves no window, g is zero."""
+def _conv_grad(
+    conv_FP: Array, norm_3F: Array, bn_terms_2F: Array, grad_hwF: Array, H: int, W: int, grad_conv_FQ: Array
+) -> None:
+    """Compute the gradient of the convolution's result of one image, as padded planes.
+
+    With g the gradient before ReLU, it is ``scale * g - bn_terms[0] - bn_terms[1] * (conv - mean)`` (Ioffe and Szegedy
+    2015). g is zero in the last row or column of an odd side, which no pooling window covers.
+    """
     h, w, F = grad_hwF.shape
     row_w = np.empty(w, np.float32)
     zero = np.float32(0)
     for o in range(F):
         mean, scale, bias = norm_3F[0, o], norm_3F[1, o], norm_3F[2, o]
-        mean_part, var_part = parts_2F[0, o], parts_2F[1, o]
+        mean_term, var_term = bn_terms_2F[0, o], bn_terms_2F[1, o]
         for y in range(H):
             if y == 2 * h:
                 row_w[:] = 0
@@ -271,7 +290,7 @@ def _slopes(conv_FP: Array, norm_3F: Array, parts_2F: Array, grad_hwF: Array, H:
                 p, q = source + TWO * x, target + TWO * x
                 a, b = conv_FP[o, p] - mean, conv_FP[o, p + ONE] - mean
                 g = row_w[x]
-                slope_FQ[o, q] = (g if a * scale + bias > zero else zero) - mean_part - var_part * a
-                slope_FQ[o, q + ONE] = (g if b * scale + bias > zero else zero) - mean_part - var_part * b
+                grad_conv_FQ[o, q] = (g if a * scale + bias > zero else zero) - mean_term - var_term * a
+                grad_conv_FQ[o, q + ONE] = (g if b * scale + bias > zero else zero) - mean_term - var_term * b
             if W % 2:
-                slope_FQ[o, target + U(W - 1)] = -mean_part - var_part * (conv_FP[o, source + U(W - 1)] - mean)
+                grad_conv_FQ[o, target + U(W - 1)] = -mean_term - var_term * (conv_FP[o, source + U(W - 1)] - mean)

@@ -1,11 +1,11 @@
-"""Numba kernels of batch norm, ReLU and average pooling after a convolution with many channels, channels last.
+"""Numba kernels of batch norm, ReLU and average pooling, for many channels and channels-last activations.
 
 Names: images B, sides H and W, channels C, pooled sides h and w, tiles T of ``TILE`` images. A pooling window has
-``rows x columns`` pixels; pixels that no whole window covers (odd sides) count in the statistics alone, as in torch.
-``norm_3C`` is mean, scale and bias; values are float32, sums over images float64.
+``rows`` × ``columns`` pixels. If a side is not a multiple of the window, the remaining pixels count only in the
+statistics, as in torch. ``norm_3C`` holds mean, scale and bias. Values are float32, sums over images float64.
 
-Kernels work on tiles ``start`` to ``stop`` without Python's lock, so several can run at once. Each tile has its own row
-of partial sums, so results are the same bits for any number of threads.
+Each kernel processes the tiles ``start`` to ``stop`` without the interpreter lock, so several threads can run it at
+once. Each tile has its own row of partial sums. Therefore results are the same bits for any number of threads.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ Array = np.ndarray
 
 TILE = 8
 
-# No reassociation: the inner loops run over channels, which are independent of each other.
+# Reassociation is not needed, because the inner loops run over channels, which are independent of each other.
 _options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
 @njit(**_options)
 def sum_values(conv_BHWC: Array, partial_2TC: Array, start: int, stop: int) -> None:
-    """Sums and sums of squares by channel and tile."""
+    """Compute the sum and the sum of squares of each channel and tile."""
     B, H, W, C = conv_BHWC.shape
     partial_2TC[:, start:stop] = 0
     for n in range(start * TILE, min(stop * TILE, B)):
@@ -37,12 +37,12 @@ def sum_values(conv_BHWC: Array, partial_2TC: Array, start: int, stop: int) -> N
 
 
 @njit(**_options)
-def normalise_and_pool(
+def normalize_relu_pool(
     conv_BHWC: Array, norm_3C: Array, rows: int, columns: int, out_BhwC: Array, start: int, stop: int
 ) -> None:
-    """``out`` = mean over each window of ``max((conv - mean) * scale + bias, 0)``."""
+    """Compute ``out``, the mean over each window of ``max((conv - mean) * scale + bias, 0)``."""
     B, h, w, C = out_BhwC.shape
-    factor = np.float32(1 / (rows * columns))
+    inverse_area = np.float32(1 / (rows * columns))
     total_C = np.empty(C, np.float32)
     for n in range(start * TILE, min(stop * TILE, B)):
         for y in range(h):
@@ -54,11 +54,11 @@ def normalise_and_pool(
                             value = (conv_BHWC[n, i, j, c] - norm_3C[0, c]) * norm_3C[1, c] + norm_3C[2, c]
                             total_C[c] += np.float32(0) if value < np.float32(0) else value  # unlike max, keeps NaN
                 for c in range(C):
-                    out_BhwC[n, y, x, c] = factor * total_C[c]
+                    out_BhwC[n, y, x, c] = inverse_area * total_C[c]
 
 
 @njit(**_options)
-def sum_gradients(
+def sum_bn_gradients(
     conv_BHWC: Array,
     norm_3C: Array,
     rows: int,
@@ -68,55 +68,58 @@ def sum_gradients(
     start: int,
     stop: int,
 ) -> None:
-    """Sums over pixels of the gradient g before ReLU, and of ``g * (conv - mean)``, by channel and tile."""
+    """Compute the sums of g and of ``g * (conv - mean)`` of each channel and tile; g is the gradient before ReLU."""
     B, h, w, C = grad_BhwC.shape
-    factor = np.float32(1 / (rows * columns))
+    inverse_area = np.float32(1 / (rows * columns))
     zero = np.float32(0)
-    active_C, centred_C = np.empty(C, np.float32), np.empty(C, np.float32)
+    active_C, centered_C = np.empty(C, np.float32), np.empty(C, np.float32)
     partial_2TC[:, start:stop] = 0
     for n in range(start * TILE, min(stop * TILE, B)):
         tile = n // TILE
         for y in range(h):
             for x in range(w):
                 active_C[:] = 0
-                centred_C[:] = 0
+                centered_C[:] = 0
                 for i in range(y * rows, (y + 1) * rows):
                     for j in range(x * columns, (x + 1) * columns):
                         for c in range(C):
-                            centred = conv_BHWC[n, i, j, c] - norm_3C[0, c]
-                            positive = centred * norm_3C[1, c] + norm_3C[2, c] > zero
+                            centered = conv_BHWC[n, i, j, c] - norm_3C[0, c]
+                            positive = centered * norm_3C[1, c] + norm_3C[2, c] > zero
                             active_C[c] += np.float32(1) if positive else zero
-                            centred_C[c] += centred if positive else zero
+                            centered_C[c] += centered if positive else zero
                 for c in range(C):
-                    g = np.float64(factor * grad_BhwC[n, y, x, c])
+                    g = np.float64(inverse_area * grad_BhwC[n, y, x, c])
                     partial_2TC[0, tile, c] += g * active_C[c]
-                    partial_2TC[1, tile, c] += g * centred_C[c]
+                    partial_2TC[1, tile, c] += g * centered_C[c]
 
 
 @njit(**_options)
 def backward(
     conv_BHWC: Array,
     norm_3C: Array,
-    parts_2C: Array,
+    bn_terms_2C: Array,
     rows: int,
     columns: int,
     grad_BhwC: Array,
-    out_BHWC: Array,
+    grad_conv_BHWC: Array,
     start: int,
     stop: int,
 ) -> None:
-    """Gradient by the convolution: ``scale * g - parts[0] - parts[1] * (conv - mean)``."""
+    """Compute the gradient of the convolution's result, with g the gradient before ReLU.
+
+    It is ``scale * g - bn_terms[0] - bn_terms[1] * (conv - mean)`` (Ioffe and Szegedy 2015).
+    """
     B, h, w, C = grad_BhwC.shape
     _, H, W, _ = conv_BHWC.shape
-    factor_C = norm_3C[1] / np.float32(rows * columns)
-    none_C = np.zeros(C, np.float32)
+    grad_scale_C = norm_3C[1] / np.float32(rows * columns)
+    zero_C = np.zeros(C, np.float32)
     zero = np.float32(0)
     for n in range(start * TILE, min(stop * TILE, B)):
         for y in range(H):
             for x in range(W):
-                covered = y < h * rows and x < w * columns
-                grad_C = grad_BhwC[n, y // rows, x // columns] if covered else none_C
+                in_window = y < h * rows and x < w * columns
+                grad_C = grad_BhwC[n, y // rows, x // columns] if in_window else zero_C
                 for c in range(C):
-                    centred = conv_BHWC[n, y, x, c] - norm_3C[0, c]
-                    g = factor_C[c] * grad_C[c] if centred * norm_3C[1, c] + norm_3C[2, c] > zero else zero
-                    out_BHWC[n, y, x, c] = g - parts_2C[0, c] - parts_2C[1, c] * centred
+                    centered = conv_BHWC[n, y, x, c] - norm_3C[0, c]
+                    g = grad_scale_C[c] * grad_C[c] if centered * norm_3C[1, c] + norm_3C[2, c] > zero else zero
+                    grad_conv_BHWC[n, y, x, c] = g - bn_terms_2C[0, c] - bn_terms_2C[1, c] * centered

@@ -1,19 +1,23 @@
-"""The paper's ResNet-8, ResNet-32 and ResNet-56: residual networks for small pictures, 64 features.
+"""The paper's ResNet-8, ResNet-32 and ResNet-56: residual networks for small images, with 64 features.
 
-Layout and first weights follow the authors' code (backbones/resnet_small.py) and He et al. 2016, section 4.2, with a
-projection where the shape changes. Modules bear torchvision's names, so the authors' checkpoints fit by name.
+Architecture and initialization follow the authors' code (backbones/resnet_small.py) and He et al. 2016, section 4.2. A
+1×1 convolution projects the input of a block whose output has another shape. The modules have torchvision's names, so
+the parameters of the authors' checkpoints have the same names.
 """
 
 import torch
 from torch import Tensor, nn
 
+from rr.backbones.base import Backbone
+
 CHANNELS = (16, 32, 64)  # of the three stages
 
 
-class CifarResNet(nn.Module):
-    """A 3×3 convolution, then three stages of (depth - 2) / 6 basic blocks each, then the mean over all positions.
+class CifarResNet(Backbone):
+    """A 3×3 convolution, three stages of (depth - 2) / 6 basic blocks each, and global average pooling.
 
-    Convolutions start from N(0, 2 / (k² · out_channels)), batch norms at one and zero.
+    Weights of convolutions are initialized from N(0, 2 / (k² · out_channels)), weights of batch norms with one and
+    their biases with zero.
     """
 
     features = CHANNELS[-1]
@@ -22,12 +26,12 @@ class CifarResNet(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
         self.name = f"resnet{depth}"
-        blocks = (depth - 2) // 6
+        num_blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(CHANNELS[0])
-        self.layer1 = _stage(CHANNELS[0], CHANNELS[0], blocks, stride=1)
-        self.layer2 = _stage(CHANNELS[0], CHANNELS[1], blocks, stride=2)
-        self.layer3 = _stage(CHANNELS[1], CHANNELS[2], blocks, stride=2)
+        self.layer1 = _make_layer(CHANNELS[0], CHANNELS[0], num_blocks, stride=1)
+        self.layer2 = _make_layer(CHANNELS[0], CHANNELS[1], num_blocks, stride=2)
+        self.layer3 = _make_layer(CHANNELS[1], CHANNELS[2], num_blocks, stride=2)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0, (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5)
@@ -37,7 +41,7 @@ class CifarResNet(nn.Module):
         return self.forward_local(images_B3SS)[0]
 
     def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """The representation (B, 64), and the activation (B, 16, S, S) after the first convolution, norm and ReLU."""
+        """Return the representation (B, 64) and the feature maps (B, 16, S, S) after the first convolution block."""
         images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
         maps_BCSS = self.bn1(self.conv1(images_B3SS)).relu()
         out_BCHW = self.layer3(self.layer2(self.layer1(maps_BCSS)))
@@ -45,26 +49,29 @@ class CifarResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions with batch norms, added to the input, which is projected where its shape differs."""
+    """Two 3×3 convolutions with batch norms, whose output is added to the (projected) input."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Sequential()  # empty: the input itself
-        if stride > 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample = nn.Sequential()  # the identity
+        if stride > 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Map (B, inputs, H, W) to (B, outputs, ⌈H / stride⌉, ⌈W / stride⌉)."""
+        """Map (B, in_channels, H, W) to (B, out_channels, ⌈H / stride⌉, ⌈W / stride⌉)."""
         residual_BCHW = self.bn2(self.conv2(self.bn1(self.conv1(x_BCHW)).relu()))
         return (residual_BCHW + self.downsample(x_BCHW)).relu()
 
 
-def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-    """`blocks` basic blocks, of which the first changes the shape."""
+def _make_layer(in_channels: int, out_channels: int, num_blocks: int, stride: int) -> nn.Sequential:
+    """Return a stage of basic blocks; the first one changes the shape."""
     return nn.Sequential(
-        BasicBlock(inputs, outputs, stride), *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1))
+        BasicBlock(in_channels, out_channels, stride),
+        *(BasicBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1)),
     )

@@ -1,35 +1,41 @@
-"""torchvision's ResNets without their classifier; the paper's large backbone is resnet34 (512 features)."""
-
-from collections import OrderedDict
+"""torchvision's ResNets without their classifier. The paper's large backbone is resnet34 (512 features)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import models
 
+from rr.backbones.base import Backbone
 
-class TorchvisionResNet(nn.Sequential):
-    """The layers of `torchvision.models.<name>` up to the global pooling, under torchvision's names, untrained.
 
-    `features` is 512 with basic blocks and 2048 with bottlenecks. Raises ValueError for a name torchvision lacks.
+class TorchvisionResNet(Backbone):
+    """The layers of `torchvision.models.<name>` up to the global pooling, with torchvision's names and random weights.
+
+    `features` is 512 for networks of basic blocks and 2048 for networks of bottleneck blocks.
+
+    Raises:
+        ValueError: if torchvision has no model of that name.
     """
 
     local_channels = 64
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         network = models.get_model(name, weights=None)
-        super().__init__(OrderedDict((part, layer) for part, layer in network.named_children() if part != "fc"))
         self.name = name
-        self.features: int = network.fc.in_features
+        self.features = network.fc.in_features
+        for layer_name, layer in network.named_children():
+            if layer_name != "fc":
+                self.add_module(layer_name, layer)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
         """Map float (B, 3, S, S) to (B, features) of the same type."""
         return self.forward_local(images_B3SS)[0]
 
     def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """The representation (B, features), and the activation (B, 64, ⌈S / 2⌉, ⌈S / 2⌉) before the first pooling."""
+        """Return the representation (B, features) and the feature maps (B, 64, ⌈S / 2⌉, ⌈S / 2⌉) before max pooling."""
         x = maps_BCHW = images_B3SS.contiguous(memory_format=torch.channels_last)
-        for part, layer in self.named_children():
+        for layer_name, layer in self.named_children():
             x = layer(x)
-            if part == "relu":
+            if layer_name == "relu":
                 maps_BCHW = x
         return x.flatten(1), maps_BCHW

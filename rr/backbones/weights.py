@@ -1,4 +1,4 @@
-"""Backbone files: weights as safetensors, with the backbone's name and its preprocessing in the metadata."""
+"""Save and load backbone files: weights as safetensors, with name and preprocessing of the backbone as metadata."""
 
 from __future__ import annotations
 
@@ -8,41 +8,49 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
 
 from rr import backbones
 from rr.errors import UserError
-from rr.runtime.atomic import replacing
+from rr.runtime.atomic import atomic_write
 
-if TYPE_CHECKING:  # importing pydantic takes a tenth of a second, which a search of a gallery would feel
-    from rr.params import Dataset
+if TYPE_CHECKING:  # at run time, importing pydantic would add a tenth of a second to a search of a gallery
+    from rr.params import DatasetConfig
 
 
-def write_backbone(name: str, backbone: nn.Module, target: Path, dataset: Dataset | None = None) -> None:
-    """Write the weights of `backbone`, which `name` builds, to `target`; the same weights give the same bytes.
+def save_backbone(backbone: backbones.Backbone, path: Path, dataset: DatasetConfig | None = None) -> None:
+    """Save the weights of `backbone` to `path`; equal weights result in equal bytes.
 
-    With the `dataset` it was pretrained on, the file also says which side, mean and std its pictures had.
+    Args:
+        backbone: the backbone, on any device.
+        path: the file to write.
+        dataset: the dataset on which the backbone was pretrained. Its image size, mean and std are added to the
+            metadata.
     """
-    # One key only: safetensors writes several in a random order, and the file is to be the same on every run.
-    about: dict[str, Any] = {"backbone": name, "features": backbone.features}
+    # A single metadata key, because safetensors writes several keys in random order.
+    metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
     if dataset:
-        about |= {"side": dataset.side, "mean": dataset.mean, "std": dataset.std}
+        metadata |= {"side": dataset.image_size, "mean": dataset.mean, "std": dataset.std}
     state = {key: value.contiguous().cpu() for key, value in backbone.state_dict().items()}
-    with replacing(target) as temporary:
-        temporary.write_bytes(save(state, metadata={"rr": json.dumps(about)}))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(state, metadata={"rr": json.dumps(metadata)}))
 
 
-def load_backbone(weights: Path) -> nn.Module:
-    """Rebuild the backbone that `weights` describes, frozen, in eval mode. Raises UserError when it is no such file."""
+def load_backbone(path: Path) -> backbones.Backbone:
+    """Load a backbone file, and return the backbone in eval mode with frozen weights.
+
+    Raises:
+        UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
+    """
     try:
-        with safe_open(weights, "pt") as file:
-            about = json.loads((file.metadata() or {})["rr"])
-            backbone = backbones.build(about["backbone"])
+        with safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {})["rr"])
+            backbone = backbones.build(metadata["backbone"])
             backbone.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         if not all(bool(value.isfinite().all()) for value in backbone.state_dict().values()):
-            raise ValueError("weights that are not finite")
+            raise ValueError("a weight is NaN or infinite")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"{weights} is missing or no backbone of this project ({error}): run rr pretrain or rr import again"
+            f"{path} is missing, damaged or not a backbone file of this project ({error}): run rr pretrain or rr "
+            "import again"
         ) from error
     return backbone.requires_grad_(False).eval()

@@ -1,7 +1,7 @@
-"""`rr bench`: the product against the paper's way of doing the same, part by part, on the machine at hand.
+"""`rr bench`: compare the speed of rr with a reference implementation of the paper, on this machine.
 
-Nothing is decided by these times: they are printed with their spread, the load and the versions, for a reader to judge.
-That both sides compute the same is shown by the tests, not here.
+The times are printed with their spread, the load of the machine and the versions of the libraries. The tests, not the
+benchmark, check that both implementations compute the same.
 """
 
 import importlib
@@ -17,68 +17,77 @@ from typing import Any
 from rr.bench.settings import Settings
 from rr.errors import UserError
 
-SCHEMA = "rr-bench-1"
+SCHEMA = "rr-bench-2"
 PARTS = ("views", "head", "backbone", "loader", "training", "evaluation", "startup", "machine", "gpu")
 
 
-def run(
+def run_benchmark(
     parts: Sequence[str] = (),
     *,
     as_json: bool = False,
     steps: int = 20,
     threads: Sequence[int] | None = None,
     data: Path | None = None,
-    small: bool = False,
+    smoke_test: bool = False,
 ) -> str:
-    """Measure `parts`, all of them when none is named; return the findings as tables or as JSON, for printing.
+    """Run parts of the benchmark and return the results as tables or as JSON.
 
-    `threads` replaces each part's own thread counts, `data` is a converted data set's folder for the parts that read
-    pictures, `small` takes sizes that only show that everything runs. What is being measured is said on stderr.
-    Raises UserError for an unknown part, impossible numbers, or a folder without `train.beton`.
+    The part that is running is printed to stderr.
+
+    Args:
+        parts: names of the parts. The default is all parts.
+        as_json: return JSON instead of tables.
+        steps: number of timed repeats of each case.
+        threads: numbers of threads to use. The default is decided by each part.
+        data: folder of a converted dataset, for the parts that read images. The default is generated images.
+        smoke_test: use tiny sizes, which only check that everything runs.
+
+    Raises:
+        UserError: if a part is unknown, a number is out of range, or the folder contains no `train.beton`.
     """
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
-        raise UserError(f"bench: no part is called {', '.join(unknown)}; known: {', '.join(PARTS)}")
+        raise UserError(f"unknown part of the benchmark: {', '.join(unknown)}; known: {', '.join(PARTS)}")
     if steps < 1:
-        raise UserError(f"--steps {steps}: at least 1 is needed")
+        raise UserError(f"--steps {steps}: must be at least 1")
     _check_threads(threads)
     if data is not None:
-        from rr.bench.dataset import beton_of
+        from rr.bench.dataset import find_train_beton
 
-        beton_of(data)
-    settings = Settings(steps, tuple(threads) if threads else None, data, small)
-    found = _findings([name for name in PARTS if name in (parts or PARTS)], settings)
+        find_train_beton(data)
+    settings = Settings(steps, tuple(threads) if threads else None, data, smoke_test)
+    results = _run_parts([name for name in PARTS if name in (parts or PARTS)], settings)
     if as_json:
-        return json.dumps(found, indent=1)
-    from rr.bench.table import render
+        return json.dumps(results, indent=1)
+    from rr.bench.table import format_results
 
-    return render(found)
+    return format_results(results)
 
 
-def _findings(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
-    """The findings as JSON values."""
-    # Read when the OpenMP library loads; both sides have it. As `rr` itself sets it.
+def _run_parts(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """Run the parts and return the results as JSON values."""
+    # The OpenMP library reads this when it is loaded. The processes of both implementations inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from rr.runtime.machine import machine
+    from rr.runtime.machine import describe_machine
 
-    before, measured = _load(), {}
+    load_before, results = _load_averages(), {}
     for name in parts:
         print(f"bench: {name} …", file=sys.stderr, flush=True)
-        part_before, clock = _load(), time.monotonic()
-        part = importlib.import_module(f"rr.bench.{name}").run(settings)
-        load = {"before": part_before, "after": _load()}
-        measured[name] = {**asdict(part), "seconds": round(time.monotonic() - clock, 1), "load": load}
+        part_load_before, start = _load_averages(), time.monotonic()
+        result = importlib.import_module(f"rr.bench.parts.{name}").run(settings)
+        load = {"before": part_load_before, "after": _load_averages()}
+        results[name] = {**asdict(result), "seconds": round(time.monotonic() - start, 1), "load": load}
     return {
         "schema": SCHEMA,
         "settings": {**asdict(settings), "data": str(settings.data) if settings.data else None},
-        "machine": machine(),
-        "load": {"before": before, "after": _load()},
-        "parts": measured,
+        "machine": describe_machine(),
+        "load": {"before": load_before, "after": _load_averages()},
+        "parts": results,
     }
 
 
-def _load() -> list[float]:
-    """The system's load averages over 1, 5 and 15 minutes."""
+def _load_averages() -> list[float]:
+    """Return the load averages of the system over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]
 
 
@@ -86,4 +95,4 @@ def _check_threads(threads: Sequence[int] | None) -> None:
     cores = os.cpu_count() or 1
     for count in threads or ():
         if not 1 <= count <= cores:
-            raise UserError(f"--threads {count}: this machine has {cores} cores; give 1 to {cores}")
+            raise UserError(f"--threads {count}: must be from 1 to {cores}, the number of cores of this machine")

@@ -1,8 +1,8 @@
-"""Two programs that take turns, one or several steps each.
+"""Time programs that take turns, one or several steps each.
 
-Each contestant is a process group: the program, its threads and its worker processes. While one works, the other's
-group is stopped as a whole (SIGSTOP), so nothing of it, not even a loader that fills its queue, runs in the other's
-time; and each keeps its state, so that its next step begins where its last one ended.
+Each program has a process group of its own, with its threads and worker processes. While one program works, the process
+groups of the others are stopped (SIGSTOP), so that not even a data loader that fills its queue uses their time. A
+program keeps its state while it is stopped.
 """
 
 import contextlib
@@ -14,47 +14,61 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from rr.bench.measure import Seconds, cpu_seconds
+from rr.bench.measure import Timing, process_cpu_seconds
 
-_MARK = "turn "
+_PREFIX = "turn "  # of the lines with which a program reports its turns
 
 
-class Turn:
-    """The program's end: `done` after every step; returns when the next may begin, and exits when none is wanted."""
+class StepGate:
+    """The program's side: blocks a training loop until its next turn.
+
+    The program exits if no further turn is wanted.
+
+    Args:
+        steps: number of steps per turn.
+    """
 
     def __init__(self, steps: int = 1) -> None:
-        """A turn is `steps` steps."""
-        self._steps = self._left = steps
+        self._steps = self._steps_left = steps
         self._wait()
 
-    def done(self, units: int = 0) -> None:
-        self._left -= 1
-        if self._left:
+    def step_done(self, units: int = 0) -> None:
+        """Count a step; after the last step of a turn, report the turn and wait for the next one."""
+        self._steps_left -= 1
+        if self._steps_left:
             return
-        self._left = self._steps
-        seconds = [time.perf_counter() - self._wall, cpu_seconds() - self._cpu]
-        print(_MARK + json.dumps(seconds), flush=True)
+        self._steps_left = self._steps
+        seconds = [time.perf_counter() - self._wall, process_cpu_seconds() - self._cpu]
+        print(_PREFIX + json.dumps(seconds), flush=True)
         self._wait()
 
     def _wait(self) -> None:
         if not sys.stdin.readline():
-            # Nothing is left to tidy up, and worker processes end with their parent.
+            # Worker processes end with their parent, so there is nothing to clean up.
             raise SystemExit
-        self._wall, self._cpu = time.perf_counter(), cpu_seconds()
+        self._wall, self._cpu = time.perf_counter(), process_cpu_seconds()
 
 
-class Player:
-    """The benchmark's end of one program."""
+class WorkerProcess:
+    """The benchmark's side of one program.
+
+    Args:
+        command: command line of the program, which waits at a `StepGate`.
+    """
 
     def __init__(self, command: Sequence[str]) -> None:
-        # A group of its own, yet beside this one: the system wakes and ends it if this process dies.
+        # A new process group in the same session: the system wakes and ends it if this process dies.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0,
             env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )  # fmt: skip
 
-    def turn(self) -> Seconds:
-        """One turn, then stop."""
+    def run_turn(self) -> Timing:
+        """Let the program work for one turn, then stop it.
+
+        Raises:
+            RuntimeError: if the program ends.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._signal(signal.SIGCONT)
@@ -62,13 +76,13 @@ class Player:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
         for line in self._process.stdout:
-            if line.startswith(_MARK):
+            if line.startswith(_PREFIX):
                 self._signal(signal.SIGSTOP)
-                return Seconds(*json.loads(line.removeprefix(_MARK)))
-        raise RuntimeError(f"a program of the benchmark ended early, with code {self._process.wait()}")
+                return Timing(*json.loads(line.removeprefix(_PREFIX)))
+        raise RuntimeError(f"a program of the benchmark ended early with exit code {self._process.wait()}")
 
-    def end(self) -> None:
-        """Kill the whole group."""
+    def kill(self) -> None:
+        """Kill the process group of the program."""
         self._signal(signal.SIGKILL)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -82,23 +96,32 @@ class Player:
 
 
 @contextlib.contextmanager
-def players(commands: Sequence[Sequence[str]]) -> Iterator[list[Player]]:
-    """Start the programs, and end them whatever happens."""
-    started: list[Player] = []
+def start_workers(commands: Sequence[Sequence[str]]) -> Iterator[list[WorkerProcess]]:
+    """Start a program for each command; kill the programs at the end of the context."""
+    workers: list[WorkerProcess] = []
     try:
         for command in commands:
-            started.append(Player(command))
-        yield started
+            workers.append(WorkerProcess(command))
+        yield workers
     finally:
-        for player in started:
-            player.end()
+        for worker in workers:
+            worker.kill()
 
 
-def alternate(commands: Sequence[Sequence[str]], repeats: int, warmup: int) -> list[list[Seconds]]:
-    """`repeats` turns of each program in alternation, after `warmup` turns of each in a row."""
-    with players(commands) as started:
-        for player in started:
+def time_programs(commands: Sequence[Sequence[str]], repeats: int, warmup: int) -> list[list[Timing]]:
+    """Let programs take turns and return the times of each.
+
+    Args:
+        commands: command line of each program.
+        repeats: number of timed turns of each program, in alternation.
+        warmup: number of untimed turns of each program, which come first and are not alternated.
+
+    Returns:
+        For each program, the times of its turns.
+    """
+    with start_workers(commands) as workers:
+        for worker in workers:
             for _ in range(warmup):
-                player.turn()
-        turns = [[player.turn() for player in started] for _ in range(repeats)]
-    return [list(runs) for runs in zip(*turns, strict=True)]
+                worker.run_turn()
+        turns = [[worker.run_turn() for worker in workers] for _ in range(repeats)]
+    return [list(timings) for timings in zip(*turns, strict=True)]

@@ -1,4 +1,4 @@
-"""The pictures that the parts work on: a converted data set, or generated ones of the same size."""
+"""The images that the benchmark reads: a converted dataset or generated images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,43 +10,72 @@ from rr.errors import UserError
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One split as the two sides read it: a beton, and arrays for `numpy.load`."""
+class BenchData:
+    """The same images for both implementations: a beton for rr, and NumPy files for the reference.
+
+    Attributes:
+        name: description of the images.
+        beton: path of the beton.
+        images: path of the images, uint8 (N, S, S, 3).
+        labels: path of the labels, int64 (N,).
+        num_images: number of images.
+        num_classes: number of classes.
+    """
 
     name: str
     beton: Path
     images: Path
     labels: Path
-    count: int
-    classes: int
+    num_images: int
+    num_classes: int
 
 
-def beton_of(folder: Path) -> Path:
-    """The training split of a converted data set. Raises UserError when the folder has none."""
+def find_train_beton(folder: Path) -> Path:
+    """Return the path of the training split of a converted dataset.
+
+    Raises:
+        UserError: if `folder` contains no `train.beton`.
+    """
     path = folder / "train.beton"
     if not path.is_file():
-        raise UserError(f"--data {folder}: no train.beton there; give a folder that rr convert wrote, or leave it out")
+        raise UserError(
+            f"--data {folder}: contains no train.beton: give a folder written by rr convert, or omit --data"
+        )
     return path
 
 
-def prepare(settings: Settings, count: int, scratch: Path) -> Sample:
-    """Bring the chosen data set, or `count` generated pictures of side 32, into the form of both sides."""
+def prepare_data(settings: Settings, count: int, scratch: Path) -> BenchData:
+    """Write the images for both implementations into the folder `scratch`.
+
+    Args:
+        settings: may name a converted dataset.
+        count: number of 32 × 32 images to generate if no dataset is named.
+        scratch: folder for the files.
+
+    Raises:
+        UserError: if the dataset does not fit into memory or has images without labels.
+    """
     from rr.data import beton
 
     if settings.data is not None:
-        path = beton_of(settings.data)
+        path = find_train_beton(settings.data)
         data = beton.Beton(path, threads=1)
-        images, labels, name = data.images, data.labels, f"{len(data):,} pictures of {settings.data.name}"
+        images, labels, name = data.images, data.labels, f"{len(data):,} images of {settings.data.name}"
         if images is None:
-            raise UserError(f"--data {settings.data}: too large to keep in memory, as the reference does")
+            raise UserError(
+                f"--data {settings.data}: the dataset is too large for the reference implementation, which keeps all "
+                "images in memory: give a smaller dataset"
+            )
         if labels.min() < 0:
-            raise UserError(f"--data {settings.data}: it has no labels, which supervised training and evaluation need")
+            raise UserError(
+                f"--data {settings.data}: has images without labels, but supervised training and evaluation need labels"
+            )
     else:
         from rr.data.shapes import generate
 
         images, labels = generate(count, 0, "train")
-        path, name = scratch / "train.beton", f"{count:,} generated pictures of side 32"
+        path, name = scratch / "train.beton", f"{count:,} generated 32 × 32 images"
         beton.write(path, images, labels, np.arange(count))
     np.save(scratch / "images.npy", images)
     np.save(scratch / "labels.npy", labels)
-    return Sample(name, path, scratch / "images.npy", scratch / "labels.npy", len(labels), int(labels.max()) + 1)
+    return BenchData(name, path, scratch / "images.npy", scratch / "labels.npy", len(labels), int(labels.max()) + 1)

@@ -1,20 +1,21 @@
-"""`python -m rr.bench.first_step pretrain …`: the command line as it is, ended by its first training step."""
+"""Run an `rr` command and end it after the first training step: `python -m rr.bench.first_step pretrain ...`."""
 
 import os
 import sys
+from functools import partial
 
+import rr.pretrain
 from rr import cli
-from rr.bench.listener import listening
-from rr.runtime import progress
 
 
 def main() -> None:
-    def stop(units: int) -> None:
+    """Run the command line with a callback that ends the process after the first step."""
+
+    def on_step(num_views: int) -> None:
         print("first step", flush=True)
         os._exit(0)
 
-    # Before rr.pretrain is imported, so that it takes this one.
-    progress.Progress = listening(stop)  # type: ignore[misc]
+    rr.pretrain.pretrain = partial(rr.pretrain.pretrain, on_step=on_step)
     sys.argv[0] = "rr"
     cli.main()
 

@@ -1,7 +1,7 @@
-"""Time two or more ways of doing one thing in strict alternation, and summarise what was found.
+"""Time several implementations of the same work in alternation, and summarize the times.
 
-Other jobs come and go, so a rate measured alone says little. The contestants take turns, A B A B, and the ratio is
-formed turn by turn: what disturbs a turn disturbs both of its sides.
+Other processes on the machine disturb measurements. The implementations therefore alternate (A B A B …), and the ratio
+of their times is computed per repeat, because both times of a repeat are disturbed alike.
 """
 
 import multiprocessing
@@ -15,25 +15,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Seconds(NamedTuple):
-    """What one repeat took: on the wall clock, and of all cores in this process and its children."""
+class Timing(NamedTuple):
+    """Seconds of one repeat: wall-clock time, and CPU time of this process and its children over all cores."""
 
     wall: float
     cpu: float
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One way of doing the work: `work` does `amount` units of it."""
+class Candidate:
+    """One implementation of the work: a call of `function` processes `num_units` units."""
 
     name: str
-    work: Callable[[], object]
-    amount: int
+    function: Callable[[], object]
+    num_units: int
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Five numbers of a sample, and its size."""
+class Quantiles:
+    """Minimum, quartiles, maximum and size of a sample."""
 
     min: float
     q1: float
@@ -43,108 +43,128 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread":
+    def of(cls, values: Iterable[float]) -> "Quantiles":
+        """Return the quantiles of `values`."""
         sample = np.asarray(list(values), dtype=np.float64)
         low, q1, median, q3, high = (float(value) for value in np.percentile(sample, (0, 25, 50, 75, 100)))
         return cls(low, q1, median, q3, high, len(sample))
 
 
 @dataclass(frozen=True)
-class Side:
-    """A contestant's result.
+class CandidateResult:
+    """Times of one implementation.
 
-    `wall` and `cpu` are seconds of a repeat, `per_second` units on the wall clock at the median, `per_cpu_second` those
-    of a core's second. `ratio` and `cpu_ratio` say how many times less the first contestant of the row takes for a
-    unit, turn by turn; None for that contestant itself.
+    Attributes:
+        name: name of the implementation.
+        num_units: units of work per repeat.
+        wall: wall-clock seconds of a repeat.
+        cpu: CPU seconds of a repeat.
+        per_second: units per wall-clock second, from the median.
+        per_cpu_second: units per CPU second, from the median, or None if the CPU time is unknown.
+        ratio: time per unit divided by that of the first implementation, per repeat; None for the first one.
+        cpu_ratio: the same for CPU time, or None if a CPU time is unknown.
     """
 
     name: str
-    amount: int
-    wall: Spread
-    cpu: Spread
+    num_units: int
+    wall: Quantiles
+    cpu: Quantiles
     per_second: float
     per_cpu_second: float | None
-    ratio: Spread | None
-    cpu_ratio: Spread | None
+    ratio: Quantiles | None
+    cpu_ratio: Quantiles | None
 
 
 @dataclass(frozen=True)
-class Row:
-    """One case: ours first, then what it is compared with."""
+class CaseResult:
+    """Results of one case. The first candidate is rr; the others are compared with it."""
 
     case: str
     unit: str
     threads: int
-    sides: list[Side]
+    candidates: list[CandidateResult]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
-class Part:
-    """What a part has found; `notes` say what the figures contain and what was left out."""
+class PartResult:
+    """Results of one part; the notes explain how they were measured and what is missing."""
 
-    rows: list[Row] = field(default_factory=list)
+    cases: list[CaseResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def cpu_seconds() -> float:
-    """CPU time so far of this process and its children; on Linux also of living ones that `multiprocessing` started."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = time.process_time() + ended.ru_utime + ended.ru_stime
+def process_cpu_seconds() -> float:
+    """Return the CPU time used so far by this process and its children that have ended.
+
+    On Linux, running children that were started by `multiprocessing` are included.
+    """
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.process_time() + children.ru_utime + children.ru_stime
     if sys.platform == "linux":
         for child in multiprocessing.active_children():
-            # The clock id of another process's CPU time, as clock_getcpuclockid(3) builds it.
-            used += time.clock_gettime((~(child.pid or 0) << 3) | 2)
-    return used
+            # The clock id of another process's CPU time, as clock_getcpuclockid(3) computes it.
+            seconds += time.clock_gettime((~(child.pid or 0) << 3) | 2)
+    return seconds
 
 
-def timed(work: Callable[[], object]) -> Seconds:
-    """Run `work` once."""
-    cpu, wall = cpu_seconds(), time.perf_counter()
-    work()
-    return Seconds(time.perf_counter() - wall, cpu_seconds() - cpu)
+def time_once(function: Callable[[], object]) -> Timing:
+    """Return the time of one call of `function`."""
+    cpu, wall = process_cpu_seconds(), time.perf_counter()
+    function()
+    return Timing(time.perf_counter() - wall, process_cpu_seconds() - cpu)
 
 
-def alternate(contestants: Sequence[Contestant], repeats: int, warmup: int = 1) -> list[list[Seconds]]:
-    """Let the contestants take turns; one list of `repeats` results for each, without the warm-up's."""
-    runs: list[list[Seconds]] = [[] for _ in contestants]
-    for turn in range(warmup + repeats):
-        for contestant, results in zip(contestants, runs, strict=True):
-            result = timed(contestant.work)
-            if turn >= warmup:
-                results.append(result)
-    return runs
+def time_interleaved(candidates: Sequence[Candidate], repeats: int, warmup: int = 1) -> list[list[Timing]]:
+    """Call the candidates in alternation and return the times of each, without the `warmup` calls at the start."""
+    timings: list[list[Timing]] = [[] for _ in candidates]
+    for repeat in range(warmup + repeats):
+        for candidate, candidate_timings in zip(candidates, timings, strict=True):
+            timing = time_once(candidate.function)
+            if repeat >= warmup:
+                candidate_timings.append(timing)
+    return timings
 
 
-def row(case: str, unit: str, threads: int, names: Sequence[tuple[str, int]], runs: Sequence[Sequence[Seconds]]) -> Row:
-    """Summarise the turns of (name, amount) contestants, of which the first is ours."""
-    ours_amount, ours = names[0][1], runs[0]
-    sides = []
-    for number, ((name, amount), results) in enumerate(zip(names, runs, strict=True)):
-        wall, cpu = Spread.of(r.wall for r in results), Spread.of(r.cpu for r in results)
-        pairs = list(zip(results, ours, strict=True)) if number else []
-        scale = ours_amount / amount
-        # Where a process's CPU time cannot be read, it counts as 0 and gives no ratio.
-        seen = bool(pairs) and all(a.cpu > 0 and b.cpu > 0 for a, b in pairs)
-        sides.append(
-            Side(
+def summarize(
+    case: str, unit: str, threads: int, candidates: Sequence[tuple[str, int]], timings: Sequence[Sequence[Timing]]
+) -> CaseResult:
+    """Summarize the times of one case.
+
+    Args:
+        case: name of the case.
+        unit: name of the unit of work, in the plural.
+        threads: number of threads that were used.
+        candidates: name of each candidate and its units per repeat; the first is rr.
+        timings: times of each candidate.
+    """
+    first_units, first_timings = candidates[0][1], timings[0]
+    results = []
+    for position, ((name, num_units), candidate_timings) in enumerate(zip(candidates, timings, strict=True)):
+        wall, cpu = Quantiles.of(t.wall for t in candidate_timings), Quantiles.of(t.cpu for t in candidate_timings)
+        pairs = list(zip(candidate_timings, first_timings, strict=True)) if position else []
+        scale = first_units / num_units
+        # A CPU time of 0 means that it could not be read.
+        has_cpu_times = bool(pairs) and all(a.cpu > 0 and b.cpu > 0 for a, b in pairs)
+        results.append(
+            CandidateResult(
                 name=name,
-                amount=amount,
+                num_units=num_units,
                 wall=wall,
                 cpu=cpu,
-                per_second=amount / wall.median,
-                per_cpu_second=amount / cpu.median if cpu.median else None,
-                ratio=Spread.of(a.wall / b.wall * scale for a, b in pairs) if pairs else None,
-                cpu_ratio=Spread.of(a.cpu / b.cpu * scale for a, b in pairs) if seen else None,
+                per_second=num_units / wall.median,
+                per_cpu_second=num_units / cpu.median if cpu.median else None,
+                ratio=Quantiles.of(a.wall / b.wall * scale for a, b in pairs) if pairs else None,
+                cpu_ratio=Quantiles.of(a.cpu / b.cpu * scale for a, b in pairs) if has_cpu_times else None,
             )
         )
-    return Row(case, unit, threads, sides)
+    return CaseResult(case, unit, threads, results)
 
 
-def compare(case: str, unit: str, threads: int, contestants: Sequence[Contestant], repeats: int) -> Row:
-    """`alternate` and `row` in one, with `threads` threads for torch and numba."""
-    from rr.compute.device import settle
+def compare_candidates(case: str, unit: str, threads: int, candidates: Sequence[Candidate], repeats: int) -> CaseResult:
+    """Time the candidates in alternation with `threads` threads and summarize the times."""
+    from rr.compute.device import configure_backends
 
-    settle(threads)
-    names = [(contestant.name, contestant.amount) for contestant in contestants]
-    return row(case, unit, threads, names, alternate(contestants, repeats))
+    configure_backends(threads)
+    names = [(candidate.name, candidate.num_units) for candidate in candidates]
+    return summarize(case, unit, threads, names, time_interleaved(candidates, repeats))

@@ -1,4 +1,4 @@
-"""A process's peak memory while it does one thing, as Linux counts it."""
+"""Peak memory of a function call, as measured by Linux."""
 
 import gc
 from collections.abc import Callable
@@ -7,26 +7,26 @@ from pathlib import Path
 import numpy as np
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_KNOWN = 64  # MiB: more than malloc would take from memory it kept
+_PROBE_MIB = 64  # more than malloc would reuse from memory that it has kept
 
 
-def peak_of(work: Callable[[], object]) -> float | None:
-    """MiB by which the resident memory rose at most during `work`; None where the system does not tell."""
+def measure_peak_mib(function: Callable[[], object]) -> float | None:
+    """Call `function` and return by how many MiB the resident memory rose, or None if that cannot be measured."""
     gc.collect()
     try:
-        # Sandboxes exist that have both files and report the present memory as the peak: try it on a known amount.
-        known = _rise(lambda: np.ones(_KNOWN << 20, np.uint8))
-        return _rise(work) if known > _KNOWN / 2 else None
+        # Some sandboxes report the current memory as the peak, so measure an allocation of known size first.
+        probe = _measure_rise(lambda: np.ones(_PROBE_MIB << 20, np.uint8))
+        return _measure_rise(function) if probe > _PROBE_MIB / 2 else None
     except OSError:
         return None
 
 
-def _rise(work: Callable[[], object]) -> float:
-    _CLEAR.write_text("5")  # sets the peak back to the present
-    before = _field("VmRSS")
-    work()
-    return (_field("VmHWM") - before) / 1024
+def _measure_rise(function: Callable[[], object]) -> float:
+    _CLEAR.write_text("5")  # resets the peak to the current memory
+    before = _read_kib("VmRSS")
+    function()
+    return (_read_kib("VmHWM") - before) / 1024
 
 
-def _field(name: str) -> int:
-    return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith(name + ":"))
+def _read_kib(field: str) -> int:
+    return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith(field + ":"))

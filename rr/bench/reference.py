@@ -1,8 +1,8 @@
-"""The paper's way, written from its description: what `rr bench` compares with, and tests hold the product against.
+"""A reference implementation of the paper, written from its description, for `rr bench` and the tests.
 
-Views are torchvision's transforms on PIL pictures, made by the worker processes of a `DataLoader`; the K views of a
-mini-batch are joined view by view; all pairs are built and sent through the head at once; memory is NCHW throughout;
-linear evaluation reads and encodes every picture again in every epoch. None of the product's code is used here.
+Views are made from PIL images by torchvision transforms, in the worker processes of a `DataLoader`. The K views of a
+mini-batch are concatenated view by view. All pairs are built and passed through the head at once. Memory is in NCHW
+format. Linear evaluation decodes and encodes every image in every epoch. The module uses no other code of rr.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-Triple = Sequence[float]
+Channels = Sequence[float]  # one value for each of red, green and blue
 
 
-def relational_transform(side: int, mean: Triple, std: Triple) -> Callable[[Image.Image], Tensor]:
-    """Crop and resize, flip, colour jitter, greyscale, tensor, normalise (paper, augmentations)."""
+def relational_transform(image_size: int, mean: Channels, std: Channels) -> Callable[[Image.Image], Tensor]:
+    """Return the paper's augmentation for self-supervised training, which ends with a normalized tensor."""
     return transforms.Compose(
         [
-            transforms.RandomResizedCrop(side, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
+            transforms.RandomResizedCrop(image_size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
             transforms.RandomHorizontalFlip(0.5),
             transforms.RandomApply([transforms.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
             transforms.RandomGrayscale(0.2),
@@ -33,11 +33,11 @@ def relational_transform(side: int, mean: Triple, std: Triple) -> Callable[[Imag
     )
 
 
-def supervised_transform(side: int, mean: Triple, std: Triple) -> Callable[[Image.Image], Tensor]:
-    """Padded crop and flip, tensor, normalise."""
+def supervised_transform(image_size: int, mean: Channels, std: Channels) -> Callable[[Image.Image], Tensor]:
+    """Return the paper's augmentation for supervised training: padded crop and flip."""
     return transforms.Compose(
         [
-            transforms.RandomCrop(side, padding=side // 8),
+            transforms.RandomCrop(image_size, padding=image_size // 8),
             transforms.RandomHorizontalFlip(0.5),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
@@ -45,13 +45,20 @@ def supervised_transform(side: int, mean: Triple, std: Triple) -> Callable[[Imag
     )
 
 
-def plain_transform(mean: Triple, std: Triple) -> Callable[[Image.Image], Tensor]:
-    """Tensor and normalise: what evaluation sees."""
+def plain_transform(mean: Channels, std: Channels) -> Callable[[Image.Image], Tensor]:
+    """Return the transform for evaluation: a normalized tensor without augmentation."""
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
 
 
-class Pictures(Dataset[tuple[list[Tensor], int]]):
-    """uint8 pictures (N, S, S, 3) in memory, as torchvision keeps CIFAR; an item is `views` transformed copies."""
+class ImageDataset(Dataset[tuple[list[Tensor], int]]):
+    """Images in memory, as torchvision keeps CIFAR; an item is a list of transformed views of an image, and its label.
+
+    Args:
+        images: uint8 (N, S, S, 3).
+        labels: int64 (N,).
+        transform: the augmentation.
+        views: number of views per image.
+    """
 
     def __init__(
         self, images: np.ndarray, labels: np.ndarray, transform: Callable[[Image.Image], Tensor], views: int = 1
@@ -62,54 +69,65 @@ class Pictures(Dataset[tuple[list[Tensor], int]]):
         return len(self.images)
 
     def __getitem__(self, position: int) -> tuple[list[Tensor], int]:
-        picture = Image.fromarray(self.images[position])
-        return [self.transform(picture) for _ in range(self.views)], int(self.labels[position])
+        image = Image.fromarray(self.images[position])
+        return [self.transform(image) for _ in range(self.views)], int(self.labels[position])
 
 
-def _one_thread(worker: int) -> None:
+def _use_one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def loader(data: Pictures, batch_size: int, workers: int) -> "DataLoader[Any]":
-    """Shuffled mini-batches from worker processes of one thread each, kept between epochs."""
+def make_loader(data: ImageDataset, batch_size: int, workers: int) -> "DataLoader[Any]":
+    """Return a loader of shuffled mini-batches, whose worker processes have one thread each and outlive an epoch."""
     return DataLoader(
         data,
         batch_size,
         shuffle=True,
         num_workers=workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_use_one_thread,
         persistent_workers=workers > 0,
     )
 
 
-def endless(batches: "DataLoader[Any]") -> Iterator[Any]:
-    """Epoch after epoch."""
+def infinite(batches: "DataLoader[Any]") -> Iterator[Any]:
+    """Yield the mini-batches of one epoch after another, without end."""
     while True:
         yield from batches
 
 
 class Conv4(nn.Sequential):
-    """Four blocks of convolution, batch norm, ReLU and pooling: (B, 3, S, S) to (B, 64)."""
+    """Four blocks of convolution, batch norm, ReLU and pooling, from (B, 3, S, S) to (B, 64)."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
-        for number, (inputs, outputs) in enumerate(((3, 8), (8, 16), (16, 32), (32, 64))):
-            pool = nn.AvgPool2d(2) if number < 3 else nn.AdaptiveAvgPool2d(1)
+        for block, (inputs, outputs) in enumerate(((3, 8), (8, 16), (16, 32), (32, 64))):
+            pool = nn.AvgPool2d(2) if block < 3 else nn.AdaptiveAvgPool2d(1)
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(), pool]
         super().__init__(*layers, nn.Flatten())
 
 
 class RelationHead(nn.Sequential):
-    """Two representations of size D side by side to a logit: (P, 2 D) to (P, 1)."""
+    """A multilayer perceptron from two concatenated representations to a logit, from (P, 2 D) to (P, 1).
+
+    Args:
+        features: size D of a representation.
+    """
 
     def __init__(self, features: int = 64) -> None:
         super().__init__(nn.Linear(2 * features, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 1))
 
 
-def all_pairs(features_KMD: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
-    """Every pair of views of one image (target 1), and as many with the second view rolled along the batch (target 0).
+def make_pairs(features_KMD: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+    """Return all positive pairs and as many negative pairs.
 
-    The roll grows by one row for each pair of views and never reaches the whole batch. Returns (P, 2 D) and (P,).
+    A positive pair has two views of one image. For the negative pairs, the second view is rolled along the batch, by
+    one row more for each pair of views, but never by the whole batch.
+
+    Args:
+        features_KMD: representations of K views of M images, float (K, M, D).
+
+    Returns:
+        The pairs, float (P, 2 D), and their targets, 1 for positive and 0 for negative pairs, float (P,).
     """
     pairs, targets, shift = [], [], 1
     for i in range(len(features_KMD)):
@@ -123,126 +141,119 @@ def all_pairs(features_KMD: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(pairs), torch.cat(targets)
 
 
-def focal(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy, each pair weighted by half the squared probability of the wrong answer."""
+def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy, weighted by half the squared probability of the wrong class."""
     probability = torch.sigmoid(logits)
-    wrong = torch.where(targets > 0, 1 - probability, probability)
-    return (0.5 * wrong**2 * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).mean()
+    wrong_probability = torch.where(targets > 0, 1 - probability, probability)
+    return (0.5 * wrong_probability**2 * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).mean()
 
 
-class Relational(nn.Module):
-    """Backbone and head, trained by Adam."""
+def _minimize(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+class RelationalModel(nn.Module):
+    """Backbone and relation head, trained with Adam."""
 
     def __init__(self, learning_rate: float = 1e-3) -> None:
         super().__init__()
         self.backbone, self.head = Conv4(), RelationHead()
-        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(self.parameters(), learning_rate)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.parameters(), learning_rate)
 
-    def step(self, views: Sequence[Tensor], labels: Tensor) -> float:
-        """One step on K tensors (M, 3, S, S); the loss, for which it waits, as a loop that prints it does."""
+    def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
+        """Train on K tensors (M, 3, S, S) and return the loss."""
         features = self.backbone(torch.cat(tuple(views)))
-        pairs, targets = all_pairs(features.chunk(len(views)))
-        loss = focal(self.head(pairs).squeeze(1), targets)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        return loss.item()
+        pairs, targets = make_pairs(features.chunk(len(views)))
+        loss = focal_loss(self.head(pairs).squeeze(1), targets)
+        return _minimize(loss, self.optimizer)
 
 
-class Supervised(nn.Module):
-    """Backbone and linear layer, trained by SGD with momentum."""
+class SupervisedModel(nn.Module):
+    """Backbone and linear classifier, trained with SGD with momentum."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.backbone, self.classifier = Conv4(), nn.Linear(64, classes)
-        self.optimiser: torch.optim.Optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+        self.backbone, self.classifier = Conv4(), nn.Linear(64, num_classes)
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
 
-    def step(self, views: Sequence[Tensor], labels: Tensor) -> float:
-        """One step on a single view (M, 3, S, S)."""
+    def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
+        """Train on a list with one view (M, 3, S, S) and return the loss."""
         loss = F.cross_entropy(self.classifier(self.backbone(views[0])), labels)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        return loss.item()
+        return _minimize(loss, self.optimizer)
 
 
-class SimCLR(nn.Module):
-    """Backbone and projection, trained by Adam to find the other view of each image among 2M."""
+class SimCLRModel(nn.Module):
+    """Backbone and projection head, trained with Adam to find the other view of each image among 2M views."""
 
     def __init__(self, learning_rate: float = 1e-3, temperature: float = 0.5) -> None:
         super().__init__()
         self.temperature = temperature
         self.backbone = Conv4()
         self.projection = nn.Sequential(nn.Linear(64, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 64))
-        self.optimiser = torch.optim.Adam(self.parameters(), learning_rate)
+        self.optimizer = torch.optim.Adam(self.parameters(), learning_rate)
 
-    def step(self, views: Sequence[Tensor], labels: Tensor) -> float:
-        """One step on two tensors (M, 3, S, S): minus the logarithm of the mean share of the right view."""
+    def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
+        """Train on two tensors (M, 3, S, S) and return the loss.
+
+        The loss is the negative logarithm of the mean softmax probability of the positive view: the mean over the batch
+        is inside the logarithm.
+        """
         embeddings = F.normalize(self.projection(self.backbone(torch.cat(tuple(views)))))
         similarities = torch.exp(embeddings @ embeddings.T / self.temperature)
         count = len(embeddings)
         positive = similarities[torch.arange(count), torch.arange(count).roll(count // 2)]
         loss = -torch.log((positive / (similarities.sum(0) - similarities.diagonal())).mean())
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        return loss.item()
+        return _minimize(loss, self.optimizer)
 
 
-class RotationNet(nn.Module):
-    """Backbone and linear layer, trained by Adam to tell four rotations."""
+class RotationModel(nn.Module):
+    """Backbone and linear classifier, trained with Adam to predict one of four rotations."""
 
     def __init__(self, learning_rate: float = 1e-3) -> None:
         super().__init__()
         self.backbone, self.classifier = Conv4(), nn.Linear(64, 4)
-        self.optimiser = torch.optim.Adam(self.parameters(), learning_rate)
+        self.optimizer = torch.optim.Adam(self.parameters(), learning_rate)
 
-    def step(self, views: Sequence[Tensor], labels: Tensor) -> float:
-        """One step on a single view (M, 3, S, S), shown in four rotations."""
-        rotated = torch.cat([torch.rot90(views[0], turns, (2, 3)) for turns in range(4)])
+    def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
+        """Train on the four rotations of a list with one view (M, 3, S, S) and return the loss."""
+        rotated = torch.cat([torch.rot90(views[0], quarter_turns, (2, 3)) for quarter_turns in range(4)])
         targets = torch.arange(4).repeat_interleave(len(views[0]))
         loss = F.cross_entropy(self.classifier(self.backbone(rotated)), targets)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        return loss.item()
+        return _minimize(loss, self.optimizer)
 
 
-def build(method: str, classes: int) -> "Relational | Supervised | SimCLR | RotationNet":
-    """The paper's way of training `method`."""
+def build_model(method: str, num_classes: int) -> "RelationalModel | SupervisedModel | SimCLRModel | RotationModel":
+    """Return a model that trains with `method`."""
     match method:
         case "relational":
-            return Relational()
+            return RelationalModel()
         case "supervised":
-            return Supervised(classes)
+            return SupervisedModel(num_classes)
         case "simclr":
-            return SimCLR()
+            return SimCLRModel()
         case _:
-            return RotationNet()
+            return RotationModel()
 
 
-class LinearEvaluation:
-    """A linear layer on a frozen backbone, every epoch from the pictures."""
+class LinearEvaluator:
+    """A linear classifier on a frozen backbone, trained on images in every epoch.
 
-    def __init__(self, backbone: nn.Module, classes: int) -> None:
-        self.backbone, self.layer = backbone.eval(), nn.Linear(64, classes)
-        self.optimiser = torch.optim.Adam(self.layer.parameters(), 1e-3)
+    Args:
+        backbone: the backbone, from (B, 3, S, S) to (B, 64).
+        num_classes: number of classes.
+    """
 
-    def epoch(self, batches: "DataLoader[Any]") -> None:
-        """Read, encode and learn every picture once."""
-        for (pictures,), labels in batches:
+    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+        self.backbone, self.classifier = backbone.eval(), nn.Linear(64, num_classes)
+        self.optimizer = torch.optim.Adam(self.classifier.parameters(), 1e-3)
+
+    def train_epoch(self, batches: "DataLoader[Any]") -> None:
+        """Train the classifier on every image once."""
+        for (images,), labels in batches:
             with torch.no_grad():
-                features = self.backbone(pictures)
-            loss = F.cross_entropy(self.layer(features), labels)
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-
-    def accuracy(self, batches: "DataLoader[Any]") -> float:
-        """Share of right answers."""
-        right = total = 0
-        with torch.no_grad():
-            for (pictures,), labels in batches:
-                right += int((self.layer(self.backbone(pictures)).argmax(1) == labels).sum())
-                total += len(labels)
-        return right / total
+                features = self.backbone(images)
+            loss = F.cross_entropy(self.classifier(features), labels)
+            _minimize(loss, self.optimizer)

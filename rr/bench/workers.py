@@ -1,22 +1,36 @@
-"""The programs that take turns: `python -m rr.bench.programs ours|reference <JSON>` trains, some steps a turn."""
+"""The training programs that take turns: `python -m rr.bench.workers rr|reference <JSON of a TrainingTask>`."""
 
 import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rr.bench.alternating import Turn
+from rr.bench.alternating import StepGate
 
 
 @dataclass(frozen=True)
-class Task:
-    """What both programs train: method, K, M; in how many steps a turn; and with what."""
+class TrainingTask:
+    """What to train, for both implementations.
+
+    Attributes:
+        method: name of the method.
+        views: number of views of each image (K).
+        batch_size: number of images per step (M).
+        steps: number of steps per turn.
+        num_classes: number of classes.
+        threads: number of threads.
+        workers: number of worker processes of the reference's data loader.
+        beton: path of the images for rr.
+        images: path of the images for the reference.
+        labels: path of the labels for the reference.
+        scratch: folder for the outputs of rr.
+    """
 
     method: str
     views: int
-    batch: int
+    batch_size: int
     steps: int
-    classes: int
+    num_classes: int
     threads: int
     workers: int
     beton: str
@@ -24,46 +38,50 @@ class Task:
     labels: str
     scratch: str
 
-    def command(self, side: str) -> list[str]:
-        return [sys.executable, "-m", "rr.bench.workers", side, json.dumps(asdict(self))]
+    def make_command(self, implementation: str) -> list[str]:
+        """Return the command line that trains with the implementation "rr" or "reference"."""
+        return [sys.executable, "-m", "rr.bench.workers", implementation, json.dumps(asdict(self))]
 
 
-def ours(task: Task, turn: Turn) -> None:
-    """The product's loop."""
-    from rr.bench.settings import settings_of
-    from rr.compute.device import settle
-    from rr.workflow.throughput import train
+def train_with_rr(task: TrainingTask, gate: StepGate) -> None:
+    """Train with the training loop of `rr pretrain`."""
+    from rr.bench.settings import DATASET, paper_config
+    from rr.compute.device import configure_backends
+    from rr.workflow.throughput import train_until_stopped
 
-    settle(task.threads)
-    train(
-        settings_of(task.method, task.views, task.batch), task.classes, Path(task.beton), Path(task.scratch),
-        turn.done, device="cpu", threads=task.threads,
+    configure_backends(task.threads)
+    config = paper_config(task.method, task.views, task.batch_size)
+    train_until_stopped(
+        config, DATASET, task.num_classes, Path(task.beton), Path(task.scratch), gate.step_done, device="cpu",
+        threads=task.threads,
     )  # fmt: skip
 
 
-def reference(task: Task, turn: Turn) -> None:
-    """The paper's loop; the loss is read at every step."""
+def train_with_reference(task: TrainingTask, gate: StepGate) -> None:
+    """Train with the reference implementation, which reads the loss after every step."""
     import numpy as np
     import torch
 
-    from rr.bench import reference as paper
+    from rr.bench import reference
     from rr.bench.settings import MEAN, STD
 
     torch.set_num_threads(task.threads)
     images, labels = np.load(task.images), np.load(task.labels)
-    strong = task.method in ("relational", "simclr")
-    build = paper.relational_transform if strong else paper.supervised_transform
-    data = paper.Pictures(images, labels, build(images.shape[1], MEAN, STD), task.views)
-    model = paper.build(task.method, task.classes)
+    is_contrastive = task.method in ("relational", "simclr")
+    make_transform = reference.relational_transform if is_contrastive else reference.supervised_transform
+    data = reference.ImageDataset(images, labels, make_transform(images.shape[1], MEAN, STD), task.views)
+    model = reference.build_model(task.method, task.num_classes)
     model.train()
-    for views, targets in paper.endless(paper.loader(data, task.batch, task.workers)):
-        model.step(views, targets)
-        turn.done()
+    for views, targets in reference.infinite(reference.make_loader(data, task.batch_size, task.workers)):
+        model.train_step(views, targets)
+        gate.step_done()
 
 
 def main() -> None:
-    side, task = sys.argv[1], Task(**json.loads(sys.argv[2]))
-    {"ours": ours, "reference": reference}[side](task, Turn(task.steps))
+    """Train as the command line says, until no further turn is wanted."""
+    implementation, task = sys.argv[1], TrainingTask(**json.loads(sys.argv[2]))
+    train = {"rr": train_with_rr, "reference": train_with_reference}[implementation]
+    train(task, StepGate(task.steps))
 
 
 if __name__ == "__main__":

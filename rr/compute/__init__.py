@@ -1,0 +1,1 @@
+"""Devices, threads, processes and batch norm: shared code that can change the results of a stage."""

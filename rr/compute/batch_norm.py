@@ -1,4 +1,8 @@
-"""What a fused kernel still owes the batch-norm module whose work it has done."""
+"""Statistics of a batch-norm module, for fused kernels that compute the normalization in its place.
+
+A fused kernel needs the statistics to normalize with (`BatchNormStats`), and afterwards updates the running statistics
+that the module would have updated itself (`update_running_stats`).
+"""
 
 from typing import NamedTuple, Self
 
@@ -7,30 +11,37 @@ import torch
 from torch import Tensor, nn
 
 
-@torch.no_grad()
-def update_running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, count: int) -> None:
-    """What ``norm`` does after a batch of ``count`` values per channel, on the CPU: float64 mean, biased variance."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    norm.num_batches_tracked.add_(1)
-    # In numpy, whose calls on a few numbers cost a tenth of torch's: small steps feel it.
-    unbiased_C = var_C.numpy() * (count / (count - 1))
-    for running, new_C in ((norm.running_mean, mean_C.numpy()), (norm.running_var, unbiased_C)):
-        running_C = running.numpy()
-        with np.errstate(over="ignore"):  # a network that has diverged: infinity, as from torch
-            running_C[...] = (1 - norm.momentum) * running_C.astype(np.float64) + norm.momentum * new_C
-
-
-class BatchStatistics(NamedTuple):
-    """Mean and variance to normalise with, ``(H,)``; None for both: those of the batch."""
+class BatchNormStats(NamedTuple):
+    """Mean and variance (H,) to normalize H channels with; both are None if the batch's own statistics apply."""
 
     mean: Tensor | None
     var: Tensor | None
     eps: float
 
     @classmethod
-    def of(cls, norm: nn.BatchNorm1d) -> Self:
-        """Running statistics in eval mode, those of the batch in training mode."""
+    def from_module(cls, norm: nn.BatchNorm1d) -> Self:
+        """Return the running statistics if `norm` is in eval mode, and None for both if it is in training mode."""
         return cls(None, None, norm.eps) if norm.training else cls(norm.running_mean, norm.running_var, norm.eps)
+
+
+@torch.no_grad()
+def update_running_stats(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, count: int) -> None:
+    """Update the running statistics of `norm` as a forward pass in training mode would.
+
+    Args:
+        norm: a module on the CPU that tracks running statistics with a momentum.
+        mean_C: the batch's mean of each channel, float64 (C,).
+        var_C: the batch's biased variance of each channel, float64 (C,).
+        count: the number of values per channel in the batch, at least 2.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.num_batches_tracked.add_(1)
+    # On a few numbers, a call of NumPy takes a tenth of the time of a call of torch, which matters for small batches.
+    unbiased_C = var_C.numpy() * (count / (count - 1))
+    for running, new_C in ((norm.running_mean, mean_C.numpy()), (norm.running_var, unbiased_C)):
+        running_C = running.numpy()
+        with np.errstate(over="ignore"):  # if the network diverges, the result is infinite, as in torch
+            running_C[...] = (1 - norm.momentum) * running_C.astype(np.float64) + norm.momentum * new_C

@@ -1,4 +1,4 @@
-"""Where a stage computes: the device, and how many threads each library may use."""
+"""Select the device, set the number of threads, and compile functions for a GPU."""
 
 import contextlib
 import os
@@ -8,65 +8,76 @@ from typing import Any
 from rr.errors import UserError
 
 
-def choose(name: str) -> str:
-    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that exists. Raises UserError for one that does not."""
+def resolve_device(name: str) -> str:
+    """Return the device that `name` stands for, and check that torch can use it.
+
+    Args:
+        name: "auto", "cpu", "cuda" or "cuda:<number>". "auto" is "cuda" if torch finds a GPU, and "cpu" otherwise.
+
+    Raises:
+        UserError: if the name is unknown, or this machine has no such GPU.
+    """
     import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise UserError(f"--device {name}: unknown; known: auto, cpu, cuda, cuda:<number>")
+        raise UserError(f"--device {name}: unknown device; use auto, cpu, cuda or cuda:<number>")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch sees no GPU here (rr doctor says more); use --device cpu")
+        raise UserError(f"--device {name}: torch finds no GPU on this machine; use --device cpu, or run rr doctor")
     if number and kind == "cuda" and int(number) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: no such GPU; those here are numbered 0 to {torch.cuda.device_count() - 1}")
+        last = torch.cuda.device_count() - 1
+        raise UserError(f"--device {name}: no such GPU; this machine's GPUs are numbered 0 to {last}")
     return name
 
 
-def settle(threads: int) -> None:
-    """Give torch and numba `threads` threads each, and make cuDNN repeatable.
+def configure_backends(num_threads: int) -> None:
+    """Set the number of threads of torch and numba, and make cuDNN deterministic.
 
-    Results on the CPU are bit-identical only for one number of threads, so it is a parameter and not the machine's
-    number of cores. numba cannot use more than there are cores; its kernels give the same bits for any number.
+    On the CPU, torch returns the same bits only for the same number of threads. Therefore the number is a parameter of
+    the project and does not depend on the machine. numba cannot use more threads than there are cores; its kernels
+    return the same bits for any number of threads.
     """
     import numba
     import torch
 
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    torch.set_num_threads(num_threads)
+    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch work alone on what is small: waking its threads costs more than they save (0.6 ms in an Adam step).
+def single_threaded() -> Iterator[None]:
+    """Make torch use a single thread within the `with` block.
 
-    The number belongs to each thread; one that first meets torch while another is in here keeps 1.
+    Small operations are faster this way: waking the other threads of torch adds 0.6 ms to a step of Adam. torch keeps
+    the number per Python thread, but a thread that uses torch for the first time during the block keeps the number 1.
     """
     import torch
 
-    threads = torch.get_num_threads()
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(num_threads)
 
 
-def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """On a GPU, `function` as a few kernels replayed as a CUDA graph, one for each shape it meets; elsewhere itself.
+def compile_for_gpu(function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """Compile `function` with torch.compile if `device` is a GPU; return it unchanged otherwise.
 
-    The small networks of the paper would otherwise wait for the host, which cannot launch kernels fast enough.
+    The compiled function consists of a few kernels, which are replayed as one CUDA graph per input shape. Without a
+    graph, the host cannot launch kernels fast enough for the small networks of the paper.
     """
     import torch
 
     return torch.compile(function, mode="reduce-overhead", dynamic=False) if device.startswith("cuda") else function
 
 
-def describe(device: str) -> str:
-    """The device's name for a record."""
+def device_name(device: str) -> str:
+    """Return the model name of a GPU, or "cpu" and the number of cores, for the record of a run."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({os.cpu_count()} cores)"

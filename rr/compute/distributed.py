@@ -1,7 +1,7 @@
-"""One run in several processes: who they are, what each takes of a mini-batch, and what they agree on.
+"""The processes of one run: how they divide a mini-batch, and what they synchronize.
 
-torchrun starts them and tells each by the environment which one it is. The first alone writes and prints. This module
-loads torch only where there are several.
+torchrun starts the processes and describes them in environment variables. Only the main process writes files and
+prints. This module imports torch only if there are several processes.
 """
 
 import contextlib
@@ -14,231 +14,278 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rr.errors import SaidElsewhere, UserError
+from rr.errors import ReportedByAnotherRank, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import Store
 
-# How long a process waits for the others, who may be saving or clustering, before it takes one for lost.
-PATIENCE = timedelta(minutes=10)
-_SECONDS_TO_ASK = 5.0
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others, which may be saving or clustering, before it treats them as lost."""
+
+_REPORT_WAIT_SECONDS = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class Group:
-    """The processes of a run, as one of them sees it: process `rank` of `size`, number `local` on its host."""
+class ProcessGroup:
+    """The processes of a run, from the point of view of one of them; by default a single process.
+
+    Attributes:
+        rank: number of this process in the run, from 0.
+        world_size: number of processes of the run.
+        local_rank: number of this process on its host, from 0.
+    """
 
     rank: int = 0
-    size: int = 1
-    local: int = 0
+    world_size: int = 1
+    local_rank: int = 0
 
     @property
-    def first(self) -> bool:
-        """Whether this process writes and prints."""
+    def is_main(self) -> bool:
+        """Whether this is process 0, the only one that writes files and prints."""
         return self.rank == 0
 
-    def share(self, images: int, rank: int | None = None) -> slice:
-        """The pictures of a mini-batch of `images` that this process (or `rank`) takes.
+    def local_slice(self, batch_size: int, rank: int | None = None) -> slice:
+        """Return the slice of a mini-batch that this process (or the process `rank`) works on.
 
-        The shares follow each other, and their sizes differ by one at most. Of a smaller mini-batch none is larger.
+        The slices of the processes follow each other, and their sizes differ by at most one. The slice of a smaller
+        mini-batch is never larger.
         """
-        here = self.rank if rank is None else rank
-        whole, rest = divmod(images, self.size)
-        start = here * whole + min(here, rest)
-        return slice(start, start + whole + (here < rest))
+        rank = self.rank if rank is None else rank
+        base, remainder = divmod(batch_size, self.world_size)
+        start = rank * base + min(rank, remainder)
+        return slice(start, start + base + (rank < remainder))
 
-    def device(self, name: str) -> str:
-        """The device of this process, where the run is on `name`. Raises UserError for one GPU and several of us."""
-        if self.size == 1 or name == "cpu":
+    def local_device(self, name: str) -> str:
+        """Return the device of this process in a run with `--device name`, and make it torch's current device.
+
+        Raises:
+            UserError: if `name` is a single GPU and there are several processes, or if this process has no GPU.
+        """
+        if self.world_size == 1 or name == "cpu":
             return name
         if name != "cuda":
-            raise UserError(f"--device {name} is one GPU, and {self.size} processes need one each: use --device cuda")
+            raise UserError(
+                f"--device {name} is a single GPU, but {self.world_size} processes need one each: use --device cuda"
+            )
         import torch
 
-        from rr.compute.device import choose
+        from rr.compute.device import resolve_device
 
-        own = choose(f"cuda:{self.local}")
-        torch.cuda.set_device(own)
-        return own
+        device = resolve_device(f"cuda:{self.local_rank}")
+        torch.cuda.set_device(device)
+        return device
 
-    def alike(self, facts: dict[str, str]) -> None:
-        """Raise UserError, in every process, unless each of `facts`, by its name, is the same in all."""
-        if self.size == 1:
+    def check_identical(self, facts: dict[str, str]) -> None:
+        """Raise UserError in every process if any value of `facts` differs between processes.
+
+        Args:
+            facts: values by the name that the error message gives them; the names are the same in all processes.
+        """
+        if self.world_size == 1:
             return
         import torch
         import torch.distributed as dist
 
-        # Hashes of one size, because torch would unpickle texts.
-        own = torch.tensor([list(hashlib.sha256(text.encode()).digest()) for text in facts.values()])
-        all_ranks = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(all_ranks, own)
-        for rank, found in enumerate(all_ranks):
-            other = [
-                name for name, same in zip(facts, (found == all_ranks[0]).all(1).tolist(), strict=True) if not same
-            ]
-            if other:
+        # Hashes are tensors of one size. torch would pickle strings, and unpickling can run code.
+        hashes = torch.tensor([list(hashlib.sha256(text.encode()).digest()) for text in facts.values()])
+        all_hashes = [torch.empty_like(hashes) for _ in range(self.world_size)]
+        dist.all_gather(all_hashes, hashes)
+        for rank, rank_hashes in enumerate(all_hashes):
+            is_equal = (rank_hashes == all_hashes[0]).all(1).tolist()
+            differing = [name for name, equal in zip(facts, is_equal, strict=True) if not equal]
+            if differing:
                 raise UserError(
-                    f"process {rank} of this run has not the same {' and '.join(other)} as process 0: start all of "
-                    "them in the same folder, with the same command and installation"
+                    f"process {rank} does not have the same {' and '.join(differing)} as process 0: start all "
+                    "processes of a run in the same folder, with the same command and the same installation"
                 )
 
-    def agree(self, asked: list[int], due: bool) -> tuple[int, bool]:
-        """The signal to stop for, 0 for none, and whether to save: the same in every process.
+    def sync_stop_and_save(self, received_signals: list[int], save_due: bool) -> tuple[int, bool]:
+        """Agree with the other processes on a signal to stop for and on whether to save.
 
-        It is the signal that any has got (`asked`), and a save that the first finds `due`.
+        Args:
+            received_signals: numbers of the signals that this process has received.
+            save_due: whether it is time to save; only the value of the main process counts.
+
+        Returns:
+            The number of a signal that any process has received (0 if none), and whether to save. Both are the same in
+            every process.
         """
-        number = asked[0] if asked else 0
-        if self.size == 1:
-            return number, due
+        number = received_signals[0] if received_signals else 0
+        if self.world_size == 1:
+            return number, save_due
         import torch
         import torch.distributed as dist
 
-        said = torch.tensor([number, int(due and self.first)])
-        dist.all_reduce(said, dist.ReduceOp.MAX)
-        return int(said[0]), bool(said[1])
+        maxima = torch.tensor([number, int(save_due and self.is_main)])
+        dist.all_reduce(maxima, dist.ReduceOp.MAX)
+        return int(maxima[0]), bool(maxima[1])
 
-    def meet(self) -> None:
-        """Wait until every process has come here."""
-        self.agree([], False)
+    def barrier(self) -> None:
+        """Wait until every process has reached this call."""
+        self.sync_stop_and_save([], False)
 
-    def from_first(self, tensor: "Tensor") -> "Tensor":
-        """The first process's `tensor`, which is on the CPU and of one shape and type in all."""
-        if self.size > 1:
+    def broadcast(self, tensor: "Tensor") -> "Tensor":
+        """Copy the main process's `tensor` into that of every process, and return it.
+
+        The tensor must be on the CPU and have the same shape and type in all processes.
+        """
+        if self.world_size > 1:
             import torch.distributed as dist
 
             dist.broadcast(tensor, 0)
         return tensor
 
 
-def alone(stage: str) -> None:
-    """Raise, for a stage that one process makes, where this one is of several: UserError, SaidElsewhere but for one."""
+def require_single_process(stage: str) -> None:
+    """Raise an error if this process is one of several (WORLD_SIZE > 1).
+
+    Raises:
+        UserError: in process 0.
+        ReportedByAnotherRank: in the other processes, so that only one message is printed.
+    """
     size = os.environ.get("WORLD_SIZE") or "1"
     if size != "1":
         if os.environ.get("RANK", "0") != "0":
-            raise SaidElsewhere(2)
-        raise UserError(f"{stage} is made by one process, and this is one of {size} (WORLD_SIZE): start it by itself")
+            raise ReportedByAnotherRank(2)
+        raise UserError(f"{stage} runs in a single process, but WORLD_SIZE is {size}: run it without torchrun")
 
 
 @contextmanager
-def joined() -> Iterator[Group]:
-    """Meet the other processes of this run, if torchrun has started several; the body's output is the first one's.
+def process_group() -> Iterator[ProcessGroup]:
+    """Connect to the other processes of this run if torchrun has started several, and yield the group.
 
-    Where they end with an error one of them says it, the first to fail; the others raise SaidElsewhere. Raises
-    UserError where the environment is incomplete, and where a process is lost.
+    Within the `with` block, the output of all processes but the main one is discarded. If processes fail, the first
+    one to fail raises its own error, and the others raise ReportedByAnotherRank.
+
+    Raises:
+        UserError: if torchrun's environment variables are invalid, or the processes cannot connect.
     """
-    group = _from_environment()
-    if group.size == 1:
+    group = _read_environment()
+    if group.world_size == 1:
         yield group
         return
     import torch.distributed as dist
 
-    store: Any = None
+    store: Store | None = None
     try:
-        store = _met(group)
+        store = _rendezvous(group)
         with contextlib.ExitStack() as stack:
-            if not group.first:
-                nowhere = stack.enter_context(open(os.devnull, "w"))
-                stack.enter_context(contextlib.redirect_stdout(nowhere))
-                stack.enter_context(contextlib.redirect_stderr(nowhere))
+            if not group.is_main:
+                devnull = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(devnull))
+                stack.enter_context(contextlib.redirect_stderr(devnull))
             yield group
         dist.destroy_process_group()
     except BaseException as error:
-        speaks = _is_first_to_fail(store, group)
-        if dist.is_initialized():  # or its threads may abort this process at its end, with a code that says "run again"
+        reports = _is_first_to_fail(store, group)
+        if dist.is_initialized():  # otherwise torch's threads may abort this process with an exit code of their own
             dist.destroy_process_group()
-        if not speaks and isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
-            raise SaidElsewhere(_code(error)) from error
+        if not reports and isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
+            raise ReportedByAnotherRank(_exit_code(error)) from error
         raise
 
 
-def _met(group: Group) -> Any:
-    """Meet the others; the store that all of them write into. Raises UserError where they do not come."""
+def _rendezvous(group: ProcessGroup) -> "Store":
+    """Connect to the other processes, and return the key-value store that all of them share.
+
+    Raises:
+        UserError: if the processes cannot connect within TIMEOUT.
+    """
     import torch
     import torch.distributed as dist
 
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    # torch waits without looking at signals. Nothing is begun yet, so they may act by themselves.
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    # torch waits without running Python's signal handlers. No work has begun, so signals may end the process.
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
-        # What the processes agree on goes through gloo also where the training does not: no GPU waits for it.
+        store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        # The processes agree on signals through gloo, even if they train on GPUs, so that no GPU has to wait for it.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size, timeout=PATIENCE)
+        dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.world_size, timeout=TIMEOUT)
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"the {group.size} processes of this run did not meet at {place} ({reason}): start all of them, by "
-            "torchrun, with an address that all reach and a port that is free"
+            f"the {group.world_size} processes of this run could not connect at {address} ({reason}): start all of "
+            "them with torchrun, with a master address that every host can reach and a free port"
         ) from error
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     return store
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn what torch says of a lost connection into a UserError."""
+def translate_comm_errors() -> Iterator[None]:
+    """Convert torch's errors about a lost connection into a UserError."""
     try:
         yield
     except RuntimeError as error:
-        if not _lost(error):
+        if not _is_comm_error(error):
             raise
         raise UserError(
-            "another process of this run has ended, or does not answer; if it printed no reason itself, it was killed "
-            "(rr status shows the run): run the same command again to continue"
+            "another process of this run has ended or does not respond; if it printed no error, it was killed (see rr "
+            "status): run the same command again to continue"
         ) from error
 
 
-def _lost(error: RuntimeError) -> bool:
-    """Whether torch could not reach a peer: gloo has no type of its own for that."""
+def _is_comm_error(error: RuntimeError) -> bool:
+    """Return whether torch could not reach another process; gloo has no exception type of its own for this."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 
 
-def _is_first_to_fail(store: Any, group: Group) -> bool:
-    """Whether no other process has failed before; True where nobody can be asked any more."""
+def _is_first_to_fail(store: "Store | None", group: ProcessGroup) -> bool:
+    """Return whether no other process has failed before; True if the store cannot be reached."""
     try:
         if store is None:
             return True
-        speaks = store.add("failed", 1) == 1
-        # The store ends with the first process, so that one waits a little for the others to ask, too.
-        end = time.monotonic() + _SECONDS_TO_ASK
-        while group.first and store.add("failed", 0) < group.size and time.monotonic() < end:
+        is_first = store.add("failed", 1) == 1
+        # The store ends with the main process, which therefore waits until the others have asked too.
+        deadline = time.monotonic() + _REPORT_WAIT_SECONDS
+        while group.is_main and store.add("failed", 0) < group.world_size and time.monotonic() < deadline:
             time.sleep(0.01)
-        return speaks
+        return is_first
     except RuntimeError:
         return True
 
 
-def _code(error: BaseException) -> int:
+def _exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
     return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 2
 
 
-def _from_environment() -> Group:
+def _read_environment() -> ProcessGroup:
+    """Return the process group that torchrun's environment variables describe.
+
+    Raises:
+        UserError: if the variables are incomplete or invalid, or if RR_GPUS is set too.
+    """
     if (os.environ.get("WORLD_SIZE") or "1") == "1":
-        return Group()
-    found = {name: os.environ.get(name, "") for name in _VARIABLES}
-    numbers = [found[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-    port = found["MASTER_PORT"]
-    whole = all(found.values()) and all(number.isdecimal() for number in [*numbers, port])
-    if not whole or not 0 < int(port) < 1 << 16:
-        told = ", ".join(f"{name}={value or '(unset)'}" for name, value in found.items())
+        return ProcessGroup()
+    values = {name: os.environ.get(name, "") for name in _TORCHRUN_VARIABLES}
+    port = values["MASTER_PORT"]
+    numbers = [values[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    is_complete = all(values.values()) and all(number.isdecimal() for number in [*numbers, port])
+    if not is_complete or not 0 < int(port) < 1 << 16:
+        settings = ", ".join(f"{name}={value or '(unset)'}" for name, value in values.items())
         raise UserError(
-            f"the environment speaks of several processes, but wrongly or not of all ({told}): start rr by torchrun"
+            f"torchrun's environment variables are incomplete or invalid ({settings}): start rr with torchrun"
         )
     if os.environ.get("RR_GPUS"):
         raise UserError(
-            "RR_GPUS shows a run one GPU, and torchrun's processes need one each: unset it, and name theirs by "
-            "CUDA_VISIBLE_DEVICES"
+            "RR_GPUS assigns one GPU to a run, but the processes of torchrun need one each: unset RR_GPUS and select "
+            "the GPUs with CUDA_VISIBLE_DEVICES"
         )
-    rank, size, local = map(int, numbers)
-    if rank >= size:
-        raise UserError(f"RANK={rank} is no process of WORLD_SIZE={size}, counted from 0: start rr by torchrun")
-    return Group(rank, size, local)
+    rank, world_size, local_rank = map(int, numbers)
+    if rank >= world_size:
+        raise UserError(
+            f"RANK={rank} is out of range: with WORLD_SIZE={world_size}, it must be 0 to {world_size - 1}. Start rr "
+            "with torchrun"
+        )
+    return ProcessGroup(rank, world_size, local_rank)

@@ -1,9 +1,9 @@
-"""The precision of losses."""
+"""The minimum precision of losses."""
 
 import torch
 from torch import Tensor
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """`tensor` in float32 where it is narrower (autocast), as it is otherwise."""
+    """Convert `tensor` to float32 if its type is narrower (as under autocast); return it unchanged otherwise."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,4 +1,7 @@
-"""Batch norm over the mini-batch of all processes of a run, on any device; torch's own takes no CPU tensors."""
+"""Batch norm over the mini-batch of all processes of a run, on any device.
+
+torch.nn.SyncBatchNorm does the same on GPUs only.
+"""
 
 from typing import Any
 
@@ -12,24 +15,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rr.compute.precision import at_least_float32
 
 
-class SynchronisedBatchNorm(_BatchNorm):
-    """What BatchNorm1d, 2d or 3d computes, as if the values of all processes were one mini-batch.
+class SyncBatchNorm(_BatchNorm):
+    """Compute the same as BatchNorm1d, 2d or 3d on the concatenated mini-batches of all processes.
 
-    Output, gradients and running statistics are theirs; the gradients by weight and bias are each process's share,
-    whose sum over the processes is the whole. Every process must come here, with at least one value per channel. Has
-    first derivatives only.
+    Outputs, input gradients and running statistics are those of the concatenated mini-batch. Each process holds its
+    own part of the gradients of weight and bias; the sum over the processes is the complete gradient. All processes
+    must call the module, each with at least one value per channel. Only first derivatives are available.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float (B, C, …), B of any size in each process, to the same shape and type."""
+        """Map float (B, C, …) to the same shape and type; B may differ between processes."""
         if not self.training:
             return super().forward(x)
-        out, mean_C, var_C, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
-        self._track(mean_C, var_C * count / (count - 1))
+        out, mean_C, var_C, count = _NormalizeFunction.apply(x, self.weight, self.bias, self.eps)
+        self._update_running_stats(mean_C, var_C * count / (count - 1))
         return out
 
     @torch.no_grad()
-    def _track(self, mean_C: Tensor, unbiased_C: Tensor) -> None:
+    def _update_running_stats(self, mean_C: Tensor, unbiased_C: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -42,67 +45,67 @@ class SynchronisedBatchNorm(_BatchNorm):
         pass  # any number of dimensions
 
 
-def synchronise(network: nn.Module) -> None:
-    """Replace every batch norm within `network` by one that is synchronised, of the same weights and statistics."""
+def convert_sync_batchnorm(network: nn.Module) -> None:
+    """Replace every batch norm in `network` by a SyncBatchNorm with the same weights and statistics, in place."""
     for name, module in network.named_children():
         if isinstance(module, _BatchNorm):
-            norm = SynchronisedBatchNorm(module.num_features, module.eps, module.momentum)
+            norm = SyncBatchNorm(module.num_features, module.eps, module.momentum)
             norm.load_state_dict(module.state_dict())
             setattr(network, name, norm)
         else:
-            synchronise(module)
+            convert_sync_batchnorm(module)
 
 
-class _Normalise(torch.autograd.Function):
-    """Output; mean and biased variance of all processes, float64 (C,); and their number of values per channel, 0-d.
+class _NormalizeFunction(torch.autograd.Function):
+    """Return the output, the mean and biased variance of all processes (float64, (C,)) and their values per channel.
 
-    On a CPU torch's kernel adds up a channel's values one by one in float32: of a million, the variance has three right
-    digits. Here sums are torch.sum's, which keep six, over rows of a picture's positions × channels, in which what
-    belongs to a channel is repeated: torch is fast with long rows alone.
+    On a CPU, torch's batch norm adds up a channel's values one by one in float32. For a million values, its variance
+    has three correct digits. This function uses torch.sum, which keeps six digits. It sums over the rows of a matrix
+    (images, positions times channels) and then over positions, because torch.sum is fast only for long rows.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
         C, positions = x.shape[1], x[0, 0].numel()
-        rows_BR = _rows(x)
-        own_count = len(rows_BR) * positions
-        mean_C = _sum(rows_BR, C) / own_count
-        var_C = _sum((rows_BR - mean_C.repeat(positions)).square_(), C) / own_count
-        own = torch.cat((mean_C, var_C, mean_C.new_full((1,), own_count))).double()
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, own)
-        # Moments about each process's own mean are joined (Chan et al. 1979): sums of squares would cancel.
-        mean_NC, var_NC, count_N1 = torch.stack(parts).split((C, C, 1), 1)
+        rows_BR = _flatten_channels_last(x)
+        local_count = len(rows_BR) * positions
+        mean_C = _channel_sums(rows_BR, C) / local_count
+        var_C = _channel_sums((rows_BR - mean_C.repeat(positions)).square_(), C) / local_count
+        local_stats = torch.cat((mean_C, var_C, mean_C.new_full((1,), local_count))).double()
+        all_stats = [torch.empty_like(local_stats) for _ in range(dist.get_world_size())]
+        dist.all_gather(all_stats, local_stats)
+        # Combine central moments (Chan, Golub and LeVeque 1979); sums of squares would lose digits by cancellation.
+        mean_NC, var_NC, count_N1 = torch.stack(all_stats).split((C, C, 1), 1)
         count = count_N1.sum()
-        share_N1 = count_N1 / count
-        mean_C = (share_N1 * mean_NC).sum(0)
-        var_C = (share_N1 * (var_NC + (mean_NC - mean_C).square())).sum(0)
-        narrow = [statistic.to(rows_BR.dtype) for statistic in (mean_C, var_C, (var_C + eps).rsqrt())]
-        ctx.save_for_backward(x, weight, narrow[0], narrow[2], count)
+        weight_N1 = count_N1 / count
+        mean_C = (weight_N1 * mean_NC).sum(0)
+        var_C = (weight_N1 * (var_NC + (mean_NC - mean_C).square())).sum(0)
+        mean, var, inverse_std = (value.to(rows_BR.dtype) for value in (mean_C, var_C, (var_C + eps).rsqrt()))
+        ctx.save_for_backward(x, weight, mean, inverse_std, count)
         ctx.mark_non_differentiable(mean_C, var_C, count)
-        return F.batch_norm(x, narrow[0], narrow[1], weight, bias, eps=eps), mean_C, var_C, count
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps), mean_C, var_C, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean_C, inverse_std_C, count = ctx.saved_tensors
         C, positions = x.shape[1], x[0, 0].numel()
-        grad_BR, centred_BR = _rows(grad), _rows(x) - mean_C.repeat(positions)
-        sums_2C = torch.stack((_sum(grad_BR, C), _sum(grad_BR * centred_BR, C) * inverse_std_C))
-        total_2C = sums_2C.to(torch.float64, copy=True)  # what is reduced is overwritten
+        grad_BR, centered_BR = _flatten_channels_last(grad), _flatten_channels_last(x) - mean_C.repeat(positions)
+        sums_2C = torch.stack((_channel_sums(grad_BR, C), _channel_sums(grad_BR * centered_BR, C) * inverse_std_C))
+        total_2C = sums_2C.to(torch.float64, copy=True)  # a copy, because all_reduce overwrites its argument
         dist.all_reduce(total_2C)
         constant_C, slope_C = (total_2C / count).to(mean_C.dtype)
-        centred_BR *= (slope_C * inverse_std_C).repeat(positions)
-        grad_x_BR = (grad_BR - centred_BR).sub_(constant_C.repeat(positions))
+        centered_BR *= (slope_C * inverse_std_C).repeat(positions)
+        grad_x_BR = (grad_BR - centered_BR).sub_(constant_C.repeat(positions))
         grad_x_BR *= (inverse_std_C * weight).repeat(positions)
         grad_x = grad_x_BR.view(len(x), *x.shape[2:], C).movedim(-1, 1)
         return grad_x.to(x.dtype), sums_2C[1], sums_2C[0], None
 
 
-def _rows(x: Tensor) -> Tensor:
-    """(B, C, …) as at least float32 (B, … · C), channels last; a copy only where they are not last in memory."""
+def _flatten_channels_last(x: Tensor) -> Tensor:
+    """Return (B, C, …) as (B, … · C) in at least float32; copy only if channels are not last in memory."""
     return at_least_float32(x.movedim(1, -1).reshape(len(x), -1))
 
 
-def _sum(rows_BR: Tensor, channels: int) -> Tensor:
+def _channel_sums(rows_BR: Tensor, channels: int) -> Tensor:
     return rows_BR.sum(0).view(-1, channels).sum(0)

@@ -1,8 +1,9 @@
-"""Tiles of a compiled kernel shared between threads: the caller works too, and helpers join as they wake.
+"""A parallel for-loop for compiled kernels, with a pool of threads that start quickly.
 
-Waking a thread costs about 50 microseconds here, so a caller that waits for others to do everything would lose more
-than a small mini-batch gains; `concurrent.futures` takes 200. Python threads rather than numba's, because they may be
-used from any thread of the caller, beside other compiled code, and after a fork.
+Waking a thread takes about 50 microseconds, so the calling thread works too instead of waiting for the others.
+`concurrent.futures` takes 200 microseconds, which is more than a small mini-batch gains from parallelism. The pool
+consists of Python threads. Unlike numba's threads they can be used from any thread of the caller, at the same time as
+other compiled code, and after a fork.
 """
 
 import itertools
@@ -11,95 +12,107 @@ import queue
 import threading
 from collections.abc import Callable
 
-_jobs: "queue.SimpleQueue[_Job]" = queue.SimpleQueue()
-_helpers: list[threading.Thread] = []
-_guard = threading.Lock()
+_loops: "queue.SimpleQueue[_ParallelLoop]" = queue.SimpleQueue()
+_workers: list[threading.Thread] = []
+_state_lock = threading.Lock()
 
 
-class _Job:
-    """One call's tiles, and what is left of them."""
+class _ParallelLoop:
+    """The chunks of one call of `parallel_for`, and how many of them are not finished."""
 
-    def __init__(self, function: Callable[[int, int], object], tiles: int, threads: int) -> None:
+    def __init__(self, function: Callable[[int, int], object], num_items: int, num_threads: int) -> None:
         self.function = function
-        cuts = _cuts(tiles, threads)
-        self.pieces = iter(list(itertools.pairwise(cuts)))  # taken one at a time under Python's lock
-        self.left = len(cuts) - 1
+        bounds = _chunk_bounds(num_items, num_threads)
+        self.chunks = iter(list(itertools.pairwise(bounds)))  # next() is atomic under the interpreter lock
+        self.num_unfinished = len(bounds) - 1
         self.finished = threading.Lock()
         self.finished.acquire()
         self.error: BaseException | None = None
 
     def work(self) -> None:
-        for start, stop in self.pieces:
+        """Process chunks until none is left, and keep the first exception."""
+        for start, stop in self.chunks:
             try:
                 self.function(start, stop)
-            except BaseException as error:  # the caller's to raise
+            except BaseException as error:  # parallel_for raises it in the calling thread
                 self.error = self.error or error
-            with _guard:
-                self.left -= 1
-                last = self.left == 0
-            if last:
+            with _state_lock:
+                self.num_unfinished -= 1
+                is_last = self.num_unfinished == 0
+            if is_last:
                 self.finished.release()
 
 
-def share(function: Callable[[int, int], object], tiles: int, threads: int) -> None:
-    """Call `function(start, stop)` on pieces of `range(tiles)`, in up to `threads` threads; return when all is done.
+def parallel_for(function: Callable[[int, int], object], num_items: int, num_threads: int) -> None:
+    """Call `function(start, stop)` on chunks of `range(num_items)` in parallel, and wait until all are finished.
 
-    The function must release Python's lock for most of its time, and give the same result however the range is cut.
-    Raises what the function raises first, and KeyboardInterrupt, when all pieces have ended.
+    Args:
+        function: must release the interpreter lock for most of its time. Its results must not depend on how the range
+            is divided into chunks.
+        num_items: the length of the range.
+        num_threads: the maximum number of threads, including the calling thread.
+
+    Raises:
+        BaseException: the first exception that `function` raised, after all chunks have ended. A KeyboardInterrupt is
+            raised at the same point.
     """
-    threads = min(threads, tiles)
-    if threads < 2:
-        function(0, tiles)
+    num_threads = min(num_threads, num_items)
+    if num_threads < 2:
+        function(0, num_items)
         return
-    _need(threads - 1)
-    job = _Job(function, tiles, threads)
-    for _ in range(threads - 1):
-        _jobs.put(job)
+    _ensure_workers(num_threads - 1)
+    loop = _ParallelLoop(function, num_items, num_threads)
+    for _ in range(num_threads - 1):
+        _loops.put(loop)
     try:
-        job.work()
-        job.finished.acquire()
-    except BaseException:  # an interrupt: others may still write to the caller's arrays
-        # Not for ever: the interrupt may have come between taking a piece and counting it.
-        job.finished.acquire(timeout=10)
+        loop.work()
+        loop.finished.acquire()
+    except BaseException:  # an interrupt; other threads may still write to the caller's arrays
+        # With a timeout, because the interrupt may have come after a chunk was taken and before it was counted.
+        loop.finished.acquire(timeout=10)
         raise
     finally:
-        job.function = _nothing  # a helper that comes late must not keep the arrays alive
-    if job.error is not None:
-        raise job.error
+        loop.function = _noop  # a worker that wakes late must not keep the caller's arrays alive
+    if loop.error is not None:
+        raise loop.error
 
 
-def _nothing(start: int, stop: int) -> None:
-    """What a job is once it has ended."""
+def _noop(start: int, stop: int) -> None:
+    """Replace the function of a loop that has ended."""
 
 
-def _cuts(tiles: int, threads: int) -> list[int]:
-    """Pieces that shrink: large ones cost few calls, small ones at the end let all threads finish together."""
-    cuts = [0]
-    while cuts[-1] < tiles:
-        cuts.append(cuts[-1] + max(1, (tiles - cuts[-1]) // (2 * threads)))
-    return cuts
+def _chunk_bounds(num_items: int, num_threads: int) -> list[int]:
+    """Return the bounds of chunks that shrink towards the end.
+
+    Large chunks need few calls; small ones at the end let all threads finish at about the same time.
+    """
+    bounds = [0]
+    while bounds[-1] < num_items:
+        bounds.append(bounds[-1] + max(1, (num_items - bounds[-1]) // (2 * num_threads)))
+    return bounds
 
 
-def _need(helpers: int) -> None:
-    if len(_helpers) >= helpers:
+def _ensure_workers(num_workers: int) -> None:
+    """Start threads until the pool has `num_workers` of them."""
+    if len(_workers) >= num_workers:
         return
-    with _guard:
-        while len(_helpers) < helpers:
-            helper = threading.Thread(target=_help, args=(_jobs,), name="rr-helper", daemon=True)
-            _helpers.append(helper)
-            helper.start()
+    with _state_lock:
+        while len(_workers) < num_workers:
+            worker = threading.Thread(target=_worker_loop, args=(_loops,), name="rr-worker", daemon=True)
+            _workers.append(worker)
+            worker.start()
 
 
-def _help(jobs: "queue.SimpleQueue[_Job]") -> None:
+def _worker_loop(loops: "queue.SimpleQueue[_ParallelLoop]") -> None:
     while True:
-        jobs.get().work()
+        loops.get().work()
 
 
-def _after_fork() -> None:
-    """A forked process has none of its parent's threads, and must not wait for them."""
-    global _jobs, _guard
-    _jobs, _guard = queue.SimpleQueue(), threading.Lock()
-    _helpers.clear()
+def _reset_after_fork() -> None:
+    """Forget the parent's threads, which do not exist in a forked process."""
+    global _loops, _state_lock
+    _loops, _state_lock = queue.SimpleQueue(), threading.Lock()
+    _workers.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,8 +1,9 @@
-"""Archives of pictures, read without trust: a zip where it lies, a tar unpacked.
+"""Read zip archives in place and extract tar archives, without trusting their contents.
 
-An archive that nobody vouches for may name files outside its folder, or grow without end. All limits are the caller's.
+An archive may name files outside its folder, or expand to more bytes than the disk holds. The caller sets the limits.
 """
 
+import errno
 import lzma
 import shutil
 import tarfile
@@ -15,106 +16,117 @@ from typing import NamedTuple
 from rr.errors import UserError
 
 
-class Limits(NamedTuple):
-    """How much an archive may hold: bytes when unpacked, and members."""
+class ArchiveLimits(NamedTuple):
+    """The largest acceptable archive: total size of its members in bytes, and their number."""
 
-    size: int
-    members: int
+    max_bytes: int
+    max_members: int
 
 
-class Tree(NamedTuple):
-    """Files of a folder or archive: sorted names with `/` between, and how to read the bytes of one."""
+class FileTree(NamedTuple):
+    """The files of a folder or an archive: their sorted names, separated by `/`, and a function that reads one."""
 
     names: list[str]
     read: Callable[[str], bytes]
 
 
-def open_tree(path: Path, scratch: Path, limits: Limits) -> Tree:
-    """Open a folder, a zip or a tar (which is unpacked into `scratch`); hidden files are passed over.
+def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
+    """Open a folder, a zip archive or a tar archive as a `FileTree` without hidden files.
 
-    A zip's own checksum of a member is compared when it is read.
-    Raises UserError for a file that is none of these, and as `unpack` does.
+    A tar archive is extracted into `extract_dir`. Reading a member of a zip archive verifies its checksum.
+
+    Raises:
+        UserError: if `path` does not exist, or if the archive is damaged, exceeds `limits` or has unsafe members.
     """
     if path.is_file() and zipfile.is_zipfile(path):
-        return _zip(path, limits)
+        return _open_zip(path, limits)
     if path.is_file():
-        unpack(path, scratch, limits)
-        path = scratch
+        extract_tar(path, extract_dir, limits)
+        path = extract_dir
     if not path.is_dir():
         raise UserError(f"{path} does not exist: correct the path of the copy")
     files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-    return Tree(_visible(files), lambda name: (path / name).read_bytes())
+    return FileTree(_drop_hidden(files), lambda name: (path / name).read_bytes())
 
 
-def unpack(archive: Path, folder: Path, limits: Limits) -> None:
-    """Unpack a tar, compressed or not, as the new content of `folder`, which is removed again on failure.
+def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
+    """Replace the content of `target_dir` by that of a tar archive, compressed or not; remove the folder on failure.
 
-    Raises UserError that names the member which leads out of the folder, is no plain file, or exceeds `limits`, and for
-    a damaged archive.
+    Raises:
+        UserError: if the archive is damaged or exceeds `limits`, or if a member is a link or a device, or lies outside
+            the folder.
     """
-    if folder.resolve() in archive.resolve().parents:
-        raise UserError(f"{archive} lies where it would be unpacked: move it out of {folder}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if target_dir.resolve() in path.resolve().parents:
+        raise UserError(f"{path} lies in the folder that extraction replaces: move it out of {target_dir}")
+    shutil.rmtree(target_dir, ignore_errors=True)
+    target_dir.mkdir(parents=True)
     size = count = 0
-    name = "its beginning"
+    name = "header"
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(path) as tar:
             for member in tar:
                 name, size, count = member.name, size + member.size, count + 1
-                _check(archive, name, size, count, limits)
-                # No data set needs links, devices or pipes.
+                _check_member(path, name, size, count, limits)
+                # Datasets do not need links, devices or pipes.
                 if not (member.isfile() or member.isdir()):
-                    raise _refusal(archive, f"{name} is neither a file nor a folder")
-                tar.extract(member, folder, filter="data")
-            # gzip and bzip2 compare their checksums only at their own end, which lies behind that of the tar.
+                    raise _rejection(path, f"{name} is neither a file nor a folder")
+                tar.extract(member, target_dir, filter="data")
+            # gzip and bzip2 verify their checksums at the end of the file, which lies after the end of the tar.
             while tar.fileobj and (rest := tar.fileobj.read(1 << 20)):
-                name, size = "what follows the last member", size + len(rest)
-                _check(archive, name, size, count, limits)
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        shutil.rmtree(folder)
-        raise UserError(f"{archive} is damaged, or no zip or tar ({name}: {error}): get it again") from error
+                name, size = "data after the last member", size + len(rest)
+                _check_member(path, name, size, count, limits)
     except BaseException as error:
-        shutil.rmtree(folder)
-        # gzip and bzip2 report damage by OSErrors of no number; those of the disk have one.
-        if isinstance(error, OSError) and error.errno is None:
-            raise UserError(f"{archive} is damaged ({name}: {error}): get it again") from error
+        shutil.rmtree(target_dir)
+        if _is_damage(error):
+            raise UserError(f"{path} is damaged or not a zip or tar archive ({name}: {error}): get it again") from error
         raise
 
 
-def _zip(path: Path, limits: Limits) -> Tree:
+def _open_zip(path: Path, limits: ArchiveLimits) -> FileTree:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path} is damaged ({error}): get it again") from error
     size = 0
-    # No member gives more bytes than it declares here.
+    # zipfile never reads more bytes of a member than its `file_size`.
     for count, member in enumerate(archive.infolist(), 1):
         size += member.file_size
-        _check(path, member.filename, size, count, limits)
+        _check_member(path, member.filename, size, count, limits)
 
     def read(name: str) -> bytes:
         try:
             return archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
-            raise UserError(f"{path} is damaged ({name}: {error}): get it again") from error
+        except Exception as error:
+            if _is_damage(error):
+                raise UserError(f"{path} is damaged ({name}: {error}): get it again") from error
+            raise
 
-    return Tree(_visible([name for name in archive.namelist() if not name.endswith("/")]), read)
+    return FileTree(_drop_hidden([name for name in archive.namelist() if not name.endswith("/")]), read)
 
 
-def _check(archive: Path, name: str, size: int, count: int, limits: Limits) -> None:
+def _is_damage(error: BaseException) -> bool:
+    """Return whether a library reports a damaged archive by this exception."""
+    # RuntimeError: an unsupported or encrypted member of a zip archive.
+    if isinstance(error, tarfile.TarError | zipfile.BadZipFile | zlib.error | lzma.LZMAError | EOFError | RuntimeError):
+        return True
+    # gzip and bzip2 raise OSErrors without a number. EINVAL: a damaged zip archive gives an offset before the file.
+    return isinstance(error, OSError) and error.errno in (None, errno.EINVAL)
+
+
+def _check_member(path: Path, name: str, size: int, count: int, limits: ArchiveLimits) -> None:
+    """Raise UserError if member `name` lies outside the folder, or if the archive up to it exceeds the limits."""
     if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-        raise _refusal(archive, f"{name} leads out of its folder")
-    if size > limits.size:
-        raise _refusal(archive, f"with {name} it unpacks to more than {limits.size:,} bytes")
-    if count > limits.members:
-        raise _refusal(archive, f"with {name} it has more than {limits.members:,} members")
+        raise _rejection(path, f"{name} lies outside its folder")
+    if size > limits.max_bytes:
+        raise _rejection(path, f"with {name} it expands to more than {limits.max_bytes:,} bytes")
+    if count > limits.max_members:
+        raise _rejection(path, f"with {name} it has more than {limits.max_members:,} members")
 
 
-def _refusal(archive: Path, why: str) -> UserError:
-    return UserError(f"{archive} is not the data set, and nothing of it is used ({why}): get it again from its source")
+def _rejection(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is not the expected dataset and is not used ({reason}): get it again from its source")
 
 
-def _visible(names: list[str]) -> list[str]:
-    """Without what file managers leave behind: `.DS_Store`, `__MACOSX/`."""
+def _drop_hidden(names: list[str]) -> list[str]:
+    """Return the sorted names without hidden files and the additions of file managers (`.DS_Store`, `__MACOSX/`)."""
     return sorted({name for name in names if not any(p.startswith((".", "__MACOSX")) for p in name.split("/"))})

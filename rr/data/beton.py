@@ -1,8 +1,9 @@
-"""FFCV's file format behind one door: the only module that imports ffcv.
+"""Read and write betons, the files of FFCV. No other module imports ffcv.
 
-Three facts of FFCV 1.0.2 shape it. Importing it sets torch to one thread, and building or iterating a loader sets it
-to the loader's number of workers. A writer with several processes gives a different file each time, and waits for
-ever when one of them dies. It maps files into memory, so a damaged file can end the process: `check` looks first.
+The module works around three properties of FFCV 1.0.2. Importing ffcv sets torch to one thread, and creating or
+iterating over a loader sets torch to the loader's number of workers. Writing with several processes gives a different
+file each time, and hangs if one of them dies. FFCV maps files into memory, so a damaged file can crash the process.
+Therefore `validate` checks a file before FFCV opens it.
 """
 
 import importlib
@@ -10,6 +11,7 @@ import multiprocessing
 import queue
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +22,9 @@ import numpy as np
 from rr.errors import UserError
 
 _FIELDS = ("image", "label", "index")
-RESIDENT_BYTES = 1 << 30  # of pixels; a split that has more is streamed
-_PAGE = 1 << 21
-# Layout of version 2 (`ffcv/types.py`), repeated here so that a foreign file is refused without importing ffcv.
+MAX_RESIDENT_BYTES = 1 << 30  # splits with more bytes of pixels are streamed from the file
+_PAGE_SIZE = 1 << 21
+# Layout of version 2 (`ffcv/types.py`), repeated here to validate a file without importing ffcv.
 _HEADER = np.dtype(
     [("version", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("samples", "<u8"), ("allocation", "<u8")], align=True
 )
@@ -30,12 +32,22 @@ _FIELD = np.dtype([("type", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1",
 _ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
 _IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("pointer", "<u8")])
 _SAMPLE = np.dtype([("image", _IMAGE), ("label", "<i8"), ("index", "<i8")], align=True)
-_TYPES = (2, 1, 1)
+_FIELD_TYPES = (2, 1, 1)
 _RAW_MODE = 1
 
 
+@dataclass(frozen=True)
+class BetonInfo:
+    """The labels and indices of the images in a beton, int64 (N,) each, and the image size in pixels."""
+
+    labels: np.ndarray
+    index: np.ndarray
+    image_size: int
+
+
 @contextmanager
-def _threads_kept() -> Iterator[None]:
+def _preserve_threads() -> Iterator[None]:
+    """Restore torch's number of threads at the end of the block."""
     import torch
 
     before = torch.get_num_threads()
@@ -46,19 +58,25 @@ def _threads_kept() -> Iterator[None]:
 
 
 def _import_ffcv() -> None:
-    """Import ffcv without the seconds of compilation that its two-entry table of image modes costs.
+    """Import ffcv, with a Python dict in place of its numba dictionary of image modes.
 
-    The table is a numba dictionary, but only Python reads it.
+    The numba dictionary takes seconds to compile, has two entries, and is only read by Python code.
     """
-    with _threads_kept(), mock.patch("numba.typed.Dict", dict):
+    with _preserve_threads(), mock.patch("numba.typed.Dict", dict):
         importlib.import_module("ffcv")
 
 
 def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: np.ndarray) -> None:
-    """Write uint8 (side, side, 3) images with their label and index (int64, one each) to a beton.
+    """Write images with their labels and indices to a beton.
 
-    Byte-identical for equal input: the samples are written in order by this very process, which also lets an error
-    of the disk or of `images` reach the caller.
+    The samples are written in order by this process. So equal input gives equal bytes, and errors of the disk or of
+    `images` reach the caller.
+
+    Args:
+        path: file to write.
+        images: N square RGB images of one size, uint8 (S, S, 3).
+        labels: labels of the images, int64 (N,).
+        index: row of each image in the raw file, int64 (N,).
     """
     _import_ffcv()
     from ffcv.fields import IntField, RGBImageField
@@ -71,107 +89,118 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
         def _write_common(self, num_samples, queue_content, work_fn, extra_worker_args):  # type: ignore[no-untyped-def]
             self.num_samples = num_samples
             self.prepare()
-            # The shared memory is for other processes; here a plain buffer is simpler to give back after an error.
+            # Only other processes need the shared memory. A plain buffer needs no cleanup after an error.
             size = self.metadata_sm.size
             self.metadata_sm.close()
             self.metadata_sm.unlink()
             self.metadata_sm = SimpleNamespace(buf=bytearray(size))
-            todo: queue.Queue[Any] = queue.Queue()
+            chunks: queue.Queue[Any] = queue.Queue()
             for chunk in [*queue_content, None]:
-                todo.put(chunk)
+                chunks.put(chunk)
             allocations: queue.Queue[Any] = queue.Queue()
             allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
-            done = multiprocessing.Value("Q", 0)
+            num_done = multiprocessing.Value("Q", 0)
             worker_job_indexed_dataset(
-                todo,
-                self.metadata_sm,
-                self.metadata_type,
-                self.fields,
-                allocator,
-                done,
-                allocations,
+                chunks, self.metadata_sm, self.metadata_type, self.fields, allocator, num_done, allocations,
                 *extra_worker_args,
-            )
+            )  # fmt: skip
             self.finalize(allocations.get())
 
-    stream = zip(images, labels, index, strict=True)
+    samples = zip(images, labels, index, strict=True)
 
-    class InOrder:
-        """What an indexable data set must be for the writer, over a stream: it is asked for 0, 1, 2, …"""
+    class SequentialDataset:
+        """An indexable dataset over an iterator. The writer must request positions 0, 1, 2, … in order."""
 
         def __len__(self) -> int:
             return len(labels)
 
         def __getitem__(self, position: int) -> tuple[np.ndarray, int, int]:
-            image, label, number = next(stream)
+            image, label, number = next(samples)
             return image, int(label), int(number)
 
     fields = {"image": RGBImageField(write_mode="raw"), "label": IntField(), "index": IntField()}
-    InProcessWriter(str(path), fields, page_size=_PAGE, num_workers=1).from_indexed_dataset(InOrder())
+    InProcessWriter(str(path), fields, page_size=_PAGE_SIZE, num_workers=1).from_indexed_dataset(SequentialDataset())
 
 
-def check(path: Path) -> SimpleNamespace:
-    """Look at a beton's structure without ffcv; return `labels`, `index` (int64 (n,)) and `side` (pixels).
+def validate(path: Path) -> BetonInfo:
+    """Check the structure of a beton without importing ffcv and return its labels, indices and image size.
 
-    Raises UserError for a file that is missing, foreign, truncated, or whose tables point outside it.
+    Raises:
+        UserError: if the file is missing, truncated, in another format, or has tables that point outside it.
     """
 
-    def refuse(why: str) -> UserError:
-        return UserError(f"{path} is not a beton of this project ({why}): delete it and run rr convert again")
+    def invalid(reason: str) -> UserError:
+        return UserError(f"{path} is not a valid beton of this project ({reason}): delete it and run rr convert again")
 
     if not path.is_file():
         raise UserError(f"{path} is missing: run rr convert first")
-    size = path.stat().st_size
+    file_size = path.stat().st_size
     samples_start = _HEADER.itemsize + len(_FIELDS) * _FIELD.itemsize
-    if size < samples_start:
-        raise refuse("too short for a header")
+    if file_size < samples_start:
+        raise invalid("too short for a header")
     header = np.fromfile(path, _HEADER, 1)[0]
-    if header["version"] != 2 or header["fields"] != len(_FIELDS) or header["page"] != _PAGE:
-        raise refuse("another format or version")
+    if header["version"] != 2 or header["fields"] != len(_FIELDS) or header["page"] != _PAGE_SIZE:
+        raise invalid("another format or version")
     fields = np.fromfile(path, _FIELD, len(_FIELDS), offset=_HEADER.itemsize)
     names = tuple(bytes(name).rstrip(b"\0").decode("ascii", "replace") for name in fields["name"])
-    if names != _FIELDS or tuple(fields["type"]) != _TYPES:
-        raise refuse(f"fields {', '.join(names)}")
-    count, table = int(header["samples"]), int(header["allocation"])
-    if count < 1 or table + count * _ALLOCATION.itemsize != size or samples_start + count * _SAMPLE.itemsize > table:
-        raise refuse("truncated")
-    samples = np.fromfile(path, _SAMPLE, count, offset=samples_start)
-    allocation = np.fromfile(path, _ALLOCATION, count, offset=table)
-    image, side = samples["image"], int(samples["image"]["width"][0])
-    if side == 0:
-        raise refuse("pictures without a pixel")
-    if np.any(image["width"] != side) or np.any(image["height"] != side) or np.any(image["mode"] != _RAW_MODE):
-        raise refuse("pictures of different sides, or compressed")
-    # Every picture's bytes lie between the tables; compared without a sum that could overflow.
-    inside = (image["pointer"] <= table - side * side * 3) & (image["pointer"] >= samples_start)
-    if table < side * side * 3 or not inside.all():
-        raise refuse("a picture lies outside the file")
-    if not np.array_equal(np.sort(allocation["pointer"]), np.sort(image["pointer"])) or np.any(
-        allocation["size"] != side * side * 3
+    if names != _FIELDS or tuple(fields["type"]) != _FIELD_TYPES:
+        raise invalid(f"wrong fields: {', '.join(names)}")
+    count, table_start = int(header["samples"]), int(header["allocation"])
+    if (
+        count < 1
+        or table_start + count * _ALLOCATION.itemsize != file_size
+        or samples_start + count * _SAMPLE.itemsize > table_start
     ):
-        raise refuse("its allocation table does not match its pictures")
-    return SimpleNamespace(labels=samples["label"].copy(), index=samples["index"].copy(), side=side)
+        raise invalid("truncated")
+    samples = np.fromfile(path, _SAMPLE, count, offset=samples_start)
+    allocation = np.fromfile(path, _ALLOCATION, count, offset=table_start)
+    image, size = samples["image"], int(samples["image"]["width"][0])
+    image_bytes = size * size * 3
+    if size == 0:
+        raise invalid("images without pixels")
+    if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
+        raise invalid("images of different sizes, or compressed")
+    # The bytes of each image lie between the two tables. The comparison avoids sums that could overflow.
+    inside = (image["pointer"] <= table_start - image_bytes) & (image["pointer"] >= samples_start)
+    if table_start < image_bytes or not inside.all():
+        raise invalid("an image lies outside the file")
+    if not np.array_equal(np.sort(allocation["pointer"]), np.sort(image["pointer"])) or np.any(
+        allocation["size"] != image_bytes
+    ):
+        raise invalid("the allocation table does not match the images")
+    return BetonInfo(samples["label"].copy(), samples["index"].copy(), size)
 
 
 class Beton:
-    """One split, open for reading: `labels` and `index` (int64 (n,)), `side` (pixels), and `batches`.
+    """One split, open for reading.
 
-    A split of up to `resident_bytes` is decoded by FFCV once and kept as one uint8 array; a larger one is streamed by
-    FFCV in the order asked for. Both yield the same batches.
+    FFCV decodes a split of up to `max_resident_bytes` bytes of pixels once, into one array in memory. It streams a
+    larger split from the file. Both yield the same batches.
+
+    Args:
+        path: file to read.
+        threads: number of threads that read and decode.
+        max_resident_bytes: largest split to hold in memory.
+
+    Attributes:
+        labels: label of each image, int64 (N,); -1 if unlabeled.
+        index: row of each image in the raw file, int64 (N,).
+        image_size: height and width of the images in pixels.
+        images: all images, uint8 (N, image_size, image_size, 3), or None if they are streamed.
+
+    Raises:
+        UserError: if the file is missing or damaged (see `validate`).
     """
 
-    def __init__(self, path: Path, *, threads: int, resident_bytes: int = RESIDENT_BYTES) -> None:
-        """Raises UserError as `check` does."""
-        facts = check(path)
+    def __init__(self, path: Path, *, threads: int, max_resident_bytes: int = MAX_RESIDENT_BYTES) -> None:
         self.path, self.threads = path, threads
-        self.labels: np.ndarray = facts.labels
-        self.index: np.ndarray = facts.index
-        self.side: int = facts.side
+        info = validate(path)
+        self.labels, self.index, self.image_size = info.labels, info.index, info.image_size
         self._loaders: dict[int, Any] = {}
         self.images: np.ndarray | None = None
         count = len(self.labels)
-        if count * self.side**2 * 3 <= resident_bytes:
-            images = np.empty((count, self.side, self.side, 3), np.uint8)
+        if count * self.image_size**2 * 3 <= max_resident_bytes:
+            images = np.empty((count, self.image_size, self.image_size, 3), np.uint8)
             for start, batch in self._stream(np.arange(count), 1024):
                 images[start : start + len(batch)] = batch
             self.images = images
@@ -180,9 +209,15 @@ class Beton:
         return len(self.labels)
 
     def batches(self, order: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (images uint8 (m, side, side, 3), positions int64 (m,)) in `order`; the last batch may be smaller.
+        """Yield the images at the positions in `order`, batch by batch; the last batch may be smaller.
 
-        A yielded array is valid until the next is asked for.
+        Args:
+            order: positions of the images in the file, in the order to yield.
+            batch_size: number of images per batch (M).
+
+        Yields:
+            The images, uint8 (M, image_size, image_size, 3), and their positions, int64 (M,). The array of images is
+            only valid until the next batch is requested.
         """
         order = np.asarray(order, dtype=np.int64)
         if self.images is not None:
@@ -194,11 +229,13 @@ class Beton:
                 yield images, order[start : start + batch_size]
 
     def _stream(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the start of each batch in `order`, and its images as FFCV reads them."""
         if len(order) == 0:
             return
-        with _threads_kept():
+        with _preserve_threads():
             loader = self._loaders.get(batch_size) or self._loaders.setdefault(batch_size, self._loader(batch_size))
-            # FFCV asks its order object once at the start of an epoch, and its length to know the number of batches.
+            # FFCV reads `traversal_order` once, at the start of an epoch, and takes the number of batches from the
+            # length of `first_traversal_order`.
             loader.traversal_order = SimpleNamespace(sample_order=lambda epoch: order.astype(np.uint64))
             loader.first_traversal_order = order
             epoch = iter(loader)
@@ -208,7 +245,7 @@ class Beton:
                 yield start, images
                 start += len(images)
         finally:
-            # An epoch that is left early would keep its thread waiting for a place in the queue.
+            # If the caller stops early, the thread of this epoch would otherwise wait for room in its queue forever.
             epoch.close()
 
     def _loader(self, batch_size: int) -> Any:
@@ -220,7 +257,7 @@ class Beton:
         return Loader(
             str(self.path),
             batch_size=batch_size,
-            # numba has no more threads than there are cores.
+            # numba raises an error for more threads than cores.
             num_workers=min(self.threads, numba.config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
             os_cache=True,
             order=OrderOption.SEQUENTIAL,

@@ -1,15 +1,19 @@
-"""The names of classes in a Parquet file's metadata: a JSON list under `class_names`, empty when unlabelled."""
+"""The class names in the metadata of a Parquet file: a JSON list under the key `class_names`."""
 
 import json
 from collections.abc import Mapping
 
 
-def parse(metadata: Mapping[bytes, bytes] | None) -> list[str]:
-    """The names. Raises ValueError where there is no such list."""
+def parse_class_names(metadata: Mapping[bytes, bytes] | None) -> list[str]:
+    """Return the class names in the schema metadata of a Parquet file; empty if the dataset has no labels.
+
+    Raises:
+        ValueError: if the metadata has no list of class names.
+    """
     try:
-        names = json.loads((metadata or {})[b"class_names"])
+        class_names = json.loads((metadata or {})[b"class_names"])
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"no class_names in its metadata: {error}") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("class_names is no list of names")
-    return names
+    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
+        raise ValueError("class_names in its metadata is not a list of strings")
+    return class_names

@@ -1,19 +1,18 @@
-"""Labels held back, to learn from few of them."""
+"""Remove a part of the labels, for semi-supervised training and few-label evaluation."""
 
 import numpy as np
 
 
-def keep_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Keep `share` of each class's labels, chosen by `seed`, and replace the others by -1; int64 (N,).
+def keep_label_fraction(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return the labels, int64 (N,), with a random `fraction` of each class kept and the others replaced by -1.
 
-    Of every class at least one label stays, unless the share is 0.
+    At least one label of each class is kept, unless `fraction` is 0. `seed` determines which ones.
     """
     kept = np.full_like(labels, -1)
-    if share <= 0:
+    if fraction <= 0:
         return kept
     for label in np.unique(labels[labels >= 0]):
-        members = np.flatnonzero(labels == label)
-        order = np.random.Generator(np.random.Philox(key=[seed, int(label)])).permutation(len(members))
-        chosen = members[order[: max(1, round(share * len(members)))]]
-        kept[chosen] = label
+        positions = np.flatnonzero(labels == label)
+        order = np.random.Generator(np.random.Philox(key=[seed, int(label)])).permutation(len(positions))
+        kept[positions[order[: max(1, round(fraction * len(positions)))]]] = label
     return kept

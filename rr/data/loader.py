@@ -1,12 +1,12 @@
-"""The mini-batches of an epoch: order, reading, drawing and augmenting, one batch ahead of training.
+"""The data loader: shuffle the images, read them, sample augmentations and make views, while training runs.
 
-On the CPU a batch arrives as finished views. On a GPU it arrives as the pictures' bytes and a table of drawn
-parameters, and `augment` makes the views there, as the first part of the compiled step.
+On the CPU, a batch contains finished views. On a GPU, it contains the bytes of the images and a table of augmentation
+parameters, and `ViewLoader.augment` makes the views on the GPU, as the first part of the compiled training step.
 """
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,151 +16,151 @@ import torch
 from torch import Tensor
 
 from rr.data.beton import Beton
-from rr.params import Dataset
-from rr.views import draw, make_views, torch_ops
+from rr.params import DatasetConfig
+from rr.views import make_views, sample_view_parameters, torch_ops
 from rr.views.augmentation import Augmentation
 
-AHEAD = 2
+PREFETCH = 2  # batches
 
 
 class Batch(NamedTuple):
-    """A mini-batch of M pictures: what `Feed.augment` takes, and int64 labels (M,), all on the device.
+    """A mini-batch of M images, on the device of the loader.
 
-    The inputs are those of this process's share of the pictures, the labels those of all.
+    Attributes:
+        inputs: arguments of `ViewLoader.augment`, for the images of this process.
+        labels: labels of all images of the mini-batch, int64 (M,).
     """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
 
 
-class Feed:
-    """The batches of any epoch; a pure function of seed, epoch and step."""
+class ViewLoader:
+    """Load the mini-batches of any epoch. A batch depends only on the seed, the epoch and the step.
+
+    Args:
+        data: the images.
+        dataset: parameters of the dataset, with the mean and the standard deviation for normalization.
+        augmentation: the random transformations that make a view.
+        views: number of views per image (K).
+        batch_size: number of images per mini-batch, over all processes.
+        seed: seed of the order and of the augmentations.
+        device: device of the batches, such as "cpu" or "cuda:0".
+        positions: positions in `data` of the images to use. The default is all images.
+        augment_on_device: whether `augment` makes the views, as on a GPU. The default depends on `device`; tests set
+            it on the CPU.
+        local_slice: function that returns the images of this process in a mini-batch of a given size, at least one.
+            The default is all of them.
+    """
 
     def __init__(
         self,
         data: Beton,
-        dataset: Dataset,
+        dataset: DatasetConfig,
         augmentation: Augmentation,
         *,
         views: int,
         batch_size: int,
         seed: int,
         device: str,
-        rows: np.ndarray | None = None,
-        on_device: bool | None = None,
-        share: Callable[[int], slice] | None = None,
+        positions: np.ndarray | None = None,
+        augment_on_device: bool | None = None,
+        local_slice: Callable[[int], slice] | None = None,
     ) -> None:
-        """`rows` are the positions of the pictures that an epoch shows; None for all.
-
-        `share` says which pictures of a mini-batch of so many this process takes, at least one; None for all.
-        `on_device` chooses the GPU's way (tests do so on the CPU); None chooses by the device.
-        """
-        self.rows = np.arange(len(data)) if rows is None else rows
+        self.positions = np.arange(len(data)) if positions is None else positions
         self.data, self.dataset, self.augmentation = data, dataset, augmentation
         self.views, self.batch_size, self.seed = views, batch_size, seed
-        self.share = share or slice
+        self.local_slice = local_slice or slice
         self.device = torch.device(device)
-        self.on_device = self.device.type != "cpu" if on_device is None else on_device
+        self.augment_on_device = self.device.type != "cpu" if augment_on_device is None else augment_on_device
         self.labels = torch.from_numpy(data.labels).to(self.device)
-        self.augment: Callable[..., Tensor] = _as_it_is
-        self.images: Tensor | None = None
-        if self.on_device:
-            scale = torch_ops.upload(torch_ops.pack_normalisation(dataset.mean, dataset.std), self.device)
-            self.augment = partial(_on_device, normalisation=scale, views=views, steps=torch_ops.Steps.of(augmentation))
+        self.augment: Callable[..., Tensor] = _identity
+        self.device_images: Tensor | None = None
+        if self.augment_on_device:
+            scale = torch_ops.to_device(torch_ops.pack_normalization(dataset.mean, dataset.std), self.device)
+            self.augment = partial(
+                torch_ops.augment_packed,
+                normalization=scale,
+                num_views=views,
+                enabled=torch_ops.EnabledOps.from_augmentation(augmentation),
+            )
             if data.images is not None:
-                # A split that is resident on the host fits the device too; a larger one is streamed to it.
-                self.images = torch.from_numpy(data.images).to(self.device)
+                # A split that fits in host memory fits on the device too. Larger splits are streamed to it.
+                self.device_images = torch.from_numpy(data.images).to(self.device)
 
-    def use_labels(self, labels: np.ndarray) -> None:
-        """Give these labels, int64 (N,), with the pictures from the next epoch on."""
+    def set_labels(self, labels: np.ndarray) -> None:
+        """Replace the labels of all images in `data`, int64 (N,), from the next epoch on."""
         self.labels = torch.from_numpy(labels).to(self.device)
 
-    def epoch(self, number: int, first_step: int = 0, images: int | None = None) -> Iterator[Batch]:
-        """Yield the batches of epoch `number` from `first_step` on, of all or of `images` pictures.
+    def epoch(self, number: int, first_step: int = 0, num_images: int | None = None) -> Iterator[Batch]:
+        """Yield the batches of one epoch in random order; the last batch may be smaller.
 
-        The last may be smaller.
+        Args:
+            number: the epoch.
+            first_step: number of batches to skip.
+            num_images: number of images in the epoch. The default is all images.
         """
-        places = np.random.Generator(np.random.Philox(key=[self.seed, number])).permutation(len(self.rows))[:images]
-        return ahead(self._batches(number, self.rows[places[first_step * self.batch_size :]]), AHEAD)
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+        order = self.positions[rng.permutation(len(self.positions))[:num_images]]
+        return prefetch(self._batches(number, order[first_step * self.batch_size :]), PREFETCH)
 
-    def _batches(self, epoch: int, order: np.ndarray) -> Iterator[Batch]:
+    def _batches(self, epoch: int, order: np.ndarray) -> Generator[Batch, None, None]:
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        if self.images is not None:
+        if self.device_images is not None:
             for positions in batches:
-                yield self._packed(None, positions, epoch)
+                yield self._gpu_batch(None, positions, epoch)
         elif batches:
-            own = np.concatenate([positions[self.share(len(positions))] for positions in batches])
-            shown = self.data.batches(own, len(range(self.batch_size)[self.share(self.batch_size)]))
-            make = self._packed if self.on_device else self._made
-            for positions, (images, _) in zip(batches, shown, strict=True):
-                yield make(images, positions, epoch)
+            local_order = np.concatenate([positions[self.local_slice(len(positions))] for positions in batches])
+            local_size = len(range(self.batch_size)[self.local_slice(self.batch_size)])
+            make_batch = self._gpu_batch if self.augment_on_device else self._cpu_batch
+            for positions, (images, _) in zip(batches, self.data.batches(local_order, local_size), strict=True):
+                yield make_batch(images, positions, epoch)
 
-    def _made(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
-        index = self.data.index[positions[self.share(len(positions))]]
+    def _cpu_batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
+        index = self.data.index[positions[self.local_slice(len(positions))]]
         views = make_views(
-            images, index, augmentation=self.augmentation, seed=self.seed, epoch=epoch, views=self.views,
+            images, index, augmentation=self.augmentation, seed=self.seed, epoch=epoch, num_views=self.views,
             mean=self.dataset.mean, std=self.dataset.std, device="cpu",
         )  # fmt: skip
         return Batch((views,), self.labels[torch.from_numpy(positions)])
 
-    def _packed(self, images: np.ndarray | None, positions: np.ndarray, epoch: int) -> Batch:
-        share = self.share(len(positions))
-        index = self.data.index[positions[share]]
-        drawn = draw(self.augmentation, self.seed, epoch, index, self.views, self.data.side)
-        rows = torch_ops.upload(positions, self.device)
-        pixels = (
-            self.images[rows[share]] if self.images is not None else torch_ops.upload(np.array(images), self.device)
+    def _gpu_batch(self, images: np.ndarray | None, positions: np.ndarray, epoch: int) -> Batch:
+        local = self.local_slice(len(positions))
+        index = self.data.index[positions[local]]
+        parameters = sample_view_parameters(
+            self.augmentation, self.seed, epoch, index, self.views, self.data.image_size
         )
-        return Batch((pixels, torch_ops.upload(torch_ops.pack(drawn), self.device)), self.labels[rows])
+        rows = torch_ops.to_device(positions, self.device)
+        if self.device_images is not None:
+            pixels = self.device_images[rows[local]]
+        else:
+            pixels = torch_ops.to_device(np.array(images), self.device)
+        return Batch(
+            (pixels, torch_ops.to_device(torch_ops.pack_parameters(parameters), self.device)), self.labels[rows]
+        )
 
 
-def _as_it_is(views: Tensor) -> Tensor:
+def _identity(views: Tensor) -> Tensor:
     return views
 
 
-def _on_device(images: Tensor, table: Tensor, **constants: Any) -> Tensor:
-    return torch_ops.apply_table(images, table, **constants)
-
-
-def ahead(source: Iterator[Any], depth: int) -> Iterator[Any]:
-    """Yield what `source` yields, computed by another thread up to `depth` items ahead; its errors are raised here."""
-    items: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    stopped = threading.Event()
-    # Both settings belong to a thread, and the caller's are those that its stage has chosen.
+def prefetch(source: Generator[Any, None, None], depth: int) -> Iterator[Any]:
+    """Yield the items of `source`, computed by another thread up to `depth` items ahead, and raise its exceptions."""
+    # Both settings are per thread. The other thread takes them over from the thread of the caller.
     threads, device = numba.get_num_threads(), torch.cuda.current_device() if torch.cuda.is_available() else None
 
-    def put(kind: str, item: Any) -> None:
-        while not stopped.is_set():
-            try:
-                return items.put((kind, item), timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
+    def initialize() -> None:
         numba.set_num_threads(threads)
         if device is not None:
             torch.cuda.set_device(device)
-        try:
-            for item in source:
-                put("item", item)
-                if stopped.is_set():
-                    break
-            put("end", None)
-        except BaseException as error:
-            put("error", error)
-        finally:
-            source.close()  # type: ignore[attr-defined]
 
-    worker = threading.Thread(target=work, name="feed", daemon=True)
-    worker.start()
-    try:
-        while True:
-            kind, item = items.get()
-            if kind == "error":
-                raise item
-            if kind == "end":
-                return
-            yield item
-    finally:
-        stopped.set()
-        worker.join()
+    end = object()
+    with ThreadPoolExecutor(1, "prefetch", initialize) as executor:
+        try:
+            pending = deque(executor.submit(next, source, end) for _ in range(depth))
+            while (item := pending.popleft().result()) is not end:
+                pending.append(executor.submit(next, source, end))
+                yield item
+        finally:
+            executor.shutdown(cancel_futures=True)
+            source.close()

@@ -1,13 +1,15 @@
-"""The one raw format: `images.parquet`, every picture in its original encoding.
+"""The raw format: `images.parquet`, all images of a dataset in their original encoding.
 
-Sources differ, and end here: `convert` reads this file alone. The columns are the Hugging Face convention's, so that
-the file opens in the usual viewers: `image` (struct of `bytes` and `path`), `label` (int64, −1 where none is known)
-and `split` ("train" before "test"). The class names stand in the schema's metadata.
+`rr fetch` writes every kind of source in this format, and `rr convert` reads nothing else. The columns follow the
+Hugging Face convention, so the usual viewers open the file: `image` (struct of `bytes` and `path`), `label` (int64,
+-1 if unlabeled) and `split` ("train" rows before "test" rows). The schema metadata holds the class names.
 """
 
+import errno
 import io
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from rr.data import class_names as names
+from rr.data.class_names import parse_class_names
 from rr.errors import UserError
-from rr.runtime.atomic import replacing
+from rr.runtime.atomic import atomic_write
 
 SPLITS = ("train", "test")
-UNLABELLED = -1
+UNLABELED = -1
+MAX_CLASSES = 100_000  # more than any image dataset has, and few enough to hold a list of their names
 _SCHEMA = pa.schema(
     [
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -29,130 +32,165 @@ _SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
-CLASSES = 100_000  # more than any picture set has, and few enough to list
-# Pictures of a camera are some megabytes each, so a group is bounded by its bytes as well.
-_ROWS_PER_GROUP, _BYTES_PER_GROUP = 1000, 1 << 26
+# Photographs have several megabytes each, so the bytes of a row group are limited too.
+_MAX_ROWS_PER_GROUP, _MAX_BYTES_PER_GROUP = 1000, 1 << 26
 
 
-class Picture(NamedTuple):
-    """One picture: its split, its name in messages, its encoded bytes, its label."""
+class EncodedImage(NamedTuple):
+    """One encoded image with its split and label; `name` identifies it in messages."""
 
     split: str
-    path: str
+    name: str
     data: bytes
     label: int
 
 
-class Pictures(NamedTuple):
-    """What a source yields: the class names (empty when unlabelled) and the pictures, train before test."""
+class RawDataset(NamedTuple):
+    """The class names of a source (empty if unlabeled) and its images, the training split first."""
 
     class_names: list[str]
-    rows: Iterable[Picture]
+    images: Iterable[EncodedImage]
 
 
-def write(target: Path, pictures: Pictures) -> dict[str, int]:
-    """Write `target` in one step; return the number of pictures of each split. Raises UserError for an empty split."""
+def write(path: Path, dataset: RawDataset) -> dict[str, int]:
+    """Write a dataset to a raw file, atomically, and return the number of images per split.
+
+    Raises:
+        UserError: if a split has no images, or if a label is out of range.
+    """
     counts = dict.fromkeys(SPLITS, 0)
-    metadata = {"class_names": json.dumps(pictures.class_names)}
-    rows = iter(pictures.rows)
-    with replacing(target) as temporary, pq.ParquetWriter(temporary, _SCHEMA.with_metadata(metadata)) as writer:
-        while group := _group(rows):
-            for row in group:
-                counts[row.split] += 1
-                if not UNLABELLED <= row.label < CLASSES:
-                    raise UserError(
-                        f"{row.path}: the label {row.label} is none: labels count from 0, and -1 is for none"
-                    )
+    metadata = {"class_names": json.dumps(dataset.class_names)}
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA.with_metadata(metadata)) as writer:
+        for group in _row_groups(dataset.images):
+            for image in group:
+                counts[image.split] += 1
+                check_label(image.label, image.name)
             writer.write_table(
                 pa.table(
                     {
-                        "image": [{"bytes": row.data, "path": row.path} for row in group],
-                        "label": [row.label for row in group],
-                        "split": [row.split for row in group],
+                        "image": [{"bytes": image.data, "path": image.name} for image in group],
+                        "label": [image.label for image in group],
+                        "split": [image.split for image in group],
                     },
                     schema=_SCHEMA,
                 )
             )
         for split, count in counts.items():
             if count == 0:
-                raise UserError(f"{target}: no picture for the {split} split; add some, or raise test_share")
+                raise UserError(f"{path}: the {split} split has no images; add some, or change test_fraction")
     return counts
 
 
-def _group(rows: Iterator[Picture]) -> list[Picture]:
-    """The next rows that are written together; empty at the end."""
-    group, size = [], 0
-    for row in rows:
-        group.append(row)
-        size += len(row.data)
-        if len(group) == _ROWS_PER_GROUP or size >= _BYTES_PER_GROUP:
-            break
-    return group
+def check_label(label: int, name: str) -> None:
+    """Raise UserError if the label of the image `name` is out of range."""
+    if not UNLABELED <= label < MAX_CLASSES:
+        raise UserError(f"label must be 0 to {MAX_CLASSES - 1}, or -1 if unlabeled; got {label}: {name}")
+
+
+def _row_groups(images: Iterable[EncodedImage]) -> Iterator[list[EncodedImage]]:
+    """Group consecutive images into the row groups of the file."""
+    group: list[EncodedImage] = []
+    size = 0
+    for image in images:
+        group.append(image)
+        size += len(image.data)
+        if len(group) == _MAX_ROWS_PER_GROUP or size >= _MAX_BYTES_PER_GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 class RawFile:
-    """An `images.parquet` open for reading."""
+    """A raw file, open for reading.
+
+    Attributes:
+        path: path of the file.
+        labels: label of each image, int64 (N,); -1 if unlabeled.
+        splits: split of each image, str (N,).
+        class_names: names of the labels; empty if the dataset has no labels.
+
+    Raises:
+        UserError: if the file is missing, damaged or not a raw file.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError when `path` is not such a file."""
         self.path = path
-        try:
+        with explain_damage(path, "run rr fetch again"):
             self._file = pq.ParquetFile(path)
             columns = self._file.read(columns=["label", "split"])
             self.labels = columns["label"].to_numpy()
             self.splits = np.asarray(columns["split"].to_pylist())
-            self.class_names = names.parse(self._file.schema_arrow.metadata)
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise self._damaged(error) from error
+            self.class_names = parse_class_names(self._file.schema_arrow.metadata)
 
-    def pictures(self) -> Iterator[tuple[str, bytes]]:
-        """Yield (name, encoded bytes) in file order. Raises UserError at a damaged page."""
-        try:
+    def iter_images(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the name and the encoded bytes of each image in file order.
+
+        Raises:
+            UserError: if a page of the file is damaged.
+        """
+        with explain_damage(self.path, "run rr fetch again"):
             for batch in self._file.iter_batches(batch_size=64, columns=["image"]):
                 for image in batch.column("image"):
                     yield image["path"].as_py(), image["bytes"].as_py()
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: Exception) -> UserError:
-        return UserError(f"{self.path} is damaged ({' '.join(str(error).split())}): run rr fetch again")
 
 
-def encode(pixels: np.ndarray) -> bytes:
-    """Encode uint8 (H, W, 3) without loss, as PNG."""
+@contextmanager
+def explain_damage(path: Path, hint: str) -> Iterator[None]:
+    """Raise UserError if pyarrow cannot read the Parquet file `path`; `hint` tells the user what to do."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        # pyarrow reports damage by an OSError without a number. An OSError with a number comes from the disk.
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise
+        raise UserError(
+            f"{path} is damaged or not a valid Parquet file ({' '.join(str(error).split())}): {hint}"
+        ) from error
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode an RGB image, uint8 (H, W, 3), as PNG, which is lossless."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def decode(data: bytes, side: int | None = None) -> np.ndarray:
-    """Decode any picture that Pillow reads to uint8 RGB, (side, side, 3) when `side` is given.
+def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
+    """Decode an image in any format that Pillow reads to RGB, uint8 (H, W, 3).
 
-    EXIF rotation is applied, transparency laid on white, 16 bits scaled to 8. A picture that is not side × side is
-    resized by its shorter side (bicubic) and cropped to the centre. Raises ValueError for what Pillow cannot read.
+    EXIF rotation is applied, transparent pixels are blended with white, and 16-bit values are scaled to 8 bits.
+
+    Args:
+        data: the encoded image.
+        image_size: height and width of the result in pixels. An image of another size is resized to this length of its
+            shorter side (bicubic) and center-cropped. None keeps the size of the image.
+
+    Raises:
+        ValueError: if Pillow cannot read the image.
     """
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            picture = _to_rgb(ImageOps.exif_transpose(opened))
+            image = _to_rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
-        raise ValueError("no picture format that Pillow knows") from error
+        raise ValueError("not an image format that Pillow can read") from error
     except MemoryError:
-        raise  # says nothing about the picture
-    except Exception as error:  # each of Pillow's many decoders has errors of its own
+        raise  # caused by this machine, not by the image
+    except Exception as error:  # each of Pillow's many decoders has exceptions of its own
         raise ValueError(str(error) or type(error).__name__) from error
-    if side is not None and picture.size != (side, side):
-        picture = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    if image_size is not None and image.size != (image_size, image_size):
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):
-        # Pillow would clip 16 bits to 255 instead of scaling them.
-        wide = np.asarray(picture, dtype=np.float64)
-        return Image.fromarray((wide / 65535 * 255).round().astype(np.uint8)).convert("RGB")
-    if picture.mode in ("I", "F"):
-        raise ValueError("32-bit values have no known range: save it with 8 or 16 bits a channel")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would clip 16-bit values to 255 instead of scaling them.
+        values = np.asarray(image, dtype=np.float64)
+        return Image.fromarray((values / 65535 * 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit values have no defined range; save the image with 8 or 16 bits per channel")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,7 +1,7 @@
-"""`shapes`: an embedded set of small pictures in ten classes, drawn from a seed, with nothing to download.
+"""`shapes`: a built-in dataset of small generated images in ten classes, with nothing to download.
 
-Each picture shows one light object on a darker, textured background with some clutter. Colour, position, size,
-rotation, texture and clutter are drawn independently of the class: only the outline of the object tells the class.
+Each image shows one light object on a darker, textured background with some clutter. Color, position, size, rotation,
+texture and clutter are sampled independently of the class. Only the outline of the object determines the class.
 """
 
 from collections.abc import Callable
@@ -11,162 +11,164 @@ import numpy as np
 
 SPLITS: tuple[str, ...] = ("train", "test")
 
-_CHUNK = 256  # pictures drawn at a time: a few MB of working memory, however large the set
-_SCALES = (0.41, 0.5)  # square root of the object's area, in sides: a disc spans 46 to 56 % of the side
-_MAX_SHIFT = 0.07  # farthest the object's centre lies from the picture's on each axis, in sides
-_CLUTTER_ITEMS = 3
-_NOISE = 0.02  # standard deviation of the pixel noise, with colours in 0..1
+_CHUNK_SIZE = 256  # images generated at a time: a few MB of working memory for a dataset of any size
+_SCALES = (0.41, 0.5)  # square root of the object's area, as a fraction of the image size: a disc spans 46 to 56 %
+_MAX_SHIFT = 0.07  # maximum offset of the object's center from the image center projection each axis, as a fraction
+_NUM_CLUTTER = 3
+_NOISE_STD = 0.02  # of the pixel noise, with colors in [0, 1]
 
-# (lowest, highest) HSV saturation and value. Hues are free but pale, and the object is always lighter than the ground:
-# so it stays visible in a greyscale view, and pictures differ more by shape than by palette. With strong colours
-# relational learning tells pictures apart by their palettes, and needs many more epochs to find the shapes.
-_GROUND_TONES = ((0.05, 0.28), (0.18, 0.36))
+# (lowest, highest) HSV saturation and value. Hues are unrestricted but pale, and the object is always lighter than the
+# background. So the object stays visible in a grayscale view, and images differ more in shape than in color. With
+# strong colors, relational learning discriminates images by color and needs many more epochs to learn the shapes.
+_BACKGROUND_TONES = ((0.05, 0.28), (0.18, 0.36))
 _CLUTTER_TONES = ((0.05, 0.28), (0.25, 0.65))
 _OBJECT_TONES = ((0.01, 0.12), (0.88, 1.0))
 
-Tones = tuple[tuple[float, float], tuple[float, float]]
-Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+ToneRange = tuple[tuple[float, float], tuple[float, float]]
+DistanceFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def generate(count: int, seed: int, split: str, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a set of labelled pictures; the result depends on the arguments alone.
+def generate(num_images: int, seed: int, split: str, image_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Generate labeled images; the result depends only on the arguments.
 
     Args:
-        count: number of pictures, at least 10 (one per class).
+        num_images: number of images, at least 10 (one per class).
         seed: a non-negative integer.
-        split: "train" or "test"; the two hold different pictures of the same distribution.
-        side: height and width in pixels, at least 16.
+        split: "train" or "test". The two have different images from the same distribution.
+        image_size: height and width in pixels, at least 16.
 
     Returns:
-        images, uint8 [count, side, side, 3] (RGB), and labels, int64 [count], indices into CLASS_NAMES, shuffled and
-        balanced: the numbers of pictures per class differ by at most one.
+        RGB images, uint8 [num_images, image_size, image_size, 3], and labels, int64 [num_images], which are indices
+        into CLASS_NAMES. The labels are shuffled and balanced: class sizes differ by at most one.
 
     Raises:
-        ValueError: count, seed, split or side is out of range.
+        ValueError: if num_images, seed, split or image_size is out of range.
     """
-    _check(count, seed, split, side)
+    _check_arguments(num_images, seed, split, image_size)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, SPLITS.index(split)])))
-    labels = rng.permutation(np.arange(count, dtype=np.int64) % len(CLASS_NAMES))
-    images = np.empty((count, side, side, 3), dtype=np.uint8)
-    for start in range(0, count, _CHUNK):
-        images[start : start + _CHUNK] = _draw(labels[start : start + _CHUNK], side, rng)
+    labels = rng.permutation(np.arange(num_images, dtype=np.int64) % len(CLASS_NAMES))
+    images = np.empty((num_images, image_size, image_size, 3), dtype=np.uint8)
+    for start in range(0, num_images, _CHUNK_SIZE):
+        images[start : start + _CHUNK_SIZE] = _paint_images(labels[start : start + _CHUNK_SIZE], image_size, rng)
     return images, labels
 
 
-def silhouettes(
-    labels: np.ndarray, side: int, centres: np.ndarray, scales: np.ndarray, angles: np.ndarray
+def render_silhouettes(
+    labels: np.ndarray, image_size: int, centers: np.ndarray, scales: np.ndarray, angles: np.ndarray
 ) -> np.ndarray:
-    """Returns the share of each pixel that the object covers, float32 [n, side, side] in 0..1 (anti-aliased edges).
+    """Return the fraction of each pixel that the object covers, float32 [n, image_size, image_size] in [0, 1].
 
     Args:
-        labels: int [n], indices into CLASS_NAMES.
-        side: height and width in pixels.
-        centres: float [n, 2], (x, y) of the centroids in sides, (0, 0) being the middle of the picture.
-        scales: float [n], square roots of the areas in sides. Sizing by area keeps the number of coloured pixels,
-            and with it the colour histogram, free of the class.
-        angles: float [n], rotations in radians.
+        labels: indices into CLASS_NAMES, int [n].
+        image_size: height and width in pixels.
+        centers: (x, y) of the centroids relative to the image center, as fractions of the image size, float [n, 2].
+        scales: square roots of the areas, as fractions of the image size, float [n]. Objects of all classes have the
+            same distribution of areas, so the color histogram does not reveal the class.
+        angles: rotations in radians, float [n].
     """
-    x, y = _local_axes(side, centres, angles)
-    cover = np.empty(x.shape, dtype=np.float32)
-    for kind, distance in enumerate(_OUTLINES.values()):
-        rows = np.flatnonzero(labels == kind)
-        area_root, centre_x, centre_y = _extent(distance)
-        zoom = np.asarray(scales, dtype=np.float32)[rows, None, None] / np.float32(area_root)
-        gap = distance(x[rows] / zoom + centre_x, y[rows] / zoom + centre_y) * zoom
-        cover[rows] = _coverage(gap, side)
-    return cover
+    x, y = _object_coordinates(image_size, centers, angles)
+    masks = np.empty(x.shape, dtype=np.float32)
+    for label, distance in enumerate(_OUTLINES.values()):
+        rows = np.flatnonzero(labels == label)
+        root_area, center_x, center_y = _root_area_and_centroid(distance)
+        zoom = np.asarray(scales, dtype=np.float32)[rows, None, None] / np.float32(root_area)
+        distances = distance(x[rows] / zoom + center_x, y[rows] / zoom + center_y) * zoom
+        masks[rows] = _antialias(distances, image_size)
+    return masks
 
 
-def _check(count: int, seed: int, split: str, side: int) -> None:
-    if count < len(CLASS_NAMES):
-        raise ValueError(f"count must be at least {len(CLASS_NAMES)}, one picture per class; got {count}")
+def _check_arguments(num_images: int, seed: int, split: str, image_size: int) -> None:
+    if num_images < len(CLASS_NAMES):
+        raise ValueError(f"num_images must be at least {len(CLASS_NAMES)}, one image per class; got {num_images}")
     if seed < 0:
         raise ValueError(f"seed must not be negative; got {seed}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
-    if side < 16:
-        raise ValueError(f"side must be at least 16 pixels for the shapes to be told apart; got {side}")
+    if image_size < 16:
+        raise ValueError(f"image_size must be at least 16 pixels to show the shapes; got {image_size}")
 
 
-def _draw(labels: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws one picture per label, back to front: uint8 [n, side, side, 3]."""
+def _paint_images(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Paint one image per label, from the background to the object: uint8 [n, size, size, 3]."""
     count = len(labels)
-    picture = _background(count, side, rng)
-    for _ in range(_CLUTTER_ITEMS):
-        picture = _over(picture, _clutter_item(count, side, rng), _colours(rng, count, _CLUTTER_TONES))
-    cover = silhouettes(
+    images = _paint_background(count, size, rng)
+    for _ in range(_NUM_CLUTTER):
+        images = _blend(images, _render_clutter(count, size, rng), _sample_colors(rng, count, _CLUTTER_TONES))
+    masks = render_silhouettes(
         labels,
-        side,
-        centres=rng.uniform(-_MAX_SHIFT, _MAX_SHIFT, (count, 2)),
+        size,
+        centers=rng.uniform(-_MAX_SHIFT, _MAX_SHIFT, (count, 2)),
         scales=rng.uniform(*_SCALES, count),
         angles=rng.uniform(0, 2 * np.pi, count),
     )
-    paint = _colours(rng, count, _OBJECT_TONES) * _shading(count, side, rng)[..., None]
-    picture = _over(picture, cover, paint)
-    picture += _NOISE * rng.standard_normal(picture.shape, dtype=np.float32)
-    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    colors = _sample_colors(rng, count, _OBJECT_TONES) * _sample_shading(count, size, rng)[..., None]
+    images = _blend(images, masks, colors)
+    images += _NOISE_STD * rng.standard_normal(images.shape, dtype=np.float32)
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
-def _over(picture: np.ndarray, cover: np.ndarray, paint: np.ndarray) -> np.ndarray:
-    """Lays paint on pictures where cover, [n, side, side], says; both broadcast to float32 [n, side, side, 3]."""
-    return picture + cover[..., None] * (paint - picture)
+def _blend(images: np.ndarray, masks: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Blend colors into images, float32 [n, size, size, 3], with masks [n, size, size] as weights."""
+    return images + masks[..., None] * (colors - images)
 
 
-def _colours(rng: np.random.Generator, count: int, tones: Tones) -> np.ndarray:
-    """Draws colours of any hue and of given saturations and values: float32 [count, 1, 1, 3], to spread over pixels."""
-    hue, saturation, value = (rng.uniform(*span, (count, 1, 1, 1)) for span in ((0.0, 1.0), *tones))
+def _sample_colors(rng: np.random.Generator, count: int, tones: ToneRange) -> np.ndarray:
+    """Sample RGB colors of any hue, with saturation and value in the given ranges: float32 [count, 1, 1, 3]."""
+    hue, saturation, value = (rng.uniform(*bounds, (count, 1, 1, 1)) for bounds in ((0.0, 1.0), *tones))
     # The usual closed form of HSV to RGB: each channel is a clipped triangle wave of the hue.
     phase = (hue * 6 + np.array([5, 3, 1])) % 6
     wave = np.clip(np.minimum(phase, 4 - phase), 0, 1)
     return (value * (1 - saturation * wave)).astype(np.float32)
 
 
-def _background(count: int, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Blends two colours along a random texture: float32 [count, side, side, 3].
+def _paint_background(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Blend two colors with a random texture: float32 [count, size, size, 3].
 
     Two plane waves of random direction make stripes, plaids and, at low frequency, gradients.
     """
-    texture = np.full((count, side, side), 0.5, dtype=np.float32)
+    texture = np.full((count, size, size), 0.5, dtype=np.float32)
     for _ in range(2):
-        x, _unused = _local_axes(side, np.zeros((count, 2)), rng.uniform(0, 2 * np.pi, count))
-        cycles, phase, weight = (rng.uniform(0, top, (count, 1, 1)) for top in (5, 2 * np.pi, 0.25))
+        x, _y = _object_coordinates(size, np.zeros((count, 2)), rng.uniform(0, 2 * np.pi, count))
+        cycles, phase, weight = (rng.uniform(0, high, (count, 1, 1)) for high in (5, 2 * np.pi, 0.25))
         texture += (weight * np.sin(2 * np.pi * cycles * x + phase)).astype(np.float32)
-    return _over(_colours(rng, count, _GROUND_TONES), texture, _colours(rng, count, _GROUND_TONES))
+    return _blend(_sample_colors(rng, count, _BACKGROUND_TONES), texture, _sample_colors(rng, count, _BACKGROUND_TONES))
 
 
-def _clutter_item(count: int, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Covers of one small piece per picture, [n, side, side]: a rounded box, so a dot, tile, pill or bar."""
-    x, y = _local_axes(side, rng.uniform(-0.5, 0.5, (count, 2)), rng.uniform(0, 2 * np.pi, count))
+def _render_clutter(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return masks [count, size, size] of one small rounded box per image: a dot, tile, pill or bar."""
+    x, y = _object_coordinates(size, rng.uniform(-0.5, 0.5, (count, 2)), rng.uniform(0, 2 * np.pi, count))
     width, height = rng.uniform(0.03, 0.12, (2, count, 1, 1)).astype(np.float32)
-    rounding = np.minimum(width, height) * rng.uniform(0, 1, (count, 1, 1)).astype(np.float32)
-    gap = _box(x, y, width - rounding, height - rounding) - rounding
-    return _coverage(gap, side)
+    radius = np.minimum(width, height) * rng.uniform(0, 1, (count, 1, 1)).astype(np.float32)
+    return _antialias(_box(x, y, width - radius, height - radius) - radius, size)
 
 
-def _shading(count: int, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A soft light from a random direction: float32 factors [n, side, side] around 1."""
-    x, _unused = _local_axes(side, np.zeros((count, 2)), rng.uniform(0, 2 * np.pi, count))
+def _sample_shading(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the brightness factors of a soft light from a random direction, around 1: float32 [count, size, size]."""
+    x, _y = _object_coordinates(size, np.zeros((count, 2)), rng.uniform(0, 2 * np.pi, count))
     return 1 + np.float32(0.4) * x
 
 
-def _local_axes(side: int, centres: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the pixel centres in n shifted and turned frames: two float32 [n, side, side], in sides."""
-    axis = ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
-    shift_x, shift_y = np.asarray(centres, dtype=np.float32).T[:, :, None, None]
+def _object_coordinates(size: int, centers: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y of the pixel centers relative to n objects, as fractions of the size: float32 [n, size, size].
+
+    The axes of an object have its center as the origin and are rotated by its angle.
+    """
+    axis = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
+    center_x, center_y = np.asarray(centers, dtype=np.float32).T[:, :, None, None]
     angles = np.asarray(angles, dtype=np.float32)[:, None, None]
-    x, y = axis[None, None, :] - shift_x, axis[None, :, None] - shift_y
+    x, y = axis[None, None, :] - center_x, axis[None, :, None] - center_y
     cosine, sine = np.cos(angles), np.sin(angles)
     return cosine * x + sine * y, cosine * y - sine * x
 
 
-def _coverage(gap: np.ndarray, side: int) -> np.ndarray:
-    """Turns signed distances in sides (negative inside) into the covered share of the pixel: a one-pixel ramp."""
-    return np.clip(0.5 - gap * side, 0, 1)
+def _antialias(distances: np.ndarray, size: int) -> np.ndarray:
+    """Convert signed distances (negative inside) to the covered fraction of each pixel: a ramp of one pixel."""
+    return np.clip(0.5 - distances * size, 0, 1)
 
 
 @cache
-def _extent(distance: Distance) -> tuple[float, float, float]:
-    """The square root of the area and the centroid (x, y) of a shape in its own frame, measured on a fine grid."""
+def _root_area_and_centroid(distance: DistanceFunction) -> tuple[float, float, float]:
+    """Return the square root of the area and the centroid (x, y) of a shape, measured on a fine grid."""
     axis = np.linspace(-1.5, 1.5, 401, dtype=np.float32)
     x, y = np.meshgrid(axis, axis)
     inside = distance(x, y) < 0
@@ -174,8 +176,8 @@ def _extent(distance: Distance) -> tuple[float, float, float]:
     return area**0.5, float(x[inside].mean()), float(y[inside].mean())
 
 
-# Signed distances from (x, y) to the outline of each shape in its own frame, negative inside; `_extent` evens out the
-# areas and centres.
+# Each function returns the signed distance from (x, y) to the outline of a shape, negative inside. The shapes may have
+# any area and centroid, because `render_silhouettes` normalizes both.
 
 
 def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -193,53 +195,55 @@ def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = np.abs(x), 0.5 - y
     lobe = np.hypot(x - 0.25, y - 0.75) - 0.125**0.5
-    along = 0.5 * np.maximum(x + y, 0)
-    edge = np.minimum(np.hypot(x, y - 1), np.hypot(x - along, y - along)) * np.sign(x - y)
+    projection = 0.5 * np.maximum(x + y, 0)
+    edge = np.minimum(np.hypot(x, y - 1), np.hypot(x - projection, y - projection)) * np.sign(x - y)
     return np.where(x + y > 1, lobe, edge)
 
 
 def _box(x: np.ndarray, y: np.ndarray, width: np.ndarray | float, height: np.ndarray | float) -> np.ndarray:
-    """Distance to a box of the given half width and half height."""
-    over_x, over_y = np.abs(x) - width, np.abs(y) - height
-    return np.hypot(np.maximum(over_x, 0), np.maximum(over_y, 0)) + np.minimum(np.maximum(over_x, over_y), 0)
+    """Return the distance to a box of the given half width and half height."""
+    dx, dy = np.abs(x) - width, np.abs(y) - height
+    return np.hypot(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0)
 
 
 def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.minimum(_box(x, y, 1, 0.32), _box(x, y, 0.32, 1))
 
 
-def _polygon(corners: np.ndarray) -> Distance:
-    """Builds the distance to a simple polygon with corners [k, 2]."""
+def _polygon(corners: np.ndarray) -> DistanceFunction:
+    """Return the distance function of a simple polygon with the given corners [k, 2]."""
 
     def distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        squared = np.full(x.shape, np.inf, dtype=x.dtype)
+        squared_distance = np.full(x.shape, np.inf, dtype=x.dtype)
         inside = np.zeros(x.shape, dtype=bool)
         for (from_x, from_y), (to_x, to_y) in zip(corners.tolist(), np.roll(corners, -1, axis=0).tolist(), strict=True):
             edge_x, edge_y, dx, dy = to_x - from_x, to_y - from_y, x - from_x, y - from_y
-            along = np.clip((dx * edge_x + dy * edge_y) * (1 / (edge_x**2 + edge_y**2)), 0, 1)
-            squared = np.minimum(squared, (dx - along * edge_x) ** 2 + (dy - along * edge_y) ** 2)
-            if edge_y:  # a point is inside when a ray to its right crosses an odd number of edges
+            projection = np.clip((dx * edge_x + dy * edge_y) * (1 / (edge_x**2 + edge_y**2)), 0, 1)
+            squared_distance = np.minimum(
+                squared_distance, (dx - projection * edge_x) ** 2 + (dy - projection * edge_y) ** 2
+            )
+            if edge_y:  # a point is inside if a ray to its right crosses an odd number of edges
                 inside ^= ((from_y > y) != (to_y > y)) & (dx < dy * (edge_x / edge_y))
-        return np.where(inside, -1, 1).astype(x.dtype) * np.sqrt(squared)
+        return np.where(inside, -1, 1).astype(x.dtype) * np.sqrt(squared_distance)
 
     return distance
 
 
-def _spokes(radii: tuple[float, ...], turns: int) -> np.ndarray:
-    """Corners [len(radii) * turns, 2] at equal angles, their radii repeating."""
-    angles = np.arange(len(radii) * turns) * (2 * np.pi / (len(radii) * turns))
-    return np.tile(radii, turns)[:, None] * np.stack([np.sin(angles), -np.cos(angles)], axis=1)
+def _radial_corners(radii: tuple[float, ...], repeats: int) -> np.ndarray:
+    """Return corners [len(radii) * repeats, 2] at equal angles, with the radii in turn."""
+    angles = np.arange(len(radii) * repeats) * (2 * np.pi / (len(radii) * repeats))
+    return np.tile(radii, repeats)[:, None] * np.stack([np.sin(angles), -np.cos(angles)], axis=1)
 
 
 _HOURGLASS = np.array([(-0.8, -1), (0.8, -1), (0.15, 0), (0.8, 1), (-0.8, 1), (-0.15, 0)])
 _ARROW = np.array([(0, -1), (0.8, -0.1), (0.3, -0.1), (0.3, 1), (-0.3, 1), (-0.3, -0.1), (-0.8, -0.1)])
 
-_OUTLINES: dict[str, Distance] = {
+_OUTLINES: dict[str, DistanceFunction] = {
     "disc": _disc,
     "ring": _ring,
-    "triangle": _polygon(_spokes((1.0,), 3)),
-    "square": _polygon(_spokes((1.0,), 4)),
-    "star": _polygon(_spokes((1.0, 0.45), 5)),
+    "triangle": _polygon(_radial_corners((1.0,), 3)),
+    "square": _polygon(_radial_corners((1.0,), 4)),
+    "star": _polygon(_radial_corners((1.0, 0.45), 5)),
     "cross": _cross,
     "crescent": _crescent,
     "heart": _heart,

@@ -1,1 +1,1 @@
-"""Evaluation protocols: one module each, run by the stage in `rr.evaluate.stage`."""
+"""Evaluation protocols, one module each; `rr.evaluate.stage` runs them."""

@@ -1,38 +1,56 @@
-"""What a classifier does to each class, and whether its confidence can be believed.
+"""Metrics of a classifier's predictions: accuracy, accuracy of the best and worst class, and calibration.
 
-A mean over classes hides the class that fares worst; the paper itself says that its method does not guarantee unbiased
-predictions.
+The accuracy over all classes hides the worst class. The paper itself states that its method does not guarantee
+unbiased predictions.
 """
 
 import numpy as np
 
-BINS = 15  # of confidence, as Guo et al. 2017
+NUM_BINS = 15  # confidence bins of the calibration error, as in Guo et al. 2017
 
 
-def audit(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Accuracy, of the best and of the worst class too, their gap, and the expected calibration error.
+def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Return accuracy, worst and best class accuracy, the gap between the two, and the calibration error.
 
-    Labels int64 (N,), probabilities float (N, C), whose largest is the prediction (the first of equals). Classes
-    without a test picture have no accuracy. All values are shares in [0, 1].
+    Classes without a test image are left out.
+
+    Args:
+        labels: true classes, int64 (N,).
+        probabilities: predicted probabilities, float (N, C). The prediction is the class with the highest
+            probability, or the first such class if several are equal.
+
+    Returns:
+        The metrics by name, each in [0, 1].
     """
-    right = probabilities.argmax(1) == labels
+    is_correct = probabilities.argmax(1) == labels
     counts = np.bincount(labels, minlength=probabilities.shape[1])
-    shares = np.bincount(labels, right, probabilities.shape[1])[counts > 0] / counts[counts > 0]
+    accuracies = np.bincount(labels, is_correct, probabilities.shape[1])[counts > 0] / counts[counts > 0]
     return {
-        "accuracy": float(right.mean()),
-        "worst_class_accuracy": float(shares.min()),
-        "best_class_accuracy": float(shares.max()),
-        "class_gap": float(shares.max() - shares.min()),
-        "calibration_error": calibration_error(right, probabilities.max(1)),
+        "accuracy": float(is_correct.mean()),
+        "worst_class_accuracy": float(accuracies.min()),
+        "best_class_accuracy": float(accuracies.max()),
+        "class_gap": float(accuracies.max() - accuracies.min()),
+        "calibration_error": expected_calibration_error(is_correct, probabilities.max(1)),
     }
 
 
-def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
-    """Expected calibration error: the mean over pictures of |accuracy − confidence| of their bin of confidence.
+def expected_calibration_error(is_correct: np.ndarray, confidence: np.ndarray) -> float:
+    """Return the mean over images of |accuracy − confidence| of the image's confidence bin.
 
-    `right` bool (N,), `confidence` float (N,) in [0, 1]; bin b of 15 is ((b − 1) / 15, b / 15], the first with 0 (Guo
-    et al. 2017, *On Calibration of Modern Neural Networks*, equation 3).
+    See Guo et al. 2017, *On Calibration of Modern Neural Networks*, equation 3.
+
+    Args:
+        is_correct: whether each prediction is correct, bool (N,).
+        confidence: probability of each predicted class, float (N,) in [0, 1].
     """
-    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    gaps = np.bincount(bins, right.astype(np.float64) - confidence, BINS)
-    return float(np.abs(gaps).sum() / len(right))
+    bins = confidence_bins(confidence)
+    gaps = np.bincount(bins, is_correct.astype(np.float64) - confidence, NUM_BINS)
+    return float(np.abs(gaps).sum() / len(is_correct))
+
+
+def confidence_bins(confidence: np.ndarray) -> np.ndarray:
+    """Return the index of the confidence bin of each prediction, int64 (N,).
+
+    Bin b of 15, counted from 1, is the interval ((b − 1) / 15, b / 15]; the first bin includes 0.
+    """
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)

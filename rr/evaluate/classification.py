@@ -1,38 +1,47 @@
-"""From the probabilities of classes to what a classification protocol gives back."""
+"""The result of a protocol that predicts classes."""
 
 import numpy as np
 
 from rr.data.beton import Beton
 from rr.errors import UserError
-from rr.evaluate.class_metrics import audit
-from rr.evaluate.result import Found
-from rr.runtime.image_grid import arrange
+from rr.evaluate.class_metrics import compute_class_metrics
+from rr.evaluate.result import ProtocolResult
+from rr.runtime.image_grid import make_image_grid
 
-SHOWN, COLUMNS = 60, 10
+NUM_EXAMPLES, COLUMNS = 60, 10
 
 
-def classified(probabilities: np.ndarray, test: Beton, **more: float) -> Found:
-    """The audit of `probabilities`, float (N, C) for the pictures of `test` in file order, and `more` metrics.
+def make_classification_result(
+    probabilities: np.ndarray, test: Beton, additional_metrics: dict[str, float]
+) -> ProtocolResult:
+    """Turn class probabilities into metrics, table columns and example images.
 
-    The examples are the test pictures whose own class got the least probability: mistakes, the most confident first.
-    Raises UserError for probabilities that are none: the figures of a classifier that diverged would look like others.
+    The examples are the test images whose true class has the lowest probability, lowest first.
+
+    Args:
+        probabilities: float (N, C), for the images of `test` in file order.
+        test: test split, with labels.
+        additional_metrics: metrics to report after the class metrics.
+
+    Raises:
+        UserError: if a probability is NaN or infinite, because the classifier has diverged.
     """
     if not np.isfinite(probabilities).all():
         raise UserError(
-            "the classifier's probabilities are no numbers: lower the protocol's learning_rate, or raise its "
+            "the classifier's probabilities contain NaN or infinity: lower learning_rate of the protocol, or raise its "
             "temperature, in params.yaml"
         )
-    own = probabilities[np.arange(len(test)), test.labels]
-    worst = np.argsort(own, kind="stable")[:SHOWN]
-    images, _ = next(test.batches(worst, SHOWN))
-    guesses = probabilities.argmax(1).astype(np.int64)
-    return Found(
-        metrics=audit(test.labels, probabilities) | more,
+    true_class_probabilities = probabilities[np.arange(len(test)), test.labels]
+    lowest = np.argsort(true_class_probabilities, kind="stable")[:NUM_EXAMPLES]
+    images, _ = next(test.batches(lowest, NUM_EXAMPLES))
+    predictions = probabilities.argmax(1).astype(np.int64)
+    return ProtocolResult(
+        metrics=compute_class_metrics(test.labels, probabilities) | additional_metrics,
         rows=np.arange(len(test)),
-        guesses=guesses,
+        predictions=predictions,
         columns={
-            "prediction": guesses,
+            "prediction": predictions,
             "confidence": probabilities.max(1).astype(np.float64),
         },
-        examples=arrange(images, COLUMNS),
+        examples=make_image_grid(images, COLUMNS),
     )

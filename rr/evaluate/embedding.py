@@ -1,95 +1,105 @@
-"""The shape of the space: a map of test pictures (t-SNE), and how classes and views lie in it."""
+"""The embedding space: a t-SNE map of test images, and metrics of how classes and views lie in the space."""
 
 import warnings
 
 import numpy as np
 import torch
-from sklearn.manifold import TSNE
-from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from rr.data.beton import Beton
 from rr.errors import UserError
+from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
-from rr.evaluate.result import Found
-from rr.params import Dataset, Embedding
+from rr.evaluate.result import ProtocolResult
+from rr.params import EmbeddingConfig
 from rr.views import make_views
 
-_MAP = 1024  # pixels
-_BATCH = 512
+_MAP_SIZE = 1024  # pixels
+_BATCH_SIZE = 512
 
 
-def run(
-    settings: Embedding, backbone: nn.Module, features: Tensor, test: Beton, dataset: Dataset, *, seed: int, device: str
-) -> Found:
-    """Look at up to `images` test pictures, chosen by `seed`; `features` float32 (N, D) are those of all.
+def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResult:
+    """Compute a t-SNE map and metrics of the features of up to `images` test images, sampled with the seed.
 
-    Metrics: `silhouette` of the classes on normalised features (scikit-learn, Euclidean); `alignment` of two augmented
-    views and `uniformity` (Wang and Isola 2020); `effective_rank` of the features. The table has the map's x and y.
-    The examples are pictures at their places of the map, as many as fit beside each other. Raises UserError for a
-    perplexity that the pictures are too few for, and for pictures of a single class.
+    The metrics are `silhouette` (of the classes, Euclidean distance of normalized features), `alignment` of two
+    augmented views and `uniformity` (Wang and Isola 2020), and `effective_rank`. The table has the coordinates x and y
+    of the map. The example image shows the test images at their map coordinates, without overlap.
+
+    Raises:
+        UserError: if perplexity is not below the number of images; if the images have a single class or no class has
+            two images; or if the features are not finite.
     """
-    choice = np.random.Generator(np.random.Philox(key=seed)).permutation(len(test))[: settings.images]
-    rows = np.sort(choice)
+    from sklearn.manifold import TSNE  # takes a second to import, which the other protocols do without
+    from sklearn.metrics import silhouette_score
+
+    test = inputs.test
+    sample = np.random.Generator(np.random.Philox(key=inputs.seed)).permutation(len(test))[: config.images]
+    rows = np.sort(sample)
     labels = test.labels[rows]
-    if settings.perplexity >= len(rows):
+    if config.perplexity >= len(rows):
         raise UserError(
-            f"embedding: a perplexity of {settings.perplexity:g} needs more pictures than that; there are {len(rows)}: "
-            "lower perplexity, or raise images, in params.yaml"
+            f"embedding: perplexity {config.perplexity:g} must be below the number of images, {len(rows)}: lower "
+            "perplexity or raise images in params.yaml"
         )
     if not 2 <= len(np.unique(labels)) < len(rows):
         raise UserError(
-            f"{test.path}: the silhouette needs two classes, and two pictures of one, among {len(rows)}: raise images"
+            f"{test.path}: the silhouette needs at least two classes and a class with two images, but the {len(rows)} "
+            f"sampled images have {len(np.unique(labels))} classes: raise images in params.yaml"
         )
-    chosen = features[torch.from_numpy(rows).to(features.device)]
-    directions = F.normalize(chosen).cpu().numpy()
-    # One thread: with several, sums end in an order that differs from run to run.
+    features = inputs.test_features[torch.from_numpy(rows).to(inputs.test_features.device)]
+    normalized = F.normalize(features).cpu().numpy()
+    # One thread: several would add in an order that differs between runs.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # features that are all the same have no variance to divide by
-        silhouette = float(silhouette_score(directions, labels))
-        places = TSNE(perplexity=settings.perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(directions)
-    first, second = _two_views(settings, backbone, test, rows, dataset, seed, device)
+        warnings.simplefilter("ignore", RuntimeWarning)  # identical features have zero variance to divide by
+        silhouette = float(silhouette_score(normalized, labels))
+        tsne = TSNE(perplexity=config.perplexity, init="pca", random_state=inputs.seed, n_jobs=1)
+        coordinates = tsne.fit_transform(normalized)
+    first_views, second_views = _extract_two_views(inputs, config, rows)
     metrics = {
         "silhouette": silhouette,
-        "alignment": alignment(first, second),
-        "uniformity": uniformity(chosen),
-        "effective_rank": effective_rank(chosen),
+        "alignment": alignment(first_views, second_views),
+        "uniformity": uniformity(features),
+        "effective_rank": effective_rank(features),
         "images": len(rows),
     }
-    images = np.concatenate([np.array(batch) for batch, _ in test.batches(rows, _BATCH)])
-    return Found(metrics, rows, {"x": places[:, 0], "y": places[:, 1]}, draw_map(images, places))
+    images = np.concatenate([np.array(batch) for batch, _ in test.batches(rows, _BATCH_SIZE)])
+    return ProtocolResult(
+        metrics, rows, {"x": coordinates[:, 0], "y": coordinates[:, 1]}, render_map(images, coordinates)
+    )
 
 
-def _two_views(
-    settings: Embedding, backbone: nn.Module, test: Beton, rows: np.ndarray, dataset: Dataset, seed: int, device: str
-) -> tuple[Tensor, Tensor]:
-    """Features of two augmented views of each picture, float32 (R, D) each."""
-    parts = []
+def _extract_two_views(inputs: EvaluationInputs, config: EmbeddingConfig, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return the features of two augmented views of each test image in `rows`, float32 (R, D) each."""
+    batches = []
     with torch.inference_mode():
-        for images, positions in test.batches(rows, _BATCH):
+        for images, positions in inputs.test.batches(rows, _BATCH_SIZE):
             views = make_views(
-                images, test.index[positions], augmentation=settings.augmentation, seed=seed, epoch=0, views=2,
-                mean=dataset.mean, std=dataset.std, device=device,
+                images, inputs.test.index[positions], augmentation=config.augmentation, seed=inputs.seed, epoch=0,
+                num_views=2, mean=inputs.dataset.mean, std=inputs.dataset.std, device=inputs.device,
             )  # fmt: skip
-            parts.append(backbone(views).float().view(2, len(positions), -1))
-    first, second = torch.cat(parts, 1)
+            batches.append(inputs.backbone(views).float().view(2, len(positions), -1))
+    first, second = torch.cat(batches, 1)
     return first, second
 
 
-def draw_map(images: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Lay images uint8 (R, S, S, 3) at `places` float (R, 2) of a white square; the first of a place stays.
+def render_map(images: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """Place images at their coordinates on a white square; return uint8 (W, W, 3).
 
-    Places are counted in tiles of the pictures' side, so that no picture covers another. Returns uint8 (W, W, 3).
+    The square is divided into tiles of the image size, so images never overlap. If several images fall on one tile,
+    the first is shown.
+
+    Args:
+        images: uint8 (R, S, S, 3).
+        coordinates: float (R, 2), x to the right and y upwards, in any unit.
     """
     side = images.shape[1]
-    tiles = max(2, _MAP // side)
-    low, high = places.min(0), places.max(0)
-    where = np.rint((places - low) / np.maximum(high - low, 1e-12) * (tiles - 1)).astype(np.int64)
+    tiles = max(2, _MAP_SIZE // side)
+    low, high = coordinates.min(0), coordinates.max(0)
+    tile_positions = np.rint((coordinates - low) / np.maximum(high - low, 1e-12) * (tiles - 1)).astype(np.int64)
     canvas = np.full((tiles * side, tiles * side, 3), 255, np.uint8)
-    _, firsts = np.unique(where, axis=0, return_index=True)
-    for row in firsts:
-        left, top = where[row, 0] * side, (tiles - 1 - where[row, 1]) * side
+    _, first_rows = np.unique(tile_positions, axis=0, return_index=True)
+    for row in first_rows:
+        left, top = tile_positions[row, 0] * side, (tiles - 1 - tile_positions[row, 1]) * side
         canvas[top : top + side, left : left + side] = images[row]
     return canvas

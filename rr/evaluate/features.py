@@ -1,4 +1,4 @@
-"""From a saved backbone and a beton to a matrix of features."""
+"""Feature extraction: from a backbone and a split of a dataset to a matrix of features."""
 
 from __future__ import annotations
 
@@ -6,24 +6,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rr.views import normalise
+from rr.views import normalize
 
-if TYPE_CHECKING:  # what they import costs a tenth of a second, and a search is to answer at once
+if TYPE_CHECKING:  # `rr retrieve` does without these imports, which take a tenth of a second
+    from rr.backbones.base import Backbone
     from rr.data.beton import Beton
-    from rr.params import Dataset
+    from rr.params import DatasetConfig
 
-_BATCH = 512
+_BATCH_SIZE = 512
 
 
-def extract(backbone: nn.Module, data: Beton, dataset: Dataset, device: str, rows: np.ndarray | None = None) -> Tensor:
-    """Features of every picture in file order, float32 (N, D) on `device`, without augmentation (paper, protocol).
+def extract_features(
+    backbone: Backbone, beton: Beton, dataset: DatasetConfig, device: str, rows: np.ndarray | None = None
+) -> Tensor:
+    """Return the features of the images of `beton`, without augmentation, float32 (N, D) on `device`.
 
-    Of the pictures at the positions `rows` alone, where given.
+    Args:
+        backbone: backbone in eval mode, on `device`.
+        beton: split whose images are encoded.
+        dataset: mean and standard deviation with which images are normalized.
+        device: torch device on which to compute.
+        rows: positions of the images to encode, in this order. The default is all images in file order.
     """
-    parts = []
+    batches = []
     with torch.inference_mode():
-        for images, _ in data.batches(np.arange(len(data)) if rows is None else rows, _BATCH):
-            parts.append(backbone(normalise(images, mean=dataset.mean, std=dataset.std, device=device)).float())
-    return torch.cat(parts).clone()
+        for images, _ in beton.batches(np.arange(len(beton)) if rows is None else rows, _BATCH_SIZE):
+            batches.append(backbone(normalize(images, mean=dataset.mean, std=dataset.std, device=device)).float())
+    return torch.cat(batches).clone()

@@ -1,4 +1,4 @@
-"""Finetuning, the paper's protocol on STL-10: backbone and linear layer trained together on labelled pictures."""
+"""Finetuning, the paper's protocol on STL-10: train the backbone and a linear classifier on labeled images."""
 
 import copy
 import math
@@ -8,80 +8,93 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rr.compute.device import one_thread
-from rr.data.beton import Beton
-from rr.data.labels import keep_share
-from rr.data.loader import Feed
+from rr.compute.device import single_threaded
+from rr.data.labels import keep_label_fraction
+from rr.data.loader import ViewLoader
 from rr.errors import UserError
-from rr.evaluate.features import extract
-from rr.params import Dataset, Finetune
+from rr.evaluate.classification import make_classification_result
+from rr.evaluate.features import extract_features
+from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.result import ProtocolResult
+from rr.params import FinetuneConfig
 from rr.runtime.progress import Progress
 
 
-def run(
-    settings: Finetune,
-    backbone: nn.Module,
-    train: Beton,
-    test: Beton,
-    dataset: Dataset,
-    classes: int,
-    *,
-    seed: int,
-    device: str,
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Train a copy of `backbone` (on `device`) and a linear layer; return what the test pictures get.
+def evaluate(inputs: EvaluationInputs, config: FinetuneConfig) -> ProtocolResult:
+    """Train a copy of the backbone with a linear classifier and test both after the last epoch.
 
-    Adam with a rate for each of the two, cross-entropy, batch norm in training mode, rates multiplied by `decay` at
-    the `milestones`. One augmented view of a picture an epoch. With `labelled` below 1, only that share of each class
-    is seen. A last mini-batch of one picture is left out, as it may have no batch statistics.
-
-    Returns probabilities float64 (N_test, classes), and the metrics `loss` (test), `train_accuracy` (of the last epoch
-    while it trained, on augmented pictures) and `train_images`. Raises UserError for a single labelled picture, and
-    for a loss that is no longer finite.
+    Raises:
+        UserError: as `train_and_predict` does.
     """
-    torch.manual_seed(seed)
-    layer = nn.Linear(backbone.features, classes).to(device)  # type: ignore[arg-type]
-    trained = copy.deepcopy(backbone).requires_grad_(True).train()
-    rows = np.flatnonzero(keep_share(train.labels, settings.labelled, seed) >= 0)
-    if min(len(rows), settings.batch_size) < 2:
+    probabilities, metrics = train_and_predict(inputs, config)
+    return make_classification_result(probabilities, inputs.test, metrics)
+
+
+def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple[np.ndarray, dict[str, float]]:
+    """Train a copy of the backbone with a linear layer and return the class probabilities of the test images.
+
+    Uses cross-entropy and Adam, with one learning rate for the backbone and one for the classifier. Both are
+    multiplied by `lr_decay` at the `milestones`. Batch norm is in training mode. Each epoch uses one augmented view of
+    every image. If `label_fraction` is below 1, only that fraction of each class's training images is used. A last
+    mini-batch of a single image is skipped, because batch statistics need at least two.
+
+    Returns:
+        Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`
+        (of the augmented images during the last epoch) and `train_images` (the number of images trained on).
+
+    Raises:
+        UserError: if a mini-batch would have fewer than two images, or the loss is no longer finite.
+    """
+    train, device = inputs.train, inputs.device
+    torch.manual_seed(inputs.seed)
+    classifier = nn.Linear(inputs.backbone.features, inputs.num_classes).to(device)
+    backbone = copy.deepcopy(inputs.backbone).requires_grad_(True).train()
+    rows = np.flatnonzero(keep_label_fraction(train.labels, config.label_fraction, inputs.seed) >= 0)
+    if min(len(rows), config.batch_size) < 2:
         raise UserError(
-            f"{train.path}: finetuning needs mini-batches of two labelled pictures: raise labelled or batch_size"
+            f"{train.path}: finetuning needs mini-batches of at least two labeled images, got {len(rows)} labeled "
+            f"images and batch_size {config.batch_size}: raise label_fraction or batch_size in params.yaml"
         )
-    optimiser = torch.optim.Adam(
+    optimizer = torch.optim.Adam(
         [
-            {"params": trained.parameters(), "lr": settings.backbone_rate},
-            {"params": layer.parameters(), "lr": settings.classifier_rate},
+            {"params": backbone.parameters(), "lr": config.backbone_lr},
+            {"params": classifier.parameters(), "lr": config.classifier_lr},
         ],
-        weight_decay=settings.weight_decay,
+        weight_decay=config.weight_decay,
         fused=True,
     )
-    steps = [max(1, round(share * settings.epochs)) for share in settings.milestones]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, steps, settings.decay)
-    feed = Feed(
-        train, dataset, settings.augmentation, views=1, batch_size=settings.batch_size, seed=seed, device=device,
-        rows=rows,
+    milestones = [max(1, round(fraction * config.epochs)) for fraction in config.milestones]
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, config.lr_decay)
+    loader = ViewLoader(
+        train, inputs.dataset, config.augmentation, views=1, batch_size=config.batch_size, seed=inputs.seed,
+        device=device, positions=rows,
     )  # fmt: skip
-    seen = len(rows) - (len(rows) % settings.batch_size == 1)
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    with Progress("evaluate", settings.epochs, "epochs") as progress:
-        for epoch in range(settings.epochs):
-            right.zero_()
-            for batch in feed.epoch(epoch, 0, seen):
-                logits = layer(trained(feed.augment(*batch.inputs)))
+    images_per_epoch = len(rows) - (len(rows) % config.batch_size == 1)
+    num_correct = torch.zeros((), dtype=torch.int64, device=device)
+    with Progress("evaluate", config.epochs, "epochs") as progress:
+        for epoch in range(config.epochs):
+            num_correct.zero_()
+            for batch in loader.epoch(epoch, 0, images_per_epoch):
+                logits = classifier(backbone(loader.augment(*batch.inputs)))
                 loss = F.cross_entropy(logits, batch.labels)
-                right += (logits.detach().argmax(1) == batch.labels).sum()
-                optimiser.zero_grad(set_to_none=True)
+                num_correct += (logits.detach().argmax(1) == batch.labels).sum()
+                optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                with one_thread():
-                    optimiser.step()
+                with single_threaded():
+                    optimizer.step()
             if not math.isfinite(loss.item()):
                 raise UserError(
-                    f"finetuning: the loss is {loss.item()} in epoch {epoch + 1}: lower the protocol's rates"
+                    f"finetune: the loss is {loss.item()} in epoch {epoch + 1}: lower backbone_lr and classifier_lr of "
+                    "the protocol in params.yaml"
                 )
-            schedule.step()
+            scheduler.step()
             progress.advance(1)
     with torch.inference_mode():
-        logits = layer(extract(trained.eval(), test, dataset, device))
-        loss = F.cross_entropy(logits, torch.from_numpy(test.labels).to(logits.device))
-    metrics = {"loss": loss.item(), "train_accuracy": right.item() / seen, "train_images": len(rows)}
+        logits = classifier(extract_features(backbone.eval(), inputs.test, inputs.dataset, device))
+        loss = F.cross_entropy(logits, torch.from_numpy(inputs.test.labels).to(logits.device))
+    metrics = {
+        "loss": loss.item(),
+        "train_accuracy": num_correct.item() / images_per_epoch,
+        "train_images": len(rows),
+    }
     return logits.double().softmax(1).cpu().numpy(), metrics

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification: no training, so it shows the representation itself."""
+"""Weighted k-nearest-neighbor classification, which needs no training."""
 
 import numpy as np
 import torch
@@ -6,36 +6,52 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rr.errors import UserError
-from rr.params import Knn
+from rr.evaluate.classification import make_classification_result
+from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.knn_vote import knn_vote
+from rr.evaluate.result import ProtocolResult
+from rr.params import KnnConfig
 
-_QUERIES = 512
+_BATCH_SIZE = 512  # test images whose similarities are computed together
 
 
-def run(settings: Knn, train: tuple[Tensor, np.ndarray], test: tuple[Tensor, np.ndarray], classes: int) -> np.ndarray:
-    """Vote of the `neighbours` nearest training pictures by cosine, each with weight exp(cosine / temperature).
+def evaluate(inputs: EvaluationInputs, config: KnnConfig) -> ProtocolResult:
+    """Classify each test image by the vote of its most similar training images.
 
-    The form of Wu et al. 2018 (*Unsupervised Feature Learning via Non-Parametric Instance Discrimination*), as the
-    field uses it. Features float32 (N, D), labels int64 (N,). Returns each class's share of the votes, float64
-    (N_test, classes). Raises UserError for fewer pictures than neighbours.
+    Raises:
+        UserError: if there are fewer training images than neighbors, or the features are not finite.
     """
-    if settings.neighbours > len(train[1]):
+    num_images = len(inputs.train)
+    if config.neighbors > num_images:
         raise UserError(
-            f"knn with {settings.neighbours} neighbours needs as many training pictures; there are {len(train[1])}: "
-            "lower neighbours of the protocol in params.yaml"
+            f"knn: neighbors is {config.neighbors}, but there are only {num_images} training images: lower it in "
+            "params.yaml"
         )
-    gallery = F.normalize(train[0])
-    labels = torch.from_numpy(train[1]).to(gallery.device)
-    shares = [
-        vote(queries @ gallery.T, labels, classes, settings.neighbours, settings.temperature)
-        for queries in F.normalize(test[0]).split(_QUERIES)
+    probabilities = predict_probabilities(
+        inputs.train_features, inputs.train.labels, inputs.test_features, inputs.num_classes, config
+    )
+    return make_classification_result(probabilities, inputs.test, {"train_images": num_images})
+
+
+def predict_probabilities(
+    train_features: Tensor, train_labels: np.ndarray, test_features: Tensor, num_classes: int, config: KnnConfig
+) -> np.ndarray:
+    """Return each class's fraction of the votes for each test image, float64 (N_test, num_classes).
+
+    Neighbors are compared by cosine similarity and vote with weight exp(similarity / temperature), as is usual since
+    Wu et al. 2018, *Unsupervised Feature Learning via Non-Parametric Instance Discrimination*.
+
+    Args:
+        train_features: float32 (N, D).
+        train_labels: int64 (N,).
+        test_features: float32 (N_test, D).
+        num_classes: number of classes.
+        config: number of neighbors and temperature.
+    """
+    gallery = F.normalize(train_features)
+    labels = torch.from_numpy(train_labels).to(gallery.device)
+    probabilities = [
+        knn_vote(queries @ gallery.T, labels, num_classes, config.neighbors, config.temperature)
+        for queries in F.normalize(test_features).split(_BATCH_SIZE)
     ]
-    return torch.cat(shares).cpu().numpy()
-
-
-def vote(cosines: Tensor, labels: Tensor, classes: int, neighbours: int, temperature: float) -> Tensor:
-    """Each class's share of the votes, float64 (Q, classes), for cosines float (Q, N) to N pictures of `labels`."""
-    cosine, nearest = cosines.topk(neighbours)
-    votes = torch.zeros(len(cosines), classes, device=cosines.device, dtype=torch.float64)
-    # Shifted by the largest, so that no temperature overflows, nor leaves a query without a vote.
-    votes.scatter_add_(1, labels[nearest], ((cosine.double() - cosine[:, :1].double()) / temperature).exp())
-    return votes / votes.sum(1, keepdim=True)
+    return torch.cat(probabilities).cpu().numpy()

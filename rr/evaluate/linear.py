@@ -1,48 +1,83 @@
-"""Linear evaluation, the paper's main protocol: a linear layer on frozen features, test accuracy of the last epoch."""
+"""Linear evaluation, the paper's main protocol: a linear classifier on frozen features."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rr.data.labels import keep_share
-from rr.params import Linear
+from rr.data.labels import keep_label_fraction
+from rr.evaluate.classification import make_classification_result
+from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.result import ProtocolResult
+from rr.params import LinearConfig
 from rr.runtime.progress import Progress
 
 
-def run(
-    settings: Linear, train: tuple[Tensor, np.ndarray], test: tuple[Tensor, np.ndarray], classes: int, seed: int
+def evaluate(inputs: EvaluationInputs, config: LinearConfig) -> ProtocolResult:
+    """Train a linear classifier on the training features and test it after the last epoch."""
+    probabilities, metrics = train_and_predict(
+        inputs.train_features,
+        inputs.train.labels,
+        inputs.test_features,
+        inputs.test.labels,
+        config,
+        num_classes=inputs.num_classes,
+        seed=inputs.seed,
+    )
+    return make_classification_result(probabilities, inputs.test, metrics)
+
+
+def train_and_predict(
+    train_features: Tensor,
+    train_labels: np.ndarray,
+    test_features: Tensor,
+    test_labels: np.ndarray,
+    config: LinearConfig,
+    *,
+    num_classes: int,
+    seed: int,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Train on (features float32 (N, D), labels int64 (N,)); return what the test pictures get.
+    """Train a linear layer and return the class probabilities of the test images.
 
-    Adam, no schedule, no decay, no augmentation; a new order every epoch. With `labelled` below 1 the layer sees that
-    share of each class's pictures and no others.
+    Uses Adam with a constant learning rate, without weight decay. Images are shuffled in every epoch. If
+    `label_fraction` is below 1, only that fraction of each class's training images is used.
 
-    Returns probabilities float64 (N_test, classes), and metrics: `loss` of the test pictures, `train_accuracy` (a
-    share in [0, 1]) and `train_images` of the pictures trained on.
+    Args:
+        train_features: float32 (N, D).
+        train_labels: int64 (N,).
+        test_features: float32 (N_test, D).
+        test_labels: int64 (N_test,).
+        config: label fraction, epochs, batch size and learning rate.
+        num_classes: number of classes.
+        seed: decides the initial weights, the order of the images and which labels are kept.
+
+    Returns:
+        Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`
+        and `train_images` (the number of images trained on).
     """
-    known = torch.from_numpy(np.flatnonzero(keep_share(train[1], settings.labelled, seed) >= 0)).to(train[0].device)
-    features, labels = train[0][known], torch.from_numpy(train[1]).to(train[0].device)[known]
+    kept = np.flatnonzero(keep_label_fraction(train_labels, config.label_fraction, seed) >= 0)
+    rows = torch.from_numpy(kept).to(train_features.device)
+    features, labels = train_features[rows], torch.from_numpy(train_labels).to(train_features.device)[rows]
     torch.manual_seed(seed)
-    layer = nn.Linear(features.shape[1], classes).to(features.device)
-    optimiser = torch.optim.Adam(layer.parameters(), settings.learning_rate, fused=True)
-    shuffle = torch.Generator().manual_seed(seed)
-    with Progress("evaluate", settings.epochs, "epochs") as progress:
-        for _ in range(settings.epochs):
-            order = torch.randperm(len(labels), generator=shuffle).to(labels.device)
-            shuffled, targets = features[order], labels[order]
-            for start in range(0, len(labels), settings.batch_size):
-                part = slice(start, start + settings.batch_size)
-                loss = F.cross_entropy(layer(shuffled[part]), targets[part])
-                optimiser.zero_grad(set_to_none=True)
+    classifier = nn.Linear(features.shape[1], num_classes).to(features.device)
+    optimizer = torch.optim.Adam(classifier.parameters(), config.learning_rate, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    with Progress("evaluate", config.epochs, "epochs") as progress:
+        for _ in range(config.epochs):
+            order = torch.randperm(len(labels), generator=generator).to(labels.device)
+            shuffled_features, shuffled_labels = features[order], labels[order]
+            for start in range(0, len(labels), config.batch_size):
+                batch = slice(start, start + config.batch_size)
+                loss = F.cross_entropy(classifier(shuffled_features[batch]), shuffled_labels[batch])
+                optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
             progress.advance(1)
     with torch.inference_mode():
-        logits = layer(test[0])
+        logits = classifier(test_features)
         metrics = {
-            "loss": F.cross_entropy(logits, torch.from_numpy(test[1]).to(logits.device)).item(),
-            "train_accuracy": (layer(features).argmax(1) == labels).double().mean().item(),
+            "loss": F.cross_entropy(logits, torch.from_numpy(test_labels).to(logits.device)).item(),
+            "train_accuracy": (classifier(features).argmax(1) == labels).double().mean().item(),
             "train_images": len(labels),
         }
     return logits.double().softmax(1).cpu().numpy(), metrics

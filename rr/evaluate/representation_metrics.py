@@ -1,4 +1,4 @@
-"""Figures of the space of representations that need no classifier."""
+"""Metrics of a representation that need no classifier."""
 
 import torch
 from torch import Tensor
@@ -6,32 +6,37 @@ from torch.nn import functional as F
 
 
 def effective_rank(features: Tensor) -> float:
-    """How many directions the features use: exp of the entropy of their normalised singular values, in [1, D].
+    """Return the effective rank of `features`, float (N, D): how many directions they use, from 1 to D.
 
-    Features float (N, D), centred first. From Roy and Vetterli 2007, *The effective rank*; features that are all the
-    same have rank 1.
+    It is the exponential of the entropy of the normalized singular values of the centered features (Roy and Vetterli
+    2007, *The effective rank*). Identical features have rank 1.
     """
-    centred = features.double() - features.double().mean(0)
-    # Of the D × D covariance, which is small, instead of all rows.
-    values = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
-    if values.sum() == 0:
+    centered = features.double() - features.double().mean(0)
+    # The singular values of the features are the square roots of the eigenvalues of this small D × D matrix.
+    singular_values = torch.linalg.eigvalsh(centered.T @ centered).clamp(min=0).sqrt()
+    if singular_values.sum() == 0:
         return 1.0
-    shares = values / values.sum()
-    return float(torch.special.entr(shares).sum().exp())
+    return float(torch.special.entr(singular_values / singular_values.sum()).sum().exp())
 
 
 def alignment(first: Tensor, second: Tensor) -> float:
-    """Mean squared distance of the normalised features of two views of a picture; 0 when views make no difference.
+    """Return the mean squared distance between the normalized features of two views of each image.
 
-    Both float (N, D). Wang and Isola 2020, *Understanding Contrastive Representation Learning*, with exponent 2.
+    It is 0 if the features do not depend on the augmentation. See Wang and Isola 2020, *Understanding Contrastive
+    Representation Learning*, with exponent 2.
+
+    Args:
+        first: features of one view of each image, float (N, D).
+        second: features of another view of each image, float (N, D).
     """
     return float((F.normalize(first.double()) - F.normalize(second.double())).square().sum(1).mean())
 
 
 def uniformity(features: Tensor) -> float:
-    """Logarithm of the mean of exp(−2 d²) over all pairs of normalised features, at most 0; lower is more even.
+    """Return the logarithm of the mean of exp(−2 d²) over all pairs of normalized features, at distance d.
 
-    Features float (N, D), N at least 2. Wang and Isola 2020, with t = 2.
+    It is at most 0; lower values mean a more even distribution on the unit sphere. See Wang and Isola 2020, with
+    t = 2. `features` is float (N, D) with N at least 2.
     """
     distances = torch.pdist(F.normalize(features.double()))
     return float((-2 * distances.square()).exp().mean().log())

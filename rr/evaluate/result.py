@@ -1,4 +1,4 @@
-"""What a protocol gives back."""
+"""The result that every protocol returns."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,19 +7,19 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Found:
-    """The result of one protocol on a target.
+class ProtocolResult:
+    """Result of one protocol on a target dataset.
 
     Attributes:
-        metrics: flat and with stable keys, for `metrics.json`; shares are in [0, 1].
-        rows: positions of the test pictures that the table describes, int64 (R,).
-        columns: further columns of the table, each with R values.
-        guesses: the class found for each row, int64 (R,); None where none is.
-        examples: uint8 (H, W, 3), a picture of what was found.
+        metrics: metrics by name, for `metrics.json`. The names are stable; accuracies and rates are in [0, 1].
+        rows: positions in the test split of the images that the table describes, int64 (R,).
+        columns: additional columns of the table by name, each with R values.
+        examples: an image that illustrates the result, uint8 (H, W, 3).
+        predictions: predicted class of each row, int64 (R,), or None if the protocol predicts no classes.
     """
 
     metrics: dict[str, float]
     rows: np.ndarray
     columns: dict[str, Any]
     examples: np.ndarray
-    guesses: np.ndarray | None = None
+    predictions: np.ndarray | None = None

@@ -1,4 +1,4 @@
-"""Image retrieval: the training pictures ranked by their nearness to each test picture."""
+"""Image retrieval: rank the training images by similarity to each test image."""
 
 from functools import partial
 
@@ -7,135 +7,163 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rr.compute.thread_pool import share
+from rr.compute.thread_pool import parallel_for
 from rr.data.beton import Beton
 from rr.errors import UserError
-from rr.evaluate.result import Found
-from rr.params import Retrieval
-from rr.runtime.image_grid import arrange
+from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.result import ProtocolResult
+from rr.params import RetrievalConfig
+from rr.runtime.image_grid import make_image_grid
 
-_QUERIES = 256
-SHOWN_QUERIES, SHOWN_NEAREST = 10, 10
-_FRAME, _RIGHT, _WRONG, _QUERY = 2, (30, 140, 60), (200, 40, 40), (255, 255, 255)
+_BATCH_SIZE = 256  # queries whose similarities are computed together
+EXAMPLE_QUERIES, EXAMPLE_NEIGHBORS = 10, 10
+_FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (30, 140, 60), (200, 40, 40), (255, 255, 255)
 
 
-def run(settings: Retrieval, train: tuple[Tensor, Beton], test: tuple[Tensor, Beton]) -> Found:
-    """Rank the pictures of `train` for each of `test` by cosine or Euclidean distance of their features (N, D).
+def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResult:
+    """Rank the training images for each test image by cosine similarity or Euclidean distance of their features.
 
-    A picture of the query's class is right. Metrics: `mean_average_precision` over the whole ranking, and for each
-    depth k `precision_at_k` (share of the first k that are right), `recall_at_k` (share of all right ones that are
-    among them) and `hit_rate_at_k` (share of queries with a right one among them; what deep metric learning calls
-    recall at k). Of equally near pictures the first in file order comes first; average precision counts them together,
-    as scikit-learn does.
+    A training image is relevant if it has the class of the query. The metrics are `mean_average_precision` of the
+    whole ranking, and for each cutoff k:
 
-    The examples have a row for the first test picture of each class (10 at most): the query, then its 10 nearest, in a
-    green frame where the class is the same and a red one where not. Raises UserError for a depth above the gallery.
+    - `precision_at_k`: fraction of the first k images that are relevant;
+    - `recall_at_k`: fraction of the relevant images that are among the first k;
+    - `hit_rate_at_k`: fraction of queries with a relevant image among the first k (in deep metric learning this is
+      called recall at k).
+
+    Images with equal similarity are ranked in file order. Average precision treats them as one rank, as scikit-learn
+    does.
+
+    The example image has a row for the first test image of each class, at most 10. A row shows the query and its 10
+    nearest training images, with a green frame if the class is the same and a red frame otherwise.
+
+    Raises:
+        UserError: if a cutoff exceeds the number of training images, or the features are not finite.
     """
-    depth = max(settings.depths)
-    if depth > len(train[1]):
+    train, test = inputs.train, inputs.test
+    max_cutoff = max(config.cutoffs)
+    if max_cutoff > len(train):
         raise UserError(
-            f"retrieval at depth {depth} needs as many training pictures; there are {len(train[1])}: "
-            "lower the depths of the protocol in params.yaml"
+            f"retrieval: cutoff {max_cutoff} exceeds the number of training images, {len(train)}: lower cutoffs of the "
+            "protocol in params.yaml"
         )
-    listed = min(max(depth, SHOWN_NEAREST), len(train[1]))
-    nearest, nearness, precision = rank(
-        train[0], train[1].labels, test[0], test[1].labels, listed, euclidean=settings.distance == "euclidean"
+    num_neighbors = min(max(max_cutoff, EXAMPLE_NEIGHBORS), len(train))
+    nearest, similarity, average_precision = rank_gallery(
+        inputs.train_features,
+        train.labels,
+        inputs.test_features,
+        test.labels,
+        num_neighbors,
+        euclidean=config.distance == "euclidean",
     )
-    right = train[1].labels[nearest] == test[1].labels[:, None]
-    relevant = np.bincount(train[1].labels, minlength=test[1].labels.max() + 1)[test[1].labels]
-    metrics = {"mean_average_precision": float(precision.mean())}
-    for k in settings.depths:
-        found = right[:, :k].sum(1)
-        metrics[f"precision_at_{k}"] = float((found / k).mean())
-        metrics[f"recall_at_{k}"] = float((found / relevant).mean())
-        metrics[f"hit_rate_at_{k}"] = float((found > 0).mean())
-    return Found(
-        metrics=metrics | {"train_images": len(train[1])},
-        rows=np.arange(len(test[1])),
-        guesses=train[1].labels[nearest[:, 0]],
+    is_relevant = train.labels[nearest] == test.labels[:, None]
+    num_relevant = np.bincount(train.labels, minlength=test.labels.max() + 1)[test.labels]
+    metrics = {"mean_average_precision": float(average_precision.mean())}
+    for k in config.cutoffs:
+        num_hits = is_relevant[:, :k].sum(1)
+        metrics[f"precision_at_{k}"] = float((num_hits / k).mean())
+        metrics[f"recall_at_{k}"] = float((num_hits / num_relevant).mean())
+        metrics[f"hit_rate_at_{k}"] = float((num_hits > 0).mean())
+    return ProtocolResult(
+        metrics=metrics | {"train_images": len(train)},
+        rows=np.arange(len(test)),
+        predictions=train.labels[nearest[:, 0]],
         columns={
-            "average_precision": precision,
-            "neighbours": list(train[1].index[nearest[:, :depth]]),
-            "neighbour_labels": list(train[1].labels[nearest[:, :depth]]),
-            "similarities": list(nearness[:, :depth]),
+            "average_precision": average_precision,
+            "neighbours": list(train.index[nearest[:, :max_cutoff]]),
+            "neighbour_labels": list(train.labels[nearest[:, :max_cutoff]]),
+            "similarities": list(similarity[:, :max_cutoff]),
         },
-        examples=_examples(nearest[:, :SHOWN_NEAREST], right[:, :SHOWN_NEAREST], train[1], test[1]),
+        examples=_render_examples(nearest[:, :EXAMPLE_NEIGHBORS], is_relevant[:, :EXAMPLE_NEIGHBORS], train, test),
     )
 
 
-def rank(
+def rank_gallery(
     gallery: Tensor,
     gallery_labels: np.ndarray,
     queries: Tensor,
     query_labels: np.ndarray,
-    depth: int,
+    num_neighbors: int,
     *,
     euclidean: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The `depth` nearest of the gallery, their nearness, and the average precision of each query.
+    """Return each query's nearest gallery images, their similarity, and the average precision of the ranking.
 
-    Features float32 (N, D) and (Q, D); labels int64. Nearness is the cosine, or minus the squared distance. Returns
-    rows of the gallery int64 (Q, depth), nearness float32 (Q, depth), average precision float64 (Q,).
+    Args:
+        gallery: features, float32 (N, D).
+        gallery_labels: int64 (N,).
+        queries: features, float32 (Q, D).
+        query_labels: int64 (Q,).
+        num_neighbors: how many images to return for each query.
+        euclidean: use minus the squared distance as similarity, instead of the cosine.
+
+    Returns:
+        Rows of the gallery, int64 (Q, num_neighbors); their similarity, float32 (Q, num_neighbors); and the average
+        precision, float64 (Q,).
     """
     if not euclidean:
         gallery, queries = F.normalize(gallery), F.normalize(queries)
-    squares = gallery.square().sum(1)
-    by_class = {int(label): np.flatnonzero(gallery_labels == label) for label in np.unique(query_labels)}
-    nearest = np.empty((len(queries), depth), np.int64)
-    nearness = np.empty((len(queries), depth), np.float32)
-    precision = np.empty(len(queries))
-    for start in range(0, len(queries), _QUERIES):
-        part = queries[start : start + _QUERIES]
-        products = part @ gallery.T
-        scores = (2 * products - squares - part.square().sum(1, keepdim=True)) if euclidean else products
-        stop = start + len(part)
-        work = partial(
-            _rank_each, scores.cpu().numpy(), query_labels[start:stop], by_class,
-            nearest[start:stop], nearness[start:stop], precision[start:stop],
+    squared_norms = gallery.square().sum(1)
+    rows_by_class = {int(label): np.flatnonzero(gallery_labels == label) for label in np.unique(query_labels)}
+    nearest = np.empty((len(queries), num_neighbors), np.int64)
+    similarity = np.empty((len(queries), num_neighbors), np.float32)
+    average_precision = np.empty(len(queries))
+    for start in range(0, len(queries), _BATCH_SIZE):
+        batch = queries[start : start + _BATCH_SIZE]
+        products = batch @ gallery.T
+        scores = (2 * products - squared_norms - batch.square().sum(1, keepdim=True)) if euclidean else products
+        stop = start + len(batch)
+        rank = partial(
+            _rank_queries, scores.cpu().numpy(), query_labels[start:stop], rows_by_class,
+            nearest[start:stop], similarity[start:stop], average_precision[start:stop],
         )  # fmt: skip
-        share(work, len(part), torch.get_num_threads())
-    return nearest, nearness, precision
+        parallel_for(rank, len(batch), torch.get_num_threads())
+    return nearest, similarity, average_precision
 
 
-def _rank_each(
+def _rank_queries(
     scores: np.ndarray,
     labels: np.ndarray,
-    by_class: dict[int, np.ndarray],
+    rows_by_class: dict[int, np.ndarray],
     nearest: np.ndarray,
-    nearness: np.ndarray,
-    precision: np.ndarray,
-    first: int,
+    similarity: np.ndarray,
+    average_precision: np.ndarray,
+    start: int,
     stop: int,
 ) -> None:
-    """Fill the rows `first` to `stop`. Sorting values alone is several times as fast as sorting their places."""
-    depth = nearest.shape[1]
-    for query in range(first, stop):
+    """Rank the gallery for the queries `start` to `stop` and write the results into the last three arrays.
+
+    Sorting the scores is several times as fast as sorting their positions (argsort).
+    """
+    num_neighbors = nearest.shape[1]
+    for query in range(start, stop):
         row = scores[query]
         ascending = np.sort(row)
-        candidates = np.flatnonzero(row >= ascending[-depth])
-        order = candidates[np.argsort(-row[candidates], kind="stable")[:depth]]
-        nearest[query], nearness[query] = order, row[order]
-        right = np.sort(row[by_class[int(labels[query])]])
-        # At the place of each right one: how many are at least as near, and how many of those are right.
-        at_least = len(ascending) - np.searchsorted(ascending, right)
-        right_at_least = len(right) - np.searchsorted(right, right)
-        precision[query] = (right_at_least / at_least).mean()
+        candidates = np.flatnonzero(row >= ascending[-num_neighbors])
+        order = candidates[np.argsort(-row[candidates], kind="stable")[:num_neighbors]]
+        nearest[query], similarity[query] = order, row[order]
+        relevant = np.sort(row[rows_by_class[int(labels[query])]])
+        # For each relevant image: how many images score at least as high, and how many of those are relevant.
+        num_at_least = len(ascending) - np.searchsorted(ascending, relevant)
+        num_relevant_at_least = len(relevant) - np.searchsorted(relevant, relevant)
+        average_precision[query] = (num_relevant_at_least / num_at_least).mean()
 
 
-def _examples(nearest: np.ndarray, right: np.ndarray, train: Beton, test: Beton) -> np.ndarray:
-    queries = np.unique(test.labels, return_index=True)[1][:SHOWN_QUERIES]
-    rows = []
+def _render_examples(nearest: np.ndarray, is_relevant: np.ndarray, train: Beton, test: Beton) -> np.ndarray:
+    """Return a grid with a row for the first query of each class: the query and its nearest training images."""
+    queries = np.unique(test.labels, return_index=True)[1][:EXAMPLE_QUERIES]
+    tiles = []
     for query in queries:
-        asked, _ = next(test.batches(np.array([query]), 1))
-        rows.append(_framed(np.array(asked[0]), _QUERY))
-        found, _ = next(train.batches(nearest[query], nearest.shape[1]))
-        colours = (_RIGHT if good else _WRONG for good in right[query])
-        rows += [_framed(image, colour) for image, colour in zip(found, colours, strict=True)]
-    return arrange(np.stack(rows), nearest.shape[1] + 1)
+        query_images, _ = next(test.batches(np.array([query]), 1))
+        tiles.append(_add_frame(np.array(query_images[0]), _QUERY_COLOR))
+        neighbors, _ = next(train.batches(nearest[query], nearest.shape[1]))
+        colors = (_CORRECT_COLOR if relevant else _WRONG_COLOR for relevant in is_relevant[query])
+        tiles += [_add_frame(image, color) for image, color in zip(neighbors, colors, strict=True)]
+    return make_image_grid(np.stack(tiles), nearest.shape[1] + 1)
 
 
-def _framed(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    framed = np.empty((image.shape[0] + 2 * _FRAME, image.shape[1] + 2 * _FRAME, 3), np.uint8)
-    framed[:] = colour
-    framed[_FRAME:-_FRAME, _FRAME:-_FRAME] = image
+def _add_frame(image: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    framed = np.empty((image.shape[0] + 2 * _FRAME_WIDTH, image.shape[1] + 2 * _FRAME_WIDTH, 3), np.uint8)
+    framed[:] = color
+    framed[_FRAME_WIDTH:-_FRAME_WIDTH, _FRAME_WIDTH:-_FRAME_WIDTH] = image
     return framed

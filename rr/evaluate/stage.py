@@ -1,16 +1,12 @@
-"""Stage `evaluate`: what a backbone is worth on a target, one module per protocol, each with `run`.
+"""Stage `evaluate`: score a pretrained backbone on a target dataset with one protocol.
 
-    linear, knn, finetune    classification; `classified` turns their probabilities into metrics (`audit`) and examples
-    retrieval                training pictures ranked for every test picture
-    embedding                the shape of the space: a map, silhouette, and the figures of `geometry`
-
-All but finetune look at features that are extracted once: the paper's evaluation has no augmentation, so every epoch
-would compute the same ones again.
+Each protocol is a module with a function `evaluate(inputs: EvaluationInputs, config) -> ProtocolResult`.
 """
 
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,112 +14,93 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor, nn
 
 from rr import paths
 from rr.backbones.weights import load_backbone
 from rr.data.beton import Beton
 from rr.errors import UserError
-from rr.evaluate.features import extract
-from rr.evaluate.result import Found
-from rr.params import Dataset, Protocol
-from rr.runtime.atomic import replacing, write_text
+from rr.evaluate import embedding, finetune, knn, linear, retrieval
+from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.result import ProtocolResult
+from rr.params import DatasetConfig, ProtocolConfig
+from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.image_grid import write_png
+
+PROTOCOLS: dict[str, Callable[[EvaluationInputs, Any], ProtocolResult]] = {
+    "linear": linear.evaluate,
+    "finetune": finetune.evaluate,
+    "knn": knn.evaluate,
+    "retrieval": retrieval.evaluate,
+    "embedding": embedding.evaluate,
+}
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a backbone is scored on: settings, a beton per split, and the classes' names (none when unlabelled)."""
+    """The dataset on which a backbone is evaluated.
 
-    dataset: Dataset
+    Attributes:
+        dataset: the dataset's section of params.yaml.
+        betons: the beton of each split, "train" and "test".
+        class_names: names of the classes by label; empty if the dataset has no labels.
+    """
+
+    dataset: DatasetConfig
     betons: dict[str, Path]
     class_names: list[str]
 
 
 def evaluate(
-    protocol: Protocol, target: Target, run: paths.Evaluation, *, seed: int, device: str, threads: int
+    protocol: ProtocolConfig, target: Target, run: paths.EvaluationPaths, *, seed: int, device: str, threads: int
 ) -> dict[str, Any]:
-    """Score the run's backbone on `target`; write metrics (flat JSON), a table (Parquet), the classes it mixed up
-    (CSV) and a picture of examples.
+    """Evaluate the pretrained backbone of `run` on `target` and write the results to the paths of `run`.
 
-    Returns the metrics. Raises UserError for a target whose labels are absent, a class of the test split that the
-    training split lacks, and weights that are no backbone; and as the protocol does.
+    The results are the metrics (flat JSON), a table with a row per test image (Parquet), the true and predicted
+    classes (CSV) and an example image (PNG).
+
+    Returns:
+        The metrics.
+
+    Raises:
+        UserError: if the target has no labels, the test split has a class that the training split lacks, the weights
+            are not a valid backbone file, or the protocol cannot be applied.
     """
     backbone = load_backbone(run.pretraining.weights).to(device)
-    train, test = (_open(target, split, threads) for split in ("train", "test"))
-    absent = sorted({target.class_names[label] for label in {*test.labels} - {*train.labels}})
-    if absent:
-        raise UserError(f"{train.path}: no training picture of the class {', '.join(absent)}, which the test split has")
-    found = _run(protocol, backbone, target, train, test, seed=seed, device=device)
-    metrics = found.metrics | {"test_images": len(test), "classes": len(target.class_names)}
-    table = pa.table({"index": test.index[found.rows], "label": test.labels[found.rows], **found.columns})
-    with replacing(run.predictions) as temporary:
+    train, test = (_open_split(target, split, threads) for split in ("train", "test"))
+    missing = sorted({target.class_names[label] for label in {*test.labels} - {*train.labels}})
+    if missing:
+        raise UserError(
+            f"{train.path}: no training image of class {', '.join(missing)}, which the test split contains: add "
+            "training images of this class"
+        )
+    inputs = EvaluationInputs(backbone, train, test, target.dataset, len(target.class_names), seed, device)
+    result = PROTOCOLS[protocol.kind](inputs, protocol)
+    metrics = result.metrics | {"test_images": len(test), "classes": len(target.class_names)}
+    table = pa.table({"index": test.index[result.rows], "label": test.labels[result.rows], **result.columns})
+    with atomic_write(run.predictions) as temporary:
         pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(target.class_names)}), temporary)
-    write_text(run.confusion, _confusion(target.class_names, test.labels[found.rows], found.guesses))
-    write_png(found.examples, run.examples)
+    write_text(run.confusion, _format_confusion(target.class_names, test.labels[result.rows], result.predictions))
+    write_png(result.examples, run.examples)
     write_text(run.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
-def _finite(features: Tensor, data: Beton) -> Tensor:
-    """The features, float (N, D). Raises UserError where one is not finite: it has no place among others."""
-    if not features.isfinite().all():
+def _open_split(target: Target, split: str, threads: int) -> Beton:
+    beton = Beton(target.betons[split], threads=threads)
+    if not target.class_names or (beton.labels < 0).any():
         raise UserError(
-            f"the backbone gives features that are not finite on {data.path}: it has diverged; lower the method's "
-            "learning_rate in params.yaml and pretrain again"
+            f"{beton.path}: has images without labels, so it cannot be a target: remove this dataset from grid.target "
+            "in params.yaml"
         )
-    return features
+    return beton
 
 
-def _confusion(names: list[str], labels: np.ndarray, guesses: np.ndarray | None) -> str:
-    """True and found class by name, as CSV; the header alone where a protocol finds none."""
+def _format_confusion(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:
+    """Return the true and the predicted class name of each image as CSV, or only the header without predictions."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("label", "prediction"))
-    if guesses is not None:
-        writer.writerows((names[label], names[guess]) for label, guess in zip(labels, guesses, strict=True))
+    if predictions is not None:
+        pairs = zip(labels, predictions, strict=True)
+        writer.writerows((class_names[label], class_names[prediction]) for label, prediction in pairs)
     return text.getvalue()
-
-
-def _open(target: Target, split: str, threads: int) -> Beton:
-    data = Beton(target.betons[split], threads=threads)
-    if not target.class_names or (data.labels < 0).any():
-        raise UserError(f"{data.path}: labels are absent, so it cannot be a target; take it out of grid.target")
-    return data
-
-
-def _run(
-    protocol: Protocol, backbone: nn.Module, target: Target, train: Beton, test: Beton, *, seed: int, device: str
-) -> Found:
-    classes = len(target.class_names)
-    if protocol.kind == "finetune":
-        from rr.evaluate import finetune
-        from rr.evaluate.classification import classified
-
-        probabilities, more = finetune.run(
-            protocol, backbone, train, test, target.dataset, classes, seed=seed, device=device
-        )
-        return classified(probabilities, test, **more)
-    seen = _finite(extract(backbone, test, target.dataset, device), test)
-    if protocol.kind == "embedding":
-        from rr.evaluate import embedding
-
-        return embedding.run(protocol, backbone, seen, test, target.dataset, seed=seed, device=device)
-    gallery = _finite(extract(backbone, train, target.dataset, device), train)
-    match protocol.kind:
-        case "retrieval":
-            from rr.evaluate import retrieval
-
-            return retrieval.run(protocol, (gallery, train), (seen, test))
-        case "linear":
-            from rr.evaluate import linear
-            from rr.evaluate.classification import classified
-
-            probabilities, more = linear.run(protocol, (gallery, train.labels), (seen, test.labels), classes, seed)
-            return classified(probabilities, test, **more)
-        case "knn":
-            from rr.evaluate import knn
-            from rr.evaluate.classification import classified
-
-            probabilities = knn.run(protocol, (gallery, train.labels), (seen, test.labels), classes)
-            return classified(probabilities, test, train_images=len(train))

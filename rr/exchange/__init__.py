@@ -1,1 +1,1 @@
-"""Backbones from elsewhere (`rr import`) and for elsewhere (`rr export`)."""
+"""Conversion of backbones from and to the formats of other programs (`rr import` and `rr export`)."""

@@ -1,4 +1,4 @@
-"""`rr import`: a checkpoint of the authors' code, or any state dict that fits, as a backbone file of this project."""
+"""`rr import`: convert a checkpoint of the authors' code, or any matching state dict, to a backbone file."""
 
 import json
 import re
@@ -12,93 +12,102 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rr import backbones
-from rr.backbones.weights import write_backbone
-from rr.errors import UserError, nearest
-from rr.params import Backbone
-from rr.paths import PARAMS
-from rr.runtime.hashing import sha256
+from rr.backbones.weights import save_backbone
+from rr.errors import UserError, suggest
+from rr.params import BackboneName
+from rr.paths import PARAMS_FILE
+from rr.runtime.hashing import file_sha256
 
 
 def import_backbone(file: Path, name: str, output: Path | None = None) -> str:
-    """Write the weights in `file` as backbone `name` to `output` (`<file>-<name>.safetensors`). Returns what to say.
+    """Convert the weights in `file` to a backbone file with float32 weights.
 
-    `file` is a checkpoint of the authors' code (`backbone` in a dict, methods/*.py, `save`), a state dict that
-    torch.save wrote, or a safetensors file. Values become float32. Raises UserError for an unknown `name`, for a file
-    that is missing, damaged or holds Python objects, and for weights that do not fit or are not finite.
+    Args:
+        file: A checkpoint of the authors' code (a dict with a state dict as `backbone`; see `save` in their
+            methods/*.py), a state dict written by `torch.save`, or a safetensors file.
+        name: Architecture of the backbone.
+        output: File to write; by default `<file>-<name>.safetensors` in the folder of `file`.
+
+    Returns:
+        A message for the user, with the lines to add to params.yaml.
+
+    Raises:
+        UserError: if `name` is unknown; if `file` is missing, damaged or contains other Python objects than tensors; or
+            if the weights do not match the architecture or are not finite.
     """
-    if name not in get_args(Backbone):
-        raise UserError(f"--backbone {name}: unknown; {nearest(name, get_args(Backbone))}")
+    if name not in get_args(BackboneName):
+        raise UserError(f"--backbone {name}: unknown; {suggest(name, get_args(BackboneName))}")
     if not file.is_file():
-        raise UserError(f"{file}: no such file; give the path of a checkpoint")
+        raise UserError(f"{file}: file not found; give the path of a checkpoint")
     output = output or file.with_name(f"{file.stem}-{name}.safetensors")
     if output.resolve() == file.resolve() or output.is_dir():
-        raise UserError(f"--output {output}: that is the file to import, or a folder; name another file")
-    state = {_own_name(key): value for key, value in _read(file).items()}
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}  # a classifier's
-    if problem := _misfit(name, state):
-        raise UserError(f"{file} holds no {name}: {problem}; {_advice(state)}")
+        raise UserError(f"--output {output}: this is the input file or a folder; choose another output path")
+    state = {_map_key(key): value for key, value in _load_state_dict(file).items()}
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}  # the classifier
+    if problem := _mismatch(name, state):
+        raise UserError(f"{file} is not a {name}: {problem}; {_suggest_backbone(state)}")
     backbone = backbones.build(name)
     backbone.load_state_dict(backbone.state_dict() | state)
-    bad = [key for key, value in backbone.state_dict().items() if not value.isfinite().all()]
-    if bad:
-        raise UserError(f"{file}: {bad[0]} has values that are not finite; take a checkpoint from before that")
-    write_backbone(name, backbone, output)
-    # The stages run in the project's folder; from another one a relative path would lead elsewhere.
-    shown = output if PARAMS.is_file() else output.resolve()
+    not_finite = [key for key, value in backbone.state_dict().items() if not value.isfinite().all()]
+    if not_finite:
+        raise UserError(f"{file}: {not_finite[0]} has NaN or infinite values; use an earlier checkpoint")
+    save_backbone(backbone, output)
+    # Stages run in the project folder. In another folder print an absolute path, because a relative one would be wrong.
+    path = output if PARAMS_FILE.is_file() else output.resolve()
     return (
-        f"{output}: {name}, {backbone.features} features; for params.yaml, under methods and a name of your choice:\n"
-        f"    kind: imported\n    path: {json.dumps(str(shown))}\n    sha256: {sha256(output)}"
+        f"{output}: {name}, {backbone.features} features. To use it, add a method with these lines to params.yaml:\n"
+        f"    kind: imported\n    path: {json.dumps(str(path))}\n    sha256: {file_sha256(output)}"
     )
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """The state dict in `file`, whichever of the formats that is. Runs nothing that the file asks for."""
+def _load_state_dict(file: Path) -> dict[str, Tensor]:
+    """Return the state dict in `file`, which may have any of the formats. No code in the file is run."""
     with open(file, "rb") as opened:
         is_safetensors = opened.read(9)[8:] == b"{"
     try:
-        # A pickle is a program; with weights_only torch carries out no more of it than making tensors takes.
+        # A pickle can run code. With weights_only=True torch runs only what is needed to create tensors.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of damage by which it then stops
+            warnings.simplefilter("ignore")  # for damaged files torch warns before it raises
             content = load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"{file} is damaged ({error}): copy or download it again") from error
-    except Exception as error:  # torch has no single error for a damaged file
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        if foreign:
+    except Exception as error:  # torch raises various exceptions for damaged files
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if forbidden:
             raise UserError(
-                f"{file} holds more than tensors: loading it would run code ({foreign[1]}), so it was refused and "
-                "nothing in it was run; where you trust its origin, save its state_dict() alone and import that"
+                f"{file} contains more than tensors: loading it would run code ({forbidden[1]}). It was not loaded. If "
+                "you trust its origin, load it yourself, save only its state_dict(), and import that file"
             ) from error
         reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
-        raise UserError(f"{file} is damaged or no checkpoint ({reason}): copy or download it again") from error
-    return _state(content, file)
+        raise UserError(f"{file} is damaged or not a checkpoint ({reason}): copy or download it again") from error
+    return _get_state_dict(content, file)
 
 
-def _state(content: Any, file: Path) -> dict[str, Tensor]:
+def _get_state_dict(content: Any, file: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and "backbone" in content:
         content = content["backbone"]
-    if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
+    if not isinstance(content, dict) or not content or not all(map(_is_weight, content.items())):
         raise UserError(
-            f"{file} holds no weights by name: it must be a state_dict, or a dict with one as its 'backbone'"
+            f"{file} is not a state dict: it must be a dict of tensors, or a dict that contains one under 'backbone'"
         )
     return content
 
 
-def _is_entry(item: tuple[Any, Any]) -> bool:
+def _is_weight(item: tuple[Any, Any]) -> bool:
     name, value = item
-    dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
-    return isinstance(name, str) and dense
+    is_dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    return isinstance(name, str) and is_dense
 
 
-def _own_name(key: str) -> str:
-    """This project's name for a weight: without DataParallel's prefix, Conv-4's `layer1.conv` as `blocks.0.0`."""
+def _map_key(key: str) -> str:
+    """Return this project's key: without the prefix of DataParallel, and `blocks.0.0` for `layer1.conv` of Conv-4."""
     key = key.removeprefix("module.")
     conv4 = re.fullmatch(r"layer([1-4])\.(conv|bn)\.(\w+)", key)
     return f"blocks.{int(conv4[1]) - 1}.{('conv', 'bn').index(conv4[2])}.{conv4[3]}" if conv4 else key
 
 
-def _misfit(name: str, state: dict[str, Tensor]) -> str | None:
-    """What keeps `state` from being backbone `name`, or None. A batch norm's count of batches may be missing."""
+def _mismatch(name: str, state: dict[str, Tensor]) -> str | None:
+    """Describe why `state` does not match backbone `name`, or return None. `num_batches_tracked` may be missing."""
     with torch.device("meta"):
         expected = backbones.build(name).state_dict()
     for key, value in expected.items():
@@ -106,16 +115,16 @@ def _misfit(name: str, state: dict[str, Tensor]) -> str | None:
             if key.endswith("num_batches_tracked"):
                 continue
             return f"{key} is missing"
-        found = state[key]
-        if found.shape != value.shape or found.is_floating_point() != value.is_floating_point():
-            return f"{key} is {_describe(found)}, not {_describe(value)}"
-    return next((f"{key} is no part of it" for key in state if key not in expected), None)
+        actual = state[key]
+        if actual.shape != value.shape or actual.is_floating_point() != value.is_floating_point():
+            return f"{key} is {_describe(actual)}, not {_describe(value)}"
+    return next((f"unexpected key {key}" for key in state if key not in expected), None)
 
 
 def _describe(value: Tensor) -> str:
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
-def _advice(state: dict[str, Tensor]) -> str:
-    fitting = [name for name in get_args(Backbone) if _misfit(name, state) is None]
-    return f"it fits --backbone {' or '.join(fitting)}" if fitting else "it fits no other backbone of this project"
+def _suggest_backbone(state: dict[str, Tensor]) -> str:
+    matches = [name for name in get_args(BackboneName) if _mismatch(name, state) is None]
+    return f"use --backbone {' or '.join(matches)}" if matches else "it matches no other backbone of this project"

@@ -1,13 +1,13 @@
-"""One's own pictures as vectors, and the nearest of them to a picture.
+"""Search a folder of images: `rr embed` writes their feature vectors, `rr retrieve` finds the most similar images.
 
-    pictures   lists a folder and decodes its files
-    network    a backbone, and the side, mean and std of the pictures it takes
-    index      vectors as Parquet, written whole and reused while they are true
-    embed      `rr embed`: a folder to such a file
-    search     cosine similarity
-    retrieve   `rr retrieve`: what is nearest, from an index that it keeps up to date
-    page       the same as one HTML page, with page.html
+    images             list the image files of a folder and decode them
+    feature_extractor  a backbone, with the image size, mean and std that it expects
+    index              feature vectors in a Parquet file, which is reused as long as it is valid
+    embed              `rr embed`: write the vectors of a folder
+    search             cosine similarity
+    retrieve           `rr retrieve`: search a folder and keep its index up to date
+    page               the results of a search as an HTML page
 
-A search is to answer at once: on the way to its answer nothing here imports numba, FFCV, scikit-learn or `rr.params`,
-nor torchvision but for its own ResNets.
+To answer quickly, a search imports neither numba, FFCV, scikit-learn nor `rr.params`, and torchvision only for the
+backbones that come from it.
 """

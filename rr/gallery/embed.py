@@ -1,14 +1,19 @@
-"""`rr embed`: every picture below a folder as a row of a Parquet file."""
+"""`rr embed`: write the feature vectors of a folder's images to a Parquet file."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rr.errors import UserError
-from rr.gallery import index, network, pictures
-from rr.gallery.index import Rows
-from rr.gallery.network import Network
-from rr.gallery.pictures import Picture, Unreadable
+from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
+from rr.gallery.images import ImageFile, OnUnreadable, decode_batches, has_image_suffix, list_images
+from rr.gallery.index import ImageVectors, write_index
 from rr.runtime.progress import Progress
+
+if TYPE_CHECKING:  # a search does without this import, which takes a tenth of a second
+    from rr.params import DatasetConfig
 
 
 def embed(
@@ -16,37 +21,46 @@ def embed(
     weights: Path,
     output: Path,
     *,
-    dataset: str | None,
-    unreadable: Unreadable,
+    dataset: DatasetConfig | None,
+    on_unreadable: OnUnreadable,
     device: str,
-    params: Path,
 ) -> str:
-    """Write the vectors of `folder`'s pictures to `output` (see `rr.gallery.index`). Returns what to say.
+    """Write the feature vectors of all images below `folder` to `output`; return a summary for the user.
 
-    Raises UserError as `listed`, `load` and `decoded` do, and for an `output` that would replace an input.
+    `rr.gallery.index` describes the file.
+
+    Raises:
+        UserError: if `output` would overwrite an input, the folder has no images, an image cannot be read (unless
+            `on_unreadable` is "skip"), or the backbone cannot be loaded.
     """
-    refuse_output("--output", output, weights)
-    found = pictures.listed(folder)
-    backbone = network.load(weights, dataset, params, device)
-    count = index.write(output, backbone, folder, embedded(backbone, found, unreadable))
-    skipped = f", {len(found) - count:,} skipped" if count < len(found) else ""
-    return f"{output}: {count:,} pictures, {backbone.features} features{skipped}"
+    check_output("--output", output, weights)
+    images = list_images(folder)
+    extractor = load_feature_extractor(weights, dataset, device)
+    count = write_index(output, extractor, folder, embed_batches(extractor, images, on_unreadable))
+    skipped = f", {len(images) - count:,} skipped" if count < len(images) else ""
+    return f"{output}: {count:,} images, {extractor.num_features} features{skipped}"
 
 
-def embedded(backbone: Network, found: list[Picture], unreadable: Unreadable) -> Iterator[Rows]:
-    """Yield pictures and vectors, a batch at a time, so that memory does not grow with the folder."""
-    if not found:
+def embed_batches(
+    extractor: FeatureExtractor, images: list[ImageFile], on_unreadable: OnUnreadable
+) -> Iterator[ImageVectors]:
+    """Yield images and their vectors in batches, so that memory does not grow with the folder.
+
+    Raises:
+        UserError: as `rr.gallery.images.decode_batches` does.
+    """
+    if not images:
         return
-    done = 0
-    with Progress("embed", len(found), "pictures") as progress:
-        for kept, pixels in pictures.decoded(found, backbone.side, backbone.batch, unreadable):
-            yield Rows(kept, backbone.embed(pixels))
-            tried = min(backbone.batch, len(found) - done)
-            done += tried
-            progress.advance(tried)
+    batch_size, done = extractor.batch_size, 0
+    with Progress("embed", len(images), "images") as progress:
+        for readable, pixels in decode_batches(images, extractor.image_size, batch_size, on_unreadable):
+            yield ImageVectors(readable, extractor.extract(pixels))
+            attempted = min(batch_size, len(images) - done)
+            done += attempted
+            progress.advance(attempted)
 
 
-def refuse_output(option: str, output: Path, weights: Path) -> None:
-    """Raises UserError for an output that is a folder, the weights, or named like a picture."""
-    if output.is_dir() or output.resolve() == weights.resolve() or pictures.is_picture_name(output):
-        raise UserError(f"{option} {output}: that is a folder, the weights, or a picture's name; name another file")
+def check_output(option: str, output: Path, weights: Path) -> None:
+    """Raise UserError if `output` is a folder, the weights file or named like an image."""
+    if output.is_dir() or output.resolve() == weights.resolve() or has_image_suffix(output):
+        raise UserError(f"{option} {output}: is a folder, the weights file or named like an image: give another file")

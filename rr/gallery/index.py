@@ -1,10 +1,9 @@
-"""Vectors of a folder's pictures as Parquet: `path`, `vector`, and `size` and `modified`, which tell a changed one.
+"""An index: the feature vectors of a folder's images in a Parquet file.
 
-The schema's metadata holds all else that decides a vector, so that a file is reused only while it is true.
+The columns are `path` and `vector`, and `size` and `modified`, by which changed files are detected. The schema metadata
+holds everything else that determines a vector, so an index is reused only as long as it is valid.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,89 +14,106 @@ import pyarrow.parquet as pq
 
 from rr import paths
 from rr.errors import UserError
-from rr.gallery.network import Network
-from rr.gallery.pictures import Picture, text
-from rr.runtime.atomic import replacing
+from rr.gallery.feature_extractor import FeatureExtractor
+from rr.gallery.images import ImageFile, path_to_text
+from rr.runtime.atomic import atomic_write
+from rr.runtime.hashing import json_sha256
 
 _MAGIC = b"PAR1"  # the first bytes of every Parquet file
 
 
-class Rows(NamedTuple):
-    """Pictures and their vectors, float32 (N, D)."""
+class ImageVectors(NamedTuple):
+    """Images and their feature vectors, float32 (N, D)."""
 
-    pictures: list[Picture]
+    images: list[ImageFile]
     vectors: np.ndarray
 
 
-class Known(NamedTuple):
-    """Rows by (path, size, modified), and the vectors in these rows, float32 (N, D)."""
+class CachedVectors(NamedTuple):
+    """The contents of an index: the row of each image by `ImageFile.index_key`, and the vectors, float32 (N, D)."""
 
     rows: dict[tuple[str, int, int], int]
     vectors: np.ndarray
 
 
-class Useless(Exception):
-    """An index that is damaged, or of something else; the text says which, after the file's name."""
+class StaleIndex(Exception):
+    """Raised if an index is damaged or was written with other settings; the message continues the file name."""
 
 
-def default_place(network: Network, folder: Path) -> Path:
-    """Where the index of `folder` under `network` lies when nobody says."""
-    key = json.dumps([network.about, text(folder.resolve())], sort_keys=True)
-    return paths.gallery(hashlib.sha256(key.encode()).hexdigest()[:32])
+def default_path(extractor: FeatureExtractor, folder: Path) -> Path:
+    """Return the path of the index of `folder` if the user gives none."""
+    key = json_sha256([extractor.metadata, path_to_text(folder.resolve())])
+    return paths.gallery_index(key[:32])
 
 
-def write(target: Path, network: Network, folder: Path, parts: Iterable[Rows]) -> int:
-    """Write `parts` one after the other, in one step; return the number of rows. Raises UserError when there are none.
+def write_index(target: Path, extractor: FeatureExtractor, folder: Path, batches: Iterable[ImageVectors]) -> int:
+    """Write an index atomically and return its number of rows.
 
-    Two processes may write the same target: the last one's file stays.
+    Several processes may write the same index at once; the file of the last one remains.
+
+    Args:
+        target: path of the index.
+        extractor: the feature extractor of the vectors.
+        folder: the folder of the images.
+        batches: the rows, written batch by batch.
+
+    Raises:
+        UserError: if there are no rows.
     """
-    schema = _schema(network, folder)
+    schema = _make_schema(extractor, folder)
     count = 0
     with (
-        replacing(target, shared=True) as temporary,
+        atomic_write(target, concurrent=True) as temporary,
         pq.ParquetWriter(temporary, schema, use_dictionary=False, write_page_checksum=True) as writer,
     ):
-        for pictures, vectors in parts:
-            flat = pa.array(vectors.reshape(-1), pa.float32())
+        for images, vectors in batches:
+            values = pa.array(vectors.reshape(-1), pa.float32())
             writer.write_table(
                 pa.table(
                     {
-                        "path": [picture.name for picture in pictures],
-                        "vector": pa.FixedSizeListArray.from_arrays(flat, network.features),
-                        "size": [picture.size for picture in pictures],
-                        "modified": [picture.modified for picture in pictures],
+                        "path": [image.name for image in images],
+                        "vector": pa.FixedSizeListArray.from_arrays(values, extractor.num_features),
+                        "size": [image.size for image in images],
+                        "modified": [image.modified for image in images],
                     },
                     schema=schema,
                 )
             )
-            count += len(pictures)
+            count += len(images)
         if count == 0:
-            raise UserError(f"{folder}: not one of its pictures can be read")
+            raise UserError(f"{folder}: none of its images can be read: repair them or give another folder")
     return count
 
 
-def read(path: Path, network: Network, folder: Path) -> Known:
-    """What the index at `path` holds of `folder` under `network`. Raises Useless for one that cannot be reused."""
-    schema = _schema(network, folder)
+def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedVectors:
+    """Read the index at `path`; return no vectors if there is no such file.
+
+    Raises:
+        StaleIndex: if the file is damaged, or belongs to another folder or feature extractor.
+    """
+    schema = _make_schema(extractor, folder)
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()  # read_table would load pyarrow.dataset
         if not table.schema.equals(schema):
-            raise Useless("holds other columns, or vectors of another length")
-        found, expected = table.schema.metadata, schema.metadata
-        differing = [key.decode() for key in expected if key != b"folder" and found.get(key) != expected[key]]
+            raise StaleIndex("has other columns or vectors of another length")
+        metadata, expected = table.schema.metadata, schema.metadata
+        differing = [key.decode() for key in expected if key != b"folder" and metadata.get(key) != expected[key]]
         if differing:
-            raise Useless(f"was made with other values of {', '.join(differing)}")
-        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), network.features)
+            raise StaleIndex(f"was written with other values of {', '.join(differing)}")
+        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), extractor.num_features)
         keys = zip(*(table[name].to_pylist() for name in ("path", "size", "modified")), strict=True)
-        return Known({key: row for row, key in enumerate(keys)}, vectors)
+        return CachedVectors({key: row for row, key in enumerate(keys)}, vectors)
     except FileNotFoundError:
-        return Known({}, np.empty((0, network.features), np.float32))
+        return CachedVectors({}, np.empty((0, extractor.num_features), np.float32))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise Useless(f"is damaged ({' '.join(str(error).split())})") from error
+        raise StaleIndex(f"is damaged ({' '.join(str(error).split())})") from error
 
 
-def is_foreign(path: Path) -> bool:
-    """Whether `path` is a file of something else, which an index must not replace: a whole one, or no Parquet."""
+def is_other_file(path: Path) -> bool:
+    """Return whether `path` exists and is not an index, so that it must not be overwritten.
+
+    A damaged Parquet file counts as an index.
+    """
     if not path.exists():
         return False
     if not path.is_file():
@@ -109,17 +125,17 @@ def is_foreign(path: Path) -> bool:
     try:
         return not {"path", "vector", "size", "modified"} <= set(pq.read_schema(path).names)
     except (pa.ArrowException, OSError, ValueError):
-        return False  # damaged, and once perhaps an index
+        return False
 
 
-def _schema(network: Network, folder: Path) -> pa.Schema:
-    about = network.about | {"folder": text(folder), "absolute_folder": text(folder.resolve())}
+def _make_schema(extractor: FeatureExtractor, folder: Path) -> pa.Schema:
+    folders = {"folder": path_to_text(folder), "absolute_folder": path_to_text(folder.resolve())}
     return pa.schema(
         [
             ("path", pa.string()),
-            ("vector", pa.list_(pa.float32(), network.features)),
+            ("vector", pa.list_(pa.float32(), extractor.num_features)),
             ("size", pa.int64()),
             ("modified", pa.int64()),
         ],
-        metadata=about,
+        metadata=extractor.metadata | folders,
     )

@@ -1,46 +1,35 @@
-"""The answers as one HTML page that needs no other file: each picture that was asked for, and its nearest."""
+"""The results of a search as a self-contained HTML page."""
 
 import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from rr.gallery import pictures
+from rr.gallery.images import display_path, read_image
+from rr.gallery.search import QueryResult
+from rr.report.environment import make_environment
 
-if TYPE_CHECKING:
-    from rr.gallery.search import Answer
-
-_SIDE = 256  # longest side of a thumbnail, in pixels
-_EXACT = 96  # up to this side a picture is stored without loss: it is shown enlarged
-
-
-def render(answers: Sequence["Answer"]) -> str:
-    """The page. Raises UserError for a picture that cannot be read any more."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"thumbnail": thumbnail, "shown": _shown}
-    return environment.get_template("page.html").render(answers=answers)
+_THUMBNAIL_SIZE = 256  # longest side of a thumbnail in pixels
+_MAX_PNG_SIZE = 96  # thumbnails up to this size are shown enlarged, so they are stored without loss
 
 
-def thumbnail(file: Path) -> str:
-    """The picture in `file`, at most 256 pixels wide and high, as a data URI."""
-    picture = Image.fromarray(pictures.read(file))
-    picture.thumbnail((_SIDE, _SIDE))
-    kind = "png" if max(picture.size) <= _EXACT else "jpeg"
+def render_page(results: Sequence[QueryResult]) -> str:
+    """Return the page as HTML.
+
+    Raises:
+        UserError: if an image can no longer be read.
+    """
+    template = make_environment(Path(__file__).parent, autoescape=True).get_template("page.html")
+    return template.render(results=results, make_thumbnail=make_thumbnail, display_path=display_path)
+
+
+def make_thumbnail(path: Path) -> str:
+    """Return an image file as a data URI of an image at most 256 pixels wide and high."""
+    image = Image.fromarray(read_image(path))
+    image.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
+    image_format = "png" if max(image.size) <= _MAX_PNG_SIZE else "jpeg"
     buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=85)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def _shown(path: str | Path) -> str:
-    return pictures.printable(pictures.text(path))
+    image.save(buffer, image_format, quality=85)
+    return f"data:image/{image_format};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

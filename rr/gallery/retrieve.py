@@ -1,101 +1,129 @@
-"""`rr retrieve`: the pictures of a gallery that are nearest to each of some pictures."""
+"""`rr retrieve`: find the images of a folder that are most similar to query images."""
+
+from __future__ import annotations
 
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rr.errors import UserError
-from rr.gallery import index, network, pictures, search
-from rr.gallery.embed import embedded, refuse_output
-from rr.gallery.index import Rows
-from rr.gallery.network import Network
-from rr.gallery.pictures import Picture, Unreadable
-from rr.gallery.search import Answer, Hit
+from rr.gallery import index
+from rr.gallery.embed import check_output, embed_batches
+from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
+from rr.gallery.images import ImageFile, OnUnreadable, display_path, list_images, read_image
+from rr.gallery.index import CachedVectors, ImageVectors
+from rr.gallery.search import Hit, QueryResult, find_nearest
 from rr.runtime.atomic import write_text
+
+if TYPE_CHECKING:  # a search does without this import, which takes a tenth of a second
+    from rr.params import DatasetConfig
 
 
 def retrieve(
-    images: list[Path],
+    queries: list[Path],
     folder: Path,
     weights: Path,
     *,
     top: int,
     page: Path | None,
-    place: Path | None,
-    dataset: str | None,
-    unreadable: Unreadable,
+    index_path: Path | None,
+    dataset: DatasetConfig | None,
+    on_unreadable: OnUnreadable,
     device: str,
-    params: Path,
 ) -> str:
-    """Find the `top` pictures below `folder` nearest to each of `images`; write the `page` if asked. Returns tables.
+    """Find the images below `folder` that are most similar to each query image; return tables for the user.
 
-    The vectors of `folder` are kept in `place` (or `index.default_place`) and brought up to date first.
-    Raises UserError for a picture that cannot be read, and as `listed`, `load` and `decoded` do.
+    The vectors of the folder are kept in an index, which is updated first.
+
+    Args:
+        queries: the query images.
+        folder: the gallery folder.
+        weights: the backbone file.
+        top: number of images to find for each query.
+        page: HTML file to write, or None.
+        index_path: path of the index. The default is `rr.gallery.index.default_path`.
+        dataset: image size, mean and std to use. The default is those in the metadata of the weights.
+        on_unreadable: "skip" skips unreadable images of the gallery.
+        device: "auto", "cpu", "cuda" or "cuda:<number>".
+
+    Raises:
+        UserError: if a query image cannot be read, `page` or `index_path` would overwrite another file, the folder has
+            no images, an image cannot be read (unless `on_unreadable` is "skip"), or the backbone cannot be loaded.
     """
-    for image in images:
-        if not image.is_file():
-            raise UserError(f"{pictures.printable(pictures.text(image))}: no such file; give the path of a picture")
+    for query in queries:
+        if not query.is_file():
+            raise UserError(f"{display_path(query)}: no such file: give the path of an image")
     if page:
-        refuse_output("--output", page, weights)
-    if place:
-        refuse_output("--index", place, weights)
-        if index.is_foreign(place):
-            raise UserError(f"--index {place}: there is something else in that file, which is kept; name another one")
-    found = pictures.listed(folder)
-    backbone = network.load(weights, dataset, params, device)
-    place = place or index.default_place(backbone, folder)
-    clock = time.perf_counter()
-    queries_QD = backbone.embed(np.stack([pictures.read(image, backbone.side) for image in images]))
-    seconds = time.perf_counter() - clock
-    gallery, anew = _up_to_date(place, backbone, folder, found, unreadable)
-    clock = time.perf_counter()
-    positions, similarities = search.nearest(queries_QD, gallery.vectors, top)
-    answers = [
-        Answer(image, [Hit(k + 1, float(s), gallery.pictures[i]) for k, (i, s) in enumerate(zip(*hits, strict=True))])
-        for image, *hits in zip(images, positions, similarities, strict=True)
+        check_output("--output", page, weights)
+    if index_path:
+        check_output("--index", index_path, weights)
+        if index.is_other_file(index_path):
+            raise UserError(f"--index {index_path}: the file exists and is not an index: give another file")
+    images = list_images(folder)
+    extractor = load_feature_extractor(weights, dataset, device)
+    index_path = index_path or index.default_path(extractor, folder)
+    start = time.perf_counter()
+    queries_QD = extractor.extract(np.stack([read_image(query, extractor.image_size) for query in queries]))
+    seconds = time.perf_counter() - start
+    gallery, num_embedded = _update_index(index_path, extractor, folder, images, on_unreadable)
+    start = time.perf_counter()
+    rows_QT, similarities_QT = find_nearest(queries_QD, gallery.vectors, top)
+    results = [
+        QueryResult(query, [Hit(k + 1, float(similarities[k]), gallery.images[row]) for k, row in enumerate(rows)])
+        for query, rows, similarities in zip(queries, rows_QT, similarities_QT, strict=True)
     ]
-    seconds += time.perf_counter() - clock
+    seconds += time.perf_counter() - start
     if page:
-        from rr.gallery.page import render
+        from rr.gallery.page import render_page
 
-        write_text(page, render(answers))
-    skipped = len(found) - len(gallery.pictures)
-    closing = (
-        f"{seconds:.3f} s for {len(images):,} against {len(gallery.pictures):,} pictures; {place}: {anew:,} embedded"
-        + (f", {skipped:,} skipped" if skipped else "")
+        write_text(page, render_page(results))
+    num_skipped = len(images) - len(gallery.images)
+    summary = (
+        f"{seconds:.3f} s for {len(queries):,} queries and {len(gallery.images):,} images; {index_path}: "
+        f"{num_embedded:,} embedded"
+        + (f", {num_skipped:,} skipped" if num_skipped else "")
         + (f"; {page}" if page else "")
     )
-    return "\n\n".join([*map(_table, answers), closing])
+    return "\n\n".join([*map(_format_result, results), summary])
 
 
-def _up_to_date(
-    place: Path, backbone: Network, folder: Path, found: list[Picture], unreadable: Unreadable
-) -> tuple[Rows, int]:
-    """Those of `found` that can be read with their vectors, as `place` then holds them; and how many were embedded."""
+def _update_index(
+    path: Path, extractor: FeatureExtractor, folder: Path, images: list[ImageFile], on_unreadable: OnUnreadable
+) -> tuple[ImageVectors, int]:
+    """Embed new and changed images and rewrite the index if it differs.
+
+    Returns:
+        The readable images with their vectors, and the number of images that were embedded.
+    """
     try:
-        known = index.read(place, backbone, folder)
-    except index.Useless as error:
-        print(f"{place} {error}: making it again", file=sys.stderr)
-        known = index.Known({}, np.empty((0, backbone.features), np.float32))
-    # Two names may be shown alike, where one is not text and another spells the escapes: those are not looked up.
-    often = Counter(picture[1:] for picture in found)
-    rows = {p.file: known.rows[p[1:]] for p in found if p[1:] in known.rows and often[p[1:]] == 1}
-    parts = list(embedded(backbone, [picture for picture in found if picture.file not in rows], unreadable))
-    anew = [picture.file for part in parts for picture in part.pictures]
-    rows |= {file: len(known.vectors) + k for k, file in enumerate(anew)}
-    kept = [picture for picture in found if picture.file in rows]
-    every = np.concatenate([known.vectors, *(part.vectors for part in parts)])
-    gallery = Rows(kept, every[[rows[picture.file] for picture in kept]])
-    if anew or not kept or len(kept) != len(known.rows):
-        index.write(place, backbone, folder, [gallery])
-    return gallery, len(anew)
+        cached = index.read_index(path, extractor, folder)
+    except index.StaleIndex as error:
+        print(f"{path} {error}: writing it again", file=sys.stderr)
+        cached = CachedVectors({}, np.empty((0, extractor.num_features), np.float32))
+    # A name with bytes that are not UTF-8 may have the same text as another name. Such names are not looked up.
+    key_counts = Counter(image.index_key for image in images)
+    rows = {
+        image.path: cached.rows[image.index_key]
+        for image in images
+        if image.index_key in cached.rows and key_counts[image.index_key] == 1
+    }
+    batches = list(embed_batches(extractor, [image for image in images if image.path not in rows], on_unreadable))
+    embedded_paths = [image.path for batch in batches for image in batch.images]
+    rows |= {image_path: len(cached.vectors) + k for k, image_path in enumerate(embedded_paths)}
+    readable = [image for image in images if image.path in rows]
+    vectors = np.concatenate([cached.vectors, *(batch.vectors for batch in batches)])
+    gallery = ImageVectors(readable, vectors[[rows[image.path] for image in readable]])
+    if embedded_paths or not readable or len(readable) != len(cached.rows):
+        index.write_index(path, extractor, folder, [gallery])
+    return gallery, len(embedded_paths)
 
 
-def _table(answer: Answer) -> str:
-    lines = [pictures.printable(pictures.text(answer.query)), "rank  similarity  path"]
-    for rank, similarity, picture in answer.hits:
-        lines.append(f"{rank:>4}  {similarity:>10.4f}  {pictures.printable(picture.name)}")
+def _format_result(result: QueryResult) -> str:
+    lines = [display_path(result.query), "rank  similarity  path"]
+    for rank, similarity, image in result.hits:
+        lines.append(f"{rank:>4}  {similarity:>10.4f}  {display_path(image.name)}")
     return "\n".join(lines)

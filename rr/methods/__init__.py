@@ -1,56 +1,62 @@
-"""Pretraining methods: one file each, one contract (`rr.methods.base.Method`)."""
+"""Pretraining methods, one per module. All of them implement `rr.methods.base.Method`."""
 
-from torch import nn
-
+from rr.backbones.base import Backbone
 from rr.methods.base import Method
-from rr.params import Method as Settings
+from rr.params import MethodConfig
 
 
-def build(settings: Settings, backbone: nn.Module, classes: int, images: int) -> Method:
-    """Create the method that `settings` names around `backbone`, for `images` pictures of `classes` classes.
+def build(config: MethodConfig, backbone: Backbone, num_classes: int, num_images: int) -> Method:
+    """Create the method that `config` describes, which trains `backbone`.
 
-    Raises UserError where the data do not suit the method.
+    Args:
+        config: A section of `methods` in params.yaml.
+        backbone: The network to train.
+        num_classes: Number of classes of the dataset, 0 if it has none.
+        num_images: Number of training images.
+
+    Raises:
+        UserError: If the method cannot be trained on such a dataset.
     """
-    match settings.kind:
+    match config.kind:
         case "relational":
             from rr.methods.relational import RelationalReasoning
 
-            return RelationalReasoning(settings, backbone)
+            return RelationalReasoning(config, backbone)
         case "supervised":
             from rr.methods.supervised import Supervised
 
-            return Supervised(settings, backbone, classes)
+            return Supervised(config, backbone, num_classes)
         case "simclr":
             from rr.methods.simclr import SimCLR
 
-            return SimCLR(settings, backbone)
+            return SimCLR(config, backbone)
         case "rotation":
             from rr.methods.rotation import RotationNet
 
-            return RotationNet(settings, backbone)
+            return RotationNet(config, backbone)
         case "infomax":
             from rr.methods.infomax import InfoMax
 
-            return InfoMax(settings, backbone)
+            return InfoMax(config, backbone)
         case "deepcluster":
             from rr.methods.deepcluster import DeepCluster
 
-            return DeepCluster(settings, backbone, classes, images)
+            return DeepCluster(config, backbone, num_classes, num_images)
         case "byol":
             from rr.methods.byol import BYOL
 
-            return BYOL(settings, backbone)
+            return BYOL(config, backbone)
         case "vicreg":
             from rr.methods.vicreg import VICReg
 
-            return VICReg(settings, backbone)
+            return VICReg(config, backbone)
         case "barlow":
             from rr.methods.barlow import BarlowTwins
 
-            return BarlowTwins(settings, backbone)
+            return BarlowTwins(config, backbone)
         case "random":
             return Method(backbone)
         case "imported":
-            from rr.methods.imported import imported
+            from rr.methods.imported import imported_method
 
-            return imported(settings, backbone)
+            return imported_method(config, backbone)

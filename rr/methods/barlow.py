@@ -1,44 +1,53 @@
-"""Barlow Twins: dimensions of two views correlate with themselves and with no other (Zbontar et al., ICML 2021)."""
+"""Barlow Twins: make the cross-correlation matrix of two views the identity (Zbontar et al., ICML 2021)."""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from rr import params
+from rr.backbones.base import Backbone
 from rr.compute.precision import at_least_float32
-from rr.methods.base import Method, Statistics
-from rr.methods.projector import projector
-from rr.methods.similarity import check_views, count_matches
+from rr.methods.base import Method, Metrics
+from rr.methods.projector import build_projector
+from rr.methods.similarity import check_view_shapes, count_nearest_matches
+from rr.params import BarlowTwinsConfig
 
-EPSILON = 1e-5
+EPSILON = 1e-5  # added to the variance
 
 
 class BarlowTwins(Method):
-    """Backbone and projector under `barlow_loss` of two views."""
+    """Train a backbone and a projector with `barlow_twins_loss` of two views."""
 
-    def __init__(self, settings: params.BarlowTwins, backbone: nn.Module) -> None:
-        super().__init__(backbone, settings.learning_rate)
-        self.settings = settings
-        self.projector = projector(self.features, settings.hidden, settings.outputs)
+    def __init__(self, config: BarlowTwinsConfig, backbone: Backbone) -> None:
+        super().__init__(backbone, config.learning_rate)
+        self.config = config
+        self.projector = build_projector(self.features, config.hidden_dim, config.projection_dim)
 
-    def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        """`barlow_loss` of both views, which pass the networks as one batch; labels unused."""
+    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return `barlow_twins_loss` of both views, which pass through the networks as one batch."""
         first_MD, second_MD = self.projector(self.backbone(views)).chunk(2)
-        loss = barlow_loss(first_MD, second_MD, self.settings.redundancy)
-        return loss, {"accuracy": count_matches(first_MD, second_MD)}
+        loss = barlow_twins_loss(first_MD, second_MD, self.config.redundancy_weight)
+        return loss, {"accuracy": count_nearest_matches(first_MD, second_MD)}
 
 
-def barlow_loss(first_MD: Tensor, second_MD: Tensor, redundancy: float) -> Tensor:
-    """Distance of the cross-correlation C of both views from the identity, 0-d (Barlow Twins, equation 1).
+def barlow_twins_loss(first_MD: Tensor, second_MD: Tensor, redundancy_weight: float) -> Tensor:
+    """Return the distance of the cross-correlation matrix C of both views from the identity (equation 1).
 
-    The sum of (1 - C_ii)^2, and `redundancy` times the sum of C_ij^2 for i other than j. C correlates a dimension of
-    the first view with one of the second over the M images; each view is normalised by its own mean and biased
-    standard deviation, with 1e-5 added to the variance (the official code's batch norm).
+    It is the sum of (1 - C_ii)^2, plus `redundancy_weight` times the sum of C_ij^2 over i != j. C_ij is the correlation
+    of dimension i of the first view with dimension j of the second view over the M images. Each view is normalized with
+    its own mean and biased standard deviation. As in the official code, 1e-5 is added to the variance.
 
-    Takes float (M, D) each and gives float32 (float64 for such input), also under autocast. Raises ValueError for
-    unfit shapes and for fewer than two images, which have no correlation.
+    Args:
+        first_MD: Embeddings of the first view, float (M, D).
+        second_MD: Embeddings of the second view, float (M, D).
+        redundancy_weight: Weight of the off-diagonal entries.
+
+    Returns:
+        The loss, 0-d, float32 (float64 for float64 input) also under autocast.
+
+    Raises:
+        ValueError: If the shapes differ or are not (M, D), or if there are fewer than two images.
     """
-    check_views(first_MD, second_MD, smallest=2)
+    check_view_shapes(first_MD, second_MD, min_images=2)
     M, D = first_MD.shape
     with torch.autocast(first_MD.device.type, enabled=False):
         first_MD, second_MD = (
@@ -46,6 +55,6 @@ def barlow_loss(first_MD: Tensor, second_MD: Tensor, redundancy: float) -> Tenso
             for view_MD in (first_MD, second_MD)
         )
         correlation_DD = first_MD.T @ second_MD / M
-        itself_DD = torch.eye(D, dtype=torch.bool, device=correlation_DD.device)
-        different = (1 - correlation_DD.diagonal()).square().sum()
-        return different + redundancy * correlation_DD.masked_fill(itself_DD, 0).square().sum()
+        diagonal_DD = torch.eye(D, dtype=torch.bool, device=correlation_DD.device)
+        invariance = (1 - correlation_DD.diagonal()).square().sum()
+        return invariance + redundancy_weight * correlation_DD.masked_fill(diagonal_DD, 0).square().sum()

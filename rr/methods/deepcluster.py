@@ -1,4 +1,4 @@
-"""DeepCluster: learn to tell apart the clusters of one's own representations (Caron et al., ECCV 2018)."""
+"""DeepCluster: learn to predict k-means clusters of the network's own representations (Caron et al., ECCV 2018)."""
 
 from collections.abc import Callable
 
@@ -9,105 +9,132 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from rr import params
+from rr.backbones.base import Backbone
 from rr.compute.precision import at_least_float32
 from rr.errors import UserError
-from rr.methods.base import Method, Statistics
-from rr.methods.projector import projector
+from rr.methods.base import Method, Metrics
+from rr.methods.projector import build_projector
+from rr.params import DeepClusterConfig
 
-SPREAD = 0.01  # standard deviation of the last layer's fresh weights
-HALVED_FROM = 512  # from this size of representation on, whitening keeps half of the directions
-SAMPLE, SAMPLE_PER_CLUSTER = 10_000, 10  # images on which k-means looks for its start: the larger of the two
-NOISE = 1e-5  # spread relative to the representations' size that may be rounding of the backbone's float32
+INIT_STD = 0.01  # standard deviation of the new weights of the last layer
+HALVE_PCA_FROM = 512  # whitening keeps half of the principal components if the representation has at least this size
+SAMPLE_SIZE, SAMPLES_PER_CLUSTER = 10_000, 10  # images to initialize k-means with: the larger of the two numbers
+RANK_TOLERANCE = 1e-5  # components with a smaller relative standard deviation may be float32 rounding errors
 
 
 class DeepCluster(Method):
-    """Backbone and projector under cross-entropy over clusters found before every epoch, as in the paper's code.
+    """Train a backbone and a projector with cross-entropy over clusters, which are computed before every epoch.
 
-    That code clusters features of randomly augmented pictures, against its own comment; here they are those of the
-    pictures as they are, and k-means looks for its start on a sample (``cluster``).
+    The paper's code clusters the features of randomly augmented images, in contradiction to its own comment. Here, the
+    features are those of the images without augmentation, and k-means is initialized on a sample (see `cluster`).
     """
 
-    weights_C: Tensor  # a buffer, so that it is saved: an epoch may be interrupted and go on
+    cluster_weights_C: Tensor  # a buffer, so that a checkpoint within an epoch contains it
 
-    def __init__(self, settings: params.DeepCluster, backbone: nn.Module, classes: int, images: int) -> None:
-        """For `images` training pictures of `classes` classes, 0 for unlabelled ones.
+    def __init__(self, config: DeepClusterConfig, backbone: Backbone, num_classes: int, num_images: int) -> None:
+        """Create the projector.
 
-        Raises UserError for clusters per class where there are no classes, and for more clusters than pictures.
+        Args:
+            config: The hyperparameters.
+            backbone: The network to train.
+            num_classes: Number of classes of the dataset, 0 if it has none.
+            num_images: Number of training images.
+
+        Raises:
+            UserError: If the number of clusters is given per class and there are no classes, or if there are more
+                clusters than images.
         """
-        super().__init__(backbone, settings.learning_rate)
-        self.settings = settings
-        if settings.clusters_per == "class" and classes < 1:
+        super().__init__(backbone, config.learning_rate)
+        self.config = config
+        if config.clusters_per == "class" and num_classes < 1:
             raise UserError(
-                "the deepcluster method has clusters_per: class, and this data set has no classes: "
-                "set it to dataset, and clusters to their number"
+                "deepcluster: clusters_per is 'class', but this dataset has no classes. Set clusters_per: dataset and "
+                "clusters to the total number of clusters"
             )
-        self.clusters = settings.clusters * (classes if settings.clusters_per == "class" else 1)
-        if self.clusters > images:
+        self.num_clusters = config.clusters * (num_classes if config.clusters_per == "class" else 1)
+        if self.num_clusters > num_images:
             raise UserError(
-                f"the deepcluster method is to find {self.clusters} clusters in {images} pictures: lower its clusters"
+                f"deepcluster: clusters must be at most the number of training images, {num_images}, but are "
+                f"{self.num_clusters} in total: lower clusters"
             )
-        self.head = projector(self.features, settings.hidden, self.clusters)
-        self.register_buffer("weights_C", torch.ones(self.clusters))
+        self.head = build_projector(self.features, config.hidden_dim, self.num_clusters)
+        self.register_buffer("cluster_weights_C", torch.ones(self.num_clusters))
 
-    def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        """Weighted mean cross-entropy against `labels`, the clusters; float32 also under autocast."""
+    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the weighted mean cross-entropy with `labels`, the clusters; at least float32 also under autocast."""
         logits_MC = self.head(self.backbone(views))
-        right = (logits_MC.detach().argmax(1) == labels).sum()
-        wide_MC = at_least_float32(logits_MC)
-        loss = F.cross_entropy(wide_MC, labels, self.weights_C.to(wide_MC.dtype))
-        return loss, {"accuracy": (right, len(labels))}
+        correct = (logits_MC.detach().argmax(1) == labels).sum()
+        logits_MC = at_least_float32(logits_MC)
+        loss = F.cross_entropy(logits_MC, labels, self.cluster_weights_C.to(logits_MC.dtype))
+        return loss, {"accuracy": (correct, len(labels))}
 
-    def before_epoch(self, extract: Callable[[], Tensor], seed: int) -> Tensor:
-        """Find the clusters, int64 (N,); weigh them, and draw the last layer afresh (its numbers changed meaning).
+    def before_epoch(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor:
+        """Compute the clusters and their weights, and initialize the last layer again.
 
-        A cluster weighs 1 - its share of the images (the code's "inverse frequency").
+        The last layer starts again because the numbering of the clusters has changed. The weight of a cluster is one
+        minus the fraction of the images that it contains (the "inverse frequency" of the paper's code).
+
+        Returns:
+            The cluster of each image, int64 (N,).
         """
-        features_ND = extract()
-        kept = self.features // 2 if self.features >= HALVED_FROM else self.features
-        points_NP = F.normalize(whiten(features_ND, kept))
-        labels = torch.from_numpy(cluster(points_NP.numpy(), self.clusters, self.settings, seed))
-        share_C = torch.bincount(labels, minlength=self.clusters) / len(labels)
-        # The bound is met by a cluster of all images alone (dead features): a weight of 0 would make the loss 0 / 0.
-        self.weights_C.copy_((1 - share_C).clamp(min=1 / len(labels)))
+        features_ND = extract_features()
+        num_components = self.features // 2 if self.features >= HALVE_PCA_FROM else self.features
+        points_NP = F.normalize(whiten(features_ND, num_components))
+        labels = torch.from_numpy(cluster(points_NP.numpy(), self.num_clusters, self.config, seed))
+        fraction_C = torch.bincount(labels, minlength=self.num_clusters) / len(labels)
+        # Only a cluster of all images (constant features) reaches the bound: a weight of 0 would make the loss 0 / 0.
+        self.cluster_weights_C.copy_((1 - fraction_C).clamp(min=1 / len(labels)))
         last: nn.Linear = self.head[-1]  # type: ignore[assignment]
         with torch.no_grad():
-            last.weight.copy_(SPREAD * torch.randn(last.weight.shape, generator=torch.Generator().manual_seed(seed)))
+            last.weight.copy_(INIT_STD * torch.randn(last.weight.shape, generator=torch.Generator().manual_seed(seed)))
             last.bias.zero_()
         return labels
 
 
-def whiten(features_ND: Tensor, kept: int) -> Tensor:
-    """The `kept` principal components of features on the CPU, each of mean 0 and variance 1, float32 (N, kept).
+def whiten(features_ND: Tensor, num_components: int) -> Tensor:
+    """Return the first principal components of features on the CPU, each with mean 0 and variance 1.
 
-    Components without spread (dead or redundant units, fewer images than units) are 0. Computed in float64.
+    Components without variance (constant or redundant units, fewer images than units) are 0. The computation is in
+    float64.
+
+    Returns:
+        Float32 (N, num_components), in descending order of the original variances.
     """
     x_ND = features_ND.to(torch.float64, copy=True)
-    size = x_ND.square().mean(0).sum()
+    mean_square = x_ND.square().mean(0).sum()
     x_ND -= x_ND.mean(0)
     variances_D, directions_DD = torch.linalg.eigh(x_ND.T @ x_ND / max(len(x_ND) - 1, 1))
-    variances_P, directions_DP = variances_D.flip(0)[:kept], directions_DD.flip(1)[:, :kept]
-    scale_P = torch.where(variances_P > NOISE**2 * size, variances_P.clamp(min=0).rsqrt(), 0.0)
+    variances_P, directions_DP = variances_D.flip(0)[:num_components], directions_DD.flip(1)[:, :num_components]
+    scale_P = torch.where(variances_P > RANK_TOLERANCE**2 * mean_square, variances_P.clamp(min=0).rsqrt(), 0.0)
     return (x_ND @ (directions_DP * scale_P)).float()
 
 
-def cluster(points_NP: np.ndarray, clusters: int, settings: params.DeepCluster, seed: int) -> np.ndarray:
-    """Each point's cluster by scikit-learn's k-means (k-means++), int64 (N,), for points float32 (N, P).
+def cluster(points_NP: np.ndarray, num_clusters: int, config: DeepClusterConfig, seed: int) -> np.ndarray:
+    """Assign each point to a cluster with scikit-learn's k-means (k-means++).
 
-    The best of `starts` runs is found on a random sample of 10,000 points (10 per cluster, if that is more), and only
-    that one goes on with all points. For 100 clusters of 50,000 × 64 points, five starts of at most 30 iterations then
-    take 1.2 s in place of 4.4 s, and end with the same within-cluster sum to four digits; for 1,000 clusters 10 s in
-    place of some 70 s, and a sum 0.2 % larger. The same seed gives the same bits.
+    The `n_init` runs use a random sample of 10,000 points (or 10 per cluster, if that is more). Only the best of them
+    continues with all points. For 100 clusters of 50,000 × 64 points, five runs of at most 30 iterations then take
+    1.2 s instead of 4.4 s, and their within-cluster sums of squares agree in four digits. For 1,000 clusters, it is
+    10 s instead of about 70 s, and the sum is 0.2 % larger. Equal seeds give identical results.
+
+    Args:
+        points_NP: Points, float32 (N, P).
+        num_clusters: Number of clusters.
+        config: The source of `n_init` and `max_iter`.
+        seed: Seed of the sample and of k-means.
+
+    Returns:
+        The cluster of each point, int64 (N,).
     """
-    common = {"n_clusters": clusters, "max_iter": settings.iterations, "random_state": seed}
-    size = max(SAMPLE, SAMPLE_PER_CLUSTER * clusters)
-    # One thread: several add up the centres in the order in which they finish, and BLAS wastes its own on pieces this
-    # small (a start of 1,000 clusters: 5 s with one thread, 205 s with two on a machine that is busy).
+    options = {"n_clusters": num_clusters, "max_iter": config.max_iter, "random_state": seed}
+    sample_size = max(SAMPLE_SIZE, SAMPLES_PER_CLUSTER * num_clusters)
+    # One thread: several threads add up the centers in the order in which they finish. BLAS threads are also slow on
+    # matrices this small (a run with 1,000 clusters: 5 s with one thread, 205 s with two on a busy machine).
     with threadpool_limits(1):
-        if len(points_NP) <= size:
-            found = KMeans(n_init=settings.starts, **common).fit(points_NP)
+        if len(points_NP) <= sample_size:
+            result = KMeans(n_init=config.n_init, **options).fit(points_NP)
         else:
-            sample = np.random.default_rng(seed).choice(len(points_NP), size, replace=False)
-            start = KMeans(n_init=settings.starts, **common).fit(points_NP[sample])
-            found = KMeans(init=start.cluster_centers_, n_init=1, **common).fit(points_NP)
-    return found.labels_.astype(np.int64)
+            sample = np.random.default_rng(seed).choice(len(points_NP), sample_size, replace=False)
+            initial = KMeans(n_init=config.n_init, **options).fit(points_NP[sample])
+            result = KMeans(init=initial.cluster_centers_, n_init=1, **options).fit(points_NP)
+    return result.labels_.astype(np.int64)

@@ -1,33 +1,33 @@
-"""A backbone from elsewhere in the place of a trained one."""
+"""The method `imported`: a backbone that was pretrained elsewhere."""
 
 from pathlib import Path
 
-from torch import nn
-
+from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone
 from rr.errors import UserError
 from rr.methods.base import Method
-from rr.params import Imported
-from rr.runtime.hashing import sha256
+from rr.params import ImportedConfig
+from rr.runtime.hashing import file_sha256
 
 
-def imported(settings: Imported, backbone: nn.Module) -> Method:
-    """Fill `backbone` with the weights of `settings.path`, which `rr import` wrote; there is nothing to train.
+def imported_method(config: ImportedConfig, backbone: Backbone) -> Method:
+    """Load the weights of `config.path`, a file written by `rr import`, into `backbone`. No training follows.
 
-    Raises UserError where the file is missing, has another SHA-256 than `settings.sha256`, is no backbone of this
-    project, or is another backbone than the run's.
+    Raises:
+        UserError: If the file is missing or not a backbone of this project, if its SHA-256 is not `config.sha256`, or
+            if it contains a backbone of another architecture.
     """
-    weights = Path(settings.path)
-    if not weights.is_file():
-        raise UserError(f"{weights}: no such file; write it with rr import, or correct path in params.yaml")
-    found = sha256(weights)
-    if found != settings.sha256:
+    path = Path(config.path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; create it with rr import, or correct `path` in params.yaml")
+    sha256 = file_sha256(path)
+    if sha256 != config.sha256:
         raise UserError(
-            f"{weights}: its SHA-256 is {found}, not {settings.sha256}; restore the file, or correct sha256 in "
-            "params.yaml"
+            f"{path}: its SHA-256 is {sha256}, but params.yaml expects {config.sha256}: restore the file, or correct "
+            "`sha256`"
         )
-    loaded = load_backbone(weights)
+    loaded = load_backbone(path)
     if loaded.name != backbone.name:
-        raise UserError(f"{weights} holds a {loaded.name}, and the run is of {backbone.name}: change grid.backbone")
+        raise UserError(f"{path} contains a {loaded.name}, but the run uses {backbone.name}: change grid.backbone")
     backbone.load_state_dict(loaded.state_dict())
     return Method(backbone)

@@ -1,95 +1,103 @@
-"""Deep InfoMax: which local activations belong to which representation? (Hjelm et al., ICLR 2019)"""
+"""Deep InfoMax: match local activations with the representation of their image (Hjelm et al., ICLR 2019)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rr import params
+from rr.backbones.base import Backbone
 from rr.compute.precision import at_least_float32
-from rr.methods.base import Method, Statistics
+from rr.methods.base import Method, Metrics
+from rr.params import InfoMaxConfig
 
-HIDDEN = 256
-PRIOR_HIDDEN = (512, 128)
+HIDDEN_DIM = 256
+PRIOR_HIDDEN_DIMS = (512, 128)
 
 
 class InfoMax(Method):
-    """Backbone, local discriminator and prior discriminator: DIM(L), as in the relational reasoning paper's code.
+    """Train a backbone, a local discriminator and a prior discriminator: DIM(L), as in the paper's code.
 
-    One difference: there the encoder helps the prior's discriminator. Here it works against it, as Hjelm et al. mean
-    it, so that representations come to look uniform in [0, 1]^D.
+    One thing differs from that code, in which the encoder helps the prior discriminator. Here, the encoder is trained
+    against it, as in Hjelm et al., so that the representations become uniform in [0, 1]^D.
     """
 
     drop_last = True
-    smallest_batch = 2
-    shareable = False  # local activations meet those of other pictures
+    supports_data_parallel = False  # the local discriminator pairs each image with another image's feature map
 
-    def __init__(self, settings: params.InfoMax, backbone: nn.Module) -> None:
-        """`backbone` has `local_channels`, and `forward_local` beside `forward`."""
-        super().__init__(backbone, settings.learning_rate)
-        self.settings = settings
-        self.local = LocalDiscriminator(self.features, backbone.local_channels)  # type: ignore[arg-type]
-        first, second = PRIOR_HIDDEN
-        self.prior = nn.Sequential(
-            nn.Linear(self.features, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 1)
+    def __init__(self, config: InfoMaxConfig, backbone: Backbone) -> None:
+        """Create both discriminators. `backbone` has `local_channels` and `forward_local`."""
+        super().__init__(backbone, config.learning_rate)
+        self.config = config
+        self.local_discriminator = LocalDiscriminator(self.features, backbone.local_channels)
+        dim_1, dim_2 = PRIOR_HIDDEN_DIMS
+        self.prior_discriminator = nn.Sequential(
+            nn.Linear(self.features, dim_1), nn.ReLU(), nn.Linear(dim_1, dim_2), nn.ReLU(), nn.Linear(dim_2, 1)
         )
 
-    def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        """Local loss plus `prior` times the prior loss, 0-d, float32 also under autocast; labels unused.
+    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the local loss plus `prior_weight` times the prior loss, float32 also under autocast.
 
-        `drawn` is what `draw` gave: samples of the prior, float (M, D). The accuracy is the local discriminator's,
-        over positives and negatives.
+        The accuracy is that of the local discriminator over positives and negatives.
         """
-        (uniform_MD,) = drawn
-        y_MD, maps_MCHW = self.backbone.forward_local(views)  # type: ignore[operator]
-        positive_MHW, negative_MHW = self.local(y_MD, maps_MCHW)
-        local = tell_apart(positive_MHW, negative_MHW)
-        # One optimiser serves both sides: what improves the discriminator reaches the encoder with its sign reversed.
-        prior = tell_apart(self.prior(uniform_MD), self.prior(reverse_gradient(y_MD)))
-        right = (positive_MHW > 0).sum() + (negative_MHW <= 0).sum()
-        return local + self.settings.prior * prior, {"accuracy": (right, 2 * positive_MHW.numel())}
+        (prior_MD,) = noise
+        y_MD, maps_MCHW = self.backbone.forward_local(views)
+        positive_MHW, negative_MHW = self.local_discriminator(y_MD, maps_MCHW)
+        local_loss = jsd_loss(positive_MHW, negative_MHW)
+        # One optimizer minimizes this loss for both opponents, so the encoder receives the prior gradient reversed.
+        prior_loss = jsd_loss(self.prior_discriminator(prior_MD), self.prior_discriminator(reverse_gradient(y_MD)))
+        correct = (positive_MHW > 0).sum() + (negative_MHW <= 0).sum()
+        return local_loss + self.config.prior_weight * prior_loss, {"accuracy": (correct, 2 * positive_MHW.numel())}
 
-    def draw(self, images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Samples of the prior: uniform in [0, 1), float32 (M, D)."""
-        return (torch.rand(images, self.features, generator=generator),)
+    def sample_noise(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Sample the prior: uniform in [0, 1), float32 (M, D)."""
+        return (torch.rand(num_images, self.features, generator=generator),)
 
 
 class LocalDiscriminator(nn.Module):
-    """1×1 convolutions (D + C) → 256 → 256 → 1 with ReLU between, on a representation joined with each position's map.
+    """Score how well each position of a local feature map matches a representation.
 
-    They are held as linear layers, which have the same parameters and the same start.
+    The network consists of 1×1 convolutions (D + C) → 256 → 256 → 1 with ReLU in between. Its input is a representation
+    concatenated with the feature map at each position. The convolutions are implemented as linear layers, which have
+    the same parameters and the same initialization.
     """
 
     def __init__(self, features: int, channels: int) -> None:
         super().__init__()
         self.features, self.channels = features, channels
-        self.joint = nn.Linear(features + channels, HIDDEN)
-        self.rest = nn.Sequential(
-            nn.ReLU(inplace=True), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, 1)
+        self.first_layer = nn.Linear(features + channels, HIDDEN_DIM)
+        self.layers = nn.Sequential(
+            nn.ReLU(inplace=True), nn.Linear(HIDDEN_DIM, HIDDEN_DIM), nn.ReLU(inplace=True), nn.Linear(HIDDEN_DIM, 1)
         )
 
     def forward(self, y_MD: Tensor, maps_MCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (M, H, W) of the positives (y of m, maps of m), and of the negatives (y of m, maps of m + 1).
+        """Return the logits of positive and negative pairs, (M, H, W) each.
 
-        The negatives stand where their maps are, so row m + 1 belongs to y of m; the last y meets the first maps.
+        A positive pair is the representation y of image m and the map of image m. A negative pair is y of image m and
+        the map of image m + 1 (for the last image, the first map). Negative logits are in the row of their map, so row
+        m + 1 belongs to y of image m.
         """
-        # The first layer is linear in each part, so y passes it once per image, each position's map once, and the
-        # tiled concatenation is never built. Rolling y in place of the maps lets both kinds share the maps' part.
-        weight_OD, weight_OC = self.joint.weight.split([self.features, self.channels], 1)
-        image_M11O = F.linear(y_MD, weight_OD, self.joint.bias)[:, None, None]
-        place_MHWO = F.linear(maps_MCHW.permute(0, 2, 3, 1), weight_OC)
-        positive_MHW1 = self.rest(place_MHWO + image_M11O)
-        negative_MHW1 = self.rest(place_MHWO + image_M11O.roll(1, 0))
+        # The first layer is linear in y and in the maps. It is applied to y once per image and to the maps once per
+        # position, so the tiled concatenation is never built. Because y is rolled instead of the maps, positives and
+        # negatives share the result for the maps.
+        weight_OD, weight_OC = self.first_layer.weight.split([self.features, self.channels], 1)
+        image_M11O = F.linear(y_MD, weight_OD, self.first_layer.bias)[:, None, None]
+        position_MHWO = F.linear(maps_MCHW.permute(0, 2, 3, 1), weight_OC)
+        positive_MHW1 = self.layers(position_MHWO + image_M11O)
+        negative_MHW1 = self.layers(position_MHWO + image_M11O.roll(1, 0))
         return positive_MHW1.squeeze(3), negative_MHW1.squeeze(3)
 
 
-def tell_apart(true: Tensor, false: Tensor) -> Tensor:
-    """-(mean log p of `true` + mean log (1 - p) of `false`) of logits of any shape; 0-d, at least float32.
+def jsd_loss(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return the loss of a discriminator that should give positive samples a high probability, negatives a low one.
 
-    The mean softplus(-T) + mean softplus(T) of Deep InfoMax's Jensen-Shannon bound is the same thing.
+    It is -(mean log p(positive) + mean log (1 - p(negative))) for logits of any shape. This equals the
+    mean softplus(-T) plus the mean softplus(T) of the Jensen-Shannon bound of Deep InfoMax.
+
+    Returns:
+        The loss, 0-d, at least float32.
     """
-    return -F.logsigmoid(at_least_float32(true)).mean() - F.logsigmoid(-at_least_float32(false)).mean()
+    return -F.logsigmoid(at_least_float32(positive)).mean() - F.logsigmoid(-at_least_float32(negative)).mean()
 
 
 def reverse_gradient(x: Tensor) -> Tensor:
-    """`x` to the bit, of any shape and float type, with the gradient -1 (Ganin & Lempitsky, ICML 2015)."""
-    return 2 * x.detach() - x  # doubling is exact, hence so is the difference
+    """Return `x` unchanged; its gradient is multiplied by -1 (Ganin & Lempitsky, ICML 2015)."""
+    return 2 * x.detach() - x  # exact: doubling only changes the exponent

@@ -1,10 +1,13 @@
-"""The small network that most methods put on a representation and throw away after training."""
+"""The projector: a small network on top of the backbone that most methods train and discard afterwards."""
 
 from torch import nn
 
 
-def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Linear - BatchNorm1d - LeakyReLU(0.01) - Linear: (N, inputs) to (N, outputs) (the paper's code)."""
+def build_projector(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
+    """Create Linear, BatchNorm1d, LeakyReLU(0.01) and Linear in sequence, as in the paper's code."""
     return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.01), nn.Linear(hidden, outputs)
+        nn.Linear(input_dim, hidden_dim),
+        nn.BatchNorm1d(hidden_dim),
+        nn.LeakyReLU(0.01),
+        nn.Linear(hidden_dim, output_dim),
     )

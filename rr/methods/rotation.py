@@ -1,45 +1,53 @@
-"""RotationNet: by how many quarter turns was a view rotated? (Gidaris et al., ICLR 2018)"""
+"""RotationNet: predict by which multiple of 90 degrees a view was rotated (Gidaris et al., ICLR 2018)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rr import params
+from rr.backbones.base import Backbone
 from rr.compute.precision import at_least_float32
-from rr.methods.base import Method, Statistics
+from rr.methods.base import Method, Metrics
+from rr.params import RotationNetConfig
 
-TURNS = 4
+NUM_ROTATIONS = 4
 
 
 class RotationNet(Method):
-    """Backbone and linear layer under cross-entropy over four rotations (the paper's code)."""
+    """Train a backbone and a linear layer with cross-entropy over four rotations, as in the paper's code."""
 
-    smallest_batch = 1  # which is four rows
+    min_batch_size = 1  # one image has four rotations
 
-    def __init__(self, settings: params.RotationNet, backbone: nn.Module) -> None:
-        super().__init__(backbone, settings.learning_rate)
-        self.classifier = nn.Linear(self.features, TURNS)
+    def __init__(self, config: RotationNetConfig, backbone: Backbone) -> None:
+        super().__init__(backbone, config.learning_rate)
+        self.classifier = nn.Linear(self.features, NUM_ROTATIONS)
 
-    def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        """Mean cross-entropy of the 4·K·M rotated views, at least float32 also under autocast; labels unused."""
-        turned, _ = rotate(views)
-        logits = self.classifier(self.backbone(turned))
-        turns = _turns(logits)  # of all views, of which several processes each turn their own
-        right = (logits.detach().argmax(1) == turns).sum()
-        return F.cross_entropy(at_least_float32(logits), turns), {"accuracy": (right, len(turns))}
+    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the mean cross-entropy of the 4·K·M rotated views, at least float32 also under autocast."""
+        rotated, _ = rotate(views)
+        logits = self.classifier(self.backbone(rotated))
+        targets = _rotation_labels(logits)  # not those of `rotate`: if processes share a batch, logits has all its rows
+        correct = (logits.detach().argmax(1) == targets).sum()
+        return F.cross_entropy(at_least_float32(logits), targets), {"accuracy": (correct, len(targets))}
 
 
 def rotate(views: Tensor) -> tuple[Tensor, Tensor]:
-    """Every view at 0, 90, 180 and 270 degrees counter-clockwise: all at 0 first, then all at 90, and so on.
+    """Rotate every view by 0, 90, 180 and 270 degrees counterclockwise.
 
-    Takes (N, 3, S, S) of any type and gives (4N, 3, S, S) of it in channels_last memory, and the number of quarter
-    turns, int64 (4N,). Raises RuntimeError for pictures that are not square.
+    Args:
+        views: Square images (N, 3, S, S) of any dtype.
+
+    Returns:
+        The rotated views (4N, 3, S, S) in channels_last memory, first all views rotated by 0 degrees, then all by 90
+        degrees, and so on. Also the number of quarter turns of each, int64 (4N,).
+
+    Raises:
+        RuntimeError: If the images are not square.
     """
-    # With channels last, joining writes the rotated batch in its final memory format, so it is written only once.
+    # In this layout, torch.cat writes the rotated batch in its final memory format, so it is written only once.
     views_NSSC = views.permute(0, 2, 3, 1)
-    turned = torch.cat([views_NSSC.rot90(turn, (1, 2)) for turn in range(TURNS)]).permute(0, 3, 1, 2)
-    return turned, _turns(turned)
+    rotated = torch.cat([views_NSSC.rot90(k, (1, 2)) for k in range(NUM_ROTATIONS)]).permute(0, 3, 1, 2)
+    return rotated, _rotation_labels(rotated)
 
 
-def _turns(rows: Tensor) -> Tensor:
-    return torch.arange(len(rows), device=rows.device) // (len(rows) // TURNS)
+def _rotation_labels(rows: Tensor) -> Tensor:
+    return torch.arange(len(rows), device=rows.device) // (len(rows) // NUM_ROTATIONS)

@@ -1,55 +1,63 @@
-"""SimCLR: a view is to be more like the other view of its image than like all other views (Chen et al., ICML 2020)."""
+"""SimCLR: identify the other view of an image among all views of a mini-batch (Chen et al., ICML 2020)."""
 
 import math
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rr import params
-from rr.methods.base import Method, Statistics
-from rr.methods.projector import projector
-from rr.methods.similarity import cosines_of_others, count_matches
+from rr.backbones.base import Backbone
+from rr.methods.base import Method, Metrics
+from rr.methods.projector import build_projector
+from rr.methods.similarity import count_nearest_matches, pairwise_cosine
+from rr.params import SimCLRConfig
 
 
 class SimCLR(Method):
-    """Backbone and projector under the contrastive loss of two views (the paper's section of baselines)."""
+    """Train a backbone and a projector with `simclr_loss` of two views (the paper's section on baselines)."""
 
-    def __init__(self, settings: params.SimCLR, backbone: nn.Module) -> None:
-        super().__init__(backbone, settings.learning_rate)
-        self.settings = settings
-        self.projector = projector(self.features, settings.hidden, settings.outputs)
+    def __init__(self, config: SimCLRConfig, backbone: Backbone) -> None:
+        super().__init__(backbone, config.learning_rate)
+        self.config = config
+        self.projector = build_projector(self.features, config.hidden_dim, config.projection_dim)
 
-    def pairs(self, images: int) -> int:
-        """All ordered pairs of 2M views, as the paper counts them: (2M)²."""
-        return (2 * images) ** 2
+    def count_pairs(self, num_images: int) -> int:
+        """Return the number of ordered pairs of 2M views, (2M)², as the paper counts them."""
+        return (2 * num_images) ** 2
 
-    def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        """`nt_xent` of both views, which pass the networks as one batch (the paper's code); labels unused."""
+    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return `simclr_loss` of both views, which pass through the networks as one batch, as in the paper's code."""
         first_MD, second_MD = self.projector(self.backbone(views)).chunk(2)
-        loss = nt_xent(first_MD, second_MD, self.settings.temperature, self.settings.mean)
-        return loss, {"accuracy": count_matches(first_MD, second_MD)}
+        loss = simclr_loss(first_MD, second_MD, self.config.temperature, self.config.loss)
+        return loss, {"accuracy": count_nearest_matches(first_MD, second_MD)}
 
 
-def nt_xent(first_MD: Tensor, second_MD: Tensor, temperature: float, mean: Literal["of-ratios", "of-logs"]) -> Tensor:
-    """The contrastive loss of two views of M images, 0-d, float32 (float64 for such input), also under autocast.
+def simclr_loss(
+    first_MD: Tensor, second_MD: Tensor, temperature: float, variant: Literal["log-mean-prob", "nt-xent"]
+) -> Tensor:
+    """Return the contrastive loss of two views of M images.
 
-    Each of the 2M rows has a ratio: exp(s) of its positive over the sum of exp(s) of all rows but itself (the positive
-    is among them), s being cosine over temperature.
+    For each of the 2M rows, let p be the softmax probability of its positive row (the other view of the same image)
+    among all other rows. The logits are cosine similarities divided by the temperature.
 
     Args:
-        first_MD, second_MD: embeddings, float (M, D), of any length.
-        temperature: above 0.
-        mean: ``of-logs`` is the mean of -log ratio (SimCLR, equation 1); ``of-ratios`` is -log of the mean ratio (the
-            code of the relational reasoning paper, which found it slightly better).
+        first_MD: Embeddings of the first view, float (M, D). They need not be normalized.
+        second_MD: Embeddings of the second view, float (M, D).
+        temperature: A number above 0.
+        variant: `nt-xent` is the mean of -log p (SimCLR, equation 1). `log-mean-prob` is -log of the mean of p (the
+            code of the relational reasoning paper, which reports slightly better results with it).
 
-    Raises ValueError for unfit shapes or another `mean`. The loss of a single image is 0.
+    Returns:
+        The loss, 0-d, float32 (float64 for float64 input) also under autocast. The loss of a single image is 0.
+
+    Raises:
+        ValueError: If the shapes differ or are not (M, D), or if the variant is unknown.
     """
-    if mean not in ("of-ratios", "of-logs"):
-        raise ValueError(f"mean must be of-ratios or of-logs, got {mean!r}")
-    s_VV = cosines_of_others(first_MD, second_MD) / temperature
-    M, V = len(first_MD), len(s_VV)
-    positive_V = torch.cat((s_VV.diagonal(M), s_VV.diagonal(-M)))
-    # Ratios stay logarithms throughout: at a temperature of 0.01 exp(s) alone would leave the range of float32.
-    log_ratio_V = positive_V - s_VV.logsumexp(1)
-    return -log_ratio_V.mean() if mean == "of-logs" else math.log(V) - log_ratio_V.logsumexp(0)
+    if variant not in ("log-mean-prob", "nt-xent"):
+        raise ValueError(f"variant must be log-mean-prob or nt-xent, got {variant!r}")
+    logits_VV = pairwise_cosine(first_MD, second_MD) / temperature
+    M, V = len(first_MD), len(logits_VV)
+    positive_V = torch.cat((logits_VV.diagonal(M), logits_VV.diagonal(-M)))
+    # Probabilities stay in log space: at a temperature of 0.01, exp(logit) exceeds the range of float32.
+    log_prob_V = positive_V - logits_VV.logsumexp(1)
+    return -log_prob_V.mean() if variant == "nt-xent" else math.log(V) - log_prob_V.logsumexp(0)

@@ -1,44 +1,54 @@
-"""Supervised training: the upper bound of every table."""
+"""Supervised training: the upper bound in every table."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rr import params
+from rr.backbones.base import Backbone
 from rr.errors import UserError
-from rr.methods.base import Method, Statistics
+from rr.methods.base import Method, Metrics
+from rr.params import SupervisedConfig
 
 
 class Supervised(Method):
-    """Backbone and linear layer under cross-entropy, SGD with steps in its rate (the paper's code).
+    """Train a backbone and a linear layer with cross-entropy, SGD and a step learning rate, as in the paper's code.
 
-    With K > 1 views every picture counts K times in a mini-batch (the paper's study of K).
+    With K > 1 views, a mini-batch contains every image K times, as in the paper's study of K.
     """
 
-    smallest_batch = 1
-    labelled = 1.0
+    label_fraction = 1.0
 
-    def __init__(self, settings: params.Supervised, backbone: nn.Module, classes: int) -> None:
-        super().__init__(backbone, settings.learning_rate)
-        if classes < 2:
+    def __init__(self, config: SupervisedConfig, backbone: Backbone, num_classes: int) -> None:
+        """Create the classifier.
+
+        Raises:
+            UserError: If there are fewer than two classes.
+        """
+        super().__init__(backbone, config.learning_rate)
+        if num_classes < 2:
             raise UserError(
-                f"the supervised method needs two classes, and this data set has {classes}: leave it out of grid.method"
+                f"the supervised method needs at least two classes, but this dataset has {num_classes}: remove it from "
+                "grid.method"
             )
-        self.settings = settings
-        self.classifier = nn.Linear(self.features, classes)
-        if settings.views == 1:
-            self.smallest_batch = 2
+        self.config = config
+        self.classifier = nn.Linear(self.features, num_classes)
+        self.min_batch_size = 2 if config.views == 1 else 1
 
-    def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        """Mean cross-entropy of all K·M views against their labels."""
+    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the mean cross-entropy of all K·M views and their labels."""
         logits = self.classifier(self.backbone(views))
-        labels = labels.repeat(self.settings.views)
-        right = (logits.detach().argmax(1) == labels).sum()
-        return F.cross_entropy(logits, labels), {"accuracy": (right, len(labels))}
+        labels = labels.repeat(self.config.views)
+        correct = (logits.detach().argmax(1) == labels).sum()
+        return F.cross_entropy(logits, labels), {"accuracy": (correct, len(labels))}
 
-    def optimiser(self, epochs: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-        """SGD whose rate falls after the given shares of the epochs, each at least one epoch."""
-        settings = self.settings
-        optimiser = torch.optim.SGD(self.parameters(), settings.learning_rate, settings.momentum, fused=True)
-        milestones = [max(1, round(share * epochs)) for share in settings.milestones]
-        return optimiser, torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, settings.decay)
+    def configure_optimizer(
+        self, num_epochs: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+        """Return SGD, and a scheduler that multiplies the learning rate by `lr_decay` at each milestone.
+
+        A milestone is a fraction of the epochs, rounded to at least one epoch.
+        """
+        config = self.config
+        optimizer = torch.optim.SGD(self.parameters(), config.learning_rate, config.momentum, fused=True)
+        milestones = [max(1, round(fraction * num_epochs)) for fraction in config.milestones]
+        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, config.lr_decay)

@@ -1,51 +1,67 @@
-"""VICReg: alike views, dimensions that vary and do not repeat each other (Bardes, Ponce and LeCun, ICLR 2022)."""
+"""VICReg: variance, invariance and covariance terms of two views (Bardes, Ponce and LeCun, ICLR 2022)."""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from rr import params
+from rr.backbones.base import Backbone
 from rr.compute.precision import at_least_float32
-from rr.methods.base import Method, Statistics
-from rr.methods.projector import projector
-from rr.methods.similarity import check_views, count_matches
+from rr.methods.base import Method, Metrics
+from rr.methods.projector import build_projector
+from rr.methods.similarity import check_view_shapes, count_nearest_matches
+from rr.params import VICRegConfig
 
-EPSILON = 1e-4  # within the root of the variance, whose slope would be infinite at 0
+EPSILON = 1e-4  # added to the variance, because the derivative of its square root is infinite at 0
 
 
 class VICReg(Method):
-    """Backbone and projector under `vicreg_loss` of two views."""
+    """Train a backbone and a projector with `vicreg_loss` of two views."""
 
-    def __init__(self, settings: params.VICReg, backbone: nn.Module) -> None:
-        super().__init__(backbone, settings.learning_rate)
-        self.settings = settings
-        self.projector = projector(self.features, settings.hidden, settings.outputs)
+    def __init__(self, config: VICRegConfig, backbone: Backbone) -> None:
+        super().__init__(backbone, config.learning_rate)
+        self.config = config
+        self.projector = build_projector(self.features, config.hidden_dim, config.projection_dim)
 
-    def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        """`vicreg_loss` of both views, which pass the networks as one batch; labels unused."""
+    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return `vicreg_loss` of both views, which pass through the networks as one batch."""
         first_MD, second_MD = self.projector(self.backbone(views)).chunk(2)
-        weights = self.settings.invariance, self.settings.variance, self.settings.covariance
-        return vicreg_loss(first_MD, second_MD, *weights), {"accuracy": count_matches(first_MD, second_MD)}
+        weights = self.config.invariance_weight, self.config.variance_weight, self.config.covariance_weight
+        return vicreg_loss(first_MD, second_MD, *weights), {"accuracy": count_nearest_matches(first_MD, second_MD)}
 
 
-def vicreg_loss(first_MD: Tensor, second_MD: Tensor, invariance: float, variance: float, covariance: float) -> Tensor:
-    """Weighted sum of the three terms (VICReg, equation 6), 0-d, float32 (float64 for such input), also under autocast.
+def vicreg_loss(
+    first_MD: Tensor, second_MD: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
+) -> Tensor:
+    """Return the weighted sum of three terms (equation 6).
 
-    The terms, over embeddings of type float and shape (M, D):
-        invariance: mean squared difference of the views, over M and D (the official code).
-        variance: how far a dimension's standard deviation is below 1, mean over D, mean of both views (the same).
-        covariance: squared covariances of different dimensions, summed and divided by D, sum of both views.
+    The terms are computed as in the official code:
 
-    Raises ValueError for unfit shapes and for fewer than two images, which have no variance.
+    - invariance: the mean squared difference of the two views, over M and D.
+    - variance: the mean of max(0, 1 - standard deviation) over D, averaged over both views.
+    - covariance: the sum of the squared covariances of different dimensions divided by D, summed over both views.
+
+    Args:
+        first_MD: Embeddings of the first view, float (M, D).
+        second_MD: Embeddings of the second view, float (M, D).
+        invariance_weight: Weight of the invariance term.
+        variance_weight: Weight of the variance term.
+        covariance_weight: Weight of the covariance term.
+
+    Returns:
+        The loss, 0-d, float32 (float64 for float64 input) also under autocast.
+
+    Raises:
+        ValueError: If the shapes differ or are not (M, D), or if there are fewer than two images.
     """
-    check_views(first_MD, second_MD, smallest=2)
+    check_view_shapes(first_MD, second_MD, min_images=2)
     views_2MD = at_least_float32(torch.stack((first_MD, second_MD)))
     M, D = first_MD.shape
     with torch.autocast(views_2MD.device.type, enabled=False):
-        difference = (views_2MD[0] - views_2MD[1]).square().mean()
+        invariance = (views_2MD[0] - views_2MD[1]).square().mean()
         std_2D = (views_2MD.var(1) + EPSILON).sqrt()
-        centred_2MD = views_2MD - views_2MD.mean(1, keepdim=True)
-        covariance_2DD = centred_2MD.mT @ centred_2MD / (M - 1)
-        itself_DD = torch.eye(D, dtype=torch.bool, device=views_2MD.device)
-        repeated = covariance_2DD.masked_fill(itself_DD, 0).square().sum() / D
-        return invariance * difference + variance * F.relu(1 - std_2D).mean() + covariance * repeated
+        variance = F.relu(1 - std_2D).mean()
+        centered_2MD = views_2MD - views_2MD.mean(1, keepdim=True)
+        covariance_2DD = centered_2MD.mT @ centered_2MD / (M - 1)
+        diagonal_DD = torch.eye(D, dtype=torch.bool, device=views_2MD.device)
+        covariance = covariance_2DD.masked_fill(diagonal_DD, 0).square().sum() / D
+        return invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance

@@ -1,4 +1,4 @@
-"""What every section of `params.yaml` is made of: closed models, and names and numbers with their bounds."""
+"""Building blocks of the models of `params.yaml`: the strict base class, and bounded types for names and numbers."""
 
 from typing import Annotated
 
@@ -6,22 +6,48 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rr.views.augmentation import Augmentation
 
-# Names become folders, DVC stage names and shell words, so they are kept to characters that are safe in all three.
+# Names become folders, DVC stage names and shell words. These characters are safe in all three.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
-MOST = 10**9  # what a 32-bit count holds; larger numbers are slips, and fail somewhere deep in a library
-Count = Annotated[int, Field(ge=1, le=MOST)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Rate = Annotated[float, Field(gt=0, le=1e30)]
-Weight = Annotated[float, Field(ge=0, le=1e6)]
+# Fits a 32-bit integer. Larger numbers are typing mistakes, and libraries reject them with unclear errors.
+MAX_COUNT = 10**9
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e30)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6)]
+
+# Keys of earlier versions and what they are called now. They are used for error messages only.
+RENAMED_KEYS = {
+    "backbone_rate": "backbone_lr",
+    "classifier_rate": "classifier_lr",
+    "covariance": "covariance_weight",
+    "decay": "lr_decay",
+    "depths": "cutoffs",
+    "every": "every_n_epochs",
+    "hidden": "hidden_dim",
+    "invariance": "invariance_weight",
+    "iterations": "max_iter",
+    "labelled": "label_fraction",
+    "mean": "loss",
+    "neighbours": "neighbors",
+    "outputs": "projection_dim",
+    "prior": "prior_weight",
+    "redundancy": "redundancy_weight",
+    "side": "image_size",
+    "starts": "n_init",
+    "test_share": "test_fraction",
+    "unreadable": "on_unreadable",
+    "variance": "variance_weight",
+}
 
 Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
 
 
-class Closed(BaseModel):
-    """A section in which every key is known, every type exact, and nothing changes after loading.
+class StrictModel(BaseModel):
+    """A section that rejects unknown keys and wrong types, and cannot be changed after loading.
 
-    What determines a result has no default here: a changed default would escape DVC, which compares the file's text.
+    A value that determines a result has no default here. DVC compares the text of `params.yaml`, so it would not notice
+    a changed default.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -1,72 +1,76 @@
-"""The section `datasets`: where pictures come from and how they enter a network."""
+"""The section `datasets`: where the images of each dataset come from and how they are preprocessed."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rr.params.base import MOST, Closed, Share
+from rr.params.base import MAX_COUNT, Fraction, StrictModel
 
-# Of values in [0, 1]; in units of 0 to 255 they would pass unseen and ruin a run.
-Mean = Annotated[float, Field(ge=0, le=1)]
-Deviation = Annotated[float, Field(ge=0.001, le=1)]
+# For pixel values in [0, 1]. The bounds reject statistics in units of 0 to 255, which would ruin a run silently.
+ChannelMean = Annotated[float, Field(ge=0, le=1)]
+ChannelStd = Annotated[float, Field(ge=0.001, le=1)]
 
 
-class ShapesSource(Closed):
-    """Pictures generated from a seed: nothing to download."""
+class ShapesSource(StrictModel):
+    """Images of geometric shapes, generated from a seed without any download."""
 
     kind: Literal["shapes"]
-    train: Annotated[int, Field(ge=10, le=MOST)]
-    test: Annotated[int, Field(ge=10, le=MOST)]
+    train: Annotated[int, Field(ge=10, le=MAX_COUNT)]
+    test: Annotated[int, Field(ge=10, le=MAX_COUNT)]
     seed: Annotated[int, Field(ge=0)]
 
 
-class CifarSource(Closed):
+class CifarSource(StrictModel):
     """CIFAR-10, CIFAR-100, or CIFAR-100 with its 20 coarse labels (`cifar100_20`), read by torchvision.
 
-    `path`, here and below, names a copy to use instead of a download.
+    Here and in the classes below, `path` names a local copy to use instead of a download.
     """
 
     kind: Literal["cifar10", "cifar100", "cifar100_20"]
     path: str | None = None
 
 
-class Stl10Source(Closed):
-    """STL-10 with labels (5,000 and 8,000 pictures), or its 100,000 unlabelled pictures (`stl10_unlabelled`)."""
+class Stl10Source(StrictModel):
+    """STL-10 with labels (5,000 and 8,000 images), or its 100,000 unlabeled images (`stl10_unlabeled`)."""
 
-    kind: Literal["stl10", "stl10_unlabelled"]
+    kind: Literal["stl10", "stl10_unlabeled"]
     path: str | None = None
 
 
-class TinyImageNetSource(Closed):
-    """Tiny-ImageNet; its official validation split is the test split."""
+class TinyImageNetSource(StrictModel):
+    """Tiny-ImageNet. Its official validation split is the test split."""
 
     kind: Literal["tiny_imagenet"]
     path: str | None = None
 
 
-class SlimageNetSource(Closed):
-    """SlimageNet64. It is not downloaded: `path`, or --from, names a copy."""
+class SlimageNetSource(StrictModel):
+    """SlimageNet64. It cannot be downloaded automatically: `path` or `--from` must name a local copy."""
 
     kind: Literal["slimagenet64"]
     path: str | None = None
 
 
-class FolderSource(Closed):
-    """One's own pictures: `path/<class>/…`, with or without `train` and `test` between; without classes, unlabelled."""
+class FolderSource(StrictModel):
+    """Your own images in a folder, `path/<class>/…` or `path/{train,test}/<class>/…`.
+
+    Images that are not in class folders are unlabeled. Without folders for the splits, `test_fraction` of the images of
+    each class become the test split. `on_unreadable` is what to do with an image that cannot be read.
+    """
 
     kind: Literal["imagefolder"]
     path: Annotated[str, Field(min_length=1)]
-    test_share: Share
-    unreadable: Literal["stop", "skip"]
+    test_fraction: Fraction
+    on_unreadable: Literal["raise", "skip"]
 
 
-class ParquetSource(Closed):
-    """One's own pictures in the Hugging Face convention: a struct column `image` with `bytes`, an integer `label`."""
+class ParquetSource(StrictModel):
+    """Your own Parquet files, as on Hugging Face: a struct column `image` with `bytes`, and an integer `label`."""
 
     kind: Literal["parquet"]
     path: Annotated[str, Field(min_length=1)]
-    test_share: Share
-    unreadable: Literal["stop", "skip"]
+    test_fraction: Fraction
+    on_unreadable: Literal["raise", "skip"]
 
 
 Source = Annotated[
@@ -75,10 +79,13 @@ Source = Annotated[
 ]
 
 
-class Dataset(Closed):
-    """Where pictures come from, and the side (pixels), mean and standard deviation (of values in [0, 1]) they get."""
+class DatasetConfig(StrictModel):
+    """The source of a dataset and its preprocessing.
+
+    `image_size` is the height and width in pixels. `mean` and `std` are per channel, for pixel values in [0, 1].
+    """
 
     source: Source
-    side: Annotated[int, Field(ge=8, le=1024)]
-    mean: tuple[Mean, Mean, Mean]
-    std: tuple[Deviation, Deviation, Deviation]
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    mean: tuple[ChannelMean, ChannelMean, ChannelMean]
+    std: tuple[ChannelStd, ChannelStd, ChannelStd]

@@ -1,4 +1,4 @@
-"""`params.yaml` read and checked; a mistake becomes one line that names its path and the nearest known key."""
+"""Reading and checking `params.yaml`. Each mistake becomes one line with the path of the key and a suggestion."""
 
 import json
 from pathlib import Path
@@ -8,101 +8,118 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from rr.errors import UserError, nearest
+from rr.errors import UserError, suggest
+from rr.params.base import RENAMED_KEYS
 from rr.params.root import Params
 from rr.views.augmentation import Augmentation
 
-LARGEST = 100_000  # values in a file of parameters, a hundred times what the shipped one has
+MAX_VALUES = 100_000  # a hundred times as many as params.yaml has
 
 
-def load(path: Path) -> Params:
-    """Read and check `path`. Raises UserError with one line per mistake."""
+def load_params(path: Path) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        UserError: if the file is missing, not valid YAML, or has mistakes; the message has one line per mistake.
+    """
     if not path.is_file():
-        raise UserError(f"no {path} here: run this in the project's root, or name the file with --params")
+        raise UserError(f"{path} not found: run rr in the root folder of the project, or name the file with --params")
     try:
-        return check(path.read_text(encoding="utf-8"), path)
+        return parse_params(path.read_text(encoding="utf-8"), path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
 
 
-def check(content: str, path: Path) -> Params:
-    """Check `content` as that of `path`. Raises UserError as `load` does."""
-    raw = parse(content, path)
+def parse_params(content: str, path: Path) -> Params:
+    """Parse and check the text of a parameter file; `path` is for error messages.
+
+    Raises:
+        UserError: if the text is not valid YAML or has mistakes; the message has one line per mistake.
+    """
+    raw = parse_yaml(content, path)
     if not isinstance(raw, dict):
-        raise UserError(f"{path} holds no sections: it must begin with 'grid:'")
+        raise UserError(f"{path} has no sections: it must start with 'grid:'")
     try:
-        # JSON mode, because there a strict model takes a list for a tuple, yet no "3" for a 3.
+        # In JSON mode a strict model accepts a list for a tuple, but not "3" for 3.
         return Params.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        lines = [_explain(raw, dict(mistake)) for mistake in error.errors(include_url=False)]
+        lines = [_explain(raw, dict(details)) for details in error.errors(include_url=False)]
         raise UserError("\n".join(f"{path}: {line}" for line in lines)) from error
 
 
-def parse(content: str, path: Path) -> Any:
-    """The values of a YAML text, such as JSON has. Raises UserError that names `path` for anything else."""
+def parse_yaml(content: str, path: Path) -> Any:
+    """Parse a YAML text whose values JSON can represent; `path` is for error messages.
+
+    Raises:
+        UserError: if the text is not valid YAML, is too large, or has values that JSON does not have, such as dates.
+    """
     try:
         raw = YAML(typ="safe", pure=True).load(content)
-        if _size(raw, {}) > LARGEST:
-            raise ValueError(f"too large, with its aliases more than {LARGEST:,} values")
+        if _count_values(raw, {}) > MAX_VALUES:
+            raise ValueError(f"too large: it has more than {MAX_VALUES:,} values (an alias counts as a copy)")
         json.dumps(raw)
     except (YAMLError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     return raw
 
 
-def _size(value: Any, known: dict[int, int]) -> int:
-    """How many values `value` holds when each alias is written out: few lines of YAML can stand for 2⁶⁴."""
+def _count_values(value: Any, counts: dict[int, int]) -> int:
+    """Count the values in `value` with every alias expanded; nested aliases in a few lines can expand to 2⁶⁴ values."""
     if not isinstance(value, dict | list):
         return 1
-    if id(value) not in known:
-        parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
-    return known[id(value)]
+    if id(value) not in counts:
+        items = value.values() if isinstance(value, dict) else value
+        counts[id(value)] = 1 + sum(_count_values(item, counts) for item in items)
+    return counts[id(value)]
 
 
-def _explain(raw: dict[str, Any], mistake: dict[str, Any]) -> str:
-    """One line for one of pydantic's errors: path, what is wrong, the nearest known key."""
-    location = list(mistake["loc"])
-    path, here = [], raw
+def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
+    """Turn one of pydantic's errors into a line with the path of the key, the problem and a suggestion."""
+    location = list(details["loc"])
+    path, node = [], raw
     for position, part in enumerate(location):
-        inside = part in here if isinstance(here, dict) else isinstance(here, list) and part in range(len(here))
-        # A part that is no key of the file is pydantic's tag for a union member, unless it is the missing key itself.
-        if inside or position == len(location) - 1:
+        exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
+        # A part that is not in the file is pydantic's tag of a union member, or, at the end, the missing key itself.
+        if exists or position == len(location) - 1:
             path.append(str(part))
-        if inside:
-            here = here[part]
+        if exists:
+            node = node[part]
     where = ".".join(part for part in path if part != "[key]")
-    if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{where}: unknown key; {nearest(path[-1], _keys(location[:-1]))}"
-    if mistake["type"] == "missing":
+    if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        valid_keys = _valid_keys(location[:-1])
+        new_key = RENAMED_KEYS.get(path[-1])
+        if new_key in valid_keys:
+            return f"{where}: this key is now called '{new_key}'"
+        return f"{where}: unknown key; {suggest(path[-1], valid_keys)}"
+    if details["type"] == "missing":
         return f"{where}: this key is missing"
-    if mistake["type"].startswith("union_tag"):
-        known = mistake.get("ctx", {}).get("expected_tags", "").replace("'", "")
-        given = mistake.get("ctx", {}).get("tag")
-        return f"{where}.kind: " + (f"unknown '{given}'; known: {known}" if given else "this key is missing")
-    message = mistake["msg"].removeprefix("Value error, ")
+    if details["type"].startswith("union_tag"):
+        valid_kinds = details.get("ctx", {}).get("expected_tags", "").replace("'", "")
+        kind = details.get("ctx", {}).get("tag")
+        return f"{where}.kind: " + (f"unknown '{kind}'; known: {valid_kinds}" if kind else "this key is missing")
+    message = details["msg"].removeprefix("Value error, ")
     if not where:
         return message
-    given = json.dumps(mistake.get("input"))
-    return f"{where}: {message[0].lower()}{message[1:]}" + (f" (given: {given})" if len(given) < 60 else "")
+    value = json.dumps(details.get("input"))
+    return f"{where}: {message[0].lower()}{message[1:]}" + (f" (given: {value})" if len(value) < 60 else "")
 
 
-def _keys(location: list[Any]) -> list[str]:
-    """The keys known at `location`, found by walking the models' annotations."""
-    here: Any = Params
+def _valid_keys(location: list[Any]) -> list[str]:
+    """Return the keys that the model at `location` accepts, found by following the annotations of the models."""
+    node: Any = Params
     for part in location:
-        if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
-            here = here.model_fields[part].annotation
+        if isinstance(node, type) and issubclass(node, BaseModel) and part in node.model_fields:
+            node = node.model_fields[part].annotation
             continue
-        arguments = get_args(here)
+        arguments = get_args(node)
         members = [m for a in arguments for m in (a, *get_args(a)) if isinstance(m, type) and issubclass(m, BaseModel)]
         tagged = [
             m for m in members if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
         ]
-        # A dict's key leads to its value type; a tag leads to the member of the union that carries it.
-        here = tagged[0] if tagged and here is not Params else (arguments[-1] if arguments else here)
-    if isinstance(here, type) and issubclass(here, BaseModel):
-        return list(here.model_fields)
-    if here is Augmentation:
+        # The key of a dict leads to its value type, and a tag to the union member that has it.
+        node = tagged[0] if tagged and node is not Params else (arguments[-1] if arguments else node)
+    if isinstance(node, type) and issubclass(node, BaseModel):
+        return list(node.model_fields)
+    if node is Augmentation:
         return list(Augmentation.__dataclass_fields__)
     return []

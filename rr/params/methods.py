@@ -1,14 +1,14 @@
-"""The section `methods`, and the names of backbones."""
+"""The section `methods`: pretraining methods and their hyperparameters. Also the names of the backbones."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rr.params.base import MOST, Closed, Count, Rate, Share, Weight
+from rr.params.base import MAX_COUNT, Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
 from rr.views.augmentation import Augmentation
 
-# Those of the paper, then any other ResNet of torchvision.models.
-Backbone = Literal[
+# The backbones of the paper, followed by the other ResNets of torchvision.models.
+BackboneName = Literal[
     "conv4",
     "resnet8",
     "resnet32",
@@ -26,21 +26,21 @@ Backbone = Literal[
 ]
 
 
-class Trained(Closed):
-    """What every method that trains is told; `batch_size` counts pictures, each of which has `views` views."""
+class TrainableConfig(StrictModel):
+    """Hyperparameters of every method that trains. `batch_size` counts images, each of which has `views` views."""
 
     augmentation: Augmentation
     batch_size: Count
     epochs: Count
-    learning_rate: Rate
+    learning_rate: PositiveFloat
 
 
-class Relational(Trained):
-    """Relational reasoning; the paper's section 3 and Algorithm 1.
+class RelationalConfig(TrainableConfig):
+    """Relational reasoning (section 3 and Algorithm 1 of the paper).
 
-    `head` is the paper's ablation: `relation`; `dot`, the product of two representations; `encoder-dot`, the product of
-    two encoded ones. `aggregation` is the relation head's. `labelled` is the share of each class's labels that supply
-    positive pairs (semi-supervised); 0 for none.
+    `head` is `relation`, or one of the paper's ablations: `dot`, the dot product of two representations, or
+    `encoder-dot`, the dot product of two encoded representations. `aggregation` applies to the relation head only.
+    `label_fraction` is the fraction of each class's labels that supply positive pairs (semi-supervised); 0 disables it.
     """
 
     kind: Literal["relational"]
@@ -48,121 +48,128 @@ class Relational(Trained):
     head: Literal["relation", "dot", "encoder-dot"]
     aggregation: Literal["cat", "sum", "mean", "max"]
     loss: Literal["focal", "bce"]
-    gamma: Weight
-    alpha: Share
+    gamma: NonNegativeFloat
+    alpha: Fraction
     negatives: Literal["roll", "random"]
-    labelled: Annotated[float, Field(ge=0, le=1)]
+    label_fraction: Annotated[float, Field(ge=0, le=1)]
 
 
-class Supervised(Trained):
-    """Backbone and linear layer trained on the labels: the upper bound."""
+class SupervisedConfig(TrainableConfig):
+    """A backbone and a linear layer trained on the labels: the upper bound."""
 
     kind: Literal["supervised"]
     views: Annotated[int, Field(ge=1, le=256)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    milestones: list[Share]
-    decay: Rate
+    milestones: list[Fraction]
+    lr_decay: PositiveFloat
 
 
-class Random(Closed):
-    """The freshly initialised backbone: the lower bound."""
+class RandomConfig(StrictModel):
+    """A backbone with its random initial weights: the lower bound."""
 
     kind: Literal["random"]
 
 
-class Imported(Closed):
-    """A backbone from elsewhere: a file that `rr import` wrote, and its SHA-256."""
+class ImportedConfig(StrictModel):
+    """A pretrained backbone: a file written by `rr import`, and its SHA-256."""
 
     kind: Literal["imported"]
     path: Annotated[str, Field(min_length=1)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class SimCLR(Trained):
-    """Contrastive learning of two views; `mean` says where the paper's code and the field differ."""
+class SimCLRConfig(TrainableConfig):
+    """Contrastive learning with two views.
+
+    Let p be the softmax probability of the positive view. The loss `nt-xent` is the mean of -log p. `log-mean-prob` is
+    -log of the mean of p, which is what the paper's code computes.
+    """
 
     kind: Literal["simclr"]
     views: Literal[2]
-    temperature: Rate
-    mean: Literal["of-ratios", "of-logs"]
-    hidden: Count
-    outputs: Count
+    temperature: PositiveFloat
+    loss: Literal["log-mean-prob", "nt-xent"]
+    hidden_dim: Count
+    projection_dim: Count
 
 
-class RotationNet(Trained):
-    """Telling by how many quarter turns a view was rotated."""
+class RotationNetConfig(TrainableConfig):
+    """Prediction of the rotation of a view: 0, 90, 180 or 270 degrees."""
 
     kind: Literal["rotation"]
     views: Annotated[int, Field(ge=1, le=256)]
 
 
-class InfoMax(Trained):
-    """Deep InfoMax, local; `prior` weighs the adversarial prior."""
+class InfoMaxConfig(TrainableConfig):
+    """Deep InfoMax with the local objective. `prior_weight` is the weight of the adversarial prior term."""
 
     kind: Literal["infomax"]
     views: Literal[1]
-    prior: Weight
+    prior_weight: NonNegativeFloat
 
 
-class DeepCluster(Trained):
-    """Learning to tell clusters that are found anew before every epoch.
+class DeepClusterConfig(TrainableConfig):
+    """Classification of cluster assignments, which k-means recomputes before every epoch.
 
-    There are `clusters` of them for each class of the data set, or in all, as `clusters_per` says. k-means starts
-    `starts` times and makes at most `iterations` steps.
+    `clusters` is the number of clusters per class, or in total if `clusters_per` is `dataset`. `n_init` and `max_iter`
+    are those of scikit-learn's KMeans.
     """
 
     kind: Literal["deepcluster"]
     views: Literal[1]
-    clusters: Annotated[int, Field(ge=2, le=MOST)]
+    clusters: Annotated[int, Field(ge=2, le=MAX_COUNT)]
     clusters_per: Literal["class", "dataset"]
-    hidden: Count
-    starts: Count
-    iterations: Count
+    hidden_dim: Count
+    n_init: Count
+    max_iter: Count
 
 
-class BYOL(Trained):
-    """Predicting the representation that a slowly following copy gives of another view."""
+class BYOLConfig(TrainableConfig):
+    """Prediction of the other view's representation by a target network, a moving average with decay `momentum`."""
 
     kind: Literal["byol"]
     views: Literal[2]
     momentum: Annotated[float, Field(ge=0, le=1)]
-    hidden: Count
-    outputs: Count
+    hidden_dim: Count
+    projection_dim: Count
 
 
-class VICReg(Trained):
-    """Variance, invariance and covariance of two views' embeddings, weighted."""
+class VICRegConfig(TrainableConfig):
+    """Weighted variance, invariance and covariance terms of the embeddings of two views."""
 
     kind: Literal["vicreg"]
     views: Literal[2]
-    invariance: Weight
-    variance: Weight
-    covariance: Weight
-    hidden: Count
-    outputs: Count
+    invariance_weight: NonNegativeFloat
+    variance_weight: NonNegativeFloat
+    covariance_weight: NonNegativeFloat
+    hidden_dim: Count
+    projection_dim: Count
 
 
-class BarlowTwins(Trained):
-    """Cross-correlation of two views' embeddings driven to the identity; `redundancy` weighs its other entries."""
+class BarlowTwinsConfig(TrainableConfig):
+    """Cross-correlation matrix of the embeddings of two views, trained towards the identity.
+
+    `redundancy_weight` is the weight of the off-diagonal entries.
+    """
 
     kind: Literal["barlow"]
     views: Literal[2]
-    redundancy: Rate
-    hidden: Count
-    outputs: Count
+    redundancy_weight: PositiveFloat
+    hidden_dim: Count
+    projection_dim: Count
 
 
-Method = Annotated[
-    Relational
-    | Supervised
-    | Random
-    | Imported
-    | SimCLR
-    | RotationNet
-    | InfoMax
-    | DeepCluster
-    | BYOL
-    | VICReg
-    | BarlowTwins,
+MethodConfig = Annotated[
+    RelationalConfig
+    | SupervisedConfig
+    | RandomConfig
+    | ImportedConfig
+    | SimCLRConfig
+    | RotationNetConfig
+    | InfoMaxConfig
+    | DeepClusterConfig
+    | BYOLConfig
+    | VICRegConfig
+    | BarlowTwinsConfig,
     Field(discriminator="kind"),
 ]

@@ -1,66 +1,68 @@
-"""The section `protocols`: what a backbone is measured by."""
+"""The section `protocols`: how a pretrained backbone is evaluated."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rr.params.base import Closed, Count, Rate, Share, Weight
+from rr.params.base import Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
 from rr.views.augmentation import Augmentation
 
-Labelled = Annotated[float, Field(gt=0, le=1)]
+LabelFraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class Linear(Closed):
-    """A linear layer on frozen features; `labelled` is the share of each class's training labels it is given."""
+class LinearConfig(StrictModel):
+    """A linear layer trained on frozen features with a fraction of each class's training labels."""
 
     kind: Literal["linear"]
-    labelled: Labelled
+    label_fraction: LabelFraction
     epochs: Count
     batch_size: Count
-    learning_rate: Rate
+    learning_rate: PositiveFloat
 
 
-class Finetune(Closed):
-    """Backbone and linear layer trained together, each at a rate of its own."""
+class FinetuneConfig(StrictModel):
+    """A backbone and a linear layer trained together, each with its own learning rate."""
 
     kind: Literal["finetune"]
-    labelled: Labelled
+    label_fraction: LabelFraction
     augmentation: Augmentation
     epochs: Count
     batch_size: Count
-    backbone_rate: Rate
-    classifier_rate: Rate
-    weight_decay: Weight
-    milestones: list[Share]
-    decay: Rate
+    backbone_lr: PositiveFloat
+    classifier_lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    milestones: list[Fraction]
+    lr_decay: PositiveFloat
 
 
-class Knn(Closed):
-    """Nearest neighbours by cosine similarity, votes weighted by exp(similarity / temperature)."""
+class KnnConfig(StrictModel):
+    """A k-nearest-neighbor vote by cosine similarity, weighted by exp(similarity / temperature)."""
 
     kind: Literal["knn"]
-    neighbours: Count
-    temperature: Rate
+    neighbors: Count
+    temperature: PositiveFloat
 
 
-class Retrieval(Closed):
-    """The training pictures ranked for every test picture; `depths` are the k of precision and recall at k."""
+class RetrievalConfig(StrictModel):
+    """A ranking of the training images for every test image. `cutoffs` lists the k of precision and recall at k."""
 
     kind: Literal["retrieval"]
     distance: Literal["cosine", "euclidean"]
-    depths: Annotated[list[Count], Field(min_length=1)]
+    cutoffs: Annotated[list[Count], Field(min_length=1)]
 
 
-class Embedding(Closed):
-    """The shape of the space: t-SNE, silhouette, alignment and uniformity of `images` test pictures.
+class EmbeddingConfig(StrictModel):
+    """Geometry of the representation: t-SNE map, silhouette, alignment and uniformity of `images` test images.
 
-    `augmentation` makes the two views of a picture that alignment compares.
+    `augmentation` creates the two views of an image that alignment compares.
     """
 
     kind: Literal["embedding"]
     images: Annotated[int, Field(ge=10)]
-    perplexity: Rate
+    perplexity: PositiveFloat
     augmentation: Augmentation
 
 
-Protocol = Annotated[Linear | Finetune | Knn | Retrieval | Embedding, Field(discriminator="kind")]
+ProtocolConfig = Annotated[
+    LinearConfig | FinetuneConfig | KnnConfig | RetrievalConfig | EmbeddingConfig, Field(discriminator="kind")
+]

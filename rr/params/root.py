@@ -1,56 +1,56 @@
-"""The whole of `params.yaml`: the grid, and the sections its names stand for."""
+"""The root model of `params.yaml`: the grid, and the sections that define the names in it."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rr.errors import nearest
-from rr.params.base import Closed, Name
-from rr.params.datasets import Dataset
-from rr.params.methods import Backbone, Method
-from rr.params.protocols import Protocol
+from rr.errors import suggest
+from rr.params.base import Name, StrictModel
+from rr.params.datasets import DatasetConfig
+from rr.params.methods import BackboneName, MethodConfig
+from rr.params.protocols import ProtocolConfig
 
 
-class Grid(Closed):
-    """Every combination is one pretraining; every pretraining × target × protocol one evaluation."""
+class GridConfig(StrictModel):
+    """The runs to make: a pretraining per combination, and an evaluation per pretraining, target and protocol."""
 
     data: list[Name]
     dataset: list[Name]
-    backbone: list[Backbone]
+    backbone: list[BackboneName]
     method: list[Name]
     seed: list[Annotated[int, Field(ge=0, lt=2**31)]]
     target: list[Name]
     protocol: list[Name]
 
 
-class Dynamics(Closed):
-    """Every how many epochs pretraining measures what its backbone has become, and on how many labelled pictures."""
+class DynamicsConfig(StrictModel):
+    """How often pretraining measures its backbone, in epochs (0 for never), and on how many labeled images."""
 
-    every: Annotated[int, Field(ge=0)]
+    every_n_epochs: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=50)]
 
 
-def _several(grid: Any) -> list[Any]:
+def _as_list(grid: Any) -> list[Any]:
     return grid if isinstance(grid, list) else [grid]
 
 
-class Params(Closed):
-    """The whole of `params.yaml`.
+class Params(StrictModel):
+    """All of `params.yaml`.
 
-    `grid` is one in that file; several, whose cells are joined, in the file that the Snakefile writes for suites (DVC
-    unfolds one product alone).
+    `grid` is a single grid in that file, because DVC supports only one. The Snakefile writes a file for several suites,
+    in which `grid` is a list. The runs of these grids are merged.
     """
 
-    grid: Annotated[list[Grid], Field(min_length=1), BeforeValidator(_several)]
+    grid: Annotated[list[GridConfig], Field(min_length=1), BeforeValidator(_as_list)]
     threads: Annotated[int, Field(ge=1, le=256)]
     precision: Literal["float32", "bfloat16"]
-    dynamics: Dynamics
-    datasets: dict[Name, Dataset]
-    methods: dict[Name, Method]
-    protocols: dict[Name, Protocol]
+    dynamics: DynamicsConfig
+    datasets: dict[Name, DatasetConfig]
+    methods: dict[Name, MethodConfig]
+    protocols: dict[Name, ProtocolConfig]
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> "Params":
+    def _check_grid(self) -> "Params":
         sections: dict[str, dict[str, Any]] = {
             "data": self.datasets,
             "dataset": self.datasets,
@@ -59,24 +59,29 @@ class Params(Closed):
             "protocol": self.protocols,
         }
         for grid in self.grid:
-            for axis in Grid.model_fields:
+            for axis in GridConfig.model_fields:
                 values = getattr(grid, axis)
                 if not values:
-                    raise ValueError(f"grid.{axis}: the list is empty; give at least one")
+                    raise ValueError(f"grid.{axis}: the list is empty; add at least one value")
                 if len(set(values)) < len(values):
-                    raise ValueError(f"grid.{axis}: a value stands twice")
+                    duplicate = next(value for value in values if values.count(value) > 1)
+                    raise ValueError(f"grid.{axis}: duplicate value {duplicate!r}; remove one")
                 for name in values if axis in sections else ():
                     lookup(sections[axis], name, f"grid.{axis}")
             missing = sorted({*grid.dataset, *grid.target} - set(grid.data))
             if missing:
                 raise ValueError(
-                    f"grid.data: add {', '.join(missing)}; it lists every data set that is fetched and converted"
+                    f"grid.data: {', '.join(missing)} is missing; list every dataset of grid.dataset and grid.target"
                 )
         return self
 
 
 def lookup(section: dict[str, Any], name: str, where: str) -> Any:
-    """Return `section[name]`; raise ValueError that names `where` and the nearest known word."""
+    """Return `section[name]`.
+
+    Raises:
+        ValueError: if the section has no such name. The message starts with `where` and suggests a similar name.
+    """
     if name not in section:
-        raise ValueError(f"{where}: unknown '{name}'; {nearest(name, section)}")
+        raise ValueError(f"{where}: unknown '{name}'; {suggest(name, section)}")
     return section[name]

@@ -1,4 +1,4 @@
-"""Pretraining: the training loop, its job description and its checkpoints."""
+"""Pretraining: the training loop, the description of a run, and checkpoints."""
 
 from rr.pretrain.job import Job
 from rr.pretrain.loop import pretrain

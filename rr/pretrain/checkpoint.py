@@ -1,6 +1,6 @@
-"""A training that stopped goes on: its state in a file, outside what the engines know.
+"""Checkpoints: the state of an unfinished run, in a file that neither DVC nor Snakemake knows.
 
-Both engines delete a stage's outputs before they try again, so the state in flight is none of them.
+Both engines delete the outputs of a stage before they repeat it, so a checkpoint cannot be one of its outputs.
 """
 
 import hashlib
@@ -12,105 +12,136 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from rr import paths
-from rr.runtime.atomic import replacing
+from rr.methods.base import Method
+from rr.runtime.atomic import atomic_write
 
-_DIGEST = hashlib.sha256().digest_size
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 @dataclass
-class Progressed:
-    """How far a run has come, and what it has measured."""
+class TrainState:
+    """The position of a run in its training, and what it has measured so far.
+
+    Attributes:
+        epoch: Number of completed epochs.
+        step: Number of completed steps of the current epoch.
+        seconds: Time that earlier processes spent in the current epoch.
+        labels: Labels of the current epoch, int64 (N,), if the method provides its own.
+        metric_sums: Sums of the metrics over the current epoch, float64 (2,): numerator and denominator.
+        num_views: Number of views in all completed epochs.
+        num_pairs: Number of pairs that were compared in all completed steps.
+        history: One row for each completed epoch.
+        epoch_seconds: Duration of each completed epoch.
+    """
 
     epoch: int = 0
     step: int = 0
-    seconds: float = 0.0  # spent in the current epoch by processes before this one
-    labels: Tensor | None = None  # of the current epoch, int64 (N,), where the method makes its own
-    totals: dict[str, Tensor] = field(default_factory=dict)
-    views: int = 0  # seen in all epochs that have ended
-    pairs: int = 0  # compared in all steps so far
+    seconds: float = 0.0
+    labels: Tensor | None = None
+    metric_sums: dict[str, Tensor] = field(default_factory=dict)
+    num_views: int = 0
+    num_pairs: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
 
 
-def save(resume: Path, fingerprint: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> None:
-    """Write how far the run has come to the file `resume`, all or nothing; a state that is not finite is not saved.
+def save_checkpoint(
+    path: Path,
+    fingerprint: str,
+    state: TrainState,
+    method: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+) -> None:
+    """Write a checkpoint atomically, and keep the one before it as `paths.previous_checkpoint`.
 
-    What stood there before stays beside it as `paths.previous`.
+    A state with infinite or NaN values is not written. The last good checkpoint then remains, and the training loop
+    reports the loss.
     """
-    if not all_finite(method) or any(not torch.isfinite(total).all() for total in run.totals.values()):
-        return  # the last good state stays; the loop reports the loss
-    # Through memory, because torch reports a full disk as a bug of its own.
+    if not all_finite(method) or any(not torch.isfinite(total).all() for total in state.metric_sums.values()):
+        return
+    # Serialized in memory first, because torch reports a full disk as an internal error.
     buffer = io.BytesIO()
-    torch.save(_state(fingerprint, run, method, optimiser, schedule), buffer)
-    with replacing(resume) as temporary:
+    torch.save(_as_dict(fingerprint, state, method, optimizer, scheduler), buffer)
+    with atomic_write(path) as temporary:
         with open(temporary, "wb") as file:
-            # torch reads back a tensor with a flipped bit without a word, so the file begins with a hash of the rest.
+            # torch does not detect a flipped bit in a tensor, so the file starts with a hash of the rest.
             file.write(hashlib.sha256(buffer.getbuffer()).digest())
             file.write(buffer.getbuffer())
-        if resume.exists():
-            os.replace(resume, paths.previous(resume))
+        if path.exists():
+            os.replace(path, paths.previous_checkpoint(path))
 
 
-def _state(fingerprint: str, run: Progressed, method: Any, optimiser: Any, schedule: Any) -> dict[str, Any]:
+def _as_dict(
+    fingerprint: str, state: TrainState, method: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
+) -> dict[str, Any]:
     return {
         "fingerprint": fingerprint,
-        "run": vars(run),
+        "state": vars(state),
         "method": method.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict() if schedule else None,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict() if scheduler else None,
     }
 
 
-def size(method: Any, epochs: int) -> int:
-    """Bytes of the last state of a training of `method`, which changes: it makes a step with gradients of zero.
+def checkpoint_bytes(method: Method, num_epochs: int) -> int:
+    """Return the size of the last checkpoint of a run. This trains `method` for one step with gradients of zero.
 
-    Without that step the optimiser has no moments yet. Each epoch has a row of the columns that no method lacks.
+    The optimizer has no moments before its first step. Each epoch has a history row with the columns of every method.
     """
-    optimiser, schedule = method.optimiser(epochs)
-    for weights in (weights for group in optimiser.param_groups for weights in group["params"]):
-        weights.grad = torch.zeros_like(weights)
-    optimiser.step()
-    run = Progressed(
-        history=[{"epoch": epoch, "loss": 0.5, "accuracy": 0.5, "views": 1e9, "pairs": 1e9} for epoch in range(epochs)],
-        epoch_seconds=[0.5 + epoch for epoch in range(epochs)],
+    optimizer, scheduler = method.configure_optimizer(num_epochs)
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = TrainState(
+        history=[{"epoch": e, "loss": 0.5, "accuracy": 0.5, "views": 1e9, "pairs": 1e9} for e in range(num_epochs)],
+        epoch_seconds=[0.5 + e for e in range(num_epochs)],
     )
     buffer = io.BytesIO()
-    torch.save(_state("0" * 64, run, method, optimiser, schedule), buffer)
-    return _DIGEST + buffer.getbuffer().nbytes
+    torch.save(_as_dict("0" * 64, state, method, optimizer, scheduler), buffer)
+    return _DIGEST_SIZE + buffer.getbuffer().nbytes
 
 
 def all_finite(method: nn.Module) -> bool:
-    """Whether no weight of the method has become infinite or NaN."""
+    """Return whether no weight or buffer of the method is infinite or NaN."""
     return all(bool(value.isfinite().all()) for value in method.state_dict().values())
 
 
-def restore(resume: Path, fingerprint: str, method: Any, optimiser: Any, schedule: Any) -> Progressed:
-    """Continue from the newest state that is whole and belongs to this very job; without one, begin."""
-    files = [file for file in (resume, paths.previous(resume)) if file.is_file()]
+def load_checkpoint(
+    path: Path, fingerprint: str, method: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
+) -> TrainState:
+    """Restore the newest checkpoint that is undamaged and has the same fingerprint.
+
+    Returns:
+        The state at that checkpoint, or the initial state if there is no such checkpoint.
+    """
+    files = [file for file in (path, paths.previous_checkpoint(path)) if file.is_file()]
     for file in files:
         content = file.read_bytes()
-        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+        if hashlib.sha256(content[_DIGEST_SIZE:]).digest() != content[:_DIGEST_SIZE]:
             print(f"pretrain: {file} is damaged")
             continue
-        state = torch.load(io.BytesIO(content[_DIGEST:]), weights_only=True, map_location="cpu")
-        if state["fingerprint"] != fingerprint:
-            print(f"pretrain: {file} belongs to other parameters, data or code")
+        checkpoint = torch.load(io.BytesIO(content[_DIGEST_SIZE:]), weights_only=True, map_location="cpu")
+        if checkpoint["fingerprint"] != fingerprint:
+            print(f"pretrain: {file} belongs to a run with other parameters, data or code")
             continue
-        method.load_state_dict(state["method"])
-        optimiser.load_state_dict(state["optimiser"])
-        if schedule:
-            schedule.load_state_dict(state["schedule"])
-        run = Progressed(**state["run"])
-        print(f"pretrain: continuing in epoch {run.epoch + 1} at step {run.step}")
-        return run
+        method.load_state_dict(checkpoint["method"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        if scheduler:
+            scheduler.load_state_dict(checkpoint["scheduler"])
+        state = TrainState(**checkpoint["state"])
+        print(f"pretrain: continuing in epoch {state.epoch + 1} at step {state.step}")
+        return state
     if files:
-        print("pretrain: beginning again")
-    return Progressed()
+        print("pretrain: starting from the beginning")
+    return TrainState()
 
 
-def forget(resume: Path) -> None:
-    """Remove the states, the older one first: what is left at any moment can be continued."""
-    paths.previous(resume).unlink(missing_ok=True)
-    resume.unlink(missing_ok=True)
+def delete_checkpoints(path: Path) -> None:
+    """Delete the checkpoint and the one before it, the older one first, so that an interruption leaves the newer one."""
+    paths.previous_checkpoint(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)

@@ -1,55 +1,62 @@
-"""Checks of a pretraining that are made before its first step."""
+"""Checks of a pretraining run before its first step."""
 
-from typing import Any
-
-from rr.compute.distributed import Group
+from rr.compute.distributed import ProcessGroup
 from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.methods.base import Method
-from rr.pretrain.job import Job
 
 
 def images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
-    """How many pictures an epoch shows. Raises UserError for labels or a mini-batch that the method cannot do with."""
-    if method.labelled and (data.labels < 0).any():
+    """Check that the method can be trained on the data, and return the number of images of an epoch.
+
+    Raises:
+        UserError: If labels are missing, or if a mini-batch is too small for the method.
+    """
+    num_images = len(data)
+    num_unlabeled = int((data.labels < 0).sum())
+    if method.label_fraction and num_unlabeled:
         raise UserError(
-            f"{data.path}: the method needs a label for every picture, and {(data.labels < 0).sum():,} have none: "
-            "choose another method (for relational, labelled: 0.0)"
+            f"{data.path}: the method needs a label for every image, but {num_unlabeled:,} images have none: choose "
+            "another method (for relational, label_fraction: 0.0)"
         )
-    if min(batch_size, len(data)) < 2:
+    if min(batch_size, num_images) < 2:
         raise UserError(
-            f"{len(data):,} pictures in batches of {batch_size}: methods compare the pictures of a mini-batch, so it "
-            "needs two; raise batch_size"
+            f"{num_images:,} images in batches of {batch_size}: a mini-batch must contain at least two images, because "
+            "methods compare them; raise batch_size"
         )
-    rest = len(data) % batch_size
+    remainder = num_images % batch_size
     if method.drop_last:
-        if len(data) < batch_size:
-            raise UserError(f"{len(data)} pictures are less than one batch of {batch_size}: lower batch_size")
-        return len(data) - rest
-    if 0 < rest < method.smallest_batch:
+        if num_images < batch_size:
+            raise UserError(f"{num_images} images are less than one batch of {batch_size}: lower batch_size")
+        return num_images - remainder
+    if 0 < remainder < method.min_batch_size:
         raise UserError(
-            f"{len(data)} pictures in batches of {batch_size} leave a last batch of {rest}, and the method needs "
-            f"{method.smallest_batch}: change the method's batch_size by one"
+            f"{num_images} images in batches of {batch_size} leave a last batch of {remainder}, but the method needs at "
+            f"least {method.min_batch_size}: change the method's batch_size by one"
         )
-    return len(data)
+    return num_images
 
 
-def check_local_batches(job: Job, method: Method, group: Group, images: int) -> None:
-    """Raise UserError where the processes cannot share the mini-batches of an epoch of `images` pictures."""
-    settings: Any = job.method
-    if not method.shareable:
+def check_data_parallel(kind: str, method: Method, group: ProcessGroup, num_images: int, batch_size: int) -> None:
+    """Check that the processes can share the mini-batches of an epoch of `num_images` images.
+
+    Raises:
+        UserError: If the method does not support several processes, or if a mini-batch has fewer images than processes.
+    """
+    world_size = group.world_size
+    if not method.supports_data_parallel:
         raise UserError(
-            f"the {settings.kind} method cannot be trained by {group.size} processes, because its loss compares more "
-            "than the representations of pictures: run the command without torchrun"
+            f"the {kind} method cannot be trained by {world_size} processes, because its loss needs more than the "
+            "representations of the images: run the command without torchrun"
         )
-    if min(settings.batch_size, images) < group.size:
+    if min(batch_size, num_images) < world_size:
         raise UserError(
-            f"{group.size} processes cannot share mini-batches of {min(settings.batch_size, images)} pictures: start "
-            "fewer, or raise the method's batch_size"
+            f"{world_size} processes cannot share mini-batches of {min(batch_size, num_images)} images: start fewer "
+            "processes, or raise the method's batch_size"
         )
-    if 0 < images % settings.batch_size < group.size:
+    remainder = num_images % batch_size
+    if 0 < remainder < world_size:
         raise UserError(
-            f"{images} pictures in batches of {settings.batch_size} leave a last batch of "
-            f"{images % settings.batch_size}, too few for {group.size} processes: start fewer, or change the method's "
-            "batch_size by one"
+            f"{num_images} images in batches of {batch_size} leave a last batch of {remainder}, which is too small for "
+            f"{world_size} processes: start fewer processes, or change the method's batch_size by one"
         )

@@ -1,11 +1,13 @@
-"""A method trained by several processes, to the same loss and the same gradients as by one.
+"""Training by several processes, with the same loss and the same gradients as in a single process.
 
-Each process holds all weights, makes the views of its share of the mini-batch's pictures, and passes them through the
-backbone, whose batch norms are synchronised. The representations z are gathered in the order of one process, and each
-process computes the whole loss L(z, h) from them, h being the weights of the head. So dL/dh is whole in every process,
-and the mean over N processes, which DistributedDataParallel takes, leaves it as it is. The gradient of the backbone's
-weights w is the sum over processes r of dL/dz_r · dz_r/dw. L is computed N times, so gathering hands back the sum of N
-equal gradients, N · dL/dz_r, and the mean over processes of N times their share is that sum.
+Each process has all weights. It makes the views of its own images of the mini-batch and encodes them with the backbone,
+whose batch norms are synchronized. The representations z are then gathered in the order of a single process, and each
+process computes the whole loss L(z, h), in which h are the weights of the head.
+
+DistributedDataParallel averages gradients over the N processes. The gradient dL/dh is the same in all of them, so
+averaging does not change it. The gradient of the backbone's weights w is the sum over the processes r of
+dL/dz_r · dz_r/dw. Because L is computed N times, the backward pass of gathering returns the sum of N equal gradients,
+N · dL/dz_r. The average over the processes is then the required sum.
 """
 
 from typing import Any
@@ -16,64 +18,74 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
-from rr.compute.distributed import Group
-from rr.compute.sync_batch_norm import synchronise
-from rr.methods.base import Method, Statistics
+from rr.backbones.base import Backbone
+from rr.compute.distributed import ProcessGroup
+from rr.compute.sync_batch_norm import convert_sync_batchnorm
+from rr.methods.base import Method, Metrics
 
 
-class Replicas:
-    """The processes of `group` as trainers of one method.
+class DataParallelMethod:
+    """A method that the processes of `group` train together.
 
-    Built before the method: in training, `backbone` from then on takes each process's own views and gives all of them
-    the representations of the whole mini-batch.
+    Create it before the method that uses `backbone`, then call `wrap`. In training mode, `backbone` then takes the views
+    of this process and returns the representations of the whole mini-batch.
     """
 
-    def __init__(self, group: Group, backbone: nn.Module) -> None:
+    def __init__(self, group: ProcessGroup, backbone: Backbone) -> None:
         self.group = group
-        self.images = 0  # of the mini-batch that passes the backbone now
+        self.batch_size = 0  # of the current mini-batch, over all processes
         self._parallel: nn.Module | None = None
-        synchronise(backbone)
+        convert_sync_batchnorm(backbone)
 
-        # A function, which copies of the backbone (BYOL's target) keep as it is; a method would be copied with self.
+        # A function, because copies of the backbone (the target of BYOL) share it. They would copy a bound method's self.
         def gather(module: nn.Module, inputs: Any, rows_ND: Tensor) -> Tensor:
-            return _Gather.apply(rows_ND, self.group, self.images) if module.training else rows_ND
+            return _Gather.apply(rows_ND, self.group, self.batch_size) if module.training else rows_ND
 
         backbone.register_forward_hook(gather)
 
-    def replicate(self, method: Method) -> None:
-        """Begin to train `method`, which was built around the backbone, with the weights of the first process."""
-        self._parallel = DistributedDataParallel(_Loss(method))
+    def wrap(self, method: Method) -> None:
+        """Set the method to train, which uses the backbone, and copy the weights of the main process to all others."""
+        self._parallel = DistributedDataParallel(_MethodLoss(method))
 
-    def loss(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        """The method's, of the whole mini-batch: `views` are of this process's share, `labels` and `drawn` of all."""
+    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the loss and metrics of the whole mini-batch.
+
+        Args:
+            views: The views of this process's images.
+            labels: The labels of the whole mini-batch.
+            noise: The random numbers for the whole mini-batch.
+        """
         assert self._parallel is not None
-        self.images = len(labels)
-        return self._parallel(views, labels, drawn)
+        self.batch_size = len(labels)
+        return self._parallel(views, labels, noise)
 
 
-class _Loss(nn.Module):
-    """The method's loss as a forward pass, which DistributedDataParallel wraps."""
+class _MethodLoss(nn.Module):
+    """The loss of a method as a forward pass, as DistributedDataParallel requires."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
 
-    def forward(self, views: Tensor, labels: Tensor, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Statistics]:
-        return self.method.loss(views, labels, drawn)
+    def forward(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        return self.method.loss(views, labels, noise)
 
 
 class _Gather(torch.autograd.Function):
-    """Rows (G·m, D) of this process's m of M pictures, in G groups (such as views), to those of all, (G·M, D)."""
+    """Gather the rows of all processes: (G·m, D) for the m images of this process, to (G·M, D) for all M images.
+
+    G is the number of rows per image, for example views. Rows are grouped in this way: all images' first rows come first.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows_ND: Tensor, group: Group, images: int) -> Tensor:
-        shares = [group.share(images, rank) for rank in range(group.size)]
-        sizes = [share.stop - share.start for share in shares]
-        ctx.own, ctx.images, ctx.processes = shares[group.rank], images, group.size
-        own_GmD = rows_ND.reshape(-1, sizes[group.rank], rows_ND.shape[1])
-        # Collectives want one size, so a smaller share is filled up.
-        padded_GmD = own_GmD.new_zeros(len(own_GmD), max(sizes), own_GmD.shape[2])
-        padded_GmD[:, : own_GmD.shape[1]] = own_GmD
+    def forward(ctx: Any, rows_ND: Tensor, group: ProcessGroup, batch_size: int) -> Tensor:
+        slices = [group.local_slice(batch_size, rank) for rank in range(group.world_size)]
+        sizes = [images.stop - images.start for images in slices]
+        ctx.local_slice, ctx.batch_size, ctx.world_size = slices[group.rank], batch_size, group.world_size
+        local_GmD = rows_ND.reshape(-1, sizes[group.rank], rows_ND.shape[1])
+        # Collective operations need equal sizes, so a smaller part is padded.
+        padded_GmD = local_GmD.new_zeros(len(local_GmD), max(sizes), local_GmD.shape[2])
+        padded_GmD[:, : local_GmD.shape[1]] = local_GmD
         parts = [torch.empty_like(padded_GmD) for _ in sizes]
         dist.all_gather(parts, padded_GmD)
         return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], 1).flatten(0, 1)
@@ -81,6 +93,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:
-        # The sum of the processes' gradients, without asking them: each has the same.
-        grad_GMD = grad_ND.reshape(-1, ctx.images, grad_ND.shape[1])
-        return (grad_GMD[:, ctx.own] * ctx.processes).flatten(0, 1), None, None
+        # The sum of the gradients of all processes, without communication, because they are equal.
+        grad_GMD = grad_ND.reshape(-1, ctx.batch_size, grad_ND.shape[1])
+        return (grad_GMD[:, ctx.local_slice] * ctx.world_size).flatten(0, 1), None, None

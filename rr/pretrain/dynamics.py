@@ -1,4 +1,6 @@
-"""Learning dynamics: what a backbone has become, measured between epochs without touching the training."""
+"""Training dynamics: measurements of a method between epochs, which do not affect the training."""
+
+import math
 
 import numpy as np
 import torch
@@ -6,72 +8,79 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rr.data.beton import Beton
-from rr.evaluate.features import extract
-from rr.evaluate.knn import vote
+from rr.evaluate.features import extract_features
+from rr.evaluate.knn_vote import knn_vote
 from rr.evaluate.representation_metrics import effective_rank
 from rr.methods.base import Method
-from rr.params import Dataset, Dynamics
+from rr.params import DatasetConfig, DynamicsConfig
 
-NEIGHBOURS, TEMPERATURE = 20, 0.1
+NUM_NEIGHBORS, TEMPERATURE = 20, 0.1
 COLUMNS = ("knn_accuracy", "effective_rank", "gradient_norm_backbone", "gradient_norm_head")
 
 
-class Observer:
-    """Measures a method in training on the same pictures of its training split each time.
+class DynamicsMonitor:
+    """Measure a method during its training, always on the same images of the training split.
 
-    The pictures are up to `images` with a label, chosen by `seed` (any pictures, where none has a label). Labels serve
-    the measurement alone.
+    The images are up to `config.images` labeled images, chosen with `seed`. If there are at most 20 labeled images, they
+    are chosen from all images. The labels are used only for the measurement.
     """
 
-    def __init__(self, settings: Dynamics, data: Beton, dataset: Dataset, seed: int, device: str) -> None:
-        self.every, self.data, self.dataset, self.device = settings.every, data, dataset, device
-        known = np.flatnonzero(data.labels >= 0)
-        self.labelled = len(known) > NEIGHBOURS
-        pool = known if self.labelled else np.arange(len(data))
-        order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(pool))
-        self.rows = np.sort(pool[order[: settings.images]])
+    def __init__(self, config: DynamicsConfig, data: Beton, dataset: DatasetConfig, seed: int, device: str) -> None:
+        self.every_n_epochs, self.data, self.dataset, self.device = config.every_n_epochs, data, dataset, device
+        labeled = np.flatnonzero(data.labels >= 0)
+        self.has_labels = len(labeled) > NUM_NEIGHBORS
+        candidates = labeled if self.has_labels else np.arange(len(data))
+        order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(candidates))
+        self.rows = np.sort(candidates[order[: config.images]])
 
-    def is_due(self, epoch: int) -> bool:
-        """Whether the epoch that has ended, counted from 1, is one to measure."""
-        return self.every > 0 and epoch % self.every == 0
+    def is_due(self, num_epochs: int) -> bool:
+        """Return whether to measure after this number of completed epochs."""
+        return self.every_n_epochs > 0 and num_epochs % self.every_n_epochs == 0
 
     def measure(self, method: Method) -> dict[str, float]:
-        """The values of `COLUMNS` now; NaN for what cannot be known. The method's mode is as before afterwards.
+        """Return the values of `COLUMNS`; NaN if a value is undefined. The mode of the method does not change.
 
-        `knn_accuracy`: share of the pictures that the 20 nearest of the others name rightly (cosine, temperature 0.1).
-        `effective_rank` of their features. The norms are those of the last step's gradients (before the optimiser),
-        of the backbone and of all else that is trained.
+        - `knn_accuracy`: leave-one-out accuracy of the kNN classifier (20 neighbors, cosine, temperature 0.1).
+        - `effective_rank`: of the features of the images.
+        - `gradient_norm_backbone`, `gradient_norm_head`: norms of the gradients of the last step before the optimizer
+          used them, of the backbone and of all other parameters.
         """
         norms = gradient_norms(method)
-        training = method.training
+        was_training = method.training
         method.eval()
-        features = extract(method.backbone, self.data, self.dataset, self.device, self.rows)
-        method.train(training)
-        found = float("nan")
-        if self.labelled:
-            found = leave_one_out(features, torch.from_numpy(self.data.labels[self.rows]).to(features.device))
-        return dict(zip(COLUMNS, (found, effective_rank(features), *norms), strict=True))
+        features = extract_features(method.backbone, self.data, self.dataset, self.device, self.rows)
+        method.train(was_training)
+        accuracy = math.nan
+        if self.has_labels:
+            accuracy = knn_leave_one_out(features, torch.from_numpy(self.data.labels[self.rows]).to(features.device))
+        return dict(zip(COLUMNS, (accuracy, effective_rank(features), *norms), strict=True))
 
 
-def leave_one_out(features: Tensor, labels: Tensor) -> float:
-    """kNN accuracy of each picture among the others: features float (N, D), labels int64 (N,), N above 20."""
+def knn_leave_one_out(features: Tensor, labels: Tensor) -> float:
+    """Return the accuracy of classifying each image by its nearest neighbors among all other images.
+
+    Args:
+        features: Float (N, D), N above 20.
+        labels: Int64 (N,).
+    """
     directions = F.normalize(features)
-    cosines = (directions @ directions.T).fill_diagonal_(-2)  # below every cosine: never its own neighbour
-    shares = vote(cosines, labels, int(labels.max()) + 1, NEIGHBOURS, TEMPERATURE)
-    return (shares.argmax(1) == labels).double().mean().item()
+    cosines = (directions @ directions.T).fill_diagonal_(-2)  # lower than any cosine: no image is its own neighbor
+    scores = knn_vote(cosines, labels, int(labels.max()) + 1, NUM_NEIGHBORS, TEMPERATURE)
+    return (scores.argmax(1) == labels).double().mean().item()
 
 
 def gradient_norms(method: Method) -> tuple[float, float]:
-    """Euclidean norm of all gradients of the backbone, and of all others; NaN where there is none."""
-    own = {id(parameter) for parameter in method.backbone.parameters()}
-    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    """Return the Euclidean norm of the gradients of the backbone, and of all others; NaN if there are none."""
+    backbone_ids = {id(parameter) for parameter in method.backbone.parameters()}
+    backbone: list[Tensor] = []
+    others: list[Tensor] = []
     for parameter in method.parameters():
         if parameter.grad is not None:
-            sides[id(parameter) not in own].append(parameter.grad)
-    backbone, others = (
-        torch.stack([gradient.double().square().sum() for gradient in side]).sum().sqrt().item()
-        if side
-        else float("nan")
-        for side in sides
-    )
-    return backbone, others
+            (backbone if id(parameter) in backbone_ids else others).append(parameter.grad)
+    return _norm(backbone), _norm(others)
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    if not gradients:
+        return math.nan
+    return torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt().item()

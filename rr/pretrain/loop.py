@@ -1,13 +1,15 @@
-"""Stage `pretrain`: the one training loop, the same for every method.
+"""The training loop, which is the same for every method.
 
-It owns optimisation, history and resumption. Order, views and the methods' random numbers are pure functions
-of (seed, epoch, step), so a run that was killed continues from its resume file to the same bits.
+The order of images, the views and the random numbers of a method are pure functions of (seed, epoch, step). A run that
+was killed therefore continues from its checkpoint to identical results.
 """
 
 import csv
 import io
 import math
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,248 +19,335 @@ import torch
 from torch import Tensor
 
 from rr import backbones, methods, paths
-from rr.backbones.weights import write_backbone
-from rr.compute.device import compiled, one_thread
-from rr.compute.distributed import Group
+from rr.backbones.weights import save_backbone
+from rr.compute.device import compile_for_gpu, single_threaded
+from rr.compute.distributed import ProcessGroup
 from rr.data.beton import Beton
-from rr.data.labels import keep_share
-from rr.data.loader import Feed
+from rr.data.labels import keep_label_fraction
+from rr.data.loader import Batch, ViewLoader
 from rr.errors import UserError
-from rr.evaluate.features import extract
+from rr.evaluate.features import extract_features
 from rr.methods.base import Method
-from rr.pretrain.checkpoint import Progressed, all_finite, restore, save
-from rr.pretrain.checks import check_local_batches, images_per_epoch
-from rr.pretrain.data_parallel import Replicas
-from rr.pretrain.dynamics import COLUMNS, Observer
+from rr.params.methods import TrainableConfig
+from rr.pretrain.checkpoint import TrainState, all_finite, load_checkpoint, save_checkpoint
+from rr.pretrain.checks import check_data_parallel, images_per_epoch
+from rr.pretrain.data_parallel import DataParallelMethod
+from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor
 from rr.pretrain.job import Job
 from rr.runtime.atomic import write_text
-from rr.runtime.hashing import sha256
-from rr.runtime.image_grid import contact_sheet
+from rr.runtime.hashing import file_sha256
+from rr.runtime.image_grid import save_image_grid
 from rr.runtime.progress import Progress
-from rr.runtime.signals import end, postponed
+from rr.runtime.signals import defer_signals, exit_for_signal
 from rr.views import make_views
-from rr.views.torch_ops import upload
+from rr.views.augmentation import Augmentation
+from rr.views.torch_ops import to_device
 
 SECONDS_BETWEEN_SAVES = 120.0
-_FINITE = "finite"  # of an epoch's steps, how many had a finite loss: tells the first bad one without waiting
+_FINITE = "finite"  # the number of steps with a finite loss, by which the first other step is found without waiting
 
 
 def pretrain(
-    job: Job, beton: Path, outputs: paths.Pretraining, *, device: str, threads: int, group: Group | None = None
+    job: Job,
+    beton: Path,
+    outputs: paths.PretrainPaths,
+    *,
+    device: str,
+    threads: int,
+    group: ProcessGroup | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train `job` on the pictures of `beton`; write the backbone, the history and a picture of the views.
+    """Train the backbone of `job`, and write its weights, the history and an image of some views.
 
-    The processes of `group` train together, and the first of them writes; None for one process. Leaves the resume file,
-    for the caller to remove when all is recorded. Returns facts for the record. Raises UserError for a beton that
-    `Beton` refuses, for a loss that is no longer finite, and for what several processes cannot do.
+    The last checkpoint remains. The caller deletes it after the record of the run is written.
+
+    Args:
+        job: What to train.
+        beton: The training images.
+        outputs: Where to write.
+        device: A torch device.
+        threads: Number of threads that read images.
+        group: The processes that train together, of which the main process writes. The default is a single process.
+        on_step: Called after each step with its number of views, instead of a display of the progress. An exception
+            that it raises ends the training.
+
+    Returns:
+        Facts for the record of the run.
+
+    Raises:
+        UserError: If the data do not suit the method or the number of processes, or if the loss is not finite.
     """
-    group = group or Group()
+    group = group or ProcessGroup()
     torch.manual_seed(job.seed)
     data = Beton(beton, threads=threads)
     backbone = backbones.build(job.backbone)
-    replicas = Replicas(group, backbone) if group.size > 1 else None
-    method = methods.build(job.method, backbone, job.classes, len(data)).to(device)
-    run = Progressed()
-    if hasattr(job.method, "epochs"):
-        run = _train(job, method, data, outputs, device, group, replicas)
-    elif group.first:
-        originals, _ = next(data.batches(range(min(48, len(data))), 48))
-        contact_sheet(originals, 8, outputs.views)
+    parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
+    method = methods.build(job.method, backbone, job.num_classes, len(data)).to(device)
+    state = TrainState()
+    if isinstance(job.method, TrainableConfig):
+        state = Trainer(job, method, data, outputs, device, group, parallel, on_step).run()
+    elif group.is_main:
+        images, _ = next(data.batches(range(min(48, len(data))), 48))
+        save_image_grid(images, 8, outputs.views)
     if not all_finite(method):
         raise UserError(
-            "the last step made weights that are not finite: lower the method's learning_rate in params.yaml and run "
+            "the weights are not finite after the last step: lower the method's learning_rate in params.yaml and run "
             "the command again"
         )
-    if group.first:
-        write_text(outputs.history, _as_csv(run.history))
-        write_backbone(job.backbone, method.backbone, outputs.weights, job.dataset)
-    seen = run.views
-    seconds = sum(run.epoch_seconds)
+    if group.is_main:
+        write_text(outputs.history, _format_history(state.history))
+        save_backbone(method.backbone, outputs.weights, job.dataset)
+    seconds = sum(state.epoch_seconds)
     return {
-        "epoch_seconds": [round(second, 3) for second in run.epoch_seconds],
-        "views": seen,
-        "views_per_second": round(seen / seconds) if seconds else 0,
+        "epoch_seconds": [round(second, 3) for second in state.epoch_seconds],
+        "views": state.num_views,
+        "views_per_second": round(state.num_views / seconds) if seconds else 0,
     }
 
 
-def _train(
-    job: Job, method: Method, data: Beton, outputs: paths.Pretraining, device: str, group: Group,
-    replicas: Replicas | None,
-) -> Progressed:  # fmt: skip
-    settings: Any = job.method
-    resume = outputs.resume
-    epochs, batch_size, K = settings.epochs, settings.batch_size, settings.views
-    images = images_per_epoch(method, data, batch_size)
-    if replicas:
-        check_local_batches(job, method, group, images)
-        group.alike({f"state in {resume}": sha256(resume) if resume.is_file() else ""})
-    if group.first:
-        _draw_contact_sheet(job, data, outputs.views)
-    optimiser, schedule = method.optimiser(epochs)
-    feed = Feed(
-        data, job.dataset, settings.augmentation, views=K, batch_size=batch_size, seed=job.seed, device=device,
-        share=group.share,
-    )  # fmt: skip
-    feed.use_labels(keep_share(data.labels, method.labelled, job.seed))
-    observer = Observer(job.dynamics, data, job.dataset, job.seed, device)
-    if replicas:
-        replicas.replicate(method)
-        step: Any = partial(_forward, replicas, feed.augment, job.precision)
-    else:
-        step = compiled(partial(_forward, method, feed.augment, job.precision), device)
-    run = restore(resume, job.fingerprint, method, optimiser, schedule)
-    run.totals = {name: total.to(device) for name, total in run.totals.items()}
-    method.train()
+class Trainer:
+    """Train a method from its last checkpoint, if there is one, to its last epoch.
 
-    def keep() -> None:
-        if group.first:
-            save(resume, job.fingerprint, run, method, optimiser, schedule)
+    Args:
+        job: What to train.
+        method: The method of the job, on `device`.
+        data: The training images.
+        outputs: Where to write the image of some views and the checkpoints.
+        device: A torch device.
+        group: The processes that train together.
+        parallel: The data-parallel counterpart of `method` if there are several processes.
+        on_step: See `pretrain`.
 
-    views_done = (run.epoch * images + min(run.step * batch_size, images)) * K
-    # Of several processes torchrun passes a signal on to all, who may have got it themselves.
-    with (
-        postponed(second_acts=group.size == 1) as asked,
-        Progress("pretrain", epochs * images * K, "views", views_done) as progress,
-    ):
-        saved = time.monotonic()
-        while run.epoch < epochs:
-            clock = time.monotonic() - run.seconds
-            _choose_labels(job, run, method, data, feed, device, group)
-            for batch in feed.epoch(run.epoch, run.step, images):
-                generator = _generator(job.seed, run.epoch, run.step)
-                drawn = tuple(
-                    upload(numbers.numpy(), feed.device) for numbers in method.draw(len(batch.labels), generator)
-                )
-                loss, fractions = step(batch.inputs, batch.labels, drawn)
-                if reads_at_once(loss) and not math.isfinite(loss.item()):
-                    raise _diverged(loss.item(), run, run.step, resume)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                with one_thread():
-                    optimiser.step()
-                method.after_step()
-                # Summed on the device: nothing in an epoch waits for it.
-                for name, parts in fractions.items():
-                    run.totals[name] = run.totals[name] + parts if name in run.totals else parts.clone()
-                run.step += 1
-                run.pairs += method.pairs(len(batch.labels))
-                progress.advance(len(batch.labels) * K)
-                # Not after the last step: its gradients, which the epoch's end may look at, are in no file.
-                if run.step * batch_size < images:
-                    stop, due = group.agree(asked, time.monotonic() - saved >= SECONDS_BETWEEN_SAVES)
-                    if stop or due:
-                        run.seconds = time.monotonic() - clock
-                        keep()
-                        saved = time.monotonic()
-                        _end_if(stop, run, resume, group)
-            run.views += images * K
-            row = _finish_epoch(run, time.monotonic() - clock, resume)
-            if observer.every:
-                due = observer.is_due(run.epoch) and group.first
-                row.update(observer.measure(method) if due else dict.fromkeys(COLUMNS, math.nan))
-            if schedule:
-                schedule.step()
-            keep()
-            saved = time.monotonic()
-            _end_if(group.agree(asked, True)[0], run, resume, group)
-            progress.advance(0, f"epoch {run.epoch}/{epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}")
-    return run
+    Raises:
+        UserError: If the data do not suit the method or the number of processes.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        method: Method,
+        data: Beton,
+        outputs: paths.PretrainPaths,
+        device: str,
+        group: ProcessGroup,
+        parallel: DataParallelMethod | None,
+        on_step: Callable[[int], None] | None,
+    ) -> None:
+        config = job.method
+        assert isinstance(config, TrainableConfig)
+        self.job, self.config, self.method, self.data = job, config, method, data
+        self.device, self.group, self.on_step = device, group, on_step
+        self.checkpoint = outputs.checkpoint
+        self.num_images = images_per_epoch(method, data, config.batch_size)
+        if parallel:
+            check_data_parallel(config.kind, method, group, self.num_images, config.batch_size)
+            checkpoint_hash = file_sha256(self.checkpoint) if self.checkpoint.is_file() else ""
+            group.check_identical({f"checkpoint {self.checkpoint}": checkpoint_hash})
+        if group.is_main:
+            _save_view_grid(data, config.augmentation, min(config.views, 8), job.seed, outputs.views)
+        self.optimizer, self.scheduler = method.configure_optimizer(config.epochs)
+        self.loader = ViewLoader(
+            data, job.dataset, config.augmentation, views=config.views, batch_size=config.batch_size, seed=job.seed,
+            device=device, local_slice=group.local_slice,
+        )  # fmt: skip
+        self.loader.set_labels(keep_label_fraction(data.labels, method.label_fraction, job.seed))
+        self.monitor = DynamicsMonitor(job.dynamics, data, job.dataset, job.seed, device)
+        if parallel:
+            parallel.wrap(method)
+        forward = partial(_forward, parallel or method, self.loader.augment, job.precision)
+        self.forward = forward if parallel else compile_for_gpu(forward, device)
+        self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer, self.scheduler)
+        self.state.metric_sums = {name: total.to(device) for name, total in self.state.metric_sums.items()}
+        method.train()
+
+    def run(self) -> TrainState:
+        """Run the remaining epochs and return the final state.
+
+        Raises:
+            UserError: If the loss is not finite.
+        """
+        state, config = self.state, self.config
+        images_done = state.epoch * self.num_images + min(state.step * config.batch_size, self.num_images)
+        with ExitStack() as stack:
+            # With several processes, torchrun forwards a signal to all of them, even if they received it themselves.
+            self.signals = stack.enter_context(defer_signals(second_sigint_raises=self.group.world_size == 1))
+            self.progress = None
+            if self.on_step is None:
+                num_views = config.epochs * self.num_images * config.views
+                progress = Progress("pretrain", num_views, "views", images_done * config.views)
+                self.progress = stack.enter_context(progress)
+            self.last_save = time.monotonic()
+            while state.epoch < config.epochs:
+                self.run_epoch()
+        return state
+
+    def run_epoch(self) -> None:
+        """Run the remaining steps of the current epoch, extend the history and save a checkpoint."""
+        state = self.state
+        self.epoch_start = time.monotonic() - state.seconds
+        self.prepare_epoch()
+        for batch in self.loader.epoch(state.epoch, state.step, self.num_images):
+            self.run_step(batch)
+            # Not after the last step: the monitor needs its gradients, which a checkpoint does not contain.
+            if state.step * self.config.batch_size < self.num_images:
+                self.maybe_checkpoint()
+        state.num_views += self.num_images * self.config.views
+        row = self.finish_epoch()
+        self.save()
+        self.exit_on_signal(self.group.sync_stop_and_save(self.signals, True)[0])
+        if self.progress:
+            note = f"epoch {state.epoch}/{self.config.epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}"
+            self.progress.advance(0, note)
+
+    def prepare_epoch(self) -> None:
+        """Tell the method the epoch, and set the labels of the epoch if the method provides its own."""
+        state, method = self.state, self.method
+        method.epoch = state.epoch
+        if state.step == 0:
+            seed = int(np.random.SeedSequence([self.job.seed, state.epoch]).generate_state(1)[0])
+            was_training = method.training
+            method.eval()
+            state.labels = method.before_epoch(
+                lambda: extract_features(method.backbone, self.data, self.job.dataset, self.device).cpu(), seed
+            )
+            method.train(was_training)
+        if state.labels is not None:
+            self.loader.set_labels(self.group.broadcast(state.labels).numpy())
+
+    def run_step(self, batch: Batch) -> None:
+        """Update the weights with one mini-batch."""
+        state, method = self.state, self.method
+        num_images = len(batch.labels)
+        generator = _step_generator(self.job.seed, state.epoch, state.step)
+        noise = tuple(
+            to_device(numbers.numpy(), self.loader.device) for numbers in method.sample_noise(num_images, generator)
+        )
+        loss, metrics = self.forward(batch.inputs, batch.labels, noise)
+        if loss_is_on_host(loss) and not math.isfinite(loss.item()):
+            raise self.divergence_error(loss.item(), state.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        with single_threaded():
+            self.optimizer.step()
+        method.after_step()
+        # The sums stay on the device, so that no step waits for it.
+        for name, fraction in metrics.items():
+            sums = state.metric_sums
+            sums[name] = sums[name] + fraction if name in sums else fraction.clone()
+        state.step += 1
+        state.num_pairs += method.count_pairs(num_images)
+        num_views = num_images * self.config.views
+        if self.on_step:
+            self.on_step(num_views)
+        if self.progress:
+            self.progress.advance(num_views)
+
+    def maybe_checkpoint(self) -> None:
+        """Save a checkpoint if one is due or if a signal was received. In the latter case, end the program."""
+        is_due = time.monotonic() - self.last_save >= SECONDS_BETWEEN_SAVES
+        signal, save_due = self.group.sync_stop_and_save(self.signals, is_due)
+        if signal or save_due:
+            self.state.seconds = time.monotonic() - self.epoch_start
+            self.save()
+            self.exit_on_signal(signal)
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Add a row to the history, measure the dynamics if that is due, and advance to the next epoch.
+
+        Raises:
+            UserError: If the loss is not finite.
+        """
+        state = self.state
+        seconds = time.monotonic() - self.epoch_start
+        num_finite = int(state.metric_sums.pop(_FINITE)[0])
+        row: dict[str, float] = {"epoch": state.epoch + 1}
+        for name, sums in state.metric_sums.items():
+            numerator, denominator = sums.tolist()
+            row[name] = numerator / denominator if denominator else math.nan
+        row |= {"views": state.num_views, "pairs": state.num_pairs}
+        if not math.isfinite(row["loss"]):
+            raise self.divergence_error(row["loss"], num_finite)
+        state.history.append(row)
+        state.epoch_seconds.append(seconds)
+        state.epoch, state.step, state.seconds, state.labels, state.metric_sums = state.epoch + 1, 0, 0.0, None, {}
+        if self.monitor.every_n_epochs:
+            is_due = self.monitor.is_due(state.epoch) and self.group.is_main
+            row.update(self.monitor.measure(self.method) if is_due else dict.fromkeys(COLUMNS, math.nan))
+        if self.scheduler:
+            self.scheduler.step()
+        return row
+
+    def save(self) -> None:
+        """Save a checkpoint in the main process."""
+        if self.group.is_main:
+            fingerprint = self.job.fingerprint
+            save_checkpoint(self.checkpoint, fingerprint, self.state, self.method, self.optimizer, self.scheduler)
+        self.last_save = time.monotonic()
+
+    def exit_on_signal(self, signal: int) -> None:
+        """End the program, after a checkpoint was saved, if any process has received a signal (0 if none has)."""
+        if signal:
+            self.group.barrier()  # torchrun ends all processes when the first one ends, so wait for the main process
+            state = self.state
+            print(f"pretrain: stopping in epoch {state.epoch + 1} at step {state.step}; saved {self.checkpoint}")
+            exit_for_signal(signal)
+
+    def divergence_error(self, loss: float, step: int) -> UserError:
+        """Return the error for a loss that is not finite in the step `step`, counted from 0."""
+        kept = f"; the last finite checkpoint remains in {self.checkpoint}" if self.checkpoint.is_file() else ""
+        return UserError(
+            f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step + 1}: lower the method's learning_rate in "
+            f"params.yaml and run the command again, which starts a new training{kept}"
+        )
 
 
-def _end_if(number: int, run: Progressed, resume: Path, group: Group) -> None:
-    """End where a signal has asked for it, this process or another of the run, after a save."""
-    if number:
-        group.meet()  # the first has saved: torchrun ends all as soon as one of them has ended
-        print(f"pretrain: stopping in epoch {run.epoch + 1} at step {run.step}; the state is in {resume}")
-        end(number)
-
-
-def reads_at_once(loss: Tensor) -> bool:
-    """Whether reading a loss costs nothing; elsewhere the epoch's end tells the first bad step."""
+def loss_is_on_host(loss: Tensor) -> bool:
+    """Return whether the loss can be read without waiting for a device."""
     return loss.device.type == "cpu"
 
 
-def _choose_labels(
-    job: Job, run: Progressed, method: Method, data: Beton, feed: Feed, device: str, group: Group
-) -> None:
-    """Let the method replace the labels of the epoch that begins, or give back those of one that goes on."""
-    if run.step == 0:
-        seed = int(np.random.SeedSequence([job.seed, run.epoch]).generate_state(1)[0])
-        training = method.training
-        method.eval()
-        run.labels = method.before_epoch(lambda: extract(method.backbone, data, job.dataset, device).cpu(), seed)
-        method.train(training)
-    if run.labels is not None:
-        feed.use_labels(group.from_first(run.labels).numpy())
-
-
-def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
-    """A step's own random numbers. torch keeps 32 bits of a seed, so all three are hashed into as many."""
+def _step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    """Return the random generator of a step. torch uses 32 bits of a seed, so all three numbers are hashed into 32."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0]))
 
 
 def _forward(
-    method: Method | Replicas,
-    augment: Any,
+    method: Method | DataParallelMethod,
+    augment: Callable[..., Tensor],
     precision: str,
     inputs: tuple[Tensor, ...],
     labels: Tensor,
-    drawn: tuple[Tensor, ...],
+    noise: tuple[Tensor, ...],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A batch from its inputs to its loss, and each statistic as float64 (part, whole); the compiled part of a step."""
+    """Return the loss of a batch, and each metric as a fraction, float64 (2,). On a GPU, this function is compiled."""
     with torch.autocast(labels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        loss, statistics = method.loss(augment(*inputs), labels, drawn)
-    images = len(labels)
-    fractions = {"loss": (loss.detach() * images, images), _FINITE: (loss.detach().isfinite(), 1), **statistics}
+        loss, metrics = method.loss(augment(*inputs), labels, noise)
+    num_images = len(labels)
+    fractions = {"loss": (loss.detach() * num_images, num_images), _FINITE: (loss.detach().isfinite(), 1), **metrics}
     return loss, {
-        name: torch.stack([torch.as_tensor(part, dtype=torch.float64, device=labels.device) for part in parts])
-        for name, parts in fractions.items()
+        name: torch.stack([torch.as_tensor(part, dtype=torch.float64, device=labels.device) for part in fraction])
+        for name, fraction in fractions.items()
     }
 
 
-def _diverged(loss: float, run: Progressed, step: int, resume: Path) -> UserError:
-    kept = f"; the last good state stays in {resume}" if resume.is_file() else ""
-    return UserError(
-        f"the loss is {loss} in epoch {run.epoch + 1} at step {step + 1}: lower the method's learning_rate in "
-        f"params.yaml and run the command again, which begins a new training{kept}"
-    )
-
-
-def _finish_epoch(run: Progressed, seconds: float, resume: Path) -> dict[str, float]:
-    """Turn the totals into a row of the history. Raises UserError when the loss is no longer finite."""
-    finite = int(run.totals.pop(_FINITE)[0])
-    row: dict[str, float] = {"epoch": run.epoch + 1}
-    for name, (part, whole) in ((name, total.tolist()) for name, total in run.totals.items()):
-        row[name] = part / whole if whole else math.nan
-    row |= {"views": run.views, "pairs": run.pairs}
-    if not math.isfinite(row["loss"]):
-        raise _diverged(row["loss"], run, finite, resume)
-    run.history.append(row)
-    run.epoch_seconds.append(seconds)
-    run.epoch, run.step, run.seconds, run.labels, run.totals = run.epoch + 1, 0, 0.0, None, {}
-    return row
-
-
-def _draw_contact_sheet(job: Job, data: Beton, target: Path) -> None:
-    """Show the views of the first pictures as the network sees them, before normalisation."""
-    settings: Any = job.method
+def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, seed: int, target: Path) -> None:
+    """Write the first images and their views in the first epoch, as the network sees them but not normalized."""
     images, positions = next(data.batches(range(min(6, len(data))), 6))
-    shown = min(settings.views, 8)
     views = make_views(
-        images, data.index[positions], augmentation=settings.augmentation, seed=job.seed, epoch=0, views=shown,
+        images, data.index[positions], augmentation=augmentation, seed=seed, epoch=0, num_views=num_views,
         mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), device="cpu",
     )  # fmt: skip
     pixels = (views.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    by_image = pixels.reshape(shown, len(images), *pixels.shape[1:]).swapaxes(0, 1)
+    by_image = pixels.reshape(num_views, len(images), *pixels.shape[1:]).swapaxes(0, 1)
     rows = np.concatenate([images[:, None], by_image], axis=1)
-    contact_sheet(rows.reshape(-1, *images.shape[1:]), shown + 1, target)
+    save_image_grid(rows.reshape(-1, *images.shape[1:]), num_views + 1, target)
 
 
-def _as_csv(history: list[dict[str, float]]) -> str:
-    """The history as CSV, one row per epoch; floats in full, so that equal runs give equal files."""
+def _format_history(history: list[dict[str, float]]) -> str:
+    """Return the history as CSV, with one row per epoch. Floats have all digits, so that equal runs give equal files."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(history[0]) if history else ["epoch", "loss", "accuracy"], lineterminator="\n")
     writer.writeheader()
-    # An empty cell is what readers take for "not measured"; a spelt-out nan would make a column of text of it.
+    # Readers interpret an empty cell as a missing value. The string "nan" would turn the column into text.
     writer.writerows({key: "" if math.isnan(value) else value for key, value in row.items()} for row in history)
     return text.getvalue()

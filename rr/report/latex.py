@@ -1,128 +1,136 @@
-"""The accuracies, and our figures beside the paper's, as LaTeX tables for a paper of one's own."""
+"""The accuracies and the comparison with the paper as LaTeX tables for a publication."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from rr.report.paper.comparison import Beside
-from rr.report.paper.tables import Pair, PaperTable, signed, written
-from rr.report.tables import Cell, Table
+from rr.report.paper.tables import ComparisonCell, ComparisonTable
+from rr.report.paper.verdict import explain_verdicts
+from rr.report.sections.accuracies import Accuracies
+from rr.report.sections.comparison import Comparison
+from rr.report.tables import ResultTable
+from rr.report.text_table import TextCell
 
-_HEAD = "% Written by rr report. In the preamble: \\usepackage{booktabs}. Then \\input{tables.tex}.\n"
-_LETTERS = {
+_HEADER = "% Written by rr report. In the preamble: \\usepackage{booktabs}. Then \\input{tables.tex}.\n"
+_ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "−": "$-$", "–": "--",
-    "’": "'",
+    "’": "'", "“": "``", "”": "''",
 }  # fmt: skip
-_COLUMNS = 4  # as many figures as stand beside each other on a page of an article; more go into a table of their own
+_MAX_COLUMNS = 4  # columns of numbers that fit on a page of an article; more go into further tables
 
 
-def latex(accuracies: Sequence[Table], beside: Beside | None) -> str:
-    """One `table` each, in booktabs' style; what a reader must know stands in the caption."""
-    found = [_accuracies(table) for table in accuracies]
-    found += [_beside(table) for table in beside.tables] if beside else []
-    return "\n".join([_HEAD, *found])
+def render_latex(accuracies: Accuracies | None, comparison: Comparison | None) -> str:
+    """Return a `table` environment in booktabs style for each table, with all explanations in its caption."""
+    tables = [_accuracy_table(entry.table) for entry in accuracies.tables] if accuracies else []
+    tables += [_comparison_table(table) for table in comparison.tables] if comparison else []
+    return "\n".join([_HEADER, *tables])
 
 
-def escaped(text: str) -> str:
-    """Text in which no letter is a command of LaTeX."""
-    return "".join(_LETTERS.get(letter, letter) for letter in text)
+def escape_latex(text: str) -> str:
+    """Return text in which no character is a LaTeX command."""
+    return "".join(_ESCAPES.get(character, character) for character in text)
 
 
-def _accuracies(table: Table) -> str:
-    spread = "" if len(table.seeds) == 1 else "mean ± standard deviation over "
+def _accuracy_table(table: ResultTable) -> str:
+    statistic = "" if len(table.seeds) == 1 else "mean ± standard deviation over "
     caption = (
-        f"Accuracy in percent on {table.target} of {table.backbone} pretrained on {table.dataset}, {spread}"
-        f"{table.over}. Bold: the best self-supervised method of a column."
+        f"Accuracy in percent on {table.target} of {table.backbone} pretrained on {table.dataset}, {statistic}"
+        f"{table.seeds_text}. Bold: the best self-supervised method of each column."
     )
-    rows = [
-        [escaped(f"{row.method} ({row.role})" if row.role else row.method)]
-        + [_accuracy(row.cells.get(title)) for title in table.titles]
-        for row in table.rows
-    ]
-    return _table(caption, f"accuracies-{table.name}", ["Method", *table.titles], rows)
+    rows = [[_format_cell(cell) for cell in row] for row in table.text.rows]
+    return _format_table(caption, f"accuracies-{table.name}", [column.title for column in table.text.columns], rows)
 
 
-def _accuracy(cell: Cell | None) -> str:
-    if cell is None:
-        return "--"
-    deviation = "" if cell.value.deviation is None else f" ± {cell.shown(cell.value.deviation)}"
-    text = escaped(f"{cell.shown(cell.value.mean)}{deviation}")
-    return rf"\textbf{{{text}}}" if cell.best else text
+def _format_cell(cell: TextCell) -> str:
+    text = escape_latex(cell.full_text)
+    return rf"\textbf{{{text}}}" if cell.is_bold else text
 
 
-def _beside(table: PaperTable) -> str:
-    """Four lines per method, as in the page's cells: ours, the paper's, and what the pair says; of what was run."""
-    if table.name == "Appendix B":  # whose figures are not known
-        rows = [[escaped(name), *(escaped(_ours(pair)) for pair in row)] for name, row in table.rows.items()]
-        caption = f"{table.title}: ours alone, mean ± standard deviation in percent (number of seeds)."
-        return _table(caption, "beside-appendix-b", ["", *table.columns], rows)
-    title = f"The paper’s {table.title}" if table.title.startswith("Table") else table.title
-    caption = (
-        f"{title}. Ours, mean ± standard deviation in percent (number of seeds), the paper’s over three seeds, "
-        "and ours less the paper’s in percentage points with the verdict of Welch’s 95 % interval."
-    )
-    notes = f" Differences: {'; '.join(table.notes)}." if table.notes else ""
-    run = [
-        place for place, cells in enumerate(zip(*table.rows.values(), strict=True)) if any(p and p.ours for p in cells)
-    ]
+def _comparison_table(table: ComparisonTable) -> str:
+    """Return a table with four lines per method: our result, the paper's, the difference and the verdict.
+
+    It has only the columns that were run.
+    """
+    label = f"comparison-{table.name.lower().replace(' ', '-')}"
+    titles = table.matched_columns
+    indices = [table.columns.index(title) for title in titles]
+    if not table.has_published_values:
+        rows = [
+            [escape_latex(name), *(escape_latex(_our_text(row[i])) for i in indices)]
+            for name, row in table.rows.items()
+        ]
+        caption = f"{table.title}. {table.coverage} Mean ± standard deviation in percent (number of seeds)."
+        return _format_table(caption, label, ["", *titles], rows)
     rows = []
     for name, row in table.rows.items():
-        lines = ((name, _ours), ("paper", _theirs), ("difference", _difference), ("verdict", _verdict))
-        for label, shown in lines:
-            first = escaped(label) if shown is _ours else rf"\quad {label}"
-            rows.append([first, *(escaped(shown(row[place])) for place in run)])
-    label = f"beside-{table.name.lower().replace(' ', '-')}"
-    titles = ["", *(table.columns[place] for place in run)]
-    return _table(f"{caption} {table.absent}{notes}".strip(), label, titles, rows)
+        lines: list[tuple[str, Callable[[ComparisonCell | None], str]]] = [
+            (escape_latex(name), _our_text),
+            (r"\quad paper", _published_text),
+            (r"\quad difference", _difference_text),
+            (r"\quad verdict", _verdict_text),
+        ]
+        rows += [[title, *(escape_latex(cell_text(row[i])) for i in indices)] for title, cell_text in lines]
+    title = f"The paper’s {table.title}" if table.title.startswith("Table") else table.title
+    verdicts = explain_verdicts({cell.verdict for cell in table.cells if cell.match})
+    sentences = [
+        f"{title}.",
+        "Our result as mean ± standard deviation in percent (number of seeds); the paper’s result over three seeds;",
+        "our result minus the paper’s in percentage points; the verdict.",
+        *(f"“{verdict}”: {meaning}" for verdict, meaning in verdicts.items()),
+        table.coverage,
+        f"Deviations from the paper’s settings: {'; '.join(table.deviations)}." if table.deviations else "",
+    ]
+    return _format_table(" ".join(filter(None, sentences)), label, ["", *titles], rows)
 
 
-def _ours(pair: Pair | None) -> str:
-    return f"{written(pair.ours.value)} ({pair.ours.value.count})" if pair and pair.ours else "–"
+def _our_text(cell: ComparisonCell | None) -> str:
+    return cell.our_text if cell else "–"
 
 
-def _theirs(pair: Pair | None) -> str:
-    return written(pair.theirs) if pair and pair.theirs else "–"
+def _published_text(cell: ComparisonCell | None) -> str:
+    return cell.published_text if cell else "–"
 
 
-def _difference(pair: Pair | None) -> str:
-    return signed(pair.difference) if pair and pair.difference is not None else ""
+def _difference_text(cell: ComparisonCell | None) -> str:
+    return cell.difference_text if cell else ""
 
 
-def _verdict(pair: Pair | None) -> str:
-    return pair.verdict if pair and pair.ours else ""
+def _verdict_text(cell: ComparisonCell | None) -> str:
+    return cell.verdict if cell and cell.match else ""
 
 
-def _table(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """`rows` are LaTeX already, all else is text. Columns that find no room go into further tables behind the first."""
+def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return one or more `table` environments; columns that do not fit go into further ones.
+
+    Args:
+        caption: the caption as plain text.
+        label: the label without the prefix "tab:".
+        titles: the column titles as plain text.
+        rows: the cells as LaTeX.
+    """
     parts = []
-    for number, start in enumerate(range(1, max(len(titles), 2), _COLUMNS), 1):
-        taken = slice(start, start + _COLUMNS)
+    for number, start in enumerate(range(1, max(len(titles), 2), _MAX_COLUMNS), 1):
+        columns = slice(start, start + _MAX_COLUMNS)
         parts.append(
-            _part(
-                caption if number == 1 else "Continued from the table before.",
+            _format_part(
+                caption if number == 1 else "Continued from the previous table.",
                 label if number == 1 else f"{label}-{number}",
-                [titles[0], *titles[taken]],
-                [[row[0], *row[taken]] for row in rows],
+                [titles[0], *titles[columns]],
+                [[row[0], *row[columns]] for row in rows],
             )
         )
     return "\n".join(parts)
 
 
-def _heading(title: str) -> str:
-    """A column's title in two lines, broken before its last word."""
-    start, space, end = title.rpartition(" ")
-    return rf"\shortstack[r]{{{escaped(start)}\\{escaped(end)}}}" if space else escaped(title)
-
-
-def _part(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _format_part(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [
         r"\begin{table}",
         r"\centering\footnotesize",
-        rf"\caption{{{escaped(caption)}}}",
+        rf"\caption{{{escape_latex(caption)}}}",
         rf"\label{{tab:{label}}}",
         r"\medskip",
         rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
         r"\toprule",
-        " & ".join(map(_heading, titles)) + r" \\",
+        " & ".join(map(_format_title, titles)) + r" \\",
         r"\midrule",
         *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
@@ -130,3 +138,9 @@ def _part(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequen
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _format_title(title: str) -> str:
+    """Return a column title on two lines, broken before its last word."""
+    start, space, end = title.rpartition(" ")
+    return rf"\shortstack[r]{{{escape_latex(start)}\\{escape_latex(end)}}}" if space else escape_latex(title)

@@ -1,34 +1,37 @@
-"""The page and its Markdown twin: everything computed before, put into `page.html` and `page.md`."""
+"""The page `index.html` and its Markdown version `report.md`, both rendered from the same sections."""
 
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from rr import paths
-from rr.report import tables
-from rr.report.inputs.collect import CLASSIFICATION, Collected, Run, Score
-from rr.report.latex import latex
-from rr.report.paper.comparison import beside
-from rr.report.paper.tables import Pair, signed, written
-from rr.report.sections import curves, runs, versions, views
-from rr.report.sections.accuracies import accuracy_panels, accuracy_tables
-from rr.report.sections.classes import audits
-from rr.report.sections.dynamics import dynamics
-from rr.report.sections.efficiency import efficiencies
-from rr.report.sections.embedding import spaces
-from rr.report.sections.retrieval import retrievals
-from rr.report.sections.summary import finding, sentence
+from rr.report.environment import make_environment
+from rr.report.inputs.collect import GridResults
+from rr.report.plots.image import ImagePanel
+from rr.report.sections.accuracies import Accuracies, build_accuracies
+from rr.report.sections.classes import ClassAnalysis, build_classes
+from rr.report.sections.comparison import Comparison, build_comparison
+from rr.report.sections.curves import TrainingCurves, build_curves
+from rr.report.sections.dynamics import Dynamics, build_dynamics
+from rr.report.sections.efficiency import Efficiency, build_efficiency
+from rr.report.sections.embedding import EmbeddingTable, build_embedding
+from rr.report.sections.retrieval import RetrievalTable, build_retrieval
+from rr.report.sections.runs import Runs, build_runs
+from rr.report.sections.settings import build_settings
+from rr.report.sections.summary import Summary, build_summary
+from rr.report.sections.versions import Versions, build_versions
+from rr.report.sections.views import build_views
+from rr.report.text_table import TextTable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _TITLES = {
-    "beside": "Beside the paper",
+    "comparison": "Comparison with the paper",
+    "background": "Background",
     "accuracies": "Accuracies",
     "classes": "Classes",
     "retrieval": "Retrieval",
@@ -37,145 +40,84 @@ _TITLES = {
     "dynamics": "Dynamics",
     "efficiency": "Efficiency",
     "views": "Views",
-    "runs": "What ran",
+    "runs": "Runs",
     "settings": "Settings",
 }
 
 
 @dataclass(frozen=True)
-class Curves:
-    """The panels of one method, and the histories they come from, by seed."""
+class Sections:
+    """The content of the page. A section without content is None or empty, and does not appear."""
 
-    title: str
-    panels: list[curves.Panel]
-    files: dict[int, Path]
+    summary: Summary
+    versions: Versions
+    comparison: Comparison | None
+    accuracies: Accuracies | None
+    classes: list[ClassAnalysis]
+    retrieval: list[RetrievalTable]
+    embedding: list[EmbeddingTable]
+    curves: list[TrainingCurves]
+    dynamics: list[Dynamics]
+    efficiency: list[Efficiency]
+    views: list[ImagePanel]
+    runs: Runs
+    settings: dict[str, TextTable]
 
 
-def render(grid: Collected) -> tuple[str, str, str]:
-    """Return the page (HTML), the same in GitHub's Markdown, and its tables in LaTeX.
-
-    A section without content appears in none.
-    """
-    found = accuracy_tables(grid)
-    known = runs.machines(grid)
-    groups = _groups(grid.runs)
-    stages: dict[str, Sequence[Run | Score]] = {"Pretraining": grid.runs, "Evaluation": grid.scores}
-    paper = beside(grid)
-    sections = {
-        "beside": paper,
-        "accuracies": found,
-        "classes": audits(found),
-        "retrieval": retrievals(grid),
-        "embedding": spaces(grid),
-        "curves": _curves(groups),
-        "dynamics": dynamics(groups),
-        "efficiency": efficiencies(grid.runs),
-        "views": views.views(grid.runs),
-        "runs": {stage: runs.lines(made, known, versions.letters(made)) for stage, made in stages.items()},
-        "settings": runs.settings(grid),
-    }
-    values = {
-        "sections": sections,
-        "contents": {name: _TITLES[name] for name, content in sections.items() if content},
-        "finding": finding(found),
-        "over": tables.over(cell.value.count for one in found for row in one.rows for cell in row.cells.values()),
-        "sentence": sentence,
-        "axes": _axes(grid),
-        "protocols": {s.cell.protocol: s.settings for s in grid.of_kind(*CLASSIFICATION)},
-        "machines": known,
-        "metered": any(record.energy_joules for record in grid.records),
-        "mixed": [text for stage, made in stages.items() if (text := versions.mixed(stage, made))],
-        "commits": versions.commits(grid.records),
-        "results": Path("results.parquet"),
-    }
-    return (
-        _environment(html=True)
-        .get_template("page.html")
-        .render(values, dots=accuracy_panels, css=_css(), script=_script()),
-        _environment(html=False).get_template("page.md").render(values, beside_cell=beside_cell),
-        latex(found, paper),
+def build_sections(results: GridResults) -> Sections:
+    """Return all sections of the page."""
+    return Sections(
+        summary=build_summary(results),
+        versions=build_versions(results),
+        comparison=build_comparison(results),
+        accuracies=build_accuracies(results),
+        classes=build_classes(results),
+        retrieval=build_retrieval(results),
+        embedding=build_embedding(results),
+        curves=build_curves(results),
+        dynamics=build_dynamics(results),
+        efficiency=build_efficiency(results),
+        views=build_views(results),
+        runs=build_runs(results),
+        settings=build_settings(results),
     )
 
 
-def link(path: Path) -> str:
-    """The address of a file, seen from the page."""
-    return Path(os.path.relpath(path, paths.REPORT)).as_posix()
+def render_html(sections: Sections) -> str:
+    """Return the page, which needs no other file except for its links."""
+    style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
+    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    # The page's Content-Security-Policy permits only the script with this hash.
+    script_hash = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = _report_environment(autoescape=True).get_template("page.html")
+    return template.render(_context(sections), style=style, script=script, script_hash=script_hash)
 
 
-def markdown(text: Any) -> str:
-    """Text for a cell of a GitHub table, where it must neither end the cell nor become markup."""
+def render_markdown(sections: Sections) -> str:
+    """Return the content of the page in GitHub's Markdown, with links to the images instead of plots."""
+    return _report_environment(autoescape=False).get_template("page.md").render(_context(sections))
+
+
+def escape_markdown(text: Any) -> str:
+    """Return text for a cell of a GitHub table, on one line and with all markup escaped."""
     line = " ".join(str(text).split())
-    for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        line = line.replace(mark, entity)
-    return "".join(f"\\{letter}" if letter in "\\|`*~[]" else letter for letter in line)
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        line = line.replace(character, entity)
+    return "".join(f"\\{character}" if character in "\\|`*~[]" else character for character in line)
 
 
-def beside_cell(pair: Pair | None) -> str:
-    """A cell of the tables beside the paper, in one line."""
-    if pair is None:
-        return "–"
-    ours = f"{written(pair.ours.value)} ({pair.ours.value.count})" if pair.ours else "–"
-    if pair.figure.table == "Appendix B":
-        return ours  # the paper's are not known
-    parts = [ours, written(pair.theirs) if pair.theirs else "–"]
-    if pair.ours:
-        parts.append(", ".join(([signed(pair.difference)] if pair.difference is not None else []) + [pair.verdict]))
-    return " / ".join(parts)
+def relative_link(path: Path) -> str:
+    """Return the path of a file relative to the page."""
+    return Path(os.path.relpath(path, paths.REPORT_DIR)).as_posix()
 
 
-def _environment(html: bool) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=html,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "percent": tables.percent, "duration": runs.duration, "energy": runs.energy, "link": link, "md": markdown,
-        "svg": Markup, "signed": signed, "written": written,
-    }  # fmt: skip
+def _context(sections: Sections) -> dict[str, Any]:
+    contents = {name: title for name, title in _TITLES.items() if getattr(sections, name, True)}
+    has_several_seeds = len(sections.summary.axes["seed"]) > 1
+    return {"sections": sections, "contents": contents, "has_several_seeds": has_several_seeds}
+
+
+def _report_environment(*, autoescape: bool) -> Environment:
+    environment = make_environment(_TEMPLATES, autoescape=autoescape)
+    environment.filters |= {"link": relative_link, "md": escape_markdown}
     return environment
-
-
-def _css() -> Markup:
-    return Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
-
-
-def _script() -> dict[str, str]:
-    """The page's one script, and the hash by which the page lets it run, and no other."""
-    text = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
-    code = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return {"text": Markup(text), "hash": f"sha256-{code}"}
-
-
-def _axes(grid: Collected) -> dict[str, list[Any]]:
-    """The grid's values, axis by axis."""
-    cells = [run.cell for run in grid.runs]
-    return {
-        "dataset": tables.unique(cell.dataset for cell in cells),
-        "backbone": tables.unique(cell.backbone for cell in cells),
-        "method": tables.unique(cell.method for cell in cells),
-        "seed": tables.unique(cell.seed for cell in cells),
-        "target": tables.unique(score.cell.target for score in grid.scores),
-        "protocol": tables.unique(score.cell.protocol for score in grid.scores),
-    }
-
-
-def _groups(every: Sequence[Run]) -> dict[tuple[str, str, str], list[Run]]:
-    """The seeds of each method × dataset × backbone."""
-    groups: dict[tuple[str, str, str], list[Run]] = {}
-    for run in every:
-        groups.setdefault((run.cell.method, run.cell.dataset, run.cell.backbone), []).append(run)
-    return groups
-
-
-def _curves(groups: dict[tuple[str, str, str], list[Run]]) -> list[Curves]:
-    found = []
-    for place, group in groups.items():
-        panels = curves.curves(group, "-".join(place))
-        if panels:
-            title = "{} on {}, {}".format(*place)
-            found.append(Curves(title, panels, {run.cell.seed: run.cell.history for run in group}))
-    return found

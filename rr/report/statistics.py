@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation of `count` values; one value has no deviation."""
+class MeanStd:
+    """Mean and sample standard deviation of `count` values. `std` is None for a single value."""
 
     mean: float
-    deviation: float | None
+    std: float | None
     count: int
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Summarise the values of several seeds (at least one)."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), deviation, len(values))
+def mean_std(values: Sequence[float]) -> MeanStd:
+    """Return the mean and the sample standard deviation of at least one value."""
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return MeanStd(statistics.fmean(values), std, len(values))

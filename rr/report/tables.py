@@ -1,149 +1,191 @@
-"""Figures with their mean and deviation over seeds: rows are methods, columns are protocols or metrics."""
+"""Tables of results: a row per method, a column per metric of a protocol, mean and standard deviation over seeds."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from rr.report.inputs.collect import Collected, Score
-from rr.report.statistics import Spread, spread
+from rr.report.formatting import format_mean_std, format_percent, format_seeds
+from rr.report.grouping import group_by, unique
+from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
+from rr.report.statistics import MeanStd, mean_std
+from rr.report.text_table import TextCell, TextTable, number_columns, text_table
 
-ROLES = {"random": "lower bound", "supervised": "upper bound"}
-Place = tuple[str, str, str]  # dataset, backbone, target
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] as percent with two decimals, without the sign; a dash for NaN."""
-    return "–" if math.isnan(share) else f"{100 * share:.2f}"
-
-
-def plain(value: float) -> str:
-    """A value as it is, with three decimals and a minus that is one."""
-    return f"{value:.3f}".replace("-", "−")
+LOWER_BOUND, UPPER_BOUND = "lower bound", "upper bound"
+_ROLES = {"random": LOWER_BOUND, "supervised": UPPER_BOUND}
+Target = tuple[str, str, str]  # dataset, backbone, target
 
 
 @dataclass(frozen=True)
-class Column:
-    """What a column shows: a metric of a protocol. `compared` where the highest is the best."""
+class MetricColumn:
+    """A column of a result table: one metric of one protocol.
+
+    Attributes:
+        title: the heading.
+        protocol: the protocol by its name in params.yaml.
+        metric: the metric by its name in metrics.json.
+        format_value: how to write a value.
+        marks_best: whether to mark the highest value of the self-supervised methods.
+    """
 
     title: str
     protocol: str
     metric: str
-    shown: Callable[[float], str] = percent
-    compared: bool = True
+    format_value: Callable[[float], str] = format_percent
+    marks_best: bool = True
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One method's figure, over all seeds, and how to write it."""
+class ResultCell:
+    """The value of one method, and whether it is the best of the self-supervised methods as printed."""
 
-    value: Spread
-    best: bool  # the highest of the self-supervised methods, as printed
-    scores: list[Score]
-    shown: Callable[[float], str]
+    value: MeanStd
+    is_best: bool
+    evaluations: list[EvaluationResult]
+    format_value: Callable[[float], str]
 
-    def of(self, seed: int) -> Score | None:
-        """The evaluation of one seed; None where that seed did not run."""
-        return next((score for score in self.scores if score.cell.pretraining.seed == seed), None)
+    @property
+    def text(self) -> str:
+        """Mean and standard deviation as text."""
+        return format_mean_std(self.value, self.format_value)
+
+    def for_seed(self, seed: int) -> EvaluationResult | None:
+        """Return the evaluation of a seed, or None if the seed was not run."""
+        return next((run for run in self.evaluations if run.paths.pretraining.seed == seed), None)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method; `role` is empty for the self-supervised ones.
+class ResultRow:
+    """The results of one method.
 
-    `cells` are by the column's title, in the order of the columns, and hold none where nothing ran: of several grids,
-    one may have a method without a protocol of another.
+    Attributes:
+        method: the method by its name in params.yaml.
+        role: "lower bound", "upper bound", or empty for a self-supervised method.
+        cells: the results by column title. A column that was not run for the method is absent.
     """
 
     method: str
     role: str
-    cells: dict[str, Cell]
+    cells: dict[str, ResultCell]
 
 
 @dataclass(frozen=True)
-class Table:
-    """What the backbones of one dataset are worth on one target."""
+class ResultTable:
+    """Results of the backbones pretrained on one data set, evaluated on one target."""
 
     dataset: str
     backbone: str
     target: str
-    columns: list[Column]
+    columns: list[MetricColumn]
     seeds: list[int]
-    rows: list[Row]
+    rows: list[ResultRow]
 
     @property
     def name(self) -> str:
-        """A word for links: only characters that names in params.yaml may have."""
+        """An identifier for links."""
         return f"{self.dataset}-{self.backbone}-{self.target}"
 
     @property
+    def title(self) -> str:
+        """Data set, backbone and target."""
+        return f"{self.dataset}, {self.backbone} → {self.target}"
+
+    @property
     def titles(self) -> list[str]:
+        """The titles of the columns."""
         return [column.title for column in self.columns]
 
     @property
     def protocol(self) -> str:
-        """The first column's protocol."""
+        """The protocol of the first column."""
         return self.columns[0].protocol
 
     @property
-    def over(self) -> str:
-        """The number of seeds behind the figures in words; two numbers where they differ."""
-        return over([cell.value.count for row in self.rows for cell in row.cells.values()])
+    def seed_counts(self) -> list[int]:
+        """The number of seeds of every cell."""
+        return [cell.value.count for row in self.rows for cell in row.cells.values()]
 
     @property
-    def sizes(self) -> str:
-        """How many pictures and classes the target has, where every evaluation says the same."""
-        every = [score.metrics for row in self.rows for cell in row.cells.values() for score in cell.scores]
-        found = {(metrics.get("test_images"), metrics.get("classes")) for metrics in every}
-        images, classes = found.pop() if len(found) == 1 else (None, None)
-        return f"{images:,.0f} test pictures, {classes:,.0f} classes" if images and classes else ""
+    def seeds_text(self) -> str:
+        """The number of seeds as text, as a range if it differs between cells."""
+        return format_seeds(self.seed_counts)
+
+    @property
+    def size_text(self) -> str:
+        """The numbers of test images and classes as text; empty if the evaluations do not agree on them."""
+        metrics = [run.metrics for row in self.rows for cell in row.cells.values() for run in cell.evaluations]
+        sizes = {(values.get("test_images"), values.get("classes")) for values in metrics}
+        images, classes = sizes.pop() if len(sizes) == 1 else (None, None)
+        return f"{images:,.0f} test images, {classes:,.0f} classes" if images and classes else ""
+
+    @property
+    def text(self) -> TextTable:
+        """The table as text, with the best self-supervised method of a column in bold."""
+        rows = []
+        for row in self.rows:
+            cells = [row.cells.get(title) for title in self.titles]
+            texts = [TextCell(cell.text, is_bold=cell.is_best) if cell else TextCell("–") for cell in cells]
+            rows.append([TextCell(row.method, note=row.role), *texts])
+        return text_table(["Method", *number_columns(self.titles)], rows)
+
+    def best_row(self, title: str) -> ResultRow | None:
+        """Return the best self-supervised method of a column; the first one if several are equal."""
+        return next((row for row in self.rows if title in row.cells and row.cells[title].is_best), None)
+
+    def bound(self, role: str, title: str) -> ResultRow | None:
+        """Return the first method with a role in a column."""
+        return next((row for row in self.rows if row.role == role and title in row.cells), None)
 
 
-def places(scores: Sequence[Score]) -> dict[Place, list[Score]]:
-    """The scores by dataset, backbone and target."""
-    groups: dict[Place, list[Score]] = {}
-    for score in scores:
-        run = score.cell.pretraining
-        groups.setdefault((run.dataset, run.backbone, score.cell.target), []).append(score)
-    return groups
+def by_target(evaluations: Sequence[EvaluationResult]) -> dict[Target, list[EvaluationResult]]:
+    """Return the evaluations by data set, backbone and target."""
+    return group_by(
+        evaluations, lambda run: (run.paths.pretraining.dataset, run.paths.pretraining.backbone, run.paths.target)
+    )
 
 
-def table(grid: Collected, place: Place, scores: list[Score], columns: list[Column]) -> Table:
-    """One table of `columns` from the scores of `place`; their methods are its rows."""
-    rows = [Row(method, ROLES.get(grid.kinds[method], ""), {}) for method in unique(_method(s) for s in scores)]
+def by_protocol(evaluations: Sequence[EvaluationResult]) -> list[tuple[Target, str, list[EvaluationResult]]]:
+    """Return the evaluations of each target and protocol."""
+    return [
+        (target, protocol, runs)
+        for target, all_runs in by_target(evaluations).items()
+        for protocol, runs in group_by(all_runs, lambda run: run.paths.protocol).items()
+    ]
+
+
+def first_seeds(evaluations: Sequence[EvaluationResult]) -> list[EvaluationResult]:
+    """Return the evaluation of each method's first seed."""
+    return [runs[0] for runs in group_by(evaluations, _method).values()]
+
+
+def result_table(
+    results: GridResults, target: Target, evaluations: Sequence[EvaluationResult], columns: list[MetricColumn]
+) -> ResultTable:
+    """Return a table of the evaluations on a target, one row per method."""
+    kinds = results.method_kinds
+    rows = [ResultRow(method, _ROLES.get(kinds[method], ""), {}) for method in unique(map(_method, evaluations))]
     for column in columns:
-        here = [score for score in scores if score.cell.protocol == column.protocol]
-        cells = [[score for score in here if _method(score) == row.method] for row in rows]
-        values = [spread([score.metrics[column.metric] for score in cell]) if cell else None for cell in cells]
-        # Compared as printed: of two figures that read the same, bold must not pick one.
-        ours = [column.compared and not row.role for row in rows]
-        shown = [column.shown(v.mean) for v, one in zip(values, ours, strict=True) if v and one]
-        best = max(shown, key=float, default=None)
-        for row, value, one, cell in zip(rows, values, ours, cells, strict=True):
-            if value:
-                row.cells[column.title] = Cell(value, one and column.shown(value.mean) == best, cell, column.shown)
-    return Table(*place, columns, unique(score.cell.pretraining.seed for score in scores), rows)
+        runs = group_by((run for run in evaluations if run.paths.protocol == column.protocol), _method)
+        values = {method: mean_std([run.metrics[column.metric] for run in own]) for method, own in runs.items()}
+        # Values are compared as printed: if two values look equal, both are set in bold.
+        candidates = [row.method for row in rows if column.marks_best and not row.role and row.method in runs]
+        printed = {method: column.format_value(values[method].mean) for method in candidates}
+        best = max(printed.values(), key=float, default=None)
+        for row in rows:
+            if row.method in runs:
+                is_best = row.method in printed and printed[row.method] == best
+                cell = ResultCell(values[row.method], is_best, runs[row.method], column.format_value)
+                row.cells[column.title] = cell
+    return ResultTable(*target, columns, unique(run.paths.pretraining.seed for run in evaluations), rows)
 
 
-def over(counts: Iterable[int]) -> str:
-    """Numbers of seeds in words: "1 seed", "3 seeds", "1 to 3 seeds"."""
-    found = set(counts) or {0}
-    fewest, most = min(found), max(found)
-    return f"{most} seed{'' if most == 1 else 's'}" if fewest == most else f"{fewest} to {most} seeds"
+def accuracy_tables(results: GridResults) -> list[ResultTable]:
+    """Return one table of accuracies per data set, backbone and target, with a column per classification protocol."""
+    tables = []
+    for target, runs in by_target(results.evaluations_of_kind(*CLASSIFICATION)).items():
+        protocols = unique(run.paths.protocol for run in runs)
+        columns = [MetricColumn(protocol, protocol, "accuracy") for protocol in protocols]
+        tables.append(result_table(results, target, runs, columns))
+    return tables
 
 
-def first_seeds(scores: Sequence[Score]) -> list[Score]:
-    """The first score of each method."""
-    first: dict[str, Score] = {}
-    for score in scores:
-        first.setdefault(_method(score), score)
-    return list(first.values())
-
-
-def unique(values: Iterable[Any]) -> list[Any]:
-    """The different values, in their order."""
-    return list(dict.fromkeys(values))
-
-
-def _method(score: Score) -> str:
-    return score.cell.pretraining.method
+def _method(evaluation: EvaluationResult) -> str:
+    return evaluation.paths.pretraining.method

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: write beside the target, flush to the disk, rename."""
+"""Write files atomically: write a temporary file in the same folder, flush it to disk, then rename it."""
 
 import os
 from collections.abc import Iterator
@@ -7,27 +7,30 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(target: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it becomes `target`, on failure it is removed.
+def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
+    """Yield a temporary path, which replaces `target` if the body succeeds and is deleted if it fails.
 
-    The temporary name is fixed, so a killed process leaves at most one, which the next try overwrites. Where several
-    processes may write the same target at once (`shared`), it also bears the process's number. Its ending is the
-    target's own, for writers that choose a format by it.
+    The temporary file has a fixed name, so a killed process leaves at most one behind, and the next attempt overwrites
+    it. It has the suffix of `target`, because some writers choose the format by the suffix.
+
+    Args:
+        target: File to create or replace. Missing parent folders are created.
+        concurrent: Add the process id to the temporary name, so that several processes can write `target` at once.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    writer = f".{os.getpid()}" if shared else ""
-    temporary = target.with_name(f".{target.stem}{writer}.tmp{target.suffix}")
+    process = f".{os.getpid()}" if concurrent else ""
+    temporary = target.with_name(f".{target.stem}{process}.tmp{target.suffix}")
     temporary.unlink(missing_ok=True)
     try:
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write UTF-8 text to `target` in one step."""
-    with replacing(target) as temporary:
+    """Write UTF-8 text to `target` atomically."""
+    with atomic_write(target) as temporary:
         temporary.write_text(text, encoding="utf-8")

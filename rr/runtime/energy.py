@@ -1,4 +1,4 @@
-"""The energy that a stage run took, where the machine counts it: its processors' by RAPL, its GPUs' by NVML."""
+"""Measure the energy of a stage run with the machine's own counters: RAPL for processors, NVML for GPUs."""
 
 import threading
 from collections.abc import Iterator
@@ -8,64 +8,66 @@ from pathlib import Path
 import pynvml
 
 POWERCAP = Path("/sys/class/powercap")
-SECONDS_BETWEEN_LOOKS = 60.0  # a processor's counter starts again from 0 after some minutes at full power
+SECONDS_BETWEEN_UPDATES = 60.0  # at full power, the counter of a processor wraps around after some minutes
 
 
-class Meter:
-    """Adds up what the machine's counters grow by: the energy of all that runs on it, not of this program alone.
+class EnergyMeter:
+    """Sums the increments of the machine's energy counters, which count all programs and not only this one.
 
-    Linux lets only root read the processors' counters, unless its administrator has decided otherwise. Counters that
-    cannot be read, at the start or later, are left out, since a part of the energy would look like the whole.
+    On Linux, only root can read the processors' counters unless the administrator has changed their permissions. If
+    any of them cannot be read, at the start or later, none is reported: a partial sum would look like the total.
     """
 
     def __init__(self) -> None:
         self._microjoules = 0
         try:
-            # Other domains are parts of a package (core, dram), or the platform around it (psys).
+            # The other RAPL domains are parts of a package (core, dram) or the platform around it (psys).
             domains = POWERCAP.glob("intel-rapl:*")
-            packages = [one for one in domains if (one / "name").read_text(encoding="ascii").startswith("package-")]
-            self._ranges = {one / "energy_uj": _number(one / "max_energy_range_uj") + 1 for one in packages}
-            self._last = {counter: _number(counter) for counter in self._ranges}
+            packages = [path for path in domains if (path / "name").read_text(encoding="ascii").startswith("package-")]
+            self._ranges = {path / "energy_uj": _read_int(path / "max_energy_range_uj") + 1 for path in packages}
+            self._last_values = {counter: _read_int(counter) for counter in self._ranges}
         except (OSError, ValueError):
-            self._last = {}
-        self._gpus = _gpu_millijoules()
+            self._last_values = {}
+        self._gpu_start = _read_gpu_counters()
 
     @property
-    def goes_round(self) -> bool:
-        """Whether there are counters that start again from 0, so that somebody has to `look` between."""
-        return bool(self._last)
+    def wraps(self) -> bool:
+        """Whether any counter wraps around to 0, so that `update` must be called regularly."""
+        return bool(self._last_values)
 
-    def look(self) -> None:
-        """Add what the processors' counters have grown by since the last look."""
+    def update(self) -> None:
+        """Add the increments of the processors' counters since the last update."""
         try:
-            now = {counter: _number(counter) for counter in self._last}
+            values = {counter: _read_int(counter) for counter in self._last_values}
         except (OSError, ValueError):
-            now = self._last = {}
-        self._microjoules += sum((value - self._last[one]) % self._ranges[one] for one, value in now.items())
-        self._last = now
+            values = self._last_values = {}
+        self._microjoules += sum(
+            (value - self._last_values[counter]) % self._ranges[counter] for counter, value in values.items()
+        )
+        self._last_values = values
 
     def joules(self) -> dict[str, float]:
-        """Joules since the meter was made, under `processors` and `gpus`; what is not known is not there."""
-        self.look()
-        found = {"processors": self._microjoules / 1e6} if self._last else {}
-        gpus = _gpu_millijoules()
-        if gpus and len(gpus) == len(self._gpus):
-            found["gpus"] = (sum(gpus) - sum(self._gpus)) / 1e3
-        return {kind: round(value, 1) for kind, value in found.items()}
+        """Return the joules since the meter was created, under `processors` and `gpus`; unknown values are left out."""
+        self.update()
+        joules = {"processors": self._microjoules / 1e6} if self._last_values else {}
+        gpus = _read_gpu_counters()
+        if gpus and len(gpus) == len(self._gpu_start):
+            joules["gpus"] = (sum(gpus) - sum(self._gpu_start)) / 1e3
+        return {kind: round(value, 1) for kind, value in joules.items()}
 
 
 @contextmanager
-def metering() -> Iterator[Meter]:
-    """A meter that is looked at while the body runs; to be read afterwards."""
-    meter = Meter()
+def measure_energy() -> Iterator[EnergyMeter]:
+    """Yield a meter, which a thread updates while the body runs. Read it after the body."""
+    meter = EnergyMeter()
     done = threading.Event()
 
-    def watch() -> None:
-        while not done.wait(SECONDS_BETWEEN_LOOKS):
-            meter.look()
+    def update_regularly() -> None:
+        while not done.wait(SECONDS_BETWEEN_UPDATES):
+            meter.update()
 
-    thread = threading.Thread(target=watch, name="energy", daemon=True)
-    if meter.goes_round:
+    thread = threading.Thread(target=update_regularly, name="energy", daemon=True)
+    if meter.wraps:
         thread.start()
     try:
         yield meter
@@ -75,18 +77,21 @@ def metering() -> Iterator[Meter]:
             thread.join()
 
 
-def _number(file: Path) -> int:
+def _read_int(file: Path) -> int:
     return int(file.read_text(encoding="ascii"))
 
 
-def _gpu_millijoules() -> list[int]:
-    """Each GPU's counter since its driver was loaded; empty without NVIDIA's driver, or where a GPU has none."""
+def _read_gpu_counters() -> list[int]:
+    """Return the millijoules of each GPU since its driver was loaded.
+
+    The list is empty if there is no NVIDIA driver, or if any GPU has no counter.
+    """
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(place) for place in range(pynvml.nvmlDeviceGetCount())]
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         return [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles]
     except pynvml.NVMLError:
         return []

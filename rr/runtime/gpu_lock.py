@@ -1,83 +1,86 @@
-"""Several GPUs of one host, and a run on each: who takes which, without a server between them.
+"""Distribute runs over the GPUs of one host without a server.
 
-`RR_GPUS=0,1,2,3` names them as CUDA_VISIBLE_DEVICES would. One that stands there twice takes two runs at once; the
-first that is free is taken, so `0,1,0,1` spreads them.
+`RR_GPUS=0,1,2,3` lists the GPUs as CUDA_VISIBLE_DEVICES does. Each run takes the first free one. A GPU that is listed
+twice takes two runs at once: `RR_GPUS=0,1,0,1`.
 """
 
-import fcntl
 import os
 import re
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from rr.errors import UserError
+from rr.runtime.lock import try_lock
 
-# One place for all sessions of a user on this host, so not below TMPDIR, which batch systems and shells set anew.
-LOCKS = Path("/tmp", f"rr-gpus-{os.getuid()}")
+# All sessions of a user on this host must share this folder. TMPDIR may differ between sessions and batch jobs.
+LOCK_DIR = Path("/tmp", f"rr-gpus-{os.getuid()}")
 
-_taken: tuple[str, int] | None = None  # this process's GPU and its file; open, and so locked, until the process ends
+_acquired: tuple[str, TextIO] | None = None  # this process's GPU and its lock file, which stays open until the end
 
 
-def device(name: str) -> str:
-    """The device that `name` means, as `rr.compute.device.choose` says; with RR_GPUS, "auto" and "cuda" are a GPU of those.
+def assigned_device(name: str) -> str:
+    """Return the torch device for `--device NAME`; with RR_GPUS, "auto" and "cuda" acquire one of its GPUs.
 
-    Raises UserError where torch does not see the one that was taken, and for a GPU that `name` names by itself.
+    Raises:
+        UserError: if torch does not see the acquired GPU, or if RR_GPUS is set and `name` selects a GPU by its number.
     """
-    from rr.compute.device import choose
+    from rr.compute.device import resolve_device
 
-    named = os.environ.get("RR_GPUS")
-    if not named or name not in ("auto", "cuda"):
-        if named and name.startswith("cuda"):
-            raise UserError(f"--device {name} is one GPU, and RR_GPUS={named} gives them out: unset one of the two")
-        return choose(name)
-    gpu = take()  # before torch looks which there are
+    listed = os.environ.get("RR_GPUS")
+    if not listed or name not in ("auto", "cuda"):
+        if listed and name.startswith("cuda"):
+            raise UserError(f"--device {name} selects one GPU, but RR_GPUS={listed} is set: use --device cuda")
+        return resolve_device(name)
+    gpu = acquire_gpu()  # before torch looks for GPUs
     import torch
 
     if not torch.cuda.is_available():
         raise UserError(
-            f"RR_GPUS={named}: torch sees no GPU {gpu} here (nvidia-smi -L lists them, rr doctor says more); name "
-            "those that are there, or unset RR_GPUS"
+            f"RR_GPUS={listed}: torch sees no GPU {gpu} on this machine; list only GPUs that `nvidia-smi -L` shows, or "
+            "unset RR_GPUS (rr doctor shows details)"
         )
     return "cuda"
 
 
-def take() -> str | None:
-    """Show this process one GPU of RR_GPUS that no other run of this user has, and return its name.
+def acquire_gpu() -> str | None:
+    """Reserve a GPU of RR_GPUS that no other run of this user holds, and make it the only visible one.
 
-    Waits while there is none; whether this host has it is for others to find out. None without RR_GPUS. The kernel
-    gives a GPU back when its process ends, however that ends. Raises UserError for names that are none, and where
-    CUDA_VISIBLE_DEVICES has been given, as a cluster does.
+    If all are in use, wait until one is free. The kernel releases the GPU when this process ends. Whether the GPU
+    exists is not checked.
+
+    Returns:
+        The number or UUID of the GPU, or None if RR_GPUS is not set.
+
+    Raises:
+        UserError: if RR_GPUS is not a list of GPUs, or if CUDA_VISIBLE_DEVICES is set too, as clusters do.
     """
-    global _taken
-    named = os.environ.get("RR_GPUS")
-    if not named:
+    global _acquired
+    listed = os.environ.get("RR_GPUS")
+    if not listed:
         return None
-    if _taken is not None:
-        return _taken[0]
+    if _acquired is not None:
+        return _acquired[0]
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        raise UserError("RR_GPUS and CUDA_VISIBLE_DEVICES are both set: unset the one that shall not decide")
-    gpus = [_one_spelling(gpu) for gpu in named.split(",")]
+        raise UserError("RR_GPUS and CUDA_VISIBLE_DEVICES are both set: unset one of them")
+    gpus = [_canonical_id(gpu) for gpu in listed.split(",")]
     if not all(re.fullmatch("[A-Za-z0-9][A-Za-z0-9-]*", gpu) for gpu in gpus):
-        raise UserError(f"RR_GPUS={named}: give numbers or UUIDs of GPUs with commas between, such as 0,1")
-    LOCKS.mkdir(exist_ok=True)
+        raise UserError(f"RR_GPUS={listed}: give numbers or UUIDs of GPUs, separated by commas, such as 0,1")
+    LOCK_DIR.mkdir(mode=0o700, exist_ok=True)
     waiting = False
     while True:
-        for place, gpu in enumerate(gpus):
-            file = os.open(LOCKS / f"{gpu}.{gpus[:place].count(gpu)}", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(file)
-            else:
-                _taken, os.environ["CUDA_VISIBLE_DEVICES"] = (gpu, file), gpu
+        for position, gpu in enumerate(gpus):
+            file = try_lock(LOCK_DIR / f"{gpu}.{gpus[:position].count(gpu)}")
+            if file is not None:
+                _acquired, os.environ["CUDA_VISIBLE_DEVICES"] = (gpu, file), gpu
                 return gpu
         if not waiting:
-            print(f"every GPU of RR_GPUS={named} has its run: waiting for one", file=sys.stderr, flush=True)
+            print(f"all GPUs of RR_GPUS={listed} are in use: waiting for one", file=sys.stderr, flush=True)
         waiting = True
         time.sleep(1)
 
 
-def _one_spelling(gpu: str) -> str:
-    """A number without leading zeros, because 0 and 00 are one GPU and must be one lock; else what it was."""
+def _canonical_id(gpu: str) -> str:
+    """Return a number without leading zeros, because 0 and 00 must share one lock, and anything else unchanged."""
     return gpu.lstrip("0") or "0" if re.fullmatch("[0-9]+", gpu) else gpu

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 
-def sha256(path: Path) -> str:
-    """Hash a file's bytes; 64 hexadecimal digits."""
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest(value: Any) -> str:
-    """Hash a JSON value independently of the order of its keys."""
+def json_sha256(value: Any) -> str:
+    """Return the SHA-256 of a JSON value, which does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,71 +1,63 @@
-"""Betons on the disk of the machine that reads them, where the project lies on a slow or shared one."""
+"""Copy betons to a local disk, for projects on a slow or shared file system."""
 
 import errno
-import fcntl
 import os
 import shutil
 from pathlib import Path
 
 from rr.errors import UserError
-from rr.runtime.atomic import replacing
-from rr.runtime.hashing import sha256
+from rr.runtime.atomic import atomic_write
+from rr.runtime.hashing import file_sha256
+from rr.runtime.lock import try_lock, wait_until_unlocked
 
 
-def nearby(path: Path, recorded: str) -> Path:
-    """A copy of `path` in the folder that RR_SCRATCH names, or `path` itself where it names none.
+def local_copy(path: Path, expected_sha256: str) -> Path:
+    """Return a verified copy of `path` in the folder RR_SCRATCH, or `path` itself if RR_SCRATCH is not set.
 
-    `recorded` is the SHA-256 of what the copy must hold, by which it is called; one that is there already is compared
-    anew, and serves every run of the machine. One process makes it, and the others that need it wait. Nobody deletes
-    it. Raises UserError where RR_SCRATCH is no folder or knows no locks, and where `path` does not hold what is
-    recorded; OSError, with the copy's name, where that has no room.
+    The copy is named after its hash, serves all runs on this machine, and is verified by each of them. If it is
+    missing or damaged, one process makes it while the others wait. Copies are never deleted.
+
+    Args:
+        path: File to copy.
+        expected_sha256: SHA-256 of `path`, as recorded.
+
+    Raises:
+        UserError: if RR_SCRATCH is not a folder or its file system does not support locks, or if the contents of
+            `path` do not match `expected_sha256`.
+        OSError: if there is no space for the copy; its `filename` is that of the copy.
     """
-    named = os.environ.get("RR_SCRATCH")
-    if not named:
+    scratch = os.environ.get("RR_SCRATCH")
+    if not scratch:
         return path
-    folder = Path(named)
+    folder = Path(scratch)
     if not folder.is_dir():
-        raise UserError(f"RR_SCRATCH={named}: there is no such folder on this machine; make it, or unset RR_SCRATCH")
-    copy = folder / f"{recorded}{path.suffix}"
-    # Compared without the lock, by all at once, because a copy appears whole.
-    while not _holds(copy, recorded):
-        with open(copy.with_suffix(".lock"), "a") as lock:
-            if not _first(lock.fileno(), folder):
-                continue  # another process has just made it, or has failed to
-            if not _holds(copy, recorded):  # made between the two looks
-                _make(copy, path, recorded)
+        raise UserError(f"RR_SCRATCH={scratch}: no such folder on this machine; create it or unset RR_SCRATCH")
+    copy = folder / f"{expected_sha256}{path.suffix}"
+    lock_path = copy.with_suffix(".lock")
+    # No lock is needed to verify: the copy is renamed into place when it is complete. So all processes verify at once.
+    while not _is_valid(copy, expected_sha256):
+        lock = try_lock(lock_path)
+        if lock is None:
+            wait_until_unlocked(lock_path)
+            continue  # another process has made the copy, or has failed
+        with lock:
+            if not _is_valid(copy, expected_sha256):  # another process may have made it before the lock was taken
+                _copy(path, copy, expected_sha256)
             return copy
     return copy
 
 
-def _holds(copy: Path, recorded: str) -> bool:
-    return copy.is_file() and sha256(copy) == recorded
+def _is_valid(copy: Path, expected_sha256: str) -> bool:
+    return copy.is_file() and file_sha256(copy) == expected_sha256
 
 
-def _first(lock: int, folder: Path) -> bool:
-    """Lock the open file `lock`, which closing it or any end of this process undoes; or wait for who has, and False."""
+def _copy(path: Path, copy: Path, expected_sha256: str) -> None:
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            return False
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-            raise
-        raise UserError(
-            f"RR_SCRATCH={folder}: that file system knows no locks; name a folder on a local disk"
-        ) from error
-    return True
-
-
-def _make(copy: Path, path: Path, recorded: str) -> None:
-    """Copy `path`. What a killed process has left half written has the same temporary name, and goes now."""
-    try:
-        with replacing(copy) as temporary:
+        with atomic_write(copy) as temporary:
             shutil.copyfile(path, temporary)
-            if sha256(temporary) != recorded:
+            if file_sha256(temporary) != expected_sha256:
                 raise UserError(f"{path} changed while it was copied to {copy.parent}: run the command again")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.filename = str(copy)  # shutil names the file that is read, and a flush names none
+            error.filename = str(copy)  # shutil reports the file that is read, and fsync reports none
         raise

@@ -1,30 +1,64 @@
-"""One process at a time makes an artefact."""
+"""File locks. The kernel releases a lock when its file is closed, and so also when its process dies.
 
+The package `filelock` is not used: on file systems without kernel locks it falls back to lock files that outlive a
+killed process, and its older releases truncate the lock file, which here holds the process id.
+"""
+
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rr import paths
 from rr.errors import UserError
 
 
-@contextmanager
-def holding(folder: Path) -> Iterator[None]:
-    """Hold `folder` while the body runs. Raises UserError that names the process which holds it now.
+def try_lock(path: Path) -> TextIO | None:
+    """Lock the file `path`; return it open, or None if another process has locked it.
 
-    The kernel drops the lock with its process, however that ends, so none is ever stale.
+    The file is created if it does not exist, and its contents are kept. Closing the file releases the lock.
+
+    Raises:
+        UserError: if the file system does not support locks.
     """
-    path = paths.lock(folder)
+    file = open(path, "a+")  # noqa: SIM115  # the caller closes it
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if isinstance(error, BlockingIOError):
+            return None
+        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise UserError(
+                f"{path.parent}: the file system does not support locks (flock): use a folder on a local disk"
+            ) from error
+        raise
+    return file
+
+
+def wait_until_unlocked(path: Path) -> None:
+    """Wait until no process holds the lock of the file `path`."""
+    with open(path) as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+
+
+@contextmanager
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Let only this process write the outputs in `folder` while the body runs.
+
+    Raises:
+        UserError: if another process holds the lock; the message names its process id.
+    """
+    path = paths.lock_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise UserError(f"process {holder} is making {folder} right now: wait until it has ended") from error
+    file = try_lock(path)
+    if file is None:
+        holder = path.read_text().strip() or "(id unknown)"
+        raise UserError(f"process {holder} is writing {folder}: wait until it has finished")
+    with file:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

@@ -1,4 +1,4 @@
-"""The machine, the package versions and the git commit that a record names."""
+"""Describe the machine, the package versions and the git commit for a run's record."""
 
 import importlib.metadata
 import os
@@ -8,54 +8,60 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_VERSIONED = ("rr", "workflow", "params.yaml", "dvc.yaml", "Snakefile")
-
-
-_QUIETLY: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1, "stdin": subprocess.DEVNULL}
-
-
 PACKAGES = ("torch", "torchvision", "ffcv", "numba", "numpy", "pyarrow", "scikit-learn", "dvc", "snakemake")
+_TRACKED_PATHS = ("rr", "workflow", "params.yaml", "dvc.yaml", "Snakefile")
+_GIT_OPTIONS: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1, "stdin": subprocess.DEVNULL}
 
 
-def commit() -> dict[str, Any] | None:
-    """The commit that the current folder is at, and whether its files that determine results differ from it.
+def git_commit() -> dict[str, Any] | None:
+    """Return the commit of the current folder, and whether files that determine results differ from it.
 
-    None outside a git checkout, without git, and where git takes longer than a second: no stage fails for it.
+    Returns:
+        The keys `id` and `changed`; or None without git, outside a checkout, or if git takes longer than a second. A
+        stage never fails because of git.
     """
     git = ["git", "--no-optional-locks"]
     try:
-        head = subprocess.run([*git, "rev-parse", "--verify", "HEAD"], **_QUIETLY)
-        same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *_VERSIONED], **_QUIETLY)
+        head = subprocess.run([*git, "rev-parse", "--verify", "HEAD"], **_GIT_OPTIONS)
+        diff = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *_TRACKED_PATHS], **_GIT_OPTIONS)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if head.returncode or same.returncode not in (0, 1):
+    if head.returncode or diff.returncode not in (0, 1):
         return None
-    return {"id": head.stdout.strip(), "changed": bool(same.returncode)}
+    return {"id": head.stdout.strip(), "changed": bool(diff.returncode)}
 
 
-def machine() -> dict[str, Any]:
-    """The surroundings that can change a figure or a time."""
+def describe_machine() -> dict[str, Any]:
+    """Return the properties of the machine that can change a result or a duration."""
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": _processor_name(),
         "cores": os.cpu_count(),
-        "versions": versions(),
+        "versions": package_versions(),
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that can change a figure."""
-    found = {}
+def package_versions() -> dict[str, str]:
+    """Return the version of each package that can change a result."""
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions
 
 
-def _processor() -> str:
+def peak_memory_mib() -> int:
+    """Return the peak resident memory of this process in MiB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _processor_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -63,10 +69,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def peak_memory_mib() -> int:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,4 +1,4 @@
-"""Progress with a rate and the time left: a live bar on a terminal, a plain line every few seconds elsewhere.
+"""Show progress with a rate and the time left: a live bar on a terminal, otherwise a line every few seconds.
 
 `rr status` shows the same from any other terminal.
 """
@@ -13,7 +13,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts `unit`s up to `total`.
+    """Counts units of work up to a total, and shows the progress while used as a context manager.
+
+    Args:
+        name: Text in front of the progress.
+        total: Number of units when the work is complete.
+        unit: Name of the units, in the plural.
+        done: Number of units that are done at the start.
 
     >>> with Progress("pretrain", total=2000, unit="views") as progress:
     ...     progress.advance(512)
@@ -22,15 +28,15 @@ class Progress:
     def __init__(self, name: str, total: int, unit: str, done: int = 0) -> None:
         self.name, self.total, self.unit, self.done = name, total, unit, done
         self.note = ""
-        self._first = done
-        self._start = self._printed = time.monotonic()
-        self._bar = _bar(unit) if sys.stderr.isatty() else None
+        self._initial = done
+        self._start_time = self._last_line_time = time.monotonic()
+        self._bar = _make_bar(unit) if sys.stderr.isatty() else None
         self._task = self._bar.add_task(name, total=total, completed=done, note="") if self._bar else None
 
     def __enter__(self) -> "Progress":
         if self._bar:
             self._bar.start()
-        self._beat(time.monotonic())
+        self._send_heartbeat(time.monotonic())
         return self
 
     def __exit__(
@@ -42,44 +48,49 @@ class Progress:
             self._print_line()
 
     def advance(self, count: int, note: str | None = None) -> None:
-        """Add `count` units; `note` (such as the loss) is shown behind the rate until another replaces it."""
+        """Add `count` units.
+
+        Args:
+            count: Number of units that are done since the last call.
+            note: Text to show after the rate, such as the loss. If None, the previous note stays.
+        """
         now = time.monotonic()
         self.done += count
         self.note = self.note if note is None else note
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=self.note)
-        elif now - self._printed >= SECONDS_BETWEEN_LINES:
+        elif now - self._last_line_time >= SECONDS_BETWEEN_LINES:
             self._print_line()
-        if now - self._beaten >= status.SECONDS_BETWEEN_BEATS:
-            self._beat(now)
+        if now - self._last_heartbeat_time >= status.SECONDS_BETWEEN_HEARTBEATS:
+            self._send_heartbeat(now)
 
     @property
     def rate(self) -> float:
-        """Units per second since this process began."""
-        return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
+        """Units per second since this object was created."""
+        return (self.done - self._initial) / max(time.monotonic() - self._start_time, 1e-9)
 
     @property
     def percent(self) -> float:
-        """How much of the total is done."""
+        """Percentage of the total that is done."""
         return 100 * self.done / max(self.total, 1)
 
     @property
     def seconds_left(self) -> float:
-        """At the rate so far."""
+        """Estimated time left at the rate so far."""
         return (self.total - self.done) / max(self.rate, 1e-9)
 
-    def _beat(self, now: float) -> None:
-        self._beaten = now
-        left = self.seconds_left if self.done > self._first else None
-        status.beat(percent=self.percent, rate=self.rate, unit=self.unit, seconds_left=left, note=self.note)
+    def _send_heartbeat(self, now: float) -> None:
+        self._last_heartbeat_time = now
+        left = self.seconds_left if self.done > self._initial else None
+        status.heartbeat(percent=self.percent, rate=self.rate, unit=self.unit, seconds_left=left, note=self.note)
 
     def _print_line(self) -> None:
-        self._printed = time.monotonic()
+        self._last_line_time = time.monotonic()
         text = f"{self.name}: {self.percent:.0f} %, {self.rate:,.0f} {self.unit}/s, {self.seconds_left:.0f} s left"
         print(f"{text}, {self.note}" if self.note else text, file=sys.stderr, flush=True)
 
 
-def _bar(unit: str):  # type: ignore[no-untyped-def]  # rich is imported only where a terminal shows it
+def _make_bar(unit: str):  # type: ignore[no-untyped-def]  # rich is imported only if a terminal shows the bar
     from rich.console import Console
     from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress

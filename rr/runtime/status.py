@@ -1,7 +1,7 @@
-"""What runs in this folder, and how far it is: a small file for each stage run, which `rr status` shows.
+"""Track the stage runs of this folder in small files, which `rr status` shows.
 
-The file appears when a stage begins, is renewed with its progress, and goes when the stage has ended well. So one that
-stays tells of a stage that failed, was interrupted, or was killed.
+The file of a run is created when the run starts, updated with its progress, and deleted when the run succeeds. A file
+that stays belongs to a run that failed, was interrupted, or was killed.
 """
 
 import json
@@ -16,93 +16,103 @@ from typing import Any
 
 from rr import paths
 from rr.errors import UserError, explain_os_error
-from rr.runtime.signals import ENDED
+from rr.runtime.signals import EXIT_MESSAGES
+from rr.runtime.table import format_table
 
-SECONDS_BETWEEN_BEATS = 3.0
+SECONDS_BETWEEN_HEARTBEATS = 3.0
 
-_current: dict[str, Any] | None = None  # the stage run of this process: it makes one at a time
+_current_run: dict[str, Any] | None = None  # a process has at most one stage run at a time
 
 
 @contextmanager
-def showing(stage: str, folder: Path) -> Iterator[None]:
-    """Show the run of `stage` that makes `folder` while the body runs; afterwards only when the body has failed."""
-    global _current
-    _current = {
+def track_run(stage: str, folder: Path) -> Iterator[None]:
+    """Show a run of `stage` in `rr status` while the body runs, and afterwards if the body failed.
+
+    Args:
+        stage: Name of the stage.
+        folder: The run's output folder. Its parts name the run: dataset, backbone and so on.
+    """
+    global _current_run
+    _current_run = {
         "stage": stage,
-        "names": list(folder.parts[2:]),  # behind data/raw, runs/pretrain and the like
+        "names": list(folder.parts[2:]),  # after data/raw, runs/pretrain and the like
         "pid": os.getpid(),
-        "born": _birth(os.getpid()),
+        "start_ticks": _start_ticks(os.getpid()),
         "host": socket.gethostname(),
     }
-    _write(_current)
+    _write(_current_run)
     try:
         yield
     except BaseException as error:
-        _write(_current | {"error": _told(error), "interrupted": not isinstance(error, Exception)})
+        _write(_current_run | {"error": _describe(error), "interrupted": not isinstance(error, Exception)})
         raise
     else:
         with suppress(OSError):
-            paths.status(_current["stage"], _current["names"]).unlink(missing_ok=True)
+            paths.status_file(_current_run["stage"], _current_run["names"]).unlink(missing_ok=True)
     finally:
-        _current = None
+        _current_run = None
 
 
-def beat(**progress: Any) -> None:
-    """Renew the file of the stage that this process runs, if it runs one; `progress` are values that JSON knows."""
-    if _current is not None:
-        _current.update(progress)
-        _write(_current)
+def heartbeat(**progress: Any) -> None:
+    """Update the file of this process's stage run, if there is one, with JSON values that describe its progress."""
+    if _current_run is not None:
+        _current_run.update(progress)
+        _write(_current_run)
 
 
-def _write(content: dict[str, Any]) -> None:
-    """Renew the file in one step, without waiting for the disk: it is worth nothing after a power cut."""
-    target = paths.status(content["stage"], content["names"])
+def _write(run: dict[str, Any]) -> None:
+    """Write the file of a run atomically, but do not flush it to disk: after a power cut it is worthless."""
+    target = paths.status_file(run["stage"], run["names"])
     temporary = target.with_name(f".{target.stem}.tmp.json")
-    with suppress(OSError):  # no training ends because its progress cannot be shown
+    with suppress(OSError):  # a training must not fail because its progress cannot be written
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}))
+        temporary.write_text(json.dumps(run | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}))
         os.replace(temporary, target)
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, OSError):
         error = explain_os_error(error) or error
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, SystemExit) and isinstance(error.code, int):
-        return ENDED.get(error.code, f"ended with code {error.code}")
+        return EXIT_MESSAGES.get(error.code, f"exited with code {error.code}")
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def jobs() -> list[dict[str, Any]]:
-    """Every stage run of this folder that has not ended well, as its file tells, and its `state`.
+def list_runs() -> list[dict[str, Any]]:
+    """Return the stage runs of this folder that have not succeeded: the contents of their files, and `state`.
 
-    running; stopped (its process is no more); interrupted (by a signal); failed (`error` says why);
-    elsewhere (it began on another host, whose processes cannot be seen from here).
+    States: running; stopped (the process no longer exists); interrupted (by a signal); failed (`error` has the
+    message); elsewhere (started on another host, whose processes cannot be seen from here).
     """
-    found = []
-    for path in sorted(paths.STATUS.rglob("[!.]*.json")):
-        names = path.relative_to(paths.STATUS).with_suffix("").parts
+    runs = []
+    for path in sorted(paths.STATUS_DIR.rglob("[!.]*.json")):
+        stage, *names = path.relative_to(paths.STATUS_DIR).with_suffix("").parts
+        run = {"stage": stage, "names": names}
         try:
-            job = {"stage": names[0], "names": list(names[1:])} | json.loads(path.read_bytes())
+            run = run | json.loads(path.read_bytes())
         except FileNotFoundError:
-            continue  # it has just ended well
+            continue  # the run has just succeeded
         except (ValueError, TypeError):
-            job = {"stage": names[0], "names": list(names[1:])}  # a power cut left none of it
-        found.append(job | {"state": _state(job)})
-    return found
+            pass  # the contents were lost in a power cut
+        runs.append(run | {"state": _state(run)})
+    return runs
 
 
-def _state(job: dict[str, Any]) -> str:
-    if "error" in job:
-        return "interrupted" if job.get("interrupted") else "failed"
-    if job.get("host", socket.gethostname()) != socket.gethostname():
+def _state(run: dict[str, Any]) -> str:
+    if "error" in run:
+        return "interrupted" if run.get("interrupted") else "failed"
+    if run.get("host", socket.gethostname()) != socket.gethostname():
         return "elsewhere"
-    return "running" if "pid" in job and _birth(job["pid"]) == job.get("born", "") else "stopped"
+    return "running" if "pid" in run and _start_ticks(run["pid"]) == run.get("start_ticks", "") else "stopped"
 
 
-def _birth(pid: int) -> str | None:
-    """When process `pid` began, in the kernel's ticks: a later one of the same number differs. None when it is over."""
+def _start_ticks(pid: int) -> str | None:
+    """Return the start time of process `pid` in clock ticks, or None if it has ended.
+
+    It identifies the process: a later process with the same id has another start time.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -110,37 +120,36 @@ def _birth(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def shown(as_json: bool) -> str:
-    """The stage runs as a table for people, or as JSON for programs."""
-    found = jobs()
+def render(as_json: bool) -> str:
+    """Return the stage runs as a plain-text table or as JSON."""
+    runs = list_runs()
     if as_json:
-        return json.dumps(found, indent=1)
-    if not found:
-        return "status: nothing runs here, and nothing was interrupted"
-    rows = [("stage", "of", "state", "done", "rate", "left", "seen", "")]
-    for job in found:
-        percent, rate, left = (job.get(key) for key in ("percent", "rate", "seconds_left"))
-        rows.append(
-            (
-                job["stage"],
-                " ".join(job["names"]),
-                job["state"],
-                "" if percent is None else f"{percent:.0f} %",
-                f"{rate:,.0f} {job['unit']}/s" if rate else "",
-                _duration(left) if left is not None and job["state"] in ("running", "elsewhere") else "",
-                f"{_duration(_age(job['time']))} ago" if "time" in job else "",
-                (job.get("error") or job.get("note") or "").partition("\n")[0],
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return json.dumps(runs, indent=1)
+    if not runs:
+        return "status: no run in this folder is active, failed or interrupted"
+    header = ("stage", "run", "state", "done", "rate", "left", "updated", "message")
+    return format_table(header, map(_table_row, runs), text_columns=len(header))
 
 
-def _age(stamp: str) -> float:
-    return max((datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds(), 0.0)
+def _table_row(run: dict[str, Any]) -> tuple[str, ...]:
+    percent, rate, left = (run.get(key) for key in ("percent", "rate", "seconds_left"))
+    return (
+        run["stage"],
+        " ".join(run["names"]),
+        run["state"],
+        "" if percent is None else f"{percent:.0f} %",
+        f"{rate:,.0f} {run['unit']}/s" if rate else "",
+        _format_duration(left) if left is not None and run["state"] in ("running", "elsewhere") else "",
+        f"{_format_duration(_age(run['time']))} ago" if "time" in run else "",
+        (run.get("error") or run.get("note") or "").partition("\n")[0],
+    )
 
 
-def _duration(seconds: float) -> str:
+def _age(timestamp: str) -> float:
+    return max((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds(), 0.0)
+
+
+def _format_duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

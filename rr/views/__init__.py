@@ -1,6 +1,7 @@
-"""From uint8 images to normalised views: random parameters (`draw`) and their application (`cpu`, `batched`).
+"""Make normalized, randomly augmented views of uint8 images.
 
-Importing this package loads neither torch nor numba.
+`sampling` draws the random parameters of views; `cpu` and `torch_ops` apply them to images. Importing this package
+loads neither torch nor numba.
 """
 
 from __future__ import annotations
@@ -10,92 +11,98 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rr.compute.buffers import BufferPool
 from rr.views.augmentation import Augmentation
-from rr.views.checks import check_images, check_normalisation
-from rr.views.draw import ViewParameters, draw
+from rr.views.checks import check_images, normalization_coefficients
+from rr.views.sampling import ViewParameters, sample_view_parameters
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Augmentation", "ViewParameters", "draw", "make_views", "normalise"]
+__all__ = ["Augmentation", "ViewParameters", "make_views", "normalize", "sample_view_parameters"]
+
+_buffers = BufferPool(max_buffers=3)  # one that is filled, one that is read, and a spare one
 
 
 def make_views(
     images: NDArray[np.uint8] | torch.Tensor,
-    index: NDArray[np.int64] | torch.Tensor,
+    image_indices: NDArray[np.int64] | torch.Tensor,
     *,
     augmentation: Augmentation,
     seed: int,
     epoch: int,
-    views: int,
+    num_views: int,
     mean: Sequence[float],
     std: Sequence[float],
     device: str | torch.device,
 ) -> torch.Tensor:
-    """Draws and makes K views of M images.
+    """Return K random views of each of M images.
 
-    The views depend on the pixels and on (seed, epoch, index, view number) only; on another device they differ by
-    rounding (a few 1e-6 before division by std). On the CPU the memory of views that nothing refers to any more is
-    used for later ones.
+    A view depends only on the pixels of the image and on (seed, epoch, image index, view number). On another device it
+    differs by rounding (a few 1e-6 before the division by std). On the CPU, the memory of earlier views is reused as
+    soon as nothing refers to them.
 
     Args:
         images: uint8 (M, S, S, 3); a tensor may already be on the device.
-        index: int64 (M,), the index of each image within its data set, in host memory.
-        augmentation: the view policy.
-        seed, epoch: see `draw`.
-        views: K, at least 1.
-        mean, std: three numbers each, of channels in [0, 1].
-        device: where the views are made and returned.
+        image_indices: int64 (M,), the index of each image in its dataset, in host memory.
+        augmentation: the augmentation policy.
+        seed: seed of the random parameters, in [0, 2**64).
+        epoch: number of the epoch, in [0, 2**32).
+        num_views: K, at least 1.
+        mean: mean of each of the three channels, whose values are in [0, 1].
+        std: standard deviation of each channel.
+        device: device on which the views are computed and returned.
 
     Returns:
-        float32 (K * M, 3, S, S) in channels_last memory, view-major: the first M rows are view 1 of all images.
+        float32 (K * M, 3, S, S) in channels_last memory format, view-major: the first M rows are view 1 of all images.
 
     Raises:
-        ValueError: an argument has a wrong type, shape or range.
+        ValueError: if an argument has a wrong type, shape or range.
     """
     import torch
 
-    count, side = check_images(images, torch.uint8 if isinstance(images, torch.Tensor) else np.uint8)
-    index = np.asarray(index)
-    if len(index) != count:
-        raise ValueError(f"index must name each image once, got {len(index)} for {count} images")
-    parameters = draw(augmentation, seed, epoch, index, views, side)
+    num_images, image_size = check_images(images, torch.uint8 if isinstance(images, torch.Tensor) else np.uint8)
+    indices = np.asarray(image_indices)
+    if len(indices) != num_images:
+        raise ValueError(f"image_indices must have one entry per image, got {len(indices)} for {num_images} images")
+    parameters = sample_view_parameters(augmentation, seed, epoch, indices, num_views, image_size)
     if torch.device(device).type == "cpu":
-        from rr.views import buffers, cpu
+        from rr.views import cpu
 
-        out = buffers.take((views, count, side, side, 3))
-        made = cpu.apply(np.asarray(images), parameters, mean, std, out)
-        return torch.from_numpy(made).view(-1, side, side, 3).permute(0, 3, 1, 2)
+        out = _buffers.empty((num_views, num_images, image_size, image_size, 3))
+        views = cpu.augment(np.asarray(images), parameters, mean, std, out)
+        return torch.from_numpy(views).view(-1, image_size, image_size, 3).permute(0, 3, 1, 2)
 
     from rr.views import torch_ops
 
-    return torch_ops.apply(torch.as_tensor(images).to(device, non_blocking=True), parameters, mean, std)
+    return torch_ops.augment(torch.as_tensor(images).to(device, non_blocking=True), parameters, mean, std)
 
 
-def normalise(
+def normalize(
     images: NDArray[np.uint8] | torch.Tensor,
     mean: Sequence[float],
     std: Sequence[float],
     device: str | torch.device,
 ) -> torch.Tensor:
-    """Images as they are, for evaluation: scaled to [0, 1], then (x - mean) / std.
+    """Scale images to [0, 1] and normalize their channels to (x - mean) / std, without augmentation.
 
     Args:
         images: uint8 (M, S, S, 3).
-        mean, std: three numbers each, of channels in [0, 1].
-        device: where to compute and return.
+        mean: mean of each of the three channels, whose values are in [0, 1].
+        std: standard deviation of each channel.
+        device: device on which the result is computed and returned.
 
     Returns:
-        float32 (M, 3, S, S) in channels_last memory.
+        float32 (M, 3, S, S) in channels_last memory format.
 
     Raises:
-        ValueError: an argument has a wrong type, shape or range.
+        ValueError: if an argument has a wrong type, shape or range.
     """
     import torch
 
     check_images(images, torch.uint8 if isinstance(images, torch.Tensor) else np.uint8)
-    gain, offset = check_normalisation(mean, std)
+    scale, offset = normalization_coefficients(mean, std)
     pixels = torch.as_tensor(images).to(device, non_blocking=True).float().div_(255)
-    pixels.mul_(torch.from_numpy(gain).to(device)).add_(torch.from_numpy(offset).to(device))
+    pixels.mul_(torch.from_numpy(scale).to(device)).add_(torch.from_numpy(offset).to(device))
     return pixels.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""What may happen to an image before a network sees it, as plain data."""
+"""The augmentation policy of a method, as plain data."""
 
 from __future__ import annotations
 
@@ -9,33 +9,36 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A view policy. Every default means "off", so `Augmentation()` only normalises.
+    """The augmentations of an image and their probabilities. By default, all augmentations are off.
 
-    The steps always run in this order: crop, flip, affine, colour jitter, greyscale, normalisation, erasing. The
+    The operations run in this order: crop, flip, affine map, color jitter, grayscale, normalization, erasing. The
     policies of the paper are subsets of it.
 
     Attributes:
-        crop: `"resized"` cuts a random box and resizes it bilinearly to the full side (`RandomResizedCrop`);
-            `"padded"` pads with zeros and cuts a box of the full side (`RandomCrop(side, padding)`).
-        scale: range of the area share of a resized crop, within (0, 1].
-        ratio: range of width / height of a resized crop, drawn uniformly in its logarithm.
-        padding: width of the zero border of a padded crop as a share of the side, rounded to pixels.
+        crop: `"resized"` crops a random box and resizes it bilinearly to the full image size (`RandomResizedCrop`);
+            `"padded"` pads with zeros and crops a box of the full image size (`RandomCrop(size, padding)`).
+        scale: range of the area of a resized crop as a fraction of the image, within (0, 1].
+        ratio: range of width / height of a resized crop; its logarithm is uniformly distributed.
+        padding: width of the zero border of a padded crop as a fraction of the image size, rounded to pixels.
         flip: probability of a horizontal flip.
-        jitter: probability of the colour jitter as a whole.
-        brightness, contrast, saturation: b draws a factor uniformly from [max(0, 1 - b), 1 + b].
-        hue: h in [0, 0.5] draws a shift uniformly from [-h, h], in turns of the colour circle. The four adjustments
-            are applied in a random order, drawn for each view.
-        grayscale: probability that all three channels become the luma.
+        jitter: probability that the color jitter is applied.
+        brightness: b >= 0; the brightness factor is uniformly distributed in [max(0, 1 - b), 1 + b].
+        contrast: the same for the contrast factor.
+        saturation: the same for the saturation factor.
+        hue: h in [0, 0.5]; the hue shift is uniformly distributed in [-h, h], in turns of the color circle. The order
+            of the four adjustments is random for each view.
+        grayscale: probability that all three channels are replaced by the luma.
         affine: probability of the affine map (`RandomAffine`, bilinear, filled with 0).
-        degrees: d draws a rotation uniformly from [-d, d].
-        translate: t in [0, 1] draws each shift uniformly from [-t * side, t * side], rounded to pixels.
-        zoom: range of the scale of the affine map.
-        shear: s draws a horizontal shear uniformly from [-s, s] degrees.
-        erase: probability of erasing a square after normalisation (`RandomErasing`).
-        erase_area: area share of that square. As in torchvision, a square of the full side is never erased.
+        degrees: d; the rotation is uniformly distributed in [-d, d].
+        translate: t in [0, 1]; each translation is uniformly distributed in [-t * size, t * size], rounded to pixels.
+        zoom: range of the scale factor of the affine map.
+        shear: s; the horizontal shear is uniformly distributed in [-s, s] degrees.
+        erase: probability that a square is erased after normalization (`RandomErasing`).
+        erase_area: area of that square as a fraction of the image. As in torchvision, a square as large as the image is
+            never erased.
 
     Raises:
-        ValueError: a value is impossible; the message names the field.
+        ValueError: if a value is out of its range; the message names the field.
     """
 
     crop: Literal["none", "resized", "padded"] = "none"
@@ -64,12 +67,12 @@ class Augmentation:
             self._check_number(name, 0.0, 1.0, "a probability")
         for name in ("brightness", "contrast", "saturation"):
             self._check_number(name, 0.0, math.inf, "a strength")
-        self._check_number("hue", 0.0, 0.5, "a share of the colour circle")
-        self._check_number("padding", 0.0, 1.0, "a share of the side")
-        self._check_number("degrees", 0.0, 180.0, "an angle")
-        self._check_number("translate", 0.0, 1.0, "a share of the side")
-        self._check_number("erase_area", 0.0, 1.0, "an area share")
-        self._check_number("shear", 0.0, math.nextafter(90.0, 0.0), "an angle below 90")
+        self._check_number("hue", 0.0, 0.5, "a fraction of the color circle")
+        self._check_number("padding", 0.0, 1.0, "a fraction of the image size")
+        self._check_number("degrees", 0.0, 180.0, "an angle in degrees")
+        self._check_number("translate", 0.0, 1.0, "a fraction of the image size")
+        self._check_number("erase_area", 0.0, 1.0, "a fraction of the image area")
+        self._check_number("shear", 0.0, math.nextafter(90.0, 0.0), "an angle below 90 degrees")
         self._check_range("scale", 1.0)
         self._check_range("ratio", math.inf)
         self._check_range("zoom", math.inf)
@@ -81,8 +84,8 @@ class Augmentation:
 
     def _check_range(self, name: str, high: float) -> None:
         value = getattr(self, name)
-        good = isinstance(value, tuple) and len(value) == 2 and all(_is_finite(v) for v in value)
-        if not (good and 0.0 < value[0] <= value[1] <= high):
+        is_pair = isinstance(value, tuple) and len(value) == 2 and all(_is_finite(v) for v in value)
+        if not (is_pair and 0.0 < value[0] <= value[1] <= high):
             raise ValueError(f"{name} must be a tuple (low, high) with 0 < low <= high <= {high:g}, got {value!r}")
 
 

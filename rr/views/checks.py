@@ -1,4 +1,4 @@
-"""Checks shared by the CPU and the batched path."""
+"""Argument checks that the CPU kernel and the torch operations share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rr.views.draw import ViewParameters
+from rr.views.sampling import ViewParameters
 
 
 def check_images(images: Any, dtype: Any) -> tuple[int, int]:
-    """(M, S) of an array or tensor of square RGB images (M, S, S, 3) of the given dtype; ValueError otherwise."""
+    """Check that `images` are square RGB images (M, S, S, 3) of type `dtype`, and return (M, S).
+
+    Raises:
+        ValueError: if the array or tensor has another shape or type.
+    """
     shape = tuple(getattr(images, "shape", ()))
     if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[1] < 1:
         raise ValueError(f"images must be square and of shape (M, S, S, 3), got shape {shape}")
@@ -21,16 +25,23 @@ def check_images(images: Any, dtype: Any) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def check_fit(parameters: ViewParameters, count: int, side: int) -> None:
-    """ValueError unless the parameters are for `count` images of this side."""
-    if (parameters.count, parameters.side) != (count, side):
+def check_parameters(parameters: ViewParameters, num_images: int, image_size: int) -> None:
+    """Raise ValueError if `parameters` belong to another number or size of images."""
+    if (parameters.num_images, parameters.image_size) != (num_images, image_size):
         raise ValueError(
-            f"parameters are for {parameters.count} images of side {parameters.side}, images are {count} of side {side}"
+            f"parameters are for {parameters.num_images} images of size {parameters.image_size}, but there are "
+            f"{num_images} images of size {image_size}"
         )
 
 
-def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(gain, offset), float32 (3,) each: (x - mean) / std = gain * x + offset. ValueError for impossible values."""
+def normalization_coefficients(
+    mean: Sequence[float], std: Sequence[float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return scale and offset, float32 (3,) each, such that (x - mean) / std = scale * x + offset.
+
+    Raises:
+        ValueError: if `mean` or `std` are not three finite numbers, or `std` is not positive.
+    """
     means, stds = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     for name, values in (("mean", means), ("std", stds)):
         if values.shape != (3,) or not np.isfinite(values).all():

@@ -1,11 +1,15 @@
-"""The compiled part of `cpu`: one image in, all its views out.
+"""Numba kernels that compute all views of an image.
 
-A view is worked on in strips of whole rows that fit the first-level cache: the strip is resized, then adjusted, then
-written. Contrast needs the mean of the whole view, so everything from it on is a second round over the strips.
+A view is processed in strips of rows that fit in the first-level cache. Each strip is resized, color-jittered
+and written. The contrast adjustment needs the mean of the complete view. Therefore all steps from that adjustment on
+are a second pass over the strips.
 
-All functions share this file because numba's disk cache notices changes only in the file of the compiled function,
-not in those of the functions it calls. Arrays are indexed, not sliced (a slice costs reference counts), and the last
-index counts from zero, so that LLVM can drop numba's test for negative indices and vectorise.
+All functions are in one file, because numba's disk cache detects changes only in the file of the compiled function,
+not in the files of the functions that it calls. Arrays are indexed and not sliced, because a slice updates reference
+counts. The last index counts from zero, so that LLVM can remove numba's test for negative indices and vectorize
+the loop.
+
+Shapes: images M, views K, side S. A strip holds `rows` rows of S pixels.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -16,55 +20,71 @@ import numpy as np
 from numba import njit
 
 STRIP_PIXELS = 1536
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3  # as in rr.views.draw, frozen into the compiled code
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3  # as in rr.views.sampling; constants of the compiled code
 
 f32 = np.float32
 ZERO, ONE, TWO, THREE, FOUR, SIX = f32(0), f32(1), f32(2), f32(3), f32(4), f32(6)
-LUMA_R, LUMA_G, LUMA_B = f32(0.2989), f32(0.587), f32(0.114)  # torchvision's rgb_to_grayscale
+LUMA_R, LUMA_G, LUMA_B = f32(0.2989), f32(0.587), f32(0.114)  # as in torchvision's rgb_to_grayscale
 RED, GREEN, BLUE = np.int32(0xFF), np.int32(0xFF00), np.int32(0xFF0000)  # bytes of a packed pixel
 
-fast = njit(fastmath=True)
-# For positions, where an error grows with the side: rounded as torch's own code, in which the resize is compiled with
-# fused multiply-adds and the affine grid is not.
-fused, plain = njit(fastmath={"contract"}), njit
+fast_njit = njit(fastmath=True)
+# Errors of positions grow with the side, so positions are rounded as in torch: its resize is compiled with fused
+# multiply-adds (contract), its affine grid is not (njit without options).
+contract_njit = njit(fastmath={"contract"})
 
 
-@fast
+@fast_njit
 def clamp(x):
+    """Limit a value to [0, 1]."""
     return min(max(x, ZERO), ONE)
 
 
-@fast
+@fast_njit
 def luma(r, g, b):
+    """Return the luma of a pixel (ITU-R BT.601)."""
     return LUMA_R * r + LUMA_G * g + LUMA_B * b
 
 
 # ---------------------------------------------------------------------------------------------------------- geometry
 
 
-@fused
-def taps(start, length, side, position, share):
-    """Bilinear taps along one axis: output i is in[position[i]] + share[i] * (in[position[i] + 1] - in[position[i]]).
+@contract_njit
+def bilinear_taps(start, length, side, position, weight):
+    """Compute the source positions and weights of a bilinear resize along one axis.
 
-    The arithmetic is that of torch's upsample_bilinear2d with align_corners=False: float32, half-pixel centres,
-    clamped at the edges of the box. What lies outside the image reads position `side`, where `pack` puts zeros.
+    Output i is in[position[i]] + weight[i] * (in[position[i] + 1] - in[position[i]]). The arithmetic is that of torch's
+    upsample_bilinear2d with align_corners=False: float32, half-pixel centers, clamped at the edges of the box. Outputs
+    outside the image read position `side`, which is zero in `pack_pixel_pairs`.
+
+    Args:
+        start: first pixel of the box, which may be outside the image.
+        length: side of the box in pixels.
+        side: side of the image and of the output.
+        position: uint64 (S,), written.
+        weight: float32 (S,), written.
     """
     step = f32(length) / f32(side)
     for i in range(side):
-        at = max(step * (f32(i) + f32(0.5)) - f32(0.5), ZERO)
-        low = min(np.int64(at), length - 1)
+        source = max(step * (f32(i) + f32(0.5)) - f32(0.5), ZERO)
+        low = min(np.int64(source), length - 1)
         pixel = start + low
         inside = pixel >= 0 and pixel < side
         position[i] = np.uint64(pixel if inside else side)
-        share[i] = at - f32(low) if inside and low < length - 1 else ZERO
+        weight[i] = source - f32(low) if inside and low < length - 1 else ZERO
 
 
-@fast
-def pack(images, m, pixels, pairs):
-    """uint64 (S + 1, S + 1) `pairs`: the bytes of pixel x in the low word and those of pixel x + 1 in the high word.
+@fast_njit
+def pack_pixel_pairs(images, m, pixels, pairs):
+    """Pack each pixel of image m and its right neighbor into one 64-bit word.
 
-    So one load brings both horizontal neighbours of all channels. Done once for all views of an image. The last row
-    and column are zero. `images` is uint8 (M, S, 3 S), `pixels` uint64 (S + 2,) scratch.
+    One load then reads both horizontal neighbors of all channels. The image is packed once for all its views.
+
+    Args:
+        images: uint8 (M, S, 3 S).
+        m: the image.
+        pixels: uint64 (S + 2,), a temporary array.
+        pairs: uint64 (S + 1, S + 1), written. The low half of a word holds the bytes of pixel x, the high half those of
+            pixel x + 1. The last row and column are zero.
     """
     side = images.shape[1]
     pixels[side] = pixels[side + 1] = np.uint64(0)
@@ -80,59 +100,61 @@ def pack(images, m, pixels, pairs):
             pairs[y, x] = pixels[x] | (pixels[x + 1] << np.uint64(32))
 
 
-@fast
-def resize_row(pairs, y, xs, x_share, gathered, rows, slot):
-    """Horizontal interpolation of image row y into rows[slot], float32 (2, 3, S), range [0, 255 * 256**channel].
+@fast_njit
+def resize_row(pairs, y, xs, x_weight, row_pairs, row_cache, slot):
+    """Interpolate image row y horizontally into row_cache[slot], float32 (2, 3, S), range [0, 255 * 256**channel].
 
-    Green and blue stay at their place in the word: the vertical weights undo that for nothing, shifts cost.
+    Green and blue keep their place in the word, because shifts take time. The weights of the vertical interpolation
+    divide by 256 and 65536 at no cost.
     """
     side = xs.shape[0]
     for i in range(side):
-        gathered[i] = pairs[y, xs[i]]
+        row_pairs[i] = pairs[y, xs[i]]
     for i in range(side):
-        here = np.int32(gathered[i] & np.uint64(0xFFFFFFFF))
-        there = np.int32(gathered[i] >> np.uint64(32))
-        share = x_share[i]
-        r, g, b = f32(here & RED), f32(here & GREEN), f32(here & BLUE)
-        rows[slot, 0, i] = r + share * (f32(there & RED) - r)
-        rows[slot, 1, i] = g + share * (f32(there & GREEN) - g)
-        rows[slot, 2, i] = b + share * (f32(there & BLUE) - b)
+        left = np.int32(row_pairs[i] & np.uint64(0xFFFFFFFF))
+        right = np.int32(row_pairs[i] >> np.uint64(32))
+        weight = x_weight[i]
+        r, g, b = f32(left & RED), f32(left & GREEN), f32(left & BLUE)
+        row_cache[slot, 0, i] = r + weight * (f32(right & RED) - r)
+        row_cache[slot, 1, i] = g + weight * (f32(right & GREEN) - g)
+        row_cache[slot, 2, i] = b + weight * (f32(right & BLUE) - b)
 
 
-@fast
-def resize_strip(pairs, strip, ys, y_share, xs, x_share, gathered, rows, held, by_row):
-    """Resizes the output rows of one strip into by_row[strip], float32 (strips, 3, rows, S), range [0, 1].
+@fast_njit
+def resize_strip(pairs, strip, ys, y_weight, xs, x_weight, row_pairs, row_cache, cached_y, out):
+    """Resize the output rows of one strip into out[strip], float32 (strips, 3, rows, S), range [0, 1].
 
-    `held` int64 (2,) tells which image row each half of `rows` has, as consecutive output rows mostly share theirs.
+    Consecutive output rows mostly interpolate between the same two image rows. `row_cache`, float32 (2, 3, S), holds
+    the last two image rows after horizontal interpolation, and `cached_y`, int64 (2,), their numbers.
     """
-    height, side = by_row.shape[2], by_row.shape[3]
+    height, side = out.shape[2], out.shape[3]
     for r in range(height):
         y = np.int64(ys[strip * height + r])
-        share = y_share[strip * height + r]
+        weight = y_weight[strip * height + r]
         low = y & 1
-        if held[low] != y:
-            resize_row(pairs, y, xs, x_share, gathered, rows, low)
-            held[low] = y
+        if cached_y[low] != y:
+            resize_row(pairs, y, xs, x_weight, row_pairs, row_cache, low)
+            cached_y[low] = y
         high = low
-        if share != ZERO:
+        if weight != ZERO:
             high = 1 - low
-            if held[high] != y + 1:
-                resize_row(pairs, y + 1, xs, x_share, gathered, rows, high)
-                held[high] = y + 1
+            if cached_y[high] != y + 1:
+                resize_row(pairs, y + 1, xs, x_weight, row_pairs, row_cache, high)
+                cached_y[high] = y + 1
         scale = ONE / f32(255)
         for c in range(3):
-            w0, w1 = (ONE - share) * scale, share * scale
+            w0, w1 = (ONE - weight) * scale, weight * scale
             for i in range(side):
-                by_row[strip, c, r, i] = w0 * rows[low, c, i] + w1 * rows[high, c, i]
+                out[strip, c, r, i] = w0 * row_cache[low, c, i] + w1 * row_cache[high, c, i]
             scale *= ONE / f32(256)
 
 
-@plain
+@njit
 def warp(source, target, matrix, k, m, side):
-    """Affine map with zeros outside, from and to float32 (strips, 3, rows, S).
+    """Apply the affine map of view k of image m to `source`, float32 (strips, 3, rows, S), and write to `target`.
 
-    As RandomAffine on a float tensor: grid_sample with zero padding, then multiplied by the equally sampled mask of
-    the image, so the border fades twice.
+    Equals RandomAffine on a float tensor: grid_sample with zero padding. torchvision then multiplies by a mask of the
+    image that it samples in the same way. Therefore the border is weighted twice.
     """
     height = source.shape[2]
     half = f32(0.5) * f32(side)
@@ -142,62 +164,65 @@ def warp(source, target, matrix, k, m, side):
         v = f32(y) + f32(0.5) - half
         for x in range(side):
             u = f32(x) + f32(0.5) - half
-            across = ((a * u + b * v + c + ONE) * f32(side) - ONE) * f32(0.5)
-            down = ((d * u + e * v + f + ONE) * f32(side) - ONE) * f32(0.5)
-            left, top = np.int64(math.floor(across)), np.int64(math.floor(down))
-            share_x, share_y = across - f32(left), down - f32(top)
-            total = red = green = blue = ZERO
+            source_x = ((a * u + b * v + c + ONE) * f32(side) - ONE) * f32(0.5)
+            source_y = ((d * u + e * v + f + ONE) * f32(side) - ONE) * f32(0.5)
+            left, top = np.int64(math.floor(source_x)), np.int64(math.floor(source_y))
+            weight_x, weight_y = source_x - f32(left), source_y - f32(top)
+            mask = red = green = blue = ZERO
             for dy in range(2):
                 for dx in range(2):
                     row, column = top + dy, left + dx
                     if min(row, column) < 0 or max(row, column) >= side:
                         continue
-                    weight = (share_x if dx else ONE - share_x) * (share_y if dy else ONE - share_y)
-                    total += weight
+                    weight = (weight_x if dx else ONE - weight_x) * (weight_y if dy else ONE - weight_y)
+                    mask += weight
                     red += weight * source[row // height, 0, row % height, column]
                     green += weight * source[row // height, 1, row % height, column]
                     blue += weight * source[row // height, 2, row % height, column]
-            target[y // height, 0, y % height, x] = red * total
-            target[y // height, 1, y % height, x] = green * total
-            target[y // height, 2, y % height, x] = blue * total
+            target[y // height, 0, y % height, x] = red * mask
+            target[y // height, 1, y % height, x] = green * mask
+            target[y // height, 2, y % height, x] = blue * mask
 
 
-# ------------------------------------------------------------------------------------------------------------ colour
-# On strips: float32 (strips, 3, pixels), range [0, 1], in place.
+# ------------------------------------------------------------------------------------------------------------- color
+# These functions change one strip of `image`, float32 (strips, 3, pixels), range [0, 1], in place.
 
 
-@fast
+@fast_njit
 def adjust_brightness(image, strip, factor):
+    """Multiply by `factor`, as torchvision's adjust_brightness."""
     for c in range(3):
         for i in range(image.shape[2]):
             image[strip, c, i] = min(factor * image[strip, c, i], ONE)
 
 
-@fast
+@fast_njit
 def adjust_contrast(image, strip, factor, mean):
+    """Blend with the mean luma of the view, as torchvision's adjust_contrast."""
     offset = (ONE - factor) * mean
     for c in range(3):
         for i in range(image.shape[2]):
             image[strip, c, i] = clamp(factor * image[strip, c, i] + offset)
 
 
-@fast
+@fast_njit
 def adjust_saturation(image, strip, factor):
-    rest = ONE - factor
+    """Blend with the luma of each pixel, as torchvision's adjust_saturation."""
+    gray_weight = ONE - factor
     for i in range(image.shape[2]):
         r, g, b = image[strip, 0, i], image[strip, 1, i], image[strip, 2, i]
-        gray = rest * luma(r, g, b)
+        gray = gray_weight * luma(r, g, b)
         image[strip, 0, i] = clamp(factor * r + gray)
         image[strip, 1, i] = clamp(factor * g + gray)
         image[strip, 2, i] = clamp(factor * b + gray)
 
 
-@fast
+@fast_njit
 def adjust_hue(image, strip, shift):
-    """The HSV round trip of torchvision's adjust_hue without branches.
+    """Shift the hue by converting to HSV and back without branches, as torchvision's adjust_hue.
 
-    With the hue h in sixths of a turn and d = max - min, a channel is min + d * clamp(ramp(h)), where the ramp is
-    |h - 3| - 1 for red, 2 - |h - 2| for green and 2 - |h - 4| for blue. Value and saturation never leave registers.
+    Let h be the hue in sixths of a turn, and d = max - min. A channel is min + d * clamp(ramp(h)). The ramp is
+    |h - 3| - 1 for red, 2 - |h - 2| for green and 2 - |h - 4| for blue. Saturation and value stay in registers.
     """
     turn = SIX * shift
     for i in range(image.shape[2]):
@@ -215,17 +240,21 @@ def adjust_hue(image, strip, shift):
         image[strip, 2, i] = low + d * clamp(TWO - abs(h - FOUR))
 
 
-@fast
-def luma_sum(image, strip):
+@fast_njit
+def sum_luma(image, strip):
+    """Return the sum of the luma over the pixels of a strip."""
     total = ZERO
     for i in range(image.shape[2]):
         total += luma(image[strip, 0, i], image[strip, 1, i], image[strip, 2, i])
     return total
 
 
-@fast
-def adjust(image, strip, first, last, order, factors, k, m, mean):
-    """Steps first to last - 1 of the colour jitter. Steps that change nothing are skipped."""
+@fast_njit
+def apply_jitter_ops(image, strip, first, last, order, factors, k, m, mean):
+    """Apply steps first to last - 1 of the color jitter, without those that change nothing.
+
+    `mean` is the mean luma of the view, which only the contrast adjustment needs.
+    """
     for step in range(first, last):
         code = order[k, m, step]
         factor = factors[k, m, code]
@@ -245,27 +274,27 @@ def adjust(image, strip, first, last, order, factors, k, m, mean):
 # ------------------------------------------------------------------------------------------------------------ output
 
 
-@fast
-def store(image, strip, gray, gain, offset, out, k, m):
-    """Greyscale, normalisation and interleaving of a strip into out[k, m, strip], (3 pixels,)."""
-    gain_r, gain_g, gain_b = gain[0], gain[1], gain[2]
+@fast_njit
+def normalize_and_store(image, strip, gray, scale, offset, out, k, m):
+    """Convert a strip to grayscale if `gray`, normalize it and write it to out[k, m, strip], channels interleaved."""
+    scale_r, scale_g, scale_b = scale[0], scale[1], scale[2]
     offset_r, offset_g, offset_b = offset[0], offset[1], offset[2]
     if gray:
         for i in range(image.shape[2]):
             y = luma(image[strip, 0, i], image[strip, 1, i], image[strip, 2, i])
-            out[k, m, strip, 3 * i] = y * gain_r + offset_r
-            out[k, m, strip, 3 * i + 1] = y * gain_g + offset_g
-            out[k, m, strip, 3 * i + 2] = y * gain_b + offset_b
+            out[k, m, strip, 3 * i] = y * scale_r + offset_r
+            out[k, m, strip, 3 * i + 1] = y * scale_g + offset_g
+            out[k, m, strip, 3 * i + 2] = y * scale_b + offset_b
     else:
         for i in range(image.shape[2]):
-            out[k, m, strip, 3 * i] = image[strip, 0, i] * gain_r + offset_r
-            out[k, m, strip, 3 * i + 1] = image[strip, 1, i] * gain_g + offset_g
-            out[k, m, strip, 3 * i + 2] = image[strip, 2, i] * gain_b + offset_b
+            out[k, m, strip, 3 * i] = image[strip, 0, i] * scale_r + offset_r
+            out[k, m, strip, 3 * i + 1] = image[strip, 1, i] * scale_g + offset_g
+            out[k, m, strip, 3 * i + 2] = image[strip, 2, i] * scale_b + offset_b
 
 
-@plain
-def blank(out, k, m, erase):
-    """Zeros the erase box in out[k, m], (S, 3 S)."""
+@njit
+def erase_box(out, k, m, erase):
+    """Set the pixels of the erase box of out[k, m], float32 (S, 3 S), to zero."""
     side = out.shape[2]
     top, left, height, width = erase[k, m]
     for y in range(max(top, 0), min(top + height, side)):
@@ -273,76 +302,77 @@ def blank(out, k, m, erase):
             out[k, m, y, i] = ZERO
 
 
-def strip_rows(side):
-    """The most rows that divide the side and hold at most STRIP_PIXELS pixels; at least 1."""
+def rows_per_strip(side):
+    """Return the largest divisor of `side` such that a strip of as many rows has at most STRIP_PIXELS pixels, or 1."""
     return max(rows for rows in range(1, side + 1) if side % rows == 0 and (rows * side <= STRIP_PIXELS or rows == 1))
 
 
-# Not fastmath: inlining would carry that into `warp`.
+# Without fastmath, which would also apply to `warp` after inlining.
 @njit(cache=True, nogil=True)
-def apply_range(
-    images, start, stop, height, crop, flip, jitter, factors, order, grayscale, affine, matrix, erase, gain, offset, out
-):
-    """All views of images start to stop - 1.
+def augment_range(
+    images, start, stop, height, crop, flip, jitter, factors, order, grayscale, affine, matrix, erase, scale, offset,
+    out,
+):  # fmt: skip
+    """Compute all views of images start to stop - 1.
 
-    Args:
-        images: uint8 (M, S, S, 3).
-        height: rows of a strip, from `strip_rows`.
-        crop to erase: the arrays of a `ViewParameters`, (K, M, ...), and `matrix` from its `inverse_affine`.
-        gain, offset: float32 (3,), normalisation of [0, 1] values.
-        out: float32 (K, M, S, S, 3), written for these images only.
+    `images` is uint8 (M, S, S, 3), and `height` is the number of rows of a strip, from `rows_per_strip`. The arrays
+    from `crop` to `erase` are those of a `ViewParameters`, (K, M, ...); `matrix` is its `inverse_affine_matrix`.
+    `scale` and `offset`, float32 (3,), normalize values in [0, 1]. The views are written to `out`, float32
+    (K, M, S, S, 3).
     """
-    views, count = flip.shape
+    num_views, num_images = flip.shape
     side = images.shape[1]
-    strips, pixels = side // height, height * side
-    # The last axis holds pixels and channels together: with a stride of exactly 3, LLVM interleaves in registers.
-    bytes_of = images.reshape((count, side, 3 * side))
-    out_strips = out.reshape((views, count, strips, 3 * pixels))
-    out_rows = out.reshape((views, count, side, 3 * side))
+    num_strips, strip_pixels = side // height, height * side
+    # Pixels and channels share the last axis: with a stride of exactly 3, LLVM interleaves channels in registers.
+    image_rows = images.reshape((num_images, side, 3 * side))
+    out_strips = out.reshape((num_views, num_images, num_strips, 3 * strip_pixels))
+    out_rows = out.reshape((num_views, num_images, side, 3 * side))
 
-    packing, pairs = np.empty(side + 2, np.uint64), np.empty((side + 1, side + 1), np.uint64)
-    flat, warped = np.empty((strips, 3, pixels), f32), np.empty((strips, 3, pixels), f32)
-    flat_rows = flat.reshape((strips, 3, height, side))
-    warped_rows = warped.reshape((strips, 3, height, side))
-    gathered, rows, held = np.empty(side, np.uint64), np.empty((2, 3, side), f32), np.empty(2, np.int64)
-    ys, y_share = np.empty(side, np.uint64), np.empty(side, f32)
-    xs, x_share = np.empty(side, np.uint64), np.empty(side, f32)
+    pixel_words, pairs = np.empty(side + 2, np.uint64), np.empty((side + 1, side + 1), np.uint64)
+    view, unwarped = np.empty((num_strips, 3, strip_pixels), f32), np.empty((num_strips, 3, strip_pixels), f32)
+    view_rows = view.reshape((num_strips, 3, height, side))
+    unwarped_rows = unwarped.reshape((num_strips, 3, height, side))
+    row_pairs, row_cache, cached_y = np.empty(side, np.uint64), np.empty((2, 3, side), f32), np.empty(2, np.int64)
+    ys, y_weight = np.empty(side, np.uint64), np.empty(side, f32)
+    xs, x_weight = np.empty(side, np.uint64), np.empty(side, f32)
 
     for m in range(start, stop):
-        pack(bytes_of, m, packing, pairs)
-        for k in range(views):
-            taps(crop[k, m, 0], crop[k, m, 2], side, ys, y_share)
-            taps(crop[k, m, 1], crop[k, m, 3], side, xs, x_share)
+        pack_pixel_pairs(image_rows, m, pixel_words, pairs)
+        for k in range(num_views):
+            bilinear_taps(crop[k, m, 0], crop[k, m, 2], side, ys, y_weight)
+            bilinear_taps(crop[k, m, 1], crop[k, m, 3], side, xs, x_weight)
             if flip[k, m]:
                 for i in range(side // 2):
                     j = side - 1 - i
                     xs[i], xs[j] = xs[j], xs[i]
-                    x_share[i], x_share[j] = x_share[j], x_share[i]
-            held[0] = held[1] = -1
+                    x_weight[i], x_weight[j] = x_weight[j], x_weight[i]
+            cached_y[0] = cached_y[1] = -1
 
-            steps = 4 if jitter[k, m] else 0
-            pause = steps  # or the step of the contrast, before which the mean of the whole view must be known
-            for step in range(steps):
+            num_steps = 4 if jitter[k, m] else 0
+            contrast_step = num_steps  # the step of the contrast adjustment, if there is one
+            for step in range(num_steps):
                 if order[k, m, step] == CONTRAST and factors[k, m, CONTRAST] != ONE:
-                    pause = step
+                    contrast_step = step
 
             if affine[k, m]:
-                for strip in range(strips):
-                    resize_strip(pairs, strip, ys, y_share, xs, x_share, gathered, rows, held, warped_rows)
-                warp(warped_rows, flat_rows, matrix, k, m, side)
+                for strip in range(num_strips):
+                    resize_strip(
+                        pairs, strip, ys, y_weight, xs, x_weight, row_pairs, row_cache, cached_y, unwarped_rows
+                    )
+                warp(unwarped_rows, view_rows, matrix, k, m, side)
             total = 0.0
-            for strip in range(strips):
+            for strip in range(num_strips):
                 if not affine[k, m]:
-                    resize_strip(pairs, strip, ys, y_share, xs, x_share, gathered, rows, held, flat_rows)
-                adjust(flat, strip, 0, pause, order, factors, k, m, ZERO)
-                if pause < steps:
-                    total += luma_sum(flat, strip)
+                    resize_strip(pairs, strip, ys, y_weight, xs, x_weight, row_pairs, row_cache, cached_y, view_rows)
+                apply_jitter_ops(view, strip, 0, contrast_step, order, factors, k, m, ZERO)
+                if contrast_step < num_steps:
+                    total += sum_luma(view, strip)
                 else:
-                    store(flat, strip, grayscale[k, m], gain, offset, out_strips, k, m)
-            if pause < steps:
+                    normalize_and_store(view, strip, grayscale[k, m], scale, offset, out_strips, k, m)
+            if contrast_step < num_steps:
                 mean = f32(total / (side * side))
-                for strip in range(strips):
-                    adjust(flat, strip, pause, steps, order, factors, k, m, mean)
-                    store(flat, strip, grayscale[k, m], gain, offset, out_strips, k, m)
+                for strip in range(num_strips):
+                    apply_jitter_ops(view, strip, contrast_step, num_steps, order, factors, k, m, mean)
+                    normalize_and_store(view, strip, grayscale[k, m], scale, offset, out_strips, k, m)
             if erase[k, m, 2] > 0:
-                blank(out_rows, k, m, erase)
+                erase_box(out_rows, k, m, erase)

@@ -1,4 +1,4 @@
-"""A grid's pretrainings on paper: spread over several GPUs, and what they would read and write."""
+"""Estimate how long a grid's pretrainings take on several GPUs, and how much they read and write."""
 
 import heapq
 from collections.abc import Sequence
@@ -6,56 +6,64 @@ from dataclasses import dataclass
 from typing import Any
 
 from rr import backbones, methods, paths
-from rr.data.beton import RESIDENT_BYTES
+from rr.data.beton import MAX_RESIDENT_BYTES
 from rr.params import Params
 from rr.pretrain import checkpoint
 from rr.pretrain.loop import SECONDS_BETWEEN_SAVES
 
-_LABEL = 8  # bytes
+_LABEL_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long runs take on several GPUs, one at a time on each; in the unit of their durations."""
+class MakespanBounds:
+    """Time that runs take on several GPUs, one at a time on each, in the unit of their durations.
+
+    Attributes:
+        longest_first: Time if the longest runs start first.
+        lower_bound: No order is faster: a GPU has at least the mean load, and one of them has the longest run.
+        upper_bound: No order is slower, if no GPU is idle while a run waits (R. L. Graham, 1966).
+    """
 
     longest_first: float
-    least: float  # no order takes less: some GPU has its share of the sum, and some GPU the longest run
-    most: float  # no order that lets no GPU wait while a run waits takes more (R. L. Graham, 1966)
+    lower_bound: float
+    upper_bound: float
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """Bytes that one pretraining moves: betons read, states written while it trains, and the size of one state."""
+class IoEstimate:
+    """Bytes that one pretraining reads from betons and writes to checkpoints, and the size of a checkpoint."""
 
-    read: int
-    written: int
-    state: int
+    read_bytes: int
+    write_bytes: int
+    checkpoint_bytes: int
 
 
-def schedule(durations: Sequence[float], gpus: int) -> Schedule:
-    """Spread runs of `durations` over `gpus` GPUs."""
-    ends = [0.0] * max(1, min(gpus, len(durations)))  # a GPU without a run ends nothing
+def estimate_makespan(durations: Sequence[float], gpus: int) -> MakespanBounds:
+    """Return bounds for the time that runs of these `durations` take on `gpus` GPUs."""
+    finish_times = [0.0] * max(1, min(gpus, len(durations)))  # GPUs without a run do not count
     for duration in sorted(durations, reverse=True):
-        heapq.heapreplace(ends, ends[0] + duration)
-    longest, share = max(durations, default=0.0), sum(durations) / gpus
-    return Schedule(max(ends), max(longest, share), share + (1 - 1 / gpus) * longest)
+        heapq.heapreplace(finish_times, finish_times[0] + duration)
+    longest, mean_load = max(durations, default=0.0), sum(durations) / gpus
+    return MakespanBounds(max(finish_times), max(longest, mean_load), mean_load + (1 - 1 / gpus) * longest)
 
 
-def traffic(params: Params, run: paths.Pretraining, images: int, classes: int, seconds: float) -> Traffic:
-    """What `run` reads and writes when it trains for `seconds` on `images` pictures of `classes`, without a stop.
+def estimate_io(
+    params: Params, run: paths.PretrainPaths, num_images: int, num_classes: int, seconds: float
+) -> IoEstimate:
+    """Estimate the bytes that `run` reads and writes if it trains for `seconds` without interruption.
 
-    Pixels are read once where they stay in memory, else in every epoch. A state is saved after each epoch and after
-    each `SECONDS_BETWEEN_SAVES` within one, when DeepCluster's has its labels too. All are taken to be as large as the
-    last, which has the whole history.
+    Pixels are read once if they fit in memory, and otherwise in every epoch. A checkpoint is saved after each epoch and
+    every `SECONDS_BETWEEN_SAVES` within one; the latter includes the labels of DeepCluster. All checkpoints are assumed
+    to be as large as the last one, which has the whole history.
     """
-    settings: Any = params.methods[run.method]
-    pixels = images * params.datasets[run.dataset].side ** 2 * 3
-    method = methods.build(settings, backbones.build(run.backbone), classes, images)
-    state = checkpoint.size(method, settings.epochs)
-    within = int(seconds / settings.epochs / SECONDS_BETWEEN_SAVES)
-    labels = _LABEL * images if settings.kind == "deepcluster" and within else 0
-    return Traffic(
-        read=pixels if pixels <= RESIDENT_BYTES else pixels * settings.epochs,
-        written=settings.epochs * (state + within * (state + labels)),
-        state=state + labels,
+    config: Any = params.methods[run.method]
+    pixels = num_images * params.datasets[run.dataset].image_size ** 2 * 3
+    method = methods.build(config, backbones.build(run.backbone), num_classes, num_images)
+    checkpoint_size = checkpoint.checkpoint_bytes(method, config.epochs)
+    saves_within_epoch = int(seconds / config.epochs / SECONDS_BETWEEN_SAVES)
+    labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
+    return IoEstimate(
+        read_bytes=pixels if pixels <= MAX_RESIDENT_BYTES else pixels * config.epochs,
+        write_bytes=config.epochs * (checkpoint_size + saves_within_epoch * (checkpoint_size + labels)),
+        checkpoint_bytes=checkpoint_size + labels,
     )

@@ -1,7 +1,7 @@
-"""The grid of `params.yaml` unfolded, and which parameters each of its cells depends on.
+"""Expand the grid of `params.yaml` into stage runs, with the parameters and files that each depends on.
 
-The Snakefile, the records, the report and `rr verify` read it here. `dvc.yaml` must repeat it in YAML; a test holds
-the two together.
+The Snakefile, the records, the report and `rr verify` use this module. `dvc.yaml` has to repeat it in YAML; a test
+checks that the two agree.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from rr import paths
-from rr.params import Grid, Params, lookup
+from rr.params import GridConfig, Params, lookup
 
-# Dotted paths into params.yaml; {…} are the names on the stage's command line.
-PARAMETERS = {
+# Dotted paths into params.yaml. The names in braces are those on the stage's command line.
+STAGE_PARAMETERS = {
     "fetch": ("datasets.{dataset}.source",),
-    "convert": ("datasets.{dataset}.side",),
+    "convert": ("datasets.{dataset}.image_size",),
     "pretrain": (
         "threads",
         "precision",
@@ -32,8 +32,8 @@ PARAMETERS = {
 }
 
 
-class Cell(NamedTuple):
-    """One stage run: its stage, its folder, the parameters and files that determine it, and the files it makes."""
+class StageRun(NamedTuple):
+    """A run of one stage: its folder, the parameters and input files that determine it, and its output files."""
 
     stage: str
     folder: Path
@@ -42,89 +42,100 @@ class Cell(NamedTuple):
     outputs: list[Path]
 
 
-def parameters(params: Params, stage: str, **names: str) -> dict[str, Any]:
-    """The values that `stage` depends on, by dotted path, as JSON values. Raises ValueError for an unknown name."""
+def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
+    """Return the parameters that `stage` depends on: JSON values by dotted path.
+
+    Args:
+        params: All parameters.
+        stage: Name of the stage.
+        **names: The names on the stage's command line, such as `dataset`.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
     values = {}
-    for template in PARAMETERS[stage]:
-        here: Any = params
+    for template in STAGE_PARAMETERS[stage]:
+        value: Any = params
         keys = [part.format(**names) for part in template.split(".")]
         for depth, key in enumerate(keys):
-            here = getattr(here, key) if isinstance(here, BaseModel) else lookup(here, key, ".".join(keys[:depth]))
-        values[".".join(keys)] = to_jsonable_python(here)
+            value = getattr(value, key) if isinstance(value, BaseModel) else lookup(value, key, ".".join(keys[:depth]))
+        values[".".join(keys)] = to_jsonable_python(value)
     return values
 
 
-def data(params: Params) -> list[str]:
-    """Every data set that is fetched and converted."""
+def dataset_names(params: Params) -> list[str]:
+    """Return the names of all datasets that are fetched and converted."""
     return list(dict.fromkeys(name for grid in params.grid for name in grid.data))
 
 
-def pretrainings(params: Params) -> Iterator[paths.Pretraining]:
-    """Every pretraining of the grid, once."""
-    yield from dict.fromkeys(run for grid in params.grid for run in _pretrainings(grid))
+def pretrainings(params: Params) -> Iterator[paths.PretrainPaths]:
+    """Yield each pretraining of the grid once."""
+    yield from dict.fromkeys(run for grid in params.grid for run in _pretrainings_of(grid))
 
 
-def evaluations(params: Params) -> Iterator[paths.Evaluation]:
-    """Every evaluation of the grid, once."""
+def evaluations(params: Params) -> Iterator[paths.EvaluationPaths]:
+    """Yield each evaluation of the grid once."""
     yield from dict.fromkeys(
-        paths.Evaluation(run, target, protocol)
+        paths.EvaluationPaths(run, target, protocol)
         for grid in params.grid
-        for run in _pretrainings(grid)
+        for run in _pretrainings_of(grid)
         for target, protocol in product(grid.target, grid.protocol)
     )
 
 
-def _pretrainings(grid: Grid) -> Iterator[paths.Pretraining]:
+def _pretrainings_of(grid: GridConfig) -> Iterator[paths.PretrainPaths]:
     for names in product(grid.dataset, grid.backbone, grid.method, grid.seed):
-        yield paths.Pretraining(*names)
+        yield paths.PretrainPaths(*names)
 
 
-def fetch(params: Params, dataset: str) -> Cell:
-    """The run of `fetch` for a data set."""
-    place = paths.Dataset(dataset)
-    return Cell("fetch", place.raw, parameters(params, "fetch", dataset=dataset), [], [place.images])
+def fetch_run(params: Params, dataset: str) -> StageRun:
+    """Return the `fetch` run of a dataset."""
+    files = paths.DatasetPaths(dataset)
+    return StageRun("fetch", files.raw_dir, stage_params(params, "fetch", dataset=dataset), [], [files.images])
 
 
-def convert(params: Params, dataset: str) -> Cell:
-    """The run of `convert` for a data set."""
-    place = paths.Dataset(dataset)
-    outputs = [*place.betons.values(), place.index]
-    return Cell("convert", place.converted, parameters(params, "convert", dataset=dataset), [place.images], outputs)
+def convert_run(params: Params, dataset: str) -> StageRun:
+    """Return the `convert` run of a dataset."""
+    files = paths.DatasetPaths(dataset)
+    values = stage_params(params, "convert", dataset=dataset)
+    return StageRun("convert", files.beton_dir, values, [files.images], [*files.betons.values(), files.index])
 
 
-def pretrain(params: Params, run: paths.Pretraining) -> Cell:
-    """The run of `pretrain` for a pretraining."""
-    source = paths.Dataset(run.dataset)
-    spec = parameters(params, "pretrain", dataset=run.dataset, method=run.method)
-    inputs = [source.betons["train"], source.index]
-    return Cell("pretrain", run.folder, spec, inputs, [run.weights, run.history, run.views])
+def pretrain_run(params: Params, run: paths.PretrainPaths) -> StageRun:
+    """Return the `pretrain` run of a pretraining."""
+    dataset = paths.DatasetPaths(run.dataset)
+    values = stage_params(params, "pretrain", dataset=run.dataset, method=run.method)
+    inputs = [dataset.betons["train"], dataset.index]
+    return StageRun("pretrain", run.folder, values, inputs, [run.weights, run.history, run.views])
 
 
-def evaluate(params: Params, run: paths.Evaluation) -> Cell:
-    """The run of `evaluate` for an evaluation."""
-    source = paths.Dataset(run.target)
-    spec = parameters(params, "evaluate", target=run.target, protocol=run.protocol)
-    inputs = [run.pretraining.weights, *source.betons.values(), source.index]
-    return Cell("evaluate", run.folder, spec, inputs, [run.metrics, run.predictions, run.confusion, run.examples])
+def evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
+    """Return the `evaluate` run of an evaluation."""
+    target = paths.DatasetPaths(run.target)
+    values = stage_params(params, "evaluate", target=run.target, protocol=run.protocol)
+    inputs = [run.pretraining.weights, *target.betons.values(), target.index]
+    outputs = [run.metrics, run.predictions, run.confusion, run.examples]
+    return StageRun("evaluate", run.folder, values, inputs, outputs)
 
 
-def report(params: Params) -> Cell:
-    """The run of `report`, which reads what every pretraining and evaluation of the grid has left."""
+def report_run(params: Params) -> StageRun:
+    """Return the `report` run, whose inputs are files of all pretrainings and evaluations of the grid."""
     inputs: list[Path] = []
     for run in pretrainings(params):
-        inputs += [run.history, run.views, paths.run_record(run.folder)]
-    for score in evaluations(params):
-        inputs += [score.metrics, score.predictions, score.examples, paths.run_record(score.folder)]
-    return Cell("report", paths.REPORT, parameters(params, "report"), inputs, paths.REPORT_FILES)
+        inputs += [run.history, run.views, paths.record_file(run.folder)]
+    for evaluation in evaluations(params):
+        inputs += [evaluation.metrics, evaluation.predictions, evaluation.examples]
+        inputs.append(paths.record_file(evaluation.folder))
+    return StageRun("report", paths.REPORT_DIR, stage_params(params, "report"), inputs, paths.REPORT_FILES)
 
 
-def cells(params: Params) -> Iterator[Cell]:
-    """Every stage run of the grid, in an order in which each can run."""
-    for name in data(params):
-        yield fetch(params, name)
-        yield convert(params, name)
+def stage_runs(params: Params) -> Iterator[StageRun]:
+    """Yield all stage runs of the grid in an order in which they can be run."""
+    for name in dataset_names(params):
+        yield fetch_run(params, name)
+        yield convert_run(params, name)
     for run in pretrainings(params):
-        yield pretrain(params, run)
-    for score in evaluations(params):
-        yield evaluate(params, score)
-    yield report(params)
+        yield pretrain_run(params, run)
+    for evaluation in evaluations(params):
+        yield evaluate_run(params, evaluation)
+    yield report_run(params)

@@ -1,205 +1,189 @@
-"""`rr plan`: what a grid would run, how many views that is, and how long it would take here."""
+"""`rr plan`: count the runs and views of a grid, and estimate how long it takes on this machine."""
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rr import paths
-from rr.data.index import class_names
+from rr.data.index import read_class_names
+from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
+from rr.data.sources import slimagenet, tiny_imagenet
 from rr.errors import UserError
-from rr.params import Dataset, Params
+from rr.params import DatasetConfig, Params
+from rr.runtime.table import format_table
 from rr.workflow import grid
-from rr.workflow.estimates import Traffic, schedule, traffic
+from rr.workflow.estimates import IoEstimate, estimate_io, estimate_makespan
 from rr.workflow.records import load_record
 
-SECONDS = 3.0  # of steps that are timed, after one that is not
-# Training pictures, and classes, of the sources whose size is known before they are fetched.
-_KNOWN = {
+SECONDS = 3.0  # duration of the measurement, which starts after the first step
+# Numbers of training images and classes of the sources that always have the same size.
+_TRAIN_SIZES = {
     "cifar10": (50_000, 10),
     "cifar100": (50_000, 100),
     "cifar100_20": (50_000, 20),
     "stl10": (5_000, 10),
-    "stl10_unlabelled": (100_000, 10),  # the test pictures' classes
-    "tiny_imagenet": (100_000, 200),
-    "slimagenet64": (160_000, 1000),
+    "stl10_unlabeled": (100_000, 10),  # the classes of the test images
+    "tiny_imagenet": (tiny_imagenet.CLASSES * tiny_imagenet.TRAIN_PER_CLASS, tiny_imagenet.CLASSES),
+    "slimagenet64": (slimagenet.CLASSES * slimagenet.TRAIN_PER_CLASS, slimagenet.CLASSES),
 }
-Rate = Callable[[Params, paths.Pretraining], float]
+ThroughputFunction = Callable[[Params, paths.PretrainPaths], float]
 
 
-@dataclass
-class Line:
-    """The runs of one data set, backbone and method that are yet to be made."""
+def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> str:
+    """Return a table of the grid's pretrainings, followed by estimates for those that are not done yet.
 
-    runs: list[paths.Pretraining] = field(default_factory=list)
-    done: int = 0
+    A pretraining is done if its record has the current parameters. The hours include the training loop only, and not
+    evaluations, the clustering of DeepCluster, or reading and writing files.
 
-
-def plan(params: Params, rate: Rate, gpus: int = 1) -> str:
-    """A table of the pretrainings that are not made yet, and sums; `rate` gives views a second of one run.
-
-    A run is made where its record has the parameters of now. Hours are those of pretraining, one run at a time on each
-    of `gpus` GPUs; without evaluation, DeepCluster's clustering, and what is read and written.
+    Args:
+        params: Parameters with the grid.
+        throughput: Function that returns the views per second of a run.
+        gpus: Number of GPUs, with one run at a time on each.
     """
-    lines: dict[tuple[str, str, str], Line] = {}
+    groups: dict[tuple[str, str, str], list[paths.PretrainPaths]] = defaultdict(list)
     for run in grid.pretrainings(params):
-        line = lines.setdefault((run.dataset, run.backbone, run.method), Line())
-        if _is_made(params, run):
-            line.done += 1
-        else:
-            line.runs.append(run)
-    rows: list[tuple[str, ...]] = [
-        ("data set", "backbone", "method", "runs", "made", "views a run", "views/s", "hours")
-    ]
+        groups[run.dataset, run.backbone, run.method].append(run)
+    rows: list[tuple[str, ...]] = []
     total_views = 0
-    hours: dict[paths.Pretraining, float] = {}  # of each run
-    moved = []
-    unknown: set[str] = set()
-    for (dataset, backbone, method), line in lines.items():
-        start = [dataset, backbone, method, f"{len(line.runs)}", f"{line.done}"]
-        settings: Any = params.methods[method]
-        pictures = _pictures(dataset, params.datasets[dataset])
-        if not line.runs or not hasattr(settings, "epochs"):
-            rows.append((*start, "0", "–", "0.0"))
-            continue
-        if pictures is None:
-            unknown.add(dataset)
-            rows.append((*start, "?", "?", "?"))
-            continue
-        images, classes = pictures
-        views = images * settings.views * settings.epochs
-        speed = rate(params, line.runs[0])
-        total_views += len(line.runs) * views
-        hours |= dict.fromkeys(line.runs, views / speed / 3600)
-        moved += [traffic(params, line.runs[0], images, classes, views / speed)] * len(line.runs)
-        rows.append((*start, f"{views:,}", f"{speed:,.0f}", f"{len(line.runs) * views / speed / 3600:,.1f}"))
-    scores = list(grid.evaluations(params))
-    text = [
-        _aligned(rows),
-        f"{sum(len(line.runs) for line in lines.values()):,} pretrainings, {total_views:,} views, "
-        f"{sum(hours.values()):,.1f} hours one after the other; {len(scores):,} evaluations, not in the hours",
-        f"betons: {_gigabytes(params):,.2f} GB, and about as much again in data/raw",
+    todo: list[paths.PretrainPaths] = []
+    hours: dict[paths.PretrainPaths, float] = {}
+    io: list[IoEstimate] = []
+    unknown_sizes: set[str] = set()
+    for (dataset, backbone, method), runs in groups.items():
+        remaining = [run for run in runs if not _is_done(params, run)]
+        todo += remaining
+        config: Any = params.methods[method]
+        size = _train_size(dataset, params.datasets[dataset])
+        if not remaining or not hasattr(config, "epochs"):
+            work = ("0", "–", "0.0")
+        elif size is None:
+            unknown_sizes.add(dataset)
+            work = ("?", "?", "?")
+        else:
+            num_images, num_classes = size
+            views = num_images * config.views * config.epochs
+            rate = throughput(params, remaining[0])
+            total_views += len(remaining) * views
+            hours |= dict.fromkeys(remaining, views / rate / 3600)
+            io += [estimate_io(params, remaining[0], num_images, num_classes, views / rate)] * len(remaining)
+            work = (f"{views:,}", f"{rate:,.0f}", f"{len(remaining) * views / rate / 3600:,.1f}")
+        rows.append((dataset, backbone, method, f"{len(remaining)}", f"{len(runs) - len(remaining)}", *work))
+    header = ("dataset", "backbone", "method", "runs", "done", "views per run", "views/s", "hours")
+    lines = [
+        format_table(header, rows, text_columns=3),
+        f"{len(todo):,} pretrainings, {total_views:,} views, {sum(hours.values()):,.1f} hours one after the other; "
+        f"{len(list(grid.evaluations(params))):,} evaluations, not included in the hours",
+        f"betons: {_beton_gigabytes(params):,.2f} GB, and about the same again in data/raw",
     ]
     if hours:
-        text += [*_side_by_side(hours, gpus), _moved(moved, gpus)]
-    if unknown:
-        text.append(f"not known before rr convert: {', '.join(sorted(unknown))}")
-    return "\n".join(text)
+        lines += [*_makespan_lines(hours, gpus), _io_line(io, gpus)]
+    if unknown_sizes:
+        lines.append(f"size unknown until rr convert has run: {', '.join(sorted(unknown_sizes))}")
+    return "\n".join(lines)
 
 
-def _side_by_side(hours: dict[paths.Pretraining, float], gpus: int) -> list[str]:
-    """How long `hours` take on several GPUs, and the run that no number of GPUs makes shorter."""
+def _makespan_lines(hours: dict[paths.PretrainPaths, float], gpus: int) -> list[str]:
+    """Describe the longest run, which no number of GPUs shortens, and how long all runs take on several GPUs."""
     longest = max(hours, key=lambda run: hours[run])
-    found = schedule(list(hours.values()), gpus)
-    names = f"{longest.method} on {longest.dataset} with {longest.backbone}"
-    text = [f"critical path: {names}, {hours[longest]:,.1f} hours alone"]
+    name = f"{longest.method} on {longest.dataset} with {longest.backbone}"
+    lines = [f"longest run: {name}, {hours[longest]:,.1f} hours"]
     if gpus > 1:
-        span = f"{found.least:,.1f} to {found.most:,.1f}"
-        text.append(f"on {gpus} GPUs: {found.longest_first:,.1f} hours, the longest runs first; in any order {span}")
-    return text
+        makespan = estimate_makespan(list(hours.values()), gpus)
+        lines.append(
+            f"on {gpus} GPUs: {makespan.longest_first:,.1f} hours if the longest runs start first; "
+            f"{makespan.lower_bound:,.1f} to {makespan.upper_bound:,.1f} hours in any order"
+        )
+    return lines
 
 
-def _moved(moved: Sequence[Traffic], gpus: int) -> str:
-    read, written = (sum(getattr(one, name) for one in moved) / 1e9 for name in ("read", "written"))
-    # A run keeps its newest state and the one before, until it is done.
-    kept = 2 * sum(sorted((one.state for one in moved), reverse=True)[:gpus]) / 1e9
+def _io_line(io: Sequence[IoEstimate], gpus: int) -> str:
+    read = sum(run.read_bytes for run in io) / 1e9
+    written = sum(run.write_bytes for run in io) / 1e9
+    # An unfinished run keeps its newest checkpoint and the one before.
+    stored = 2 * sum(sorted((run.checkpoint_bytes for run in io), reverse=True)[:gpus]) / 1e9
     return (
-        f"pretraining reads {read:,.2f} GB of pixels and writes {written:,.2f} GB of states, {kept:,.3f} GB at a time"
+        f"pretraining reads {read:,.2f} GB of pixels and writes {written:,.2f} GB of checkpoints, of which at most "
+        f"{stored:,.3f} GB exist at a time"
     )
 
 
-def measured(device: str) -> Rate:
-    """Rates of the training loop on this machine: steps on pictures of noise, each kind of run once."""
-    known: dict[tuple[Any, ...], float] = {}
+def make_throughput_function(device: str) -> ThroughputFunction:
+    """Return a function that measures the views per second of a run. It measures runs with equal steps only once."""
+    measured: dict[tuple[Any, ...], float] = {}
 
-    def rate(params: Params, run: paths.Pretraining) -> float:
-        data = params.datasets[run.dataset]
-        key = (run.backbone, data.side, params.methods[run.method].model_dump_json(exclude={"epochs"}))
-        if key not in known:
-            known[key] = _measure(params, run, data, device)
-        return known[key]
+    def throughput(params: Params, run: paths.PretrainPaths) -> float:
+        dataset = params.datasets[run.dataset]
+        key = (run.backbone, dataset.image_size, params.methods[run.method].model_dump_json(exclude={"epochs"}))
+        if key not in measured:
+            measured[key] = _measure_throughput(params, run, dataset, device)
+        return measured[key]
 
-    return rate
+    return throughput
 
 
-def _measure(params: Params, run: paths.Pretraining, data: Dataset, device: str) -> float:
+def _measure_throughput(params: Params, run: paths.PretrainPaths, dataset: DatasetConfig, device: str) -> float:
+    """Return the views per second of the training loop on images of noise."""
     from rr.compute import device as devices
     from rr.data import beton
-    from rr.workflow.throughput import Enough, train
+    from rr.workflow.throughput import StopTraining, train_until_stopped
 
     method: Any = params.methods[run.method]
     changes: dict[str, Any] = {"epochs": 10**6}
     if method.kind == "deepcluster":
-        changes |= {"clusters": 10, "clusters_per": "dataset"}  # clustering is not what is measured
-    seen = 0
-    began: float | None = None
-    spent = 0.0
+        changes |= {"clusters": 10, "clusters_per": "dataset"}  # the clustering itself is not measured
+    step_times: list[float] = []
+    step_views: list[int] = []
 
     def on_step(views: int) -> None:
-        nonlocal seen, began, spent
         if device.startswith("cuda"):
             import torch
 
             torch.cuda.synchronize()
-        now = time.perf_counter()
-        if began is None:
-            began = now
-            return
-        seen, spent = seen + views, now - began
-        if spent >= SECONDS:
-            raise Enough
+        step_times.append(time.perf_counter())
+        step_views.append(views)
+        if step_times[-1] - step_times[0] >= SECONDS:
+            raise StopTraining
 
     with tempfile.TemporaryDirectory() as folder:
-        count = 8 * method.batch_size
-        noise = np.random.default_rng(0).integers(0, 256, (count, data.side, data.side, 3), np.uint8)
+        count, size = 8 * method.batch_size, dataset.image_size
+        noise = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
         path = Path(folder, "train.beton")
         beton.write(path, noise, np.arange(count) % 10, np.arange(count))
-        devices.settle(params.threads)
-        train(
-            method.model_copy(update=changes), 10, path, Path(folder), on_step, device=device, threads=params.threads,
-            backbone=run.backbone, precision=params.precision,
+        devices.configure_backends(params.threads)
+        train_until_stopped(
+            method.model_copy(update=changes), dataset, 10, path, Path(folder), on_step, device=device,
+            threads=params.threads, backbone=run.backbone, precision=params.precision,
         )  # fmt: skip
-    return seen / spent
+    return sum(step_views[1:]) / (step_times[-1] - step_times[0])
 
 
-def _is_made(params: Params, run: paths.Pretraining) -> bool:
-    if not paths.run_record(run.folder).is_file():
+def _is_done(params: Params, run: paths.PretrainPaths) -> bool:
+    if not paths.record_file(run.folder).is_file():
         return False
     try:
-        return bool(load_record(run.folder)["params"] == grid.pretrain(params, run).params)
+        return bool(load_record(run.folder)["params"] == grid.pretrain_run(params, run).params)
     except UserError:
-        return False  # a damaged record is no record
+        return False  # the record is damaged
 
 
-def _pictures(name: str, data: Dataset) -> tuple[int, int] | None:
-    """How many training pictures a data set has, and classes; None where that is not known yet."""
-    place = paths.Dataset(name)
-    if paths.run_record(place.converted).is_file():
-        return int(load_record(place.converted)["images"]["train"]), len(class_names(place.index))
-    source: Any = data.source
-    return (source.train, 10) if source.kind == "shapes" else _KNOWN.get(source.kind)
+def _train_size(name: str, dataset: DatasetConfig) -> tuple[int, int] | None:
+    """Return the numbers of training images and of classes, or None if they are unknown before `rr convert`."""
+    files = paths.DatasetPaths(name)
+    if paths.record_file(files.beton_dir).is_file():
+        return int(load_record(files.beton_dir)["images"]["train"]), len(read_class_names(files.index))
+    source: Any = dataset.source
+    return (source.train, len(SHAPES_CLASSES)) if source.kind == "shapes" else _TRAIN_SIZES.get(source.kind)
 
 
-def _gigabytes(params: Params) -> float:
-    """Pixels of the training splits, which the test splits add a fifth to at most."""
-    found = 0
-    for name in grid.data(params):
-        images, _ = _pictures(name, params.datasets[name]) or (0, 0)
-        found += images * params.datasets[name].side ** 2 * 3
-    return 1.2 * found / 1e9
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = 3  # columns of words
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+def _beton_gigabytes(params: Params) -> float:
+    """Return the size of all betons: the pixels of the training splits, and 20 % more for the test splits."""
+    pixels = 0
+    for name in grid.dataset_names(params):
+        num_images, _ = _train_size(name, params.datasets[name]) or (0, 0)
+        pixels += num_images * params.datasets[name].image_size ** 2 * 3
+    return 1.2 * pixels / 1e9

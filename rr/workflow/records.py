@@ -1,4 +1,4 @@
-"""What made an artefact: `run.json` beside a stage's outputs, and the check that it still tells the truth."""
+"""Write and check the record of a stage run: `run.json` next to its outputs, which says how they were made."""
 
 import json
 import shlex
@@ -15,150 +15,166 @@ from ruamel.yaml import YAML
 from rr import paths
 from rr.errors import UserError
 from rr.runtime.atomic import write_text
-from rr.runtime.energy import metering
-from rr.runtime.hashing import digest, sha256
-from rr.runtime.lock import holding
-from rr.runtime.machine import commit, machine, peak_memory_mib
-from rr.runtime.status import showing
-from rr.workflow.grid import Cell
+from rr.runtime.energy import measure_energy
+from rr.runtime.hashing import file_sha256, json_sha256
+from rr.runtime.lock import exclusive_lock
+from rr.runtime.machine import describe_machine, git_commit, peak_memory_mib
+from rr.runtime.status import track_run
+from rr.workflow.grid import StageRun
 
 ROOT = Path(__file__).parents[2]
+CODE_SUFFIXES = (".py", ".html", ".css", ".js", ".md", ".csv")
 _SECTIONS = ("params", "inputs", "code", "outputs")
-CODE = (".py", ".html", ".css", ".js", ".md", ".csv")
 
 
-def stage_code(stage: str, root: Path = ROOT) -> list[Path]:
-    """The modules that determine a stage's result, as `dvc.yaml` lists them: the one list, read by all.
+def code_files(stage: str, root: Path = ROOT) -> list[Path]:
+    """Return the files of code that determine a stage's result, as listed in `dvc.yaml`, relative to `root`.
 
-    A folder there stands for its modules and templates, which are all that `.dvcignore` lets DVC see of it.
+    A folder in the list stands for its modules and templates; `.dvcignore` hides all other files from DVC.
     """
     entry = YAML(typ="safe", pure=True).load(root / "dvc.yaml")["stages"][stage]
-    found = set()
-    for listed in (root / dependency for dependency in entry["deps"] if dependency.startswith("rr/")):
-        found |= {file for file in listed.rglob("*") if file.suffix in CODE} if listed.is_dir() else {listed}
-    return sorted(file.relative_to(root) for file in found)
+    files = set()
+    for path in (root / dependency for dependency in entry["deps"] if dependency.startswith("rr/")):
+        files |= {file for file in path.rglob("*") if file.suffix in CODE_SUFFIXES} if path.is_dir() else {path}
+    return sorted(file.relative_to(root) for file in files)
 
 
 def code_hashes(stage: str) -> dict[str, str]:
-    """Hash the modules of `stage` that run. Raises UserError when the current folder holds other ones.
+    """Return the SHA-256 of each file of code that `stage` runs.
 
-    Both engines look at the folder's own files, so a project must be run by its own installation.
+    Raises:
+        UserError: if the current folder contains other code than the installed one. Both engines look at the files in
+            the current folder, so a project must be run by its own installation.
     """
-    found = {}
-    for module in stage_code(stage):
-        found[str(module)] = sha256(ROOT / module)
-        if Path("dvc.yaml").is_file() and (not module.is_file() or sha256(module) != found[str(module)]):
-            raise UserError(f"{module} here is not the code that runs ({ROOT / module}): run make in this folder first")
-    return found
+    hashes = {}
+    for path in code_files(stage):
+        hashes[str(path)] = file_sha256(ROOT / path)
+        if Path("dvc.yaml").is_file() and (not path.is_file() or file_sha256(path) != hashes[str(path)]):
+            raise UserError(f"{path} differs from the installed code ({ROOT / path}): run make in this folder first")
+    return hashes
 
 
 @dataclass
-class Record:
-    """A stage run in the making: what it starts from, and the facts that join its `run.json`."""
+class RunRecorder:
+    """What a stage run starts from, and the `facts` that the stage adds to its record."""
 
     params: dict[str, Any]
     inputs: dict[str, str]
     code: dict[str, str]
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def fingerprint(self, **more: Any) -> str:
-        """One hash of all that the result depends on; `more` is what the command line adds (such as the seed)."""
-        return digest([self.params, self.inputs, self.code, more])
+    def fingerprint(self, **arguments: Any) -> str:
+        """Return one hash of everything that determines the result; `arguments` are those of the command line."""
+        return json_sha256([self.params, self.inputs, self.code, arguments])
 
 
 @contextmanager
-def recording(cell: Cell, *, first: bool = True) -> Iterator[Record]:
-    """Hold the cell's folder, run a stage, then write `run.json`.
+def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
+    """Lock the run's folder, execute the body, then write `run.json`.
 
-    Of several processes that make the cell together, all but the `first` do none of it, and check the inputs alone.
-    A try that fails before it has changed any output leaves the record of an earlier one as it was. Raises UserError,
-    before the body runs, for an input that is missing or no longer what its own record says, and when another process
-    is making the same cell.
+    If the body fails before it has changed an output, an existing record is kept.
+
+    Args:
+        run: The stage run.
+        is_main: Whether this process writes the record. Other processes of a distributed run only check the inputs.
+
+    Raises:
+        UserError: before the body, if an input is missing or does not match its record, or if another process is
+            writing to the run's folder.
     """
-    if not first:
-        yield _begun(cell)
+    if not is_main:
+        yield _start(run)
         return
-    with holding(cell.folder), showing(cell.stage, cell.folder):
-        record = _begun(cell)
-        version = commit()
+    with exclusive_lock(run.folder), track_run(run.stage, run.folder):
+        recorder = _start(run)
+        commit = git_commit()
         started, clock = time.time(), time.monotonic()
-        with metering() as meter, _without_record(cell):
-            yield record
-        content = {
-            "stage": cell.stage,
+        with measure_energy() as meter, _suspend_record(run):
+            yield recorder
+        record = {
+            "stage": run.stage,
             "command": shlex.join(["rr", *sys.argv[1:]]),
-            "params": cell.params,
-            "inputs": record.inputs,
-            "code": record.code,
-            "commit": version,
-            "outputs": {str(path): sha256(path) for path in cell.outputs},
+            "params": run.params,
+            "inputs": recorder.inputs,
+            "code": recorder.code,
+            "commit": commit,
+            "outputs": {str(path): file_sha256(path) for path in run.outputs},
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": round(time.monotonic() - clock, 3),
             "peak_memory_mib": peak_memory_mib(),
             "energy_joules": meter.joules(),
-            "machine": machine(),
-            **record.facts,
+            "machine": describe_machine(),
+            **recorder.facts,
         }
-        write_text(paths.run_record(cell.folder), json.dumps(sealed(content), indent=1) + "\n")
+        _write_record(run.folder, with_digest(record))
 
 
 @contextmanager
-def _without_record(cell: Cell) -> Iterator[None]:
-    """A record speaks of outputs that exist: after a failed try no old one may stand beside new files."""
-    path = paths.run_record(cell.folder)
+def _suspend_record(run: StageRun) -> Iterator[None]:
+    """Delete the record while the body runs; restore it if the body fails and the outputs are unchanged.
+
+    So a failed run never leaves an old record next to new files.
+    """
     try:
-        old = load_record(cell.folder)
-    except UserError:  # none, or a damaged one
-        old = {}
-    path.unlink(missing_ok=True)
+        record = load_record(run.folder)
+    except UserError:  # missing or damaged
+        record = {"outputs": {}}
+    paths.record_file(run.folder).unlink(missing_ok=True)
     try:
         yield
     except BaseException:
-        if old and all(Path(name).is_file() and sha256(Path(name)) == told for name, told in old["outputs"].items()):
-            write_text(path, json.dumps(old, indent=1) + "\n")
+        hashes = {Path(name): sha256 for name, sha256 in record["outputs"].items()}
+        if hashes and all(path.is_file() and file_sha256(path) == sha256 for path, sha256 in hashes.items()):
+            _write_record(run.folder, record)
         raise
 
 
-def _begun(cell: Cell) -> Record:
-    return Record(cell.params, {str(path): _checked(path) for path in cell.inputs}, code_hashes(cell.stage))
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    write_text(paths.record_file(folder), json.dumps(record, indent=1) + "\n")
 
 
-def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the hash of all else in it, so that an accident to any fact is found; no guard against forgers."""
-    facts = {key: value for key, value in record.items() if key != "digest"}
-    return {**facts, "digest": digest(facts)}
+def _start(run: StageRun) -> RunRecorder:
+    return RunRecorder(run.params, {str(path): _verified_hash(path) for path in run.inputs}, code_hashes(run.stage))
 
 
-def _checked(path: Path) -> str:
-    """Hash an input and compare it with the record of the stage that made it."""
+def with_digest(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record with a hash of its contents under `digest`, which detects accidental changes, not forgery."""
+    contents = {key: value for key, value in record.items() if key != "digest"}
+    return {**contents, "digest": json_sha256(contents)}
+
+
+def _verified_hash(path: Path) -> str:
+    """Return the SHA-256 of an input after comparing it with the record of the stage that wrote the file."""
     if not path.is_file():
-        raise UserError(f"{path} is missing: run the stage that makes it first ({_maker(path)})")
-    found = sha256(path)
-    if path.name == paths.RUN_RECORD:
+        raise UserError(f"{path} is missing: run {_producer(path)} first")
+    sha256 = file_sha256(path)
+    if path.name == paths.RECORD_NAME:
         load_record(path.parent)
-        return found
-    if found != load_record(paths.recorded_in(path))["outputs"].get(str(path)):
-        raise UserError(
-            f"{path} is not the file that its record describes (damaged or edited): run {_maker(path)} again"
-        )
-    return found
+    elif sha256 != load_record(paths.record_folder(path))["outputs"].get(str(path)):
+        raise UserError(f"{path} does not match its record (damaged or edited): run {_producer(path)} again")
+    return sha256
 
 
 def load_record(folder: Path) -> dict[str, Any]:
-    """Read a stage's `run.json`. Raises UserError when it is missing, none, or no longer as it was written."""
-    path = paths.run_record(folder)
+    """Read the `run.json` of a folder.
+
+    Raises:
+        UserError: if the file is missing, is not a record, or was changed after it was written.
+    """
+    path = paths.record_file(folder)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        whole = isinstance(record, dict) and record == sealed(record)
+        is_intact = isinstance(record, dict) and record == with_digest(record)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: run the stage that makes it first ({_maker(path)})") from error
+        raise UserError(f"{path} is missing: run {_producer(path)} first") from error
     except (ValueError, RecursionError):
-        whole = False
-    if not whole or any(not isinstance(record.get(key), dict) for key in _SECTIONS):
-        raise UserError(f"{path} is damaged (no record of a run): delete {folder} and run its stage again")
+        is_intact = False
+    if not is_intact or any(not isinstance(record.get(key), dict) for key in _SECTIONS):
+        raise UserError(f"{path} is damaged or is not a record: delete {folder} and run {_producer(path)} again")
     return record
 
 
-def _maker(path: Path) -> str:
-    words = {"raw": "rr fetch", "beton": "rr convert", "pretrain": "rr pretrain", "evaluate": "rr evaluate"}
-    return next((command for word, command in words.items() if word in path.parts), "dvc repro")
+def _producer(path: Path) -> str:
+    """Return the command that writes `path`, without its options."""
+    stages = {"raw": "fetch", "beton": "convert", "pretrain": "pretrain", "evaluate": "evaluate"}
+    return next((f"rr {stage}" for part, stage in stages.items() if part in path.parts), "dvc repro")

@@ -1,8 +1,8 @@
-"""Suites: named experiments, each a grid and the variants of methods that it needs.
+"""Read suites, and combine them with `params.yaml`. A suite is a named experiment: a grid and variants of methods.
 
-A file of `workflow/suites` holds one, under `suites` and its name, so that Snakemake merges several `--configfile`s.
-The stages read one file of parameters. `use` writes a suite into it, for both engines; `overlay` leaves it as it is and
-writes a file of its own for the suites that Snakemake was given.
+Each file in `workflow/suites` has one suite, under the keys `suites` and its name, so that Snakemake can merge several
+`--configfile`s. The stages read a single file of parameters. `use` writes a suite into that file, for both engines;
+`merge` writes the suites that Snakemake received into another file.
 """
 
 import copy
@@ -14,129 +14,145 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from rr import paths
-from rr.errors import UserError, nearest
-from rr.params import check, load, parse
+from rr.errors import UserError, suggest
+from rr.params import load_params, parse_params, parse_yaml
 from rr.params.base import NAME
 from rr.runtime.atomic import write_text
 
 SUITES = Path("workflow/suites")
-_CONTENTS = {"grid", "methods"}
+_SECTIONS = {"grid", "methods"}
 
 
-def listed() -> str:
-    """Every suite with the first sentence of its file's comment, a line each."""
+def list_suites() -> str:
+    """Return a line per suite: its name and the first sentence of the comment in its file."""
     lines = []
-    for name in _names():
-        comment = [line[1:].strip() for line in _text(name).splitlines() if line.startswith("#")]
+    for name in _suite_names():
+        comment = [line[1:].strip() for line in _read_text(name).splitlines() if line.startswith("#")]
         lines.append(f"{name:<20} {' '.join(comment).split('. ')[0].rstrip('.')}")
     return "\n".join(lines)
 
 
 def show(name: str) -> str:
-    """A suite's file, as it stands. Raises UserError for an unknown one."""
-    _known(name)
-    return _text(name).rstrip()
+    """Return the text of a suite's file.
 
-
-def use(name: str, params: Path) -> str:
-    """Write the suite `name` into the file `params`, whose comments and other keys stay. Returns what to say.
-
-    The suite's grid replaces that of the file. Each of its methods is one of the file's with other values: `like` names
-    it. Using a suite twice changes nothing. Raises UserError for an unknown suite, a method that is like none, and for
-    a result that is not valid; the file is then as it was.
+    Raises:
+        UserError: if the suite is unknown.
     """
-    load(params)
+    _require(name)
+    return _read_text(name).rstrip()
+
+
+def use(name: str, params_file: Path) -> str:
+    """Write the suite `name` into `params_file`, keep its comments and other keys, and return a message for the user.
+
+    The suite's grid replaces the grid of the file. Each method of the suite is added: a copy of the file's method
+    `base` with other values. Using a suite again changes nothing.
+
+    Raises:
+        UserError: if the suite is unknown, if a `base` is unknown, or if the result is not valid. The file is then
+            unchanged.
+    """
+    load_params(params_file)
     suite = read(name)
-    yaml = _yaml()
-    everything = yaml.load(params.read_text(encoding="utf-8"))
+    yaml = _make_yaml()
+    params = yaml.load(params_file.read_text(encoding="utf-8"))
     for axis, values in suite["grid"].items():
-        if axis in everything["grid"]:
-            everything["grid"][axis][:] = values  # in place, which keeps the line's form and comment
+        if axis in params["grid"]:
+            params["grid"][axis][:] = values  # in place, to keep the style and comment of the line
         else:
-            everything["grid"][axis] = values  # unknown, and named below
-    _add_methods(everything["methods"], suite["methods"], name)
-    text = _dumped(yaml, everything)
-    check(text, params)
-    write_text(params, text)
-    return f"{params}: suite {name}; now dvc repro, or snakemake --cores 8"
+            params["grid"][axis] = values  # an unknown key, which parse_params reports
+    _add_methods(params["methods"], suite["methods"], name)
+    text = _dump(yaml, params)
+    parse_params(text, params_file)
+    write_text(params_file, text)
+    return f"{params_file}: now has suite {name}; run it with dvc repro or snakemake --cores 8"
 
 
-def overlay(chosen: dict[str, Any], params: Path) -> Path:
-    """Write `params` with the grids and methods of the suites `chosen` (contents by name) to a file; return its path.
+def merge(suites: dict[str, Any], params_file: Path) -> Path:
+    """Write the parameters with the grids and methods of several suites to a new file, and return its path.
 
-    Raises UserError for contents that are none, variants of one name that differ, and what `load` finds wrong.
+    Args:
+        suites: Contents of the suites by name.
+        params_file: File with all other parameters.
+
+    Raises:
+        UserError: if a suite is not valid, if two suites define a method differently, or if the result is not valid.
     """
-    load(params)
-    everything = YAML(typ="safe", pure=True).load(params)
-    everything["grid"] = []
-    added: dict[str, tuple[str, Any]] = {}
-    for name, suite in chosen.items():
-        # It becomes a part of the file's name, and Snakemake takes it from its command line.
+    load_params(params_file)
+    params = YAML(typ="safe", pure=True).load(params_file)
+    params["grid"] = []
+    variants: dict[str, tuple[str, Any]] = {}  # the first suite that has a variant, and its changes
+    for name, suite in suites.items():
+        # Names come from the command line of Snakemake, and become part of a file name.
         if not re.fullmatch(NAME, name):
-            raise UserError(f"'{name}' is no name of a suite: letters, digits, - and _ alone")
-        _check(suite, f"suite {name}")
-        everything["grid"].append(suite["grid"])
+            raise UserError(f"invalid suite name '{name}': use letters, digits, - and _, with a letter or digit first")
+        _validate(suite, f"suite {name}")
+        params["grid"].append(suite["grid"])
         for variant, changes in suite.get("methods", {}).items():
-            where, known = added.setdefault(variant, (name, changes))
-            if known != changes:
-                raise UserError(f"suites {where} and {name}: methods.{variant} differs; give one of them another name")
-        _add_methods(everything["methods"], suite.get("methods", {}), name)
-    target = paths.suites("+".join(chosen))
-    text = _dumped(_yaml(), everything)
-    check(text, target)
-    # Every job of Snakemake comes by here: only the first one writes.
+            other_name, other_changes = variants.setdefault(variant, (name, changes))
+            if changes != other_changes:
+                raise UserError(f"suites {other_name} and {name}: methods.{variant} differs; rename it in one of them")
+        _add_methods(params["methods"], suite.get("methods", {}), name)
+    target = paths.suite_params("+".join(suites))
+    text = _dump(_make_yaml(), params)
+    parse_params(text, target)
+    # Every Snakemake job runs this; write only if the content changed.
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
         write_text(target, text)
     return target
 
 
 def read(name: str) -> dict[str, Any]:
-    """The contents of a suite's file, with `methods`. Raises UserError for an unknown suite, and for what is none."""
-    _known(name)
+    """Return the contents of a suite: `grid` and `methods`, which may be empty.
+
+    Raises:
+        UserError: if the suite is unknown or its file is not a valid suite.
+    """
+    _require(name)
     path = SUITES / f"{name}.yaml"
-    content = parse(_text(name), path)
+    content = parse_yaml(_read_text(name), path)
     suites = content.get("suites") if isinstance(content, dict) and set(content) == {"suites"} else None
     if not isinstance(suites, dict) or set(suites) != {name}:
-        raise UserError(f"{path}: a suite's file holds suites, then {name}, then its grid and methods; nothing else")
-    _check(suites[name], str(path))
+        raise UserError(f"{path}: the file must have only the key suites, with only the key {name} in it")
+    _validate(suites[name], str(path))
     return {"methods": {}} | suites[name]
 
 
-def _check(suite: Any, where: str) -> None:
-    if not isinstance(suite, dict) or not set(suite) <= _CONTENTS or "grid" not in suite:
-        raise UserError(f"{where}: a suite has a section grid, and may have methods; nothing else")
+def _validate(suite: Any, where: str) -> None:
+    if not isinstance(suite, dict) or not set(suite) <= _SECTIONS or "grid" not in suite:
+        raise UserError(f"{where}: a suite must have the section grid, may have methods, and nothing else")
     grid, methods = suite["grid"], suite.get("methods", {})
     if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
-        raise UserError(f"{where}: each key of grid has a list, such as seed: [1, 2]")
+        raise UserError(f"{where}: each value in grid must be a list, such as seed: [1, 2]")
     if not isinstance(methods, dict) or not all(
-        isinstance(changes, dict) and isinstance(changes.get("like", ""), str) for changes in methods.values()
+        isinstance(changes, dict) and isinstance(changes.get("base", ""), str) for changes in methods.values()
     ):
-        raise UserError(f"{where}: each of methods has keys, such as {{like: relational, views: 4}}")
+        raise UserError(f"{where}: each method must be a mapping such as {{base: relational, views: 4}}")
 
 
 def _add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
     for variant, changes in variants.items():
         values = dict(changes)
-        like = values.pop("like", "")
-        if like not in methods:
-            raise UserError(
-                f"suite {suite}, methods.{variant}.like: no method is called '{like}'; {nearest(like, methods)}"
-            )
-        # A copy in full, so that what the file says of this method can be read in one place.
-        methods[variant] = {**copy.deepcopy(dict(methods[like])), **values}
+        if "like" in values:
+            raise UserError(f"suite {suite}, methods.{variant}.like: this key is now called 'base'")
+        base = values.pop("base", "")
+        if base not in methods:
+            raise UserError(f"suite {suite}, methods.{variant}.base: unknown method '{base}'; {suggest(base, methods)}")
+        # A full copy, so that all values of this method can be read in one place.
+        methods[variant] = {**copy.deepcopy(dict(methods[base])), **values}
 
 
-def _names() -> list[str]:
+def _suite_names() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
-def _known(name: str) -> None:
-    known = _names()
-    if name not in known:
-        raise UserError(f"no suite is called {name} in {SUITES}; {nearest(name, known) if known else 'there is none'}")
+def _require(name: str) -> None:
+    names = _suite_names()
+    if name not in names:
+        raise UserError(f"unknown suite {name}: it is not in {SUITES}; {suggest(name, names)}")
 
 
-def _text(name: str) -> str:
+def _read_text(name: str) -> str:
     path = SUITES / f"{name}.yaml"
     try:
         return path.read_text(encoding="utf-8")
@@ -144,13 +160,13 @@ def _text(name: str) -> str:
         raise UserError(f"{path} is not valid YAML: {error}") from error
 
 
-def _dumped(yaml: YAML, content: Any) -> str:
+def _dump(yaml: YAML, content: Any) -> str:
     text = io.StringIO()
     yaml.dump(content, text)
     return text.getvalue()
 
 
-def _yaml() -> YAML:
+def _make_yaml() -> YAML:
     yaml = YAML()
     yaml.width = 120
     yaml.preserve_quotes = True

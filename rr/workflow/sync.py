@@ -1,4 +1,4 @@
-"""Between the two engines: what one has done becomes known to the other."""
+"""Register the outputs of one engine (DVC or Snakemake) with the other, so that it does not run the stages again."""
 
 import subprocess
 import sys
@@ -9,30 +9,33 @@ from rr.params import Params
 from rr.workflow.verify import grid_mismatches
 
 
-def sync(source: str, params: Params) -> None:
-    """After "dvc", give Snakemake the metadata it compares with; after "snakemake", commit to DVC's cache.
+def sync_engines(engine: str, params: Params) -> None:
+    """Register the outputs of `engine` with the other engine.
 
-    DVC's commit asks no question, and without metadata Snakemake sees no change of a parameter: either would bless
-    stale files. So both begin with a check of every record. Raises UserError when it fails, or when an engine does.
+    After "dvc", Snakemake gets the metadata that it compares with. After "snakemake", the outputs are committed to
+    DVC's cache. Either engine would accept outdated files: `dvc commit` does not check them, and Snakemake does not
+    notice a changed parameter without metadata. So all records are checked first.
+
+    Args:
+        engine: The engine that ran last, "dvc" or "snakemake".
+        params: Parameters with the grid.
+
+    Raises:
+        UserError: if a file does not match its record, or if a command of an engine fails.
     """
-    found = grid_mismatches(params)
-    if found:
-        raise UserError(
-            "\n".join([*found, f"not synchronised: run {_run(source)} first, so that every artefact is up to date"])
-        )
-    if source == "dvc":
-        _call("snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
+    messages = grid_mismatches(params)
+    if messages:
+        command = "dvc repro" if engine == "dvc" else "snakemake --cores 8"
+        raise UserError("\n".join([*messages, f"not synchronized: run {command} first to update these files"]))
+    if engine == "dvc":
+        _run_engine("snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
     else:
-        _call("dvc", "commit", "--force", "--quiet")
+        _run_engine("dvc", "commit", "--force", "--quiet")
 
 
-def _run(source: str) -> str:
-    return "dvc repro" if source == "dvc" else "snakemake --cores 8"
-
-
-def _call(program: str, *arguments: str) -> None:
-    # The engines stand beside this interpreter, whatever the shell's PATH says.
+def _run_engine(program: str, *arguments: str) -> None:
+    # Use the engines that are installed with this interpreter, whatever the PATH of the shell is.
     command = [str(Path(sys.executable).with_name(program)), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{program} {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}".rstrip())
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise UserError(f"{program} {' '.join(arguments)} failed:\n{process.stdout}{process.stderr}".rstrip())

@@ -1,66 +1,76 @@
-"""The product's own training loop, with a say after every step.
+"""Run the training loop of `rr pretrain` to measure its speed."""
 
-`rr.pretrain.loop` reports each step to its `Progress`. Another object in that place sees the very loop that `rr pretrain`
-runs, its data, views, history and saved states included, without a copy of it here.
-"""
-
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 from rr import paths
-from rr.bench.listener import OnStep, listening
-from rr.bench.settings import MEAN, STD
-from rr.params import Dataset, Dynamics, Method, ShapesSource
+from rr.params import DatasetConfig, DynamicsConfig, MethodConfig
 
 
-class Enough(Exception):
-    """Raised by a listener to end the loop."""
+class StopTraining(Exception):
+    """Raised by a callback to end `train_until_stopped`."""
 
 
 @dataclass(frozen=True)
-class _Outputs(paths.Pretraining):
-    """A pretraining's files in a folder of the benchmark's own."""
+class _OutputPaths(paths.PretrainPaths):
+    """The files of a pretraining run in any directory."""
 
-    scratch: Path
+    directory: Path
 
     @property
     def folder(self) -> Path:
-        return self.scratch
+        return self.directory
 
     @property
-    def resume(self) -> Path:
-        return self.scratch / "resume.pt"
+    def checkpoint(self) -> Path:
+        return self.directory / "resume.pt"
 
 
-def train(
-    settings: Method,
-    classes: int,
+def train_until_stopped(
+    config: MethodConfig,
+    dataset: DatasetConfig,
+    num_classes: int,
     beton: Path,
-    scratch: Path,
-    on_step: OnStep,
+    directory: Path,
+    on_step: Callable[[int], None],
     *,
     device: str,
     threads: int,
     backbone: str = "conv4",
     precision: str = "float32",
 ) -> None:
-    """Run `rr.pretrain.pretrain` from its beginning until `on_step` raises Enough. The caller settles the threads."""
-    from rr.pretrain import loop
+    """Run `rr.pretrain.pretrain` until `on_step` raises StopTraining.
 
-    job = loop.Job(
-        dataset=Dataset(source=ShapesSource(kind="shapes", train=10, test=10, seed=0), side=32, mean=MEAN, std=STD),
+    The loop is that of `rr pretrain`, including data, views, history and checkpoints. It uses the number of threads that
+    `rr.compute.device.configure_backends` has set.
+
+    Args:
+        config: The method to train.
+        dataset: Mean and standard deviation of the images.
+        num_classes: Number of classes of the dataset.
+        beton: The training images.
+        directory: An empty directory for the outputs.
+        on_step: Called after each step with its number of views.
+        device: A torch device.
+        threads: Number of threads that read images.
+        backbone: Name of the backbone.
+        precision: `float32` or `bfloat16`.
+    """
+    from rr.pretrain import Job, pretrain
+
+    job = Job(
+        dataset=dataset,
         backbone=backbone,
-        method=settings,
-        classes=classes,
+        method=config,
+        num_classes=num_classes,
         seed=0,
         precision=precision,
-        dynamics=Dynamics(every=0, images=50),
-        fingerprint="bench",
+        dynamics=DynamicsConfig(every_n_epochs=0, images=50),
+        fingerprint="throughput",
     )
-    outputs = _Outputs("bench", backbone, settings.kind, 0, scratch)
-    with mock.patch.object(loop, "Progress", listening(on_step)):
-        try:
-            loop.pretrain(job, beton, outputs, device=device, threads=threads)
-        except Enough:
-            return
+    outputs = _OutputPaths("throughput", backbone, config.kind, 0, directory)
+    try:
+        pretrain(job, beton, outputs, device=device, threads=threads, on_step=on_step)
+    except StopTraining:
+        return

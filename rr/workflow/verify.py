@@ -1,4 +1,4 @@
-"""Compare records (`run.json`) with the files, the code and the parameters of now."""
+"""Compare the records of runs (`run.json`) with the current files, code and parameters."""
 
 import functools
 from collections.abc import Callable
@@ -7,67 +7,72 @@ from pathlib import Path
 from rr import paths
 from rr.errors import UserError
 from rr.params import Params
-from rr.runtime.hashing import sha256
+from rr.runtime.hashing import file_sha256
 from rr.workflow import grid
-from rr.workflow.grid import Cell
-from rr.workflow.records import ROOT, load_record, stage_code
+from rr.workflow.grid import StageRun
+from rr.workflow.records import ROOT, code_files, load_record
 
 
-def changed_files(cell: Cell, hashed: Callable[[Path], str] = sha256) -> list[str]:
-    """The files that a cell read or wrote, are there, and are not what its record says; a line each.
+def changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
+    """Return a message for each existing input or output file that differs from the run's record.
 
-    Where the record itself is missing there is nothing to compare. Raises UserError for one that is damaged.
+    If the run has no record, nothing is compared.
+
+    Raises:
+        UserError: if the record is damaged.
     """
-    if not paths.run_record(cell.folder).is_file():
+    if not paths.record_file(run.folder).is_file():
         return []
-    record = load_record(cell.folder)
+    record = load_record(run.folder)
     return [
-        f"{name} has changed since {cell.folder} was made ({kind})"
+        f"{name} has changed since the run in {run.folder} ({kind})"
         for kind in ("outputs", "inputs")
-        for name, known in record[kind].items()
-        if Path(name).is_file() and hashed(Path(name)) != known
+        for name, sha256 in record[kind].items()
+        if Path(name).is_file() and hash_file(Path(name)) != sha256
     ]
 
 
-def mismatches(cell: Cell, hashed: Callable[[Path], str] = sha256) -> list[str]:
-    """Compare a cell's record with what the cell needs now; one line per difference, empty when all is true.
+def mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
+    """Return a message for each difference between the run's record and its current files, code and parameters.
 
-    `hashed` gives a file's hash; one that remembers spares reading an input once for every cell that has it.
+    Args:
+        run: The stage run.
+        hash_file: Function that returns a file's hash. A cached one avoids hashing the inputs that runs share again.
     """
     try:
-        record = load_record(cell.folder)
+        record = load_record(run.folder)
     except UserError as error:
         return [str(error)]
-    found = []
-    expected = {"outputs": cell.outputs, "inputs": cell.inputs, "code": stage_code(cell.stage)}
-    for kind, files in expected.items():
-        for path in files:
-            place = ROOT / path if kind == "code" else path
-            if str(path) not in record[kind]:
-                found.append(f"{path} is not in the record of {cell.folder} ({kind})")
-            elif not place.is_file():
-                found.append(f"{path} is missing ({kind} of {cell.folder})")
-            elif hashed(place) != record[kind][str(path)]:
-                found.append(f"{path} has changed since {cell.folder} was made ({kind})")
-        unknown = sorted(set(record[kind]) - {str(path) for path in files})
-        found += [f"{name} is no longer among the {kind} of {cell.folder}" for name in unknown]
-    if cell.params != record["params"]:
-        found.append(f"{cell.folder} was made with other parameters")
-    return found
+    messages = []
+    current = {"outputs": run.outputs, "inputs": run.inputs, "code": code_files(run.stage)}
+    for kind, files in current.items():
+        for name in files:
+            path = ROOT / name if kind == "code" else name
+            if str(name) not in record[kind]:
+                messages.append(f"{name} is not in the record of {run.folder} ({kind})")
+            elif not path.is_file():
+                messages.append(f"{name} is missing ({kind} of {run.folder})")
+            elif hash_file(path) != record[kind][str(name)]:
+                messages.append(f"{name} has changed since the run in {run.folder} ({kind})")
+        obsolete = sorted(set(record[kind]) - {str(name) for name in files})
+        messages += [f"{name} is in the record of {run.folder}, but no longer used ({kind})" for name in obsolete]
+    if run.params != record["params"]:
+        messages.append(f"{run.folder} was written with other parameters")
+    return messages
 
 
 def grid_mismatches(params: Params) -> list[str]:
-    """Every difference between the grid's artefacts and their records, a line each; empty when all is true."""
-    hashed = functools.cache(sha256)
-    return [fault for cell in grid.cells(params) for fault in mismatches(cell, hashed)]
+    """Return a message for each difference between the grid's files and their records."""
+    hash_file = functools.cache(file_sha256)
+    return [message for run in grid.stage_runs(params) for message in mismatches(run, hash_file)]
 
 
 def grid_changed_files(params: Params) -> list[str]:
-    """Every file of the grid's stages, from the raw pictures to the report's inputs, that is not what was recorded.
+    """Return a message for each file, from the raw images to the report's inputs, that differs from its record.
 
-    What is missing is not among them: weights and pictures may lie elsewhere when a report is written.
+    Missing files are ignored, because weights and images may be on another machine when a report is written. A file
+    that several runs read is listed for each of them.
     """
-    hashed = functools.cache(sha256)
-    cells = (cell for cell in grid.cells(params) if cell.stage != "report")
-    # A file that several cells read is named for each of them.
-    return [fault for cell in cells for fault in changed_files(cell, hashed)]
+    hash_file = functools.cache(file_sha256)
+    runs = (run for run in grid.stage_runs(params) if run.stage != "report")
+    return [message for run in runs for message in changed_files(run, hash_file)]

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# A real Slurm of one machine, in one folder: munge, slurmctld, and two slurmd as nodes n1 and n2. As root, on Debian.
+# Run a real Slurm cluster on this machine, with its files in one folder: munge, slurmctld, and two slurmd as nodes n1
+# and n2. Needs root and Debian.
 #
-#   tests/cluster/slurm.sh install          Debian's packages slurm-wlm and munge, where they are missing
-#   tests/cluster/slurm.sh start FOLDER     start it, and wait until both nodes are idle
-#   tests/cluster/slurm.sh node FOLDER n1   start one slurmd again
-#   tests/cluster/slurm.sh stop FOLDER      end every process of it
+#   tests/cluster/slurm.sh install          install Debian's packages slurm-wlm and munge if they are missing
+#   tests/cluster/slurm.sh start FOLDER     start the cluster and wait until both nodes are idle
+#   tests/cluster/slurm.sh node FOLDER n1   restart the slurmd of one node
+#   tests/cluster/slurm.sh stop FOLDER      stop all processes of the cluster
 #
-# Each node has two GPUs to hand out, /dev/null by other names: CUDA_VISIBLE_DEVICES is real, what it numbers is not.
+# Each node offers two GPUs, which are copies of /dev/null: CUDA_VISIBLE_DEVICES is set as on a real cluster, but the
+# GPUs do not exist.
 set -euo pipefail
 
-command=${1:?install, start, node or stop}
+command=${1:?use install, start, node or stop}
 
 if [ "$command" = install ]; then
     if command -v slurmctld >/dev/null && command -v munged >/dev/null; then exit 0; fi
@@ -18,15 +20,15 @@ if [ "$command" = install ]; then
     exit 0
 fi
 
-folder=$(realpath -m "${2:?a folder}")
-# Where Slurm looks by itself: Snakemake's job steps drop the variable SLURM_CONF.
+folder=$(realpath -m "${2:?FOLDER is missing}")
+# The place where Slurm looks by default. Snakemake's job steps do not pass on SLURM_CONF.
 conf=/etc/slurm/slurm.conf
 
 free_ports() {
     python3 -c 'import socket
-held = [socket.socket() for _ in range(3)]
-for one in held: one.bind(("127.0.0.1", 0))
-print(*(one.getsockname()[1] for one in held))'
+sockets = [socket.socket() for _ in range(3)]
+for s in sockets: s.bind(("127.0.0.1", 0))
+print(*(s.getsockname()[1] for s in sockets))'
 }
 
 start_node() {
@@ -36,7 +38,7 @@ start_node() {
 case $command in
 start)
     if [ -e $conf ]; then
-        echo "$conf is there already: this machine belongs to a cluster, or 'slurm.sh stop' is due" >&2
+        echo "$conf already exists: this machine belongs to a cluster, or 'slurm.sh stop FOLDER' was not run" >&2
         exit 2
     fi
     mkdir -p "$folder"/{state,n1,n2}
@@ -89,7 +91,7 @@ END
         if [ "$(sinfo --noheader --partition main --Node --format %T 2>/dev/null | grep -c idle)" = 2 ]; then exit 0; fi
         sleep 0.2
     done
-    echo "the nodes are not idle after five minutes:" >&2
+    echo "the nodes are still not idle after five minutes:" >&2
     sinfo --Node --long >&2 || true
     tail -n 5 "$folder"/*.log >&2
     "$0" stop "$folder"
@@ -99,7 +101,7 @@ node)
     start_node "$3"
     ;;
 stop)
-    # Every job first: nobody would end them when the daemons have gone.
+    # Cancel all jobs first: without the daemons, nothing would end them.
     scancel --user root 2>/dev/null || true
     for _ in $(seq 600); do
         if [ -z "$(squeue --noheader 2>/dev/null)" ]; then break; fi
@@ -113,7 +115,7 @@ stop)
     done
     ;;
 *)
-    echo "unknown: $command" >&2
+    echo "unknown command: $command (use install, start, node or stop)" >&2
     exit 2
     ;;
 esac

@@ -1,8 +1,9 @@
-"""The stages on a real Slurm: what stops a training there costs nothing, and the files are those of this machine alone.
+"""Run the stages on a real Slurm cluster and interrupt trainings in every way that Slurm can.
 
     make test-cluster
 
-Slurm's two nodes are this machine. As root, because slurmd runs jobs in their users' names.
+An interrupted training must continue, and its files must equal those of a run without Slurm. Both nodes of the cluster
+are this machine. The tests need root, because slurmd starts jobs under the names of their users.
 """
 
 import contextlib
@@ -29,21 +30,21 @@ ENVIRONMENT = {
     "RR_DEVICE": "cpu",
 }
 SLURM = str(ROOT / "tests/cluster/slurm.sh")
-SMOKE = ("--configfile", "workflow/suites/smoke.yaml")
-# A cluster's controller is asked every 40 seconds; this one has nothing else to do.
+SMOKE_SUITE = ("--configfile", "workflow/suites/smoke.yaml")
+# The plugin polls a cluster every 40 seconds. This cluster has nothing else to do.
 PROFILE = (
     "--profile", "workflow/profiles/slurm", "--slurm-init-seconds-before-status-checks", "1",
     "--seconds-between-status-checks", "1",
 )  # fmt: skip
-CELL = "shapes/conv4/relational-smoke/1"
-WEIGHTS = f"runs/pretrain/{CELL}/backbone.safetensors"
-SECONDS = 1800  # far more than anything here takes: on a busy machine a test is slow, and not wrong
+RUN = "shapes/conv4/relational-smoke/1"
+WEIGHTS = f"runs/pretrain/{RUN}/backbone.safetensors"
+TIMEOUT = 1800  # seconds; far more than any step needs, so that a test does not fail on a busy machine
 
 
 class Job(NamedTuple):
-    """A job as squeue tells of it; a node is named while it runs."""
+    """A job as listed by squeue; `node` is empty unless the job is running."""
 
-    number: str
+    id: str
     state: str
     node: str
     restarts: int
@@ -51,40 +52,42 @@ class Job(NamedTuple):
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a Slurm that runs."""
+    """Start a Slurm cluster; return its folder."""
     folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([SLURM, "start", folder], check=True, timeout=SECONDS)
+    subprocess.run([SLURM, "start", folder], check=True, timeout=TIMEOUT)
     try:
         yield folder
     finally:
-        subprocess.run([SLURM, "stop", folder], check=True, timeout=SECONDS)
+        subprocess.run([SLURM, "stop", folder], check=True, timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which the suite has run on this machine, undisturbed."""
-    folder = project(tmp_path_factory.mktemp("alone"))
-    assert finished(snakemake(folder, "--cores", "2", *SMOKE)) == 0, said(folder)
+def reference_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project in which the suite has run without Slurm and without interruptions."""
+    folder = make_project(tmp_path_factory.mktemp("reference"))
+    assert wait(start_snakemake(folder, "--cores", "2", *SMOKE_SUITE)) == 0, snakemake_output(folder)
     return folder
 
 
 @pytest.fixture
-def converted(alone: Path, tmp_path: Path) -> Path:
-    """A project in which the pictures are ready, and nothing is trained."""
+def converted_project(reference_project: Path, tmp_path: Path) -> Path:
+    """Return a project whose dataset is converted and in which nothing is trained."""
     folder = tmp_path / "project"
-    shutil.copytree(alone, folder, symlinks=True)
+    shutil.copytree(reference_project, folder, symlinks=True)
     for name in ("runs", "report", "logs"):
         shutil.rmtree(folder / name)
     return folder
 
 
-def project(folder: Path) -> Path:
+def make_project(folder: Path) -> Path:
+    """Copy the project to `folder`, with the full params.yaml."""
     copy_project(folder)
     shutil.copy(ROOT / "params.yaml", folder)
     return folder
 
 
-def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+def start_snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """Start Snakemake in `folder`, in a process group of its own."""
     with open(folder / "snakemake.txt", "w") as output:
         return subprocess.Popen(
             [str(BIN / "snakemake"), *arguments], cwd=folder, env=ENVIRONMENT | environment, stdout=output,
@@ -92,171 +95,180 @@ def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.P
         )  # fmt: skip
 
 
-def said(folder: Path) -> str:
+def snakemake_output(folder: Path) -> str:
+    """Return what Snakemake has printed."""
     return (folder / "snakemake.txt").read_text()
 
 
-def finished(process: subprocess.Popen) -> int:
+def wait(process: subprocess.Popen) -> int:
+    """Wait for the process and return its exit code; kill its process group on a timeout."""
     try:
-        return process.wait(SECONDS)
+        return process.wait(TIMEOUT)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen, folder: Path) -> None:
-    """Until `condition` holds, which must be before the process ends."""
-    end = time.monotonic() + SECONDS
+    """Wait until `condition` is true. Fail if the process ends first."""
+    end = time.monotonic() + TIMEOUT
     while not condition():
-        assert process.poll() is None, said(folder)
-        assert time.monotonic() < end, said(folder)
+        assert process.poll() is None, snakemake_output(folder)
+        assert time.monotonic() < end, snakemake_output(folder)
         time.sleep(0.05)
 
 
-def trainings(folder: Path) -> list[Job]:
-    """The jobs that pretrain in `folder`, in the order in which they came."""
+def list_pretrain_jobs(folder: Path) -> list[Job]:
+    """Return the jobs that pretrain in `folder`, oldest first."""
     form = "%i|%T|%N|%k|%Z|"
     lines = call("squeue", "--states=all", "--noheader", f"--format={form}").splitlines()
     rows = [line.split("|") for line in lines]
-    found = [(number, state, node) for number, state, node, comment, work, _ in rows
-             if comment.startswith("rule_pretrain") and work == str(folder)]  # fmt: skip
-    return [Job(*job, restarts(job[0])) for job in sorted(found, key=lambda job: int(job[0]))]
+    jobs = [(id, state, node) for id, state, node, comment, work_dir, _ in rows
+            if comment.startswith("rule_pretrain") and work_dir == str(folder)]  # fmt: skip
+    return [Job(*job, count_restarts(job[0])) for job in sorted(jobs, key=lambda job: int(job[0]))]
 
 
-def restarts(number: str) -> int:
-    return int(call("scontrol", "show", "job", number).split("Restarts=")[1].split()[0])
+def count_restarts(job_id: str) -> int:
+    """Return how many times Slurm has requeued a job."""
+    return int(call("scontrol", "show", "job", job_id).split("Restarts=")[1].split()[0])
 
 
-def elapsed(job: Job) -> int:
-    """For how many seconds a job runs or has run."""
-    shown = call("scontrol", "show", "job", job.number).split("RunTime=")[1].split()[0]
-    hours, minutes, seconds = shown.split(":")
+def elapsed_seconds(job: Job) -> int:
+    """Return the run time of a job so far."""
+    run_time = call("scontrol", "show", "job", job.id).split("RunTime=")[1].split()[0]
+    hours, minutes, seconds = run_time.split(":")
     return 3600 * int(hours) + 60 * int(minutes) + int(seconds)
 
 
 def call(*command: str) -> str:
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, timeout=SECONDS).stdout
+    """Run a command that must succeed; return its output."""
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, timeout=TIMEOUT).stdout
 
 
-def log(folder: Path) -> str:
-    """What the try at hand has said; nothing yet where Snakemake has just taken the words of the try before away."""
+def read_log(folder: Path) -> str:
+    """Return the log of the current attempt; empty if Snakemake has just deleted that of the previous one."""
     try:
-        return (folder / f"logs/pretrain/{CELL}.log").read_text()
+        return (folder / f"logs/pretrain/{RUN}.log").read_text()
     except FileNotFoundError:
         return ""
 
 
-def resume(folder: Path) -> Path:
-    return folder / f"runs/resume/{CELL}/resume.pt"
+def checkpoint_path(folder: Path) -> Path:
+    """Return the path of the checkpoint."""
+    return folder / f"runs/resume/{RUN}/resume.pt"
 
 
-def artefacts(folder: Path) -> dict[str, bytes]:
-    """Every file of the stages but the records, which hold times, and the report, which shows them."""
+def read_artifacts(folder: Path) -> dict[str, bytes]:
+    """Return all outputs of the stages, except the records (which contain times) and the report (which shows them)."""
     files = (path for top in ("data", "runs") for path in (folder / top).rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != "run.json"}
 
 
-def continued(folder: Path) -> tuple[int, int]:
-    """The epoch and step in which the last try has gone on."""
-    words = log(folder).split("continuing in epoch ")[1].split()
+def resume_position(folder: Path) -> tuple[int, int]:
+    """Return the epoch and the step at which the last attempt continued."""
+    words = read_log(folder).split("continuing in epoch ")[1].split()
     return int(words[0]), int(words[3])
 
 
-def test_a_suite_whose_training_is_cancelled_ends_with_the_same_bytes(slurm: Path, alone: Path, tmp_path: Path) -> None:
-    """All stages as jobs. scancel sends SIGTERM: the state is saved, and Snakemake's next try goes on from it."""
-    folder = project(tmp_path)
-    process = snakemake(folder, *PROFILE, *SMOKE)
-    wait_for(resume(folder).exists, process, folder)
-    [job] = trainings(folder)
-    call("scancel", job.number)
-    assert finished(process) == 0, said(folder)
-    assert [(job.state, job.restarts) for job in trainings(folder)] == [("CANCELLED", 0), ("COMPLETED", 0)]
-    epoch, step = continued(folder)
+def test_canceled_training_continues_to_same_bytes(slurm: Path, reference_project: Path, tmp_path: Path) -> None:
+    """Run all stages as jobs. scancel sends SIGTERM: the state is saved, and Snakemake's next attempt continues."""
+    folder = make_project(tmp_path)
+    process = start_snakemake(folder, *PROFILE, *SMOKE_SUITE)
+    wait_for(checkpoint_path(folder).exists, process, folder)
+    [job] = list_pretrain_jobs(folder)
+    call("scancel", job.id)
+    assert wait(process) == 0, snakemake_output(folder)
+    assert [(job.state, job.restarts) for job in list_pretrain_jobs(folder)] == [("CANCELLED", 0), ("COMPLETED", 0)]
+    epoch, step = resume_position(folder)
     assert epoch == 2
-    assert step > 0  # the state of the signal, and not that of the epoch's end before it
-    assert artefacts(folder) == artefacts(alone)
+    assert step > 0  # the checkpoint written after the signal, not the one written at the end of the first epoch
+    assert read_artifacts(folder) == read_artifacts(reference_project)
     assert (folder / "report/index.html").exists()
-    verified = subprocess.run(
+    verify = subprocess.run(
         [str(BIN / "rr"), "verify", "--params", ".rr/suites/smoke.yaml"], cwd=folder, env=ENVIRONMENT, text=True,
         capture_output=True,
     )  # fmt: skip
-    assert verified.returncode == 0, verified.stderr
+    assert verify.returncode == 0, verify.stderr
 
 
-def test_a_training_goes_on_when_its_node_is_lost(slurm: Path, alone: Path, converted: Path) -> None:
-    """The node's processes are killed at once, as by a power cut. Slurm queues the job again, by the same number."""
-    process = snakemake(converted, WEIGHTS, *PROFILE, *SMOKE)
-    wait_for(resume(converted).exists, process, converted)
-    [job] = trainings(converted)
-    crash(slurm, job)
+def test_training_continues_after_node_failure(slurm: Path, reference_project: Path, converted_project: Path) -> None:
+    """Kill all processes of the node at once, as a power failure would. Slurm requeues the job under the same id."""
+    process = start_snakemake(converted_project, WEIGHTS, *PROFILE, *SMOKE_SUITE)
+    wait_for(checkpoint_path(converted_project).exists, process, converted_project)
+    [job] = list_pretrain_jobs(converted_project)
+    kill_node(slurm, job)
     call("scontrol", "update", f"nodename={job.node}", "state=down", "reason=test")
     try:
-        assert finished(process) == 0, said(converted)
+        assert wait(process) == 0, snakemake_output(converted_project)
     finally:
-        subprocess.run([SLURM, "node", slurm, job.node], check=True, timeout=SECONDS)
-    [again] = trainings(converted)
-    assert (again.number, again.state, again.restarts) == (job.number, "COMPLETED", 1)
-    assert again.node != job.node
-    assert "continuing in epoch" in log(converted)
-    same(converted, alone)
+        subprocess.run([SLURM, "node", slurm, job.node], check=True, timeout=TIMEOUT)
+    [requeued] = list_pretrain_jobs(converted_project)
+    assert (requeued.id, requeued.state, requeued.restarts) == (job.id, "COMPLETED", 1)
+    assert requeued.node != job.node
+    assert "continuing in epoch" in read_log(converted_project)
+    assert_same_artifacts(converted_project, reference_project)
 
 
-def test_a_training_by_two_processes_goes_on(slurm: Path, converted: Path) -> None:
-    """torchrun in a job of two GPUs, which are no GPUs, so on the CPU. scancel: both end, and both go on."""
-    process = snakemake(converted, WEIGHTS, *PROFILE, *SMOKE, "--set-resources", "pretrain:gpu=2")
-    wait_for(resume(converted).exists, process, converted)
-    [job] = trainings(converted)
-    assert "--nproc-per-node 2" in said(converted)
-    assert "gpu:2" in call("scontrol", "show", "job", "-d", job.number)
-    call("scancel", job.number)
-    assert finished(process) == 0, said(converted)
-    assert [job.state for job in trainings(converted)] == ["CANCELLED", "COMPLETED"]
-    epoch, step = continued(converted)
+def test_distributed_training_continues(slurm: Path, converted_project: Path) -> None:
+    """Cancel torchrun in a job with two GPUs, which are not real: both CPU processes stop, and both continue."""
+    process = start_snakemake(
+        converted_project, WEIGHTS, *PROFILE, *SMOKE_SUITE, "--set-resources", "pretrain:gpu=2"
+    )  # fmt: skip
+    wait_for(checkpoint_path(converted_project).exists, process, converted_project)
+    [job] = list_pretrain_jobs(converted_project)
+    assert "--nproc-per-node 2" in snakemake_output(converted_project)
+    assert "gpu:2" in call("scontrol", "show", "job", "-d", job.id)
+    call("scancel", job.id)
+    assert wait(process) == 0, snakemake_output(converted_project)
+    assert [job.state for job in list_pretrain_jobs(converted_project)] == ["CANCELLED", "COMPLETED"]
+    epoch, step = resume_position(converted_project)
     assert epoch == 2
     assert step > 0
-    record = json.loads((converted / f"runs/pretrain/{CELL}/run.json").read_text())
+    record = json.loads((converted_project / f"runs/pretrain/{RUN}/run.json").read_text())
     assert record["processes"] == 2
 
 
-def test_a_training_that_has_to_make_room_goes_on(slurm: Path, alone: Path, converted: Path) -> None:
-    """A job of a partition with priority takes both nodes. The state is saved within the time of grace."""
-    process = snakemake(converted, WEIGHTS, *PROFILE, *SMOKE)
-    wait_for(resume(converted).exists, process, converted)
+def test_preempted_training_continues(slurm: Path, reference_project: Path, converted_project: Path) -> None:
+    """Let a job of a partition with priority take both nodes. The state is saved within the grace period."""
+    process = start_snakemake(converted_project, WEIGHTS, *PROFILE, *SMOKE_SUITE)
+    wait_for(checkpoint_path(converted_project).exists, process, converted_project)
     call("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true")
-    assert finished(process) == 0, said(converted)
-    # It has ended by itself, so it is Snakemake that submits it again, and not Slurm.
-    assert [job.state for job in trainings(converted)] == ["FAILED", "COMPLETED"]
-    assert "rr: terminated: run the same command again to continue" in said(converted)
-    epoch, step = continued(converted)
+    assert wait(process) == 0, snakemake_output(converted_project)
+    # The job ended by itself, so Snakemake submitted it again, not Slurm.
+    assert [job.state for job in list_pretrain_jobs(converted_project)] == ["FAILED", "COMPLETED"]
+    assert "rr: terminated: run the same command again to continue" in snakemake_output(converted_project)
+    epoch, step = resume_position(converted_project)
     assert epoch == 2
     assert step > 0
-    same(converted, alone)
+    assert_same_artifacts(converted_project, reference_project)
 
 
-def test_a_training_is_saved_ahead_of_its_time_limit(slurm: Path, converted: Path) -> None:
-    """The limit is drawn near when the training runs, because nobody knows when it will. The next try goes on."""
-    text = (converted / "workflow/suites/smoke.yaml").read_text()
-    (converted / "long.yaml").write_text(text.replace("epochs: 2", "epochs: 100000"))
-    process = snakemake(converted, WEIGHTS, *PROFILE, "--configfile", "long.yaml")
+def test_training_is_saved_before_time_limit(slurm: Path, converted_project: Path) -> None:
+    """Shorten the time limit of the running job, because its start time is unknown. The next attempt continues."""
+    text = (converted_project / "workflow/suites/smoke.yaml").read_text()
+    (converted_project / "long.yaml").write_text(text.replace("epochs: 2", "epochs: 100000"))
+    process = start_snakemake(converted_project, WEIGHTS, *PROFILE, "--configfile", "long.yaml")
     try:
-        wait_for(resume(converted).exists, process, converted)
-        [job] = trainings(converted)
-        minutes = elapsed(job) // 60 + 3  # of which the last two begin with the signal
-        call("scontrol", "update", f"jobid={job.number}", f"timelimit={minutes}")
-        wait_for(lambda: len(trainings(converted)) == 2, process, converted)
-        assert trainings(converted)[0].state == "FAILED"
-        assert elapsed(job) < 60 * minutes
-        assert "rr: stopped ahead of a limit: run the same command again to continue" in said(converted)
-        wait_for(lambda: "continuing in epoch" in log(converted), process, converted)
-        assert continued(converted)[1] > 0
+        wait_for(checkpoint_path(converted_project).exists, process, converted_project)
+        [job] = list_pretrain_jobs(converted_project)
+        minutes = elapsed_seconds(job) // 60 + 3  # the signal comes two minutes before the limit
+        call("scontrol", "update", f"jobid={job.id}", f"timelimit={minutes}")
+        wait_for(lambda: len(list_pretrain_jobs(converted_project)) == 2, process, converted_project)
+        assert list_pretrain_jobs(converted_project)[0].state == "FAILED"
+        assert elapsed_seconds(job) < 60 * minutes
+        assert "rr: stopped before a time limit: run the same command again to continue" in snakemake_output(
+            converted_project
+        )
+        wait_for(lambda: "continuing in epoch" in read_log(converted_project), process, converted_project)
+        assert resume_position(converted_project)[1] > 0
     finally:
-        os.killpg(process.pid, signal.SIGINT)  # which cancels the job
-        finished(process)
-    assert trainings(converted)[1].state == "CANCELLED"
+        os.killpg(process.pid, signal.SIGINT)  # makes Snakemake cancel the job
+        wait(process)
+    assert list_pretrain_jobs(converted_project)[1].state == "CANCELLED"
 
 
 @pytest.mark.parametrize(
-    ("codes", "state", "restarts"),
+    ("exit_codes", "state", "restarts"),
     [
         ("0", "COMPLETED", 0),
         ("138 0", "COMPLETED", 1),
@@ -265,56 +277,62 @@ def test_a_training_is_saved_ahead_of_its_time_limit(slurm: Path, converted: Pat
         ("137", "FAILED", 0),
     ],
 )
-def test_a_job_of_ones_own_is_queued_again_where_its_state_is_saved(
-    slurm: Path, tmp_path: Path, codes: str, state: str, restarts: int
+def test_sbatch_script_requeues_only_after_saved_checkpoint(
+    slurm: Path, tmp_path: Path, exit_codes: str, state: str, restarts: int
 ) -> None:
-    """With a program that ends with one code after the other in place of `rr`."""
-    (tmp_path / "codes").write_text("\n".join(codes.split()) + "\n")
+    """Replace `rr` by a program that exits with one code after the other."""
+    (tmp_path / "codes").write_text("\n".join(exit_codes.split()) + "\n")
     program = tmp_path / "bin/rr"
     program.parent.mkdir()
-    program.write_text('#!/bin/sh\necho "$@" >> words\nread code < codes\nsed -i 1d codes\nexit $code\n')
+    program.write_text('#!/bin/sh\necho "$@" >> calls\nread code < codes\nsed -i 1d codes\nexit $code\n')
     program.chmod(0o755)
-    words = ["--dataset", "a", "--seed", "1"]
-    number = subprocess.run(
-        ["sbatch", "--parsable", "--mem=100", ROOT / "workflow/pretrain.sbatch", *words], check=True, cwd=tmp_path,
+    arguments = ["--dataset", "a", "--seed", "1"]
+    job_id = subprocess.run(
+        ["sbatch", "--parsable", "--mem=100", ROOT / "workflow/pretrain.sbatch", *arguments], check=True, cwd=tmp_path,
         env=ENVIRONMENT | {"PATH": f"{program.parent}:{os.environ['PATH']}"}, text=True, stdout=subprocess.PIPE,
     ).stdout.strip()  # fmt: skip
-    end = time.monotonic() + SECONDS
-    while (now := call("squeue", "--states=all", "--noheader", "--format=%T", "--job", number).strip()) != state:
+    end = time.monotonic() + TIMEOUT
+    while (now := call("squeue", "--states=all", "--noheader", "--format=%T", "--job", job_id).strip()) != state:
         assert now in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"), now
         assert time.monotonic() < end
         time.sleep(0.2)
-    shown = call("scontrol", "show", "job", number)
-    assert f"Restarts={restarts} " in shown
-    assert f"ExitCode={codes.split()[-1]}:0" in shown
-    assert (tmp_path / "words").read_text().splitlines() == ["pretrain " + " ".join(words)] * len(codes.split())
+    job_info = call("scontrol", "show", "job", job_id)
+    assert f"Restarts={restarts} " in job_info
+    assert f"ExitCode={exit_codes.split()[-1]}:0" in job_info
+    expected_calls = ["pretrain " + " ".join(arguments)] * len(exit_codes.split())
+    assert (tmp_path / "calls").read_text().splitlines() == expected_calls
 
 
-def test_each_job_has_a_gpu_of_its_own_and_none_takes_turns(slurm: Path, converted: Path) -> None:
-    """The default profile's one GPU is this machine's alone. Both jobs fit one node, so their GPUs must differ."""
-    text = (converted / "workflow/suites/smoke.yaml").read_text()
-    (converted / "two.yaml").write_text(text.replace("seed: [1]", "seed: [1, 2]"))
-    seen = "echo gpu=$CUDA_VISIBLE_DEVICES job=$SLURM_JOB_ID > {log}; sleep 600"
-    rules = converted / "workflow/rules/pretrain.smk"
+def test_concurrent_jobs_get_different_gpus(slurm: Path, converted_project: Path) -> None:
+    """The default profile's limit of one GPU job is local. Both jobs fit on one node, so their GPUs must differ."""
+    text = (converted_project / "workflow/suites/smoke.yaml").read_text()
+    (converted_project / "two.yaml").write_text(text.replace("seed: [1]", "seed: [1, 2]"))
+    command = "echo gpu=$CUDA_VISIBLE_DEVICES job=$SLURM_JOB_ID > {log}; sleep 600"
+    rules = converted_project / "workflow/rules/pretrain.smk"
     start = rules.read_text().index('        "{params.rr} pretrain')
-    rules.write_text(f'{rules.read_text()[:start]}        "{seen}"\n')
+    rules.write_text(f'{rules.read_text()[:start]}        "{command}"\n')
     weights = [WEIGHTS, WEIGHTS.replace("/1/", "/2/")]
     small = ("--set-threads", "pretrain=1", "--set-resources", "pretrain:mem_mb=100")
-    process = snakemake(converted, *weights, *PROFILE, "--configfile", "two.yaml", *small, RR_DEVICE="cuda")
+    process = start_snakemake(
+        converted_project, *weights, *PROFILE, "--configfile", "two.yaml", *small, RR_DEVICE="cuda"
+    )  # fmt: skip
     try:
-        wait_for(lambda: [job.state for job in trainings(converted)] == ["RUNNING"] * 2, process, converted)
-        logs = [converted / f"logs/pretrain/shapes/conv4/relational-smoke/{seed}.log" for seed in (1, 2)]
-        wait_for(lambda: all(file.exists() and file.read_text() for file in logs), process, converted)
-        given = []
+        wait_for(
+            lambda: [job.state for job in list_pretrain_jobs(converted_project)] == ["RUNNING"] * 2,
+            process, converted_project,
+        )  # fmt: skip
+        logs = [converted_project / f"logs/pretrain/shapes/conv4/relational-smoke/{seed}.log" for seed in (1, 2)]
+        wait_for(lambda: all(file.exists() and file.read_text() for file in logs), process, converted_project)
+        assigned = []
         for file in logs:
-            gpu, job = (word.split("=")[1] for word in file.read_text().split())
-            shown = call("scontrol", "show", "job", "-d", job)
-            assert f"GRES=gpu:1(IDX:{gpu})" in shown
-            given.append((shown.split(" NodeList=")[1].split()[0], gpu))
-        assert given[0] != given[1]
+            gpu, job_id = (word.split("=")[1] for word in file.read_text().split())
+            job_info = call("scontrol", "show", "job", "-d", job_id)
+            assert f"GRES=gpu:1(IDX:{gpu})" in job_info
+            assigned.append((job_info.split(" NodeList=")[1].split()[0], gpu))
+        assert assigned[0] != assigned[1]
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        finished(process)
+        wait(process)
 
 
 @pytest.mark.parametrize(
@@ -322,39 +340,41 @@ def test_each_job_has_a_gpu_of_its_own_and_none_takes_turns(slurm: Path, convert
     [
         (["--default-resources", "slurm_partition=nowhere"], "cpu", "invalid partition specified: nowhere"),
         (["--set-resources", "pretrain:gpu=3"], "cuda", "Requested node configuration is not available"),
-        (["--set-resources", "pretrain:gpu=1"], "cuda", "rr: --device cuda: torch sees no GPU here"),
+        (["--set-resources", "pretrain:gpu=1"], "cuda", "rr: --device cuda: torch finds no GPU on this machine"),
     ],
-    ids=["partition", "more GPUs than a node has", "a GPU that torch does not see"],
+    ids=["unknown partition", "more GPUs than a node has", "GPU that torch does not see"],
 )
-def test_what_the_cluster_has_not(
-    slurm: Path, converted: Path, arguments: list[str], device: str, message: str
+def test_unavailable_resource_fails_with_message(
+    slurm: Path, converted_project: Path, arguments: list[str], device: str, message: str
 ) -> None:
-    process = snakemake(converted, WEIGHTS, *PROFILE, "--retries", "0", *SMOKE, *arguments, RR_DEVICE=device)
-    assert finished(process) == 1
-    assert message in said(converted)
-    assert not list((converted / "runs").rglob("*.safetensors"))
+    process = start_snakemake(
+        converted_project, WEIGHTS, *PROFILE, "--retries", "0", *SMOKE_SUITE, *arguments, RR_DEVICE=device
+    )  # fmt: skip
+    assert wait(process) == 1
+    assert message in snakemake_output(converted_project)
+    assert not list((converted_project / "runs").rglob("*.safetensors"))
 
 
-def crash(slurm: Path, job: Job) -> None:
-    """Kill the slurmd of a job's node, the job's steps and all below them, none of which may notice."""
-    lost = {int((slurm / f"{job.node}.pid").read_text())}
+def kill_node(slurm: Path, job: Job) -> None:
+    """Kill the slurmd of the job's node, the job's steps and all their descendants, before any of them can react."""
+    victims = {int((slurm / f"{job.node}.pid").read_text())}
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if (entry / "cmdline").read_bytes().startswith(f"slurmstepd: [{job.number}.".encode()):
-                lost.add(int(entry.name))
-    while more := {child for child, parent in parents.items() if parent in lost} - lost:
-        lost |= more
+            if (entry / "cmdline").read_bytes().startswith(f"slurmstepd: [{job.id}.".encode()):
+                victims.add(int(entry.name))
+    while children := {child for child, parent in parents.items() if parent in victims} - victims:
+        victims |= children
     for number in (signal.SIGSTOP, signal.SIGKILL):
-        for process in lost:
+        for process in victims:
             os.kill(process, number)
 
 
-def same(folder: Path, alone: Path) -> None:
-    """Whether the training's files are those of the undisturbed one."""
-    expected = artefacts(alone)
-    for name, content in artefacts(folder).items():
+def assert_same_artifacts(folder: Path, reference: Path) -> None:
+    """Check that every file of the training equals that of the reference project, and that no checkpoint is left."""
+    expected = read_artifacts(reference)
+    for name, content in read_artifacts(folder).items():
         assert content == expected[name], name
     assert (folder / WEIGHTS).is_file()
-    assert not resume(folder).exists()
+    assert not checkpoint_path(folder).exists()

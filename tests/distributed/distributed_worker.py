@@ -1,13 +1,18 @@
-"""Several processes of one run, started as torchrun starts them; and what each of them does in some of the tests.
+"""Start the processes of a distributed run as torchrun does, and the programs that these processes run in some tests.
 
-    python tests/distributed_worker.py norms  compares the synchronised batch norm with torch's
-    python tests/distributed_worker.py train OUT BACKBONE NAME…  trains methods in float64; the first writes what it saw into OUT
-    python tests/distributed_worker.py hang SECONDS  waits for the last process so long in vain
-    python tests/distributed_worker.py slowly ARGUMENT…  is `rr ARGUMENT…` with a disk on which a state takes two seconds
+    python tests/distributed/distributed_worker.py batch_norm
+        compares the synchronized batch norm with torch's
+    python tests/distributed/distributed_worker.py train FOLDER BACKBONE METHOD…
+        trains methods in float64; the main process writes what it observed to FOLDER
+    python tests/distributed/distributed_worker.py hang SECONDS
+        waits for the last process, which hangs, with this timeout
+    python tests/distributed/distributed_worker.py slow_checkpoints ARGUMENT…
+        runs `rr ARGUMENT…` with a disk on which saving a checkpoint takes two seconds
 
-By itself it compares any number of processes with one, for every method that several can train:
+The following command is independent of the tests. It trains every method that supports several processes with this many
+processes and with one, and prints the largest absolute differences of losses, weights and buffers:
 
-    python tests/distributed_worker.py compare 4 conv4  the largest differences, absolute, of losses, weights and buffers
+    python tests/distributed/distributed_worker.py compare 4 conv4
 """
 
 import os
@@ -20,104 +25,122 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for golden, if this file is run as a program
+
 import golden
 
-PICTURES, BATCH, EPOCHS = 21, 8, 2  # the last mini-batch of an epoch has 5: no number of processes divides all
+# The last mini-batch of an epoch has 5 images, so no number of processes divides all mini-batches.
+NUM_IMAGES, BATCH_SIZE, NUM_EPOCHS = 21, 8, 2
+
+DATA_PARALLEL_METHODS = [name for name in golden.TRAINABLE if name != "infomax"]
+# One method for each feature that could fail with several processes: another optimizer, pairs, labels of pairs, several
+# views of a view, labels of an epoch, a second network.
+TESTED_METHODS = ["supervised", "relational", "relational-10", "rotation", "deepcluster", "byol"]
 
 
-# What several processes can train, and one for each of the ways in which that could go wrong: another optimiser, pairs,
-# labels for an epoch or of pairs, several views of a view, a second network.
-SHARED = [name for name in golden.TRAINED if name != "infomax"]
-SOME = ["supervised", "relational", "relational-10", "rotation", "deepcluster", "byol"]
-
-
-def start(
-    size: int, command: Sequence[object], *own: dict[str, str], folders: Sequence[Path] = (), **options: Any
+def start_processes(
+    world_size: int,
+    command: Sequence[object],
+    *,
+    environments: Sequence[dict[str, str]] = (),
+    folders: Sequence[Path] = (),
 ) -> list[subprocess.Popen[str]]:
-    """Start `size` processes of `command`; `own` is what each one's environment has beside, `folders` where it runs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    """Start the processes of a distributed run.
+
+    Args:
+        world_size: the number of processes.
+        command: the command of each process.
+        environments: environment variables to add for each process.
+        folders: the working directory of each process.
+    """
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        port = free_socket.getsockname()[1]
+    common = {**os.environ, "WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         subprocess.Popen(
             list(map(str, command)), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), **(own[rank] if own else {})},
-            cwd=folders[rank] if folders else None, **options,
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), **(environments[rank] if environments else {})},
+            cwd=folders[rank] if folders else None,
         )
-        for rank in range(size)
+        for rank in range(world_size)
     ]  # fmt: skip
 
 
-def ended(processes: list[subprocess.Popen[str]], seconds: float = 120) -> tuple[list[int], str, str]:
-    """Wait for all: their exit codes, and what they have printed and complained of, one after the other."""
+def wait_for_exit(processes: list[subprocess.Popen[str]], timeout: float = 120) -> tuple[list[int], str, str]:
+    """Wait for all processes; return their exit codes, their outputs and their error outputs (each concatenated)."""
     try:
-        said = [process.communicate(timeout=seconds) for process in processes]
+        outputs = [process.communicate(timeout=timeout) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [process.returncode for process in processes], "".join(o for o, _ in said), "".join(e for _, e in said)
+    codes = [process.returncode for process in processes]
+    return codes, "".join(out for out, _ in outputs), "".join(err for _, err in outputs)
 
 
-def norms() -> None:
+def compare_batch_norm() -> None:
+    """Compare outputs, gradients and statistics of the synchronized batch norm with those of a single process."""
     import torch
     import torch.distributed as dist
     from torch import nn
     from torch.testing import assert_close
 
-    from rr.compute.distributed import joined
-    from rr.compute.sync_batch_norm import synchronise
+    from rr.compute.distributed import process_group
+    from rr.compute.sync_batch_norm import convert_sync_batchnorm
 
     torch.set_num_threads(1)
-    with joined() as group:
-        random = torch.Generator().manual_seed(1)
-        for kind, sides, dtype, offset in (
+    with process_group() as group:
+        generator = torch.Generator().manual_seed(1)
+        for norm_class, sides, dtype, offset in (
             (nn.BatchNorm1d, (), torch.float64, 0),
             (nn.BatchNorm2d, (4, 5), torch.float64, 0),
             (nn.BatchNorm2d, (4, 5), torch.float32, 0),
-            (nn.BatchNorm2d, (4, 5), torch.float32, 1000),  # where sums of squares in float32 would leave no digit
-            (nn.BatchNorm2d, (256, 256), torch.float32, 0),  # where sums one by one would leave three
+            (nn.BatchNorm2d, (4, 5), torch.float32, 1000),  # sums of squares in float32 would lose all digits
+            (nn.BatchNorm2d, (256, 256), torch.float32, 0),  # sequential sums in float32 would keep three digits
             (nn.BatchNorm2d, (2, 2), torch.bfloat16, 0),
         ):
-            alone, network = kind(3).double(), nn.Sequential(kind(3))
-            synchronise(network)
+            reference, network = norm_class(3).double(), nn.Sequential(norm_class(3))
+            convert_sync_batchnorm(network)
             network.to(torch.float32 if dtype is torch.bfloat16 else dtype)
             tolerance = {torch.float64: 1e-11, torch.float32: 1e-3 if offset else 1e-5, torch.bfloat16: 2e-2}[dtype]
-            close = {"rtol": tolerance, "atol": tolerance, "check_dtype": False}
+            options = {"rtol": tolerance, "atol": tolerance, "check_dtype": False}
             with torch.no_grad():
-                for norm in (alone, network[0]):
+                for norm in (reference, network[0]):
                     norm.weight.copy_(torch.tensor([0.5, 2.0, -1.0]))
                     norm.bias.copy_(torch.tensor([1.0, 0.0, -3.0]))
-            for images in (7, 2, 8):  # shares of 4 and 3, of one each, and equal ones
-                x = (torch.randn(images, 3, *sides, generator=random) + offset).to(dtype)
-                slope = torch.randn(images, 3, *sides, generator=random).to(dtype)
-                whole, part = x.double(), x[group.share(images)].clone()
+            for batch_size in (7, 2, 8):  # local batches of 4 and 3, 1 and 1, 4 and 4
+                local = group.local_slice(batch_size)
+                x = (torch.randn(batch_size, 3, *sides, generator=generator) + offset).to(dtype)
+                grad = torch.randn(batch_size, 3, *sides, generator=generator).to(dtype)
+                global_x, local_x = x.double(), x[local].clone()
                 if sides:
-                    part = part.contiguous(memory_format=torch.channels_last)
-                whole.requires_grad_()
-                part.requires_grad_()
-                out, expected = network(part), alone(whole)
+                    local_x = local_x.contiguous(memory_format=torch.channels_last)
+                global_x.requires_grad_()
+                local_x.requires_grad_()
+                out, expected = network(local_x), reference(global_x)
                 assert out.dtype is dtype
-                assert_close(out, expected[group.share(images)], **close)
+                assert_close(out, expected[local], **options)
                 network.zero_grad()
-                alone.zero_grad()
-                out.backward(slope[group.share(images)])
-                expected.backward(slope.double())
-                assert_close(part.grad, whole.grad[group.share(images)], **close)
-                for own, reference in zip(network.parameters(), alone.parameters(), strict=True):
-                    total = own.grad.to(torch.float64, copy=True)
+                reference.zero_grad()
+                out.backward(grad[local])
+                expected.backward(grad.double())
+                assert_close(local_x.grad, global_x.grad[local], **options)
+                for parameter, expected_parameter in zip(network.parameters(), reference.parameters(), strict=True):
+                    total = parameter.grad.to(torch.float64, copy=True)
                     dist.all_reduce(total)
-                    assert_close(total, reference.grad, rtol=tolerance, atol=20 * tolerance)
-                for name, value in alone.named_buffers():
-                    assert_close(getattr(network[0], name), value, **close)
+                    assert_close(total, expected_parameter.grad, rtol=tolerance, atol=20 * tolerance)
+                for name, value in reference.named_buffers():
+                    assert_close(getattr(network[0], name), value, **options)
             assert network[0].num_batches_tracked.item() == 3
-            assert_close(network.eval()(part), alone.eval()(whole[group.share(images)]), **close)
+            assert_close(network.eval()(local_x), reference.eval()(global_x[local]), **options)
 
 
-def trained(name: str, data: Path, place: Path, group: Any, backbone: str = "conv4") -> dict[str, Any]:
-    """Train a method in float64: the loss of each step, (steps,), and all weights after each, (steps, weights).
+def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: str = "conv4") -> dict[str, Any]:
+    """Train a method in float64 and return what can be compared.
 
-    Also the files that were written, and buffers and history at the end.
+    Returns:
+        "losses" of the steps, (steps,); "weights", all weights after each step, (steps, weights); "buffers" at the end;
+        and "history", in the main process.
     """
     from unittest import mock
 
@@ -125,150 +148,161 @@ def trained(name: str, data: Path, place: Path, group: Any, backbone: str = "con
     import torch
 
     from rr import methods
-    from rr.compute.device import settle
+    from rr.compute.device import configure_backends
     from rr.data import loader
-    from rr.params import Dynamics
+    from rr.params import DynamicsConfig
     from rr.pretrain import loop
 
-    settle(1)
-    losses, weights, built = [], [], []
+    configure_backends(1)
+    losses, weights, built_methods = [], [], []
     build, forward = methods.build, loop._forward
 
     def build_double(*arguments: Any) -> Any:
-        built.append(build(*arguments).double())
-        return built[0]
+        built_methods.append(build(*arguments).double())
+        return built_methods[0]
 
-    def state() -> np.ndarray:
+    def current_weights() -> np.ndarray:
         with torch.no_grad():
-            return torch.cat([weight.flatten() for weight in built[0].parameters()]).numpy()
+            return torch.cat([weight.flatten() for weight in built_methods[0].parameters()]).numpy()
 
-    def observed(*arguments: Any) -> Any:
-        weights.append(state())
-        loss, fractions = forward(*arguments)
+    def observed_forward(*arguments: Any) -> Any:
+        weights.append(current_weights())
+        loss, metrics = forward(*arguments)
         losses.append(loss.item())
-        return loss, fractions
+        return loss, metrics
 
-    dynamics = Dynamics(every=1, images=50)
-    settings = golden.small(name, epochs=EPOCHS, batch_size=BATCH)
-    job = loop.Job(golden.PARAMS.datasets["shapes"], backbone, settings, 10, 1, "float32", dynamics, "test")
-    place.mkdir(parents=True, exist_ok=True)
-    outputs = golden.Outputs("shapes", backbone, "method", 1, place)
+    config = golden.small_config(name, epochs=NUM_EPOCHS, batch_size=BATCH_SIZE)
+    dynamics = DynamicsConfig(every_n_epochs=1, images=50)
+    job = loop.Job(golden.PARAMS.datasets["shapes"], backbone, config, 10, 1, "float32", dynamics, "test")
+    folder.mkdir(parents=True, exist_ok=True)
+    outputs = golden.Outputs("shapes", backbone, "method", 1, folder)
     with (
         mock.patch.object(loop.methods, "build", build_double),
-        mock.patch.object(loop, "_forward", observed),
-        mock.patch.object(loop, "extract", lambda backbone, *rest: extracted(backbone, *rest)),
-        mock.patch("rr.pretrain.dynamics.extract", lambda backbone, *rest: extracted(backbone, *rest)),
-        mock.patch.object(loader, "_as_it_is", torch.Tensor.double),
+        mock.patch.object(loop, "_forward", observed_forward),
+        mock.patch.object(loop, "extract_features", extract_features_in_double),
+        mock.patch("rr.pretrain.dynamics.extract_features", extract_features_in_double),
+        mock.patch.object(loader, "_identity", torch.Tensor.double),
     ):
         loop.pretrain(job, data, outputs, device="cpu", threads=1, group=group)
-    found: dict[str, Any] = {"losses": np.array(losses), "weights": np.stack([*weights, state()])[1:]}
-    found["buffers"] = torch.cat([value.double().flatten() for value in built[0].buffers()]).numpy()
-    if group.first:
-        found["history"] = np.genfromtxt(outputs.history, delimiter=",", skip_header=1)
-    return found
+    observations: dict[str, Any] = {"losses": np.array(losses), "weights": np.stack([*weights, current_weights()])[1:]}
+    observations["buffers"] = torch.cat([value.double().flatten() for value in built_methods[0].buffers()]).numpy()
+    if group.is_main:
+        observations["history"] = np.genfromtxt(outputs.history, delimiter=",", skip_header=1)
+    return observations
 
 
-def extracted(backbone: Any, *rest: Any) -> Any:
-    """`rr.evaluate.features.extract` of a backbone in float64."""
-    from rr.evaluate.features import extract
+def extract_features_in_double(backbone: Any, *arguments: Any) -> Any:
+    """Call `rr.evaluate.features.extract_features` for a backbone in float64."""
+    from rr.evaluate.features import extract_features
 
-    pre = backbone.register_forward_pre_hook(lambda module, inputs: tuple(value.double() for value in inputs))
+    hook = backbone.register_forward_pre_hook(lambda module, inputs: tuple(value.double() for value in inputs))
     try:
-        return extract(backbone, *rest)
+        return extract_features(backbone, *arguments)
     finally:
-        pre.remove()
+        hook.remove()
 
 
-def train(out: Path, backbone: str, names: list[str]) -> None:
+def train(folder: Path, backbone: str, names: list[str]) -> None:
+    """Train methods in this process group, and check that all processes observe the same bits."""
     import numpy as np
     import torch
     import torch.distributed as dist
 
-    from rr.compute.distributed import joined
+    from rr.compute.distributed import process_group
 
-    with joined() as group:
+    with process_group() as group:
         for name in names:
-            place = out / name if group.first else out / f"{name} of process {group.rank}"
-            found = trained(name, out / "train.beton", place, group, backbone)
-            # What the first has found is what each has, to the bit.
+            run_folder = folder / name if group.is_main else folder / f"{name} of process {group.rank}"
+            observations = observe_training(name, folder / "train.beton", run_folder, group, backbone)
             for kind in ("losses", "weights", "buffers"):
-                own = torch.from_numpy(found[kind].copy())
-                dist.broadcast(own, 0)
-                assert np.array_equal(own.numpy(), found[kind]), f"{name}: {kind} differ between processes"
-            if group.first:
-                np.savez(out / f"{name}.npz", **found)
+                values = torch.from_numpy(observations[kind].copy())
+                dist.broadcast(values, 0)
+                assert np.array_equal(values.numpy(), observations[kind]), f"{name}: {kind} differ between processes"
+            if group.is_main:
+                np.savez(folder / f"{name}.npz", **observations)
             else:
-                assert not list(place.iterdir()), "only the first process writes"
+                assert not list(run_folder.iterdir()), "only the main process may write files"
 
 
 def hang(seconds: float) -> None:
+    """Run a command in which the last process hangs, with a short timeout of the others."""
     from unittest import mock
 
     from rr import cli
     from rr.compute import distributed
 
-    def wait(*_: object) -> None:
-        with distributed.joined() as group, distributed.explained():
-            group.alike({"version": "1"})
-            if group.rank == group.size - 1:
+    def hang_in_last_process(*_: object) -> None:
+        with distributed.process_group() as group, distributed.translate_comm_errors():
+            group.check_identical({"version": "1"})
+            if group.rank == group.world_size - 1:
                 time.sleep(600)
-            group.alike({"version": "1"})
+            group.check_identical({"version": "1"})
 
-    distributed.PATIENCE = timedelta(seconds=seconds)
+    distributed.TIMEOUT = timedelta(seconds=seconds)
     sys.argv = ["rr", "verify"]
-    with mock.patch("rr.stages.verify", wait):
+    with mock.patch("rr.stages.run_verify", hang_in_last_process):
         cli.main()
 
 
-def slowly(arguments: list[str]) -> None:
+def run_with_slow_checkpoints(arguments: list[str]) -> None:
+    """Run `rr` with checkpoints that take two seconds to save."""
     from unittest import mock
 
     from rr import cli
     from rr.pretrain import loop
 
-    save = loop.save
+    save_checkpoint = loop.save_checkpoint
 
-    def slow(*given: Any) -> None:
+    def save_slowly(*save_arguments: Any) -> None:
         time.sleep(2)
-        save(*given)
+        save_checkpoint(*save_arguments)
 
     sys.argv = ["rr", *arguments]
-    with mock.patch.object(loop, "save", slow):
+    with mock.patch.object(loop, "save_checkpoint", save_slowly):
         cli.main()
 
 
-def train_by(size: int, place: Path, names: list[str], backbone: str = "conv4") -> dict[str, Any]:
-    """What the first of `size` processes has seen of each method; raises AssertionError where one fails."""
+def train_distributed(world_size: int, folder: Path, names: list[str], backbone: str = "conv4") -> dict[str, Any]:
+    """Train methods with several processes, and return the observations of the main process by method.
+
+    Raises:
+        AssertionError: if a process fails.
+    """
     import numpy as np
 
-    golden.write_pictures(place / "train.beton", PICTURES)
-    codes, _, complaints = ended(start(size, [sys.executable, __file__, "train", place, backbone, *names]))
-    assert codes == [0] * size, complaints
-    return {name: np.load(place / f"{name}.npz") for name in names}
+    golden.write_images(folder / "train.beton", NUM_IMAGES)
+    command = [sys.executable, __file__, "train", folder, backbone, *names]
+    codes, _, err = wait_for_exit(start_processes(world_size, command))
+    assert codes == [0] * world_size, err
+    return {name: np.load(folder / f"{name}.npz") for name in names}
 
 
-def compare(size: int, backbone: str) -> None:
+def compare_with_single_process(world_size: int, backbone: str) -> None:
+    """Print the largest differences between training with several processes and with one."""
     import tempfile
 
-    from rr.compute.distributed import Group
+    from rr.compute.distributed import ProcessGroup
 
     with tempfile.TemporaryDirectory() as folder:
-        found = train_by(size, Path(folder), SHARED, backbone)
-        for name in SHARED:
-            expected = trained(name, Path(folder, "train.beton"), Path(folder, "alone", name), Group(), backbone)
-            worst = {kind: abs(found[name][kind] - expected[kind]).max() for kind in ("losses", "weights", "buffers")}
-            print(f"{name:15}", *(f"{kind} {most:.0e}" for kind, most in worst.items()), sep="  ")
+        observations = train_distributed(world_size, Path(folder), DATA_PARALLEL_METHODS, backbone)
+        for name in DATA_PARALLEL_METHODS:
+            run_folder = Path(folder, "single process", name)
+            expected = observe_training(name, Path(folder, "train.beton"), run_folder, ProcessGroup(), backbone)
+            differences = {
+                kind: abs(observations[name][kind] - expected[kind]).max() for kind in ("losses", "weights", "buffers")
+            }
+            print(f"{name:15}", *(f"{kind} {value:.0e}" for kind, value in differences.items()), sep="  ")
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["norms"]:
-            norms()
-        case ["train", out, backbone, *names]:
-            train(Path(out), backbone, names)
-        case ["compare", size, backbone]:
-            compare(int(size), backbone)
+        case ["batch_norm"]:
+            compare_batch_norm()
+        case ["train", folder, backbone, *names]:
+            train(Path(folder), backbone, names)
+        case ["compare", world_size, backbone]:
+            compare_with_single_process(int(world_size), backbone)
         case ["hang", seconds]:
             hang(float(seconds))
-        case ["slowly", *arguments]:
-            slowly(arguments)
+        case ["slow_checkpoints", *arguments]:
+            run_with_slow_checkpoints(arguments)

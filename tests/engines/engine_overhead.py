@@ -1,11 +1,11 @@
-"""How much time the engines themselves take, on grids far larger than this machine could train.
+"""Measure the time that DVC and Snakemake themselves need, on grids that are too large to train on this machine.
 
     python tests/engines/engine_overhead.py --engine snakemake --suite cifar --gpus 64 --seconds 5
     python tests/engines/engine_overhead.py --engine dvc --suite methods
     python tests/engines/engine_overhead.py --engine both --suite cifar --seeds 4
 
-The files, the rules and the schedulers are the real ones; in the place of `rr` stands a program that writes a stage's
-outputs, of a few bytes, and in `pretrain` waits for `--seconds` first. Prints JSON.
+The files, the rules and the schedulers are the real ones. A program replaces `rr`: it writes the outputs of a stage, a
+few bytes each, and `pretrain` first sleeps for `--seconds`. The measured times are printed as JSON, in seconds.
 """
 
 import argparse
@@ -20,40 +20,45 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from helpers import ROOT, copy_project
 from ruamel.yaml import YAML
 
-from rr.params import Params, load
+from rr.params import Params, load_params
 from rr.workflow import grid, suites
 
-STAND_IN = """#!{python} -S
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers import ROOT, copy_project
+
+FAKE_RR = """#!{python} -S
 import sys, time
 sys.path.insert(0, {project!r})
 from rr import paths
 stage, *words = sys.argv[1:]
 names = dict(zip((word[2:] for word in words[::2]), words[1::2]))
 if stage in ("fetch", "convert"):
-    data = paths.Dataset(names["dataset"])
-    outputs = [data.images] if stage == "fetch" else [*data.betons.values(), data.index]
+    dataset = paths.DatasetPaths(names["dataset"])
+    outputs = [dataset.images] if stage == "fetch" else [*dataset.betons.values(), dataset.index]
 elif stage == "report":
     outputs = paths.REPORT_FILES
 else:
-    run = paths.Pretraining(names["dataset"], names["backbone"], names["method"], int(names["seed"]))
+    run = paths.PretrainPaths(names["dataset"], names["backbone"], names["method"], int(names["seed"]))
     outputs = [run.weights, run.history, run.views]
     if stage == "evaluate":
-        score = paths.Evaluation(run, names["target"], names["protocol"])
-        outputs = [score.metrics, score.predictions, score.confusion, score.examples]
+        run = paths.EvaluationPaths(run, names["target"], names["protocol"])
+        outputs = [run.metrics, run.predictions, run.confusion, run.examples]
     else:
         time.sleep({seconds})
-record = paths.run_record(paths.recorded_in(outputs[0]))
+record = paths.record_file(paths.record_folder(outputs[0]))
 for path in [*outputs, record]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{{}}" if path.suffix == ".json" else " ".join([str(path), *words]) + "\\n")
 """
 
 
-def prepare(folder: Path, suite: str, seeds: int, seconds: float) -> Params:
-    """A copy of the project with the suite's grid, `rr` replaced, and a driver's name that makes jobs ask for a GPU."""
+def prepare_project(folder: Path, suite: str, seeds: int, seconds: float) -> Params:
+    """Copy the project to `folder`, use the suite with this number of seeds, and put the fake `rr` on the path.
+
+    A fake `nvidia-smi` makes the Snakefile request GPUs.
+    """
     project = copy_project(folder)
     shutil.copy(ROOT / "params.yaml", project / "params.yaml")
     os.chdir(project)
@@ -63,108 +68,116 @@ def prepare(folder: Path, suite: str, seeds: int, seconds: float) -> Params:
     params["grid"]["seed"] = list(range(1, seeds + 1))
     yaml.dump(params, Path("params.yaml"))
     for name, text in {
-        "rr": STAND_IN.format(python=sys.executable, project=str(project), seconds=seconds),
+        "rr": FAKE_RR.format(python=sys.executable, project=str(project), seconds=seconds),
         "nvidia-smi": "#!/bin/sh\n",
     }.items():
         program = project / ".bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(text)
         program.chmod(0o755)
-    return load(Path("params.yaml"))
+    return load_params(Path("params.yaml"))
 
 
-def timed(command: list[str]) -> tuple[float, str]:
-    """Seconds of a command that must succeed, and what it printed."""
+def time_command(command: list[str]) -> tuple[float, str]:
+    """Run a command that must succeed; return its duration in seconds and what it printed."""
     path = os.pathsep.join([str(Path(".bin").absolute()), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(Path.cwd()), "DVC_NO_ANALYTICS": "1"}
     start = time.monotonic()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    spent = time.monotonic() - start
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    return spent, done.stdout + done.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    duration = time.monotonic() - start
+    if process.returncode:
+        output = f"{process.stdout[-2000:]}\n{process.stderr[-2000:]}"
+        sys.exit(f"{' '.join(command)} exited with {process.returncode}:\n{output}")
+    return duration, process.stdout + process.stderr
 
 
-def count(params: Params) -> Counter[str]:
-    """Stage runs of the grid."""
-    data = len(grid.data(params))
-    runs, scores = len(list(grid.pretrainings(params))), len(list(grid.evaluations(params)))
-    return Counter(fetch=data, convert=data, pretrain=runs, evaluate=scores, report=1)
+def count_runs(params: Params) -> Counter[str]:
+    """Count the stage runs of the grid by stage."""
+    return Counter(run.stage for run in grid.stage_runs(params))
 
 
-def run_snakemake(params: Params, gpus: int, seconds: float) -> dict[str, Any]:
-    jobs = count(params)
+def snakemake_command(params: Params, gpus: int) -> list[str]:
     cores = str(gpus * params.threads)
-    snakemake = ["snakemake", "--cores", cores, "--resources", f"gpu_jobs={gpus}", "--quiet", "all"]
-    dry, _ = timed([*snakemake, "-n"])
-    spent, _ = timed([*snakemake, "--until", "pretrain"])
-    again, _ = timed([*snakemake, "-n", "--until", "pretrain"])
-    rest, _ = timed(snakemake)
-    nothing, text = timed(["snakemake", "-n"])
-    assert "Nothing to be done" in text
-    ideal = -(-jobs["pretrain"] // gpus) * seconds
+    return ["snakemake", "--cores", cores, "--resources", f"gpu_jobs={gpus}", "--quiet", "all"]
+
+
+def measure_snakemake(params: Params, gpus: int, seconds: float) -> dict[str, Any]:
+    runs = count_runs(params)
+    snakemake = snakemake_command(params, gpus)
+    dry_run, _ = time_command([*snakemake, "-n"])
+    pretraining, _ = time_command([*snakemake, "--until", "pretrain"])
+    dry_run_after_pretraining, _ = time_command([*snakemake, "-n", "--until", "pretrain"])
+    remaining_stages, _ = time_command(snakemake)
+    nothing_to_do, output = time_command(["snakemake", "-n"])
+    assert "Nothing to be done" in output
+    lower_bound = -(-runs["pretrain"] // gpus) * seconds
     return {
-        "dry_run": dry,
-        "until_pretrained": spent,
-        "ideal_of_pretraining": ideal,
-        "until_pretrained_over_ideal": spent / ideal if ideal else None,
-        "nothing_to_pretrain": again,
-        "the_rest": rest,
-        "seconds_a_job_of_the_rest": rest / (jobs["evaluate"] + 1),
-        "nothing_to_do": nothing,
+        "dry_run": dry_run,
+        "pretraining": pretraining,
+        "pretraining_lower_bound": lower_bound,
+        "pretraining_over_lower_bound": pretraining / lower_bound if lower_bound else None,
+        "dry_run_after_pretraining": dry_run_after_pretraining,
+        "remaining_stages": remaining_stages,
+        "per_remaining_job": remaining_stages / (runs["evaluate"] + 1),
+        "nothing_to_do": nothing_to_do,
     }
 
 
-def run_dvc(params: Params) -> dict[str, Any]:
-    spent, _ = timed(["dvc", "repro"])
-    return {"everything": spent, "seconds_a_stage": spent / count(params).total(), **known_to_dvc(params)}
-
-
-def run_both(params: Params, gpus: int) -> dict[str, Any]:
-    """What `rr sync --from snakemake` does after its check of the records, of which these stages write none."""
-    cores = str(gpus * params.threads)
-    spent, _ = timed(["snakemake", "--cores", cores, "--resources", f"gpu_jobs={gpus}", "--quiet", "all"])
-    commit, _ = timed(["dvc", "commit", "--force"])
-    return {"by_snakemake": spent, "commit": commit, **known_to_dvc(params)}
-
-
-def known_to_dvc(params: Params) -> dict[str, Any]:
-    """A grid that DVC has in its lock: with nothing to do, and with one evaluation to run."""
-    nothing, text = timed(["dvc", "repro"])
-    assert "up to date" in text
-    status, _ = timed(["dvc", "status"])
-    score = next(iter(grid.evaluations(params)))
-    run = score.pretraining
-    names = (run.dataset, run.backbone, run.method, str(run.seed), score.target, score.protocol)
-    # Forced, or DVC would take the outputs out of its cache.
-    one, text = timed(["dvc", "repro", "--force", "--single-item", f"evaluate@{'-'.join(names)}"])
-    assert text.count("Running stage") == 1
+def measure_dvc(params: Params) -> dict[str, Any]:
+    all_stages, _ = time_command(["dvc", "repro"])
     return {
-        "nothing_to_do": nothing,
+        "all_stages": all_stages,
+        "per_stage": all_stages / count_runs(params).total(),
+        **measure_dvc_after_grid(params),
+    }
+
+
+def measure_both(params: Params, gpus: int) -> dict[str, Any]:
+    """Measure what `rr sync snakemake` does after its check of the records, which the fake `rr` does not write."""
+    snakemake, _ = time_command(snakemake_command(params, gpus))
+    commit, _ = time_command(["dvc", "commit", "--force"])
+    return {"snakemake": snakemake, "dvc_commit": commit, **measure_dvc_after_grid(params)}
+
+
+def measure_dvc_after_grid(params: Params) -> dict[str, Any]:
+    """Measure DVC when its lock file contains the whole grid: with nothing to do, and with one evaluation to run."""
+    nothing_to_do, output = time_command(["dvc", "repro"])
+    assert "up to date" in output
+    status, _ = time_command(["dvc", "status"])
+    evaluation = next(iter(grid.evaluations(params)))
+    run = evaluation.pretraining
+    names = (run.dataset, run.backbone, run.method, str(run.seed), evaluation.target, evaluation.protocol)
+    # Without --force, DVC would restore the outputs from its cache.
+    command = ["dvc", "repro", "--force", "--single-item", f"evaluate@{'-'.join(names)}"]
+    one_evaluation, output = time_command(command)
+    assert output.count("Running stage") == 1
+    return {
+        "nothing_to_do": nothing_to_do,
         "status": status,
-        "one_evaluation": one,
+        "one_evaluation": one_evaluation,
         "lock_megabytes": Path("dvc.lock").stat().st_size / 1e6,
     }
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", choices=["snakemake", "dvc", "both"], required=True)
     parser.add_argument("--suite", default="cifar")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--gpus", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=0.0, help="of each pretraining")
-    given = parser.parse_args()
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--gpus", type=int, default=64, help="number of pretrainings at a time")
+    parser.add_argument("--seconds", type=float, default=0.0, help="duration of each pretraining")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        params = prepare(Path(folder), given.suite, given.seeds, given.seconds)
-        if given.engine == "dvc":
-            found = run_dvc(params)
-        elif given.engine == "snakemake":
-            found = run_snakemake(params, given.gpus, given.seconds)
+        params = prepare_project(Path(folder), arguments.suite, arguments.seeds, arguments.seconds)
+        if arguments.engine == "dvc":
+            results = measure_dvc(params)
+        elif arguments.engine == "snakemake":
+            results = measure_snakemake(params, arguments.gpus, arguments.seconds)
         else:
-            found = run_both(params, given.gpus)
-        rounded = {name: value if value is None else round(value, 3) for name, value in found.items()}
-        print(json.dumps({**vars(given), "stage_runs": dict(count(params)), **rounded}, indent=1))
+            results = measure_both(params, arguments.gpus)
+        rounded = {name: value if value is None else round(value, 3) for name, value in results.items()}
+        print(json.dumps({**vars(arguments), "stage_runs": dict(count_runs(params)), **rounded}, indent=1))
         os.chdir(ROOT)
 
 

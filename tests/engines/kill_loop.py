@@ -1,10 +1,11 @@
-"""Kill a run at random moments, rerun the same command, and compare with a run that nobody disturbed.
+"""Kill a run at random moments, run the same command again, and compare the results with an undisturbed run.
 
     python tests/engines/kill_loop.py --engine dvc --kills 50 --seed 1
 
-`--engine rr` kills the stages' own commands, one after another. A kill is a SIGKILL of the whole process group. While
-anything runs, a watcher looks at every declared output many times a second: what stands under its final name must be
-whole. When a run is complete, its files are compared, and the next begins from nothing. CPU only, hence byte by byte.
+`--engine rr` kills the commands of the stages, one after another. A kill sends SIGKILL to the whole process group.
+While a command runs, a watcher checks all declared outputs many times per second: a file must be complete as soon as it
+is visible under its final name. When a run is complete, its files are compared, and the next run starts from nothing.
+All runs use the CPU, so the files must have the same bytes.
 """
 
 import argparse
@@ -25,37 +26,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers import ROOT, copy_project, write_params
-
 from rr import paths
-from rr.params import load
+from rr.params import load_params
 from rr.workflow import grid
 
-BIN = Path(sys.executable).parent
-ENVIRONMENT = {
-    **os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
-}  # fmt: skip
-ENGINES = {"dvc": [["dvc", "repro"]], "snakemake": [["snakemake", "--cores", "2"]]}
-# A moment is drawn up to so many times a command's undisturbed duration: an engine goes on from the stages that are
-# done, and so meets each of them.
-REACH = {"rr": 1.0, "dvc": 0.4, "snakemake": 0.4}
-# Then a command is left alone, so that every run comes to its end, and every stage's own command to its kills.
-KILLS_OF_A_COMMAND = 10
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import engine_calls
+from engine_calls import BIN
+from helpers import ROOT, copy_project, write_params
+
+ENVIRONMENT = engine_calls.ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+ENGINE_COMMANDS = {"dvc": [["dvc", "repro"]], "snakemake": [["snakemake", "--cores", "2"]]}
+# A kill happens within this fraction of the undisturbed duration of a command. An engine continues after the completed
+# stages, so its kills reach all stages nevertheless.
+KILL_WINDOW = {"rr": 1.0, "dvc": 0.4, "snakemake": 0.4}
+# After this number of kills a command is not killed again, so that every run ends and all stage commands are killed.
+KILLS_PER_COMMAND = 10
 
 
 @dataclass
-class Findings:
-    """What was done and found; `wrong` must stay empty."""
+class KillResults:
+    """What happened: `errors` must stay empty."""
 
     kills: int = 0
-    runs: int = 0  # completed, and compared
-    looks: int = 0  # at all outputs
-    stages: Counter[str] = field(default_factory=Counter)  # that a kill met
-    wrong: list[str] = field(default_factory=list)
+    runs: int = 0  # completed and compared
+    checks: int = 0  # of all outputs
+    killed_stages: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
 
 
 def stage_commands(folder: Path) -> list[list[str]]:
-    """The command of every stage run of the grid, in an order in which each can run."""
+    """Return the command of every stage run of the grid, in an order in which they can be run."""
     commands = []
     options = {
         "fetch": ["dataset"],
@@ -64,14 +65,15 @@ def stage_commands(folder: Path) -> list[list[str]]:
         "evaluate": ["dataset", "backbone", "method", "seed", "target", "protocol"],
         "report": [],
     }
-    for cell in grid.cells(load(folder / "params.yaml")):
-        values = zip(options[cell.stage], cell.folder.parts[2:], strict=bool(options[cell.stage]))
-        commands.append(["rr", cell.stage, *(word for name, value in values for word in (f"--{name}", value))])
+    for run in grid.stage_runs(load_params(folder / "params.yaml")):
+        values = zip(options[run.stage], run.folder.parts[2:], strict=bool(options[run.stage]))
+        commands.append(["rr", run.stage, *(word for name, value in values for word in (f"--{name}", value))])
     return commands
 
 
 def start(folder: Path, command: list[str]) -> subprocess.Popen[str]:
-    with open(folder / ".rr-crash.log", "w") as log:
+    """Start a command in a process group of its own."""
+    with open(folder / ".kill-loop.log", "w") as log:
         return subprocess.Popen(
             [str(BIN / command[0]), *command[1:]], cwd=folder, env=ENVIRONMENT, text=True, stdout=log, stderr=log,
             start_new_session=True,
@@ -79,65 +81,68 @@ def start(folder: Path, command: list[str]) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], folder: Path) -> None:
+    """Wait for a process that must succeed."""
     if process.wait():
-        raise SystemExit(f"{process.args} failed:\n{(folder / '.rr-crash.log').read_text()}")
+        raise SystemExit(f"{process.args} failed:\n{(folder / '.kill-loop.log').read_text()}")
 
 
-def outputs(folder: Path) -> dict[Path, list[Path]]:
-    """The declared outputs of each cell of the grid, by the cell's folder."""
-    return {cell.folder: cell.outputs for cell in grid.cells(load(folder / "params.yaml"))}
+def outputs_by_run(folder: Path) -> dict[Path, list[Path]]:
+    """Return the declared outputs of each stage run of the grid by the run's folder."""
+    return {run.folder: run.outputs for run in grid.stage_runs(load_params(folder / "params.yaml"))}
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
-    """Every output but the report, whose page says how long things took."""
-    found = outputs(folder)
-    del found[paths.REPORT]
-    return {path: (folder / path).read_bytes() for files in found.values() for path in files}
+def read_outputs(folder: Path) -> dict[Path, bytes]:
+    """Return the contents of all outputs except the report, which contains durations."""
+    outputs = outputs_by_run(folder)
+    del outputs[paths.REPORT_DIR]
+    return {path: (folder / path).read_bytes() for files in outputs.values() for path in files}
 
 
 class Watcher:
-    """Looks at the outputs of a run in flight until it is told to stop."""
+    """Checks the outputs in `folder` repeatedly while commands run, and adds errors to `results`."""
 
-    def __init__(self, folder: Path, expected: dict[Path, bytes], findings: Findings) -> None:
-        self.folder, self.expected, self.findings = folder, expected, findings
-        self.cells = outputs(folder)
-        self._seen: dict[Path, tuple[int, int, int]] = {}
+    def __init__(self, folder: Path, expected: dict[Path, bytes], results: KillResults) -> None:
+        self.folder, self.expected, self.results = folder, expected, results
+        self.outputs = outputs_by_run(folder)
+        self._stats: dict[Path, tuple[int, int, int]] = {}
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
+        """Check the outputs in a thread while the body runs, and once more at the end."""
         done = threading.Event()
 
-        def work() -> None:
+        def check_repeatedly() -> None:
             while not done.wait(0.002):
-                self.look()
+                self.check()
 
-        thread = threading.Thread(target=work)
+        thread = threading.Thread(target=check_repeatedly)
         thread.start()
         try:
             yield
         finally:
             done.set()
             thread.join()
-            self.look()
+            self.check()
 
-    def look(self) -> None:
-        self.findings.looks += 1
-        for cell, files in self.cells.items():
+    def check(self) -> None:
+        """Check all outputs and records that have changed since the last check."""
+        self.results.checks += 1
+        for run_folder, files in self.outputs.items():
             for path in files:
-                if self._changed(path):
-                    self._compare(path)
-            if self._changed(paths.run_record(cell)):
-                self._compare_record(cell)
+                if self._has_changed(path):
+                    self._check_output(path)
+            if self._has_changed(paths.record_file(run_folder)):
+                self._check_record(run_folder)
 
-    def _changed(self, path: Path) -> bool:
-        """Whether the file is there and differs from when it was last looked at."""
+    def _has_changed(self, path: Path) -> bool:
+        """Return whether the file exists and differs from the last check."""
         try:
-            found = (self.folder / path).stat()
+            stat = (self.folder / path).stat()
         except OSError:
-            self._seen.pop(path, None)
+            self._stats.pop(path, None)
             return False
-        key = (found.st_ino, found.st_mtime_ns, found.st_size)
-        before, self._seen[path] = self._seen.get(path), key
+        key = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        before, self._stats[path] = self._stats.get(path), key
         return before != key
 
     def _read(self, path: Path) -> bytes | None:
@@ -146,83 +151,94 @@ class Watcher:
         except FileNotFoundError:
             return None
 
-    def _compare(self, path: Path) -> None:
+    def _check_output(self, path: Path) -> None:
         content = self._read(path)
         if content is not None and path in self.expected and content != self.expected[path]:
             size = f"{len(content)} of {len(self.expected[path])} bytes"
-            self.findings.wrong.append(f"{path} was visible with other bytes ({size})")
+            self.results.errors.append(f"{path} was visible with other bytes ({size})")
 
-    def _compare_record(self, cell: Path) -> None:
-        """A record that is there is whole, and the outputs that are there beside it are those it describes."""
-        record = self._read(paths.run_record(cell))
+    def _check_record(self, run_folder: Path) -> None:
+        """Check that an existing record is complete and describes the existing outputs next to it."""
+        record = self._read(paths.record_file(run_folder))
         if record is None:
             return
         try:
-            described = json.loads(record)["outputs"]
+            recorded = json.loads(record)["outputs"]
         except ValueError:
-            self.findings.wrong.append(f"{paths.run_record(cell)} was visible half written ({len(record)} bytes)")
+            error = f"{paths.record_file(run_folder)} was visible when incomplete ({len(record)} bytes)"
+            self.results.errors.append(error)
             return
-        for path in self.cells[cell]:
+        for path in self.outputs[run_folder]:
             content = self._read(path)
-            differs = content is not None and hashlib.sha256(content).hexdigest() != described[str(path)]
-            # Unless the record has gone or is another by now: the next look sees to that.
-            if differs and self._read(paths.run_record(cell)) == record:
-                self.findings.wrong.append(f"{path} was visible beside a record of another file")
+            differs = content is not None and hashlib.sha256(content).hexdigest() != recorded[str(path)]
+            # If the record has been deleted or replaced meanwhile, the next check decides.
+            if differs and self._read(paths.record_file(run_folder)) == record:
+                self.results.errors.append(f"{path} was visible next to a record of another file")
 
 
-def leftovers(folder: Path) -> list[str]:
-    """Temporary files, saved states and heartbeats; not the files of .rr/lock, which stay, but hold nothing up."""
-    found = [*folder.rglob(".*.tmp*"), *folder.glob("runs/resume/**/*.pt"), *folder.glob(".rr/status/**/*.json")]
-    return [str(path.relative_to(folder)) for path in found]
+def leftover_files(folder: Path) -> list[str]:
+    """Return temporary files, checkpoints and status files. The files in .rr/lock are allowed to stay."""
+    files = [*folder.rglob(".*.tmp*"), *folder.glob("runs/resume/**/*.pt"), *folder.glob(".rr/status/**/*.json")]
+    return [str(path.relative_to(folder)) for path in files]
 
 
 def interrupted_stages(folder: Path, since: float) -> set[str]:
-    """The stages that were running when all was killed, as the heartbeats tell that are younger than the engine."""
-    heartbeats = [path for path in folder.glob(".rr/status/**/[!.]*.json") if path.stat().st_mtime >= since]
-    return {path.relative_to(folder / paths.STATUS).parts[0] for path in heartbeats}
+    """Return the stages whose status file was written after the time `since`: they were running when killed."""
+    status_files = [path for path in folder.glob(".rr/status/**/[!.]*.json") if path.stat().st_mtime >= since]
+    return {path.relative_to(folder / paths.STATUS_DIR).parts[0] for path in status_files}
 
 
-def torture(engine: str, kills: int, seed: int, folder: Path, each: int = KILLS_OF_A_COMMAND) -> Findings:
-    """Make `kills` kills of runs in `folder`, an empty one, up to `each` of a run's command. Returns what was found."""
-    moments = random.Random(seed)
-    findings = Findings()
-    pristine, place = folder / "pristine", folder / "run"
+def run_kill_loop(
+    engine: str, kills: int, seed: int, folder: Path, kills_per_command: int = KILLS_PER_COMMAND
+) -> KillResults:
+    """Run the grid in `folder`, which must be empty, again and again until `kills` kills have been made.
+
+    Args:
+        engine: "dvc", "snakemake", or "rr" for the commands of the stages.
+        kills: Total number of kills.
+        seed: Seed of the moments of the kills.
+        folder: Empty folder.
+        kills_per_command: Maximum number of kills of a command in one run.
+    """
+    rng = random.Random(seed)
+    results = KillResults()
+    pristine, project = folder / "pristine", folder / "run"
     pristine.mkdir(parents=True)
     copy_project(pristine)
-    # One run of every stage: the same work twice would teach nothing.
+    # One run of each stage is enough; more runs would test the same code.
     write_params(pristine, lambda params: params["grid"].update(method=["relational"], protocol=["linear"]))
-    commands = ENGINES.get(engine) or stage_commands(pristine)
-    shutil.copytree(pristine, place, symlinks=True)
+    commands = ENGINE_COMMANDS.get(engine) or stage_commands(pristine)
+    shutil.copytree(pristine, project, symlinks=True)
     durations = []
     for command in commands:
-        began = time.monotonic()
-        finish(start(place, command), place)
-        durations.append(time.monotonic() - began)
+        start_time = time.monotonic()
+        finish(start(project, command), project)
+        durations.append(time.monotonic() - start_time)
     print(f"undisturbed: {sum(durations):.1f} s", flush=True)
-    expected = contents(place)
-    while findings.kills < kills:
-        shutil.rmtree(place)
-        shutil.copytree(pristine, place, symlinks=True)
-        watcher = Watcher(place, expected, findings)
-        with watcher.watching():
+    expected = read_outputs(project)
+    while results.kills < kills:
+        shutil.rmtree(project)
+        shutil.copytree(pristine, project, symlinks=True)
+        watcher = Watcher(project, expected, results)
+        with watcher.watch():
             for command, duration in zip(commands, durations, strict=True):
-                for _ in range(min(each, kills - findings.kills)):
-                    if survives(place, command, moments.uniform(0, REACH[engine] * duration), findings):
+                for _ in range(min(kills_per_command, kills - results.kills)):
+                    if run_and_kill(project, command, rng.uniform(0, KILL_WINDOW[engine] * duration), results):
                         break
                 else:
-                    finish(start(place, command), place)
-        findings.runs += 1
-        found = contents(place)
-        findings.wrong += [f"{path} differs after kills" for path in expected if found.get(path) != expected[path]]
-        findings.wrong += [f"{name} is left" for name in leftovers(place)]
-        verified = subprocess.run([BIN / "rr", "verify"], cwd=place, env=ENVIRONMENT, capture_output=True, text=True)
-        findings.wrong += [f"rr verify: {verified.stderr}"] if verified.returncode else []
-    return findings
+                    finish(start(project, command), project)
+        results.runs += 1
+        outputs = read_outputs(project)
+        results.errors += [f"{path} differs after kills" for path in expected if outputs.get(path) != expected[path]]
+        results.errors += [f"{name} was left behind" for name in leftover_files(project)]
+        verify = subprocess.run([BIN / "rr", "verify"], cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
+        results.errors += [f"rr verify: {verify.stderr}"] if verify.returncode else []
+    return results
 
 
-def survives(folder: Path, command: list[str], seconds: float, findings: Findings) -> bool:
-    """Run `command` and kill it after `seconds`. Returns whether it had ended by itself before."""
-    began = time.time()
+def run_and_kill(folder: Path, command: list[str], seconds: float, results: KillResults) -> bool:
+    """Run `command` and kill it after `seconds`. Return whether it had finished before."""
+    start_time = time.time()
     process = start(folder, command)
     try:
         process.wait(seconds)
@@ -231,28 +247,30 @@ def survives(folder: Path, command: list[str], seconds: float, findings: Finding
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    findings.kills += 1
-    met = interrupted_stages(folder, began)
-    findings.stages.update(met or ["no stage"])
-    print(f"kill {findings.kills} after {seconds:.1f} s: {', '.join(sorted(met)) or 'no stage'}", flush=True)
-    if command[0] == "snakemake":  # its own guard, after it was killed itself
+    results.kills += 1
+    stages = interrupted_stages(folder, start_time)
+    results.killed_stages.update(stages or ["no stage"])
+    print(f"kill {results.kills} after {seconds:.1f} s: {', '.join(sorted(stages)) or 'no stage'}", flush=True)
+    if command[0] == "snakemake":  # a killed Snakemake leaves its own lock
         subprocess.run([BIN / "snakemake", "--unlock"], cwd=folder, env=ENVIRONMENT, capture_output=True)
     return False
 
 
 def main() -> None:
+    """Run the command line; exit with 1 if there was an error."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", choices=["dvc", "snakemake", "rr"], required=True)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="an empty or new one, which is kept; a temporary one without")
+    parser.add_argument("--folder", type=Path, help="new or empty folder, which is kept (default: a temporary one)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
-        findings = torture(arguments.engine, arguments.kills, arguments.seed, folder)
-    print(f"{findings.kills} kills in {findings.runs} runs; during {dict(findings.stages)}; {findings.looks:,} looks")
-    print("\n".join(findings.wrong) or "nothing was wrong")
-    sys.exit(bool(findings.wrong))
+        results = run_kill_loop(arguments.engine, arguments.kills, arguments.seed, folder)
+    stages = dict(results.killed_stages)
+    print(f"{results.kills} kills in {results.runs} runs, by stage: {stages}; {results.checks:,} checks")
+    print("\n".join(results.errors) or "no errors")
+    sys.exit(bool(results.errors))
 
 
 if __name__ == "__main__":

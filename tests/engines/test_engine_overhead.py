@@ -1,4 +1,4 @@
-"""tests/engines/engine_overhead.py, whose figures stand in docs/scaling.md: engines that are real, and all stages of a small grid."""
+"""Tests for engine_overhead.py, whose results are in docs/scaling.md: both engines run all stages of a small grid."""
 
 import json
 import subprocess
@@ -7,47 +7,49 @@ from typing import Any
 
 import pytest
 from engine_calls import ENVIRONMENT
-from engine_overhead import timed
+from engine_overhead import time_command
 from helpers import ROOT
 
 pytestmark = pytest.mark.engine
-STAGES = {"fetch": 1, "convert": 1, "pretrain": 2, "evaluate": 2, "report": 1}  # the suite `smoke` with two seeds
+STAGE_RUNS = {"fetch": 1, "convert": 1, "pretrain": 2, "evaluate": 2, "report": 1}  # the suite `smoke` with two seeds
 
 
-def simulate(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests/engines/engine_overhead.py", "--suite", "smoke", "--seeds", "2", *arguments], text=True,
-        env=ENVIRONMENT, capture_output=True,
+def measure(*arguments: str) -> dict[str, Any]:
+    """Run engine_overhead.py on a small grid and return its results."""
+    script = ROOT / "tests/engines/engine_overhead.py"
+    process = subprocess.run(
+        [sys.executable, script, "--suite", "smoke", "--seeds", "2", *arguments], text=True, env=ENVIRONMENT,
+        capture_output=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
-def test_snakemake_places_the_trainings_on_as_many_gpus_as_it_is_told() -> None:
-    found = simulate("--engine", "snakemake", "--gpus", "1", "--seconds", "2")
-    assert found["stage_runs"] == STAGES
-    assert found["ideal_of_pretraining"] == 4
-    assert found["until_pretrained"] >= 4  # the jobs do wait, and one after the other
-    # Of the rest there are two evaluations and the report.
-    assert found["seconds_a_job_of_the_rest"] == pytest.approx(found["the_rest"] / 3, abs=1e-3)
+def test_snakemake_runs_one_pretraining_per_gpu_at_a_time() -> None:
+    results = measure("--engine", "snakemake", "--gpus", "1", "--seconds", "2")
+    assert results["stage_runs"] == STAGE_RUNS
+    assert results["pretraining_lower_bound"] == 4
+    assert results["pretraining"] >= 4  # the two jobs do sleep, one after the other
+    # The remaining jobs are two evaluations and the report.
+    assert results["per_remaining_job"] == pytest.approx(results["remaining_stages"] / 3, abs=1e-3)
 
 
-def test_dvc_runs_every_stage_and_then_none() -> None:
-    found = simulate("--engine", "dvc")
-    assert found["stage_runs"] == STAGES
-    assert found["seconds_a_stage"] == pytest.approx(found["everything"] / 7, abs=1e-3)
-    assert found["nothing_to_do"] < found["everything"]
-    assert found["lock_megabytes"] > 0
+def test_dvc_runs_every_stage_once() -> None:
+    results = measure("--engine", "dvc")
+    assert results["stage_runs"] == STAGE_RUNS
+    assert results["per_stage"] == pytest.approx(results["all_stages"] / 7, abs=1e-3)
+    assert results["nothing_to_do"] < results["all_stages"]
+    assert results["lock_megabytes"] > 0
 
 
-def test_dvc_takes_over_what_snakemake_has_made() -> None:
-    found = simulate("--engine", "both", "--gpus", "2")
-    assert found["stage_runs"] == STAGES
-    assert found["by_snakemake"] > 0
-    assert found["commit"] > 0
-    assert found["lock_megabytes"] > 0
+def test_dvc_commits_the_outputs_of_snakemake() -> None:
+    results = measure("--engine", "both", "--gpus", "2")
+    assert results["stage_runs"] == STAGE_RUNS
+    assert results["snakemake"] > 0
+    assert results["dvc_commit"] > 0
+    assert results["lock_megabytes"] > 0
 
 
-def test_an_engine_that_fails_is_no_figure() -> None:
-    with pytest.raises(SystemExit, match=r"(?s)ended with 3:.*broken"):
-        timed(["sh", "-c", "echo broken >&2; exit 3"])
+def test_failed_command_raises() -> None:
+    with pytest.raises(SystemExit, match=r"(?s)exited with 3:.*broken"):
+        time_command(["sh", "-c", "echo broken >&2; exit 3"])

@@ -1,4 +1,4 @@
-"""Both engines for real: the same work from one params.yaml, nothing twice, and only what a change touches."""
+"""Tests that run both engines: the same stages from one params.yaml, each once, and only those that have changed."""
 
 import json
 import os
@@ -16,35 +16,37 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
-def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose grid DVC has run."""
     folder = copy_project(tmp_path_factory.mktemp("dvc"))
     call(folder, "dvc", "repro")
     return folder
 
 
 @pytest.fixture(scope="module")
-def by_snakemake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def snakemake_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose grid Snakemake has run."""
     folder = copy_project(tmp_path_factory.mktemp("snakemake"))
     call(folder, "snakemake", "--cores", "2")
     return folder
 
 
-def metrics(folder: Path) -> dict[str, dict]:
-    found = sorted((folder / "runs").rglob("metrics.json"))
-    return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in found}
+def read_metrics(folder: Path) -> dict[str, dict]:
+    files = sorted((folder / "runs").rglob("metrics.json"))
+    return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in files}
 
 
-def stale(folder: Path) -> tuple[set[str], set[str]]:
-    """What DVC and Snakemake would run now: the folders of outputs, as each engine names them."""
+def outdated(folder: Path) -> tuple[set[str], set[str]]:
+    """Return what DVC and Snakemake would run now: DVC's stages, and Snakemake's output files."""
     status = call(folder, "dvc", "status", "--json")
-    dvc = {name.split("@")[0] + ":" + name.partition("@")[2] for name in json.loads(status)}
+    stages = {name.split("@")[0] + ":" + name.partition("@")[2] for name in json.loads(status)}
     rows = [line.split("\t") for line in call(folder, "snakemake", "--detailed-summary").splitlines() if "\t" in line]
     header = next(row for row in rows if row[0] == "output_file")
     plan, output = header.index("plan"), header.index("output_file")
-    return dvc, {row[output] for row in rows if len(row) > plan and row[plan] != "no update" and row is not header}
+    return stages, {row[output] for row in rows if len(row) > plan and row[plan] != "no update" and row is not header}
 
 
-def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
+def test_both_engines_expand_the_same_stages(tmp_path: Path) -> None:
     from dvc.repo import Repo
 
     folder = copy_project(tmp_path)
@@ -57,15 +59,15 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
         )  # fmt: skip
 
     write_params(folder, change)
-    for leftover in ("methods/.pairs.py.swp", "methods/pairs.py~", "methods/#pairs.py#", "views/kernel.py.orig"):
-        (folder / "rr" / leftover).write_text("what an editor leaves is no code")
+    for editor_file in ("methods/.pairs.py.swp", "methods/pairs.py~", "methods/#pairs.py#", "views/kernel.py.orig"):
+        (folder / "rr" / editor_file).write_text("not code")
     stages = {}
     with Repo(str(folder)) as repo:
         for stage in repo.index.stages:
-            places = [dep.fs_path for dep in stage.deps if type(dep).__name__ == "Dependency"]
-            code = [place for place in places if os.path.isdir(place) and place.startswith(f"{folder}/rr/")]
-            within = [file for place in code for file in repo.dvcignore.find(stage.deps[0].fs, place)]
-            inputs = {os.path.relpath(place, folder) for place in {*places, *within} - set(code)}
+            dependencies = [dep.fs_path for dep in stage.deps if type(dep).__name__ == "Dependency"]
+            code_folders = [path for path in dependencies if os.path.isdir(path) and path.startswith(f"{folder}/rr/")]
+            code = [file for path in code_folders for file in repo.dvcignore.find(stage.deps[0].fs, path)]
+            inputs = {os.path.relpath(path, folder) for path in {*dependencies, *code} - set(code_folders)}
             outputs = {os.path.relpath(out.fs_path, folder) for out in stage.outs}
             for output in outputs:
                 stages[output] = (stage.cmd, inputs)
@@ -83,160 +85,159 @@ def test_both_engines_unfold_the_same_stages(tmp_path: Path) -> None:
     assert set(stages) == set(jobs)
     assert len(stages) == 2 * 2 + 2 * 4 + 12 * 4 + 12 * 2 * 2 * 5 + 5
     for output, (_, inputs) in stages.items():
-        found = jobs[output]
         folders = {name for name in inputs if "." not in Path(name).name}
-        # DVC's report depends on whole folders, since a matrix cannot be listed; Snakemake's files lie in them.
-        assert {
-            name for name in found if not any(Path(folder) in Path(name).parents for folder in folders)
-        } == inputs - folders
+        # DVC cannot list the files of a matrix, so its report depends on folders; Snakemake lists the files in them.
+        files = {name for name in jobs[output] if not any(Path(folder) in Path(name).parents for folder in folders)}
+        assert files == inputs - folders
 
 
-def test_dvc_and_the_grid_agree_on_each_stages_parameters(tmp_path: Path) -> None:
+def test_dvc_and_the_grid_agree_on_the_parameters_of_each_stage(tmp_path: Path) -> None:
     from ruamel.yaml import YAML
 
-    from rr.workflow.grid import PARAMETERS
+    from rr.workflow.grid import STAGE_PARAMETERS
 
     stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
-    for stage, keys in PARAMETERS.items():
+    for stage, keys in STAGE_PARAMETERS.items():
         assert tuple(key.replace("${item.", "{") for key in stages[stage]["params"]) == keys
 
 
-def test_after_dvc_neither_engine_has_anything_to_do(by_dvc: Path) -> None:
-    assert "Data and pipelines are up to date." in call(by_dvc, "dvc", "repro")
-    call(by_dvc, "rr", "sync", "--from", "dvc")
-    output = call(by_dvc, "snakemake", "-n")
+def test_after_dvc_and_sync_both_engines_are_up_to_date(dvc_project: Path) -> None:
+    assert "Data and pipelines are up to date." in call(dvc_project, "dvc", "repro")
+    call(dvc_project, "rr", "sync", "dvc")
+    output = call(dvc_project, "snakemake", "-n")
     assert "Nothing to be done" in output
     assert "missing provenance" not in output
-    assert "every artefact is what its record says" in call(by_dvc, "rr", "verify")
+    assert "every artifact matches its record" in call(dvc_project, "rr", "verify")
 
 
-def test_after_snakemake_neither_engine_has_anything_to_do(by_snakemake: Path) -> None:
-    assert "Nothing to be done" in call(by_snakemake, "snakemake", "-n")
-    call(by_snakemake, "rr", "sync", "--from", "snakemake")
-    assert call(by_snakemake, "dvc", "repro").count("didn't change, skipping") == 9
-    assert "Data and pipelines are up to date." in call(by_snakemake, "dvc", "status")
+def test_after_snakemake_and_sync_both_engines_are_up_to_date(snakemake_project: Path) -> None:
+    assert "Nothing to be done" in call(snakemake_project, "snakemake", "-n")
+    call(snakemake_project, "rr", "sync", "snakemake")
+    assert call(snakemake_project, "dvc", "repro").count("didn't change, skipping") == 9
+    assert "Data and pipelines are up to date." in call(snakemake_project, "dvc", "status")
 
 
-def test_both_engines_find_the_same_figures(by_dvc: Path, by_snakemake: Path) -> None:
-    assert metrics(by_dvc) == metrics(by_snakemake)
-    assert len(metrics(by_dvc)) == 4
-    cell = "shapes/conv4/relational/1"
-    for place in (
-        f"runs/pretrain/{cell}/backbone.safetensors", f"runs/pretrain/{cell}/views.png", f"runs/history/{cell}.csv",
+def test_both_engines_produce_the_same_outputs(dvc_project: Path, snakemake_project: Path) -> None:
+    assert read_metrics(dvc_project) == read_metrics(snakemake_project)
+    assert len(read_metrics(dvc_project)) == 4
+    run = "shapes/conv4/relational/1"
+    for file in (
+        f"runs/pretrain/{run}/backbone.safetensors", f"runs/pretrain/{run}/views.png", f"runs/history/{run}.csv",
     ):  # fmt: skip
-        assert (by_dvc / place).read_bytes() == (by_snakemake / place).read_bytes()
+        assert (dvc_project / file).read_bytes() == (snakemake_project / file).read_bytes()
 
 
-def test_a_parameter_reruns_its_own_stages_alone(by_dvc: Path) -> None:
-    call(by_dvc, "rr", "sync", "--from", "dvc")
+def test_changed_parameter_reruns_only_dependent_stages(dvc_project: Path) -> None:
+    call(dvc_project, "rr", "sync", "dvc")
     try:
-        write_params(by_dvc, lambda params: params["methods"]["relational"].update(views=3))
-        dvc, snakemake = stale(by_dvc)
-        assert dvc == {"pretrain:shapes-conv4-relational-1"}
-        assert snakemake
-        assert all("/relational/" in name or name.startswith("report/") for name in snakemake)
-        refused = call(by_dvc, "rr", "sync", "--from", "snakemake", code=2)
-        assert "was made with other parameters" in refused
-        assert "not synchronised" in refused
+        write_params(dvc_project, lambda params: params["methods"]["relational"].update(views=3))
+        stages, files = outdated(dvc_project)
+        assert stages == {"pretrain:shapes-conv4-relational-1"}
+        assert files
+        assert all("/relational/" in name or name.startswith("report/") for name in files)
+        output = call(dvc_project, "rr", "sync", "snakemake", code=2)
+        assert "was written with other parameters" in output
+        assert "not synchronized" in output
     finally:
-        write_params(by_dvc)
-    assert stale(by_dvc) == (set(), set())
+        write_params(dvc_project)
+    assert outdated(dvc_project) == (set(), set())
 
 
-def test_dvc_shows_metrics_params_and_curves(by_dvc: Path, tmp_path: Path) -> None:
-    shown = json.loads(call(by_dvc, "dvc", "metrics", "show", "--json"))
-    assert len(shown[""]["data"]) == 4
-    assert "WARNING" not in call(by_dvc, "dvc", "plots", "show", "--out", str(tmp_path))
+def test_dvc_shows_metrics_params_and_curves(dvc_project: Path, tmp_path: Path) -> None:
+    metrics = json.loads(call(dvc_project, "dvc", "metrics", "show", "--json"))
+    assert len(metrics[""]["data"]) == 4
+    assert "WARNING" not in call(dvc_project, "dvc", "plots", "show", "--out", str(tmp_path))
     page = (tmp_path / "index.html").read_text()
     for axis in ("loss", "accuracy", "label", "prediction"):
         assert f'"field": "{axis}"' in page
-    assert page.count('"field": "xy_count"') >= 4  # a confusion matrix of each evaluation
+    assert page.count('"field": "xy_count"') >= 4  # a confusion matrix for each evaluation
     try:
-        write_params(by_dvc, lambda params: params["methods"]["relational"].update(views=3))
-        assert "methods.relational.views" in call(by_dvc, "dvc", "params", "diff")
+        write_params(dvc_project, lambda params: params["methods"]["relational"].update(views=3))
+        assert "methods.relational.views" in call(dvc_project, "dvc", "params", "diff")
     finally:
-        write_params(by_dvc)
+        write_params(dvc_project)
 
 
-def test_an_experiment_reruns_what_depends_on_its_parameter(by_dvc: Path) -> None:
-    shutil.copy(by_dvc / "dvc.lock", by_dvc.parent / "kept.lock")
-    output = call(by_dvc, "dvc", "exp", "run", "-S", "methods.relational.views=3")
-    ran = {line.split("'")[1].split("@")[0] for line in output.splitlines() if line.startswith("Running stage")}
-    assert ran == {"pretrain", "evaluate", "report"}
+def test_dvc_experiment_reruns_dependent_stages(dvc_project: Path) -> None:
+    shutil.copy(dvc_project / "dvc.lock", dvc_project.parent / "saved.lock")
+    output = call(dvc_project, "dvc", "exp", "run", "-S", "methods.relational.views=3")
+    stages = {line.split("'")[1].split("@")[0] for line in output.splitlines() if line.startswith("Running stage")}
+    assert stages == {"pretrain", "evaluate", "report"}
     assert "pretrain@shapes-conv4-random-1' didn't change" in output
-    record = json.loads((by_dvc / "runs/pretrain/shapes/conv4/relational/1/run.json").read_text())
+    record = json.loads((dvc_project / "runs/pretrain/shapes/conv4/relational/1/run.json").read_text())
     assert record["params"]["methods.relational"]["views"] == 3
-    write_params(by_dvc)
-    call(by_dvc, "dvc", "repro")  # the cache has every output of before
-    assert "every artefact is what its record says" in call(by_dvc, "rr", "verify")
+    write_params(dvc_project)
+    call(dvc_project, "dvc", "repro")  # restores the previous outputs from the cache
+    assert "every artifact matches its record" in call(dvc_project, "rr", "verify")
 
 
 @pytest.mark.parametrize("engine", [("dvc", "repro"), ("snakemake", "--cores", "2")])
-def test_a_killed_engine_goes_on_to_the_same_bits(tmp_path: Path, by_dvc: Path, engine: tuple[str, ...]) -> None:
+def test_killed_engine_continues_to_the_same_bits(tmp_path: Path, dvc_project: Path, engine: tuple[str, ...]) -> None:
     folder = copy_project(tmp_path)
     process = subprocess.Popen(
         [str(BIN / engine[0]), *engine[1:]], cwd=folder, env=ENVIRONMENT, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    resume = folder / "runs/resume/shapes/conv4/relational/1/resume.pt"
-    while not resume.exists():
-        assert process.poll() is None, "the engine ended before it could be killed"
+    checkpoint = folder / "runs/resume/shapes/conv4/relational/1/resume.pt"
+    while not checkpoint.exists():
+        assert process.poll() is None, "the engine finished before it could be killed"
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if engine[0] == "snakemake":
-        call(folder, "snakemake", "--unlock")  # its own guard, after it was killed itself
+        call(folder, "snakemake", "--unlock")  # a killed Snakemake leaves its own lock
     call(folder, *engine)
-    assert metrics(folder) == metrics(by_dvc)
-    place = "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
-    assert (folder / place).read_bytes() == (by_dvc / place).read_bytes()
-    assert "every artefact is what its record says" in call(folder, "rr", "verify")
+    assert read_metrics(folder) == read_metrics(dvc_project)
+    weights = "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
+    assert (folder / weights).read_bytes() == (dvc_project / weights).read_bytes()
+    assert "every artifact matches its record" in call(folder, "rr", "verify")
 
 
-def test_a_config_that_would_not_reach_the_stages_is_refused(by_snakemake: Path) -> None:
-    output = call(by_snakemake, "snakemake", "-n", "--config", "threads=1", code=1)
-    assert "the stages read params.yaml: change it there" in output
+def test_snakemake_config_that_would_not_reach_the_stages_raises(snakemake_project: Path) -> None:
+    output = call(snakemake_project, "snakemake", "-n", "--config", "threads=1", code=1)
+    assert "set parameters in params.yaml" in output
 
 
-def test_suites_come_by_configfile_several_at_once(tmp_path: Path) -> None:
+def test_snakemake_runs_several_suites(tmp_path: Path) -> None:
     folder = copy_project(tmp_path)
     shutil.copy(ROOT / "params.yaml", folder)
     for name, seed in (("one", 7), ("two", 8)):
         (folder / f"{name}.yaml").write_text(
             f"suites: {{{name}: {{grid: {{data: [shapes], dataset: [shapes], backbone: [conv4], method: [{name}-run], "
             f"seed: [{seed}], target: [shapes], protocol: [knn]}}, "
-            f"methods: {{{name}-run: {{like: relational, epochs: 1, views: {seed}}}}}}}}}"
+            f"methods: {{{name}-run: {{base: relational, epochs: 1, views: {seed}}}}}}}}}"
         )
-    before = (folder / "params.yaml").read_bytes()
-    small = "sed -i 's/train: 5000, test: 2000/train: 200, test: 50/' params.yaml"
-    subprocess.run(small, shell=True, cwd=folder, check=True)
+    params_file = folder / "params.yaml"
+    params = params_file.read_text()
+    fewer_images = params.replace("train: 5000, test: 2000", "train: 200, test: 50")
+    assert fewer_images != params
+    params_file.write_text(fewer_images)
     suites = ("--configfile", "one.yaml", "two.yaml")
     call(folder, "snakemake", "--cores", "2", *suites)
     for name, seed in (("one", 7), ("two", 8)):
         record = json.loads((folder / f"runs/pretrain/shapes/conv4/{name}-run/{seed}/run.json").read_text())
         assert record["params"][f"methods.{name}-run"]["views"] == seed
-    assert len(metrics(folder)) == 2
+    assert len(read_metrics(folder)) == 2
     assert "Nothing to be done" in call(folder, "snakemake", "-n", *suites)
     call(folder, "rr", "verify", "--params", ".rr/suites/one+two.yaml")
-    assert (folder / "params.yaml").read_bytes() != before  # by the line above alone
-    assert "one-run" not in (folder / "params.yaml").read_text()
-    assert "suite three: a suite has a section grid" in call(
+    assert params_file.read_text() == fewer_images  # the suites do not change the file
+    assert "suite three: a suite must have the section grid" in call(
         folder, "snakemake", "-n", "--config", 'suites={"three": {"methods": {}}}', code=1
     )
 
 
-def test_a_broken_stage_shows_its_message_in_both_engines(by_snakemake: Path) -> None:
+def test_both_engines_show_the_message_of_a_failed_stage(snakemake_project: Path) -> None:
     def change(params: dict) -> None:
         params["datasets"]["mine"] = {
             **params["datasets"]["shapes"],
-            "source": {"kind": "imagefolder", "path": "nowhere", "test_share": 0.2, "unreadable": "stop"},
+            "source": {"kind": "imagefolder", "path": "nowhere", "test_fraction": 0.2, "on_unreadable": "raise"},
         }
         params["grid"].update(data=["shapes", "mine"], dataset=["mine"])
 
     try:
-        write_params(by_snakemake, change)
+        write_params(snakemake_project, change)
         expected = "rr: nowhere is not a folder: correct the source's path in params.yaml"
-        assert expected in call(by_snakemake, "snakemake", "--cores", "1", code=1)
-        assert expected in call(by_snakemake, "dvc", "repro", "fetch@mine", code=255)
+        assert expected in call(snakemake_project, "snakemake", "--cores", "1", code=1)
+        assert expected in call(snakemake_project, "dvc", "repro", "fetch@mine", code=255)
     finally:
-        write_params(by_snakemake)
+        write_params(snakemake_project)

@@ -1,69 +1,69 @@
-"""A few of the kills that `python tests/engines/kill_loop.py` makes by the dozen; and its watcher sees what it looks for."""
+"""Tests for kill_loop.py: a short run, and a watcher that detects incomplete files."""
 
 import json
 from pathlib import Path
 
 import pytest
 from helpers import write_params
-from kill_loop import Findings, Watcher, contents, leftovers, outputs, torture
+from kill_loop import KillResults, Watcher, leftover_files, outputs_by_run, read_outputs, run_kill_loop
 
-from rr.runtime.hashing import sha256
+from rr.runtime.hashing import file_sha256
 
 BETON = Path("data/beton/shapes/train.beton")
 RECORD = Path("data/beton/shapes/run.json")
 
 
 @pytest.mark.engine
-def test_killed_stages_end_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    findings = torture("rr", 5, 1, tmp_path / "here", each=1)
-    assert findings.wrong == []
-    assert findings.kills == 5
-    assert findings.runs == 1  # a kill for each of its five stages
-    assert findings.looks > 100
+def test_killed_stages_produce_the_same_outputs(tmp_path: Path) -> None:
+    results = run_kill_loop("rr", 5, 1, tmp_path / "kill_loop", kills_per_command=1)
+    assert results.errors == []
+    assert results.kills == 5
+    assert results.runs == 1  # one kill for each of the five stages
+    assert results.checks > 100
 
 
 @pytest.fixture
-def complete(tmp_path: Path) -> Path:
-    """A folder in which every declared output is there."""
+def complete_project(tmp_path: Path) -> Path:
+    """A folder in which all declared outputs exist."""
     write_params(tmp_path)
-    for cell, files in outputs(tmp_path).items():
+    for run_folder, files in outputs_by_run(tmp_path).items():
         for path in files:
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / path).write_text(f"all of {path}")
-        hashes = {str(path): sha256(tmp_path / path) for path in files}
-        (tmp_path / cell / "run.json").write_text(json.dumps({"outputs": hashes}))
+            (tmp_path / path).write_text(f"contents of {path}")
+        hashes = {str(path): file_sha256(tmp_path / path) for path in files}
+        (tmp_path / run_folder / "run.json").write_text(json.dumps({"outputs": hashes}))
     return tmp_path
 
 
-def looked(folder: Path, expected: dict[Path, bytes]) -> list[str]:
-    findings = Findings()
-    Watcher(folder, expected, findings).look()
-    return findings.wrong
+def check(folder: Path, expected: dict[Path, bytes]) -> list[str]:
+    """Let a new watcher check `folder` once, and return the errors."""
+    results = KillResults()
+    Watcher(folder, expected, results).check()
+    return results.errors
 
 
-def test_the_watcher_sees_half_a_file_and_a_record_of_another(complete: Path) -> None:
-    expected = contents(complete)
-    assert looked(complete, expected) == []
-    half = expected[BETON][:10]
-    (complete / BETON).write_bytes(half)
-    assert looked(complete, expected) == [
+def test_watcher_detects_an_incomplete_file_and_a_wrong_record(complete_project: Path) -> None:
+    expected = read_outputs(complete_project)
+    assert check(complete_project, expected) == []
+    (complete_project / BETON).write_bytes(expected[BETON][:10])
+    assert check(complete_project, expected) == [
         f"{BETON} was visible with other bytes (10 of {len(expected[BETON])} bytes)",
-        f"{BETON} was visible beside a record of another file",
+        f"{BETON} was visible next to a record of another file",
     ]
-    (complete / BETON).unlink()
-    assert looked(complete, expected) == []  # what is not there is not half there
-    (complete / RECORD).write_text('{"outp')
-    assert looked(complete, expected) == [f"{RECORD} was visible half written (6 bytes)"]
+    (complete_project / BETON).unlink()
+    assert check(complete_project, expected) == []  # a missing file is not incomplete
+    (complete_project / RECORD).write_text('{"outp')
+    assert check(complete_project, expected) == [f"{RECORD} was visible when incomplete (6 bytes)"]
 
 
-def test_what_is_left_is_named(complete: Path) -> None:
-    assert leftovers(complete) == []
+def test_leftover_files(complete_project: Path) -> None:
+    assert leftover_files(complete_project) == []
     for name in (
         "data/beton/shapes/.train.tmp.beton",
         "runs/resume/a/resume.previous.pt",
         ".rr/status/report/report.json",
     ):
-        (complete / name).parent.mkdir(parents=True, exist_ok=True)
-        (complete / name).touch()
-        assert leftovers(complete) == [name]
-        (complete / name).unlink()
+        (complete_project / name).parent.mkdir(parents=True, exist_ok=True)
+        (complete_project / name).touch()
+        assert leftover_files(complete_project) == [name]
+        (complete_project / name).unlink()

@@ -1,4 +1,4 @@
-"""Results without training: what one clone has pushed, another pulls, and finds nothing left to do."""
+"""Tests for DVC remotes: a clone pulls what another one has pushed, and has no stages to run."""
 
 import json
 import os
@@ -25,9 +25,9 @@ OUTPUTS = (
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose grid has run, committed with its dvc.lock."""
-    folder = copy_project(tmp_path_factory.mktemp("made"))
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose grid has run, with its dvc.lock committed."""
+    folder = copy_project(tmp_path_factory.mktemp("finished"))
     call(folder, "dvc", "repro", "--quiet")
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "results")
@@ -38,21 +38,21 @@ def git(folder: Path, *command: str) -> None:
     subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True)
 
 
-# It serves until it has stored as many objects as its second argument says, and then is gone, or refuses all.
+# The server stores at most `max_objects` objects. Then it exits ("gone") or denies all requests.
 SERVER = """
 import os, sys
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 
-port, most, end = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+port, max_objects, end = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 moto, stored = DomainDispatcherApplication(create_backend_app), 0
 
 def application(environ, start):
     global stored
     stored += environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].count("/") > 1
-    if stored > most and end == "gone":
+    if stored > max_objects and end == "gone":
         os._exit(1)
-    if stored > most:
+    if stored > max_objects:
         start("403 Forbidden", [("Content-Type", "application/xml")])
         return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
     return moto(environ, start)
@@ -62,13 +62,13 @@ run_simple("127.0.0.1", port, application, threaded=True)
 
 
 @contextmanager
-def s3_server(most: int = 10**9, end: str = "gone", port: int = 0) -> Iterator[str]:
-    """The address of an S3-compatible server on this machine, with the bucket `results`."""
+def s3_server(max_objects: int = 10**9, end: str = "gone", port: int = 0) -> Iterator[str]:
+    """Run an S3-compatible server on this machine with the bucket `results`, and yield its address."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", SERVER, str(port), str(most), end]
+    command = [sys.executable, "-c", SERVER, str(port), str(max_objects), end]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -86,82 +86,82 @@ def s3_server(most: int = 10**9, end: str = "gone", port: int = 0) -> Iterator[s
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
+def s3_address() -> Iterator[str]:
+    """Address of an S3 server that serves all tests of this module."""
     with s3_server() as address:
         yield address
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
-def test_a_clone_pulls_what_another_pushed(
-    kind: str, made: Path, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+def test_clone_pulls_what_was_pushed(
+    kind: str, finished_project: Path, tmp_path: Path, s3_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ENVIRONMENT, "AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setitem(ENVIRONMENT, "AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setitem(ENVIRONMENT, "AWS_EC2_METADATA_DISABLED", "true")
-    call(made, "dvc", "remote", "add", "--force", "--default", "store", remote(kind, tmp_path))
+    call(finished_project, "dvc", "remote", "add", "--force", "--default", "store", remote(kind, tmp_path))
     if kind == "s3":
-        call(made, "dvc", "remote", "modify", "store", "endpointurl", bucket)
-    call(made, "dvc", "push", "--quiet")
-    git(made, "commit", "-qam", kind)
+        call(finished_project, "dvc", "remote", "modify", "store", "endpointurl", s3_address)
+    call(finished_project, "dvc", "push", "--quiet")
+    git(finished_project, "commit", "-qam", kind)
 
     clone = tmp_path / "clone"
-    git(tmp_path, "clone", "-q", str(made), str(clone))
+    git(tmp_path, "clone", "-q", str(finished_project), str(clone))
     assert not any((clone / output).exists() for output in OUTPUTS)
     call(clone, "dvc", "pull", "--quiet")
     for output in OUTPUTS:
-        assert (clone / output).read_bytes() == (made / output).read_bytes()
+        assert (clone / output).read_bytes() == (finished_project / output).read_bytes()
     assert "Data and pipelines are up to date." in call(clone, "dvc", "repro")
-    assert "every artefact is what its record says" in call(clone, "rr", "verify")
-    # The page made anew has the same bytes: it holds no time but the runs' own.
+    assert "every artifact matches its record" in call(clone, "rr", "verify")
+    # A new report has the same bytes, because it contains only the times of the runs.
     page = (clone / "report/index.html").read_bytes()
     call(clone, "rr", "report")
     assert (clone / "report/index.html").read_bytes() == page
-    call(clone, "rr", "sync", "--from", "dvc")
+    call(clone, "rr", "sync", "dvc")
     assert "Nothing to be done" in call(clone, "snakemake", "-n")
 
 
-def remote(kind: str, place: Path) -> str:
-    return "s3://results/cache" if kind == "s3" else str(place / "store")
+def remote(kind: str, folder: Path) -> str:
+    return "s3://results/cache" if kind == "s3" else str(folder / "store")
 
 
-def test_a_remote_that_is_gone_is_named_and_nothing_is_lost(made: Path, tmp_path: Path) -> None:
-    call(made, "dvc", "remote", "add", "--force", "--default", "store", str(tmp_path / "store"))
-    call(made, "dvc", "push", "--quiet")
+def test_push_to_a_missing_remote_fails_and_loses_nothing(finished_project: Path, tmp_path: Path) -> None:
+    call(finished_project, "dvc", "remote", "add", "--force", "--default", "store", str(tmp_path / "store"))
+    call(finished_project, "dvc", "push", "--quiet")
     shutil.rmtree(tmp_path / "store")
-    (tmp_path / "store").write_text("no folder")
-    before = {output: (made / output).read_bytes() for output in OUTPUTS}
-    assert "store" in call(made, "dvc", "push", code=255)
-    assert {output: (made / output).read_bytes() for output in OUTPUTS} == before
+    (tmp_path / "store").write_text("not a folder")
+    before = {output: (finished_project / output).read_bytes() for output in OUTPUTS}
+    assert "store" in call(finished_project, "dvc", "push", code=255)
+    assert {output: (finished_project / output).read_bytes() for output in OUTPUTS} == before
     os.remove(tmp_path / "store")
-    call(made, "dvc", "push", "--quiet")
+    call(finished_project, "dvc", "push", "--quiet")
     assert list((tmp_path / "store").rglob("*"))
 
 
-@pytest.mark.parametrize(("end", "said"), [("gone", "onnect"), ("denies", "Access Denied")])
-def test_a_server_that_ends_within_a_push_loses_nothing(
-    end: str, said: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("end", "message"), [("gone", "onnect"), ("denies", "Access Denied")])
+def test_push_continues_after_a_server_failure(
+    end: str, message: str, finished_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("EC2_METADATA_DISABLED", "true")):
         monkeypatch.setitem(ENVIRONMENT, f"AWS_{name}", value)
     monkeypatch.setitem(ENVIRONMENT, "AWS_MAX_ATTEMPTS", "1")
-    before = {output: (made / output).read_bytes() for output in OUTPUTS}
-    with s3_server(most=3, end=end) as address:
-        call(made, "dvc", "remote", "add", "--force", "--default", "store", "s3://results/cache")
-        call(made, "dvc", "remote", "modify", "store", "endpointurl", address)
-        printed = call(made, "dvc", "push", code=1)
-        assert said in printed
-    assert {output: (made / output).read_bytes() for output in OUTPUTS} == before
+    before = {output: (finished_project / output).read_bytes() for output in OUTPUTS}
+    with s3_server(max_objects=3, end=end) as address:
+        call(finished_project, "dvc", "remote", "add", "--force", "--default", "store", "s3://results/cache")
+        call(finished_project, "dvc", "remote", "modify", "store", "endpointurl", address)
+        assert message in call(finished_project, "dvc", "push", code=1)
+    assert {output: (finished_project / output).read_bytes() for output in OUTPUTS} == before
     with s3_server(port=int(address.rpartition(":")[2])):
-        call(made, "dvc", "push", "--quiet")  # the same command finishes it
+        call(finished_project, "dvc", "push", "--quiet")  # the same command completes the push
         clone = tmp_path / "clone"
-        git(made, "commit", "-qam", end)
-        git(tmp_path, "clone", "-q", str(made), str(clone))
+        git(finished_project, "commit", "-qam", end)
+        git(tmp_path, "clone", "-q", str(finished_project), str(clone))
         call(clone, "dvc", "pull", "--quiet")
     assert {output: (clone / output).read_bytes() for output in OUTPUTS} == before
 
 
-def test_metrics_of_two_commits_are_compared(made: Path) -> None:
-    shown = json.loads(call(made, "dvc", "metrics", "diff", "HEAD", "--all", "--json"))
-    assert any(name.endswith("linear/metrics.json") for name in shown)
-    for values in shown.values():
+def test_metrics_of_two_commits_are_compared(finished_project: Path) -> None:
+    metrics = json.loads(call(finished_project, "dvc", "metrics", "diff", "HEAD", "--all", "--json"))
+    assert any(name.endswith("linear/metrics.json") for name in metrics)
+    for values in metrics.values():
         assert "accuracy" in values

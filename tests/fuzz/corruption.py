@@ -1,6 +1,7 @@
-"""How many seeded accidents each fuzz test makes, and the accidents themselves.
+"""Seeded random corruption of bytes and of trees of values, for the fuzz tests.
 
-RR_FUZZ=1000 makes a long run; RR_FUZZ_SEED another one. A failure names its round: the same two numbers repeat it.
+The environment variable RR_FUZZ sets the number of rounds (1000 for a long run), and RR_FUZZ_SEED sets the seed. A test
+that fails reports its round, which the same two numbers reproduce.
 """
 
 import os
@@ -8,91 +9,91 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-COUNT = int(os.environ.get("RR_FUZZ", "40"))
+DEFAULT_ROUNDS = int(os.environ.get("RR_FUZZ", "40"))
 SEED = int(os.environ.get("RR_FUZZ_SEED", "0"))
 
-STRANGE: list[Any] = [
+UNUSUAL_VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**64), 10**30, 0.0, -0.5, 1e-300, 1e300, float("inf"), float("nan"),
     "", "x", "1", "../x", "~nobody/x", "a b;$(touch x)'\"", "\u202eé\U0001f600", "\ud800", "a\nb", "a\0b", "k" * 5000,
     [], [[]], [None], [0, 0], {}, {"kind": "random"}, {"x": {"y": {}}}, b"bytes",
 ]  # fmt: skip
 
 
-def rounds(name: str, count: int = COUNT) -> Iterator[tuple[int, random.Random]]:
-    """Number and generator of each round; `name` keeps the tests' numbers apart."""
+def rounds(name: str, count: int = DEFAULT_ROUNDS) -> Iterator[tuple[int, random.Random]]:
+    """Yield the number and the random generator of each round. The generators depend on `name`, so tests differ."""
     for number in range(count):
         yield number, random.Random(f"{name} {SEED} {number}")
 
 
-def flipped(data: bytes, chance: random.Random, start: int = 0) -> bytes:
-    """One bit of `data`, behind `start`, is another."""
-    position = chance.randrange(start, len(data))
-    return data[:position] + bytes([data[position] ^ 1 << chance.randrange(8)]) + data[position + 1 :]
+def flip_bit(data: bytes, rng: random.Random, start: int = 0) -> bytes:
+    """Return `data` with one random bit flipped, at byte `start` or later."""
+    position = rng.randrange(start, len(data))
+    return data[:position] + bytes([data[position] ^ 1 << rng.randrange(8)]) + data[position + 1 :]
 
 
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Up to four accidents: bits, bytes, runs of zeros, a number of all ones, a part lost, doubled or moved, a cut."""
-    for _ in range(chance.randint(1, 4)):
+def damage(data: bytes, rng: random.Random) -> bytes:
+    """Return `data` after up to four random mutations: changed bits or bytes, and deleted, repeated or moved parts."""
+    for _ in range(rng.randint(1, 4)):
         if len(data) < 8:
             break
-        size = min(len(data) // 2, 2 ** chance.randrange(12))
-        # Formats keep their tables at either end, so half of the accidents happen there.
-        near = min(len(data) - size, 200)
-        place = chance.choice([chance.randint(0, len(data) - size), chance.randint(0, near), len(data) - size - near])
-        place = max(place, 0)
-        part = data[place : place + size]
-        data = chance.choice(_ACCIDENTS)(data, place, size, part, chance)
+        size = min(len(data) // 2, 2 ** rng.randrange(12))
+        # File formats have their tables at the start or at the end, so more mutations are made there.
+        margin = min(len(data) - size, 200)
+        start = rng.choice([rng.randint(0, len(data) - size), rng.randint(0, margin), len(data) - size - margin])
+        start = max(start, 0)
+        part = data[start : start + size]
+        data = rng.choice(_MUTATIONS)(data, start, size, part, rng)
     return data
 
 
-_Accident = Callable[[bytes, int, int, bytes, random.Random], bytes]
-_ACCIDENTS: list[_Accident] = [
-    lambda data, place, size, part, chance: flipped(data, chance),
-    lambda data, place, size, part, chance: flipped(data, chance, max(len(data) - 200, 0)),
-    lambda data, place, size, part, chance: data[:place] + chance.randbytes(size) + data[place + size :],
-    lambda data, place, size, part, chance: data[:place] + bytes(size) + data[place + size :],
-    lambda data, place, size, part, chance: data[:place] + b"\xff" * min(size, 8) + data[place + min(size, 8) :],
-    lambda data, place, size, part, chance: data[:place] + data[place + size :],
-    lambda data, place, size, part, chance: data[:place] + part + data[place:],
-    lambda data, place, size, part, chance: data[:place] + data[place + size :] + part,
-    lambda data, place, size, part, chance: data[: chance.randrange(len(data))],
+_Mutation = Callable[[bytes, int, int, bytes, random.Random], bytes]
+_MUTATIONS: list[_Mutation] = [
+    lambda data, start, size, part, rng: flip_bit(data, rng),
+    lambda data, start, size, part, rng: flip_bit(data, rng, max(len(data) - 200, 0)),
+    lambda data, start, size, part, rng: data[:start] + rng.randbytes(size) + data[start + size :],
+    lambda data, start, size, part, rng: data[:start] + bytes(size) + data[start + size :],
+    lambda data, start, size, part, rng: data[:start] + b"\xff" * min(size, 8) + data[start + min(size, 8) :],
+    lambda data, start, size, part, rng: data[:start] + data[start + size :],
+    lambda data, start, size, part, rng: data[:start] + part + data[start:],
+    lambda data, start, size, part, rng: data[:start] + data[start + size :] + part,
+    lambda data, start, size, part, rng: data[: rng.randrange(len(data))],
 ]
 
 
-def altered(tree: Any, chance: random.Random) -> None:
-    """One or two nodes of a tree of dicts and lists lose their key, change it, or become something strange."""
-    for _ in range(chance.randint(1, 2)):
+def alter(tree: Any, rng: random.Random) -> None:
+    """Change one or two random nodes of a tree of dicts and lists in place: delete, rename or replace them."""
+    for _ in range(rng.randint(1, 2)):
         nodes = list(_nodes(tree))
         if not nodes:
             return
-        holder, key = chance.choice(nodes)
-        match chance.randrange(6):
+        parent, key = rng.choice(nodes)
+        match rng.randrange(6):
             case 0:
-                del holder[key]
-            case 1 if isinstance(holder, dict):
-                holder[chance.choice([f"{key}x", str(key)[1:], "", "\u202e", "a\0", f"{key}\n", 7])] = holder.pop(key)
+                del parent[key]
+            case 1 if isinstance(parent, dict):
+                parent[rng.choice([f"{key}x", str(key)[1:], "", "\u202e", "a\0", f"{key}\n", 7])] = parent.pop(key)
             case 2:
-                other, place = chance.choice(nodes)
-                if place in other if isinstance(other, dict) else place < len(other):
-                    holder[key] = other[place]  # perhaps within itself
+                other, index = rng.choice(nodes)
+                if index in other if isinstance(other, dict) else index < len(other):
+                    parent[key] = other[index]  # may create a cycle
             case 3:
                 deep: Any = 1
-                for _ in range(chance.choice([3, 100, 1200])):
-                    deep = [deep] if chance.random() < 0.5 else {"x": deep}
-                holder[key] = deep
+                for _ in range(rng.choice([3, 100, 1200])):
+                    deep = [deep] if rng.random() < 0.5 else {"x": deep}
+                parent[key] = deep
             case _:
-                holder[key] = chance.choice(STRANGE)
+                parent[key] = rng.choice(UNUSUAL_VALUES)
 
 
 def _nodes(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Each place in a tree: what holds it, and its key there; a tree that holds itself is walked once."""
-    seen, todo = set(), [tree]
+    """Yield every node of a tree as its parent and its key or index in the parent. Cycles are visited once."""
+    visited, todo = set(), [tree]
     while todo:
-        holder = todo.pop()
-        if id(holder) in seen:
+        parent = todo.pop()
+        if id(parent) in visited:
             continue
-        seen.add(id(holder))
-        for key in list(holder) if isinstance(holder, dict) else range(len(holder)):
-            yield holder, key
-            if isinstance(holder[key], dict | list):
-                todo.append(holder[key])
+        visited.add(id(parent))
+        for key in list(parent) if isinstance(parent, dict) else range(len(parent)):
+            yield parent, key
+            if isinstance(parent[key], dict | list):
+                todo.append(parent[key])

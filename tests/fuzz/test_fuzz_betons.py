@@ -1,6 +1,6 @@
-"""Betons that somebody, or an accident, has altered: refused, or read as they are; the process never dies of them.
+"""Fuzz test of corrupted betons: each one raises a UserError or is read as it is, and never crashes the process.
 
-FFCV maps files into memory and runs machine code over them, so each batch of files is read by a child process.
+FFCV maps files into memory and processes them with machine code, so child processes read the files.
 """
 
 import json
@@ -11,112 +11,108 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corruption import COUNT, SEED, damaged, flipped, rounds
+from corruption import DEFAULT_ROUNDS, SEED, damage, flip_bit, rounds
 
 from rr.data import beton
 from rr.errors import UserError
 
-IMAGES, SIDE = 12, 8
-_TABLES = 4000  # bytes: header, fields and samples of so small a file lie before
-_COUNTS = ("<u2", "<u4", "<u8")
-_NUMBERS = (0, 1, 2, 7, SIDE * SIDE * 3, 255, 2**16 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
+NUM_IMAGES, SIZE = 12, 8
+_TABLES_END = 4000  # bytes: the header, fields and samples of this small file lie before
+_VALUES = (0, 1, 2, 7, SIZE * SIZE * 3, 255, 2**16 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 
 
-def pictures() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8)
+def make_images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, SIZE, SIZE, 3), np.uint8)
 
 
-def places(content: bytes) -> list[tuple[int, str]]:
-    """Offset and type of every number that FFCV goes by."""
+def table_entries(content: bytes) -> list[tuple[int, str]]:
+    """Return the offset and the type of every number that FFCV uses."""
     header, fields = beton._HEADER, beton._FIELD
-    found = [(offset, str(kind)) for kind, offset in header.fields.values()]
-    found += [(header.itemsize + n * fields.itemsize, "<u1") for n in range(3)]
-    table = int(np.frombuffer(content, header, 1)[0]["allocation"])
-    for start, kind in ((header.itemsize + 3 * fields.itemsize, beton._SAMPLE), (table, beton._ALLOCATION)):
-        for row in range(IMAGES):
-            for part, offset in kind.fields.values():
-                inner = part.fields.values() if part.fields else [(part, 0)]
-                found += [(start + row * kind.itemsize + offset + deep, str(leaf)) for leaf, deep in inner]
-    return found
+    entries = [(offset, str(dtype)) for dtype, offset in header.fields.values()]
+    entries += [(header.itemsize + n * fields.itemsize, "<u1") for n in range(3)]
+    table_start = int(np.frombuffer(content, header, 1)[0]["allocation"])
+    samples_start = header.itemsize + 3 * fields.itemsize
+    for start, row_dtype in ((samples_start, beton._SAMPLE), (table_start, beton._ALLOCATION)):
+        for row in range(NUM_IMAGES):
+            for dtype, offset in row_dtype.fields.values():
+                members = dtype.fields.values() if dtype.fields else [(dtype, 0)]
+                entries += [(start + row * row_dtype.itemsize + offset + inner, str(leaf)) for leaf, inner in members]
+    return entries
 
 
-def hostile(content: bytes, chance: random.Random) -> bytes:
-    """One of: numbers of the tables replaced, bits of the tables flipped, pixels changed, any accident at all."""
-    match chance.randrange(4):
+def corrupt(content: bytes, rng: random.Random) -> bytes:
+    """Replace numbers in the tables, flip a bit, or damage any part of the file."""
+    match rng.randrange(4):
         case 0 | 1:
             data = bytearray(content)
-            for offset, kind in chance.sample(places(content), chance.randint(1, 3)):
-                size = np.dtype(kind).itemsize
+            for offset, dtype in rng.sample(table_entries(content), rng.randint(1, 3)):
+                size = np.dtype(dtype).itemsize
                 old = int.from_bytes(data[offset : offset + size], "little")
-                number = chance.choice([*_NUMBERS, old + 1, old - 1, old + SIDE, old * 2, old + (1 << 21)])
+                number = rng.choice([*_VALUES, old + 1, old - 1, old + SIZE, old * 2, old + (1 << 21)])
                 data[offset : offset + size] = (number % 2 ** (8 * size)).to_bytes(size, "little")
             return bytes(data)
         case 2:
-            start = chance.choice([0, _TABLES, len(content) - IMAGES * 24])
-            return flipped(content, chance, start)
+            start = rng.choice([0, _TABLES_END, len(content) - NUM_IMAGES * 24])
+            return flip_bit(content, rng, start)
         case _:
-            return damaged(content, chance)
+            return damage(content, rng)
 
 
-# Reads the files of a folder one after the other, and says of each what came of it; its death would show.
-CHILD = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from rr.data import beton
-from rr.errors import UserError
-
-for number in map(int, sys.argv[2:]):
-    path = Path(sys.argv[1], f"{number}.beton")
+def read_file(path: Path, number: int) -> str:
+    """Return "read" if FFCV returns the bytes in the file, or "wrong", or the message of a UserError."""
     try:
-        data = beton.Beton(path, threads=1, resident_bytes=0)
+        data = beton.Beton(path, threads=1, max_resident_bytes=0)
         order = np.random.default_rng(number).permutation(len(data))
-        shown = np.concatenate([images.copy() for images, _ in data.batches(order, 5)])
-        content, facts = np.fromfile(path, np.uint8), beton.check(path)
-        pointers = np.frombuffer(content, beton._SAMPLE, len(data), offset=beton._HEADER.itemsize
-            + 3 * beton._FIELD.itemsize)["image"]["pointer"]
-        size = data.side ** 2 * 3
-        same = all(np.array_equal(shown[k].ravel(), content[pointers[i] :][:size]) for k, i in enumerate(order))
-        print(json.dumps([number, "read" if same and shown.shape[1] == data.side else "wrong"]), flush=True)
+        images = np.concatenate([batch.copy() for batch, _ in data.batches(order, 5)])
     except UserError as error:
-        print(json.dumps([number, str(error)]), flush=True)
-"""
+        return str(error)
+    content = np.fromfile(path, np.uint8)
+    samples_start = beton._HEADER.itemsize + 3 * beton._FIELD.itemsize
+    pointers = np.frombuffer(content, beton._SAMPLE, len(data), offset=samples_start)["image"]["pointer"]
+    image_bytes = data.image_size**2 * 3
+    is_same = all(np.array_equal(images[k].ravel(), content[pointers[i] :][:image_bytes]) for k, i in enumerate(order))
+    return "read" if is_same and images.shape[1] == data.image_size else "wrong"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def valid_beton(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("beton") / "x.beton"
-    beton.write(path, pictures(), np.arange(IMAGES), np.arange(IMAGES))
+    beton.write(path, make_images(), np.arange(NUM_IMAGES), np.arange(NUM_IMAGES))
     return path.read_bytes()
 
 
-def test_a_child_reads_each_or_says_what_is_wrong(whole: bytes, tmp_path: Path) -> None:
+def test_corrupted_beton_is_read_or_raises(valid_beton: bytes, tmp_path: Path) -> None:
     outcomes: dict[int, str] = {}
     pending = list(rounds("betons"))
-    for start in range(0, COUNT, 20):
-        part = pending[start : start + 20]
-        for number, chance in part:
-            (tmp_path / f"{number}.beton").write_bytes(hostile(whole, chance))
-        numbers = [str(number) for number, _ in part]
-        done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path), *numbers], capture_output=True, text=True)
-        found = dict(json.loads(line) for line in done.stdout.splitlines())
-        assert done.returncode == 0, f"seed {SEED}, after {found}: {done.returncode} {done.stderr[-2000:]}"
-        outcomes |= found
+    for start in range(0, DEFAULT_ROUNDS, 20):
+        batch = pending[start : start + 20]
+        for number, rng in batch:
+            (tmp_path / f"{number}.beton").write_bytes(corrupt(valid_beton, rng))
+        numbers = [str(number) for number, _ in batch]
+        child = subprocess.run([sys.executable, __file__, str(tmp_path), *numbers], capture_output=True, text=True)
+        batch_outcomes = dict(json.loads(line) for line in child.stdout.splitlines())
+        assert child.returncode == 0, f"seed {SEED}, after {batch_outcomes}: {child.returncode} {child.stderr[-2000:]}"
+        outcomes |= batch_outcomes
         for path in tmp_path.iterdir():
             path.unlink()
-    assert len(outcomes) == COUNT
+    assert len(outcomes) == DEFAULT_ROUNDS
     assert "wrong" not in outcomes.values()
     assert all(text == "read" or "run rr convert again" in text for text in outcomes.values())
-    assert 0 < list(outcomes.values()).count("read") < COUNT, outcomes
+    assert 0 < list(outcomes.values()).count("read") < DEFAULT_ROUNDS, outcomes
 
 
-def test_pictures_without_a_pixel_are_refused(whole: bytes, tmp_path: Path) -> None:
-    data = bytearray(whole)
-    table = int(np.frombuffer(whole, beton._HEADER, 1)[0]["allocation"])
-    start = beton._HEADER.itemsize + 3 * beton._FIELD.itemsize
-    samples = np.frombuffer(data, beton._SAMPLE, IMAGES, offset=start)
+def test_images_without_pixels_raise(valid_beton: bytes, tmp_path: Path) -> None:
+    data = bytearray(valid_beton)
+    table_start = int(np.frombuffer(valid_beton, beton._HEADER, 1)[0]["allocation"])
+    samples_start = beton._HEADER.itemsize + 3 * beton._FIELD.itemsize
+    samples = np.frombuffer(data, beton._SAMPLE, NUM_IMAGES, offset=samples_start)
     samples["image"]["width"] = samples["image"]["height"] = 0
-    np.frombuffer(data, beton._ALLOCATION, IMAGES, offset=table)["size"] = 0
+    np.frombuffer(data, beton._ALLOCATION, NUM_IMAGES, offset=table_start)["size"] = 0
     (tmp_path / "x.beton").write_bytes(data)
-    with pytest.raises(UserError, match="is not a beton of this project"):
-        beton.check(tmp_path / "x.beton")
+    with pytest.raises(UserError, match="is not a valid beton of this project"):
+        beton.validate(tmp_path / "x.beton")
+
+
+if __name__ == "__main__":
+    for number in map(int, sys.argv[2:]):
+        print(json.dumps([number, read_file(Path(sys.argv[1], f"{number}.beton"), number)]), flush=True)

@@ -1,4 +1,4 @@
-"""Parameters, suites and records that somebody, or an accident, has altered: one message or a right result."""
+"""Corrupted parameters, suites and records: a command succeeds or ends with one message, and never crashes."""
 
 import copy
 import io
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corruption import altered, damaged, rounds
-from helpers import EVALUATE, PRETRAIN, SMALL, Rr, use, write_params
+from corruption import alter, damage, rounds
+from helpers import EVALUATE, PRETRAIN, SMALL_PARAMS, RunRr, add_dataset, write_params
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RepresenterError
@@ -18,7 +18,7 @@ from ruamel.yaml.representer import RepresenterError
 PLAN = ("plan", "--views-per-second", "1000")
 
 
-def as_yaml(tree: Any) -> bytes:
+def dump_yaml(tree: Any) -> bytes:
     buffer = io.BytesIO()
     try:
         YAML(typ="safe", pure=True).dump(tree, buffer)
@@ -27,20 +27,20 @@ def as_yaml(tree: Any) -> bytes:
     return buffer.getvalue()
 
 
-def hostile_yaml(tree: dict[str, Any], chance: random.Random) -> bytes:
-    """Half of the files are wrong in their values, the others in their letters."""
-    if chance.random() < 0.7:
+def corrupt_yaml(tree: dict[str, Any], rng: random.Random) -> bytes:
+    """Return `tree` as YAML, with changed values (70 % of the cases) or with damaged text."""
+    if rng.random() < 0.7:
         tree = copy.deepcopy(tree)
-        altered(tree, chance)
-        return as_yaml(tree)
-    text = as_yaml(tree)
-    place = chance.randrange(len(text))
-    letters = [b"\t", b": ", b"- ", b"{", b"]", b"&a ", b"*a", b"!!python/none ", b"'", b"\\", b"%", b"---\n", b"<<: "]
-    return damaged(text, chance) if chance.random() < 0.5 else text[:place] + chance.choice(letters) + text[place:]
+        alter(tree, rng)
+        return dump_yaml(tree)
+    text = dump_yaml(tree)
+    position = rng.randrange(len(text))
+    tokens = [b"\t", b": ", b"- ", b"{", b"]", b"&a ", b"*a", b"!!python/none ", b"'", b"\\", b"%", b"---\n", b"<<: "]
+    return damage(text, rng) if rng.random() < 0.5 else text[:position] + rng.choice(tokens) + text[position:]
 
 
-def ends_well(rr: Rr, number: int, *command: object) -> bool:
-    """Run `rr`: it succeeds, or ends with one message and code 2; a traceback fails the test. Returns which."""
+def succeeds(rr: RunRr, number: int, *command: object) -> bool:
+    """Run `rr` and return whether it succeeded. Anything but success or one message with code 2 fails the test."""
     try:
         outcome = rr(*command)
     except BaseException as error:
@@ -50,47 +50,47 @@ def ends_well(rr: Rr, number: int, *command: object) -> bool:
     return outcome.code == 0
 
 
-def test_params_that_were_altered(project: Path, rr: Rr) -> None:
+def test_corrupt_params(project: Path, rr: RunRr) -> None:
     accepted = 0
-    for number, chance in rounds("params"):
-        (project / "params.yaml").write_bytes(hostile_yaml(SMALL, chance))
-        accepted += ends_well(rr, number, *PLAN)
-    assert accepted < number  # most are refused
+    for number, rng in rounds("params"):
+        (project / "params.yaml").write_bytes(corrupt_yaml(SMALL_PARAMS, rng))
+        accepted += succeeds(rr, number, *PLAN)
+    assert accepted < number  # most files are rejected
     assert [path.name for path in project.iterdir() if path.name != ".rr"] == ["params.yaml"]
 
 
-def test_suites_that_were_altered(project: Path, rr: Rr) -> None:
-    grid = {**SMALL["grid"], "method": ["random", "wide"]}
-    suite = {"suites": {"some": {"grid": grid, "methods": {"wide": {"like": "relational", "views": 8}}}}}
+def test_corrupt_suites(project: Path, rr: RunRr) -> None:
+    grid = {**SMALL_PARAMS["grid"], "method": ["random", "wide"]}
+    suite = {"suites": {"some": {"grid": grid, "methods": {"wide": {"base": "relational", "views": 8}}}}}
     file, params = project / "workflow/suites/some.yaml", project / "params.yaml"
     file.parent.mkdir(parents=True)
     before = params.read_bytes()
-    for number, chance in rounds("suites"):
-        file.write_bytes(hostile_yaml(suite, chance))
-        if chance.random() < 0.5:
-            ends_well(rr, number, *PLAN, "some")
-        elif not ends_well(rr, number, "suite", "use", "some"):
-            assert params.read_bytes() == before, f"round {number}: the file is not as it was"
+    for number, rng in rounds("suites"):
+        file.write_bytes(corrupt_yaml(suite, rng))
+        if rng.random() < 0.5:
+            succeeds(rr, number, *PLAN, "some")
+        elif not succeeds(rr, number, "suite", "use", "some"):
+            assert params.read_bytes() == before, f"round {number}: params.yaml has changed"
         params.write_bytes(before)
 
 
-def test_records_that_were_altered(converted: Path, tmp_path: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrupt_records(converted_project: Path, tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "project"
-    shutil.copytree(converted, folder)
+    shutil.copytree(converted_project, folder)
     monkeypatch.chdir(folder)
     path = folder / "data/beton/shapes/run.json"
     text = path.read_bytes()
-    for number, chance in rounds("records"):
-        if chance.random() < 0.5:
+    for number, rng in rounds("records"):
+        if rng.random() < 0.5:
             record = json.loads(text)
-            altered(record, chance)
+            alter(record, rng)
             try:
                 path.write_text(json.dumps(record, default=str))
             except (ValueError, RecursionError, TypeError):
                 continue
         else:
-            path.write_bytes(damaged(text, chance))
-        assert not ends_well(rr, number, "verify")
+            path.write_bytes(damage(text, rng))
+        assert not succeeds(rr, number, "verify")
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_records_that_were_altered(converted: Path, tmp_path: Path, rr: Rr, monk
         ("grid: 2026-01-01", "is not valid YAML"),
         ("{" * 100_000, "is not valid YAML"),
     ],
-    ids=["within itself", "bomb", "code", "digits", "no text", "date", "deep"],
+    ids=["cycle", "bomb", "code", "digits", "no text", "date", "deep"],
 )
-def test_yaml_that_would_do_more_than_say_values(project: Path, rr: Rr, text: str, expected: str) -> None:
+def test_malicious_yaml_raises(project: Path, rr: RunRr, text: str, expected: str) -> None:
     (project / "params.yaml").write_text(text)
     outcome = rr(*PLAN)
     assert outcome.code == 2
@@ -116,8 +116,8 @@ def test_yaml_that_would_do_more_than_say_values(project: Path, rr: Rr, text: st
 
 @pytest.mark.parametrize("kind", ["imagefolder", "parquet"])
 @pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "a\0b", "k" * 5000, "params.yaml/x", "\U0001f600"])
-def test_paths_that_lead_nowhere(project: Path, rr: Rr, kind: str, path: str) -> None:
-    use(project, {"kind": kind, "path": path})
+def test_invalid_source_path_raises(project: Path, rr: RunRr, kind: str, path: str) -> None:
+    add_dataset(project, {"kind": kind, "path": path})
     outcome = rr("fetch", "--dataset", "mine")
     assert outcome.code == 2
     assert outcome.err.startswith("rr: ")
@@ -125,39 +125,49 @@ def test_paths_that_lead_nowhere(project: Path, rr: Rr, kind: str, path: str) ->
 
 
 @pytest.mark.parametrize(
-    ("where", "value", "command", "expected"),
+    ("path", "value", "command", "expected"),
     [
         ("datasets.shapes.source.train", 10**30, ("fetch", "--dataset", "shapes"), "less than or equal to 1000000000"),
         ("methods.relational.epochs", 10**400, PLAN, "less than or equal to 1000000000"),
         ("methods.relational.gamma", 1e300, PLAN, "less than or equal to 1000000"),
-        ("methods.relational.batch_size", 10**9, PRETRAIN, ""),  # more than there are pictures: all of them
+        (
+            "methods.relational.batch_size",
+            10**9,
+            PRETRAIN,
+            "",
+        ),  # more than the number of images: a mini-batch has all of them
         ("datasets.shapes.std", [1e-300] * 3, PRETRAIN, "greater than or equal to 0.001"),
-        ("datasets.shapes.std", [63.0, 62.1, 66.7], (*EVALUATE, "linear"), "less than or equal to 1"),  # of 0 to 255
+        (
+            "datasets.shapes.std",
+            [63.0, 62.1, 66.7],
+            (*EVALUATE, "linear"),
+            "less than or equal to 1",
+        ),  # for values of 0 to 255
         ("datasets.shapes.mean", [125.3, 123.0, 113.9], PRETRAIN, "less than or equal to 1"),
         ("protocols.linear.learning_rate", 1e6, (*EVALUATE, "linear"), ""),
         ("protocols.knn.temperature", 1e-300, (*EVALUATE, "knn"), ""),
-        ("protocols.knn.neighbours", 10**9, (*EVALUATE, "knn"), "lower neighbours"),
+        ("protocols.knn.neighbors", 10**9, (*EVALUATE, "knn"), "but there are only 200 training images"),
     ],
 )
-def test_numbers_that_are_slips(
-    converted: Path, tmp_path: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch, where: str, value: object,
+def test_extreme_numbers(
+    converted_project: Path, tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, path: str, value: object,
     command: tuple[str, ...], expected: str,
 ) -> None:  # fmt: skip
     folder = tmp_path / "project"
-    shutil.copytree(converted, folder)
+    shutil.copytree(converted_project, folder)
     monkeypatch.chdir(folder)
 
-    def short(params: dict) -> None:
+    def shorten(params: dict) -> None:
         params["methods"]["relational"].update(epochs=1, views=2)
 
     def change(params: dict) -> None:
-        short(params)
-        *sections, key = where.split(".")
+        shorten(params)
+        *sections, key = path.split(".")
         for section in sections:
             params = params[section]
         params[key] = value
 
-    write_params(folder, short)
+    write_params(folder, shorten)
     if command[0] == "evaluate":
         assert rr(*PRETRAIN).code == 0
     write_params(folder, change)

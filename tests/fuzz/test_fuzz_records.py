@@ -1,4 +1,4 @@
-"""A flipped bit anywhere between the raw pictures and the page is found, and named by its file."""
+"""A flipped bit in any artifact, from the raw images to the report, is detected, and the message names the file."""
 
 import os
 import shutil
@@ -7,19 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from corruption import COUNT, flipped, rounds
-from helpers import Rr, write_params
+from corruption import DEFAULT_ROUNDS, flip_bit, rounds
+from helpers import RunRr, write_params
 
-from rr.params import load
+from rr.params import load_params
 from rr.workflow.verify import grid_mismatches
 
-FLIPS = COUNT // 2  # each reads every file of the project
-NO_ARTEFACTS = (".rr", "params.yaml")
+FLIPS = DEFAULT_ROUNDS // 2  # each reads every file of the project
+NOT_ARTIFACTS = (".rr", "params.yaml")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which every stage has run."""
+    """A project in which all stages have run."""
     folder = tmp_path_factory.mktemp("finished")
 
     def change(params: dict) -> None:
@@ -29,71 +29,78 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         params["protocols"]["embedding"]["images"] = 30
 
     write_params(folder, change)
-    code = (
-        "from pathlib import Path; from rr import stages, grid; from rr.params import load\n"
-        "where = Path('params.yaml'); params = load(where)\n"
-        "stages.fetch('shapes', None, where); stages.convert('shapes', where)\n"
-        "for run in grid.pretrainings(params): stages.pretrain(*vars(run).values(), 'cpu', where)\n"
-        "for score in grid.evaluations(params):\n"
-        "    stages.evaluate(*vars(score.pretraining).values(), score.target, score.protocol, 'cpu', where)\n"
-        "stages.report(where)\n"
-    )
+    code = """
+from pathlib import Path
+from rr import stages
+from rr.params import load_params
+from rr.workflow import grid
+
+path = Path("params.yaml")
+params = load_params(path)
+stages.run_fetch("shapes", None, path)
+stages.run_convert("shapes", path)
+for run in grid.pretrainings(params):
+    stages.run_pretrain(*vars(run).values(), "cpu", path)
+for run in grid.evaluations(params):
+    stages.run_evaluate(*vars(run.pretraining).values(), run.target, run.protocol, "cpu", path)
+stages.run_report(path)
+"""
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     return folder
 
 
 @pytest.fixture
-def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project_copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the finished project and make the copy the current folder."""
     folder = tmp_path / "project"
     shutil.copytree(finished, folder)
     monkeypatch.chdir(folder)
     return folder
 
 
-def artefacts(folder: Path) -> list[Path]:
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if path.parts[0] not in NO_ARTEFACTS)
+def list_artifacts(folder: Path) -> list[Path]:
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if path.parts[0] not in NOT_ARTIFACTS)
 
 
-def test_every_flipped_bit_is_found(place: Path) -> None:
-    params = load(Path("params.yaml"))
+def test_verify_detects_every_flipped_bit(project_copy: Path) -> None:
+    params = load_params(Path("params.yaml"))
     assert grid_mismatches(params) == []
-    files = artefacts(place)
-    kinds = {path.name for path in files}
-    assert kinds == {
+    files = list_artifacts(project_copy)
+    assert {path.name for path in files} == {
         "images.parquet", "train.beton", "test.beton", "index.parquet", "backbone.safetensors", "1.csv", "views.png",
         "metrics.json", "predictions.parquet", "confusion.csv", "examples.png", "index.html", "report.md", "tables.tex",
         "results.parquet", "run.json",
     }  # fmt: skip
-    for number, chance in rounds("provenance", max(FLIPS, len(files))):
+    for number, rng in rounds("provenance", max(FLIPS, len(files))):
         path = files[number % len(files)]
         content = path.read_bytes()
-        path.write_bytes(flipped(content, chance))
-        found = grid_mismatches(params)
-        assert any(str(path) in line for line in found), f"round {number}: {path} was changed, and nobody noticed"
+        path.write_bytes(flip_bit(content, rng))
+        messages = grid_mismatches(params)
+        assert any(str(path) in message for message in messages), f"round {number}: a change of {path} was not detected"
         path.write_bytes(content)
     assert grid_mismatches(params) == []
 
 
-def test_no_report_of_what_does_not_verify(place: Path, rr: Rr) -> None:
-    page = (place / "report/index.html").read_bytes()
-    files = [path for path in artefacts(place) if path.parts[0] != "report"]
-    for number, chance in rounds("report", FLIPS // 2):
-        path = chance.choice(files)
+def test_report_of_changed_files_raises(project_copy: Path, rr: RunRr) -> None:
+    page = (project_copy / "report/index.html").read_bytes()
+    files = [path for path in list_artifacts(project_copy) if path.parts[0] != "report"]
+    for number, rng in rounds("report", FLIPS // 2):
+        path = rng.choice(files)
         content = path.read_bytes()
-        path.write_bytes(flipped(content, chance))
+        path.write_bytes(flip_bit(content, rng))
         outcome = rr("report")
         assert outcome.code == 2, f"round {number}: {path}"
         assert str(path) in outcome.err
         path.write_bytes(content)
-    assert (place / "report/index.html").read_bytes() == page
+    assert (project_copy / "report/index.html").read_bytes() == page
     assert rr("report").code == 0
-    assert (place / "report/index.html").read_bytes() == page
+    assert (project_copy / "report/index.html").read_bytes() == page
 
 
-def test_a_report_needs_no_pictures_and_weights(place: Path, rr: Rr) -> None:
-    shutil.rmtree(place / "data")
-    for weights in place.rglob("backbone.safetensors"):
+def test_report_needs_no_images_or_weights(project_copy: Path, rr: RunRr) -> None:
+    shutil.rmtree(project_copy / "data")
+    for weights in project_copy.rglob("backbone.safetensors"):
         weights.unlink()
     assert rr("report").code == 0
     assert "train.beton is missing" in rr("verify").err

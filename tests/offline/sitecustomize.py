@@ -1,4 +1,4 @@
-"""No connection leaves this machine: Python loads this file in the tests' process and in those they start."""
+"""Refuse connections to other machines: Python loads this file in the process of the tests and in those they start."""
 
 import socket
 from ipaddress import ip_address
@@ -7,27 +7,28 @@ from typing import Any
 _connect, _connect_ex = socket.socket.connect, socket.socket.connect_ex
 
 
-def _refuse_elsewhere(own: socket.socket, address: Any) -> None:
-    if own.family not in (socket.AF_INET, socket.AF_INET6):
+def _refuse_remote(connection: socket.socket, address: Any) -> None:
+    """Raise ConnectionRefusedError if the address is on another machine."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     host = address[0]
     try:
-        here = ip_address(host.partition("%")[0]).is_loopback
+        is_local = ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
-        here = host == "localhost"
-    if not here:
-        raise ConnectionRefusedError(f"a test asked for the network: {address}")
+        is_local = host == "localhost"
+    if not is_local:
+        raise ConnectionRefusedError(f"tests must not use the network: {address}")
 
 
-def _local(self: socket.socket, address: Any) -> None:
-    _refuse_elsewhere(self, address)
+def _connect_local(self: socket.socket, address: Any) -> None:
+    _refuse_remote(self, address)
     _connect(self, address)
 
 
-def _local_ex(self: socket.socket, address: Any) -> int:
-    _refuse_elsewhere(self, address)
+def _connect_ex_local(self: socket.socket, address: Any) -> int:
+    _refuse_remote(self, address)
     return _connect_ex(self, address)
 
 
-socket.socket.connect = _local  # type: ignore[method-assign]
-socket.socket.connect_ex = _local_ex  # type: ignore[method-assign]
+socket.socket.connect = _connect_local  # type: ignore[method-assign]
+socket.socket.connect_ex = _connect_ex_local  # type: ignore[method-assign]

@@ -1,19 +1,20 @@
-"""The command line: quick, and with an end for every kind of error."""
+"""The command line: fast start, and the handling of every kind of error."""
 
 import errno
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from helpers import Rr
+from helpers import RunRr
 
-from rr import stages
-from rr.runtime.atomic import replacing, write_text
+from rr import __version__, stages
+from rr.runtime.atomic import atomic_write, write_text
 
 
-def test_help_loads_none_of_the_heavy_libraries() -> None:
+def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys; sys.argv = ['rr', '--help']\n"
         "from rr.cli import main\n"
@@ -24,7 +25,7 @@ def test_help_loads_none_of_the_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for stage in (
+    for command in (
         "fetch",
         "convert",
         "pretrain",
@@ -39,30 +40,38 @@ def test_help_loads_none_of_the_heavy_libraries() -> None:
         "embed",
         "retrieve",
     ):
-        assert stage in done.stdout
+        assert command in done.stdout
+
+
+def test_version_is_the_version_of_the_package(rr: RunRr) -> None:
+    outcome = rr("--version")
+    assert outcome.code == 0
+    assert outcome.out.strip() == f"rr {__version__}"
+    assert __version__ == metadata.version("rr")
 
 
 @pytest.mark.parametrize("arguments", [("fetsh",), ("fetch",), ("fetch", "--dataset", "shapes", "--speed", "9")])
-def test_a_wrong_command_line_exits_with_2(project: Path, rr: Rr, arguments: tuple[str, ...]) -> None:
+def test_invalid_command_line_exits_with_2(project: Path, rr: RunRr, arguments: tuple[str, ...]) -> None:
     outcome = rr(*arguments)
     assert outcome.code == 2
     assert "Traceback" not in outcome.err
 
 
-def test_a_benchmark_runs_what_it_is_asked_for(project: Path, rr: Rr) -> None:
+def test_benchmark_runs_the_requested_part(project: Path, rr: RunRr) -> None:
     assert rr("bench", "loadr").err.startswith("rr: ")
-    assert "--threads 1,x: give numbers" in rr("bench", "head", "--threads", "1,x").err
+    assert "--threads 1,x: give positive integers" in rr("bench", "head", "--threads", "1,x").err
     outcome = rr("bench", "head", "--steps", "1", "--threads", "1", "--json")
     assert outcome.code == 0
     assert json.loads(outcome.out)
 
 
-def test_no_params_file_says_where_to_run(tmp_path: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_params_file_raises(tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = rr("fetch", "--dataset", "shapes")
     assert outcome.code == 2
     assert (
-        outcome.err.strip() == "rr: no params.yaml here: run this in the project's root, or name the file with --params"
+        outcome.err.strip()
+        == "rr: params.yaml not found: run rr in the root folder of the project, or name the file with --params"
     )
 
 
@@ -70,87 +79,91 @@ def test_no_params_file_says_where_to_run(tmp_path: Path, rr: Rr, monkeypatch: p
     ("error", "expected"),
     [
         (OSError(errno.ENOSPC, "No space left", "x.beton"), "no space left on the disk at x.beton: free some"),
-        (PermissionError(errno.EACCES, "Permission denied", "data"), "not allowed to write or read at data"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "data"),
+            "permission denied at data: check the permissions",
+        ),
         (MemoryError(), "out of memory: lower batch_size or views"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: lower batch_size or views"),
     ],
 )
-def test_what_the_machine_refuses_is_explained(
-    project: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+def test_error_of_the_system_is_explained(
+    project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
 ) -> None:
-    def refuse(*_: object) -> str:
+    def fail(*_: object) -> str:
         raise error
 
-    monkeypatch.setattr(stages, "fetch", refuse)
+    monkeypatch.setattr(stages, "run_fetch", fail)
     outcome = rr("fetch", "--dataset", "shapes")
     assert outcome.code == 2
     assert outcome.err.startswith(f"rr: {expected}")
 
 
-def test_a_bug_keeps_its_traceback(project: Path) -> None:
+def test_bug_is_printed_with_its_traceback(project: Path) -> None:
     code = (
-        "import sys; from rr import cli, stages; stages.fetch = lambda *_: 1 / 0; sys.argv = sys.argv[1:]; cli.main()"
+        "import sys; from rr import cli, stages; sys.argv = sys.argv[1:]\n"
+        "stages.run_fetch = lambda *_: 1 / 0; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code, "rr", "fetch", "--dataset", "x"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
 
 
-def test_a_full_disk_during_convert_leaves_nothing_and_is_survived(project: Path, rr: Rr) -> None:
+def test_full_disk_during_convert_leaves_no_files(project: Path, rr: RunRr) -> None:
     assert rr("fetch", "--dataset", "shapes").code == 0
-    place = project / "data/beton"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
+    folder = project / "data/beton"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
     try:
         outcome = rr("convert", "--dataset", "shapes")
         assert outcome.code == 2
         assert "no space left on the disk" in outcome.err
-        assert [path.name for path in place.rglob("*") if path.is_file()] == []
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == []
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
     assert rr("convert", "--dataset", "shapes").code == 0
 
 
-def test_verify_names_each_broken_link(project: Path, rr: Rr) -> None:
+def test_verify_lists_every_mismatch(project: Path, rr: RunRr) -> None:
     for stage in ("fetch", "convert"):
         assert rr(stage, "--dataset", "shapes").code == 0
     index = project / "data/beton/shapes/index.parquet"
     index.write_bytes(index.read_bytes() + b"x")
     outcome = rr("verify")
     assert outcome.code == 2
-    assert "data/beton/shapes/index.parquet has changed since data/beton/shapes was made (outputs)" in outcome.err
-    assert "run.json is missing: run the stage that makes it first (rr pretrain)" in outcome.err
+    assert "data/beton/shapes/index.parquet has changed since the run in data/beton/shapes (outputs)" in outcome.err
+    assert "run.json is missing: run rr pretrain first" in outcome.err
 
 
-def test_doctor_finds_this_machine_ready(project: Path, rr: Rr) -> None:
+def test_doctor_passes_on_this_machine(project: Path, rr: RunRr) -> None:
     outcome = rr("doctor")
     assert outcome.code == 0, outcome.out
-    assert "ok    ffcv: a beton comes back as it was written" in outcome.out
+    assert "ok    ffcv: writes and reads a beton" in outcome.out
     assert "ok    torch pair" in outcome.out
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "x.txt"
     write_text(target, "old")
 
-    def break_off() -> None:
-        with replacing(target) as temporary:
+    def write_and_fail() -> None:
+        with atomic_write(target) as temporary:
             temporary.write_text("half")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        break_off()
+        write_and_fail()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("inside", [True, False])
-def test_tests_have_no_network(inside: bool) -> None:
+@pytest.mark.parametrize("in_process", [True, False])
+def test_tests_have_no_network(in_process: bool) -> None:
     code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
-    if inside:
-        with pytest.raises(ConnectionRefusedError, match="a test asked for the network"):
+    if in_process:
+        with pytest.raises(ConnectionRefusedError, match="tests must not use the network"):
             exec(code)
     else:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert "a test asked for the network" in done.stderr
+        assert "tests must not use the network" in done.stderr

@@ -1,27 +1,27 @@
-"""`dvc.yaml` lists the modules that determine each stage's result; here the list is compared with the real imports."""
+"""Compare the modules that `dvc.yaml` lists for each stage with those that the stage imports."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-from rr.workflow.records import CODE, stage_code
+from rr.workflow.records import CODE_SUFFIXES, code_files
 
 ROOT = Path(__file__).parents[2]
-TEMPLATES = {*CODE} - {".py"}
+TEMPLATE_SUFFIXES = {*CODE_SUFFIXES} - {".py"}
 STAGES = ("fetch", "convert", "pretrain", "evaluate", "report")
-# Code that carries results around but cannot change them. The grid decides what the report reads.
-PLUMBING = ("rr/runtime/", "rr/workflow/", "rr/params/", "rr/cli.py", "rr/stages.py", "rr/errors.py", "rr/paths.py")
-RESULTS = "rr/workflow/grid.py"
+# Code that cannot change a result, except for the grid, which decides what the report reads.
+INFRASTRUCTURE = ("runtime/", "workflow/", "params/", "cli.py", "stages.py", "errors.py", "paths.py")
+GRID = "rr/workflow/grid.py"
 
 
-def is_plumbing(name: str) -> bool:
-    return name == "rr/__init__.py" or (name.startswith(PLUMBING) and name != RESULTS)
+def is_infrastructure(name: str) -> bool:
+    return name == "rr/__init__.py" or (name.removeprefix("rr/").startswith(INFRASTRUCTURE) and name != GRID)
 
 
-def imported(module: Path, function: str | None = None) -> set[Path]:
-    """The project's files that `module` (or one function of it) imports anywhere in its text, lazily or not."""
-    found = set()
+def imported_files(module: Path, function: str | None = None) -> set[Path]:
+    """Return the project's files that `module`, or one function of it, imports at any place in its code."""
+    files = set()
     tree: ast.AST = ast.parse(module.read_text())
     if function:
         tree = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function)
@@ -33,47 +33,50 @@ def imported(module: Path, function: str | None = None) -> set[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             if name.split(".")[0] == "rr":
-                place = ROOT / name.replace(".", "/")
-                found |= {path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()}
-    return found
+                path = ROOT / name.replace(".", "/")
+                files |= {file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()}
+    # Importing a module runs the __init__.py of its packages too.
+    packages = {parent for file in files for parent in file.parents if parent.is_relative_to(ROOT / "rr")}
+    return files | {package / "__init__.py" for package in packages if (package / "__init__.py").is_file()}
 
 
-def reachable(stage: str) -> set[str]:
-    """Return the files whose code or text a stage can use, by following the imports of its function in rr/stages.py."""
-    seen, todo = set(), list(imported(ROOT / "rr/stages.py", stage))
+def reachable_files(stage: str) -> set[str]:
+    """Return the modules and templates that a stage can use, by following imports from its function in rr/stages.py."""
+    names, todo = set(), list(imported_files(ROOT / "rr/stages.py", f"run_{stage}"))
     while todo:
-        here = todo.pop()
-        name = here.relative_to(ROOT).as_posix()
-        if name in seen or is_plumbing(name):
+        file = todo.pop()
+        name = file.relative_to(ROOT).as_posix()
+        if name in names or is_infrastructure(name):
             continue
-        seen.add(name)
-        if here.name == "__init__.py" and here.parent != ROOT / "rr":
-            seen |= {path.relative_to(ROOT).as_posix() for path in here.parent.rglob("*") if path.suffix in TEMPLATES}
-        todo += imported(here)
-    return seen
+        names.add(name)
+        if file.name == "__init__.py" and file.parent != ROOT / "rr":
+            templates = (path for path in file.parent.rglob("*") if path.suffix in TEMPLATE_SUFFIXES)
+            names |= {path.relative_to(ROOT).as_posix() for path in templates}
+        todo += imported_files(file)
+    return names
 
 
-def is_only_docstring(module: Path) -> bool:
+def has_only_a_docstring(module: Path) -> bool:
     return module.name == "__init__.py" and all(
         isinstance(node, ast.Expr) for node in ast.parse(module.read_text()).body
     )
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_dvc_lists_exactly_the_modules_a_stage_imports(stage: str) -> None:
-    listed = {path.as_posix() for path in stage_code(stage)}
-    needed = reachable(stage)
-    if any(name.startswith("rr/compute/") for name in needed):  # listed as a folder
-        needed |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "rr/compute").glob("*.py")}
-    needed = {name for name in needed if not is_only_docstring(ROOT / name)}
-    assert sorted(name for name in listed if not is_only_docstring(ROOT / name)) == sorted(needed)
+def test_dvc_lists_exactly_the_modules_that_a_stage_imports(stage: str) -> None:
+    listed = {path.as_posix() for path in code_files(stage)}
+    reachable = reachable_files(stage)
+    if any(name.startswith("rr/compute/") for name in reachable):  # dvc.yaml lists this folder as a whole
+        reachable |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "rr/compute").glob("*.py")}
+    reachable = {name for name in reachable if not has_only_a_docstring(ROOT / name)}
+    assert sorted(name for name in listed if not has_only_a_docstring(ROOT / name)) == sorted(reachable)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "evaluate"])
-def test_all_of_compute_can_change_a_result(stage: str) -> None:
-    assert {path.relative_to(ROOT) for path in (ROOT / "rr/compute").glob("*.py")} <= set(stage_code(stage))
+def test_stages_depend_on_all_of_compute(stage: str) -> None:
+    assert {path.relative_to(ROOT) for path in (ROOT / "rr/compute").glob("*.py")} <= set(code_files(stage))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_plumbing_can_change_no_result(stage: str) -> None:
-    assert not [path for path in stage_code(stage) if is_plumbing(path.as_posix())]
+def test_no_stage_depends_on_infrastructure(stage: str) -> None:
+    assert not [path for path in code_files(stage) if is_infrastructure(path.as_posix())]

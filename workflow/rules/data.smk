@@ -1,9 +1,9 @@
-# From a source to betons.
+# The stages fetch and convert: from the source of a dataset to betons.
 
 
 rule fetch:
     input:
-        code=stage_code("fetch"),
+        code=code_files("fetch"),
     output:
         "data/raw/{dataset}/images.parquet",
         "data/raw/{dataset}/run.json",
@@ -15,7 +15,7 @@ rule fetch:
         mem_mb=lambda names, attempt: 4000 * attempt,
         runtime=lambda names, attempt: 12 * 60 * attempt,
     params:
-        settings=lambda names: grid.parameters(PARAMS, "fetch", **names),
+        settings=lambda names: grid.stage_params(PARAMS, "fetch", **names),
     shell:
         "rr fetch --dataset {wildcards.dataset} > {log} 2>&1"
 
@@ -23,7 +23,7 @@ rule fetch:
 rule convert:
     input:
         "data/raw/{dataset}/images.parquet",
-        code=stage_code("convert"),
+        code=code_files("convert"),
     output:
         "data/beton/{dataset}/train.beton",
         "data/beton/{dataset}/test.beton",
@@ -37,6 +37,6 @@ rule convert:
         mem_mb=lambda names, attempt: 4000 * attempt,
         runtime=lambda names, attempt: 2 * 60 * attempt,
     params:
-        settings=lambda names: grid.parameters(PARAMS, "convert", **names),
+        settings=lambda names: grid.stage_params(PARAMS, "convert", **names),
     shell:
         "rr convert --dataset {wildcards.dataset} > {log} 2>&1"

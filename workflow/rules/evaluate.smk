@@ -1,4 +1,4 @@
-# From a backbone to its score on a target.
+# The stage evaluate: from a backbone to its metrics on a target.
 
 
 rule evaluate:
@@ -7,7 +7,7 @@ rule evaluate:
         "data/beton/{target}/train.beton",
         "data/beton/{target}/test.beton",
         "data/beton/{target}/index.parquet",
-        code=stage_code("evaluate"),
+        code=code_files("evaluate"),
     output:
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/metrics.json",
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/predictions.parquet",
@@ -18,7 +18,7 @@ rule evaluate:
             category="Examples",
             subcategory="{protocol}",
             labels={
-                "data set": "{dataset} → {target}",
+                "dataset": "{dataset} → {target}",
                 "method": "{method}",
                 "backbone": "{backbone}",
                 "seed": "{seed}",
@@ -36,7 +36,7 @@ rule evaluate:
         gpu=GPU,
         gpu_jobs=GPU,
     params:
-        settings=lambda names: grid.parameters(PARAMS, "evaluate", **names),
+        settings=lambda names: grid.stage_params(PARAMS, "evaluate", **names),
     shell:
         "rr evaluate --dataset {wildcards.dataset} --backbone {wildcards.backbone} --method {wildcards.method} "
         "--seed {wildcards.seed} --target {wildcards.target} --protocol {wildcards.protocol} > {log} 2>&1"

@@ -1,11 +1,11 @@
-# From betons to a backbone.
+# The stage pretrain: from betons to a backbone.
 
 
 rule pretrain:
     input:
         "data/beton/{dataset}/train.beton",
         "data/beton/{dataset}/index.parquet",
-        code=stage_code("pretrain"),
+        code=code_files("pretrain"),
     output:
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/backbone.safetensors",
         "runs/history/{dataset}/{backbone}/{method}/{seed}.csv",
@@ -13,7 +13,7 @@ rule pretrain:
             "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/views.png",
             caption="../report/views.rst",
             category="Views",
-            labels={"data set": "{dataset}", "method": "{method}", "backbone": "{backbone}", "seed": "{seed}"},
+            labels={"dataset": "{dataset}", "method": "{method}", "backbone": "{backbone}", "seed": "{seed}"},
         ),
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/run.json",
     log:
@@ -22,17 +22,17 @@ rule pretrain:
         "logs/benchmark/pretrain/{dataset}/{backbone}/{method}/{seed}.tsv"
     threads: PARAMS.threads
     resources:
-        # Not without end: a long training may need many tries, each of which goes on from the one before.
+        # Memory is limited to three times the first request, because a long training may be restarted many times.
         mem_mb=lambda names, attempt: 8000 * min(attempt, 3),
         runtime=24 * 60,
         gpu=GPU,
         gpu_jobs=GPU,
-        nodes=1,  # or Slurm may take the GPUs of one job from several
-        # Two minutes ahead of the time limit, and when the job has to make room for another: see Snakefile.
+        nodes=1,  # otherwise Slurm may allocate GPUs of several nodes
+        # Sends SIGUSR1 two minutes before the time limit, and on preemption; see the Snakefile.
         slurm_extra="--signal=USR1@120",
     params:
-        settings=lambda names: grid.parameters(PARAMS, "pretrain", **names),
-        # Several GPUs, as many processes: no other result, so what is derived from resources is no reason to run again.
+        settings=lambda names: grid.stage_params(PARAMS, "pretrain", **names),
+        # One process per GPU. Snakemake does not rerun a job if this changes, because it depends on resources.
         rr=lambda names, resources: (
             f"torchrun --standalone --nproc-per-node {resources.gpu} -m rr" if resources.gpu > 1 else "rr"
         ),

@@ -1,12 +1,12 @@
-# From everything to one page.
+# The stage report: from all results to one page.
 
-REPORT = grid.report(PARAMS)
+REPORT = grid.report_run(PARAMS)
 
 
 rule report:
     input:
         REPORT.inputs,
-        code=stage_code("report"),
+        code=code_files("report"),
     output:
         report(str(REPORT.outputs[0]), caption="../report/page.rst", category="Report"),
         [str(path) for path in REPORT.outputs[1:]],

@@ -1,4 +1,4 @@
-"""Part `backbone`: forward and backward of Conv-4, side 32, at the batches of K = 32 and K = 4."""
+"""Part `backbone`: forward and backward pass of Conv-4 on 32 × 32 images, with the batches of K = 32 and K = 4."""
 
 from collections.abc import Callable
 
@@ -7,30 +7,29 @@ from torch import Tensor, nn
 
 from rr import backbones
 from rr.bench import reference
-from rr.bench.measure import Contestant, Part, compare
+from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.settings import IMAGES, VIEWS, Settings
 
 
-def run(settings: Settings) -> Part:
-    """The product's backbone on the memory layout that its views have, against plain NCHW."""
-    part = Part(notes=["gradients of the weights, not of the pictures"])
-    for threads in settings.threads_or(1, 2):
-        for batch in (16,) if settings.small else (VIEWS * IMAGES, 4 * IMAGES):
-            pictures = torch.randn(batch, 3, 32, 32)
-            contestants = [
-                Contestant(
-                    "rr", _work(backbones.build("conv4"), pictures.to(memory_format=torch.channels_last)), batch
-                ),
-                Contestant("NCHW", _work(reference.Conv4(), pictures), batch),
+def run(settings: Settings) -> PartResult:
+    """Compare the backbone of rr on channels-last memory with the reference on NCHW memory."""
+    result = PartResult(notes=["with the gradients of the weights, without those of the images"])
+    for threads in settings.thread_counts(1, 2):
+        for batch_size in (16,) if settings.smoke_test else (VIEWS * IMAGES, 4 * IMAGES):
+            images = torch.randn(batch_size, 3, 32, 32)
+            channels_last = images.to(memory_format=torch.channels_last)
+            candidates = [
+                Candidate("rr", _make_step(backbones.build("conv4"), channels_last), batch_size),
+                Candidate("NCHW", _make_step(reference.Conv4(), images), batch_size),
             ]
-            part.rows.append(compare(f"batch {batch}", "views", threads, contestants, settings.steps))
-    return part
+            result.cases.append(compare_candidates(f"batch {batch_size}", "views", threads, candidates, settings.steps))
+    return result
 
 
-def _work(backbone: nn.Module, pictures: Tensor) -> Callable[[], None]:
-    def both() -> None:
+def _make_step(backbone: nn.Module, images: Tensor) -> Callable[[], None]:
+    def step() -> None:
         backbone.zero_grad()
-        features = backbone(pictures)
+        features = backbone(images)
         features.backward(torch.ones_like(features))
 
-    return both
+    return step

@@ -1,4 +1,4 @@
-"""Part `evaluation`: linear evaluation, features encoded once against pictures read and encoded in every epoch."""
+"""Part `evaluation`: linear evaluation on cached features, and with images decoded and encoded in every epoch."""
 
 import contextlib
 import io
@@ -9,69 +9,72 @@ import numpy as np
 
 from rr import backbones
 from rr.bench import reference
-from rr.bench.dataset import Sample, prepare
-from rr.bench.measure import Contestant, Part, Seconds, alternate, row
-from rr.bench.settings import MEAN, STD, Settings, workers
-from rr.compute.device import settle
+from rr.bench.dataset import BenchData, prepare_data
+from rr.bench.measure import Candidate, PartResult, Timing, summarize, time_interleaved
+from rr.bench.settings import DATASET, MEAN, STD, Settings, num_loader_workers
+from rr.compute.device import configure_backends
 from rr.data.beton import Beton
 from rr.evaluate import linear
-from rr.evaluate.features import extract
-from rr.params import Dataset, Linear, ShapesSource
+from rr.evaluate.features import extract_features
+from rr.params import LinearConfig
 
-_BATCH = 128
+_BATCH_SIZE = 128
 
 
-def run(settings: Settings) -> Part:
-    """100 epochs of ours, whole; of the reference, one epoch at a time, its times multiplied."""
-    epochs = 2 if settings.small else 100
-    part = Part()
+def run(settings: Settings) -> PartResult:
+    """Compare 100 epochs of rr with one epoch of the reference, whose time is multiplied by 100."""
+    epochs = 2 if settings.smoke_test else 100
+    result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
-        sample = prepare(settings, 256 if settings.small else 5_000, Path(folder))
-        for threads in settings.threads_or(2):
-            settle(threads)
-            contestants = [
-                Contestant("rr, features once", _Ours(sample, epochs, threads), 1),
-                Contestant(f"every epoch anew, one epoch × {epochs}", _Theirs(sample), 1),
+        data = prepare_data(settings, 256 if settings.smoke_test else 5_000, Path(folder))
+        for threads in settings.thread_counts(2):
+            configure_backends(threads)
+            candidates = [
+                Candidate("rr, features extracted once", _LinearEvaluation(data, epochs, threads), 1),
+                Candidate(f"features in every epoch, one epoch × {epochs}", _ReferenceEpoch(data), 1),
             ]
-            settle(threads)  # opening a beton with FFCV is known to change torch's
-            ours, one_epoch = alternate(contestants, settings.few(5))
-            whole = [Seconds(wall * epochs, cpu * epochs) for wall, cpu in one_epoch]
-            names = [(contestant.name, 1) for contestant in contestants]
-            part.rows.append(row(f"{epochs} epochs, {sample.name}", "evaluations", threads, names, [ours, whole]))
-    part.notes = [
-        f"the reference was run for single epochs, and their times are multiplied by {epochs}: its epochs are alike; "
-        f"its {workers()} worker processes are kept between epochs, and their start is not counted",
-        "rr: decoding, features, all epochs and the accuracy; the reference: without its pass over the test pictures",
+            configure_backends(threads)  # opening a beton with FFCV can change torch's number of threads
+            rr_timings, epoch_timings = time_interleaved(candidates, settings.capped_repeats(5))
+            reference_timings = [Timing(wall * epochs, cpu * epochs) for wall, cpu in epoch_timings]
+            names = [(candidate.name, 1) for candidate in candidates]
+            timings = [rr_timings, reference_timings]
+            result.cases.append(summarize(f"{epochs} epochs, {data.name}", "evaluations", threads, names, timings))
+    result.notes = [
+        f"The reference ran single epochs, and their times are multiplied by {epochs}, because its epochs take equally "
+        f"long. Its {num_loader_workers()} worker processes are kept between epochs, and their start is not counted.",
+        "rr: decoding, features, all epochs and the accuracy. Reference: without its pass over the test images.",
     ]
-    return part
+    return result
 
 
-class _Ours:
-    """The product's extraction and protocol; training pictures double as the few test pictures."""
+class _LinearEvaluation:
+    """Feature extraction and the linear protocol of rr; the first training images serve as test images."""
 
-    def __init__(self, sample: Sample, epochs: int, threads: int) -> None:
-        self.sample, self.threads = sample, threads
+    def __init__(self, data: BenchData, epochs: int, threads: int) -> None:
+        self.data, self.threads = data, threads
         self.backbone = backbones.build("conv4").requires_grad_(False).eval()
-        self.protocol = Linear(kind="linear", labelled=1.0, epochs=epochs, batch_size=_BATCH, learning_rate=1e-3)
-        source = ShapesSource(kind="shapes", train=10, test=10, seed=0)
-        self.dataset = Dataset(source=source, side=32, mean=MEAN, std=STD)
+        self.config = LinearConfig(
+            kind="linear", label_fraction=1.0, epochs=epochs, batch_size=_BATCH_SIZE, learning_rate=1e-3
+        )
 
     def __call__(self) -> None:
-        data = Beton(self.sample.beton, threads=self.threads)
-        features = extract(self.backbone, data, self.dataset, "cpu")
-        test = features[:_BATCH], data.labels[:_BATCH]
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress
-            linear.run(self.protocol, (features, data.labels), test, self.sample.classes, 0)
+        beton = Beton(self.data.beton, threads=self.threads)
+        features, labels = extract_features(self.backbone, beton, DATASET, "cpu"), beton.labels
+        with contextlib.redirect_stderr(io.StringIO()):  # hides the progress
+            linear.train_and_predict(
+                features, labels, features[:_BATCH_SIZE], labels[:_BATCH_SIZE], self.config,
+                num_classes=self.data.num_classes, seed=0,
+            )  # fmt: skip
 
 
-class _Theirs:
+class _ReferenceEpoch:
     """One epoch of the reference."""
 
-    def __init__(self, sample: Sample) -> None:
-        images, labels = np.load(sample.images), np.load(sample.labels)
-        data = reference.Pictures(images, labels, reference.plain_transform(MEAN, STD))
-        self.batches = reference.loader(data, _BATCH, workers())
-        self.evaluation = reference.LinearEvaluation(reference.Conv4(), sample.classes)
+    def __init__(self, data: BenchData) -> None:
+        images, labels = np.load(data.images), np.load(data.labels)
+        dataset = reference.ImageDataset(images, labels, reference.plain_transform(MEAN, STD))
+        self.batches = reference.make_loader(dataset, _BATCH_SIZE, num_loader_workers())
+        self.evaluator = reference.LinearEvaluator(reference.Conv4(), data.num_classes)
 
     def __call__(self) -> None:
-        self.evaluation.epoch(self.batches)
+        self.evaluator.train_epoch(self.batches)

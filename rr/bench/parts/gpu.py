@@ -1,4 +1,4 @@
-"""Part `gpu`: the product's training loop on a GPU, where there is one."""
+"""Part `gpu`: the training loop of rr on a GPU."""
 
 import tempfile
 import time
@@ -7,59 +7,69 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rr.bench.measure import Part, Seconds, row
-from rr.bench.settings import IMAGES, VIEWS, Settings, settings_of
-from rr.compute.device import describe, settle
+from rr.bench.measure import PartResult, Timing, summarize
+from rr.bench.settings import DATASET, IMAGES, VIEWS, Settings, paper_config
+from rr.compute.device import configure_backends, device_name
 from rr.data import beton
-from rr.workflow.throughput import Enough, train
+from rr.workflow.throughput import StopTraining, train_until_stopped
 
-NO_GPU = "no GPU here: unmeasured"
+NO_GPU = "not measured: torch finds no GPU"
 
 
-def run(settings: Settings) -> Part:
-    """Relational, M = 64, on pictures of noise: Conv-4 at K = 32 in float32 and bfloat16, ResNet-32 in bfloat16."""
-    part = Part()
+def run(settings: Settings) -> PartResult:
+    """Train the relational method on random images: Conv-4 in float32 and bfloat16, ResNet-32 in bfloat16."""
+    result = PartResult()
     if not torch.cuda.is_available():
-        part.notes.append(NO_GPU)
-        return part
-    count, block = (2 * IMAGES, 2) if settings.small else (200 * IMAGES, 50)
+        result.notes.append(NO_GPU)
+        return result
+    num_images, block_size = (2 * IMAGES, 2) if settings.smoke_test else (200 * IMAGES, 50)
     cases = [("conv4", "float32"), ("conv4", "bfloat16"), ("resnet32", "bfloat16")]
-    for threads in settings.threads_or(2):
+    for threads in settings.thread_counts(2):
         for backbone, precision in cases:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, "train.beton")
-                pictures = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
-                beton.write(path, pictures, np.arange(count) % 10, np.arange(count))
-                settle(threads)
-                blocks = _Blocks(block, settings.steps)
-                train(
-                    settings_of("relational", VIEWS, IMAGES), 10, path, Path(folder), blocks.step, device="cuda",
-                    threads=threads, backbone=backbone, precision=precision,
+                images = np.random.default_rng(0).integers(0, 256, (num_images, 32, 32, 3), np.uint8)
+                beton.write(path, images, np.arange(num_images) % 10, np.arange(num_images))
+                configure_backends(threads)
+                timer = StepTimer(block_size, settings.steps)
+                train_until_stopped(
+                    paper_config("relational", VIEWS, IMAGES), DATASET, 10, path, Path(folder), timer.on_step,
+                    device="cuda", threads=threads, backbone=backbone, precision=precision,
                 )  # fmt: skip
-            amount = block * IMAGES * VIEWS
-            case = f"{backbone}, {precision}, K={VIEWS}, M={IMAGES}, {block} steps"
-            part.rows.append(row(case, "views", threads, [(f"rr on {describe('cuda')}", amount)], [blocks.runs]))
-    part.notes.append("ours alone; a repeat is a block of steps that ends when the GPU has finished them")
-    return part
+            name = f"{backbone}, {precision}, K={VIEWS}, M={IMAGES}, {block_size} steps"
+            candidate = (f"rr on {device_name('cuda')}", block_size * IMAGES * VIEWS)
+            result.cases.append(summarize(name, "views", threads, [candidate], [timer.timings]))
+    result.notes.append("only rr; a repeat is a block of steps and ends when the GPU has finished them")
+    return result
 
 
-class _Blocks:
-    """Times blocks of `block` steps, the first of which is the warm-up."""
+class StepTimer:
+    """Time blocks of training steps; the first block is the warm-up.
 
-    def __init__(self, block: int, repeats: int) -> None:
-        self.block, self.repeats = block, repeats
-        self.runs: list[Seconds] = []
-        self.steps = 0
-        self.wall = self.cpu = 0.0
+    Args:
+        block_size: number of steps per block.
+        repeats: number of blocks to time.
+    """
 
-    def step(self, units: int) -> None:
-        self.steps += 1
-        if self.steps % self.block:
+    def __init__(self, block_size: int, repeats: int) -> None:
+        self.block_size, self.repeats = block_size, repeats
+        self.timings: list[Timing] = []
+        self._steps = 0
+        self._wall = self._cpu = 0.0
+
+    def on_step(self, units: int) -> None:
+        """Count a step.
+
+        Raises:
+            StopTraining: if enough blocks are timed.
+        """
+        self._steps += 1
+        if self._steps % self.block_size:
             return
         torch.cuda.synchronize()
         wall, cpu = time.perf_counter(), time.process_time()
-        if self.steps > self.block:
-            self.runs.append(Seconds(wall - self.wall, cpu - self.cpu))
-        if len(self.runs) == self.repeats:
-            raise Enough
-        self.wall, self.cpu = wall, cpu
+        if self._steps > self.block_size:
+            self.timings.append(Timing(wall - self._wall, cpu - self._cpu))
+        if len(self.timings) == self.repeats:
+            raise StopTraining
+        self._wall, self._cpu = wall, cpu

@@ -1,4 +1,4 @@
-"""Part `head`: forward and backward of the relation head over all pairs, and what a step needs in memory."""
+"""Part `head`: forward and backward pass of the relation head over all pairs, and the memory of a step."""
 
 import json
 import subprocess
@@ -9,81 +9,82 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rr.bench import memory, reference
-from rr.bench.measure import Contestant, Part, compare
+from rr.bench import reference
+from rr.bench.measure import Candidate, PartResult, compare_candidates
+from rr.bench.memory import measure_peak_mib
 from rr.bench.settings import FEATURES, IMAGES, VIEWS, Settings
-from rr.compute.device import settle
+from rr.compute.device import configure_backends
 from rr.methods.relation.loss import RelationHead, relation_loss
 from rr.methods.relation.pairs import roll_partners
 
-Way = Literal["rr", "reference"]
+Implementation = Literal["rr", "reference"]
 
 
-def run(settings: Settings) -> Part:
-    """K = 2, 4, 8 and 32 at M = 64 and D = 64, then the memory of the largest."""
-    images = 8 if settings.small else IMAGES
-    part = Part(notes=["focal loss; the features' gradient is included; the reference holds every pair (P, 2 D)"])
-    for threads in settings.threads_or(1, 2):
-        for views in (2, 4) if settings.small else (2, 4, 8, VIEWS):
-            contestants = [Contestant(way, work(way, views, images), 1) for way in ("rr", "reference")]
-            pairs = images * (views**2 - views)
-            part.rows.append(
-                compare(f"K={views}, M={images}, {pairs:,} pairs", "steps", threads, contestants, settings.steps)
-            )
-    if not settings.small:
-        _add_memory(part)
-    return part
+def run(settings: Settings) -> PartResult:
+    """Compare the heads for K = 2, 4, 8 and 32, with M = 64 and D = 64, and the memory for K = 32."""
+    images = 8 if settings.smoke_test else IMAGES
+    result = PartResult(
+        notes=["focal loss, with the gradient of the features; the reference builds every pair, (P, 2 D)"]
+    )
+    for threads in settings.thread_counts(1, 2):
+        for views in (2, 4) if settings.smoke_test else (2, 4, 8, VIEWS):
+            candidates = [Candidate("rr", make_step("rr", views, images), 1)]
+            candidates.append(Candidate("reference", make_step("reference", views, images), 1))
+            name = f"K={views}, M={images}, {images * (views**2 - views):,} pairs"
+            result.cases.append(compare_candidates(name, "steps", threads, candidates, settings.steps))
+    if not settings.smoke_test:
+        _add_memory(result)
+    return result
 
 
-def _add_memory(part: Part) -> None:
-    ours, theirs = (peak_of(way, VIEWS, IMAGES) for way in ("rr", "reference"))
-    if ours is None or theirs is None:
-        part.notes.append("memory: unmeasured, as this system does not tell a process's peak")
+def _add_memory(result: PartResult) -> None:
+    rr_peak, reference_peak = peak_in_new_process("rr"), peak_in_new_process("reference")
+    if rr_peak is None or reference_peak is None:
+        result.notes.append("memory: not measured, because this system does not report the peak of a process")
         return
-    part.rows[-1].facts["peak_memory_mib"] = {"rr": ours, "reference": theirs}
-    part.notes.append(
-        f"memory of the first step at K={VIEWS} above what the process held before: rr {ours:.0f} MiB, "
-        f"reference {theirs:.0f} MiB (a process each)"
+    result.cases[-1].facts["peak_memory_mib"] = {"rr": rr_peak, "reference": reference_peak}
+    result.notes.append(
+        f"memory that the first step needs at K={VIEWS}, each in a new process: rr {rr_peak:.0f} MiB, reference "
+        f"{reference_peak:.0f} MiB"
     )
 
 
-def work(way: Way, views: int, images: int) -> Callable[[], Tensor]:
-    """Forward and backward of one mini-batch's features."""
+def make_step(implementation: Implementation, views: int, images: int) -> Callable[[], Tensor]:
+    """Return a function that computes the loss of one mini-batch and its gradients."""
     torch.manual_seed(0)
     features_KMD = torch.randn(views, images, FEATURES, requires_grad=True)
     head: torch.nn.Module
-    if way == "rr":
-        head = ours = RelationHead(FEATURES)
+    if implementation == "rr":
+        head = rr_head = RelationHead(FEATURES)
 
-        def loss() -> Tensor:
-            return relation_loss(ours, features_KMD, roll_partners(views, images))[0]
+        def compute_loss() -> Tensor:
+            return relation_loss(rr_head, features_KMD, roll_partners(views, images))[0]
     else:
-        head = theirs = reference.RelationHead(FEATURES)
+        head = reference_head = reference.RelationHead(FEATURES)
 
-        def loss() -> Tensor:
-            pairs, targets = reference.all_pairs(features_KMD)
-            return reference.focal(theirs(pairs).squeeze(1), targets)
+        def compute_loss() -> Tensor:
+            pairs, targets = reference.make_pairs(features_KMD)
+            return reference.focal_loss(reference_head(pairs).squeeze(1), targets)
 
-    def both() -> Tensor:
+    def step() -> Tensor:
         head.zero_grad()
         features_KMD.grad = None
-        value = loss()
-        value.backward()
-        return value
+        loss = compute_loss()
+        loss.backward()
+        return loss
 
-    return both
-
-
-def peak_of(way: Way, views: int, images: int) -> float | None:
-    """MiB that a step needs, measured in a process of its own."""
-    code = f"from rr.bench.head import print_peak; print_peak({way!r}, {views}, {images})"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    return step
 
 
-def print_peak(way: Way, views: int, images: int) -> None:
-    """The child of `peak_of`. A tiny step first, so that libraries and compiled code are not counted."""
-    settle(1)
-    work(way, views, 2)()
-    step = work(way, views, images)
-    print(json.dumps(memory.peak_of(step)))
+def peak_in_new_process(implementation: Implementation) -> float | None:
+    """Return the memory in MiB that a step needs in a new process, or None if it cannot be measured."""
+    code = f"from rr.bench.parts.head import print_peak; print_peak({implementation!r})"
+    process = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(process.stdout)
+
+
+def print_peak(implementation: Implementation) -> None:
+    """Print the memory in MiB that a step needs at K = 32 and M = 64, as JSON."""
+    configure_backends(1)
+    make_step(implementation, VIEWS, 2)()  # loads libraries and compiles code, which should not count
+    print(json.dumps(measure_peak_mib(make_step(implementation, VIEWS, IMAGES))))

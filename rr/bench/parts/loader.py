@@ -1,4 +1,4 @@
-"""Part `loader`: pictures a second from storage to a uint8 batch in random order, nothing else done to them."""
+"""Part `loader`: load images from storage into uint8 batches in random order, without augmentation."""
 
 import tempfile
 from collections.abc import Callable
@@ -8,42 +8,46 @@ import numpy as np
 from torchvision.transforms import PILToTensor
 
 from rr.bench import reference
-from rr.bench.dataset import prepare
-from rr.bench.measure import Contestant, Part, compare
-from rr.bench.settings import Settings, workers
+from rr.bench.dataset import prepare_data
+from rr.bench.measure import Candidate, PartResult, compare_candidates
+from rr.bench.settings import Settings, num_loader_workers
 from rr.data.beton import Beton
 
-_BATCH = 64
-_READING = 1024  # the batches in which a split that becomes resident is decoded
+_BATCH_SIZE = 64
+_DECODING_BATCH_SIZE = 1024  # of the batches in which a beton is decoded into memory
 
 
-def run(settings: Settings) -> Part:
-    """FFCV's streaming and the resident array that small data sets use, against PIL pictures from worker processes."""
-    part = Part()
+def run(settings: Settings) -> PartResult:
+    """Compare streaming with FFCV, and an array in memory, with PIL images in the worker processes of a DataLoader."""
+    result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
-        sample = prepare(settings, 256 if settings.small else 10_000, Path(folder))
-        images, labels = np.load(sample.images), np.load(sample.labels)
-        for threads in settings.threads_or(2):
-            data = reference.Pictures(images, labels, PILToTensor())
-            for name, batch, resident_bytes in (
-                ("FFCV streamed", _BATCH, 0),
-                ("FFCV streamed", _READING, 0),
-                ("resident array", _BATCH, 1 << 40),
+        data = prepare_data(settings, 256 if settings.smoke_test else 10_000, Path(folder))
+        dataset = reference.ImageDataset(np.load(data.images), np.load(data.labels), PILToTensor())
+        for threads in settings.thread_counts(2):
+            for name, batch_size, max_resident_bytes in (
+                ("FFCV streamed", _BATCH_SIZE, 0),
+                ("FFCV streamed", _DECODING_BATCH_SIZE, 0),
+                ("array in memory", _BATCH_SIZE, 1 << 40),
             ):
-                batches = reference.loader(data, batch, workers())
-                pil = Contestant("PIL in a DataLoader", lambda batches=batches: sum(1 for _ in batches), sample.count)  # type: ignore[misc]
-                ours = Contestant(f"rr, {name}", _read(sample.beton, threads, batch, resident_bytes), sample.count)
-                case = f"{name}, {sample.name}, batch {batch:,}"
-                part.rows.append(compare(case, "pictures", threads, [ours, pil], settings.few(5)))
-    part.notes = [
-        f"whole epochs; the reference has {workers()} worker processes, kept from epoch to epoch, and its pictures in "
-        "memory, as torchvision keeps CIFAR; FFCV reads its file from the system's cache",
-        "rr trains from the resident array up to 1 GiB of pixels, and streams what is larger",
+                batches = reference.make_loader(dataset, batch_size, num_loader_workers())
+                read_with_rr = _make_epoch(data.beton, threads, batch_size, max_resident_bytes)
+                candidates = [
+                    Candidate(f"rr, {name}", read_with_rr, data.num_images),
+                    Candidate("PIL in a DataLoader", lambda batches=batches: sum(1 for _ in batches), data.num_images),  # type: ignore[misc]
+                ]
+                case = f"{name}, {data.name}, batch {batch_size:,}"
+                repeats = settings.capped_repeats(5)
+                result.cases.append(compare_candidates(case, "images", threads, candidates, repeats))
+    result.notes = [
+        f"whole epochs; the reference has {num_loader_workers()} worker processes, kept between epochs, and its images "
+        "in memory, as torchvision does for CIFAR; FFCV reads its file from the page cache",
+        "rr keeps up to 1 GiB of pixels in memory during training, and streams larger datasets",
     ]
-    return part
+    return result
 
 
-def _read(beton: Path, threads: int, batch: int, resident_bytes: int) -> Callable[[], int]:
-    data = Beton(beton, threads=threads, resident_bytes=resident_bytes)
+def _make_epoch(path: Path, threads: int, batch_size: int, max_resident_bytes: int) -> Callable[[], int]:
+    """Return a function that reads all images once in random order."""
+    beton = Beton(path, threads=threads, max_resident_bytes=max_resident_bytes)
     rng = np.random.default_rng(0)
-    return lambda: sum(len(images) for images, _ in data.batches(rng.permutation(len(data)), batch))
+    return lambda: sum(len(images) for images, _ in beton.batches(rng.permutation(len(beton)), batch_size))

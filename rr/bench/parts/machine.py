@@ -1,26 +1,26 @@
-"""Part `machine`: what the processor can do at best, for the roofline of docs/performance.md."""
+"""Part `machine`: the peak performance of the processor, for the roofline of docs/performance.md."""
 
 import torch
 
-from rr.bench.measure import Contestant, Part, alternate, row
+from rr.bench.measure import Candidate, PartResult, summarize, time_interleaved
 from rr.bench.settings import Settings
 
-_SIDE = 3072
-_VALUES = 1 << 26  # 256 MiB of float32, far beyond any cache
+_MATRIX_SIZE = 3072
+_COPY_VALUES = 1 << 26  # 256 MiB of float32, which is larger than any cache
 
 
-def run(settings: Settings) -> Part:
-    """Floating-point operations of a large matrix product, and bytes read and written by a copy."""
-    part = Part(notes=["float32; a copy's bytes count twice, read and written"])
-    side, values = (64, 1 << 12) if settings.small else (_SIDE, _VALUES)
-    left, right, source = torch.randn(side, side), torch.randn(side, side), torch.randn(values)
-    product, copy = torch.empty(side, side), torch.empty(values)
-    for threads in settings.threads_or(1, 2):
-        for case, unit, amount, contestant in (
-            (f"matrix product, {side:,} square", "FLOP", 2 * side**3, lambda: torch.mm(left, right, out=product)),
-            (f"copy, {values * 4 / 2**20:,.0f} MiB", "bytes", 8 * values, lambda: copy.copy_(source)),
+def run(settings: Settings) -> PartResult:
+    """Measure the floating-point operations of a large matrix product, and the bytes read and written by a copy."""
+    result = PartResult(notes=["float32; the bytes of a copy count twice, once read and once written"])
+    size, values = (64, 1 << 12) if settings.smoke_test else (_MATRIX_SIZE, _COPY_VALUES)
+    left, right, source = torch.randn(size, size), torch.randn(size, size), torch.randn(values)
+    product, target = torch.empty(size, size), torch.empty(values)
+    for threads in settings.thread_counts(1, 2):
+        for case, unit, num_units, function in (
+            (f"matrix product, {size:,} × {size:,}", "FLOP", 2 * size**3, lambda: torch.mm(left, right, out=product)),
+            (f"copy, {values * 4 / 2**20:,.0f} MiB", "bytes", 8 * values, lambda: target.copy_(source)),
         ):
             torch.set_num_threads(threads)
-            runs = alternate([Contestant(case, contestant, amount)], settings.few(10))
-            part.rows.append(row(case, unit, threads, [("torch", amount)], runs))
-    return part
+            timings = time_interleaved([Candidate("torch", function, num_units)], settings.capped_repeats(10))
+            result.cases.append(summarize(case, unit, threads, [("torch", num_units)], timings))
+    return result

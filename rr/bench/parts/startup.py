@@ -1,4 +1,4 @@
-"""Part `startup`: whole processes, from their start to the help text and to the first training step."""
+"""Part `startup`: the time from the start of a process to the help text, and to the end of the first training step."""
 
 import contextlib
 import io
@@ -9,94 +9,95 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from ruamel.yaml import YAML
 
 from rr import paths, stages
-from rr.bench.alternating import Player
-from rr.bench.measure import Contestant, Part, alternate, row
-from rr.bench.settings import IMAGES, MEAN, STD, Settings, settings_of, workers
-from rr.bench.workers import Task
+from rr.bench.alternating import start_workers
+from rr.bench.measure import Candidate, PartResult, summarize, time_interleaved
+from rr.bench.settings import IMAGES, MEAN, STD, Settings, num_loader_workers, paper_config
+from rr.bench.workers import TrainingTask
+from rr.data.beton import Beton
 
 _VIEWS = 4
 
 
-def run(settings: Settings) -> Part:
-    """Every process is begun anew; one of each before the timed ones fills the caches."""
-    repeats, warmup = settings.few(5), 0 if settings.small else 1
-    part = Part()
-    help_text = Contestant("rr --help", _finished(["-m", "rr", "--help"], Path.cwd()), 1)
-    part.rows.append(row("help", "starts", 1, [(help_text.name, 1)], alternate([help_text], repeats)))
+def run(settings: Settings) -> PartResult:
+    """Time new processes of rr and of the reference, after an untimed one of each that fills the caches."""
+    repeats, warmup = settings.capped_repeats(5), 0 if settings.smoke_test else 1
+    result = PartResult()
+    help_text = Candidate("rr --help", _make_python_call(["-m", "rr", "--help"], Path.cwd()), 1)
+    timings = time_interleaved([help_text], repeats)
+    result.cases.append(summarize("help", "starts", 1, [(help_text.name, 1)], timings))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for threads in settings.threads_or(2):
-            task = _project(folder, 64 if settings.small else 5_000, threads)
-            cell = ["--dataset", "shapes", "--backbone", "conv4", "--method", "relational", "--seed", "1"]
-            ours = ["-m", "rr.bench.first_step", "pretrain", *cell, "--device", "cpu", "--params", "params.yaml"]
-            contestants = [
-                Contestant("rr pretrain", _finished(ours, folder), 1),
-                Contestant("reference", lambda task=task: _first_step(task), 1),  # type: ignore[misc]
+        for threads in settings.thread_counts(2):
+            task = _create_project(folder, 64 if settings.smoke_test else 5_000, threads)
+            options = ["--dataset", "shapes", "--backbone", "conv4", "--method", "relational", "--seed", "1"]
+            options += ["--device", "cpu", "--params", "params.yaml"]
+            rr_pretrain = _make_python_call(["-m", "rr.bench.first_step", "pretrain", *options], folder)
+            candidates = [
+                Candidate("rr pretrain", rr_pretrain, 1),
+                Candidate("reference", lambda task=task: _run_first_step(task), 1),  # type: ignore[misc]
             ]
-            names = [(contestant.name, 1) for contestant in contestants]
-            part.rows.append(row("first step", "starts", threads, names, alternate(contestants, repeats, warmup)))
-    part.notes = [
+            names = [(candidate.name, 1) for candidate in candidates]
+            timings = time_interleaved(candidates, repeats, warmup)
+            result.cases.append(summarize("first step", "starts", threads, names, timings))
+    result.notes = [
         f"first step: relational, K={_VIEWS}, M={IMAGES}, Conv-4; from the start of the process to the end of the step",
-        "rr: interpreter, imports, parameters, hashes of its inputs and code, FFCV's decoding of the whole split, "
-        "compiled kernels from numba's cache, the picture of views, the step",
+        "rr: interpreter, imports, parameters, hashes of its inputs and code, decoding of the training split by FFCV, "
+        "compiled kernels from numba's cache, the image of example views, the step",
         "reference: interpreter, imports, arrays from disk, worker processes and their first mini-batches, the step",
-        "the reference's CPU seconds are without its worker processes",
+        "the CPU seconds of the reference do not include its worker processes",
     ]
-    return part
+    return result
 
 
-def _finished(arguments: Sequence[str], folder: Path) -> Callable[[], None]:
+def _make_python_call(arguments: Sequence[str], folder: Path) -> Callable[[], None]:
+    """Return a function that runs Python with these arguments in `folder` until it ends."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
-    def work() -> None:
+    def call() -> None:
         subprocess.run(
             [sys.executable, *arguments], cwd=folder, env=environment, check=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    return work
+    return call
 
 
-def _first_step(task: Task) -> None:
-    player = Player(task.command("reference"))
-    try:
-        player.turn()
-    finally:
-        player.end()
+def _run_first_step(task: TrainingTask) -> None:
+    with start_workers([task.make_command("reference")]) as (worker,):
+        worker.run_turn()
 
 
-def _project(folder: Path, count: int, threads: int) -> Task:
-    """A project with converted pictures in `folder`, and the same pictures for the reference."""
-    import numpy as np
-
-    from rr.data.beton import Beton
-
-    source = {"kind": "shapes", "train": count, "test": 10, "seed": 0}
-    method = settings_of("relational", _VIEWS, 32 if count < IMAGES * 2 else IMAGES).model_dump(mode="json")
-    axes = {"data": "shapes", "dataset": "shapes", "backbone": "conv4", "method": "relational", "seed": 1}
+def _create_project(folder: Path, num_images: int, threads: int) -> TrainingTask:
+    """Create a project with converted images in `folder`, and the same images for the reference."""
+    source = {"kind": "shapes", "train": num_images, "test": 10, "seed": 0}
+    batch_size = 32 if num_images < IMAGES * 2 else IMAGES
+    grid = {"data": "shapes", "dataset": "shapes", "backbone": "conv4", "method": "relational", "seed": 1}
+    grid |= {"target": "shapes", "protocol": "knn"}
     params = {
-        "grid": {axis: [value] for axis, value in {**axes, "target": "shapes", "protocol": "knn"}.items()},
+        "grid": {axis: [value] for axis, value in grid.items()},
         "threads": threads,
         "precision": "float32",
-        "dynamics": {"every": 0, "images": 50},
-        "datasets": {"shapes": {"source": source, "side": 32, "mean": list(MEAN), "std": list(STD)}},
-        "methods": {"relational": method},
-        "protocols": {"knn": {"kind": "knn", "neighbours": 1, "temperature": 0.1}},
+        "dynamics": {"every_n_epochs": 0, "images": 50},
+        "datasets": {"shapes": {"source": source, "image_size": 32, "mean": list(MEAN), "std": list(STD)}},
+        "methods": {"relational": paper_config("relational", _VIEWS, batch_size).model_dump(mode="json")},
+        "protocols": {"knn": {"kind": "knn", "neighbors": 1, "temperature": 0.1}},
     }
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(params, file)
-    with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):  # their progress
-        stages.fetch("shapes", None, paths.PARAMS)
-        stages.convert("shapes", paths.PARAMS)
-    beton = folder / "data/beton/shapes/train.beton"
-    data = Beton(beton, threads=1)
-    assert data.images is not None
-    np.save(folder / "images.npy", data.images)
-    np.save(folder / "labels.npy", data.labels)
-    return Task(
-        method="relational", views=_VIEWS, batch=IMAGES, steps=1, classes=10, threads=threads, workers=workers(),
-        beton=str(beton), images=str(folder / "images.npy"), labels=str(folder / "labels.npy"), scratch=str(folder),
+    with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):  # hides the progress
+        stages.run_fetch("shapes", None, paths.PARAMS_FILE)
+        stages.run_convert("shapes", paths.PARAMS_FILE)
+    path = folder / "data/beton/shapes/train.beton"
+    beton = Beton(path, threads=1)
+    assert beton.images is not None
+    np.save(folder / "images.npy", beton.images)
+    np.save(folder / "labels.npy", beton.labels)
+    return TrainingTask(
+        method="relational", views=_VIEWS, batch_size=IMAGES, steps=1, num_classes=10, threads=threads,
+        workers=num_loader_workers(), beton=str(path), images=str(folder / "images.npy"),
+        labels=str(folder / "labels.npy"), scratch=str(folder),
     )  # fmt: skip

@@ -1,45 +1,47 @@
-"""Part `training`: whole steps, from the picture in memory to the optimiser's update."""
+"""Part `training`: complete training steps, from images in memory to the update of the weights."""
 
 import tempfile
 from pathlib import Path
 
-from rr.bench import alternating
-from rr.bench.dataset import prepare
-from rr.bench.measure import Part, row
-from rr.bench.settings import IMAGES, VIEWS, Settings, workers
-from rr.bench.workers import Task
+from rr.bench.alternating import time_programs
+from rr.bench.dataset import prepare_data
+from rr.bench.measure import PartResult, summarize
+from rr.bench.settings import IMAGES, VIEWS, Settings, num_loader_workers
+from rr.bench.workers import TrainingTask
 
-# Both sides begin with work that later steps do not have: compilation here, a queue to fill there.
-_PREFETCHED = 2  # mini-batches that each worker of a DataLoader keeps ready
+_PREFETCHED_BATCHES = 2  # that each worker process of a DataLoader keeps ready
 
 
-def run(settings: Settings) -> Part:
-    """Relational at K = 32 and K = 4, SimCLR, RotationNet and supervised, Conv-4."""
+def run(settings: Settings) -> PartResult:
+    """Compare training with Conv-4: relational with K = 32 and K = 4, SimCLR, RotationNet and supervised."""
     cases = [("relational", VIEWS, IMAGES), ("relational", 4, IMAGES)]
     cases += [("simclr", 2, 128), ("rotation", 1, 128), ("supervised", 1, 128)]
-    if settings.small:
+    if settings.smoke_test:
         cases = [("relational", 2, 16)]
-    part = Part()
+    result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
-        sample = prepare(settings, 256 if settings.small else 12_800, Path(folder))
-        for threads in settings.threads_or(2):
-            for method, views, batch in cases:
-                # Small steps are measured by the dozen: stopping and waking would be a large part of one.
-                steps = 1 if settings.small else VIEWS * IMAGES // (views * batch)
-                task = Task(
-                    method=method, views=views, batch=batch, steps=steps, classes=sample.classes, threads=threads,
-                    workers=workers(),
-                    beton=str(sample.beton), images=str(sample.images), labels=str(sample.labels),
-                    scratch=tempfile.mkdtemp(dir=folder),
+        data = prepare_data(settings, 256 if settings.smoke_test else 12_800, Path(folder))
+        for threads in settings.thread_counts(2):
+            for method, views, batch_size in cases:
+                # A turn has many small steps, because stopping and waking a program takes about as long as one.
+                steps = 1 if settings.smoke_test else VIEWS * IMAGES // (views * batch_size)
+                task = TrainingTask(
+                    method=method, views=views, batch_size=batch_size, steps=steps, num_classes=data.num_classes,
+                    threads=threads, workers=num_loader_workers(), beton=str(data.beton), images=str(data.images),
+                    labels=str(data.labels), scratch=tempfile.mkdtemp(dir=folder),
                 )  # fmt: skip
-                warmup = 2 if settings.small else -(-(_PREFETCHED * task.workers + 1) // steps)
-                runs = alternating.alternate([task.command("ours"), task.command("reference")], settings.steps, warmup)
-                names = [(name, views * batch * task.steps) for name in ("rr", "DataLoader, PIL, NCHW, all pairs")]
-                part.rows.append(row(f"{method}, K={views}, M={batch}", "views", threads, names, runs))
-    part.notes = [
-        f"{sample.name}; a process each, 2,048 views a turn, the other stopped with all its workers; "
-        f"the reference has {workers()} worker processes beside its threads",
-        "OMP_WAIT_POLICY=PASSIVE on both sides, as rr sets it",
-        "rr runs the loop of rr pretrain itself: data, views, history, saved states",
+                # The warm-up covers the compilation in rr and the batches that the reference has prefetched.
+                warmup = 2 if settings.smoke_test else -(-(_PREFETCHED_BATCHES * task.workers + 1) // steps)
+                commands = [task.make_command("rr"), task.make_command("reference")]
+                timings = time_programs(commands, settings.steps, warmup)
+                units = views * batch_size * steps
+                names = [("rr", units), ("DataLoader, PIL, NCHW, all pairs", units)]
+                case = f"{method}, K={views}, M={batch_size}"
+                result.cases.append(summarize(case, "views", threads, names, timings))
+    result.notes = [
+        f"{data.name}; two processes, with turns of 2,048 views, during which the other is stopped with its worker "
+        f"processes; the reference has {num_loader_workers()} worker processes in addition to its threads",
+        "both with OMP_WAIT_POLICY=PASSIVE, as rr sets it",
+        "rr runs the training loop of rr pretrain, with data loading, views, history and checkpoints",
     ]
-    return part
+    return result

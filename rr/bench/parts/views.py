@@ -1,4 +1,4 @@
-"""Part `views`: views a second of one core, the paper's policy in full."""
+"""Part `views`: views per second of one core, with the paper's augmentation."""
 
 from collections.abc import Callable, Iterator
 from itertools import count, cycle
@@ -8,54 +8,64 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rr.bench import peers, reference
-from rr.bench.measure import Contestant, Part, compare
+from rr.bench import other_libraries, reference
+from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.settings import AUGMENTATION, IMAGES, MEAN, STD, VIEWS, Settings
 from rr.views import make_views
 
 
-def run(settings: Settings) -> Part:
-    """Sides 32, 64 and 96; peers that are installed join in."""
-    part = Part(notes=["one thread each; the reference makes its views in this process, without a loader's transport"])
-    for side in (32,) if settings.small else (32, 64, 96):
-        images, views = (8, 2) if settings.small else (IMAGES, VIEWS)
-        pictures = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), np.uint8)
-        for threads in settings.threads_or(1):
-            few = 1 if settings.small else 4  # images a turn of the slower contestants
-            contestants = [
-                Contestant("rr", _ours(pictures, views), images * views),
-                Contestant("torchvision on PIL", _per_picture(pictures, side, views, few), few * views),
+def run(settings: Settings) -> PartResult:
+    """Compare rr with torchvision, and with other libraries if they are installed, at 32, 64 and 96 pixels."""
+    result = PartResult(
+        notes=["one thread each; the reference makes its views in this process, without the transport of a DataLoader"]
+    )
+    num_images, views = (8, 2) if settings.smoke_test else (IMAGES, VIEWS)
+    images_per_call = 1 if settings.smoke_test else 4  # of the slower candidates
+    for image_size in (32,) if settings.smoke_test else (32, 64, 96):
+        images = np.random.default_rng(0).integers(0, 256, (num_images, image_size, image_size, 3), np.uint8)
+        for threads in settings.thread_counts(1):
+            candidates = [
+                Candidate("rr", _make_rr_call(images, views), num_images * views),
+                Candidate(
+                    "torchvision on PIL",
+                    _make_torchvision_call(images, image_size, views, images_per_call),
+                    images_per_call * views,
+                ),
             ]
-            made, absent = peers.contestants(pictures, side, views, few)
-            case = f"side {side}, K={views}, M={images}"
-            part.rows.append(compare(case, "views", threads, contestants + made, settings.steps))
-    part.notes += [f"skipped, as it does not import: {name} (pip install 'rr[bench]' brings it)" for name in absent]
-    if made:
-        part.notes.append("peers have the whole policy; kornia works on batches of 512 float tensors")
-    return part
+            others, missing = other_libraries.make_candidates(images, image_size, views, images_per_call)
+            case = f"{image_size} × {image_size}, K={views}, M={num_images}"
+            result.cases.append(compare_candidates(case, "views", threads, candidates + others, settings.steps))
+    result.notes += [f"skipped: {name} cannot be imported (pip install 'rr[bench]' installs it)" for name in missing]
+    if others:
+        result.notes.append(
+            "the other libraries use the complete augmentation; kornia works on batches of 512 float tensors"
+        )
+    return result
 
 
-def _ours(pictures: np.ndarray, views: int) -> Callable[[], Tensor]:
-    epochs, index = count(), np.arange(len(pictures))
+def _make_rr_call(images: np.ndarray, views: int) -> Callable[[], Tensor]:
+    epochs, index = count(), np.arange(len(images))
 
-    def work() -> Tensor:
+    def call() -> Tensor:
         return make_views(
-            pictures, index, augmentation=AUGMENTATION, seed=0, epoch=next(epochs), views=views,
+            images, index, augmentation=AUGMENTATION, seed=0, epoch=next(epochs), num_views=views,
             mean=MEAN, std=STD, device="cpu",
         )  # fmt: skip
 
-    return work
+    return call
 
 
-def _per_picture(pictures: np.ndarray, side: int, views: int, few: int) -> Callable[[], Tensor]:
-    transform = reference.relational_transform(side, MEAN, STD)
-    turns: Iterator[np.ndarray] = cycle(pictures)
+def _make_torchvision_call(
+    images: np.ndarray, image_size: int, views: int, images_per_call: int
+) -> Callable[[], Tensor]:
+    transform = reference.relational_transform(image_size, MEAN, STD)
+    next_images: Iterator[np.ndarray] = cycle(images)
 
-    def work() -> Tensor:
-        made = []
-        for _ in range(few):
-            picture = Image.fromarray(next(turns))
-            made += [transform(picture) for _ in range(views)]
-        return torch.stack(made)
+    def call() -> Tensor:
+        batch = []
+        for _ in range(images_per_call):
+            image = Image.fromarray(next(next_images))
+            batch += [transform(image) for _ in range(views)]
+        return torch.stack(batch)
 
-    return work
+    return call

@@ -1,52 +1,45 @@
-"""Where pictures come from: one small module a source, each with `pictures(source, ...) -> raw.Pictures`."""
+"""The sources of images: one module per kind, each with a function `read_dataset` that returns a `RawDataset`."""
 
 from pathlib import Path
 
-from rr.data.raw import Pictures
+from rr.data.raw import RawDataset
+from rr.data.sources import cifar, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
 from rr.errors import UserError
 from rr.params import ShapesSource, Source
 
 
-def pictures(source: Source, download: Path, local: Path | None) -> Pictures:
-    """Open `source`. `download` keeps archives between tries; `local` is a copy on this machine to use instead.
+def read_dataset(source: Source, download_dir: Path, local_copy: Path | None) -> RawDataset:
+    """Return the class names and images of `source`; most sources read an image only when it is requested.
 
-    Raises UserError for a missing folder, a wrong checksum, an unreadable picture.
+    Args:
+        source: the dataset's `source` section in params.yaml.
+        download_dir: folder that keeps downloaded archives.
+        local_copy: copy of the dataset to use instead of the path or the URL of `source`.
+
+    Raises:
+        UserError: if the source is missing, incomplete or damaged, or if the download fails.
     """
-    if local is None and not isinstance(source, ShapesSource) and source.path:
-        local = _place(source.path)
+    if local_copy is None and not isinstance(source, ShapesSource) and source.path:
+        local_copy = _expand_user(source.path)
     match source.kind:
         case "shapes":
-            from rr.data.sources import shapes
-
-            return shapes.pictures(source)
+            return shapes.read_dataset(source)
         case "cifar10" | "cifar100" | "cifar100_20":
-            from rr.data.sources import cifar
-
-            return cifar.pictures(source, download, local)
-        case "stl10" | "stl10_unlabelled":
-            from rr.data.sources import stl10
-
-            return stl10.pictures(source, download, local)
+            return cifar.read_dataset(source, download_dir, local_copy)
+        case "stl10" | "stl10_unlabeled":
+            return stl10.read_dataset(source, download_dir, local_copy)
         case "tiny_imagenet":
-            from rr.data.sources import tiny_imagenet
-
-            return tiny_imagenet.pictures(download, local)
+            return tiny_imagenet.read_dataset(download_dir, local_copy)
         case "slimagenet64":
-            from rr.data.sources import slimagenet
-
-            return slimagenet.pictures(download, local)
+            return slimagenet.read_dataset(download_dir, local_copy)
         case "imagefolder":
-            from rr.data.sources import imagefolder
-
-            return imagefolder.pictures(source, local)
+            return imagefolder.read_dataset(source, local_copy)
         case "parquet":
-            from rr.data.sources import parquet
-
-            return parquet.pictures(source, local)
+            return parquet.read_dataset(source, local_copy)
 
 
-def _place(path: str) -> Path:
+def _expand_user(path: str) -> Path:
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:  # how pathlib says it
-        raise UserError(f"{path}: there is no such user here: correct the source's path in params.yaml") from error
+    except RuntimeError as error:
+        raise UserError(f"{path}: unknown user in '~user'; correct the source's path in params.yaml") from error

@@ -5,40 +5,47 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rr.data import raw
-from rr.data.sources.torchvision_archive import unpacked
+from rr.data.sources.torchvision_archive import ensure_extracted
 from rr.params import CifarSource
 
 
-def pictures(source: CifarSource, download: Path, local: Path | None) -> raw.Pictures:
-    """Yield the 50,000 training and 10,000 test pictures of 32 × 32 in the official order.
+def read_dataset(source: CifarSource, download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
+    """Return the 50,000 training and 10,000 test images of 32 × 32 pixels in the official order.
 
-    The kind `cifar100_20` gives the pictures of CIFAR-100 their 20 coarse labels.
+    The kind `cifar100_20` has the images of CIFAR-100 with their 20 coarse labels. No file is unpickled before its MD5
+    has been verified.
 
-    `local`: the official archive, or a folder with it or its contents. Nothing is unpickled before
-    its md5 has been compared. Raises UserError for a wrong checksum or a failed download.
+    Args:
+        source: the dataset's `source` section in params.yaml.
+        download_dir: folder that keeps the archive and the extracted files.
+        local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
+
+    Raises:
+        UserError: if a file is missing, if a checksum differs, or if the download fails.
     """
     from torchvision import datasets
 
-    kind = datasets.CIFAR10 if source.kind == "cifar10" else datasets.CIFAR100
-    files = [(name, md5) for name, md5 in kind.train_list + kind.test_list]
-    folder = unpacked(kind, [*files, (kind.meta["filename"], kind.meta["md5"])], local, download)
-    parts = [(split, kind(root=str(folder.parent), train=split == "train")) for split in raw.SPLITS]
+    dataset = datasets.CIFAR10 if source.kind == "cifar10" else datasets.CIFAR100
+    files = [(name, md5) for name, md5 in dataset.train_list + dataset.test_list]
+    files.append((dataset.meta["filename"], dataset.meta["md5"]))
+    folder = ensure_extracted(dataset, files, local_copy, download_dir)
+    parts = [(split, dataset(root=str(folder.parent), train=split == "train")) for split in raw.SPLITS]
 
-    names = list(parts[0][1].classes)
+    class_names = list(parts[0][1].classes)
     labels = {split: part.targets for split, part in parts}
     if source.kind == "cifar100_20":
-        names = _entry(folder / "meta", "coarse_label_names")
-        labels = {split: _entry(folder / split, "coarse_labels") for split in raw.SPLITS}
+        class_names = _unpickle_entry(folder / "meta", "coarse_label_names")
+        labels = {split: _unpickle_entry(folder / split, "coarse_labels") for split in raw.SPLITS}
 
-    def rows() -> Iterator[raw.Picture]:
+    def iter_images() -> Iterator[raw.EncodedImage]:
         for split, part in parts:
             for position, (image, label) in enumerate(zip(part.data, labels[split], strict=True)):
-                yield raw.Picture(split, f"{split}/{position}.png", raw.encode(image), label)
+                yield raw.EncodedImage(split, f"{split}/{position}.png", raw.encode_png(image), label)
 
-    return raw.Pictures(names, rows())
+    return raw.RawDataset(class_names, iter_images())
 
 
-def _entry(path: Path, key: str) -> list:
-    """What torchvision leaves unread of one of CIFAR-100's files, whose md5 has been compared."""
+def _unpickle_entry(path: Path, key: str) -> list:
+    """Return an entry that torchvision does not read, from a file of CIFAR-100 whose MD5 has been verified."""
     with open(path, "rb") as file:
         return pickle.load(file, encoding="latin1")[key]

@@ -1,4 +1,4 @@
-"""One's own pictures in folders, one folder per class."""
+"""Your own images in folders, one folder per class."""
 
 import hashlib
 import os
@@ -14,77 +14,82 @@ from rr.params import FolderSource
 _TEST_NAMES = ("test", "val", "valid", "validation")
 
 
-def pictures(source: FolderSource, local: Path | None) -> raw.Pictures:
-    """Read `path/train/<class>/…` and `path/test/<class>/…`, or split `path/<class>/…` by `test_share` of each class.
+def read_dataset(source: FolderSource, local_copy: Path | None) -> raw.RawDataset:
+    """Return the images in `path/train/<class>/…` and `path/test/<class>/…`, or split those in `path/<class>/…`.
 
-    Pictures that lie in `path` itself (or in `path/train`, `path/test`) are unlabelled. The split depends on the
-    pictures' bytes alone, so it is the same everywhere. Raises UserError for a missing or empty folder, a class
-    without a picture, and pictures beside class folders.
+    A split by `test_fraction` is made within each class. It depends only on the bytes of the images, so it is the same
+    on every machine. Images directly in `path` (or in `path/train` and `path/test`) are unlabeled.
+
+    Args:
+        source: the dataset's `source` section in params.yaml.
+        local_copy: folder to use instead of the path of `source`.
+
+    Raises:
+        UserError: if the folder is missing, if a class has no images, or if there are images next to class folders.
     """
-    root = local or Path(source.path)
+    root = local_copy or Path(source.path)
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: correct the source's path in params.yaml, or name it with --from")
-    tests = [root / name for name in _TEST_NAMES if (root / name).is_dir()]
-    if (root / "train").is_dir() and not tests:
+        raise UserError(f"{root} is not a folder: correct the source's path in params.yaml, or give a path with --from")
+    test_folders = [root / name for name in _TEST_NAMES if (root / name).is_dir()]
+    if (root / "train").is_dir() and not test_folders:
         root = root / "train"
-    if tests and (root / "train").is_dir():
-        parts = {"train": root / "train", "test": tests[0]}
-        listed = {split: _classes(folder) for split, folder in parts.items()}
-        class_names = sorted(listed["train"])
-        if sorted(listed["test"]) != class_names:
-            odd = sorted(set(listed["test"]) ^ set(class_names))
+    if test_folders and (root / "train").is_dir():
+        folders = {"train": root / "train", "test": test_folders[0]}
+        splits = {split: _list_classes(folder) for split, folder in folders.items()}
+        class_names = sorted(splits["train"])
+        if sorted(splits["test"]) != class_names:
+            different = sorted(set(splits["test"]) ^ set(class_names))
             raise UserError(
-                f"{root}: the class folders of {parts['train']} and {parts['test']} differ: {', '.join(odd)}"
+                f"{root}: {folders['train']} and {folders['test']} must have the same class folders; these are only in "
+                f"one of them: {', '.join(different)}"
             )
     else:
-        by_class = _classes(root)
-        class_names = sorted(by_class)
-        listed = {split: {} for split in raw.SPLITS}
-        for name, files in by_class.items():
-            held_out = _held_out(files, source.test_share)
-            listed["train"][name] = [file for file in files if file not in held_out]
-            listed["test"][name] = [file for file in files if file in held_out]
+        classes = _list_classes(root)
+        class_names = sorted(classes)
+        splits = {split: {} for split in raw.SPLITS}
+        for class_name, files in classes.items():
+            test_files = _choose_test_files(files, source.test_fraction)
+            splits["train"][class_name] = [file for file in files if file not in test_files]
+            splits["test"][class_name] = [file for file in files if file in test_files]
 
-    def rows() -> Iterator[raw.Picture]:
+    def iter_images() -> Iterator[raw.EncodedImage]:
         for split in raw.SPLITS:
-            for label, name in enumerate(class_names):
-                for file in listed[split][name]:
-                    number = label if name else raw.UNLABELLED
-                    # A name need not be text; one that is none is written with escapes.
-                    shown = os.fsencode(file.relative_to(root)).decode("utf-8", "backslashreplace")
-                    yield raw.Picture(split, shown, file.read_bytes(), number)
+            for label, class_name in enumerate(class_names):
+                for file in splits[split][class_name]:
+                    # The bytes of a file name may be invalid UTF-8.
+                    name = os.fsencode(file.relative_to(root)).decode("utf-8", "backslashreplace")
+                    yield raw.EncodedImage(split, name, file.read_bytes(), label if class_name else raw.UNLABELED)
 
-    return raw.Pictures([name for name in class_names if name], rows())
+    return raw.RawDataset([name for name in class_names if name], iter_images())
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Map each class to its sorted pictures; pictures without a class folder go under the empty name."""
+def _list_classes(folder: Path) -> dict[str, list[Path]]:
+    """Map each class to its sorted images; the key of images without a class folder is the empty string."""
     suffixes = Image.registered_extensions()
 
-    def files(place: Path, pattern: str) -> list[Path]:
-        found = (file for file in place.glob(pattern) if file.is_file() and not file.name.startswith("."))
-        return sorted(file for file in found if file.suffix.lower() in suffixes)
+    def list_images(path: Path, pattern: str) -> list[Path]:
+        files = (file for file in path.glob(pattern) if file.is_file() and not file.name.startswith("."))
+        return sorted(file for file in files if file.suffix.lower() in suffixes)
 
-    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    beside = files(folder, "*") if folders else []
-    if beside:
-        raise UserError(f"{beside[0]} lies beside class folders: move it into one of them, or elsewhere")
-    classes = {entry.name: files(entry, "**/*") for entry in folders} or {"": files(folder, "*")}
-    for name, pictures_of_class in classes.items():
-        if not pictures_of_class:
-            raise UserError(
-                f"{folder / name} holds no picture: add some ({'/'.join(sorted({'.jpg', '.png'}))}…), or remove it"
-            )
+    class_folders = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    images = list_images(folder, "*")
+    if class_folders and images:
+        raise UserError(f"{images[0]} is next to class folders: move it into one of them, or to another place")
+    classes = {entry.name: list_images(entry, "**/*") for entry in sorted(class_folders)} or {"": images}
+    for class_name, files in classes.items():
+        if not files:
+            raise UserError(f"{folder / class_name} has no images: add some (.jpg, .png, …), or remove the folder")
     return classes
 
 
-def _held_out(files: list[Path], share: float) -> set[Path]:
-    """The files of one class that form its test split: at least one, and not all, of its different pictures.
+def _choose_test_files(files: list[Path], fraction: float) -> set[Path]:
+    """Return the images of a class that form the test split: about `fraction` of its distinct images.
 
-    Ranked by their bytes: the split is the same everywhere, and copies of a picture stay on one side.
+    At least one distinct image is chosen, and at least one is left for training. The images are ranked by the SHA-256
+    of their bytes, so the split is the same on every machine and copies of an image are in the same split.
     """
-    digests = {file: hashlib.sha256(file.read_bytes()).digest() for file in files}
-    ranked = sorted(set(digests.values()))
-    count = min(max(round(share * len(ranked)), 1), len(ranked) - 1)
-    held_out = set(ranked[:count])
-    return {file for file, digest in digests.items() if digest in held_out}
+    hashes = {file: hashlib.sha256(file.read_bytes()).digest() for file in files}
+    ranked = sorted(set(hashes.values()))
+    count = min(max(round(fraction * len(ranked)), 1), len(ranked) - 1)
+    test_hashes = set(ranked[:count])
+    return {file for file, digest in hashes.items() if digest in test_hashes}

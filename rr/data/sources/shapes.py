@@ -1,4 +1,4 @@
-"""The embedded set: ten shapes, drawn from a seed."""
+"""The built-in dataset `shapes`, generated from a seed."""
 
 from collections.abc import Iterator
 
@@ -7,13 +7,13 @@ from rr.data.shapes import CLASS_NAMES, generate
 from rr.params import ShapesSource
 
 
-def pictures(source: ShapesSource) -> raw.Pictures:
-    """Draw `source.train` and `source.test` pictures of 32 × 32."""
+def read_dataset(source: ShapesSource) -> raw.RawDataset:
+    """Return `source.train` training and `source.test` test images of 32 × 32 pixels."""
 
-    def rows() -> Iterator[raw.Picture]:
+    def iter_images() -> Iterator[raw.EncodedImage]:
         for split, count in (("train", source.train), ("test", source.test)):
             images, labels = generate(count, source.seed, split)
             for position, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield raw.Picture(split, f"{split}/{position}.png", raw.encode(image), int(label))
+                yield raw.EncodedImage(split, f"{split}/{position}.png", raw.encode_png(image), int(label))
 
-    return raw.Pictures(list(CLASS_NAMES), rows())
+    return raw.RawDataset(list(CLASS_NAMES), iter_images())

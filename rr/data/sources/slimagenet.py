@@ -1,4 +1,4 @@
-"""SlimageNet64 (Antoniou, Patacchiola, Ochal & Storkey, 2020): 200 pictures of each class of ImageNet, 64 × 64."""
+"""SlimageNet64 (Antoniou, Patacchiola, Ochal & Storkey, 2020): 200 images of each ImageNet class, 64 × 64 pixels."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,87 +7,95 @@ from pathlib import Path
 from PIL import Image
 
 from rr.data import raw
-from rr.data.archive import Limits, Tree, open_tree
+from rr.data.archive import ArchiveLimits, FileTree, open_tree
 from rr.errors import UserError
 
-ADDRESS = "https://zenodo.org/record/3672132"
+URL = "https://zenodo.org/record/3672132"
 CLASSES, PER_CLASS, TRAIN_PER_CLASS = 1000, 200, 160
-_LIMITS = Limits(size=16 << 30, members=500_000)  # generous: the archive's own size is not known
+_LIMITS = ArchiveLimits(max_bytes=16 << 30, max_members=500_000)  # generous: the size of the archive is not known
 
-Classes = dict[str, list[str]]
+FilesByClass = dict[str, list[str]]
 
 
-def pictures(download: Path, local: Path | None) -> raw.Pictures:
-    """Yield the pictures of `local`: a folder, zip or tar with a folder per class, or with train and test folders.
+def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
+    """Return 160 training and 40 test images of each class.
 
-    The paper has 160 training and 40 test pictures of each class, and does not say which. Where `train` and `test`
-    have the same classes (as the paper's code expects), they are used as they are. Else, of each class, the 160 whose
-    sha256 of "class/file" is smallest are for training. Folders with different classes are one set: that is how the
-    published archive is split for few-shot learning.
-    Raises UserError without a copy, and for a class too few or with another number of pictures.
+    The paper does not say which images of a class are for training. If there are `train` and `test` folders with the
+    same classes, as the paper's code expects, they are the splits. Otherwise the 160 images of a class with the
+    smallest SHA-256 of "class/file" are for training. Folders with different classes are merged, because the published
+    archive is split by classes for few-shot learning.
+
+    Args:
+        download_dir: folder for the extracted files, if the copy is a tar.
+        local_copy: a folder, zip or tar with one folder per class, or with train and test folders of such.
+
+    Raises:
+        UserError: if there is no copy, or if the number of classes or images is wrong.
     """
-    if local is None:
+    if local_copy is None:
         raise UserError(
-            f"slimagenet64 is not downloaded by rr: get it from {ADDRESS}, then name the archive or folder with "
-            "--from, or as 'path' of the source in params.yaml"
+            f"rr cannot download slimagenet64: get it from {URL}, then give the archive or folder with --from, or as "
+            "'path' of the source in params.yaml"
         )
-    tree = open_tree(local, download / "unpacked", _LIMITS)
-    splits = _splits(tree, local)
-    names = sorted(splits["train"])
-    if len(names) != CLASSES:
+    tree = open_tree(local_copy, download_dir / "unpacked", _LIMITS)
+    splits = _split(tree, local_copy)
+    class_names = sorted(splits["train"])
+    if len(class_names) != CLASSES:
         raise UserError(
-            f"{local} has {len(names)} classes in place of {CLASSES}: it needs a folder per class, or train and test "
-            f"folders of such; get it again from {ADDRESS}"
+            f"{local_copy}: expected {CLASSES} classes, found {len(class_names)}: it needs one folder per class, or "
+            f"train and test folders of such; download it again from {URL}"
         )
 
-    def rows() -> Iterator[raw.Picture]:
+    def iter_images() -> Iterator[raw.EncodedImage]:
         for split in raw.SPLITS:
-            for label, name in enumerate(names):
-                for file in splits[split][name]:
-                    yield raw.Picture(split, file, tree.read(file), label)
+            for label, class_name in enumerate(class_names):
+                for file in splits[split][class_name]:
+                    yield raw.EncodedImage(split, file, tree.read(file), label)
 
-    return raw.Pictures(names, rows())
+    return raw.RawDataset(class_names, iter_images())
 
 
-def _splits(tree: Tree, local: Path) -> dict[str, Classes]:
-    """The pictures of each class in each split."""
-    parts = _parts(tree)
-    if "train" in parts and "test" in parts:
-        train, test = parts["train"], parts["test"]
+def _split(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
+    """Return the images of each class in each split."""
+    folders = _group_by_folder(tree)
+    if "train" in folders and "test" in folders:
+        train, test = folders["train"], folders["test"]
         if train.keys() == test.keys():
             return {"train": train, "test": test}
-        shared = train.keys() & test.keys()
-        if shared:
-            odd = sorted(train.keys() ^ test.keys())
-            raise UserError(f"{local}: train and test have different classes ({', '.join(odd[:5])}…): make them equal")
-    merged: Classes = {}
-    for classes in parts.values():
-        for name, files in classes.items():
-            merged.setdefault(name, []).extend(files)
-    for name, files in sorted(merged.items()):
+        if train.keys() & test.keys():
+            different = sorted(train.keys() ^ test.keys())
+            raise UserError(
+                f"{path}: train and test have different classes ({', '.join(different[:5])}…): make them equal"
+            )
+    merged: FilesByClass = {}
+    for classes in folders.values():
+        for class_name, files in classes.items():
+            merged.setdefault(class_name, []).extend(files)
+    for class_name, files in sorted(merged.items()):
         if len(files) != PER_CLASS:
             raise UserError(
-                f"{local}: class {name} has {len(files)} pictures in place of {PER_CLASS}: get it again from {ADDRESS}"
+                f"{path}: expected {PER_CLASS} images of class {class_name}, found {len(files)}: "
+                f"download it again from {URL}"
             )
-    ranked = {name: sorted(files, key=_rank) for name, files in merged.items()}
+    ranked = {class_name: sorted(files, key=_hash_name) for class_name, files in merged.items()}
     return {
-        "train": {name: sorted(files[:TRAIN_PER_CLASS]) for name, files in ranked.items()},
-        "test": {name: sorted(files[TRAIN_PER_CLASS:]) for name, files in ranked.items()},
+        "train": {class_name: sorted(files[:TRAIN_PER_CLASS]) for class_name, files in ranked.items()},
+        "test": {class_name: sorted(files[TRAIN_PER_CLASS:]) for class_name, files in ranked.items()},
     }
 
 
-def _parts(tree: Tree) -> dict[str, Classes]:
-    """The pictures by the folder above their class (train, val, test, or another), and by class."""
+def _group_by_folder(tree: FileTree) -> dict[str, FilesByClass]:
+    """Group the images by the parent folder of their class (train, val, test or another), then by class."""
     suffixes = Image.registered_extensions()
-    parts: dict[str, Classes] = {}
+    folders: dict[str, FilesByClass] = {}
     for name in tree.names:
-        above, _, rest = name.rpartition("/")
-        part, _, kind = above.rpartition("/")
-        if kind and Path(rest).suffix.lower() in suffixes:
-            parts.setdefault(part.rpartition("/")[2], {}).setdefault(kind, []).append(name)
-    return parts
+        parent, _, filename = name.rpartition("/")
+        folder, _, class_name = parent.rpartition("/")
+        if class_name and Path(filename).suffix.lower() in suffixes:
+            folders.setdefault(folder.rpartition("/")[2], {}).setdefault(class_name, []).append(name)
+    return folders
 
 
-def _rank(name: str) -> str:
-    """The hash of "class/file": the same whatever folder or archive the file came in."""
+def _hash_name(name: str) -> str:
+    """Return the SHA-256 of "class/file", which does not depend on the folders above."""
     return hashlib.sha256("/".join(name.split("/")[-2:]).encode()).hexdigest()

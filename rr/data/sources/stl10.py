@@ -1,6 +1,6 @@
-"""STL-10 (Coates, Ng & Lee, 2011; https://cs.stanford.edu/~acoates/stl10): pictures of 96 × 96 from ImageNet.
+"""STL-10 (Coates, Ng & Lee, 2011; https://cs.stanford.edu/~acoates/stl10): images of 96 × 96 from ImageNet.
 
-Each file `…_X.bin` holds uint8 (n, 3, columns, rows): a picture's channels one after another, each column by column.
+A file `…_X.bin` holds uint8 (N, 3, columns, rows): the channels of an image one after another, each column by column.
 """
 
 from collections.abc import Iterator
@@ -9,54 +9,63 @@ from pathlib import Path
 import numpy as np
 
 from rr.data import raw
-from rr.data.sources.torchvision_archive import unpacked
+from rr.data.sources.torchvision_archive import ensure_extracted
 from rr.errors import UserError
 from rr.params import Stl10Source
 
-_SIDE = 96
-_BYTES = 3 * _SIDE * _SIDE
+_SIZE = 96
+_BYTES_PER_IMAGE = 3 * _SIZE * _SIZE
 
 
-def pictures(source: Stl10Source, download: Path, local: Path | None) -> raw.Pictures:
-    """Yield the 5,000 labelled training and 8,000 test pictures in the official order.
+def read_dataset(source: Stl10Source, download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
+    """Return the 5,000 labeled training and 8,000 test images in the official order.
 
-    The kind `stl10_unlabelled` has the 100,000 unlabelled pictures for training; its test pictures are the same 8,000,
-    without their labels.
+    The kind `stl10_unlabeled` has the 100,000 unlabeled images for training and the same 8,000 test images without
+    their labels.
 
-    `local`: the official archive, or a folder with it or its contents.
-    Raises UserError for a wrong checksum or a failed download.
+    Args:
+        source: the dataset's `source` section in params.yaml.
+        download_dir: folder that keeps the archive and the extracted files.
+        local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
+
+    Raises:
+        UserError: if a file is missing, if a checksum differs, or if the download fails.
     """
     from torchvision.datasets import STL10
 
-    labelled = source.kind == "stl10"
-    # File and md5 of each, as torchvision lists them: train_X, train_y, unlabeled_X; test_X, test_y.
-    (*train, unlabelled), test = STL10.train_list, STL10.test_list
-    files = [*train, *test] if labelled else [unlabelled, test[0]]
-    folder = unpacked(STL10, [(name, md5) for name, md5 in files], local, download)
+    labeled = source.kind == "stl10"
+    # Names and MD5s in torchvision's lists: train_X, train_y, unlabeled_X; test_X, test_y.
+    (*train_files, unlabeled_file), test_files = STL10.train_list, STL10.test_list
+    files = [*train_files, *test_files] if labeled else [unlabeled_file, test_files[0]]
+    folder = ensure_extracted(STL10, [(name, md5) for name, md5 in files], local_copy, download_dir)
 
-    def rows() -> Iterator[raw.Picture]:
-        for split, name in (("train", "train" if labelled else "unlabeled"), ("test", "test")):
-            images = folder / f"{name}_X.bin"
-            numbers = np.full(images.stat().st_size // _BYTES, raw.UNLABELLED)
-            if labelled:
-                numbers = np.fromfile(folder / f"{name}_y.bin", np.uint8).astype(int) - 1  # they count from 1
-            for position, (pixels, label) in enumerate(zip(_pixels(images), numbers, strict=True)):
-                yield raw.Picture(split, f"{name}/{position}.png", raw.encode(pixels), int(label))
+    def iter_images() -> Iterator[raw.EncodedImage]:
+        for split, name in (("train", "train" if labeled else "unlabeled"), ("test", "test")):
+            path = folder / f"{name}_X.bin"
+            labels = np.full(path.stat().st_size // _BYTES_PER_IMAGE, raw.UNLABELED)
+            if labeled:
+                labels = np.fromfile(folder / f"{name}_y.bin", np.uint8).astype(int) - 1  # in the file, they start at 1
+            for position, (pixels, label) in enumerate(zip(_iter_pixels(path), labels, strict=True)):
+                yield raw.EncodedImage(split, f"{name}/{position}.png", raw.encode_png(pixels), int(label))
 
-    return raw.Pictures(_class_names(folder / STL10.class_names_file) if labelled else [], rows())
+    class_names = _read_class_names(folder / STL10.class_names_file) if labeled else []
+    return raw.RawDataset(class_names, iter_images())
 
 
-def _pixels(images: Path) -> Iterator[np.ndarray]:
-    """Read uint8 (96, 96, 3) pictures one by one: a map of the file would count as 3 GB of memory."""
-    with open(images, "rb") as file:
-        while (picture := np.fromfile(file, np.uint8, _BYTES)).size:
+def _iter_pixels(path: Path) -> Iterator[np.ndarray]:
+    """Yield the images of a `_X.bin` file, uint8 (96, 96, 3), one by one; a memory map would count as 3 GB."""
+    with open(path, "rb") as file:
+        while (image := np.fromfile(file, np.uint8, _BYTES_PER_IMAGE)).size:
             # From (channel, column, row) to (row, column, channel).
-            yield np.ascontiguousarray(picture.reshape(3, _SIDE, _SIDE).transpose(2, 1, 0))
+            yield np.ascontiguousarray(image.reshape(3, _SIZE, _SIZE).transpose(2, 1, 0))
 
 
-def _class_names(path: Path) -> list[str]:
-    # No md5 of this file is listed.
-    names = path.read_text(encoding="utf-8").split() if path.is_file() else []
-    if len(names) != 10:
-        raise UserError(f"{path} does not list 10 classes: unpack the official archive again, or name that with --from")
-    return names
+def _read_class_names(path: Path) -> list[str]:
+    # No MD5 of this file is published.
+    class_names = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    if len(class_names) != 10:
+        raise UserError(
+            f"{path}: expected 10 class names, found {len(class_names)}: extract the official archive again, or give "
+            "the archive with --from"
+        )
+    return class_names

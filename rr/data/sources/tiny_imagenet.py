@@ -1,8 +1,8 @@
-"""Tiny-ImageNet (Stanford CS231n, 2015): 200 classes of ImageNet in JPEG of 64 × 64.
+"""Tiny-ImageNet (Stanford CS231n, 2015): 200 classes of ImageNet as JPEG images of 64 × 64 pixels.
 
-In the archive: `wnids.txt`, the classes' WordNet numbers; `words.txt`, number and words of every class of ImageNet;
-`train/<number>/images/*.JPEG`; `val/images/*.JPEG`, whose classes stand in `val/val_annotations.txt` (file, number,
-box). Its `test` folder has no labels, and is not used.
+The archive contains `wnids.txt`, the WordNet IDs of the classes; `words.txt`, the ID and the words of every class of
+ImageNet; `train/<ID>/images/*.JPEG`; and `val/images/*.JPEG`, whose classes are in `val/val_annotations.txt` (file, ID,
+box). Its `test` folder has no labels and is not used.
 """
 
 from collections import Counter
@@ -10,91 +10,98 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rr.data import raw
-from rr.data.archive import Limits, Tree, open_tree
-from rr.data.download import download as bring
+from rr.data.archive import ArchiveLimits, FileTree, open_tree
+from rr.data.download import download_file
 from rr.errors import UserError
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 CLASSES, TRAIN_PER_CLASS, TEST = 200, 500, 10_000
-_LIMITS = Limits(size=2 << 30, members=200_000)  # the official archive has some 120,600 members
+_LIMITS = ArchiveLimits(max_bytes=2 << 30, max_members=200_000)  # the official archive has about 120,600 members
+_HINT = "download the archive again"
 
 
-def pictures(download: Path, local: Path | None) -> raw.Pictures:
-    """Yield the 500 training pictures of each class, and as test split the 10,000 of the official validation split.
+def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
+    """Return the 500 training images of each class, and the 10,000 official validation images as test images.
 
-    `local`: the official zip, or a folder with it or its contents. No checksum of it is published, so those of its
-    members are compared as they are read, and all pictures counted.
-    Raises UserError for a failed download, a damaged zip, and a picture too few or too many.
+    No checksum of the archive is published. Therefore the checksum of each member is verified when it is read, and the
+    number of images is verified for each class.
+
+    Args:
+        download_dir: folder that keeps the archive and, if it is a tar, the extracted files.
+        local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
+
+    Raises:
+        UserError: if the download fails, if the archive is damaged, or if the number of images is wrong.
     """
-    file = Path(URL).name
-    place = local or download / file
-    if local is None:
-        bring(URL, place)
-    elif (local / file).is_file():
-        place = local / file
-    tree = open_tree(place, download / "unpacked", _LIMITS)
+    filename = Path(URL).name
+    path = local_copy or download_dir / filename
+    if local_copy is None:
+        download_file(URL, path)
+    elif (local_copy / filename).is_file():
+        path = local_copy / filename
+    tree = open_tree(path, download_dir / "unpacked", _LIMITS)
     root = next((name.removesuffix("wnids.txt") for name in tree.names if Path(name).name == "wnids.txt"), None)
     if root is None:
-        raise UserError(f"{place} holds no wnids.txt: give the official {file}, or the folder made from it")
-    numbers = sorted(_lines(tree, f"{root}wnids.txt", place))
-    if len(numbers) != CLASSES:
-        raise UserError(f"{place} lists {len(numbers)} classes in place of {CLASSES}: get it again")
-    train = _train(tree, root, numbers, place)
-    test = _test(tree, root, numbers, place)
-    names = _names(numbers, _lines(tree, f"{root}words.txt", place))
+        raise UserError(f"{path} contains no wnids.txt: give the official {filename}, or the folder extracted from it")
+    wnids = sorted(_read_lines(tree, f"{root}wnids.txt", path))
+    if len(wnids) != CLASSES:
+        raise UserError(f"{path}: expected {CLASSES} classes, found {len(wnids)}: {_HINT}")
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    splits = {"train": _train_images(tree, root, labels, path), "test": _val_images(tree, root, labels, path)}
+    class_names = _class_names(wnids, _read_lines(tree, f"{root}words.txt", path))
 
-    def rows() -> Iterator[raw.Picture]:
-        for split, listed in (("train", train), ("test", test)):
-            for name, label in listed:
-                yield raw.Picture(split, name.removeprefix(root), tree.read(name), label)
+    def iter_images() -> Iterator[raw.EncodedImage]:
+        for split, images in splits.items():
+            for name, label in images:
+                yield raw.EncodedImage(split, name.removeprefix(root), tree.read(name), label)
 
-    return raw.Pictures(names, rows())
+    return raw.RawDataset(class_names, iter_images())
 
 
-def _train(tree: Tree, root: str, numbers: list[str], place: Path) -> list[tuple[str, int]]:
-    """The training pictures and their labels, class by class."""
-    labels = {number: label for label, number in enumerate(numbers)}
-    found = []
+def _train_images(tree: FileTree, root: str, labels: dict[str, int], path: Path) -> list[tuple[str, int]]:
+    """Return the file name and the label of each training image, class by class."""
+    images = []
     for name in tree.names:
         match name.removeprefix(root).split("/"):
-            case ["train", number, "images", _] if number in labels:
-                found.append((name, labels[number]))
-    counts = Counter(label for _, label in found)
-    for label, number in enumerate(numbers):
+            case ["train", wnid, "images", _] if wnid in labels:
+                images.append((name, labels[wnid]))
+    counts = Counter(label for _, label in images)
+    for wnid, label in labels.items():
         if counts[label] != TRAIN_PER_CLASS:
             raise UserError(
-                f"{place}: train/{number} has {counts[label]} pictures in place of {TRAIN_PER_CLASS}: get it again"
+                f"{path}: expected {TRAIN_PER_CLASS} images in train/{wnid}, found {counts[label]}: {_HINT}"
             )
-    return sorted(found, key=lambda picture: (picture[1], picture[0]))
+    return sorted(images, key=lambda image: (image[1], image[0]))
 
 
-def _test(tree: Tree, root: str, numbers: list[str], place: Path) -> list[tuple[str, int]]:
-    """The validation pictures and their labels, in the order of the annotations."""
-    labels = {number: label for label, number in enumerate(numbers)}
-    there = set(tree.names)
-    found = {}
-    for position, line in enumerate(_lines(tree, f"{root}val/val_annotations.txt", place), 1):
-        file, number, *_ = [*line.split("\t"), ""]
+def _val_images(tree: FileTree, root: str, labels: dict[str, int], path: Path) -> list[tuple[str, int]]:
+    """Return the file name and the label of each validation image, in the order of the annotations."""
+    names = set(tree.names)
+    images: dict[str, int] = {}
+    for number, line in enumerate(_read_lines(tree, f"{root}val/val_annotations.txt", path), 1):
+        file, wnid, *_ = [*line.split("\t"), ""]
         name = f"{root}val/images/{file}"
-        if name not in there or number not in labels or name in found:
+        if name not in names or wnid not in labels or name in images:
             raise UserError(
-                f"{place}: val/val_annotations.txt, line {position}: no such picture or class: get it again"
+                f"{path}: val/val_annotations.txt, line {number}: the image or the class is missing, or the image is "
+                f"listed twice: {_HINT}"
             )
-        found[name] = labels[number]
-    if len(found) != TEST:
-        raise UserError(f"{place}: val has {len(found)} annotated pictures in place of {TEST}: get it again")
-    return list(found.items())
+        images[name] = labels[wnid]
+    if len(images) != TEST:
+        raise UserError(f"{path}: expected {TEST} annotated images in val, found {len(images)}: {_HINT}")
+    return list(images.items())
 
 
-def _names(numbers: list[str], words: list[str]) -> list[str]:
-    """The first of a class's words, with the class's number beside it where two classes share that."""
-    known = dict(line.partition("\t")[::2] for line in words)
-    first = [known.get(number, number).split(",")[0].strip() for number in numbers]
-    counts = Counter(first)
-    return [word if counts[word] == 1 else f"{word} ({number})" for word, number in zip(first, numbers, strict=True)]
+def _class_names(wnids: list[str], lines: list[str]) -> list[str]:
+    """Return the first word of each class, followed by its WordNet ID if two classes share that word."""
+    words = dict(line.partition("\t")[::2] for line in lines)
+    names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True)]
 
 
-def _lines(tree: Tree, name: str, place: Path) -> list[str]:
+def _read_lines(tree: FileTree, name: str, path: Path) -> list[str]:
+    """Return the lines of a text file that are not blank."""
     if name not in tree.names:
-        raise UserError(f"{place} holds no {name}: get it again")
+        raise UserError(f"{path} contains no {name}: {_HINT}")
     return [line for line in tree.read(name).decode("utf-8", "replace").splitlines() if line.strip()]

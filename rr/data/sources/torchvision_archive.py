@@ -1,17 +1,18 @@
-"""The official archive of a data set that torchvision knows, downloaded or local, unpacked and compared by md5."""
+"""The official archive of a dataset in torchvision: download or find it, extract it and verify its files by MD5."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from rr.data.archive import Limits, unpack
-from rr.data.download import download, md5_of, verify
+from rr.data.archive import ArchiveLimits, extract_tar
+from rr.data.download import check_md5, download_file, file_md5
 from rr.errors import UserError
 
-_LIMITS = Limits(size=4 << 30, members=100)  # STL-10 unpacks to 3 GB
+_LIMITS = ArchiveLimits(max_bytes=4 << 30, max_members=100)  # STL-10 expands to 3 GB
 
 
-class Official(Protocol):
-    """What a data set's class of torchvision says about its archive."""
+class TorchvisionDataset(Protocol):
+    """The attributes of a torchvision dataset class that describe its archive."""
 
     url: str
     filename: str
@@ -19,52 +20,58 @@ class Official(Protocol):
     base_folder: str
 
 
-def unpacked(kind: type[Official], files: list[tuple[str, str]], local: Path | None, place: Path) -> Path:
-    """Return the folder `base_folder` with `files` (name and md5 of each), every one of them compared.
+def ensure_extracted(
+    dataset: type[TorchvisionDataset], files: list[tuple[str, str]], local_copy: Path | None, download_dir: Path
+) -> Path:
+    """Return the extracted folder of a dataset, with all of `files` present and verified.
 
-    `local` is the official archive, or a folder with it or its contents; without, the archive is downloaded. `place`
-    keeps the archive and what is unpacked of it.
-    Raises UserError for a copy that is neither, a wrong checksum, and as `download` does.
+    Args:
+        dataset: the class in `torchvision.datasets`.
+        files: name and MD5 of each required file.
+        local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
+        download_dir: folder that keeps the archive and the extracted files.
+
+    Raises:
+        UserError: if the copy is incomplete, if a checksum differs, or if the download fails.
     """
-    own = place / "unpacked" / kind.base_folder
-    if local is None:
-        if _fault(own, files) is None:
-            return own
-        archive = place / kind.filename
-        download(kind.url, archive, kind.tgz_md5)
+    extracted = download_dir / "unpacked" / dataset.base_folder
+    if local_copy is None:
+        with suppress(UserError):
+            _check_files(extracted, files)
+            return extracted
+        archive = download_dir / dataset.filename
+        download_file(dataset.url, archive, dataset.tgz_md5)
     else:
-        archive = _copy(local, kind)
+        archive = _find_local_copy(local_copy, dataset)
         if archive.is_dir():
-            return _checked(archive, files)
-        verify(archive, kind.tgz_md5)
-    unpack(archive, own.parent, _LIMITS)
-    return _checked(own, files)
+            _check_files(archive, files)
+            return archive
+        check_md5(archive, dataset.tgz_md5)
+    extract_tar(archive, extracted.parent, _LIMITS)
+    _check_files(extracted, files)
+    return extracted
 
 
-def _copy(local: Path, kind: type[Official]) -> Path:
-    """The official folder or archive at `local`."""
-    if not local.exists():
-        raise UserError(f"{local} does not exist: --from takes the official {kind.filename} or the folder made from it")
-    if local.is_file() or local.name == kind.base_folder:
-        return local
-    for found in (local / kind.base_folder, local / kind.filename):
-        if found.exists():
-            return found
-    raise UserError(f"{local} holds neither {kind.filename} nor {kind.base_folder}: check the path given to --from")
+def _find_local_copy(local_copy: Path, dataset: type[TorchvisionDataset]) -> Path:
+    """Return the path of the extracted folder or the archive at `local_copy`."""
+    if not local_copy.exists():
+        raise UserError(f"{local_copy} does not exist: give {dataset.filename}, or the folder extracted from it")
+    if local_copy.is_file() or local_copy.name == dataset.base_folder:
+        return local_copy
+    for path in (local_copy / dataset.base_folder, local_copy / dataset.filename):
+        if path.exists():
+            return path
+    raise UserError(
+        f"{local_copy} contains neither {dataset.filename} nor {dataset.base_folder}: correct the path of the copy"
+    )
 
 
-def _checked(folder: Path, files: list[tuple[str, str]]) -> Path:
-    fault = _fault(folder, files)
-    if fault:
-        raise UserError(f"{fault}: unpack the official archive again, or name that with --from")
-    return folder
-
-
-def _fault(folder: Path, files: list[tuple[str, str]]) -> str | None:
+def _check_files(folder: Path, files: list[tuple[str, str]]) -> None:
+    """Raise UserError if a file is missing or its MD5 differs."""
+    hint = "extract the official archive again, or give the archive with --from"
     for name, md5 in files:
         path = folder / name
         if not path.is_file():
-            return f"{path} is missing"
-        if (found := md5_of(path)) != md5:
-            return f"{path}: its checksum is wrong, md5 {md5} expected, {found} found"
-    return None
+            raise UserError(f"{path} is missing: {hint}")
+        if (actual := file_md5(path)) != md5:
+            raise UserError(f"{path}: wrong checksum: expected md5 {md5}, got {actual}; {hint}")

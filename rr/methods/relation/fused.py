@@ -1,13 +1,15 @@
-"""The relation loss on a CPU in float32, forward and backward in one go, without an array of P x hidden values.
+"""The relation loss on a CPU in float32: forward and backward together, without an array of P × H hidden values.
 
-The loss of a pair depends on its own logit and on batch statistics only, so its gradient is known as soon as the logits
-are. Three passes over the pairs do the work, each a sum over the partners of a row:
+The loss of a pair depends only on its logit and on the batch statistics, so its gradient is known as soon as the logits
+are. Three passes over the pairs do the work. Each of them sums over the partners of a row:
 
-1. sums of centred hidden values: batch-norm moments over all P pairs, and later their part in the gradient;
-2. logits, their loss and its derivative (P floats each);
-3. that derivative times the slope of the LeakyReLU, once for the first and once for the second row of each pair.
+1. Sums of the centered hidden values: the batch-norm moments over all P pairs, and later their part in the gradient.
+2. Logits, and the derivative of the loss with respect to them (P floats each).
+3. This derivative times the slope of the LeakyReLU, once for the left and once for the right row of each pair.
 
-The backward of batch norm is linear in those sums, so it is applied once per row instead of once per pair.
+The backward pass of batch norm is linear in these sums, so it is applied once per row instead of once per pair.
+
+Names: N = K·M rows, P pairs, H hidden units.
 """
 
 import functools
@@ -20,129 +22,128 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rr.compute.batch_norm import BatchStatistics, update_running_statistics
-from rr.compute.thread_pool import share
-from rr.methods.relation import kernels as kernel
-from rr.methods.relation.factorised import row_terms
-from rr.methods.relation.objective import Loss, PairStatistics, count_pairs, loss_and_slopes, pair_balance
+from rr.compute.batch_norm import BatchNormStats, update_running_stats
+from rr.compute.thread_pool import parallel_for
+from rr.methods.relation import kernels
+from rr.methods.relation.factorized import first_layer_terms
+from rr.methods.relation.pair_loss import (
+    PairLossConfig,
+    PairStatistics,
+    alpha_weights,
+    loss_and_grad,
+    pair_statistics,
+)
 
 if TYPE_CHECKING:
     from rr.methods.relation.head import RelationHead
 
 
 @dataclass
-class _Side:
-    """All rows as first, or as second of a pair: their partner lists and what the passes find out about them."""
+class _PairSide:
+    """All rows as the left, or as the right rows of pairs, with their partners and intermediate results."""
 
     rows_NH: np.ndarray
     offsets_N1: np.ndarray
     partners_P: np.ndarray
-    centred_NH: np.ndarray = field(init=False)
-    hidden_sums_NH: np.ndarray = field(init=False)  # over the pairs of a row, centred
-    folded_NH: np.ndarray = field(init=False)  # batch norm applied: a pair's normalised values are the sum of two rows
-    linear_N: np.ndarray = field(init=False)  # the linear part of the LeakyReLU, through the output layer
+    centered_NH: np.ndarray = field(init=False)
+    pair_sums_NH: np.ndarray = field(init=False)  # sums of the centered hidden values over the pairs of a row
+    folded_NH: np.ndarray = field(init=False)  # batch norm applied; the sum of two rows is a pair's normalized values
+    linear_term_N: np.ndarray = field(init=False)  # linear part of the LeakyReLU times the output weight
 
     def __post_init__(self) -> None:
         self.counts_N = np.diff(self.offsets_N1).astype(np.float32)
-        self.lists = (self.offsets_N1, self.partners_P)
+        self.partner_lists = (self.offsets_N1, self.partners_P)
 
 
 def fused_loss(
-    head: "RelationHead",
-    features_KMD: Tensor,
-    partners: Tensor,
-    loss: Loss,
-    gamma: float,
-    alpha: float = 0.5,
-    positives: Tensor | None = None,
+    head: "RelationHead", features_KMD: Tensor, partners: Tensor, positives: Tensor | None, config: PairLossConfig
 ) -> tuple[Tensor, PairStatistics]:
-    """Loss and counts of all pairs; arguments as in ``relation_loss``, restricted to float32 on the CPU, not ``max``.
+    """Return what `relation_loss` returns, for float32 on a CPU and any aggregation but `max`.
 
-    Updates the running statistics of a head in training mode. The result has first derivatives only. The kernels give
-    the same bits with any number of threads; torch's matrix products and means around them, with the same number.
+    A head in training mode updates its running statistics. The result has first derivatives only. The kernels give
+    identical results with any number of threads; torch's matrix products and means do so only with the same number.
     """
     K, M, D = features_KMD.shape
-    own = torch.arange(M).expand(K * (K - 1) // 2, M) if positives is None else positives
-    lists = kernel.partner_lists(K, M, own.contiguous().numpy(), partners.contiguous().numpy())
-    first_NH, second_NH = row_terms(head, features_KMD.reshape(K * M, D))
+    positive_QM = torch.arange(M).expand(K * (K - 1) // 2, M) if positives is None else positives
+    lists = kernels.partner_lists(K, M, positive_QM.contiguous().numpy(), partners.contiguous().numpy())
+    left_NH, right_NH = first_layer_terms(head, features_KMD.reshape(K * M, D))
     norm = head.norm
     step = 2 if M > 1 else 1  # positives and negatives alternate in the forward list
 
-    def objective(logits_P: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and its derivative by each logit: for positives, the logit of the wrong answer is the negated."""
+    def logit_loss_and_grad(logits_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss and its derivatives. The logit of the wrong answer to a positive is the negated logit."""
         wrong_P = logits_P.clone()
         wrong_P[::step].neg_()
-        balance = pair_balance(wrong_P, slice(None, None, step), loss, alpha)
-        value, slopes_P = loss_and_slopes(wrong_P, loss, gamma, balance)
-        slopes_P[::step].neg_()
-        return value, slopes_P
+        value, grad_P = loss_and_grad(wrong_P, config, alpha_weights(wrong_P, slice(None, None, step), config))
+        grad_P[::step].neg_()
+        return value, grad_P
 
     value, logits_P, mean_H, var_H = _FusedPairs.apply(
-        first_NH, second_NH, norm.weight, norm.bias, head.output.weight, head.output.bias,
-        lists, BatchStatistics.of(norm), objective, torch.is_grad_enabled(),
+        left_NH, right_NH, norm.weight, norm.bias, head.output.weight, head.output.bias,
+        lists, BatchNormStats.from_module(norm), logit_loss_and_grad, torch.is_grad_enabled(),
     )  # fmt: skip
     if norm.training:
-        update_running_statistics(norm, mean_H, var_H, logits_P.numel())
-    return value, count_pairs(logits_P[::step], logits_P[1::step] if M > 1 else logits_P[:0])
+        update_running_stats(norm, mean_H, var_H, logits_P.numel())
+    return value, pair_statistics(logits_P[::step], logits_P[1::step] if M > 1 else logits_P[:0])
 
 
 class _FusedPairs(torch.autograd.Function):
-    """Loss, logits, mean and variance from row terms and head parameters; gradients are computed in ``forward``."""
+    """Compute loss, logits, mean and variance from row terms and head parameters. `forward` computes the gradients."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        first: Tensor,
-        second: Tensor,
+        left: Tensor,
+        right: Tensor,
         norm_weight: Tensor,
         norm_bias: Tensor,
         output_weight: Tensor,
         output_bias: Tensor,
         lists: tuple[np.ndarray, ...],
-        statistics: BatchStatistics,
-        objective: Callable[[Tensor], tuple[Tensor, Tensor]],
+        stats: BatchNormStats,
+        logit_loss_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]],
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         forward_offsets, forward, reverse_offsets, reverse, origin = lists
-        u = _Side(first.numpy(), forward_offsets, forward)
-        v = _Side(second.numpy(), reverse_offsets, reverse)
+        u = _PairSide(left.numpy(), forward_offsets, forward)
+        v = _PairSide(right.numpy(), reverse_offsets, reverse)
         gain_H, shift_H, weight_H = (t.numpy().ravel() for t in (norm_weight, norm_bias, output_weight))
-        if statistics.mean is None or statistics.var is None:
+        if stats.mean is None or stats.var is None:
             mean_H, var_H = _batch_moments(u, v)
         else:
-            mean_H, var_H = statistics.mean.double().numpy(), statistics.var.double().numpy()
-            u.centred_NH, v.centred_NH = u.rows_NH, u.rows_NH.copy()
-            _run(kernel.subtract, v, v.rows_NH, mean_H, v.centred_NH)
-        inverse_std_H = 1 / np.sqrt(var_H + statistics.eps)
+            mean_H, var_H = stats.mean.double().numpy(), stats.var.double().numpy()
+            u.centered_NH, v.centered_NH = u.rows_NH, u.rows_NH.copy()
+            _run_tiles(kernels.subtract_mean, v, v.rows_NH, mean_H, v.centered_NH)
+        inverse_std_H = 1 / np.sqrt(var_H + stats.eps)
         scale_H = gain_H * inverse_std_H
 
         logits = torch.from_numpy(_logits(u, v, scale_H, shift_H, weight_H, output_bias.item()))
-        value, slopes = objective(logits)
+        value, logit_grad = logit_loss_and_grad(logits)
         outputs = value, logits, torch.from_numpy(mean_H), torch.from_numpy(var_H)
         ctx.mark_non_differentiable(*outputs[1:])
         if not with_gradient:
             return outputs
 
-        slopes_P = slopes.numpy()
-        grad_u, slope_H, cross_u_H = _active_sums(u, v, slopes_P)
-        grad_v, _, cross_v_H = _active_sums(v, u, slopes_P[origin])
-        cross_H = cross_u_H + cross_v_H  # sum over pairs of slope times centred hidden value
+        logit_grad_P = logit_grad.numpy()
+        grad_u, grad_H, cross_u_H = _leaky_relu_grad_sums(u, v, logit_grad_P)
+        grad_v, _, cross_v_H = _leaky_relu_grad_sums(v, u, logit_grad_P[origin])
+        cross_H = cross_u_H + cross_v_H  # sum over pairs of the derivative times the centered hidden value
         factor_H = scale_H * weight_H
         for side, grad_NH in ((u, grad_u), (v, grad_v)):
-            if statistics.mean is None:
-                mean_part_H = factor_H * slope_H / len(slopes_P)
-                var_part_H = factor_H * inverse_std_H**2 * cross_H / len(slopes_P)
+            if stats.mean is None:
+                mean_part_H = factor_H * grad_H / len(logit_grad_P)
+                var_part_H = factor_H * inverse_std_H**2 * cross_H / len(logit_grad_P)
                 factors = (a.astype(np.float32) for a in (factor_H, mean_part_H, var_part_H))
-                _run(kernel.normalisation_backward, side, side.hidden_sums_NH, side.counts_N, *factors, grad_NH)
+                _run_tiles(kernels.batch_norm_backward, side, side.pair_sums_NH, side.counts_N, *factors, grad_NH)
             else:
                 grad_NH *= factor_H.astype(np.float32)
         ctx.save_for_backward(
             torch.from_numpy(grad_u),
             torch.from_numpy(grad_v),
-            _float32(weight_H * inverse_std_H * cross_H),
-            _float32(weight_H * slope_H),
-            _float32(scale_H * cross_H + shift_H * slope_H)[None],
-            _float32(slopes_P.sum(dtype=np.float64, keepdims=True)),
+            _to_float32(weight_H * inverse_std_H * cross_H),
+            _to_float32(weight_H * grad_H),
+            _to_float32(scale_H * cross_H + shift_H * grad_H)[None],
+            _to_float32(logit_grad_P.sum(dtype=np.float64, keepdims=True)),
         )
         return outputs
 
@@ -154,68 +155,72 @@ class _FusedPairs(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
-def _batch_moments(u: _Side, v: _Side) -> tuple[np.ndarray, np.ndarray]:
-    """Pass 1: mean and biased variance of the hidden values over all pairs, float64; centres both sides."""
+def _batch_moments(u: _PairSide, v: _PairSide) -> tuple[np.ndarray, np.ndarray]:
+    """Pass 1: return mean and biased variance of the hidden values over all pairs, float64, and center both sides."""
     P = len(u.partners_P)
     mean_H = np.zeros(u.rows_NH.shape[1])
     for side in (u, v):
-        partial_TH = _partial_sums(side)
-        _run(kernel.column_sums, side, side.rows_NH, side.counts_N, partial_TH)
+        partial_TH = _empty_partial_sums(side)
+        _run_tiles(kernels.column_sums, side, side.rows_NH, side.counts_N, partial_TH)
         side_mean_H = partial_TH.sum(0) / P
-        side.centred_NH = np.empty_like(side.rows_NH)
-        _run(kernel.subtract, side, side.rows_NH, side_mean_H, side.centred_NH)
+        side.centered_NH = np.empty_like(side.rows_NH)
+        _run_tiles(kernels.subtract_mean, side, side.rows_NH, side_mean_H, side.centered_NH)
         mean_H += side_mean_H
     squares_H = np.zeros_like(mean_H)
     for side, other in ((u, v), (v, u)):
-        partial_TH = _partial_sums(side)
-        side.hidden_sums_NH = np.empty_like(side.rows_NH)
-        _run(kernel.hidden_sums, side, side.centred_NH, other.centred_NH, *side.lists, side.hidden_sums_NH, partial_TH)
+        partial_TH = _empty_partial_sums(side)
+        side.pair_sums_NH = np.empty_like(side.rows_NH)
+        arguments = (side.centered_NH, other.centered_NH, *side.partner_lists, side.pair_sums_NH, partial_TH)
+        _run_tiles(kernels.pair_sums, side, *arguments)
         squares_H += partial_TH.sum(0)
     return mean_H, squares_H / P
 
 
 def _logits(
-    u: _Side, v: _Side, scale_H: np.ndarray, shift_H: np.ndarray, weight_H: np.ndarray, output_bias: float
+    u: _PairSide, v: _PairSide, scale_H: np.ndarray, shift_H: np.ndarray, weight_H: np.ndarray, output_bias: float
 ) -> np.ndarray:
-    """Pass 2: fold batch norm into the rows, then one logit per pair."""
+    """Pass 2: fold batch norm into the rows, then compute the logit of each pair."""
     for side, side_shift_H in ((u, np.zeros_like(shift_H)), (v, shift_H)):
-        side.folded_NH, side.linear_N = np.empty_like(side.rows_NH), np.empty(len(side.rows_NH), np.float32)
+        side.folded_NH, side.linear_term_N = np.empty_like(side.rows_NH), np.empty(len(side.rows_NH), np.float32)
         parameters = (scale_H.astype(np.float32), side_shift_H, weight_H)
-        _run(kernel.fold, side, side.centred_NH, *parameters, side.folded_NH, side.linear_N)
-    u.linear_N += np.float32(output_bias)
+        _run_tiles(kernels.fold_batch_norm, side, side.centered_NH, *parameters, side.folded_NH, side.linear_term_N)
+    u.linear_term_N += np.float32(output_bias)
     logits_P = np.empty(len(u.partners_P), np.float32)
-    rest_H = np.float32(0.99) * weight_H
-    _run(kernel.pair_logits, u, u.folded_NH, v.folded_NH, u.linear_N, v.linear_N, rest_H, *u.lists, logits_P)
+    relu_weight_H = np.float32(0.99) * weight_H
+    row_values = (u.folded_NH, v.folded_NH, u.linear_term_N, v.linear_term_N)
+    _run_tiles(kernels.pair_logits, u, *row_values, relu_weight_H, *u.partner_lists, logits_P)
     return logits_P
 
 
-def _active_sums(side: _Side, other: _Side, slopes_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pass 3 for one side: ``kernel.active_sums`` per row, their sum, and their sum weighted by the centred rows."""
+def _leaky_relu_grad_sums(
+    side: _PairSide, other: _PairSide, logit_grad_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pass 3 for one side: return the sums per row, their total, and their total weighted by the centered rows."""
     out_NH = np.empty_like(side.rows_NH)
-    partial_2TH = np.stack((_partial_sums(side), _partial_sums(side)))
-    arguments = (side.folded_NH, other.folded_NH, *side.lists, slopes_P, side.centred_NH, out_NH, partial_2TH)
-    _run(kernel.active_sums, side, *arguments)
-    slope_H, cross_H = partial_2TH.sum(1)
-    return out_NH, slope_H, cross_H
+    partial_2TH = np.stack((_empty_partial_sums(side), _empty_partial_sums(side)))
+    row_values = (side.folded_NH, other.folded_NH, *side.partner_lists, logit_grad_P, side.centered_NH)
+    _run_tiles(kernels.leaky_relu_grad_sums, side, *row_values, out_NH, partial_2TH)
+    grad_H, cross_H = partial_2TH.sum(1)
+    return out_NH, grad_H, cross_H
 
 
-def _partial_sums(side: _Side) -> np.ndarray:
-    return np.empty((_tiles(side), side.rows_NH.shape[1]))
+def _empty_partial_sums(side: _PairSide) -> np.ndarray:
+    return np.empty((_num_tiles(side), side.rows_NH.shape[1]))
 
 
-def _tiles(side: _Side) -> int:
-    return -(-len(side.rows_NH) // kernel.TILE)
+def _num_tiles(side: _PairSide) -> int:
+    return -(-len(side.rows_NH) // kernels.TILE_ROWS)
 
 
-def _float32(array: np.ndarray) -> Tensor:
+def _to_float32(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def thread_count() -> int:
-    """As many threads as torch uses itself (``torch.set_num_threads``)."""
+def num_threads() -> int:
+    """Return the number of threads that torch uses."""
     return torch.get_num_threads()
 
 
-def _run(function: Callable[..., None], side: _Side, *arguments: Any) -> None:
-    """Call a kernel on all tiles of a side."""
-    share(functools.partial(function, *arguments), _tiles(side), thread_count())
+def _run_tiles(kernel: Callable[..., None], side: _PairSide, *arguments: Any) -> None:
+    """Run a kernel on all tiles of a side, in several threads."""
+    parallel_for(functools.partial(kernel, *arguments), _num_tiles(side), num_threads())

@@ -9,33 +9,36 @@ Aggregation = Literal["cat", "sum", "mean", "max"]
 
 
 class RelationHead(nn.Module):
-    """Linear - BatchNorm1d - LeakyReLU(0.01) - Linear, one logit per aggregated pair (paper, section on the relation
-    module; the sizes are those of the paper's code).
+    """Predict whether two representations come from the same image (the paper's section on the relation module).
+
+    The layers are Linear, BatchNorm1d, LeakyReLU(0.01) and Linear; their sizes are those of the paper's code. The input
+    is an aggregated pair of representations, and the output is one logit.
 
     Args:
-        features: size D of one representation.
-        aggregation: how two representations become one input: ``cat`` (2D values, earlier view first), ``sum``,
-            ``mean`` or element-wise ``max`` (D values).
-        hidden: width of the hidden layer.
+        features: Size D of a representation.
+        aggregation: How two representations become one input: `cat` (2D values, the earlier view first), or `sum`,
+            `mean` or element-wise `max` (D values).
+        hidden_dim: Width of the hidden layer.
 
-    Raises ValueError for an unknown aggregation or sizes below 1.
+    Raises:
+        ValueError: If the aggregation is unknown or a size is below 1.
     """
 
-    def __init__(self, features: int, aggregation: Aggregation = "cat", hidden: int = 256) -> None:
+    def __init__(self, features: int, aggregation: Aggregation = "cat", hidden_dim: int = 256) -> None:
         super().__init__()
         if aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation must be one of {', '.join(get_args(Aggregation))}, got {aggregation!r}")
-        if features < 1 or hidden < 1:
-            raise ValueError(f"features and hidden must be at least 1, got {features} and {hidden}")
+        if features < 1 or hidden_dim < 1:
+            raise ValueError(f"features and hidden_dim must be at least 1, got {features} and {hidden_dim}")
         self.features = features
         self.aggregation: Aggregation = aggregation
-        self.linear = nn.Linear(2 * features if aggregation == "cat" else features, hidden)
-        self.norm = nn.BatchNorm1d(hidden)
-        self.activation = nn.LeakyReLU(0.01)
-        self.output = nn.Linear(hidden, 1)
+        self.linear = nn.Linear(2 * features if aggregation == "cat" else features, hidden_dim)
+        self.norm = nn.BatchNorm1d(hidden_dim)
+        self.activation = nn.LeakyReLU(0.01, inplace=True)
+        self.output = nn.Linear(hidden_dim, 1)
 
     def aggregate(self, left_PD: Tensor, right_PD: Tensor) -> Tensor:
-        """Join two ``(P, D)`` tensors of representations into the ``(P, 2D or D)`` input of the first layer."""
+        """Combine two tensors of representations, (P, D) each, into the input of the first layer, (P, 2D) or (P, D)."""
         if self.aggregation == "cat":
             return torch.cat((left_PD, right_PD), dim=1)
         if self.aggregation == "sum":
@@ -45,5 +48,5 @@ class RelationHead(nn.Module):
         return torch.maximum(left_PD, right_PD)
 
     def forward(self, pairs_PI: Tensor) -> Tensor:
-        """Logits ``(P,)`` of aggregated pairs ``(P, 2D or D)``; above 0 means "same image"."""
+        """Return the logits (P,) of aggregated pairs; a logit above 0 predicts "same image"."""
         return self.output(self.activation(self.norm(self.linear(pairs_PI)))).squeeze(1)

@@ -1,11 +1,12 @@
-"""Numba kernels of the fused relation loss: sums over the partners of each row, never an array of P x hidden values.
+"""Numba kernels of the fused relation loss. They sum over the partners of each row, without an array of P × H values.
 
-Names: rows N = K M, hidden units H, pairs P, tiles T of ``TILE`` rows. A list in compressed form has ``offsets_N1``
-(int64, N + 1) and ``partners_P`` (int64): the partners of row n are ``partners_P[offsets_N1[n] : offsets_N1[n + 1]]``.
+Names: N = K·M rows, H hidden units, P pairs, T tiles of `TILE_ROWS` rows. A compressed list of partners consists of
+`offsets_N1`, int64 (N + 1), and `partners_P`, int64: the partners of row n are
+`partners_P[offsets_N1[n] : offsets_N1[n + 1]]`.
 
-Kernels work on tiles ``start`` to ``stop`` without Python's lock, so several can run at once. A row belongs to one tile
-and each tile has its own row in the ``partial_TH`` sums, so results are the same bits for any number of threads. Values
-are float32; sums over rows are float64.
+A kernel processes the tiles `start` to `stop` without holding the GIL, so several can run at once. Each row belongs to
+one tile, and each tile has its own row in the partial sums `partial_TH`. Results are therefore identical for any number
+of threads. Values are float32; sums over rows are float64.
 """
 
 from typing import Any
@@ -15,20 +16,22 @@ from numba import njit
 
 Array = np.ndarray
 
-TILE = 32
+TILE_ROWS = 32
 
-# Reassociation lets LLVM use vectors for the sums over hidden units; the order is fixed once compiled.
-_options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
-_fast: dict[str, Any] = {**_options, "fastmath": {"reassoc", "contract", "nsz"}}
+# Reassociation lets LLVM vectorize the sums over hidden units. The compiled code has a fixed order.
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+_FAST_OPTIONS: dict[str, Any] = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz"}}
 
 
-@njit(**_options)
+@njit(**_OPTIONS)
 def partner_lists(K: int, M: int, positives_QM: Array, negatives_QM: Array) -> tuple[Array, ...]:
-    """Which second rows each first row is paired with, and back.
+    """Return the right rows that each left row is paired with, and the reverse.
 
-    Returns offsets and rows of the forward list, offsets and rows of the reverse list, and for each entry of the
-    reverse list its position in the forward list. In the forward list positives and negatives alternate (M > 1), or
-    there are only positives (M = 1).
+    In the forward list, positives and negatives alternate (M > 1), or there are only positives (M = 1).
+
+    Returns:
+        Offsets and partners of the forward list, offsets and partners of the reverse list, and the position in the
+        forward list of each entry of the reverse list.
     """
     N = K * M
     per_view = 2 if M > 1 else 1
@@ -60,37 +63,37 @@ def partner_lists(K: int, M: int, positives_QM: Array, negatives_QM: Array) -> t
     origin = np.empty(total, np.int64)
     for n in range(N):
         for k in range(forward_offsets[n], forward_offsets[n + 1]):
-            place = cursor[forward[k]]
-            reverse[place] = n
-            origin[place] = k
-            cursor[forward[k]] = place + 1
+            slot = cursor[forward[k]]
+            reverse[slot] = n
+            origin[slot] = k
+            cursor[forward[k]] = slot + 1
     return forward_offsets, forward, reverse_offsets, reverse, origin
 
 
-@njit(**_fast)
+@njit(**_FAST_OPTIONS)
 def column_sums(rows_NH: Array, counts_N: Array, partial_TH: Array, start: int, stop: int) -> None:
-    """``partial[tile] = sum of counts[n] rows[n]`` over the rows of a tile."""
+    """Compute `partial[tile]`, the sum of `counts[n] * rows[n]` over the rows of each tile."""
     N, H = rows_NH.shape
     for tile in range(start, stop):
         for c in range(H):
             partial_TH[tile, c] = 0
-        for n in range(tile * TILE, min((tile + 1) * TILE, N)):
+        for n in range(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, N)):
             count = counts_N[n]
             for c in range(H):
                 partial_TH[tile, c] += count * np.float64(rows_NH[n, c])
 
 
-@njit(**_fast)
-def subtract(rows_NH: Array, mean_H: Array, out_NH: Array, start: int, stop: int) -> None:
-    """``out = rows - mean`` (float64 mean)."""
+@njit(**_FAST_OPTIONS)
+def subtract_mean(rows_NH: Array, mean_H: Array, out_NH: Array, start: int, stop: int) -> None:
+    """Compute `out = rows - mean`, with a float64 mean."""
     N, H = rows_NH.shape
-    for n in range(start * TILE, min(stop * TILE, N)):
+    for n in range(start * TILE_ROWS, min(stop * TILE_ROWS, N)):
         for c in range(H):
             out_NH[n, c] = np.float32(rows_NH[n, c] - mean_H[c])
 
 
-@njit(**_fast)
-def hidden_sums(
+@njit(**_FAST_OPTIONS)
+def pair_sums(
     own_NH: Array,
     other_NH: Array,
     offsets_N1: Array,
@@ -100,16 +103,17 @@ def hidden_sums(
     start: int,
     stop: int,
 ) -> None:
-    """``out[n]`` = sum of the hidden rows ``own[n] + other[p]`` over the pairs of n; partial sums of ``own * out``.
+    """Compute `out[n]`, the sum of the hidden values `own[n] + other[p]` over the pairs of n.
 
-    Summed over both sides of the pairs the partial sums give the sum of squared hidden values,
-    ``sum_p (u + v)^2 = sum_p u (u + v) + sum_p v (u + v)``. Rows are centred before, so nothing large cancels.
+    Also compute the partial sums of `own * out`. Added for both sides of the pairs, they are the sum of the squared
+    hidden values: `sum_p (u + v)^2 = sum_p u (u + v) + sum_p v (u + v)`. The rows are already centered, so there is no
+    cancellation of large numbers.
     """
     N, H = own_NH.shape
     for tile in range(start, stop):
         for c in range(H):
             partial_TH[tile, c] = 0
-        for n in range(tile * TILE, min((tile + 1) * TILE, N)):
+        for n in range(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, N)):
             k = offsets_N1[n]
             end = offsets_N1[n + 1]
             count = np.float32(end - k)
@@ -129,8 +133,8 @@ def hidden_sums(
                 partial_TH[tile, c] += np.float64(own_NH[n, c]) * np.float64(out_NH[n, c])
 
 
-@njit(**_options)
-def fold(
+@njit(**_OPTIONS)
+def fold_batch_norm(
     rows_NH: Array,
     scale_H: Array,
     shift_H: Array,
@@ -140,15 +144,15 @@ def fold(
     start: int,
     stop: int,
 ) -> None:
-    """Batch norm folded into rows, ``out = rows * scale + shift``, and ``linear[n] = 0.01 weight . out[n]``."""
+    """Apply batch norm to rows, `out = rows * scale + shift`, and compute `linear[n] = 0.01 weight . out[n]`."""
     N, H = rows_NH.shape
-    for n in range(start * TILE, min(stop * TILE, N)):
+    for n in range(start * TILE_ROWS, min(stop * TILE_ROWS, N)):
         for c in range(H):
             out_NH[n, c] = rows_NH[n, c] * scale_H[c] + shift_H[c]
         linear_N[n] = np.float32(0.01 * _dot(weight_H, out_NH, n))
 
 
-@njit(**_fast)
+@njit(**_FAST_OPTIONS)
 def _dot(weight_H: Array, rows_NH: Array, n: int) -> float:
     total = 0.0
     for c in range(weight_H.shape[0]):
@@ -156,12 +160,12 @@ def _dot(weight_H: Array, rows_NH: Array, n: int) -> float:
     return total
 
 
-@njit(**_fast)
+@njit(**_FAST_OPTIONS)
 def pair_logits(
-    first_NH: Array,
-    second_NH: Array,
-    first_N: Array,
-    second_N: Array,
+    left_NH: Array,
+    right_NH: Array,
+    left_N: Array,
+    right_N: Array,
     weight_H: Array,
     offsets_N1: Array,
     partners_P: Array,
@@ -169,69 +173,70 @@ def pair_logits(
     start: int,
     stop: int,
 ) -> None:
-    """``logits[k] = first[n] + second[p] + sum_c weight[c] max(first[n, c] + second[p, c], 0)`` for pair k = (n, p).
+    """Compute the logit of each pair k = (n, p).
 
-    LeakyReLU(x) is 0.01 x + 0.99 max(x, 0): the linear part is the sum of two row values (``fold``), and ``weight`` is
-    0.99 times the output weight.
+    `logits[k] = left[n] + right[p] + sum_c weight[c] max(left[n, c] + right[p, c], 0)`, because LeakyReLU(x) is
+    0.01 x + 0.99 max(x, 0). The linear part is the sum of two row values (see `fold_batch_norm`), and `weight` is 0.99
+    times the output weight.
     """
-    N, H = first_NH.shape
+    N, H = left_NH.shape
     zero = np.float32(0)
-    for n in range(start * TILE, min(stop * TILE, N)):
+    for n in range(start * TILE_ROWS, min(stop * TILE_ROWS, N)):
         k = offsets_N1[n]
         end = offsets_N1[n + 1]
-        own = first_N[n]
+        own = left_N[n]
         while k + 4 <= end:
             p0, p1, p2, p3 = partners_P[k], partners_P[k + 1], partners_P[k + 2], partners_P[k + 3]
             s0, s1, s2, s3 = zero, zero, zero, zero
             for c in range(H):
-                x = first_NH[n, c]
+                x = left_NH[n, c]
                 w = weight_H[c]
-                s0 += w * max(x + second_NH[p0, c], zero)
-                s1 += w * max(x + second_NH[p1, c], zero)
-                s2 += w * max(x + second_NH[p2, c], zero)
-                s3 += w * max(x + second_NH[p3, c], zero)
-            logits_P[k] = s0 + own + second_N[p0]
-            logits_P[k + 1] = s1 + own + second_N[p1]
-            logits_P[k + 2] = s2 + own + second_N[p2]
-            logits_P[k + 3] = s3 + own + second_N[p3]
+                s0 += w * max(x + right_NH[p0, c], zero)
+                s1 += w * max(x + right_NH[p1, c], zero)
+                s2 += w * max(x + right_NH[p2, c], zero)
+                s3 += w * max(x + right_NH[p3, c], zero)
+            logits_P[k] = s0 + own + right_N[p0]
+            logits_P[k + 1] = s1 + own + right_N[p1]
+            logits_P[k + 2] = s2 + own + right_N[p2]
+            logits_P[k + 3] = s3 + own + right_N[p3]
             k += 4
         while k < end:
             p0 = partners_P[k]
             s0 = zero
             for c in range(H):
-                s0 += weight_H[c] * max(first_NH[n, c] + second_NH[p0, c], zero)
-            logits_P[k] = s0 + own + second_N[p0]
+                s0 += weight_H[c] * max(left_NH[n, c] + right_NH[p0, c], zero)
+            logits_P[k] = s0 + own + right_N[p0]
             k += 1
 
 
-@njit(**_fast)
-def active_sums(
+@njit(**_FAST_OPTIONS)
+def leaky_relu_grad_sums(
     own_NH: Array,
     other_NH: Array,
     offsets_N1: Array,
     partners_P: Array,
-    slopes_P: Array,
-    centred_NH: Array,
+    logit_grad_P: Array,
+    centered_NH: Array,
     out_NH: Array,
     partial_2TH: Array,
     start: int,
     stop: int,
 ) -> None:
-    """``out[n, c] = sum over partners p of slope * (0.01 + 0.99 [own[n, c] + other[p, c] > 0])``.
+    """Compute `out[n, c]`, the sum over the partners p of `grad * (0.01 + 0.99 [own[n, c] + other[p, c] > 0])`.
 
-    ``slopes`` is the derivative of the loss by the logits in the order of this list; ``out`` is then, but for the
-    output weight, the derivative by the normalised hidden units, summed over the pairs of n. First axis of the partial
-    sums over rows: ``out`` and ``out * centred``.
+    `logit_grad_P` is the derivative of the loss with respect to the logits, in the order of this list. Except for the
+    output weight, `out` is then the derivative with respect to the normalized hidden values, summed over the pairs of
+    n. The partial sums over rows contain `out` and `out * centered` along the first axis.
     """
     N, H = own_NH.shape
     zero = np.float32(0)
     leak = np.float32(0.01)
-    rest = np.float32(0.99)
+    relu_factor = np.float32(0.99)
     for tile in range(start, stop):
         for c in range(H):
             partial_2TH[0, tile, c] = 0
             partial_2TH[1, tile, c] = 0
-        for n in range(tile * TILE, min((tile + 1) * TILE, N)):
+        for n in range(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, N)):
             for c in range(H):
                 out_NH[n, c] = 0
             k = offsets_N1[n]
@@ -239,7 +244,7 @@ def active_sums(
             total = zero
             while k + 4 <= end:
                 p0, p1, p2, p3 = partners_P[k], partners_P[k + 1], partners_P[k + 2], partners_P[k + 3]
-                g0, g1, g2, g3 = slopes_P[k], slopes_P[k + 1], slopes_P[k + 2], slopes_P[k + 3]
+                g0, g1, g2, g3 = logit_grad_P[k], logit_grad_P[k + 1], logit_grad_P[k + 2], logit_grad_P[k + 3]
                 total += (g0 + g1) + (g2 + g3)
                 for c in range(H):
                     x = own_NH[n, c]
@@ -251,20 +256,20 @@ def active_sums(
                 k += 4
             while k < end:
                 p0 = partners_P[k]
-                g0 = slopes_P[k]
+                g0 = logit_grad_P[k]
                 total += g0
                 for c in range(H):
                     out_NH[n, c] += g0 if own_NH[n, c] + other_NH[p0, c] > zero else zero
                 k += 1
             for c in range(H):
-                value = leak * total + rest * out_NH[n, c]
+                value = leak * total + relu_factor * out_NH[n, c]
                 out_NH[n, c] = value
                 partial_2TH[0, tile, c] += np.float64(value)
-                partial_2TH[1, tile, c] += np.float64(value) * np.float64(centred_NH[n, c])
+                partial_2TH[1, tile, c] += np.float64(value) * np.float64(centered_NH[n, c])
 
 
-@njit(**_fast)
-def normalisation_backward(
+@njit(**_FAST_OPTIONS)
+def batch_norm_backward(
     sums_NH: Array,
     counts_N: Array,
     factor_H: Array,
@@ -274,9 +279,12 @@ def normalisation_backward(
     start: int,
     stop: int,
 ) -> None:
-    """Batch norm's backward over the pairs of a row: in place ``factor out - counts mean_part - var_part sums``."""
+    """Apply the backward pass of batch norm to the pairs of each row, in place.
+
+    `out = factor * out - counts * mean_part - var_part * sums`.
+    """
     N, H = out_NH.shape
-    for n in range(start * TILE, min(stop * TILE, N)):
+    for n in range(start * TILE_ROWS, min(stop * TILE_ROWS, N)):
         count = counts_N[n]
         for c in range(H):
             out_NH[n, c] = factor_H[c] * out_NH[n, c] - count * mean_part_H[c] - var_part_H[c] * sums_NH[n, c]

@@ -1,54 +1,52 @@
-"""The relation head and its loss: do two representations come from the same image?
+"""The relation loss, and its reference implementation.
 
-``direct_logits`` is the readable reference. ``relation_loss`` computes the same loss by applying the first linear layer
-once per view row instead of once per pair; it is what training uses.
+`direct_logits` is the reference, written to be readable. `relation_loss` is what training uses. It computes the same
+loss, but applies the first linear layer once per representation instead of once per pair.
 """
 
 import contextlib
 from collections.abc import Callable
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from rr.compute.device import one_thread
-from rr.methods.relation.chunked_max import chunked_max_loss
-from rr.methods.relation.factorised import factorised_loss
-from rr.methods.relation.head import Aggregation, RelationHead
-from rr.methods.relation.objective import Loss, PairStatistics
+from rr.compute.device import single_threaded
+from rr.methods.relation.factorized import factorized_loss
+from rr.methods.relation.head import RelationHead
+from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairStatistics
 
-__all__ = ["Aggregation", "Loss", "PairStatistics", "RelationHead", "direct_logits", "relation_loss"]
-
-
-# Up to this many views the torch form is faster than the forms without arrays of P rows.
-SMALL_K = 3
-SMALL_K_MAX = 8  # the same for ``max``
-SERIAL_WORK = 1_000_000  # pairs times hidden units below which a second thread costs more than it saves
-SERIAL_FEATURES = 64  # inputs of the first layer that cost a view as much as one partner does
+# Up to this number of views, the implementation in plain torch is faster than the fused kernel.
+TORCH_MAX_VIEWS = 3
+# Below this number of pairs times hidden units, a second thread costs more than it saves.
+SINGLE_THREAD_MAX_WORK = 1_000_000
+# The first layer costs a view as much as one partner does for each such number of inputs.
+FEATURES_PER_PARTNER = 64
 
 
 def direct_logits(
     head: RelationHead, features_KMD: Tensor, partners: Tensor, positives: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The reference: build every pair and send all of them through the head at once (Algorithm 1, steps 3 and 4).
+    """Build all pairs and pass them through the head in one batch (Algorithm 1, steps 3 and 4).
 
-    Args:
-        features_KMD: representations of K views of M images.
-        partners: ``(K(K-1)/2, M)`` int64 rows of the negatives, see ``rr.methods.relation.pairs``; ``(.., 0)`` if M = 1.
-        positives: ``(K(K-1)/2, M)`` int64 rows of the positives; None for each image's own.
+    The arguments are those of `relation_loss`. Memory grows with the number of pairs P = M(K² - K), or half of that if
+    M = 1.
 
-    Returns logits and targets ``(P,)`` in the order of the paper's code: for each view pair M positives, then M
-    negatives. P = M(K^2 - K), or half of that if M = 1. Memory grows with P. Raises ValueError for unfit shapes.
+    Returns:
+        Logits and targets, (P,) each, in the order of the paper's code: for each pair of views M positives, then M
+        negatives.
+
+    Raises:
+        ValueError: If a tensor has an invalid shape, dtype or device.
     """
-    _check_shapes(head, features_KMD, partners, positives)
+    _validate(head, features_KMD, partners, positives)
     K, M, _ = features_KMD.shape
     blocks = []
     targets = []
     pair = 0
     for i in range(K):
         for j in range(i + 1, K):
-            same = features_KMD[j] if positives is None else features_KMD[j][positives[pair]]
-            blocks.append(head.aggregate(features_KMD[i], same))
+            positive_MD = features_KMD[j] if positives is None else features_KMD[j][positives[pair]]
+            blocks.append(head.aggregate(features_KMD[i], positive_MD))
             targets.append(features_KMD.new_ones(M))
             if M > 1:
                 blocks.append(head.aggregate(features_KMD[i], features_KMD[j][partners[pair]]))
@@ -62,78 +60,65 @@ def relation_loss(
     features_KMD: Tensor,
     partners: Tensor,
     positives: Tensor | None = None,
-    *,
-    loss: Loss = "focal",
-    gamma: float = 2.0,
-    alpha: float = 0.5,
+    config: PairLossConfig = PAPER_PAIR_LOSS,
 ) -> tuple[Tensor, PairStatistics]:
-    """The loss of all pairs and how many of them were told apart, without building the pairs.
+    """Return the loss of all pairs, and the statistics of its predictions, without building the pairs.
+
+    A head in training mode normalizes with the statistics of all pairs and updates its running statistics as
+    `BatchNorm1d` does. On a CPU, float32 features of more than `TORCH_MAX_VIEWS` views use the fused kernel, which
+    has first derivatives only. All other cases, including the aggregation `max`, use the implementation in plain torch.
 
     Args:
-        features_KMD: representations of K views of M images.
-        partners: ``(K(K-1)/2, M)`` int64 rows of the negatives, see ``rr.methods.relation.pairs``; ``(.., 0)`` if M = 1, where
-            the loss is over positives only.
-        positives: ``(K(K-1)/2, M)`` int64 rows of the positives; None for each image's own (the paper's method).
-        loss: ``focal`` is the mean of ``a (1 - p_t)^gamma BCE`` (the paper's code), ``bce`` the plain mean.
-        gamma: focal exponent, at least 0; not used by ``bce``.
-        alpha: the focal factor a of positives, 1 - alpha that of negatives; in (0, 1), not used by ``bce``.
+        head: The relation head.
+        features_KMD: Representations of K views of M images.
+        partners: Row of the negative partner of each row for each pair of views, int64 (K(K-1)/2, M), see
+            `rr.methods.relation.pairs`. If M = 1, the shape is (K(K-1)/2, 0) and the loss is over positives only.
+        positives: Row of the positive partner, int64 (K(K-1)/2, M). The default is the same image, as in the paper.
+        config: The loss function of a pair.
 
-    A head in training mode normalises with the statistics of all P pairs and updates its running statistics as
-    ``BatchNorm1d`` does. On a CPU, float32 features of more than ``SMALL_K`` views take the fused kernel, or those of
-    more than ``SMALL_K_MAX`` views for ``max`` a loop over first views; neither holds an array of P rows, and both have
-    first derivatives only. Everything else takes the torch form.
-
-    Raises ValueError for unfit shapes, an unknown loss, a negative gamma, partners out of range (checked on the CPU
-    only, as reading them from another device would stall it), or a single pair to be normalised in training mode
-    (K = 2 with M = 1).
+    Raises:
+        ValueError: If a tensor has an invalid shape, dtype or device; if a partner is out of range (checked only on the
+            CPU, because reading a tensor on another device would wait for it); or if there is only one pair to
+            normalize in training mode (K = 2 and M = 1).
     """
-    _check_shapes(head, features_KMD, partners, positives)
-    if loss not in get_args(Loss):
-        raise ValueError(f"loss must be one of {', '.join(get_args(Loss))}, got {loss!r}")
-    if gamma < 0:
-        raise ValueError(f"gamma must not be negative, got {gamma}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+    _validate(head, features_KMD, partners, positives)
     K, M, _ = features_KMD.shape
     if head.norm.training and K == 2 and M == 1:
-        raise ValueError("K = 2 views of M = 1 image make a single pair, which has no batch statistics")
+        raise ValueError("batch statistics need more than one pair, but K = 2 views of M = 1 image make a single pair")
     for rows in (partners, positives):
         if rows is None or rows.device.type != "cpu" or not rows.numel() or torch.compiler.is_compiling():
             continue
         lowest, highest = rows.aminmax()
         if lowest < 0 or highest >= M:
-            raise ValueError(f"partners must be rows of the mini-batch, 0 to {M - 1}")
-    work = K * M * max(K - 1, head.linear.in_features // SERIAL_FEATURES) * len(head.linear.weight)
-    alone = features_KMD.device.type == "cpu" and work < SERIAL_WORK
-    with one_thread() if alone and not torch.compiler.is_compiling() else contextlib.nullcontext():
-        return _form_for(head, features_KMD)(head, features_KMD, partners, loss, gamma, alpha, positives)
+            raise ValueError(
+                f"partners must be rows of the mini-batch, 0 to {M - 1}, but include "
+                f"{int(lowest if lowest < 0 else highest)}"
+            )
+    work = K * M * max(K - 1, head.linear.in_features // FEATURES_PER_PARTNER) * len(head.linear.weight)
+    is_small = features_KMD.device.type == "cpu" and work < SINGLE_THREAD_MAX_WORK
+    with single_threaded() if is_small and not torch.compiler.is_compiling() else contextlib.nullcontext():
+        return _select_impl(head, features_KMD)(head, features_KMD, partners, positives, config)
 
 
-def _form_for(head: RelationHead, features_KMD: Tensor) -> Callable[..., tuple[Tensor, PairStatistics]]:
-    if not _cpu_form_applies(head, features_KMD):
-        return factorised_loss
-    if head.aggregation == "max":
-        return chunked_max_loss
-    from rr.methods.relation.fused import fused_loss  # numba takes a while to import
-
-    return fused_loss
-
-
-def _cpu_form_applies(head: RelationHead, features_KMD: Tensor) -> bool:
-    """Whether there is a form without arrays of P rows, and views enough for it to pay."""
-    weight = head.linear.weight
-    plain_norm = head.norm.momentum is not None and head.norm.affine and head.norm.track_running_stats
-    return (
-        features_KMD.device.type == weight.device.type == "cpu"
-        and features_KMD.dtype == weight.dtype
-        and weight.dtype in ((torch.float32, torch.float64) if head.aggregation == "max" else (torch.float32,))
-        and plain_norm
-        and features_KMD.shape[0] > (SMALL_K_MAX if head.aggregation == "max" else SMALL_K)
+def _select_impl(head: RelationHead, features_KMD: Tensor) -> Callable[..., tuple[Tensor, PairStatistics]]:
+    norm = head.norm
+    if (
+        head.aggregation != "max"
+        and features_KMD.device.type == head.linear.weight.device.type == "cpu"
+        and features_KMD.dtype == head.linear.weight.dtype == torch.float32
+        and features_KMD.shape[0] > TORCH_MAX_VIEWS
+        and norm.momentum is not None
+        and norm.affine
+        and norm.track_running_stats
         and not torch.compiler.is_compiling()
-    )
+    ):
+        from rr.methods.relation.fused import fused_loss  # importing numba takes a while
+
+        return fused_loss
+    return factorized_loss
 
 
-def _check_shapes(head: RelationHead, features_KMD: Tensor, partners: Tensor, positives: Tensor | None) -> None:
+def _validate(head: RelationHead, features_KMD: Tensor, partners: Tensor, positives: Tensor | None) -> None:
     if features_KMD.ndim != 3:
         raise ValueError(f"features must be (views K, images M, size D), got shape {tuple(features_KMD.shape)}")
     K, M, D = features_KMD.shape
@@ -141,11 +126,15 @@ def _check_shapes(head: RelationHead, features_KMD: Tensor, partners: Tensor, po
         raise ValueError(f"at least 2 views of 1 image are needed, got K = {K}, M = {M}")
     if head.features != D:
         raise ValueError(f"the head expects features of size {head.features}, got {D}")
-    expected = (K * (K - 1) // 2, M if M > 1 else 0)
+    num_view_pairs = K * (K - 1) // 2
+    expected = (num_view_pairs, M if M > 1 else 0)
     if tuple(partners.shape) != expected:
         raise ValueError(f"partners must have shape {expected} for K = {K}, M = {M}, got {tuple(partners.shape)}")
-    if positives is not None and (tuple(positives.shape) != (K * (K - 1) // 2, M) or positives.dtype != torch.int64):
-        raise ValueError(f"positives must be int64 of shape {(K * (K - 1) // 2, M)}, got {tuple(positives.shape)}")
+    if positives is not None and (tuple(positives.shape) != (num_view_pairs, M) or positives.dtype != torch.int64):
+        raise ValueError(
+            f"positives must be int64 of shape {(num_view_pairs, M)}, got {positives.dtype} of shape "
+            f"{tuple(positives.shape)}"
+        )
     if partners.dtype != torch.int64:
         raise ValueError(f"partners must be int64, got {partners.dtype}")
     if partners.device != features_KMD.device:

@@ -1,7 +1,9 @@
-"""Which representations are compared with which: view pairs and the rows of their negative partners.
+"""Pairs of views, and the rows that serve as positive and negative partners.
 
-A mini-batch holds K augmented views of M images. For every pair of views i < j, row m of view i is compared with row m
-of view j (a positive: the same image) and with row ``partners[pair, m]`` of view j (a negative: another image).
+A mini-batch contains K augmented views of M images. For every pair of views i < j, row m of view i is compared with row
+m of view j (a positive: the same image) and with row `partners[pair, m]` of view j (a negative: another image).
+
+Shapes: Q = K(K-1)/2 pairs of views, M images.
 """
 
 import torch
@@ -9,87 +11,106 @@ from torch import Tensor
 
 
 def view_pairs(K: int, *, device: torch.device | None = None) -> Tensor:
-    """All pairs of views i < j in lexicographic order, int64 ``(K(K-1)/2, 2)``.
+    """Return all pairs of views i < j in lexicographic order, int64 (Q, 2).
 
-    Raises ValueError for K < 2: one view of an image cannot be compared with itself.
+    Raises:
+        ValueError: If K < 2.
     """
-    _check_views(K)
+    _check_num_views(K)
     return torch.triu_indices(K, K, offset=1, device=device).T.contiguous()
 
 
 def roll_partners(K: int, M: int, *, device: torch.device | None = None) -> Tensor:
-    """Negative partners of the paper's code: view j rolled cyclically by s rows, int64 ``(K(K-1)/2, M)``.
+    """Return the negative partners of the paper's code: view j is rolled cyclically by s rows.
 
-    s is 1 for the first view pair, grows by 1 per pair and returns to 1 when it reaches M, so it is never the identity.
-    As with ``torch.roll``, row m of view i meets row ``(m - s) mod M`` of view j. Nothing is random.
+    The shift s is 1 for the first pair of views, grows by 1 per pair and returns to 1 when it reaches M, so no row
+    becomes its own partner. As with `torch.roll`, the partner of row m is row (m - s) mod M.
 
-    A mini-batch of one image has no other image: the result is then empty, ``(K(K-1)/2, 0)``. (The paper's code would
-    compare the image with itself and call it a negative.) Raises ValueError for K < 2 or M < 1.
+    Returns:
+        Int64 (Q, M). For a single image, which has no negatives, the shape is (Q, 0). (The paper's code would compare
+        that image with itself and call the pair a negative.)
+
+    Raises:
+        ValueError: If K < 2 or M < 1.
     """
-    number_of_pairs = _count_view_pairs(K, M)
+    num_pairs = _num_view_pairs(K, M)
     if M == 1:
-        return torch.empty(number_of_pairs, 0, dtype=torch.int64, device=device)
-    shifts = 1 + torch.arange(number_of_pairs, device=device) % (M - 1)
+        return torch.empty(num_pairs, 0, dtype=torch.int64, device=device)
+    shifts = 1 + torch.arange(num_pairs, device=device) % (M - 1)
     return (torch.arange(M, device=device) - shifts[:, None]) % M
 
 
 def random_partners(K: int, M: int, generator: torch.Generator) -> Tensor:
-    """Negative partners of Algorithm 1: per row uniform over all other rows, int64 ``(K(K-1)/2, M)``.
+    """Sample the negative partners of Algorithm 1: for each row, uniformly from all other rows.
 
-    Rows are drawn independently (so a partner may serve several rows), on the generator's device. A mini-batch of one
-    image gives an empty ``(K(K-1)/2, 0)``. Raises ValueError for K < 2 or M < 1.
+    Rows are sampled independently, so several rows may have the same partner.
+
+    Returns:
+        Int64 (Q, M) on the generator's device. For a single image, the shape is (Q, 0).
+
+    Raises:
+        ValueError: If K < 2 or M < 1.
     """
-    number_of_pairs = _count_view_pairs(K, M)
+    num_pairs = _num_view_pairs(K, M)
     if M == 1:
-        return torch.empty(number_of_pairs, 0, dtype=torch.int64, device=generator.device)
-    other_rows = torch.randint(M - 1, (number_of_pairs, M), generator=generator, device=generator.device)
-    own_rows = torch.arange(M, device=generator.device)
-    return other_rows + (other_rows >= own_rows)  # skip the row itself
+        return torch.empty(num_pairs, 0, dtype=torch.int64, device=generator.device)
+    other_QM = torch.randint(M - 1, (num_pairs, M), generator=generator, device=generator.device)
+    own_M = torch.arange(M, device=generator.device)
+    return other_QM + (other_QM >= own_M)  # skip the row itself
 
 
-def class_partners(labels_M: Tensor, uniform_QM: Tensor) -> Tensor:
-    """Positive partners by class: per row uniform over all rows known to be of its class, itself among them.
+def same_class_partners(labels_M: Tensor, uniform_QM: Tensor) -> Tensor:
+    """Choose positive partners by class: for each row, uniformly from the rows of its class, including itself.
 
     Args:
-        labels_M: int64; a row without a label, -1, has itself alone.
-        uniform_QM: numbers in [0, 1) that choose.
+        labels_M: Int64. The partner of a row without a label, -1, is the row itself.
+        uniform_QM: Random numbers in [0, 1), which determine the choice.
 
-    Returns int64 ``(Q, M)``.
+    Returns:
+        Int64 (Q, M).
     """
-    return _choose(_known_alike(labels_M), uniform_QM)
+    return _choose_columns(_same_class_mask(labels_M), uniform_QM)
 
 
 def other_class_partners(labels_M: Tensor, partners_QM: Tensor, uniform_QM: Tensor) -> Tensor:
-    """Negative partners, of which those known to be of the row's class are drawn anew from the rows that are not.
+    """Replace the negative partners that belong to the class of their row by rows that do not.
 
-    A row whose class is known to be that of every other row keeps its partner. Arguments as in ``class_partners``.
+    A row keeps its partner if all rows belong to its class.
+
+    Args:
+        labels_M: Int64; -1 for an unknown class, which differs from every other.
+        partners_QM: The negative partners, int64.
+        uniform_QM: Random numbers in [0, 1), which determine the choice.
+
+    Returns:
+        Int64 (Q, M).
     """
-    alike_MM = _known_alike(labels_M)
+    same_MM = _same_class_mask(labels_M)
     rows_M = torch.arange(len(labels_M), device=labels_M.device)
-    wrong_QM = alike_MM[rows_M, partners_QM] & ~alike_MM.all(1)
-    return torch.where(wrong_QM, _choose(~alike_MM, uniform_QM), partners_QM)
+    replace_QM = same_MM[rows_M, partners_QM] & ~same_MM.all(1)
+    return torch.where(replace_QM, _choose_columns(~same_MM, uniform_QM), partners_QM)
 
 
-def _known_alike(labels_M: Tensor) -> Tensor:
+def _same_class_mask(labels_M: Tensor) -> Tensor:
     same_MM = (labels_M[:, None] == labels_M) & (labels_M >= 0)
     return same_MM | torch.eye(len(labels_M), dtype=torch.bool, device=labels_M.device)
 
 
-def _choose(allowed_MM: Tensor, uniform_QM: Tensor) -> Tensor:
-    """Per row m one of the columns that its row of ``allowed`` permits; column 0 if there is none."""
-    columns_MM = torch.argsort(~allowed_MM, dim=1, stable=True)  # those permitted first, in order
+def _choose_columns(allowed_MM: Tensor, uniform_QM: Tensor) -> Tensor:
+    """Choose one of the allowed columns of each row, (Q, M); column 0 if a row allows none."""
+    columns_MM = torch.argsort(~allowed_MM, dim=1, stable=True)  # the allowed columns first, in ascending order
     count_M = allowed_MM.sum(1)
-    place_QM = torch.minimum((uniform_QM * count_M).long(), (count_M - 1).clamp(min=0))
-    return columns_MM.gather(1, place_QM.T).T
+    rank_QM = torch.minimum((uniform_QM * count_M).long(), (count_M - 1).clamp(min=0))
+    return columns_MM.gather(1, rank_QM.T).T
 
 
-def _check_views(K: int) -> None:
+def _check_num_views(K: int) -> None:
     if K < 2:
         raise ValueError(f"relational reasoning compares views of an image: K must be at least 2, got {K}")
 
 
-def _count_view_pairs(K: int, M: int) -> int:
-    _check_views(K)
+def _num_view_pairs(K: int, M: int) -> int:
+    _check_num_views(K)
     if M < 1:
-        raise ValueError(f"a mini-batch holds at least one image, got M = {M}")
+        raise ValueError(f"a mini-batch must contain at least one image, got M = {M}")
     return K * (K - 1) // 2

@@ -1,0 +1,1 @@
+"""Read the files of the runs and check them."""

@@ -1,4 +1,4 @@
-"""Everything that the grid's runs left, as typed values: the only module of the report that asks for files."""
+"""Collect the results of all runs of the grid as typed values. Only `inputs/` reads files of the runs."""
 
 import math
 from collections.abc import Sequence
@@ -6,146 +6,184 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rr import paths
 from rr.errors import UserError
 from rr.params import Params
-from rr.report.inputs import files
-from rr.report.inputs.files import Record
-from rr.report.inputs.predictions import Guesses, Plane, guesses, plane
+from rr.paths import EvaluationPaths, PretrainPaths, record_file
+from rr.report.grouping import group_by
+from rr.report.inputs.files import RunRecord, read_history, read_metrics, read_png, read_record
+from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embedding_map, read_predictions
 from rr.workflow.grid import evaluations, pretrainings
 
 CLASSIFICATION = ("linear", "finetune", "knn")
-_SHARE = (0.0, 1.0)
+_UNIT_RANGE = (0.0, 1.0)
+_RETRIEVAL_METRICS = ("precision", "recall", "hit_rate")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One pretraining: `history` maps each column to its values, one per epoch, and is empty where nothing trained."""
+class PretrainResult:
+    """The outputs of one pretraining run.
 
-    cell: paths.Pretraining
-    record: Record
+    Attributes:
+        paths: the run's files.
+        record: its record (run.json).
+        history: the columns of the history, one value per epoch; empty if nothing was trained.
+        views_png: an image of training images and their views.
+    """
+
+    paths: PretrainPaths
+    record: RunRecord
     history: dict[str, list[float]]
-    views: bytes
+    views_png: bytes
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.record.params[f"methods.{self.cell.method}"]
+        """The settings of the method."""
+        return self.record.params[f"methods.{self.paths.method}"]
+
+    @property
+    def precision(self) -> str:
+        """The floating-point precision of the training."""
+        return self.record.params.get("precision", "float32")
 
 
 @dataclass(frozen=True)
-class Score:
-    """One evaluation; `found` is what a classification or an embedding found, `examples` a PNG."""
+class EvaluationResult:
+    """The outputs of one evaluation run.
 
-    cell: paths.Evaluation
-    record: Record
+    Attributes:
+        paths: the run's files.
+        record: its record (run.json).
+        metrics: the metrics by name.
+        per_image: predictions of a classification, the map of an embedding, or None.
+        examples_png: an image of examples, such as misclassified images.
+    """
+
+    paths: EvaluationPaths
+    record: RunRecord
     metrics: dict[str, float]
-    found: Guesses | Plane | None
-    examples: bytes
+    per_image: Predictions | EmbeddingMap | None
+    examples_png: bytes
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.record.params[f"protocols.{self.cell.protocol}"]
+        """The settings of the protocol."""
+        return self.record.params[f"protocols.{self.paths.protocol}"]
 
     @property
     def kind(self) -> str:
+        """The kind of the protocol, e.g. "linear"."""
         return self.settings["kind"]
 
 
 @dataclass(frozen=True)
-class Collected:
-    """All that the grid's runs left, in the grid's order."""
+class GridResults:
+    """The results of all runs, in the order of the grid."""
 
-    runs: list[Run]
-    scores: list[Score]
-
-    @property
-    def records(self) -> list[Record]:
-        return [run.record for run in self.runs] + [score.record for score in self.scores]
+    pretrainings: list[PretrainResult]
+    evaluations: list[EvaluationResult]
 
     @property
-    def kinds(self) -> dict[str, str]:
-        """The kind of each method."""
-        return {run.cell.method: run.settings["kind"] for run in self.runs}
+    def records(self) -> list[RunRecord]:
+        """The records of all runs."""
+        return [run.record for runs in self.stages.values() for run in runs]
 
-    def of_kind(self, *kinds: str) -> list[Score]:
-        """The evaluations under protocols of these kinds."""
-        return [score for score in self.scores if score.kind in kinds]
+    @property
+    def method_kinds(self) -> dict[str, str]:
+        """The kind of each method, by its name."""
+        return {run.paths.method: run.settings["kind"] for run in self.pretrainings}
 
+    @property
+    def stages(self) -> dict[str, Sequence[PretrainResult | EvaluationResult]]:
+        """The runs by stage, under the title of the stage."""
+        return {"Pretraining": self.pretrainings, "Evaluation": self.evaluations}
 
-def depths(settings: dict[str, Any]) -> list[int]:
-    """The k of precision, recall and hit rate at k of a retrieval."""
-    found = settings.get("depths")
-    return found if isinstance(found, list) else []
+    def pretrainings_by_method(self) -> dict[tuple[str, str, str], list[PretrainResult]]:
+        """Return the runs, one per seed, by method, data set and backbone."""
+        return group_by(self.pretrainings, lambda run: (run.paths.method, run.paths.dataset, run.paths.backbone))
 
-
-def collect(params: Params) -> Collected:
-    """Read every run of the grid. Raises UserError that names a missing or damaged file, or runs that do not match."""
-    runs = [
-        Run(
-            cell,
-            files.record(cell.folder, f"methods.{cell.method}"),
-            files.history(cell.history),
-            files.picture(cell.views),
-        )
-        for cell in pretrainings(params)
-    ]
-    scores = [_score(cell) for cell in evaluations(params)]
-    _check_equal_settings([*runs, *scores])
-    _check_equal_classes(scores)
-    return Collected(runs, scores)
+    def evaluations_of_kind(self, *kinds: str) -> list[EvaluationResult]:
+        """Return the evaluations whose protocol has one of the kinds."""
+        return [evaluation for evaluation in self.evaluations if evaluation.kind in kinds]
 
 
-def _score(cell: paths.Evaluation) -> Score:
-    section = f"protocols.{cell.protocol}"
-    record = files.record(cell.folder, section)
+def cutoffs(settings: dict[str, Any]) -> list[int]:
+    """Return the ranks k at which a retrieval protocol reports precision, recall and hit rate."""
+    values = settings.get("cutoffs")
+    return values if isinstance(values, list) else []
+
+
+def collect_results(params: Params) -> GridResults:
+    """Read the outputs of every run of the grid.
+
+    Raises:
+        UserError: if a file is missing or damaged, if the settings of runs differ, or if evaluations of one target
+            have different classes.
+    """
+    results = GridResults(
+        [_collect_pretraining(run) for run in pretrainings(params)],
+        [_collect_evaluation(run) for run in evaluations(params)],
+    )
+    _check_equal_settings([*results.pretrainings, *results.evaluations])
+    _check_equal_classes(results.evaluations)
+    return results
+
+
+def _collect_pretraining(run: PretrainPaths) -> PretrainResult:
+    record = read_record(run.folder, f"methods.{run.method}")
+    return PretrainResult(run, record, read_history(run.history), read_png(run.views))
+
+
+def _collect_evaluation(run: EvaluationPaths) -> EvaluationResult:
+    section = f"protocols.{run.protocol}"
+    record = read_record(run.folder, section)
     settings = record.params[section]
-    metrics = files.metrics(cell.metrics, _bounds(settings))
-    found: Guesses | Plane | None = None
+    metrics = read_metrics(run.metrics, _metric_ranges(settings))
+    per_image: Predictions | EmbeddingMap | None = None
     if settings["kind"] in CLASSIFICATION:
-        found = guesses(cell.predictions)
+        per_image = read_predictions(run.predictions)
     elif settings["kind"] == "embedding":
-        found = plane(cell.predictions)
-    return Score(cell, record, metrics, found, files.picture(cell.examples))
+        per_image = read_embedding_map(run.predictions)
+    return EvaluationResult(run, record, metrics, per_image, read_png(run.examples))
 
 
-def _bounds(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """The metrics that the page needs of a protocol, each with its least and its greatest value."""
+def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return minimum and maximum of the metrics that the report needs of a protocol."""
     match settings["kind"]:
         case "retrieval":
-            at = [f"{name}_at_{k}" for name in ("precision", "recall", "hit_rate") for k in depths(settings)]
-            return dict.fromkeys(["mean_average_precision", *at], _SHARE)
+            at_k = [f"{name}_at_{k}" for name in _RETRIEVAL_METRICS for k in cutoffs(settings)]
+            return dict.fromkeys(["mean_average_precision", *at_k], _UNIT_RANGE)
         case "embedding":
             return {
                 "silhouette": (-1, 1), "alignment": (0, 4), "uniformity": (-8, 0), "effective_rank": (1, math.inf),
             }  # fmt: skip
         case kind if kind in CLASSIFICATION:
-            return dict.fromkeys(["accuracy", "calibration_error"], _SHARE)
+            return dict.fromkeys(["accuracy", "calibration_error"], _UNIT_RANGE)
         case _:
             return {}
 
 
-def _check_equal_settings(made: Sequence[Run | Score]) -> None:
-    """Refuse a mean over runs of different settings: it would be a mean of nothing."""
-    seen: dict[str, tuple[Any, Path]] = {}
-    for one in made:
-        for key, value in one.record.params.items():
-            known, where = seen.setdefault(key, (value, one.cell.folder))
-            if value != known:
+def _check_equal_settings(runs: Sequence[PretrainResult | EvaluationResult]) -> None:
+    """Raise UserError if a setting differs between runs, because their mean would be meaningless."""
+    first_values: dict[str, tuple[Any, Path]] = {}
+    for run in runs:
+        for key, value in run.record.params.items():
+            first_value, folder = first_values.setdefault(key, (value, run.paths.folder))
+            if value != first_value:
                 raise UserError(
-                    f"{paths.run_record(one.cell.folder)}: its {key} differs from that of {paths.run_record(where)}: "
+                    f"{record_file(run.paths.folder)}: {key} differs from {record_file(folder)}: "
                     "bring the runs up to date (dvc repro or snakemake), then report again"
                 )
 
 
-def _check_equal_classes(scores: Sequence[Score]) -> None:
-    """Refuse evaluations of one target whose classes differ, as their labels would not mean the same."""
-    seen: dict[str, tuple[list[str], Path]] = {}
-    for score in scores:
-        if score.found:
-            cell, names = score.cell, score.found.class_names
-            known, where = seen.setdefault(cell.target, (names, cell.predictions))
-            if names != known:
+def _check_equal_classes(evaluations: Sequence[EvaluationResult]) -> None:
+    """Raise UserError if evaluations of one target have different classes, because their labels would not match."""
+    first_classes: dict[str, tuple[list[str], Path]] = {}
+    for evaluation in evaluations:
+        if evaluation.per_image:
+            path, class_names = evaluation.paths.predictions, evaluation.per_image.class_names
+            first_names, first_path = first_classes.setdefault(evaluation.paths.target, (class_names, path))
+            if class_names != first_names:
                 raise UserError(
-                    f"{cell.predictions}: its classes differ from those of {where}: bring the runs up to date "
-                    "(dvc repro or snakemake), then report again"
+                    f"{path}: the classes differ from those in {first_path}: "
+                    "bring the runs up to date (dvc repro or snakemake), then report again"
                 )

@@ -1,4 +1,4 @@
-"""The files that stages left, opened and checked one by one: records, metrics, histories and pictures."""
+"""Read and check the files of single runs: records, metrics, histories and PNG images."""
 
 import csv
 import math
@@ -13,15 +13,16 @@ from rr import paths
 from rr.errors import UserError
 from rr.workflow.records import load_record
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER_BYTES = 33  # signature and header chunk, which holds the width
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Metrics = TypeAdapter(dict[str, _Finite])
-_ROUNDING = 1e-6
+_TOLERANCE = 1e-6  # rounding errors may push a metric slightly out of its range
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a stage ran, and with which software."""
+    """The machine and the software that ran a stage."""
 
     processor: str
     cores: int
@@ -32,15 +33,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Commit:
-    """Which version of the project ran, and whether its files differed from that version's."""
+    """The commit of the code, and whether files that determine results had uncommitted changes."""
 
     id: str
     changed: bool
 
 
 @dataclass(frozen=True)
-class Record:
-    """What the report needs of a `run.json`; what has a default here may not have been recorded."""
+class RunRecord:
+    """The parts of a `run.json` that the report uses. Fields with a default may be absent from the file."""
 
     command: str
     device: str
@@ -56,68 +57,100 @@ class Record:
     epoch_seconds: list[_Finite] = field(default_factory=list)
 
 
-_Record = TypeAdapter(Record)
+_RunRecord = TypeAdapter(RunRecord)
 
 
-def record(folder: Path, settings: str) -> Record:
-    """Read a record, which must hold the section `settings` with its `kind`."""
+def read_record(folder: Path, section: str) -> RunRecord:
+    """Return the record of a run.
+
+    Args:
+        folder: the run's folder.
+        section: the section of params.yaml (e.g. "methods.simclr") that the record must hold, with a `kind`.
+
+    Raises:
+        UserError: if the record is missing or damaged, or lacks the section.
+    """
     try:
-        found = _Record.validate_python(load_record(folder))
+        record = _RunRecord.validate_python(load_record(folder))
     except ValidationError as error:
-        raise damaged(paths.run_record(folder), _first(error)) from error
-    section = found.params.get(settings)
-    if not isinstance(section, dict) or not isinstance(section.get("kind"), str):
-        raise damaged(paths.run_record(folder), f"params.{settings}: no settings with a kind")
-    return found
+        raise damaged_file(paths.record_file(folder), _first_message(error)) from error
+    settings = record.params.get(section)
+    if not isinstance(settings, dict) or not isinstance(settings.get("kind"), str):
+        raise damaged_file(paths.record_file(folder), f"params.{section} has no settings with a 'kind'")
+    return record
 
 
-def metrics(path: Path, bounds: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Read finite numbers by name; those of `bounds` must be there and lie between their two values."""
+def read_metrics(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return the metrics by name.
+
+    Args:
+        path: the metrics.json file.
+        ranges: minimum and maximum of each metric that must be present.
+
+    Raises:
+        UserError: if the file is missing or damaged, a value is not finite, or a metric is absent or out of range.
+    """
     try:
-        found = _Metrics.validate_json(read(path))
+        metrics = _Metrics.validate_json(read_bytes(path))
     except ValidationError as error:
-        raise damaged(path, _first(error)) from error
-    for name, (least, most) in bounds.items():
-        if not least - _ROUNDING <= found.get(name, math.nan) <= most + _ROUNDING:
-            raise damaged(path, f"no {name} between {least:g} and {most:g}")
-    return found
+        raise damaged_file(path, _first_message(error)) from error
+    for name, (low, high) in ranges.items():
+        if not low - _TOLERANCE <= metrics.get(name, math.nan) <= high + _TOLERANCE:
+            raise damaged_file(path, f"no {name} between {low:g} and {high:g}")
+    return metrics
 
 
-def history(path: Path) -> dict[str, list[float]]:
-    """Columns of the history; none where there is a header alone. A loss is finite; an empty cell becomes NaN."""
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Return the columns of a history.
+
+    Empty cells become NaN. The result is empty if the file has no rows, i.e. if nothing was trained.
+
+    Raises:
+        UserError: if the file is missing or damaged, lacks the column `epoch` or `loss`, or an epoch or a loss is not
+            finite.
+    """
     try:
-        header, *rows = csv.reader(read(path).decode("utf-8").splitlines())
-        columns = {name: [float(row[place] or "nan") for row in rows] for place, name in enumerate(header)}
+        header, *rows = csv.reader(read_bytes(path).decode("utf-8").splitlines())
+        columns = {name: [float(row[index] or "nan") for row in rows] for index, name in enumerate(header)}
     except (ValueError, IndexError) as error:
-        raise damaged(path, str(error)) from error
+        raise damaged_file(path, str(error)) from error
     if not {"epoch", "loss"} <= columns.keys() or any(len(row) != len(header) for row in rows):
-        raise damaged(path, "no table with the columns epoch and loss")
+        raise damaged_file(path, "not a table with the columns 'epoch' and 'loss'")
     if not all(map(math.isfinite, columns["epoch"] + columns["loss"])):
-        raise damaged(path, "an epoch or loss is no finite number")
+        raise damaged_file(path, "an epoch or a loss is not a finite number")
     return columns if rows else {}
 
 
-def picture(path: Path) -> bytes:
-    """Read a PNG."""
-    content = read(path)
-    if not content.startswith(_PNG) or len(content) < 33:
-        raise damaged(path, "no PNG")
+def read_png(path: Path) -> bytes:
+    """Return the bytes of a PNG image.
+
+    Raises:
+        UserError: if the file is missing or not a PNG.
+    """
+    content = read_bytes(path)
+    if not content.startswith(_PNG_SIGNATURE) or len(content) < _PNG_HEADER_BYTES:
+        raise damaged_file(path, "not a PNG image")
     return content
 
 
-def read(path: Path) -> bytes:
-    """Read a file. Raises UserError that names a missing one and the command that makes it."""
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        UserError: if the file is missing; the message names the command that writes it.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: run the stage that makes it first (rr {path.parts[1]})") from error
+        stage = paths.record_folder(path).parts[1]
+        raise UserError(f"{path} is missing: run the stage that writes it first (rr {stage})") from error
 
 
-def damaged(path: Path, why: str) -> UserError:
-    """The error that says which file is damaged, how, and what to do."""
-    return UserError(f"{path} is damaged ({why}): delete {path.parent} and run its stage again")
+def damaged_file(path: Path, reason: str) -> UserError:
+    """Return the error for a file whose content is invalid."""
+    return UserError(f"{path} is damaged ({reason}): delete {paths.record_folder(path)} and run its stage again")
 
 
-def _first(error: ValidationError) -> str:
-    mistake = error.errors(include_url=False)[0]
-    return ": ".join(part for part in (".".join(map(str, mistake["loc"])), mistake["msg"]) if part)
+def _first_message(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)

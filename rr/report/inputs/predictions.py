@@ -1,4 +1,4 @@
-"""What evaluations found for each test picture, read and checked: guesses of classes, and places on a map."""
+"""Read and check `predictions.parquet`: predicted classes, or coordinates on a map, of each test image."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +7,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rr.data import class_names as names
-from rr.report.inputs.files import damaged, read
+from rr.data.class_names import parse_class_names
+from rr.report.inputs.files import damaged_file, read_bytes
 
-_ROUNDING = 1e-6
+_TOLERANCE = 1e-6  # of a confidence, for rounding errors
 
 
 @dataclass(frozen=True)
-class Guesses:
-    """What a classifier said: labels and predictions int64 (N,), confidence float64 (N,) in [0, 1]."""
+class Predictions:
+    """Predictions of a classifier.
+
+    Attributes:
+        class_names: the name of each class.
+        labels: true classes, int64 (N,).
+        predictions: predicted classes, int64 (N,).
+        confidence: probability of each predicted class, float64 (N,) in [0, 1].
+    """
 
     class_names: list[str]
     labels: np.ndarray
@@ -24,49 +31,64 @@ class Guesses:
 
 
 @dataclass(frozen=True)
-class Plane:
-    """A map of the space of representations: labels int64 (N,), places float32 (N, 2) without a unit."""
+class EmbeddingMap:
+    """A two-dimensional map of the features.
+
+    Attributes:
+        class_names: the name of each class.
+        labels: true classes, int64 (N,).
+        coordinates: float32 (N, 2), without a unit.
+    """
 
     class_names: list[str]
     labels: np.ndarray
-    places: np.ndarray
+    coordinates: np.ndarray
 
 
-def guesses(path: Path) -> Guesses:
-    """Read the predictions of a classification. Raises UserError that names a missing or damaged file."""
-    table, class_names = _table(path, {"label": pa.int64(), "prediction": pa.int64(), "confidence": pa.float64()})
-    found = Guesses(class_names, *(table[name].to_numpy() for name in ("label", "prediction", "confidence")))
-    _check_classes(path, found.predictions, class_names)
-    if not ((found.confidence >= -_ROUNDING) & (found.confidence <= 1 + _ROUNDING)).all():
-        raise damaged(path, "a confidence is not between 0 and 1")
-    return found
+def read_predictions(path: Path) -> Predictions:
+    """Return the predictions of a classification protocol.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    columns = {"label": pa.int64(), "prediction": pa.int64(), "confidence": pa.float64()}
+    table, class_names = _read_table(path, columns)
+    predictions = Predictions(class_names, *(table[name].to_numpy() for name in columns))
+    _check_classes(path, predictions.predictions, class_names)
+    if not ((predictions.confidence >= -_TOLERANCE) & (predictions.confidence <= 1 + _TOLERANCE)).all():
+        raise damaged_file(path, "a confidence is not between 0 and 1")
+    return predictions
 
 
-def plane(path: Path) -> Plane:
-    """Read the map of an embedding. Raises UserError that names a missing or damaged file."""
-    table, class_names = _table(path, {"label": pa.int64(), "x": pa.float32(), "y": pa.float32()})
-    places = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
-    if not np.isfinite(places).all():
-        raise damaged(path, "a place is no finite number")
-    return Plane(class_names, table["label"].to_numpy(), places)
+def read_embedding_map(path: Path) -> EmbeddingMap:
+    """Return the map of an embedding protocol.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    table, class_names = _read_table(path, {"label": pa.int64(), "x": pa.float32(), "y": pa.float32()})
+    coordinates = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
+    if not np.isfinite(coordinates).all():
+        raise damaged_file(path, "a coordinate is not a finite number")
+    return EmbeddingMap(class_names, table["label"].to_numpy(), coordinates)
 
 
-def _table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, list[str]]:
-    """Read `columns` (without gaps) and the names of the classes, of which the labels must be positions."""
+def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, list[str]]:
+    """Return the table and its class names. Check that `columns` have no nulls and that labels are valid."""
     try:
-        table = pq.read_table(pa.BufferReader(read(path)))
-        class_names = names.parse(table.schema.metadata)
+        table = pq.read_table(pa.BufferReader(read_bytes(path)))
+        class_names = parse_class_names(table.schema.metadata)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise damaged(path, f"no Parquet file with class_names: {' '.join(str(error).split())}") from error
-    for name, kind in columns.items():
-        if name not in table.column_names or table.schema.field(name).type != kind or table[name].null_count:
-            raise damaged(path, f"no column {name} of {kind} without gaps")
+        raise damaged_file(path, f"not a Parquet file with class names: {' '.join(str(error).split())}") from error
+    for name, dtype in columns.items():
+        if name not in table.column_names or table.schema.field(name).type != dtype or table[name].null_count:
+            raise damaged_file(path, f"no column {name} of type {dtype} without nulls")
     if not len(table):
-        raise damaged(path, "no rows")
+        raise damaged_file(path, "no rows")
     _check_classes(path, table["label"].to_numpy(), class_names)
     return table, class_names
 
 
-def _check_classes(path: Path, found: np.ndarray, class_names: list[str]) -> None:
-    if found.min() < 0 or found.max() >= len(class_names):
-        raise damaged(path, f"a class that is none of the {len(class_names)}")
+def _check_classes(path: Path, classes: np.ndarray, class_names: list[str]) -> None:
+    if classes.min() < 0 or classes.max() >= len(class_names):
+        raise damaged_file(path, f"a class index is not between 0 and {len(class_names) - 1}")

@@ -1,57 +1,58 @@
-"""The two averages of the paper's abstract, from our own figures."""
+"""The two averages of the paper's abstract, computed from our results."""
 
 import statistics
 from collections.abc import Sequence
 
-from rr.report.paper.published import word
-from rr.report.paper.tables import Pair, PaperTable, signed
+from rr.report.formatting import format_diff, join_words
+from rr.report.grouping import group_by
+from rr.report.paper.published import display_name
+from rr.report.paper.tables import ComparisonCell, ComparisonTable
 
 BASELINES = ("deepcluster", "rotation", "infomax", "simclr")
+_RIVALS = {"the mean of the four self-supervised baselines": BASELINES, "SimCLR": ("simclr",)}
 
 
-def headlines(table: PaperTable) -> list[str]:
-    """Relational reasoning above its rivals over the columns of Table 1, a sentence each; ours where none is missing.
+def abstract_averages(table: ComparisonTable) -> list[str]:
+    """Return a sentence on each average of the abstract: the margin of relational reasoning in Table 1.
 
-    The abstract's "+14 %" is the distance to the mean of four baselines (although it says the best competitor), its
-    "+3 %" that to SimCLR.
+    The "+14 %" of the abstract is the margin over the mean of four baselines, although the abstract calls it that over
+    the best competitor. The "+3 %" is the margin over SimCLR. Our average is given only if no result is missing.
     """
-    found = []
-    for words, rivals in (
-        ("the mean of the four self-supervised baselines", BASELINES),
-        ("SimCLR", ("simclr",)),
-    ):
-        needed = [word(one) for one in ("relational", *rivals)]
-        rows = {name: table.rows[name] for name in needed}
-        theirs = headline([[pair.theirs.mean for pair in row if pair and pair.theirs] for row in rows.values()])
-        start = f"Relational reasoning above {words}, averaged over the {len(table.columns)} columns"
-        missing: dict[str, list[str]] = {}
-        for name, row in rows.items():
-            if any(pair and not pair.ours for pair in row):
-                missing.setdefault(_columns_without(table, row), []).append(name)
-        if missing:
-            wanting = [f"{_joined(names)} ({columns})" for columns, names in missing.items()]
-            text = f"{start}: {signed(theirs)} points in the paper; here not known, for want of {'; '.join(wanting)}."
+    sentences = []
+    for rivals, methods in _RIVALS.items():
+        rows = {title: table.rows[title] for title in map(display_name, ("relational", *methods))}
+        theirs = mean_margin(
+            [[cell.published_value.mean for cell in row if cell and cell.published_value] for row in rows.values()]
+        )
+        text = (
+            f"Margin of relational reasoning over {rivals}, averaged over the {len(table.columns)} columns of Table 1"
+        )
+        if any(cell and not cell.match for row in rows.values() for cell in row):
+            text += f": {format_diff(theirs)} points in the paper, unknown here. Missing: {_list_missing(table, rows)}."
         else:
-            ours = headline([[pair.ours.value.mean for pair in row if pair and pair.ours] for row in rows.values()])
-            full = all(
-                pair and not pair.ours.differences for row in rows.values() for pair in row if pair and pair.ours
-            )
-            budget = "in the paper’s budget" if full else "not in the paper’s budget"
-            text = f"{start}: {signed(ours)} points here ({budget}), {signed(theirs)} in the paper."
-        found.append(text)
-    return found
+            matches = [[cell.match for cell in row if cell and cell.match] for row in rows.values()]
+            ours = mean_margin([[match.value.mean for match in row] for row in matches])
+            is_same = not any(match.deviations for row in matches for match in row)
+            settings = "the paper’s settings" if is_same else "other settings than the paper"
+            text += f": {format_diff(ours)} points here (with {settings}), {format_diff(theirs)} in the paper."
+        sentences.append(text)
+    return sentences
 
 
-def headline(rows: Sequence[Sequence[float]]) -> float:
-    """Mean over columns of the first row less the mean of the others; each row one method, in percent."""
+def mean_margin(rows: Sequence[Sequence[float]]) -> float:
+    """Return the mean over columns of the first row minus the mean of the other rows."""
     first, *others = rows
     return statistics.fmean(ours - statistics.fmean(column) for ours, *column in zip(first, *others, strict=True))
 
 
-def _columns_without(table: PaperTable, row: Sequence[Pair | None]) -> str:
-    missing = [name for name, pair in zip(table.columns, row, strict=True) if pair and not pair.ours]
-    return "every column" if len(missing) == len(table.columns) else ", ".join(missing)
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+def _list_missing(table: ComparisonTable, rows: dict[str, list[ComparisonCell | None]]) -> str:
+    """Return the methods with missing results and their columns as text."""
+    missing = {
+        title: [column for column, cell in zip(table.columns, row, strict=True) if cell and not cell.match]
+        for title, row in rows.items()
+    }
+    groups = group_by([title for title in rows if missing[title]], lambda title: tuple(missing[title]))
+    return "; ".join(
+        f"{join_words(titles)} ({'all columns' if len(columns) == len(table.columns) else ', '.join(columns)})"
+        for columns, titles in groups.items()
+    )

@@ -1,97 +1,99 @@
-"""Which of the grid's cells answers which of the paper's figures: by what the runs recorded, not by their names.
+"""Find the results of the grid that correspond to a result of the paper.
 
-Data sets and targets alone go by their names in params.yaml.
+Runs are matched by the settings that they recorded. Only data sets and targets are matched by their names in
+params.yaml.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rr.report.inputs.collect import Collected, Run, Score
-from rr.report.paper.published import SEEDS, Figure
-from rr.report.paper.settings import differences, reduced
-from rr.report.paper.welch import agreement
-from rr.report.statistics import Spread, spread
+from rr.report.grouping import group_by
+from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
+from rr.report.paper.published import PublishedResult
+from rr.report.paper.settings import find_deviations
+from rr.report.statistics import MeanStd, mean_std
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Our cell for a figure of the paper: accuracy in percent over seeds, and in what it differs, in words."""
+class Match:
+    """Our result for a result of the paper.
+
+    Attributes:
+        method: the method by its name in params.yaml.
+        protocol: the protocol by its name in params.yaml.
+        value: accuracy in percent over seeds.
+        epochs: epochs of the pretraining.
+        deviations: deviations from the paper's settings as text.
+        has_reduced_budget: whether it used fewer epochs or views than the paper.
+    """
 
     method: str
     protocol: str
-    value: Spread
+    value: MeanStd
     epochs: int
-    differences: list[str]
-    reduced: bool
+    deviations: list[str]
+    has_reduced_budget: bool
 
 
-def answer(grid: Collected, figure: Figure) -> Answer | None:
-    """The cell that measures what `figure` does; of several, the one nearest to the paper's settings; None without one.
+def find_match(results: GridResults, published: PublishedResult) -> Match | None:
+    """Return our result for a result of the paper, or None if the grid has none.
 
-    Nearest is who differs in fewest settings, then who trained longest, then who stands first in the grid.
+    If several methods or protocols qualify, return the one with the fewest deviations from the paper's settings, then
+    the one with the most epochs, then the first one in the grid.
     """
-    groups: dict[tuple[str, str], list[Score]] = {}
-    runs = {run.cell: run for run in grid.runs}
-    for score in grid.scores:
-        cell = score.cell
-        place = (cell.pretraining.dataset, cell.pretraining.backbone, cell.target)
-        if place == (figure.dataset, figure.backbone, figure.target) and measures(
-            figure, runs[cell.pretraining].settings, score.settings
-        ):
-            groups.setdefault((cell.pretraining.method, cell.protocol), []).append(score)
-    found = [_answer(figure, runs[scores[0].cell.pretraining], scores) for scores in groups.values()]
-    return min(found, key=lambda one: (len(one.differences), -one.epochs), default=None)
+    pretrainings = {run.paths: run for run in results.pretrainings}
+    candidates = [
+        run
+        for run in results.evaluations
+        if is_same_data(published, run)
+        and is_comparable(published, pretrainings[run.paths.pretraining].settings, run.settings)
+    ]
+    groups = group_by(candidates, lambda run: (run.paths.pretraining.method, run.paths.protocol))
+    matches = [_make_match(published, pretrainings[runs[0].paths.pretraining], runs) for runs in groups.values()]
+    return min(matches, key=lambda match: (len(match.deviations), -match.epochs), default=None)
 
 
-def measures(figure: Figure, method: dict[str, Any], protocol: dict[str, Any]) -> bool:
-    """Whether a run with these settings does what `figure` reports, be it with more or with less of everything."""
-    if protocol["kind"] != figure.protocol or protocol["labelled"] != 1:
+def is_same_data(published: PublishedResult, evaluation: EvaluationResult) -> bool:
+    """Return whether an evaluation has the data set, backbone and target of a result of the paper."""
+    run = evaluation.paths.pretraining
+    ours = (run.dataset, run.backbone, evaluation.paths.target)
+    return ours == (published.dataset, published.backbone, published.target)
+
+
+def is_comparable(published: PublishedResult, method: dict[str, Any], protocol: dict[str, Any]) -> bool:
+    """Return whether a run measures the same quantity as a result of the paper, whatever its budget.
+
+    Args:
+        published: the paper's result.
+        method: settings of our pretraining.
+        protocol: settings of our evaluation.
+    """
+    if protocol["kind"] != published.protocol or protocol["label_fraction"] != 1:
         return False
-    kind, head = figure.method, "relation"
+    kind, head = published.method, "relation"
     if kind in ("dot", "encoder-dot"):
         kind, head = "relational", kind
     if method["kind"] != kind:
         return False
-    wanted: dict[str, Any] = {}
+    required: dict[str, Any] = {}
     if kind == "relational":
-        wanted = {"head": head, "aggregation": "cat", "loss": "focal", "labelled": figure.labelled or 0.0}
+        label_fraction = published.label_fraction or 0.0
+        required = {"head": head, "aggregation": "cat", "loss": "focal", "label_fraction": label_fraction}
     elif kind == "simclr":
-        wanted = {"mean": "of-ratios"}
-    return all(method[key] == value for key, value in wanted.items())
+        required = {"loss": "log-mean-prob"}
+    return all(method[key] == value for key, value in required.items())
 
 
-def verdict(figure: Figure | None, ours: Answer | None) -> str:
-    """What may be said of our figure beside the paper's, in a word or three."""
-    if ours is None:
-        return "not run"
-    if figure is None or figure.status == "not given":
-        return "no figure in the paper"
-    if figure.mean is None:
-        return "figure not recovered"
-    if ours.reduced:
-        return "reduced budget"
-    if ours.differences:
-        return "other settings"
-    if ours.value.count < 2:
-        return "too few seeds"
-    if figure.std is None or figure.status != "confirmed":
-        return "figure not confirmed"
-    return agreement(ours.value, Spread(figure.mean, figure.std, SEEDS))
-
-
-def departures(figure: Figure, run: Run, score: Score) -> list[str]:
-    """In what a run and its evaluation differ from those behind `figure`, in words; empty where in nothing."""
-    mixed = run.record.params.get("precision", "float32") != "float32"
-    return differences(figure, run.settings, score.settings) + ["mixed precision"] * mixed
-
-
-def _answer(figure: Figure, run: Run, scores: Sequence[Score]) -> Answer:
-    return Answer(
-        method=run.cell.method,
-        protocol=scores[0].cell.protocol,
-        value=spread([100 * score.metrics["accuracy"] for score in scores]),
-        epochs=run.settings.get("epochs", 0),
-        differences=departures(figure, run, scores[0]),
-        reduced=reduced(figure, run.settings, scores[0].settings),
+def _make_match(
+    published: PublishedResult, pretraining: PretrainResult, evaluations: Sequence[EvaluationResult]
+) -> Match:
+    deviations = find_deviations(published, pretraining.settings, evaluations[0].settings, pretraining.precision)
+    return Match(
+        method=pretraining.paths.method,
+        protocol=evaluations[0].paths.protocol,
+        value=mean_std([100 * run.metrics["accuracy"] for run in evaluations]),
+        epochs=pretraining.settings.get("epochs", 0),
+        deviations=[deviation.text for deviation in deviations],
+        has_reduced_budget=any(deviation.reduces_budget for deviation in deviations),
     )

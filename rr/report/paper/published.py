@@ -1,8 +1,8 @@
-"""The paper's figures, from `paper.csv`: one row each, with where it stands and how far it can be trusted.
+"""The paper's results from `paper.csv`: one per row, with its source and how far it can be trusted.
 
-The tables carry the numbers of version 1 on arXiv; "Heads" is the head ablation of the final version, "Appendix B" what
-is believed to stand there and could not be recovered. The comparisons of aggregations and of losses have no row at all:
-even their backbones and data sets are not known.
+The tables contain the values of version 1 on arXiv. "Heads" is the head ablation of the final version. "Appendix B"
+lists results that are believed to be in the appendix; their values could not be recovered. The comparisons of
+aggregation functions and of losses have no rows, because even their backbones and data sets are unknown.
 """
 
 import csv
@@ -13,18 +13,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-SEEDS = 3  # behind every mean of the paper
-FILE = Path(__file__).with_name("paper.csv")
+PAPER_SEEDS = 3  # number of seeds behind every mean of the paper
+PAPER_CSV = Path(__file__).with_name("paper.csv")
 
-Table = Literal["Table 1", "Table 2", "Table 3", "Heads", "Figure 2a", "Figure 2b", "Figure 2c", "Appendix B"]
-Method = Literal[
+TableName = Literal["Table 1", "Table 2", "Table 3", "Heads", "Figure 2a", "Figure 2b", "Figure 2c", "Appendix B"]
+MethodKind = Literal[
     "supervised", "random", "deepcluster", "rotation", "infomax", "simclr", "relational", "dot", "encoder-dot"
 ]
-Dataset = Literal["cifar10", "cifar100", "cifar100-20", "tiny-imagenet", "slimagenet64", "stl10", "stl10-unlabelled"]
-# Digitised: read off a plot. Not given: the paper prints "n/a". Not recovered: it may stand there, but was not at hand.
-Status = Literal["confirmed", "digitised", "unconfirmed", "not given", "not recovered"]
+DatasetName = Literal["cifar10", "cifar100", "cifar100-20", "tiny-imagenet", "slimagenet64", "stl10", "stl10-unlabeled"]
+# digitized: read from a plot; not given: printed as "n/a"; not recovered: believed to exist, but without a source.
+Status = Literal["confirmed", "digitized", "unconfirmed", "not given", "not recovered"]
 
-_WORDS = {
+_DISPLAY_NAMES = {
     "supervised": "Supervised",
     "random": "Random weights",
     "deepcluster": "DeepCluster",
@@ -45,28 +45,28 @@ _WORDS = {
     "tiny-imagenet": "tiny-ImageNet",
     "slimagenet64": "SlimageNet64",
     "stl10": "STL-10",
-    "stl10-unlabelled": "STL-10",
+    "stl10-unlabeled": "STL-10",
 }
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of the paper; mean and standard deviation (over three seeds) in `unit`.
+class PublishedResult:
+    """One result of the paper: mean and standard deviation over three seeds in `unit`.
 
-    `views` (K) and `labelled` (share of the labels) are None where the row is no point of their study.
+    `views` (K) and `label_fraction` are set only for points of the studies that vary them.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     experiment: Annotated[str, Field(pattern="^[A-Z][1-9]$")]
-    table: Table
-    method: Method
+    table: TableName
+    method: MethodKind
     backbone: Literal["conv4", "resnet8", "resnet32", "resnet34", "resnet56"]
-    dataset: Dataset
-    target: Dataset
+    dataset: DatasetName
+    target: DatasetName
     protocol: Literal["linear", "finetune"]
     views: Annotated[int, Field(ge=2)] | None
-    labelled: Annotated[float, Field(ge=0, le=1)] | None
+    label_fraction: Annotated[float, Field(ge=0, le=1)] | None
     mean: float | None
     std: Annotated[float, Field(ge=0)] | None
     unit: Literal["percent", "points above K = 2", "points above conv4"]
@@ -75,36 +75,41 @@ class Figure:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What no two rows share: what was measured, where it stands, and how it is known."""
-        place = (self.table, self.method, self.backbone, self.dataset, self.target, self.protocol)
-        return (*place, self.views, self.labelled, self.status)
+        """What was measured, where it is printed, and its status; unique among all rows."""
+        measured = (self.table, self.method, self.backbone, self.dataset, self.target, self.protocol)
+        return (*measured, self.views, self.label_fraction, self.status)
 
 
-_Figures = TypeAdapter(list[Figure])
+_PublishedResults = TypeAdapter(list[PublishedResult])
 
 
 @cache
-def figures(file: Path = FILE) -> tuple[Figure, ...]:
-    """Every figure, in the file's order. Raises ValueError for an unknown word, a number too many, or a row twice."""
+def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
+    """Return all results in the order of the file.
+
+    Raises:
+        ValueError: if a value is invalid, a mean is missing or must not be there, or a row occurs twice.
+    """
     with open(file, encoding="utf-8", newline="") as text:
         rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(text)]
     try:
-        found = _Figures.validate_python(rows)
+        results = _PublishedResults.validate_python(rows)
     except ValidationError as error:
-        mistake = error.errors(include_url=False)[0]
-        row, *place = mistake["loc"]
-        raise ValueError(f"{file.name}, figure {row}, {'.'.join(map(str, place))}: {mistake['msg']}") from error
-    seen = set()
-    for one in found:
-        known = one.status not in ("not given", "not recovered")
-        if known != (one.mean is not None) or (one.std is not None and not known):
-            raise ValueError(f"{file.name}: {one.key} is {one.status}, so it has {'a' if known else 'no'} mean")
-        if one.key in seen:
-            raise ValueError(f"{file.name}: {one.key} stands twice")
-        seen.add(one.key)
-    return tuple(found)
+        first = error.errors(include_url=False)[0]
+        row, *column = first["loc"]
+        raise ValueError(f"{file.name}, line {int(row) + 2}, {'.'.join(map(str, column))}: {first['msg']}") from error
+    keys = set()
+    for result in results:
+        has_value = result.status not in ("not given", "not recovered")
+        if has_value != (result.mean is not None) or (result.std is not None and not has_value):
+            needed = "a mean" if has_value else "no mean"
+            raise ValueError(f"{file.name}: {result.key} has the status {result.status!r}, which requires {needed}")
+        if result.key in keys:
+            raise ValueError(f"{file.name}: {result.key} occurs twice")
+        keys.add(result.key)
+    return tuple(results)
 
 
-def word(name: str) -> str:
-    """A method, backbone or data set as the paper writes it."""
-    return _WORDS[name]
+def display_name(name: str) -> str:
+    """Return a method, backbone or data set as the paper spells it."""
+    return _DISPLAY_NAMES[name]

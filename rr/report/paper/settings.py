@@ -1,19 +1,19 @@
-"""What the paper's runs were given, and in which of it a run of ours differs, in words.
+"""The settings of the paper's runs, and the deviations of our runs from them.
 
-From the authors' code and README (mpatacchiola/self-supervised-relational-reasoning) and the paper's text on K.
+Sources: the authors' code and README (mpatacchiola/self-supervised-relational-reasoning) and the paper's text on K.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from rr.report.paper.published import Figure
+from rr.report.paper.published import PublishedResult
 
-_VIEWS = {("resnet32", "tiny-imagenet"): 16, ("resnet34", "stl10-unlabelled"): 25}
+_VIEWS = {("resnet32", "tiny-imagenet"): 16, ("resnet34", "stl10-unlabeled"): 25}
 _CROP_FLIP = {"crop": "padded", "padding": 0.125, "flip": 0.5}
 _STRONG = {
     "crop": "resized", "flip": 0.5, "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2,
     "grayscale": 0.2,
 }  # fmt: skip
-# Of finetuning on STL-10, as of its supervised row.
+# Used for finetuning on STL-10 and for the supervised row of that column.
 _AFFINE = {
     "flip": 0.5, "affine": 0.5, "degrees": 18.0, "translate": 0.1, "shear": 10.0, "erase": 0.5, "erase_area": 0.111,
 }  # fmt: skip
@@ -21,82 +21,95 @@ _ADAM = {"batch_size": 128, "learning_rate": 0.001}
 _METHODS: dict[str, dict[str, Any]] = {
     "supervised": {
         "augmentation": _CROP_FLIP, "views": 1, "batch_size": 128, "learning_rate": 0.1, "momentum": 0.9,
-        "milestones": [0.5, 0.75], "decay": 0.1,
+        "milestones": [0.5, 0.75], "lr_decay": 0.1,
     },
     "random": {},
-    "deepcluster": {"augmentation": _CROP_FLIP, **_ADAM, "hidden": 256, "starts": 5, "iterations": 30},
+    "deepcluster": {"augmentation": _CROP_FLIP, **_ADAM, "hidden_dim": 256, "n_init": 5, "max_iter": 30},
     "rotation": {"augmentation": _CROP_FLIP, "views": 1, **_ADAM},
-    "infomax": {"augmentation": {"flip": 0.5}, "batch_size": 128, "learning_rate": 0.0001, "prior": 0.1},
-    "simclr": {"augmentation": _STRONG, "views": 2, **_ADAM, "temperature": 0.5, "hidden": 256, "outputs": 64},
+    "infomax": {"augmentation": {"flip": 0.5}, "batch_size": 128, "learning_rate": 0.0001, "prior_weight": 0.1},
+    "simclr": {
+        "augmentation": _STRONG, "views": 2, **_ADAM, "temperature": 0.5, "hidden_dim": 256, "projection_dim": 64,
+    },
     "relational": {
         "augmentation": _STRONG, "batch_size": 64, "learning_rate": 0.001, "gamma": 2.0, "alpha": 0.5,
     },
 }  # fmt: skip
-# How long it finetunes is not known, so it is not compared.
+# The number of epochs of finetuning is unknown, so it is not compared.
 _PROTOCOLS: dict[str, dict[str, Any]] = {
     "linear": {"epochs": 100, "batch_size": 128, "learning_rate": 0.001},
-    "finetune": {"augmentation": _AFFINE, "backbone_rate": 0.001, "classifier_rate": 0.0001, "weight_decay": 0.00001},
+    "finetune": {"augmentation": _AFFINE, "backbone_lr": 0.001, "classifier_lr": 0.0001, "weight_decay": 0.00001},
 }
-_AMOUNTS = {"epochs", "views"}
-_WORDS = {"batch_size": "M", "views": "K"}
+_BUDGET = {"epochs", "views"}
+_SYMBOLS = {"batch_size": "M", "views": "K"}
 
 
-def differences(figure: Figure, method: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
-    """In what the settings of a run and of its evaluation differ from those behind `figure`; empty where in nothing."""
-    return [words for words, _ in _compared(figure, method, protocol)]
+class Deviation(NamedTuple):
+    """A setting that differs from the paper's. `reduces_budget`: it is a smaller number of epochs or views."""
+
+    text: str
+    reduces_budget: bool
 
 
-def reduced(figure: Figure, method: dict[str, Any], protocol: dict[str, Any]) -> bool:
-    """Whether the run was given fewer epochs or views than the paper's, in training or in evaluation."""
-    return any(less for _, less in _compared(figure, method, protocol))
+def find_deviations(
+    published: PublishedResult, method: dict[str, Any], protocol: dict[str, Any], precision: str = "float32"
+) -> list[Deviation]:
+    """Return the deviations of a run from the paper's settings.
 
-
-def _compared(figure: Figure, method: dict[str, Any], protocol: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Each difference in words, and whether it is a smaller amount."""
-    found = []
+    Args:
+        published: the paper's result to compare with.
+        method: settings of our pretraining.
+        protocol: settings of our evaluation.
+        precision: floating-point precision of our pretraining.
+    """
+    deviations = []
     for settings, expected, prefix in (
-        (method, _expected(figure, method["kind"]), ""),
-        (protocol, _PROTOCOLS[figure.protocol], f"{figure.protocol} "),
+        (method, _expected_settings(published, method["kind"]), ""),
+        (protocol, _PROTOCOLS[published.protocol], f"{published.protocol} "),
     ):
-        for key, value in expected.items():
+        for key, theirs in expected.items():
             ours = settings.get(key)
             if key == "augmentation":
-                if not _same_views(ours or {}, value):
-                    found.append((f"another {prefix}augmentation", False))
-            elif ours != value:
-                found.append((_words(prefix, key, ours, value), key in _AMOUNTS and (ours or 0) < value))
-    return found
+                if not _is_same_augmentation(ours or {}, theirs):
+                    deviations.append(Deviation(f"different {prefix}augmentation", False))
+            elif ours != theirs:
+                deviations.append(
+                    Deviation(_describe(prefix, key, ours, theirs), key in _BUDGET and (ours or 0) < theirs)
+                )
+    if precision != "float32":
+        deviations.append(Deviation("mixed precision", False))
+    return deviations
 
 
-def _expected(figure: Figure, kind: str) -> dict[str, Any]:
+def _expected_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
+    """Return the paper's settings of a kind of method for a result."""
     if kind == "random":
         return {}
-    expected = {"epochs": 300 if figure.dataset == "stl10-unlabelled" else 200, **_METHODS[kind]}
+    expected = {"epochs": 300 if published.dataset == "stl10-unlabeled" else 200, **_METHODS[kind]}
     if kind == "relational":
-        expected["views"] = _VIEWS.get((figure.backbone, figure.dataset), 32)
-    if kind == "deepcluster":  # ten clusters a class; the unlabelled pictures have none to count by
-        expected["clusters"] = 100 if figure.dataset == "stl10-unlabelled" else 10
-    if kind == "supervised" and figure.dataset == "stl10":
+        expected["views"] = _VIEWS.get((published.backbone, published.dataset), 32)
+    if kind == "deepcluster":  # ten clusters per class; the unlabeled images have no classes
+        expected["clusters"] = 100 if published.dataset == "stl10-unlabeled" else 10
+    if kind == "supervised" and published.dataset == "stl10":
         expected["augmentation"] = _AFFINE
-    if figure.views:
-        expected["views"] = figure.views
+    if published.views:
+        expected["views"] = published.views
     return expected
 
 
-def _same_views(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Whether two policies draw the same views: what one of them leaves out is off."""
-    switches = {*_CROP_FLIP, *_STRONG, *_AFFINE} - {"padding"}
-    off: dict[str, Any] = {"crop": "none"}
-    same = all(ours.get(key, off.get(key, 0)) == theirs.get(key, off.get(key, 0)) for key in switches)
-    return same and ("padding" not in theirs or ours.get("padding", theirs["padding"]) == theirs["padding"])
+def _is_same_augmentation(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Return whether two augmentations produce the same views. An operation that is absent is disabled."""
+    keys = {*_CROP_FLIP, *_STRONG, *_AFFINE} - {"padding"}
+    disabled: dict[str, Any] = {"crop": "none"}
+    is_same = all(ours.get(key, disabled.get(key, 0)) == theirs.get(key, disabled.get(key, 0)) for key in keys)
+    return is_same and ("padding" not in theirs or ours.get("padding", theirs["padding"]) == theirs["padding"])
 
 
-def _words(prefix: str, key: str, ours: Any, theirs: Any) -> str:
+def _describe(prefix: str, key: str, ours: Any, theirs: Any) -> str:
     if key == "epochs":
         return f"{ours} of {theirs} {prefix}epochs"
-    name = f"{prefix}{_WORDS.get(key, key.replace('_', ' '))}"
-    return f"{name} = {_number(ours)} ({_number(theirs)} there)"
+    name = f"{prefix}{_SYMBOLS.get(key, key.replace('_', ' '))}"
+    return f"{name} = {_format(ours)} (paper: {_format(theirs)})"
 
 
-def _number(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)

@@ -1,32 +1,35 @@
-"""The paper's two studies as curves, ours beside the paper's: the number of views (K), and the share of labels."""
+"""The paper's two studies as plots with our results: the number of views (K) and the fraction of labels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 
-from rr.report.inputs.collect import Collected, Run, Score
-from rr.report.paper.match import departures, measures
-from rr.report.paper.published import Figure, figures, word
-from rr.report.plots.curves import Line, line_panel
+from rr.report.grouping import group_by, unique
+from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
+from rr.report.paper.match import is_comparable, is_same_data
+from rr.report.paper.published import PublishedResult, display_name, load_published
+from rr.report.paper.settings import find_deviations
+from rr.report.plots.curves import Curve, Point, plot_curves
 from rr.report.plots.svg import Panel
-from rr.report.tables import unique
-from rr.runtime.hashing import digest
+from rr.runtime.hashing import json_sha256
 
-_VIEWS = (
-    "Linear evaluation, Conv-4 on CIFAR-10: accuracy in percentage points above that with K = 2 of the same seed. The "
-    "paper’s points are read off its figure, to about 0.05."
+_VIEWS_CAPTION = (
+    "Linear evaluation, Conv-4 on CIFAR-10: accuracy minus the accuracy with K = 2 of the same seed, in percentage "
+    "points. The paper’s points are read from its figure, to about 0.05."
 )
-_LABELS = (
-    "Linear evaluation with all labels, ResNet-32: accuracy in percent, by the percent of labels that supply positive "
-    "pairs. The paper’s points above 0 % are read off its figure, to about 0.25; how it used the labels is not known."
+_LABELS_CAPTION = (
+    "Linear evaluation with all labels, ResNet-32: accuracy in percent by the percentage of labels that supply "
+    "positive pairs in pretraining. The paper’s points above 0 % are read from its figure, to about 0.25. How the "
+    "paper used the labels is unknown."
 )
-_FIRST = 2  # the K that all others are compared with
+_BASE_VIEWS = 2  # the K that all others are compared with
+Run = tuple[PretrainResult, EvaluationResult]
 
 
 @dataclass(frozen=True)
 class Study:
-    """One study: its panels, and in what ours differ from the paper's or why a curve is absent, a sentence each."""
+    """One study: its plots, and notes on missing curves and on deviations from the paper's settings."""
 
     title: str
     caption: str
@@ -34,105 +37,133 @@ class Study:
     notes: list[str]
 
 
-def studies(grid: Collected) -> list[Study]:
-    """The studies of which the grid holds at least two values for one method and data set."""
-    views = Study("Number of views", _VIEWS, [], [])
-    labels = Study("Share of labels in pretraining", _LABELS, [], [])
-    for experiment in ("K1", "K2", "K3"):
-        _add_views(views, grid, [one for one in figures() if one.experiment == experiment])
-    for data in ("cifar10", "cifar100"):
-        of_labels = [one for one in figures() if one.labelled is not None and one.dataset == data]
-        _add_labels(labels, grid, [one for one in of_labels if one.status != "unconfirmed"])
-    return [study for study in (views, labels) if study.panels or study.notes]
-
-
-def _add_views(study: Study, grid: Collected, printed: Sequence[Figure]) -> None:
-    ours = _largest(grid, printed[0], "views")
-    ours = {k: ours[k] for k in sorted(ours) if k >= _FIRST}
-    if len(ours) < 2:
-        return
-    method = word(printed[0].method)
-    if _FIRST not in ours:
-        study.notes.append(f"{method}: this grid has no K = {_FIRST} to compare with.")
-        return
-    first = {run.cell.seed: score.metrics["accuracy"] for run, score in ours[_FIRST]}
-    seeds: dict[int, dict[float, tuple[float, float]]] = {seed: {} for seed in first}
-    for k, made in ours.items():
-        for run, score in made:
-            if run.cell.seed in first:
-                gain = 100 * (score.metrics["accuracy"] - first[run.cell.seed])
-                seeds[run.cell.seed][k] = (k, gain)
-    theirs = {float(one.views): (float(one.views), one.mean) for one in printed if one.views and one.mean is not None}
-    lines = [Line("here", 1, list(seeds.values())), Line("the paper (digitised)", 2, [theirs])]
-    spoken = f"Accuracy of {method} above K = 2, in points, against K"
-    study.panels.append(
-        line_panel(f"views-{printed[0].method}", method, spoken, lines, _views_axis(sorted({*ours, *theirs})))
-    )
-    _add_note(study, method, printed[0], ours)
-
-
-def _add_labels(study: Study, grid: Collected, printed: Sequence[Figure]) -> None:
-    ours = _largest(grid, printed[0], "labelled")
-    if len(ours) < 2:
-        return
-    theirs = {one.labelled: one.mean for one in printed if one.labelled is not None and one.mean is not None}
-    shares = sorted({*ours, *theirs})
-    seeds: dict[int, dict[float, tuple[float, float]]] = {}
-    for share, made in sorted(ours.items()):
-        for run, score in made:
-            seeds.setdefault(run.cell.seed, {})[share] = (shares.index(share), 100 * score.metrics["accuracy"])
-    lines = [
-        Line("here", 1, list(seeds.values())),
-        Line("the paper (digitised)", 2, [{share: (shares.index(share), mean) for share, mean in theirs.items()}]),
+def build_studies(results: GridResults) -> list[Study]:
+    """Return the studies for which the grid has at least two values of one method and data set."""
+    published = load_published()
+    by_views = [_plot_views(results, [r for r in published if r.experiment == name]) for name in ("K1", "K2", "K3")]
+    by_labels = [
+        _plot_labels(
+            results,
+            [
+                result
+                for result in published
+                if result.label_fraction is not None and result.dataset == dataset and result.status != "unconfirmed"
+            ],
+        )
+        for dataset in ("cifar10", "cifar100")
     ]
-    data = word(printed[0].dataset)
-    spoken = f"Accuracy on {data} in percent against the share of labels"
-    study.panels.append(line_panel(f"labels-{printed[0].dataset}", f"{data}, %", spoken, lines, _shares_axis(shares)))
-    _add_note(study, data, printed[0], ours)
+    studies = [
+        _make_study("Number of views", _VIEWS_CAPTION, by_views),
+        _make_study("Fraction of labels in pretraining", _LABELS_CAPTION, by_labels),
+    ]
+    return [study for study in studies if study.panels or study.notes]
 
 
-def _largest(grid: Collected, figure: Figure, setting: str) -> dict[float, list[tuple[Run, Score]]]:
-    """Our runs by the value of `setting`, of those that differ in nothing else; of several such sets the largest."""
-    runs = {run.cell: run for run in grid.runs}
-    sets: dict[str, dict[float, list[tuple[Run, Score]]]] = {}
-    for score in grid.scores:
-        run = runs[score.cell.pretraining]
-        place = (run.cell.dataset, run.cell.backbone, score.cell.target)
-        if place != (figure.dataset, figure.backbone, figure.target) or setting not in run.settings:
-            continue
-        value = run.settings[setting]
-        if measures(replace(figure, **{setting: value}), run.settings, score.settings):
-            others = digest([run.settings | {setting: None}, score.cell.protocol])
-            sets.setdefault(others, {}).setdefault(value, []).append((run, score))
-    return max(sets.values(), key=len, default={})
+def _make_study(title: str, caption: str, plots: Sequence[tuple[Panel | None, str]]) -> Study:
+    return Study(title, caption, [panel for panel, _ in plots if panel], [note for _, note in plots if note])
 
 
-def _add_note(study: Study, name: str, figure: Figure, ours: dict[float, list[tuple[Run, Score]]]) -> None:
-    made = [pair for several in ours.values() for pair in several]
-    own = [replace(figure, views=run.settings["views"]) if figure.views else figure for run, _ in made]
-    words = unique(", ".join(departures(one, run, score)) for one, (run, score) in zip(own, made, strict=True))
-    if any(words):
-        study.notes.append(f"{name}, here: {'; '.join(filter(None, words))}.")
+def _plot_views(results: GridResults, published: Sequence[PublishedResult]) -> tuple[Panel | None, str]:
+    """Return the plot of one method of the study of views, and a note."""
+    ours = _largest_series(results, published[0], "views")
+    ours = {views: ours[views] for views in sorted(ours) if views >= _BASE_VIEWS}
+    if len(ours) < 2:
+        return None, ""
+    method = display_name(published[0].method)
+    if _BASE_VIEWS not in ours:
+        return None, f"{method}: this grid has no run with K = {_BASE_VIEWS} to compare with."
+    base = {pretraining.paths.seed: run.metrics["accuracy"] for pretraining, run in ours[_BASE_VIEWS]}
+    seeds: dict[int, dict[float, Point]] = {seed: {} for seed in base}
+    for views, runs in ours.items():
+        for pretraining, run in runs:
+            seed = pretraining.paths.seed
+            if seed in base:
+                seeds[seed][views] = (views, 100 * (run.metrics["accuracy"] - base[seed]))
+    theirs = {float(r.views): (float(r.views), r.mean) for r in published if r.views and r.mean is not None}
+    panel = plot_curves(
+        f"views-{published[0].method}",
+        method,
+        f"Accuracy of {method} above that with K = 2, in points, against K",
+        [Curve("here", 1, list(seeds.values())), Curve("the paper (digitized)", 2, [theirs])],
+        _views_format(sorted({*ours, *theirs})),
+    )
+    return panel, _deviation_note(method, published[0], ours)
 
 
-def _views_axis(ks: Sequence[float]) -> Callable[[Axes], None]:
-    def frame(axes: Axes) -> None:
+def _plot_labels(results: GridResults, published: Sequence[PublishedResult]) -> tuple[Panel | None, str]:
+    """Return the plot of one data set of the study of labels, and a note."""
+    ours = _largest_series(results, published[0], "label_fraction")
+    if len(ours) < 2:
+        return None, ""
+    theirs = {r.label_fraction: r.mean for r in published if r.label_fraction is not None and r.mean is not None}
+    fractions = sorted({*ours, *theirs})
+    seeds: dict[int, dict[float, Point]] = {}
+    for fraction, runs in sorted(ours.items()):
+        for pretraining, run in runs:
+            point = (fractions.index(fraction), 100 * run.metrics["accuracy"])
+            seeds.setdefault(pretraining.paths.seed, {})[fraction] = point
+    their_points: dict[float, Point] = {
+        fraction: (fractions.index(fraction), mean) for fraction, mean in theirs.items()
+    }
+    dataset = display_name(published[0].dataset)
+    panel = plot_curves(
+        f"labels-{published[0].dataset}",
+        f"{dataset}, %",
+        f"Accuracy on {dataset} in percent against the fraction of labels",
+        [Curve("here", 1, list(seeds.values())), Curve("the paper (digitized)", 2, [their_points])],
+        _labels_format(fractions),
+    )
+    return panel, _deviation_note(dataset, published[0], ours)
+
+
+def _largest_series(results: GridResults, published: PublishedResult, setting: str) -> dict[float, list[Run]]:
+    """Return our runs by the value of `setting`. All other settings are equal; the largest such series is returned."""
+    pretrainings = {run.paths: run for run in results.pretrainings}
+    runs = [(pretrainings[run.paths.pretraining], run) for run in results.evaluations if is_same_data(published, run)]
+    comparable = [
+        (pretraining, run)
+        for pretraining, run in runs
+        if setting in pretraining.settings
+        and is_comparable(
+            replace(published, **{setting: pretraining.settings[setting]}), pretraining.settings, run.settings
+        )
+    ]
+    series = group_by(
+        comparable, lambda pair: json_sha256([pair[0].settings | {setting: None}, pair[1].paths.protocol])
+    )
+    by_value = [group_by(pairs, lambda pair: pair[0].settings[setting]) for pairs in series.values()]
+    return max(by_value, key=len, default={})
+
+
+def _deviation_note(name: str, published: PublishedResult, ours: dict[float, list[Run]]) -> str:
+    """Return a sentence on the deviations of our runs from the paper's settings; empty if there are none."""
+    texts = []
+    for pretraining, run in (pair for pairs in ours.values() for pair in pairs):
+        own = replace(published, views=pretraining.settings["views"]) if published.views else published
+        deviations = find_deviations(own, pretraining.settings, run.settings, pretraining.precision)
+        texts.append(", ".join(deviation.text for deviation in deviations))
+    distinct = [text for text in unique(texts) if text]
+    return f"{name}, our runs: {'; '.join(distinct)}." if distinct else ""
+
+
+def _views_format(ticks: Sequence[float]) -> Callable[[Axes], None]:
+    def format_axes(axes: Axes) -> None:
         axes.set_xscale("log", base=2)
-        axes.set_xticks(ks, [f"{k:g}" for k in ks])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        axes.set_xlabel("views of a picture, K")
+        axes.set_xlabel("views of an image, K")
         axes.set_ylabel("points above K = 2")
         axes.grid(axis="y")
 
-    return frame
+    return format_axes
 
 
-def _shares_axis(shares: Sequence[float]) -> Callable[[Axes], None]:
-    """Equal steps: on a true scale the three smallest shares would be one."""
+def _labels_format(fractions: Sequence[float]) -> Callable[[Axes], None]:
+    """Return a format with equal steps, because the three smallest fractions would coincide on a linear scale."""
 
-    def frame(axes: Axes) -> None:
-        axes.set_xticks(range(len(shares)), [f"{100 * share:g}" for share in shares])
+    def format_axes(axes: Axes) -> None:
+        axes.set_xticks(range(len(fractions)), [f"{100 * fraction:g}" for fraction in fractions])
         axes.set_xlabel("labels, %")
         axes.grid(axis="y")
 
-    return frame
+    return format_axes

@@ -1,130 +1,183 @@
-"""The paper's tables in its own layout, each cell with our answer to it and what may be said of the two."""
+"""The paper's tables in their own layout, each cell with the paper's result, our result and the verdict."""
 
 from dataclasses import dataclass
 
-from rr.report.inputs.collect import Collected
-from rr.report.paper.match import Answer, answer, verdict
-from rr.report.paper.published import SEEDS, Figure, figures, word
-from rr.report.statistics import Spread
-from rr.report.tables import unique
+from rr.report.formatting import format_diff, format_mean_std, format_points
+from rr.report.grouping import unique
+from rr.report.inputs.collect import GridResults
+from rr.report.paper.match import Match, find_match
+from rr.report.paper.published import PAPER_SEEDS, PublishedResult, display_name, load_published
+from rr.report.paper.verdict import Verdict, judge
+from rr.report.statistics import MeanStd
+from rr.report.text_table import TextTable, number_columns, text_table
 
-TABLES = {
-    "Table 1": "Table 1: linear evaluation, transfer, grain and finetuning",
+TITLES = {
+    "Table 1": "Table 1: linear evaluation, transfer, coarse labels (grain) and finetuning",
     "Table 2": "Table 2: linear evaluation with both backbones",
     "Table 3": "Table 3: linear evaluation on SlimageNet64",
     "Heads": "The head ablation, ResNet-32",
-    "Appendix B": "What of the paper’s appendix could not be recovered",
+    "Appendix B": "Results of the appendix whose values could not be recovered",
 }
-_ACROSS = {"Table 3"}  # its methods stand in one row
+_ROW_TITLES = {"Table 3": "Backbone", "Heads": "Head"}  # the rows of all others are methods
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A figure of the paper and our answer to it, both in percent; either may be absent."""
+class ComparisonCell:
+    """A result of the paper, our match for it, and the verdict. All accuracies are in percent."""
 
-    figure: Figure
-    ours: Answer | None
-    verdict: str
+    published: PublishedResult
+    match: Match | None
+    verdict: Verdict
 
     @property
-    def theirs(self) -> Spread | None:
-        if self.figure.mean is None:
+    def published_value(self) -> MeanStd | None:
+        """The paper's result, or None if its value is unknown."""
+        if self.published.mean is None:
             return None
-        return Spread(self.figure.mean, self.figure.std, SEEDS)
+        return MeanStd(self.published.mean, self.published.std, PAPER_SEEDS)
 
     @property
     def difference(self) -> float | None:
-        """Ours less the paper's, in percentage points."""
-        return self.ours.value.mean - self.theirs.mean if self.ours and self.theirs else None
+        """Our result minus the paper's in percentage points, or None if one is absent."""
+        return self.match.value.mean - self.published_value.mean if self.match and self.published_value else None
+
+    @property
+    def our_text(self) -> str:
+        """Our result with the number of seeds in brackets."""
+        return f"{format_mean_std(self.match.value, format_points)} ({self.match.value.count})" if self.match else "–"
+
+    @property
+    def published_text(self) -> str:
+        """The paper's result."""
+        return format_mean_std(self.published_value, format_points) if self.published_value else "–"
+
+    @property
+    def difference_text(self) -> str:
+        """The signed difference; empty if one of the results is absent."""
+        return "" if self.difference is None else format_diff(self.difference)
 
 
 @dataclass(frozen=True)
-class PaperTable:
-    """One table in the paper's layout; `cells` are by row and column, None where the paper has no such cell.
+class ComparisonTable:
+    """One table in the paper's layout.
 
-    `notes` says of our methods (with their protocol) in what they differ from the paper's, and in which cells.
+    Attributes:
+        name: the table as paper.csv names it.
+        columns: the titles of the columns.
+        rows: the cells by row title, one per column; None if the paper has no such cell.
+        deviations: how our methods deviate from the paper's settings, and in which cells.
     """
 
     name: str
-    title: str
     columns: list[str]
-    rows: dict[str, list[Pair | None]]
-    notes: list[str]
+    rows: dict[str, list[ComparisonCell | None]]
+    deviations: list[str]
 
     @property
-    def pairs(self) -> list[Pair]:
-        return [pair for row in self.rows.values() for pair in row if pair]
+    def title(self) -> str:
+        """The title of the table."""
+        return TITLES[self.name]
 
     @property
-    def answered(self) -> bool:
-        return any(pair.ours for pair in self.pairs)
+    def row_title(self) -> str:
+        """The heading of the first column."""
+        return _ROW_TITLES.get(self.name, "Method")
 
     @property
-    def absent(self) -> str:
-        """Which rows and columns were not run, in a sentence; empty where every one has an answer somewhere."""
-        rows = [name for name, row in self.rows.items() if not any(pair and pair.ours for pair in row)]
-        columns = [
-            name
-            for place, name in enumerate(self.columns)
-            if not any(row[place] and row[place].ours for row in self.rows.values())  # type: ignore[union-attr]
-        ]
-        return f"Not run: {', '.join([*columns, *rows])}." if rows or columns else ""
+    def cells(self) -> list[ComparisonCell]:
+        """All cells."""
+        return [cell for row in self.rows.values() for cell in row if cell]
+
+    @property
+    def has_match(self) -> bool:
+        """Whether the grid has a result for any cell."""
+        return any(cell.match for cell in self.cells)
+
+    @property
+    def has_published_values(self) -> bool:
+        """Whether the values of the paper's results are known."""
+        return any(cell.published_value for cell in self.cells)
+
+    @property
+    def coverage(self) -> str:
+        """A sentence that lists the columns and rows without any result of ours."""
+        if not self.has_published_values:
+            return "Our results only, because the paper’s values are unknown."
+        rows = [title for title, row in self.rows.items() if not any(cell and cell.match for cell in row)]
+        columns = [title for title in self.columns if title not in self.matched_columns]
+        return f"Not run: {', '.join([*columns, *rows])}." if rows or columns else "Every row and column was run."
+
+    @property
+    def matched_columns(self) -> list[str]:
+        """The titles of the columns with at least one result of ours."""
+        columns = zip(self.columns, zip(*self.rows.values(), strict=True), strict=True)
+        return [title for title, cells in columns if any(cell and cell.match for cell in cells)]
+
+    @property
+    def text(self) -> TextTable:
+        """The table as text, with one line per cell."""
+        rows = [[title, *map(self._cell_text, row)] for title, row in self.rows.items()]
+        return text_table([self.row_title, *number_columns(self.columns)], rows)
+
+    def _cell_text(self, cell: ComparisonCell | None) -> str:
+        if cell is None:
+            return "–"
+        if not self.has_published_values:
+            return cell.our_text
+        parts = [cell.our_text, cell.published_text]
+        if cell.match:
+            parts.append(", ".join(filter(None, [cell.difference_text, cell.verdict])))
+        return " / ".join(parts)
 
 
-def paper_table(grid: Collected, name: str) -> PaperTable:
-    """The table called `name` (of `TABLES`) with what the grid has to say to it."""
-    printed = [one for one in figures() if one.table == name]
-    pairs = {(_row(one), _column(one)): _pair(one, answer(grid, one)) for one in printed}
-    rows, columns = (unique(key[side] for key in pairs) for side in (0, 1))
-    # Of what was not recovered there is nothing to show but what we have.
-    if name == "Appendix B":
-        columns = [title for title in columns if any((pair := pairs.get((row, title))) and pair.ours for row in rows)]
-        rows = [title for title in rows if any((pair := pairs.get((title, c))) and pair.ours for c in columns)]
-    cells = {row: [pairs.get((row, column)) for column in columns] for row in rows}
-    return PaperTable(name, TABLES[name], columns, cells, _notes(pairs))
+def comparison_table(results: GridResults, name: str) -> ComparisonTable:
+    """Return the paper's table `name` (a key of `TITLES`) with our results."""
+    cells = {}
+    for published in load_published():
+        if published.table == name:
+            match = find_match(results, published)
+            cells[_row_title(published), _column_title(published)] = ComparisonCell(
+                published, match, judge(published, match)
+            )
+    if name == "Appendix B":  # without values of the paper, rows and columns that were not run are not shown
+        matched = [key for key, cell in cells.items() if cell.match]
+        cells = {
+            (row, column): cell
+            for (row, column), cell in cells.items()
+            if row in {title for title, _ in matched} and column in {title for _, title in matched}
+        }
+    columns = unique(column for _, column in cells)
+    rows = {row: [cells.get((row, column)) for column in columns] for row in unique(row for row, _ in cells)}
+    return ComparisonTable(name, columns, rows, _list_deviations(cells))
 
 
-def _pair(figure: Figure, ours: Answer | None) -> Pair:
-    return Pair(figure, ours, verdict(figure, ours))
-
-
-def _row(figure: Figure) -> str:
-    if (figure.table, figure.method) == ("Heads", "relational"):
+def _row_title(published: PublishedResult) -> str:
+    if (published.table, published.method) == ("Heads", "relational"):
         return "Relation module"
-    return word(figure.backbone) if figure.table in _ACROSS else word(figure.method)
+    return display_name(published.backbone if published.table == "Table 3" else published.method)
 
 
-def _column(figure: Figure) -> str:
-    if figure.table in _ACROSS:
-        return word(figure.method)
-    if figure.target == "stl10":
+def _column_title(published: PublishedResult) -> str:
+    if published.table == "Table 3":
+        return display_name(published.method)
+    if published.target == "stl10":
         return "finetuning on STL-10"
-    if figure.target == "cifar100-20":
+    if published.target == "cifar100-20":
         title = "grain CIFAR-100-20"
-    elif figure.dataset != figure.target:
-        title = f"{word(figure.dataset)} → {word(figure.target)}"
+    elif published.dataset != published.target:
+        title = f"{display_name(published.dataset)} → {display_name(published.target)}"
     else:
-        title = word(figure.target)
-    return f"{word(figure.backbone)}: {title}" if figure.table in ("Table 2", "Appendix B") else title
+        title = display_name(published.target)
+    has_backbones = published.table in ("Table 2", "Appendix B")
+    return f"{display_name(published.backbone)}: {title}" if has_backbones else title
 
 
-def _notes(pairs: dict[tuple[str, str], Pair]) -> list[str]:
-    """In what our methods differ, each once with the cells it holds for."""
-    places: dict[str, list[str]] = {}
-    for (row, column), pair in pairs.items():
-        if pair.ours and pair.ours.differences:
-            label = f"{row} as {pair.ours.method}, {pair.ours.protocol}: {', '.join(pair.ours.differences)}"
-            places.setdefault(label, []).append(column)
-    several = len({tuple(columns) for columns in places.values()}) > 1
-    return [f"{label} ({', '.join(columns)})" if several else label for label, columns in places.items()]
-
-
-def signed(points: float) -> str:
-    """A difference in percentage points with its sign and two decimals."""
-    return f"{points:+.2f}".replace("-", "−")
-
-
-def written(value: Spread) -> str:
-    """Mean ± standard deviation of accuracies in percent; no deviation where there is none."""
-    deviation = "" if value.deviation is None else f" ± {value.deviation:.2f}"
-    return f"{value.mean:.2f}{deviation}"
+def _list_deviations(cells: dict[tuple[str, str], ComparisonCell]) -> list[str]:
+    """Return the deviations of our methods from the paper's settings, each once, with its columns if they differ."""
+    columns_of: dict[str, list[str]] = {}
+    for (row, column), cell in cells.items():
+        if cell.match and cell.match.deviations:
+            text = f"{row} ({cell.match.method}, {cell.match.protocol}): {', '.join(cell.match.deviations)}"
+            columns_of.setdefault(text, []).append(column)
+    has_different_columns = len({tuple(columns) for columns in columns_of.values()}) > 1
+    return [f"{text} ({', '.join(columns)})" if has_different_columns else text for text, columns in columns_of.items()]

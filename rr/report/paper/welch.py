@@ -1,32 +1,30 @@
-"""Do two means agree? Welch's interval of their difference, from mean, deviation and number of seeds alone."""
+"""Welch's confidence interval of the difference of two means, from means, standard deviations and numbers of seeds."""
 
 import math
 
 from scipy.special import stdtrit
 
-from rr.report.statistics import Spread
+from rr.report.statistics import MeanStd
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 
-def interval(ours: Spread, theirs: Spread) -> tuple[float, float]:
-    """Where ours − theirs lies with a confidence of 95 %, in the unit of the means.
+def welch_interval(ours: MeanStd, theirs: MeanStd) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the difference ours − theirs, in the unit of the means.
 
-    Welch (1947): the variances need not be equal. The degrees of freedom are Welch and Satterthwaite's. Both sides need
-    a deviation; where both are 0 the interval is the difference itself. Raises ValueError for one value alone.
+    Welch (1947) does not assume equal variances. The degrees of freedom follow Welch and Satterthwaite. If both
+    standard deviations are 0, the interval is the difference itself.
+
+    Raises:
+        ValueError: if one side has no standard deviation, i.e. is a single value.
     """
-    if ours.deviation is None or theirs.deviation is None:
-        raise ValueError("one value alone has no deviation")
+    if ours.std is None or theirs.std is None:
+        raise ValueError("a single value has no standard deviation: Welch's interval needs at least two values")
     difference = ours.mean - theirs.mean
-    first, second = (one**2 / n for one, n in ((ours.deviation, ours.count), (theirs.deviation, theirs.count)))
-    if first + second == 0:
+    our_variance, their_variance = (side.std**2 / side.count for side in (ours, theirs) if side.std is not None)
+    variance = our_variance + their_variance
+    if variance == 0:
         return difference, difference
-    freedom = (first + second) ** 2 / (first**2 / (ours.count - 1) + second**2 / (theirs.count - 1))
-    margin = float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(first + second)
+    degrees = variance**2 / (our_variance**2 / (ours.count - 1) + their_variance**2 / (theirs.count - 1))
+    margin = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
     return difference - margin, difference + margin
-
-
-def agreement(ours: Spread, theirs: Spread) -> str:
-    """ "agrees" where the interval holds 0, else "above" or "below": where ours lies."""
-    low, high = interval(ours, theirs)
-    return "above" if low > 0 else "below" if high < 0 else "agrees"

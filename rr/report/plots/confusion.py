@@ -1,4 +1,4 @@
-"""Pictures of the audit: the matrix of confusions, and accuracy against confidence."""
+"""Plots of a classifier's errors: the confusion matrix, and accuracy against confidence."""
 
 from collections.abc import Sequence
 
@@ -6,46 +6,59 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from rr.report.plots.svg import INK, RULE, SERIES, Panel, draw
+from rr.report.plots.svg import INK, RULE, SERIES, Panel, render_svg
 
-_FAINTEST = 0.005  # a smaller share would be drawn as nothing
-NUMBERED = 12  # classes up to which a cell has room for its number
-_LONGEST = 14  # letters of a class's name on an axis
+MAX_NUMBERED_CLASSES = 12  # with more classes the cells of the matrix are too small for numbers
+_MIN_VISIBLE = 0.005  # smaller values would be invisible
+_MAX_NAME_LENGTH = 14  # characters of a class name on an axis
 
 
-def confusion_panel(name: str, title: str, class_names: Sequence[str], shares: np.ndarray) -> Panel:
-    """Draw float64 (C, C) `shares` of each row: the true class to the left, the prediction below."""
-    size = len(class_names)
+def plot_confusion(name: str, title: str, class_names: Sequence[str], confusion: np.ndarray) -> Panel:
+    """Return a plot of a confusion matrix.
 
-    def content(axes: Axes) -> None:
-        for row, column in np.argwhere(shares >= _FAINTEST).tolist():
-            share = shares[row, column]
-            colour = SERIES[0] if row == column else SERIES[1]
-            # Never opaque: the number on it is written in the page's ink.
-            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colour, alpha=0.08 + 0.47 * share, lw=0))
-            if size <= NUMBERED:
-                axes.text(column, row, f"{100 * share:.0f}", size=7, ha="center", va="center")
-        shown = [short(one) for one in class_names]
-        axes.set_xticks(range(size), shown, rotation=90, size=7)
-        axes.set_yticks(range(size), shown, size=7)
+    Args:
+        name: prefix that makes the ids of the plot unique on the page.
+        title: the heading.
+        class_names: the name of each class.
+        confusion: fraction of each true class (row) that got each prediction (column), float64 (C, C).
+    """
+    num_classes = len(class_names)
+
+    def plot(axes: Axes) -> None:
+        for row, column in np.argwhere(confusion >= _MIN_VISIBLE).tolist():
+            value = confusion[row, column]
+            color = SERIES[0] if row == column else SERIES[1]
+            # The cells stay translucent, because their numbers have the text color of the page.
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=color, alpha=0.08 + 0.47 * value, lw=0))
+            if num_classes <= MAX_NUMBERED_CLASSES:
+                axes.text(column, row, f"{100 * value:.0f}", size=7, ha="center", va="center")
+        labels = [_shorten(class_name) for class_name in class_names]
+        axes.set_xticks(range(num_classes), labels, rotation=90, size=7)
+        axes.set_yticks(range(num_classes), labels, size=7)
         axes.tick_params(length=0)
-        axes.set_xlim(-0.5, size - 0.5)
-        axes.set_ylim(size - 0.5, -0.5)
+        axes.set_xlim(-0.5, num_classes - 0.5)
+        axes.set_ylim(num_classes - 0.5, -0.5)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         axes.set_aspect("equal")
 
-    right = ", ".join(f"{one} {100 * shares[place, place]:.0f}" for place, one in enumerate(class_names))
-    spoken = f"Confusions of {title}. Percent of each class classified correctly: {right}."
-    return Panel(title, draw(name, 3.4, spoken, content))
+    correct = ", ".join(f"{class_name} {100 * confusion[i, i]:.0f}" for i, class_name in enumerate(class_names))
+    alt_text = f"Confusion matrix of {title}. Percent of each class classified correctly: {correct}."
+    return Panel(title, render_svg(name, 3.4, alt_text, plot))
 
 
-def reliability_panel(name: str, title: str, points: Sequence[tuple[float, float]]) -> Panel:
-    """Draw accuracy against mean confidence of the bins, both shares, and the diagonal where they agree."""
+def plot_reliability(name: str, title: str, points: Sequence[tuple[float, float]]) -> Panel:
+    """Return a plot of accuracy against confidence, with the diagonal of perfect calibration.
 
-    def content(axes: Axes) -> None:
+    Args:
+        name: prefix that makes the ids of the plot unique on the page.
+        title: the heading.
+        points: mean confidence and accuracy of each bin, as fractions.
+    """
+
+    def plot(axes: Axes) -> None:
         axes.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=(0, (4, 3)))
-        confidence, accuracy = ([100 * point[side] for point in points] for side in (0, 1))
+        confidence, accuracy = ([100 * point[axis] for point in points] for axis in (0, 1))
         axes.plot(confidence, accuracy, color=SERIES[0], lw=1.8, marker="o", ms=3.2)
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
@@ -53,12 +66,12 @@ def reliability_panel(name: str, title: str, points: Sequence[tuple[float, float
         axes.set_ylabel("accuracy, %")
         axes.grid(color=RULE)
 
-    said = ", ".join(f"{100 * accuracy:.0f} at {100 * confidence:.0f}" for confidence, accuracy in points)
-    spoken = f"Accuracy of {title} in percent at its mean confidence: {said}."
-    return Panel(title, draw(name, 2.7, spoken, content))
+    values = ", ".join(f"{100 * accuracy:.0f} at {100 * confidence:.0f}" for confidence, accuracy in points)
+    alt_text = f"Accuracy of {title} in percent at its mean confidence: {values}."
+    return Panel(title, render_svg(name, 2.7, alt_text, plot))
 
 
-def short(name: str) -> str:
-    """A class's name for an axis or a legend: one line, cut where it is long."""
+def _shorten(name: str) -> str:
+    """Return a class name on one line, cut to the maximum length."""
     line = " ".join(name.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    return line if len(line) <= _MAX_NAME_LENGTH else f"{line[: _MAX_NAME_LENGTH - 1]}…"

@@ -1,4 +1,4 @@
-"""Curves through the epochs: every seed as a thin line, their mean as a thick one."""
+"""Plots of curves: a thin line for each seed and a thick line for their mean."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,68 +7,88 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullLocator
 
-from rr.report.plots.svg import SERIES, Panel, draw
+from rr.report.plots.svg import SERIES, Panel, render_svg
 
 Point = tuple[float, float]
-_MARKED = 12  # up to so many points, each gets a mark: one alone would draw no line at all
+_MAX_MARKERS = 12  # curves of at most this many points get markers; a single point would be invisible without one
 
 
 @dataclass(frozen=True)
-class Line:
-    """One curve: each seed's points (x, y) by epoch, at least one seed; `colour` is the number of a series (1 … 20)."""
+class Curve:
+    """A curve of at least one seed.
+
+    Attributes:
+        label: the name in the legend.
+        color: the number of the series' color, from 1 to 20.
+        seeds: for each seed the points (x, y) by epoch.
+    """
 
     label: str
-    colour: int
+    color: int
     seeds: list[dict[float, Point]]
 
     @property
     def mean(self) -> list[Point]:
-        """The mean of the seeds' points, at the epochs that all have."""
-        shared = [epoch for epoch in self.seeds[0] if all(epoch in seed for seed in self.seeds)]
-        points = [[seed[epoch] for seed in self.seeds] for epoch in shared]
-        return [(_mean([x for x, _ in several]), _mean([y for _, y in several])) for several in points]
+        """The mean over seeds at the epochs that all seeds share."""
+        epochs = [epoch for epoch in self.seeds[0] if all(epoch in seed for seed in self.seeds)]
+        points = [[seed[epoch] for seed in self.seeds] for epoch in epochs]
+        return [(_mean([x for x, _ in group]), _mean([y for _, y in group])) for group in points]
 
 
-def line_panel(
-    name: str, title: str, spoken: str, lines: Sequence[Line], frame: Callable[[Axes], None], ends: bool = False
+def plot_curves(
+    name: str,
+    title: str,
+    alt_text: str,
+    curves: Sequence[Curve],
+    format_axes: Callable[[Axes], None],
+    mark_ends: bool = False,
 ) -> Panel:
-    """Draw `lines`; `frame` sets their axes, `spoken` says what they show. `ends` marks the first and last epoch."""
+    """Return a plot of curves.
 
-    def content(axes: Axes) -> None:
-        for line in lines:
-            colour = SERIES[line.colour - 1]
-            for seed in line.seeds if len(line.seeds) > 1 else ():
-                axes.plot(*_split(list(seed.values())), color=colour, lw=0.8, alpha=0.45)
-            mean = line.mean
-            marker = "o" if len(mean) <= _MARKED and not ends else None
-            axes.plot(*_split(mean), color=colour, lw=1.8, marker=marker, ms=3.2)
-            if ends and mean:
-                axes.plot(*_split(mean[:1]), "o", color=colour, ms=5.5, mfc="none", mew=1.5)
-                axes.plot(*_split(mean[-1:]), "o", color=colour, ms=6)
-        frame(axes)
+    Args:
+        name: prefix that makes the ids of the plot unique on the page.
+        title: the heading.
+        alt_text: start of the description for screen readers; the first and last mean of each curve are appended.
+        curves: the curves to plot.
+        format_axes: function that sets scales, ticks and labels of the axes.
+        mark_ends: whether to mark the first and the last epoch.
+    """
 
-    said = [f"{line.label} from {line.mean[0][1]:.4g} to {line.mean[-1][1]:.4g}" for line in lines if line.mean]
-    svg = draw(name, 2.5, f"{spoken}, mean over seeds: {', '.join(said)}.", content)
-    return Panel(title, svg, {line.label: line.colour for line in lines} if len(lines) > 1 else {})
+    def plot(axes: Axes) -> None:
+        for curve in curves:
+            color = SERIES[curve.color - 1]
+            for seed in curve.seeds if len(curve.seeds) > 1 else ():
+                axes.plot(*_split_xy(list(seed.values())), color=color, lw=0.8, alpha=0.45)
+            mean = curve.mean
+            marker = "o" if len(mean) <= _MAX_MARKERS and not mark_ends else None
+            axes.plot(*_split_xy(mean), color=color, lw=1.8, marker=marker, ms=3.2)
+            if mark_ends and mean:
+                axes.plot(*_split_xy(mean[:1]), "o", color=color, ms=5.5, mfc="none", mew=1.5)
+                axes.plot(*_split_xy(mean[-1:]), "o", color=color, ms=6)
+        format_axes(axes)
+
+    ranges = [f"{curve.label} from {curve.mean[0][1]:.4g} to {curve.mean[-1][1]:.4g}" for curve in curves if curve.mean]
+    svg = render_svg(name, 2.5, f"{alt_text}, mean over seeds: {', '.join(ranges)}.", plot)
+    return Panel(title, svg, {curve.label: curve.color for curve in curves} if len(curves) > 1 else {})
 
 
-def epoch_axis(axes: Axes) -> None:
-    """Whole epochs below, lines across."""
+def format_epoch_axis(axes: Axes) -> None:
+    """Label the x axis with integer epochs and add horizontal grid lines."""
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="y")
 
 
-def percent_axis(axes: Axes) -> None:
-    """Epochs, and shares in percent on one scale, so that methods compare by eye."""
-    epoch_axis(axes)
+def format_percent_axes(axes: Axes) -> None:
+    """Format epochs on the x axis and 0 to 100 % on the y axis, so that plots can be compared."""
+    format_epoch_axis(axes)
     axes.set_ylim(0, 100)
 
 
-def log_ticks(axis: Axis, shown: Formatter) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 of each power, written without formulas."""
+def set_log_ticks(axis: Axis, formatter: Formatter) -> None:
+    """Put the ticks of a logarithmic axis at 1, 2 and 5 times each power of ten."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
-    axis.set_major_formatter(shown)
+    axis.set_major_formatter(formatter)
     axis.set_minor_locator(NullLocator())
 
 
@@ -76,5 +96,5 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _split(points: list[Point]) -> tuple[list[float], list[float]]:
+def _split_xy(points: list[Point]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]

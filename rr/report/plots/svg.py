@@ -1,7 +1,7 @@
-"""How every picture of the page is drawn: SVG that takes its colours and its font from the page.
+"""Plots as inline SVG that takes its colors and its font from the page.
 
-Every panel is a small picture of its own, so that a phone shows one below the other at a size that can be read.
-Matplotlib draws with the stand-in colours of `_COLOURS`; `draw` puts the page's in their place.
+Each panel is a small plot of its own, so that a phone shows them one below the other at a readable size. Matplotlib
+plots with the placeholder colors of `_COLORS`; `render_svg` replaces them by CSS colors of the page.
 """
 
 import io
@@ -16,12 +16,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, RULE = "#010101", "#010102"
-SERIES = [f"#0101{place:02x}" for place in range(0x11, 0x11 + 20)]
-_COLOURS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
+INK, RULE = "#010101", "#010102"  # placeholders for text and for lines
+SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholders for up to 20 series
+_COLORS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a name with two dollars is no formula
+    "text.parse_math": False,  # a name with two dollar signs is not a formula
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -41,41 +41,45 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: `svg` to put into the page, and the names of its series with the numbers of their colours."""
+    """A plot as an SVG element, with the color number (from 1) of each series for the legend."""
 
     title: str
     svg: str
     series: dict[str, int] = field(default_factory=dict)
 
 
-def draw(name: str, height: float, spoken: str, content: Callable[[Axes], None]) -> str:
-    """Return what `content` draws as an element of the page, `height` inches high and 3.4 wide.
+def render_svg(name: str, height: float, alt_text: str, plot: Callable[[Axes], None]) -> str:
+    """Return a plot as an SVG element.
 
-    `name` makes its ids unique; `spoken` is for those who hear the page.
+    Args:
+        name: prefix that makes the ids of the element unique on the page.
+        height: height in inches; the width is 3.4 inches.
+        alt_text: description of the plot for screen readers.
+        plot: function that plots into the axes.
     """
     file = io.StringIO()
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
-        # The page's own font writes the letters, so it does not matter which of them Matplotlib's lacks.
+        # The browser renders the text in the page's font, so glyphs missing in Matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=(3.4, height), layout="constrained")
         figure.patch.set_visible(False)
         axes = figure.add_subplot()
         axes.patch.set_visible(False)
-        content(axes)
+        plot(axes)
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _element(file.getvalue(), name, spoken)
+    return _inline_svg(file.getvalue(), name, alt_text)
 
 
-def _element(text: str, name: str, spoken: str) -> str:
-    """Matplotlib's file as an element with its own ids and the page's colours."""
-    box = re.search(r'viewBox="[^"]*"', text)
+def _inline_svg(text: str, name: str, alt_text: str) -> str:
+    """Turn Matplotlib's SVG file into an element with unique ids and the colors of the page."""
+    view_box = re.search(r'viewBox="[^"]*"', text)
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(xlink:)?href="#', f'href="#{name}-', body)
     body = body.replace("url(#", f"url(#{name}-")
-    # A hundredth of a point is finer than any screen, and a map of thousands of points is half as large.
+    # Two decimals are finer than any screen, and they halve the size of a map of thousands of points.
     body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)
-    for stand_in, colour in _COLOURS.items():
-        body = body.replace(stand_in, colour)
-    return f'<svg {box[0] if box else ""} role="img" aria-label="{escape(spoken)}">{body}'.rstrip()
+    for placeholder, color in _COLORS.items():
+        body = body.replace(placeholder, color)
+    return f'<svg {view_box[0] if view_box else ""} role="img" aria-label="{escape(alt_text)}">{body}'.rstrip()

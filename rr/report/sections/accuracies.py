@@ -1,35 +1,95 @@
-"""Section `accuracies`: one table per dataset, backbone and target, and a plot of every seed."""
+"""Section `accuracies`: a table for each data set, backbone and target, and a plot of every seed."""
+
+from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 
-from rr.report.inputs.collect import CLASSIFICATION, Collected
-from rr.report.plots.svg import INK, SERIES, Panel, draw
-from rr.report.tables import Column, Table, percent, places, table, unique
+from rr.report.formatting import format_percent, format_seeds
+from rr.report.inputs.collect import CLASSIFICATION, GridResults
+from rr.report.plots.svg import INK, SERIES, Panel, render_svg
+from rr.report.sections.summary import summarize_table
+from rr.report.tables import ResultTable, accuracy_tables
+from rr.report.text_table import TextCell, TextTable, number_columns, text_table
+
+_PROTOCOLS = {
+    "linear": "a linear layer is trained on the frozen features",
+    "finetune": "the backbone and a linear layer are trained together",
+    "knn": "the nearest training images in feature space vote; nothing is trained",
+}
 
 
-def accuracy_tables(grid: Collected) -> list[Table]:
-    """One table per dataset × backbone → target, a column per classification protocol; the order is the grid's."""
-    return [
-        table(grid, place, scores, [Column(name, name, "accuracy") for name in unique(s.cell.protocol for s in scores)])
-        for place, scores in places(grid.of_kind(*CLASSIFICATION)).items()
-    ]
+@dataclass(frozen=True)
+class AccuracyTable:
+    """One table of accuracies, with a sentence on it, a plot per protocol and the accuracy of each seed."""
+
+    table: ResultTable
+    summary: str
+    panels: list[Panel]
+    by_seed: TextTable
 
 
-def accuracy_panels(table: Table) -> list[Panel]:
-    """Every seed's accuracy as a dot and the mean as a bar, one panel per protocol."""
-    return [_accuracy_panel(table, protocol) for protocol in table.titles]
+@dataclass(frozen=True)
+class Accuracies:
+    """The tables, the number of seeds as text, and a description of each protocol."""
+
+    tables: list[AccuracyTable]
+    seeds: str
+    protocols: dict[str, str]
 
 
-def _accuracy_panel(table: Table, protocol: str) -> Panel:
+def build_accuracies(results: GridResults) -> Accuracies | None:
+    """Return the section, or None if the grid has no classification protocol."""
+    tables = accuracy_tables(results)
+    if not tables:
+        return None
+    settings = {run.paths.protocol: run.settings for run in results.evaluations_of_kind(*CLASSIFICATION)}
+    return Accuracies(
+        [
+            AccuracyTable(
+                table,
+                summarize_table(table),
+                [_plot_accuracies(table, protocol) for protocol in table.titles],
+                _by_seed(table),
+            )
+            for table in tables
+        ],
+        format_seeds(count for table in tables for count in table.seed_counts),
+        {name: _describe_protocol(values) for name, values in settings.items()},
+    )
+
+
+def _describe_protocol(settings: dict[str, Any]) -> str:
+    fraction = settings.get("label_fraction", 1)
+    suffix = f", with {100 * fraction:g} % of the labels of each class" if fraction < 1 else ""
+    return f"{_PROTOCOLS[settings['kind']]}{suffix}"
+
+
+def _by_seed(table: ResultTable) -> TextTable:
+    """Return the accuracy of each seed with a link to its file."""
+    rows = []
+    for row in table.rows:
+        for protocol, cell in row.cells.items():
+            runs = [cell.for_seed(seed) for seed in table.seeds]
+            accuracies = [
+                TextCell(format_percent(run.metrics["accuracy"]), link=run.paths.metrics) if run else TextCell("–")
+                for run in runs
+            ]
+            rows.append([TextCell(row.method), TextCell(protocol), *accuracies])
+    return text_table(["Method", "Protocol", *number_columns(f"seed {seed}" for seed in table.seeds)], rows)
+
+
+def _plot_accuracies(table: ResultTable, protocol: str) -> Panel:
+    """Plot the accuracy of every seed as a dot and the mean as a bar."""
     rows = [row for row in table.rows if protocol in row.cells]
 
-    def content(axes: Axes) -> None:
-        for place, row in enumerate(rows):
-            colour = INK if row.role else SERIES[0]
-            seeds = [100 * score.metrics["accuracy"] for score in row.cells[protocol].scores]
+    def plot(axes: Axes) -> None:
+        for y, row in enumerate(rows):
+            color = INK if row.role else SERIES[0]
+            accuracies = [100 * run.metrics["accuracy"] for run in row.cells[protocol].evaluations]
             mean = 100 * row.cells[protocol].value.mean
-            axes.plot(seeds, [place] * len(seeds), "o", color=colour, ms=4.5, alpha=0.45, mew=0)
-            axes.plot([mean, mean], [place - 0.28, place + 0.28], color=colour, lw=2, solid_capstyle="butt")
+            axes.plot(accuracies, [y] * len(accuracies), "o", color=color, ms=4.5, alpha=0.45, mew=0)
+            axes.plot([mean, mean], [y - 0.28, y + 0.28], color=color, lw=2, solid_capstyle="butt")
         axes.set_yticks(range(len(rows)), [row.method for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 100)
@@ -37,7 +97,7 @@ def _accuracy_panel(table: Table, protocol: str) -> Panel:
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
 
-    spoken = ", ".join(f"{row.method} {percent(row.cells[protocol].value.mean)}" for row in rows)
+    means = ", ".join(f"{row.method} {format_percent(row.cells[protocol].value.mean)}" for row in rows)
     name = f"accuracy-{table.name}-{protocol}"
-    svg = draw(name, 0.75 + 0.3 * len(rows), f"Accuracy in percent under {protocol}: {spoken}.", content)
-    return Panel(f"{protocol}, %", svg)
+    alt_text = f"Accuracy in percent under {protocol}: {means}."
+    return Panel(f"{protocol}, %", render_svg(name, 0.75 + 0.3 * len(rows), alt_text, plot))

@@ -1,4 +1,4 @@
-"""The audit: what a mean accuracy hides. Worst and best class, confusions, and whether confidence can be believed."""
+"""Section `classes`: worst and best class, confusions and calibration, which a mean accuracy hides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,22 +6,34 @@ from pathlib import Path
 
 import numpy as np
 
-from rr.report.inputs.collect import Score
-from rr.report.inputs.predictions import Guesses
-from rr.report.plots.confusion import NUMBERED, confusion_panel, reliability_panel
+from rr.evaluate.class_metrics import NUM_BINS, confidence_bins
+from rr.report.formatting import format_mean_std, format_percent, seed_note
+from rr.report.inputs.collect import EvaluationResult, GridResults
+from rr.report.inputs.predictions import Predictions
+from rr.report.plots.confusion import MAX_NUMBERED_CLASSES, plot_confusion, plot_reliability
 from rr.report.plots.svg import Panel
-from rr.report.sections.summary import best_row, caution
-from rr.report.statistics import Spread, spread
-from rr.report.tables import Table, percent
+from rr.report.statistics import MeanStd, mean_std
+from rr.report.tables import ResultTable, accuracy_tables
+from rr.report.text_table import TextCell, TextColumn, TextTable, number_columns, text_table
 
-BINS = 15  # of confidence, as those of the calibration error
-DRAWN = 20  # classes up to which a confusion matrix can be read
-_PAIRS = 10
+_MAX_MATRIX_CLASSES = 20  # with more classes a confusion matrix is unreadable
+_NUM_CONFUSIONS = 10
 
 
 @dataclass(frozen=True)
-class Extremes:
-    """One method under one protocol; each class's accuracy is a share, the mean over seeds, NaN without a picture."""
+class ClassExtremes:
+    """The worst and the best class of one method under one protocol.
+
+    Attributes:
+        method: the method by its name in params.yaml.
+        protocol: the protocol by its name in params.yaml.
+        class_names: the name of each class.
+        accuracies: accuracy of each class, mean over seeds; NaN for a class without test images.
+        worst: index of the class with the lowest accuracy.
+        best: index of the class with the highest accuracy.
+        calibration: calibration error over seeds.
+        mistakes: file with misclassified images of the first seed.
+    """
 
     method: str
     protocol: str
@@ -29,119 +41,182 @@ class Extremes:
     accuracies: list[float]
     worst: int
     best: int
-    calibration: Spread
+    calibration: MeanStd
     mistakes: Path
 
     @property
     def gap(self) -> float:
-        """How far the best class lies above the worst; a share."""
+        """The accuracy of the best class minus that of the worst."""
         return self.accuracies[self.best] - self.accuracies[self.worst]
 
 
 @dataclass(frozen=True)
-class Audit:
-    """The audit of one table. Pictures, pairs and classes are those of its first protocol, `pairs` by method."""
+class ClassAnalysis:
+    """The classes of one table of accuracies.
 
-    table: Table
-    rows: list[Extremes]
+    Attributes:
+        table: the table of accuracies.
+        sentence: how far the classes of the best method lie apart.
+        extremes: worst and best class of every method and protocol.
+        by_class: accuracy of every class under the first protocol.
+        confusions: plots of the confusion matrices under the first protocol; empty if there are too many classes.
+        has_numbers: whether the cells of the confusion matrices contain numbers.
+        top_confusions: the most frequent confusions of each method, printed if there are no plots.
+        reliability: plots of accuracy against confidence under the first protocol.
+        num_bins: number of confidence bins of those plots.
+    """
+
+    table: ResultTable
     sentence: str
+    extremes: TextTable
+    by_class: TextTable
     confusions: list[Panel]
+    has_numbers: bool
+    top_confusions: TextTable
     reliability: list[Panel]
-    pairs: dict[str, list[str]]
-
-    @property
-    def first(self) -> list[Extremes]:
-        return [row for row in self.rows if row.protocol == self.table.protocol]
-
-    @property
-    def numbered(self) -> bool:
-        """Whether the matrices of confusions have numbers in them."""
-        return len(self.rows[0].class_names) <= NUMBERED
+    num_bins: int
 
 
-def audits(tables: Sequence[Table]) -> list[Audit]:
-    """One audit per table of accuracies."""
-    return [_audit(table) for table in tables]
+def build_classes(results: GridResults) -> list[ClassAnalysis]:
+    """Return the analysis of each table of accuracies."""
+    return [_analyze_classes(table) for table in accuracy_tables(results)]
 
 
-def pooled(scores: Sequence[Score]) -> Guesses:
-    """The guesses of all seeds as one; each seed has the same test pictures, so shares of them are means over seeds."""
-    found = [score.found for score in scores if isinstance(score.found, Guesses)]
-    return Guesses(
-        found[0].class_names,
-        np.concatenate([one.labels for one in found]),
-        np.concatenate([one.predictions for one in found]),
-        np.concatenate([one.confidence for one in found]),
+def pool_seeds(evaluations: Sequence[EvaluationResult]) -> Predictions:
+    """Return the predictions of all seeds together.
+
+    Every seed uses the same test images, so a fraction of the pooled predictions is the mean over seeds.
+    """
+    seeds = [run.per_image for run in evaluations if isinstance(run.per_image, Predictions)]
+    return Predictions(
+        seeds[0].class_names,
+        np.concatenate([seed.labels for seed in seeds]),
+        np.concatenate([seed.predictions for seed in seeds]),
+        np.concatenate([seed.confidence for seed in seeds]),
     )
 
 
-def confusion(found: Guesses) -> np.ndarray:
-    """Share of each true class (row) that got each prediction (column); float64 (C, C), NaN rows without a picture."""
-    size = len(found.class_names)
-    counts = np.bincount(found.labels * size + found.predictions, minlength=size * size).reshape(size, size)
+def confusion_matrix(predictions: Predictions) -> np.ndarray:
+    """Return the fraction of each true class (row) that got each prediction (column), float64 (C, C).
+
+    The row of a class without images is NaN.
+    """
+    num_classes = len(predictions.class_names)
+    pairs = predictions.labels * num_classes + predictions.predictions
+    counts = np.bincount(pairs, minlength=num_classes * num_classes).reshape(num_classes, num_classes)
     with np.errstate(invalid="ignore"):
         return counts / counts.sum(1, keepdims=True)
 
 
-def reliability(found: Guesses) -> list[tuple[float, float]]:
-    """Mean confidence and accuracy of the guesses in each bin that has any; bin b of 15 is ((b − 1) / 15, b / 15]."""
-    bins = np.clip(np.ceil(found.confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
+def reliability_curve(predictions: Predictions) -> list[tuple[float, float]]:
+    """Return mean confidence and accuracy of each confidence bin that has predictions."""
+    bins = confidence_bins(predictions.confidence)
+    counts = np.bincount(bins, minlength=NUM_BINS)
     filled = counts > 0
-    confidence = np.bincount(bins, found.confidence, BINS)[filled] / counts[filled]
-    accuracy = np.bincount(bins, found.labels == found.predictions, BINS)[filled] / counts[filled]
+    is_correct = predictions.labels == predictions.predictions
+    confidence = np.bincount(bins, predictions.confidence, NUM_BINS)[filled] / counts[filled]
+    accuracy = np.bincount(bins, is_correct, NUM_BINS)[filled] / counts[filled]
     return list(zip(confidence.tolist(), accuracy.tolist(), strict=True))
 
 
-def confused(found: Guesses) -> list[str]:
-    """The ten pairs of true class and wrong prediction with the largest shares, in words; the first of equals first."""
-    shares = np.nan_to_num(confusion(found))
-    np.fill_diagonal(shares, 0)
-    order = np.argsort(-shares, axis=None, kind="stable")[:_PAIRS]
-    names = found.class_names
-    pairs = [(shares.flat[i], names[i // len(names)], names[i % len(names)]) for i in order.tolist()]
-    return [f"{true} as {guess}: {percent(share)}" for share, true, guess in pairs if share > 0]
+def top_confusions(predictions: Predictions) -> list[str]:
+    """Return the ten most frequent confusions as "true class as prediction: percent of the true class"."""
+    matrix = np.nan_to_num(confusion_matrix(predictions))
+    np.fill_diagonal(matrix, 0)
+    names = predictions.class_names
+    order = np.argsort(-matrix, axis=None, kind="stable")[:_NUM_CONFUSIONS]
+    confusions = [(matrix.flat[i], names[i // len(names)], names[i % len(names)]) for i in order.tolist()]
+    return [f"{label} as {prediction}: {format_percent(value)}" for value, label, prediction in confusions if value > 0]
 
 
-def _audit(table: Table) -> Audit:
-    rows, confusions, curves, pairs = [], [], [], {}
+def _analyze_classes(table: ResultTable) -> ClassAnalysis:
+    extremes, confusions, top, reliability = [], [], [], []
     for row in table.rows:
         for protocol, cell in row.cells.items():
-            found = pooled(cell.scores)
-            rows.append(_extremes(row.method, protocol, found, cell.scores))
+            predictions = pool_seeds(cell.evaluations)
+            extremes.append(_find_extremes(row.method, protocol, predictions, cell.evaluations))
             if protocol != table.protocol:
                 continue
-            name = f"{table.name}-{row.method}"
-            if len(found.class_names) <= DRAWN:
-                confusions.append(confusion_panel(f"confusion-{name}", row.method, found.class_names, confusion(found)))
-            else:
-                pairs[row.method] = confused(found)
-            curves.append(reliability_panel(f"reliability-{name}", row.method, reliability(found)))
-    return Audit(table, rows, _sentence(table, rows), confusions, curves, pairs)
-
-
-def _extremes(method: str, protocol: str, found: Guesses, scores: Sequence[Score]) -> Extremes:
-    own = np.diagonal(confusion(found))
-    return Extremes(
-        method,
-        protocol,
-        found.class_names,
-        own.tolist(),
-        int(np.nanargmin(own)),
-        int(np.nanargmax(own)),
-        spread([score.metrics["calibration_error"] for score in scores]),
-        scores[0].cell.examples,
+            names, name = predictions.class_names, f"{table.name}-{row.method}"
+            top.append([row.method, "; ".join(top_confusions(predictions)) or "none"])
+            if len(names) <= _MAX_MATRIX_CLASSES:
+                matrix = confusion_matrix(predictions)
+                confusions.append(plot_confusion(f"confusion-{name}", row.method, names, matrix))
+            points = reliability_curve(predictions)
+            reliability.append(plot_reliability(f"reliability-{name}", row.method, points))
+    return ClassAnalysis(
+        table,
+        _summarize_gap(table, extremes),
+        _extremes_table(extremes),
+        _class_table([row for row in extremes if row.protocol == table.protocol]),
+        confusions,
+        len(extremes[0].class_names) <= MAX_NUMBERED_CLASSES,
+        text_table(["Method", "Confusions"], top),
+        reliability,
+        NUM_BINS,
     )
 
 
-def _sentence(table: Table, rows: Sequence[Extremes]) -> str:
-    """How far the best method's classes lie apart; nothing more than these figures say."""
-    best = best_row(table, table.protocol) or next(row for row in table.rows if table.protocol in row.cells)
-    one = next(row for row in rows if (row.method, row.protocol) == (best.method, table.protocol))
-    cell = best.cells[table.protocol]
-    highest, lowest = (f"{percent(one.accuracies[i])} % of {one.class_names[i]}" for i in (one.best, one.worst))
+def _find_extremes(
+    method: str, protocol: str, predictions: Predictions, evaluations: Sequence[EvaluationResult]
+) -> ClassExtremes:
+    accuracies = np.diagonal(confusion_matrix(predictions))
+    return ClassExtremes(
+        method,
+        protocol,
+        predictions.class_names,
+        accuracies.tolist(),
+        int(np.nanargmin(accuracies)),
+        int(np.nanargmax(accuracies)),
+        mean_std([run.metrics["calibration_error"] for run in evaluations]),
+        evaluations[0].paths.examples,
+    )
+
+
+def _extremes_table(extremes: Sequence[ClassExtremes]) -> TextTable:
+    columns = [
+        TextColumn("Method"),
+        TextColumn("Protocol", "nowrap"),
+        TextColumn("Worst class", "name"),
+        TextColumn("Accuracy", "number"),
+        TextColumn("Best class", "name"),
+        *number_columns(["Accuracy", "Gap", "Calibration error"]),
+        TextColumn("Mistakes"),
+    ]
+    rows = [
+        [
+            TextCell(row.method),
+            TextCell(row.protocol),
+            TextCell(row.class_names[row.worst]),
+            TextCell(format_percent(row.accuracies[row.worst])),
+            TextCell(row.class_names[row.best]),
+            TextCell(format_percent(row.accuracies[row.best])),
+            TextCell(format_percent(row.gap)),
+            TextCell(format_mean_std(row.calibration, format_percent)),
+            TextCell("images", link=row.mistakes),
+        ]
+        for row in extremes
+    ]
+    return text_table(columns, rows)
+
+
+def _class_table(extremes: Sequence[ClassExtremes]) -> TextTable:
+    """Return the accuracy of every class, with a column per method."""
+    rows = [
+        [name, *(format_percent(row.accuracies[index]) for row in extremes)]
+        for index, name in enumerate(extremes[0].class_names)
+    ]
+    return text_table(["Class", *number_columns(row.method for row in extremes)], rows)
+
+
+def _summarize_gap(table: ResultTable, extremes: Sequence[ClassExtremes]) -> str:
+    """Return a sentence on the best and the worst class of the best method."""
+    best = table.best_row(table.protocol) or next(row for row in table.rows if table.protocol in row.cells)
+    own = next(row for row in extremes if (row.method, row.protocol) == (best.method, table.protocol))
+    accuracy = best.cells[table.protocol].value
+    highest, lowest = (f"{format_percent(own.accuracies[i])} % of {own.class_names[i]}" for i in (own.best, own.worst))
     return (
-        f"A good mean does not guarantee unbiased predictions: {one.method} ({one.protocol}) classifies "
-        f"{percent(cell.value.mean)} % of the test pictures of {table.target} correctly, but {highest} and {lowest}, "
-        f"{percent(one.gap)} percentage points apart. {caution([cell.value.count])}"
+        f"A high mean does not guarantee unbiased predictions: {own.method} ({own.protocol}) classifies "
+        f"{format_percent(accuracy.mean)} % of the test images of {table.target} correctly, but {highest} and "
+        f"{lowest}, a gap of {format_percent(own.gap)} percentage points. {seed_note([accuracy.count])}"
     )

@@ -1,50 +1,77 @@
-"""Curves of the training and accuracies of the table, as pictures."""
+"""Section `curves`: loss and training accuracy by epoch."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from rr.report.inputs.collect import Run
-from rr.report.plots.curves import Line, epoch_axis, line_panel, percent_axis
+from rr.report.inputs.collect import GridResults, PretrainResult
+from rr.report.plots.curves import Curve, format_epoch_axis, format_percent_axes, plot_curves
 from rr.report.plots.svg import Panel
 
-_ALIKE = re.compile(r"^(loss|accuracy)(_|$)")
+_COLUMN = re.compile(r"^(loss|accuracy)(_|$)")
+_PAIR_LABELS = {
+    "accuracy": "all pairs",
+    "accuracy_positive": "two views of one image",
+    "accuracy_negative": "views of two images",
+}
 
 
-def curves(runs: Sequence[Run], name: str) -> list[Panel]:
-    """Loss and accuracies per epoch of one method's seeds; no panel where nothing trained. `name` makes ids unique."""
-    trained = [run.history for run in runs if run.history]
-    if not trained:
+@dataclass(frozen=True)
+class TrainingCurves:
+    """The plots of one method, data set and backbone, and the history file of each seed."""
+
+    title: str
+    panels: list[Panel]
+    files: dict[int, Path]
+
+
+def build_curves(results: GridResults) -> list[TrainingCurves]:
+    """Return the curves of every method that was trained."""
+    sections = []
+    for (method, dataset, backbone), runs in results.pretrainings_by_method().items():
+        panels = _plot_history(runs, f"{method}-{dataset}-{backbone}")
+        if panels:
+            files = {run.paths.seed: run.paths.history for run in runs}
+            sections.append(TrainingCurves(f"{method} on {dataset}, {backbone}", panels, files))
+    return sections
+
+
+def _plot_history(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
+    """Return a plot of the losses and one of the accuracies of a method's seeds."""
+    histories = [run.history for run in runs if run.history]
+    if not histories:
         return []
     kind = runs[0].settings["kind"]
     panels = []
-    for title in ("loss", "accuracy"):
-        columns = [c for c in trained[0] if (match := _ALIKE.match(c)) and match[1] == title]
-        columns = [c for c in columns if all(c in history for history in trained)]
+    for metric in ("loss", "accuracy"):
+        columns = [
+            column
+            for column in histories[0]
+            if (match := _COLUMN.match(column))
+            and match[1] == metric
+            and all(column in history for history in histories)
+        ]
         if columns:
-            labels = {column: series_label(column, kind) for column in columns}
-            panels.append(_training_panel(title, labels, trained, f"{name}-{title}"))
+            scale = 100 if metric == "accuracy" else 1
+            curves = []
+            for color, column in enumerate(columns, 1):
+                seeds = [{e: (e, scale * y) for e, y in zip(h["epoch"], h[column], strict=True)} for h in histories]
+                curves.append(Curve(_series_label(column, kind), color, seeds))
+            panels.append(_plot_metric(metric, curves, f"{name}-{metric}"))
     return panels
 
 
-def series_label(column: str, kind: str) -> str:
-    """A column of the history in words."""
-    pairs = {
-        "accuracy": "all pairs",
-        "accuracy_positive": "two views of one picture",
-        "accuracy_negative": "views of two pictures",
-    }
-    if kind == "relational" and column in pairs:
-        return pairs[column]
-    return {"accuracy": "training pictures"}.get(column, column.replace("_", " "))
+def _plot_metric(metric: str, curves: list[Curve], name: str) -> Panel:
+    """Plot accuracies on one scale for all methods; losses of different methods are not comparable."""
+    if metric == "accuracy":
+        alt_text = "Accuracy in percent by epoch"
+        return plot_curves(name, "Training accuracy, %", alt_text, curves, format_percent_axes)
+    return plot_curves(name, "Loss", "Loss by epoch", curves, format_epoch_axis)
 
 
-def _training_panel(title: str, labels: dict[str, str], trained: list[dict[str, list[float]]], name: str) -> Panel:
-    """Accuracies share one scale; losses do not compare between methods, and keep their own."""
-    scale = 100 if title == "accuracy" else 1
-    lines = []
-    for colour, (column, label) in enumerate(labels.items(), 1):
-        seeds = [{e: (e, scale * y) for e, y in zip(h["epoch"], h[column], strict=True)} for h in trained]
-        lines.append(Line(label, colour, seeds))
-    if title == "accuracy":
-        return line_panel(name, "Accuracy in training, %", "Accuracy in percent per epoch", lines, percent_axis)
-    return line_panel(name, "Loss", "Loss per epoch", lines, epoch_axis)
+def _series_label(column: str, kind: str) -> str:
+    """Return the legend's label of a column of the history."""
+    if kind == "relational" and column in _PAIR_LABELS:
+        return _PAIR_LABELS[column]
+    return {"accuracy": "training images"}.get(column, column.replace("_", " "))

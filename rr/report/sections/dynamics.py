@@ -1,4 +1,4 @@
-"""Learning dynamics: what a backbone becomes, epoch by epoch, and what the relational task has to do with it."""
+"""Section `dynamics`: how the features change during training, and how the relational task relates to them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,21 +8,28 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from rr.report.inputs.collect import Run
-from rr.report.plots.curves import Line, epoch_axis, line_panel, log_ticks, percent_axis
+from rr.report.inputs.collect import GridResults, PretrainResult
+from rr.report.plots.curves import Curve, format_epoch_axis, format_percent_axes, plot_curves, set_log_ticks
 from rr.report.plots.svg import Panel
 
-_SHARES = {"knn_accuracy", "accuracy"}
+_FRACTIONS = {"knn_accuracy", "accuracy"}  # columns that are plotted in percent
 _KNN = {"knn_accuracy": "kNN on frozen features"}
-_PAIRS = {"accuracy": "pairs told apart"}
+_PAIRS = {"accuracy": "pairs classified correctly"}
 _INFORMATION = {"information": "information"}
 _RANK = {"effective_rank": "effective rank"}
-_NORMS = {"gradient_norm_backbone": "backbone", "gradient_norm_head": "head"}
+_GRADIENTS = {"gradient_norm_backbone": "backbone", "gradient_norm_head": "head"}
 
 
 @dataclass(frozen=True)
 class Dynamics:
-    """The panels of one method, those that set two figures against each other, and the histories, by seed."""
+    """The learning dynamics of one method, data set and backbone.
+
+    Attributes:
+        title: method, data set and backbone.
+        panels: metrics by epoch.
+        relations: kNN accuracy against metrics of the relational task; empty for other methods.
+        files: history file of each seed.
+    """
 
     title: str
     panels: list[Panel]
@@ -30,22 +37,26 @@ class Dynamics:
     files: dict[int, Path]
 
 
-def dynamics(groups: dict[tuple[str, str, str], list[Run]]) -> list[Dynamics]:
-    """One per method × dataset × backbone (the keys) whose histories have anything measured."""
-    found = []
-    for place, runs in groups.items():
-        panels, relations = _panels(runs, "-".join(place)), _relations(runs, "-".join(place))
+def build_dynamics(results: GridResults) -> list[Dynamics]:
+    """Return the learning dynamics of every method whose histories contain them."""
+    sections = []
+    for (method, dataset, backbone), runs in results.pretrainings_by_method().items():
+        name = f"{method}-{dataset}-{backbone}"
+        panels, relations = _plot_metrics(runs, name), _plot_relations(runs, name)
         if panels:
-            title = "{} on {}, {}".format(*place)
-            found.append(Dynamics(title, panels, relations, {run.cell.seed: run.cell.history for run in runs}))
-    return found
+            files = {run.paths.seed: run.paths.history for run in runs}
+            sections.append(Dynamics(f"{method} on {dataset}, {backbone}", panels, relations, files))
+    return sections
 
 
-def measured(history: dict[str, list[float]], *columns: str) -> dict[float, list[float]]:
-    """The values of `columns` by epoch, shares as percent, where all are finite; none where a column is absent."""
+def finite_rows(history: dict[str, list[float]], *columns: str) -> dict[float, list[float]]:
+    """Return the values of `columns` by epoch, leaving out epochs in which one of them is not finite.
+
+    Accuracies are in percent. The result is empty if a column is absent.
+    """
     if not {"epoch", *columns} <= history.keys():
         return {}
-    scales = [100 if column in _SHARES else 1 for column in columns]
+    scales = [100 if column in _FRACTIONS else 1 for column in columns]
     rows = zip(history["epoch"], *(history[column] for column in columns), strict=True)
     return {
         epoch: [scale * value for scale, value in zip(scales, values, strict=True)]
@@ -54,70 +65,72 @@ def measured(history: dict[str, list[float]], *columns: str) -> dict[float, list
     }
 
 
-def _panels(runs: Sequence[Run], name: str) -> list[Panel]:
-    relational = runs[0].settings["kind"] == "relational"
-    accuracy = "Accuracy, %" if relational else "kNN accuracy, %"
-    wanted: list[tuple[str, str, dict[str, str], Callable[[Axes], None]]] = [
-        (accuracy, "Accuracy in percent per epoch", _KNN | (_PAIRS if relational else {}), percent_axis),
-        ("Information between views, bits", "Information in bits per epoch", _INFORMATION, epoch_axis),
-        ("Effective rank", "Effective rank per epoch", _RANK, epoch_axis),
-        ("Norm of the gradient", "Norm of the gradient per epoch", _NORMS, _log_axis),
+def _plot_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
+    is_relational = runs[0].settings["kind"] == "relational"
+    accuracy = "Accuracy, %" if is_relational else "kNN accuracy, %"
+    plots: list[tuple[str, str, dict[str, str], Callable[[Axes], None]]] = [
+        (accuracy, "Accuracy in percent by epoch", _KNN | (_PAIRS if is_relational else {}), format_percent_axes),
+        ("Information between views, bits", "Information in bits by epoch", _INFORMATION, format_epoch_axis),
+        ("Effective rank", "Effective rank by epoch", _RANK, format_epoch_axis),
+        ("Gradient norm", "Gradient norm by epoch", _GRADIENTS, _format_log_axis),
     ]
     panels = []
-    for title, spoken, columns, frame in wanted:
-        lines = _lines(runs, columns, logarithmic=columns is _NORMS)
-        # Pairs alone stand under the curves already: without kNN beside them they say nothing of the space.
-        if lines and lines[0].label == next(iter(columns.values())):
-            panels.append(line_panel(f"{name}-{next(iter(columns))}", title, spoken, lines, frame))
+    for title, alt_text, columns, format_axes in plots:
+        curves = _make_curves(runs, columns, positive_only=columns is _GRADIENTS)
+        # The accuracy on pairs is already in the section `curves`; here it is plotted only together with kNN.
+        if curves and curves[0].label == next(iter(columns.values())):
+            panels.append(plot_curves(f"{name}-{next(iter(columns))}", title, alt_text, curves, format_axes))
     return panels
 
 
-def _lines(runs: Sequence[Run], columns: dict[str, str], logarithmic: bool) -> list[Line]:
-    """A line for each column that every seed has measured; a zero has no place on a logarithmic axis."""
-    lines = []
-    for colour, (column, label) in enumerate(columns.items(), 1):
+def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positive_only: bool) -> list[Curve]:
+    """Return a curve for each column that all seeds have. `positive_only` drops values ≤ 0 for a logarithmic axis."""
+    curves = []
+    for color, (column, label) in enumerate(columns.items(), 1):
         seeds = [
             {
                 epoch: (epoch, value)
-                for epoch, (value,) in measured(run.history, column).items()
-                if value > 0 or not logarithmic
+                for epoch, (value,) in finite_rows(run.history, column).items()
+                if value > 0 or not positive_only
             }
             for run in runs
         ]
-        line = Line(label, colour, seeds)
-        if line.mean:
-            lines.append(line)
-    return lines
+        curve = Curve(label, color, seeds)
+        if curve.mean:
+            curves.append(curve)
+    return curves
 
 
-def _relations(runs: Sequence[Run], name: str) -> list[Panel]:
-    """kNN accuracy against what the relational task measures, the epochs along the curve."""
+def _plot_relations(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
+    """Plot kNN accuracy against accuracy and information of the relational task, one point per epoch."""
     if runs[0].settings["kind"] != "relational":
         return []
     panels = []
-    for column, words in (("accuracy", "pairs told apart, %"), ("information", "information, bits")):
+    for column, label in (("accuracy", "pairs classified correctly, %"), ("information", "information, bits")):
         seeds = [
-            {epoch: (x, y) for epoch, (x, y) in measured(run.history, column, "knn_accuracy").items()} for run in runs
+            {epoch: (x, y) for epoch, (x, y) in finite_rows(run.history, column, "knn_accuracy").items()}
+            for run in runs
         ]
-        line = Line("kNN accuracy", 1, seeds)
-        if len(line.mean) > 1:
-            (first, _), (last, _) = line.mean[0], line.mean[-1]
-            spoken = f"kNN accuracy in percent while {words} goes from {first:.4g} to {last:.4g}"
-            title = f"kNN accuracy, %, against {words}"
-            panels.append(line_panel(f"{name}-knn-{column}", title, spoken, [line], _against(words), ends=True))
+        curve = Curve("kNN accuracy", 1, seeds)
+        if len(curve.mean) > 1:
+            (first, _), (last, _) = curve.mean[0], curve.mean[-1]
+            alt_text = f"kNN accuracy in percent while {label} goes from {first:.4g} to {last:.4g}"
+            title = f"kNN accuracy, %, against {label}"
+            panel = plot_curves(f"{name}-knn-{column}", title, alt_text, [curve], _x_axis_format(label), mark_ends=True)
+            panels.append(panel)
     return panels
 
 
-def _against(words: str) -> Callable[[Axes], None]:
-    def frame(axes: Axes) -> None:
-        axes.set_xlabel(words)
+def _x_axis_format(label: str) -> Callable[[Axes], None]:
+    def format_axes(axes: Axes) -> None:
+        axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid()
 
-    return frame
+    return format_axes
 
 
-def _log_axis(axes: Axes) -> None:
-    epoch_axis(axes)
+def _format_log_axis(axes: Axes) -> None:
+    format_epoch_axis(axes)
     axes.set_yscale("log")
-    log_ticks(axes.yaxis, StrMethodFormatter("{x:g}"))
+    set_log_ticks(axes.yaxis, StrMethodFormatter("{x:g}"))

@@ -1,4 +1,4 @@
-"""Efficiency: what kNN accuracy a method has reached after so many pairs, views and seconds."""
+"""Section `efficiency`: the kNN accuracy that a method reaches for a number of pairs, views or seconds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,19 +8,27 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
-from rr.report.inputs.collect import Run
-from rr.report.plots.curves import Line, Point, line_panel, log_ticks
+from rr.report.formatting import seed_note
+from rr.report.grouping import group_by
+from rr.report.inputs.collect import GridResults, PretrainResult
+from rr.report.plots.curves import Curve, Point, plot_curves, set_log_ticks
 from rr.report.plots.svg import SERIES, Panel
-from rr.report.sections.dynamics import measured
-from rr.report.sections.summary import caution
-from rr.report.tables import unique
+from rr.report.sections.dynamics import finite_rows
 
 _COSTS = {"pairs": "pairs compared", "views": "views seen", "seconds": "seconds of training"}
+_MATCHED_COSTS = {"pairs": "at {:,.0f} pairs", "seconds": "after {:,.1f} seconds of training"}
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """The methods of one dataset × backbone; `legend` maps them to the numbers of their colours."""
+    """The methods of one data set and backbone.
+
+    Attributes:
+        title: data set and backbone.
+        panels: kNN accuracy against each cost.
+        legend: color number of each method.
+        sentence: relational reasoning compared with SimCLR at equal cost; empty without both.
+    """
 
     title: str
     panels: list[Panel]
@@ -28,19 +36,48 @@ class Efficiency:
     sentence: str
 
 
-def efficiencies(runs: Sequence[Run]) -> list[Efficiency]:
-    """One per dataset × backbone in which anything was measured."""
-    found = []
-    for dataset, backbone in unique((run.cell.dataset, run.cell.backbone) for run in runs):
-        here = [run for run in runs if (run.cell.dataset, run.cell.backbone) == (dataset, backbone)]
-        one = _efficiency(here, dataset, backbone)
-        if one.panels:
-            found.append(one)
-    return found
+def build_efficiency(results: GridResults) -> list[Efficiency]:
+    """Return the efficiency on each data set and backbone whose histories contain kNN accuracies."""
+    groups = group_by(results.pretrainings, lambda run: (run.paths.dataset, run.paths.backbone))
+    sections = [_compare_methods(runs, dataset, backbone) for (dataset, backbone), runs in groups.items()]
+    return [section for section in sections if section.panels]
 
 
-def cost_line(runs: Sequence[Run], cost: str, colour: int) -> Line | None:
-    """kNN accuracy in percent against what one method's seeds have spent; None where that is nothing or not known."""
+def accuracy_at(points: Sequence[Point], cost: float) -> float | None:
+    """Return the accuracy at a cost by linear interpolation, or None outside the range of the points.
+
+    Args:
+        points: (cost, accuracy) in ascending order of the cost.
+        cost: the cost to evaluate at.
+    """
+    costs, accuracies = zip(*points, strict=True)
+    return float(np.interp(cost, costs, accuracies)) if costs[0] <= cost <= costs[-1] else None
+
+
+def _compare_methods(runs: Sequence[PretrainResult], dataset: str, backbone: str) -> Efficiency:
+    by_method = group_by(runs, lambda run: run.paths.method)
+    panels: list[Panel] = []
+    colors: dict[str, int] = {}
+    points: dict[str, dict[str, list[Point]]] = {}
+    for cost, label in _COSTS.items():
+        curves = [
+            curve
+            for index, own_runs in enumerate(by_method.values())
+            if (curve := _cost_curve(own_runs, cost, index % len(SERIES) + 1))
+        ]
+        if curves:
+            name = f"efficiency-{dataset}-{backbone}-{cost}"
+            alt_text = f"kNN accuracy in percent against {label}"
+            panel = plot_curves(name, f"Against {label}", alt_text, curves, _axes_format(cost, label))
+            panels.append(Panel(panel.title, panel.svg))  # one legend serves all panels
+            colors |= {curve.label: curve.color for curve in curves}
+            points[cost] = {curve.label: curve.mean for curve in curves}
+    legend = {method: colors[method] for method in by_method if method in colors}
+    return Efficiency(f"{dataset}, {backbone}", panels, legend, _compare_with_simclr(by_method, points))
+
+
+def _cost_curve(runs: Sequence[PretrainResult], cost: str, color: int) -> Curve | None:
+    """Return kNN accuracy in percent against a cost for one method; None if the cost is 0 or unknown."""
     seeds = []
     for run in runs:
         history = run.history
@@ -48,70 +85,44 @@ def cost_line(runs: Sequence[Run], cost: str, colour: int) -> Line | None:
             history = history | {"seconds": list(accumulate(run.record.epoch_seconds))}
         if len(history.get(cost, [])) != len(history.get("epoch", [])):
             return None
-        seeds.append({e: (x, y) for e, (x, y) in measured(history, cost, "knn_accuracy").items() if x > 0})
-    line = Line(runs[0].cell.method, colour, seeds)
-    return line if line.mean else None
+        seeds.append({e: (x, y) for e, (x, y) in finite_rows(history, cost, "knn_accuracy").items() if x > 0})
+    curve = Curve(runs[0].paths.method, color, seeds)
+    return curve if curve.mean else None
 
 
-def reached(points: Sequence[Point], cost: float) -> float | None:
-    """The accuracy at `cost`, linear between `points` in the order of their cost; None outside them."""
-    costs, values = zip(*points, strict=True)
-    return float(np.interp(cost, costs, values)) if costs[0] <= cost <= costs[-1] else None
-
-
-def _efficiency(runs: Sequence[Run], dataset: str, backbone: str) -> Efficiency:
-    methods = unique(run.cell.method for run in runs)
-    by_method = {method: [run for run in runs if run.cell.method == method] for method in methods}
-    panels: list[Panel] = []
-    legend: dict[str, int] = {}
-    curves: dict[str, dict[str, list[Point]]] = {}
-    for cost, words in _COSTS.items():
-        lines = [cost_line(by_method[method], cost, place % len(SERIES) + 1) for place, method in enumerate(methods)]
-        known = [line for line in lines if line]
-        if known:
-            name = f"efficiency-{dataset}-{backbone}-{cost}"
-            spoken = f"kNN accuracy in percent against {words}"
-            panel = line_panel(name, f"Against {words}", spoken, known, _frame(cost, words))
-            panels.append(Panel(panel.title, panel.svg))
-            legend |= {line.label: line.colour for line in known}
-            curves[cost] = {line.label: line.mean for line in known}
-    legend = {method: legend[method] for method in methods if method in legend}
-    return Efficiency(f"{dataset}, {backbone}", panels, legend, _sentence(by_method, curves))
-
-
-def _sentence(by_method: dict[str, list[Run]], curves: dict[str, dict[str, list[Point]]]) -> str:
-    """The first relational method beside the first SimCLR at the largest cost that both have reached; else empty."""
+def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], points: dict[str, dict[str, list[Point]]]) -> str:
+    """Compare the first relational method with the first SimCLR at the largest cost that both reach."""
     kinds = {runs[0].settings["kind"]: method for method, runs in reversed(by_method.items())}
     ours, theirs = kinds.get("relational"), kinds.get("simclr")
     if ours is None or theirs is None:
         return ""
+    machines = [(run.record.machine, run.record.device) for run in (*by_method[ours], *by_method[theirs])]
     parts = []
-    where = [(run.record.machine, run.record.device) for run in [*by_method[ours], *by_method[theirs]]]
-    for cost, words in (("pairs", "at {:,.0f} pairs"), ("seconds", "after {:,.1f} seconds of training")):
-        known = curves.get(cost, {})
-        # Seconds of two machines say nothing of two methods.
-        comparable = cost != "seconds" or all(one == where[0] for one in where)
-        if comparable and ours in known and theirs in known:
-            most = min(known[ours][-1][0], known[theirs][-1][0])
-            first, second = (reached(known[method], most) for method in (ours, theirs))
-            if first is not None and second is not None:
-                figures = f"{ours} has a kNN accuracy of {first:.2f} % and {theirs} of {second:.2f} %"
-                parts.append(f"{words.format(most)} {figures}")
+    for cost, template in _MATCHED_COSTS.items():
+        curves = points.get(cost, {})
+        # Times are comparable only on the same machine and device.
+        is_comparable = cost != "seconds" or all(machine == machines[0] for machine in machines)
+        if is_comparable and ours in curves and theirs in curves:
+            max_cost = min(curves[ours][-1][0], curves[theirs][-1][0])
+            our_accuracy, their_accuracy = (accuracy_at(curves[method], max_cost) for method in (ours, theirs))
+            if our_accuracy is not None and their_accuracy is not None:
+                values = f"{our_accuracy:.2f} % for {ours} and {their_accuracy:.2f} % for {theirs}"
+                parts.append(f"{template.format(max_cost)}, {values}")
     if not parts:
         return ""
-    text = f"At the most that both have spent: {'; '.join(parts)}, read off linearly between epochs."
-    return f"{text} {caution(len(by_method[one]) for one in (ours, theirs))}"
+    text = f"kNN accuracy at the largest cost that both reach: {'; '.join(parts)} (linear between epochs)."
+    return f"{text} {seed_note(len(by_method[method]) for method in (ours, theirs))}"
 
 
-def _frame(cost: str, words: str) -> Callable[[Axes], None]:
-    def frame(axes: Axes) -> None:
-        axes.set_xlabel(words)
+def _axes_format(cost: str, label: str) -> Callable[[Axes], None]:
+    def format_axes(axes: Axes) -> None:
+        axes.set_xlabel(label)
         axes.set_ylim(0, 100)
         axes.grid(axis="y")
         if cost == "pairs":
-            axes.set_xscale("log")  # methods differ by orders of magnitude
-            log_ticks(axes.xaxis, EngFormatter(sep=""))
+            axes.set_xscale("log")  # the methods differ by orders of magnitude
+            set_log_ticks(axes.xaxis, EngFormatter(sep=""))
         else:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
-    return frame
+    return format_axes

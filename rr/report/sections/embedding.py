@@ -1,4 +1,4 @@
-"""The shape of the space of representations: its figures, and a map of the first seed of every method."""
+"""Section `embedding`: metrics of the feature space, and a map of each method's first seed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,70 +8,75 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
-from rr.report.inputs.collect import Collected, Score
-from rr.report.inputs.predictions import Plane
-from rr.report.plots.svg import RULE, SERIES, Panel, draw
-from rr.report.tables import Column, Table, first_seeds, places, plain, table, unique
+from rr.report.formatting import format_decimal
+from rr.report.inputs.collect import EvaluationResult, GridResults
+from rr.report.inputs.predictions import EmbeddingMap
+from rr.report.plots.svg import RULE, SERIES, Panel, render_svg
+from rr.report.tables import MetricColumn, ResultTable, by_protocol, first_seeds, result_table
 
-_COLOURED = len(SERIES)
-_DOT = 2.6  # points across
+_NUM_COLORS = len(SERIES)
+_DOT_DIAMETER = 2.6  # points
+_METRICS = ("silhouette", "alignment", "uniformity", "effective_rank")
 
 
 @dataclass(frozen=True)
-class Map:
-    """The map of one method, and the file with its pictures laid at their places."""
+class MapPlot:
+    """The map of one method as a plot, and the file of the same map made of the images themselves."""
 
     panel: Panel
     file: Path
 
 
 @dataclass(frozen=True)
-class Space:
-    """One target under one embedding protocol; `maps` are of the first seed of every method."""
+class EmbeddingTable:
+    """The metrics and maps of one target under one embedding protocol.
 
-    table: Table
-    images: int
+    Attributes:
+        table: the metrics.
+        num_images: number of test images behind the metrics.
+        legend: color number of each class.
+        has_gray: whether there are more classes than colors, so that some are gray.
+        maps: a map of each method's first seed.
+    """
+
+    table: ResultTable
+    num_images: int
     legend: dict[str, int]
-    grey: bool  # whether there are more classes than colours
-    maps: list[Map]
+    has_gray: bool
+    maps: list[MapPlot]
 
 
-def spaces(grid: Collected) -> list[Space]:
-    """One per dataset × backbone → target × protocol; the order is the grid's."""
-    found = []
-    for place, scores in places(grid.of_kind("embedding")).items():
-        for protocol in unique(score.cell.protocol for score in scores):
-            here = [score for score in scores if score.cell.protocol == protocol]
-            maps = [(score, score.found) for score in first_seeds(here) if isinstance(score.found, Plane)]
-            names = maps[0][1].class_names
-            found.append(
-                Space(
-                    table(grid, place, here, _columns(protocol)),
-                    len(maps[0][1].labels),
-                    {name: colour for colour, name in enumerate(names[:_COLOURED], 1)},
-                    len(names) > _COLOURED,
-                    [_map(score, plane) for score, plane in maps],
-                )
+def build_embedding(results: GridResults) -> list[EmbeddingTable]:
+    """Return one table per data set, backbone, target and embedding protocol."""
+    tables = []
+    for target, protocol, runs in by_protocol(results.evaluations_of_kind("embedding")):
+        # No value is marked as best: features that have collapsed to a point have the best alignment.
+        columns = [
+            MetricColumn(name.replace("_", " "), protocol, name, format_decimal, marks_best=False) for name in _METRICS
+        ]
+        maps = [(run, run.per_image) for run in first_seeds(runs) if isinstance(run.per_image, EmbeddingMap)]
+        class_names = maps[0][1].class_names
+        tables.append(
+            EmbeddingTable(
+                result_table(results, target, runs, columns),
+                len(maps[0][1].labels),
+                {name: color for color, name in enumerate(class_names[:_NUM_COLORS], 1)},
+                len(class_names) > _NUM_COLORS,
+                [_plot_map(run, embedding) for run, embedding in maps],
             )
-    return found
+        )
+    return tables
 
 
-def _columns(protocol: str) -> list[Column]:
-    """Nothing is compared: a space that has collapsed to a point has the best alignment."""
-    names = ("silhouette", "alignment", "uniformity", "effective_rank")
-    return [Column(name.replace("_", " "), protocol, name, shown=plain, compared=False) for name in names]
+def _plot_map(evaluation: EvaluationResult, embedding: EmbeddingMap) -> MapPlot:
+    run = evaluation.paths.pretraining
+    name = f"map-{run.dataset}-{run.backbone}-{evaluation.paths.target}-{evaluation.paths.protocol}-{run.method}"
 
-
-def _map(score: Score, plane: Plane) -> Map:
-    run = score.cell.pretraining
-    name = f"map-{run.dataset}-{run.backbone}-{score.cell.target}-{score.cell.protocol}-{run.method}"
-
-    def content(axes: Axes) -> None:
-        classes = range(len(plane.class_names))
-        for label in reversed(classes):  # those with a colour last, above the grey ones
-            colour = SERIES[label] if label < _COLOURED else RULE
-            _dots(axes, plane.places[plane.labels == label], colour)
-        low, high = plane.places.min(0), plane.places.max(0)
+    def plot(axes: Axes) -> None:
+        for label in reversed(range(len(embedding.class_names))):  # gray classes first, below those with a color
+            color = SERIES[label] if label < _NUM_COLORS else RULE
+            _plot_dots(axes, embedding.coordinates[embedding.labels == label], color)
+        low, high = embedding.coordinates.min(0), embedding.coordinates.max(0)
         margin = 0.03 * max(*(high - low), 1e-6)
         axes.set_xlim(low[0] - margin, high[0] + margin)
         axes.set_ylim(low[1] - margin, high[1] + margin)
@@ -79,13 +84,17 @@ def _map(score: Score, plane: Plane) -> Map:
         axes.set_axis_off()
 
     title = f"{run.method}, seed {run.seed}"
-    spoken = f"Map of {len(plane.labels)} test pictures of {len(plane.class_names)} classes: {title}."
-    return Map(Panel(title, draw(name, 3.4, spoken, content)), score.cell.examples)
+    alt_text = f"Map of {len(embedding.labels)} test images of {len(embedding.class_names)} classes: {title}."
+    return MapPlot(Panel(title, render_svg(name, 3.4, alt_text, plot)), evaluation.paths.examples)
 
 
-def _dots(axes: Axes, places: np.ndarray, colour: str) -> None:
-    """One path for a whole class: lines of no length with round ends, a fifth of the bytes of as many markers."""
-    if len(places):
-        dots = Outline(np.repeat(places, 2, axis=0), np.tile([Outline.MOVETO, Outline.LINETO], len(places)))
-        dots.should_simplify = False  # it would leave out every line, as none has a length
-        axes.add_patch(PathPatch(dots, ec=colour, fc="none", lw=_DOT, alpha=0.8, capstyle="round"))
+def _plot_dots(axes: Axes, coordinates: np.ndarray, color: str) -> None:
+    """Plot the dots of a class as one path of lines of length zero with round ends.
+
+    Such a path takes a fifth of the bytes of single markers.
+    """
+    if len(coordinates):
+        codes = np.tile([Outline.MOVETO, Outline.LINETO], len(coordinates))
+        dots = Outline(np.repeat(coordinates, 2, axis=0), codes)
+        dots.should_simplify = False  # simplification would drop all lines, because their length is zero
+        axes.add_patch(PathPatch(dots, ec=color, fc="none", lw=_DOT_DIAMETER, alpha=0.8, capstyle="round"))

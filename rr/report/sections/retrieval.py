@@ -1,44 +1,45 @@
-"""Retrieval: how well the training pictures nearest to a test picture share its class, in figures and in pictures."""
+"""Section `retrieval`: how often the training images nearest to a test image have its class, with examples."""
 
 from dataclasses import dataclass
 
-from rr.report.inputs.collect import Collected, Score, depths
-from rr.report.plots.picture import Sheet, sheet
-from rr.report.tables import Column, Table, first_seeds, places, table, unique
+from rr.report.inputs.collect import EvaluationResult, GridResults, cutoffs
+from rr.report.plots.image import ImagePanel, image_panel
+from rr.report.tables import MetricColumn, ResultTable, by_protocol, first_seeds, result_table
 
 _CAPTION = (
-    "One row per query, the first test picture of a class; beside it its ten nearest training pictures, the nearest "
-    "first. A green frame marks the query’s class, a red one another."
+    "Each row shows a query, the first test image of a class, followed by its ten nearest training images in order of "
+    "distance. A green frame marks an image of the same class, a red frame one of another class."
 )
+_METRIC_NAMES = {"precision": "precision", "recall": "recall", "hit_rate": "hit rate"}
 
 
 @dataclass(frozen=True)
-class Retrieval:
-    """One target under one retrieval protocol; `sheets` shows the first seed of every method."""
+class RetrievalTable:
+    """The metrics of one target under one retrieval protocol, and examples of each method's first seed."""
 
-    table: Table
-    sheets: list[Sheet]
-
-
-def retrievals(grid: Collected) -> list[Retrieval]:
-    """One per dataset × backbone → target × protocol; the order is the grid's."""
-    found = []
-    for place, scores in places(grid.of_kind("retrieval")).items():
-        for protocol in unique(score.cell.protocol for score in scores):
-            here = [score for score in scores if score.cell.protocol == protocol]
-            columns = _columns(protocol, depths(here[0].settings))
-            sheets = [_sheet(score) for score in first_seeds(here)]
-            found.append(Retrieval(table(grid, place, here, columns), sheets))
-    return found
+    table: ResultTable
+    caption: str
+    images: list[ImagePanel]
 
 
-def _columns(protocol: str, ks: list[int]) -> list[Column]:
-    words = {"precision": "precision", "recall": "recall", "hit_rate": "hit rate"}
-    at = [Column(f"{word} at {k}", protocol, f"{name}_at_{k}") for name, word in words.items() for k in ks]
-    return [Column("mAP", protocol, "mean_average_precision"), *at]
+def build_retrieval(results: GridResults) -> list[RetrievalTable]:
+    """Return one table per data set, backbone, target and retrieval protocol."""
+    tables = []
+    for target, protocol, runs in by_protocol(results.evaluations_of_kind("retrieval")):
+        columns = _metric_columns(protocol, cutoffs(runs[0].settings))
+        images = [_example_panel(run) for run in first_seeds(runs)]
+        tables.append(RetrievalTable(result_table(results, target, runs, columns), _CAPTION, images))
+    return tables
 
 
-def _sheet(score: Score) -> Sheet:
-    run = score.cell.pretraining
+def _metric_columns(protocol: str, ks: list[int]) -> list[MetricColumn]:
+    at_k = [
+        MetricColumn(f"{title} at {k}", protocol, f"{name}_at_{k}") for name, title in _METRIC_NAMES.items() for k in ks
+    ]
+    return [MetricColumn("mAP", protocol, "mean_average_precision"), *at_k]
+
+
+def _example_panel(evaluation: EvaluationResult) -> ImagePanel:
+    run = evaluation.paths.pretraining
     title = f"{run.method} on {run.dataset}, {run.backbone}, seed {run.seed}"
-    return sheet(title, _CAPTION, score.examples, score.cell.examples, largest=1)
+    return image_panel(title, _CAPTION, evaluation.examples_png, evaluation.paths.examples, max_scale=1)

@@ -1,115 +1,102 @@
-"""What ran where and how long, and with which settings, as tables of words."""
+"""Section `runs`: the machines, and the duration and resources of every run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from rr import paths
-from rr.report.inputs.collect import Collected, Run, Score
-from rr.report.inputs.files import Machine, Record
-
-_SECTIONS = ("methods", "protocols", "datasets")
-
-
-@dataclass(frozen=True)
-class Line:
-    """One stage run; `machine` is the letter of its machine, `version` that of its code."""
-
-    record: Record
-    file: Path
-    machine: str
-    version: str
+from rr.paths import record_file
+from rr.report.formatting import format_duration, format_energy, letter_label
+from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
+from rr.report.inputs.files import Machine
+from rr.report.sections.versions import version_labels
+from rr.report.text_table import TextCell, TextColumn, TextTable, number_columns, text_table
 
 
 @dataclass(frozen=True)
-class Settings:
-    """One section of params.yaml as the runs recorded it: `columns` are its names, each row one key."""
+class StageRuns:
+    """The runs of one stage: the total as text, and a table with one row per run."""
 
     title: str
-    columns: list[str]
-    rows: list[tuple[str, list[str]]]
+    total: str
+    table: TextTable
 
 
-def machines(grid: Collected) -> dict[str, Machine]:
-    """Every different machine, under a letter (A, B, …)."""
-    different: list[Machine] = []
-    for record in grid.records:
-        if record.machine not in different:
-            different.append(record.machine)
-    return {letter(place): machine for place, machine in enumerate(different)}
+@dataclass(frozen=True)
+class Runs:
+    """The machines, and the runs by stage. `has_energy` tells whether any run measured its energy."""
+
+    machines: TextTable
+    stages: list[StageRuns]
+    has_energy: bool
 
 
-def lines(made: Sequence[Run | Score], known: dict[str, Machine], versions: Sequence[str]) -> list[Line]:
-    """One line per stage run; `versions` are the letters of their code."""
-    letters = list(known)
-    every = list(known.values())
-    return [
-        Line(one.record, paths.run_record(one.cell.folder), letters[every.index(one.record.machine)], version)
-        for one, version in zip(made, versions, strict=True)
+def build_runs(results: GridResults) -> Runs:
+    """Return the machines and the runs of every stage."""
+    machines: list[Machine] = []
+    for record in results.records:
+        if record.machine not in machines:
+            machines.append(record.machine)
+    has_energy = any(record.energy_joules for record in results.records)
+    # The version is a column of all stages if any stage has runs of several versions.
+    has_versions = any(len(set(version_labels(runs))) > 1 for runs in results.stages.values())
+    stages = [
+        StageRuns(title, _total(runs), _run_table(runs, machines, has_versions, has_energy))
+        for title, runs in results.stages.items()
     ]
+    return Runs(_machine_table(machines), stages, has_energy)
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words that a person would use."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+def _machine_table(machines: Sequence[Machine]) -> TextTable:
+    """Return a table with a column per machine. Package names do not break from their versions."""
+    rows = {
+        "processor": [machine.processor for machine in machines],
+        "cores": [str(machine.cores) for machine in machines],
+        "system": [machine.system for machine in machines],
+        "Python": [machine.python for machine in machines],
+        "packages": [
+            ", ".join(f"{name}\N{NO-BREAK SPACE}{version}" for name, version in machine.versions.items())
+            for machine in machines
+        ],
+    }
+    labels = [letter_label(index) for index in range(len(machines))]
+    return text_table(["Machine", *labels], [[name, *values] for name, values in rows.items()])
 
 
-def energy(record: Record) -> str:
-    """The energy that the machine's counters grew by while a stage ran, by kind; a dash where none could be read."""
-    kinds = {"processors": "processors", "gpus": "GPUs"}
-    parts = [
-        f"{joules / 3600:,.2f} Wh ({kinds[kind]})" for kind, joules in record.energy_joules.items() if kind in kinds
+def _total(runs: Sequence[PretrainResult | EvaluationResult]) -> str:
+    seconds = sum(run.record.seconds for run in runs)
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {format_duration(seconds)} in total"
+
+
+def _run_table(
+    runs: Sequence[PretrainResult | EvaluationResult],
+    machines: list[Machine],
+    has_versions: bool,
+    has_energy: bool,
+) -> TextTable:
+    has_views = any(run.record.views_per_second for run in runs)
+    columns = [
+        TextColumn("Command"),
+        TextColumn("Device"),
+        TextColumn("Machine"),
+        *[TextColumn("Code")] * has_versions,
+        *number_columns(["Time", *["Views/s"] * has_views, "Peak memory", *["Energy"] * has_energy]),
+        TextColumn("Started (UTC)"),
     ]
-    return " + ".join(parts) or "–"
-
-
-def settings(grid: Collected) -> list[Settings]:
-    """The recorded parameters by section; what belongs to no section comes last."""
-    sections: dict[str, dict[str, dict[str, Any]]] = {title: {} for title in _SECTIONS}
-    other: dict[str, Any] = {}
-    for record in grid.records:
-        for path, value in record.params.items():
-            section, name, key = [*path.split(".", 2), "", ""][:3]
-            known = sections.get(section, {})
-            if section in sections and name and key:
-                known.setdefault(name, {})[key] = value
-            elif section in sections and name and isinstance(value, dict):
-                known[name] = value
-            elif section in sections and isinstance(value, dict) and all(isinstance(v, dict) for v in value.values()):
-                known.update(value)
-            else:
-                other[path] = value
-    found = [_transposed(title, columns) for title, columns in sections.items() if columns]
-    if other:
-        found.append(Settings("Others", ["value"], [(key, [_value(value)]) for key, value in other.items()]))
-    return found
-
-
-def _transposed(title: str, columns: dict[str, dict[str, Any]]) -> Settings:
-    keys: Iterable[str] = dict.fromkeys(key for values in columns.values() for key in values)
-    rows = [(key, [_value(values.get(key)) for values in columns.values()]) for key in keys]
-    return Settings(title.capitalize(), list(columns), rows)
-
-
-def _value(value: Any) -> str:
-    match value:
-        case None:
-            return "–"
-        case bool():
-            return "yes" if value else "no"
-        case list():
-            return ", ".join(map(_value, value))
-        case float():
-            return f"{value:.6g}"
-        case _:
-            return str(value)
-
-
-def letter(place: int) -> str:
-    """A, B, …: the name of the thing at `place`, from 0."""
-    return chr(ord("A") + place) if place < 26 else f"A{place - 25}"
+    rows = []
+    for run, version in zip(runs, version_labels(runs), strict=True):
+        record = run.record
+        views = f"{record.views_per_second:,.0f}" if record.views_per_second else "–"
+        energy = TextCell(format_energy(record.energy_joules), sort_key=sum(record.energy_joules.values()))
+        rows.append(
+            [
+                TextCell(record.command, link=record_file(run.paths.folder)),
+                TextCell(record.device),
+                TextCell(letter_label(machines.index(record.machine))),
+                *[TextCell(version)] * has_versions,
+                TextCell(format_duration(record.seconds), sort_key=record.seconds),
+                *[TextCell(views)] * has_views,
+                TextCell(f"{record.peak_memory_mib:,.0f} MiB"),
+                *[energy] * has_energy,
+                TextCell(record.started.replace("T", " ").replace("Z", "")),
+            ]
+        )
+    return text_table(columns, rows)

@@ -1,88 +1,94 @@
-"""What the tables say, in a sentence that claims no more than their figures do."""
+"""The header of the page: the main finding in a sentence, and the values of the grid's axes."""
 
-from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from rr.report.statistics import Spread
-from rr.report.tables import Row, Table, over, percent
+from rr.report.formatting import format_mean_std, format_percent, seed_note
+from rr.report.grouping import unique
+from rr.report.inputs.collect import GridResults
+from rr.report.tables import LOWER_BOUND, UPPER_BOUND, ResultTable, accuracy_tables
 
 
-def finding(found: list[Table]) -> str:
-    """One finding for the whole page: of the only table, or counted over several, or that there is none."""
-    if not found:
-        return "This grid holds no classification, so there is no accuracy to compare."
-    if len(found) == 1:
-        return sentence(found[0])
-    compared = [(table, protocol) for table in found for protocol in table.titles if best_row(table, protocol)]
+@dataclass(frozen=True)
+class Summary:
+    """The main finding, and the values of each axis of the grid."""
+
+    finding: str
+    axes: dict[str, list[Any]]
+
+
+def build_summary(results: GridResults) -> Summary:
+    """Return the header's content."""
+    runs = [run.paths for run in results.pretrainings]
+    evaluations = [run.paths for run in results.evaluations]
+    axes: dict[str, list[Any]] = {
+        "dataset": unique(run.dataset for run in runs),
+        "backbone": unique(run.backbone for run in runs),
+        "method": unique(run.method for run in runs),
+        "seed": unique(run.seed for run in runs),
+        "target": unique(run.target for run in evaluations),
+        "protocol": unique(run.protocol for run in evaluations),
+    }
+    return Summary(summarize_tables(accuracy_tables(results)), axes)
+
+
+def summarize_tables(tables: list[ResultTable]) -> str:
+    """Return the main finding: that of the only table, or a count over several tables."""
+    if not tables:
+        return "This grid has no classification protocol, so there are no accuracies to compare."
+    if len(tables) == 1:
+        return summarize_table(tables[0])
     parts = []
-    for role, words in (("lower bound", "is above the random one"), ("upper bound", "reaches the supervised one")):
-        wins = [_compare(t, p, role) for t, p in compared]
-        known = [win for win in wins if win is not None]
+    for role, text in ((LOWER_BOUND, "is above the random backbone"), (UPPER_BOUND, "reaches the supervised backbone")):
+        orders = [_compare_with_bound(table, title, role) for table in tables for title in table.titles]
+        known = [order for order in orders if order is not None]
         if known:
-            reached = sum(win > 0 or (win == 0 and role == "upper bound") for win in known)
-            parts.append(f"in {reached} of {len(known)} it {words}")
+            count = sum(order > 0 or (order == 0 and role == UPPER_BOUND) for order in known)
+            parts.append(f"{text} in {count} of {len(known)} comparisons")
     if not parts:
-        return "This grid has nothing to compare: it needs a self-supervised method beside random or supervised."
-    text = f"Taking the best self-supervised method of each table and protocol: {'; '.join(parts)}. "
-    return text + caution(cell.value.count for one in found for row in one.rows for cell in row.cells.values())
+        return "There is nothing to compare: the grid needs a self-supervised method and a random or supervised one."
+    text = f"The best self-supervised method of each table and protocol {' and '.join(parts)}. "
+    return text + seed_note(count for table in tables for count in table.seed_counts)
 
 
-def sentence(table: Table) -> str:
-    """The best self-supervised method under the first protocol that has any, between its bounds."""
-    protocol = next((title for title in table.titles if best_row(table, title)), table.protocol)
-    best = best_row(table, protocol)
+def summarize_table(table: ResultTable) -> str:
+    """Return a sentence on the best self-supervised method of the first protocol that has one, and on its bounds."""
+    protocol = next((title for title in table.titles if table.best_row(title)), table.protocol)
+    best = table.best_row(protocol)
     if best is None:
-        return "This grid holds no self-supervised method, so the table shows bounds alone."
+        return "This grid has no self-supervised method, so the table shows only the bounds."
     accuracy = best.cells[protocol].value
-    text = f"On {table.target}, {best.method} classifies {_words(accuracy)} of the test pictures correctly ({protocol})"
-    relations = []
-    for role in ("lower bound", "upper bound"):
-        bound, order = _bound(table, protocol, role), _compare(table, protocol, role)
+    text = (
+        f"On {table.target}, {best.method} classifies {format_mean_std(accuracy, format_percent)} % of the test images "
+        f"correctly ({protocol})"
+    )
+    comparisons = []
+    for role in (LOWER_BOUND, UPPER_BOUND):
+        bound, order = table.bound(role, protocol), _compare_with_bound(table, protocol, role)
         if bound and order is not None:
             word = {1: "above", 0: "equal to", -1: "below"}[order]
-            relations.append(f"{word} {bound.method} ({percent(bound.cells[protocol].value.mean)} %)")
-    if relations:
-        text += f", {' and '.join(relations)}"
-    text += _share_of_gap(table, protocol, accuracy.mean)
-    return f"{text}. {caution([accuracy.count])}"
+            comparisons.append(f"{word} {bound.method} ({format_percent(bound.cells[protocol].value.mean)} %)")
+    if comparisons:
+        text += f", {' and '.join(comparisons)}"
+    text += _position_between_bounds(table, protocol, accuracy.mean)
+    return f"{text}. {seed_note([accuracy.count])}"
 
 
-def _share_of_gap(table: Table, protocol: str, accuracy: float) -> str:
-    """How far `accuracy` lies on the way between the bounds; empty where it does not lie between them."""
-    lower, upper = (_bound(table, protocol, role) for role in ("lower bound", "upper bound"))
+def _position_between_bounds(table: ResultTable, protocol: str, accuracy: float) -> str:
+    """Return where an accuracy lies between the bounds, or nothing if it does not lie between them."""
+    lower, upper = (table.bound(role, protocol) for role in (LOWER_BOUND, UPPER_BOUND))
     if not (lower and upper):
         return ""
     low, high = lower.cells[protocol].value.mean, upper.cells[protocol].value.mean
     if not low < accuracy < high:
         return ""
-    return f": {100 * (accuracy - low) / (high - low):.0f} % of the way from the one to the other"
+    return f": {100 * (accuracy - low) / (high - low):.0f} % of the way from the lower to the upper bound"
 
 
-def _words(accuracy: Spread) -> str:
-    deviation = "" if accuracy.deviation is None else f" ± {percent(accuracy.deviation)}"
-    return f"{percent(accuracy.mean)}{deviation} %"
-
-
-def caution(counts: Iterable[int]) -> str:
-    """What the numbers of seeds behind some figures say about them."""
-    found = set(counts)
-    if found == {1}:
-        return "It is one seed alone, so how far another would differ is not known."
-    return f"Means are over {over(found)}."
-
-
-def best_row(table: Table, protocol: str) -> Row | None:
-    """The best self-supervised method under a protocol; the first of equals."""
-    return next((row for row in table.rows if protocol in row.cells and row.cells[protocol].best), None)
-
-
-def _bound(table: Table, protocol: str, role: str) -> Row | None:
-    return next((row for row in table.rows if row.role == role and protocol in row.cells), None)
-
-
-def _compare(table: Table, protocol: str, role: str) -> int | None:
-    """1, 0 or −1 where the best method is above, equal to (as printed) or below the bound; None where one is absent."""
-    best, bound = best_row(table, protocol), _bound(table, protocol, role)
+def _compare_with_bound(table: ResultTable, protocol: str, role: str) -> int | None:
+    """Return 1, 0 or −1 if the best method is above, equal to or below a bound as printed; None if one is absent."""
+    best, bound = table.best_row(protocol), table.bound(role, protocol)
     if not (best and bound):
         return None
-    ours, theirs = (float(percent(row.cells[protocol].value.mean)) for row in (best, bound))
+    ours, theirs = (float(format_percent(row.cells[protocol].value.mean)) for row in (best, bound))
     return (ours > theirs) - (ours < theirs)

@@ -1,26 +1,25 @@
-"""Pictures of stages that the page holds itself: views, and the nearest of a query."""
+"""Section `views`: training images and their augmented views."""
 
-from collections.abc import Sequence
-
-from rr.report.inputs.collect import Run
-from rr.report.plots.picture import Sheet, sheet
-
-
-def views(every: Sequence[Run]) -> list[Sheet]:
-    """One sheet per method and data set: the other seeds and backbones differ in the draw alone."""
-    first: dict[tuple[str, str], Run] = {}
-    for run in every:
-        first.setdefault((run.cell.method, run.cell.dataset), run)
-    return [_views(run) for run in first.values()]
+from rr.report.grouping import group_by
+from rr.report.inputs.collect import GridResults, PretrainResult
+from rr.report.plots.image import ImagePanel, image_panel
 
 
-def _views(run: Run) -> Sheet:
-    count = run.settings.get("views")
-    if count is None:
-        caption = "Nothing is trained, so no view is drawn: these are pictures of the training split as they are."
-    elif count == 1:
-        caption = "Left the original, right the one view of it that the network sees in the first epoch."
+def build_views(results: GridResults) -> list[ImagePanel]:
+    """Return an image for each method and data set; other seeds and backbones differ only in random parameters."""
+    groups = group_by(results.pretrainings, lambda run: (run.paths.method, run.paths.dataset))
+    return [_view_panel(runs[0]) for runs in groups.values()]
+
+
+def _view_panel(run: PretrainResult) -> ImagePanel:
+    views = run.settings.get("views")
+    if views is None:
+        caption = "This method trains nothing and uses no views: these are unaltered training images."
+    elif views == 1:
+        caption = "Left: the original. Right: its only view, as the network sees it in the first epoch."
     else:
-        caption = f"First column: the originals. Beside each: its views as the network sees them, {count} at a time."
-    title = f"{run.cell.method} on {run.cell.dataset}, seed {run.cell.seed}"
-    return sheet(title, caption, run.views, run.cell.views)
+        caption = (
+            f"First column: the originals. Other columns: their views as the network sees them, {views} at a time."
+        )
+    title = f"{run.paths.method} on {run.paths.dataset}, seed {run.paths.seed}"
+    return image_panel(title, caption, run.views_png, run.paths.views)

@@ -1,4 +1,4 @@
-"""The benchmark: both of its sides compute the same, every part runs, its JSON keeps its form. No time is judged."""
+"""The benchmark: rr and the reference compute the same, every part runs, and the JSON format. Times are not checked."""
 
 import contextlib
 import importlib
@@ -13,64 +13,67 @@ from torch import Tensor, nn
 
 from rr import backbones, bench, methods
 from rr.bench import alternating, memory, reference
-from rr.bench.measure import Contestant, Seconds, alternate, row
+from rr.bench.measure import Candidate, Timing, summarize, time_interleaved
 from rr.bench.parts import gpu
-from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings, settings_of
+from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings, paper_config
 from rr.errors import UserError
 from rr.views import make_views
-from rr.workflow.throughput import Enough
+from rr.workflow.throughput import StopTraining
 
-SPREAD = {"min", "q1", "median", "q3", "max", "count"}
+QUANTILES = {"min", "q1", "median", "q3", "max", "count"}
 STEPS = 50
 
 
-def copy(source: nn.Module, target: nn.Module) -> None:
-    """Give `target` the weights of `source`; both list them from the first layer to the last."""
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy the weights of `source` to `target`; both have them in the order of the layers."""
     with torch.no_grad():
-        for given, taken in zip(source.parameters(), target.parameters(), strict=True):
-            taken.copy_(given)
+        for source_parameter, target_parameter in zip(source.parameters(), target.parameters(), strict=True):
+            target_parameter.copy_(source_parameter)
 
 
-def views_of(step: int, views: int, images: int) -> Tensor:
-    pictures = np.random.default_rng(step).integers(0, 256, (images, 32, 32, 3), np.uint8)
+def make_random_views(step: int, num_views: int, num_images: int) -> Tensor:
+    images = np.random.default_rng(step).integers(0, 256, (num_images, 32, 32, 3), np.uint8)
     return make_views(
-        pictures, np.arange(images), augmentation=AUGMENTATION, seed=0, epoch=step, views=views,
+        images, np.arange(num_images), augmentation=AUGMENTATION, seed=0, epoch=step, num_views=num_views,
         mean=MEAN, std=STD, device="cpu",
     ).clone()  # fmt: skip
 
 
-def losses_side_by_side(
-    method: str, views: int, images: int, dtype: torch.dtype, *, together: bool
+def train_both(
+    method: str, views: int, images: int, dtype: torch.dtype, *, same_weights: bool
 ) -> list[tuple[float, float]]:
-    """50 steps of the product and the reference on the same views.
+    """Train rr and the reference for 50 steps on the same views, and return the two losses of each step.
 
-    `together`, each step begins from the reference's weights, and its gradients are compared.
+    With `same_weights`, each step starts from the weights of the reference, and the gradients are compared too.
     """
     torch.manual_seed(0)
-    ours = methods.build(settings_of(method, views, images), backbones.build("conv4"), 10, 100)
-    theirs = reference.build(method, 10)
-    copy(ours, theirs)
-    ours.to(dtype), theirs.to(dtype)
-    optimiser, _ = ours.optimiser(100)
+    rr_model = methods.build(paper_config(method, views, images), backbones.build("conv4"), 10, 100)
+    reference_model = reference.build_model(method, 10)
+    copy_weights(rr_model, reference_model)
+    rr_model.to(dtype), reference_model.to(dtype)
+    optimizer, _ = rr_model.configure_optimizer(100)
     labels = torch.arange(images) % 10
     losses, errors = [], []
     for step in range(STEPS):
-        if together:
-            copy(theirs, ours)
-        batch = views_of(step, views, images).to(dtype)
-        loss, _ = ours.loss(batch, labels, ())
-        optimiser.zero_grad()
+        if same_weights:
+            copy_weights(reference_model, rr_model)
+        batch = make_random_views(step, views, images).to(dtype)
+        loss, _ = rr_model.loss(batch, labels, ())
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
-        losses.append((loss.item(), theirs.step(batch.contiguous().chunk(views), labels)))
-        if together:
-            mine, yours = (torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (ours, theirs))  # type: ignore[union-attr]
-            errors.append(float((mine - yours).norm() / yours.norm()))
-    if together:
-        # Rounding now and then turns a ReLU that is nearly at its kink, which moves a gradient by a percent.
+        optimizer.step()
+        losses.append((loss.item(), reference_model.train_step(batch.contiguous().chunk(views), labels)))
+        if same_weights:
+            rr_gradient, reference_gradient = (
+                torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+                for model in (rr_model, reference_model)
+            )
+            errors.append(float((rr_gradient - reference_gradient).norm() / reference_gradient.norm()))
+    if same_weights:
+        # The input of a ReLU is sometimes so close to 0 that rounding changes its sign, and a gradient by a percent.
         assert max(errors) < 0.03
         assert sorted(errors)[STEPS // 2] < 1e-4
-    assert len({mine for mine, _ in losses}) == STEPS
+    assert len({rr_loss for rr_loss, _ in losses}) == STEPS
     return losses
 
 
@@ -78,25 +81,23 @@ CASES = [("relational", 6, 10), ("relational", 2, 16), ("supervised", 1, 16), ("
 
 
 @pytest.mark.parametrize(("method", "views", "images"), CASES)
-def test_the_reference_and_the_product_train_alike(method: str, views: int, images: int) -> None:
-    """In float64 two whole trainings stay together: the mathematics is the same."""
-    for mine, yours in losses_side_by_side(method, views, images, torch.float64, together=False):
-        assert mine == pytest.approx(yours, rel=1e-11)
+def test_training_matches_the_reference_in_float64(method: str, views: int, images: int) -> None:
+    """Two independent trainings have the same losses, so the mathematics is the same."""
+    for rr_loss, reference_loss in train_both(method, views, images, torch.float64, same_weights=False):
+        assert rr_loss == pytest.approx(reference_loss, rel=1e-11)
 
 
 @pytest.mark.parametrize(("method", "views", "images"), CASES)
-def test_every_step_of_the_fast_path_has_loss_and_gradients_of_the_reference(
-    method: str, views: int, images: int
-) -> None:
-    """In float32, where the fused kernels run; from equal weights, as rounding alone drifts by 1 % in 50 steps."""
-    for mine, yours in losses_side_by_side(method, views, images, torch.float32, together=True):
-        assert mine == pytest.approx(yours, rel=1e-5)
+def test_every_step_matches_the_reference_in_float32(method: str, views: int, images: int) -> None:
+    """Each step starts from equal weights, because rounding errors of the fused kernels grow to 1 % in 50 steps."""
+    for rr_loss, reference_loss in train_both(method, views, images, torch.float32, same_weights=True):
+        assert rr_loss == pytest.approx(reference_loss, rel=1e-5)
 
 
-def test_the_reference_pairs_each_view_with_the_next_ones() -> None:
-    K, M = 4, 3  # the roll wraps
+def test_reference_pairs_each_view_with_all_later_views() -> None:
+    K, M = 4, 3  # few images, so that the roll starts over at 1
     rows = torch.arange(K * M, dtype=torch.float32).view(K, M, 1)
-    pairs, targets = reference.all_pairs(rows)
+    pairs, targets = reference.make_pairs(rows)
     assert pairs.shape == (M * (K * K - K), 2)
     assert targets.sum() * 2 == len(targets)
     left, right = (pairs % M).T
@@ -104,157 +105,159 @@ def test_the_reference_pairs_each_view_with_the_next_ones() -> None:
     assert (pairs[:, 0] // M < pairs[:, 1] // M).all()
 
 
-def test_the_loss_of_logit_zero_is_that_of_the_paper() -> None:
-    assert reference.focal(torch.zeros(2), torch.tensor([0.0, 1.0])).item() == pytest.approx(0.0866, abs=1e-4)
+def test_focal_loss_of_logit_zero_matches_the_paper() -> None:
+    assert reference.focal_loss(torch.zeros(2), torch.tensor([0.0, 1.0])).item() == pytest.approx(0.0866, abs=1e-4)
 
 
-def test_the_views_of_both_sides_have_equal_statistics() -> None:
+def test_views_of_rr_and_reference_have_equal_statistics() -> None:
     count = 600
     ramp = np.linspace(0, 255, 32, dtype=np.uint8)
-    picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, ::-1], np.uint8(90)), axis=-1)
+    image = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, ::-1], np.uint8(90)), axis=-1)
     torch.manual_seed(0)
-    data = reference.Pictures(picture[None], np.zeros(1), reference.relational_transform(32, MEAN, STD), count)
-    theirs = torch.stack(data[0][0])
-    ours = make_views(
-        picture[None], np.zeros(1, np.int64), augmentation=AUGMENTATION, seed=0, epoch=0, views=count,
+    data = reference.ImageDataset(image[None], np.zeros(1), reference.relational_transform(32, MEAN, STD), count)
+    reference_views = torch.stack(data[0][0])
+    rr_views = make_views(
+        image[None], np.zeros(1, np.int64), augmentation=AUGMENTATION, seed=0, epoch=0, num_views=count,
         mean=MEAN, std=STD, device="cpu",
     )  # fmt: skip
-    assert theirs.shape == ours.shape == (count, 3, 32, 32)
-    assert theirs.dtype == torch.float32
+    assert reference_views.shape == rr_views.shape == (count, 3, 32, 32)
+    assert reference_views.dtype == torch.float32
     scale, shift = torch.tensor(STD)[:, None, None], torch.tensor(MEAN)[:, None, None]
-    found = []
-    for views in (theirs * scale + shift, ours * scale + shift):
-        grey = (views.amax(1) - views.amin(1)).amax((1, 2)) < 1e-3
-        rising = views[:, 0, -1].mean(1) > views[:, 0, 0].mean(1)
-        leftwards = views[:, 1, :, 0].mean(1) > views[:, 1, :, -1].mean(1)
-        shares = [grey, rising, leftwards]
-        found.append([*(s.double().mean().item() for s in shares), views.mean().item(), views.std().item()])
-    assert found[0] == pytest.approx(found[1], abs=0.08)  # about three standard errors of a share
-    assert found[0][0] == pytest.approx(0.2, abs=0.06)
+    statistics = []
+    for views in (reference_views * scale + shift, rr_views * scale + shift):
+        is_gray = (views.amax(1) - views.amin(1)).amax((1, 2)) < 1e-3
+        brighter_at_bottom = views[:, 0, -1].mean(1) > views[:, 0, 0].mean(1)
+        brighter_at_left = views[:, 1, :, 0].mean(1) > views[:, 1, :, -1].mean(1)
+        fractions = [values.double().mean().item() for values in (is_gray, brighter_at_bottom, brighter_at_left)]
+        statistics.append([*fractions, views.mean().item(), views.std().item()])
+    assert statistics[0] == pytest.approx(statistics[1], abs=0.08)  # about three standard errors of a fraction
+    assert statistics[0][0] == pytest.approx(0.2, abs=0.06)
 
 
-def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
+def test_unknown_part_raises() -> None:
     with pytest.raises(
-        UserError, match=r"no part is called heads; known: views, head, backbone, .*startup, machine, gpu"
+        UserError, match=r"unknown part of the benchmark: heads; known: views, head, backbone, .*startup, machine, gpu"
     ):
-        bench.run(["head", "heads"])
+        bench.run_benchmark(["head", "heads"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"steps": 0}, "--steps 0: at least 1"),
-        ({"threads": [1, 999]}, "--threads 999: this machine has"),
-        ({"data": Path("nowhere")}, "--data nowhere: no train.beton there"),
+        ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"threads": [1, 999]}, "--threads 999: must be from 1 to"),
+        ({"data": Path("nowhere")}, "--data nowhere: contains no train.beton"),
     ],
 )
-def test_impossible_choices_are_refused(arguments: dict, expected: str) -> None:
+def test_invalid_options_raise(arguments: dict, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
-        bench.run(["head"], **arguments)
+        bench.run_benchmark(["head"], **arguments)
 
 
-def test_the_json_keeps_its_form() -> None:
-    found = json.loads(bench.run(["backbone"], as_json=True, steps=2, small=True, threads=[1]))
-    assert set(found) == {"schema", "settings", "machine", "load", "parts"}
-    assert found["schema"] == "rr-bench-1"
-    assert found["settings"] == {"steps": 2, "threads": [1], "data": None, "small": True}
-    assert {"processor", "cores", "versions", "python"} <= set(found["machine"])
-    assert len(found["load"]["before"]) == len(found["load"]["after"]) == 3
-    part = found["parts"]["backbone"]
-    assert set(part) == {"rows", "notes", "seconds", "load"}
-    case = part["rows"][0]
-    assert set(case) == {"case", "unit", "threads", "sides", "facts"}
-    ours, theirs = case["sides"]
+def test_json_format() -> None:
+    results = json.loads(bench.run_benchmark(["backbone"], as_json=True, steps=2, smoke_test=True, threads=[1]))
+    assert set(results) == {"schema", "settings", "machine", "load", "parts"}
+    assert results["schema"] == "rr-bench-2"
+    assert results["settings"] == {"steps": 2, "threads": [1], "data": None, "smoke_test": True}
+    assert {"processor", "cores", "versions", "python"} <= set(results["machine"])
+    assert len(results["load"]["before"]) == len(results["load"]["after"]) == 3
+    part = results["parts"]["backbone"]
+    assert set(part) == {"cases", "notes", "seconds", "load"}
+    case = part["cases"][0]
+    assert set(case) == {"case", "unit", "threads", "candidates", "facts"}
+    first, second = case["candidates"]
     assert (
-        set(ours)
-        == set(theirs)
-        == {"name", "amount", "wall", "cpu", "per_second", "per_cpu_second", "ratio", "cpu_ratio"}
+        set(first)
+        == set(second)
+        == {"name", "num_units", "wall", "cpu", "per_second", "per_cpu_second", "ratio", "cpu_ratio"}
     )
-    assert ours["ratio"] is None
-    for spread in (ours["wall"], ours["cpu"], theirs["wall"], theirs["ratio"], theirs["cpu_ratio"]):
-        assert set(spread) == SPREAD
-        assert spread["count"] == 2
+    assert first["ratio"] is None
+    for quantiles in (first["wall"], first["cpu"], second["wall"], second["ratio"], second["cpu_ratio"]):
+        assert set(quantiles) == QUANTILES
+        assert quantiles["count"] == 2
 
 
-def test_turns_alternate_and_ratios_are_formed_turn_by_turn() -> None:
+def test_candidates_alternate_and_ratios_are_computed_per_repeat() -> None:
     order: list[str] = []
-    contestants = [Contestant(name, lambda name=name: order.append(name), 1) for name in "ab"]
-    runs = alternate(contestants, 3, warmup=1)
+    candidates = [Candidate(name, lambda name=name: order.append(name), 1) for name in "ab"]
+    timings = time_interleaved(candidates, 3, warmup=1)
     assert "".join(order) == "ab" * 4
-    assert [len(results) for results in runs] == [3, 3]
-    ours, theirs = [Seconds(1, 1), Seconds(2, 1)], [Seconds(2, 0), Seconds(8, 1)]
-    side = row("", "views", 1, [("a", 10), ("b", 5)], [ours, theirs]).sides[1]
-    assert side.ratio is not None
-    assert (side.ratio.min, side.ratio.max) == (4, 8)
-    assert side.cpu_ratio is None  # a CPU time that could not be read
-    assert side.per_second == 1
+    assert [len(candidate_timings) for candidate_timings in timings] == [3, 3]
+    timings = [[Timing(1, 1), Timing(2, 1)], [Timing(2, 0), Timing(8, 1)]]
+    result = summarize("", "views", 1, [("a", 10), ("b", 5)], timings).candidates[1]
+    assert result.ratio is not None
+    assert (result.ratio.min, result.ratio.max) == (4, 8)
+    assert result.cpu_ratio is None  # because a CPU time is 0
+    assert result.per_second == 1
 
 
-def test_a_program_that_fails_ends_the_turns_with_all_others() -> None:
-    patient = "from rr.bench.turns import Turn\nturn = Turn()\nwhile True: turn.done()"
-    with pytest.raises(RuntimeError, match="ended early, with code 3"):
-        alternating.alternate([[sys.executable, "-c", patient], [sys.executable, "-c", "raise SystemExit(3)"]], 2, 1)
+def test_failing_program_raises() -> None:
+    endless = "from rr.bench.alternating import StepGate\ngate = StepGate()\nwhile True: gate.step_done()"
+    with pytest.raises(RuntimeError, match="ended early with exit code 3"):
+        alternating.time_programs(
+            [[sys.executable, "-c", endless], [sys.executable, "-c", "raise SystemExit(3)"]], 2, 1
+        )
 
 
-def test_the_peak_of_memory_is_what_was_taken_and_given_back() -> None:
-    def work() -> None:
-        np.ones(64 << 20, np.uint8)  # more than malloc would take from memory it kept
+def test_peak_memory_includes_freed_memory() -> None:
+    def allocate() -> None:
+        np.ones(64 << 20, np.uint8)  # more than malloc would reuse from memory that it has kept
 
-    # More than once: a kernel that takes idle pages back meanwhile (DAMON) makes the rise look smaller.
-    found = [memory.peak_of(work) for _ in range(5)]
-    assert any(peak is None or 60 < peak < 80 for peak in found)
-    assert all(peak is None or peak < 80 for peak in found)
+    # Several times, because a Linux kernel that reclaims idle pages (DAMON) can make the rise look smaller.
+    peaks = [memory.measure_peak_mib(allocate) for _ in range(5)]
+    assert any(peak is None or 60 < peak < 80 for peak in peaks)
+    assert all(peak is None or peak < 80 for peak in peaks)
 
 
-def test_a_system_that_reports_the_present_as_the_peak_is_not_believed(
+def test_peak_memory_is_none_if_the_system_reports_the_current_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     status = tmp_path / "status"
     status.write_text("VmHWM:  100 kB\nVmRSS:  100 kB\n")
     monkeypatch.setattr(memory, "_STATUS", status)
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "clear_refs")
-    assert memory.peak_of(lambda: None) is None
+    assert memory.measure_peak_mib(lambda: None) is None
 
 
 @pytest.mark.parametrize("part", ["views", "head", "loader", "evaluation", "machine"])
-def test_every_part_runs(part: str) -> None:
-    text = bench.run([part], steps=1, small=True, threads=[1])
+def test_part_runs(part: str) -> None:
+    text = bench.run_benchmark([part], steps=1, smoke_test=True, threads=[1])
     assert f"{part} (" in text
     assert "load average" in text
     assert "CPU ratio" in text
 
 
-def test_training_runs_the_loop_of_pretrain() -> None:
-    found = json.loads(bench.run(["training"], as_json=True, steps=2, small=True, threads=[1]))
-    case = found["parts"]["training"]["rows"][0]
-    assert [side["wall"]["count"] for side in case["sides"]] == [2, 2]
-    assert [side["amount"] for side in case["sides"]] == [32, 32]
+def test_training_part_runs() -> None:
+    results = json.loads(bench.run_benchmark(["training"], as_json=True, steps=2, smoke_test=True, threads=[1]))
+    case = results["parts"]["training"]["cases"][0]
+    assert [candidate["wall"]["count"] for candidate in case["candidates"]] == [2, 2]
+    assert [candidate["num_units"] for candidate in case["candidates"]] == [32, 32]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_without_a_gpu_its_part_says_so() -> None:
-    assert gpu.NO_GPU in bench.run(["gpu"], steps=1, small=True)
+def test_gpu_part_without_gpu() -> None:
+    assert gpu.NO_GPU in bench.run_benchmark(["gpu"], steps=1, smoke_test=True)
 
 
-def test_the_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def steps(*arguments: object, **options: object) -> None:
+def test_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*arguments: object, **options: object) -> None:
         on_step = arguments[-1]
         assert callable(on_step)
-        with contextlib.suppress(Enough):
+        with contextlib.suppress(StopTraining):
             for _ in range(100):
                 on_step(64 * 32)
 
-    importlib.import_module("ffcv.loader")  # it asks once, when it is imported, whether there is a GPU
+    importlib.import_module("ffcv.loader")  # because it looks for a GPU when it is imported
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(gpu, "describe", lambda device: device)
-    monkeypatch.setattr(gpu, "train", steps)
-    case, *others = gpu.run(Settings(steps=3, small=True)).rows
+    monkeypatch.setattr(gpu, "device_name", lambda device: device)
+    monkeypatch.setattr(gpu, "train_until_stopped", train)
+    case, *others = gpu.run(Settings(steps=3, smoke_test=True)).cases
     assert [other.case.split(",")[0] for other in others] == ["conv4", "resnet32"]
-    assert case.sides[0].wall.count == 3
-    assert case.sides[0].amount == 2 * 64 * 32
+    assert case.candidates[0].wall.count == 3
+    assert case.candidates[0].num_units == 2 * 64 * 32
 
 
-def test_startup_runs() -> None:
-    found = json.loads(bench.run(["startup"], as_json=True, steps=1, small=True, threads=[1]))
-    assert [case["case"] for case in found["parts"]["startup"]["rows"]] == ["help", "first step"]
+def test_startup_part_runs() -> None:
+    results = json.loads(bench.run_benchmark(["startup"], as_json=True, steps=1, smoke_test=True, threads=[1]))
+    assert [case["case"] for case in results["parts"]["startup"]["cases"]] == ["help", "first step"]

@@ -1,4 +1,4 @@
-"""The one script that measures a GPU and makes the paper's Conv-4 run, run here in small on the CPU."""
+"""`workflow/gpu.sh`, which measures a GPU and runs the paper's Conv-4 experiment, at small size on the CPU."""
 
 import os
 import subprocess
@@ -14,38 +14,39 @@ from rr.bench.parts import gpu
 ROOT = Path(__file__).parents[3]
 
 
-def test_its_parameters_are_the_papers() -> None:
-    chosen = params.load(ROOT / "workflow/gpu.yaml")
-    usual = params.load(ROOT / "params.yaml")
-    method = chosen.methods["relational-paper"]
-    assert isinstance(method, params.Relational)
+def test_parameters_match_the_paper() -> None:
+    gpu_params = params.load_params(ROOT / "workflow/gpu.yaml")
+    default_params = params.load_params(ROOT / "params.yaml")
+    method = gpu_params.methods["relational-paper"]
+    assert isinstance(method, params.RelationalConfig)
     assert (method.views, method.batch_size, method.epochs, method.gamma) == (32, 64, 200, 2.0)
-    assert chosen.datasets["cifar10"] == usual.datasets["cifar10"]
-    assert chosen.protocols["linear"] == usual.protocols["linear"]
-    ours = usual.methods["relational"]
-    assert method.model_copy(update={"views": ours.views, "epochs": ours.epochs}) == ours  # type: ignore[union-attr]
+    assert gpu_params.datasets["cifar10"] == default_params.datasets["cifar10"]
+    assert gpu_params.protocols["linear"] == default_params.protocols["linear"]
+    default_method = default_params.methods["relational"]
+    changes = {"views": default_method.views, "epochs": default_method.epochs}  # type: ignore[union-attr]
+    assert method.model_copy(update=changes) == default_method
 
 
-def test_it_runs_to_its_end(tmp_path: Path) -> None:
+def test_script_runs_on_cpu(tmp_path: Path) -> None:
     write_params(tmp_path, lambda raw: raw["methods"].update({"relational-paper": raw["methods"]["relational"]}))
     environment = {**os.environ, "RR_DEVICE": "cpu", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
+    process = subprocess.run(
         [ROOT / "workflow/gpu.sh", "params.yaml", "shapes"], cwd=tmp_path, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    rates = done.stdout.split("---")[0]
-    assert ("views" if torch.cuda.is_available() else gpu.NO_GPU) in rates
-    assert '"accuracy"' in done.stdout
-    assert '"views_per_second"' in done.stdout
+    assert process.returncode == 0, process.stdout
+    benchmark_output = process.stdout.split("---")[0]
+    assert ("views" if torch.cuda.is_available() else gpu.NO_GPU) in benchmark_output
+    assert '"accuracy"' in process.stdout
+    assert '"views_per_second"' in process.stdout
 
 
-def test_without_a_gpu_it_stops_unless_told_where_to_run(tmp_path: Path) -> None:
+def test_script_without_gpu_and_device_fails(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "RR_DEVICE"}
     environment |= {"CUDA_VISIBLE_DEVICES": "", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
+    process = subprocess.run(
         [ROOT / "workflow/gpu.sh"], cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=100
     )
-    assert done.returncode == 2
-    assert "no GPU here" in done.stderr
+    assert process.returncode == 2
+    assert "no GPU found" in process.stderr
     assert not list(tmp_path.iterdir())

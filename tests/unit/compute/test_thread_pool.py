@@ -1,4 +1,4 @@
-"""Sharing tiles between threads: every tile once, errors to the caller, callers beside each other, after a fork."""
+"""Tests of the parallel for-loop: complete, concurrent, nested, with errors and after a fork."""
 
 import os
 import threading
@@ -9,55 +9,55 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rr.compute.thread_pool import share
+from rr.compute.thread_pool import parallel_for
 
 
-@given(tiles=st.integers(0, 200), threads=st.integers(1, 9))
-def test_every_tile_is_done_once(tiles: int, threads: int) -> None:
-    done = np.zeros(tiles, int)
-
-    def work(start: int, stop: int) -> None:
-        done[start:stop] += 1
-
-    share(work, tiles, threads)
-    assert (done == 1).all()
-
-
-def test_several_threads_work_at_once() -> None:
-    inside = threading.Barrier(3, timeout=30)
+@given(num_items=st.integers(0, 200), num_threads=st.integers(1, 9))
+def test_every_item_is_processed_once(num_items: int, num_threads: int) -> None:
+    counts = np.zeros(num_items, int)
 
     def work(start: int, stop: int) -> None:
-        if start < 3:  # the first three pieces are of one tile each and wait for one another
-            inside.wait()
+        counts[start:stop] += 1
 
-    share(work, 3, 3)
+    parallel_for(work, num_items, num_threads)
+    assert (counts == 1).all()
 
 
-def test_errors_reach_the_caller_after_all_pieces_have_ended() -> None:
-    ended = []
+def test_chunks_run_concurrently() -> None:
+    barrier = threading.Barrier(3, timeout=30)
+
+    def work(start: int, stop: int) -> None:
+        if start < 3:  # the first three chunks have one item each and wait for each other
+            barrier.wait()
+
+    parallel_for(work, 3, 3)
+
+
+def test_error_is_raised_after_all_chunks_have_ended() -> None:
+    sizes = []
 
     def work(start: int, stop: int) -> None:
         if start == 0:
-            raise ZeroDivisionError("first piece")
+            raise ZeroDivisionError("first chunk")
         time.sleep(0.01)
-        ended.append(stop - start)
+        sizes.append(stop - start)
 
-    with pytest.raises(ZeroDivisionError, match="first piece"):
-        share(work, 12, 2)
-    assert sum(ended) == 12 - 3  # all but the first piece
-    share(lambda start, stop: None, 12, 2)  # helpers live on
+    with pytest.raises(ZeroDivisionError, match="first chunk"):
+        parallel_for(work, 12, 2)
+    assert sum(sizes) == 12 - 3  # all but the first chunk
+    parallel_for(lambda start, stop: None, 12, 2)  # the workers still run
 
 
-def test_callers_beside_each_other_and_within_each_other() -> None:
-    done = np.zeros((4, 50), int)
+def test_concurrent_and_nested_loops() -> None:
+    counts = np.zeros((4, 50), int)
 
     def caller(row: int) -> None:
         def work(start: int, stop: int) -> None:
-            for tile in range(start, stop):
-                share(lambda a, b: time.sleep(0), 4, 2)
-                done[row, tile] += 1
+            for item in range(start, stop):
+                parallel_for(lambda a, b: time.sleep(0), 4, 2)
+                counts[row, item] += 1
 
-        share(work, 50, 3)
+        parallel_for(work, 50, 3)
 
     threads = [threading.Thread(target=caller, args=(row,)) for row in range(4)]
     for thread in threads:
@@ -65,18 +65,18 @@ def test_callers_beside_each_other_and_within_each_other() -> None:
     for thread in threads:
         thread.join(timeout=60)
         assert not thread.is_alive()
-    assert (done == 1).all()
+    assert (counts == 1).all()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_has_helpers_of_its_own() -> None:
-    share(lambda start, stop: None, 8, 4)
+def test_forked_process_starts_its_own_workers() -> None:
+    parallel_for(lambda start, stop: None, 8, 4)
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            inside = threading.Barrier(3, timeout=5)  # three threads must come
-            share(lambda start, stop: inside.wait(), 3, 3)
+            barrier = threading.Barrier(3, timeout=5)  # passes only if three threads run
+            parallel_for(lambda start, stop: barrier.wait(), 3, 3)
             code = 0
         finally:
             os._exit(code)
@@ -88,5 +88,5 @@ def test_a_forked_process_has_helpers_of_its_own() -> None:
     else:
         os.kill(child, 9)
         os.waitpid(child, 0)
-        pytest.fail("the child hangs")
+        pytest.fail("the forked process does not end")
     assert os.waitstatus_to_exitcode(status) == 0

@@ -1,4 +1,4 @@
-"""Betons by the real FFCV: what is written comes back, byte-identical files, and refusal before FFCV maps a file."""
+"""Tests of reading and writing betons with FFCV, and of validation before FFCV maps a file."""
 
 import hashlib
 import subprocess
@@ -16,54 +16,54 @@ from hypothesis import strategies as st
 from rr.data import beton
 from rr.errors import UserError
 
-COUNT, SIDE = 700, 16
+COUNT, SIZE = 700, 16
 
 
-def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_samples() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(3)
-    images = rng.integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
+    images = rng.integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8)
     return images, rng.integers(-1, 10, COUNT), np.arange(1000, 1000 + COUNT)
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("beton") / "train.beton"
-    beton.write(target, *pictures())
+    beton.write(target, *make_samples())
     return target
 
 
-def test_what_was_written_comes_back(path: Path) -> None:
-    images, labels, index = pictures()
+def test_written_beton_is_read_back(path: Path) -> None:
+    images, labels, index = make_samples()
     data = beton.Beton(path, threads=2)
     assert data.images is not None
     assert np.array_equal(data.images, images)
     assert np.array_equal(data.labels, labels)
     assert np.array_equal(data.index, index)
-    assert (data.side, len(data)) == (SIDE, COUNT)
+    assert (data.image_size, len(data)) == (SIZE, COUNT)
 
 
-def test_two_writes_give_the_same_bytes(path: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again.beton"
-    beton.write(again, *pictures())
-    assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(path.read_bytes()).digest()
+def test_equal_input_gives_equal_bytes(path: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second.beton"
+    beton.write(second, *make_samples())
+    assert hashlib.sha256(second.read_bytes()).digest() == hashlib.sha256(path.read_bytes()).digest()
 
 
-def test_a_streamed_split_yields_the_batches_of_a_resident_one(path: Path) -> None:
-    resident, streamed = beton.Beton(path, threads=2), beton.Beton(path, threads=1, resident_bytes=0)
+def test_streamed_split_yields_same_batches(path: Path) -> None:
+    resident, streamed = beton.Beton(path, threads=2), beton.Beton(path, threads=1, max_resident_bytes=0)
     assert streamed.images is None
     for seed in (0, 1):
         order = np.random.default_rng(seed).permutation(COUNT)[: 300 + seed]
         pairs = zip(resident.batches(order, 64), streamed.batches(order, 64), strict=True)
-        seen = 0
-        for (one, positions), (other, same) in pairs:
-            assert np.array_equal(one, other)
-            assert np.array_equal(positions, same)
-            seen += len(positions)
-        assert seen == len(order)
+        count = 0
+        for (images, positions), (streamed_images, streamed_positions) in pairs:
+            assert np.array_equal(images, streamed_images)
+            assert np.array_equal(positions, streamed_positions)
+            count += len(positions)
+        assert count == len(order)
 
 
-def test_leaving_an_epoch_early_ends_its_thread(path: Path) -> None:
-    data = beton.Beton(path, threads=1, resident_bytes=0)
+def test_closing_an_epoch_early_ends_its_thread(path: Path) -> None:
+    data = beton.Beton(path, threads=1, max_resident_bytes=0)
     before = threading.active_count()
     for _ in range(5):
         stream = data.batches(range(COUNT), 10)
@@ -75,49 +75,49 @@ def test_leaving_an_epoch_early_ends_its_thread(path: Path) -> None:
     assert threading.active_count() <= before
 
 
-def test_the_threads_of_torch_are_left_alone(path: Path) -> None:
+def test_number_of_torch_threads_is_preserved(path: Path) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        list(beton.Beton(path, threads=1, resident_bytes=0).batches(range(20), 10))
+        list(beton.Beton(path, threads=1, max_resident_bytes=0).batches(range(20), 10))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
-def test_an_error_while_pictures_are_made_reaches_the_caller(tmp_path: Path) -> None:
+def test_error_of_image_iterator_is_raised(tmp_path: Path) -> None:
     def broken() -> Iterator[np.ndarray]:
         yield np.zeros((8, 8, 3), np.uint8)
-        raise UserError("the second picture is broken")
+        raise UserError("the second image is broken")
 
-    with pytest.raises(UserError, match="second picture"):
+    with pytest.raises(UserError, match="second image"):
         beton.write(tmp_path / "x.beton", broken(), np.zeros(2, np.int64), np.arange(2))
 
 
-def test_a_full_disk_reaches_the_caller(tmp_path: Path) -> None:
+def test_full_disk_raises(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
     try:
-        big = (np.zeros((64, 64, 3), np.uint8) for _ in range(1000))
+        images = (np.zeros((64, 64, 3), np.uint8) for _ in range(1000))
         with pytest.raises(OSError, match="No space left"):
-            beton.write(disk / "x.beton", big, np.zeros(1000, np.int64), np.arange(1000))
+            beton.write(disk / "x.beton", images, np.zeros(1000, np.int64), np.arange(1000))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
+def test_missing_or_invalid_file_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing: run rr convert"):
-        beton.check(tmp_path / "none.beton")
+        beton.validate(tmp_path / "missing.beton")
     for content in (b"", b"hello", bytes(5000), b"\x02\x00" + bytes(10000)):
         (tmp_path / "x.beton").write_bytes(content)
-        with pytest.raises(UserError, match=r"x\.beton is not a beton of this project"):
-            beton.check(tmp_path / "x.beton")
+        with pytest.raises(UserError, match=r"x\.beton is not a valid beton of this project"):
+            beton.validate(tmp_path / "x.beton")
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.5, 0.999])
-def test_a_truncated_file_is_refused(path: Path, tmp_path: Path, keep: float) -> None:
+def test_truncated_file_raises(path: Path, tmp_path: Path, keep: float) -> None:
     content = path.read_bytes()
     (tmp_path / "x.beton").write_bytes(content[: int(keep * len(content))])
     with pytest.raises(UserError, match="run rr convert again"):
@@ -126,26 +126,24 @@ def test_a_truncated_file_is_refused(path: Path, tmp_path: Path, keep: float) ->
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 3127 + 40), value=st.integers(0, 255))
-def test_a_changed_table_is_refused_or_reads_inside_the_file(
-    path: Path, tmp_path: Path, position: int, value: int
-) -> None:
+def test_changed_table_raises_or_is_valid(path: Path, tmp_path: Path, position: int, value: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] = value
     target = tmp_path / "x.beton"
     target.write_bytes(content)
     try:
-        facts = beton.check(target)
+        info = beton.validate(target)
     except UserError:
         return
-    assert facts.side == SIDE
-    assert len(facts.labels) == COUNT
+    assert info.image_size == SIZE
+    assert len(info.labels) == COUNT
 
 
-def test_looking_at_a_file_does_not_import_ffcv(path: Path) -> None:
-    code = "import sys; from pathlib import Path; from rr.data import beton; beton.check(Path(sys.argv[1]))"
+def test_validation_does_not_import_ffcv(path: Path) -> None:
+    code = "import sys; from pathlib import Path; from rr.data import beton; beton.validate(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", f"{code}; sys.exit('ffcv' in sys.modules)", str(path)], check=True)
 
 
-def test_more_threads_than_cores_are_as_many_as_cores(path: Path) -> None:
-    data = beton.Beton(path, threads=1000, resident_bytes=0)
+def test_number_of_threads_is_limited_to_cores(path: Path) -> None:
+    data = beton.Beton(path, threads=1000, max_resident_bytes=0)
     assert sum(len(images) for images, _ in data.batches(range(COUNT), 64)) == COUNT

@@ -1,4 +1,4 @@
-"""The paper's data sets, each from a small copy in its exact format, through `rr fetch`."""
+"""Tests of `rr fetch` on the datasets of the paper, each as a small copy in the official format."""
 
 import hashlib
 import io
@@ -15,27 +15,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import cifar_like
-from helpers import ROOT, Rr, fetched, use
+from archives import write_cifar10
+from helpers import ROOT, RunRr, add_dataset, open_fetched
 from PIL import Image
 
 from rr.data import raw
 from rr.data.sources import slimagenet, stl10, tiny_imagenet, torchvision_archive
-from rr.params import Stl10Source, load
+from rr.params import Stl10Source, load_params
 
 FETCH = ("fetch", "--dataset", "mine")
 
 
 @pytest.fixture
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address under which a server on this machine gives its files."""
-    folder = tmp_path_factory.mktemp("served")
+def web_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """Serve a folder over local HTTP; return the folder and its URL."""
+    folder = tmp_path_factory.mktemp("web")
 
-    class Quiet(SimpleHTTPRequestHandler):
+    class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield folder, f"http://127.0.0.1:{server.server_port}"
@@ -44,11 +44,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     server.server_close()
 
 
-def pixels(data: raw.RawFile) -> np.ndarray:
-    return np.stack([raw.decode(content) for _, content in data.pictures()])
+def decode_all(data: raw.RawFile) -> np.ndarray:
+    return np.stack([raw.decode_image(content) for _, content in data.iter_images()])
 
 
-def nothing_written(project: Path) -> bool:
+def is_nothing_written(project: Path) -> bool:
     return not list((project / "data").rglob("images.parquet"))
 
 
@@ -56,7 +56,8 @@ def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def packed(folder: Path, archive: Path) -> Path:
+def make_archive(folder: Path, archive: Path) -> Path:
+    """Pack a folder into a zip, tar.gz or tar.bz2, by the suffix of `archive`."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
             for path in sorted(folder.rglob("*")):
@@ -69,7 +70,7 @@ def packed(folder: Path, archive: Path) -> Path:
 
 @pytest.fixture
 def stl(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """STL-10's folder with few random pictures, and the md5 sums that torchvision then lists."""
+    """Write an STL-10 folder with a few random images, and set torchvision's MD5s to those of its files."""
     from torchvision.datasets import STL10
 
     folder = tmp_path_factory.mktemp("stl") / STL10.base_folder
@@ -90,266 +91,274 @@ class TestStl10:
         ("kind", "parts", "names"),
         [
             ("stl10", ("train", "test"), [f"class{i}" for i in range(10)]),
-            ("stl10_unlabelled", ("unlabeled", "test"), []),
+            ("stl10_unlabeled", ("unlabeled", "test"), []),
         ],
     )
-    def test_pictures_and_labels_are_torchvisions(
-        self, project: Path, rr: Rr, stl: Path, kind: str, parts: tuple, names: list
+    def test_images_and_labels_equal_torchvisions(
+        self, project: Path, rr: RunRr, stl: Path, kind: str, parts: tuple, names: list
     ) -> None:
         from torchvision.datasets import STL10
 
-        use(project, {"kind": kind}, side=96)
+        add_dataset(project, {"kind": kind}, image_size=96)
         assert rr(*FETCH, "--from", stl).code == 0
         train, test = (STL10(stl.parent, split=part) for part in parts)
-        data = fetched(project)
+        data = open_fetched(project)
         expected = [np.asarray(image) for part in (train, test) for image, _ in part]
-        assert np.array_equal(pixels(data), np.stack(expected))
+        assert np.array_equal(decode_all(data), np.stack(expected))
         assert data.splits.tolist() == ["train"] * len(train) + ["test"] * 8
-        labels = [-1] * 23 if kind == "stl10_unlabelled" else [*train.labels, *test.labels]
+        labels = [-1] * 23 if kind == "stl10_unlabeled" else [*train.labels, *test.labels]
         assert data.labels.tolist() == labels
         assert data.class_names == names
         assert rr("convert", "--dataset", "mine").code == 0
 
-    def test_it_is_downloaded_once(
-        self, project: Path, rr: Rr, stl: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    def test_archive_is_downloaded_once(
+        self, project: Path, rr: RunRr, stl: Path, web_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from torchvision.datasets import STL10
 
-        folder, address = served
-        archive = packed(stl, folder / STL10.filename)
-        monkeypatch.setattr(STL10, "url", f"{address}/{STL10.filename}")
-        use(project, {"kind": "stl10"}, side=96)
+        folder, url = web_folder
+        archive = make_archive(stl, folder / STL10.filename)
+        monkeypatch.setattr(STL10, "url", f"{url}/{STL10.filename}")
+        add_dataset(project, {"kind": "stl10"}, image_size=96)
         outcome = rr(*FETCH)
         assert outcome.code == 2
-        assert "stl10_binary.tar.gz.part: wrong checksum, md5 91f7769df0f17e558f3565bffb0c7dfb expected" in outcome.err
-        assert nothing_written(project)
+        assert "stl10_binary.tar.gz.part: wrong checksum: expected md5 91f7769df0f17e558f3565bffb0c7dfb" in outcome.err
+        assert is_nothing_written(project)
         monkeypatch.setattr(STL10, "tgz_md5", md5(archive))
         assert rr(*FETCH).code == 0
-        first = pixels(fetched(project))
+        first = decode_all(open_fetched(project))
         archive.unlink()
         assert rr(*FETCH).code == 0
-        # The other data set of the same archive, and an unpacked file that has been damaged since.
-        use(project, {"kind": "stl10_unlabelled", "path": "data/download/mine"}, side=96)
+        # The other dataset of the same archive, and an extracted file that was damaged afterwards.
+        add_dataset(project, {"kind": "stl10_unlabeled", "path": "data/download/mine"}, image_size=96)
         assert rr(*FETCH).code == 0
-        use(project, {"kind": "stl10"}, side=96)
+        add_dataset(project, {"kind": "stl10"}, image_size=96)
         (project / "data/download/mine/unpacked/stl10_binary/train_X.bin").write_bytes(b"")
         assert rr(*FETCH).code == 0
-        assert np.array_equal(pixels(fetched(project)), first)
+        assert np.array_equal(decode_all(open_fetched(project)), first)
 
-    def test_a_damaged_copy(self, project: Path, rr: Rr, stl: Path) -> None:
-        use(project, {"kind": "stl10", "path": str(stl.parent)}, side=96)
-        whole = (stl / "test_X.bin").read_bytes()
-        content = bytearray(whole)
+    def test_damaged_copy_raises(self, project: Path, rr: RunRr, stl: Path) -> None:
+        add_dataset(project, {"kind": "stl10", "path": str(stl.parent)}, image_size=96)
+        original = (stl / "test_X.bin").read_bytes()
+        content = bytearray(original)
         content[1000] ^= 1
         (stl / "test_X.bin").write_bytes(content)
         outcome = rr(*FETCH)
         assert outcome.code == 2
-        assert "test_X.bin: its checksum is wrong" in outcome.err
+        assert "test_X.bin: wrong checksum" in outcome.err
         (stl / "test_X.bin").unlink()
         assert "test_X.bin is missing" in rr(*FETCH).err
-        use(project, {"kind": "stl10_unlabelled", "path": str(stl)}, side=96)
+        add_dataset(project, {"kind": "stl10_unlabeled", "path": str(stl)}, image_size=96)
         assert "test_X.bin is missing" in rr(*FETCH).err
-        (stl / "test_X.bin").write_bytes(whole)
+        (stl / "test_X.bin").write_bytes(original)
         (stl / "class_names.txt").write_text("cat\ndog\n")
-        use(project, {"kind": "stl10", "path": str(stl)}, side=96)
-        assert "class_names.txt does not list 10 classes" in rr(*FETCH).err
-        assert nothing_written(project)
+        add_dataset(project, {"kind": "stl10", "path": str(stl)}, image_size=96)
+        assert "class_names.txt: expected 10 class names, found 2" in rr(*FETCH).err
+        assert is_nothing_written(project)
 
-    def test_only_one_picture_is_in_memory(self, stl: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_images_are_read_one_by_one(self, stl: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         from torchvision.datasets import STL10
 
         with open(stl / "unlabeled_X.bin", "wb") as file:
             file.truncate(100_000 * 3 * 96 * 96)
-        listed = {stl / name: value for name, value in STL10.train_list + STL10.test_list}
-        monkeypatch.setattr(torchvision_archive, "md5_of", lambda path: listed[path])
+        md5s = {stl / name: value for name, value in STL10.train_list + STL10.test_list}
+        monkeypatch.setattr(torchvision_archive, "file_md5", lambda path: md5s[path])
         tracemalloc.start()
         try:
-            rows = iter(stl10.pictures(Stl10Source(kind="stl10_unlabelled"), tmp_path, stl).rows)
-            assert [next(rows).path for _ in range(3)] == [f"unlabeled/{i}.png" for i in range(3)]
+            rows = iter(stl10.read_dataset(Stl10Source(kind="stl10_unlabeled"), tmp_path, stl).images)
+            assert [next(rows).name for _ in range(3)] == [f"unlabeled/{i}.png" for i in range(3)]
             assert tracemalloc.get_traced_memory()[1] < 10_000_000
         finally:
             tracemalloc.stop()
 
 
-def jpeg(seed: int, side: int = 64) -> bytes:
+def make_jpeg(seed: int, side: int = 64) -> bytes:
     buffer = io.BytesIO()
-    colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    Image.fromarray(colours).resize((side, side)).save(buffer, "JPEG")
+    colors = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    Image.fromarray(colors).resize((side, side)).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
 @pytest.fixture
 def tiny(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tiny-ImageNet's folder with 4 classes of 3 pictures and 6 of validation."""
+    """Write a Tiny-ImageNet folder with 4 classes of 3 training images, and 6 validation images."""
     monkeypatch.setattr(tiny_imagenet, "CLASSES", 4)
     monkeypatch.setattr(tiny_imagenet, "TRAIN_PER_CLASS", 3)
     monkeypatch.setattr(tiny_imagenet, "TEST", 6)
     root = tmp_path_factory.mktemp("tiny") / "tiny-imagenet-200"
-    numbers = ["n02", "n01", "n04", "n03"]
-    for place in (f"train/{number}/images" for number in numbers):
-        (root / place).mkdir(parents=True)
-    for place in ("val/images", "test/images"):
-        (root / place).mkdir(parents=True)
-    (root / "wnids.txt").write_text("\n".join(numbers))
+    wnids = ["n02", "n01", "n04", "n03"]
+    for folder in (*(f"train/{wnid}/images" for wnid in wnids), "val/images", "test/images"):
+        (root / folder).mkdir(parents=True)
+    (root / "wnids.txt").write_text("\n".join(wnids))
     words = ["n00\tentity", "n01\tgoldfish, Carassius auratus", "n02\tcrane", "n03\tcrane, wading bird", "n04\tbeacon"]
     (root / "words.txt").write_text("".join(f"{line}\n" for line in words))
-    for position, number in enumerate(sorted(numbers)):
-        (root / f"train/{number}/{number}_boxes.txt").write_text(f"{number}_0.JPEG\t0\t0\t62\t62\n")
+    for position, wnid in enumerate(sorted(wnids)):
+        (root / f"train/{wnid}/{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t0\t62\t62\n")
         for i in range(3):
-            (root / f"train/{number}/images/{number}_{i}.JPEG").write_bytes(jpeg(10 * position + i))
+            (root / f"train/{wnid}/images/{wnid}_{i}.JPEG").write_bytes(make_jpeg(10 * position + i))
     lines = []
-    for i, number in enumerate(["n03", "n01", "n02", "n04", "n01", "n03"]):
-        (root / f"val/images/val_{i}.JPEG").write_bytes(jpeg(100 + i))
-        (root / f"test/images/test_{i}.JPEG").write_bytes(jpeg(200 + i))
-        lines.append(f"val_{i}.JPEG\t{number}\t0\t32\t44\t62\n")
+    for i, wnid in enumerate(["n03", "n01", "n02", "n04", "n01", "n03"]):
+        (root / f"val/images/val_{i}.JPEG").write_bytes(make_jpeg(100 + i))
+        (root / f"test/images/test_{i}.JPEG").write_bytes(make_jpeg(200 + i))
+        lines.append(f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n")
     (root / "val/val_annotations.txt").write_text("".join(lines))
     return root
 
 
 class TestTinyImageNet:
-    def check(self, data: raw.RawFile, root: Path) -> None:
+    def check_images(self, data: raw.RawFile, root: Path) -> None:
         train = [root / f"train/n0{number}/images/n0{number}_{i}.JPEG" for number in range(1, 5) for i in range(3)]
         expected = [*train, *(root / f"val/images/val_{i}.JPEG" for i in range(6))]
-        assert [content for _, content in data.pictures()] == [path.read_bytes() for path in expected]
-        assert [name for name, _ in data.pictures()] == [path.relative_to(root).as_posix() for path in expected]
+        assert [content for _, content in data.iter_images()] == [path.read_bytes() for path in expected]
+        assert [name for name, _ in data.iter_images()] == [path.relative_to(root).as_posix() for path in expected]
         assert data.splits.tolist() == ["train"] * 12 + ["test"] * 6
         assert data.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 2, 0, 1, 3, 0, 2]
         assert data.class_names == ["goldfish", "crane (n02)", "crane (n03)", "beacon"]
 
-    @pytest.mark.parametrize("form", ["folder", "above", "zip", "flat zip"])
-    def test_a_local_copy(self, project: Path, rr: Rr, tiny: Path, form: str) -> None:
+    @pytest.mark.parametrize("form", ["folder", "parent folder", "zip", "flat zip"])
+    def test_local_copy(self, project: Path, rr: RunRr, tiny: Path, form: str) -> None:
         local = tiny if form == "folder" else tiny.parent
         if form.endswith("zip"):
-            local = packed(tiny, tiny.parent / "any.zip")
+            local = make_archive(tiny, tiny.parent / "any.zip")
         if form == "flat zip":
             shutil.make_archive(str(local.with_suffix("")), "zip", tiny)
-        use(project, {"kind": "tiny_imagenet"}, side=64)
+        add_dataset(project, {"kind": "tiny_imagenet"}, image_size=64)
         assert rr(*FETCH, "--from", local).code == 0
-        self.check(fetched(project), tiny)
+        self.check_images(open_fetched(project), tiny)
         assert not (project / "data/download").exists()
 
-    def test_it_is_downloaded_and_read_where_it_lies(
-        self, project: Path, rr: Rr, tiny: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    def test_downloaded_zip_is_read_in_place(
+        self, project: Path, rr: RunRr, tiny: Path, web_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        folder, address = served
-        packed(tiny, folder / "tiny-imagenet-200.zip")
-        monkeypatch.setattr(tiny_imagenet, "URL", f"{address}/tiny-imagenet-200.zip")
-        use(project, {"kind": "tiny_imagenet"}, side=64)
+        folder, url = web_folder
+        make_archive(tiny, folder / "tiny-imagenet-200.zip")
+        monkeypatch.setattr(tiny_imagenet, "URL", f"{url}/tiny-imagenet-200.zip")
+        add_dataset(project, {"kind": "tiny_imagenet"}, image_size=64)
         assert rr(*FETCH).code == 0
-        self.check(fetched(project), tiny)
+        self.check_images(open_fetched(project), tiny)
         assert [path.name for path in (project / "data/download").rglob("*")] == ["mine", "tiny-imagenet-200.zip"]
         assert rr(*FETCH, "--from", "data/download/mine").code == 0
-        monkeypatch.setattr(tiny_imagenet, "URL", f"{address}/gone.zip")
+        monkeypatch.setattr(tiny_imagenet, "URL", f"{url}/gone.zip")
         outcome = rr(*FETCH)
         assert outcome.code == 2
-        assert f"rr: cannot download {address}/gone.zip (the server answers 404" in outcome.err
+        assert f"rr: cannot download {url}/gone.zip (the server answered 404" in outcome.err
         assert "Traceback" not in outcome.err
 
     @pytest.mark.parametrize(
         ("change", "expected"),
         [
-            (lambda root: (root / "train/n02/images/n02_1.JPEG").unlink(), "train/n02 has 2 pictures in place of 3"),
+            (lambda root: (root / "train/n02/images/n02_1.JPEG").unlink(), "expected 3 images in train/n02, found 2"),
             (
                 lambda root: (root / "train/n02/images/x.JPEG").write_bytes(b""),
-                "train/n02 has 4 pictures in place of 3",
+                "expected 3 images in train/n02, found 4",
             ),
-            (lambda root: (root / "val/images/val_3.JPEG").unlink(), "val_annotations.txt, line 4: no such picture"),
-            (lambda root: (root / "wnids.txt").write_text("n01\nn02\nn03\n"), "lists 3 classes in place of 4"),
-            (lambda root: (root / "wnids.txt").write_text("n01\nn02\nn03\nn09\n"), "train/n09 has 0 pictures"),
-            (lambda root: (root / "wnids.txt").unlink(), "holds no wnids.txt"),
-            (lambda root: (root / "words.txt").unlink(), "words.txt: get it again"),
+            (
+                lambda root: (root / "val/images/val_3.JPEG").unlink(),
+                "val_annotations.txt, line 4: the image or the class is missing",
+            ),
+            (lambda root: (root / "wnids.txt").write_text("n01\nn02\nn03\n"), "expected 4 classes, found 3"),
+            (
+                lambda root: (root / "wnids.txt").write_text("n01\nn02\nn03\nn09\n"),
+                "expected 3 images in train/n09, found 0",
+            ),
+            (lambda root: (root / "wnids.txt").unlink(), "contains no wnids.txt"),
+            (lambda root: (root / "words.txt").unlink(), "contains no words.txt: download the archive again"),
             (
                 lambda root: (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn01\t0\t0\t9\t9\n"),
-                "val has 1 annotated pictures in place of 6",
+                "expected 6 annotated images in val, found 1",
             ),
             (
                 lambda root: (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn77\t0\t0\t9\t9\n"),
-                "line 1: no such picture or class",
+                "line 1: the image or the class is missing",
             ),
             (
-                lambda root: (root / "train/n01/images/n01_0.JPEG").write_bytes(jpeg(1)[:400]),
-                "n01_0.JPEG: not a readable picture",
+                lambda root: (root / "train/n01/images/n01_0.JPEG").write_bytes(make_jpeg(1)[:400]),
+                "n01_0.JPEG: not a readable image",
             ),
         ],
     )
-    def test_what_is_missing_is_named(self, project: Path, rr: Rr, tiny: Path, change: Callable, expected: str) -> None:
+    def test_incomplete_copy_raises(
+        self, project: Path, rr: RunRr, tiny: Path, change: Callable, expected: str
+    ) -> None:
         change(tiny)
-        use(project, {"kind": "tiny_imagenet", "path": str(tiny)}, side=64)
+        add_dataset(project, {"kind": "tiny_imagenet", "path": str(tiny)}, image_size=64)
         outcome = rr(*FETCH)
         assert outcome.code == 2
         assert expected in outcome.err
         assert "Traceback" not in outcome.err
-        assert nothing_written(project)
+        assert is_nothing_written(project)
 
-    def test_a_damaged_member_of_the_zip(self, project: Path, rr: Rr, tiny: Path) -> None:
+    def test_damaged_zip_member_raises(self, project: Path, rr: RunRr, tiny: Path) -> None:
         archive = tiny.parent / "tiny.zip"
         with zipfile.ZipFile(archive, "w") as file:
             for path in tiny.rglob("*.*"):
                 file.write(path, path.relative_to(tiny))
         content = archive.read_bytes()
-        picture = (tiny / "val/images/val_2.JPEG").read_bytes()
-        archive.write_bytes(content.replace(picture, picture[:-1] + b"\0"))
-        use(project, {"kind": "tiny_imagenet"}, side=64)
+        image = (tiny / "val/images/val_2.JPEG").read_bytes()
+        archive.write_bytes(content.replace(image, image[:-1] + b"\0"))
+        add_dataset(project, {"kind": "tiny_imagenet"}, image_size=64)
         outcome = rr(*FETCH, "--from", archive)
         assert outcome.code == 2
         assert "is damaged (val/images/val_2.JPEG: Bad CRC-32" in outcome.err
-        assert nothing_written(project)
+        assert is_nothing_written(project)
 
 
 @pytest.fixture
 def slim(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """SlimageNet64's folder with 3 classes of 10 pictures."""
+    """Write a SlimageNet64 folder with 3 classes of 10 images."""
     for name, value in (("CLASSES", 3), ("PER_CLASS", 10), ("TRAIN_PER_CLASS", 8)):
         monkeypatch.setattr(slimagenet, name, value)
     root = tmp_path_factory.mktemp("slim") / "SlimageNet64"
-    for kind in ("n03", "n01", "n02"):
-        (root / kind).mkdir(parents=True)
+    for class_name in ("n03", "n01", "n02"):
+        (root / class_name).mkdir(parents=True)
         for i in range(10):
-            (root / kind / f"{kind}_{i}.png").write_bytes(raw.encode(np.full((64, 64, 3), 25 * i, np.uint8)))
-    (root / "README.txt").write_text("not a picture")
+            (root / class_name / f"{class_name}_{i}.png").write_bytes(
+                raw.encode_png(np.full((64, 64, 3), 25 * i, np.uint8))
+            )
+    (root / "README.txt").write_text("not an image")
     return root
 
 
-def split_of(data: raw.RawFile) -> dict[str, tuple[str, int]]:
-    """Split and label of each picture, by its class and file."""
-    names = ["/".join(name.split("/")[-2:]) for name, _ in data.pictures()]
+def splits_and_labels(data: raw.RawFile) -> dict[str, tuple[str, int]]:
+    """Map the class and file name of each image to its split and label."""
+    names = ["/".join(name.split("/")[-2:]) for name, _ in data.iter_images()]
     return dict(zip(names, zip(data.splits.tolist(), data.labels.tolist(), strict=True), strict=True))
 
 
 class TestSlimageNet:
     @pytest.mark.parametrize("form", ["folder", "zip", "tar.gz", "tar.bz2", "few-shot"])
-    def test_the_split_follows_from_the_names(self, project: Path, rr: Rr, slim: Path, form: str) -> None:
+    def test_split_depends_only_on_names(self, project: Path, rr: RunRr, slim: Path, form: str) -> None:
         expected = {}
-        for label, kind in enumerate(("n01", "n02", "n03")):
-            files = sorted(f"{kind}/{kind}_{i}.png" for i in range(10))
+        for label, class_name in enumerate(("n01", "n02", "n03")):
+            files = sorted(f"{class_name}/{class_name}_{i}.png" for i in range(10))
             chosen = sorted(files, key=lambda name: hashlib.sha256(name.encode()).digest())[:8]
             expected |= {name: ("train" if name in chosen else "test", label) for name in files}
         bytes_of = {name: (slim / name).read_bytes() for name in expected}
         local = slim
-        if form == "few-shot":  # the published archive has other classes in each of these
-            for part, kind in (("train", "n01"), ("val", "n02"), ("test", "n03")):
+        if form == "few-shot":  # as in the published archive, each folder has other classes
+            for part, class_name in (("train", "n01"), ("val", "n02"), ("test", "n03")):
                 (slim / part).mkdir()
-                (slim / kind).rename(slim / part / kind)
+                (slim / class_name).rename(slim / part / class_name)
         elif form != "folder":
-            local = packed(slim, slim.parent / f"any.{form}")
-        use(project, {"kind": "slimagenet64", "path": str(local)}, side=64)
+            local = make_archive(slim, slim.parent / f"any.{form}")
+        add_dataset(project, {"kind": "slimagenet64", "path": str(local)}, image_size=64)
         assert rr(*FETCH).code == 0
-        data = fetched(project)
-        assert split_of(data) == expected
+        data = open_fetched(project)
+        assert splits_and_labels(data) == expected
         assert data.class_names == ["n01", "n02", "n03"]
-        assert {"/".join(name.split("/")[-2:]): content for name, content in data.pictures()} == bytes_of
+        assert {"/".join(name.split("/")[-2:]): content for name, content in data.iter_images()} == bytes_of
 
-    def test_train_and_test_folders_are_used_as_they_are(self, project: Path, rr: Rr, slim: Path) -> None:
-        for kind in ("n01", "n02", "n03"):
+    def test_train_and_test_folders_are_the_splits(self, project: Path, rr: RunRr, slim: Path) -> None:
+        for class_name in ("n01", "n02", "n03"):
             for i in range(10):
-                target = slim / ("test" if i < 4 else "train") / kind / f"{kind}_{i}.png"
+                target = slim / ("test" if i < 4 else "train") / class_name / f"{class_name}_{i}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)
-                (slim / kind / target.name).rename(target)
-        use(project, {"kind": "slimagenet64"}, side=64)
+                (slim / class_name / target.name).rename(target)
+        add_dataset(project, {"kind": "slimagenet64"}, image_size=64)
         assert rr(*FETCH, "--from", slim).code == 0
-        found = split_of(fetched(project))
-        assert {name for name, (split, _) in found.items() if split == "test"} == {
-            f"{kind}/{kind}_{i}.png" for kind in ("n01", "n02", "n03") for i in range(4)
+        entries = splits_and_labels(open_fetched(project))
+        assert {name for name, (split, _) in entries.items() if split == "test"} == {
+            f"{class_name}/{class_name}_{i}.png" for class_name in ("n01", "n02", "n03") for i in range(4)
         }
         shutil.copytree(slim / "train/n01", slim / "train/n09")
         outcome = rr(*FETCH, "--from", slim)
@@ -359,91 +368,98 @@ class TestSlimageNet:
     @pytest.mark.parametrize(
         ("change", "expected"),
         [
-            (lambda root: (root / "n02/n02_4.png").unlink(), "class n02 has 9 pictures in place of 10"),
-            (lambda root: shutil.copy(root / "n02/n02_4.png", root / "n02/more.png"), "class n02 has 11 pictures"),
-            (lambda root: shutil.rmtree(root / "n03"), "has 2 classes in place of 3"),
+            (lambda root: (root / "n02/n02_4.png").unlink(), "expected 10 images of class n02, found 9"),
+            (
+                lambda root: shutil.copy(root / "n02/n02_4.png", root / "n02/more.png"),
+                "expected 10 images of class n02, found 11",
+            ),
+            (lambda root: shutil.rmtree(root / "n03"), "expected 3 classes, found 2"),
             (lambda root: shutil.rmtree(root), "does not exist"),
-            (lambda root: (root / "n02/n02_4.png").write_bytes(b"?"), "n02/n02_4.png: not a readable picture"),
+            (lambda root: (root / "n02/n02_4.png").write_bytes(b"?"), "n02/n02_4.png: not a readable image"),
         ],
     )
-    def test_what_is_missing_is_named(self, project: Path, rr: Rr, slim: Path, change: Callable, expected: str) -> None:
+    def test_incomplete_copy_raises(
+        self, project: Path, rr: RunRr, slim: Path, change: Callable, expected: str
+    ) -> None:
         change(slim)
-        use(project, {"kind": "slimagenet64"}, side=64)
+        add_dataset(project, {"kind": "slimagenet64"}, image_size=64)
         outcome = rr(*FETCH, "--from", slim)
         assert outcome.code == 2
         assert expected in outcome.err
         assert "Traceback" not in outcome.err
-        assert nothing_written(project)
+        assert is_nothing_written(project)
 
-    def test_without_a_copy_it_says_where_to_get_one(self, project: Path, rr: Rr) -> None:
-        use(project, {"kind": "slimagenet64"}, side=64)
+    def test_missing_copy_raises_with_url(self, project: Path, rr: RunRr) -> None:
+        add_dataset(project, {"kind": "slimagenet64"}, image_size=64)
         outcome = rr(*FETCH)
         assert outcome.code == 2
         assert (
-            "get it from https://zenodo.org/record/3672132, then name the archive or folder with --from" in outcome.err
+            "get it from https://zenodo.org/record/3672132, then give the archive or folder with --from" in outcome.err
         )
 
 
 class TestCifar:
-    def test_a_download_is_compared_before_it_is_unpickled(
-        self, project: Path, rr: Rr, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    def test_download_is_verified_before_unpickling(
+        self, project: Path, rr: RunRr, web_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from torchvision.datasets import CIFAR10
 
-        folder, address = served
-        batches = cifar_like(folder, monkeypatch)
-        good = packed(batches, folder / "good.tar.gz")
+        folder, url = web_folder
+        batches = write_cifar10(folder, monkeypatch)
+        good = make_archive(batches, folder / "good.tar.gz")
 
         class Malicious:
             def __reduce__(self) -> tuple:
                 return Path.touch, (project / "executed",)
 
         (batches / "data_batch_1").write_bytes(pickle.dumps(Malicious()))
-        packed(batches, folder / "bad.tar.gz")
-        use(project, {"kind": "cifar10"}, side=32)
+        make_archive(batches, folder / "bad.tar.gz")
+        add_dataset(project, {"kind": "cifar10"}, image_size=32)
         monkeypatch.setattr(CIFAR10, "tgz_md5", md5(good))
-        monkeypatch.setattr(CIFAR10, "url", f"{address}/bad.tar.gz")
+        monkeypatch.setattr(CIFAR10, "url", f"{url}/bad.tar.gz")
         outcome = rr(*FETCH)
         assert outcome.code == 2
         assert "wrong checksum" in outcome.err
-        # Even an archive of the right md5 is no reason to unpickle a file of a wrong one.
+        # A file with a wrong MD5 is not unpickled, even if the MD5 of the archive is right.
         monkeypatch.setattr(CIFAR10, "tgz_md5", md5(folder / "bad.tar.gz"))
         outcome = rr(*FETCH)
         assert outcome.code == 2
-        assert "data_batch_1: its checksum is wrong" in outcome.err
+        assert "data_batch_1: wrong checksum" in outcome.err
         assert not (project / "executed").exists()
-        assert nothing_written(project)
+        assert is_nothing_written(project)
         shutil.rmtree(project / "data/download")
         monkeypatch.setattr(CIFAR10, "tgz_md5", md5(good))
-        monkeypatch.setattr(CIFAR10, "url", f"{address}/good.tar.gz")
+        monkeypatch.setattr(CIFAR10, "url", f"{url}/good.tar.gz")
         assert rr(*FETCH).code == 0
-        assert len(fetched(project).labels) == 120
+        assert len(open_fetched(project).labels) == 120
         good.unlink()
         assert rr(*FETCH).code == 0
 
-    def test_a_network_that_stays_away(self, project: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_network_failure_raises(self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
         from torchvision.datasets import CIFAR10
 
         from rr.data import download
 
-        monkeypatch.setattr(download, "WAITS", ())
+        monkeypatch.setattr(download, "RETRY_DELAYS", ())
         monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-        use(project, {"kind": "cifar10"}, side=32)
+        add_dataset(project, {"kind": "cifar10"}, image_size=32)
         outcome = rr(*FETCH)
         assert outcome.code == 2
         assert outcome.err.startswith("rr: cannot download http://127.0.0.1:9/cifar-10-python.tar.gz (")
         assert "check the network" in outcome.err
 
 
-def test_params_yaml_has_all_data_sets_of_the_paper() -> None:
-    found = {name: (data.source.kind, data.side) for name, data in load(ROOT / "params.yaml").datasets.items()}
-    assert found == {
+def test_params_yaml_has_all_datasets_of_the_paper() -> None:
+    datasets = {
+        name: (data.source.kind, data.image_size) for name, data in load_params(ROOT / "params.yaml").datasets.items()
+    }
+    assert datasets == {
         "shapes": ("shapes", 32),
         "cifar10": ("cifar10", 32),
         "cifar100": ("cifar100", 32),
         "cifar100-20": ("cifar100_20", 32),
         "stl10": ("stl10", 96),
-        "stl10-unlabelled": ("stl10_unlabelled", 96),
+        "stl10-unlabeled": ("stl10_unlabeled", 96),
         "tiny-imagenet": ("tiny_imagenet", 64),
         "slimagenet64": ("slimagenet64", 64),
     }

@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine that misbehaves, and archives that nobody should trust."""
+"""Tests of downloads from a local server with failures, and of reading untrusted archives."""
 
 import bz2
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rr.data import archive, download
-from rr.data.archive import Limits, open_tree, unpack
+from rr.data.archive import ArchiveLimits, extract_tar, open_tree
 from rr.errors import UserError
 
 DATA = np.random.default_rng(0).bytes(1_000_000)
@@ -24,23 +24,23 @@ MD5 = hashlib.md5(DATA).hexdigest()
 
 
 class Server:
-    """Serves `data`; counts the bytes of each answer, and does as its switches say."""
+    """A local HTTP server of `data` that records requests and fails as its attributes say."""
 
     def __init__(self) -> None:
         self.data = DATA
         self.etag: str | None = '"first"'
-        self.ranges = True
-        self.status: list[int] = []  # refusals to answer with, before anything else
-        self.cut: list[int] = []  # after how many bytes to end the next answers
-        self.length = True
-        self.kind = "application/gzip"
-        self.asked: list[str | None] = []  # the Range of each request
-        self.served: list[int] = []
+        self.supports_ranges = True
+        self.statuses: list[int] = []  # error codes of the next responses
+        self.cut_after: list[int] = []  # number of bytes after which the next responses end
+        self.send_length = True
+        self.content_type = "application/gzip"
+        self.requested_ranges: list[str | None] = []
+        self.sent_bytes: list[int] = []  # of each response
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                server.answer(self)
+                server.respond(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -55,44 +55,45 @@ class Server:
         self._thread.join()
         self._http.server_close()
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get("Range")
-        self.asked.append(wanted)
-        if self.status:
-            return request.send_error(self.status.pop(0))
+    def respond(self, request: BaseHTTPRequestHandler) -> None:
+        requested = request.headers.get("Range")
+        self.requested_ranges.append(requested)
+        if self.statuses:
+            return request.send_error(self.statuses.pop(0))
         start = 0
-        if wanted and self.ranges and request.headers.get("If-Range") in (None, self.etag):
-            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+        if requested and self.supports_ranges and request.headers.get("If-Range") in (None, self.etag):
+            start = int(re.fullmatch(r"bytes=(\d+)-", requested)[1])
         if start and start >= len(self.data):
             request.send_response(416)
             request.send_header("Content-Range", f"bytes */{len(self.data)}")
             request.end_headers()
             return None
         request.send_response(206 if start else 200)
-        request.send_header("Content-Type", self.kind)
+        request.send_header("Content-Type", self.content_type)
         if self.etag:
             request.send_header("ETag", self.etag)
-        if self.length:
+        if self.send_length:
             request.send_header("Content-Length", str(len(self.data) - start))
         if start:
             request.send_header("Content-Range", f"bytes {start}-{len(self.data) - 1}/{len(self.data)}")
         request.end_headers()
         body = self.data[start:]
-        body = body[: self.cut.pop(0)] if self.cut else body
-        self.served.append(len(body))
+        body = body[: self.cut_after.pop(0)] if self.cut_after else body
+        self.sent_bytes.append(len(body))
         request.wfile.write(body)
         return None
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
-    running = Server()
-    yield running
-    running.close()
+    monkeypatch.setattr(download, "RETRY_DELAYS", (0.0, 0.0))
+    server = Server()
+    yield server
+    server.close()
 
 
-def refused(call: Callable[[], object], expected: str) -> str:
+def error_of(call: Callable[[], object], expected: str) -> str:
+    """Check that the call raises a UserError that contains `expected`, and return its message."""
     with pytest.raises(UserError) as caught:
         call()
     assert expected in str(caught.value)
@@ -100,129 +101,135 @@ def refused(call: Callable[[], object], expected: str) -> str:
 
 
 class TestDownload:
-    def test_a_file_arrives_whole_and_is_not_asked_for_again(self, server: Server, tmp_path: Path) -> None:
+    def test_complete_file_is_not_requested_again(self, server: Server, tmp_path: Path) -> None:
         target = tmp_path / "new/set.tar.gz"
-        download.download(server.url, target, MD5)
+        download.download_file(server.url, target, MD5)
         assert target.read_bytes() == DATA
         assert [path.name for path in target.parent.iterdir()] == ["set.tar.gz"]
-        download.download(server.url, target, MD5)
-        assert server.asked == [None]
+        download.download_file(server.url, target, MD5)
+        assert server.requested_ranges == [None]
 
-    def test_a_file_that_is_there_is_compared_too(self, server: Server, tmp_path: Path) -> None:
+    def test_existing_file_with_wrong_checksum_raises(self, server: Server, tmp_path: Path) -> None:
         target = tmp_path / "set.tar.gz"
         target.write_bytes(b"something else")
-        refused(lambda: download.download(server.url, target, MD5), "wrong checksum")
+        error_of(lambda: download.download_file(server.url, target, MD5), "wrong checksum")
         assert target.read_bytes() == b"something else"
 
     @pytest.mark.parametrize("etag", ['"first"', None])
-    def test_an_interrupted_download_goes_on(self, server: Server, tmp_path: Path, etag: str | None) -> None:
+    def test_interrupted_download_resumes(self, server: Server, tmp_path: Path, etag: str | None) -> None:
         server.etag = etag
-        server.cut = [400_000, 250_000]
-        download.download(server.url, tmp_path / "set", MD5)
+        server.cut_after = [400_000, 250_000]
+        download.download_file(server.url, tmp_path / "set", MD5)
         assert (tmp_path / "set").read_bytes() == DATA
-        assert server.served == [400_000, 250_000, 350_000]
-        assert server.asked == [None, "bytes=400000-", "bytes=650000-"]
+        assert server.sent_bytes == [400_000, 250_000, 350_000]
+        assert server.requested_ranges == [None, "bytes=400000-", "bytes=650000-"]
 
-    def test_so_does_the_next_run(self, server: Server, tmp_path: Path) -> None:
-        server.cut = [300_000, 0, 0]
-        message = refused(lambda: download.download(server.url, tmp_path / "set", MD5), "goes on after 300,000 bytes")
+    def test_next_run_resumes_download(self, server: Server, tmp_path: Path) -> None:
+        server.cut_after = [300_000, 0, 0]
+        message = error_of(
+            lambda: download.download_file(server.url, tmp_path / "set", MD5), "continues after 300,000 bytes"
+        )
         assert "300,000 of 1,000,000 bytes" in message
         assert not (tmp_path / "set").exists()
-        download.download(server.url, tmp_path / "set", MD5)
-        assert server.served[-1] == 700_000
+        download.download_file(server.url, tmp_path / "set", MD5)
+        assert server.sent_bytes[-1] == 700_000
         assert (tmp_path / "set").read_bytes() == DATA
 
-    def test_tries_that_bring_something_do_not_count(self, server: Server, tmp_path: Path) -> None:
-        server.cut = [100_000] * 9
-        download.download(server.url, tmp_path / "set", MD5)
-        assert server.served == [100_000] * 10
+    def test_attempt_that_receives_bytes_resets_retries(self, server: Server, tmp_path: Path) -> None:
+        server.cut_after = [100_000] * 9
+        download.download_file(server.url, tmp_path / "set", MD5)
+        assert server.sent_bytes == [100_000] * 10
 
-    def test_a_server_without_ranges_is_heard_from_the_start(self, server: Server, tmp_path: Path) -> None:
-        server.ranges, server.cut = False, [400_000]
-        download.download(server.url, tmp_path / "set", MD5)
-        assert server.served == [400_000, 1_000_000]
+    def test_server_without_ranges_restarts_download(self, server: Server, tmp_path: Path) -> None:
+        server.supports_ranges, server.cut_after = False, [400_000]
+        download.download_file(server.url, tmp_path / "set", MD5)
+        assert server.sent_bytes == [400_000, 1_000_000]
         assert (tmp_path / "set").read_bytes() == DATA
 
-    def test_halves_of_two_versions_are_never_joined(self, server: Server, tmp_path: Path) -> None:
-        server.cut = [400_000, 0, 0]
-        refused(lambda: download.download(server.url, tmp_path / "set"), "cannot download")
+    def test_changed_file_restarts_download(self, server: Server, tmp_path: Path) -> None:
+        server.cut_after = [400_000, 0, 0]
+        error_of(lambda: download.download_file(server.url, tmp_path / "set"), "cannot download")
         server.data, server.etag = DATA[::-1], '"second"'
-        download.download(server.url, tmp_path / "set")
+        download.download_file(server.url, tmp_path / "set")
         assert (tmp_path / "set").read_bytes() == DATA[::-1]
 
-    def test_a_file_that_has_shrunk_begins_anew(self, server: Server, tmp_path: Path) -> None:
-        server.etag, server.cut = None, [400_000, 0, 0]
-        refused(lambda: download.download(server.url, tmp_path / "set"), "cannot download")
+    def test_shorter_file_restarts_download(self, server: Server, tmp_path: Path) -> None:
+        server.etag, server.cut_after = None, [400_000, 0, 0]
+        error_of(lambda: download.download_file(server.url, tmp_path / "set"), "cannot download")
         server.data = DATA[:1000]
-        download.download(server.url, tmp_path / "set")
+        download.download_file(server.url, tmp_path / "set")
         assert (tmp_path / "set").read_bytes() == DATA[:1000]
 
-    def test_a_complete_part_needs_no_further_byte(self, server: Server, tmp_path: Path) -> None:
+    def test_complete_part_requests_no_bytes(self, server: Server, tmp_path: Path) -> None:
         (tmp_path / "set.part").write_bytes(DATA)
-        download.download(server.url, tmp_path / "set", MD5)
-        assert server.served == []
+        download.download_file(server.url, tmp_path / "set", MD5)
+        assert server.sent_bytes == []
         assert (tmp_path / "set").read_bytes() == DATA
 
-    def test_a_server_that_does_not_say_how_long_it_is(self, server: Server, tmp_path: Path) -> None:
-        server.length = False
-        download.download(server.url, tmp_path / "set", MD5)
+    def test_response_without_length(self, server: Server, tmp_path: Path) -> None:
+        server.send_length = False
+        download.download_file(server.url, tmp_path / "set", MD5)
         assert (tmp_path / "set").read_bytes() == DATA
 
-    def test_a_wrong_checksum_is_said_and_nothing_deleted(self, server: Server, tmp_path: Path) -> None:
-        message = refused(lambda: download.download(server.url, tmp_path / "set", "0" * 32), "set.part: wrong checksum")
+    def test_wrong_checksum_raises_and_keeps_part(self, server: Server, tmp_path: Path) -> None:
+        message = error_of(
+            lambda: download.download_file(server.url, tmp_path / "set", "0" * 32), "set.part: wrong checksum"
+        )
         assert "0" * 32 in message
         assert MD5 in message
-        assert "delete it and let rr download it again" in message
+        assert "Delete the file to download it again" in message
         assert (tmp_path / "set.part").read_bytes() == DATA
         assert not (tmp_path / "set").exists()
 
     @pytest.mark.parametrize(("kind", "page"), [("text/html; charset=utf-8", b"Log in"), ("x/y", b"\n<!DOCTYPE HTML>")])
-    def test_a_web_page_is_no_archive(self, server: Server, tmp_path: Path, kind: str, page: bytes) -> None:
-        server.kind, server.data = kind, page
-        refused(lambda: download.download(server.url, tmp_path / "set"), "is a web page and not the file")
+    def test_web_page_raises(self, server: Server, tmp_path: Path, kind: str, page: bytes) -> None:
+        server.content_type, server.data = kind, page
+        error_of(lambda: download.download_file(server.url, tmp_path / "set"), "is a web page and not the file")
         assert not list(tmp_path.iterdir())
 
-    def test_a_refusal_is_final(self, server: Server, tmp_path: Path) -> None:
-        server.status = [404]
-        message = refused(lambda: download.download(server.url, tmp_path / "set"), "the server answers 404 Not Found")
+    def test_permanent_error_is_not_retried(self, server: Server, tmp_path: Path) -> None:
+        server.statuses = [404]
+        message = error_of(
+            lambda: download.download_file(server.url, tmp_path / "set"), "the server answered 404 Not Found"
+        )
         assert server.url in message
         assert "--from" in message
-        assert len(server.asked) == 1
+        assert len(server.requested_ranges) == 1
 
-    def test_a_busy_server_is_asked_again(self, server: Server, tmp_path: Path) -> None:
-        server.status = [503, 429]
-        download.download(server.url, tmp_path / "set", MD5)
-        assert len(server.asked) == 3
+    def test_temporary_error_is_retried(self, server: Server, tmp_path: Path) -> None:
+        server.statuses = [503, 429]
+        download.download_file(server.url, tmp_path / "set", MD5)
+        assert len(server.requested_ranges) == 3
 
-    def test_nobody_listens(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
+    def test_refused_connection_raises(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(download, "RETRY_DELAYS", (0.0, 0.0))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        message = refused(lambda: download.download(f"http://127.0.0.1:{port}/x", tmp_path / "set"), "refused")
+        message = error_of(lambda: download.download_file(f"http://127.0.0.1:{port}/x", tmp_path / "set"), "refused")
         assert "check the network" in message
 
-    def test_a_server_that_falls_silent(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(download, "WAITS", ())
+    def test_silent_server_times_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(download, "RETRY_DELAYS", ())
         monkeypatch.setattr(download, "TIMEOUT", 0.1)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
-            refused(lambda: download.download(url, tmp_path / "set"), "timed out")
+            error_of(lambda: download.download_file(url, tmp_path / "set"), "timed out")
 
-    def test_a_full_disk_is_not_mistaken_for_the_network(
+    def test_full_disk_is_not_a_network_error(
         self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "set.part").symlink_to("/dev/full")
-        monkeypatch.setattr(download, "_size", lambda path: 0)
+        monkeypatch.setattr(download, "_file_size", lambda path: 0)
         with pytest.raises(OSError, match="No space left"):
-            download.download(server.url, tmp_path / "set")
+            download.download_file(server.url, tmp_path / "set")
 
 
-SMALL = Limits(size=20_000, members=5)
+LIMITS = ArchiveLimits(max_bytes=20_000, max_members=5)
 
 
 def make_tar(path: Path, *members: tuple[str, object]) -> Path:
-    """Members are (name, bytes) or (name, (kind of link, where it leads))."""
+    """Write a tar archive of members (name, bytes) or (name, (type of link, target))."""
     with tarfile.open(path, "w:gz") as tar:
         for name, content in members:
             entry = tarfile.TarInfo(name)
@@ -242,49 +249,48 @@ def make_zip(path: Path, *members: tuple[str, bytes]) -> Path:
     return path
 
 
-BAD_NAMES = [
-    ((("../out", b"x"),), "../out leads out"),
-    ((("a/../../out", b"x"),), "a/../../out leads out"),
-    ((("/tmp/out", b"x"),), "/tmp/out leads out"),
-    ((("ok", b"x"), ("zeros", bytes(20_000))), "with zeros it unpacks to more than 20,000 bytes"),
+UNSAFE_MEMBERS = [
+    ((("../out", b"x"),), "../out lies outside"),
+    ((("a/../../out", b"x"),), "a/../../out lies outside"),
+    ((("/tmp/out", b"x"),), "/tmp/out lies outside"),
+    ((("ok", b"x"), ("zeros", bytes(20_000))), "with zeros it expands to more than 20,000 bytes"),
     (tuple((f"{i}", b"") for i in range(6)), "with 5 it has more than 5 members"),
 ]
 
 
 class TestArchives:
     @pytest.mark.parametrize("make", [make_tar, make_zip])
-    def test_the_files_and_their_bytes(self, tmp_path: Path, make: Callable) -> None:
+    def test_names_and_contents_of_files(self, tmp_path: Path, make: Callable) -> None:
         path = make(tmp_path / "set", ("b/2", b"two"), ("a/1", b"one"), ("a/.DS_Store", b"?"), ("__MACOSX/a/1", b"?"))
-        tree = open_tree(path, tmp_path / "scratch", SMALL)
+        tree = open_tree(path, tmp_path / "extracted", LIMITS)
         assert [(name, tree.read(name)) for name in tree.names] == [("a/1", b"one"), ("b/2", b"two")]
-        assert (tmp_path / "scratch").exists() == (make is make_tar)
+        assert (tmp_path / "extracted").exists() == (make is make_tar)
         if make is make_tar:
-            again = open_tree(tmp_path / "scratch", tmp_path / "unused", SMALL)
-            assert again.names == tree.names
+            assert open_tree(tmp_path / "extracted", tmp_path / "unused", LIMITS).names == tree.names
 
-    @pytest.mark.parametrize(("members", "expected"), BAD_NAMES)
+    @pytest.mark.parametrize(("members", "expected"), UNSAFE_MEMBERS)
     @pytest.mark.parametrize("make", [make_tar, make_zip])
-    def test_what_leads_out_or_grows_is_refused(
+    def test_unsafe_member_raises_and_leaves_no_files(
         self, tmp_path: Path, make: Callable, members: tuple, expected: str
     ) -> None:
         path = make(tmp_path / "set", *members)
-        message = refused(lambda: open_tree(path, tmp_path / "deep/scratch", SMALL), expected)
-        assert "nothing of it is used" in message
+        message = error_of(lambda: open_tree(path, tmp_path / "deep/extracted", LIMITS), expected)
+        assert "is not the expected dataset and is not used" in message
         assert [item.name for item in tmp_path.rglob("*") if item.is_file()] == ["set"]
 
-    def test_a_small_archive_that_would_fill_the_disk(self, tmp_path: Path) -> None:
-        limits = Limits(size=1 << 20, members=10)
+    def test_zip_bomb_raises(self, tmp_path: Path) -> None:
+        limits = ArchiveLimits(max_bytes=1 << 20, max_members=10)
         path = make_zip(tmp_path / "set", ("zeros", bytes(20 << 20)))
         assert path.stat().st_size < 100_000
-        refused(lambda: open_tree(path, tmp_path / "scratch", limits), "more than 1,048,576 bytes")
+        error_of(lambda: open_tree(path, tmp_path / "extracted", limits), "more than 1,048,576 bytes")
 
-    def test_a_zip_that_lies_about_its_size_gives_no_more_than_it_says(self, tmp_path: Path) -> None:
+    def test_zip_member_larger_than_declared_raises(self, tmp_path: Path) -> None:
         path = make_zip(tmp_path / "set", ("zeros", bytes(1_000_000)))
-        honest = (1_000_000).to_bytes(4, "little")
-        assert path.read_bytes().count(honest) == 2
-        path.write_bytes(path.read_bytes().replace(honest, (1000).to_bytes(4, "little")))
-        tree = open_tree(path, tmp_path / "scratch", SMALL)
-        refused(lambda: tree.read("zeros"), "is damaged (zeros: Bad CRC-32")
+        true_size = (1_000_000).to_bytes(4, "little")
+        assert path.read_bytes().count(true_size) == 2
+        path.write_bytes(path.read_bytes().replace(true_size, (1000).to_bytes(4, "little")))
+        tree = open_tree(path, tmp_path / "extracted", LIMITS)
+        error_of(lambda: tree.read("zeros"), "is damaged (zeros: Bad CRC-32")
 
     @pytest.mark.parametrize(
         "link",
@@ -295,10 +301,10 @@ class TestArchives:
             (tarfile.FIFOTYPE, ""),
         ],
     )
-    def test_links_and_pipes_are_refused(self, tmp_path: Path, link: tuple) -> None:
+    def test_links_and_pipes_raise(self, tmp_path: Path, link: tuple) -> None:
         path = make_tar(tmp_path / "set", ("a", b"x"), ("odd", link))
-        refused(lambda: unpack(path, tmp_path / "scratch", SMALL), "odd is neither a file nor a folder")
-        assert not (tmp_path / "scratch").exists()
+        error_of(lambda: extract_tar(path, tmp_path / "extracted", LIMITS), "odd is neither a file nor a folder")
+        assert not (tmp_path / "extracted").exists()
 
     @pytest.mark.parametrize(
         "make",
@@ -309,33 +315,34 @@ class TestArchives:
         ],
     )
     @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
-    def test_a_truncated_archive(self, tmp_path: Path, make: Callable, keep: float) -> None:
+    def test_truncated_archive_raises(self, tmp_path: Path, make: Callable, keep: float) -> None:
         path = make(tmp_path / "set")
         content = path.read_bytes()
         path.write_bytes(content[: int(keep * len(content))])
-        refused(
-            lambda: open_tree(path, tmp_path / "scratch", Limits(1 << 30, 10)), f"{path} is damaged, or no zip or tar ("
+        error_of(
+            lambda: open_tree(path, tmp_path / "extracted", ArchiveLimits(1 << 30, 10)),
+            f"{path} is damaged or not a zip or tar archive (",
         )
-        assert not (tmp_path / "scratch").exists()
+        assert not (tmp_path / "extracted").exists()
 
-    def test_a_changed_byte_in_a_zip(self, tmp_path: Path) -> None:
+    def test_changed_byte_in_zip_raises(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "set", "w") as file:
             file.writestr("good", b"untouched")
-            file.writestr("bad", b"picture")
+            file.writestr("bad", b"content")
         path = tmp_path / "set"
-        path.write_bytes(path.read_bytes().replace(b"picture", b"pictuRe"))
-        tree = open_tree(path, tmp_path / "scratch", SMALL)
+        path.write_bytes(path.read_bytes().replace(b"content", b"conteNt"))
+        tree = open_tree(path, tmp_path / "extracted", LIMITS)
         assert tree.read("good") == b"untouched"
-        refused(lambda: tree.read("bad"), "is damaged (bad: Bad CRC-32")
+        error_of(lambda: tree.read("bad"), "is damaged (bad: Bad CRC-32")
 
-    def test_a_changed_byte_in_a_tar(self, tmp_path: Path) -> None:
+    def test_changed_byte_in_tar_raises(self, tmp_path: Path) -> None:
         path = make_tar(tmp_path / "set", ("a", DATA))
         content = bytearray(path.read_bytes())
         content[500_000] ^= 0xFF
         path.write_bytes(content)
-        refused(lambda: unpack(path, tmp_path / "scratch", Limits(1 << 30, 10)), "is damaged")
+        error_of(lambda: extract_tar(path, tmp_path / "extracted", ArchiveLimits(1 << 30, 10)), "is damaged")
 
-    def test_an_archive_is_not_wiped_by_its_own_unpacking(self, tmp_path: Path) -> None:
+    def test_archive_inside_target_folder_is_not_deleted(self, tmp_path: Path) -> None:
         path = make_tar(tmp_path / "set", ("a", b"x"))
-        refused(lambda: archive.unpack(path, tmp_path, SMALL), "move it out of")
+        error_of(lambda: archive.extract_tar(path, tmp_path, LIMITS), "move it out of")
         assert path.exists()

@@ -1,4 +1,4 @@
-"""The geometry of features against independent forms, and the map."""
+"""The embedding protocol: metrics of features compared with independent implementations, and the map."""
 
 import numpy as np
 import pytest
@@ -10,17 +10,22 @@ from torch.nn import functional as F
 from rr.data.beton import Beton, write
 from rr.errors import UserError
 from rr.evaluate import embedding
+from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
-from rr.params import Dataset, Embedding, ShapesSource
+from rr.evaluate.result import ProtocolResult
+from rr.params import DatasetConfig, EmbeddingConfig, ShapesSource
 from rr.views import Augmentation
 
-DATASET = Dataset(
-    source=ShapesSource(kind="shapes", train=10, test=10, seed=0), side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+DATASET = DatasetConfig(
+    source=ShapesSource(kind="shapes", train=10, test=10, seed=0),
+    image_size=8,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
 )
 
 
-class Means(nn.Module):
-    """A backbone of two features: the mean of the first and of the second channel."""
+class ChannelMeans(nn.Module):
+    """A backbone with two features: the means of the first and the second channel."""
 
     features = 2
 
@@ -28,9 +33,9 @@ class Means(nn.Module):
         return images.mean((2, 3))[:, :2]
 
 
-def settings(**changes: object) -> Embedding:
+def make_config(**changes: object) -> EmbeddingConfig:
     values = {"images": 40, "perplexity": 5.0, "augmentation": Augmentation(flip=0.5)}
-    return Embedding(kind="embedding", **(values | changes))
+    return EmbeddingConfig(kind="embedding", **(values | changes))
 
 
 @pytest.fixture
@@ -41,27 +46,29 @@ def test_split(tmp_path) -> Beton:
     return Beton(tmp_path / "test", threads=1)
 
 
-def features(data: Beton) -> torch.Tensor:
-    assert data.images is not None
-    return Means()(torch.from_numpy(data.images).permute(0, 3, 1, 2).float() / 255)
+def compute_features(beton: Beton) -> torch.Tensor:
+    assert beton.images is not None
+    images = torch.from_numpy(beton.images).permute(0, 3, 1, 2).float() / 255
+    return ChannelMeans()((images - 0.5) / 0.5)
 
 
-def run(data: Beton, **changes: object):
-    return embedding.run(settings(**changes), Means(), features(data), data, DATASET, seed=3, device="cpu")
+def evaluate(beton: Beton, **changes: object) -> ProtocolResult:
+    inputs = EvaluationInputs(ChannelMeans(), beton, beton, DATASET, num_classes=3, seed=3, device="cpu")
+    return embedding.evaluate(inputs, make_config(**changes))
 
 
-def test_a_flip_leaves_means_alone_so_views_align(test_split: Beton) -> None:
-    found = run(test_split)
-    assert found.metrics["alignment"] == pytest.approx(0, abs=1e-9)
-    assert run(test_split, augmentation=Augmentation(crop="resized")).metrics["alignment"] > 1e-4
-    assert len(found.rows) == found.metrics["images"] == len(found.columns["x"]) == 40
-    assert np.array_equal(found.rows, np.unique(found.rows))
-    expected = silhouette_score(F.normalize(features(test_split)[found.rows]).numpy(), test_split.labels[found.rows])
-    assert found.metrics["silhouette"] == pytest.approx(expected)
+def test_metrics_of_flipped_views(test_split: Beton) -> None:
+    result = evaluate(test_split)
+    assert result.metrics["alignment"] == pytest.approx(0, abs=1e-9)  # a flip does not change the channel means
+    assert evaluate(test_split, augmentation=Augmentation(crop="resized")).metrics["alignment"] > 1e-4
+    assert len(result.rows) == result.metrics["images"] == len(result.columns["x"]) == 40
+    assert np.array_equal(result.rows, np.unique(result.rows))
+    features = F.normalize(compute_features(test_split)[result.rows]).numpy()
+    assert result.metrics["silhouette"] == pytest.approx(silhouette_score(features, test_split.labels[result.rows]))
 
 
-def test_the_same_seed_gives_the_same_bits(test_split: Beton) -> None:
-    first, second = run(test_split), run(test_split)
+def test_same_seed_gives_identical_result(test_split: Beton) -> None:
+    first, second = evaluate(test_split), evaluate(test_split)
     assert first.metrics == second.metrics
     assert np.array_equal(first.columns["x"], second.columns["x"])
     assert np.array_equal(first.examples, second.examples)
@@ -70,13 +77,13 @@ def test_the_same_seed_gives_the_same_bits(test_split: Beton) -> None:
 def test_effective_rank_of_known_spectra() -> None:
     square = torch.tensor([[1.0, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0]])
     assert effective_rank(square) == pytest.approx(2)
-    assert effective_rank(square + 5) == pytest.approx(2)  # the mean is no direction
+    assert effective_rank(square + 5) == pytest.approx(2)  # the mean does not count
     assert effective_rank(square * torch.tensor([1.0, 0, 0])) == pytest.approx(1, abs=1e-6)
     assert effective_rank(torch.ones(5, 3)) == 1
     x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(x.double() - x.double().mean(0))
-    shares = values / values.sum()
-    assert effective_rank(x) == pytest.approx(float((-(shares * shares.log()).sum()).exp()))
+    singular_values = torch.linalg.svdvals(x.double() - x.double().mean(0))
+    p = singular_values / singular_values.sum()
+    assert effective_rank(x) == pytest.approx(float((-(p * p.log()).sum()).exp()))
 
 
 def test_alignment_and_uniformity_by_hand() -> None:
@@ -87,17 +94,20 @@ def test_alignment_and_uniformity_by_hand() -> None:
     assert uniformity(torch.ones(4, 2)) == pytest.approx(0, abs=1e-12)
 
 
-def test_the_map_puts_pictures_where_they_belong_and_covers_none() -> None:
+def test_map_places_images_without_overlap() -> None:
     images = np.stack([np.full((512, 512, 3), value, np.uint8) for value in (10, 20, 30, 40)])
-    canvas = embedding.draw_map(images, np.array([[0.0, 0], [1, 1], [0, 1], [0, 1]]))
+    canvas = embedding.render_map(images, np.array([[0.0, 0], [1, 1], [0, 1], [0, 1]]))
     assert canvas.shape == (1024, 1024, 3)
-    # y grows upwards; of two pictures at one place the first stays, and the empty corner is white.
+    # y points upwards. The first of two images with the same coordinates is shown. The empty corner is white.
     assert [canvas[0, 0, 0], canvas[0, -1, 0], canvas[-1, 0, 0], canvas[-1, -1, 0]] == [30, 20, 10, 255]
 
 
-def test_bad_settings_are_refused(test_split: Beton) -> None:
-    with pytest.raises(UserError, match="perplexity of 40 needs more pictures"):
-        run(test_split, perplexity=40.0)
+def test_perplexity_above_number_of_images_raises(test_split: Beton) -> None:
+    with pytest.raises(UserError, match="perplexity 40 must be below the number of images, 40"):
+        evaluate(test_split, perplexity=40.0)
+
+
+def test_single_class_raises(test_split: Beton) -> None:
     test_split.labels[:] = 1
-    with pytest.raises(UserError, match="the silhouette needs two classes"):
-        run(test_split)
+    with pytest.raises(UserError, match="the silhouette needs at least two classes"):
+        evaluate(test_split)

@@ -1,4 +1,4 @@
-"""Protocols against independent ones: scikit-learn, and the form without cached features."""
+"""The evaluate stage, and its protocols compared with independent implementations."""
 
 import csv
 import hashlib
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import EVALUATE, PRETRAIN, Rr, write_params
+from helpers import EVALUATE, PRETRAIN, RunRr, write_params
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
@@ -19,130 +19,138 @@ from torch.nn import functional as F
 from rr import backbones, paths
 from rr.backbones.weights import load_backbone
 from rr.data.beton import Beton, write
-from rr.data.labels import keep_share
+from rr.data.labels import keep_label_fraction
 from rr.errors import UserError
-from rr.evaluate import knn, linear
-from rr.evaluate.features import extract
+from rr.evaluate import inputs, knn, linear
+from rr.evaluate.features import extract_features
 from rr.evaluate.stage import Target, evaluate
-from rr.params import Dataset, Knn, Linear, Retrieval, ShapesSource
-from rr.views import normalise
+from rr.params import DatasetConfig, KnnConfig, LinearConfig, RetrievalConfig, ShapesSource
+from rr.views import normalize
 
 FOLDER = Path("runs/evaluate/shapes/conv4/relational/1/shapes")
-SHAPES = Dataset(
+SHAPES = DatasetConfig(
     source=ShapesSource(kind="shapes", train=200, test=50, seed=0),
-    side=32,
+    image_size=32,
     mean=(0.5, 0.5, 0.5),
     std=(0.25, 0.25, 0.25),
 )
 
 
-def features(seed: int, count: int, classes: int = 5) -> tuple[torch.Tensor, np.ndarray]:
+def sample_features(seed: int, count: int, num_classes: int = 5) -> tuple[torch.Tensor, np.ndarray]:
+    """Return normally distributed features around a center of each class, and the labels."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, count)
-    centres = np.random.default_rng(99).normal(size=(classes, 16))
-    return torch.from_numpy((centres[labels] + rng.normal(size=(count, 16))).astype(np.float32)), labels
+    labels = rng.integers(0, num_classes, count)
+    centers = np.random.default_rng(99).normal(size=(num_classes, 16))
+    return torch.from_numpy((centers[labels] + rng.normal(size=(count, 16))).astype(np.float32)), labels
 
 
-@pytest.mark.parametrize(("neighbours", "temperature"), [(1, 0.1), (20, 0.1), (50, 0.5)])
-def test_knn_votes_as_scikit_learn_with_the_same_weights(neighbours: int, temperature: float) -> None:
-    train, test = features(0, 400), features(1, 100)
-    settings = Knn(kind="knn", neighbours=neighbours, temperature=temperature)
-    shares = knn.run(settings, train, test, 5)
-    oracle = KNeighborsClassifier(
-        neighbours, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
-    ).fit(train[0].numpy(), train[1])
-    assert np.allclose(shares, oracle.predict_proba(test[0].numpy()), atol=1e-5)
-    assert np.array_equal(shares.argmax(1), oracle.predict(test[0].numpy()))
+@pytest.mark.parametrize(("neighbors", "temperature"), [(1, 0.1), (20, 0.1), (50, 0.5)])
+def test_knn_matches_scikit_learn(neighbors: int, temperature: float) -> None:
+    (train_features, train_labels), (test_features, _) = sample_features(0, 400), sample_features(1, 100)
+    config = KnnConfig(kind="knn", neighbors=neighbors, temperature=temperature)
+    probabilities = knn.predict_probabilities(train_features, train_labels, test_features, 5, config)
+    classifier = KNeighborsClassifier(
+        neighbors, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
+    ).fit(train_features.numpy(), train_labels)
+    assert np.allclose(probabilities, classifier.predict_proba(test_features.numpy()), atol=1e-5)
+    assert np.array_equal(probabilities.argmax(1), classifier.predict(test_features.numpy()))
 
 
-def test_a_temperature_that_underflows_leaves_every_query_its_nearest_vote() -> None:
-    train, test = features(0, 400), features(1, 100)
-    shares = knn.run(Knn(kind="knn", neighbours=20, temperature=1e-6), train, test, 5)
-    nearest = knn.run(Knn(kind="knn", neighbours=1, temperature=1.0), train, test, 5)
-    assert np.allclose(shares.sum(1), 1)
-    assert np.array_equal(shares.argmax(1), nearest.argmax(1))
+def test_knn_with_tiny_temperature_predicts_the_class_of_the_nearest_image() -> None:
+    (train_features, train_labels), (test_features, _) = sample_features(0, 400), sample_features(1, 100)
+    probabilities, nearest = (
+        knn.predict_probabilities(train_features, train_labels, test_features, 5, config)
+        for config in (
+            KnnConfig(kind="knn", neighbors=20, temperature=1e-6),
+            KnnConfig(kind="knn", neighbors=1, temperature=1.0),
+        )
+    )
+    assert np.allclose(probabilities.sum(1), 1)
+    assert np.array_equal(probabilities.argmax(1), nearest.argmax(1))
 
 
-def test_linear_learns_what_can_be_learnt_and_counts_right() -> None:
-    train, test = features(0, 1000), features(1, 300)
-    settings = Linear(kind="linear", labelled=1.0, epochs=20, batch_size=64, learning_rate=0.01)
-    probabilities, metrics = linear.run(settings, train, test, 5, seed=1)
+def test_linear_learns_separable_classes_reproducibly() -> None:
+    train, test = sample_features(0, 1000), sample_features(1, 300)
+    config = LinearConfig(kind="linear", label_fraction=1.0, epochs=20, batch_size=64, learning_rate=0.01)
+    probabilities, metrics = linear.train_and_predict(*train, *test, config, num_classes=5, seed=1)
     assert np.mean(probabilities.argmax(1) == test[1]) > 0.9
     assert np.allclose(probabilities.sum(1), 1)
     assert metrics["loss"] == pytest.approx(-np.log(probabilities[np.arange(300), test[1]]).mean(), rel=1e-5)
-    again, same = linear.run(settings, train, test, 5, seed=1)
-    assert np.array_equal(again, probabilities)
-    assert same == metrics
+    probabilities_again, metrics_again = linear.train_and_predict(*train, *test, config, num_classes=5, seed=1)
+    assert np.array_equal(probabilities_again, probabilities)
+    assert metrics_again == metrics
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.25])
-def test_few_labels_means_no_other_picture_is_looked_at(share: float) -> None:
-    train, test = features(0, 1000), features(1, 300)
-    settings = Linear(kind="linear", labelled=share, epochs=3, batch_size=64, learning_rate=0.01)
-    kept = keep_share(train[1], share, 1) >= 0
-    probabilities, metrics = linear.run(settings, train, test, 5, seed=1)
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.25])
+def test_linear_does_not_use_images_without_kept_label(fraction: float) -> None:
+    (features, labels), test = sample_features(0, 1000), sample_features(1, 300)
+    config = LinearConfig(kind="linear", label_fraction=fraction, epochs=3, batch_size=64, learning_rate=0.01)
+    kept = keep_label_fraction(labels, fraction, 1) >= 0
+    probabilities, metrics = linear.train_and_predict(features, labels, *test, config, num_classes=5, seed=1)
     assert metrics["train_images"] == kept.sum()
-    assert [kept[train[1] == c].sum() for c in range(5)] == [
-        max(1, round(share * (train[1] == c).sum())) for c in range(5)
+    assert [kept[labels == c].sum() for c in range(5)] == [
+        max(1, round(fraction * (labels == c).sum())) for c in range(5)
     ]
-    spoilt = train[0].clone()
-    spoilt[torch.from_numpy(~kept)] = 1e6
-    again, _ = linear.run(settings, (spoilt, train[1]), test, 5, seed=1)
-    assert np.array_equal(again, probabilities)
+    changed = features.clone()
+    changed[torch.from_numpy(~kept)] = 1e6
+    probabilities_again, _ = linear.train_and_predict(changed, labels, *test, config, num_classes=5, seed=1)
+    assert np.array_equal(probabilities_again, probabilities)
 
 
-def test_cached_features_give_what_the_images_give_every_epoch(converted: Path) -> None:
-    data = Beton(converted / "data/beton/shapes/train.beton", threads=2)
+def test_linear_on_cached_features_matches_training_on_images(converted_project: Path) -> None:
+    data = Beton(converted_project / "data/beton/shapes/train.beton", threads=2)
     assert data.images is not None
     torch.manual_seed(0)
     backbone = backbones.build("conv4").eval().requires_grad_(False)
-    cached = extract(backbone, data, SHAPES, "cpu")
-    settings = Linear(kind="linear", labelled=1.0, epochs=3, batch_size=64, learning_rate=0.001)
-    probabilities, metrics = linear.run(settings, (cached, data.labels), (cached, data.labels), 10, seed=7)
+    cached = extract_features(backbone, data, SHAPES, "cpu")
+    config = LinearConfig(kind="linear", label_fraction=1.0, epochs=3, batch_size=64, learning_rate=0.001)
+    probabilities, metrics = linear.train_and_predict(
+        cached, data.labels, cached, data.labels, config, num_classes=10, seed=7
+    )
 
     torch.manual_seed(7)
     layer = nn.Linear(64, 10)
-    optimiser, shuffle = torch.optim.Adam(layer.parameters(), 0.001), torch.Generator().manual_seed(7)
+    optimizer, shuffle = torch.optim.Adam(layer.parameters(), 0.001), torch.Generator().manual_seed(7)
     labels = torch.from_numpy(data.labels)
     for _ in range(3):
         for rows in torch.randperm(len(labels), generator=shuffle).split(64):
             images = torch.from_numpy(data.images[rows.numpy()]).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
             loss = F.cross_entropy(layer(backbone(images)), labels[rows])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     images = torch.from_numpy(data.images).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
     logits = layer(backbone(images))
     assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
     assert np.allclose(logits.softmax(1).detach().numpy(), probabilities, atol=1e-4)
 
 
-def test_features_are_those_of_the_normalised_picture(converted: Path) -> None:
-    data = Beton(converted / "data/beton/shapes/test.beton", threads=1)
+def test_images_are_normalized(converted_project: Path) -> None:
+    data = Beton(converted_project / "data/beton/shapes/test.beton", threads=1)
     assert data.images is not None
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     expected = (
         torch.from_numpy(data.images).permute(0, 3, 1, 2).double() / 255 - torch.tensor(mean)[:, None, None]
     ) / (torch.tensor(std)[:, None, None])
-    assert torch.allclose(normalise(data.images, mean=mean, std=std, device="cpu").double(), expected, atol=1e-5)
+    assert torch.allclose(normalize(data.images, mean=mean, std=std, device="cpu").double(), expected, atol=1e-5)
 
 
 @pytest.fixture
-def trained(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: Rr) -> Path:
+def pretrained(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> Path:
     folder = tmp_path / "project"
-    shutil.copytree(converted, folder)
+    shutil.copytree(converted_project, folder)
     monkeypatch.chdir(folder)
     write_params(folder, lambda params: params["methods"]["relational"].update(epochs=1))
     assert rr(*PRETRAIN).code == 0
     return folder
 
 
-AUDIT = ["accuracy", "worst_class_accuracy", "best_class_accuracy", "class_gap", "calibration_error"]
-TRAINED = [*AUDIT, "loss", "train_accuracy", "train_images"]
-KEYS = {
-    "linear": TRAINED,
-    "finetune": TRAINED,
-    "knn": [*AUDIT, "train_images"],
+CLASS_METRICS = ["accuracy", "worst_class_accuracy", "best_class_accuracy", "class_gap", "calibration_error"]
+TRAINING_METRICS = [*CLASS_METRICS, "loss", "train_accuracy", "train_images"]
+METRICS = {
+    "linear": TRAINING_METRICS,
+    "finetune": TRAINING_METRICS,
+    "knn": [*CLASS_METRICS, "train_images"],
     "retrieval": [
         "mean_average_precision", "precision_at_1", "recall_at_1", "hit_rate_at_1",
         "precision_at_5", "recall_at_5", "hit_rate_at_5", "train_images",
@@ -151,38 +159,40 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("protocol", KEYS)
-def test_an_evaluation_writes_its_files_and_keeps_the_backbone(trained: Path, rr: Rr, protocol: str) -> None:
-    weights = trained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
+@pytest.mark.parametrize("protocol", METRICS)
+def test_evaluate_is_reproducible_and_keeps_the_backbone(
+    pretrained: Path, rr: RunRr, protocol: str
+) -> None:
+    weights = pretrained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
     before = hashlib.sha256(weights.read_bytes()).digest()
     outcome = rr(*EVALUATE, protocol)
     assert outcome.code == 0, outcome.err
     assert hashlib.sha256(weights.read_bytes()).digest() == before
-    folder = trained / FOLDER / protocol
+    folder = pretrained / FOLDER / protocol
     assert {path.name for path in folder.iterdir()} == {
         "metrics.json", "predictions.parquet", "confusion.csv", "examples.png", "run.json",
     }  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert list(metrics) == [*KEYS[protocol], "test_images", "classes"]
+    assert list(metrics) == [*METRICS[protocol], "test_images", "classes"]
     assert (metrics["test_images"], metrics["classes"]) == (50, 10)
     rows = pq.read_table(folder / "predictions.parquet")
     assert json.loads(rows.schema.metadata[b"class_names"])[0] == "disc"
     if "prediction" in rows.column_names:
-        right = np.asarray(rows["label"]) == np.asarray(rows["prediction"])
-        assert metrics["accuracy"] == pytest.approx(right.mean())
+        is_correct = np.asarray(rows["label"]) == np.asarray(rows["prediction"])
+        assert metrics["accuracy"] == pytest.approx(is_correct.mean())
         assert metrics["train_images"] == 200
-    confused = list(csv.DictReader((folder / "confusion.csv").open()))
-    assert len(confused) == (0 if protocol == "embedding" else 50)
+    confusion = list(csv.DictReader((folder / "confusion.csv").open()))
+    assert len(confusion) == (0 if protocol == "embedding" else 50)
     if "prediction" in rows.column_names:
         names = json.loads(rows.schema.metadata[b"class_names"])
-        assert [row["label"] for row in confused] == [names[label] for label in rows["label"].to_pylist()]
-        assert [row["prediction"] for row in confused] == [names[guess] for guess in rows["prediction"].to_pylist()]
+        assert [row["label"] for row in confusion] == [names[label] for label in rows["label"].to_pylist()]
+        assert [row["prediction"] for row in confusion] == [names[label] for label in rows["prediction"].to_pylist()]
     first = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
     assert rr(*EVALUATE, protocol).code == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"} == first
 
 
-def pictures(folder: Path, classes: dict[str, int]) -> None:
+def write_image_folder(folder: Path, classes: dict[str, int]) -> None:
     rng = np.random.default_rng(0)
     for name, count in classes.items():
         (folder / name).mkdir(parents=True)
@@ -192,107 +202,109 @@ def pictures(folder: Path, classes: dict[str, int]) -> None:
 
 def use_target(project: Path, path: str) -> None:
     def change(params: dict) -> None:
-        source = {"kind": "imagefolder", "path": path, "test_share": 0.4, "unreadable": "stop"}
+        source = {"kind": "imagefolder", "path": path, "test_fraction": 0.4, "on_unreadable": "raise"}
         params["methods"]["relational"].update(epochs=1)
-        params["datasets"]["mine"] = {"source": source, "side": 24, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+        params["datasets"]["mine"] = {
+            "source": source,
+            "image_size": 24,
+            "mean": [0.1, 0.2, 0.3],
+            "std": [0.4, 0.5, 0.6],
+        }
         params["protocols"]["embedding"].update(images=10, perplexity=2.0)
 
     write_params(project, change)
 
 
-@pytest.mark.parametrize("protocol", KEYS)
-def test_another_target_with_other_classes_side_and_normalisation(trained: Path, rr: Rr, protocol: str) -> None:
-    pictures(trained / "pictures", {"a": 10, "b": 10, "c": 10})
-    use_target(trained, "pictures")
+@pytest.mark.parametrize("protocol", METRICS)
+def test_target_with_other_classes_size_and_normalization(pretrained: Path, rr: RunRr, protocol: str) -> None:
+    write_image_folder(pretrained / "images", {"a": 10, "b": 10, "c": 10})
+    use_target(pretrained, "images")
     for stage in ("fetch", "convert"):
         assert rr(stage, "--dataset", "mine").code == 0
     outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
     assert outcome.code == 0, outcome.err
-    metrics = json.loads((trained / FOLDER.parent / "mine" / protocol / "metrics.json").read_text())
+    metrics = json.loads((pretrained / FOLDER.parent / "mine" / protocol / "metrics.json").read_text())
     assert (metrics["test_images"], metrics["classes"]) == (12, 3)
 
 
-def test_a_target_is_seen_with_its_own_normalisation(trained: Path, rr: Rr) -> None:
-    pictures(trained / "pictures", {"a": 10, "b": 10, "c": 10})
-    use_target(trained, "pictures")
+def test_target_images_are_normalized_with_the_mean_and_std_of_the_target(pretrained: Path, rr: RunRr) -> None:
+    write_image_folder(pretrained / "images", {"a": 10, "b": 10, "c": 10})
+    use_target(pretrained, "images")
     for stage in ("fetch", "convert"):
         assert rr(stage, "--dataset", "mine").code == 0
     assert rr(*EVALUATE[:-3], "--target", "mine", "--protocol", "knn").code == 0
-    told = pq.read_table(trained / FOLDER.parent / "mine/knn/predictions.parquet")["confidence"].to_numpy()
-    backbone = load_backbone(trained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors")
-    settings = Knn(kind="knn", neighbours=5, temperature=0.1)
+    predicted = pq.read_table(pretrained / FOLDER.parent / "mine/knn/predictions.parquet")["confidence"].to_numpy()
+    backbone = load_backbone(pretrained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors")
+    config = KnnConfig(kind="knn", neighbors=5, temperature=0.1)
 
-    def confidence(mean: tuple, std: tuple) -> np.ndarray:
-        sides = []
+    def compute_confidence(mean: tuple, std: tuple) -> np.ndarray:
+        features, labels = [], []
         for split in ("train", "test"):
-            data = Beton(trained / f"data/beton/mine/{split}.beton", threads=1)
+            data = Beton(pretrained / f"data/beton/mine/{split}.beton", threads=1)
             pixels = torch.from_numpy(data.images).permute(0, 3, 1, 2).float() / 255
-            normal = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-            sides.append((backbone(normal), data.labels))
-        return knn.run(settings, *sides, 3).max(1)
+            normalized = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+            features.append(backbone(normalized))
+            labels.append(data.labels)
+        return knn.predict_probabilities(features[0], labels[0], features[1], 3, config).max(1)
 
-    assert np.allclose(told, confidence((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), atol=1e-3)
-    assert not np.allclose(told, confidence(SHAPES.mean, SHAPES.std), atol=1e-3)
+    assert np.allclose(predicted, compute_confidence((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), atol=1e-3)
+    assert not np.allclose(predicted, compute_confidence(SHAPES.mean, SHAPES.std), atol=1e-3)
 
 
 @pytest.mark.parametrize("protocol", ["linear", "knn", "retrieval", "embedding"])
-def test_features_that_are_not_finite_are_refused(
-    trained: Path, rr: Rr, protocol: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import rr.evaluate as stage
-
-    real = stage.extract
+def test_non_finite_features_raise(pretrained: Path, rr: RunRr, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    extract = inputs.extract_features
     monkeypatch.setattr(
-        stage, "extract", lambda *arguments: real(*arguments).index_fill_(0, torch.tensor([3]), torch.inf)
+        inputs, "extract_features", lambda *arguments: extract(*arguments).index_fill_(0, torch.tensor([3]), torch.inf)
     )
     outcome = rr(*EVALUATE, protocol)
     assert outcome.code == 2
-    assert "the backbone gives features that are not finite" in outcome.err
-    assert not list((trained / FOLDER).rglob("metrics.json"))
+    assert "the backbone's features contain NaN or infinity" in outcome.err
+    assert not list((pretrained / FOLDER).rglob("metrics.json"))
 
 
-@pytest.mark.parametrize("protocol", KEYS)
-def test_targets_without_labels_or_without_pictures_of_a_class_are_refused(
-    trained: Path, rr: Rr, protocol: str
-) -> None:
-    pictures(trained / "pictures", {"train": 20, "test": 10})
-    use_target(trained, "pictures")
+@pytest.mark.parametrize("protocol", METRICS)
+def test_target_without_labels_raises(pretrained: Path, rr: RunRr, protocol: str) -> None:
+    write_image_folder(pretrained / "images", {"train": 20, "test": 10})
+    use_target(pretrained, "images")
     for stage in ("fetch", "convert"):
         assert rr(stage, "--dataset", "mine").code == 0
     outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
     assert outcome.code == 2
-    assert "labels are absent, so it cannot be a target" in outcome.err
+    assert "has images without labels, so it cannot be a target" in outcome.err
 
 
-def test_a_class_that_the_training_split_lacks_is_named(trained: Path) -> None:
+def test_class_without_training_image_raises(pretrained: Path) -> None:
     rng = np.random.default_rng(0)
     betons = {}
     for split, labels in (("train", [0, 1, 0, 1]), ("test", [0, 1, 2, 2])):
-        betons[split] = trained / f"{split}.beton"
+        betons[split] = pretrained / f"{split}.beton"
         write(betons[split], rng.integers(0, 256, (4, 32, 32, 3), np.uint8), np.array(labels), np.arange(4))
-    run = paths.Evaluation(paths.Pretraining("shapes", "conv4", "relational", 1), "mine", "retrieval")
-    settings = Retrieval(kind="retrieval", distance="cosine", depths=[1])
-    with pytest.raises(
-        UserError, match=r"train.beton: no training picture of the class newt, which the test split has"
-    ):
-        evaluate(settings, Target(SHAPES, betons, ["cat", "dog", "newt"]), run, seed=1, device="cpu", threads=1)
+    run = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "mine", "retrieval")
+    config = RetrievalConfig(kind="retrieval", distance="cosine", cutoffs=[1])
+    with pytest.raises(UserError, match=r"train.beton: no training image of class newt, which the test split contains"):
+        evaluate(config, Target(SHAPES, betons, ["cat", "dog", "newt"]), run, seed=1, device="cpu", threads=1)
     assert not run.folder.exists()
 
 
-def test_weights_that_are_no_backbone_are_refused(trained: Path, rr: Rr) -> None:
-    weights = trained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
+def test_damaged_weights_raise(pretrained: Path, rr: RunRr) -> None:
+    weights = pretrained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(UserError, match="no backbone of this project"):
+    with pytest.raises(UserError, match="not a backbone file of this project"):
         load_backbone(weights)
     outcome = rr(*EVALUATE, "knn")
     assert outcome.code == 2
-    assert "backbone.safetensors is not the file that its record describes" in outcome.err
+    assert "backbone.safetensors does not match its record" in outcome.err
 
 
-def test_more_neighbours_than_pictures_and_an_unknown_protocol(trained: Path, rr: Rr) -> None:
-    write_params(trained, lambda params: params["protocols"]["knn"].update(neighbours=500))
+def test_more_neighbors_than_training_images_raises(pretrained: Path, rr: RunRr) -> None:
+    write_params(pretrained, lambda params: params["protocols"]["knn"].update(neighbors=500))
     outcome = rr(*EVALUATE, "knn")
     assert outcome.code == 2
-    assert "needs as many training pictures; there are 200" in outcome.err
+    assert "neighbors is 500, but there are only 200 training images" in outcome.err
+    assert not list((pretrained / FOLDER).rglob("metrics.json"))
+
+
+def test_unknown_protocol_raises(pretrained: Path, rr: RunRr) -> None:
     assert "did you mean 'knn'" in rr(*EVALUATE, "knnn").err
-    assert not list((trained / FOLDER).rglob("metrics.json"))
+    assert not list((pretrained / FOLDER).rglob("metrics.json"))

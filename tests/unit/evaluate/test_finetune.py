@@ -1,4 +1,4 @@
-"""Finetuning against a direct form, and what it must leave alone."""
+"""The finetuning protocol: compared with a direct implementation, and without effect on the pretrained backbone."""
 
 import numpy as np
 import pytest
@@ -7,70 +7,77 @@ from torch import nn
 from torch.nn import functional as F
 
 from rr import backbones
-from rr.compute.device import settle
+from rr.compute.device import configure_backends
 from rr.data.beton import Beton, write
-from rr.data.labels import keep_share
+from rr.data.labels import keep_label_fraction
 from rr.data.shapes import generate
 from rr.errors import UserError
 from rr.evaluate import finetune
-from rr.params import Dataset, Finetune, ShapesSource
+from rr.evaluate.inputs import EvaluationInputs
+from rr.params import DatasetConfig, FinetuneConfig, ShapesSource
 from rr.views import Augmentation, make_views
 
-DATASET = Dataset(
-    source=ShapesSource(kind="shapes", train=10, test=10, seed=0), side=32, mean=(0.5, 0.4, 0.6), std=(0.25, 0.2, 0.3)
+DATASET = DatasetConfig(
+    source=ShapesSource(kind="shapes", train=10, test=10, seed=0),
+    image_size=32,
+    mean=(0.5, 0.4, 0.6),
+    std=(0.25, 0.2, 0.3),
 )
 PAPER = Augmentation(
     flip=0.5, affine=0.5, degrees=18.0, translate=0.1, zoom=(0.9, 1.1), shear=10.0, erase=0.5, erase_area=0.25
 )
 
 
-def settings(**changes: object) -> Finetune:
+def make_config(**changes: object) -> FinetuneConfig:
     values = {
-        "labelled": 1.0, "augmentation": PAPER, "epochs": 4, "batch_size": 16, "backbone_rate": 0.003,
-        "classifier_rate": 0.01, "weight_decay": 1e-4, "milestones": [0.5], "decay": 0.1,
+        "label_fraction": 1.0, "augmentation": PAPER, "epochs": 4, "batch_size": 16, "backbone_lr": 0.003,
+        "classifier_lr": 0.01, "weight_decay": 1e-4, "milestones": [0.5], "lr_decay": 0.1,
     }  # fmt: skip
-    return Finetune(kind="finetune", **(values | changes))
+    return FinetuneConfig(kind="finetune", **(values | changes))
 
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Beton, Beton]:
     folder = tmp_path_factory.mktemp("finetune")
-    found = []
+    betons = []
     for name, count in (("train", 65), ("test", 40)):
         images, labels = generate(count, 0, name)
         write(folder / name, images, labels, np.arange(count))
-        found.append(Beton(folder / name, threads=1))
-    return found[0], found[1]
+        betons.append(Beton(folder / name, threads=1))
+    return betons[0], betons[1]
 
 
-def start(name: str = "conv4") -> nn.Module:
+def build_backbone(name: str = "conv4") -> nn.Module:
     torch.manual_seed(0)
     return backbones.build(name).requires_grad_(False).eval()
 
 
-def run(splits: tuple[Beton, Beton], backbone: nn.Module | None = None, **changes: object):
-    settle(1)
-    return finetune.run(settings(**changes), backbone or start(), *splits, DATASET, 10, seed=5, device="cpu")
+def train_and_predict(
+    splits: tuple[Beton, Beton], backbone: nn.Module | None = None, **changes: object
+) -> tuple[np.ndarray, dict[str, float]]:
+    configure_backends(1)
+    inputs = EvaluationInputs(backbone or build_backbone(), *splits, DATASET, num_classes=10, seed=5, device="cpu")
+    return finetune.train_and_predict(inputs, make_config(**changes))
 
 
-def test_step_by_step_as_a_direct_form_does_it(splits: tuple[Beton, Beton]) -> None:
+def test_matches_direct_implementation(splits: tuple[Beton, Beton]) -> None:
     train, test = splits
-    probabilities, metrics = run(splits)
+    probabilities, metrics = train_and_predict(splits)
 
     torch.manual_seed(5)
     layer = nn.Linear(64, 10)
-    backbone = start().requires_grad_(True).train()
+    backbone = build_backbone().requires_grad_(True).train()
     assert train.images is not None
     assert test.images is not None
     moments = {}
     step = 0
     for epoch in range(4):
         rates = {id(p): 0.003 for p in backbone.parameters()} | {id(p): 0.01 for p in layer.parameters()}
-        fallen = 0.1 if epoch >= 2 else 1.0
-        order = np.random.Generator(np.random.Philox(key=[5, epoch])).permutation(65)[:64]  # 65: a last one of one
+        decay = 0.1 if epoch >= 2 else 1.0
+        order = np.random.Generator(np.random.Philox(key=[5, epoch])).permutation(65)[:64]  # the 65th image is skipped
         for rows in order.reshape(4, 16):
             views = make_views(
-                train.images[rows], rows, augmentation=PAPER, seed=5, epoch=epoch, views=1, mean=DATASET.mean,
+                train.images[rows], rows, augmentation=PAPER, seed=5, epoch=epoch, num_views=1, mean=DATASET.mean,
                 std=DATASET.std, device="cpu",
             )  # fmt: skip
             loss = F.cross_entropy(layer(backbone(views)), torch.from_numpy(train.labels[rows]))
@@ -79,54 +86,59 @@ def test_step_by_step_as_a_direct_form_does_it(splits: tuple[Beton, Beton]) -> N
             step += 1
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
-                    decayed = gradient + 1e-4 * parameter
+                    gradient = gradient + 1e-4 * parameter  # weight decay
                     mean, square = moments.get(id(parameter), (0, 0))
-                    mean, square = 0.9 * mean + 0.1 * decayed, 0.999 * square + 0.001 * decayed**2
+                    mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
                     moments[id(parameter)] = mean, square
-                    change = (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
-                    parameter -= fallen * rates[id(parameter)] * change
+                    update = (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+                    parameter -= decay * rates[id(parameter)] * update
     pixels = torch.from_numpy(test.images).permute(0, 3, 1, 2).float() / 255
-    normal = (pixels - torch.tensor(DATASET.mean)[:, None, None]) / torch.tensor(DATASET.std)[:, None, None]
+    normalized = (pixels - torch.tensor(DATASET.mean)[:, None, None]) / torch.tensor(DATASET.std)[:, None, None]
     with torch.no_grad():
-        logits = layer(backbone.eval()(normal))
+        logits = layer(backbone.eval()(normalized))
     assert np.allclose(logits.softmax(1).numpy(), probabilities, atol=2e-3)
     assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, torch.from_numpy(test.labels)).item(), abs=5e-3)
     assert metrics["train_images"] == 65
 
 
-def test_it_learns_repeats_and_leaves_the_backbone_alone(splits: tuple[Beton, Beton]) -> None:
-    backbone = start()
+def test_learns_reproducibly_without_changing_the_backbone(splits: tuple[Beton, Beton]) -> None:
+    backbone = build_backbone()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    probabilities, metrics = run(splits, backbone, epochs=20, augmentation=Augmentation(), milestones=[])
+    probabilities, metrics = train_and_predict(splits, backbone, epochs=20, augmentation=Augmentation(), milestones=[])
     assert metrics["train_accuracy"] > 0.8
-    again, same = run(splits, backbone, epochs=20, augmentation=Augmentation(), milestones=[])
-    assert np.array_equal(again, probabilities)
-    assert same == metrics
+    probabilities_again, metrics_again = train_and_predict(
+        splits, backbone, epochs=20, augmentation=Augmentation(), milestones=[]
+    )
+    assert np.array_equal(probabilities_again, probabilities)
+    assert metrics_again == metrics
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
-def test_few_labels_means_no_other_picture_is_looked_at(splits: tuple[Beton, Beton], tmp_path) -> None:
+def test_images_without_kept_label_are_not_used(splits: tuple[Beton, Beton], tmp_path) -> None:
     train, test = splits
-    kept = keep_share(train.labels, 0.25, 5) >= 0
-    expected, metrics = run(splits, labelled=0.25)
+    kept = keep_label_fraction(train.labels, 0.25, 5) >= 0
+    expected, metrics = train_and_predict(splits, label_fraction=0.25)
     assert metrics["train_images"] == kept.sum() < 30
     assert train.images is not None
-    spoilt = np.where(kept[:, None, None, None], train.images, 0)
-    write(tmp_path / "train", spoilt, np.where(kept, train.labels, (train.labels + 1) % 10), train.index)
-    other = Beton(tmp_path / "train", threads=1)
-    other.labels[:] = train.labels  # the choice is by label; pixels of the others must not matter
-    found, _ = run((other, test), labelled=0.25)
-    assert np.array_equal(found, expected)
+    changed_images = np.where(kept[:, None, None, None], train.images, 0)
+    write(tmp_path / "train", changed_images, np.where(kept, train.labels, (train.labels + 1) % 10), train.index)
+    changed_train = Beton(tmp_path / "train", threads=1)
+    changed_train.labels[:] = train.labels  # labels decide which images are kept
+    probabilities, _ = train_and_predict((changed_train, test), label_fraction=0.25)
+    assert np.array_equal(probabilities, expected)
 
 
-def test_a_resnet_can_be_finetuned(splits: tuple[Beton, Beton]) -> None:
-    probabilities, _ = run(splits, start("resnet8"), epochs=1)
+def test_resnet_can_be_finetuned(splits: tuple[Beton, Beton]) -> None:
+    probabilities, _ = train_and_predict(splits, build_backbone("resnet8"), epochs=1)
     assert np.allclose(probabilities.sum(1), 1)
 
 
-def test_what_cannot_work_is_refused(splits: tuple[Beton, Beton]) -> None:
-    with pytest.raises(UserError, match="mini-batches of two"):
-        run(splits, batch_size=1)
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch 1: lower the protocol's rates"):
-        run(splits, backbone_rate=1e30, classifier_rate=1e30)
+def test_batch_size_1_raises(splits: tuple[Beton, Beton]) -> None:
+    with pytest.raises(UserError, match=r"mini-batches of at least two labeled images, got 65 .* and batch_size 1"):
+        train_and_predict(splits, batch_size=1)
+
+
+def test_diverged_loss_raises(splits: tuple[Beton, Beton]) -> None:
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch 1: lower backbone_lr and classifier_lr"):
+        train_and_predict(splits, backbone_lr=1e30, classifier_lr=1e30)

@@ -1,40 +1,53 @@
-"""Rankings by hand, with ties, and against scikit-learn."""
+"""The retrieval protocol: rankings computed by hand, with ties, and compared with scikit-learn."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import NearestNeighbors
+from torch import nn
 
 from rr.data.beton import Beton, write
 from rr.errors import UserError
 from rr.evaluate import retrieval
-from rr.params import Retrieval
+from rr.evaluate.inputs import EvaluationInputs
+from rr.params import DatasetConfig, RetrievalConfig, ShapesSource
+
+DATASET = DatasetConfig(
+    source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=8, mean=(0, 0, 0), std=(1, 1, 1)
+)
 
 
-def split(path, labels: list[int], first_index: int = 0) -> Beton:
-    """A beton whose pictures have the brightness of their position."""
+def write_beton(path, labels: list[int], first_index: int = 0) -> Beton:
+    """Write and open a beton in which the pixel values of each image are its position."""
     images = (np.full((8, 8, 3), position % 256, np.uint8) for position in range(len(labels)))
     write(path, images, np.array(labels), np.arange(first_index, first_index + len(labels)))
     return Beton(path, threads=1)
 
 
-def on_a_line(places: list[float]) -> torch.Tensor:
-    return torch.tensor(places)[:, None]
+def one_dimensional(values: list[float]) -> torch.Tensor:
+    return torch.tensor(values)[:, None]
 
 
 @pytest.fixture
-def by_hand(tmp_path) -> tuple[tuple[torch.Tensor, Beton], tuple[torch.Tensor, Beton]]:
-    """Query 0 (class 0) at 0 ranks 1, 2, 3, 4 → right, wrong, right, wrong; query 1 (class 1) at 5: 4, 3, 2, 1."""
-    train = split(tmp_path / "train", [0, 1, 0, 1], first_index=100)
-    test = split(tmp_path / "test", [0, 1])
-    return (on_a_line([1.0, 2.0, 3.0, 4.0]), train), (on_a_line([0.0, 5.0]), test)
+def inputs(tmp_path) -> EvaluationInputs:
+    """Four training images with features 1, 2, 3, 4 and two queries with features 0 and 5.
+
+    The query at 0 (class 0) ranks the images 1, 2, 3, 4, of which 1 and 3 are relevant. The query at 5 (class 1) ranks
+    them 4, 3, 2, 1, of which 4 and 2 are relevant.
+    """
+    train = write_beton(tmp_path / "train", [0, 1, 0, 1], first_index=100)
+    test = write_beton(tmp_path / "test", [0, 1])
+    inputs = EvaluationInputs(nn.Identity(), train, test, DATASET, num_classes=2, seed=0, device="cpu")
+    train_features, test_features = one_dimensional([1.0, 2.0, 3.0, 4.0]), one_dimensional([0.0, 5.0])
+    vars(inputs).update(train_features=train_features, test_features=test_features)  # cached, so not extracted
+    return inputs
 
 
-def test_a_ranking_by_hand(by_hand) -> None:
-    settings = Retrieval(kind="retrieval", distance="euclidean", depths=[1, 2, 3])
-    found = retrieval.run(settings, *by_hand)
-    assert found.metrics == pytest.approx(
+def test_metrics_by_hand(inputs: EvaluationInputs) -> None:
+    config = RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1, 2, 3])
+    result = retrieval.evaluate(inputs, config)
+    assert result.metrics == pytest.approx(
         {
             "mean_average_precision": (1 / 1 + 2 / 3) / 2,
             "precision_at_1": 1.0, "recall_at_1": 0.5, "hit_rate_at_1": 1.0,
@@ -43,62 +56,63 @@ def test_a_ranking_by_hand(by_hand) -> None:
             "train_images": 4,
         }
     )  # fmt: skip
-    assert [list(row) for row in found.columns["neighbours"]] == [[100, 101, 102], [103, 102, 101]]
-    assert [list(row) for row in found.columns["neighbour_labels"]] == [[0, 1, 0], [1, 0, 1]]
-    assert np.allclose(found.columns["similarities"][0], [-1, -4, -9])
+    assert [list(row) for row in result.columns["neighbours"]] == [[100, 101, 102], [103, 102, 101]]
+    assert [list(row) for row in result.columns["neighbour_labels"]] == [[0, 1, 0], [1, 0, 1]]
+    assert np.allclose(result.columns["similarities"][0], [-1, -4, -9])
 
 
-def test_the_picture_frames_right_and_wrong_neighbours(by_hand) -> None:
-    settings = Retrieval(kind="retrieval", distance="euclidean", depths=[1])
-    sheet = retrieval.run(settings, *by_hand).examples
+def test_examples_frame_correct_and_wrong_neighbors(inputs: EvaluationInputs) -> None:
+    config = RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1])
+    grid = retrieval.evaluate(inputs, config).examples
     tile, gap = 8 + 4, 2
-    assert sheet.shape == (2 * (tile + gap) + gap, 5 * (tile + gap) + gap, 3)
-    frames = [sheet[gap, gap + column * (tile + gap)] for column in range(5)]
+    assert grid.shape == (2 * (tile + gap) + gap, 5 * (tile + gap) + gap, 3)
+    frames = [grid[gap, gap + column * (tile + gap)] for column in range(5)]
     assert [tuple(frame) for frame in frames] == [
-        retrieval._QUERY, retrieval._RIGHT, retrieval._WRONG, retrieval._RIGHT, retrieval._WRONG,
+        retrieval._QUERY_COLOR, retrieval._CORRECT_COLOR, retrieval._WRONG_COLOR, retrieval._CORRECT_COLOR,
+        retrieval._WRONG_COLOR,
     ]  # fmt: skip
-    pictures = [sheet[gap + 5, gap + 5 + column * (tile + gap), 0] for column in range(5)]
-    assert pictures == [0, 0, 1, 2, 3]  # the query, then the gallery's pictures by their brightness
+    pixels = [grid[gap + 5, gap + 5 + column * (tile + gap), 0] for column in range(5)]
+    assert pixels == [0, 0, 1, 2, 3]  # the query, then the training images
 
 
-def test_ties_keep_the_order_of_the_file_and_count_together() -> None:
-    gallery, queries = on_a_line([1.0, 1.0, 1.0, 2.0]), on_a_line([0.0])
+def test_ties_are_ranked_in_file_order_and_share_a_rank() -> None:
+    gallery, queries = one_dimensional([1.0, 1.0, 1.0, 2.0]), one_dimensional([0.0])
     labels = np.array([1, 0, 1, 0])
-    nearest, _, precision = retrieval.rank(gallery, labels, queries, np.array([0]), 2, euclidean=True)
+    nearest, _, precision = retrieval.rank_gallery(gallery, labels, queries, np.array([0]), 2, euclidean=True)
     assert nearest.tolist() == [[0, 1]]
-    # The tie of three holds one right picture: 1/3; the last place makes 2/4.
+    # One of the three images that tie is relevant: 1/3. At the last rank, two of four are: 2/4.
     assert precision[0] == pytest.approx((1 / 3 + 2 / 4) / 2)
 
 
 @pytest.mark.parametrize("euclidean", [False, True])
 @pytest.mark.parametrize("steps", [0, 3])
-def test_against_scikit_learn(euclidean: bool, steps: int) -> None:
+def test_ranking_matches_scikit_learn(euclidean: bool, steps: int) -> None:
     rng = np.random.default_rng(0)
     gallery, queries = (rng.normal(size=(count, 6)).astype(np.float32) for count in (300, 600))
-    if steps:  # few different values: many exact ties
+    if steps:  # few distinct values cause many exact ties
         gallery, queries = (np.rint(a[:, :1] * steps).astype(np.float32) for a in (gallery, queries))
         gallery, queries = (np.where(a == 0, 1, a) for a in (gallery, queries))
-    labels, asked = rng.integers(0, 7, 300), rng.integers(0, 7, 600)
-    nearest, nearness, precision = retrieval.rank(
-        torch.from_numpy(gallery), labels, torch.from_numpy(queries), asked, 10, euclidean=euclidean
+    labels, query_labels = rng.integers(0, 7, 300), rng.integers(0, 7, 600)
+    nearest, similarity, precision = retrieval.rank_gallery(
+        torch.from_numpy(gallery), labels, torch.from_numpy(queries), query_labels, 10, euclidean=euclidean
     )
     if euclidean:
         scores = -((queries[:, None] - gallery[None]) ** 2).sum(2)
     else:
-        unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (queries, gallery)]
-        scores = unit[0] @ unit[1].T
-    expected = [average_precision_score(labels == label, row) for label, row in zip(asked, scores, strict=True)]
+        normalized = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (queries, gallery)]
+        scores = normalized[0] @ normalized[1].T
+    expected = [average_precision_score(labels == label, row) for label, row in zip(query_labels, scores, strict=True)]
     assert np.allclose(precision, expected, atol=1e-4)
     metric = "sqeuclidean" if euclidean else "cosine"
-    distances, oracle = (
+    distances, expected_nearest = (
         NearestNeighbors(n_neighbors=10, metric=metric, algorithm="brute").fit(gallery).kneighbors(queries)
     )
-    assert np.allclose(nearness, -distances if euclidean else 1 - distances, atol=1e-4)
+    assert np.allclose(similarity, -distances if euclidean else 1 - distances, atol=1e-4)
     if not steps:
-        assert np.array_equal(nearest, oracle)
+        assert np.array_equal(nearest, expected_nearest)
 
 
-def test_a_depth_beyond_the_gallery_is_refused(by_hand) -> None:
-    settings = Retrieval(kind="retrieval", distance="cosine", depths=[1, 5])
-    with pytest.raises(UserError, match="depth 5 needs as many training pictures; there are 4"):
-        retrieval.run(settings, *by_hand)
+def test_cutoff_above_number_of_training_images_raises(inputs: EvaluationInputs) -> None:
+    config = RetrievalConfig(kind="retrieval", distance="cosine", cutoffs=[1, 5])
+    with pytest.raises(UserError, match="cutoff 5 exceeds the number of training images, 4"):
+        retrieval.evaluate(inputs, config)

@@ -1,4 +1,4 @@
-"""`rr embed` and `rr retrieve`: one's own pictures as vectors, and the nearest of them; and what is refused."""
+"""`rr embed` and `rr retrieve`: vectors, search results, index, page and error messages."""
 
 import errno
 import json
@@ -16,52 +16,56 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import Rr, write_params
+from helpers import RunRr, write_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import network as trained
+from networks import random_backbone
 from PIL import Image
 from safetensors import safe_open
 
-from rr.backbones.weights import load_backbone, write_backbone
+from rr.backbones.weights import load_backbone, save_backbone
 from rr.data import raw
-from rr.evaluate.features import extract
-from rr.gallery import index, network, pictures
-from rr.gallery.search import nearest
-from rr.params import Dataset, ShapesSource
-from rr.runtime.hashing import sha256
+from rr.evaluate.features import extract_features
+from rr.gallery import feature_extractor, index
+from rr.gallery.feature_extractor import load_feature_extractor
+from rr.gallery.images import display_path, list_images
+from rr.gallery.search import find_nearest
+from rr.params import DatasetConfig, ShapesSource
+from rr.runtime.hashing import file_sha256
 
 SIDE, MEAN, STD = 32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
-DATASET = Dataset(source=ShapesSource(kind="shapes", train=10, test=10, seed=0), side=SIDE, mean=MEAN, std=STD)
+DATASET = DatasetConfig(
+    source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=SIDE, mean=MEAN, std=STD
+)
 
 
-def draw(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
-    """A picture of a few large coloured patches."""
+def make_image(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+    """Return an image of 16 random colors, blended into each other."""
     patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `w` (weights) and `g`, a gallery of six pictures; it is the current one and has no params.yaml."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working directory with weights `w` and a gallery `g` of six images, without params.yaml."""
     monkeypatch.chdir(tmp_path)
-    write_backbone("conv4", trained("conv4"), tmp_path / "w", DATASET)
+    save_backbone(random_backbone("conv4"), tmp_path / "w", DATASET)
     (tmp_path / "g/deep/er").mkdir(parents=True)
     for seed, name in enumerate(["b.png", "a.PNG", "deep/c.png", "deep/er/d.png", "deep/e.bmp", "f.webp"]):
-        draw(seed).save(tmp_path / "g" / name, lossless=True)
+        make_image(seed).save(tmp_path / "g" / name, lossless=True)
     return tmp_path
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def vectors(table: Any) -> np.ndarray:
     return np.array(table["vector"].to_pylist(), np.float32)
 
 
-class Pixels:
-    """What `extract` asks of a beton."""
+class FakeBeton:
+    """The part of `Beton` that `extract_features` uses."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -73,42 +77,42 @@ class Pixels:
         yield self.images[np.asarray(order)], None
 
 
-def extracted(weights: Path, paths: list[Path]) -> np.ndarray:
-    """The features as the evaluation computes them."""
-    images = np.stack([raw.decode(path.read_bytes(), SIDE) for path in paths])
-    return extract(load_backbone(weights), Pixels(images), DATASET, "cpu").numpy()  # type: ignore[arg-type]
+def expected_vectors(weights: Path, paths: list[Path]) -> np.ndarray:
+    """Return the features as `rr evaluate` computes them."""
+    images = np.stack([raw.decode_image(path.read_bytes(), SIDE) for path in paths])
+    return extract_features(load_backbone(weights), FakeBeton(images), DATASET, "cpu").numpy()  # type: ignore[arg-type]
 
 
-def test_embed_writes_the_features_of_the_evaluation(place: Path, rr: Rr) -> None:
+def test_embed_writes_the_features_of_evaluate(folder: Path, rr: RunRr) -> None:
     for name in ("g/.hidden.png", "g/.folder/x.png", "g/notes.txt", "g/paper.pdf"):
         Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_bytes(b"no picture")
+        Path(name).write_bytes(b"not an image")
     Path("g/nowhere.png").symlink_to("missing.png")
     outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w")
     assert outcome.code == 0
-    assert outcome.out == "f.parquet: 6 pictures, 64 features\n"
+    assert outcome.out == "f.parquet: 6 images, 64 features\n"
     table = pq.read_table("f.parquet")
     names = table["path"].to_pylist()
     assert names == ["a.PNG", "b.png", "deep/c.png", "deep/e.bmp", "deep/er/d.png", "f.webp"]
     assert str(table.schema.field("vector").type).startswith("fixed_size_list<")
     assert table["vector"].type.list_size == 64
-    expected = extracted(Path("w"), [Path("g", name) for name in names])
+    expected = expected_vectors(Path("w"), [Path("g", name) for name in names])
     assert np.abs(vectors(table) - expected).max() <= 1e-5 * np.abs(expected).max()
     assert table["size"].to_pylist() == [Path("g", name).stat().st_size for name in names]
     assert table["modified"].to_pylist() == [Path("g", name).stat().st_mtime_ns for name in names]
-    about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-    assert about.pop("absolute_folder") == str((place / "g").resolve())
-    assert about == {
-        "weights": sha256(Path("w")), "backbone": "conv4", "side": "32", "mean": "[0.5, 0.4, 0.3]",
+    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert metadata.pop("absolute_folder") == str((folder / "g").resolve())
+    assert metadata == {
+        "weights": file_sha256(Path("w")), "backbone": "conv4", "side": "32", "mean": "[0.5, 0.4, 0.3]",
         "std": "[0.25, 0.2, 0.3]", "folder": "g",
     }  # fmt: skip
 
 
-def kinds(folder: Path) -> None:
-    """One picture of every mode, as `rr.data.raw` is to understand them."""
-    base = draw(1, (48, 40))
+def save_every_mode(folder: Path) -> None:
+    """Save an image of every mode that `rr.data.raw` supports."""
+    base = make_image(1, (48, 40))
     base.convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
-    base.convert("L").save(folder / "grey.png")
+    base.convert("L").save(folder / "gray.png")
     base.convert("1").save(folder / "bits.png")
     base.convert("CMYK").save(folder / "cmyk.jpg")
     alpha = base.copy()
@@ -121,24 +125,24 @@ def kinds(folder: Path) -> None:
     base.rotate(-90, expand=True).save(folder / "turned.png")
 
 
-def test_pictures_of_every_mode(place: Path, rr: Rr) -> None:
+def test_images_of_every_mode(folder: Path, rr: RunRr) -> None:
     Path("m").mkdir()
-    kinds(Path("m"))
-    assert rr("embed", "m", "-o", "f.parquet", "--weights", "w").out.startswith("f.parquet: 8 pictures")
+    save_every_mode(Path("m"))
+    assert rr("embed", "m", "-o", "f.parquet", "--weights", "w").out.startswith("f.parquet: 8 images")
     table = pq.read_table("f.parquet")
     names = table["path"].to_pylist()
-    found = dict(zip(names, vectors(table), strict=True))
-    expected = extracted(Path("w"), [Path("m", name) for name in names])
+    vector_by_name = dict(zip(names, vectors(table), strict=True))
+    expected = expected_vectors(Path("w"), [Path("m", name) for name in names])
     assert np.abs(vectors(table) - expected).max() <= 1e-5 * np.abs(expected).max()
-    assert np.allclose(found["rotated.png"], found["turned.png"], atol=1e-6)
-    assert len({vector.tobytes() for vector in found.values()}) == 7  # all others differ
+    assert np.allclose(vector_by_name["rotated.png"], vector_by_name["turned.png"], atol=1e-6)
+    assert len({vector.tobytes() for vector in vector_by_name.values()}) == 7  # the other images differ
 
 
-def test_batches_and_order_change_nothing(place: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_does_not_change_the_vectors(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     rr("embed", "g", "-o", "one.parquet", "--weights", "w")
-    monkeypatch.setattr(network, "_PICTURES", 4)
+    monkeypatch.setattr(feature_extractor, "_MAX_BATCH_IMAGES", 4)
     outcome = rr("embed", "g", "-o", "two.parquet", "--weights", "w")
-    assert "6 pictures" in outcome.out
+    assert "6 images" in outcome.out
     assert "embed: 100 %" in outcome.err
     one, two = pq.read_table("one.parquet"), pq.read_table("two.parquet")
     assert pq.ParquetFile("two.parquet").num_row_groups == 2
@@ -146,355 +150,366 @@ def test_batches_and_order_change_nothing(place: Path, rr: Rr, monkeypatch: pyte
     assert np.allclose(vectors(one), vectors(two), rtol=0, atol=1e-6 * np.abs(vectors(one)).max())
 
 
-def test_an_unreadable_picture_stops_or_is_skipped(place: Path, rr: Rr) -> None:
-    Path("g/deep/bad.jpg").write_bytes(b"not a picture")
-    before = files(place)
+def test_unreadable_image_raises_or_is_skipped(folder: Path, rr: RunRr) -> None:
+    Path("g/deep/bad.jpg").write_bytes(b"not an image")
+    before = read_files(folder)
     outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w")
     assert outcome.code == 2
-    assert outcome.err.startswith("rr: g/deep/bad.jpg: not a readable picture (no picture format that Pillow knows); ")
+    assert outcome.err.startswith(
+        "rr: g/deep/bad.jpg: not a readable image (not an image format that Pillow can read): "
+    )
     assert rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w").code == 2
-    assert files(place) == before
-    outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--unreadable", "skip")
-    assert outcome.out == "f.parquet: 6 pictures, 64 features, 1 skipped\n"
-    assert "skipped g/deep/bad.jpg: not a readable picture" in outcome.err
-    ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--unreadable", "skip")
+    assert read_files(folder) == before
+    outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--on-unreadable", "skip")
+    assert outcome.out == "f.parquet: 6 images, 64 features, 1 skipped\n"
+    assert "skipped g/deep/bad.jpg: not a readable image" in outcome.err
+    ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--on-unreadable", "skip")
     assert "6 embedded, 1 skipped" in rr(*ask).out
     assert "0 embedded, 1 skipped" in rr(*ask).out
-    draw(9).save("g/deep/bad.jpg")
+    make_image(9).save("g/deep/bad.jpg")
     assert "1 embedded\n" in rr(*ask).out
 
 
-def listing(out: str) -> dict[str, list[tuple[int, float, str]]]:
-    """The tables that `rr retrieve` prints, by query."""
-    found = {}
+def parse_tables(out: str) -> dict[str, list[tuple[int, float, str]]]:
+    """Return the rows (rank, similarity, path) of the tables that `rr retrieve` prints, by query."""
+    tables = {}
     for block in out.split("\n\n")[:-1]:
         query, heading, *lines = block.split("\n")
         assert heading.split() == ["rank", "similarity", "path"]
-        found[query] = [(int(r), float(s), name) for r, s, name in (line.split(None, 2) for line in lines)]
-    return found
+        tables[query] = [(int(r), float(s), name) for r, s, name in (line.split(None, 2) for line in lines)]
+    return tables
 
 
-def embedded(out: str) -> int:
-    found = re.search(r"^\d+\.\d{3} s for .* ([\d,]+) embedded", out, re.MULTILINE)
-    assert found, out
-    return int(found[1])
+def num_embedded(out: str) -> int:
+    match = re.search(r"^\d+\.\d{3} s for .* ([\d,]+) embedded", out, re.MULTILINE)
+    assert match, out
+    return int(match[1])
 
 
-def test_the_nearest_are_those_of_scikit_learn(place: Path, rr: Rr) -> None:
+def test_retrieve_matches_scikit_learn(folder: Path, rr: RunRr) -> None:
     from sklearn.neighbors import NearestNeighbors
 
-    draw(20, (90, 50)).save("q.png")
+    make_image(20, (90, 50)).save("q.png")
     outcome = rr("retrieve", "q.png", "g/deep/c.png", "--gallery", "g", "--weights", "w", "--top", 4)
     assert outcome.code == 0
-    names = [picture.name for picture in pictures.listed(Path("g"))]
-    gallery = extracted(Path("w"), [Path("g", name) for name in names])
+    names = [image.name for image in list_images(Path("g"))]
+    gallery = expected_vectors(Path("w"), [Path("g", name) for name in names])
     fitted = NearestNeighbors(n_neighbors=4, metric="cosine").fit(gallery)
-    distances, places = fitted.kneighbors(extracted(Path("w"), [Path("q.png"), Path("g/deep/c.png")]))
-    found = listing(outcome.out)
-    assert list(found) == ["q.png", "g/deep/c.png"]
-    for rows, far, near in zip(found.values(), distances, places, strict=True):
+    distances, positions = fitted.kneighbors(expected_vectors(Path("w"), [Path("q.png"), Path("g/deep/c.png")]))
+    tables = parse_tables(outcome.out)
+    assert list(tables) == ["q.png", "g/deep/c.png"]
+    for rows, row_distances, row_positions in zip(tables.values(), distances, positions, strict=True):
         assert [row[0] for row in rows] == [1, 2, 3, 4]
-        assert [row[2] for row in rows] == [names[i] for i in near]
-        assert [row[1] for row in rows] == pytest.approx(list(1 - far), abs=1e-4)
-    assert found["g/deep/c.png"][0] == (1, 1.0, "deep/c.png")
+        assert [row[2] for row in rows] == [names[i] for i in row_positions]
+        assert [row[1] for row in rows] == pytest.approx(list(1 - row_distances), abs=1e-4)
+    assert tables["g/deep/c.png"][0] == (1, 1.0, "deep/c.png")
 
 
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 2**32 - 1), queries=st.integers(1, 4), size=st.integers(1, 30), top=st.integers(1, 40))
-def test_search_agrees_with_scikit_learn(seed: int, queries: int, size: int, top: int) -> None:
+@given(seed=st.integers(0, 2**32 - 1), num_queries=st.integers(1, 4), size=st.integers(1, 30), top=st.integers(1, 40))
+def test_find_nearest_matches_scikit_learn(seed: int, num_queries: int, size: int, top: int) -> None:
     from sklearn.neighbors import NearestNeighbors
 
     rng = np.random.default_rng(seed)
-    gallery, asked = (rng.integers(-3, 4, (n, 3)).astype(np.float32) for n in (size, queries))  # with ties and zeros
-    places, similarities = nearest(asked, gallery, top)
+    gallery, queries = (rng.integers(-3, 4, (n, 3)).astype(np.float32) for n in (size, num_queries))  # ties and zeros
+    positions, similarities = find_nearest(queries, gallery, top)
     fitted = NearestNeighbors(n_neighbors=min(top, size), metric="cosine", algorithm="brute").fit(gallery)
-    assert np.allclose(similarities, 1 - fitted.kneighbors(asked)[0], atol=1e-6)
-    every = np.nan_to_num(gallery / np.linalg.norm(gallery, axis=1, keepdims=True).clip(1e-9))
-    for row, query, values in zip(places, asked, similarities, strict=True):
+    assert np.allclose(similarities, 1 - fitted.kneighbors(queries)[0], atol=1e-6)
+    normalized = np.nan_to_num(gallery / np.linalg.norm(gallery, axis=1, keepdims=True).clip(1e-9))
+    for row, query, values in zip(positions, queries, similarities, strict=True):
         assert len(set(row)) == len(row)
-        assert np.allclose(every[row] @ query / max(np.linalg.norm(query), 1e-9), values, atol=1e-6)
+        assert np.allclose(normalized[row] @ query / max(np.linalg.norm(query), 1e-9), values, atol=1e-6)
 
 
-def test_equal_ones_keep_the_order_of_the_gallery() -> None:
+def test_equal_similarities_keep_gallery_order() -> None:
     gallery = np.array([[0, 1], [1, 0], [1, 0], [1, 0]], np.float32)
-    places, _ = nearest(np.array([[2, 0]], np.float32), gallery, 9)
-    assert places.tolist() == [[1, 2, 3, 0]]
+    positions, _ = find_nearest(np.array([[2, 0]], np.float32), gallery, 9)
+    assert positions.tolist() == [[1, 2, 3, 0]]
 
 
-def test_an_index_is_reused_while_it_is_true(place: Path, rr: Rr) -> None:
+def test_index_is_reused_and_updated(folder: Path, rr: RunRr) -> None:
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
     first = rr(*ask)
-    assert embedded(first.out) == 6
-    (made,) = Path(".rr/gallery").iterdir()
-    written = made.stat().st_mtime_ns
+    assert num_embedded(first.out) == 6
+    (index_path,) = Path(".rr/gallery").iterdir()
+    modified = index_path.stat().st_mtime_ns
     again = rr(*ask)
-    assert embedded(again.out) == 0
-    assert listing(again.out) == listing(first.out)
-    assert made.stat().st_mtime_ns == written
+    assert num_embedded(again.out) == 0
+    assert parse_tables(again.out) == parse_tables(first.out)
+    assert index_path.stat().st_mtime_ns == modified
 
-    draw(30).save("g/new.png")
-    assert embedded(rr(*ask).out) == 1
-    draw(31).save("g/b.png")  # changed
-    found = rr(*ask)
-    assert embedded(found.out) == 1
-    assert listing(found.out)["g/b.png"][0] == (1, 1.0, "b.png")
-    facts = Path("g/b.png").stat()
-    os.utime("g/b.png", ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))  # a nanosecond is a change
-    assert embedded(rr(*ask).out) == 1
+    make_image(30).save("g/new.png")
+    assert num_embedded(rr(*ask).out) == 1
+    make_image(31).save("g/b.png")  # changed
+    outcome = rr(*ask)
+    assert num_embedded(outcome.out) == 1
+    assert parse_tables(outcome.out)["g/b.png"][0] == (1, 1.0, "b.png")
+    info = Path("g/b.png").stat()
+    os.utime("g/b.png", ns=(info.st_atime_ns, info.st_mtime_ns + 1))  # a change of 1 ns is detected
+    assert num_embedded(rr(*ask).out) == 1
     Path("g/deep/c.png").unlink()
-    found = rr(*ask)
-    assert embedded(found.out) == 0
-    assert len(listing(found.out)["g/b.png"]) == 6
-    assert "deep/c.png" not in found.out
-    assert "deep/c.png" not in pq.read_table(made)["path"].to_pylist()
+    outcome = rr(*ask)
+    assert num_embedded(outcome.out) == 0
+    assert len(parse_tables(outcome.out)["g/b.png"]) == 6
+    assert "deep/c.png" not in outcome.out
+    assert "deep/c.png" not in pq.read_table(index_path)["path"].to_pylist()
     Path("g/deep/e.bmp").rename("g/deep/moved.bmp")
-    assert embedded(rr(*ask).out) == 1
+    assert num_embedded(rr(*ask).out) == 1
 
     rr("embed", "g", "-o", "fresh.parquet", "--weights", "w")
-    fresh, kept = pq.read_table("fresh.parquet"), pq.read_table(made)
-    assert fresh.drop_columns("vector").equals(kept.drop_columns("vector"))
-    assert np.allclose(vectors(fresh), vectors(kept), rtol=0, atol=1e-5)
+    fresh, updated = pq.read_table("fresh.parquet"), pq.read_table(index_path)
+    assert fresh.drop_columns("vector").equals(updated.drop_columns("vector"))
+    assert np.allclose(vectors(fresh), vectors(updated), rtol=0, atol=1e-5)
     assert len(list(Path(".rr/gallery").iterdir())) == 1
 
 
-def test_another_folder_weights_or_side_has_another_index(place: Path, rr: Rr) -> None:
-    write_backbone("conv4", trained("conv4"), place / "w64", DATASET.model_copy(update={"side": 64}))
+def test_other_folder_weights_or_image_size_has_another_index(folder: Path, rr: RunRr) -> None:
+    save_backbone(random_backbone("conv4"), folder / "w64", DATASET.model_copy(update={"image_size": 64}))
     Path("other").symlink_to("g/deep")
     ask = ("retrieve", "g/b.png", "--gallery")
-    made = [embedded(rr(*ask, *rest).out) for rest in (("g", "--weights", "w"), ("g", "--weights", "w64"))]
-    made += [embedded(rr(*ask, name, "--weights", "w").out) for name in ("other", "g/deep", f"{place}/g")]
-    assert made == [6, 6, 3, 0, 0]  # a link and an absolute path lead to the same folder
+    counts = [num_embedded(rr(*ask, *rest).out) for rest in (("g", "--weights", "w"), ("g", "--weights", "w64"))]
+    counts += [num_embedded(rr(*ask, name, "--weights", "w").out) for name in ("other", "g/deep", f"{folder}/g")]
+    assert counts == [6, 6, 3, 0, 0]  # a link and an absolute path lead to the same folder
     assert len(list(Path(".rr/gallery").iterdir())) == 3
 
 
-def test_a_file_of_embed_is_an_index(place: Path, rr: Rr) -> None:
+def test_output_of_embed_is_a_valid_index(folder: Path, rr: RunRr) -> None:
     rr("embed", "g", "-o", "f.parquet", "--weights", "w")
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--index", "f.parquet", "--weights")
-    assert embedded(rr(*ask, "w").out) == 0
+    assert num_embedded(rr(*ask, "w").out) == 0
     assert not Path(".rr").exists()
-    write_backbone("conv4", trained("conv4"), place / "w64", DATASET.model_copy(update={"side": 64}))
+    save_backbone(random_backbone("conv4"), folder / "w64", DATASET.model_copy(update={"image_size": 64}))
     outcome = rr(*ask, "w64")
-    assert embedded(outcome.out) == 6
-    assert "f.parquet was made with other values of weights, side: making it again" in outcome.err
-    # The same names, sizes and times elsewhere are other pictures.
+    assert num_embedded(outcome.out) == 6
+    assert "f.parquet was written with other values of weights, side: writing it again" in outcome.err
+    # Files of the same name, size and time in another folder are other images.
     outcome = rr("retrieve", "g/b.png", "--gallery", "g/deep", "--index", "f.parquet", "--weights", "w64")
     assert "other values of absolute_folder" in outcome.err
 
 
-def test_a_damaged_index_is_made_again(place: Path, rr: Rr) -> None:
+def test_damaged_index_is_written_again(folder: Path, rr: RunRr) -> None:
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--index", "i.parquet")
-    first = listing(rr(*ask).out)
-    whole = Path("i.parquet").read_bytes()
-    flipped = bytearray(whole)
+    first = parse_tables(rr(*ask).out)
+    content = Path("i.parquet").read_bytes()
+    flipped = bytearray(content)
     vector = pq.ParquetFile("i.parquet").metadata.row_group(0).column(1)
     flipped[vector.data_page_offset + vector.total_compressed_size // 2] ^= 4
-    for damaged in (b"", whole[:4], whole[: len(whole) // 2], whole[:-1], bytes(flipped)):
+    for damaged in (b"", content[:4], content[: len(content) // 2], content[:-1], bytes(flipped)):
         Path("i.parquet").write_bytes(damaged)
         outcome = rr(*ask)
         assert outcome.code == 0
         assert "i.parquet is damaged" in outcome.err
-        assert "making it again" in outcome.err
-        assert embedded(outcome.out) == 6
-        assert listing(outcome.out) == first
-        assert embedded(rr(*ask).out) == 0
+        assert "writing it again" in outcome.err
+        assert num_embedded(outcome.out) == 6
+        assert parse_tables(outcome.out) == first
+        assert num_embedded(rr(*ask).out) == 0
 
 
-def test_an_index_does_not_replace_something_else(place: Path, rr: Rr) -> None:
+def test_index_does_not_overwrite_other_files(folder: Path, rr: RunRr) -> None:
     Path("letter").write_text("dear all")
     pq.write_table(pa.table({"a": [1, 2]}), "x.parquet")
-    before = files(place)
+    before = read_files(folder)
     for name in ("letter", "x.parquet", "g", "w", "g/b.png"):
         outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--index", name)
         assert outcome.code == 2
         assert f"--index {name}" in outcome.err
-    assert files(place) == before
+    assert read_files(folder) == before
 
 
-def test_two_writers_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second one begins and ends while the first is writing: both succeed, and the file is whole all the time."""
-    found, loaded = pictures.listed(Path("g")), network.load(Path("w"), None, Path("none"), "cpu")
-    rows, target, mine = index.Rows(found, np.zeros((6, 64), np.float32)), place / "i.parquet", os.getpid()
+def test_two_processes_can_write_an_index_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process starts and ends while the first is writing. The file is complete at all times."""
+    extractor = load_feature_extractor(Path("w"), None, "cpu")
+    batch = index.ImageVectors(list_images(Path("g")), np.zeros((6, 64), np.float32))
+    target, pid = folder / "i.parquet", os.getpid()
 
-    def first() -> Iterator[index.Rows]:
-        yield rows
-        monkeypatch.setattr(os, "getpid", lambda: mine + 1)
-        assert index.write(target, loaded, Path("g"), [rows]) == 6
-        assert len(index.read(target, loaded, Path("g")).vectors) == 6
-        monkeypatch.setattr(os, "getpid", lambda: mine)
-        yield rows
+    def batches_of_first_process() -> Iterator[index.ImageVectors]:
+        yield batch
+        monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+        assert index.write_index(target, extractor, Path("g"), [batch]) == 6
+        assert len(index.read_index(target, extractor, Path("g")).vectors) == 6
+        monkeypatch.setattr(os, "getpid", lambda: pid)
+        yield batch
 
-    assert index.write(target, loaded, Path("g"), first()) == 12
-    assert len(index.read(target, loaded, Path("g")).vectors) == 12
-    assert sorted(entry.name for entry in place.iterdir()) == ["g", "i.parquet", "w"]
-
-
-STRANGE = ["two words.png", 'it\'s "quoted".png', "<b>bold.png", '"><img alt=x>.png', "new\nline.png", "bär.png"]
-STRANGE += ["\x1b[31mred.png"]
+    assert index.write_index(target, extractor, Path("g"), batches_of_first_process()) == 12
+    assert len(index.read_index(target, extractor, Path("g")).vectors) == 12
+    assert sorted(entry.name for entry in folder.iterdir()) == ["g", "i.parquet", "w"]
 
 
-def strange(folder: Path) -> list[str]:
-    """Pictures with awkward names; returned as the column `path` is to hold them."""
+UNUSUAL_NAMES = ["two words.png", 'it\'s "quoted".png', "<b>bold.png", '"><img alt=x>.png', "new\nline.png", "bär.png"]
+UNUSUAL_NAMES += ["\x1b[31mred.png"]
+
+
+def save_unusual_names(folder: Path) -> list[str]:
+    """Save images with unusual names; return the names as the column `path` should contain them."""
     folder.mkdir()
-    for seed, name in enumerate(STRANGE):
-        draw(seed).save(folder / name)
-    draw(70).save(folder / os.fsdecode(b"caf\xe9.png"))
-    return sorted([*STRANGE, "caf\\xe9.png"])
+    for seed, name in enumerate(UNUSUAL_NAMES):
+        make_image(seed).save(folder / name)
+    make_image(70).save(folder / os.fsdecode(b"caf\xe9.png"))
+    return sorted([*UNUSUAL_NAMES, "caf\\xe9.png"])
 
 
-def test_strange_names(place: Path, rr: Rr) -> None:
-    names = strange(Path("s"))
+def test_unusual_names(folder: Path, rr: RunRr) -> None:
+    names = save_unusual_names(Path("s"))
     rr("embed", "s", "-o", "f.parquet", "--weights", "w")
     assert pq.read_table("f.parquet")["path"].to_pylist() == names
     odd = Path("s", os.fsdecode(b"caf\xe9.png"))
     ask = ("retrieve", odd, "s/new\nline.png", "--gallery", "s", "--weights", "w")
     outcome = rr(*ask)
     assert outcome.code == 0, outcome.err
-    found = listing(outcome.out)
-    assert found["s/caf\\xe9.png"][0] == (1, 1.0, "caf\\xe9.png")
-    assert found["s/new\\nline.png"][0] == (1, 1.0, "new\\nline.png")
+    tables = parse_tables(outcome.out)
+    assert tables["s/caf\\xe9.png"][0] == (1, 1.0, "caf\\xe9.png")
+    assert tables["s/new\\nline.png"][0] == (1, 1.0, "new\\nline.png")
     assert "\x1b" not in outcome.out
-    assert embedded(rr(*ask).out) == 0
+    assert num_embedded(rr(*ask).out) == 0
 
 
-def test_files_that_are_shown_alike_are_told_apart(place: Path, rr: Rr) -> None:
+def test_files_with_the_same_displayed_name_are_distinguished(folder: Path, rr: RunRr) -> None:
     Path("s").mkdir()
     for seed, name in enumerate([b"a\xff.bmp", b"a\\xff.bmp"]):
-        draw(seed).save(Path("s", os.fsdecode(name)))
+        make_image(seed).save(Path("s", os.fsdecode(name)))
         os.utime(os.path.join(b"s", name), ns=(0, 0))
     for query in (b"a\xff.bmp", b"a\\xff.bmp"):
         ask = ("retrieve", Path("s", os.fsdecode(query)), "--gallery", "s", "--weights", "w")
         for _ in range(2):
-            (rows,) = listing(rr(*ask).out).values()
+            (rows,) = parse_tables(rr(*ask).out).values()
             assert rows[0][1] == 1.0
             assert rows[1][1] < 1.0
 
 
-class Page(HTMLParser):
-    """The alternative texts, captions and addresses of a page."""
+class PageParser(HTMLParser):
+    """Collect the alternative texts, the URLs, the tags and the text of a page."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alts: list[str] = []
-        self.addresses: list[str] = []
+        self.urls: list[str] = []
         self.tags: set[str] = set()
-        self.words = ""
+        self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        known = dict(attrs)
+        attributes = dict(attrs)
         self.tags.add(tag)
-        self.alts += [known["alt"] or ""] if tag == "img" else []
-        self.addresses += [known[key] or "" for key in ("src", "href") if key in known]
+        self.alts += [attributes["alt"] or ""] if tag == "img" else []
+        self.urls += [attributes[key] or "" for key in ("src", "href") if key in attributes]
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        self.text += data
 
 
-def test_the_page_needs_nothing_else_and_escapes_names(place: Path, rr: Rr) -> None:
-    names = [pictures.printable(name) for name in strange(Path("s"))]
-    draw(90, (900, 300)).save("q.jpg")
+def test_page_is_self_contained_and_escapes_names(folder: Path, rr: RunRr) -> None:
+    names = [display_path(name) for name in save_unusual_names(Path("s"))]
+    make_image(90, (900, 300)).save("q.jpg")
     outcome = rr("retrieve", "q.jpg", "--gallery", "s", "--weights", "w", "--output", "page.html")
     assert outcome.code == 0
     assert "; page.html" in outcome.out
     html = Path("page.html").read_text()
-    page = Page()
+    page = PageParser()
     page.feed(html)
     assert page.alts[0] == "q.jpg"
-    assert page.alts[1:] == [row[2] for row in listing(outcome.out)["q.jpg"]]
+    assert page.alts[1:] == [row[2] for row in parse_tables(outcome.out)["q.jpg"]]
     assert sorted(page.alts[1:]) == sorted(names)
-    assert all(name in page.words for name in names)
-    assert all(address.startswith("data:") for address in page.addresses)
+    assert all(name in page.text for name in names)
+    assert all(url.startswith("data:") for url in page.urls)
     assert not re.search(r"https?:|//|@import|url\(", re.sub(r'"data:[^"]*"', "", html))
     assert "b" not in page.tags
     assert "prefers-color-scheme: dark" in html
     assert "width=device-width" in html
 
 
-def test_top_above_the_size_lists_all(place: Path, rr: Rr) -> None:
+def test_top_above_gallery_size_lists_all_images(folder: Path, rr: RunRr) -> None:
     outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--top", 1000)
     assert outcome.code == 0
-    assert len(listing(outcome.out)["g/b.png"]) == 6
+    assert len(parse_tables(outcome.out)["g/b.png"]) == 6
 
 
 ASK = ["retrieve", "g/b.png", "--gallery", "g", "--weights", "w"]
 EMBED = ["embed", "g", "-o", "out.parquet", "--weights", "w"]
 
 
-def swapped(arguments: list[str], **other: str) -> list[str]:
-    words = {"image": "g/b.png", "gallery": "g", "weights": "w"}
-    changed = {words[key]: value for key, value in other.items()}
-    return [changed.get(argument, argument) for argument in arguments]
+def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
+    defaults = {"image": "g/b.png", "gallery": "g", "weights": "w"}
+    changes = {defaults[key]: value for key, value in replacements.items()}
+    return [changes.get(argument, argument) for argument in arguments]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (swapped(ASK, image="none.png"), "none.png: no such file"),
-        (swapped(ASK, image="g"), "g: no such file"),
-        (swapped(ASK, image="text.png"), "text.png: not a readable picture"),
-        (swapped(ASK, gallery="none"), "none is not a folder"),
-        (swapped(ASK, gallery="empty"), "empty holds no picture"),
-        (swapped(ASK, weights="none"), "none is missing or no backbone"),
-        (swapped(ASK, weights="text.png"), "text.png is missing or no backbone"),
-        (swapped(ASK, weights="bare"), "bare does not say which side, mean and std .* --dataset"),
-        ([*ASK, "--dataset", "shapes"], "no params.yaml here"),
+        (replace_arguments(ASK, image="none.png"), "none.png: no such file"),
+        (replace_arguments(ASK, image="g"), "g: no such file"),
+        (replace_arguments(ASK, image="text.png"), "text.png: not a readable image"),
+        (replace_arguments(ASK, gallery="none"), "none is not a folder"),
+        (replace_arguments(ASK, gallery="empty"), "empty contains no images"),
+        (replace_arguments(ASK, weights="none"), "none is missing, damaged or not a backbone file"),
+        (replace_arguments(ASK, weights="text.png"), "text.png is missing, damaged or not a backbone file"),
+        (
+            replace_arguments(ASK, weights="bare"),
+            r"bare: its metadata has no image size \(side\), mean and std: give --dataset",
+        ),
+        ([*ASK, "--dataset", "shapes"], "params.yaml not found"),
         (
             [*ASK, "--dataset", "shape", "--params", "p/params.yaml"],
-            "shape: unknown .* did you mean 'shapes'",
+            "shape: not in params.yaml.* did you mean 'shapes'",
         ),
         ([*ASK, "--device", "tpu"], "--device tpu: unknown"),
         ([*ASK, "--top", "0"], "--top"),
-        ([*ASK, "--output", "g"], "--output g: that is a folder"),
-        ([*ASK, "--output", "w"], "--output w: that is a folder, the weights"),
-        ([*ASK, "--output", "g/b.png"], "--output g/b.png: .* a picture's name"),
+        ([*ASK, "--output", "g"], "--output g: is a folder"),
+        ([*ASK, "--output", "w"], "--output w: is a folder, the weights file"),
+        ([*ASK, "--output", "g/b.png"], "--output g/b.png: .* named like an image"),
         (ASK[:1] + ASK[2:], "IMAGE"),
-        (swapped(EMBED, gallery="g/b.png"), "g/b.png is not a folder"),
-        (swapped(EMBED, gallery="broken"), "broken/x.png: not a readable picture"),
-        ([*swapped(EMBED, gallery="broken"), "--unreadable", "skip"], "broken: not one of its pictures can be read"),
-        (swapped(EMBED, weights="bare"), "bare does not say"),
+        (replace_arguments(EMBED, gallery="g/b.png"), "g/b.png is not a folder"),
+        (replace_arguments(EMBED, gallery="broken"), "broken/x.png: not a readable image"),
+        (
+            [*replace_arguments(EMBED, gallery="broken"), "--on-unreadable", "skip"],
+            "broken: none of its images can be read",
+        ),
+        (replace_arguments(EMBED, weights="bare"), "bare: its metadata has no image size"),
         ([*EMBED, "-o", "w"], "--output w"),
     ],
 )
-def test_bad_input_is_one_message_and_leaves_nothing(place: Path, rr: Rr, arguments: list[str], message: str) -> None:
-    write_backbone("conv4", trained("conv4"), place / "bare")
-    for folder in ("empty", "broken", "p"):
-        Path(folder).mkdir()
+def test_invalid_input_prints_one_message_and_writes_nothing(
+    folder: Path, rr: RunRr, arguments: list[str], message: str
+) -> None:
+    save_backbone(random_backbone("conv4"), folder / "bare")
+    for name in ("empty", "broken", "p"):
+        Path(name).mkdir()
     write_params(Path("p"))
-    Path("text.png").write_text("no picture")
-    Path("broken/x.png").write_text("no picture")
-    before = sorted(place.rglob("*")), files(place)
+    Path("text.png").write_text("not an image")
+    Path("broken/x.png").write_text("not an image")
+    before = sorted(folder.rglob("*")), read_files(folder)
     outcome = rr(*arguments)
     assert outcome.code == 2
     assert re.search(message, " ".join(outcome.err.split()))
     assert "Traceback" not in outcome.err
     assert outcome.out == ""
-    assert (sorted(place.rglob("*")), files(place)) == before
+    assert (sorted(folder.rglob("*")), read_files(folder)) == before
 
 
-def test_a_folder_that_may_not_be_read_is_no_empty_one(place: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subfolder_without_permission_raises(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
-    def refusing(path: str) -> Any:
+    def scandir_without_permission(path: str) -> Any:
         if str(path).endswith("deep"):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "scandir", scandir_without_permission)
     outcome = rr(*EMBED)
     assert outcome.code == 2
-    assert "not allowed to write or read at g/deep" in outcome.err
+    assert "permission denied at g/deep" in outcome.err
     assert not Path("out.parquet").exists()
 
 
 @given(name=st.binary(min_size=1).filter(lambda name: b"\0" not in name))
-def test_any_name_is_shown_in_one_printable_line(name: bytes) -> None:
-    shown = pictures.printable(pictures.text(os.fsdecode(name)))
-    assert shown.isprintable()
-    assert shown.encode()
+def test_display_path_is_printable(name: bytes) -> None:
+    text = display_path(os.fsdecode(name))
+    assert text.isprintable()
+    assert text.encode()
 
 
-def test_a_file_says_what_its_pictures_were_like(place: Path, rr: Rr) -> None:
-    backbone = trained("conv4")
-    write_backbone("conv4", backbone, place / "again", DATASET)
+def test_weights_file_contains_the_preprocessing(folder: Path, rr: RunRr) -> None:
+    backbone = random_backbone("conv4")
+    save_backbone(backbone, folder / "again", DATASET)
     assert Path("again").read_bytes() == Path("w").read_bytes()
     with safe_open("w", "np") as file:
         assert json.loads(file.metadata().pop("rr")) == {
@@ -504,12 +519,12 @@ def test_a_file_says_what_its_pictures_were_like(place: Path, rr: Rr) -> None:
     assert torch.equal(load_backbone(Path("w")).blocks[0][0].weight, backbone.blocks[0][0].weight)
 
 
-def test_a_data_set_that_is_named_decides(place: Path, rr: Rr) -> None:
-    def other(params: dict) -> None:
-        params["datasets"]["shapes"] |= {"side": 16, "mean": [0.1, 0.2, 0.3]}
+def test_dataset_option_overrides_the_metadata_of_the_weights(folder: Path, rr: RunRr) -> None:
+    def change(params: dict) -> None:
+        params["datasets"]["shapes"] |= {"image_size": 16, "mean": [0.1, 0.2, 0.3]}
 
-    write_params(place, other)
-    write_backbone("conv4", trained("conv4"), place / "bare")
+    write_params(folder, change)
+    save_backbone(random_backbone("conv4"), folder / "bare")
     for weights in ("w", "bare"):
         assert rr("embed", "g", "-o", f"{weights}.parquet", "--weights", weights, "--dataset", "shapes").code == 0
     one, two = pq.read_table("w.parquet"), pq.read_table("bare.parquet")
@@ -520,23 +535,23 @@ def test_a_data_set_that_is_named_decides(place: Path, rr: Rr) -> None:
     assert vectors(pq.read_table("own.parquet")).tolist() != vectors(one).tolist()
 
 
-def test_a_search_loads_no_library_that_it_does_without(place: Path) -> None:
-    # Not pandas: pyarrow loads it, where it is installed, to make any array.
-    heavy = ["numba", "torchvision", "ffcv", "sklearn", "scipy", "matplotlib", "jinja2", "pyarrow.dataset"]
+def test_search_does_not_import_slow_libraries(folder: Path) -> None:
+    # Not pandas: pyarrow imports it, if it is installed, whenever it builds an array.
+    slow = ["numba", "torchvision", "ffcv", "sklearn", "scipy", "matplotlib", "jinja2", "pyarrow.dataset"]
     code = (
         f"import sys; sys.argv = {['rr', *ASK]!r}\n"
         "from rr.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        f"sys.exit(str([name for name in [*{heavy}, 'rr.params', 'torch._dynamo'] if name in sys.modules]))"
+        f"sys.exit(str([name for name in [*{slow}, 'rr.params', 'torch._dynamo'] if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert embedded(done.stdout) == 6
+    assert num_embedded(done.stdout) == 6
     assert done.stderr.splitlines()[-1] == "[]"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_threads() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

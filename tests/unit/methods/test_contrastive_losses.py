@@ -9,30 +9,30 @@ import torch
 from torch import Tensor
 
 from rr import backbones, methods, params
-from rr.compute.device import one_thread
-from rr.methods.barlow import barlow_loss
+from rr.compute.device import single_threaded
+from rr.methods.barlow import barlow_twins_loss
 from rr.methods.base import Method
 from rr.methods.byol import BYOL, byol_loss
-from rr.methods.simclr import nt_xent
-from rr.methods.similarity import count_matches
+from rr.methods.simclr import simclr_loss
+from rr.methods.similarity import count_nearest_matches
 from rr.methods.vicreg import vicreg_loss
 from rr.views.augmentation import Augmentation
 
 TRAINED = {"augmentation": Augmentation(), "batch_size": 16, "epochs": 1, "learning_rate": 0.001}
-HEAD = {"views": 2, "hidden": 256, "outputs": 64}
-SETTINGS: dict[str, params.Method] = {
-    "simclr": params.SimCLR(kind="simclr", temperature=0.5, mean="of-ratios", **HEAD, **TRAINED),
-    "simclr-of-logs": params.SimCLR(kind="simclr", temperature=0.5, mean="of-logs", **HEAD, **TRAINED),
-    "byol": params.BYOL(kind="byol", momentum=0.9, **HEAD, **TRAINED),
-    "vicreg": params.VICReg(kind="vicreg", invariance=25.0, variance=25.0, covariance=1.0, **HEAD, **TRAINED),
-    "barlow": params.BarlowTwins(kind="barlow", redundancy=0.005, **HEAD, **TRAINED),
+HEAD = {"views": 2, "hidden_dim": 256, "projection_dim": 64}
+SETTINGS: dict[str, params.MethodConfig] = {
+    "simclr": params.SimCLRConfig(kind="simclr", temperature=0.5, loss="log-mean-prob", **HEAD, **TRAINED),
+    "simclr-nt-xent": params.SimCLRConfig(kind="simclr", temperature=0.5, loss="nt-xent", **HEAD, **TRAINED),
+    "byol": params.BYOLConfig(kind="byol", momentum=0.9, **HEAD, **TRAINED),
+    "vicreg": params.VICRegConfig(kind="vicreg", invariance_weight=25.0, variance_weight=25.0, covariance_weight=1.0, **HEAD, **TRAINED),
+    "barlow": params.BarlowTwinsConfig(kind="barlow", redundancy_weight=0.005, **HEAD, **TRAINED),
 }
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "of-ratios": lambda first, second: nt_xent(first, second, 0.5, "of-ratios"),
-    "of-logs": lambda first, second: nt_xent(first, second, 0.5, "of-logs"),
+    "log-mean-prob": lambda first, second: simclr_loss(first, second, 0.5, "log-mean-prob"),
+    "nt-xent": lambda first, second: simclr_loss(first, second, 0.5, "nt-xent"),
     "byol": byol_loss,
     "vicreg": lambda first, second: vicreg_loss(first, second, 25.0, 25.0, 1.0),
-    "barlow": lambda first, second: barlow_loss(first, second, 0.005),
+    "barlow": lambda first, second: barlow_twins_loss(first, second, 0.005),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 every_method = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -41,11 +41,11 @@ every_method = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTIN
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     """One thread: on pictures this small a second one costs more than it saves."""
-    with one_thread():
+    with single_threaded():
         yield
 
 
-def build(settings: params.Method) -> Method:
+def build(settings: params.MethodConfig) -> Method:
     torch.manual_seed(0)
     return methods.build(settings, backbones.build("conv4"), classes=10, images=16)
 
@@ -74,16 +74,16 @@ def written_out_nt_xent(first_MD: Tensor, second_MD: Tensor, temperature: float,
     for v, row in enumerate(rows):
         others = sum(exponential(row, other) for o, other in enumerate(rows) if o != v)
         ratios.append(exponential(row, rows[(v + M) % (2 * M)]) / others)
-    return -math.log(np.mean(ratios)) if mean == "of-ratios" else -np.mean(np.log(ratios))
+    return -math.log(np.mean(ratios)) if mean == "log-mean-prob" else -np.mean(np.log(ratios))
 
 
-@pytest.mark.parametrize("mean", ["of-ratios", "of-logs"])
+@pytest.mark.parametrize("mean", ["log-mean-prob", "nt-xent"])
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
 def test_nt_xent_equals_the_formula_written_out(temperature: float, mean: str) -> None:
     first_MD, second_MD = embeddings()
     expected = written_out_nt_xent(first_MD, second_MD, temperature, mean)
-    assert nt_xent(first_MD, second_MD, temperature, mean).item() == pytest.approx(expected, rel=1e-12)
-    single = nt_xent(first_MD.float(), second_MD.float(), temperature, mean)
+    assert simclr_loss(first_MD, second_MD, temperature, mean).item() == pytest.approx(expected, rel=1e-12)
+    single = simclr_loss(first_MD.float(), second_MD.float(), temperature, mean)
     assert single.dtype == torch.float32
     assert single.item() == pytest.approx(expected, rel=1e-5)
 
@@ -93,8 +93,8 @@ def test_nt_xent_by_hand() -> None:
     first_MD, second_MD = torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 5.0]])
     e = math.exp(2)  # cosine 1 at temperature 0.5
     ratios = [e / (2 * e + 1), 1 / (2 * e + 1), e / (2 * e + 1), 1 / 3]
-    assert nt_xent(first_MD, second_MD, 0.5, "of-ratios").item() == pytest.approx(-math.log(sum(ratios) / 4))
-    assert nt_xent(first_MD, second_MD, 0.5, "of-logs").item() == pytest.approx(-sum(map(math.log, ratios)) / 4)
+    assert simclr_loss(first_MD, second_MD, 0.5, "log-mean-prob").item() == pytest.approx(-math.log(sum(ratios) / 4))
+    assert simclr_loss(first_MD, second_MD, 0.5, "nt-xent").item() == pytest.approx(-sum(map(math.log, ratios)) / 4)
 
 
 def test_nt_xent_of_ratios_is_the_formula_of_the_authors_code() -> None:
@@ -103,15 +103,15 @@ def test_nt_xent_of_ratios_is_the_formula_of_the_authors_code() -> None:
     exp_VV = (interleaved_VD @ interleaved_VD.T / 0.5).exp()
     positive_V = exp_VV[torch.arange(16), torch.arange(16) ^ 1]
     expected = -(positive_V / (exp_VV.sum(0) - math.exp(1 / 0.5))).mean().log()
-    torch.testing.assert_close(nt_xent(first_MD, second_MD, 0.5, "of-ratios"), expected)
+    torch.testing.assert_close(simclr_loss(first_MD, second_MD, 0.5, "log-mean-prob"), expected)
 
 
-@pytest.mark.parametrize("mean", ["of-ratios", "of-logs"])
+@pytest.mark.parametrize("mean", ["log-mean-prob", "nt-xent"])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_nt_xent_is_finite_at_small_temperatures(sign: int, mean: str) -> None:
     first_MD, _ = embeddings(dtype=torch.float32)
     first_MD.requires_grad_()
-    loss = nt_xent(first_MD, sign * first_MD.detach(), 0.01, mean)
+    loss = simclr_loss(first_MD, sign * first_MD.detach(), 0.01, mean)
     loss.backward()
     assert loss.isfinite()
     assert first_MD.grad is not None
@@ -121,9 +121,9 @@ def test_nt_xent_is_finite_at_small_temperatures(sign: int, mean: str) -> None:
 
 def test_nt_xent_of_one_image_is_zero_and_another_mean_is_refused() -> None:
     first_MD, second_MD = embeddings(M=1)
-    assert nt_xent(first_MD, second_MD, 0.5, "of-ratios").item() == pytest.approx(0, abs=1e-12)
-    with pytest.raises(ValueError, match="of-ratios or of-logs, got 'of-sums'"):
-        nt_xent(first_MD, second_MD, 0.5, "of-sums")  # type: ignore[arg-type]
+    assert simclr_loss(first_MD, second_MD, 0.5, "log-mean-prob").item() == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="log-mean-prob or nt-xent, got 'of-sums'"):
+        simclr_loss(first_MD, second_MD, 0.5, "of-sums")  # type: ignore[arg-type]
 
 
 def test_byol_loss_of_equal_square_and_opposite_directions() -> None:
@@ -158,9 +158,9 @@ def test_vicreg_equals_numpys_covariances() -> None:
 
 def test_barlow_by_hand() -> None:
     first_MD = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
-    assert barlow_loss(first_MD, first_MD, 1.0).item() == pytest.approx(0, abs=1e-8)
-    assert barlow_loss(first_MD, -first_MD, 1.0).item() == pytest.approx(2 * 2**2, rel=1e-4)
-    assert barlow_loss(first_MD, first_MD.flip(1), 0.1).item() == pytest.approx(2 + 0.1 * 2, rel=1e-4)
+    assert barlow_twins_loss(first_MD, first_MD, 1.0).item() == pytest.approx(0, abs=1e-8)
+    assert barlow_twins_loss(first_MD, -first_MD, 1.0).item() == pytest.approx(2 * 2**2, rel=1e-4)
+    assert barlow_twins_loss(first_MD, first_MD.flip(1), 0.1).item() == pytest.approx(2 + 0.1 * 2, rel=1e-4)
 
 
 def test_barlow_equals_numpys_correlations() -> None:
@@ -168,7 +168,7 @@ def test_barlow_equals_numpys_correlations() -> None:
     correlation = np.corrcoef(first_MD.numpy(), second_MD.numpy(), rowvar=False)[:4, 4:]
     diagonal = np.eye(4, dtype=bool)
     expected = ((1 - correlation[diagonal]) ** 2).sum() + 0.02 * (correlation[~diagonal] ** 2).sum()
-    assert barlow_loss(first_MD, second_MD, 0.02).item() == pytest.approx(expected, rel=1e-8)
+    assert barlow_twins_loss(first_MD, second_MD, 0.02).item() == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize(("name", "lowest"), [("vicreg", 25 * 0.989), ("barlow", 3.99)])
@@ -217,30 +217,30 @@ def test_one_image_has_no_statistics(name: str) -> None:
 
 def test_matches_by_hand() -> None:
     first_MD = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
-    right, whole = count_matches(first_MD, torch.tensor([[9.0, 1.0], [0.2, 0.1]]))
+    right, whole = count_nearest_matches(first_MD, torch.tensor([[9.0, 1.0], [0.2, 0.1]]))
     # (0.2, 0.1) is nearer to (9, 1) than to (0, 1), whose nearest it still is; (9, 1) is nearest to (1, 0).
     assert (right.item(), whole) == (3, 4)
     assert not right.requires_grad
-    assert count_matches(first_MD, first_MD)[0].item() == 4
-    assert count_matches(first_MD, first_MD.flip(0))[0].item() == 0
+    assert count_nearest_matches(first_MD, first_MD)[0].item() == 4
+    assert count_nearest_matches(first_MD, first_MD.flip(0))[0].item() == 0
 
 
 @pytest.mark.parametrize(("features", "parameters"), [(64, 33_600), (512, 148_288)])
 @every_method
-def test_number_of_parameters(settings: params.Method, features: int, parameters: int) -> None:
+def test_number_of_parameters(settings: params.MethodConfig, features: int, parameters: int) -> None:
     backbone = torch.nn.Identity()
     backbone.features = features  # type: ignore[assignment]
     method = methods.build(settings, backbone, classes=10, images=16)
     predictor = 33_600 if settings.kind == "byol" else 0
     assert sum(p.numel() for p in method.parameters() if p.requires_grad) == parameters + predictor
-    assert method.smallest_batch == 2
-    assert method.optimiser(1)[0].param_groups[0]["lr"] == 0.001
+    assert method.min_batch_size == 2
+    assert method.configure_optimizer(1)[0].param_groups[0]["lr"] == 0.001
 
 
 @every_method
-def test_loss_falls_on_fixed_images(settings: params.Method) -> None:
+def test_loss_falls_on_fixed_images(settings: params.MethodConfig) -> None:
     method, views, labels = build(settings), two_views(), torch.full((16,), -1)
-    optimiser, _ = method.optimiser(1)
+    optimiser, _ = method.configure_optimizer(1)
     losses = []
     for _ in range(30):
         loss, statistics = method.loss(views, labels, ())
@@ -255,7 +255,7 @@ def test_loss_falls_on_fixed_images(settings: params.Method) -> None:
 
 
 @every_method
-def test_one_graph_without_breaks(settings: params.Method) -> None:
+def test_one_graph_without_breaks(settings: params.MethodConfig) -> None:
     method, views, labels = build(settings), two_views(), torch.full((16,), -1)
     torch.compiler.reset()
     compiled = torch.compile(method.loss, backend="aot_eager", fullgraph=True)
@@ -281,7 +281,7 @@ def test_byol_target_starts_as_a_copy_and_takes_no_gradient() -> None:
     loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in target)
     assert all(p.grad is not None for p in [*online, *method.predictor.parameters()])
-    trained = {id(p) for group in method.optimiser(1)[0].param_groups for p in group["params"]}
+    trained = {id(p) for group in method.configure_optimizer(1)[0].param_groups for p in group["params"]}
     assert trained == {id(p) for p in [*online, *method.predictor.parameters()]}
 
 
@@ -312,7 +312,7 @@ def test_byol_target_follows_by_its_momentum(momentum: float, followed: float) -
 
 def test_byol_target_survives_a_state_dict() -> None:
     trained, fresh = byol(0.9), byol(0.9)
-    optimiser, _ = trained.optimiser(1)
+    optimiser, _ = trained.configure_optimizer(1)
     trained.loss(two_views(), torch.full((16,), -1), ())[0].backward()
     optimiser.step()
     trained.after_step()

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 from rr import backbones, methods, params
-from rr.compute.device import one_thread
+from rr.compute.device import single_threaded
 from rr.errors import UserError
 from rr.methods import deepcluster
 from rr.methods.deepcluster import DeepCluster, cluster, whiten
@@ -22,14 +22,14 @@ from rr.views.augmentation import Augmentation
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     """One thread: on data this small a second one costs more than it saves."""
-    with one_thread():
+    with single_threaded():
         yield
 
 
-def settings(clusters: int = 4, clusters_per: str = "dataset", **changes: int) -> params.DeepCluster:
-    return params.DeepCluster(
+def settings(clusters: int = 4, clusters_per: str = "dataset", **changes: int) -> params.DeepClusterConfig:
+    return params.DeepClusterConfig(
         kind="deepcluster", views=1, augmentation=Augmentation(), batch_size=16, epochs=1, learning_rate=0.003,
-        **{"clusters": clusters, "clusters_per": clusters_per, "hidden": 256, "starts": 2, "iterations": 30, **changes},
+        **{"clusters": clusters, "clusters_per": clusters_per, "hidden_dim": 256, "n_init": 2, "max_iter": 30, **changes},
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_constant_features_give_a_finite_loss(value: float) -> None:
         warnings.simplefilter("ignore", ConvergenceWarning)  # scikit-learn: fewer distinct points than clusters
         labels = method.before_epoch(lambda: torch.full((50, 8), value), 1)
     assert labels.unique().tolist() == [0]
-    assert method.weights_C.tolist() == [pytest.approx(1 / 50), 1, 1, 1]
+    assert method.cluster_weights_C.tolist() == [pytest.approx(1 / 50), 1, 1, 1]
     method.backbone.forward = lambda views: views  # type: ignore[method-assign]
     assert method.loss(torch.randn(6, 8), labels[:6], ())[0].isfinite()
 
@@ -112,7 +112,7 @@ def test_constant_features_give_a_finite_loss(value: float) -> None:
 @pytest.mark.parametrize("sample", [10_000, 60])
 def test_blobs_are_found(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On all points at once, and by way of a sample."""
-    monkeypatch.setattr(deepcluster, "SAMPLE", sample)
+    monkeypatch.setattr(deepcluster, "SAMPLE_SIZE", sample)
     features, group = blobs([100, 60, 30, 10])
     method = build(3)
     labels = method.before_epoch(lambda: features, 1)
@@ -120,8 +120,8 @@ def test_blobs_are_found(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert adjusted_rand_score(group, labels.numpy()) == 1
     share = {label: (group == blob).mean() for blob in range(4) for label in [int(labels[group == blob][0])]}
     expected = torch.tensor([1 - share[label] for label in range(4)], dtype=torch.float32)
-    torch.testing.assert_close(method.weights_C, expected)
-    assert sorted(method.weights_C.tolist()) == pytest.approx([0.5, 0.7, 0.85, 0.95])
+    torch.testing.assert_close(method.cluster_weights_C, expected)
+    assert sorted(method.cluster_weights_C.tolist()) == pytest.approx([0.5, 0.7, 0.85, 0.95])
 
 
 def test_half_of_the_directions_are_kept_of_512(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,12 +153,12 @@ def test_only_the_last_layer_is_redrawn() -> None:
 
 
 def test_equal_seeds_give_equal_bits_and_another_seed_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deepcluster, "SAMPLE", 1000)
+    monkeypatch.setattr(deepcluster, "SAMPLE_SIZE", 1000)
     features, threads = skewed(3000, 16), torch.get_num_threads()
     runs = []
     for seed in (4_000_000_000, 4_000_000_000, 2):
         method = build(16, clusters=20)
-        runs.append((method.before_epoch(lambda: features, seed), method.head[3].weight, method.weights_C))
+        runs.append((method.before_epoch(lambda: features, seed), method.head[3].weight, method.cluster_weights_C))
     assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
     assert torch.get_num_threads() == threads
@@ -168,15 +168,15 @@ def test_weights_are_saved() -> None:
     method, other = build(3), build(3)
     method.before_epoch(lambda: blobs([30, 20, 5, 5])[0], 1)
     other.load_state_dict(method.state_dict())
-    assert torch.equal(other.weights_C, method.weights_C)
-    assert other.weights_C.min() == 0.5
+    assert torch.equal(other.cluster_weights_C, method.cluster_weights_C)
+    assert other.cluster_weights_C.min() == 0.5
 
 
 def test_loss_by_hand() -> None:
     method = build(2, clusters=2)
     method.backbone.forward = lambda views: views  # type: ignore[method-assign]
     method.head = nn.Sequential(nn.Identity())
-    method.weights_C.copy_(torch.tensor([0.25, 0.75]))
+    method.cluster_weights_C.copy_(torch.tensor([0.25, 0.75]))
     logits = torch.tensor([[3.0, 1.0], [3.0, 1.0], [1.0, 3.0]]).log()
     loss, statistics = method.loss(logits, torch.tensor([0, 1, 1]), ())
     expected = -(0.25 * np.log(0.75) + 0.75 * np.log(0.25) + 0.75 * np.log(0.75)) / 1.75
@@ -190,9 +190,9 @@ def test_loss_by_hand() -> None:
 )
 def test_number_of_parameters(classes: int, clusters: int, parameters: int) -> None:
     method = DeepCluster(settings(10, "class"), Stub(64), classes, images=50_000)
-    assert method.clusters == clusters
+    assert method.num_clusters == clusters
     assert sum(p.numel() for p in method.parameters()) == parameters
-    assert (method.drop_last, method.smallest_batch, method.learning_rate) == (False, 2, 0.003)
+    assert (method.drop_last, method.min_batch_size, method.learning_rate) == (False, 2, 0.003)
 
 
 def test_errors() -> None:
@@ -208,7 +208,7 @@ def test_conv4_learns_its_clusters(bfloat16: bool) -> None:
     torch.manual_seed(0)
     method = methods.build(settings(3), backbones.build("conv4"), classes=0, images=24)
     views = torch.randn(3, 3, 8, 8).repeat(8, 1, 1, 1) + 0.1 * torch.randn(24, 3, 8, 8)
-    optimiser, _ = method.optimiser(1)
+    optimiser, _ = method.configure_optimizer(1)
     method.eval()
     with torch.inference_mode():
         features = method.backbone(views).clone()

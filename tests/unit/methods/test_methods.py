@@ -12,33 +12,32 @@ from golden import Outputs
 from torch._dynamo.testing import CompileCounter
 
 from rr import backbones, methods
-from rr.compute.device import settle
+from rr.compute.device import configure_backends
 from rr.data import beton
-from rr.data.loader import Feed
+from rr.data.loader import ViewLoader
 from rr.data.shapes import generate
 from rr.errors import UserError
-from rr.evaluate.features import extract
+from rr.evaluate.features import extract_features
 from rr.methods.base import Method
-from rr.params import Dynamics, Params, load
-from rr.params import Method as Settings
+from rr.params import DynamicsConfig, MethodConfig, Params, load_params
 from rr.pretrain import loop
 
 ROOT = Path(__file__).parents[3]
-PARAMS: Params = load(ROOT / "params.yaml")
+PARAMS: Params = load_params(ROOT / "params.yaml")
 TRAINED = [name for name, settings in PARAMS.methods.items() if hasattr(settings, "epochs")]
 SHAPES = PARAMS.datasets["shapes"]
 CLASSES = 10
-DYNAMICS = Dynamics(every=2, images=60)
+DYNAMICS = DynamicsConfig(every_n_epochs=2, images=60)
 
 
-def small(name: str, **changes: object) -> Settings:
+def small(name: str, **changes: object) -> MethodConfig:
     """A method of params.yaml in small: a few epochs, few clusters."""
     settings = PARAMS.methods[name]
     less: dict[str, object] = {"epochs": 2, "batch_size": 24}
     if settings.kind == "relational":
         less["views"] = 4
     if settings.kind == "deepcluster":
-        less |= {"clusters": 12, "clusters_per": "dataset", "starts": 2}
+        less |= {"clusters": 12, "clusters_per": "dataset", "n_init": 2}
     return settings.model_copy(update=less | changes)
 
 
@@ -51,10 +50,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(
-    data: Path, place: Path, settings: Settings, seed: int = 1, dynamics: Dynamics = DYNAMICS
+    data: Path, place: Path, settings: MethodConfig, seed: int = 1, dynamics: DynamicsConfig = DYNAMICS
 ) -> dict[str, bytes]:
     """Run the loop; return the weights and the history."""
-    settle(1)
+    configure_backends(1)
     job = loop.Job(SHAPES, "conv4", settings, CLASSES, seed, "float32", dynamics, "test")
     place.mkdir(exist_ok=True)
     outputs = Outputs("shapes", "conv4", "method", seed, place)
@@ -85,23 +84,23 @@ def test_a_training_that_stops_inside_an_epoch_goes_on_to_the_same_bits(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = train(data, tmp_path / "whole", small(name, batch_size=16))
-    save, steps = loop.save, []
+    save, steps = loop.save_checkpoint, []
 
-    def stop_in_the_middle(resume: Path, spec: str, run: loop.Progressed, *rest: object) -> None:
+    def stop_in_the_middle(resume: Path, spec: str, run: loop.TrainState, *rest: object) -> None:
         save(resume, spec, run, *rest)
         steps.append((run.epoch, run.step))
         if (run.epoch, run.step) == (1, 2):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr(loop, "save", stop_in_the_middle)
+    monkeypatch.setattr(loop, "save_checkpoint", stop_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path / "parts", small(name, batch_size=16))
-    monkeypatch.setattr(loop, "save", save)
+    monkeypatch.setattr(loop, "save_checkpoint", save)
     assert train(data, tmp_path / "parts", small(name, batch_size=16)) == undisturbed
 
 
-def method_of(settings: Settings) -> Method:
+def method_of(settings: MethodConfig) -> Method:
     torch.manual_seed(0)
     return methods.build(settings, backbones.build("conv4"), CLASSES, 64).train()
 
@@ -110,7 +109,7 @@ def steps(method: Method, batches: list[tuple[torch.Tensor, torch.Tensor]], rate
     """One optimiser step on each batch of views and labels."""
     optimiser = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], rate)
     for number, (views, labels) in enumerate(batches):
-        loss, _ = method.loss(views, labels, method.draw(len(labels), torch.Generator().manual_seed(number)))
+        loss, _ = method.loss(views, labels, method.sample_noise(len(labels), torch.Generator().manual_seed(number)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -120,20 +119,20 @@ def steps(method: Method, batches: list[tuple[torch.Tensor, torch.Tensor]], rate
 def found(method: Method, views: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Loss and statistics, without a step."""
     with torch.no_grad():
-        loss, statistics = method.loss(views, labels, method.draw(len(labels), torch.Generator().manual_seed(0)))
+        loss, statistics = method.loss(views, labels, method.sample_noise(len(labels), torch.Generator().manual_seed(0)))
     return {"loss": loss.item(), **{name: float(part / whole) for name, (part, whole) in statistics.items() if whole}}
 
 
-def batches_of(path: Path, method: Method, settings: Settings, epochs: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches_of(path: Path, method: Method, settings: MethodConfig, epochs: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Every mini-batch of so many epochs, in new views."""
     pictures = beton.Beton(path, threads=1)
-    feed = Feed(
+    feed = ViewLoader(
         pictures, SHAPES, settings.augmentation, views=settings.views, batch_size=settings.batch_size, seed=0,  # type: ignore[union-attr]
         device="cpu",
     )  # fmt: skip
-    labels = method.before_epoch(lambda: extract(method.backbone, pictures, SHAPES, "cpu"), 0)
+    labels = method.before_epoch(lambda: extract_features(method.backbone, pictures, SHAPES, "cpu"), 0)
     if labels is not None:
-        feed.use_labels(labels.numpy())
+        feed.set_labels(labels.numpy())
     return [(batch.inputs[0].clone(), batch.labels) for epoch in range(epochs) for batch in feed.epoch(epoch)]
 
 
@@ -145,7 +144,7 @@ def shifted(views: torch.Tensor, count: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_overfits_64_images(name: str, data: Path) -> None:
     """The same views again and again: what the method asks of them comes true, and of wrong partners it does not."""
-    settle(1)
+    configure_backends(1)
     settings = small(name, batch_size=64)
     method = method_of(settings)
     ((views, labels),) = batches_of(data, method, settings, 1)
@@ -185,7 +184,7 @@ LEFT_OUT = ("deepcluster", "infomax", "dot", "relational-10")
 @pytest.mark.parametrize("name", [name for name in TRAINED if name not in LEFT_OUT])
 def test_what_it_learns_holds_for_pictures_it_has_not_seen(name: str, tmp_path: Path) -> None:
     """Its own question, on new pictures: better answers than before training."""
-    settle(1)
+    configure_backends(1)
     beton.write(tmp_path / "train.beton", *coloured(640, 0), np.arange(640))
     beton.write(tmp_path / "test.beton", *coloured(64, 1), np.arange(64))
     settings = small(name, batch_size=64)
@@ -207,9 +206,9 @@ def test_the_step_of_a_gpu_is_one_graph_that_is_compiled_once_for_each_shape(nam
     """On CPU tensors: no break that would wait for the host."""
     settings = small(name)
     method = method_of(settings)
-    source = Feed(
+    source = ViewLoader(
         beton.Beton(data, threads=1), SHAPES, settings.augmentation, views=settings.views, batch_size=24, seed=0,  # type: ignore[union-attr]
-        device="cpu", on_device=True,
+        device="cpu", augment_on_device=True,
     )  # fmt: skip
     torch._dynamo.reset()
     counter = CompileCounter()
@@ -219,7 +218,7 @@ def test_the_step_of_a_gpu_is_one_graph_that_is_compiled_once_for_each_shape(nam
     shapes = set()
     for epoch in range(2):
         for batch in source.epoch(epoch, 0, 48 if method.drop_last else None):
-            drawn = method.draw(len(batch.labels), torch.Generator().manual_seed(0))
+            drawn = method.sample_noise(len(batch.labels), torch.Generator().manual_seed(0))
             loss, _ = step(batch.inputs, batch.labels.clamp(max=9), drawn)
             loss.backward()
             shapes.add(len(batch.labels))
@@ -276,7 +275,7 @@ def test_the_last_good_state_stays_when_a_later_epoch_diverges(
         with monkeypatch.context() as patch:
             patch.setattr(RelationalReasoning, "loss", broken)
             if not reads_at_once:
-                patch.setattr(loop, "reads_at_once", lambda loss: False)
+                patch.setattr(loop, "loss_is_on_host", lambda loss: False)
             calls.clear()
             with pytest.raises(UserError, match=r"the loss is nan in epoch 2 at step 2: .*stays in .*resume.pt"):
                 train(data, place, small("relational"))
@@ -304,15 +303,15 @@ def test_a_batch_of_one_is_refused(name: str, data: Path, tmp_path: Path) -> Non
 
 
 def test_a_share_of_the_labels_is_kept_by_class() -> None:
-    from rr.data.labels import keep_share
+    from rr.data.labels import keep_label_fraction
 
     labels = np.repeat(np.arange(5), [100, 50, 20, 3, 1])
     for share in (0.01, 0.1, 0.5, 1.0):
-        kept = keep_share(labels, share, seed=1)
+        kept = keep_label_fraction(labels, share, seed=1)
         assert ((kept == labels) | (kept == -1)).all()
         counts = np.bincount(kept[kept >= 0], minlength=5)
         assert counts.tolist() == [max(1, round(share * n)) for n in (100, 50, 20, 3, 1)]
-    assert (keep_share(labels, 0, seed=1) == -1).all()
-    assert not np.array_equal(keep_share(labels, 0.1, 1), keep_share(labels, 0.1, 2))
-    fewer, more = keep_share(labels, 0.1, 1), keep_share(labels, 0.5, 1)
+    assert (keep_label_fraction(labels, 0, seed=1) == -1).all()
+    assert not np.array_equal(keep_label_fraction(labels, 0.1, 1), keep_label_fraction(labels, 0.1, 2))
+    fewer, more = keep_label_fraction(labels, 0.1, 1), keep_label_fraction(labels, 0.5, 1)
     assert (more[fewer >= 0] >= 0).all()  # a larger share holds the smaller one

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from rr import backbones, methods, params
-from rr.compute.device import one_thread
+from rr.compute.device import single_threaded
 from rr.methods.base import Method
 from rr.methods.rotation import rotate
 from rr.views.augmentation import Augmentation
@@ -17,13 +17,13 @@ from rr.views.augmentation import Augmentation
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     """One thread: on pictures this small a second one costs more than it saves."""
-    with one_thread():
+    with single_threaded():
         yield
 
 
 def build(views: int = 1) -> Method:
     torch.manual_seed(0)
-    settings = params.RotationNet(
+    settings = params.RotationNetConfig(
         kind="rotation", views=views, augmentation=Augmentation(), batch_size=16, epochs=1, learning_rate=0.003
     )
     return methods.build(settings, backbones.build("conv4"), classes=10, images=16)
@@ -83,7 +83,7 @@ def test_all_rotations_of_all_views_count(K: int) -> None:
 def test_parameters_and_smallest_batch() -> None:
     method = build()
     assert sum(p.numel() for p in method.parameters()) == 24_648 + 65 * 4
-    assert method.smallest_batch == 1
+    assert method.min_batch_size == 1
     loss, _ = method.loss(pictures(1), torch.full((1,), -1), ())
     loss.backward()
     assert loss.isfinite()
@@ -91,7 +91,7 @@ def test_parameters_and_smallest_batch() -> None:
 
 def test_loss_falls_on_fixed_images() -> None:
     method, views, labels = build(), pictures(16), torch.full((16,), -1)
-    optimiser, _ = method.optimiser(1)
+    optimiser, _ = method.configure_optimizer(1)
     losses = []
     for _ in range(30):
         loss, _ = method.loss(views, labels, ())

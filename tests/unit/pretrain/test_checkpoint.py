@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PRETRAIN, Rr
+from helpers import PRETRAIN, RunRr
 from torch import nn
 
 from rr import paths
 from rr.pretrain import checkpoint
-from rr.pretrain.checkpoint import Progressed
+from rr.pretrain.checkpoint import TrainState
 
 RESUME = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
 
@@ -22,14 +22,14 @@ class Training:
     def __init__(self) -> None:
         self.method = nn.Linear(3, 2)
         self.optimiser = torch.optim.Adam(self.method.parameters())
-        self.run = Progressed()
+        self.run = TrainState()
 
     def save(self, file: Path, epoch: int) -> None:
         self.run.epoch = epoch
         self.method.zero_grad()
         self.method(torch.ones(1, 3)).sum().backward()
         self.optimiser.step()
-        checkpoint.save(file, "mine", self.run, self.method, self.optimiser, None)
+        checkpoint.save_checkpoint(file, "mine", self.run, self.method, self.optimiser, None)
 
     def weights(self) -> list[float]:
         return self.method.weight.flatten().tolist()
@@ -37,7 +37,7 @@ class Training:
 
 def restored(file: Path, fingerprint: str = "mine") -> tuple[int, list[float]]:
     other = Training()
-    run = checkpoint.restore(file, fingerprint, other.method, other.optimiser, None)
+    run = checkpoint.load_checkpoint(file, fingerprint, other.method, other.optimiser, None)
     return run.epoch, other.weights()
 
 
@@ -57,8 +57,8 @@ def test_the_state_before_the_newest_stays(file: Path, capsys: pytest.CaptureFix
     file.unlink()  # as in the instant between the two renames
     assert restored(file) == (2, states[2])
     training.save(file, 4)
-    assert restored(paths.previous(file)) == (2, states[2])
-    checkpoint.forget(file)
+    assert restored(paths.previous_checkpoint(file)) == (2, states[2])
+    checkpoint.delete_checkpoints(file)
     assert list(file.parent.iterdir()) == []
 
 
@@ -77,7 +77,7 @@ def test_every_flipped_byte_is_found_and_the_state_before_taken(file: Path, caps
     for length in (0, 10, 31, 32, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:length])
         assert restored(file) == (1, before)
-    paths.previous(file).write_bytes(b"neither")
+    paths.previous_checkpoint(file).write_bytes(b"neither")
     assert restored(file)[0] == 0
     assert "beginning again" in capsys.readouterr().out
 
@@ -96,9 +96,9 @@ def test_a_state_that_is_not_finite_replaces_none(file: Path) -> None:
     training.save(file, 1)
     training.save(file, 2)
     kept = {path.name: path.read_bytes() for path in file.parent.iterdir()}
-    training.run.totals = {"loss": torch.tensor([float("nan"), 1.0])}
+    training.run.metric_sums = {"loss": torch.tensor([float("nan"), 1.0])}
     training.save(file, 3)
-    training.run.totals = {}
+    training.run.metric_sums = {}
     with torch.no_grad():
         training.method.bias[0] = float("inf")
     training.save(file, 3)
@@ -120,13 +120,13 @@ def test_a_disk_that_is_full_costs_neither_copy(file: Path, monkeypatch: pytest.
     assert {path.name: path.read_bytes() for path in file.parent.iterdir()} == kept
 
 
-def test_a_run_leaves_neither_copy(converted: Path, tmp_path: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_leaves_neither_copy(converted_project: Path, tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "project"
-    shutil.copytree(converted, folder)
+    shutil.copytree(converted_project, folder)
     monkeypatch.chdir(folder)
     seen = []
-    forget = checkpoint.forget
-    monkeypatch.setattr(checkpoint, "forget", lambda file: (seen.extend(RESUME.parent.iterdir()), forget(file)))
+    forget = checkpoint.delete_checkpoints
+    monkeypatch.setattr(checkpoint, "delete_checkpoints", lambda file: (seen.extend(RESUME.parent.iterdir()), forget(file)))
     assert rr(*PRETRAIN).code == 0
     assert {path.name for path in seen} == {"resume.pt", "resume.previous.pt"}
     assert list(RESUME.parent.iterdir()) == []

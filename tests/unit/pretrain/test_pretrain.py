@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import PRETRAIN, Rr, write_params
+from helpers import PRETRAIN, RunRr, write_params
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors import safe_open
@@ -27,10 +27,10 @@ HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")
 
 
 @pytest.fixture
-def ready(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ready(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of its own with converted data."""
     folder = tmp_path / "project"
-    shutil.copytree(converted, folder)
+    shutil.copytree(converted_project, folder)
     monkeypatch.chdir(folder)
     return folder
 
@@ -40,7 +40,7 @@ def artefacts(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
-def test_a_run_writes_weights_history_views_and_record(ready: Path, rr: Rr) -> None:
+def test_a_run_writes_weights_history_views_and_record(ready: Path, rr: RunRr) -> None:
     outcome = rr(*PRETRAIN)
     assert outcome.code == 0
     assert "2,400 views" in outcome.out
@@ -64,7 +64,7 @@ def test_a_run_writes_weights_history_views_and_record(ready: Path, rr: Rr) -> N
     assert sheet.shape == (6 * 34 + 2, 5 * 34 + 2, 3)
 
 
-def test_equal_seeds_give_equal_files_and_others_do_not(ready: Path, rr: Rr) -> None:
+def test_equal_seeds_give_equal_files_and_others_do_not(ready: Path, rr: RunRr) -> None:
     rr(*PRETRAIN)
     first = artefacts(ready)
     rr(*PRETRAIN)
@@ -74,7 +74,7 @@ def test_equal_seeds_give_equal_files_and_others_do_not(ready: Path, rr: Rr) -> 
     assert other != first["backbone.safetensors"]
 
 
-def test_a_killed_run_continues_to_the_same_bits(ready: Path, rr: Rr) -> None:
+def test_a_killed_run_continues_to_the_same_bits(ready: Path, rr: RunRr) -> None:
     write_params(ready, lambda params: params["methods"]["relational"].update(epochs=12))
     rr(*PRETRAIN)
     undisturbed = artefacts(ready)
@@ -103,22 +103,22 @@ def test_a_killed_run_continues_to_the_same_bits(ready: Path, rr: Rr) -> None:
 
 
 def test_a_state_inside_an_epoch_is_continued_to_the_same_bits(
-    ready: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch
+    ready: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rr.pretrain import loop
 
     rr(*PRETRAIN)
     undisturbed = artefacts(ready)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
-    saved, save = [], loop.save
+    saved, save = [], loop.save_checkpoint
 
-    def stop_in_the_middle(resume: Path, spec: str, run: loop.Progressed, *rest: object) -> None:
+    def stop_in_the_middle(resume: Path, spec: str, run: loop.TrainState, *rest: object) -> None:
         save(resume, spec, run, *rest)
         saved.append(run.step)
         if len(saved) == 10:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "save", stop_in_the_middle)
+    monkeypatch.setattr(loop, "save_checkpoint", stop_in_the_middle)
     outcome = rr(*PRETRAIN)
     assert outcome.code == 130
     assert "run the same command again to continue" in outcome.err
@@ -128,7 +128,7 @@ def test_a_state_inside_an_epoch_is_continued_to_the_same_bits(
     assert artefacts(ready) == undisturbed
 
 
-def test_a_resume_file_cannot_execute_anything(ready: Path, rr: Rr) -> None:
+def test_a_resume_file_cannot_execute_anything(ready: Path, rr: RunRr) -> None:
     import pickle
 
     class Malicious:
@@ -142,7 +142,7 @@ def test_a_resume_file_cannot_execute_anything(ready: Path, rr: Rr) -> None:
     assert not (ready / "executed").exists()
 
 
-def test_random_weights_are_those_every_method_begins_with(ready: Path, rr: Rr) -> None:
+def test_random_weights_are_those_every_method_begins_with(ready: Path, rr: RunRr) -> None:
     assert rr(*PRETRAIN[:6], "random", "--seed", "1").code == 0
     saved = load_file(ready / "runs/pretrain/shapes/conv4/random/1/backbone.safetensors")
     torch.manual_seed(1)
@@ -150,7 +150,7 @@ def test_random_weights_are_those_every_method_begins_with(ready: Path, rr: Rr) 
     assert all(torch.equal(saved[name], fresh[name]) for name in fresh)
 
 
-def test_supervised_learns_and_its_rate_falls(ready: Path, rr: Rr) -> None:
+def test_supervised_learns_and_its_rate_falls(ready: Path, rr: RunRr) -> None:
     write_params(ready, lambda params: params["methods"]["supervised"].update(epochs=6))
     assert rr(*PRETRAIN[:6], "supervised", "--seed", "1").code == 0
     rows = list(csv.DictReader((ready / "runs/history/shapes/conv4/supervised/1.csv").open()))
@@ -158,33 +158,33 @@ def test_supervised_learns_and_its_rate_falls(ready: Path, rr: Rr) -> None:
 
 
 def test_random_negatives_differ_between_seeds_epochs_and_steps() -> None:
-    from rr.pretrain.loop import _generator
+    from rr.pretrain.loop import _step_generator
 
-    drawn = {tuple(torch.randint(1000, (8,), generator=_generator(*key)).tolist()) for key in np.ndindex(3, 3, 3)}
+    drawn = {tuple(torch.randint(1000, (8,), generator=_step_generator(*key)).tolist()) for key in np.ndindex(3, 3, 3)}
     assert len(drawn) == 27
     highest = (2**31 - 1, 10, 10)
-    assert torch.equal(*(torch.randint(1000, (8,), generator=_generator(*highest)) for _ in range(2)))
+    assert torch.equal(*(torch.randint(1000, (8,), generator=_step_generator(*highest)) for _ in range(2)))
 
 
-def test_a_last_batch_of_one_is_refused_before_training(ready: Path, rr: Rr) -> None:
+def test_a_last_batch_of_one_is_refused_before_training(ready: Path, rr: RunRr) -> None:
     write_params(ready, lambda params: params["methods"]["relational"].update(views=2, batch_size=199))
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
     assert "200 pictures in batches of 199 leave a last batch of 1" in outcome.err
 
 
-def test_two_processes_do_not_make_the_same_artefact(ready: Path, rr: Rr) -> None:
-    from rr.runtime.lock import holding
+def test_two_processes_do_not_make_the_same_artefact(ready: Path, rr: RunRr) -> None:
+    from rr.runtime.lock import exclusive_lock
 
-    with holding(FOLDER):
+    with exclusive_lock(FOLDER):
         outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert f"process {os.getpid()} is making {FOLDER} right now" in outcome.err
+    assert f"process {os.getpid()} is writing {FOLDER}" in outcome.err
     assert rr(*PRETRAIN).code == 0
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", "no json", "[" * 100_000])
-def test_a_record_that_is_none_is_named(ready: Path, rr: Rr, content: str) -> None:
+def test_a_record_that_is_none_is_named(ready: Path, rr: RunRr, content: str) -> None:
     (ready / "data/beton/shapes/run.json").write_text(content)
     for command in (PRETRAIN, ("verify",)):
         outcome = rr(*command)
@@ -192,7 +192,7 @@ def test_a_record_that_is_none_is_named(ready: Path, rr: Rr, content: str) -> No
         assert "data/beton/shapes/run.json is damaged" in outcome.err
 
 
-def test_a_loss_that_is_no_number_stops_with_its_epoch(ready: Path, rr: Rr) -> None:
+def test_a_loss_that_is_no_number_stops_with_its_epoch(ready: Path, rr: RunRr) -> None:
     write_params(ready, lambda params: params["methods"]["relational"].update(learning_rate=1e30))
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
@@ -200,14 +200,14 @@ def test_a_loss_that_is_no_number_stops_with_its_epoch(ready: Path, rr: Rr) -> N
     assert not (ready / FOLDER / "backbone.safetensors").exists()
 
 
-def test_supervised_refuses_pictures_without_labels(project: Path, rr: Rr) -> None:
+def test_supervised_refuses_pictures_without_labels(project: Path, rr: RunRr) -> None:
     (project / "pictures").mkdir()
     for i in range(12):
         Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(project / f"pictures/{i}.png")
 
     def change(params: dict) -> None:
-        source = {"kind": "imagefolder", "path": "pictures", "test_share": 0.2, "unreadable": "stop"}
-        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "side": 16}
+        source = {"kind": "imagefolder", "path": "pictures", "test_fraction": 0.2, "on_unreadable": "raise"}
+        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "image_size": 16}
         params["methods"]["relational"]["epochs"] = 1
 
     write_params(project, change)
@@ -216,7 +216,7 @@ def test_supervised_refuses_pictures_without_labels(project: Path, rr: Rr) -> No
     cell = ("--dataset", "mine", "--backbone", "conv4", "--seed", "1", "--method")
     outcome = rr("pretrain", *cell, "supervised")
     assert outcome.code == 2
-    assert "needs two classes, and this data set has 0" in outcome.err
+    assert "needs at least two classes, but this dataset has 0" in outcome.err
     assert rr("pretrain", *cell, "relational").code == 0
     outcome = rr("evaluate", *cell, "relational", "--target", "mine", "--protocol", "knn")
     assert outcome.code == 2
@@ -227,34 +227,34 @@ def test_supervised_refuses_pictures_without_labels(project: Path, rr: Rr) -> No
     ("arguments", "expected"),
     [
         (("--backbone", "conv5"), "--backbone conv5: unknown; did you mean 'conv4'?"),
-        (("--method", "relationl"), "--method relationl: unknown in params.yaml; did you mean 'relational'?"),
-        (("--dataset", "shape"), "--dataset shape: unknown in params.yaml; did you mean 'shapes'?"),
+        (("--method", "relationl"), "--method relationl: not in params.yaml; did you mean 'relational'?"),
+        (("--dataset", "shape"), "--dataset shape: not in params.yaml; did you mean 'shapes'?"),
         (("--device", "gpu"), "--device gpu: unknown; known: auto, cpu, cuda"),
         (("--device", "cuda"), "torch sees no GPU here"),
     ],
 )
-def test_a_wrong_word_is_named(ready: Path, rr: Rr, arguments: tuple[str, str], expected: str) -> None:
+def test_a_wrong_word_is_named(ready: Path, rr: RunRr, arguments: tuple[str, str], expected: str) -> None:
     outcome = rr(*PRETRAIN, *arguments)
     assert outcome.code == 2
     assert expected in outcome.err
     assert not (ready / "runs").exists()
 
 
-def test_data_that_is_missing_or_changed_is_named_before_it_is_opened(ready: Path, rr: Rr) -> None:
+def test_data_that_is_missing_or_changed_is_named_before_it_is_opened(ready: Path, rr: RunRr) -> None:
     beton = ready / "data/beton/shapes/train.beton"
     content = bytearray(beton.read_bytes())
     content[len(content) // 2] ^= 1
     beton.write_bytes(content)
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert "train.beton is not the file that its record describes" in outcome.err
+    assert "train.beton does not match its record" in outcome.err
     beton.unlink()
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert "train.beton is missing: run the stage that makes it first (rr convert)" in outcome.err
+    assert "train.beton is missing: run rr convert first" in outcome.err
 
 
-def test_a_full_disk_at_a_checkpoint_is_explained_and_survived(ready: Path, rr: Rr) -> None:
+def test_a_full_disk_at_a_checkpoint_is_explained_and_survived(ready: Path, rr: RunRr) -> None:
     place = ready / "runs/resume"
     place.mkdir(parents=True)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True).returncode:
@@ -269,7 +269,7 @@ def test_a_full_disk_at_a_checkpoint_is_explained_and_survived(ready: Path, rr: 
     assert rr(*PRETRAIN).code == 0
 
 
-def test_an_imported_backbone_goes_through_the_workflow_like_any_other(ready: Path, rr: Rr) -> None:
+def test_an_imported_backbone_goes_through_the_workflow_like_any_other(ready: Path, rr: RunRr) -> None:
     torch.manual_seed(7)
     backbone = backbones.build("resnet8")
     torch.save({"backbone": backbone.state_dict(), "relation": {}, "optimizer": {}}, ready / "authors.tar")

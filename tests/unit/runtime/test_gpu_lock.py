@@ -1,4 +1,4 @@
-"""RR_GPUS: runs side by side on one host, each with a GPU of its own. The choice is a variable, so no GPU is needed."""
+"""Tests for RR_GPUS. The assignment is an environment variable, so no GPU is needed."""
 
 import os
 import subprocess
@@ -7,62 +7,63 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PRETRAIN, Rr
+from helpers import PRETRAIN, RunRr
 
 from rr.errors import UserError
 from rr.runtime import gpu_lock
 
-# Says which GPU it has and when, by a clock that all processes share.
+# Prints its GPU and when it had it, by a clock that all processes share.
 RUN = """
 import os, pathlib, sys, time
-from rr import gpus
-gpus.LOCKS = pathlib.Path(sys.argv[2])
-gpus.take()
-began = time.monotonic()
+from rr.runtime import gpu_lock
+gpu_lock.LOCK_DIR = pathlib.Path(sys.argv[2])
+gpu_lock.acquire_gpu()
+start = time.monotonic()
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 time.sleep(float(sys.argv[1]))
-print(began, time.monotonic(), flush=True)
+print(start, time.monotonic(), flush=True)
 """
 
 
-def start(folder: Path, named: str, seconds: float) -> subprocess.Popen[str]:
+def start_run(lock_dir: Path, rr_gpus: str, seconds: float) -> subprocess.Popen[str]:
+    """Start a process that holds a GPU for `seconds`."""
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(seconds), str(folder)], env=environment | {"RR_GPUS": named}, text=True,
+        [sys.executable, "-c", RUN, str(seconds), str(lock_dir)], env=environment | {"RR_GPUS": rr_gpus}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process has no GPU yet, and may get one."""
-    monkeypatch.setattr(gpu_lock, "LOCKS", tmp_path / "locks")
-    monkeypatch.setattr(gpu_lock, "_taken", None)
+def no_gpu_acquired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process acquire a GPU, with locks in a temporary folder."""
+    monkeypatch.setattr(gpu_lock, "LOCK_DIR", tmp_path / "locks")
+    monkeypatch.setattr(gpu_lock, "_acquired", None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_no_more_runs_at_once_on_a_gpu_than_its_name_stands_there(tmp_path: Path) -> None:
-    seen: dict[str, list[tuple[float, float]]] = {}
-    for run in [start(tmp_path, "0,1,1", 0.5) for _ in range(9)]:
+def test_gpu_has_at_most_as_many_runs_as_it_is_listed(tmp_path: Path) -> None:
+    runs_by_gpu: dict[str, list[tuple[float, float]]] = {}
+    for run in [start_run(tmp_path, "0,1,1", 0.5) for _ in range(9)]:
         out, err = run.communicate(timeout=100)
         assert run.returncode == 0, err
-        gpu, began, ended = out.split()
-        seen.setdefault(gpu, []).append((float(began), float(ended)))
-    assert sum(map(len, seen.values())) == 9
-    for gpu, runs in seen.items():
-        at_once = max(sum(began <= moment < ended for began, ended in runs) for moment, _ in runs)
-        assert at_once == {"0": 1, "1": 2}[gpu], runs
+        gpu, start, end = out.split()
+        runs_by_gpu.setdefault(gpu, []).append((float(start), float(end)))
+    assert sum(map(len, runs_by_gpu.values())) == 9
+    for gpu, runs in runs_by_gpu.items():
+        concurrent = max(sum(start <= moment < end for start, end in runs) for moment, _ in runs)
+        assert concurrent == {"0": 1, "1": 2}[gpu], runs
 
 
-def test_a_run_that_waits_says_so_and_gets_what_a_killed_one_had(tmp_path: Path) -> None:
-    first, second = start(tmp_path, "3", 100), start(tmp_path, "MIG-4,3", 100)
+def test_waiting_run_gets_the_gpu_of_a_killed_run(tmp_path: Path) -> None:
+    first, second = start_run(tmp_path, "3", 100), start_run(tmp_path, "MIG-4,3", 100)
     assert first.stdout
     assert second.stdout
     assert [run.stdout.readline().strip() for run in (first, second)] == ["3", "MIG-4"]
-    third = start(tmp_path, "3,MIG-4", 0)
+    third = start_run(tmp_path, "3,MIG-4", 0)
     assert third.stdout
     assert third.stderr
-    assert third.stderr.readline() == "every GPU of RR_GPUS=3,MIG-4 has its run: waiting for one\n"
+    assert third.stderr.readline() == "all GPUs of RR_GPUS=3,MIG-4 are in use: waiting for one\n"
     second.kill()
     assert third.stdout.readline() == "MIG-4\n"
     first.kill()
@@ -70,82 +71,82 @@ def test_a_run_that_waits_says_so_and_gets_what_a_killed_one_had(tmp_path: Path)
         run.communicate(timeout=100)
 
 
-@pytest.mark.usefixtures("here")
-def test_a_stage_takes_one_unless_told_to_compute_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_gpu_acquired")
+def test_gpu_is_acquired_unless_the_device_is_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("RR_GPUS", "5,6")
-    assert gpu_lock.device("cpu") == "cpu"
+    assert gpu_lock.assigned_device("cpu") == "cpu"
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    assert gpu_lock.device("auto") == "cuda"
+    assert gpu_lock.assigned_device("auto") == "cuda"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    assert gpu_lock.device("cuda") == "cuda"  # a process has one
+    assert gpu_lock.assigned_device("cuda") == "cuda"  # a process acquires only one
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("no_gpu_acquired")
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_a_gpu_that_is_not_there_is_no_reason_to_compute_elsewhere(
-    converted: Path, monkeypatch: pytest.MonkeyPatch, rr: Rr, device: str
+def test_missing_gpu_raises_instead_of_using_the_cpu(
+    converted_project: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr, device: str
 ) -> None:
-    monkeypatch.chdir(converted)
+    monkeypatch.chdir(converted_project)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("RR_GPUS", "7,0")
     outcome = rr(*PRETRAIN, "--device", device)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith("rr: RR_GPUS=7,0: torch sees no GPU 7 here")
-    assert not (converted / "runs").exists()
+    assert outcome.err.startswith("rr: RR_GPUS=7,0: torch sees no GPU 7 on this machine")
+    assert not (converted_project / "runs").exists()
 
 
-@pytest.mark.usefixtures("here")
-def test_a_gpu_that_is_named_twice_over_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_gpu_acquired")
+def test_numbered_device_and_rr_gpus_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RR_GPUS", "0,1")
-    with pytest.raises(UserError, match=r"--device cuda:0 is one GPU, and RR_GPUS=0,1 gives them out"):
-        gpu_lock.device("cuda:0")
+    with pytest.raises(UserError, match=r"--device cuda:0 selects one GPU, but RR_GPUS=0,1 is set"):
+        gpu_lock.assigned_device("cuda:0")
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-@pytest.mark.usefixtures("here")
-def test_a_number_is_one_gpu_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = start(tmp_path / "locks", "0", 100)
+@pytest.mark.usefixtures("no_gpu_acquired")
+def test_numbers_with_leading_zeros_share_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = start_run(tmp_path / "locks", "0", 100)
     assert first.stdout
     assert first.stdout.readline() == "0\n"
     monkeypatch.setenv("RR_GPUS", "00,005")
-    assert gpu_lock.take() == os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    assert gpu_lock.acquire_gpu() == os.environ["CUDA_VISIBLE_DEVICES"] == "5"
     first.kill()
     first.communicate(timeout=100)
 
 
-def test_sessions_with_other_temporary_folders_share_the_locks(tmp_path: Path) -> None:
-    where = [sys.executable, "-c", "from rr import gpus; print(gpus.LOCKS)"]
-    found = subprocess.run(where, env=os.environ | {"TMPDIR": str(tmp_path)}, text=True, capture_output=True)
-    assert found.stdout == f"{gpu_lock.LOCKS}\n"
+def test_lock_folder_does_not_depend_on_tmpdir(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from rr.runtime import gpu_lock; print(gpu_lock.LOCK_DIR)"]
+    process = subprocess.run(command, env=os.environ | {"TMPDIR": str(tmp_path)}, text=True, capture_output=True)
+    assert process.stdout == f"{gpu_lock.LOCK_DIR}\n"
 
 
-@pytest.mark.usefixtures("here")
-def test_a_file_in_the_place_of_the_locks(
-    converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: Rr
+@pytest.mark.usefixtures("no_gpu_acquired")
+def test_file_at_the_path_of_the_lock_folder_raises(
+    converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
 ) -> None:
-    monkeypatch.chdir(converted)
+    monkeypatch.chdir(converted_project)
     (tmp_path / "locks").write_text("in the way")
     monkeypatch.setenv("RR_GPUS", "0")
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert outcome.err.startswith(f"rr: something stands in the way of a file or folder at {tmp_path / 'locks'}:")
+    assert outcome.err.startswith(f"rr: a file or folder of this name already exists at {tmp_path / 'locks'}:")
 
 
-@pytest.mark.usefixtures("here", "project")
-@pytest.mark.parametrize("named", ["0;1", "0, 1", "0,", "../x", "-1", "0,-1", "٣"])
-def test_names_that_are_none(monkeypatch: pytest.MonkeyPatch, rr: Rr, named: str) -> None:
-    monkeypatch.setenv("RR_GPUS", named)
+@pytest.mark.usefixtures("no_gpu_acquired", "project")
+@pytest.mark.parametrize("rr_gpus", ["0;1", "0, 1", "0,", "../x", "-1", "0,-1", "٣"])
+def test_invalid_list_raises(monkeypatch: pytest.MonkeyPatch, rr: RunRr, rr_gpus: str) -> None:
+    monkeypatch.setenv("RR_GPUS", rr_gpus)
     outcome = rr(*PRETRAIN)
     assert (outcome.code, outcome.out) == (2, "")
-    assert f"rr: RR_GPUS={named}: give numbers or UUIDs" in outcome.err
+    assert f"rr: RR_GPUS={rr_gpus}: give numbers or UUIDs" in outcome.err
 
 
-@pytest.mark.usefixtures("here")
-def test_what_a_cluster_has_given_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_gpu_acquired")
+def test_rr_gpus_and_cuda_visible_devices_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RR_GPUS", "0,1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(UserError, match="both set"):
-        gpu_lock.take()
+        gpu_lock.acquire_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

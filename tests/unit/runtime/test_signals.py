@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1: a training is saved at a step's end, and no stage leaves anything half written."""
+"""Tests for Ctrl-C, SIGTERM and SIGUSR1: pretraining saves a checkpoint, and no stage leaves incomplete files."""
 
 import os
 import shutil
@@ -10,20 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, PRETRAIN, Rr, write_params
+from helpers import EVALUATE, PRETRAIN, RunRr, write_params
 
-from rr.params import load
+from rr.params import load_params
 from rr.pretrain import loop
 from rr.runtime import atomic
 from rr.runtime.progress import Progress
 from rr.workflow import grid
 
-CODES = {
+EXITS = {
     signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated"),
-    signal.SIGUSR1: (138, "stopped ahead of a limit"),
+    signal.SIGUSR1: (138, "stopped before a time limit"),
 }  # fmt: skip
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
-RESUME = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
+CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
 SUPERVISED = tuple("supervised" if word == "relational" else word for word in PRETRAIN)
 SHAPES = ("--dataset", "shapes")
 STAGES = {
@@ -33,21 +33,22 @@ STAGES = {
 
 
 @pytest.fixture
-def ready(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project_copy(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the converted project and make the copy the current folder."""
     folder = tmp_path / "project"
-    shutil.copytree(converted, folder)
+    shutil.copytree(converted_project, folder)
     monkeypatch.chdir(folder)
     return folder
 
 
 @pytest.fixture
 def signals_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let the training receive these signals at the end of its n-th step."""
+    """Return a function that makes the training receive signals at the end of its n-th step."""
 
-    def arrange(step: int, *numbers: int) -> None:
+    def send_signals(step: int, *numbers: int) -> None:
         steps = 0
 
-        class Signalling(Progress):
+        class SignalingProgress(Progress):
             def advance(self, count: int, note: str | None = None) -> None:
                 nonlocal steps
                 super().advance(count, note)
@@ -56,53 +57,51 @@ def signals_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                     for number in numbers:
                         os.kill(os.getpid(), number)
 
-        monkeypatch.setattr(loop, "Progress", Signalling)
+        monkeypatch.setattr(loop, "Progress", SignalingProgress)
 
-    return arrange
+    return send_signals
 
 
-def artefacts(method: str = "relational") -> dict[str, bytes]:
+def read_outputs(method: str = "relational") -> dict[str, bytes]:
     run = Path("runs/pretrain/shapes/conv4", method, "1")
     history = Path("runs/history/shapes/conv4", method, "1.csv")
     return {path.name: path.read_bytes() for path in (run / "backbone.safetensors", history)}
 
 
-# Of an epoch's seven steps: inside one, at its end, and at the very last.
-@pytest.mark.parametrize(("step", "place"), [(3, (1, 3)), (7, (2, 0)), (12, (2, 5)), (21, (4, 0))])
-@pytest.mark.parametrize("number", list(CODES))
-def test_a_training_saves_at_the_end_of_its_step_and_goes_on_to_the_same_bits(
-    ready: Path, rr: Rr, signals_at: Callable[..., None], number: int, step: int, place: tuple[int, int]
+# An epoch has seven steps: within an epoch, at the end of one, and at the last step of all.
+@pytest.mark.parametrize(("step", "position"), [(3, (1, 3)), (7, (2, 0)), (12, (2, 5)), (21, (4, 0))])
+@pytest.mark.parametrize("number", list(EXITS))
+def test_interrupted_pretraining_continues_to_the_same_bits(
+    project_copy: Path, rr: RunRr, signals_at: Callable[..., None], number: int, step: int, position: tuple[int, int]
 ) -> None:
     rr(*PRETRAIN)
-    undisturbed, record = artefacts(), (ready / FOLDER / "run.json").read_bytes()
+    expected, record = read_outputs(), (project_copy / FOLDER / "run.json").read_bytes()
     signals_at(step, number)
     outcome = rr(*PRETRAIN)
-    code, word = CODES[signal.Signals(number)]
+    code, message = EXITS[signal.Signals(number)]
     assert outcome.code == code
-    assert f"rr: {word}: run the same command again to continue" in outcome.err
-    assert f"stopping in epoch {place[0]} at step {place[1]}" in outcome.out
-    # Of the earlier training nothing has changed, so its record stays.
-    assert (artefacts(), (ready / FOLDER / "run.json").read_bytes()) == (undisturbed, record)
+    assert f"rr: {message}: run the same command again to continue" in outcome.err
+    assert f"stopping in epoch {position[0]} at step {position[1]}" in outcome.out
+    # The outputs of the first training have not changed, so their record is kept.
+    assert (read_outputs(), (project_copy / FOLDER / "run.json").read_bytes()) == (expected, record)
     signals_at(0)
     outcome = rr(*PRETRAIN)
-    assert f"continuing in epoch {place[0]} at step {place[1]}" in outcome.out
-    assert artefacts() == undisturbed
-    assert not list(ready.rglob("*.pt"))
+    assert f"continuing in epoch {position[0]} at step {position[1]}" in outcome.out
+    assert read_outputs() == expected
+    assert not list(project_copy.rglob("*.pt"))
 
 
-def test_a_second_ctrl_c_does_not_wait(ready: Path, rr: Rr, signals_at: Callable[..., None]) -> None:
+def test_second_ctrl_c_ends_at_once(project_copy: Path, rr: RunRr, signals_at: Callable[..., None]) -> None:
     signals_at(3, signal.SIGINT, signal.SIGINT)
     outcome = rr(*PRETRAIN)
     assert outcome.code == 130
     assert "stopping" not in outcome.out
-    assert not (ready / RESUME).exists()
+    assert not (project_copy / CHECKPOINT).exists()
 
 
-def test_what_the_shell_lets_ignore_ctrl_c_still_ignores_it(
-    ready: Path, rr: Rr, signals_at: Callable[..., None]
-) -> None:
+def test_ignored_ctrl_c_stays_ignored(project_copy: Path, rr: RunRr, signals_at: Callable[..., None]) -> None:
     signals_at(3, signal.SIGINT)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a command with & behind it in a script
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a background command (&) of a script
     try:
         outcome = rr(*PRETRAIN)
         assert outcome.code == 0
@@ -113,63 +112,63 @@ def test_what_the_shell_lets_ignore_ctrl_c_still_ignores_it(
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("step", [3, 4, 7])
-def test_a_rate_that_falls_goes_on_without_a_warning(
-    ready: Path, rr: Rr, signals_at: Callable[..., None], step: int
+def test_continuing_with_a_learning_rate_schedule_gives_no_warning(
+    project_copy: Path, rr: RunRr, signals_at: Callable[..., None], step: int
 ) -> None:
-    """torch warns of a schedule that moves before any step of the optimiser: of an epoch's four, the last is none."""
-    write_params(ready, lambda params: params["methods"]["supervised"].update(batch_size=50))
+    """torch warns if the schedule advances before the optimizer; the last of the four steps does not update weights."""
+    write_params(project_copy, lambda params: params["methods"]["supervised"].update(batch_size=50))
     rr(*SUPERVISED)
-    undisturbed = artefacts("supervised")
+    expected = read_outputs("supervised")
     signals_at(step, signal.SIGTERM)
     assert rr(*SUPERVISED).code == 143
     signals_at(0)
     outcome = rr(*SUPERVISED)
     assert outcome.code == 0
     assert "Warning" not in outcome.err
-    assert artefacts("supervised") == undisturbed
+    assert read_outputs("supervised") == expected
 
 
-@pytest.mark.parametrize("number", list(CODES))
+@pytest.mark.parametrize("number", list(EXITS))
 @pytest.mark.parametrize("stage", list(STAGES))
-def test_no_stage_leaves_anything_half_written(
-    ready: Path, rr: Rr, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
+def test_interrupted_stage_leaves_no_incomplete_files(
+    project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
 ) -> None:
-    write_params(ready, lambda params: params["grid"].update(method=["relational"], protocol=["linear"]))
+    write_params(project_copy, lambda params: params["grid"].update(method=["relational"], protocol=["linear"]))
     if stage in ("evaluate", "report"):
         assert rr(*PRETRAIN).code == 0
     if stage == "report":
         assert rr(*STAGES["evaluate"]).code == 0
-    cell = next(cell for cell in grid.cells(load(ready / "params.yaml")) if cell.stage == stage)
+    run = next(run for run in grid.stage_runs(load_params(project_copy / "params.yaml")) if run.stage == stage)
     assert rr(*STAGES[stage]).code == 0
-    undisturbed = {path: path.read_bytes() for path in cell.outputs}
-    for path in cell.outputs:
+    expected = {path: path.read_bytes() for path in run.outputs}
+    for path in run.outputs:
         path.unlink()
     fsync = os.fsync
 
-    def signalled(file: int) -> None:
-        """The moment at which a file is written and has not yet its name."""
+    def send_signal_and_fsync(file: int) -> None:
+        """Send the signal when the temporary file is complete but not renamed yet."""
         monkeypatch.setattr(atomic.os, "fsync", fsync)
         os.kill(os.getpid(), number)
         fsync(file)
 
-    monkeypatch.setattr(atomic.os, "fsync", signalled)
+    monkeypatch.setattr(atomic.os, "fsync", send_signal_and_fsync)
     outcome = rr(*STAGES[stage])
-    code, word = CODES[signal.Signals(number)]
+    code, message = EXITS[signal.Signals(number)]
     assert (outcome.code, outcome.err.splitlines()[-1]) == (
-        code, f"rr: {word}: run the same command again to continue",
+        code, f"rr: {message}: run the same command again to continue",
     )  # fmt: skip
-    assert not any(path.exists() for path in cell.outputs)
-    assert not (cell.folder / "run.json").exists()
-    assert not list(ready.rglob(".*.tmp*"))
+    assert not any(path.exists() for path in run.outputs)
+    assert not (run.folder / "run.json").exists()
+    assert not list(project_copy.rglob(".*.tmp*"))
     assert rr(*STAGES[stage]).code == 0
-    if stage != "report":  # its page says when it was made
-        assert {path: path.read_bytes() for path in cell.outputs} == undisturbed
+    if stage != "report":  # the page contains times
+        assert {path: path.read_bytes() for path in run.outputs} == expected
 
 
-def test_a_log_says_where_a_training_goes_on_while_it_runs(ready: Path) -> None:
-    write_params(ready, lambda params: params["methods"]["relational"].update(epochs=100000))
+def test_log_shows_where_pretraining_continues(project_copy: Path) -> None:
+    write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=100000))
     command = [sys.executable, "-m", "rr", *PRETRAIN]
-    for condition in (RESUME.exists, lambda: "continuing in epoch" in Path("log").read_text()):
+    for condition in (CHECKPOINT.exists, lambda: "continuing in epoch" in Path("log").read_text()):
         with open("log", "w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL)
         try:

@@ -1,4 +1,4 @@
-"""`rr status`: what runs here and how far it is; what failed, was interrupted or killed stays to be seen."""
+"""Tests for `rr status`: active runs with their progress, and runs that failed, were interrupted or were killed."""
 
 import json
 import shutil
@@ -9,160 +9,161 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import EVALUATE, PRETRAIN, Rr, write_params
+from helpers import EVALUATE, PRETRAIN, RunRr, write_params
 
 from rr.errors import UserError
 from rr.runtime import progress, status
 from rr.runtime.progress import Progress
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
-FILE = Path(".rr/status/pretrain/shapes/conv4/relational/1.json")
+STATUS_FILE = Path(".rr/status/pretrain/shapes/conv4/relational/1.json")
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make an empty folder the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def only() -> dict:
-    (job,) = status.jobs()
-    return job
+def single_run() -> dict:
+    (run,) = status.list_runs()
+    return run
 
 
-def test_a_stage_is_shown_while_it_runs_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert status.jobs() == []
-    assert status.shown(as_json=False) == "status: nothing runs here, and nothing was interrupted"
-    monkeypatch.setattr(status, "SECONDS_BETWEEN_BEATS", 0.0)
-    with status.showing("pretrain", FOLDER):
-        job = only()
-        assert (job["stage"], job["names"], job["state"]) == (
+def test_run_is_listed_only_while_it_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert status.list_runs() == []
+    assert status.render(as_json=False) == "status: no run in this folder is active, failed or interrupted"
+    monkeypatch.setattr(status, "SECONDS_BETWEEN_HEARTBEATS", 0.0)
+    with status.track_run("pretrain", FOLDER):
+        run = single_run()
+        assert (run["stage"], run["names"], run["state"]) == (
             "pretrain",
             ["shapes", "conv4", "relational", "1"],
             "running",
         )
-        with Progress("pretrain", total=2000, unit="views", done=500) as running:
-            assert (only()["percent"], only()["seconds_left"]) == (25, None)
-            running.advance(1000, "epoch 3/4, loss 0.1")
-            job = only()
-            assert (job["percent"], job["unit"], job["note"]) == (75, "views", "epoch 3/4, loss 0.1")
-            assert job["rate"] > 0
-            assert job["seconds_left"] == pytest.approx(500 / job["rate"], rel=0.5)
-            head, line = status.shown(as_json=False).splitlines()
-            assert head.split() == ["stage", "of", "state", "done", "rate", "left", "seen"]
+        with Progress("pretrain", total=2000, unit="views", done=500) as bar:
+            assert (single_run()["percent"], single_run()["seconds_left"]) == (25, None)
+            bar.advance(1000, "epoch 3/4, loss 0.1")
+            run = single_run()
+            assert (run["percent"], run["unit"], run["note"]) == (75, "views", "epoch 3/4, loss 0.1")
+            assert run["rate"] > 0
+            assert run["seconds_left"] == pytest.approx(500 / run["rate"], rel=0.5)
+            header, line = status.render(as_json=False).splitlines()
+            assert header.split() == ["stage", "run", "state", "done", "rate", "left", "updated", "message"]
             assert line.startswith("pretrain  shapes conv4 relational 1  running  75 %")
             assert line.endswith("ago  epoch 3/4, loss 0.1")
-            assert json.loads(status.shown(as_json=True)) == status.jobs()
-    assert status.jobs() == []
+            assert json.loads(status.render(as_json=True)) == status.list_runs()
+    assert status.list_runs() == []
     assert [path for path in Path(".rr").rglob("*") if path.is_file()] == []
 
 
-def test_stages_of_other_names_stand_beside_each_other() -> None:
+def test_runs_of_several_processes_are_listed() -> None:
     code = """
 import os
 from pathlib import Path
-from rr import status
-with status.showing("evaluate", Path("runs/evaluate/a/conv4/b/1/a/knn")):
+from rr.runtime import status
+with status.track_run("evaluate", Path("runs/evaluate/a/conv4/b/1/a/knn")):
     os.kill(os.getpid(), 9)
 """
-    with status.showing("report", Path("report")):
+    with status.track_run("report", Path("report")):
         subprocess.run([sys.executable, "-c", code])
-        assert [(job["stage"], job["names"], job["state"]) for job in status.jobs()] == [
+        assert [(run["stage"], run["names"], run["state"]) for run in status.list_runs()] == [
             ("evaluate", ["a", "conv4", "b", "1", "a", "knn"], "stopped"),
             ("report", [], "running"),
         ]
 
 
 @pytest.mark.parametrize(
-    ("error", "state", "told"),
+    ("error", "state", "message"),
     [
         (UserError("the loss is nan: lower the rate\nor the other"), "failed", "the loss is nan: lower the rate"),
         (OSError(28, "No space left", "x.beton"), "failed", "no space left on the disk at x.beton"),
         (ZeroDivisionError("division by zero"), "failed", "ZeroDivisionError: division by zero"),
         (KeyboardInterrupt(), "interrupted", "interrupted"),
         (SystemExit(143), "interrupted", "terminated"),
-        (SystemExit(138), "interrupted", "stopped ahead of a limit"),
+        (SystemExit(138), "interrupted", "stopped before a time limit"),
     ],
 )
-def test_what_failed_stays_with_its_message(error: BaseException, state: str, told: str) -> None:
+def test_failed_run_is_listed_with_its_error(error: BaseException, state: str, message: str) -> None:
     def fail() -> None:
-        with status.showing("pretrain", FOLDER):
+        with status.track_run("pretrain", FOLDER):
             raise error
 
     with pytest.raises(type(error)):
         fail()
-    assert only()["state"] == state
-    assert told in only()["error"]
-    assert told in status.shown(as_json=False)
-    assert len(status.shown(as_json=False).splitlines()) == 2
-    with status.showing("pretrain", FOLDER):
-        assert only()["state"] == "running"
-    assert status.jobs() == []
+    assert single_run()["state"] == state
+    assert message in single_run()["error"]
+    assert message in status.render(as_json=False)
+    assert len(status.render(as_json=False).splitlines()) == 2
+    with status.track_run("pretrain", FOLDER):
+        assert single_run()["state"] == "running"
+    assert status.list_runs() == []
 
 
 @pytest.mark.parametrize(
     ("change", "state"),
     [
         ({}, "running"),
-        ({"born": "1"}, "stopped"),  # the number of a process that is over belongs to another now
+        ({"start_ticks": "1"}, "stopped"),  # another process has the same id now
         ({"pid": 2**22 + 1}, "stopped"),
         ({"host": "another"}, "elsewhere"),
     ],
 )
-def test_whether_a_process_lives(change: dict, state: str) -> None:
-    with status.showing("pretrain", FOLDER):
-        FILE.write_text(json.dumps(json.loads(FILE.read_text()) | change))
-        assert only()["state"] == state
+def test_state_depends_on_the_process(change: dict, state: str) -> None:
+    with status.track_run("pretrain", FOLDER):
+        STATUS_FILE.write_text(json.dumps(json.loads(STATUS_FILE.read_text()) | change))
+        assert single_run()["state"] == state
 
 
 @pytest.mark.parametrize("content", ["", '{"stage": "pre', "[]", "null", "{}"])
-def test_a_file_that_a_power_cut_has_spoilt_is_a_stopped_stage(content: str) -> None:
-    FILE.parent.mkdir(parents=True)
-    FILE.write_text(content)
-    job = only()
-    assert (job["stage"], job["names"], job["state"]) == ("pretrain", ["shapes", "conv4", "relational", "1"], "stopped")
-    assert "stopped" in status.shown(as_json=False)
+def test_damaged_file_is_listed_as_a_stopped_run(content: str) -> None:
+    STATUS_FILE.parent.mkdir(parents=True)
+    STATUS_FILE.write_text(content)
+    run = single_run()
+    assert (run["stage"], run["names"], run["state"]) == ("pretrain", ["shapes", "conv4", "relational", "1"], "stopped")
+    assert "stopped" in status.render(as_json=False)
 
 
-def test_a_stage_goes_on_where_its_progress_cannot_be_written() -> None:
+def test_run_continues_if_its_progress_cannot_be_written() -> None:
     Path(".rr").write_text("in the way")
-    with status.showing("pretrain", FOLDER), Progress("pretrain", 10, "views") as running:
-        running.advance(10)
+    with status.track_run("pretrain", FOLDER), Progress("pretrain", 10, "views") as bar:
+        bar.advance(10)
 
 
-def test_progress_is_written_every_few_seconds_and_not_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_written_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, written = [0.0], []
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(status, "_write", lambda content: written.append(content.get("percent")))
-    with status.showing("pretrain", FOLDER), Progress("pretrain", 1000, "views") as running:
+    monkeypatch.setattr(status, "_write", lambda run: written.append(run.get("percent")))
+    with status.track_run("pretrain", FOLDER), Progress("pretrain", 1000, "views") as bar:
         for _ in range(1000):
             clock[0] += 0.01
-            running.advance(1)
-    assert len(written) == 2 + int(10 / status.SECONDS_BETWEEN_BEATS)  # two of them at the start
+            bar.advance(1)
+    assert len(written) == 2 + int(10 / status.SECONDS_BETWEEN_HEARTBEATS)  # two of them at the start
 
 
-def test_a_killed_training_and_one_whose_loss_is_no_number_are_shown(converted: Path, here: Path, rr: Rr) -> None:
-    shutil.copytree(converted, here, dirs_exist_ok=True)
-    write_params(here, lambda params: params["methods"]["relational"].update(epochs=1000))
+def test_killed_and_failed_pretrainings_are_listed(converted_project: Path, folder: Path, rr: RunRr) -> None:
+    shutil.copytree(converted_project, folder, dirs_exist_ok=True)
+    write_params(folder, lambda params: params["methods"]["relational"].update(epochs=1000))
     process = subprocess.Popen([sys.executable, "-m", "rr", *PRETRAIN], stdout=subprocess.DEVNULL, stderr=-3)
-    while not (FILE.exists() and "percent" in only()):
+    while not (STATUS_FILE.exists() and "percent" in single_run()):
         assert process.poll() is None
         time.sleep(0.01)
     assert "relational 1  running" in rr("status").out
     process.kill()
     process.wait()
     assert json.loads(rr("status", "--json").out)[0]["state"] == "stopped"
-    write_params(here, lambda params: params["methods"]["relational"].update(learning_rate=1e30))
+    write_params(folder, lambda params: params["methods"]["relational"].update(learning_rate=1e30))
     assert rr(*PRETRAIN).code == 2
     assert "relational 1  failed" in rr("status").out
     assert "the loss is nan in epoch" in rr("status").out
-    write_params(here)
+    write_params(folder)
     assert rr(*PRETRAIN).code == 0
     assert rr(*EVALUATE, "knn").code == 0
-    assert "nothing runs here" in rr("status").out
+    assert "no run in this folder is active" in rr("status").out
 
 
-def test_looking_loads_none_of_the_heavy_libraries() -> None:
+def test_status_does_not_import_numpy() -> None:
     code = (
         "import sys; from rr.cli import app; app(['status'], standalone_mode=False); sys.exit('numpy' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""The policy as data."""
+"""Tests of the augmentation policy."""
 
 import dataclasses
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from rr.views import Augmentation
 
 
-def test_default_is_off_and_frozen():
+def test_augmentations_are_off_by_default_and_frozen():
     augmentation = Augmentation()
     assert augmentation.crop == "none"
     assert augmentation.flip == augmentation.jitter == augmentation.affine == augmentation.erase == 0.0
@@ -20,7 +20,7 @@ def test_default_is_off_and_frozen():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("crop", "centre"),
+        ("crop", "center"),
         ("scale", (0.0, 1.0)),
         ("scale", (0.5, 0.4)),
         ("scale", (0.5, 1.1)),
@@ -46,12 +46,12 @@ def test_default_is_off_and_frozen():
         ("erase_area", -0.2),
     ],
 )
-def test_impossible_value_names_its_field(field, value):
+def test_invalid_value_raises_with_the_field_name(field, value):
     with pytest.raises(ValueError, match=f"^{field} must be"):
         Augmentation(**{field: value})
 
 
-def test_import_is_light():
+def test_import_loads_neither_torch_nor_numba():
     code = "import sys, rr.views; print(sorted({'torch', 'numba'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

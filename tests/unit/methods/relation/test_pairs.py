@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rr.methods.relation.pairs import class_partners, other_class_partners, random_partners, roll_partners, view_pairs
+from rr.methods.relation.pairs import same_class_partners, other_class_partners, random_partners, roll_partners, view_pairs
 
 
 def test_view_pairs_are_lexicographic() -> None:
@@ -99,7 +99,7 @@ def test_class_partners_are_of_the_same_class_and_negatives_of_another(M: int, c
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(-1, classes, (M,), generator=generator)
     uniform = torch.rand(10, M, generator=generator)
-    positives = class_partners(labels, uniform)
+    positives = same_class_partners(labels, uniform)
     assert positives.shape == (10, M)
     rows = torch.arange(M)
     known = labels >= 0
@@ -120,11 +120,11 @@ def test_class_partners_are_of_the_same_class_and_negatives_of_another(M: int, c
 def test_class_partners_are_uniform() -> None:
     labels = torch.tensor([0, 1, 0, -1, 0, 1])
     uniform = torch.rand(6000, 6, generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(class_partners(labels, uniform)[:, 2], minlength=6)
+    counts = torch.bincount(same_class_partners(labels, uniform)[:, 2], minlength=6)
     assert counts[[1, 3, 5]].sum() == 0
     assert (counts[[0, 2, 4]] - 2000).abs().max() < 150  # four standard deviations
     negatives = other_class_partners(labels, torch.zeros(6000, 6, dtype=torch.int64), uniform)
     counts = torch.bincount(negatives[:, 2], minlength=6)
     assert counts[[0, 2, 4]].sum() == 0
     assert (counts[[1, 3, 5]] - 2000).abs().max() < 150
-    assert (class_partners(labels, torch.full((1, 6), 0.99999997)) == torch.tensor([4, 5, 4, 3, 4, 5])).all()
+    assert (same_class_partners(labels, torch.full((1, 6), 0.99999997)) == torch.tensor([4, 5, 4, 3, 4, 5])).all()

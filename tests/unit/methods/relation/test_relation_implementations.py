@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rr.methods.relation.chunked_max import chunked_max_loss
-from rr.methods.relation.factorised import factorised_loss
+from rr.methods.relation.factorized import factorized_loss
 from rr.methods.relation.fused import fused_loss
 from rr.methods.relation.loss import Aggregation, RelationHead, direct_logits, relation_loss
-from rr.methods.relation.objective import Loss
+from rr.methods.relation.pair_loss import PairLoss
 from rr.methods.relation.pairs import random_partners, roll_partners
 
 FLOAT32 = 1e-5
@@ -116,13 +116,13 @@ def assert_equal(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance:
 @pytest.mark.parametrize(("loss", "gamma"), [("focal", 2.0), ("bce", 0.0)])
 @pytest.mark.parametrize("aggregation", get_args(Aggregation))
 def test_forms_equal_the_reference(
-    aggregation: Aggregation, loss: Loss, gamma: float, negatives: str, training: bool
+    aggregation: Aggregation, loss: PairLoss, gamma: float, negatives: str, training: bool
 ) -> None:
     for K, M in SHAPES:
         head, features, partners = make_case(aggregation, K, M, negatives)
         head.train(training)
         expected = results(head, features.double(), reference(partners, loss, gamma))
-        torch_form = results(head, features.double(), lambda h, z, p=partners: factorised_loss(h, z, p, loss, gamma)[0])
+        torch_form = results(head, features.double(), lambda h, z, p=partners: factorized_loss(h, z, p, loss, gamma)[0])
         assert_equal(torch_form, expected, 1e-12)
         if aggregation == "max":
             chunked = results(
@@ -148,7 +148,7 @@ def test_forms_with_positives_of_other_rows_and_uneven_weights(aggregation: Aggr
         def with_form(form: Callable[..., tuple[Tensor, object]], p: Tensor = partners, s: Tensor = positives) -> Form:
             return lambda h, z: form(h, z, p, "focal", 2.0, 0.3, s)[0]
 
-        assert_equal(results(head, features.double(), with_form(factorised_loss)), expected, 1e-12)
+        assert_equal(results(head, features.double(), with_form(factorized_loss)), expected, 1e-12)
         if aggregation == "max":
             assert_equal(results(head, features.double(), with_form(chunked_max_loss)), expected, 1e-12)
         else:
@@ -163,7 +163,7 @@ def test_forms_with_positives_of_other_rows_and_uneven_weights(aggregation: Aggr
 def test_fused_keeps_accuracy_far_off_centre() -> None:
     """Features with a mean 1,000 times their spread: squares are summed after centring, so variances survive."""
     torch.manual_seed(0)
-    head, partners = RelationHead(16, hidden=32), roll_partners(4, 32)
+    head, partners = RelationHead(16, hidden_dim=32), roll_partners(4, 32)
     features = (torch.randn(1, 32, 16) + 0.5 * torch.randn(4, 32, 16)) / 100 + 10
     expected = results(head, features.double(), reference(partners, "focal", 2.0))
     fused = results(head, features, lambda h, z: fused_loss(h, z, partners, "focal", 2.0)[0])
@@ -176,7 +176,7 @@ def test_fused_keeps_accuracy_far_off_centre() -> None:
 def test_default_path_is_fused_only_where_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr("rr.methods.relation.fused.fused_loss", lambda *_: calls.append("fused"))
-    monkeypatch.setattr("rr.methods.relation.loss.factorised_loss", lambda *_: calls.append("torch"))
+    monkeypatch.setattr("rr.methods.relation.loss.factorized_loss", lambda *_: calls.append("torch"))
     monkeypatch.setattr("rr.methods.relation.loss.chunked_max_loss", lambda *_: calls.append("max"))
     features, partners = torch.randn(4, 3, 8), roll_partners(4, 3)
     relation_loss(RelationHead(8), features, partners)
@@ -218,7 +218,7 @@ def test_fused_repeats_bit_by_bit_for_any_number_of_threads(negatives: str, monk
     outcomes = []
     for threads in (1, 1, 2, 3):
         # Only the kernels: torch itself keeps one thread, as its matrix products may differ with their number.
-        monkeypatch.setattr("rr.methods.relation.fused.thread_count", lambda threads=threads: threads)
+        monkeypatch.setattr("rr.methods.relation.fused.num_threads", lambda threads=threads: threads)
         outcomes.append(results(head, features, lambda h, z: fused_loss(h, z, partners, "focal", 2.0)[0]))
     for other in outcomes[1:]:
         assert all(torch.equal(value, other[name]) for name, value in outcomes[0].items())
@@ -248,7 +248,7 @@ def test_fused_shows_what_is_not_a_number() -> None:
 def test_autocast_keeps_statistics_in_float32() -> None:
     head, features, partners = make_case("cat", 4, 16, "roll")
     expected = results(head, features.double(), reference(partners, "focal", 2.0))
-    for form in (fused_loss, factorised_loss):
+    for form in (fused_loss, factorized_loss):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             got = results(head, features, lambda h, z, f=form: f(h, z, partners, "focal", 2.0)[0])
         assert got["loss"].dtype == got["norm.running_var"].dtype == torch.float32

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rr.methods.relation.loss import Aggregation, RelationHead, direct_logits, relation_loss
-from rr.methods.relation.objective import pair_objective
+from rr.methods.relation.pair_loss import pair_loss
 from rr.methods.relation.pairs import random_partners, roll_partners
 
 
@@ -47,7 +47,7 @@ def test_aggregate_by_hand() -> None:
 def test_direct_pairs_by_hand() -> None:
     """K = 3, M = 2: the pairs that reach the head, in the order of the paper's code."""
     seen: list[Tensor] = []
-    head = RelationHead(1, hidden=4)
+    head = RelationHead(1, hidden_dim=4)
     head.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     features = torch.tensor([[[10.0], [11.0]], [[20.0], [21.0]], [[30.0], [31.0]]])
     _, targets = direct_logits(head, features, roll_partners(3, 2))
@@ -63,14 +63,14 @@ def test_direct_pairs_by_hand() -> None:
 @pytest.mark.parametrize("K", [2, 4])
 @pytest.mark.parametrize("M", [1, 5])
 def test_loss_at_zero_logits(loss: str, expected: float, K: int, M: int) -> None:
-    head = RelationHead(8, hidden=16).eval()
+    head = RelationHead(8, hidden_dim=16).eval()
     torch.nn.init.zeros_(head.output.weight)
     torch.nn.init.zeros_(head.output.bias)
     value, counts = relation_loss(head, torch.randn(K, M, 8), roll_partners(K, M), loss=loss)  # type: ignore[arg-type]
     assert value.item() == pytest.approx(expected, abs=1e-7)
     assert round(expected, 4) in (0.0866, 0.6931)
-    assert counts.correct_positive == 0
-    assert counts.correct_negative == counts.negatives
+    assert counts.correct_positives == 0
+    assert counts.correct_negatives == counts.num_negatives
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 3.0])
@@ -83,7 +83,7 @@ def test_objective_against_the_formula(gamma: float) -> None:
     # binary_cross_entropy has no derivative by its weight, hence the sum in full.
     cross_entropy = -(t * y.log() + (1 - t) * (1 - y).log())
     for loss, expected in (("focal", (weight * cross_entropy).mean()), ("bce", F.binary_cross_entropy(y, t))):
-        found = pair_objective(positive, negative, loss, gamma)  # type: ignore[arg-type]
+        found = pair_loss(positive, negative, loss, gamma)  # type: ignore[arg-type]
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
         slopes = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (found, expected)]
         torch.testing.assert_close(*slopes, rtol=1e-8, atol=1e-15)
@@ -93,7 +93,7 @@ def test_objective_against_the_formula(gamma: float) -> None:
 @pytest.mark.parametrize("loss", ["focal", "bce"])
 def test_extreme_logits_stay_finite(loss: str, gamma: float) -> None:
     logits = torch.tensor([-500.0, -25.0, 25.0, 500.0], requires_grad=True)
-    value = pair_objective(logits, logits, loss, gamma)  # type: ignore[arg-type]
+    value = pair_loss(logits, logits, loss, gamma)  # type: ignore[arg-type]
     (gradient,) = torch.autograd.grad(value, logits)
     assert value.item() == pytest.approx(525 / 4 * (0.5 if loss == "focal" else 1))
     assert gradient.isfinite().all()
@@ -132,7 +132,7 @@ def test_learns_to_recognise_views() -> None:
         loss.backward()
         optimiser.step()
     assert loss < 0.07  # 0.087 before
-    assert int(counts.correct_positive + counts.correct_negative) > 0.75 * int(counts.positives + counts.negatives)
+    assert int(counts.correct_positives + counts.correct_negatives) > 0.75 * int(counts.num_positives + counts.num_negatives)
 
 
 def test_unknown_names_and_sizes() -> None:
@@ -178,4 +178,4 @@ def test_single_pair_cannot_be_normalised() -> None:
         relation_loss(head, features, partners)
     loss, counts = relation_loss(head.eval(), features, partners)
     assert torch.isfinite(loss)
-    assert (counts.positives, counts.negatives) == (1, 0)
+    assert (counts.num_positives, counts.num_negatives) == (1, 0)

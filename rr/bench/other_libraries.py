@@ -1,0 +1,109 @@
+"""The paper's augmentation in other libraries, if they are installed (the extra `bench`)."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rr.bench.measure import Candidate
+from rr.bench.settings import MEAN, STD
+
+_KORNIA_BATCH_SIZE = 512
+
+
+def make_candidates(
+    images: np.ndarray, image_size: int, views: int, images_per_call: int
+) -> tuple[list[Candidate], list[str]]:
+    """Return a candidate for each library that can be imported, and the names of the other libraries.
+
+    Args:
+        images: uint8 (M, image_size, image_size, 3).
+        image_size: height and width of the images and views in pixels.
+        views: number of views of each image.
+        images_per_call: number of images that a call of a candidate processes. Kornia works on larger batches.
+    """
+    candidates, missing = [], []
+    for name, make in (("kornia", _kornia), ("lightly", _lightly), ("albumentations", _albumentations)):
+        if importlib.util.find_spec(name) is None:
+            missing.append(name)
+            continue
+        try:
+            candidates.append(make(images, image_size, views, images_per_call))
+        except ImportError as error:
+            missing.append(f"{name} ({error})")
+    return candidates, missing
+
+
+def _kornia(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+    import kornia.augmentation as kornia
+
+    augment = torch.nn.Sequential(
+        kornia.RandomResizedCrop((image_size, image_size), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
+        kornia.RandomHorizontalFlip(p=0.5),
+        kornia.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+        kornia.RandomGrayscale(p=0.2),
+        kornia.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
+    )
+    batch_size = min(_KORNIA_BATCH_SIZE, len(images) * views)
+    rows = np.resize(np.arange(len(images)), batch_size)
+
+    def make_views() -> Tensor:
+        batch = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float().div_(255)
+        with torch.no_grad():
+            return augment(batch)
+
+    return Candidate("kornia", make_views, batch_size)
+
+
+def _lightly(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+    from lightly.transforms import SimCLRTransform
+
+    # Full strength and the ranges of the paper, without blur. A call returns two views.
+    transform = SimCLRTransform(
+        input_size=image_size, cj_prob=0.8, cj_strength=1.0, cj_bright=0.8, cj_contrast=0.8, cj_sat=0.8, cj_hue=0.2,
+        min_scale=0.08, random_gray_scale=0.2, gaussian_blur=0.0, hf_prob=0.5,
+        normalize={"mean": list(MEAN), "std": list(STD)},
+    )  # fmt: skip
+    calls = max(views // 2, 1)
+
+    def make_views(image: np.ndarray) -> list[Tensor]:
+        pil_image = Image.fromarray(image)
+        return [view for _ in range(calls) for view in transform(pil_image)]
+
+    return Candidate("lightly", _per_image(images, images_per_call, make_views), images_per_call * calls * 2)
+
+
+def _albumentations(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+    import albumentations
+    import cv2
+
+    cv2.setNumThreads(1)
+    a: Any = albumentations
+    transform = a.Compose(
+        [
+            a.RandomResizedCrop(size=(image_size, image_size), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
+            a.HorizontalFlip(p=0.5),
+            a.ColorJitter((0.2, 1.8), (0.2, 1.8), (0.2, 1.8), (-0.2, 0.2), p=0.8),
+            a.ToGray(p=0.2),
+            a.Normalize(MEAN, STD),
+            a.pytorch.ToTensorV2(),
+        ]
+    )
+
+    def make_views(image: np.ndarray) -> list[Tensor]:
+        return [transform(image=image)["image"] for _ in range(views)]
+
+    return Candidate("albumentations", _per_image(images, images_per_call, make_views), images_per_call * views)
+
+
+def _per_image(
+    images: np.ndarray, images_per_call: int, make_views: Callable[[np.ndarray], list[Tensor]]
+) -> Callable[[], Tensor]:
+    """Return a function that makes the views of the next images, starting over after the last one."""
+    next_images: Iterator[np.ndarray] = cycle(images)
+    return lambda: torch.stack([view for _ in range(images_per_call) for view in make_views(next(next_images))])

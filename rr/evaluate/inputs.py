@@ -1,0 +1,57 @@
+"""The inputs that every protocol receives."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from rr.backbones.base import Backbone
+from rr.data.beton import Beton
+from rr.errors import UserError
+from rr.evaluate.features import extract_features
+from rr.params import DatasetConfig
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """A pretrained backbone and the two splits of the target dataset.
+
+    The features of a split are extracted on first use and cached. They need no augmentation (as in the paper), so each
+    epoch of a classifier uses the same ones.
+
+    Attributes:
+        backbone: frozen backbone in eval mode, on `device`.
+        train: training split, with labels.
+        test: test split, with labels.
+        dataset: mean and standard deviation with which images are normalized.
+        num_classes: number of classes of the target dataset.
+        seed: seed of everything random in a protocol.
+        device: torch device on which to compute.
+    """
+
+    backbone: Backbone
+    train: Beton
+    test: Beton
+    dataset: DatasetConfig
+    num_classes: int
+    seed: int
+    device: str
+
+    @cached_property
+    def train_features(self) -> Tensor:
+        """Features of the training images, float32 (N_train, D); UserError if they are not finite."""
+        return self._extract(self.train)
+
+    @cached_property
+    def test_features(self) -> Tensor:
+        """Features of the test images, float32 (N_test, D); UserError if they are not finite."""
+        return self._extract(self.test)
+
+    def _extract(self, beton: Beton) -> Tensor:
+        features = extract_features(self.backbone, beton, self.dataset, self.device)
+        if not features.isfinite().all():
+            raise UserError(
+                f"{beton.path}: the backbone's features contain NaN or infinity, so its training has diverged: lower "
+                "learning_rate of the method in params.yaml and pretrain again"
+            )
+        return features

@@ -1,0 +1,129 @@
+"""A backbone and the preprocessing of its images, which together determine the vector of an image."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from rr.backbones.base import Backbone
+from rr.backbones.weights import load_backbone
+from rr.compute.device import resolve_device
+from rr.errors import UserError
+from rr.runtime.hashing import file_sha256
+from rr.views import normalize
+
+if TYPE_CHECKING:  # a search does without this import, which takes a tenth of a second
+    from rr.params import DatasetConfig
+
+# Limits of a batch: large enough to be fast, small enough for the activations of a large backbone.
+_MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """A frozen backbone with the preprocessing of its images.
+
+    Attributes:
+        backbone: the backbone in eval mode, on `device`.
+        weights: the file from which it was loaded.
+        sha256: SHA-256 of that file.
+        image_size: height and width of the images in pixels.
+        mean: mean of each channel, for values in [0, 1].
+        std: standard deviation of each channel, for values in [0, 1].
+        device: torch device of the backbone.
+    """
+
+    backbone: Backbone
+    weights: Path
+    sha256: str
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: str
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Everything that determines the vectors, as the metadata of a file of vectors."""
+        return {
+            "weights": self.sha256,
+            "backbone": self.backbone.name,
+            "side": str(self.image_size),
+            "mean": json.dumps(self.mean),
+            "std": json.dumps(self.std),
+        }
+
+    @property
+    def num_features(self) -> int:
+        """Length of a feature vector."""
+        return self.backbone.features
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images to process at a time."""
+        return max(1, min(_MAX_BATCH_IMAGES, _MAX_BATCH_PIXELS // self.image_size**2))
+
+    def extract(self, images_BSS3: np.ndarray) -> np.ndarray:
+        """Return the features of uint8 images, float32 (B, D), as `rr.evaluate.features` does for a dataset.
+
+        Raises:
+            UserError: if a feature is NaN or infinite.
+        """
+        batches = [np.empty((0, self.num_features), np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(images_BSS3), self.batch_size):
+                images = images_BSS3[start : start + self.batch_size]
+                inputs = normalize(images, mean=self.mean, std=self.std, device=self.device)
+                batches.append(self.backbone(inputs).float().cpu().numpy())
+        features_BD = np.concatenate(batches)
+        if not np.isfinite(features_BD).all():
+            raise UserError(
+                f"{self.weights}: the features contain NaN or infinity, so the weights are damaged: download or train "
+                "them again"
+            )
+        return features_BD
+
+
+def load_feature_extractor(weights: Path, dataset: DatasetConfig | None, device: str) -> FeatureExtractor:
+    """Load a backbone file as a feature extractor.
+
+    Args:
+        weights: the backbone file.
+        dataset: image size, mean and std to use. The default is those in the metadata of the file.
+        device: "auto", "cpu", "cuda" or "cuda:<number>".
+
+    Raises:
+        UserError: if the file is not a valid backbone file, if image size, mean and std are neither given nor in its
+            metadata, or if the device does not exist.
+    """
+    device = resolve_device(device)
+    backbone = load_backbone(weights).to(device)
+    if dataset is not None:
+        image_size, mean, std = dataset.image_size, dataset.mean, dataset.std
+    else:
+        with safe_open(weights, "np") as file:
+            metadata = json.loads(file.metadata()["rr"])
+        if not {"side", "mean", "std"} <= metadata.keys():
+            raise UserError(
+                f"{weights}: its metadata has no image size (side), mean and std: give --dataset with the name of a "
+                "dataset in params.yaml"
+            )
+        image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]
+        is_valid_size = isinstance(image_size, int) and 8 <= image_size <= 1024
+        if not (is_valid_size and _is_triple(mean) and _is_triple(std) and all(std)):
+            raise UserError(
+                f"{weights}: invalid metadata (side {image_size}, mean {mean}, std {std}): download or export the file "
+                "again"
+            )
+        mean, std = tuple(mean), tuple(std)
+    return FeatureExtractor(backbone, weights, file_sha256(weights), image_size, mean, std, device)
+
+
+def _is_triple(values: object) -> bool:
+    return isinstance(values, list) and len(values) == 3 and all(isinstance(v, float) and isfinite(v) for v in values)

@@ -1,0 +1,78 @@
+"""Numbers as text, as the page, its Markdown version and the LaTeX tables print them."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from rr.report.statistics import MeanStd
+
+_ENERGY_SOURCES = {"processors": "processors", "gpus": "GPUs"}
+
+
+def format_percent(fraction: float) -> str:
+    """Return a fraction in percent with two decimals and no percent sign, or a dash for NaN."""
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def format_decimal(value: float) -> str:
+    """Return a number with three decimals and a typographic minus sign."""
+    return f"{value:.3f}".replace("-", "−")
+
+
+def format_points(value: float) -> str:
+    """Return a number that is already in percent, with two decimals."""
+    return f"{value:.2f}"
+
+
+def format_diff(points: float) -> str:
+    """Return a difference in percentage points with its sign and two decimals."""
+    return f"{points:+.2f}".replace("-", "−")
+
+
+def format_mean_std(value: MeanStd, format_value: Callable[[float], str]) -> str:
+    """Return "mean ± standard deviation", or only the mean of a single value."""
+    std = "" if value.std is None else f" ± {format_value(value.std)}"
+    return f"{format_value(value.mean)}{std}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours, e.g. "1 min 16 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def format_energy(joules: Mapping[str, float]) -> str:
+    """Return the energy in watt-hours by source (`processors`, `gpus`), or a dash if none was measured."""
+    parts = [
+        f"{joules[source] / 3600:,.2f} Wh ({name})" for source, name in _ENERGY_SOURCES.items() if source in joules
+    ]
+    return " + ".join(parts) or "–"
+
+
+def format_seeds(counts: Iterable[int]) -> str:
+    """Return numbers of seeds as text: "1 seed", "3 seeds" or "1 to 3 seeds"."""
+    distinct = set(counts) or {0}
+    low, high = min(distinct), max(distinct)
+    return f"{high} seed{'' if high == 1 else 's'}" if low == high else f"{low} to {high} seeds"
+
+
+def seed_note(counts: Iterable[int]) -> str:
+    """Return a sentence on the numbers of seeds behind some means, with a caveat if each is a single seed."""
+    distinct = set(counts)
+    if distinct == {1}:
+        return "This is a single seed, so the variation between seeds is unknown."
+    return f"Means are over {format_seeds(distinct)}."
+
+
+def letter_label(index: int) -> str:
+    """Return the label A, B, … of an item by its index from 0."""
+    return chr(ord("A") + index) if index < 26 else f"A{index - 25}"
+
+
+def join_words(words: Sequence[str], conjunction: str = "and") -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {conjunction} {words[-1]}"

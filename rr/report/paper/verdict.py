@@ -1,0 +1,66 @@
+"""The verdict on a pair of results: whether ours agrees with the paper's, or why the two cannot be compared."""
+
+from collections.abc import Collection
+from enum import StrEnum
+
+from rr.report.paper.match import Match
+from rr.report.paper.published import PAPER_SEEDS, PublishedResult
+from rr.report.paper.welch import welch_interval
+from rr.report.statistics import MeanStd
+
+
+class Verdict(StrEnum):
+    """A verdict as the report prints it."""
+
+    AGREES = "agrees"
+    ABOVE = "above"
+    BELOW = "below"
+    REDUCED_BUDGET = "reduced budget"
+    OTHER_SETTINGS = "other settings"
+    TOO_FEW_SEEDS = "too few seeds"
+    NOT_CONFIRMED = "not confirmed"
+    NOT_RECOVERED = "not recovered"
+    NOT_GIVEN = "not given"
+    NOT_RUN = "not run"
+
+
+MEANINGS = {
+    Verdict.AGREES: (
+        "the 95 % confidence interval of the difference (Welch’s, for unequal variances) contains 0. This does not "
+        "mean that the results are equal: with few seeds the interval is wide."
+    ),
+    Verdict.ABOVE: "our result is higher, and the interval does not contain 0.",
+    Verdict.BELOW: "our result is lower, and the interval does not contain 0.",
+    Verdict.REDUCED_BUDGET: "our run has fewer epochs or views than the paper’s, so it is not compared.",
+    Verdict.OTHER_SETTINGS: "our run has other settings than the paper’s, so it is not compared.",
+    Verdict.TOO_FEW_SEEDS: "our result has a single seed, so it has no interval.",
+    Verdict.NOT_CONFIRMED: "the paper’s value is not confirmed, or its standard deviation is unknown.",
+    Verdict.NOT_RECOVERED: "the paper’s value could not be recovered.",
+    Verdict.NOT_GIVEN: "the paper gives no value.",
+    Verdict.NOT_RUN: "this grid has no corresponding run.",
+}
+
+
+def judge(published: PublishedResult, match: Match | None) -> Verdict:
+    """Return the verdict on our result for a result of the paper."""
+    if match is None:
+        return Verdict.NOT_RUN
+    if published.status == "not given":
+        return Verdict.NOT_GIVEN
+    if published.mean is None:
+        return Verdict.NOT_RECOVERED
+    if match.has_reduced_budget:
+        return Verdict.REDUCED_BUDGET
+    if match.deviations:
+        return Verdict.OTHER_SETTINGS
+    if match.value.count < 2:
+        return Verdict.TOO_FEW_SEEDS
+    if published.std is None or published.status != "confirmed":
+        return Verdict.NOT_CONFIRMED
+    low, high = welch_interval(match.value, MeanStd(published.mean, published.std, PAPER_SEEDS))
+    return Verdict.ABOVE if low > 0 else Verdict.BELOW if high < 0 else Verdict.AGREES
+
+
+def explain_verdicts(verdicts: Collection[Verdict]) -> dict[str, str]:
+    """Return the meaning of each of the verdicts, in the order of their definition."""
+    return {str(verdict): meaning for verdict, meaning in MEANINGS.items() if verdict in verdicts}

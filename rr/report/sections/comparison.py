@@ -1,0 +1,78 @@
+"""Section `comparison`: our results next to the paper's tables, averages and studies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rr.report.formatting import join_words
+from rr.report.inputs.collect import GridResults
+from rr.report.paper.averages import abstract_averages
+from rr.report.paper.studies import Study, build_studies
+from rr.report.paper.tables import TITLES, ComparisonCell, ComparisonTable, comparison_table
+from rr.report.paper.verdict import Verdict, explain_verdicts
+
+_COUNTED = (
+    Verdict.AGREES,
+    Verdict.ABOVE,
+    Verdict.BELOW,
+    Verdict.REDUCED_BUDGET,
+    Verdict.OTHER_SETTINGS,
+    Verdict.TOO_FEW_SEEDS,
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The comparison with the paper.
+
+    Attributes:
+        sentence: the number of the paper's results with a counterpart in the grid, by verdict.
+        verdicts: the meaning of each verdict.
+        tables: the tables with at least one result of ours.
+        missing: a sentence on the tables without any result of ours.
+        averages: the sentences on the averages of the abstract.
+        studies: the studies with at least two results of ours.
+    """
+
+    sentence: str
+    verdicts: dict[str, str]
+    tables: list[ComparisonTable]
+    missing: str
+    averages: list[str]
+    studies: list[Study]
+
+
+def build_comparison(results: GridResults) -> Comparison | None:
+    """Return the comparison with the paper, or None if no run of the grid corresponds to any of its results."""
+    tables = {name: comparison_table(results, name) for name in TITLES}
+    matched = [table for table in tables.values() if table.has_match]
+    studies = build_studies(results)
+    if not matched and not studies:
+        return None
+    missing = [
+        name.replace("Heads", "the head ablation")
+        for name, table in tables.items()
+        if not table.has_match and name != "Appendix B"
+    ]
+    return Comparison(
+        _count_verdicts([cell for table in matched for cell in table.cells]),
+        explain_verdicts(_COUNTED),
+        matched,
+        f"No run of this grid corresponds to {join_words(missing, 'or')}." if missing else "",
+        abstract_averages(tables["Table 1"]),
+        studies,
+    )
+
+
+def _count_verdicts(cells: Sequence[ComparisonCell]) -> str:
+    """Return the number of matched results by verdict. A result that is in two tables counts once."""
+    distinct = {
+        (cell.published.method, cell.published.backbone, cell.published.dataset, cell.published.target): cell.verdict
+        for cell in cells
+        if cell.match
+    }
+    verdicts = [verdict for verdict in distinct.values() if verdict in _COUNTED]
+    if not verdicts:
+        return ""
+    counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in _COUNTED if verdict in verdicts]
+    results = "1 result" if len(verdicts) == 1 else f"{len(verdicts)} results"
+    return f"This grid has a counterpart for {results} of the paper: {', '.join(counts)}."

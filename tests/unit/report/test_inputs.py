@@ -1,0 +1,147 @@
+"""Files that the report reads: missing, damaged and inconsistent files are errors that name the file."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from report_files import METHODS, RELATIONAL, change_record, write_predictions
+
+from rr import paths
+from rr.errors import UserError
+from rr.params import Params
+from rr.report.stage import write_report
+from rr.workflow.grid import report_run
+from rr.workflow.records import with_digest
+
+
+def test_inputs_of_the_stage_are_all_files_of_the_grid(params: Params) -> None:
+    inputs = report_run(params).inputs
+    assert len(inputs) == len(set(inputs)) == 6 * 3 + 12 * 4
+    assert all(path.is_file() for path in inputs)
+    assert Path("runs/history/shapes/conv4/relational/1.csv") in inputs
+    assert Path("runs/evaluate/shapes/conv4/random/2/shapes/knn/metrics.json") in inputs
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_missing_file_raises(params: Params, index: int) -> None:
+    evaluation = paths.EvaluationPaths(RELATIONAL, "shapes", "knn")
+    records = [paths.record_file(run.folder) for run in (RELATIONAL, evaluation)]
+    path = [RELATIONAL.history, RELATIONAL.views, evaluation.metrics, *records][index]
+    path.unlink()
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        write_report(params)
+    assert not paths.REPORT_DIR.exists()
+
+
+def test_missing_history_names_the_stage(params: Params) -> None:
+    RELATIONAL.history.unlink()
+    with pytest.raises(UserError, match=r"1\.csv is missing: run the stage that writes it first \(rr pretrain\)"):
+        write_report(params)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"accuracy": NaN}',
+        '{"accuracy": 1.5}',
+        '{"accuracy": "0.5"}',
+        '{"accuracy": true}',
+        '{"loss": 0.5}',
+        "[0.5]",
+        '{"acc',
+        "",
+    ],
+)
+def test_damaged_metrics_raise(params: Params, content: str) -> None:
+    path = paths.EvaluationPaths(RELATIONAL, "shapes", "linear").metrics
+    path.write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        write_report(params)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "epoch,accuracy\n1,0.5\n", "epoch,loss\n1,high\n", "epoch,loss\n1\n", "epoch,loss\n1,nan\n"]
+)
+def test_damaged_history_raises(params: Params, content: str) -> None:
+    RELATIONAL.history.write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(RELATIONAL.history))):
+        write_report(params)
+
+
+def test_damaged_image_and_damaged_records_raise(params: Params) -> None:
+    path = paths.record_file(RELATIONAL.folder)
+    original = path.read_text()
+    wrong_fields = original.replace('"seconds": 75.5', '"seconds": "long"'), original.replace('"kind"', '"sort"')
+    resealed = [json.dumps(with_digest(json.loads(text))) for text in wrong_fields]
+    for content in ("{", "[]", "{}", original.replace("75.5", "75.6"), *resealed):
+        path.write_text(content)
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            write_report(params)
+    path.write_text(original)
+    RELATIONAL.views.write_bytes(b"GIF89a")
+    with pytest.raises(UserError, match="not a PNG"):
+        write_report(params)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.drop_columns(["confidence"]),
+        lambda table: table.set_column(3, "confidence", pa.array([1.5] * 10)),
+        lambda table: table.set_column(3, "confidence", pa.array([math.nan] * 10)),
+        lambda table: table.set_column(3, "confidence", pa.array([None] * 10, pa.float64())),
+        lambda table: table.set_column(2, "prediction", pa.array([3] * 10)),
+        lambda table: table.set_column(1, "label", pa.array([-1] * 10)),
+        lambda table: table.set_column(1, "label", pa.array(["cat"] * 10)),
+        lambda table: table.slice(0, 0),
+        lambda table: table.replace_schema_metadata(None),
+        lambda table: table.replace_schema_metadata({"class_names": "{}"}),
+        lambda table: table.replace_schema_metadata({"class_names": "["}),
+        None,
+    ],
+)
+def test_damaged_predictions_raise(params: Params, change: Any) -> None:
+    path = paths.EvaluationPaths(RELATIONAL, "shapes", "knn").predictions
+    if change:
+        pq.write_table(change(pq.read_table(path)), path)
+    else:
+        path.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        write_report(params)
+
+
+def test_damaged_map_and_missing_metrics_raise(full_grid: Params) -> None:
+    evaluation = paths.EvaluationPaths(RELATIONAL, "shapes", "embedding")
+    original = evaluation.predictions.read_bytes()
+    table = pq.read_table(evaluation.predictions)
+    pq.write_table(table.set_column(2, "x", pa.array([math.nan] * 10, pa.float32())), evaluation.predictions)
+    with pytest.raises(UserError, match=re.escape(str(evaluation.predictions))):
+        write_report(full_grid)
+    evaluation.predictions.write_bytes(original)
+    for protocol, key in (("embedding", "silhouette"), ("retrieval", "hit_rate_at_5"), ("linear", "calibration_error")):
+        path = paths.EvaluationPaths(RELATIONAL, "shapes", protocol).metrics
+        text = path.read_text()
+        for content in ({k: v for k, v in json.loads(text).items() if k != key}, json.loads(text) | {key: -1.5}):
+            path.write_text(json.dumps(content))
+            with pytest.raises(UserError, match=f"{re.escape(str(path))} is damaged .no {key} between"):
+                write_report(full_grid)
+        path.write_text(text)
+
+
+def test_different_settings_of_seeds_raise(params: Params) -> None:
+    changed = {"methods.relational": METHODS["relational"] | {"views": 16}, "threads": 1}
+    change_record(RELATIONAL.folder, params=changed)
+    with pytest.raises(UserError, match=r"methods\.relational differs"):
+        write_report(params)
+
+
+def test_different_classes_of_a_target_raise(params: Params) -> None:
+    evaluation = paths.EvaluationPaths(RELATIONAL, "shapes", "knn")
+    write_predictions(evaluation, pq.read_table(evaluation.predictions), ["dog", "cat", "bird"])
+    with pytest.raises(UserError, match=re.escape(f"{evaluation.predictions}: the classes differ")):
+        write_report(params)

@@ -1,0 +1,354 @@
+"""The page and its Markdown version: values computed by hand, escaped text, and no external resources."""
+
+import base64
+import hashlib
+import math
+import re
+import warnings
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from report_files import (
+    ACCURACY,
+    CLASSIFICATION,
+    PROTOCOLS,
+    RELATIONAL,
+    ParsedPage,
+    change_record,
+    make_params,
+    normalized_rows,
+    read_markdown,
+    read_page,
+    write_dynamics,
+    write_grid_files,
+    write_predictions,
+)
+
+from rr import paths
+from rr.params import Params
+from rr.paths import REPORT_FILES
+from rr.report.page import escape_markdown
+from rr.report.stage import write_report
+from rr.report.statistics import mean_std
+from rr.workflow.grid import evaluations, pretrainings
+
+
+def write_metrics(run: paths.PretrainPaths, protocol: str, accuracy: float) -> None:
+    """Replace the metrics of an evaluation on `shapes`."""
+    path = paths.EvaluationPaths(run, "shapes", protocol).metrics
+    path.write_text(f'{{"accuracy": {accuracy}, "calibration_error": 0}}')
+
+
+def test_mean_and_std() -> None:
+    result = mean_std([0.60, 0.63])
+    assert result.mean == pytest.approx(0.615)
+    assert result.std == pytest.approx(0.03 / math.sqrt(2))
+    assert mean_std([1.0, 2.0, 3.0, 4.0]).std == pytest.approx(math.sqrt(5 / 3))
+    assert mean_std([0.5]).std is None
+
+
+def test_page_shows_means_and_seeds(params: Params) -> None:
+    write_report(params)
+    page = read_page()
+    rows = normalized_rows(page)
+    assert ["Method", "linear", "knn"] in rows
+    assert ["random lower bound", "41.00 ± 1.41", "30.00 ± 0.00"] in rows
+    assert ["supervised upper bound", "81.00 ± 1.41", "72.00 ± 2.83"] in rows
+    assert ["relational", "61.50 ± 2.12", "50.00 ± 0.00"] in rows
+    assert ["relational", "linear", "60.00", "63.00"] in rows
+    assert ["views", "–", "1", "4"] in rows
+    assert ["processor", "Abacus 9"] in rows
+    assert page.text.count("1 min 16 s") >= 18
+    assert "Pretraining: 6 runs, 7 min 33 s in total" in page.text
+
+
+def test_only_self_supervised_methods_are_bold(params: Params) -> None:
+    write_report(params)
+    html, markdown = (path.read_text(encoding="utf-8") for path in REPORT_FILES[:2])
+    assert re.findall(r"<td[^>]*><strong>([\d.]+)", html) == ["61.50", "50.00"]
+    assert "| relational | **61.50 ± 2.12** | **50.00 ± 0.00** |" in markdown
+    assert "| supervised (upper bound) | 81.00 ± 1.41 | 72.00 ± 2.83 |" in markdown
+
+
+def test_finding_compares_the_best_method_with_its_bounds(params: Params) -> None:
+    write_report(params)
+    expected = (
+        "On shapes, relational classifies 61.50 ± 2.12 % of the test images correctly (linear), above random "
+        "(41.00 %) and below supervised (81.00 %): 51 % of the way from the lower to the upper bound. Means are over "
+        "2 seeds."
+    )
+    assert expected in read_page().text
+    assert expected in read_markdown()
+
+
+def test_finding_reports_a_method_below_its_lower_bound(params: Params) -> None:
+    for seed in (1, 2):
+        write_metrics(paths.PretrainPaths("shapes", "conv4", "relational", seed), "linear", 0.1)
+    write_report(params)
+    assert "below random (41.00 %) and below supervised (81.00 %). Means" in read_page().text
+
+
+def test_single_seed_has_no_standard_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(seeds=(1,))
+    write_grid_files(params)
+    write_report(params)
+    page = read_page()
+    assert not any("±" in cell for row in page.rows for cell in row)
+    assert ["relational", "60.00", "50.00"] in page.rows
+    assert "This is a single seed" in page.text
+    assert "pm" not in REPORT_FILES[3].read_text(encoding="utf-8")
+    assert "±" not in read_markdown()
+
+
+def test_finding_counts_over_several_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(datasets=("shapes", "others"))
+    write_grid_files(params)
+    for seed in (1, 2):
+        write_metrics(paths.PretrainPaths("others", "conv4", "relational", seed), "knn", 0.9)
+    write_report(params)
+    page = read_page()
+    expected = (
+        "is above the random backbone in 8 of 8 comparisons and reaches the supervised backbone in 1 of 8 comparisons. "
+        "Means"
+    )
+    assert expected in page.text
+    assert len(page.ids) == len(set(page.ids))
+    assert sum(row == ["Method", "linear", "knn"] for row in page.rows) == 4
+    assert "### others, conv4 → shapes" in read_markdown()
+
+
+def test_grid_with_only_bounds_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(methods=("random",))
+    write_grid_files(params)
+    write_report(params)
+    assert "no self-supervised method" in read_page().text
+    assert "curves" not in read_page().ids
+
+
+def test_page_is_self_contained(params: Params) -> None:
+    write_report(params)
+    html = REPORT_FILES[0].read_text(encoding="utf-8")
+    page = ParsedPage(html)
+    assert not page.unclosed
+    assert len(page.ids) == len(set(page.ids))
+    assert not {"iframe", "object", "link:stylesheet"} & set(page.elements)
+    # There is one script, and the security policy permits only the script with its hash.
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    code = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{code}'; img-src data:" in html
+    for link in page.links:
+        assert re.match(r"(#|data:|\.\./runs/|results\.parquet$|report\.md$)", link), link
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        elif not link.startswith("data:"):
+            assert (paths.REPORT_DIR / link).resolve().is_file(), link
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "@import" not in html
+    assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{name}" for name in page.ids}
+    # Two plots for each of two trained methods, one for each of two protocols, two for the classes of each method;
+    # an image of views for each method.
+    assert page.elements["svg"] == 12
+    assert page.elements["img"] == 3
+    assert page.elements["caption"] == page.elements["table"]
+
+
+def test_energy_is_shown_if_it_was_measured(params: Params) -> None:
+    write_report(params)
+    assert "Energy" not in read_page().text
+    change_record(RELATIONAL.folder, energy_joules={"processors": 7200.0, "gpus": 1_800_000.0})
+    write_report(params)
+    page = read_page()
+    (header,) = [row for row in page.rows if "Views/s" in row]
+    (row,) = [row for row in page.rows if row[0] == f"rr made {RELATIONAL.folder}"]
+    assert dict(zip(header, row, strict=True))["Energy"] == "2.00 Wh (processors) + 500.00 Wh (GPUs)"
+    markdown = read_markdown()
+    assert "| 2,048 MiB | 2.00 Wh (processors) + 500.00 Wh (GPUs) |" in markdown
+    assert "| Peak memory | Energy | Started (UTC) |" in markdown
+
+
+def test_plots_use_the_colors_of_the_page(params: Params) -> None:
+    write_report(params)
+    html = REPORT_FILES[0].read_text(encoding="utf-8")
+    plots = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert set(re.findall(r"#[0-9a-f]{6}\b", plots)) == set()
+    assert {"var(--series-1)", "var(--series-2)", "var(--series-3)", "currentColor"} <= set(
+        re.findall(r"var\([^)]*\)|currentColor", plots)
+    )
+    assert "two views of one image" in html
+
+
+def test_markup_in_class_names_is_escaped(params: Params) -> None:
+    names = ["--><script>alert(1)</script>", '"><b onload=x', "$\\frac$ 日本 | `a`"]
+    for evaluation in evaluations(params):
+        write_predictions(evaluation, pq.read_table(evaluation.predictions), names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_report(params)
+    page = read_page()
+    assert not page.unclosed
+    assert page.elements["script"] == 1  # the page's own
+    assert page.elements["b"] == len(CLASSIFICATION)
+    assert ["relational", "linear", names[1], "25.00", names[2], "100.00"] in [row[:6] for row in page.rows]
+    assert "<script" not in read_markdown()
+
+
+def test_markup_in_records_and_histories_is_escaped(params: Params) -> None:
+    markup = "<script>alert('x')</script> | `a` \n</table>"
+    change_record(RELATIONAL.folder, command=markup, device=markup)
+    RELATIONAL.history.write_text('epoch,loss,"accuracy_""><script>"\n1,0.5,0.5\n')
+    other_seed = paths.PretrainPaths("shapes", "conv4", "relational", 2)
+    other_seed.history.write_text(RELATIONAL.history.read_text())
+    write_report(params)
+    page = read_page()
+    assert not page.unclosed
+    assert page.elements["script"] == 1  # the page's own
+    assert "<script>alert('x')</script>" in page.text
+    markdown = read_markdown()
+    assert "<script" not in markdown
+    assert "\\| \\`a\\`" in markdown
+    assert escape_markdown("a|b\nc<d") == "a\\|b c&lt;d"
+
+
+def test_missing_values_of_a_history_leave_a_gap(params: Params) -> None:
+    RELATIONAL.history.write_text(
+        "epoch,loss,accuracy,accuracy_positive,accuracy_negative\n1,1.0,0.5,nan,0.5\n2,0.9,0.6,0.6,0.6\n"
+    )
+    write_report(params)
+    assert read_page().elements["svg"] == 12
+
+
+def test_parquet_has_one_row_per_metric(params: Params) -> None:
+    write_report(params)
+    table = pq.read_table(REPORT_FILES[2])
+    assert table.column_names == ["dataset", "backbone", "method", "seed", "target", "protocol", "metric", "value"]
+    assert len(table) == 12 * 6
+    rows = [row for row in table.to_pylist() if row["metric"] == "accuracy"]
+    assert {(row["method"], row["protocol"], row["seed"]): row["value"] for row in rows} == {
+        (*key, seed): value for key, values in ACCURACY.items() if key[0] != "simclr" for seed, value in values.items()
+    }
+    assert {(row["dataset"], row["backbone"], row["target"]) for row in rows} == {("shapes", "conv4", "shapes")}
+
+
+def test_full_page_has_every_section(full_report: tuple[str, str]) -> None:
+    html, _ = full_report
+    page = ParsedPage(html)
+    sections = [
+        "background", "accuracies", "classes", "retrieval", "embedding", "curves", "dynamics", "efficiency", "views",
+        "runs", "settings",
+    ]  # fmt: skip
+    assert [name for name in page.ids if name in sections] == sections
+    assert [link for link in page.links if link[1:] in sections] == [f"#{name}" for name in sections]
+    assert not page.unclosed
+    assert len(page.ids) == len(set(page.ids))
+    assert page.elements["caption"] == page.elements["table"]
+    # Views and nearest images of four methods; the map with the images is only linked.
+    assert page.elements["img"] == 8
+    assert sum("embedding/examples.png" in link for link in page.links) == 4
+    assert set(re.findall(r"#0101[0-9a-f]{2}\b", html)) == set()
+    assert html.count("aria-label") >= page.elements["svg"] > 20
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "embedding"])
+def test_grid_without_classification_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(protocols=(kind,))
+    write_grid_files(params)
+    write_report(params)
+    page = read_page()
+    assert "This grid has no classification protocol" in page.text
+    assert kind in page.ids
+    assert not {"accuracies", "classes", "dynamics", "efficiency"} & set(page.ids)
+    assert "## Accuracies" not in read_markdown()
+
+
+def test_merged_grids_leave_empty_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The first grid is kNN for all methods and seeds, the second one other protocols for one method and seed.
+    knn_grid = make_params(protocols=("knn",))
+    update = {"method": ["relational"], "seed": [1], "protocol": ["linear", "retrieval"]}
+    params = knn_grid.model_copy(update={"grid": [knn_grid.grid[0], knn_grid.grid[0].model_copy(update=update)]})
+    write_grid_files(params)
+    write_report(params)
+    page = read_page()
+    rows = normalized_rows(page)
+    assert ["Method", "knn", "linear"] in rows
+    assert ["random lower bound", "30.00 ± 0.00", "–"] in rows
+    assert ["relational", "50.00 ± 0.00", "60.00"] in rows
+    assert ["relational", "linear", "60.00", "–"] in rows
+    assert ["relational", "knn", "50.00", "50.00"] in rows
+    assert "1 to 2 seeds" in page.text
+    assert not page.unclosed
+    markdown = read_markdown()
+    assert "| random (lower bound) | 30.00 ± 0.00 | – |" in markdown
+    assert "| relational | linear | [60.00](" in markdown
+    assert all(line.count("|") == 4 for line in markdown.splitlines() if line.startswith("| random (lower"))
+
+
+def test_merged_grids_have_every_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = make_params(methods=("random", "relational"), protocols=tuple(PROTOCOLS))
+    second = make_params(seeds=(1,), methods=("simclr",), protocols=("embedding", "knn"))
+    params = first.model_copy(update={"grid": [*first.grid, *second.grid]})
+    write_grid_files(params)
+    columns = {"accuracy": [0.5, 0.6], "knn_accuracy": [0.3, 0.5], "views": [40, 80], "pairs": [1500, 2500]}
+    for method, seed in (("relational", 1), ("relational", 2), ("simclr", 1)):
+        write_dynamics(method, seed, columns, [1.0, 1.0])
+    write_report(params)
+    page = read_page()
+    assert {"accuracies", "classes", "retrieval", "embedding", "dynamics", "efficiency"} <= set(page.ids)
+    assert "(linear between epochs). Means are over 1 to 2 seeds." in page.text
+    rows = normalized_rows(page)
+    assert ["simclr", "–", "45.00"] in rows
+    assert ["simclr", "−0.250", "0.500", "−2.000", "8.500"] in rows
+    assert not page.unclosed
+
+
+def test_finding_skips_a_protocol_without_self_supervised_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bounds = make_params(methods=("random", "supervised"), protocols=("linear",))
+    relational = make_params(methods=("relational",), protocols=("knn",))
+    params = bounds.model_copy(update={"grid": [*bounds.grid, *relational.grid]})
+    write_grid_files(params)
+    write_report(params)
+    # No bound was evaluated by kNN, so none is mentioned.
+    text = read_page().text
+    assert "On shapes, relational classifies 50.00 ± 0.00 % of the test images correctly (knn). Means" in text
+    assert "a gap of 75.00 percentage points" in text
+
+
+def test_commits_are_listed_and_counted(params: Params) -> None:
+    write_report(params)
+    assert "Commit of the code: not recorded (18 runs)." in read_page().text
+    change_record(RELATIONAL.folder, commit={"id": "0123456789abcdef" * 2, "changed": True})
+    change_record(RELATIONAL.folder.with_name("2"), commit=None)
+    write_report(params)
+    for text in (read_page().text, read_markdown()):
+        assert "0123456789ab with uncommitted changes (1 run)" in text
+        assert "not recorded (17 runs)" in text
+        assert "versions of the code" not in text
+
+
+def test_results_of_several_code_versions_have_a_warning(params: Params) -> None:
+    for run in pretrainings(params):
+        change_record(run.folder, code={"rr/pretrain/loop.py": "aa", "rr/data/loader.py": "bb"})
+    change_record(RELATIONAL.folder, code={"rr/pretrain/loop.py": "cc", "rr/data/loader.py": "bb"})
+    write_report(params)
+    expected = (
+        "Pretraining mixes 2 versions of the code, which alone may explain differences between results. Files that "
+        "differ: rr/pretrain/loop.py. Runs: version A made shapes/conv4/random/1, shapes/conv4/random/2, "
+        "shapes/conv4/supervised/1, shapes/conv4/supervised/2, shapes/conv4/relational/2; version B made "
+        "shapes/conv4/relational/1."
+    )
+    page = read_page()
+    assert expected in page.text
+    assert f"**{expected}**" in read_markdown()
+    assert "Evaluation mixes" not in page.text
+    rows = [row for row in page.rows if f"rr made {RELATIONAL.folder}" in row[0]]
+    assert [row[3] for row in rows] == ["B"]

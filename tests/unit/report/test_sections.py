@@ -1,0 +1,179 @@
+"""Sections of the page: classes, retrieval, embedding, dynamics and efficiency, with values computed by hand."""
+
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+from hypothesis import given
+from hypothesis import strategies as st
+from report_files import (
+    CLASS_NAMES,
+    CLASSIFICATION,
+    CONFIDENCE,
+    LABELS,
+    PREDICTIONS,
+    RELATIONAL,
+    ParsedPage,
+    change_record,
+    normalized_rows,
+    read_markdown,
+    read_page,
+    write_dynamics,
+    write_predictions,
+)
+from sklearn import metrics
+
+from rr import paths
+from rr.params import Params
+from rr.report.inputs.predictions import Predictions
+from rr.report.page import escape_markdown
+from rr.report.sections.classes import confusion_matrix, reliability_curve, top_confusions
+from rr.report.sections.efficiency import accuracy_at
+from rr.report.stage import write_report
+from rr.workflow.grid import evaluations
+
+
+def make_predictions(class_names: list[str]) -> Predictions:
+    """Return the predictions of the test files."""
+    return Predictions(class_names, np.array(LABELS), np.array(PREDICTIONS), np.array(CONFIDENCE))
+
+
+def test_worst_and_best_class(params: Params) -> None:
+    write_report(params)
+    page = read_page()
+    # cat: 3 of 4; dog: 1 of 4; the last class: 2 of 2. The calibration errors of the seeds are 0.1 and 0.2.
+    expected = ["dog", "25.00", "$a$ & <b>", "100.00", "75.00", "15.00 ± 7.07", "images"]
+    for method in ("random", "supervised", "relational"):
+        for protocol in CLASSIFICATION:
+            assert [method, protocol, *expected] in page.rows
+    assert ["cat", "75.00", "75.00", "75.00"] in page.rows
+    sentence = (
+        "A high mean does not guarantee unbiased predictions: relational (linear) classifies 61.50 % of the test "
+        "images of shapes correctly, but 100.00 % of $a$ & <b> and 25.00 % of dog, a gap of 75.00 percentage points. "
+        "Means are over 2 seeds."
+    )
+    assert sentence in page.text
+    markdown = read_markdown()
+    assert escape_markdown(sentence) in markdown
+    assert "| relational | linear | dog | 25.00 | $a$ &amp; &lt;b&gt; | 100.00 | 75.00 | 15.00 ± 7.07 |" in markdown
+
+
+def test_confusions() -> None:
+    assert confusion_matrix(make_predictions(CLASS_NAMES)).tolist() == [[0.75, 0.25, 0], [0.5, 0.25, 0.25], [0, 0, 1]]
+    expected = ["dog as cat: 50.00", "cat as dog: 25.00", "dog as $a$ & <b>: 25.00"]
+    assert top_confusions(make_predictions(CLASS_NAMES)) == expected
+    assert np.isnan(confusion_matrix(make_predictions([*CLASS_NAMES, "bird"]))[3]).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
+def test_confusion_matrix_equals_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    labels, predictions = (np.array(side) for side in zip(*pairs, strict=True))
+    matrix = confusion_matrix(Predictions(list("abcde"), labels, predictions, np.ones(len(labels))))
+    # scikit-learn returns 0 for a class without images
+    expected = metrics.confusion_matrix(labels, predictions, labels=range(5), normalize="true")
+    np.testing.assert_allclose(np.nan_to_num(matrix), expected)
+
+
+def test_reliability_curve() -> None:
+    # (0, 1/15] holds 0; (7/15, 8/15] 0.5; (8/15, 9/15] 0.55; (13/15, 14/15] 0.9; (14/15, 1] 0.97, 0.99 and 1.
+    expected = [(0, 1), (0.5, 0.5), (0.55, 0.5), (0.9, 0), ((0.97 + 0.99 + 1) / 3, 1)]
+    curve = reliability_curve(make_predictions(CLASS_NAMES))
+    np.testing.assert_allclose(curve, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_class_without_test_images_is_neither_worst_nor_best(params: Params) -> None:
+    for evaluation in evaluations(params):
+        write_predictions(evaluation, pq.read_table(evaluation.predictions), [*CLASS_NAMES, "bird"])
+    write_report(params)
+    assert ["bird", "–", "–", "–"] in read_page().rows
+    assert "25.00 % of dog" in read_page().text
+
+
+def test_many_classes_have_a_list_of_confusions_instead_of_a_matrix(params: Params) -> None:
+    names = [*CLASS_NAMES, *(f"more {i}" for i in range(18))]
+    for evaluation in evaluations(params):
+        write_predictions(evaluation, pq.read_table(evaluation.predictions), names)
+    write_report(params)
+    page = read_page()
+    assert ["relational", "dog as cat: 50.00; cat as dog: 25.00; dog as $a$ & <b>: 25.00"] in page.rows
+    assert page.elements["svg"] == 12 - 3
+    assert "| relational | dog as cat: 50.00; cat" in read_markdown()
+
+
+def test_retrieval_and_embedding_tables(full_report: tuple[str, str]) -> None:
+    html, markdown = full_report
+    rows = normalized_rows(ParsedPage(html))
+    at_k = [f"{name} at {k}" for name in ("precision", "recall", "hit rate") for k in (1, 5)]
+    assert ["Method", "linear", "knn"] in rows
+    assert ["Method", "mAP", *at_k] in rows
+    values = ["10.00 ± 0.00", "50.00 ± 0.00"] * 3
+    assert ["relational", "51.50 ± 0.71", *values] in rows
+    assert ["supervised upper bound", "61.50 ± 0.71", *values] in rows
+    assert ["Method", "silhouette", "alignment", "uniformity", "effective rank"] in rows
+    assert ["relational", "−0.250 ± 0.000", "0.500 ± 0.000", "−2.000 ± 0.000", "9.000 ± 0.707"] in rows
+    bold = re.findall(r"<td[^>]*><strong>([\d.−]+)", html)
+    assert "51.50" in bold
+    assert not {"61.50", "9.000"} & set(bold[2:])
+    assert "| relational | **51.50 ± 0.71** | **10.00 ± 0.00** |" in markdown
+    assert "| relational | −0.250 ± 0.000 | 0.500 ± 0.000 | −2.000 ± 0.000 | 9.000 ± 0.707 |" in markdown
+
+
+def test_dynamics_plot_the_history(full_report: tuple[str, str]) -> None:
+    html, _ = full_report
+    labels = re.findall(r'aria-label="([^"]*)"', html)
+    assert (
+        "Accuracy in percent by epoch, mean over seeds: kNN on frozen features from 35 to 75, pairs classified "
+        "correctly from 50 to 70." in labels
+    )
+    assert "Information in bits by epoch, mean over seeds: information from -0.1 to 0.3." in labels
+    assert "Gradient norm by epoch, mean over seeds: backbone from 1 to 0.1, head from 0.2 to 0.2." in labels
+    assert "Relational task and quality of the features" in html
+    assert "Effective rank by epoch, mean over seeds: effective rank from 3 to 5." in labels
+
+
+PAIRS_SENTENCE = "at 2,500 pairs, 65.00 % for relational and 50.00 % for simclr"
+
+
+def test_efficiency_at_equal_cost(full_report: tuple[str, str]) -> None:
+    html, markdown = full_report
+    # Relational has 35 % at 1000 pairs and 75 % at 3000, SimCLR 30 % at 1500 and 50 % at 2500. At 2500 that is
+    # 35 + 40 × 3/4 = 65 and 50. In time: 10 and 32 s, and 16 and 40 s. At 32 s that is 75, and 30 + 20 × 16/24 = 43.33.
+    expected = (
+        f"kNN accuracy at the largest cost that both reach: {PAIRS_SENTENCE}; after 32.0 seconds of training, 75.00 % "
+        "for relational and 43.33 % for simclr (linear between epochs). Means are over 2 seeds."
+    )
+    assert expected in ParsedPage(html).text
+    assert expected in markdown
+
+
+def test_accuracy_at_is_linear_and_does_not_extrapolate() -> None:
+    points = [(10.0, 20.0), (20.0, 40.0)]
+    assert accuracy_at(points, 15) == 30
+    assert accuracy_at(points, 20) == 40
+    assert accuracy_at(points, 9.9) is None
+    assert accuracy_at(points, 20.1) is None
+
+
+def test_efficiency_without_common_cost_has_no_sentence(full_grid: Params) -> None:
+    for seed in (1, 2):
+        write_dynamics("simclr", seed, {"accuracy": [0.1], "knn_accuracy": [0.3], "views": [9], "pairs": [0]}, [1.0])
+    write_report(full_grid)
+    assert "efficiency" in read_page().ids
+    assert "linear between epochs" not in read_page().text
+
+
+def test_seconds_of_different_devices_are_not_compared(full_grid: Params) -> None:
+    change_record(RELATIONAL.folder, device="NVIDIA H100")
+    write_report(full_grid)
+    assert f"{PAIRS_SENTENCE} (linear" in read_page().text
+
+
+def test_records_without_epoch_times_have_no_plot_of_seconds(full_grid: Params) -> None:
+    for seed in (1, 2):
+        for method in ("relational", "simclr"):
+            change_record(paths.PretrainPaths("shapes", "conv4", method, seed).folder, epoch_seconds=[])
+    write_report(full_grid)
+    text = read_page().text
+    assert "Against pairs compared" in text
+    assert "Against seconds of training" not in text
+    assert f"{PAIRS_SENTENCE} (linear" in text
