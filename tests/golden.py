@@ -19,29 +19,29 @@ from rr.data.shapes import generate
 from rr.params import DynamicsConfig, MethodConfig, Params, load_params
 from rr.pretrain import loop
 
-FILE = Path(__file__).with_name("golden.json")
+GOLDEN_FILE = Path(__file__).with_name("golden.json")
 PARAMS: Params = load_params(Path(__file__).parent.parent / "params.yaml")
 TRAINABLE = [name for name, settings in PARAMS.methods.items() if hasattr(settings, "epochs")]
 NUM_IMAGES, NUM_EPOCHS, BATCH_SIZE = 128, 5, 32
 
 
 @dataclass(frozen=True)
-class Outputs(paths.PretrainPaths):
+class OutputPaths(paths.PretrainPaths):
     """A pretraining's files, all in one folder."""
 
-    place: Path
+    directory: Path
 
     @property
     def folder(self) -> Path:
-        return self.place
+        return self.directory
 
     @property
     def history(self) -> Path:
-        return self.place / "history.csv"
+        return self.directory / "history.csv"
 
     @property
     def checkpoint(self) -> Path:
-        return self.place / "resume.pt"
+        return self.directory / "resume.pt"
 
 
 def small_config(name: str, **changes: object) -> MethodConfig:
@@ -64,18 +64,18 @@ def write_images(target: Path, count: int = NUM_IMAGES) -> Path:
     return target
 
 
-def train(data: Path, place: Path, settings: MethodConfig, *, seed: int = 1, threads: int = 1, workers: int = 1) -> Outputs:
+def train(data: Path, directory: Path, config: MethodConfig, *, seed: int = 1, threads: int = 1, workers: int = 1) -> OutputPaths:
     """Run the loop in `place`, with so many threads of torch and workers of the loader; return where its files are."""
     configure_backends(threads)
     dynamics = DynamicsConfig(every_n_epochs=0, images=60)
-    job = loop.Job(PARAMS.datasets["shapes"], "conv4", settings, 10, seed, "float32", dynamics, "test")
-    place.mkdir(exist_ok=True)
-    outputs = Outputs("shapes", "conv4", "method", seed, place)
+    job = loop.Job(PARAMS.datasets["shapes"], "conv4", config, 10, seed, "float32", dynamics, "test")
+    directory.mkdir(exist_ok=True)
+    outputs = OutputPaths("shapes", "conv4", "method", seed, directory)
     loop.pretrain(job, data, outputs, device="cpu", threads=workers)
     return outputs
 
 
-def losses(name: str, data: Path, place: Path, threads: int = 1) -> list[float]:
+def epoch_losses(name: str, data: Path, place: Path, threads: int = 1) -> list[float]:
     """The mean loss of each epoch."""
     rows = train(data, place, small_config(name), threads=threads).history.read_text().splitlines()[1:]
     return [float(row.split(",")[1]) for row in rows]
@@ -84,8 +84,8 @@ def losses(name: str, data: Path, place: Path, threads: int = 1) -> list[float]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = write_images(Path(folder, "train.beton"))
-        found = {name: losses(name, data, Path(folder, name)) for name in TRAINABLE}
-    FILE.write_text(json.dumps(found, indent=1) + "\n")
+        found = {name: epoch_losses(name, data, Path(folder, name)) for name in TRAINABLE}
+    GOLDEN_FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Run an `rr` command and end it after the first training step: `python -m rr.bench.first_step pretrain ...`."""
+"""Run an `rr` command until its first training step: `python -m rr.bench.first_step pretrain ...`."""
 
 import os
 import sys
 from functools import partial
 
-import rr.pretrain
 from rr import cli
 
 
@@ -14,6 +13,9 @@ def main() -> None:
     def on_step(num_views: int) -> None:
         print("first step", flush=True)
         os._exit(0)
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `cli.main`, which is too late: the import loads torch
+    import rr.pretrain
 
     rr.pretrain.pretrain = partial(rr.pretrain.pretrain, on_step=on_step)
     sys.argv[0] = "rr"

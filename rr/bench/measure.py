@@ -161,10 +161,12 @@ def summarize(
     return CaseResult(case, unit, threads, results)
 
 
-def compare_candidates(case: str, unit: str, threads: int, candidates: Sequence[Candidate], repeats: int) -> CaseResult:
+def compare_candidates(
+    case: str, unit: str, threads: int, candidates: Sequence[Candidate], repeats: int, warmup: int = 1
+) -> CaseResult:
     """Time the candidates in alternation with `threads` threads and summarize the times."""
     from rr.compute.device import configure_backends
 
     configure_backends(threads)
     names = [(candidate.name, candidate.num_units) for candidate in candidates]
-    return summarize(case, unit, threads, names, time_interleaved(candidates, repeats))
+    return summarize(case, unit, threads, names, time_interleaved(candidates, repeats, warmup))

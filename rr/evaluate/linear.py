@@ -16,14 +16,9 @@ from rr.runtime.progress import Progress
 def evaluate(inputs: EvaluationInputs, config: LinearConfig) -> ProtocolResult:
     """Train a linear classifier on the training features and test it after the last epoch."""
     probabilities, metrics = train_and_predict(
-        inputs.train_features,
-        inputs.train.labels,
-        inputs.test_features,
-        inputs.test.labels,
-        config,
-        num_classes=inputs.num_classes,
-        seed=inputs.seed,
-    )
+        inputs.train_features, inputs.train.labels, inputs.test_features, inputs.test.labels, config,
+        num_classes=inputs.num_classes, seed=inputs.seed,
+    )  # fmt: skip
     return make_classification_result(probabilities, inputs.test, metrics)
 
 

@@ -49,13 +49,9 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
         )
     num_neighbors = min(max(max_cutoff, EXAMPLE_NEIGHBORS), len(train))
     nearest, similarity, average_precision = rank_gallery(
-        inputs.train_features,
-        train.labels,
-        inputs.test_features,
-        test.labels,
-        num_neighbors,
+        inputs.train_features, train.labels, inputs.test_features, test.labels, num_neighbors,
         euclidean=config.distance == "euclidean",
-    )
+    )  # fmt: skip
     is_relevant = train.labels[nearest] == test.labels[:, None]
     num_relevant = np.bincount(train.labels, minlength=test.labels.max() + 1)[test.labels]
     metrics = {"mean_average_precision": float(average_precision.mean())}

@@ -83,8 +83,8 @@ def retrieve(
         write_text(page, render_page(results))
     num_skipped = len(images) - len(gallery.images)
     summary = (
-        f"{seconds:.3f} s for {len(queries):,} queries and {len(gallery.images):,} images; {index_path}: "
-        f"{num_embedded:,} embedded"
+        f"{seconds:.3f} s for {len(queries):,} {'query' if len(queries) == 1 else 'queries'} and "
+        f"{len(gallery.images):,} images; {index_path}: {num_embedded:,} embedded"
         + (f", {num_skipped:,} skipped" if num_skipped else "")
         + (f"; {page}" if page else "")
     )

@@ -142,6 +142,6 @@ def load_checkpoint(
 
 
 def delete_checkpoints(path: Path) -> None:
-    """Delete the checkpoint and the one before it, the older one first, so that an interruption leaves the newer one."""
+    """Delete both checkpoints, the older one first, so that an interruption leaves the newer one."""
     paths.previous_checkpoint(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)

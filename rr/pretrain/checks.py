@@ -31,8 +31,8 @@ def images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
         return num_images - remainder
     if 0 < remainder < method.min_batch_size:
         raise UserError(
-            f"{num_images} images in batches of {batch_size} leave a last batch of {remainder}, but the method needs at "
-            f"least {method.min_batch_size}: change the method's batch_size by one"
+            f"{num_images} images in batches of {batch_size} leave a last batch of {remainder}, but the method needs "
+            f"at least {method.min_batch_size}: change the method's batch_size by one"
         )
     return num_images
 

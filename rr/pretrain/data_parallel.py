@@ -27,8 +27,8 @@ from rr.methods.base import Method, Metrics
 class DataParallelMethod:
     """A method that the processes of `group` train together.
 
-    Create it before the method that uses `backbone`, then call `wrap`. In training mode, `backbone` then takes the views
-    of this process and returns the representations of the whole mini-batch.
+    Create it before the method that uses `backbone`, then call `wrap`. In training mode, `backbone` then takes the
+    views of this process and returns the representations of the whole mini-batch.
     """
 
     def __init__(self, group: ProcessGroup, backbone: Backbone) -> None:
@@ -37,7 +37,8 @@ class DataParallelMethod:
         self._parallel: nn.Module | None = None
         convert_sync_batchnorm(backbone)
 
-        # A function, because copies of the backbone (the target of BYOL) share it. They would copy a bound method's self.
+        # A function, because `copy.deepcopy` of the backbone (the target of BYOL) keeps a function as it is. It would
+        # copy a bound method together with `self`.
         def gather(module: nn.Module, inputs: Any, rows_ND: Tensor) -> Tensor:
             return _Gather.apply(rows_ND, self.group, self.batch_size) if module.training else rows_ND
 
@@ -74,7 +75,7 @@ class _MethodLoss(nn.Module):
 class _Gather(torch.autograd.Function):
     """Gather the rows of all processes: (G·m, D) for the m images of this process, to (G·M, D) for all M images.
 
-    G is the number of rows per image, for example views. Rows are grouped in this way: all images' first rows come first.
+    G is the number of rows per image, for example views. The first rows of all images come first.
     """
 
     @staticmethod

@@ -21,8 +21,8 @@ COLUMNS = ("knn_accuracy", "effective_rank", "gradient_norm_backbone", "gradient
 class DynamicsMonitor:
     """Measure a method during its training, always on the same images of the training split.
 
-    The images are up to `config.images` labeled images, chosen with `seed`. If there are at most 20 labeled images, they
-    are chosen from all images. The labels are used only for the measurement.
+    The images are up to `config.images` labeled images, chosen with `seed`. If there are at most 20 labeled images,
+    they are chosen from all images. The labels are used only for the measurement.
     """
 
     def __init__(self, config: DynamicsConfig, data: Beton, dataset: DatasetConfig, seed: int, device: str) -> None:

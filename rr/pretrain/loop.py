@@ -296,8 +296,8 @@ class Trainer:
         """Return the error for a loss that is not finite in the step `step`, counted from 0."""
         kept = f"; the last finite checkpoint remains in {self.checkpoint}" if self.checkpoint.is_file() else ""
         return UserError(
-            f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step + 1}: lower the method's learning_rate in "
-            f"params.yaml and run the command again, which starts a new training{kept}"
+            f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step + 1}: lower the method's learning_rate "
+            f"in params.yaml and run the command again, which starts a new training{kept}"
         )
 
 
@@ -344,7 +344,7 @@ def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, see
 
 
 def _format_history(history: list[dict[str, float]]) -> str:
-    """Return the history as CSV, with one row per epoch. Floats have all digits, so that equal runs give equal files."""
+    """Return the history as CSV with one row per epoch. Floats have all digits, so equal runs give equal files."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(history[0]) if history else ["epoch", "loss", "accuracy"], lineterminator="\n")
     writer.writeheader()

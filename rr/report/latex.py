@@ -1,8 +1,8 @@
 """The accuracies and the comparison with the paper as LaTeX tables for a publication."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from rr.report.paper.tables import ComparisonCell, ComparisonTable
+from rr.report.paper.tables import ComparisonTable
 from rr.report.paper.verdict import explain_verdicts
 from rr.report.sections.accuracies import Accuracies
 from rr.report.sections.comparison import Comparison
@@ -15,6 +15,8 @@ _ESCAPES = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "−": "$-$", "–": "--",
     "’": "'", "“": "``", "”": "''",
 }  # fmt: skip
+_OUR_RESULT = "Our result: mean ± standard deviation in percent (number of seeds)."
+_THEIR_RESULT = "Below it: the paper’s result over three seeds, the difference in percentage points, and the verdict."
 _MAX_COLUMNS = 4  # columns of numbers that fit on a page of an article; more go into further tables
 
 
@@ -48,54 +50,27 @@ def _format_cell(cell: TextCell) -> str:
 def _comparison_table(table: ComparisonTable) -> str:
     """Return a table with four lines per method: our result, the paper's, the difference and the verdict.
 
-    It has only the columns that were run.
+    It has only the columns that were run, and only our results if the paper's are unknown.
     """
-    label = f"comparison-{table.name.lower().replace(' ', '-')}"
-    titles = table.matched_columns
-    indices = [table.columns.index(title) for title in titles]
-    if not table.has_published_values:
-        rows = [
-            [escape_latex(name), *(escape_latex(_our_text(row[i])) for i in indices)]
-            for name, row in table.rows.items()
-        ]
-        caption = f"{table.title}. {table.coverage} Mean ± standard deviation in percent (number of seeds)."
-        return _format_table(caption, label, ["", *titles], rows)
     rows = []
     for name, row in table.rows.items():
-        lines: list[tuple[str, Callable[[ComparisonCell | None], str]]] = [
-            (escape_latex(name), _our_text),
-            (r"\quad paper", _published_text),
-            (r"\quad difference", _difference_text),
-            (r"\quad verdict", _verdict_text),
-        ]
-        rows += [[title, *(escape_latex(cell_text(row[i])) for i in indices)] for title, cell_text in lines]
-    title = f"The paper’s {table.title}" if table.title.startswith("Table") else table.title
-    verdicts = explain_verdicts({cell.verdict for cell in table.cells if cell.match})
-    sentences = [
-        f"{title}.",
-        "Our result as mean ± standard deviation in percent (number of seeds); the paper’s result over three seeds;",
-        "our result minus the paper’s in percentage points; the verdict.",
-        *(f"“{verdict}”: {meaning}" for verdict, meaning in verdicts.items()),
-        table.coverage,
-        f"Deviations from the paper’s settings: {'; '.join(table.deviations)}." if table.deviations else "",
-    ]
-    return _format_table(" ".join(filter(None, sentences)), label, ["", *titles], rows)
-
-
-def _our_text(cell: ComparisonCell | None) -> str:
-    return cell.our_text if cell else "–"
-
-
-def _published_text(cell: ComparisonCell | None) -> str:
-    return cell.published_text if cell else "–"
-
-
-def _difference_text(cell: ComparisonCell | None) -> str:
-    return cell.difference_text if cell else ""
-
-
-def _verdict_text(cell: ComparisonCell | None) -> str:
-    return cell.verdict if cell and cell.match else ""
+        cells = [cell for title, cell in zip(table.columns, row, strict=True) if title in table.matched_columns]
+        lines = {escape_latex(name): [cell.our_text for cell in cells]}
+        if table.has_published_values:
+            lines |= {
+                r"\quad paper": [cell.published_text for cell in cells],
+                r"\quad difference": [cell.difference_text for cell in cells],
+                r"\quad verdict": [cell.verdict_text for cell in cells],
+            }
+        rows += [[title, *map(escape_latex, texts)] for title, texts in lines.items()]
+    caption = f"{'The paper’s ' * table.title.startswith('Table')}{table.title}. {table.coverage} {_OUR_RESULT}"
+    if table.has_published_values:
+        verdicts = explain_verdicts({cell.verdict for cell in table.matched_cells})
+        caption = " ".join([caption, _THEIR_RESULT, *(f"“{name}”: {text}" for name, text in verdicts.items())])
+    if table.deviations:
+        caption += f" Deviations from the paper’s settings: {'; '.join(table.deviations)}."
+    label = f"comparison-{table.name.lower().replace(' ', '-')}"
+    return _format_table(caption, label, ["", *table.matched_columns], rows)
 
 
 def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

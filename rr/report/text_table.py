@@ -50,6 +50,12 @@ class TextTable:
     columns: list[TextColumn]
     rows: list[list[TextCell]]
 
+    def without(self, titles: Iterable[str]) -> "TextTable":
+        """Return the table without the columns of these titles."""
+        removed = set(titles)
+        kept = [index for index, column in enumerate(self.columns) if column.title not in removed]
+        return TextTable([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
+
 
 def text_table(columns: Sequence[TextColumn | str], rows: Iterable[Sequence[TextCell | str]]) -> TextTable:
     """Return a table; a plain string becomes a column or cell without further attributes."""

@@ -42,8 +42,8 @@ def train_until_stopped(
 ) -> None:
     """Run `rr.pretrain.pretrain` until `on_step` raises StopTraining.
 
-    The loop is that of `rr pretrain`, including data, views, history and checkpoints. It uses the number of threads that
-    `rr.compute.device.configure_backends` has set.
+    The loop is that of `rr pretrain`, including data, views, history and checkpoints. It uses the number of threads
+    that `rr.compute.device.configure_backends` has set.
 
     Args:
         config: The method to train.

@@ -175,7 +175,7 @@ def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: 
     dynamics = DynamicsConfig(every_n_epochs=1, images=50)
     job = loop.Job(golden.PARAMS.datasets["shapes"], backbone, config, 10, 1, "float32", dynamics, "test")
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = golden.Outputs("shapes", backbone, "method", 1, folder)
+    outputs = golden.OutputPaths("shapes", backbone, "method", 1, folder)
     with (
         mock.patch.object(loop.methods, "build", build_double),
         mock.patch.object(loop, "_forward", observed_forward),

@@ -370,7 +370,7 @@ def training_error(config: object, world_size: int, folder: Path) -> str:
     golden.write_images(folder / "train.beton", worker.NUM_IMAGES)
     dynamics = DynamicsConfig(every_n_epochs=0, images=50)
     job = loop.Job(golden.PARAMS.datasets["shapes"], "conv4", config, 10, 1, "float32", dynamics, "test")  # type: ignore[arg-type]
-    outputs = golden.Outputs("shapes", "conv4", "method", 1, folder)
+    outputs = golden.OutputPaths("shapes", "conv4", "method", 1, folder)
     group = ProcessGroup(0, world_size)
     with pytest.raises(UserError) as error:
         loop.pretrain(job, folder / "train.beton", outputs, device="cpu", threads=1, group=group)

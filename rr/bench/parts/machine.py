@@ -2,7 +2,7 @@
 
 import torch
 
-from rr.bench.measure import Candidate, PartResult, summarize, time_interleaved
+from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.settings import Settings
 
 _MATRIX_SIZE = 3072
@@ -20,7 +20,6 @@ def run(settings: Settings) -> PartResult:
             (f"matrix product, {size:,} × {size:,}", "FLOP", 2 * size**3, lambda: torch.mm(left, right, out=product)),
             (f"copy, {values * 4 / 2**20:,.0f} MiB", "bytes", 8 * values, lambda: target.copy_(source)),
         ):
-            torch.set_num_threads(threads)
-            timings = time_interleaved([Candidate("torch", function, num_units)], settings.capped_repeats(10))
-            result.cases.append(summarize(case, unit, threads, [("torch", num_units)], timings))
+            candidate = Candidate("torch", function, num_units)
+            result.cases.append(compare_candidates(case, unit, threads, [candidate], settings.capped_repeats(10)))
     return result

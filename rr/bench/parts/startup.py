@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from rr import paths, stages
 from rr.bench.alternating import start_workers
-from rr.bench.measure import Candidate, PartResult, summarize, time_interleaved
+from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.settings import IMAGES, MEAN, STD, Settings, num_loader_workers, paper_config
 from rr.bench.workers import TrainingTask
 from rr.data.beton import Beton
@@ -27,8 +27,7 @@ def run(settings: Settings) -> PartResult:
     repeats, warmup = settings.capped_repeats(5), 0 if settings.smoke_test else 1
     result = PartResult()
     help_text = Candidate("rr --help", _make_python_call(["-m", "rr", "--help"], Path.cwd()), 1)
-    timings = time_interleaved([help_text], repeats)
-    result.cases.append(summarize("help", "starts", 1, [(help_text.name, 1)], timings))
+    result.cases.append(compare_candidates("help", "starts", 1, [help_text], repeats))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for threads in settings.thread_counts(2):
@@ -40,9 +39,7 @@ def run(settings: Settings) -> PartResult:
                 Candidate("rr pretrain", rr_pretrain, 1),
                 Candidate("reference", lambda task=task: _run_first_step(task), 1),  # type: ignore[misc]
             ]
-            names = [(candidate.name, 1) for candidate in candidates]
-            timings = time_interleaved(candidates, repeats, warmup)
-            result.cases.append(summarize("first step", "starts", threads, names, timings))
+            result.cases.append(compare_candidates("first step", "starts", threads, candidates, repeats, warmup))
     result.notes = [
         f"first step: relational, K={_VIEWS}, M={IMAGES}, Conv-4; from the start of the process to the end of the step",
         "rr: interpreter, imports, parameters, hashes of its inputs and code, decoding of the training split by FFCV, "

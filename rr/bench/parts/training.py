@@ -23,7 +23,7 @@ def run(settings: Settings) -> PartResult:
         data = prepare_data(settings, 256 if settings.smoke_test else 12_800, Path(folder))
         for threads in settings.thread_counts(2):
             for method, views, batch_size in cases:
-                # A turn has many small steps, because stopping and waking a program takes about as long as one.
+                # A turn has many steps if they are short, because stopping and waking a program takes time too.
                 steps = 1 if settings.smoke_test else VIEWS * IMAGES // (views * batch_size)
                 task = TrainingTask(
                     method=method, views=views, batch_size=batch_size, steps=steps, num_classes=data.num_classes,

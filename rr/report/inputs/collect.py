@@ -52,6 +52,7 @@ class EvaluationResult:
 
     Attributes:
         paths: the run's files.
+        pretraining: the run that trained the backbone.
         record: its record (run.json).
         metrics: the metrics by name.
         per_image: predictions of a classification, the map of an embedding, or None.
@@ -59,6 +60,7 @@ class EvaluationResult:
     """
 
     paths: EvaluationPaths
+    pretraining: PretrainResult
     record: RunRecord
     metrics: dict[str, float]
     per_image: Predictions | EmbeddingMap | None
@@ -119,9 +121,9 @@ def collect_results(params: Params) -> GridResults:
         UserError: if a file is missing or damaged, if the settings of runs differ, or if evaluations of one target
             have different classes.
     """
+    runs = {run: _collect_pretraining(run) for run in pretrainings(params)}
     results = GridResults(
-        [_collect_pretraining(run) for run in pretrainings(params)],
-        [_collect_evaluation(run) for run in evaluations(params)],
+        list(runs.values()), [_collect_evaluation(run, runs[run.pretraining]) for run in evaluations(params)]
     )
     _check_equal_settings([*results.pretrainings, *results.evaluations])
     _check_equal_classes(results.evaluations)
@@ -133,7 +135,7 @@ def _collect_pretraining(run: PretrainPaths) -> PretrainResult:
     return PretrainResult(run, record, read_history(run.history), read_png(run.views))
 
 
-def _collect_evaluation(run: EvaluationPaths) -> EvaluationResult:
+def _collect_evaluation(run: EvaluationPaths, pretraining: PretrainResult) -> EvaluationResult:
     section = f"protocols.{run.protocol}"
     record = read_record(run.folder, section)
     settings = record.params[section]
@@ -143,7 +145,7 @@ def _collect_evaluation(run: EvaluationPaths) -> EvaluationResult:
         per_image = read_predictions(run.predictions)
     elif settings["kind"] == "embedding":
         per_image = read_embedding_map(run.predictions)
-    return EvaluationResult(run, record, metrics, per_image, read_png(run.examples))
+    return EvaluationResult(run, pretraining, record, metrics, per_image, read_png(run.examples))
 
 
 def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:

@@ -22,15 +22,15 @@ def abstract_averages(table: ComparisonTable) -> list[str]:
     for rivals, methods in _RIVALS.items():
         rows = {title: table.rows[title] for title in map(display_name, ("relational", *methods))}
         theirs = mean_margin(
-            [[cell.published_value.mean for cell in row if cell and cell.published_value] for row in rows.values()]
+            [[cell.published_value.mean for cell in row if cell.published_value] for row in rows.values()]
         )
         text = (
             f"Margin of relational reasoning over {rivals}, averaged over the {len(table.columns)} columns of Table 1"
         )
-        if any(cell and not cell.match for row in rows.values() for cell in row):
+        if not all(cell.match for row in rows.values() for cell in row):
             text += f": {format_diff(theirs)} points in the paper, unknown here. Missing: {_list_missing(table, rows)}."
         else:
-            matches = [[cell.match for cell in row if cell and cell.match] for row in rows.values()]
+            matches = [[cell.match for cell in row if cell.match] for row in rows.values()]
             ours = mean_margin([[match.value.mean for match in row] for row in matches])
             is_same = not any(match.deviations for row in matches for match in row)
             settings = "the paper’s settings" if is_same else "other settings than the paper"
@@ -45,10 +45,10 @@ def mean_margin(rows: Sequence[Sequence[float]]) -> float:
     return statistics.fmean(ours - statistics.fmean(column) for ours, *column in zip(first, *others, strict=True))
 
 
-def _list_missing(table: ComparisonTable, rows: dict[str, list[ComparisonCell | None]]) -> str:
+def _list_missing(table: ComparisonTable, rows: dict[str, list[ComparisonCell]]) -> str:
     """Return the methods with missing results and their columns as text."""
     missing = {
-        title: [column for column, cell in zip(table.columns, row, strict=True) if cell and not cell.match]
+        title: [column for column, cell in zip(table.columns, row, strict=True) if not cell.match]
         for title, row in rows.items()
     }
     groups = group_by([title for title in rows if missing[title]], lambda title: tuple(missing[title]))

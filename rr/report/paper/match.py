@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rr.report.grouping import group_by
-from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
+from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.paper.published import PublishedResult
 from rr.report.paper.settings import find_deviations
 from rr.report.statistics import MeanStd, mean_std
@@ -42,15 +42,13 @@ def find_match(results: GridResults, published: PublishedResult) -> Match | None
     If several methods or protocols qualify, return the one with the fewest deviations from the paper's settings, then
     the one with the most epochs, then the first one in the grid.
     """
-    pretrainings = {run.paths: run for run in results.pretrainings}
     candidates = [
         run
         for run in results.evaluations
-        if is_same_data(published, run)
-        and is_comparable(published, pretrainings[run.paths.pretraining].settings, run.settings)
+        if is_same_data(published, run) and is_comparable(published, run.pretraining.settings, run.settings)
     ]
     groups = group_by(candidates, lambda run: (run.paths.pretraining.method, run.paths.protocol))
-    matches = [_make_match(published, pretrainings[runs[0].paths.pretraining], runs) for runs in groups.values()]
+    matches = [_make_match(published, runs) for runs in groups.values()]
     return min(matches, key=lambda match: (len(match.deviations), -match.epochs), default=None)
 
 
@@ -85,13 +83,12 @@ def is_comparable(published: PublishedResult, method: dict[str, Any], protocol: 
     return all(method[key] == value for key, value in required.items())
 
 
-def _make_match(
-    published: PublishedResult, pretraining: PretrainResult, evaluations: Sequence[EvaluationResult]
-) -> Match:
-    deviations = find_deviations(published, pretraining.settings, evaluations[0].settings, pretraining.precision)
+def _make_match(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> Match:
+    first, pretraining = evaluations[0], evaluations[0].pretraining
+    deviations = find_deviations(published, pretraining.settings, first.settings, pretraining.precision)
     return Match(
         method=pretraining.paths.method,
-        protocol=evaluations[0].paths.protocol,
+        protocol=first.paths.protocol,
         value=mean_std([100 * run.metrics["accuracy"] for run in evaluations]),
         epochs=pretraining.settings.get("epochs", 0),
         deviations=[deviation.text for deviation in deviations],

@@ -23,23 +23,21 @@ _ROW_TITLES = {"Table 3": "Backbone", "Heads": "Head"}  # the rows of all others
 
 @dataclass(frozen=True)
 class ComparisonCell:
-    """A result of the paper, our match for it, and the verdict. All accuracies are in percent."""
+    """A result of the paper, our match for it, and the verdict. All accuracies are in percent.
 
-    published: PublishedResult
-    match: Match | None
-    verdict: Verdict
+    `published` is None if the paper has no such result.
+    """
+
+    published: PublishedResult | None = None
+    match: Match | None = None
+    verdict: Verdict = Verdict.NOT_RUN
 
     @property
     def published_value(self) -> MeanStd | None:
         """The paper's result, or None if its value is unknown."""
-        if self.published.mean is None:
+        if self.published is None or self.published.mean is None:
             return None
         return MeanStd(self.published.mean, self.published.std, PAPER_SEEDS)
-
-    @property
-    def difference(self) -> float | None:
-        """Our result minus the paper's in percentage points, or None if one is absent."""
-        return self.match.value.mean - self.published_value.mean if self.match and self.published_value else None
 
     @property
     def our_text(self) -> str:
@@ -53,8 +51,15 @@ class ComparisonCell:
 
     @property
     def difference_text(self) -> str:
-        """The signed difference; empty if one of the results is absent."""
-        return "" if self.difference is None else format_diff(self.difference)
+        """Our result minus the paper's in percentage points; empty if one of them is absent."""
+        if not (self.match and self.published_value):
+            return ""
+        return format_diff(self.match.value.mean - self.published_value.mean)
+
+    @property
+    def verdict_text(self) -> str:
+        """The verdict; empty without a result of ours."""
+        return self.verdict if self.match else ""
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,13 @@ class ComparisonTable:
     Attributes:
         name: the table as paper.csv names it.
         columns: the titles of the columns.
-        rows: the cells by row title, one per column; None if the paper has no such cell.
+        rows: the cells by row title, one per column.
         deviations: how our methods deviate from the paper's settings, and in which cells.
     """
 
     name: str
     columns: list[str]
-    rows: dict[str, list[ComparisonCell | None]]
+    rows: dict[str, list[ComparisonCell]]
     deviations: list[str]
 
     @property
@@ -84,34 +89,29 @@ class ComparisonTable:
         return _ROW_TITLES.get(self.name, "Method")
 
     @property
-    def cells(self) -> list[ComparisonCell]:
-        """All cells."""
-        return [cell for row in self.rows.values() for cell in row if cell]
+    def matched_cells(self) -> list[ComparisonCell]:
+        """The cells with a result of ours."""
+        return [cell for row in self.rows.values() for cell in row if cell.match]
 
     @property
-    def has_match(self) -> bool:
-        """Whether the grid has a result for any cell."""
-        return any(cell.match for cell in self.cells)
+    def matched_columns(self) -> list[str]:
+        """The titles of the columns with a result of ours."""
+        columns = zip(self.columns, zip(*self.rows.values(), strict=True), strict=True)
+        return [title for title, cells in columns if any(cell.match for cell in cells)]
 
     @property
     def has_published_values(self) -> bool:
         """Whether the values of the paper's results are known."""
-        return any(cell.published_value for cell in self.cells)
+        return any(cell.published_value for row in self.rows.values() for cell in row)
 
     @property
     def coverage(self) -> str:
         """A sentence that lists the columns and rows without any result of ours."""
         if not self.has_published_values:
             return "Our results only, because the paper’s values are unknown."
-        rows = [title for title, row in self.rows.items() if not any(cell and cell.match for cell in row)]
-        columns = [title for title in self.columns if title not in self.matched_columns]
-        return f"Not run: {', '.join([*columns, *rows])}." if rows or columns else "Every row and column was run."
-
-    @property
-    def matched_columns(self) -> list[str]:
-        """The titles of the columns with at least one result of ours."""
-        columns = zip(self.columns, zip(*self.rows.values(), strict=True), strict=True)
-        return [title for title, cells in columns if any(cell and cell.match for cell in cells)]
+        missing = [title for title in self.columns if title not in self.matched_columns]
+        missing += [title for title, row in self.rows.items() if not any(cell.match for cell in row)]
+        return f"Not run: {', '.join(missing)}." if missing else "Every row and column was run."
 
     @property
     def text(self) -> TextTable:
@@ -119,15 +119,11 @@ class ComparisonTable:
         rows = [[title, *map(self._cell_text, row)] for title, row in self.rows.items()]
         return text_table([self.row_title, *number_columns(self.columns)], rows)
 
-    def _cell_text(self, cell: ComparisonCell | None) -> str:
-        if cell is None:
-            return "–"
-        if not self.has_published_values:
+    def _cell_text(self, cell: ComparisonCell) -> str:
+        if cell.published is None or not self.has_published_values:
             return cell.our_text
-        parts = [cell.our_text, cell.published_text]
-        if cell.match:
-            parts.append(", ".join(filter(None, [cell.difference_text, cell.verdict])))
-        return " / ".join(parts)
+        comparison = ", ".join(filter(None, [cell.difference_text, cell.verdict_text]))
+        return " / ".join(filter(None, [cell.our_text, cell.published_text, comparison]))
 
 
 def comparison_table(results: GridResults, name: str) -> ComparisonTable:
@@ -136,18 +132,13 @@ def comparison_table(results: GridResults, name: str) -> ComparisonTable:
     for published in load_published():
         if published.table == name:
             match = find_match(results, published)
-            cells[_row_title(published), _column_title(published)] = ComparisonCell(
-                published, match, judge(published, match)
-            )
-    if name == "Appendix B":  # without values of the paper, rows and columns that were not run are not shown
-        matched = [key for key, cell in cells.items() if cell.match]
-        cells = {
-            (row, column): cell
-            for (row, column), cell in cells.items()
-            if row in {title for title, _ in matched} and column in {title for _, title in matched}
-        }
-    columns = unique(column for _, column in cells)
-    rows = {row: [cells.get((row, column)) for column in columns] for row in unique(row for row, _ in cells)}
+            key = _row_title(published), _column_title(published)
+            cells[key] = ComparisonCell(published, match, judge(published, match))
+    # Without values of the paper, rows and columns that were not run are not shown.
+    shown = [key for key, cell in cells.items() if cell.match or name != "Appendix B"]
+    columns = [title for title in unique(column for _, column in cells) if title in {column for _, column in shown}]
+    titles = [title for title in unique(row for row, _ in cells) if title in {row for row, _ in shown}]
+    rows = {row: [cells.get((row, column), ComparisonCell()) for column in columns] for row in titles}
     return ComparisonTable(name, columns, rows, _list_deviations(cells))
 
 

@@ -174,29 +174,20 @@ def _find_extremes(
 
 
 def _extremes_table(extremes: Sequence[ClassExtremes]) -> TextTable:
-    columns = [
-        TextColumn("Method"),
+    columns: list[TextColumn | str] = [
+        "Method",
         TextColumn("Protocol", "nowrap"),
         TextColumn("Worst class", "name"),
         TextColumn("Accuracy", "number"),
         TextColumn("Best class", "name"),
         *number_columns(["Accuracy", "Gap", "Calibration error"]),
-        TextColumn("Mistakes"),
+        "Mistakes",
     ]
-    rows = [
-        [
-            TextCell(row.method),
-            TextCell(row.protocol),
-            TextCell(row.class_names[row.worst]),
-            TextCell(format_percent(row.accuracies[row.worst])),
-            TextCell(row.class_names[row.best]),
-            TextCell(format_percent(row.accuracies[row.best])),
-            TextCell(format_percent(row.gap)),
-            TextCell(format_mean_std(row.calibration, format_percent)),
-            TextCell("images", link=row.mistakes),
-        ]
-        for row in extremes
-    ]
+    rows: list[list[TextCell | str]] = []
+    for row in extremes:
+        worst, best = ((row.class_names[i], format_percent(row.accuracies[i])) for i in (row.worst, row.best))
+        calibration, mistakes = format_mean_std(row.calibration, format_percent), TextCell("images", link=row.mistakes)
+        rows.append([row.method, row.protocol, *worst, *best, format_percent(row.gap), calibration, mistakes])
     return text_table(columns, rows)
 
 

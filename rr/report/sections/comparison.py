@@ -44,17 +44,17 @@ class Comparison:
 def build_comparison(results: GridResults) -> Comparison | None:
     """Return the comparison with the paper, or None if no run of the grid corresponds to any of its results."""
     tables = {name: comparison_table(results, name) for name in TITLES}
-    matched = [table for table in tables.values() if table.has_match]
+    matched = [table for table in tables.values() if table.matched_cells]
     studies = build_studies(results)
     if not matched and not studies:
         return None
     missing = [
         name.replace("Heads", "the head ablation")
         for name, table in tables.items()
-        if not table.has_match and name != "Appendix B"
+        if not table.matched_cells and name != "Appendix B"
     ]
     return Comparison(
-        _count_verdicts([cell for table in matched for cell in table.cells]),
+        _count_verdicts([cell for table in matched for cell in table.matched_cells]),
         explain_verdicts(_COUNTED),
         matched,
         f"No run of this grid corresponds to {join_words(missing, 'or')}." if missing else "",
@@ -64,11 +64,11 @@ def build_comparison(results: GridResults) -> Comparison | None:
 
 
 def _count_verdicts(cells: Sequence[ComparisonCell]) -> str:
-    """Return the number of matched results by verdict. A result that is in two tables counts once."""
+    """Return a sentence with the number of matched results by verdict. A result that is in two tables counts once."""
     distinct = {
         (cell.published.method, cell.published.backbone, cell.published.dataset, cell.published.target): cell.verdict
         for cell in cells
-        if cell.match
+        if cell.published
     }
     verdicts = [verdict for verdict in distinct.values() if verdict in _COUNTED]
     if not verdicts:

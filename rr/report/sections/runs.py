@@ -8,7 +8,7 @@ from rr.report.formatting import format_duration, format_energy, letter_label
 from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
 from rr.report.inputs.files import Machine
 from rr.report.sections.versions import version_labels
-from rr.report.text_table import TextCell, TextColumn, TextTable, number_columns, text_table
+from rr.report.text_table import TextCell, TextTable, number_columns, text_table
 
 
 @dataclass(frozen=True)
@@ -67,36 +67,26 @@ def _total(runs: Sequence[PretrainResult | EvaluationResult]) -> str:
 
 
 def _run_table(
-    runs: Sequence[PretrainResult | EvaluationResult],
-    machines: list[Machine],
-    has_versions: bool,
-    has_energy: bool,
+    runs: Sequence[PretrainResult | EvaluationResult], machines: list[Machine], has_versions: bool, has_energy: bool
 ) -> TextTable:
-    has_views = any(run.record.views_per_second for run in runs)
-    columns = [
-        TextColumn("Command"),
-        TextColumn("Device"),
-        TextColumn("Machine"),
-        *[TextColumn("Code")] * has_versions,
-        *number_columns(["Time", *["Views/s"] * has_views, "Peak memory", *["Energy"] * has_energy]),
-        TextColumn("Started (UTC)"),
-    ]
-    rows = []
+    """Return a table with a row per run; columns without any information are left out."""
+    numbers = number_columns(["Time", "Views/s", "Peak memory", "Energy"])
+    rows: list[list[TextCell | str]] = []
     for run, version in zip(runs, version_labels(runs), strict=True):
         record = run.record
-        views = f"{record.views_per_second:,.0f}" if record.views_per_second else "–"
-        energy = TextCell(format_energy(record.energy_joules), sort_key=sum(record.energy_joules.values()))
-        rows.append(
-            [
-                TextCell(record.command, link=record_file(run.paths.folder)),
-                TextCell(record.device),
-                TextCell(letter_label(machines.index(record.machine))),
-                *[TextCell(version)] * has_versions,
-                TextCell(format_duration(record.seconds), sort_key=record.seconds),
-                *[TextCell(views)] * has_views,
-                TextCell(f"{record.peak_memory_mib:,.0f} MiB"),
-                *[energy] * has_energy,
-                TextCell(record.started.replace("T", " ").replace("Z", "")),
-            ]
-        )
-    return text_table(columns, rows)
+        row: list[TextCell | str] = [
+            TextCell(record.command, link=record_file(run.paths.folder)),
+            record.device,
+            letter_label(machines.index(record.machine)),
+            version,
+            TextCell(format_duration(record.seconds), sort_key=record.seconds),
+            f"{record.views_per_second:,.0f}" if record.views_per_second else "–",
+            f"{record.peak_memory_mib:,.0f} MiB",
+            TextCell(format_energy(record.energy_joules), sort_key=sum(record.energy_joules.values())),
+            record.started.replace("T", " ").replace("Z", ""),
+        ]
+        rows.append(row)
+    has_views = any(run.record.views_per_second for run in runs)
+    is_hidden = {"Code": not has_versions, "Views/s": not has_views, "Energy": not has_energy}
+    table = text_table(["Command", "Device", "Machine", "Code", *numbers, "Started (UTC)"], rows)
+    return table.without(title for title, hidden in is_hidden.items() if hidden)

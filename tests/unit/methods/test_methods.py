@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import Outputs
+from golden import OutputPaths
 from torch._dynamo.testing import CompileCounter
 
 from rr import backbones, methods
@@ -56,7 +56,7 @@ def train(
     configure_backends(1)
     job = loop.Job(SHAPES, "conv4", settings, CLASSES, seed, "float32", dynamics, "test")
     place.mkdir(exist_ok=True)
-    outputs = Outputs("shapes", "conv4", "method", seed, place)
+    outputs = OutputPaths("shapes", "conv4", "method", seed, place)
     loop.pretrain(job, data, outputs, device="cpu", threads=1)
     return {path.name: path.read_bytes() for path in (outputs.weights, outputs.history)}
 

@@ -26,16 +26,16 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("determinism") / "few.beton", 60)
 
 
-def files(outputs: golden.Outputs) -> tuple[bytes, bytes]:
+def files(outputs: golden.OutputPaths) -> tuple[bytes, bytes]:
     return outputs.weights.read_bytes(), outputs.history.read_bytes()
 
 
 @pytest.mark.parametrize("name", golden.TRAINABLE)
 def test_the_losses_of_twenty_steps_are_those_of_before(name: str, data: Path, tmp_path: Path) -> None:
     """`python tests/golden.py` writes them anew, where a change is meant to change them."""
-    expected = json.loads(golden.FILE.read_text())
+    expected = json.loads(golden.GOLDEN_FILE.read_text())
     assert list(expected) == golden.TRAINABLE
-    found = golden.losses(name, data, tmp_path)
+    found = golden.epoch_losses(name, data, tmp_path)
     assert len(found) == len(TOLERANCES)
     for loss, before, tolerance in zip(found, expected[name], TOLERANCES, strict=True):
         assert loss == pytest.approx(before, rel=tolerance)

@@ -270,15 +270,16 @@ def test_suites_of_the_paper_match_every_result_without_deviations(
     def make_record(values: dict[str, Any]) -> RunRecord:
         return RunRecord("", "", "", 0.0, 0.0, Machine("", 1, "", "", {}), values, {})
 
-    pretrain_results = [
-        PretrainResult(
+    pretrain_results = {
+        run: PretrainResult(
             run, make_record(stage_params(params, "pretrain", dataset=run.dataset, method=run.method)), {}, b""
         )
         for run in pretrainings(params)
-    ]
+    }
     evaluation_results = [
         EvaluationResult(
             run,
+            pretrain_results[run.pretraining],
             make_record(stage_params(params, "evaluate", target=run.target, protocol=run.protocol)),
             {"accuracy": 0.5},
             None,
@@ -286,7 +287,7 @@ def test_suites_of_the_paper_match_every_result_without_deviations(
         )
         for run in evaluations(params)
     ]
-    results = GridResults(pretrain_results, evaluation_results)
+    results = GridResults(list(pretrain_results.values()), evaluation_results)
     for published in load_published():
         if published.experiment == "D2" or published.status == "not given":
             continue
