@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: main setup test test-cluster lint lock audit test-oldest test-newest clean
+.PHONY: main setup test test-fast test-cluster lint lock audit test-oldest test-newest clean
 main: setup
 	dvc repro
 	@echo "report: $(CURDIR)/report/index.html"
@@ -16,7 +16,11 @@ $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
 	@touch $@
 
 test: setup lint
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --durations=25
+
+# The tests that take less than about two seconds each, for the inner loop.
+test-fast: setup
+	pytest -n 2 --dist loadfile -m "not slow and not engine and not cluster"
 
 # Tests on a local Slurm cluster (needs root and Debian; takes some minutes).
 test-cluster: setup
@@ -27,6 +31,7 @@ lint: setup
 	pip check
 	ruff check .
 	ruff format --check .
+	codespell
 	mypy
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint

@@ -70,7 +70,7 @@ def make_params(
     datasets: tuple[str, ...] = ("shapes",),
     protocols: tuple[str, ...] = CLASSIFICATION,
 ) -> Params:
-    """Return parameters of a grid with the given axes; targets are the data sets."""
+    """Return parameters of a grid with the given axes; targets are the datasets."""
     dataset = {
         "source": {"kind": "shapes", "train": 20, "test": 10, "seed": 0},
         "image_size": 8,

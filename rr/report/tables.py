@@ -69,7 +69,7 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Results of the backbones pretrained on one data set, evaluated on one target."""
+    """Results of the backbones pretrained on one dataset, evaluated on one target."""
 
     dataset: str
     backbone: str
@@ -85,7 +85,7 @@ class ResultTable:
 
     @property
     def title(self) -> str:
-        """Data set, backbone and target."""
+        """Dataset, backbone and target."""
         return f"{self.dataset}, {self.backbone} → {self.target}"
 
     @property
@@ -136,7 +136,7 @@ class ResultTable:
 
 
 def by_target(evaluations: Sequence[EvaluationResult]) -> dict[Target, list[EvaluationResult]]:
-    """Return the evaluations by data set, backbone and target."""
+    """Return the evaluations by dataset, backbone and target."""
     return group_by(
         evaluations, lambda run: (run.paths.pretraining.dataset, run.paths.pretraining.backbone, run.paths.target)
     )
@@ -178,7 +178,7 @@ def result_table(
 
 
 def accuracy_tables(results: GridResults) -> list[ResultTable]:
-    """Return one table of accuracies per data set, backbone and target, with a column per classification protocol."""
+    """Return one table of accuracies per dataset, backbone and target, with a column per classification protocol."""
     tables = []
     for target, runs in by_target(results.evaluations_of_kind(*CLASSIFICATION)).items():
         protocols = unique(run.paths.protocol for run in runs)

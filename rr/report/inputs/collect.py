@@ -100,7 +100,7 @@ class GridResults:
         return {"Pretraining": self.pretrainings, "Evaluation": self.evaluations}
 
     def pretrainings_by_method(self) -> dict[tuple[str, str, str], list[PretrainResult]]:
-        """Return the runs, one per seed, by method, data set and backbone."""
+        """Return the runs, one per seed, by method, dataset and backbone."""
         return group_by(self.pretrainings, lambda run: (run.paths.method, run.paths.dataset, run.paths.backbone))
 
     def evaluations_of_kind(self, *kinds: str) -> list[EvaluationResult]:

@@ -1,6 +1,6 @@
 """Find the results of the grid that correspond to a result of the paper.
 
-Runs are matched by the settings that they recorded. Only data sets and targets are matched by their names in
+Runs are matched by the settings that they recorded. Only datasets and targets are matched by their names in
 params.yaml.
 """
 
@@ -53,7 +53,7 @@ def find_match(results: GridResults, published: PublishedResult) -> Match | None
 
 
 def is_same_data(published: PublishedResult, evaluation: EvaluationResult) -> bool:
-    """Return whether an evaluation has the data set, backbone and target of a result of the paper."""
+    """Return whether an evaluation has the dataset, backbone and target of a result of the paper."""
     run = evaluation.paths.pretraining
     ours = (run.dataset, run.backbone, evaluation.paths.target)
     return ours == (published.dataset, published.backbone, published.target)

@@ -2,7 +2,7 @@
 
 The tables contain the values of version 1 on arXiv. "Heads" is the head ablation of the final version. "Appendix B"
 lists results that are believed to be in the appendix; their values could not be recovered. The comparisons of
-aggregation functions and of losses have no rows, because even their backbones and data sets are unknown.
+aggregation functions and of losses have no rows, because even their backbones and datasets are unknown.
 """
 
 import csv
@@ -111,5 +111,5 @@ def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
 
 
 def display_name(name: str) -> str:
-    """Return a method, backbone or data set as the paper spells it."""
+    """Return a method, backbone or dataset as the paper spells it."""
     return _DISPLAY_NAMES[name]

@@ -37,7 +37,7 @@ class Study:
 
 
 def build_studies(results: GridResults) -> list[Study]:
-    """Return the studies for which the grid has at least two values of one method and data set."""
+    """Return the studies for which the grid has at least two values of one method and dataset."""
     views = Study("Number of views", _VIEWS_CAPTION, [], [])
     labels = Study("Fraction of labels in pretraining", _LABELS_CAPTION, [], [])
     by_experiment = group_by(load_published(), lambda result: result.experiment)
@@ -74,7 +74,7 @@ def _add_views(study: Study, results: GridResults, published: Sequence[Published
 
 
 def _add_labels(study: Study, results: GridResults, published: Sequence[PublishedResult]) -> None:
-    """Add the plot of one data set to the study of labels."""
+    """Add the plot of one dataset to the study of labels."""
     ours = _largest_series(results, published[0], "label_fraction")
     if len(ours) < 2:
         return

@@ -1,4 +1,4 @@
-"""Section `accuracies`: a table for each data set, backbone and target, and a plot of every seed."""
+"""Section `accuracies`: a table for each dataset, backbone and target, and a plot of every seed."""
 
 from dataclasses import dataclass
 from typing import Any

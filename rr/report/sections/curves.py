@@ -19,7 +19,7 @@ _PAIR_LABELS = {
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """The plots of one method, data set and backbone, and the history file of each seed."""
+    """The plots of one method, dataset and backbone, and the history file of each seed."""
 
     title: str
     panels: list[Panel]

@@ -22,10 +22,10 @@ _GRADIENTS = {"gradient_norm_backbone": "backbone", "gradient_norm_head": "head"
 
 @dataclass(frozen=True)
 class Dynamics:
-    """The learning dynamics of one method, data set and backbone.
+    """The learning dynamics of one method, dataset and backbone.
 
     Attributes:
-        title: method, data set and backbone.
+        title: method, dataset and backbone.
         panels: metrics by epoch.
         relations: kNN accuracy against metrics of the relational task; empty for other methods.
         files: history file of each seed.

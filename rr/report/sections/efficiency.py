@@ -21,10 +21,10 @@ _MATCHED_COSTS = {"pairs": "at {:,.0f} pairs", "seconds": "after {:,.1f} seconds
 
 @dataclass(frozen=True)
 class Efficiency:
-    """The methods of one data set and backbone.
+    """The methods of one dataset and backbone.
 
     Attributes:
-        title: data set and backbone.
+        title: dataset and backbone.
         panels: kNN accuracy against each cost.
         legend: color number of each method.
         sentence: relational reasoning compared with SimCLR at equal cost; empty without both.
@@ -37,7 +37,7 @@ class Efficiency:
 
 
 def build_efficiency(results: GridResults) -> list[Efficiency]:
-    """Return the efficiency on each data set and backbone whose histories contain kNN accuracies."""
+    """Return the efficiency on each dataset and backbone whose histories contain kNN accuracies."""
     groups = group_by(results.pretrainings, lambda run: (run.paths.dataset, run.paths.backbone))
     sections = [_compare_methods(runs, dataset, backbone) for (dataset, backbone), runs in groups.items()]
     return [section for section in sections if section.panels]

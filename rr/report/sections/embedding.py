@@ -47,7 +47,7 @@ class EmbeddingTable:
 
 
 def build_embedding(results: GridResults) -> list[EmbeddingTable]:
-    """Return one table per data set, backbone, target and embedding protocol."""
+    """Return one table per dataset, backbone, target and embedding protocol."""
     tables = []
     for target, protocol, runs in by_protocol(results.evaluations_of_kind("embedding")):
         # No value is marked as best: features that have collapsed to a point have the best alignment.

@@ -23,7 +23,7 @@ class RetrievalTable:
 
 
 def build_retrieval(results: GridResults) -> list[RetrievalTable]:
-    """Return one table per data set, backbone, target and retrieval protocol."""
+    """Return one table per dataset, backbone, target and retrieval protocol."""
     tables = []
     for target, protocol, runs in by_protocol(results.evaluations_of_kind("retrieval")):
         columns = _metric_columns(protocol, cutoffs(runs[0].settings))

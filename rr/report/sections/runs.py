@@ -22,7 +22,7 @@ class StageRuns:
 
 @dataclass(frozen=True)
 class Runs:
-    """The machines, and the runs by stage. `has_energy` tells whether any run measured its energy."""
+    """The machines, and the runs by stage. `has_energy` is true if any run measured its energy."""
 
     machines: TextTable
     stages: list[StageRuns]

@@ -6,7 +6,7 @@ from rr.report.plots.image import ImagePanel, image_panel
 
 
 def build_views(results: GridResults) -> list[ImagePanel]:
-    """Return an image for each method and data set; other seeds and backbones differ only in random parameters."""
+    """Return an image for each method and dataset; other seeds and backbones differ only in random parameters."""
     groups = group_by(results.pretrainings, lambda run: (run.paths.method, run.paths.dataset))
     return [_view_panel(runs[0]) for runs in groups.values()]
 

@@ -67,7 +67,7 @@ def load_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) ->
     monkeypatch.chdir(tmp_path)
     content = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     for suite in chosen.values():
-        for name in suite["grid"]["data"]:  # the source of a data set does not matter here
+        for name in suite["grid"]["data"]:  # the source of a dataset does not matter here
             content["datasets"].setdefault(name, content["datasets"]["shapes"])
     Path("params.yaml").write_text(json.dumps(content))
     return load_params(suites.merge(chosen, Path("params.yaml")))

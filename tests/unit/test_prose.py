@@ -1,0 +1,46 @@
+"""The vocabulary of CONTRIBUTING.md, held over all text of the project that people read."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from helpers import ROOT
+
+READ = {".py", ".md", ".html", ".yaml", ".smk", ".sh", ".toml", ".cff", ".rst", ".sbatch"}
+# A word that the project does not use, and the one that it uses.
+WORDS = {
+    r"pictures?": "image",
+    r"anew": "again",
+    r"beside": "next to, with",
+    r"one's own": "your own",
+    r"comes? by": "arrives, is called",
+    r"goes on|go on": "continues",
+    r"data sets?": "dataset",
+    r"\w*colou?rs?(?<=colour)s?": "color",
+    r"\w*normalis\w+": "normalize",
+    r"\w*optimis\w+": "optimize",
+    r"\w*initialis\w+": "initialize",
+    r"\w*synchronis\w+": "synchronize",
+    r"\w*serialis\w+": "serialize",
+    r"behaviours?": "behavior",
+    r"grey\w*": "gray",
+    r"centres?": "center",
+    r"neighbours?(?<!neighbours)": "neighbor",
+    r"labelled|unlabelled": "labeled",
+    r"is none": "is not valid, is empty",
+}
+PATTERN = re.compile(r"\b(?:" + "|".join(WORDS) + r")\b")
+# Names in file formats and in other people's programs, and old keys that an error message or the changelog names.
+EXCEPTIONS = re.compile(r"instead of `picture`|\(not picture|neighbours`|\"neighbours\"|'neighbours'|\blabelled\b.*label_fraction|unlabelled.*unlabeled|_unlabelled")
+
+
+def test_no_text_uses_a_word_of_the_list() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True).stdout.split()
+    found = []
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in READ and path.is_file() and path != Path(__file__):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if (match := PATTERN.search(line)) and not EXCEPTIONS.search(line):
+                    found.append(f"{name}:{number}: {match[0]}: {line.strip()}")
+    assert not found, "\n".join(found)
