@@ -32,7 +32,7 @@ container: "docker-daemon://relational-reasoning:latest"
 # --configfile names one or more suites. The stages then read a file in which the suites are merged into params.yaml.
 SUITES = config.pop("suites", {})
 try:
-    FILE = suites.merge(SUITES, Path("params.yaml")) if SUITES else Path("params.yaml")
+    FILE = suites.merge_suites(SUITES, Path("params.yaml")) if SUITES else Path("params.yaml")
     PARAMS = load_params(FILE)
 except UserError as error:
     raise WorkflowError(str(error)) from None

@@ -164,7 +164,7 @@ def suite_show(name: SuiteArgument) -> None:
     """Print the file of a suite."""
     from rr.workflow import suites
 
-    print(suites.show(name))
+    print(suites.suite_text(name))
 
 
 @suite.command("use")
@@ -172,7 +172,7 @@ def suite_use(name: SuiteArgument, params: ParamsOption = paths.PARAMS_FILE) -> 
     """Write the grid and methods of a suite into params.yaml, so that both engines run it."""
     from rr.workflow import suites
 
-    print(suites.use(name, params))
+    print(suites.use_suite(name, params))
 
 
 @app.command()
@@ -205,9 +205,9 @@ def plan(
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """Show the runs of this folder that are active, failed or interrupted, and their progress."""
-    from rr.runtime.status import render
+    from rr.runtime.status import render_status
 
-    print(render(as_json))
+    print(render_status(as_json))
 
 
 @app.command()

@@ -137,12 +137,12 @@ def run_report(params_file: Path) -> str:
     return f"report: {paths.REPORT_FILES[0].resolve()}"
 
 
-def run_plan(names: list[str], speed: float | None, gpus: int, device: str, params_file: Path) -> str:
+def run_plan(suite_names: list[str], views_per_second: float | None, gpus: int, device: str, params_file: Path) -> str:
     """Estimate the runs, views and time that a grid needs.
 
     Args:
-        names: Suites to plan; if empty, the grid of `params_file`.
-        speed: Views per second of every run. If None, it is measured on this machine.
+        suite_names: Suites to plan; if empty, the grid of `params_file`.
+        views_per_second: Throughput to assume for every run. If None, it is measured on this machine.
         gpus: Number of GPUs, with one run at a time on each.
         device: Device for the measurement.
         params_file: File of parameters.
@@ -150,9 +150,11 @@ def run_plan(names: list[str], speed: float | None, gpus: int, device: str, para
     from rr.workflow import suites
     from rr.workflow.plan import format_plan, make_throughput_function
 
-    if names:
-        params_file = suites.merge({name: suites.read(name) for name in names}, params_file)
-    throughput = make_throughput_function(assigned_device(device)) if speed is None else lambda *_: speed
+    if suite_names:
+        params_file = suites.merge_suites({name: suites.load_suite(name) for name in suite_names}, params_file)
+    throughput = (
+        make_throughput_function(assigned_device(device)) if views_per_second is None else lambda *_: views_per_second
+    )
     return format_plan(load_params(params_file), throughput, gpus)
 
 

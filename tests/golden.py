@@ -1,6 +1,6 @@
 """Compute the losses of twenty steps of every method, which must not change when code is refactored.
 
-    python tests/golden.py          writes tests/golden.json; run it after a change that is supposed to change the losses
+    python tests/golden.py          writes tests/golden.json, after a change that is supposed to change the losses
 
 Each entry is the mean loss of each of five epochs of four steps, with Conv-4 and one thread.
 """

@@ -8,7 +8,7 @@ from rr.evaluate.class_metrics import compute_class_metrics
 from rr.evaluate.result import ProtocolResult
 from rr.runtime.image_grid import make_image_grid
 
-NUM_EXAMPLES, COLUMNS = 60, 10
+_NUM_EXAMPLES, _EXAMPLE_COLUMNS = 60, 10
 
 
 def make_classification_result(
@@ -32,8 +32,8 @@ def make_classification_result(
             "temperature, in params.yaml"
         )
     true_class_probabilities = probabilities[np.arange(len(test)), test.labels]
-    lowest = np.argsort(true_class_probabilities, kind="stable")[:NUM_EXAMPLES]
-    images, _ = next(test.batches(lowest, NUM_EXAMPLES))
+    lowest = np.argsort(true_class_probabilities, kind="stable")[:_NUM_EXAMPLES]
+    images, _ = next(test.batches(lowest, _NUM_EXAMPLES))
     predictions = probabilities.argmax(1).astype(np.int64)
     return ProtocolResult(
         metrics=compute_class_metrics(test.labels, probabilities) | additional_metrics,
@@ -43,5 +43,5 @@ def make_classification_result(
             "prediction": predictions,
             "confidence": probabilities.max(1).astype(np.float64),
         },
-        examples=make_image_grid(images, COLUMNS),
+        examples=make_image_grid(images, _EXAMPLE_COLUMNS),
     )

@@ -16,7 +16,7 @@ from rr.params import RetrievalConfig
 from rr.runtime.image_grid import make_image_grid
 
 _BATCH_SIZE = 256  # queries whose similarities are computed together
-EXAMPLE_QUERIES, EXAMPLE_NEIGHBORS = 10, 10
+_EXAMPLE_QUERIES, _EXAMPLE_NEIGHBORS = 10, 10
 _FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (30, 140, 60), (200, 40, 40), (255, 255, 255)
 
 
@@ -47,7 +47,7 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
             f"retrieval: cutoff {max_cutoff} exceeds the number of training images, {len(train)}: lower cutoffs of the "
             "protocol in params.yaml"
         )
-    num_neighbors = min(max(max_cutoff, EXAMPLE_NEIGHBORS), len(train))
+    num_neighbors = min(max(max_cutoff, _EXAMPLE_NEIGHBORS), len(train))
     nearest, similarity, average_precision = rank_gallery(
         inputs.train_features, train.labels, inputs.test_features, test.labels, num_neighbors,
         euclidean=config.distance == "euclidean",
@@ -70,7 +70,7 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
             "neighbour_labels": list(train.labels[nearest[:, :max_cutoff]]),
             "similarities": list(similarity[:, :max_cutoff]),
         },
-        examples=_render_examples(nearest[:, :EXAMPLE_NEIGHBORS], is_relevant[:, :EXAMPLE_NEIGHBORS], train, test),
+        examples=_render_examples(nearest[:, :_EXAMPLE_NEIGHBORS], is_relevant[:, :_EXAMPLE_NEIGHBORS], train, test),
     )
 
 
@@ -147,7 +147,7 @@ def _rank_queries(
 
 def _render_examples(nearest: np.ndarray, is_relevant: np.ndarray, train: Beton, test: Beton) -> np.ndarray:
     """Return a grid with a row for the first query of each class: the query and its nearest training images."""
-    queries = np.unique(test.labels, return_index=True)[1][:EXAMPLE_QUERIES]
+    queries = np.unique(test.labels, return_index=True)[1][:_EXAMPLE_QUERIES]
     tiles = []
     for query in queries:
         query_images, _ = next(test.batches(np.array([query]), 1))

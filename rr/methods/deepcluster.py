@@ -54,8 +54,8 @@ class DeepCluster(Method):
         self.num_clusters = config.clusters * (num_classes if config.clusters_per == "class" else 1)
         if self.num_clusters > num_images:
             raise UserError(
-                f"deepcluster: clusters must be at most the number of training images, {num_images}, but are "
-                f"{self.num_clusters} in total: lower clusters"
+                f"deepcluster: {self.num_clusters} clusters are more than the {num_images} training images: lower "
+                "clusters"
             )
         self.head = build_projector(self.features, config.hidden_dim, self.num_clusters)
         self.register_buffer("cluster_weights_C", torch.ones(self.num_clusters))

@@ -120,7 +120,7 @@ def _start_ticks(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def render(as_json: bool) -> str:
+def render_status(as_json: bool) -> str:
     """Return the stage runs as a plain-text table or as JSON."""
     runs = list_runs()
     if as_json:

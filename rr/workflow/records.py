@@ -83,10 +83,10 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
             writing to the run's folder.
     """
     if not is_main:
-        yield _start(run)
+        yield _start_recorder(run)
         return
     with exclusive_lock(run.folder), track_run(run.stage, run.folder):
-        recorder = _start(run)
+        recorder = _start_recorder(run)
         commit = git_commit()
         started, clock = time.time(), time.monotonic()
         with measure_energy() as meter, _suspend_record(run):
@@ -133,7 +133,7 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
     write_text(paths.record_file(folder), json.dumps(record, indent=1) + "\n")
 
 
-def _start(run: StageRun) -> RunRecorder:
+def _start_recorder(run: StageRun) -> RunRecorder:
     return RunRecorder(run.params, {str(path): _verified_hash(path) for path in run.inputs}, code_hashes(run.stage))
 
 

@@ -1,8 +1,8 @@
 """Read suites, and combine them with `params.yaml`. A suite is a named experiment: a grid and variants of methods.
 
 Each file in `workflow/suites` has one suite, under the keys `suites` and its name, so that Snakemake can merge several
-`--configfile`s. The stages read a single file of parameters. `use` writes a suite into that file, for both engines;
-`merge` writes the suites that Snakemake received into another file.
+`--configfile`s. The stages read a single file of parameters. `use_suite` writes a suite into that file, for both
+engines; `merge_suites` writes the suites that Snakemake received into another file.
 """
 
 import copy
@@ -32,17 +32,17 @@ def list_suites() -> str:
     return "\n".join(lines)
 
 
-def show(name: str) -> str:
+def suite_text(name: str) -> str:
     """Return the text of a suite's file.
 
     Raises:
         UserError: if the suite is unknown.
     """
-    _require(name)
+    _require_suite(name)
     return _read_text(name).rstrip()
 
 
-def use(name: str, params_file: Path) -> str:
+def use_suite(name: str, params_file: Path) -> str:
     """Write the suite `name` into `params_file`, keep its comments and other keys, and return a message for the user.
 
     The suite's grid replaces the grid of the file. Each method of the suite is added: a copy of the file's method
@@ -53,7 +53,7 @@ def use(name: str, params_file: Path) -> str:
             unchanged.
     """
     load_params(params_file)
-    suite = read(name)
+    suite = load_suite(name)
     yaml = _make_yaml()
     params = yaml.load(params_file.read_text(encoding="utf-8"))
     for axis, values in suite["grid"].items():
@@ -68,7 +68,7 @@ def use(name: str, params_file: Path) -> str:
     return f"{params_file}: now has suite {name}; run it with dvc repro or snakemake --cores 8"
 
 
-def merge(suites: dict[str, Any], params_file: Path) -> Path:
+def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     """Write the parameters with the grids and methods of several suites to a new file, and return its path.
 
     Args:
@@ -86,7 +86,7 @@ def merge(suites: dict[str, Any], params_file: Path) -> Path:
         # Names come from the command line of Snakemake, and become part of a file name.
         if not re.fullmatch(NAME, name):
             raise UserError(f"invalid suite name '{name}': use letters, digits, - and _, with a letter or digit first")
-        _validate(suite, f"suite {name}")
+        _validate_suite(suite, f"suite {name}")
         params["grid"].append(suite["grid"])
         for variant, changes in suite.get("methods", {}).items():
             other_name, other_changes = variants.setdefault(variant, (name, changes))
@@ -102,23 +102,23 @@ def merge(suites: dict[str, Any], params_file: Path) -> Path:
     return target
 
 
-def read(name: str) -> dict[str, Any]:
+def load_suite(name: str) -> dict[str, Any]:
     """Return the contents of a suite: `grid` and `methods`, which may be empty.
 
     Raises:
         UserError: if the suite is unknown or its file is not a valid suite.
     """
-    _require(name)
+    _require_suite(name)
     path = SUITES / f"{name}.yaml"
     content = parse_yaml(_read_text(name), path)
     suites = content.get("suites") if isinstance(content, dict) and set(content) == {"suites"} else None
     if not isinstance(suites, dict) or set(suites) != {name}:
         raise UserError(f"{path}: the file must have only the key suites, with only the key {name} in it")
-    _validate(suites[name], str(path))
+    _validate_suite(suites[name], str(path))
     return {"methods": {}} | suites[name]
 
 
-def _validate(suite: Any, where: str) -> None:
+def _validate_suite(suite: Any, where: str) -> None:
     if not isinstance(suite, dict) or not set(suite) <= _SECTIONS or "grid" not in suite:
         raise UserError(f"{where}: a suite must have the section grid, may have methods, and nothing else")
     grid, methods = suite["grid"], suite.get("methods", {})
@@ -146,7 +146,7 @@ def _suite_names() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
-def _require(name: str) -> None:
+def _require_suite(name: str) -> None:
     names = _suite_names()
     if name not in names:
         raise UserError(f"unknown suite {name}: it is not in {SUITES}; {suggest(name, names)}")

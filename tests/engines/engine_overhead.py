@@ -62,7 +62,7 @@ def prepare_project(folder: Path, suite: str, seeds: int, seconds: float) -> Par
     project = copy_project(folder)
     shutil.copy(ROOT / "params.yaml", project / "params.yaml")
     os.chdir(project)
-    suites.use(suite, Path("params.yaml"))
+    suites.use_suite(suite, Path("params.yaml"))
     yaml = YAML()
     params = yaml.load(Path("params.yaml"))
     params["grid"]["seed"] = list(range(1, seeds + 1))

@@ -42,15 +42,14 @@ def requested_resources(output: str) -> dict[str, dict[str, str]]:
 
 
 def test_retry_requests_more_memory_and_time(project: Path) -> None:
-    first, third = (requested_resources(snakemake(project, "-n", "--attempt", number)) for number in ("1", "3"))
+    first, third, ninth = (
+        requested_resources(snakemake(project, "-n", "--attempt", number)) for number in ("1", "3", "9")
+    )
     for rule in ("fetch", "convert", "pretrain", "evaluate", "report"):
         assert int(third[rule]["mem_mb"]) == 3 * int(first[rule]["mem_mb"])
         growth = 1 if rule == "pretrain" else 3  # pretraining continues where it was interrupted
         assert int(third[rule]["runtime"]) == growth * int(first[rule]["runtime"])
-    assert (
-        requested_resources(snakemake(project, "-n", "--attempt", "9"))["pretrain"]["mem_mb"]
-        == third["pretrain"]["mem_mb"]
-    )
+    assert ninth["pretrain"]["mem_mb"] == third["pretrain"]["mem_mb"]
 
 
 @pytest.mark.parametrize(("device", "gpu"), [("cuda", "1"), ("cpu", "0"), ("auto", "0")])

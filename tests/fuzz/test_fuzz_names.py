@@ -80,9 +80,9 @@ def test_unsafe_name_in_params_raises(project: Path, rr: RunRr, section: str, na
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/x", "a b", "", "$(touch x)"])
 def test_unsafe_suite_name_raises_and_writes_nothing(params_file: Path, name: str) -> None:
-    grid = suites.read("quick")["grid"]
+    grid = suites.load_suite("quick")["grid"]
     with pytest.raises(UserError, match="invalid suite name"):
-        suites.merge({name: {"grid": grid}}, params_file)
+        suites.merge_suites({name: {"grid": grid}}, params_file)
     assert not (params_file.parent / ".rr").exists()
     assert created_files(params_file.parent) == []
 

@@ -1,7 +1,7 @@
-"""SimCLR, BYOL, VICReg, Barlow Twins: losses against independent formulas, limits, and what each method trains."""
+"""Tests of SimCLR, BYOL, VICReg and Barlow Twins: their losses, and which parameters they train."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from rr import backbones, methods, params
-from rr.compute.device import single_threaded
 from rr.methods.barlow import barlow_twins_loss
 from rr.methods.base import Method
 from rr.methods.byol import BYOL, byol_loss
@@ -18,14 +17,16 @@ from rr.methods.similarity import count_nearest_matches
 from rr.methods.vicreg import vicreg_loss
 from rr.views.augmentation import Augmentation
 
-TRAINED = {"augmentation": Augmentation(), "batch_size": 16, "epochs": 1, "learning_rate": 0.001}
-HEAD = {"views": 2, "hidden_dim": 256, "projection_dim": 64}
-SETTINGS: dict[str, params.MethodConfig] = {
-    "simclr": params.SimCLRConfig(kind="simclr", temperature=0.5, loss="log-mean-prob", **HEAD, **TRAINED),
-    "simclr-nt-xent": params.SimCLRConfig(kind="simclr", temperature=0.5, loss="nt-xent", **HEAD, **TRAINED),
-    "byol": params.BYOLConfig(kind="byol", momentum=0.9, **HEAD, **TRAINED),
-    "vicreg": params.VICRegConfig(kind="vicreg", invariance_weight=25.0, variance_weight=25.0, covariance_weight=1.0, **HEAD, **TRAINED),
-    "barlow": params.BarlowTwinsConfig(kind="barlow", redundancy_weight=0.005, **HEAD, **TRAINED),
+COMMON = {"augmentation": Augmentation(), "batch_size": 16, "epochs": 1, "learning_rate": 0.001}
+TWO_VIEWS = {"views": 2, "hidden_dim": 256, "projection_dim": 64}
+CONFIGS: dict[str, params.MethodConfig] = {
+    "simclr": params.SimCLRConfig(kind="simclr", temperature=0.5, loss="log-mean-prob", **TWO_VIEWS, **COMMON),
+    "simclr-nt-xent": params.SimCLRConfig(kind="simclr", temperature=0.5, loss="nt-xent", **TWO_VIEWS, **COMMON),
+    "byol": params.BYOLConfig(kind="byol", momentum=0.9, **TWO_VIEWS, **COMMON),
+    "vicreg": params.VICRegConfig(
+        kind="vicreg", invariance_weight=25.0, variance_weight=25.0, covariance_weight=1.0, **TWO_VIEWS, **COMMON
+    ),
+    "barlow": params.BarlowTwinsConfig(kind="barlow", redundancy_weight=0.005, **TWO_VIEWS, **COMMON),
 }
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "log-mean-prob": lambda first, second: simclr_loss(first, second, 0.5, "log-mean-prob"),
@@ -35,19 +36,12 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "barlow": lambda first, second: barlow_twins_loss(first, second, 0.005),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-every_method = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+every_method = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """One thread: on pictures this small a second one costs more than it saves."""
-    with single_threaded():
-        yield
-
-
-def build(settings: params.MethodConfig) -> Method:
+def build(config: params.MethodConfig) -> Method:
     torch.manual_seed(0)
-    return methods.build(settings, backbones.build("conv4"), classes=10, images=16)
+    return methods.build(config, backbones.build("conv4"), num_classes=10, num_images=16)
 
 
 def embeddings(M: int = 6, D: int = 4, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -57,13 +51,13 @@ def embeddings(M: int = 6, D: int = 4, dtype: torch.dtype = torch.float64, seed:
 
 
 def two_views() -> Tensor:
-    """Two noisy views of 16 fixed random pictures."""
+    """Return two noisy views of 16 fixed random images."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(16, 3, 16, 16, generator=generator).repeat(2, 1, 1, 1)
     return images + 0.3 * torch.randn(images.shape, generator=generator)
 
 
-def written_out_nt_xent(first_MD: Tensor, second_MD: Tensor, temperature: float, mean: str) -> float:
+def simclr_loss_with_loops(first_MD: Tensor, second_MD: Tensor, temperature: float, variant: str) -> float:
     rows = [*first_MD.tolist(), *second_MD.tolist()]
     M = len(first_MD)
 
@@ -74,22 +68,22 @@ def written_out_nt_xent(first_MD: Tensor, second_MD: Tensor, temperature: float,
     for v, row in enumerate(rows):
         others = sum(exponential(row, other) for o, other in enumerate(rows) if o != v)
         ratios.append(exponential(row, rows[(v + M) % (2 * M)]) / others)
-    return -math.log(np.mean(ratios)) if mean == "log-mean-prob" else -np.mean(np.log(ratios))
+    return -math.log(np.mean(ratios)) if variant == "log-mean-prob" else -np.mean(np.log(ratios))
 
 
-@pytest.mark.parametrize("mean", ["log-mean-prob", "nt-xent"])
+@pytest.mark.parametrize("variant", ["log-mean-prob", "nt-xent"])
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
-def test_nt_xent_equals_the_formula_written_out(temperature: float, mean: str) -> None:
+def test_simclr_loss_equals_loops_over_rows(temperature: float, variant: str) -> None:
     first_MD, second_MD = embeddings()
-    expected = written_out_nt_xent(first_MD, second_MD, temperature, mean)
-    assert simclr_loss(first_MD, second_MD, temperature, mean).item() == pytest.approx(expected, rel=1e-12)
-    single = simclr_loss(first_MD.float(), second_MD.float(), temperature, mean)
+    expected = simclr_loss_with_loops(first_MD, second_MD, temperature, variant)
+    assert simclr_loss(first_MD, second_MD, temperature, variant).item() == pytest.approx(expected, rel=1e-12)
+    single = simclr_loss(first_MD.float(), second_MD.float(), temperature, variant)
     assert single.dtype == torch.float32
     assert single.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_nt_xent_by_hand() -> None:
-    # Row 1 and 2 of the first view and the first of the second are (1, 0), the last row is (0, 1).
+def test_simclr_loss_by_hand() -> None:
+    # Normalized, both rows of the first view and the first row of the second view are (1, 0). The last row is (0, 1).
     first_MD, second_MD = torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 5.0]])
     e = math.exp(2)  # cosine 1 at temperature 0.5
     ratios = [e / (2 * e + 1), 1 / (2 * e + 1), e / (2 * e + 1), 1 / 3]
@@ -97,7 +91,7 @@ def test_nt_xent_by_hand() -> None:
     assert simclr_loss(first_MD, second_MD, 0.5, "nt-xent").item() == pytest.approx(-sum(map(math.log, ratios)) / 4)
 
 
-def test_nt_xent_of_ratios_is_the_formula_of_the_authors_code() -> None:
+def test_log_mean_prob_equals_the_papers_code() -> None:
     first_MD, second_MD = embeddings(M=8)
     interleaved_VD = torch.nn.functional.normalize(torch.stack((first_MD, second_MD), 1).flatten(0, 1), dim=1)
     exp_VV = (interleaved_VD @ interleaved_VD.T / 0.5).exp()
@@ -106,12 +100,12 @@ def test_nt_xent_of_ratios_is_the_formula_of_the_authors_code() -> None:
     torch.testing.assert_close(simclr_loss(first_MD, second_MD, 0.5, "log-mean-prob"), expected)
 
 
-@pytest.mark.parametrize("mean", ["log-mean-prob", "nt-xent"])
+@pytest.mark.parametrize("variant", ["log-mean-prob", "nt-xent"])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_nt_xent_is_finite_at_small_temperatures(sign: int, mean: str) -> None:
+def test_simclr_loss_is_finite_at_small_temperatures(sign: int, variant: str) -> None:
     first_MD, _ = embeddings(dtype=torch.float32)
     first_MD.requires_grad_()
-    loss = simclr_loss(first_MD, sign * first_MD.detach(), 0.01, mean)
+    loss = simclr_loss(first_MD, sign * first_MD.detach(), 0.01, variant)
     loss.backward()
     assert loss.isfinite()
     assert first_MD.grad is not None
@@ -119,14 +113,14 @@ def test_nt_xent_is_finite_at_small_temperatures(sign: int, mean: str) -> None:
     assert (loss < 1e-3) if sign > 0 else (loss > 10)
 
 
-def test_nt_xent_of_one_image_is_zero_and_another_mean_is_refused() -> None:
+def test_simclr_loss_of_one_image_is_zero_and_unknown_variant_raises() -> None:
     first_MD, second_MD = embeddings(M=1)
     assert simclr_loss(first_MD, second_MD, 0.5, "log-mean-prob").item() == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="log-mean-prob or nt-xent, got 'of-sums'"):
         simclr_loss(first_MD, second_MD, 0.5, "of-sums")  # type: ignore[arg-type]
 
 
-def test_byol_loss_of_equal_square_and_opposite_directions() -> None:
+def test_byol_loss_of_equal_orthogonal_and_opposite_directions() -> None:
     direction_VD, _ = embeddings()
     assert byol_loss(direction_VD, 3 * direction_VD).item() == pytest.approx(0, abs=1e-12)
     assert byol_loss(direction_VD, -0.5 * direction_VD).item() == pytest.approx(4)
@@ -135,7 +129,7 @@ def test_byol_loss_of_equal_square_and_opposite_directions() -> None:
 
 def test_vicreg_by_hand() -> None:
     first_MD, second_MD = torch.tensor([[0.5, 0.0], [-0.5, 0.0]]), torch.tensor([[2.0, 2.0], [-2.0, -2.0]])
-    # Differences 1.5 and 2; variances 0.5, 0 and 8, 8; covariances 0 and 8.
+    # The differences are 1.5 and 2, the variances 0.5, 0 and 8, 8, and the covariances 0 and 8.
     assert vicreg_loss(first_MD, second_MD, 1.0, 0.0, 0.0).item() == pytest.approx((2.25 + 4) / 2)
     hinges = 1 - math.sqrt(0.5001), 1 - 0.01
     assert vicreg_loss(first_MD, second_MD, 0.0, 1.0, 0.0).item() == pytest.approx((sum(hinges) / 2 + 0) / 2)
@@ -145,14 +139,16 @@ def test_vicreg_by_hand() -> None:
     )
 
 
-def test_vicreg_equals_numpys_covariances() -> None:
+def test_vicreg_equals_numpy_covariances() -> None:
     views = [view.numpy() * [0.3, 0.8, 1.0, 2.0] + 5 for view in embeddings(M=9)]
     expected = 10 * np.mean((views[0] - views[1]) ** 2)
     for view in views:
         covariance = np.cov(view, rowvar=False)
         expected += 3 * np.maximum(0, 1 - np.sqrt(np.diag(covariance) + 1e-4)).mean() / 2
         expected += 2 * (covariance[~np.eye(4, dtype=bool)] ** 2).sum() / 4
-    loss = vicreg_loss(*map(torch.from_numpy, views), invariance=10.0, variance=3.0, covariance=2.0)
+    loss = vicreg_loss(
+        *map(torch.from_numpy, views), invariance_weight=10.0, variance_weight=3.0, covariance_weight=2.0
+    )
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -163,8 +159,8 @@ def test_barlow_by_hand() -> None:
     assert barlow_twins_loss(first_MD, first_MD.flip(1), 0.1).item() == pytest.approx(2 + 0.1 * 2, rel=1e-4)
 
 
-def test_barlow_equals_numpys_correlations() -> None:
-    first_MD, second_MD = (1000 * view for view in embeddings(M=9))  # so large that 1e-5 does not count
+def test_barlow_equals_numpy_correlations() -> None:
+    first_MD, second_MD = (1000 * view for view in embeddings(M=9))  # so large that the added 1e-5 is negligible
     correlation = np.corrcoef(first_MD.numpy(), second_MD.numpy(), rowvar=False)[:4, 4:]
     diagonal = np.eye(4, dtype=bool)
     expected = ((1 - correlation[diagonal]) ** 2).sum() + 0.02 * (correlation[~diagonal] ** 2).sum()
@@ -172,7 +168,7 @@ def test_barlow_equals_numpys_correlations() -> None:
 
 
 @pytest.mark.parametrize(("name", "lowest"), [("vicreg", 25 * 0.989), ("barlow", 3.99)])
-def test_collapse_costs_much_and_has_a_finite_gradient(name: str, lowest: float) -> None:
+def test_collapsed_embeddings_have_a_high_loss_and_a_finite_gradient(name: str, lowest: float) -> None:
     first_MD = torch.full((6, 4), 0.3, requires_grad=True)
     loss = LOSSES[name](first_MD, torch.full((6, 4), 0.3))
     loss.backward()
@@ -182,7 +178,7 @@ def test_collapse_costs_much_and_has_a_finite_gradient(name: str, lowest: float)
 
 
 @every_loss
-def test_gradients_are_those_of_finite_differences(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_gradients_equal_finite_differences(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     assert torch.autograd.gradcheck(loss, [view.requires_grad_() for view in embeddings(M=4, D=3)])
 
 
@@ -204,75 +200,75 @@ def test_losses_keep_float32_under_autocast(loss: Callable[[Tensor, Tensor], Ten
 
 
 @every_loss
-def test_unfit_shapes_are_refused(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"one shape \(M, D\), got \(3, 4\) and \(1, 4\)"):
+def test_invalid_shapes_raise(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"the same shape \(M, D\), got \(3, 4\) and \(1, 4\)"):
         loss(torch.zeros(3, 4), torch.zeros(1, 4))
 
 
 @pytest.mark.parametrize("name", ["vicreg", "barlow"])
-def test_one_image_has_no_statistics(name: str) -> None:
+def test_one_image_raises(name: str) -> None:
     with pytest.raises(ValueError, match="at least 2 images, got M = 1"):
         LOSSES[name](torch.zeros(1, 4), torch.zeros(1, 4))
 
 
-def test_matches_by_hand() -> None:
+def test_nearest_matches_by_hand() -> None:
     first_MD = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
-    right, whole = count_nearest_matches(first_MD, torch.tensor([[9.0, 1.0], [0.2, 0.1]]))
-    # (0.2, 0.1) is nearer to (9, 1) than to (0, 1), whose nearest it still is; (9, 1) is nearest to (1, 0).
-    assert (right.item(), whole) == (3, 4)
-    assert not right.requires_grad
+    correct, total = count_nearest_matches(first_MD, torch.tensor([[9.0, 1.0], [0.2, 0.1]]))
+    # Only (0.2, 0.1) has no match: (9, 1) is nearer to it than (0, 1), the other view of its image.
+    assert (correct.item(), total) == (3, 4)
+    assert not correct.requires_grad
     assert count_nearest_matches(first_MD, first_MD)[0].item() == 4
     assert count_nearest_matches(first_MD, first_MD.flip(0))[0].item() == 0
 
 
 @pytest.mark.parametrize(("features", "parameters"), [(64, 33_600), (512, 148_288)])
 @every_method
-def test_number_of_parameters(settings: params.MethodConfig, features: int, parameters: int) -> None:
+def test_num_parameters(config: params.MethodConfig, features: int, parameters: int) -> None:
     backbone = torch.nn.Identity()
     backbone.features = features  # type: ignore[assignment]
-    method = methods.build(settings, backbone, classes=10, images=16)
-    predictor = 33_600 if settings.kind == "byol" else 0
+    method = methods.build(config, backbone, num_classes=10, num_images=16)
+    predictor = 33_600 if config.kind == "byol" else 0
     assert sum(p.numel() for p in method.parameters() if p.requires_grad) == parameters + predictor
     assert method.min_batch_size == 2
     assert method.configure_optimizer(1)[0].param_groups[0]["lr"] == 0.001
 
 
 @every_method
-def test_loss_falls_on_fixed_images(settings: params.MethodConfig) -> None:
-    method, views, labels = build(settings), two_views(), torch.full((16,), -1)
-    optimiser, _ = method.configure_optimizer(1)
+def test_loss_falls_on_fixed_images(config: params.MethodConfig) -> None:
+    method, views, labels = build(config), two_views(), torch.full((16,), -1)
+    optimizer, _ = method.configure_optimizer(1)
     losses = []
     for _ in range(30):
         loss, statistics = method.loss(views, labels, ())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         method.after_step()
         losses.append(loss.item())
-        right, whole = statistics["accuracy"]
-        assert 0 <= int(right) <= whole == 32
+        correct, total = statistics["accuracy"]
+        assert 0 <= int(correct) <= total == 32
     assert np.mean(losses[-5:]) < 0.9 * losses[0]
 
 
 @every_method
-def test_one_graph_without_breaks(settings: params.MethodConfig) -> None:
-    method, views, labels = build(settings), two_views(), torch.full((16,), -1)
+def test_one_graph_without_breaks(config: params.MethodConfig) -> None:
+    method, views, labels = build(config), two_views(), torch.full((16,), -1)
     torch.compiler.reset()
     compiled = torch.compile(method.loss, backend="aot_eager", fullgraph=True)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = compiled(views, labels, ())
     loss.backward()
     assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(build(settings).loss(views, labels, ())[0].item(), rel=0.05)
+    assert loss.item() == pytest.approx(build(config).loss(views, labels, ())[0].item(), rel=0.05)
 
 
 def byol(momentum: float) -> BYOL:
-    method = build(SETTINGS["byol"].model_copy(update={"momentum": momentum}))
+    method = build(CONFIGS["byol"].model_copy(update={"momentum": momentum}))
     assert isinstance(method, BYOL)
     return method
 
 
-def test_byol_target_starts_as_a_copy_and_takes_no_gradient() -> None:
+def test_byol_target_starts_as_a_copy_and_receives_no_gradient() -> None:
     method = byol(0.9)
     online = [*method.backbone.parameters(), *method.projector.parameters()]
     target = list(method.target.parameters())
@@ -294,8 +290,8 @@ def test_byol_compares_a_prediction_with_the_target_of_the_other_view() -> None:
     torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.parametrize(("momentum", "followed"), [(0.75, 2.5), (1.0, 2.0), (0.0, 4.0)])
-def test_byol_target_follows_by_its_momentum(momentum: float, followed: float) -> None:
+@pytest.mark.parametrize(("momentum", "expected"), [(0.75, 2.5), (1.0, 2.0), (0.0, 4.0)])
+def test_byol_target_is_a_moving_average(momentum: float, expected: float) -> None:
     method = byol(momentum)
     with torch.no_grad():
         for parameter in [*method.backbone.parameters(), *method.projector.parameters()]:
@@ -304,19 +300,19 @@ def test_byol_target_follows_by_its_momentum(momentum: float, followed: float) -
             parameter.fill_(2)
     buffers = [buffer.clone() for buffer in method.target.buffers()]
     method.after_step()
-    assert all((parameter == followed).all() for parameter in method.target.parameters())
-    assert all(map(torch.equal, buffers, method.target.buffers()))  # these come from the target's own passes
+    assert all((parameter == expected).all() for parameter in method.target.parameters())
+    assert all(map(torch.equal, buffers, method.target.buffers()))  # only forward passes of the target change them
     method.loss(two_views(), torch.full((16,), -1), ())
     assert not any(map(torch.equal, buffers, method.target.buffers()))
 
 
-def test_byol_target_survives_a_state_dict() -> None:
-    trained, fresh = byol(0.9), byol(0.9)
-    optimiser, _ = trained.configure_optimizer(1)
+def test_byol_target_is_in_the_state_dict() -> None:
+    trained, restored = byol(0.9), byol(0.9)
+    optimizer, _ = trained.configure_optimizer(1)
     trained.loss(two_views(), torch.full((16,), -1), ())[0].backward()
-    optimiser.step()
+    optimizer.step()
     trained.after_step()
-    fresh.load_state_dict(trained.state_dict())
-    assert all(map(torch.equal, trained.target.state_dict().values(), fresh.target.state_dict().values()))
+    restored.load_state_dict(trained.state_dict())
+    assert all(map(torch.equal, trained.target.state_dict().values(), restored.target.state_dict().values()))
     assert not all(map(torch.equal, trained.target.parameters(), byol(0.9).target.parameters()))
-    assert all(not p.requires_grad for p in fresh.target.parameters())
+    assert all(not p.requires_grad for p in restored.target.parameters())

@@ -1,7 +1,6 @@
-"""DeepCluster: whitening, clusters, their weights, the redrawn layer, repeatability, counts, errors."""
+"""Tests of DeepCluster: whitening, clusters and their weights, the last layer, reproducibility and errors."""
 
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,29 +11,21 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 from rr import backbones, methods, params
-from rr.compute.device import single_threaded
 from rr.errors import UserError
 from rr.methods import deepcluster
 from rr.methods.deepcluster import DeepCluster, cluster, whiten
 from rr.views.augmentation import Augmentation
 
 
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """One thread: on data this small a second one costs more than it saves."""
-    with single_threaded():
-        yield
-
-
-def settings(clusters: int = 4, clusters_per: str = "dataset", **changes: int) -> params.DeepClusterConfig:
+def make_config(clusters: int = 4, clusters_per: str = "dataset") -> params.DeepClusterConfig:
     return params.DeepClusterConfig(
         kind="deepcluster", views=1, augmentation=Augmentation(), batch_size=16, epochs=1, learning_rate=0.003,
-        **{"clusters": clusters, "clusters_per": clusters_per, "hidden_dim": 256, "n_init": 2, "max_iter": 30, **changes},
+        clusters=clusters, clusters_per=clusters_per, hidden_dim=256, n_init=2, max_iter=30,
     )  # fmt: skip
 
 
 class Stub(nn.Module):
-    """A backbone of which only the size matters."""
+    """A backbone without a forward pass."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -43,55 +34,56 @@ class Stub(nn.Module):
 
 def build(features: int = 64, clusters: int = 4, images: int = 1000) -> DeepCluster:
     torch.manual_seed(0)
-    return DeepCluster(settings(clusters), Stub(features), 0, images)
+    return DeepCluster(make_config(clusters), Stub(features), 0, images)
 
 
-def skewed(count: int, size: int) -> Tensor:
-    """Correlated features of unequal spread and non-zero mean."""
+def correlated_features(count: int, size: int) -> Tensor:
+    """Return correlated features with different variances and a mean that is not 0."""
     generator = torch.Generator().manual_seed(0)
-    spread = torch.linspace(0.1, 5, size).diag() @ torch.randn(size, size, generator=generator)
-    return torch.randn(count, size, generator=generator) @ spread + 3
+    mixing = torch.linspace(0.1, 5, size).diag() @ torch.randn(size, size, generator=generator)
+    return torch.randn(count, size, generator=generator) @ mixing + 3
 
 
-def blobs(sizes: list[int]) -> tuple[Tensor, np.ndarray]:
-    """Well separated groups of the given sizes, shuffled, and the group of each row.
+def make_groups(sizes: list[int]) -> tuple[Tensor, np.ndarray]:
+    """Return well separated, shuffled groups of the given sizes, and the group of each row.
 
-    Features are one fewer than groups, which so spread in all directions: whitening makes noise as large as they are.
+    There is one feature fewer than groups, so the groups differ in all directions. Whitening would otherwise scale
+    directions of pure noise to the same variance.
     """
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    centres_GD = 5 * np.eye(len(sizes), len(sizes) - 1)
-    features_ND = centres_GD[group] + 0.1 * rng.normal(size=(len(group), len(sizes) - 1))
+    centers_GD = 5 * np.eye(len(sizes), len(sizes) - 1)
+    features_ND = centers_GD[group] + 0.1 * rng.normal(size=(len(group), len(sizes) - 1))
     return torch.from_numpy(features_ND).float(), group
 
 
 def test_whitening_gives_unit_covariance() -> None:
-    x = whiten(skewed(500, 12), 12).double()
+    x = whiten(correlated_features(500, 12), 12).double()
     torch.testing.assert_close(x.T @ x / 499, torch.eye(12, dtype=torch.float64), rtol=0, atol=1e-5)
     torch.testing.assert_close(x.mean(0), torch.zeros(12, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kept", [12, 6])
-def test_whitening_equals_scikit_learns_up_to_sign(kept: int) -> None:
-    features = skewed(500, 12)
+@pytest.mark.parametrize("num_components", [12, 6])
+def test_whitening_equals_scikit_learn_up_to_sign(num_components: int) -> None:
+    features = correlated_features(500, 12)
     before = features.clone()
-    x = whiten(features, kept).numpy()
-    assert (x.shape, x.dtype) == ((500, kept), np.float32)
-    reference = PCA(kept, whiten=True, svd_solver="full").fit_transform(features.double().numpy())
+    x = whiten(features, num_components).numpy()
+    assert (x.shape, x.dtype) == ((500, num_components), np.float32)
+    reference = PCA(num_components, whiten=True, svd_solver="full").fit_transform(features.double().numpy())
     np.testing.assert_allclose(x * np.sign((x * reference).sum(0)), reference, rtol=1e-4, atol=1e-5)
     assert torch.equal(features, before)
 
 
-def test_float64_whitening_leaves_its_input() -> None:
-    features = skewed(20, 3).double()
+def test_whitening_float64_does_not_change_its_input() -> None:
+    features = correlated_features(20, 3).double()
     before = features.clone()
     whiten(features, 3)
     assert torch.equal(features, before)
 
 
-def test_dead_and_redundant_units_are_whitened_to_zero() -> None:
-    alive = skewed(300, 4)
-    features = torch.cat((alive, torch.zeros(300, 1), torch.full((300, 1), 1 / 3), 2 * alive[:, :1]), 1)
+def test_whitening_constant_and_redundant_units_gives_zero() -> None:
+    features_N4 = correlated_features(300, 4)
+    features = torch.cat((features_N4, torch.zeros(300, 1), torch.full((300, 1), 1 / 3), 2 * features_N4[:, :1]), 1)
     x = whiten(features, 7)
     torch.testing.assert_close(x.var(0), torch.tensor([1.0] * 4 + [0.0] * 3), rtol=0, atol=1e-5)
     assert not x[:, 4:].any()
@@ -110,41 +102,41 @@ def test_constant_features_give_a_finite_loss(value: float) -> None:
 
 
 @pytest.mark.parametrize("sample", [10_000, 60])
-def test_blobs_are_found(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On all points at once, and by way of a sample."""
+def test_clusters_are_the_groups(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test k-means on all points, and with a sample."""
     monkeypatch.setattr(deepcluster, "SAMPLE_SIZE", sample)
-    features, group = blobs([100, 60, 30, 10])
+    features, group = make_groups([100, 60, 30, 10])
     method = build(3)
     labels = method.before_epoch(lambda: features, 1)
     assert (labels.dtype, labels.shape) == (torch.int64, (200,))
     assert adjusted_rand_score(group, labels.numpy()) == 1
-    share = {label: (group == blob).mean() for blob in range(4) for label in [int(labels[group == blob][0])]}
-    expected = torch.tensor([1 - share[label] for label in range(4)], dtype=torch.float32)
+    fraction = {int(labels[group == number][0]): (group == number).mean() for number in range(4)}
+    expected = torch.tensor([1 - fraction[label] for label in range(4)], dtype=torch.float32)
     torch.testing.assert_close(method.cluster_weights_C, expected)
     assert sorted(method.cluster_weights_C.tolist()) == pytest.approx([0.5, 0.7, 0.85, 0.95])
 
 
-def test_half_of_the_directions_are_kept_of_512(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = []
-    monkeypatch.setattr(deepcluster, "whiten", lambda x, number: kept.append(number) or whiten(x, number))
+def test_whitening_keeps_half_of_512_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_components = []
+    monkeypatch.setattr(deepcluster, "whiten", lambda x, number: num_components.append(number) or whiten(x, number))
     for features in (512, 64):
         build(features).before_epoch(lambda size=features: torch.randn(30, size), 1)
-    assert kept == [256, 64]
+    assert num_components == [256, 64]
 
 
-def test_points_have_length_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_are_normalized(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(deepcluster, "cluster", lambda points, *rest: seen.append(points) or cluster(points, *rest))
-    build(6).before_epoch(lambda: skewed(50, 6), 1)
+    build(6).before_epoch(lambda: correlated_features(50, 6), 1)
     np.testing.assert_allclose(np.linalg.norm(seen[0], axis=1), 1, rtol=1e-6)
 
 
-def test_only_the_last_layer_is_redrawn() -> None:
+def test_only_the_last_layer_is_initialized_again() -> None:
     method = build(64, clusters=100)
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    method.before_epoch(lambda: skewed(300, 64), 1)
+    method.before_epoch(lambda: correlated_features(300, 64), 1)
     changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"head.3.weight", "head.3.bias", "weights_C"}
+    assert changed == {"head.3.weight", "head.3.bias", "cluster_weights_C"}
     last = method.head[3]
     assert last.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert last.weight.mean().item() == pytest.approx(0, abs=2e-4)
@@ -152,9 +144,9 @@ def test_only_the_last_layer_is_redrawn() -> None:
     assert last.weight.requires_grad
 
 
-def test_equal_seeds_give_equal_bits_and_another_seed_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_depend_only_on_features_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deepcluster, "SAMPLE_SIZE", 1000)
-    features, threads = skewed(3000, 16), torch.get_num_threads()
+    features, threads = correlated_features(3000, 16), torch.get_num_threads()
     runs = []
     for seed in (4_000_000_000, 4_000_000_000, 2):
         method = build(16, clusters=20)
@@ -164,9 +156,9 @@ def test_equal_seeds_give_equal_bits_and_another_seed_others(monkeypatch: pytest
     assert torch.get_num_threads() == threads
 
 
-def test_weights_are_saved() -> None:
+def test_cluster_weights_are_in_the_state_dict() -> None:
     method, other = build(3), build(3)
-    method.before_epoch(lambda: blobs([30, 20, 5, 5])[0], 1)
+    method.before_epoch(lambda: make_groups([30, 20, 5, 5])[0], 1)
     other.load_state_dict(method.state_dict())
     assert torch.equal(other.cluster_weights_C, method.cluster_weights_C)
     assert other.cluster_weights_C.min() == 0.5
@@ -181,34 +173,34 @@ def test_loss_by_hand() -> None:
     loss, statistics = method.loss(logits, torch.tensor([0, 1, 1]), ())
     expected = -(0.25 * np.log(0.75) + 0.75 * np.log(0.25) + 0.75 * np.log(0.75)) / 1.75
     assert loss.item() == pytest.approx(expected)
-    right, whole = statistics["accuracy"]
-    assert (int(right), whole) == (2, 3)
+    correct, total = statistics["accuracy"]
+    assert (int(correct), total) == (2, 3)
 
 
 @pytest.mark.parametrize(
     ("classes", "clusters", "parameters"), [(10, 100, 42_852), (100, 1000, 274_152), (200, 2000, 531_152)]
 )
-def test_number_of_parameters(classes: int, clusters: int, parameters: int) -> None:
-    method = DeepCluster(settings(10, "class"), Stub(64), classes, images=50_000)
+def test_num_parameters(classes: int, clusters: int, parameters: int) -> None:
+    method = DeepCluster(make_config(10, "class"), Stub(64), classes, num_images=50_000)
     assert method.num_clusters == clusters
     assert sum(p.numel() for p in method.parameters()) == parameters
     assert (method.drop_last, method.min_batch_size, method.learning_rate) == (False, 2, 0.003)
 
 
-def test_errors() -> None:
-    with pytest.raises(UserError, match="clusters_per: class"):
-        DeepCluster(settings(10, "class"), Stub(64), classes=0, images=1000)
-    with pytest.raises(UserError, match="30 clusters in 29 pictures"):
-        DeepCluster(settings(10, "class"), Stub(64), classes=3, images=29)
-    DeepCluster(settings(10, "class"), Stub(64), classes=3, images=30)
+def test_invalid_numbers_of_clusters_raise() -> None:
+    with pytest.raises(UserError, match="clusters_per is 'class'"):
+        DeepCluster(make_config(10, "class"), Stub(64), num_classes=0, num_images=1000)
+    with pytest.raises(UserError, match="30 clusters are more than the 29 training images"):
+        DeepCluster(make_config(10, "class"), Stub(64), num_classes=3, num_images=29)
+    DeepCluster(make_config(10, "class"), Stub(64), num_classes=3, num_images=30)
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_conv4_learns_its_clusters(bfloat16: bool) -> None:
     torch.manual_seed(0)
-    method = methods.build(settings(3), backbones.build("conv4"), classes=0, images=24)
+    method = methods.build(make_config(3), backbones.build("conv4"), num_classes=0, num_images=24)
     views = torch.randn(3, 3, 8, 8).repeat(8, 1, 1, 1) + 0.1 * torch.randn(24, 3, 8, 8)
-    optimiser, _ = method.configure_optimizer(1)
+    optimizer, _ = method.configure_optimizer(1)
     method.eval()
     with torch.inference_mode():
         features = method.backbone(views).clone()
@@ -217,9 +209,9 @@ def test_conv4_learns_its_clusters(bfloat16: bool) -> None:
     for _ in range(15):
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss, statistics = method.loss(views, labels, ())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss.dtype == torch.float32
     assert loss.item() < 0.5 * np.log(3)
     assert int(statistics["accuracy"][0]) > 20

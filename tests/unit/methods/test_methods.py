@@ -119,11 +119,15 @@ def steps(method: Method, batches: list[tuple[torch.Tensor, torch.Tensor]], rate
 def found(method: Method, views: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Loss and statistics, without a step."""
     with torch.no_grad():
-        loss, statistics = method.loss(views, labels, method.sample_noise(len(labels), torch.Generator().manual_seed(0)))
+        loss, statistics = method.loss(
+            views, labels, method.sample_noise(len(labels), torch.Generator().manual_seed(0))
+        )
     return {"loss": loss.item(), **{name: float(part / whole) for name, (part, whole) in statistics.items() if whole}}
 
 
-def batches_of(path: Path, method: Method, settings: MethodConfig, epochs: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches_of(
+    path: Path, method: Method, settings: MethodConfig, epochs: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Every mini-batch of so many epochs, in new views."""
     pictures = beton.Beton(path, threads=1)
     feed = ViewLoader(

@@ -229,8 +229,8 @@ def test_supervised_refuses_pictures_without_labels(project: Path, rr: RunRr) ->
         (("--backbone", "conv5"), "--backbone conv5: unknown; did you mean 'conv4'?"),
         (("--method", "relationl"), "--method relationl: not in params.yaml; did you mean 'relational'?"),
         (("--dataset", "shape"), "--dataset shape: not in params.yaml; did you mean 'shapes'?"),
-        (("--device", "gpu"), "--device gpu: unknown; known: auto, cpu, cuda"),
-        (("--device", "cuda"), "torch sees no GPU here"),
+        (("--device", "gpu"), "--device gpu: unknown device; use auto, cpu, cuda or cuda:<number>"),
+        (("--device", "cuda"), "torch finds no GPU on this machine"),
     ],
 )
 def test_a_wrong_word_is_named(ready: Path, rr: RunRr, arguments: tuple[str, str], expected: str) -> None:

@@ -63,14 +63,14 @@ def load_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) ->
     """Return the project's params.yaml merged with suites as Snakemake does it. The current folder is a new one."""
     with monkeypatch.context() as patch:
         patch.chdir(ROOT)
-        chosen = {name: suites.read(name) for name in names}
+        chosen = {name: suites.load_suite(name) for name in names}
     monkeypatch.chdir(tmp_path)
     content = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     for suite in chosen.values():
         for name in suite["grid"]["data"]:  # the source of a dataset does not matter here
             content["datasets"].setdefault(name, content["datasets"]["shapes"])
     Path("params.yaml").write_text(json.dumps(content))
-    return load_params(suites.merge(chosen, Path("params.yaml")))
+    return load_params(suites.merge_suites(chosen, Path("params.yaml")))
 
 
 def test_every_published_result_occurs_once() -> None:

@@ -68,7 +68,7 @@ def read_outputs(method: str = "relational") -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (run / "backbone.safetensors", history)}
 
 
-# An epoch has seven steps: within an epoch, at the end of one, and at the last step of all.
+# An epoch has seven steps. A signal arrives within an epoch, at the end of one, or at the last step of all.
 @pytest.mark.parametrize(("step", "position"), [(3, (1, 3)), (7, (2, 0)), (12, (2, 5)), (21, (4, 0))])
 @pytest.mark.parametrize("number", list(EXITS))
 def test_interrupted_pretraining_continues_to_the_same_bits(

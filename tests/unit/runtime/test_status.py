@@ -33,7 +33,7 @@ def single_run() -> dict:
 
 def test_run_is_listed_only_while_it_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status.list_runs() == []
-    assert status.render(as_json=False) == "status: no run in this folder is active, failed or interrupted"
+    assert status.render_status(as_json=False) == "status: no run in this folder is active, failed or interrupted"
     monkeypatch.setattr(status, "SECONDS_BETWEEN_HEARTBEATS", 0.0)
     with status.track_run("pretrain", FOLDER):
         run = single_run()
@@ -49,11 +49,11 @@ def test_run_is_listed_only_while_it_is_active(monkeypatch: pytest.MonkeyPatch) 
             assert (run["percent"], run["unit"], run["note"]) == (75, "views", "epoch 3/4, loss 0.1")
             assert run["rate"] > 0
             assert run["seconds_left"] == pytest.approx(500 / run["rate"], rel=0.5)
-            header, line = status.render(as_json=False).splitlines()
+            header, line = status.render_status(as_json=False).splitlines()
             assert header.split() == ["stage", "run", "state", "done", "rate", "left", "updated", "message"]
             assert line.startswith("pretrain  shapes conv4 relational 1  running  75 %")
             assert line.endswith("ago  epoch 3/4, loss 0.1")
-            assert json.loads(status.render(as_json=True)) == status.list_runs()
+            assert json.loads(status.render_status(as_json=True)) == status.list_runs()
     assert status.list_runs() == []
     assert [path for path in Path(".rr").rglob("*") if path.is_file()] == []
 
@@ -94,8 +94,8 @@ def test_failed_run_is_listed_with_its_error(error: BaseException, state: str, m
         fail()
     assert single_run()["state"] == state
     assert message in single_run()["error"]
-    assert message in status.render(as_json=False)
-    assert len(status.render(as_json=False).splitlines()) == 2
+    assert message in status.render_status(as_json=False)
+    assert len(status.render_status(as_json=False).splitlines()) == 2
     with status.track_run("pretrain", FOLDER):
         assert single_run()["state"] == "running"
     assert status.list_runs() == []
@@ -122,7 +122,7 @@ def test_damaged_file_is_listed_as_a_stopped_run(content: str) -> None:
     STATUS_FILE.write_text(content)
     run = single_run()
     assert (run["stage"], run["names"], run["state"]) == ("pretrain", ["shapes", "conv4", "relational", "1"], "stopped")
-    assert "stopped" in status.render(as_json=False)
+    assert "stopped" in status.render_status(as_json=False)
 
 
 def test_run_continues_if_its_progress_cannot_be_written() -> None:

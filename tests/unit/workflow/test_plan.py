@@ -48,7 +48,7 @@ def test_sizes_of_stl10_and_tiny_imagenet_are_known_before_fetch(params_file: Pa
         ("stl10", "relational-stl10", 100_000 * 25 * 300),
         ("tiny-resnet32", "relational-paper-k16", 100_000 * 16 * 200),
     ):
-        chosen = load_params(suites.merge({name: suites.read(name)}, params_file))
+        chosen = load_params(suites.merge_suites({name: suites.load_suite(name)}, params_file))
         assert rows_by_method(format_plan(chosen, lambda *_: 1e5))[method][5] == f"{views:,}"
 
 
@@ -76,7 +76,9 @@ def test_makespan_of_any_order_is_within_the_bounds(durations: list[float], gpus
 
 def test_estimate_io(params_file: Path) -> None:
     params = load_params(
-        suites.merge({"cifar": suites.read("cifar"), "tiny-conv4": suites.read("tiny-conv4")}, params_file)
+        suites.merge_suites(
+            {"cifar": suites.load_suite("cifar"), "tiny-conv4": suites.load_suite("tiny-conv4")}, params_file
+        )
     )
     run = paths.PretrainPaths("cifar10", "conv4", "simclr-paper", 1)
     io = estimate_io(params, run, 50_000, 10, 3600.0)

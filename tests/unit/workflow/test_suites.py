@@ -17,7 +17,7 @@ NAMES = sorted(path.stem for path in (ROOT / "workflow/suites").glob("*.yaml"))
 @pytest.mark.parametrize("name", NAMES)
 def test_use_changes_only_the_grid_and_adds_methods(name: str, params_file: Path) -> None:
     before, comments = params.load_params(params_file), params_file.read_text().count("#")
-    suites.use(name, params_file)
+    suites.use_suite(name, params_file)
     after = params.load_params(params_file)
     assert params_file.read_text().count("#") >= comments
     assert after.model_copy(update={"grid": before.grid, "methods": before.methods}) == before
@@ -25,20 +25,20 @@ def test_use_changes_only_the_grid_and_adds_methods(name: str, params_file: Path
     assert set(after.grid[0].method) <= set(after.methods)
     assert list(grid.stage_runs(after))
     once = params_file.read_bytes()
-    suites.use(name, params_file)
+    suites.use_suite(name, params_file)
     assert params_file.read_bytes() == once
 
 
 def test_quick_is_the_default_grid(params_file: Path) -> None:
     before = params.load_params(params_file)
     for name in NAMES:
-        suites.use(name, params_file)
-    suites.use("quick", params_file)
+        suites.use_suite(name, params_file)
+    suites.use_suite("quick", params_file)
     assert params.load_params(params_file).grid == before.grid
 
 
 def test_variant_is_its_base_with_other_values(params_file: Path) -> None:
-    suites.use("methods-cifar10", params_file)
+    suites.use_suite("methods-cifar10", params_file)
     methods = params.load_params(params_file).methods
     for name in methods:
         if name.endswith("-short"):
@@ -47,7 +47,7 @@ def test_variant_is_its_base_with_other_values(params_file: Path) -> None:
 
 
 def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
-    suites.use("methods", params_file)
+    suites.use_suite("methods", params_file)
     loaded = params.load_params(params_file)
     kinds = {loaded.methods[name].kind for name in loaded.grid[0].method}
     models = get_args(get_args(params.MethodConfig)[0])
@@ -106,12 +106,12 @@ def test_list_and_show(params_file: Path, rr: RunRr) -> None:
 
 def test_merge_combines_grids_and_leaves_the_file_unchanged(params_file: Path) -> None:
     before = params_file.read_bytes()
-    contents = {name: suites.read(name) for name in ("views", "heads", "labels")}
-    merged = params.load_params(suites.merge(contents, params_file))
+    contents = {name: suites.load_suite(name) for name in ("views", "heads", "labels")}
+    merged = params.load_params(suites.merge_suites(contents, params_file))
     assert params_file.read_bytes() == before
     expected: set = set()
     for name in contents:
-        suites.use(name, params_file)
+        suites.use_suite(name, params_file)
         single = params.load_params(params_file)
         expected |= set(grid.evaluations(single))
         assert all(merged.methods[method] == single.methods[method] for method in single.grid[0].method)
@@ -123,10 +123,10 @@ def test_merge_combines_grids_and_leaves_the_file_unchanged(params_file: Path) -
 
 
 def test_merge_of_different_variants_of_one_name_raises(params_file: Path) -> None:
-    one, other = suites.read("views"), suites.read("views")
+    one, other = suites.load_suite("views"), suites.load_suite("views")
     other["methods"]["relational-k2"]["epochs"] = 3
     with pytest.raises(UserError, match=r"methods\.relational-k2 differs"):
-        suites.merge({"one": one, "other": other}, params_file)
+        suites.merge_suites({"one": one, "other": other}, params_file)
     assert not (params_file.parent / ".rr").exists()
 
 
@@ -134,7 +134,7 @@ def test_suites_of_the_paper_have_its_settings(params_file: Path) -> None:
     """Compare epochs, K, M, seeds and learning rates with the paper's; only STL-10 has another number of epochs."""
     for name in ("cifar", "tiny-conv4", "tiny-resnet32", "slim", "stl10", "views", "labels", "heads"):
         before = params_file.read_bytes()
-        suites.use(name, params_file)
+        suites.use_suite(name, params_file)
         loaded = params.load_params(params_file)
         params_file.write_bytes(before)
         assert loaded.grid[0].seed == [1, 2, 3]

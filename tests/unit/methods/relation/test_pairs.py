@@ -1,11 +1,17 @@
-"""View pairs and negative partners: hand-computed cases, counts, and no image ever called a negative of itself."""
+"""Tests of pairs of views and of partners: cases by hand, counts, and no row is its own negative."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rr.methods.relation.pairs import same_class_partners, other_class_partners, random_partners, roll_partners, view_pairs
+from rr.methods.relation.pairs import (
+    other_class_partners,
+    random_partners,
+    roll_partners,
+    same_class_partners,
+    view_pairs,
+)
 
 
 def test_view_pairs_are_lexicographic() -> None:
@@ -14,17 +20,17 @@ def test_view_pairs_are_lexicographic() -> None:
     assert pairs.dtype == torch.int64
 
 
-def test_roll_by_one_and_two_then_wrap() -> None:
-    # M = 3: the shift runs 1, 2 and is back at 1 for the third pair of views.
+def test_roll_partners_by_hand() -> None:
+    # For M = 3, the shifts of the three pairs of views are 1, 2 and 1.
     assert roll_partners(3, 3).tolist() == [[2, 0, 1], [1, 2, 0], [2, 0, 1]]
 
 
-def test_roll_of_two_images_always_swaps() -> None:
+def test_roll_partners_of_two_images_are_swapped() -> None:
     assert roll_partners(4, 2).tolist() == [[1, 0]] * 6
 
 
 @pytest.mark.parametrize(("K", "M"), [(2, 2), (4, 3), (8, 7), (8, 64)])
-def test_roll_partners_agree_with_torch_roll(K: int, M: int) -> None:
+def test_roll_partners_equal_torch_roll(K: int, M: int) -> None:
     shift = 1
     for partners in roll_partners(K, M):
         assert torch.equal(partners, torch.roll(torch.arange(M), shift))
@@ -33,7 +39,7 @@ def test_roll_partners_agree_with_torch_roll(K: int, M: int) -> None:
 
 @pytest.mark.parametrize("K", [2, 3, 8, 32])
 @pytest.mark.parametrize("M", [2, 3, 7, 64])
-def test_number_of_pairs(K: int, M: int) -> None:
+def test_num_pairs(K: int, M: int) -> None:
     generator = torch.Generator().manual_seed(0)
     for partners in (roll_partners(K, M), random_partners(K, M, generator)):
         assert partners.shape == (len(view_pairs(K)), M)
@@ -54,20 +60,20 @@ def test_one_image_has_no_negatives() -> None:
     assert roll_partners(3, 1).shape == random_partners(3, 1, torch.Generator()).shape == (3, 0)
 
 
-def test_random_partners_are_uniform_over_the_others() -> None:
+def test_random_partners_are_uniform_and_independent() -> None:
     M, repeats = 5, 400
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.cat([random_partners(8, M, generator) for _ in range(repeats)])  # 28 view pairs each
-    counts = torch.stack([torch.bincount(drawn[:, m], minlength=M) for m in range(M)]).double()
+    partners = torch.cat([random_partners(8, M, generator) for _ in range(repeats)])  # 28 view pairs each
+    counts = torch.stack([torch.bincount(partners[:, m], minlength=M) for m in range(M)]).double()
     assert (counts.diagonal() == 0).all()
-    expected = len(drawn) / (M - 1)
-    chi_square = ((counts - expected) ** 2 / expected).sum(1) - expected  # less the diagonal's term
-    assert (chi_square < 21).all()  # 3 degrees of freedom: exceeded once in 10,000
-    both = drawn[:, 0] * M + drawn[:, 1]  # rows are drawn independently: 4 x 4 combinations, all about as frequent
-    frequencies = torch.bincount(both, minlength=M * M).double()
+    expected = len(partners) / (M - 1)
+    chi_square = ((counts - expected) ** 2 / expected).sum(1) - expected  # without the term of the diagonal
+    assert (chi_square < 21).all()  # 3 degrees of freedom: p = 0.0001
+    pair_codes = partners[:, 0] * M + partners[:, 1]  # independent rows: 4 x 4 combinations, about equally frequent
+    frequencies = torch.bincount(pair_codes, minlength=M * M).double()
     frequencies = frequencies[frequencies > 0]
     assert len(frequencies) == (M - 1) ** 2
-    expected = len(drawn) / (M - 1) ** 2
+    expected = len(partners) / (M - 1) ** 2
     assert ((frequencies - expected) ** 2 / expected).sum() < 45  # 15 degrees of freedom
 
 
@@ -78,7 +84,7 @@ def test_random_partners_follow_the_generator() -> None:
 
 
 @pytest.mark.parametrize("K", [0, 1])
-def test_fewer_than_two_views(K: int) -> None:
+def test_fewer_than_two_views_raises(K: int) -> None:
     with pytest.raises(ValueError, match="K must be at least 2"):
         view_pairs(K)
     with pytest.raises(ValueError, match="K must be at least 2"):
@@ -87,7 +93,7 @@ def test_fewer_than_two_views(K: int) -> None:
         random_partners(K, 4, torch.Generator())
 
 
-def test_no_images() -> None:
+def test_no_images_raises() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         roll_partners(2, 0)
     with pytest.raises(ValueError, match="at least one image"):
@@ -95,7 +101,7 @@ def test_no_images() -> None:
 
 
 @given(M=st.integers(1, 20), classes=st.integers(1, 4), seed=st.integers(0, 999))
-def test_class_partners_are_of_the_same_class_and_negatives_of_another(M: int, classes: int, seed: int) -> None:
+def test_class_partners_of_positives_and_negatives(M: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(-1, classes, (M,), generator=generator)
     uniform = torch.rand(10, M, generator=generator)
@@ -110,11 +116,11 @@ def test_class_partners_are_of_the_same_class_and_negatives_of_another(M: int, c
     before = random_partners(5, M, generator)
     negatives = other_class_partners(labels, before, uniform)
     assert (negatives != rows).all()
-    alike = known & (labels[negatives] == labels)
+    same_class = known & (labels[negatives] == labels)
     others = (labels[:, None] != labels).any(1) | ~known
-    assert not alike[:, others].any()  # only where the whole mini-batch is of one class
-    kept = ~(known & (labels[before] == labels))
-    assert torch.equal(negatives[kept], before[kept])
+    assert not same_class[:, others].any()  # same-class negatives remain only if all images are of one class
+    unchanged = ~(known & (labels[before] == labels))
+    assert torch.equal(negatives[unchanged], before[unchanged])
 
 
 def test_class_partners_are_uniform() -> None:

@@ -1,4 +1,4 @@
-"""The relation head, the reference logits, the loss at zero logits, counts, and errors."""
+"""Tests of the relation head, the reference logits, the pair loss, its statistics, and errors."""
 
 import math
 from typing import get_args
@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rr.methods.relation.loss import Aggregation, RelationHead, direct_logits, relation_loss
+from rr.methods.relation import PairLossConfig, RelationHead, direct_logits, relation_loss
+from rr.methods.relation.head import Aggregation
 from rr.methods.relation.pair_loss import pair_loss
 from rr.methods.relation.pairs import random_partners, roll_partners
 
@@ -17,7 +18,7 @@ from rr.methods.relation.pairs import random_partners, roll_partners
     ("features", "aggregation", "parameters"),
     [(64, "cat", 33_793), (64, "sum", 17_409), (64, "mean", 17_409), (64, "max", 17_409), (512, "cat", 263_169)],
 )
-def test_number_of_parameters(features: int, aggregation: Aggregation, parameters: int) -> None:
+def test_num_parameters(features: int, aggregation: Aggregation, parameters: int) -> None:
     assert sum(p.numel() for p in RelationHead(features, aggregation).parameters()) == parameters
 
 
@@ -28,7 +29,7 @@ def test_state_dict_names() -> None:
     }  # fmt: skip
 
 
-def test_default_initialisation_is_torchs() -> None:
+def test_initialization_is_the_default_of_torch() -> None:
     torch.manual_seed(0)
     head = RelationHead(8)
     torch.manual_seed(0)
@@ -40,18 +41,18 @@ def test_default_initialisation_is_torchs() -> None:
 
 def test_aggregate_by_hand() -> None:
     left, right = torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 2.0]])
-    joined = {a: RelationHead(2, a).aggregate(left, right).tolist() for a in get_args(Aggregation)}
-    assert joined == {"cat": [[1, 4, 3, 2]], "sum": [[4, 6]], "mean": [[2, 3]], "max": [[3, 4]]}
+    aggregated = {a: RelationHead(2, a).aggregate(left, right).tolist() for a in get_args(Aggregation)}
+    assert aggregated == {"cat": [[1, 4, 3, 2]], "sum": [[4, 6]], "mean": [[2, 3]], "max": [[3, 4]]}
 
 
 def test_direct_pairs_by_hand() -> None:
-    """K = 3, M = 2: the pairs that reach the head, in the order of the paper's code."""
-    seen: list[Tensor] = []
+    """For K = 3 and M = 2, the head receives the pairs in the order of the paper's code."""
+    head_inputs: list[Tensor] = []
     head = RelationHead(1, hidden_dim=4)
-    head.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    head.linear.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0]))
     features = torch.tensor([[[10.0], [11.0]], [[20.0], [21.0]], [[30.0], [31.0]]])
     _, targets = direct_logits(head, features, roll_partners(3, 2))
-    assert seen[0].tolist() == [
+    assert head_inputs[0].tolist() == [
         [10, 20], [11, 21], [10, 21], [11, 20],
         [10, 30], [11, 31], [10, 31], [11, 30],
         [20, 30], [21, 31], [20, 31], [21, 30],
@@ -66,34 +67,35 @@ def test_loss_at_zero_logits(loss: str, expected: float, K: int, M: int) -> None
     head = RelationHead(8, hidden_dim=16).eval()
     torch.nn.init.zeros_(head.output.weight)
     torch.nn.init.zeros_(head.output.bias)
-    value, counts = relation_loss(head, torch.randn(K, M, 8), roll_partners(K, M), loss=loss)  # type: ignore[arg-type]
+    config = PairLossConfig(loss)  # type: ignore[arg-type]
+    value, stats = relation_loss(head, torch.randn(K, M, 8), roll_partners(K, M), config=config)
     assert value.item() == pytest.approx(expected, abs=1e-7)
     assert round(expected, 4) in (0.0866, 0.6931)
-    assert counts.correct_positives == 0
-    assert counts.correct_negatives == counts.num_negatives
+    assert stats.correct_positives == 0
+    assert stats.correct_negatives == stats.num_negatives
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 3.0])
-def test_objective_against_the_formula(gamma: float) -> None:
+def test_pair_loss_equals_the_formula(gamma: float) -> None:
     logits = torch.linspace(-12, 12, 41, dtype=torch.float64, requires_grad=True)
     positive, negative = logits[::2], logits[1::2]
     y = torch.cat((positive, negative)).sigmoid()
     t = torch.cat((torch.ones_like(positive), torch.zeros_like(negative)))
     weight = 0.5 * ((1 - t) * y + t * (1 - y)) ** gamma
-    # binary_cross_entropy has no derivative by its weight, hence the sum in full.
+    # F.binary_cross_entropy has no derivative with respect to its weight, so the formula is explicit here.
     cross_entropy = -(t * y.log() + (1 - t) * (1 - y).log())
     for loss, expected in (("focal", (weight * cross_entropy).mean()), ("bce", F.binary_cross_entropy(y, t))):
-        found = pair_loss(positive, negative, loss, gamma)  # type: ignore[arg-type]
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
-        slopes = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (found, expected)]
-        torch.testing.assert_close(*slopes, rtol=1e-8, atol=1e-15)
+        actual = pair_loss(positive, negative, PairLossConfig(loss, gamma))  # type: ignore[arg-type]
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)
+        gradients = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (actual, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-15)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
 @pytest.mark.parametrize("loss", ["focal", "bce"])
-def test_extreme_logits_stay_finite(loss: str, gamma: float) -> None:
+def test_extreme_logits_give_a_finite_loss_and_gradient(loss: str, gamma: float) -> None:
     logits = torch.tensor([-500.0, -25.0, 25.0, 500.0], requires_grad=True)
-    value = pair_loss(logits, logits, loss, gamma)  # type: ignore[arg-type]
+    value = pair_loss(logits, logits, PairLossConfig(loss, gamma))  # type: ignore[arg-type]
     (gradient,) = torch.autograd.grad(value, logits)
     assert value.item() == pytest.approx(525 / 4 * (0.5 if loss == "focal" else 1))
     assert gradient.isfinite().all()
@@ -102,53 +104,57 @@ def test_extreme_logits_stay_finite(loss: str, gamma: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("aggregation", get_args(Aggregation))
 @pytest.mark.parametrize(("K", "M"), [(2, 6), (4, 5), (3, 1)])
-def test_counts_are_of_the_right_targets(aggregation: Aggregation, K: int, M: int, dtype: torch.dtype) -> None:
+def test_pair_statistics_by_hand(aggregation: Aggregation, K: int, M: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     head = RelationHead(8, aggregation, 16).to(dtype).eval()
     head.output.bias.data.fill_(0.02)
     features = torch.randn(K, M, 8, dtype=dtype)
     partners = random_partners(K, M, torch.Generator().manual_seed(0))
     logits, targets = direct_logits(head, features, partners)
-    _, counts = relation_loss(head, features, partners)
+    _, stats = relation_loss(head, features, partners)
     by_hand, likelihood = [0, 0, 0, 0], [0.0, 0.0]
     for logit, target in zip(logits.tolist(), targets.tolist(), strict=True):
         kind = 0 if target == 1 else 2
         by_hand[kind] += (logit > 0) == (target == 1)
         by_hand[kind + 1] += 1
         likelihood[kind // 2] -= math.log1p(math.exp(-logit if target == 1 else logit))
-    assert [int(count) for count in counts[:4]] == by_hand
-    assert all(right.shape == () and right.dtype == torch.int64 for right in counts[:4:2])
-    assert [value.item() for value in counts[4:]] == pytest.approx(likelihood, rel=1e-5)
+    assert [int(count) for count in stats[:4]] == by_hand
+    assert all(count.shape == () and count.dtype == torch.int64 for count in stats[:4:2])
+    assert [value.item() for value in stats[4:]] == pytest.approx(likelihood, rel=1e-5)
 
 
-def test_learns_to_recognise_views() -> None:
+def test_head_learns_to_recognize_views() -> None:
     torch.manual_seed(0)
     head = RelationHead(8, "mean", 32)
-    optimiser = torch.optim.Adam(head.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
     for _ in range(60):
         images = torch.randn(1, 16, 8).sign()
-        optimiser.zero_grad()
-        loss, counts = relation_loss(head, images + 0.1 * torch.randn(4, 16, 8), roll_partners(4, 16))
+        optimizer.zero_grad()
+        loss, stats = relation_loss(head, images + 0.1 * torch.randn(4, 16, 8), roll_partners(4, 16))
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss < 0.07  # 0.087 before
-    assert int(counts.correct_positives + counts.correct_negatives) > 0.75 * int(counts.num_positives + counts.num_negatives)
+    assert int(stats.correct_positives + stats.correct_negatives) > 0.75 * int(
+        stats.num_positives + stats.num_negatives
+    )
 
 
-def test_unknown_names_and_sizes() -> None:
+def test_invalid_values_raise() -> None:
     with pytest.raises(ValueError, match="aggregation must be one of cat, sum, mean, max, got 'concat'"):
         RelationHead(8, "concat")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1"):
         RelationHead(0)
-    head, features, partners = RelationHead(8), torch.randn(3, 4, 8), roll_partners(3, 4)
-    with pytest.raises(ValueError, match="loss must be one of focal, bce, got 'hinge'"):
-        relation_loss(head, features, partners, loss="hinge")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="gamma must not be negative"):
-        relation_loss(head, features, partners, gamma=-1)
+    with pytest.raises(ValueError, match="kind must be one of focal, bce, got 'hinge'"):
+        PairLossConfig("hinge")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="gamma must not be negative, got -1"):
+        PairLossConfig(gamma=-1)
+    for alpha in (0, 1):
+        with pytest.raises(ValueError, match=f"alpha must be between 0 and 1, got {alpha}"):
+            PairLossConfig(alpha=alpha)
 
 
 @pytest.mark.parametrize("function", [direct_logits, relation_loss])
-def test_unfit_tensors(function) -> None:  # type: ignore[no-untyped-def]
+def test_invalid_tensors_raise(function) -> None:  # type: ignore[no-untyped-def]
     head, features, partners = RelationHead(8), torch.randn(3, 4, 8), roll_partners(3, 4)
     with pytest.raises(ValueError, match=r"features must be \(views K, images M, size D\)"):
         function(head, features[0], partners)
@@ -165,17 +171,17 @@ def test_unfit_tensors(function) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("wrong", [-1, 4])
-def test_partner_outside_the_mini_batch(wrong: int) -> None:
+def test_partner_outside_the_mini_batch_raises(wrong: int) -> None:
     partners = roll_partners(3, 4)
     partners[1, 2] = wrong
     with pytest.raises(ValueError, match="0 to 3"):
         relation_loss(RelationHead(8), torch.randn(3, 4, 8), partners)
 
 
-def test_single_pair_cannot_be_normalised() -> None:
+def test_single_pair_in_training_mode_raises() -> None:
     head, features, partners = RelationHead(8), torch.randn(2, 1, 8), roll_partners(2, 1)
     with pytest.raises(ValueError, match="single pair"):
         relation_loss(head, features, partners)
-    loss, counts = relation_loss(head.eval(), features, partners)
+    loss, stats = relation_loss(head.eval(), features, partners)
     assert torch.isfinite(loss)
-    assert (counts.num_positives, counts.num_negatives) == (1, 0)
+    assert (stats.num_positives, stats.num_negatives) == (1, 0)
