@@ -30,7 +30,7 @@ def fetch(source: Source, images: Path, download_dir: Path, local_copy: Path | N
     if isinstance(source, FolderSource | ParquetSource):
         hint = "repair or remove it, or set 'on_unreadable: skip' in the source"
         dataset = dataset._replace(images=_drop_unreadable(dataset.images, source.on_unreadable, hint, skipped))
-    # rr encodes the images of the other sources itself, so only these two can contain unreadable ones.
+    # rr encodes the images of the remaining sources itself, so they are always readable.
     elif isinstance(source, TinyImageNetSource | SlimageNetSource):
         dataset = dataset._replace(images=_drop_unreadable(dataset.images, "raise", "get the dataset again", skipped))
     counts = raw.write(images, dataset)

@@ -23,6 +23,7 @@ from rr.pretrain import Job, pretrain
 GOLDEN_FILE = Path(__file__).with_name("golden.json")
 PARAMS: Params = load_params(Path(__file__).parent.parent / "params.yaml")
 TRAINABLE = [name for name, config in PARAMS.methods.items() if isinstance(config, TrainableConfig)]
+NO_DYNAMICS = DynamicsConfig(every_n_epochs=0, images=60)
 NUM_IMAGES, NUM_EPOCHS, BATCH_SIZE = 128, 5, 32
 
 
@@ -66,11 +67,17 @@ def write_images(target: Path, count: int = NUM_IMAGES) -> Path:
 
 
 def train(
-    data: Path, directory: Path, config: MethodConfig, *, seed: int = 1, threads: int = 1, workers: int = 1
+    data: Path,
+    directory: Path,
+    config: MethodConfig,
+    *,
+    seed: int = 1,
+    threads: int = 1,
+    workers: int = 1,
+    dynamics: DynamicsConfig = NO_DYNAMICS,
 ) -> OutputPaths:
     """Pretrain with this number of torch threads and of loader threads, and return the paths of the outputs."""
     configure_backends(threads)
-    dynamics = DynamicsConfig(every_n_epochs=0, images=60)
     job = Job(PARAMS.datasets["shapes"], "conv4", config, 10, seed, "float32", dynamics, "test")
     directory.mkdir(exist_ok=True)
     outputs = OutputPaths("shapes", "conv4", "method", seed, directory)

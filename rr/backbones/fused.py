@@ -4,7 +4,7 @@ Calling the layers one by one passes about fifteen times over each activation. T
 one for the batch statistics, and one to normalize and pool. The backward pass also needs two. Of a block, only the
 result of the convolution is stored. ``nn.BatchNorm2d`` still owns the parameters and the running statistics.
 
-The results are the same bits for any number of threads, except for those of torch's own convolutions.
+The results are the same bits for any number of threads, except for those of torch's convolutions.
 """
 
 import functools
@@ -75,7 +75,7 @@ def bn_relu_pool(conv_BCHW: Tensor, norm: nn.BatchNorm2d, window: tuple[int, int
 
 
 class _ConvBnReluPool(torch.autograd.Function):
-    """Return the pooled output, mean and biased variance of a block with our own convolution."""
+    """Return the pooled output, mean and biased variance of a block with our convolution kernel."""
 
     @staticmethod
     def forward(

@@ -1,1 +1,1 @@
-"""Pictures on their way in: sources, the raw format, betons."""
+"""Datasets: the sources of images, the raw format, betons, and the data loader."""

@@ -86,7 +86,7 @@ def _download_rest(url: str, part: Path) -> None:
         if validator_path.exists():
             headers["If-Range"] = validator_path.read_text()
     try:
-        with _network_errors():
+        with _translate_network_errors():
             response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
@@ -130,12 +130,12 @@ def _download_rest(url: str, part: Path) -> None:
 
 
 def _read_chunk(response: http.client.HTTPResponse) -> bytes:
-    with _network_errors():
+    with _translate_network_errors():
         return response.read1(_CHUNK_SIZE)
 
 
 @contextmanager
-def _network_errors() -> Iterator[None]:
+def _translate_network_errors() -> Iterator[None]:
     """Raise _NetworkError for failures of the network. They are OSErrors, as those of the disk are."""
     try:
         yield

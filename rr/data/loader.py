@@ -59,7 +59,7 @@ class ViewLoader:
         dataset: DatasetConfig,
         augmentation: Augmentation,
         *,
-        views: int,
+        num_views: int,
         batch_size: int,
         seed: int,
         device: str,
@@ -69,7 +69,7 @@ class ViewLoader:
     ) -> None:
         self.positions = np.arange(len(data)) if positions is None else positions
         self.data, self.dataset, self.augmentation = data, dataset, augmentation
-        self.views, self.batch_size, self.seed = views, batch_size, seed
+        self.num_views, self.batch_size, self.seed = num_views, batch_size, seed
         self.local_slice = local_slice or slice
         self.device = torch.device(device)
         self.augment_on_device = self.device.type != "cpu" if augment_on_device is None else augment_on_device
@@ -81,7 +81,7 @@ class ViewLoader:
             self.augment = partial(
                 torch_ops.augment_packed,
                 normalization=scale,
-                num_views=views,
+                num_views=num_views,
                 enabled=torch_ops.EnabledOps.from_augmentation(augmentation),
             )
             if data.images is not None:
@@ -119,7 +119,7 @@ class ViewLoader:
     def _cpu_batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
         index = self.data.index[positions[self.local_slice(len(positions))]]
         views = make_views(
-            images, index, augmentation=self.augmentation, seed=self.seed, epoch=epoch, num_views=self.views,
+            images, index, augmentation=self.augmentation, seed=self.seed, epoch=epoch, num_views=self.num_views,
             mean=self.dataset.mean, std=self.dataset.std, device="cpu",
         )  # fmt: skip
         return Batch((views,), self.labels[torch.from_numpy(positions)])
@@ -128,7 +128,7 @@ class ViewLoader:
         local = self.local_slice(len(positions))
         index = self.data.index[positions[local]]
         parameters = sample_view_parameters(
-            self.augmentation, self.seed, epoch, index, self.views, self.data.image_size
+            self.augmentation, self.seed, epoch, index, self.num_views, self.data.image_size
         )
         rows = torch_ops.to_device(positions, self.device)
         if self.device_images is not None:

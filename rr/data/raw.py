@@ -116,7 +116,7 @@ class RawFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with explain_damage(path, "run rr fetch again"):
+        with translate_parquet_errors(path, "run rr fetch again"):
             self._file = pq.ParquetFile(path)
             columns = self._file.read(columns=["label", "split"])
             self.labels = columns["label"].to_numpy()
@@ -129,14 +129,14 @@ class RawFile:
         Raises:
             UserError: if a page of the file is damaged.
         """
-        with explain_damage(self.path, "run rr fetch again"):
+        with translate_parquet_errors(self.path, "run rr fetch again"):
             for batch in self._file.iter_batches(batch_size=64, columns=["image"]):
                 for image in batch.column("image"):
                     yield image["path"].as_py(), image["bytes"].as_py()
 
 
 @contextmanager
-def explain_damage(path: Path, hint: str) -> Iterator[None]:
+def translate_parquet_errors(path: Path, hint: str) -> Iterator[None]:
     """Raise UserError if pyarrow cannot read the Parquet file `path`; `hint` tells the user what to do."""
     try:
         yield

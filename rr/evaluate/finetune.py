@@ -66,7 +66,7 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     milestones = [max(1, round(fraction * config.epochs)) for fraction in config.milestones]
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, config.lr_decay)
     loader = ViewLoader(
-        train, inputs.dataset, config.augmentation, views=1, batch_size=config.batch_size, seed=inputs.seed,
+        train, inputs.dataset, config.augmentation, num_views=1, batch_size=config.batch_size, seed=inputs.seed,
         device=device, positions=rows,
     )  # fmt: skip
     images_per_epoch = len(rows) - (len(rows) % config.batch_size == 1)

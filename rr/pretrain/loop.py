@@ -147,7 +147,7 @@ class Trainer:
             _save_view_grid(data, config.augmentation, min(config.views, 8), job.seed, outputs.views)
         self.optimizer, self.scheduler = method.configure_optimizer(config.epochs)
         self.loader = ViewLoader(
-            data, job.dataset, config.augmentation, views=config.views, batch_size=config.batch_size, seed=job.seed,
+            data, job.dataset, config.augmentation, num_views=config.views, batch_size=config.batch_size, seed=job.seed,
             device=device, local_slice=group.local_slice,
         )  # fmt: skip
         self.loader.set_labels(keep_label_fraction(data.labels, method.label_fraction, job.seed))

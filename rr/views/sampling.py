@@ -127,30 +127,17 @@ def sample_view_parameters(
         affine_params=np.empty((*shape, 5), np.float32),
         erase=np.empty((*shape, 4), np.int32),
     )
-    a = augmentation
+    a, p = augmentation, parameters
     sampling_kernel.fill_parameters(
-        np.uint64(seed),
-        np.uint64(epoch),
-        indices.astype(np.int64),
-        int(image_size),
-        ("none", "resized", "padded").index(a.crop),
-        tuple(map(float, a.scale)),
-        tuple(map(float, a.ratio)),
+        np.uint64(seed), np.uint64(epoch), indices.astype(np.int64), int(image_size),
+        ("none", "resized", "padded").index(a.crop), tuple(map(float, a.scale)), tuple(map(float, a.ratio)),
         round(a.padding * image_size),
         (float(a.flip), float(a.jitter), float(a.grayscale), float(a.affine), float(a.erase)),
         (float(a.brightness), float(a.contrast), float(a.saturation), float(a.hue)),
         (float(a.degrees), float(a.translate * image_size), float(a.zoom[0]), float(a.zoom[1]), float(a.shear)),
         round(math.sqrt(image_size * image_size * a.erase_area)),
-        parameters.crop,
-        parameters.flip,
-        parameters.jitter,
-        parameters.jitter_factors,
-        parameters.jitter_order,
-        parameters.grayscale,
-        parameters.affine,
-        parameters.affine_params,
-        parameters.erase,
-    )
+        p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale, p.affine, p.affine_params, p.erase,
+    )  # fmt: skip
     return parameters
 
 

@@ -60,7 +60,7 @@ def test_local_views_are_those_of_a_single_process(tmp_path: Path, resident: boo
 
     def load_batches(group: ProcessGroup, first_step: int) -> list[tuple[np.ndarray, np.ndarray]]:
         loader = ViewLoader(
-            data, shapes, config.augmentation, views=K, batch_size=worker.BATCH_SIZE, seed=1, device="cpu",
+            data, shapes, config.augmentation, num_views=K, batch_size=worker.BATCH_SIZE, seed=1, device="cpu",
             augment_on_device=on_device, local_slice=group.local_slice,
         )  # fmt: skip
         return [

@@ -128,14 +128,14 @@ import resource
 from rr import cli
 from rr.pretrain import loop
 
-train = loop._train
+Trainer = loop.Trainer
 
 def limit_memory_and_train(*arguments):
     pages = int(open("/proc/self/statm").read().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + (400 << 20),) * 2)
-    return train(*arguments)
+    return Trainer(*arguments)
 
-loop._train = limit_memory_and_train
+loop.Trainer = limit_memory_and_train
 cli.main()
 """
 

@@ -38,7 +38,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None) -> raw.RawDatas
     def iter_images() -> Iterator[raw.EncodedImage]:
         for split, files in zip(raw.SPLITS, (train, test or train), strict=True):
             for path, file in files:
-                with raw.explain_damage(path, _HINT):
+                with raw.translate_parquet_errors(path, _HINT):
                     for row, (data, label) in enumerate(_iter_rows(file)):
                         # Without test files, each split takes its own part of the training files.
                         if test or _is_test(data, source.test_fraction) == (split == "test"):
@@ -56,7 +56,7 @@ def _list_files(root: Path, split: str) -> list[Path]:
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    with raw.explain_damage(path, _HINT):
+    with raw.translate_parquet_errors(path, _HINT):
         file = pq.ParquetFile(path)
     schema = file.schema_arrow
     image = schema.field("image").type if "image" in schema.names else None
@@ -90,7 +90,7 @@ def _read_class_names(files: list[tuple[Path, pq.ParquetFile]]) -> list[str]:
         names = None
     max_label = raw.UNLABELED
     for path, file in files:
-        with raw.explain_damage(path, _HINT):
+        with raw.translate_parquet_errors(path, _HINT):
             labels = file.read(columns=["label"])["label"].to_pylist()
         max_label = max([max_label, *(label for label in labels if label is not None)])
         raw.check_label(max_label, path.name)

@@ -27,7 +27,8 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
 
     Args:
         download_dir: folder for the extracted files, if the copy is a tar.
-        local_copy: a folder, zip or tar with one folder per class, or with train and test folders of such.
+        local_copy: a folder, zip or tar with one folder per class, or with train and test folders that contain the
+            class folders.
 
     Raises:
         UserError: if there is no copy, or if the number of classes or images is wrong.
@@ -43,7 +44,7 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     if len(class_names) != CLASSES:
         raise UserError(
             f"{local_copy}: expected {CLASSES} classes, found {len(class_names)}: it needs one folder per class, or "
-            f"train and test folders of such; download it again from {URL}"
+            f"train and test folders that contain the class folders; download it again from {URL}"
         )
 
     def iter_images() -> Iterator[raw.EncodedImage]:

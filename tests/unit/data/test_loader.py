@@ -41,7 +41,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_loader(path: Path, *, resident: bool = True, on_device: bool = False) -> ViewLoader:
     data = beton.Beton(path, threads=2, max_resident_bytes=1 << 30 if resident else 0)
-    return ViewLoader(data, SHAPES, PAPER, views=3, batch_size=16, seed=5, device="cpu", augment_on_device=on_device)
+    return ViewLoader(
+        data, SHAPES, PAPER, num_views=3, batch_size=16, seed=5, device="cpu", augment_on_device=on_device
+    )
 
 
 def list_batches(loader: ViewLoader, epoch: int, first_step: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:

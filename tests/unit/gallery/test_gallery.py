@@ -33,13 +33,13 @@ from rr.gallery.search import find_nearest
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.hashing import file_sha256
 
-SIDE, MEAN, STD = 32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+IMAGE_SIZE, MEAN, STD = 32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 DATASET = DatasetConfig(
-    source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=SIDE, mean=MEAN, std=STD
+    source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=IMAGE_SIZE, mean=MEAN, std=STD
 )
 
 
-def make_image(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+def make_image(seed: int, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> Image.Image:
     """Return an image of 16 random colors, blended into each other."""
     patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
@@ -60,7 +60,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def vectors(table: Any) -> np.ndarray:
+def read_vectors(table: Any) -> np.ndarray:
     return np.array(table["vector"].to_pylist(), np.float32)
 
 
@@ -79,7 +79,7 @@ class FakeBeton:
 
 def expected_vectors(weights: Path, paths: list[Path]) -> np.ndarray:
     """Return the features as `rr evaluate` computes them."""
-    images = np.stack([raw.decode_image(path.read_bytes(), SIDE) for path in paths])
+    images = np.stack([raw.decode_image(path.read_bytes(), IMAGE_SIZE) for path in paths])
     return extract_features(load_backbone(weights), FakeBeton(images), DATASET, "cpu").numpy()  # type: ignore[arg-type]
 
 
@@ -97,7 +97,7 @@ def test_embed_writes_the_features_of_evaluate(folder: Path, rr: RunRr) -> None:
     assert str(table.schema.field("vector").type).startswith("fixed_size_list<")
     assert table["vector"].type.list_size == 64
     expected = expected_vectors(Path("w"), [Path("g", name) for name in names])
-    assert np.abs(vectors(table) - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(read_vectors(table) - expected).max() <= 1e-5 * np.abs(expected).max()
     assert table["size"].to_pylist() == [Path("g", name).stat().st_size for name in names]
     assert table["modified"].to_pylist() == [Path("g", name).stat().st_mtime_ns for name in names]
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
@@ -131,9 +131,9 @@ def test_images_of_every_mode(folder: Path, rr: RunRr) -> None:
     assert rr("embed", "m", "-o", "f.parquet", "--weights", "w").out.startswith("f.parquet: 8 images")
     table = pq.read_table("f.parquet")
     names = table["path"].to_pylist()
-    vector_by_name = dict(zip(names, vectors(table), strict=True))
+    vector_by_name = dict(zip(names, read_vectors(table), strict=True))
     expected = expected_vectors(Path("w"), [Path("m", name) for name in names])
-    assert np.abs(vectors(table) - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(read_vectors(table) - expected).max() <= 1e-5 * np.abs(expected).max()
     assert np.allclose(vector_by_name["rotated.png"], vector_by_name["turned.png"], atol=1e-6)
     assert len({vector.tobytes() for vector in vector_by_name.values()}) == 7  # the other images differ
 
@@ -147,7 +147,7 @@ def test_batch_size_does_not_change_the_vectors(folder: Path, rr: RunRr, monkeyp
     one, two = pq.read_table("one.parquet"), pq.read_table("two.parquet")
     assert pq.ParquetFile("two.parquet").num_row_groups == 2
     assert one["path"] == two["path"]
-    assert np.allclose(vectors(one), vectors(two), rtol=0, atol=1e-6 * np.abs(vectors(one)).max())
+    assert np.allclose(read_vectors(one), read_vectors(two), rtol=0, atol=1e-6 * np.abs(read_vectors(one)).max())
 
 
 def test_unreadable_image_raises_or_is_skipped(folder: Path, rr: RunRr) -> None:
@@ -259,7 +259,7 @@ def test_index_is_reused_and_updated(folder: Path, rr: RunRr) -> None:
     rr("embed", "g", "-o", "fresh.parquet", "--weights", "w")
     fresh, updated = pq.read_table("fresh.parquet"), pq.read_table(index_path)
     assert fresh.drop_columns("vector").equals(updated.drop_columns("vector"))
-    assert np.allclose(vectors(fresh), vectors(updated), rtol=0, atol=1e-5)
+    assert np.allclose(read_vectors(fresh), read_vectors(updated), rtol=0, atol=1e-5)
     assert len(list(Path(".rr/gallery").iterdir())) == 1
 
 
@@ -513,7 +513,7 @@ def test_weights_file_contains_the_preprocessing(folder: Path, rr: RunRr) -> Non
     assert Path("again").read_bytes() == Path("w").read_bytes()
     with safe_open("w", "np") as file:
         assert json.loads(file.metadata().pop("rr")) == {
-            "backbone": "conv4", "features": 64, "side": SIDE, "mean": [*MEAN], "std": [*STD],
+            "backbone": "conv4", "features": 64, "side": IMAGE_SIZE, "mean": [*MEAN], "std": [*STD],
         }  # fmt: skip
         assert list(file.metadata()) == ["rr"]
     assert torch.equal(load_backbone(Path("w")).blocks[0][0].weight, backbone.blocks[0][0].weight)
@@ -530,9 +530,9 @@ def test_dataset_option_overrides_the_metadata_of_the_weights(folder: Path, rr: 
     one, two = pq.read_table("w.parquet"), pq.read_table("bare.parquet")
     assert one.schema.metadata[b"side"] == b"16"
     assert one.schema.metadata[b"mean"] == b"[0.1, 0.2, 0.3]"
-    assert vectors(one).tolist() == vectors(two).tolist()
+    assert read_vectors(one).tolist() == read_vectors(two).tolist()
     rr("embed", "g", "-o", "own.parquet", "--weights", "w")
-    assert vectors(pq.read_table("own.parquet")).tolist() != vectors(one).tolist()
+    assert read_vectors(pq.read_table("own.parquet")).tolist() != read_vectors(one).tolist()
 
 
 def test_search_does_not_import_slow_libraries(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The same parameters and seed give the same bits: for any loader, after any stop; and the losses of before."""
+"""Tests that a seed determines all results: with any loader, after any interruption, and as in earlier versions."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,9 @@ from golden import small_config, train, write_images
 from rr.data import beton
 from rr.pretrain import loop
 
-# How far sums in another order may lead, by epoch of four steps: relative differences of the mean loss, which grow from
-# step to step. Measured between one and two threads, and between a processor's own kernels and those for the plainest
-# one (SSE 4.1), the largest of any method: 5e-6, 2e-4, 7e-4, 1e-3, 8e-3.
+# Relative tolerances of the mean loss of each epoch of four steps, because another order of summation changes the loss,
+# and the difference grows with every step. The largest differences between one and two threads, and between the kernels
+# for this processor and those for the oldest one (SSE 4.1), are 5e-6, 2e-4, 7e-4, 1e-3 and 8e-3 over all methods.
 TOLERANCES = (1e-4, 1e-3, 5e-3, 2e-2, 5e-2)
 
 
@@ -22,63 +22,62 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("determinism") / "few.beton", 60)
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("determinism") / "small.beton", 60)
 
 
-def files(outputs: golden.OutputPaths) -> tuple[bytes, bytes]:
+def read_outputs(outputs: golden.OutputPaths) -> tuple[bytes, bytes]:
     return outputs.weights.read_bytes(), outputs.history.read_bytes()
 
 
 @pytest.mark.parametrize("name", golden.TRAINABLE)
-def test_the_losses_of_twenty_steps_are_those_of_before(name: str, data: Path, tmp_path: Path) -> None:
-    """`python tests/golden.py` writes them anew, where a change is meant to change them."""
+def test_losses_of_twenty_steps_equal_the_golden_file(name: str, data: Path, tmp_path: Path) -> None:
+    """After a change that is supposed to change the losses, `python tests/golden.py` updates the file."""
     expected = json.loads(golden.GOLDEN_FILE.read_text())
     assert list(expected) == golden.TRAINABLE
-    found = golden.epoch_losses(name, data, tmp_path)
-    assert len(found) == len(TOLERANCES)
-    for loss, before, tolerance in zip(found, expected[name], TOLERANCES, strict=True):
-        assert loss == pytest.approx(before, rel=tolerance)
+    losses = golden.epoch_losses(name, data, tmp_path)
+    assert len(losses) == len(TOLERANCES)
+    for loss, golden_loss, tolerance in zip(losses, expected[name], TOLERANCES, strict=True):
+        assert loss == pytest.approx(golden_loss, rel=tolerance)
 
 
 @pytest.mark.parametrize("name", ["relational", "deepcluster", "supervised", "byol"])
-def test_a_run_that_stops_after_any_step_goes_on_to_the_same_bits(
-    name: str, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_continues_from_any_checkpoint_to_identical_results(
+    name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three epochs of three steps: inside each epoch, at each boundary, and after the last."""
-    settings = small_config(name, epochs=3, batch_size=20)
-    states: dict[tuple[int, int], bytes] = {}
+    """The checkpoints are those of three epochs of three steps: within and after each epoch."""
+    config = small_config(name, epochs=3, batch_size=20)
+    checkpoints: dict[tuple[int, int], bytes] = {}
     save = loop.save_checkpoint
 
-    def keep(resume: Path, fingerprint: str, run: loop.TrainState, *rest: object) -> None:
-        save(resume, fingerprint, run, *rest)
-        states[run.epoch, run.step] = resume.read_bytes()
+    def save_and_read(path: Path, fingerprint: str, state: loop.TrainState, *rest: object) -> None:
+        save(path, fingerprint, state, *rest)  # type: ignore[arg-type]
+        checkpoints[state.epoch, state.step] = path.read_bytes()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
-        patched.setattr(loop, "save_checkpoint", keep)
-        undisturbed = files(train(few, tmp_path / "whole", settings))
-    assert sorted(states) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0)]
-    for (epoch, step), state in states.items():
-        place = tmp_path / f"{epoch}-{step}"
-        place.mkdir()
-        (place / "resume.pt").write_bytes(state)
-        assert files(train(few, place, settings)) == undisturbed
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+        patch.setattr(loop, "save_checkpoint", save_and_read)
+        expected = read_outputs(train(small_data, tmp_path / "uninterrupted", config))
+    assert sorted(checkpoints) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0)]
+    for (epoch, step), checkpoint in checkpoints.items():
+        directory = tmp_path / f"{epoch}-{step}"
+        directory.mkdir()
+        (directory / "resume.pt").write_bytes(checkpoint)
+        assert read_outputs(train(small_data, directory, config)) == expected
 
 
 @pytest.mark.parametrize("name", ["relational", "deepcluster"])
-def test_any_loader_gives_the_same_bits(name: str, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A split that is decoded once and kept needs none while it trains; one, two and four for one that is streamed.
-
-    More workers than there are cores are as many as there are cores.
-    """
-    settings = small_config(name, epochs=2, batch_size=20)
-    resident = files(train(few, tmp_path / "0", settings))
+def test_results_do_not_depend_on_the_loader(
+    name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A split in memory needs no workers. A streamed split has one, two or four (at most one per core)."""
+    config = small_config(name, epochs=2, batch_size=20)
+    resident = read_outputs(train(small_data, tmp_path / "0", config))
     original = beton.Beton.__init__
 
-    def streamed(self: beton.Beton, path: Path, *, threads: int) -> None:
+    def init_streamed(self: beton.Beton, path: Path, *, threads: int) -> None:
         original(self, path, threads=threads, max_resident_bytes=0)
 
-    monkeypatch.setattr(beton.Beton, "__init__", streamed)
+    monkeypatch.setattr(beton.Beton, "__init__", init_streamed)
     for workers in (1, 2, 4):
-        assert files(train(few, tmp_path / str(workers), settings, workers=workers)) == resident
+        assert read_outputs(train(small_data, tmp_path / str(workers), config, workers=workers)) == resident
