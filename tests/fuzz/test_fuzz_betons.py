@@ -59,18 +59,20 @@ def corrupt(content: bytes, rng: random.Random) -> bytes:
 
 
 def read_file(path: Path, number: int) -> str:
-    """Return "read" if FFCV returns the bytes in the file, or "wrong", or the message of a UserError."""
+    """Return "read" if FFCV and a resident split return the bytes in the file, or "wrong", or the message of a UserError."""
     try:
         data = beton.Beton(path, threads=1, max_resident_bytes=0)
         order = np.random.default_rng(number).permutation(len(data))
         images = np.concatenate([batch.copy() for batch, _ in data.batches(order, 5)])
+        resident = beton.Beton(path, threads=1).images
     except UserError as error:
         return str(error)
     content = np.fromfile(path, np.uint8)
     samples_start = beton._HEADER.itemsize + 3 * beton._FIELD.itemsize
     pointers = np.frombuffer(content, beton._SAMPLE, len(data), offset=samples_start)["image"]["pointer"]
     image_bytes = data.image_size**2 * 3
-    is_same = all(np.array_equal(images[k].ravel(), content[pointers[i] :][:image_bytes]) for k, i in enumerate(order))
+    is_same = resident is not None and np.array_equal(resident[order], images)
+    is_same &= all(np.array_equal(images[k].ravel(), content[pointers[i] :][:image_bytes]) for k, i in enumerate(order))
     return "read" if is_same and images.shape[1] == data.image_size else "wrong"
 
 

@@ -157,8 +157,8 @@ def test_step_generators_differ_between_seeds_epochs_and_steps() -> None:
         tuple(torch.randint(1000, (8,), generator=_step_generator(*key)).tolist()) for key in np.ndindex(3, 3, 3)
     }
     assert len(samples) == 27
-    highest = (2**31 - 1, 10, 10)
-    assert torch.equal(*(torch.randint(1000, (8,), generator=_step_generator(*highest)) for _ in range(2)))
+    largest = (2**31 - 1, 10, 10)
+    assert torch.equal(*(torch.randint(1000, (8,), generator=_step_generator(*largest)) for _ in range(2)))
 
 
 def test_last_batch_of_one_raises_before_training(project_copy: Path, rr: RunRr) -> None:
@@ -215,7 +215,7 @@ def test_supervised_without_labels_raises(project: Path, rr: RunRr) -> None:
     assert rr("pretrain", *run_arguments, "relational").code == 0
     outcome = rr("evaluate", *run_arguments, "relational", "--target", "mine", "--protocol", "knn")
     assert outcome.code == 2
-    assert "labels are absent" in outcome.err
+    assert "has images without labels" in outcome.err
 
 
 @pytest.mark.parametrize(
