@@ -59,7 +59,7 @@ def corrupt(content: bytes, rng: random.Random) -> bytes:
 
 
 def read_file(path: Path, number: int) -> str:
-    """Return "read" if FFCV and a resident split return the bytes in the file, or "wrong", or the message of a UserError."""
+    """Return "read" if FFCV and a resident split give the bytes in the file, or "wrong", or a UserError's message."""
     try:
         data = beton.Beton(path, threads=1, max_resident_bytes=0)
         order = np.random.default_rng(number).permutation(len(data))

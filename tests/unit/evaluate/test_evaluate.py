@@ -160,9 +160,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("protocol", METRICS)
-def test_evaluate_is_reproducible_and_keeps_the_backbone(
-    pretrained: Path, rr: RunRr, protocol: str
-) -> None:
+def test_evaluate_is_reproducible_and_keeps_the_backbone(pretrained: Path, rr: RunRr, protocol: str) -> None:
     weights = pretrained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
     before = hashlib.sha256(weights.read_bytes()).digest()
     outcome = rr(*EVALUATE, protocol)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import RunRr
-from networks import random_images, random_backbone
+from networks import random_backbone, random_images
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
