@@ -18,11 +18,11 @@ $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
 test: setup lint
 	pytest -n 2 --dist loadfile --durations=25
 
-# The tests that take less than about two seconds each, for the inner loop.
+# Run only the tests that take less than about two seconds each, for frequent use during development.
 test-fast: setup
 	pytest -n 2 --dist loadfile -m "not slow and not engine and not cluster"
 
-# Tests on a local Slurm cluster (needs root and Debian; takes some minutes).
+# Run the tests on a local Slurm cluster. This needs root and Debian, and takes several minutes.
 test-cluster: setup
 	tests/cluster/slurm.sh install
 	pytest -m cluster tests/cluster
@@ -36,14 +36,14 @@ lint: setup
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
-# Write exact versions with hashes of the dependencies in pyproject.toml. Versions already in the file are kept if they
-# are still allowed.
+# Write the exact versions of the dependencies in pyproject.toml, with hashes. Versions that are already in the file are
+# kept if they are still allowed.
 LOCK = uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 lock: setup
 	$(LOCK) --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 	sed -i '1i # Exact versions for Python 3.11 to 3.13 with the hashes of their files; written by `make lock`.' requirements.lock
 
-# Check the locked versions for known vulnerabilities. Fails if the package index does not publish vulnerability data.
+# Check the locked versions for known vulnerabilities. This fails if the package index publishes no vulnerability data.
 audit: setup
 	uv tool run pip-audit --strict --disable-pip --no-deps --requirement requirements.lock
 

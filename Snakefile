@@ -32,25 +32,26 @@ container: "docker-daemon://relational-reasoning:latest"
 # --configfile names one or more suites. The stages then read a file in which the suites are merged into params.yaml.
 SUITES = config.pop("suites", {})
 try:
-    FILE = suites.merge_suites(SUITES, Path("params.yaml")) if SUITES else Path("params.yaml")
-    PARAMS = load_params(FILE)
+    PARAMS_FILE = suites.merge_suites(SUITES, Path("params.yaml")) if SUITES else Path("params.yaml")
+    PARAMS = load_params(PARAMS_FILE)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# Uses the YAML parser of Snakemake, which differs from ours: in YAML 1.1, 1e-5 is a string.
+# PyYAML is the parser of Snakemake. It differs from the parser of rr: it follows YAML 1.1, in which 1e-5 is a string.
 if config != yaml.safe_load(Path("params.yaml").read_text()):
     raise WorkflowError(
-        "set parameters in params.yaml: --config and --configfile accept only the suites of workflow/suites"
+        "--config and --configfile accept only suites, such as workflow/suites/cifar.yaml: set all other parameters in "
+        "params.yaml"
     )
 
 if SUITES:
-    shell.prefix(f"export RR_PARAMS={shlex.quote(str(FILE))}; ")
+    shell.prefix(f"export RR_PARAMS={shlex.quote(str(PARAMS_FILE))}; ")
 
 
 # `gpu` is the number of GPUs that a job requests from a cluster. `gpu_jobs` limits the number of jobs that use the GPUs of
-# this machine at the same time. The default profile allows one; use, for example, --resources gpu_jobs=4 to allow more.
-# A single resource would not be enough, because Snakemake would also reduce the requests of cluster jobs to its limit.
-# Without a GPU both are 0. RR_DEVICE takes precedence over the GPUs of this machine, because a cluster may have others.
+# this machine at the same time. The default profile allows one such job; --resources gpu_jobs=4, for example, allows four.
+# One resource would not be enough for both, because Snakemake would also reduce the requests of cluster jobs to its limit.
+# Without a GPU, both are 0. RR_DEVICE takes precedence over the GPUs of this machine, because a cluster may have others.
 DEVICE = os.environ.get("RR_DEVICE", "auto")
 GPU = int(DEVICE.startswith("cuda") or (DEVICE == "auto" and bool(shutil.which("nvidia-smi"))))
 
@@ -59,9 +60,9 @@ resource_scopes:
     gpu_jobs="local",
 
 
-# Before a time limit Slurm sends SIGUSR1 to every process of a job. `rr` then saves a checkpoint and exits. The Snakemake
-# process of the job must ignore the signal, because it would otherwise terminate and kill `rr`. Child processes inherit
-# this setting, but `rr` resets it.
+# Before a time limit, Slurm sends SIGUSR1 to every process of a job. `rr` then saves a checkpoint and exits. The Snakemake
+# process of the job must ignore the signal. Otherwise it would terminate and kill `rr`. Child processes inherit this
+# setting, but `rr` handles the signal again.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 

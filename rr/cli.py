@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 suite = typer.Typer(
-    help="List, show or use a suite: a set of runs defined in workflow/suites.",
+    help="List, show or use a suite, which is a set of runs defined in workflow/suites.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -28,7 +28,8 @@ app.add_typer(suite, name="suite")
 
 ParamsOption = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", envvar="RR_DEVICE", help="Device: auto, cpu, cuda or cuda:<number>.")
+    str,
+    typer.Option("--device", envvar="RR_DEVICE", help="Device: auto (GPU if available), cpu, cuda or cuda:<number>."),
 ]
 DatasetOption = Annotated[str, typer.Option("--dataset", help="Dataset, by its name under `datasets:` in params.yaml.")]
 BackboneOption = Annotated[str, typer.Option("--backbone", help="Backbone architecture, such as conv4 or resnet32.")]
@@ -44,10 +45,10 @@ ProtocolOption = Annotated[
     str, typer.Option("--protocol", help="Protocol, by its name under `protocols:` in params.yaml.")
 ]
 LocalCopyOption = Annotated[
-    Path | None, typer.Option("--from", help="Local copy to read instead of downloading the dataset.")
+    Path | None, typer.Option("--from", help="Local copy of the dataset to read instead of downloading it.")
 ]
 EngineArgument = Annotated[
-    Literal["dvc", "snakemake"], typer.Argument(metavar="ENGINE", help="Engine that made the outputs.")
+    Literal["dvc", "snakemake"], typer.Argument(metavar="ENGINE", help="Engine of the outputs: dvc or snakemake.")
 ]
 FormatOption = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
@@ -58,7 +59,7 @@ FormatOption = Annotated[
     ),
 ]
 SuiteArgument = Annotated[
-    str, typer.Argument(metavar="SUITE", help="Name of a file in workflow/suites, without .yaml.")
+    str, typer.Argument(metavar="SUITE", help="Name of the suite: a file in workflow/suites, without .yaml.")
 ]
 WeightsOption = Annotated[
     Path, typer.Option("--weights", help="backbone.safetensors of a run, or a file written by rr import.")
@@ -72,7 +73,7 @@ PreprocessingOption = Annotated[
 ]
 OnUnreadableOption = Annotated[
     Literal["raise", "skip"],
-    typer.Option("--on-unreadable", help="What to do with an image that cannot be read: raise an error, or skip it."),
+    typer.Option("--on-unreadable", help="What to do if an image cannot be read: raise an error, or skip the image."),
 ]
 
 
@@ -101,7 +102,7 @@ def fetch(dataset: DatasetOption, local: LocalCopyOption = None, params: ParamsO
 
 @app.command()
 def convert(dataset: DatasetOption, params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Convert a dataset to FFCV files (betons), one per split, and write its index, into data/beton."""
+    """Convert a dataset to FFCV files (betons), one per split, and write them and an index into data/beton."""
     from rr import stages
 
     print(stages.run_convert(dataset, params))
@@ -118,7 +119,7 @@ def pretrain(
 ) -> None:
     """Pretrain a backbone. After an interruption, run the same command again to continue.
 
-    To use several processes: torchrun --nproc-per-node N -m rr pretrain …
+    To use N processes: torchrun --nproc-per-node N -m rr pretrain …
     """
     from rr import stages
 
@@ -179,21 +180,21 @@ def suite_use(name: SuiteArgument, params: ParamsOption = paths.PARAMS_FILE) -> 
 def plan(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SUITE", help="Suites to plan; without any, the grid of params.yaml."),
+        typer.Argument(metavar="SUITE", help="Suites to plan. By default, the grid of params.yaml."),
     ] = None,
     speed: Annotated[
         float | None,
         typer.Option(
-            "--views-per-second", help="Throughput to assume for every run (1 to 1e12), instead of measuring."
+            "--views-per-second", help="Throughput to assume for every run (1 to 1e12), instead of measuring it."
         ),
     ] = None,
     gpus: Annotated[
-        int, typer.Option("--gpus", min=1, max=10**6, help="Number of GPUs, each of which trains one run at a time.")
+        int, typer.Option("--gpus", min=1, max=10**6, help="Number of GPUs to assume. Each trains one run at a time.")
     ] = 1,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Estimate the runs, views and time that a grid needs on this machine."""
+    """Count the runs and views of a grid, and estimate how long it takes on this machine."""
     from rr import stages
 
     # Typer's min and max would accept nan.
@@ -204,7 +205,7 @@ def plan(
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
-    """Show the runs of this folder that are active, failed or interrupted, and their progress."""
+    """Show the unfinished runs of this folder and their progress: running, stopped, interrupted or failed."""
     from rr.runtime.status import render_status
 
     print(render_status(as_json))
@@ -212,7 +213,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
 
 @app.command()
 def verify(params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Compare every artifact of the grid with its record: outputs, inputs, code and parameters."""
+    """Compare the outputs, inputs, code and parameters of every run in the grid with its record."""
     from rr import stages
 
     print(stages.run_verify(params))
@@ -220,7 +221,7 @@ def verify(params: ParamsOption = paths.PARAMS_FILE) -> None:
 
 @app.command()
 def sync(engine: EngineArgument, params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Register the outputs of ENGINE with the other engine, so that it does not rerun the stages."""
+    """Register the outputs of ENGINE with the other engine, so that the other one does not rerun the stages."""
     from rr import stages
 
     print(stages.run_sync(engine, params))
@@ -236,7 +237,7 @@ def import_(
     ],
     backbone: BackboneOption,
     output: Annotated[
-        Path | None, typer.Option("--output", help="File to write; by default in the folder of FILE.")
+        Path | None, typer.Option("--output", help="File to write. By default, a new file in the folder of FILE.")
     ] = None,
 ) -> None:
     """Convert a checkpoint to a backbone file that a method with `kind: imported` can use."""
@@ -286,10 +287,10 @@ def retrieve(
         Path, typer.Option("--gallery", metavar="DIR", help="Folder of images to search, including its subfolders.")
     ],
     weights: WeightsOption,
-    top: Annotated[int, typer.Option("--top", min=1, help="Number of results per query.")] = 10,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of results for each query.")] = 10,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page to write.")] = None,
     index: Annotated[
-        Path | None, typer.Option("--index", help="File that caches the features; by default in .rr/gallery.")
+        Path | None, typer.Option("--index", help="File that caches the features. By default, a file in .rr/gallery.")
     ] = None,
     dataset: PreprocessingOption = None,
     on_unreadable: OnUnreadableOption = "raise",
@@ -299,9 +300,10 @@ def retrieve(
     """Find the images of a folder that are most similar to each query IMAGE, by cosine similarity of their features."""
     from rr.gallery.retrieve import retrieve as run_retrieve
 
+    config = _lookup_dataset(dataset, params)
     print(
         run_retrieve(
-            images, gallery, weights, top=top, page=output, index_path=index, dataset=_lookup_dataset(dataset, params),
+            images, gallery, weights, top=top, page_path=output, index_path=index, dataset=config,
             on_unreadable=on_unreadable, device=device,
         )
     )  # fmt: skip
@@ -319,21 +321,27 @@ def doctor() -> None:
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PART", help="Parts to time: views, head, backbone, loader, …; by default all."),
+        typer.Argument(
+            metavar="PART",
+            help="Parts to time. By default, all: views, head, backbone, loader, training, evaluation, "
+            "startup, machine, gpu.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Number of timed repetitions of each case.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Number of timed repeats of each case.")] = 20,
     threads: Annotated[
-        str, typer.Option("--threads", help="Numbers of threads, such as 1,2; by default those of each part.")
+        str, typer.Option("--threads", help="Numbers of threads, such as 1,2. By default, each part chooses them.")
     ] = "",
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", envvar="RR_BENCH_DATA", help="Folder in data/beton to read; by default generated images."
+            "--data",
+            envvar="RR_BENCH_DATA",
+            help="Converted dataset to time with, as a path such as data/beton/cifar10. By default, generated images.",
         ),
     ] = None,
 ) -> None:
-    """Time this project against the paper's way of doing the same, alternating the two, and print the ratios."""
+    """Time this project and a reference implementation of the paper in alternation, and print their ratios."""
     from rr import bench as benchmark
 
     counts = threads.split(",") if threads else []
@@ -349,9 +357,11 @@ def bench(
 def main() -> None:
     """Run the command line and exit.
 
-    A mistake of the user ends with a one-line message and exit code 2, a bug with its traceback and exit code 1.
+    After a mistake of the user, only a message is printed, and the exit code is 2. After a bug, the traceback is
+    printed, and the exit code is 1.
     """
-    # The OpenMP library reads this when it is loaded. Its threads would otherwise busy-wait and slow down numba's.
+    # The OpenMP library reads this when it is loaded. Otherwise its threads would busy-wait and slow down those of
+    # numba.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signals.install_handlers()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -371,7 +381,7 @@ def main() -> None:
         # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text identifies it.
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
             _exit_with_message(
-                "out of memory: lower batch_size or views of the method in params.yaml, or use a larger machine"
+                "out of memory: lower batch_size or views in params.yaml, or use a machine or GPU with more memory"
             )
         raise
     except SystemExit as error:
@@ -382,9 +392,9 @@ def main() -> None:
 
 
 def _lookup_dataset(name: str | None, params: Path) -> "DatasetConfig | None":
-    """Return the section of params.yaml that describes the dataset `name`, or None without a name."""
+    """Return the section of params.yaml for the dataset `name`, or None if `name` is None."""
     if name is None:
-        return None  # without importing rr.params, so that a search answers quickly
+        return None  # without importing rr.params, so that rr retrieve starts quickly
     from rr import stages
 
     return stages.lookup_dataset(name, params)

@@ -6,10 +6,10 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake in the input or a problem of the machine that the user can fix.
+    """A mistake in the input, or a problem with the machine, that the user can fix.
 
-    The message states what is wrong, where, and what to do. The command line prints only this message, and exits with
-    code 2. Any other exception is a bug and is printed with its traceback.
+    The message states what is wrong, where, and what to do. The command line prints only this message and exits with
+    code 2. Any other exception is a bug, and is printed with its traceback.
     """
 
 
@@ -17,31 +17,40 @@ class ReportedByAnotherRank(Exception):
     """Ends a process after another process of the same run has printed the error. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"another process of this run reports why it ends with exit code {code}")
+        super().__init__(f"another process of this run has printed the error (exit code {code})")
         self.code = code
 
 
 def suggest(word: str, valid_words: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown word: the most similar valid word, or a list of all."""
+    """Return the end of an error message about an unknown word: the most similar valid word, or else all of them."""
     words = sorted(valid_words)
     matches = get_close_matches(word, words, n=1)
-    return f"did you mean '{matches[0]}'?" if matches else f"known: {', '.join(words) or 'none'}"
+    return f"did you mean '{matches[0]}'?" if matches else f"known: {', '.join(words)}" if words else "none is defined"
 
 
 def explain_os_error(error: OSError) -> UserError | None:
     """Return a UserError for an operating system error that the user can fix, or None for any other error."""
     where = f" at {error.filename}" if error.filename else ""
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
+        case errno.ENOSPC:
             return UserError(f"no space left on the disk{where}: free some space, then run the same command again")
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return UserError(f"permission denied{where}: check the permissions of this path")
+        case errno.EDQUOT:
+            return UserError(f"disk quota exceeded{where}: delete some files, then run the same command again")
+        case errno.EACCES | errno.EPERM:
+            return UserError(f"permission denied{where}: check the permissions of the file and of its folder")
+        case errno.EROFS:
+            return UserError(f"the file system is read-only{where}: mount it as writable, or use another folder")
         case errno.EFBIG:
-            return UserError(f"file too large for this disk or account{where}: write to another disk")
+            return UserError(
+                f"file too large{where}: the file exceeds the largest size that the file system or your account "
+                "(`ulimit -f`) allows; raise the limit or use another file system"
+            )
         case errno.ENAMETOOLONG | errno.ELOOP | errno.ENOTDIR | errno.EISDIR:
-            return UserError(f"invalid path{where} ({error.strerror}): correct the path")
+            return UserError(
+                f"invalid path{where} ({error.strerror}): correct the path, or rename the file or folder in its way"
+            )
         case errno.EEXIST:
-            return UserError(f"a file or folder of this name already exists{where}: move it")
+            return UserError(f"a file or folder already exists{where}: rename or delete it")
         case errno.EIO:
-            return UserError(f"input/output error of the disk{where}: check the disk, or use another one")
+            return UserError(f"input/output error{where}: the disk or its connection may be failing; check it")
     return None

@@ -1,4 +1,4 @@
-"""Paths of all artifacts, relative to the root folder of the project. No other module builds such paths."""
+"""Define the paths of all artifacts, relative to the root folder of the project. No other module builds such paths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ STATUS_DIR = Path(".rr/status")
 
 @dataclass(frozen=True)
 class DatasetPaths:
-    """The files of a dataset: original images and betons."""
+    """Paths of the files of a dataset: original images and betons."""
 
     name: str
 
@@ -25,7 +25,7 @@ class DatasetPaths:
 
     @property
     def images(self) -> Path:
-        """All images in their original encoding, with labels and splits (see `rr.data.raw`)."""
+        """File with all images in their original encoding, labels and splits (see `rr.data.raw`)."""
         return self.raw_dir / "images.parquet"
 
     @property
@@ -45,13 +45,13 @@ class DatasetPaths:
 
     @property
     def index(self) -> Path:
-        """Names, labels and splits of the images in the betons, and the class names."""
+        """Table with the split, label and SHA-256 of each image in the betons, and with the class names."""
         return self.beton_dir / "index.parquet"
 
 
 @dataclass(frozen=True)
 class PretrainPaths:
-    """The files of a pretraining run, which is given by dataset, backbone, method and seed."""
+    """Paths of the files of a pretraining run, which is identified by dataset, backbone, method and seed."""
 
     dataset: str
     backbone: str
@@ -74,7 +74,7 @@ class PretrainPaths:
 
     @property
     def history(self) -> Path:
-        """Training history with a row per epoch. All histories share one folder, because `dvc plots` needs one."""
+        """Training history with one row per epoch. All histories are in one folder, because `dvc plots` requires it."""
         return HISTORY_DIR / self._run_path.with_name(f"{self.seed}.csv")
 
     @property
@@ -84,13 +84,13 @@ class PretrainPaths:
 
     @property
     def checkpoint(self) -> Path:
-        """Training state. Not an output of the stage, because both engines delete the outputs of a failed stage."""
+        """Training state. It is not a stage output, because both engines delete the outputs of a failed stage."""
         return "runs/resume" / self._run_path / "resume.pt"
 
 
 @dataclass(frozen=True)
 class EvaluationPaths:
-    """The files of an evaluation, which is given by a pretraining run, a target dataset and a protocol."""
+    """Paths of the files of an evaluation, which is identified by a pretraining run, a target and a protocol."""
 
     pretraining: PretrainPaths
     target: str
@@ -108,7 +108,7 @@ class EvaluationPaths:
 
     @property
     def predictions(self) -> Path:
-        """Results for each test image, or for each image of a sample if the protocol is `embedding`."""
+        """Results for each test image, or for each image of a sample of them if the protocol is `embedding`."""
         return self.folder / "predictions.parquet"
 
     @property
@@ -118,12 +118,12 @@ class EvaluationPaths:
 
     @property
     def examples(self) -> Path:
-        """Image of the worst mistakes, of queries with their nearest neighbors, or of the t-SNE map."""
+        """Image that shows the worst mistakes, queries with their nearest neighbors, or the t-SNE map."""
         return self.folder / "examples.png"
 
 
 def previous_checkpoint(checkpoint: Path) -> Path:
-    """Return the path of the checkpoint before `checkpoint`, which is used if the newest is damaged."""
+    """Return the path of the previous checkpoint, which is used if the newest one, `checkpoint`, is damaged."""
     return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
 
 
@@ -140,20 +140,20 @@ def record_folder(path: Path) -> Path:
 
 
 def gallery_index(key: str) -> Path:
-    """Return the path where `rr retrieve` caches the features of a gallery; `key` identifies images and backbone."""
+    """Return the path of the file in which `rr retrieve` caches features; `key` identifies images and backbone."""
     return Path(".rr/gallery", f"{key}.parquet")
 
 
-def suite_params(names: str) -> Path:
-    """Return the path of the parameter file that the Snakefile writes for the suites `names`."""
+def suite_params_file(names: str) -> Path:
+    """Return the path of the parameter file that the Snakefile writes for the suites `names` (joined with +)."""
     return Path(".rr/suites", f"{names}.yaml")
 
 
 def lock_file(folder: Path) -> Path:
-    """Return the path of the lock that a process holds while it writes the outputs in `folder`."""
+    """Return the path of the file that a process locks while it writes the outputs in `folder`."""
     return ".rr/lock" / folder / "lock"
 
 
 def status_file(stage: str, names: Sequence[str]) -> Path:
-    """Return the path of the status of a stage run; `names` are the parts of its folder (none for the report)."""
+    """Return the path of the status file of a stage run. `names` identifies the run; it is empty for the report."""
     return STATUS_DIR.joinpath(stage, *names[:-1], f"{names[-1] if names else stage}.json")

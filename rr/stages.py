@@ -1,4 +1,4 @@
-"""Run the commands of `rr`: look up the parameters, check the inputs, do the work, and write the record.
+"""Run the commands of `rr`: look up the parameters, check the inputs, do the work and write the record.
 
 Only this module and the Snakefile read `params.yaml`. The functions that do the work take values and paths. They are
 imported inside the functions here, because torch and FFCV take seconds to load.
@@ -14,27 +14,27 @@ from rr import paths
 from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError, suggest
 from rr.params import BackboneName, DatasetConfig, Params, load_params
-from rr.runtime.gpu_lock import assigned_device
+from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import local_copy
 from rr.runtime.machine import package_versions
 from rr.workflow import grid
 from rr.workflow.records import record_run
 from rr.workflow.sync import sync_engines
-from rr.workflow.verify import grid_changed_files, grid_mismatches
+from rr.workflow.verify import describe_grid_changed_files, describe_grid_mismatches
 
 
 def run_fetch(dataset: str, local: Path | None, params_file: Path) -> str:
-    """Fetch the images of a dataset into `data/raw`; `local` is a copy to read instead of downloading."""
+    """Fetch the images of a dataset into `data/raw`; `local` is a local copy to read instead of downloading."""
     require_single_process("fetch")
     params = load_params(params_file)
     config = _lookup(params, "datasets", dataset)
     files = paths.DatasetPaths(dataset)
-    with record_run(grid.fetch_run(params, dataset)) as recorder:
+    with record_run(grid.make_fetch_run(params, dataset)) as recorder:
         from rr.fetch import fetch
 
         facts = recorder.facts = fetch(config.source, files.images, files.download_dir, local)
-    skipped = f", {facts['skipped']} skipped" if facts["skipped"] else ""
+    skipped = f", {facts['skipped']:,} unreadable skipped" if facts["skipped"] else ""
     return f"{files.images}: {_format_counts(facts)}, {facts['classes']} classes{skipped}"
 
 
@@ -44,7 +44,7 @@ def run_convert(dataset: str, params_file: Path) -> str:
     params = load_params(params_file)
     config = _lookup(params, "datasets", dataset)
     files = paths.DatasetPaths(dataset)
-    with record_run(grid.convert_run(params, dataset)) as recorder:
+    with record_run(grid.make_convert_run(params, dataset)) as recorder:
         from rr.convert import convert
 
         recorder.facts = convert(files.images, config.image_size, files.betons, files.index)
@@ -60,8 +60,9 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
         params = load_params(params_file)
         method_config, dataset_config = _lookup(params, "methods", method), _lookup(params, "datasets", dataset)
         run, files = _pretrain_paths(dataset, backbone, method, seed), paths.DatasetPaths(dataset)
-        device = group.local_device(assigned_device(device))
-        with record_run(grid.pretrain_run(params, run), is_main=group.is_main) as recorder, translate_comm_errors():
+        device = group.local_device(acquire_device(device))
+        stage_run = grid.make_pretrain_run(params, run)
+        with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute import device as devices
             from rr.data.index import read_class_names
             from rr.pretrain import Job, pretrain
@@ -105,11 +106,12 @@ def run_evaluate(
     """Evaluate a pretrained backbone on the dataset `target` with a protocol."""
     require_single_process("evaluate")
     params = load_params(params_file)
-    protocol_config, dataset_config = _lookup(params, "protocols", protocol), _lookup(params, "datasets", target)
+    protocol_config = _lookup(params, "protocols", protocol)
+    dataset_config = _lookup(params, "datasets", target, "--target")
     run = paths.EvaluationPaths(_pretrain_paths(dataset, backbone, method, seed), target, protocol)
     files = paths.DatasetPaths(target)
-    device = assigned_device(device)
-    with record_run(grid.evaluate_run(params, run)) as recorder:
+    device = acquire_device(device)
+    with record_run(grid.make_evaluate_run(params, run)) as recorder:
         from rr.compute import device as devices
         from rr.data.index import read_class_names
         from rr.evaluate.stage import Target, evaluate
@@ -124,13 +126,18 @@ def run_evaluate(
 
 
 def run_report(params_file: Path) -> str:
-    """Write the report, unless a file on which it depends has changed since it was recorded."""
+    """Write the report.
+
+    Raises:
+        UserError: if a file on which the report depends has changed since its run.
+    """
     require_single_process("report")
     params = load_params(params_file)
-    messages = grid_changed_files(params)
+    messages = describe_grid_changed_files(params)
     if messages:
-        raise UserError("\n".join([*messages, "no report was written: update these files with dvc repro or snakemake"]))
-    with record_run(grid.report_run(params)):
+        messages.append("no report was written: update these files with `dvc repro` or `snakemake --cores 8`")
+        raise UserError("\n".join(messages))
+    with record_run(grid.make_report_run(params)):
         from rr.report.stage import write_report
 
         write_report(params)
@@ -138,14 +145,14 @@ def run_report(params_file: Path) -> str:
 
 
 def run_plan(suite_names: list[str], views_per_second: float | None, gpus: int, device: str, params_file: Path) -> str:
-    """Estimate the runs, views and time that a grid needs.
+    """Count the runs and views of a grid, and estimate the time that it takes.
 
     Args:
-        suite_names: Suites to plan; if empty, the grid of `params_file`.
-        views_per_second: Throughput to assume for every run. If None, it is measured on this machine.
-        gpus: Number of GPUs, with one run at a time on each.
-        device: Device for the measurement.
-        params_file: File of parameters.
+        suite_names: suites to plan; if empty, the grid of `params_file`.
+        views_per_second: throughput to assume for every run. If None, it is measured on this machine.
+        gpus: number of GPUs; each trains one run at a time.
+        device: device for the measurement.
+        params_file: parameter file.
     """
     from rr.workflow import suites
     from rr.workflow.plan import format_plan, make_throughput_function
@@ -153,7 +160,7 @@ def run_plan(suite_names: list[str], views_per_second: float | None, gpus: int, 
     if suite_names:
         params_file = suites.merge_suites({name: suites.load_suite(name) for name in suite_names}, params_file)
     throughput = (
-        make_throughput_function(assigned_device(device)) if views_per_second is None else lambda *_: views_per_second
+        make_throughput_function(acquire_device(device)) if views_per_second is None else lambda *_: views_per_second
     )
     return format_plan(load_params(params_file), throughput, gpus)
 
@@ -162,11 +169,11 @@ def run_verify(params_file: Path) -> str:
     """Compare every artifact of the grid with its record.
 
     Raises:
-        UserError: if any does not match; the message lists all mismatches.
+        UserError: if any artifact does not match. The message lists all mismatches.
     """
-    messages = grid_mismatches(load_params(params_file))
+    messages = describe_grid_mismatches(load_params(params_file))
     if messages:
-        messages.append(f"{len(messages)} mismatches: update these files with dvc repro or snakemake")
+        messages.append(f"mismatches: {len(messages)}; update these files with `dvc repro` or `snakemake --cores 8`")
         raise UserError("\n".join(messages))
     return "verify: every artifact matches its record"
 
@@ -178,7 +185,7 @@ def run_sync(engine: str, params_file: Path) -> str:
 
 
 def lookup_dataset(name: str, params_file: Path) -> DatasetConfig:
-    """Return the section of a dataset in the file of parameters.
+    """Return the section of a dataset in the parameter file.
 
     Raises:
         UserError: if `name` is unknown.
@@ -186,16 +193,16 @@ def lookup_dataset(name: str, params_file: Path) -> DatasetConfig:
     return _lookup(load_params(params_file), "datasets", name)
 
 
-def _lookup(params: Params, section: str, name: str) -> Any:
+def _lookup(params: Params, section: str, name: str, option: str | None = None) -> Any:
     configs = getattr(params, section)
     if name not in configs:
-        raise UserError(f"--{section[:-1]} {name}: not in params.yaml; {suggest(name, configs)}")
+        raise UserError(f"{option or f'--{section[:-1]}'} {name}: not in params.yaml; {suggest(name, configs)}")
     return configs[name]
 
 
 def _pretrain_paths(dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:
     if backbone not in get_args(BackboneName):
-        raise UserError(f"--backbone {backbone}: unknown; {suggest(backbone, get_args(BackboneName))}")
+        raise UserError(f"--backbone {backbone}: unknown backbone; {suggest(backbone, get_args(BackboneName))}")
     return paths.PretrainPaths(dataset, backbone, method, seed)
 
 

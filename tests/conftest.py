@@ -50,7 +50,7 @@ def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ru
 
 @pytest.fixture(scope="session")
 def converted_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small project in which `shapes` is fetched and converted. Tests must copy it before they change it."""
+    """Return a small project in which `shapes` has been fetched and converted. Tests must copy it before a change."""
     folder = tmp_path_factory.mktemp("converted")
     write_params(folder)
     for stage in ("fetch", "convert"):
@@ -60,7 +60,7 @@ def converted_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def full_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Return the page with every section and its Markdown version. Check that a second report has the same bytes."""
+    """Return the page with every section, and its Markdown version. Check that a second report has the same bytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("full_report"))
         params = write_full_grid()

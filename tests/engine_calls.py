@@ -1,4 +1,4 @@
-"""Run the commands of the engines as a user does."""
+"""Run commands of the engines as a user does, in child processes."""
 
 import os
 import subprocess

@@ -15,7 +15,7 @@ import numpy as np
 from rr import paths
 from rr.compute.device import configure_backends
 from rr.data import beton
-from rr.data.shapes import generate
+from rr.data.shapes import generate_shapes
 from rr.params import DynamicsConfig, MethodConfig, Params, load_params
 from rr.params.methods import TrainableConfig
 from rr.pretrain import Job, pretrain
@@ -61,7 +61,7 @@ def small_config(name: str, **changes: object) -> MethodConfig:
 
 def write_images(target: Path, count: int = NUM_IMAGES) -> Path:
     """Write a beton with images of the built-in dataset, and return its path."""
-    images, labels = generate(count, 0, "train")
+    images, labels = generate_shapes(count, 0, "train")
     beton.write(target, images, labels, np.arange(count))
     return target
 

@@ -1,4 +1,4 @@
-"""Shared helpers: a small project to run commands in, and an environment without network and settings of the user."""
+"""Shared helpers: a small project for commands, and an environment without network and without the user's settings."""
 
 import json
 import os
@@ -91,7 +91,7 @@ RunRr = Callable[..., Outcome]
 
 
 def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> None:
-    """Write params.yaml into `folder`, with a copy of SMALL_PARAMS that `change` may modify."""
+    """Write params.yaml into `folder`. It contains a copy of SMALL_PARAMS, which `change` may modify in place."""
     # JSON makes separate copies of objects that SMALL_PARAMS uses twice. YAML would write them as aliases.
     params = json.loads(json.dumps(SMALL_PARAMS))
     if change:
@@ -101,7 +101,7 @@ def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> 
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy the files of this project, as git would clone them, to `folder`; write the small params.yaml, and commit."""
+    """Copy the files of this project to `folder` as git would clone them, write the small params.yaml, and commit."""
     git = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -122,7 +122,7 @@ def copy_project(folder: Path) -> Path:
 
 
 def add_dataset(project: Path, source: dict, image_size: int = 16) -> None:
-    """Write params.yaml with an additional dataset `mine` that has this source."""
+    """Write params.yaml with an additional dataset `mine` that has the source `source`."""
 
     def change(params: dict) -> None:
         if source["kind"] in ("imagefolder", "parquet"):

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Install FFCV's system libraries, and the locked Python packages into a virtual environment. `make` runs this.
+# Install the system libraries of FFCV, and install the locked Python packages into a virtual environment. `make setup`
+# runs this script.
 set -euo pipefail
 
 if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-    echo "setup: $PYTHON is not Python 3.11 to 3.13: install one, then run, for example, 'make PYTHON=python3.12'" >&2
+    echo "setup: $PYTHON is not Python 3.11 to 3.13. Install one of them and run, for example, 'make PYTHON=python3.12'" >&2
     exit 2
 fi
 
@@ -18,12 +19,12 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo "setup: installing ${missing[*]} (needed to build FFCV)"
     if ! { command -v apt-get >/dev/null && "${as_root[@]}" apt-get update -qq &&
         DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null; }; then
-        echo "setup: installation failed. Run 'sudo apt-get install ${missing[*]}', then run make again" >&2
+        echo "setup: cannot install ${missing[*]} (names of Debian packages). Install them, then run make again" >&2
         exit 2
     fi
 fi
 
-echo "setup: installing Python packages into $VENV (takes some minutes and 6 GB, mostly for torch)"
+echo "setup: installing Python packages into $VENV (takes a few minutes and 6 GB, mostly for torch)"
 "$PYTHON" -m venv "$VENV"
 "$VENV/bin/pip" install --quiet --disable-pip-version-check -r requirements.lock
 "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps -e .

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rr.backbones.base import Backbone
 
 CHANNELS = (3, 8, 16, 32, 64)
-NUM_FUSED_CONVS = 2  # first blocks whose convolution is fused; with more channels, torch's convolutions are faster
+NUM_FUSED_CONVS = 2  # the first blocks, whose convolutions are fused; with more channels, torch's are faster
 
 
 class Conv4(Backbone):
@@ -43,7 +43,7 @@ class Conv4(Backbone):
     def forward(self, images_B3SS: Tensor) -> Tensor:
         """Map (B, 3, S, S) with S ≥ 8 to (B, 64).
 
-        Training in float32 on a CPU uses fused layers. They have only first derivatives, and do not call the hooks of
+        Training in float32 on a CPU uses fused layers. They have only first derivatives and do not call the hooks of
         the individual layers.
         """
         images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
@@ -52,13 +52,13 @@ class Conv4(Backbone):
         return self.forward_unfused(images_B3SS)
 
     def forward_unfused(self, images_B3SS: Tensor) -> Tensor:
-        """Call the layers one after the other, for any device and type; the reference for tests of the fused layers."""
+        """Call the layers one by one, on any device and for any dtype. Tests compare the fused layers with this."""
         return self.blocks(images_B3SS).flatten(1)
 
     def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Return the representation (B, 64) and the feature maps (B, 8, S, S) of the first block before its pooling.
 
-        Uses the unfused layers, because the fused ones do not store these feature maps.
+        This uses the unfused layers, because the fused ones do not store these feature maps.
         """
         images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
         first_block = cast(nn.Sequential, self.blocks[0])
@@ -79,7 +79,7 @@ class Conv4(Backbone):
         return x.flatten(1)
 
     def _can_fuse(self, images_B3SS: Tensor) -> bool:
-        """Return whether the fused layers apply. Batches of an invalid shape are left to the unfused layers' errors."""
+        """Return whether the fused layers can be used. For invalid shapes, the unfused layers raise the error."""
         if images_B3SS.device.type != "cpu":
             return False
         from rr.backbones import fused  # imports numba, which only training on a CPU needs

@@ -1,10 +1,11 @@
 """Fused layers of Conv-4 for training on a CPU in float32.
 
-Calling the layers one by one passes about fifteen times over each activation. The fused forward pass needs two passes:
-one for the batch statistics, and one to normalize and pool. The backward pass also needs two. Of a block, only the
-result of the convolution is stored. ``nn.BatchNorm2d`` still owns the parameters and the running statistics.
+Calling the layers one by one reads or writes each activation about fifteen times. The fused forward pass needs two
+passes over it: one for the batch statistics, and one to normalize and pool. The backward pass also needs two. For each
+block, only the convolution output is stored. The modules of class `nn.BatchNorm2d` still hold the parameters and the
+running statistics.
 
-The results are the same bits for any number of threads, except for those of torch's convolutions.
+The results are bit-identical for any number of threads, except for those of torch's convolutions.
 """
 
 import functools
@@ -21,10 +22,10 @@ from rr.compute.batch_norm import update_running_stats
 from rr.compute.buffers import BufferPool
 from rr.compute.thread_pool import parallel_for
 
-# Activations with fewer values are processed by one thread, because waking the others takes longer than it saves.
+# One thread processes activations with fewer values, because waking the other threads takes longer than it saves.
 MIN_PARALLEL_VALUES = 200_000
 
-_buffers = BufferPool(max_buffers=8)  # two blocks, full and last batches, two graphs
+_buffers = BufferPool(max_buffers=8)  # for two blocks, full and last mini-batches, and two graphs at a time
 
 
 def can_fuse(images_BCHW: Tensor, layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> bool:
@@ -47,7 +48,8 @@ def can_fuse(images_BCHW: Tensor, layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]]
 def conv_bn_relu_pool(x_BCHW: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """Apply a 3×3 convolution, batch norm, ReLU and 2×2 average pooling: (B, C, H, W) to (B, F, H // 2, W // 2).
 
-    Fast for few input channels; the number of output channels must be even. Only first derivatives are available.
+    This is fast for few input channels. The number of output channels must be even. Only first derivatives are
+    available.
     """
     out, mean, var = _ConvBnReluPool.apply(
         x_BCHW.contiguous(memory_format=torch.channels_last), conv.weight, norm.weight, norm.bias, norm.eps
@@ -60,9 +62,9 @@ def bn_relu_pool(conv_BCHW: Tensor, norm: nn.BatchNorm2d, window: tuple[int, int
     """Apply batch norm, ReLU and average pooling: (B, C, H, W) to (B, C, H // rows, W // columns).
 
     Args:
-        conv_BCHW: result of a convolution, float32.
+        conv_BCHW: the output of a convolution, float32.
         norm: the batch norm, whose running statistics are updated.
-        window: rows and columns of a pooling window.
+        window: numbers of rows and columns of a pooling window.
 
     Returns:
         The pooled activation. Only first derivatives are available.
@@ -75,7 +77,7 @@ def bn_relu_pool(conv_BCHW: Tensor, norm: nn.BatchNorm2d, window: tuple[int, int
 
 
 class _ConvBnReluPool(torch.autograd.Function):
-    """Return the pooled output, mean and biased variance of a block with our convolution kernel."""
+    """Return the output, the batch mean and the biased batch variance of a block, including the convolution."""
 
     @staticmethod
     def forward(
@@ -86,9 +88,9 @@ class _ConvBnReluPool(torch.autograd.Function):
         F = len(weight_FC9)
         num_tiles, run = _num_tiles(B, planar_kernel.TILE), functools.partial(_run_kernel, B * H * W * F)
         conv_BFP = _buffers.empty((B, F, H * (W + 1)))
-        partial_2TF = np.empty((2, num_tiles, F))
-        run(num_tiles, planar_kernel.convolve_and_sum, x_BHWC, weight_FC9, conv_BFP, partial_2TF)
-        mean_F, var_F = _mean_and_var(partial_2TF, B * H * W)
+        partial_sums_2TF = np.empty((2, num_tiles, F))
+        run(num_tiles, planar_kernel.convolve_and_sum, x_BHWC, weight_FC9, conv_BFP, partial_sums_2TF)
+        mean_F, var_F = _mean_and_var(partial_sums_2TF, B * H * W)
         norm_3F = _norm_params(mean_F, var_F, gain, bias, eps)
         out_BhwF = np.empty((B, H // 2, W // 2, F), np.float32)
         run(num_tiles, planar_kernel.normalize_relu_pool, conv_BFP, W, norm_3F, out_BhwF)
@@ -111,22 +113,22 @@ class _ConvBnReluPool(torch.autograd.Function):
         flipped_CF9 = torch.cat((flipped_CF33, torch.zeros_like(flipped_CF33[: C % 2]))).flatten(2).contiguous().numpy()
         F = len(gain)
         num_tiles, run = _num_tiles(B, planar_kernel.TILE), functools.partial(_run_kernel, B * H * W * F)
-        partial_2TF = np.empty((2, num_tiles, F))
-        run(num_tiles, planar_kernel.sum_bn_gradients, conv_BFP, W, norm_3F, grad_BhwF, partial_2TF)
-        grad_gain, grad_bias, bn_terms_2F = _norm_gradients(partial_2TF, gain, inverse_std_F, B * H * W)
+        partial_sums_2TF = np.empty((2, num_tiles, F))
+        run(num_tiles, planar_kernel.sum_bn_gradients, conv_BFP, W, norm_3F, grad_BhwF, partial_sums_2TF)
+        grad_gain, grad_bias, bn_terms_2F = _norm_gradients(partial_sums_2TF, gain, inverse_std_F, B * H * W)
         grad_x_BHWC = np.empty((B if ctx.needs_input_grad[0] else 0, H, W, C), np.float32)
-        partial_TFC9 = np.empty((num_tiles, F, C, 9))
+        partial_sums_TFC9 = np.empty((num_tiles, F, C, 9))
         run(
             num_tiles, planar_kernel.backward,
-            x_BHWC, flipped_CF9, conv_BFP, norm_3F, bn_terms_2F, grad_BhwF, grad_x_BHWC, partial_TFC9,
+            x_BHWC, flipped_CF9, conv_BFP, norm_3F, bn_terms_2F, grad_BhwF, grad_x_BHWC, partial_sums_TFC9,
         )  # fmt: skip
         grad_x = torch.from_numpy(grad_x_BHWC).permute(0, 3, 1, 2) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.from_numpy(partial_TFC9.sum(0)).to(weight.dtype).reshape(weight.shape)
+        grad_weight = torch.from_numpy(partial_sums_TFC9.sum(0)).to(weight.dtype).reshape(weight.shape)
         return grad_x, grad_weight, grad_gain, grad_bias, None
 
 
 class _BnReluPool(torch.autograd.Function):
-    """Return the pooled output, mean and biased variance of a block after torch's convolution."""
+    """Return the output, the batch mean and the biased batch variance of a block whose convolution torch computes."""
 
     @staticmethod
     def forward(
@@ -135,9 +137,9 @@ class _BnReluPool(torch.autograd.Function):
         conv_BHWC = _channels_last(conv)
         B, H, W, C = conv_BHWC.shape
         num_tiles, run = _num_tiles(B, pooling_kernel.TILE), functools.partial(_run_kernel, conv.numel())
-        partial_2TC = np.empty((2, num_tiles, C))
-        run(num_tiles, pooling_kernel.sum_values, conv_BHWC, partial_2TC)
-        mean_C, var_C = _mean_and_var(partial_2TC, B * H * W)
+        partial_sums_2TC = np.empty((2, num_tiles, C))
+        run(num_tiles, pooling_kernel.sum_values, conv_BHWC, partial_sums_2TC)
+        mean_C, var_C = _mean_and_var(partial_sums_2TC, B * H * W)
         norm_3C = _norm_params(mean_C, var_C, gain, bias, eps)
         out_BhwC = np.empty((B, H // window[0], W // window[1], C), np.float32)
         run(num_tiles, pooling_kernel.normalize_relu_pool, conv_BHWC, norm_3C, *window, out_BhwC)
@@ -156,9 +158,9 @@ class _BnReluPool(torch.autograd.Function):
         conv_BHWC, grad_BhwC = _channels_last(conv), _channels_last(grad)
         B, H, W, C = conv_BHWC.shape
         num_tiles, run = _num_tiles(B, pooling_kernel.TILE), functools.partial(_run_kernel, conv.numel())
-        partial_2TC = np.empty((2, num_tiles, C))
-        run(num_tiles, pooling_kernel.sum_bn_gradients, conv_BHWC, norm_3C, *ctx.window, grad_BhwC, partial_2TC)
-        grad_gain, grad_bias, bn_terms_2C = _norm_gradients(partial_2TC, gain, inverse_std_C, B * H * W)
+        partial_sums_2TC = np.empty((2, num_tiles, C))
+        run(num_tiles, pooling_kernel.sum_bn_gradients, conv_BHWC, norm_3C, *ctx.window, grad_BhwC, partial_sums_2TC)
+        grad_gain, grad_bias, bn_terms_2C = _norm_gradients(partial_sums_2TC, gain, inverse_std_C, B * H * W)
         grad_conv_BHWC = np.empty_like(conv_BHWC)
         run(
             num_tiles, pooling_kernel.backward, conv_BHWC, norm_3C, bn_terms_2C, *ctx.window, grad_BhwC, grad_conv_BHWC
@@ -170,32 +172,32 @@ def _channels_last(tensor_BCHW: Tensor) -> np.ndarray:
     return tensor_BCHW.detach().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _mean_and_var(partial_2TC: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and biased variance (float64) for the sums and sums of squares of each tile.
+def _mean_and_var(partial_sums_2TC: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the biased variance (float64) from the sums and sums of squares of each tile.
 
     The difference of squares is accurate enough, because the sums are float64 and their terms are float32.
     """
-    mean_C, square_C = partial_2TC.sum(1) / count
+    mean_C, square_C = partial_sums_2TC.sum(1) / count
     with np.errstate(invalid="ignore", over="ignore"):  # if the network diverges, the result is NaN, as in torch
         return mean_C, np.maximum(square_C - mean_C**2, 0)
 
 
 def _norm_params(mean_C: np.ndarray, var_C: np.ndarray, gain: Tensor, bias: Tensor, eps: float) -> np.ndarray:
-    """Return mean, scale and bias (float32) such that a normalized value is ``(value - mean) * scale + bias``."""
+    """Return mean, scale and bias (float32) such that a normalized value is `(value - mean) * scale + bias`."""
     scale_C = gain.detach().numpy() / np.sqrt(var_C + eps)
     return np.stack((mean_C, scale_C, bias.detach().numpy())).astype(np.float32)
 
 
 def _norm_gradients(
-    partial_2TC: np.ndarray, gain: Tensor, inverse_std_C: np.ndarray, count: int
+    partial_sums_2TC: np.ndarray, gain: Tensor, inverse_std_C: np.ndarray, count: int
 ) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Return the gradients of gain and bias, and the two terms by which batch norm reduces the gradient of its input.
+    """Return the gradients of gain and bias, and the two terms that batch norm subtracts in the gradient of its input.
 
-    With g the gradient before ReLU and x̂ the normalized value, the gradient of the input of batch norm is
-    ``gain * inverse_std * (g - mean(g) - x̂ * mean(g * x̂))`` (Ioffe and Szegedy 2015). The terms are a constant and a
-    factor of ``value - mean``.
+    Let g be the gradient with respect to the input of ReLU, and x̂ the normalized value. The gradient with respect to
+    the input of batch norm is `gain * inverse_std * (g - mean(g) - x̂ * mean(g * x̂))` (Ioffe and Szegedy 2015). The
+    first term is a constant, and the second one is a factor of `value - mean`.
     """
-    total_C, cross_C = partial_2TC.sum(1)
+    total_C, cross_C = partial_sums_2TC.sum(1)
     scale_C = gain.detach().numpy() * inverse_std_C
     bn_terms_2C = np.stack((scale_C * total_C, scale_C * inverse_std_C**2 * cross_C)) / count
     gradients = torch.from_numpy(np.stack((inverse_std_C * cross_C, total_C))).to(gain.dtype)

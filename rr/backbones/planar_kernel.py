@@ -1,21 +1,21 @@
 """Numba kernels of a Conv-4 block with few channels: convolution, batch norm, ReLU and 2×2 average pooling.
 
 Names: images B, input channels C, output channels F (an even number), sides H and W, pooled sides h = H // 2 and
-w = W // 2, tiles T of ``TILE`` images. The 9 taps of a 3×3 convolution are in row-major order. Values are float32, sums
+w = W // 2, tiles T of `TILE` images. The 9 taps of a 3×3 convolution are in row-major order. Values are float32, sums
 over images float64. The input and the output of a block are channels-last.
 
-Within an image, arrays are planar: the memory of a channel is contiguous, and image row y starts at ``y * (W + 1)``.
-Padded planes (Q positions) have a row of zeros before and after the image. The additional column is the zero to the
-right of a row and to the left of the next one. Therefore the convolution of a plane is one long loop over
+Within an image, arrays are planar: the memory of a channel is contiguous, and image row y starts at `y * (W + 1)`.
+Padded planes (Q positions) have a row of zeros before and after the image. The additional column provides the zero to
+the right of a row and to the left of the next one. The convolution of a plane is therefore one long loop over
 P = H (W + 1) positions with nine constant offsets, which can be vectorized for any side. Position W of each row of a
 result is not a pixel.
 
 Libraries compute a convolution as a product of matrices, which is efficient for many channels. With 3 input channels,
-these loops are about four times as fast as oneDNN in the forward pass and twice as fast for the gradient of the weight.
+these loops are about four times as fast as oneDNN in the forward pass, and twice as fast for the weight gradient.
 With 8 input channels, they are twice as fast in the forward pass and equally fast in the backward pass.
 
-Each kernel processes the tiles ``start`` to ``stop`` without the interpreter lock, so several threads can run it at
-once. Each tile has its own row of partial sums. Therefore results are the same bits for any number of threads.
+Each kernel processes the tiles `start_tile` to `stop_tile - 1` without holding the GIL, so several threads can run it
+at once. Each tile has its own row of partial sums. Results are therefore bit-identical for any number of threads.
 """
 
 from typing import Any
@@ -43,13 +43,13 @@ _fast: dict[str, Any] = {
 
 @njit(**_fast)
 def convolve_and_sum(
-    x_BHWC: Array, weight_FC9: Array, conv_BFP: Array, partial_2TF: Array, start: int, stop: int
+    x_BHWC: Array, weight_FC9: Array, conv_BFP: Array, partial_sums_2TF: Array, start_tile: int, stop_tile: int
 ) -> None:
-    """Compute the convolution, and the sum and the sum of squares (float64) of each channel and tile."""
+    """Compute the convolution, and the sum and the sum of squares (float64) for each channel and tile."""
     B, H, W, C = x_BHWC.shape
     padded_CQ = _zero_planes(C, H, W)
-    partial_2TF[:, start:stop] = 0
-    for n in range(start * TILE, min(stop * TILE, B)):
+    partial_sums_2TF[:, start_tile:stop_tile] = 0
+    for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         _copy_to_planes(x_BHWC, n, padded_CQ)
         conv_FP = conv_BFP[n]
         _convolve(padded_CQ, weight_FC9, W + 1, conv_FP)
@@ -61,19 +61,21 @@ def convolve_and_sum(
                 value = np.float64(conv_FP[o, p])
                 total += value
                 squares += value * value
-            partial_2TF[0, n // TILE, o] += total
-            partial_2TF[1, n // TILE, o] += squares
+            partial_sums_2TF[0, n // TILE, o] += total
+            partial_sums_2TF[1, n // TILE, o] += squares
 
 
 @njit(**_fast)
-def normalize_relu_pool(conv_BFP: Array, W: int, norm_3F: Array, out_BhwF: Array, start: int, stop: int) -> None:
-    """Compute ``out``, the mean over 2×2 windows of ``max((conv - mean) * scale + bias, 0)``.
+def normalize_relu_pool(
+    conv_BFP: Array, W: int, norm_3F: Array, out_BhwF: Array, start_tile: int, stop_tile: int
+) -> None:
+    """Compute `out`, the mean over 2×2 windows of `max((conv - mean) * scale + bias, 0)`.
 
-    ``norm`` holds mean, scale and bias (float32).
+    `norm` holds mean, scale and bias (float32).
     """
     B, h, w, F = out_BhwF.shape
     row_w = np.empty(w, np.float32)
-    for n in range(start * TILE, min(stop * TILE, B)):
+    for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         conv_FP = conv_BFP[n]
         for o in range(F):
             mean, scale, bias = norm_3F[0, o], norm_3F[1, o], norm_3F[2, o]
@@ -92,17 +94,17 @@ def normalize_relu_pool(conv_BFP: Array, W: int, norm_3F: Array, out_BhwF: Array
 
 @njit(**_fast)
 def sum_bn_gradients(
-    conv_BFP: Array, W: int, norm_3F: Array, grad_BhwF: Array, partial_2TF: Array, start: int, stop: int
+    conv_BFP: Array, W: int, norm_3F: Array, grad_BhwF: Array, partial_sums_2TF: Array, start_tile: int, stop_tile: int
 ) -> None:
-    """Compute the sums (float64) of g and of ``g * (conv - mean)`` of each channel and tile.
+    """Compute the sums (float64) of g and of `g * (conv - mean)` for each channel and tile.
 
-    g is the gradient before ReLU.
+    g is the gradient with respect to the input of ReLU.
     """
     B, h, w, F = grad_BhwF.shape
     row_w = np.empty(w, np.float32)
     zero = np.float32(0)
-    partial_2TF[:, start:stop] = 0
-    for n in range(start * TILE, min(stop * TILE, B)):
+    partial_sums_2TF[:, start_tile:stop_tile] = 0
+    for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         conv_FP = conv_BFP[n]
         for o in range(F):
             mean, scale, bias = norm_3F[0, o], norm_3F[1, o], norm_3F[2, o]
@@ -125,8 +127,8 @@ def sum_bn_gradients(
                     row_cross += (g_a * a + g_b * b) + (g_c * c + g_d * d)
                 total += float(row_total)
                 cross += float(row_cross)
-            partial_2TF[0, n // TILE, o] += total
-            partial_2TF[1, n // TILE, o] += cross
+            partial_sums_2TF[0, n // TILE, o] += total
+            partial_sums_2TF[1, n // TILE, o] += cross
 
 
 @njit(**_fast)
@@ -138,13 +140,13 @@ def backward(
     bn_terms_2F: Array,
     grad_BhwF: Array,
     grad_x_BHWC: Array,
-    partial_TFC9: Array,
-    start: int,
-    stop: int,
+    partial_sums_TFC9: Array,
+    start_tile: int,
+    stop_tile: int,
 ) -> None:
-    """Compute the gradients of the weight (float64, one partial sum per tile) and of x (unless ``grad_x`` is empty).
+    """Compute the gradients of the weight (float64, one partial sum per tile) and of x (unless `grad_x` is empty).
 
-    The gradient of the convolution's result is computed for one image at a time. ``flipped`` is the weight with input
+    The gradient with respect to the convolution output is computed for one image at a time. `flipped` is the weight with input
     and output channels exchanged, zero-padded to an even number of channels, and with its taps reversed.
     """
     B, H, W, C = x_BHWC.shape
@@ -152,11 +154,11 @@ def backward(
     padded_CQ = _zero_planes(C, H, W)
     grad_conv_FQ = _zero_planes(F, H, W)
     grad_x_CP = np.empty((len(flipped_CF9), H * (W + 1)), np.float32)
-    partial_TFC9[start:stop] = 0
-    for n in range(start * TILE, min(stop * TILE, B)):
+    partial_sums_TFC9[start_tile:stop_tile] = 0
+    for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         _copy_to_planes(x_BHWC, n, padded_CQ)
-        _conv_grad(conv_BFP[n], norm_3F, bn_terms_2F, grad_BhwF[n], H, W, grad_conv_FQ)
-        _add_weight_gradient(padded_CQ, grad_conv_FQ, W + 1, H * (W + 1), partial_TFC9[n // TILE])
+        _conv_output_gradient(conv_BFP[n], norm_3F, bn_terms_2F, grad_BhwF[n], H, W, grad_conv_FQ)
+        _add_weight_gradient(padded_CQ, grad_conv_FQ, W + 1, H * (W + 1), partial_sums_TFC9[n // TILE])
         if grad_x_BHWC.size:
             _convolve(grad_conv_FQ, flipped_CF9, W + 1, grad_x_CP)
             for y in range(H):
@@ -168,19 +170,19 @@ def backward(
 
 @njit(**_fast)
 def _relu(value: np.float32) -> np.float32:
-    """Apply ReLU. Unlike ``max``, it keeps NaN, so that a divergence of the network is visible."""
+    """Apply ReLU. Unlike `max`, this keeps NaN, so that a divergence of the network is visible."""
     return np.float32(0) if value < np.float32(0) else value
 
 
 @njit(**_fast)
 def _zero_planes(channels: int, H: int, W: int) -> Array:
-    """Allocate padded planes that are zero."""
+    """Return padded planes of zeros."""
     return np.zeros((channels, (H + 2) * (W + 1) + 2), np.float32)
 
 
 @njit(**_fast)
 def _copy_to_planes(x_BHWC: Array, n: int, padded_CQ: Array) -> None:
-    """Copy image n to padded planes."""
+    """Copy image n into padded planes."""
     _, H, W, C = x_BHWC.shape
     for y in range(H):
         first = U((y + 1) * (W + 1) + 1)
@@ -191,7 +193,7 @@ def _copy_to_planes(x_BHWC: Array, n: int, padded_CQ: Array) -> None:
 
 @njit(**_fast)
 def _convolve(padded_CQ: Array, weight_FC9: Array, row_stride: int, out_FP: Array) -> None:
-    """Compute the convolution of padded planes, two output channels at a time, whose 18 weights fit in registers."""
+    """Compute the convolution of padded planes for two output channels at a time, whose 18 weights fit in registers."""
     step = U(row_stride)
     for o in range(0, len(weight_FC9), 2):
         out_FP[o : o + 2] = 0
@@ -218,9 +220,9 @@ def _load_taps(weight_FC9: Array, o: int, i: int) -> tuple[float, ...]:
 
 @njit(**_fast)
 def _add_weight_gradient(padded_CQ: Array, grad_conv_FQ: Array, row_stride: int, P: int, out_FC9: Array) -> None:
-    """Add the gradient of the weight to ``out``: the sum over pixels of the gradient times the 3×3 patch.
+    """Add the gradient of the weight to `out`: the sum over pixels of the output gradient times the 3×3 input patch.
 
-    The gradient is zero at the additional position of each row.
+    The output gradient is zero at the additional position of each row.
     """
     zero = np.float32(0)
     step = U(row_stride)
@@ -265,12 +267,12 @@ def _add_taps(out_FC9: Array, o: int, i: int, values: tuple[float, ...]) -> None
 
 
 @njit(**_fast)
-def _conv_grad(
+def _conv_output_gradient(
     conv_FP: Array, norm_3F: Array, bn_terms_2F: Array, grad_hwF: Array, H: int, W: int, grad_conv_FQ: Array
 ) -> None:
-    """Compute the gradient of the convolution's result of one image, as padded planes.
+    """Compute the gradient with respect to the convolution output of one image, as padded planes.
 
-    With g the gradient before ReLU, it is ``scale * g - bn_terms[0] - bn_terms[1] * (conv - mean)`` (Ioffe and Szegedy
+    With g as in `sum_bn_gradients`, it is `scale * g - bn_terms[0] - bn_terms[1] * (conv - mean)` (Ioffe and Szegedy
     2015). g is zero in the last row or column of an odd side, which no pooling window covers.
     """
     h, w, F = grad_hwF.shape

@@ -1,11 +1,11 @@
 """Numba kernels of batch norm, ReLU and average pooling, for many channels and channels-last activations.
 
-Names: images B, sides H and W, channels C, pooled sides h and w, tiles T of ``TILE`` images. A pooling window has
-``rows`` × ``columns`` pixels. If a side is not a multiple of the window, the remaining pixels count only in the
-statistics, as in torch. ``norm_3C`` holds mean, scale and bias. Values are float32, sums over images float64.
+Names: images B, sides H and W, channels C, pooled sides h and w, tiles T of `TILE` images. A pooling window has
+`window_rows` × `window_columns` pixels. If a side is not a multiple of the window, the remaining pixels count only in the
+statistics, as in torch. `norm_3C` holds mean, scale and bias. Values are float32, sums over images float64.
 
-Each kernel processes the tiles ``start`` to ``stop`` without the interpreter lock, so several threads can run it at
-once. Each tile has its own row of partial sums. Therefore results are the same bits for any number of threads.
+Each kernel processes the tiles `start_tile` to `stop_tile - 1` without holding the GIL, so several threads can run it
+at once. Each tile has its own row of partial sums. Results are therefore bit-identical for any number of threads.
 """
 
 from typing import Any
@@ -22,34 +22,40 @@ _options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"
 
 
 @njit(**_options)
-def sum_values(conv_BHWC: Array, partial_2TC: Array, start: int, stop: int) -> None:
-    """Compute the sum and the sum of squares of each channel and tile."""
+def sum_values(conv_BHWC: Array, partial_sums_2TC: Array, start_tile: int, stop_tile: int) -> None:
+    """Compute the sum and the sum of squares for each channel and tile."""
     B, H, W, C = conv_BHWC.shape
-    partial_2TC[:, start:stop] = 0
-    for n in range(start * TILE, min(stop * TILE, B)):
+    partial_sums_2TC[:, start_tile:stop_tile] = 0
+    for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         tile = n // TILE
         for y in range(H):
             for x in range(W):
                 for c in range(C):
                     value = np.float64(conv_BHWC[n, y, x, c])
-                    partial_2TC[0, tile, c] += value
-                    partial_2TC[1, tile, c] += value * value
+                    partial_sums_2TC[0, tile, c] += value
+                    partial_sums_2TC[1, tile, c] += value * value
 
 
 @njit(**_options)
 def normalize_relu_pool(
-    conv_BHWC: Array, norm_3C: Array, rows: int, columns: int, out_BhwC: Array, start: int, stop: int
+    conv_BHWC: Array,
+    norm_3C: Array,
+    window_rows: int,
+    window_columns: int,
+    out_BhwC: Array,
+    start_tile: int,
+    stop_tile: int,
 ) -> None:
-    """Compute ``out``, the mean over each window of ``max((conv - mean) * scale + bias, 0)``."""
+    """Compute `out`, the mean over each window of `max((conv - mean) * scale + bias, 0)`."""
     B, h, w, C = out_BhwC.shape
-    inverse_area = np.float32(1 / (rows * columns))
+    inverse_area = np.float32(1 / (window_rows * window_columns))
     total_C = np.empty(C, np.float32)
-    for n in range(start * TILE, min(stop * TILE, B)):
+    for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         for y in range(h):
             for x in range(w):
                 total_C[:] = 0
-                for i in range(y * rows, (y + 1) * rows):
-                    for j in range(x * columns, (x + 1) * columns):
+                for i in range(y * window_rows, (y + 1) * window_rows):
+                    for j in range(x * window_columns, (x + 1) * window_columns):
                         for c in range(C):
                             value = (conv_BHWC[n, i, j, c] - norm_3C[0, c]) * norm_3C[1, c] + norm_3C[2, c]
                             total_C[c] += np.float32(0) if value < np.float32(0) else value  # unlike max, keeps NaN
@@ -61,27 +67,30 @@ def normalize_relu_pool(
 def sum_bn_gradients(
     conv_BHWC: Array,
     norm_3C: Array,
-    rows: int,
-    columns: int,
+    window_rows: int,
+    window_columns: int,
     grad_BhwC: Array,
-    partial_2TC: Array,
-    start: int,
-    stop: int,
+    partial_sums_2TC: Array,
+    start_tile: int,
+    stop_tile: int,
 ) -> None:
-    """Compute the sums of g and of ``g * (conv - mean)`` of each channel and tile; g is the gradient before ReLU."""
+    """Compute the sums of g and of `g * (conv - mean)` for each channel and tile.
+
+    g is the gradient with respect to the input of ReLU.
+    """
     B, h, w, C = grad_BhwC.shape
-    inverse_area = np.float32(1 / (rows * columns))
+    inverse_area = np.float32(1 / (window_rows * window_columns))
     zero = np.float32(0)
     active_C, centered_C = np.empty(C, np.float32), np.empty(C, np.float32)
-    partial_2TC[:, start:stop] = 0
-    for n in range(start * TILE, min(stop * TILE, B)):
+    partial_sums_2TC[:, start_tile:stop_tile] = 0
+    for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         tile = n // TILE
         for y in range(h):
             for x in range(w):
                 active_C[:] = 0
                 centered_C[:] = 0
-                for i in range(y * rows, (y + 1) * rows):
-                    for j in range(x * columns, (x + 1) * columns):
+                for i in range(y * window_rows, (y + 1) * window_rows):
+                    for j in range(x * window_columns, (x + 1) * window_columns):
                         for c in range(C):
                             centered = conv_BHWC[n, i, j, c] - norm_3C[0, c]
                             positive = centered * norm_3C[1, c] + norm_3C[2, c] > zero
@@ -89,8 +98,8 @@ def sum_bn_gradients(
                             centered_C[c] += centered if positive else zero
                 for c in range(C):
                     g = np.float64(inverse_area * grad_BhwC[n, y, x, c])
-                    partial_2TC[0, tile, c] += g * active_C[c]
-                    partial_2TC[1, tile, c] += g * centered_C[c]
+                    partial_sums_2TC[0, tile, c] += g * active_C[c]
+                    partial_sums_2TC[1, tile, c] += g * centered_C[c]
 
 
 @njit(**_options)
@@ -98,27 +107,27 @@ def backward(
     conv_BHWC: Array,
     norm_3C: Array,
     bn_terms_2C: Array,
-    rows: int,
-    columns: int,
+    window_rows: int,
+    window_columns: int,
     grad_BhwC: Array,
     grad_conv_BHWC: Array,
-    start: int,
-    stop: int,
+    start_tile: int,
+    stop_tile: int,
 ) -> None:
-    """Compute the gradient of the convolution's result, with g the gradient before ReLU.
+    """Compute the gradient with respect to the convolution output.
 
-    It is ``scale * g - bn_terms[0] - bn_terms[1] * (conv - mean)`` (Ioffe and Szegedy 2015).
+    With g as in `sum_bn_gradients`, it is `scale * g - bn_terms[0] - bn_terms[1] * (conv - mean)` (Ioffe and Szegedy 2015).
     """
     B, h, w, C = grad_BhwC.shape
     _, H, W, _ = conv_BHWC.shape
-    grad_scale_C = norm_3C[1] / np.float32(rows * columns)
+    grad_scale_C = norm_3C[1] / np.float32(window_rows * window_columns)
     zero_C = np.zeros(C, np.float32)
     zero = np.float32(0)
-    for n in range(start * TILE, min(stop * TILE, B)):
+    for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         for y in range(H):
             for x in range(W):
-                in_window = y < h * rows and x < w * columns
-                grad_C = grad_BhwC[n, y // rows, x // columns] if in_window else zero_C
+                in_window = y < h * window_rows and x < w * window_columns
+                grad_C = grad_BhwC[n, y // window_rows, x // window_columns] if in_window else zero_C
                 for c in range(C):
                     centered = conv_BHWC[n, y, x, c] - norm_3C[0, c]
                     g = grad_scale_C[c] * grad_C[c] if centered * norm_3C[1, c] + norm_3C[2, c] > zero else zero

@@ -37,7 +37,7 @@ class CifarResNet(Backbone):
                 nn.init.normal_(module.weight, 0, (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Map float (B, 3, S, S) to (B, 64) of the same type."""
+        """Map float (B, 3, S, S) to (B, 64) of the same dtype."""
         return self.forward_local(images_B3SS)[0]
 
     def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,7 @@ class BasicBlock(nn.Module):
 
 
 def _make_layer(in_channels: int, out_channels: int, num_blocks: int, stride: int) -> nn.Sequential:
-    """Return a stage of basic blocks; the first one changes the shape."""
+    """Return a stage of basic blocks, of which only the first one changes the shape."""
     return nn.Sequential(
         BasicBlock(in_channels, out_channels, stride),
         *(BasicBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1)),

@@ -1,4 +1,4 @@
-"""torchvision's ResNets without their classifier. The paper's large backbone is resnet34 (512 features)."""
+"""The ResNets of torchvision without their classifier. The paper's large backbone is resnet34 (512 features)."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class TorchvisionResNet(Backbone):
                 self.add_module(layer_name, layer)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Map float (B, 3, S, S) to (B, features) of the same type."""
+        """Map float (B, 3, S, S) to (B, features) of the same dtype."""
         return self.forward_local(images_B3SS)[0]
 
     def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:

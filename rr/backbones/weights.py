@@ -1,4 +1,4 @@
-"""Save and load backbone files: weights as safetensors, with name and preprocessing of the backbone as metadata."""
+"""Save and load backbone files: safetensors files of weights, with the name and preprocessing as metadata."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rr import backbones
 from rr.errors import UserError
 from rr.runtime.atomic import atomic_write
 
-if TYPE_CHECKING:  # at run time, importing pydantic would add a tenth of a second to a search of a gallery
+if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a gallery search
     from rr.params import DatasetConfig
 
 
 def save_backbone(backbone: backbones.Backbone, path: Path, dataset: DatasetConfig | None = None) -> None:
-    """Save the weights of `backbone` to `path`; equal weights result in equal bytes.
+    """Save the weights of `backbone` to `path`. Equal weights give files of equal bytes.
 
     Args:
         backbone: the backbone, on any device.
@@ -26,7 +26,7 @@ def save_backbone(backbone: backbones.Backbone, path: Path, dataset: DatasetConf
         dataset: the dataset on which the backbone was pretrained. Its image size, mean and std are added to the
             metadata.
     """
-    # A single metadata key, because safetensors writes several keys in random order.
+    # Use a single metadata key, because safetensors writes several keys in random order.
     metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
     if dataset:
         metadata |= {"side": dataset.image_size, "mean": dataset.mean, "std": dataset.std}
@@ -50,7 +50,7 @@ def load_backbone(path: Path) -> backbones.Backbone:
             raise ValueError("a weight is NaN or infinite")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"{path} is missing, damaged or not a backbone file of this project ({error}): run rr pretrain or rr "
-            "import again"
+            f"{path} is missing, damaged or not a backbone file of this project ({error}): create it again with rr "
+            "pretrain or rr import"
         ) from error
     return backbone.requires_grad_(False).eval()

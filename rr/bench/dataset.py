@@ -71,9 +71,9 @@ def prepare_data(settings: Settings, count: int, scratch: Path) -> BenchData:
                 f"--data {settings.data}: has images without labels, but supervised training and evaluation need labels"
             )
     else:
-        from rr.data.shapes import generate
+        from rr.data.shapes import generate_shapes
 
-        images, labels = generate(count, 0, "train")
+        images, labels = generate_shapes(count, 0, "train")
         path, name = scratch / "train.beton", f"{count:,} generated 32 × 32 images"
         beton.write(path, images, labels, np.arange(count))
     np.save(scratch / "images.npy", images)

@@ -25,7 +25,7 @@ class BatchNormStats(NamedTuple):
 
 
 @torch.no_grad()
-def update_running_stats(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, count: int) -> None:
+def update_running_stats(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, values_per_channel: int) -> None:
     """Update the running statistics of `norm` as a forward pass in training mode would.
 
     Args:
@@ -40,7 +40,7 @@ def update_running_stats(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, 
     assert norm.momentum is not None
     norm.num_batches_tracked.add_(1)
     # On a few numbers, a call of NumPy takes a tenth of the time of a call of torch, which matters for small batches.
-    unbiased_C = var_C.numpy() * (count / (count - 1))
+    unbiased_C = var_C.numpy() * (values_per_channel / (values_per_channel - 1))
     for running, new_C in ((norm.running_mean, mean_C.numpy()), (norm.running_var, unbiased_C)):
         running_C = running.numpy()
         with np.errstate(over="ignore"):  # if the network diverges, the result is infinite, as in torch

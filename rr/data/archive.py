@@ -1,6 +1,7 @@
 """Read zip archives in place and extract tar archives, without trusting their contents.
 
-An archive may name files outside its folder, or expand to more bytes than the disk holds. The caller sets the limits.
+An archive may contain names that lead outside its folder, or expand to more bytes than the disk can hold. Unsafe names
+are rejected, and the caller limits the size and the number of members.
 """
 
 import errno
@@ -15,16 +16,18 @@ from typing import NamedTuple
 
 from rr.errors import UserError
 
+_HINT = "delete this file and download the official archive again"
+
 
 class ArchiveLimits(NamedTuple):
-    """The largest acceptable archive: total size of its members in bytes, and their number."""
+    """Upper limits on the total size of the members of an archive in bytes, and on their number."""
 
     max_bytes: int
     max_members: int
 
 
 class FileTree(NamedTuple):
-    """The files of a folder or an archive: their sorted names, separated by `/`, and a function that reads one."""
+    """The files of a folder or an archive: their sorted names (separator `/`) and a function that reads one file."""
 
     names: list[str]
     read: Callable[[str], bytes]
@@ -44,20 +47,22 @@ def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
         extract_tar(path, extract_dir, limits)
         path = extract_dir
     if not path.is_dir():
-        raise UserError(f"{path} does not exist: correct the path of the copy")
+        raise UserError(f"{path} does not exist: correct --from, or 'path' of the source in params.yaml")
     files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
     return FileTree(_drop_hidden(files), lambda name: (path / name).read_bytes())
 
 
 def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
-    """Replace the content of `target_dir` by that of a tar archive, compressed or not; remove the folder on failure.
+    """Replace the contents of `target_dir` with those of a tar archive; remove the folder on failure.
+
+    The archive may be compressed.
 
     Raises:
         UserError: if the archive is damaged or exceeds `limits`, or if a member is a link or a device, or lies outside
             the folder.
     """
     if target_dir.resolve() in path.resolve().parents:
-        raise UserError(f"{path} lies in the folder that extraction replaces: move it out of {target_dir}")
+        raise UserError(f"{path}: extraction replaces the folder {target_dir}, so move this archive to another folder")
     shutil.rmtree(target_dir, ignore_errors=True)
     target_dir.mkdir(parents=True)
     size = count = 0
@@ -69,7 +74,7 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
                 _check_member(path, name, size, count, limits)
                 # Datasets do not need links, devices or pipes.
                 if not (member.isfile() or member.isdir()):
-                    raise _rejection(path, f"{name} is neither a file nor a folder")
+                    raise _rejection_error(path, f"member {name} is neither a file nor a folder")
                 tar.extract(member, target_dir, filter="data")
             # gzip and bzip2 verify their checksums at the end of the file, which lies after the end of the tar.
             while tar.fileobj and (rest := tar.fileobj.read(1 << 20)):
@@ -77,8 +82,8 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
                 _check_member(path, name, size, count, limits)
     except BaseException as error:
         shutil.rmtree(target_dir)
-        if _is_damage(error):
-            raise UserError(f"{path} is damaged or not a zip or tar archive ({name}: {error}): get it again") from error
+        if _indicates_damage(error):
+            raise UserError(f"{path} is damaged or not a zip or tar archive ({name}: {error}): {_HINT}") from error
         raise
 
 
@@ -86,7 +91,7 @@ def _open_zip(path: Path, limits: ArchiveLimits) -> FileTree:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise UserError(f"{path} is damaged ({error}): get it again") from error
+        raise UserError(f"{path} is damaged ({error}): {_HINT}") from error
     size = 0
     # zipfile never reads more bytes of a member than its `file_size`.
     for count, member in enumerate(archive.infolist(), 1):
@@ -97,36 +102,36 @@ def _open_zip(path: Path, limits: ArchiveLimits) -> FileTree:
         try:
             return archive.read(name)
         except Exception as error:
-            if _is_damage(error):
-                raise UserError(f"{path} is damaged ({name}: {error}): get it again") from error
+            if _indicates_damage(error):
+                raise UserError(f"{path} is damaged ({name}: {error}): {_HINT}") from error
             raise
 
     return FileTree(_drop_hidden([name for name in archive.namelist() if not name.endswith("/")]), read)
 
 
-def _is_damage(error: BaseException) -> bool:
-    """Return whether a library reports a damaged archive by this exception."""
-    # RuntimeError: an unsupported or encrypted member of a zip archive.
+def _indicates_damage(error: BaseException) -> bool:
+    """Return whether an exception means that an archive is damaged or cannot be read."""
+    # zipfile raises RuntimeError if a member is encrypted or its compression method is not supported.
     if isinstance(error, tarfile.TarError | zipfile.BadZipFile | zlib.error | lzma.LZMAError | EOFError | RuntimeError):
         return True
-    # gzip and bzip2 raise OSErrors without a number. EINVAL: a damaged zip archive gives an offset before the file.
+    # gzip and bzip2 raise OSErrors without errno. EINVAL: a damaged zip archive refers to a position before its start.
     return isinstance(error, OSError) and error.errno in (None, errno.EINVAL)
 
 
 def _check_member(path: Path, name: str, size: int, count: int, limits: ArchiveLimits) -> None:
-    """Raise UserError if member `name` lies outside the folder, or if the archive up to it exceeds the limits."""
+    """Raise UserError if member `name` lies outside the folder, or if the archive exceeds the limits with it."""
     if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-        raise _rejection(path, f"{name} lies outside its folder")
+        raise _rejection_error(path, f"member {name} lies outside the folder of the archive")
     if size > limits.max_bytes:
-        raise _rejection(path, f"with {name} it expands to more than {limits.max_bytes:,} bytes")
+        raise _rejection_error(path, f"it expands to more than {limits.max_bytes:,} bytes, at member {name}")
     if count > limits.max_members:
-        raise _rejection(path, f"with {name} it has more than {limits.max_members:,} members")
+        raise _rejection_error(path, f"it has more than {limits.max_members:,} members, at member {name}")
 
 
-def _rejection(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is not the expected dataset and is not used ({reason}): get it again from its source")
+def _rejection_error(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is not used, because it is not the expected dataset ({reason}): {_HINT}")
 
 
 def _drop_hidden(names: list[str]) -> list[str]:
-    """Return the sorted names without hidden files and the additions of file managers (`.DS_Store`, `__MACOSX/`)."""
+    """Return the sorted names, without hidden files and those that file managers add (`.DS_Store`, `__MACOSX/`)."""
     return sorted({name for name in names if not any(p.startswith((".", "__MACOSX")) for p in name.split("/"))})

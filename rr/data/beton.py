@@ -1,4 +1,4 @@
-"""Read and write betons, the files of FFCV. No other module imports ffcv.
+"""Read and write betons, the dataset files of FFCV. No other module imports ffcv.
 
 The module works around three properties of FFCV 1.0.2. Importing ffcv sets torch to one thread, and creating or
 iterating over a loader sets torch to the loader's number of workers. Writing with several processes gives a different
@@ -22,9 +22,9 @@ import numpy as np
 from rr.errors import UserError
 
 _FIELDS = ("image", "label", "index")
-MAX_RESIDENT_BYTES = 1 << 30  # splits with more bytes of pixels are streamed from the file
+MAX_RESIDENT_BYTES = 1 << 30  # splits whose pixels take up more bytes are streamed from the file
 _PAGE_SIZE = 1 << 21
-# Layout of version 2 (`ffcv/types.py`), repeated here to validate a file without importing ffcv.
+# Layout of version 2 of the format (`ffcv/types.py`). It is repeated here to validate a file without importing ffcv.
 _HEADER = np.dtype(
     [("version", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("samples", "<u8"), ("allocation", "<u8")], align=True
 )
@@ -38,7 +38,7 @@ _RAW_MODE = 1
 
 @dataclass(frozen=True)
 class BetonInfo:
-    """The contents of a beton but for the pixels.
+    """The contents of a beton except the pixels.
 
     Attributes:
         labels: label of each image, int64 (N,).
@@ -68,7 +68,7 @@ def _preserve_threads() -> Iterator[None]:
 def _import_ffcv() -> None:
     """Import ffcv, with a Python dict in place of its numba dictionary of image modes.
 
-    The numba dictionary takes seconds to compile, has two entries, and is only read by Python code.
+    The numba dictionary takes seconds to compile, but it has only two entries, and only Python code reads it.
     """
     with _preserve_threads(), mock.patch("numba.typed.Dict", dict):
         importlib.import_module("ffcv")
@@ -77,12 +77,12 @@ def _import_ffcv() -> None:
 def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: np.ndarray) -> None:
     """Write images with their labels and indices to a beton.
 
-    The samples are written in order by this process. So equal input gives equal bytes, and errors of the disk or of
-    `images` reach the caller.
+    This process writes the samples in order, so equal inputs give byte-identical files, and errors of the disk or of
+    the iterator `images` reach the caller.
 
     Args:
         path: file to write.
-        images: N square RGB images of one size, uint8 (S, S, 3).
+        images: N square RGB images of the same size, uint8 (S, S, 3).
         labels: labels of the images, int64 (N,).
         index: row of each image in the raw file, int64 (N,).
     """
@@ -117,78 +117,78 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
     samples = zip(images, labels, index, strict=True)
 
     class SequentialDataset:
-        """An indexable dataset over an iterator. The writer must request positions 0, 1, 2, … in order."""
+        """An indexable dataset, as FFCV requires, over an iterator. Positions must be requested in order."""
 
         def __len__(self) -> int:
             return len(labels)
 
         def __getitem__(self, position: int) -> tuple[np.ndarray, int, int]:
-            image, label, number = next(samples)
-            return image, int(label), int(number)
+            image, label, row = next(samples)
+            return image, int(label), int(row)
 
     fields = {"image": RGBImageField(write_mode="raw"), "label": IntField(), "index": IntField()}
     InProcessWriter(str(path), fields, page_size=_PAGE_SIZE, num_workers=1).from_indexed_dataset(SequentialDataset())
 
 
 def validate(path: Path) -> BetonInfo:
-    """Check the structure of a beton without importing ffcv and return its labels, indices and image size.
+    """Check the structure of a beton, without importing ffcv, and return its contents except the pixels.
 
     Raises:
-        UserError: if the file is missing, truncated, in another format, or has tables that point outside it.
+        UserError: if the file is missing, truncated, in another format, or has tables that point outside the file.
     """
 
     def invalid(reason: str) -> UserError:
-        return UserError(f"{path} is not a valid beton of this project ({reason}): delete it and run rr convert again")
+        return UserError(f"{path} is not a valid beton of this project ({reason}): run rr convert for this dataset")
 
     if not path.is_file():
-        raise UserError(f"{path} is missing: run rr convert first")
+        raise UserError(f"{path} is missing: run rr convert for this dataset")
     file_size = path.stat().st_size
     samples_start = _HEADER.itemsize + len(_FIELDS) * _FIELD.itemsize
     if file_size < samples_start:
-        raise invalid("too short for a header")
+        raise invalid("too short to contain a header")
     header = np.fromfile(path, _HEADER, 1)[0]
     if header["version"] != 2 or header["fields"] != len(_FIELDS) or header["page"] != _PAGE_SIZE:
-        raise invalid("another format or version")
+        raise invalid("not an FFCV file of version 2 with the expected fields")
     fields = np.fromfile(path, _FIELD, len(_FIELDS), offset=_HEADER.itemsize)
     names = tuple(bytes(name).rstrip(b"\0").decode("ascii", "replace") for name in fields["name"])
     if names != _FIELDS or tuple(fields["type"]) != _FIELD_TYPES:
-        raise invalid(f"wrong fields: {', '.join(names)}")
+        raise invalid(f"its fields are {', '.join(names)} instead of {', '.join(_FIELDS)}, or have other types")
     count, table_start = int(header["samples"]), int(header["allocation"])
     if (
         count < 1
         or table_start + count * _ALLOCATION.itemsize != file_size
         or samples_start + count * _SAMPLE.itemsize > table_start
     ):
-        raise invalid("truncated")
+        raise invalid(f"its size does not match its {count} samples")
     samples = np.fromfile(path, _SAMPLE, count, offset=samples_start)
     allocation = np.fromfile(path, _ALLOCATION, count, offset=table_start)
     image, size = samples["image"], int(samples["image"]["width"][0])
     image_bytes = size * size * 3
     if size == 0:
-        raise invalid("images without pixels")
+        raise invalid("its images have no pixels")
     if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
-        raise invalid("images of different sizes, or compressed")
-    # The bytes of each image lie between the two tables. The comparison avoids sums that could overflow.
+        raise invalid("its images differ in size or are compressed")
+    # The bytes of each image must lie between the two tables. Nothing is added to the pointers, which could overflow.
     inside = (image["pointer"] <= table_start - image_bytes) & (image["pointer"] >= samples_start)
     if table_start < image_bytes or not inside.all():
-        raise invalid("an image lies outside the file")
+        raise invalid("the pixels of an image lie outside the file")
     if not np.array_equal(np.sort(allocation["pointer"]), np.sort(image["pointer"])) or np.any(
         allocation["size"] != image_bytes
     ):
-        raise invalid("the allocation table does not match the images")
+        raise invalid("its allocation table does not match its images")
     return BetonInfo(samples["label"].copy(), samples["index"].copy(), size, image["pointer"].astype(np.int64))
 
 
 class Beton:
-    """One split, open for reading.
+    """A beton, which holds one split of a dataset, open for reading.
 
-    A split of up to `max_resident_bytes` bytes of pixels is read into one array in memory. FFCV streams a larger split
-    from the file. Both yield the same batches.
+    If the pixels take up at most `max_resident_bytes`, they are read into an array in memory. Otherwise FFCV streams
+    them from the file. Both ways yield the same batches.
 
     Args:
         path: file to read.
-        threads: number of threads that read and decode.
-        max_resident_bytes: largest split to hold in memory.
+        threads: number of threads with which FFCV reads and decodes images.
+        max_resident_bytes: maximum size in bytes of the pixels that are held in memory.
 
     Attributes:
         labels: label of each image, int64 (N,); -1 if unlabeled.
@@ -208,7 +208,7 @@ class Beton:
         self.images: np.ndarray | None = None
         count = len(self.labels)
         if count * self.image_size**2 * 3 <= max_resident_bytes:
-            self.images = self._read(info.offsets)
+            self.images = self._read_all_images(info.offsets)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -217,7 +217,7 @@ class Beton:
         """Yield the images at the positions in `order`, batch by batch; the last batch may be smaller.
 
         Args:
-            order: positions of the images in the file, in the order to yield.
+            order: positions in the file of the images to yield, in this order.
             batch_size: number of images per batch (M).
 
         Yields:
@@ -230,26 +230,27 @@ class Beton:
                 positions = order[start : start + batch_size]
                 yield self.images[positions], positions
         else:
-            for start, images in self._stream(order, batch_size):
-                yield images, order[start : start + batch_size]
+            yield from self._stream_batches(order, batch_size)
 
-    def _read(self, offsets: np.ndarray) -> np.ndarray:
-        """Read the bytes of all images: raw images need no decoder, and compiling FFCV's takes seconds."""
+    def _read_all_images(self, offsets: np.ndarray) -> np.ndarray:
+        """Read the pixels of all images without FFCV, whose decoder takes seconds to compile and is not needed here."""
         images = np.empty((len(offsets), self.image_size, self.image_size, 3), np.uint8)
         with open(self.path, "rb") as file:
             for image, offset in zip(images, offsets.tolist(), strict=True):
                 file.seek(offset)
                 if file.readinto(image.data) != image.nbytes:
-                    raise UserError(f"{self.path} changed while it was read: run rr convert again")
+                    raise UserError(f"{self.path} changed while it was read: run rr convert for this dataset")
         return images
 
-    def _stream(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the start of each batch in `order`, and its images as FFCV reads them."""
+    def _stream_batches(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the batches of `batches` as FFCV reads them from the file."""
         if len(order) == 0:
             return
         with _preserve_threads():
-            loader = self._loaders.get(batch_size) or self._loaders.setdefault(batch_size, self._loader(batch_size))
-            # FFCV reads `traversal_order` once, at the start of an epoch, and takes the number of batches from the
+            if batch_size not in self._loaders:
+                self._loaders[batch_size] = self._make_ffcv_loader(batch_size)
+            loader = self._loaders[batch_size]
+            # FFCV calls `sample_order` once, at the start of an epoch, and computes the number of batches from the
             # length of `first_traversal_order`.
             loader.traversal_order = SimpleNamespace(sample_order=lambda epoch: order.astype(np.uint64))
             loader.first_traversal_order = order
@@ -257,13 +258,13 @@ class Beton:
         try:
             start = 0
             for (images,) in epoch:
-                yield start, images
+                yield images, order[start : start + len(images)]
                 start += len(images)
         finally:
-            # If the caller stops early, the thread of this epoch would otherwise wait for room in its queue forever.
+            # If the caller stops early, the thread of this epoch would otherwise wait forever for room in its queue.
             epoch.close()
 
-    def _loader(self, batch_size: int) -> Any:
+    def _make_ffcv_loader(self, batch_size: int) -> Any:
         _import_ffcv()
         import numba
         from ffcv.fields.rgb_image import SimpleRGBImageDecoder

@@ -1,4 +1,4 @@
-"""The class names in the metadata of a Parquet file: a JSON list under the key `class_names`."""
+"""Parse the class names in the metadata of a Parquet file: a JSON list under the key `class_names`."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ def parse_class_names(metadata: Mapping[bytes, bytes] | None) -> list[str]:
     """
     try:
         class_names = json.loads((metadata or {})[b"class_names"])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise ValueError(f"no class_names in its metadata: {error}") from error
+    except (KeyError, ValueError, RecursionError):
+        class_names = None
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
-        raise ValueError("class_names in its metadata is not a list of strings")
+        raise ValueError("its metadata has no valid class_names, a JSON list of strings")
     return class_names

@@ -1,4 +1,7 @@
-"""Download files over HTTP: interrupted downloads resume, and incomplete or wrong files never get their final name."""
+"""Download files over HTTP.
+
+Interrupted downloads resume. A file gets its final name only if it is complete and its checksum is correct.
+"""
 
 import hashlib
 import http.client
@@ -13,10 +16,10 @@ from pathlib import Path
 from rr.errors import UserError
 from rr.runtime.progress import Progress
 
-TIMEOUT = 60.0  # seconds without a byte
-RETRY_DELAYS = (1.0, 4.0, 15.0)  # seconds before each retry; they start over after an attempt that received something
+TIMEOUT = 60.0  # seconds without any data after which a connection is closed
+RETRY_DELAYS = (1.0, 4.0, 15.0)  # seconds before each retry; the sequence restarts after an attempt that received data
 _CHUNK_SIZE = 1 << 18
-_RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # temporary errors of a server
+_RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes of temporary errors
 _OR_LOCAL_COPY = "or give a local copy with --from"
 
 
@@ -50,8 +53,8 @@ def download_file(url: str, path: Path, md5: str | None = None) -> None:
             delay = next(delays, None)
             if delay is None:
                 raise UserError(
-                    f"cannot download {url} ({error}): check the network and run the same command again (it continues "
-                    f"after {_file_size(part):,} bytes), {_OR_LOCAL_COPY}"
+                    f"cannot download {url} ({error}): check the network and run the same command again (the download "
+                    f"resumes after {_file_size(part):,} bytes), {_OR_LOCAL_COPY}"
                 ) from error
             time.sleep(delay)
     check_md5(part, md5)
@@ -66,13 +69,13 @@ def check_md5(path: Path, md5: str | None) -> None:
     """Raise UserError if the MD5 of the file differs from `md5` (32 hexadecimal digits); None accepts any file."""
     if md5 is not None and (actual := file_md5(path)) != md5:
         raise UserError(
-            f"{path}: wrong checksum: expected md5 {md5}, got {actual}. Delete the file to download it again, "
-            f"{_OR_LOCAL_COPY}"
+            f"{path}: wrong checksum: expected md5 {md5}, got {actual}. Delete this file and download it again, "
+            "or give another copy with --from"
         )
 
 
 def file_md5(path: Path) -> str:
-    """Return the MD5 of a file, as published with datasets; it protects against accidents, not against attackers."""
+    """Return the MD5 of a file, the checksum that datasets publish. It reveals accidental damage, not manipulation."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -92,10 +95,10 @@ def _download_rest(url: str, part: Path) -> None:
         error.close()
         if error.code != 416:
             raise UserError(
-                f"cannot download {url} (the server answered {error.code} {error.reason}): it may have moved; "
-                f"try again later, {_OR_LOCAL_COPY}"
+                f"cannot download {url} (the server answered {error.code} {error.reason}): the file may have "
+                f"moved; try again later, {_OR_LOCAL_COPY}"
             ) from error
-        # The server has no bytes after ours. Either the part is the whole file, or the file on the server is shorter.
+        # The server has no bytes after ours. Either the part is the complete file, or the server's file is shorter.
         if (error.headers.get("Content-Range") or "") == f"bytes */{size}":
             return
         part.unlink()
@@ -112,8 +115,8 @@ def _download_rest(url: str, part: Path) -> None:
         chunk = _read_chunk(response)
         if response.headers.get_content_type() == "text/html" or (not is_rest and _is_html(chunk)):
             raise UserError(
-                f"{url} is a web page and not the file: it may have moved, or this network requires a login first; "
-                f"try again later, {_OR_LOCAL_COPY}"
+                f"{url} returned a web page instead of the file: the file may have moved, or this network may "
+                f"require a login; open the address in a browser and try again, {_OR_LOCAL_COPY}"
             )
         _save_validator(response.headers, validator_path)
         # Without a length there is no progress to show.
@@ -136,7 +139,7 @@ def _read_chunk(response: http.client.HTTPResponse) -> bytes:
 
 @contextmanager
 def _translate_network_errors() -> Iterator[None]:
-    """Raise _NetworkError for failures of the network. They are OSErrors, as those of the disk are."""
+    """Convert failures of the network to _NetworkError, because disk errors are OSErrors as well."""
     try:
         yield
     except urllib.error.HTTPError as error:
@@ -168,6 +171,7 @@ def _validator_path(part: Path) -> Path:
 
 
 def _file_size(path: Path) -> int:
+    """Return the size of a file in bytes, or 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 

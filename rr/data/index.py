@@ -1,4 +1,4 @@
-"""`index.parquet`: one row per image of a converted dataset, and the names of its classes."""
+"""Write and read `index.parquet`, which has one row per image of a converted dataset, and the class names."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def write_index(path: Path, splits: np.ndarray, labels: np.ndarray, hashes: list
         splits: split of each image (N,).
         labels: label of each image, int64 (N,).
         hashes: SHA-256 of the pixels of each image, N hexadecimal strings.
-        class_names: names of the labels; empty if the dataset has no labels.
+        class_names: name of each class, indexed by label; empty if the dataset has no labels.
     """
     names = [class_names[label] if 0 <= label < len(class_names) else None for label in labels]
     table = pa.table(
@@ -38,7 +38,7 @@ def write_index(path: Path, splits: np.ndarray, labels: np.ndarray, hashes: list
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Return the class names of a converted dataset; empty if it has no labels.
+    """Return the class names of a converted dataset; the list is empty if it has no labels.
 
     Raises:
         UserError: if the index is missing or damaged.
@@ -46,4 +46,4 @@ def read_class_names(path: Path) -> list[str]:
     try:
         return parse_class_names(pq.read_schema(path).metadata)
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}): run rr convert") from error
+        raise UserError(f"{path} is missing or damaged ({error}): run rr convert for this dataset") from error

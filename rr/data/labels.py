@@ -4,9 +4,9 @@ import numpy as np
 
 
 def keep_label_fraction(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return the labels, int64 (N,), with a random `fraction` of each class kept and the others replaced by -1.
+    """Return the labels, int64 (N,), with a random `fraction` of each class kept and the rest replaced by -1.
 
-    At least one label of each class is kept, unless `fraction` is 0. `seed` determines which ones.
+    At least one label of each class is kept, unless `fraction` is 0. `seed` determines which labels are kept.
     """
     kept = np.full_like(labels, -1)
     if fraction <= 0:

@@ -1,7 +1,7 @@
-"""The data loader: shuffle the images, read them, sample augmentations and make views, while training runs.
+"""Load mini-batches of augmented views in the background while training runs.
 
-On the CPU, a batch contains finished views. On a GPU, it contains the bytes of the images and a table of augmentation
-parameters, and `ViewLoader.augment` makes the views on the GPU, as the first part of the compiled training step.
+On the CPU, a batch contains finished views. On a GPU, it contains the pixels of the images and a table of augmentation
+parameters. `ViewLoader.augment` makes the views from them on the GPU, as the first part of the compiled training step.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from rr.params import DatasetConfig
 from rr.views import make_views, sample_view_parameters, torch_ops
 from rr.views.augmentation import Augmentation
 
-PREFETCH = 2  # batches
+PREFETCH = 2  # number of batches to prepare ahead of the training step
 
 
 class Batch(NamedTuple):
@@ -39,18 +39,18 @@ class ViewLoader:
     """Load the mini-batches of any epoch. A batch depends only on the seed, the epoch and the step.
 
     Args:
-        data: the images.
-        dataset: parameters of the dataset, with the mean and the standard deviation for normalization.
-        augmentation: the random transformations that make a view.
-        views: number of views per image (K).
+        data: the images and their labels.
+        dataset: parameters of the dataset; its mean and standard deviation are used for normalization.
+        augmentation: the random transformations that turn an image into a view.
+        num_views: number of views per image (K).
         batch_size: number of images per mini-batch, over all processes.
-        seed: seed of the order and of the augmentations.
+        seed: seed of the order of the images and of the augmentations.
         device: device of the batches, such as "cpu" or "cuda:0".
         positions: positions in `data` of the images to use. The default is all images.
-        augment_on_device: whether `augment` makes the views, as on a GPU. The default depends on `device`; tests set
-            it on the CPU.
-        local_slice: function that returns the images of this process in a mini-batch of a given size, at least one.
-            The default is all of them.
+        augment_on_device: whether `augment` makes the views, as it does on a GPU. The default depends on `device`;
+            tests set it on the CPU.
+        local_slice: function that maps the size of a mini-batch to the slice of its images that this process handles,
+            at least one image. The default is the whole mini-batch.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class ViewLoader:
         self.augment: Callable[..., Tensor] = _identity
         self.device_images: Tensor | None = None
         if self.augment_on_device:
-            scale = torch_ops.to_device(torch_ops.pack_normalization(dataset.mean, dataset.std), self.device)
+            normalization = torch_ops.pack_normalization(dataset.mean, dataset.std)
             self.augment = partial(
                 torch_ops.augment_packed,
-                normalization=scale,
+                normalization=torch_ops.to_device(normalization, self.device),
                 num_views=num_views,
                 enabled=torch_ops.EnabledOps.from_augmentation(augmentation),
             )
             if data.images is not None:
-                # A split that fits in host memory fits on the device too. Larger splits are streamed to it.
+                # A split that is held in host memory fits on the device too. Larger splits are streamed to the device.
                 self.device_images = torch.from_numpy(data.images).to(self.device)
 
     def set_labels(self, labels: np.ndarray) -> None:
@@ -96,27 +96,28 @@ class ViewLoader:
         """Yield the batches of one epoch in random order; the last batch may be smaller.
 
         Args:
-            number: the epoch.
+            number: number of the epoch, which determines the order of the images and the augmentations.
             first_step: number of batches to skip.
-            num_images: number of images in the epoch. The default is all images.
+            num_images: number of images to sample for the epoch. The default is all images.
         """
         rng = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         order = self.positions[rng.permutation(len(self.positions))[:num_images]]
-        return prefetch(self._batches(number, order[first_step * self.batch_size :]), PREFETCH)
+        return prefetch(self._iter_batches(number, order[first_step * self.batch_size :]), PREFETCH)
 
-    def _batches(self, epoch: int, order: np.ndarray) -> Generator[Batch, None, None]:
+    def _iter_batches(self, epoch: int, order: np.ndarray) -> Generator[Batch, None, None]:
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         if self.device_images is not None:
             for positions in batches:
-                yield self._gpu_batch(None, positions, epoch)
+                yield self._make_gpu_batch(None, positions, epoch)
         elif batches:
             local_order = np.concatenate([positions[self.local_slice(len(positions))] for positions in batches])
             local_size = len(range(self.batch_size)[self.local_slice(self.batch_size)])
-            make_batch = self._gpu_batch if self.augment_on_device else self._cpu_batch
+            make_batch = self._make_gpu_batch if self.augment_on_device else self._make_cpu_batch
             for positions, (images, _) in zip(batches, self.data.batches(local_order, local_size), strict=True):
                 yield make_batch(images, positions, epoch)
 
-    def _cpu_batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
+    def _make_cpu_batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
+        """Make a batch of finished views."""
         index = self.data.index[positions[self.local_slice(len(positions))]]
         views = make_views(
             images, index, augmentation=self.augmentation, seed=self.seed, epoch=epoch, num_views=self.num_views,
@@ -124,7 +125,8 @@ class ViewLoader:
         )  # fmt: skip
         return Batch((views,), self.labels[torch.from_numpy(positions)])
 
-    def _gpu_batch(self, images: np.ndarray | None, positions: np.ndarray, epoch: int) -> Batch:
+    def _make_gpu_batch(self, images: np.ndarray | None, positions: np.ndarray, epoch: int) -> Batch:
+        """Make a batch of pixels and augmentation parameters; `images` is None if all images are on the device."""
         local = self.local_slice(len(positions))
         index = self.data.index[positions[local]]
         parameters = sample_view_parameters(
@@ -145,8 +147,8 @@ def _identity(views: Tensor) -> Tensor:
 
 
 def prefetch(source: Generator[Any, None, None], depth: int) -> Iterator[Any]:
-    """Yield the items of `source`, computed by another thread up to `depth` items ahead, and raise its exceptions."""
-    # Both settings are per thread. The other thread takes them over from the thread of the caller.
+    """Yield the items of `source`, which another thread computes up to `depth` items ahead; raise its exceptions."""
+    # numba's number of threads and the CUDA device are set per thread. The new thread gets those of the caller.
     threads, device = numba.get_num_threads(), torch.cuda.current_device() if torch.cuda.is_available() else None
 
     def initialize() -> None:

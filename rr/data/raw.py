@@ -1,17 +1,17 @@
-"""The raw format: `images.parquet`, all images of a dataset in their original encoding.
+"""Read and write the raw format: `images.parquet` holds all images of a dataset in their original encoding.
 
 `rr fetch` writes every kind of source in this format, and `rr convert` reads nothing else. The columns follow the
-Hugging Face convention, so the usual viewers open the file: `image` (struct of `bytes` and `path`), `label` (int64,
--1 if unlabeled) and `split` ("train" rows before "test" rows). The schema metadata holds the class names.
+Hugging Face convention, so the usual viewers can open the file: `image` (a struct of `bytes` and `path`), `label`
+(int64, -1 if unlabeled) and `split` ("train" or "test"; the training images come first). The schema metadata holds the
+class names.
 """
 
-import errno
 import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,8 @@ from rr.runtime.atomic import atomic_write
 
 SPLITS = ("train", "test")
 UNLABELED = -1
-MAX_CLASSES = 100_000  # more than any image dataset has, and few enough to hold a list of their names
+UnreadablePolicy = Literal["raise", "skip"]  # what to do with an image that cannot be decoded
+MAX_CLASSES = 100_000  # more than in any image dataset, but few enough for a list of all class names
 _SCHEMA = pa.schema(
     [
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -32,12 +33,12 @@ _SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
-# Photographs have several megabytes each, so the bytes of a row group are limited too.
+# A photograph may take up several megabytes, so the bytes of a row group are limited too.
 _MAX_ROWS_PER_GROUP, _MAX_BYTES_PER_GROUP = 1000, 1 << 26
 
 
 class EncodedImage(NamedTuple):
-    """One encoded image with its split and label; `name` identifies it in messages."""
+    """An encoded image with its split and label. `name` identifies the image in error messages."""
 
     split: str
     name: str
@@ -46,7 +47,7 @@ class EncodedImage(NamedTuple):
 
 
 class RawDataset(NamedTuple):
-    """The class names of a source (empty if unlabeled) and its images, the training split first."""
+    """The class names of a dataset (empty if it is unlabeled) and its images, with the training split first."""
 
     class_names: list[str]
     images: Iterable[EncodedImage]
@@ -77,14 +78,17 @@ def write(path: Path, dataset: RawDataset) -> dict[str, int]:
             )
         for split, count in counts.items():
             if count == 0:
-                raise UserError(f"{path}: the {split} split has no images; add some, or change test_fraction")
+                raise UserError(
+                    f"{path} was not written, because the {split} split has no images: add images to the source. If "
+                    "the source has no test images of its own, another test_fraction may help too"
+                )
     return counts
 
 
-def check_label(label: int, name: str) -> None:
-    """Raise UserError if the label of the image `name` is out of range."""
+def check_label(label: int, where: str) -> None:
+    """Raise UserError if `label` is out of range. `where` names its image or file in the message."""
     if not UNLABELED <= label < MAX_CLASSES:
-        raise UserError(f"label must be 0 to {MAX_CLASSES - 1}, or -1 if unlabeled; got {label}: {name}")
+        raise UserError(f"{where}: label {label} is out of range: use 0 to {MAX_CLASSES - 1}, or -1 if unlabeled")
 
 
 def _row_groups(images: Iterable[EncodedImage]) -> Iterator[list[EncodedImage]]:
@@ -108,7 +112,7 @@ class RawFile:
         path: path of the file.
         labels: label of each image, int64 (N,); -1 if unlabeled.
         splits: split of each image, str (N,).
-        class_names: names of the labels; empty if the dataset has no labels.
+        class_names: name of each class, indexed by label; empty if the dataset has no labels.
 
     Raises:
         UserError: if the file is missing, damaged or not a raw file.
@@ -127,7 +131,7 @@ class RawFile:
         """Yield the name and the encoded bytes of each image in file order.
 
         Raises:
-            UserError: if a page of the file is damaged.
+            UserError: if the file is damaged.
         """
         with translate_parquet_errors(self.path, "run rr fetch again"):
             for batch in self._file.iter_batches(batch_size=64, columns=["image"]):
@@ -137,12 +141,14 @@ class RawFile:
 
 @contextmanager
 def translate_parquet_errors(path: Path, hint: str) -> Iterator[None]:
-    """Raise UserError if pyarrow cannot read the Parquet file `path`; `hint` tells the user what to do."""
+    """Convert errors of pyarrow about the Parquet file `path` to a UserError whose message ends with `hint`."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        # pyarrow reports damage by an OSError without a number. An OSError with a number comes from the disk.
-        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+        # pyarrow reports damage as an OSError without errno. An OSError with errno comes from the operating system.
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"{path} does not exist: {hint}") from error
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UserError(
             f"{path} is damaged or not a valid Parquet file ({' '.join(str(error).split())}): {hint}"
@@ -150,21 +156,22 @@ def translate_parquet_errors(path: Path, hint: str) -> Iterator[None]:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encode an RGB image, uint8 (H, W, 3), as PNG, which is lossless."""
+    """Encode an RGB image, uint8 (H, W, 3), as PNG without loss."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
-    """Decode an image in any format that Pillow reads to RGB, uint8 (H, W, 3).
+    """Decode an encoded image and return its RGB pixels, uint8 (H, W, 3).
 
-    EXIF rotation is applied, transparent pixels are blended with white, and 16-bit values are scaled to 8 bits.
+    All image formats that Pillow supports are accepted. EXIF rotation is applied, transparent pixels are blended with
+    white, and 16-bit values are scaled to 8 bits.
 
     Args:
         data: the encoded image.
-        image_size: height and width of the result in pixels. An image of another size is resized to this length of its
-            shorter side (bicubic) and center-cropped. None keeps the size of the image.
+        image_size: height and width of the result in pixels. An image of another size is center-cropped to a square
+            and resized (bicubic). None keeps the size of the image.
 
     Raises:
         ValueError: if Pillow cannot read the image.
@@ -175,8 +182,8 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise ValueError("not an image format that Pillow can read") from error
     except MemoryError:
-        raise  # caused by this machine, not by the image
-    except Exception as error:  # each of Pillow's many decoders has exceptions of its own
+        raise  # this machine is short of memory; the image may be valid
+    except Exception as error:  # Pillow's decoders raise many different exceptions
         raise ValueError(str(error) or type(error).__name__) from error
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
@@ -184,12 +191,13 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB with 8 bits per channel."""
     if image.mode.startswith("I;16"):
         # Pillow would clip 16-bit values to 255 instead of scaling them.
         values = np.asarray(image, dtype=np.float64)
         return Image.fromarray((values / 65535 * 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError("32-bit values have no defined range; save the image with 8 or 16 bits per channel")
+        raise ValueError("its 32-bit values have no defined range; save it with 8 or 16 bits per channel")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

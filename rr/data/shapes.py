@@ -1,4 +1,4 @@
-"""`shapes`: a built-in dataset of small generated images in ten classes, with nothing to download.
+"""Generate `shapes`, a built-in dataset of small images in ten classes, without any download.
 
 Each image shows one light object on a darker, textured background with some clutter. Color, position, size, rotation,
 texture and clutter are sampled independently of the class. Only the outline of the object determines the class.
@@ -11,15 +11,16 @@ import numpy as np
 
 SPLITS: tuple[str, ...] = ("train", "test")
 
-_CHUNK_SIZE = 256  # images generated at a time: a few MB of working memory for a dataset of any size
-_SCALES = (0.41, 0.5)  # square root of the object's area, as a fraction of the image size: a disc spans 46 to 56 %
-_MAX_SHIFT = 0.07  # maximum offset of the object's center from the image center projection each axis, as a fraction
-_NUM_CLUTTER = 3
-_NOISE_STD = 0.02  # of the pixel noise, with colors in [0, 1]
+_CHUNK_SIZE = 256  # number of images generated at a time, so that any dataset needs only a few MB of memory
+# Range of the square root of the object's area, as a fraction of the image size. A disc spans 46 to 56 % of the image.
+_SCALES = (0.41, 0.5)
+_MAX_SHIFT = 0.07  # maximum offset of the object from the image center along each axis, as a fraction of the image size
+_NUM_CLUTTER = 3  # number of clutter objects per image
+_NOISE_STD = 0.02  # standard deviation of the pixel noise, for colors in [0, 1]
 
-# (lowest, highest) HSV saturation and value. Hues are unrestricted but pale, and the object is always lighter than the
-# background. So the object stays visible in a grayscale view, and images differ more in shape than in color. With
-# strong colors, relational learning discriminates images by color and needs many more epochs to learn the shapes.
+# Ranges of HSV saturation and value. Any hue may occur, but colors are pale, and the object is always lighter than the
+# background. So the object stays visible in a grayscale view, and images differ more in shape than in color. If colors
+# are strong, relational learning discriminates images by color and needs many more epochs to learn the shapes.
 _BACKGROUND_TONES = ((0.05, 0.28), (0.18, 0.36))
 _CLUTTER_TONES = ((0.05, 0.28), (0.25, 0.65))
 _OBJECT_TONES = ((0.01, 0.12), (0.88, 1.0))
@@ -28,7 +29,7 @@ ToneRange = tuple[tuple[float, float], tuple[float, float]]
 DistanceFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def generate(num_images: int, seed: int, split: str, image_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+def generate_shapes(num_images: int, seed: int, split: str, image_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """Generate labeled images; the result depends only on the arguments.
 
     Args:
@@ -38,7 +39,7 @@ def generate(num_images: int, seed: int, split: str, image_size: int = 32) -> tu
         image_size: height and width in pixels, at least 16.
 
     Returns:
-        RGB images, uint8 [num_images, image_size, image_size, 3], and labels, int64 [num_images], which are indices
+        RGB images, uint8 (num_images, image_size, image_size, 3), and labels, int64 (num_images,), which are indices
         into CLASS_NAMES. The labels are shuffled and balanced: class sizes differ by at most one.
 
     Raises:
@@ -56,15 +57,15 @@ def generate(num_images: int, seed: int, split: str, image_size: int = 32) -> tu
 def render_silhouettes(
     labels: np.ndarray, image_size: int, centers: np.ndarray, scales: np.ndarray, angles: np.ndarray
 ) -> np.ndarray:
-    """Return the fraction of each pixel that the object covers, float32 [n, image_size, image_size] in [0, 1].
+    """Return the fraction of each pixel that the object covers, float32 (N, image_size, image_size) in [0, 1].
 
     Args:
-        labels: indices into CLASS_NAMES, int [n].
+        labels: indices into CLASS_NAMES, int (N,).
         image_size: height and width in pixels.
-        centers: (x, y) of the centroids relative to the image center, as fractions of the image size, float [n, 2].
-        scales: square roots of the areas, as fractions of the image size, float [n]. Objects of all classes have the
+        centers: (x, y) of the centroids relative to the image center, as fractions of the image size, float (N, 2).
+        scales: square roots of the areas, as fractions of the image size, float (N,). Objects of all classes have the
             same distribution of areas, so the color histogram does not reveal the class.
-        angles: rotations in radians, float [n].
+        angles: rotations in radians, float (N,).
     """
     x, y = _object_coordinates(image_size, centers, angles)
     masks = np.empty(x.shape, dtype=np.float32)
@@ -79,7 +80,7 @@ def render_silhouettes(
 
 def _check_arguments(num_images: int, seed: int, split: str, image_size: int) -> None:
     if num_images < len(CLASS_NAMES):
-        raise ValueError(f"num_images must be at least {len(CLASS_NAMES)}, one image per class; got {num_images}")
+        raise ValueError(f"num_images must be at least {len(CLASS_NAMES)} (one image per class); got {num_images}")
     if seed < 0:
         raise ValueError(f"seed must not be negative; got {seed}")
     if split not in SPLITS:
@@ -89,7 +90,7 @@ def _check_arguments(num_images: int, seed: int, split: str, image_size: int) ->
 
 
 def _paint_images(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Paint one image per label, from the background to the object: uint8 [n, size, size, 3]."""
+    """Paint one image per label, from the background to the object; return uint8 (N, size, size, 3)."""
     count = len(labels)
     images = _paint_background(count, size, rng)
     for _ in range(_NUM_CLUTTER):
@@ -108,12 +109,12 @@ def _paint_images(labels: np.ndarray, size: int, rng: np.random.Generator) -> np
 
 
 def _blend(images: np.ndarray, masks: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Blend colors into images, float32 [n, size, size, 3], with masks [n, size, size] as weights."""
+    """Blend colors into images, float32 (N, size, size, 3), with masks (N, size, size) as weights."""
     return images + masks[..., None] * (colors - images)
 
 
 def _sample_colors(rng: np.random.Generator, count: int, tones: ToneRange) -> np.ndarray:
-    """Sample RGB colors of any hue, with saturation and value in the given ranges: float32 [count, 1, 1, 3]."""
+    """Sample colors of any hue, with saturation and value in the given ranges; return RGB, float32 (count, 1, 1, 3)."""
     hue, saturation, value = (rng.uniform(*bounds, (count, 1, 1, 1)) for bounds in ((0.0, 1.0), *tones))
     # The usual closed form of HSV to RGB: each channel is a clipped triangle wave of the hue.
     phase = (hue * 6 + np.array([5, 3, 1])) % 6
@@ -122,9 +123,9 @@ def _sample_colors(rng: np.random.Generator, count: int, tones: ToneRange) -> np
 
 
 def _paint_background(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Blend two colors with a random texture: float32 [count, size, size, 3].
+    """Blend two colors with a random texture; return float32 (count, size, size, 3).
 
-    Two plane waves of random direction make stripes, plaids and, at low frequency, gradients.
+    Two plane waves of random directions produce stripes, plaids and, at low frequencies, gradients.
     """
     texture = np.full((count, size, size), 0.5, dtype=np.float32)
     for _ in range(2):
@@ -135,23 +136,23 @@ def _paint_background(count: int, size: int, rng: np.random.Generator) -> np.nda
 
 
 def _render_clutter(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return masks [count, size, size] of one small rounded box per image: a dot, tile, pill or bar."""
+    """Return the masks of one small rounded box (a dot, tile, pill or bar) per image, float32 (count, size, size)."""
     x, y = _object_coordinates(size, rng.uniform(-0.5, 0.5, (count, 2)), rng.uniform(0, 2 * np.pi, count))
-    width, height = rng.uniform(0.03, 0.12, (2, count, 1, 1)).astype(np.float32)
-    radius = np.minimum(width, height) * rng.uniform(0, 1, (count, 1, 1)).astype(np.float32)
-    return _antialias(_box(x, y, width - radius, height - radius) - radius, size)
+    half_width, half_height = rng.uniform(0.03, 0.12, (2, count, 1, 1)).astype(np.float32)
+    radius = np.minimum(half_width, half_height) * rng.uniform(0, 1, (count, 1, 1)).astype(np.float32)
+    return _antialias(_box_distance(x, y, half_width - radius, half_height - radius) - radius, size)
 
 
 def _sample_shading(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the brightness factors of a soft light from a random direction, around 1: float32 [count, size, size]."""
+    """Sample brightness factors around 1, as of soft light from a random direction: float32 (count, size, size)."""
     x, _y = _object_coordinates(size, np.zeros((count, 2)), rng.uniform(0, 2 * np.pi, count))
     return 1 + np.float32(0.4) * x
 
 
 def _object_coordinates(size: int, centers: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y of the pixel centers relative to n objects, as fractions of the size: float32 [n, size, size].
+    """Return x and y of the pixel centers relative to N objects, as fractions of the size: float32 (N, size, size).
 
-    The axes of an object have its center as the origin and are rotated by its angle.
+    The coordinate axes of an object start at its center and are rotated by its angle.
     """
     axis = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
     center_x, center_y = np.asarray(centers, dtype=np.float32).T[:, :, None, None]
@@ -162,7 +163,7 @@ def _object_coordinates(size: int, centers: np.ndarray, angles: np.ndarray) -> t
 
 
 def _antialias(distances: np.ndarray, size: int) -> np.ndarray:
-    """Convert signed distances (negative inside) to the covered fraction of each pixel: a ramp of one pixel."""
+    """Convert signed distances (negative inside) to the fraction of each pixel that is covered: a ramp of one pixel."""
     return np.clip(0.5 - distances * size, 0, 1)
 
 
@@ -176,23 +177,23 @@ def _root_area_and_centroid(distance: DistanceFunction) -> tuple[float, float, f
     return area**0.5, float(x[inside].mean()), float(y[inside].mean())
 
 
-# Each function returns the signed distance from (x, y) to the outline of a shape, negative inside. The shapes may have
-# any area and centroid, because `render_silhouettes` normalizes both.
+# Each function returns the signed distance from (x, y) to the outline of a shape, which is negative inside. The shapes
+# may have any area and centroid, because `render_silhouettes` normalizes both.
 
 
-def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _disc_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.hypot(x, y) - 1
 
 
-def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _ring_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.abs(np.hypot(x, y) - 0.75) - 0.25
 
 
-def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _crescent_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(np.hypot(x, y) - 1, 0.75 - np.hypot(x - 0.5, y))
 
 
-def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _heart_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = np.abs(x), 0.5 - y
     lobe = np.hypot(x - 0.25, y - 0.75) - 0.125**0.5
     projection = 0.5 * np.maximum(x + y, 0)
@@ -200,18 +201,20 @@ def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(x + y > 1, lobe, edge)
 
 
-def _box(x: np.ndarray, y: np.ndarray, width: np.ndarray | float, height: np.ndarray | float) -> np.ndarray:
-    """Return the distance to a box of the given half width and half height."""
-    dx, dy = np.abs(x) - width, np.abs(y) - height
+def _box_distance(
+    x: np.ndarray, y: np.ndarray, half_width: np.ndarray | float, half_height: np.ndarray | float
+) -> np.ndarray:
+    """Return the signed distance to a box that is centered at the origin."""
+    dx, dy = np.abs(x) - half_width, np.abs(y) - half_height
     return np.hypot(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0)
 
 
-def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.minimum(_box(x, y, 1, 0.32), _box(x, y, 0.32, 1))
+def _cross_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.minimum(_box_distance(x, y, 1, 0.32), _box_distance(x, y, 0.32, 1))
 
 
-def _polygon(corners: np.ndarray) -> DistanceFunction:
-    """Return the distance function of a simple polygon with the given corners [k, 2]."""
+def _make_polygon_distance(corners: np.ndarray) -> DistanceFunction:
+    """Return the distance function of a simple polygon with the given corners, float (K, 2)."""
 
     def distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         squared_distance = np.full(x.shape, np.inf, dtype=x.dtype)
@@ -230,7 +233,7 @@ def _polygon(corners: np.ndarray) -> DistanceFunction:
 
 
 def _radial_corners(radii: tuple[float, ...], repeats: int) -> np.ndarray:
-    """Return corners [len(radii) * repeats, 2] at equal angles, with the radii in turn."""
+    """Return corners, float (len(radii) * repeats, 2), at equal angular steps; their radii cycle through `radii`."""
     angles = np.arange(len(radii) * repeats) * (2 * np.pi / (len(radii) * repeats))
     return np.tile(radii, repeats)[:, None] * np.stack([np.sin(angles), -np.cos(angles)], axis=1)
 
@@ -239,15 +242,15 @@ _HOURGLASS = np.array([(-0.8, -1), (0.8, -1), (0.15, 0), (0.8, 1), (-0.8, 1), (-
 _ARROW = np.array([(0, -1), (0.8, -0.1), (0.3, -0.1), (0.3, 1), (-0.3, 1), (-0.3, -0.1), (-0.8, -0.1)])
 
 _OUTLINES: dict[str, DistanceFunction] = {
-    "disc": _disc,
-    "ring": _ring,
-    "triangle": _polygon(_radial_corners((1.0,), 3)),
-    "square": _polygon(_radial_corners((1.0,), 4)),
-    "star": _polygon(_radial_corners((1.0, 0.45), 5)),
-    "cross": _cross,
-    "crescent": _crescent,
-    "heart": _heart,
-    "hourglass": _polygon(_HOURGLASS),
-    "arrow": _polygon(_ARROW),
+    "disc": _disc_distance,
+    "ring": _ring_distance,
+    "triangle": _make_polygon_distance(_radial_corners((1.0,), 3)),
+    "square": _make_polygon_distance(_radial_corners((1.0,), 4)),
+    "star": _make_polygon_distance(_radial_corners((1.0, 0.45), 5)),
+    "cross": _cross_distance,
+    "crescent": _crescent_distance,
+    "heart": _heart_distance,
+    "hourglass": _make_polygon_distance(_HOURGLASS),
+    "arrow": _make_polygon_distance(_ARROW),
 }
 CLASS_NAMES: tuple[str, ...] = tuple(_OUTLINES)

@@ -1,1 +1,1 @@
-"""Conversion of backbones from and to the formats of other programs (`rr import` and `rr export`)."""
+"""Convert backbones from and to the formats of other programs (`rr import` and `rr export`)."""

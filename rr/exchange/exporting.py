@@ -16,13 +16,13 @@ from rr.backbones.weights import load_backbone, save_backbone
 from rr.errors import UserError
 from rr.runtime.atomic import atomic_write
 
-TOLERANCE = 1e-5  # maximum difference of the features, relative to the largest feature
+TOLERANCE = 1e-5  # maximum difference between the features, relative to the largest feature
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 Forward = Callable[[Tensor], Tensor]
 
 
 def export_backbone(weights: Path, format: str, output: Path, image_size: int = 32) -> str:
-    """Write the backbone in the file `weights` to `output`, load it from there, and compare the features.
+    """Write the backbone in the file `weights` to `output`, load the new file, and compare the features.
 
     The formats `safetensors` and `state-dict` contain the weights only. The keys are those of this project, which for
     ResNets are the keys of torchvision. The formats `torchscript`, `torch-export` and `onnx` contain the model in eval
@@ -32,25 +32,28 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int = 
         A message for the user.
 
     Raises:
-        UserError: if `weights` is not a backbone file, packages for ONNX are missing, or the features of the exported
-            model differ. In this case `output` is not changed.
+        UserError: if `weights` is not a backbone file, if `output` is `weights` or a folder, if packages for ONNX are
+            missing, or if the features of the exported model differ. The file `output` is then not changed.
     """
     save, load = _FORMATS[format]
-    if output.resolve() == weights.resolve() or output.is_dir():
-        raise UserError(f"--output {output}: this is the input file or a folder; choose another output path")
+    if output.is_dir() or output.resolve() == weights.resolve():
+        kind = "a folder" if output.is_dir() else "the input file"
+        raise UserError(f"--output {output} is {kind}: give the path of another file")
     missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None] if format == "onnx" else []
     if missing:
-        raise UserError(f"--format onnx needs {', '.join(missing)}: pip install 'rr[export]'")
+        raise UserError(
+            f"--format onnx needs the packages {', '.join(missing)}: run pip install '.[export]' in the project folder"
+        )
     backbone = load_backbone(weights)
     generator = torch.Generator().manual_seed(0)
     example_B3SS, other_B3SS = (torch.randn((B, 3, image_size, image_size), generator=generator) for B in (2, 5))
     with atomic_write(output) as temporary, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters of torch emit warnings that users cannot act on
+        warnings.simplefilter("ignore")  # users cannot act on the warnings of torch's exporters
         save(backbone, example_B3SS, temporary)
         error = _relative_error(load(backbone, temporary)(other_B3SS), backbone(other_B3SS))
         if not error <= TOLERANCE:
             raise UserError(
-                f"{weights} exported as {format} gives features with a relative error of {error:.1e} (maximum: "
+                f"{weights}: after export as {format}, the features have a relative error of {error:.1e} (maximum: "
                 f"{TOLERANCE:.0e}). Nothing was written; choose another --format"
             )
     return f"{output}: {backbone.name} as {format}, relative error of the features {error:.1e}"
@@ -73,7 +76,7 @@ def _load_safetensors(backbone: Backbone, source: Path) -> Forward:
 
 
 def _save_state_dict(backbone: Backbone, example_B3SS: Tensor, target: Path) -> None:
-    # Here and below, serialize to memory first, because torch reports a full disk as an internal error.
+    # Here and below, data are serialized to memory first, because torch reports a full disk as an internal error.
     buffer = io.BytesIO()
     torch.save(backbone.state_dict(), buffer)
     target.write_bytes(buffer.getvalue())
@@ -97,7 +100,7 @@ def _load_torchscript(backbone: Backbone, source: Path) -> Forward:
 
 def _save_torch_export(backbone: Backbone, example_B3SS: Tensor, target: Path) -> None:
     buffer = io.BytesIO()
-    program = torch.export.export(backbone, (example_B3SS,), dynamic_shapes=_dynamic_batch())
+    program = torch.export.export(backbone, (example_B3SS,), dynamic_shapes=_dynamic_batch_shapes())
     torch.export.save(program, buffer)
     target.write_bytes(buffer.getvalue())
 
@@ -108,11 +111,11 @@ def _load_torch_export(backbone: Backbone, source: Path) -> Forward:
 
 def _save_onnx(backbone: Backbone, example_B3SS: Tensor, target: Path) -> None:
     program: Any = torch.onnx.export(
-        backbone, (example_B3SS,), dynamo=True, dynamic_shapes=_dynamic_batch(), input_names=["images"],
+        backbone, (example_B3SS,), dynamo=True, dynamic_shapes=_dynamic_batch_shapes(), input_names=["images"],
         output_names=["features"], verbose=False,
     )  # fmt: skip
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # contains stack traces with paths of this machine
+        node.metadata_props.clear()  # they contain stack traces with paths of this machine
     target.write_bytes(program.model_proto.SerializeToString())
 
 
@@ -123,7 +126,8 @@ def _load_onnx(backbone: Backbone, source: Path) -> Forward:
     return lambda images_B3SS: torch.from_numpy(session.run(None, {"images": images_B3SS.numpy()})[0])
 
 
-def _dynamic_batch() -> tuple[dict[int, Any]]:
+def _dynamic_batch_shapes() -> tuple[dict[int, Any]]:
+    """Return the `dynamic_shapes` of a model whose only argument has any batch size."""
     return ({0: torch.export.Dim("batch", min=1)},)
 
 

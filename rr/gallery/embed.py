@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rr.data.raw import UnreadablePolicy
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
-from rr.gallery.images import ImageFile, OnUnreadable, decode_batches, has_image_suffix, list_images
+from rr.gallery.images import ImageFile, decode_batches, has_image_suffix, list_images
 from rr.gallery.index import ImageVectors, write_index
 from rr.runtime.progress import Progress
 
-if TYPE_CHECKING:  # a search does without this import, which takes a tenth of a second
+if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
     from rr.params import DatasetConfig
 
 
@@ -22,16 +23,16 @@ def embed(
     output: Path,
     *,
     dataset: DatasetConfig | None,
-    on_unreadable: OnUnreadable,
+    on_unreadable: UnreadablePolicy,
     device: str,
 ) -> str:
-    """Write the feature vectors of all images below `folder` to `output`; return a summary for the user.
+    """Write the feature vectors of all images in `folder` and its subfolders to `output`; return a summary.
 
     `rr.gallery.index` describes the file.
 
     Raises:
-        UserError: if `output` would overwrite an input, the folder has no images, an image cannot be read (unless
-            `on_unreadable` is "skip"), or the backbone cannot be loaded.
+        UserError: if `output` is a folder, the weights file or named like an image, if the folder has no images, if an
+            image cannot be read (unless `on_unreadable` is "skip"), or if the backbone cannot be loaded.
     """
     check_output("--output", output, weights)
     images = list_images(folder)
@@ -42,12 +43,12 @@ def embed(
 
 
 def embed_batches(
-    extractor: FeatureExtractor, images: list[ImageFile], on_unreadable: OnUnreadable
+    extractor: FeatureExtractor, images: list[ImageFile], on_unreadable: UnreadablePolicy
 ) -> Iterator[ImageVectors]:
-    """Yield images and their vectors in batches, so that memory does not grow with the folder.
+    """Yield images and their vectors in batches, so that memory use does not grow with the number of images.
 
     Raises:
-        UserError: as `rr.gallery.images.decode_batches` does.
+        UserError: if an image cannot be read (unless `on_unreadable` is "skip"), or if a feature is NaN or infinite.
     """
     if not images:
         return
@@ -61,6 +62,13 @@ def embed_batches(
 
 
 def check_output(option: str, output: Path, weights: Path) -> None:
-    """Raise UserError if `output` is a folder, the weights file or named like an image."""
-    if output.is_dir() or output.resolve() == weights.resolve() or has_image_suffix(output):
-        raise UserError(f"{option} {output}: is a folder, the weights file or named like an image: give another file")
+    """Raise UserError if `output` is a folder, the weights file or named like an image; `option` is for the message."""
+    if output.is_dir():
+        problem = "a folder"
+    elif output.resolve() == weights.resolve():
+        problem = "the weights file"
+    elif has_image_suffix(output):
+        problem = "named like an image"
+    else:
+        return
+    raise UserError(f"{option} {output} is {problem}: give the path of another file")

@@ -1,4 +1,4 @@
-"""A backbone and the preprocessing of its images, which together determine the vector of an image."""
+"""Extract features with a frozen backbone. The backbone and its preprocessing determine the vector of an image."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rr.errors import UserError
 from rr.runtime.hashing import file_sha256
 from rr.views import normalize
 
-if TYPE_CHECKING:  # a search does without this import, which takes a tenth of a second
+if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
     from rr.params import DatasetConfig
 
-# Limits of a batch: large enough to be fast, small enough for the activations of a large backbone.
+# Limits of a batch: large enough to be fast, but small enough for the activations of a large backbone.
 _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A frozen backbone with the preprocessing of its images.
+    """A frozen backbone and the preprocessing that it requires.
 
     Attributes:
         backbone: the backbone in eval mode, on `device`.
@@ -50,7 +50,7 @@ class FeatureExtractor:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Everything that determines the vectors, as the metadata of a file of vectors."""
+        """Everything that determines the vectors, in the form in which an index stores it."""
         return {
             "weights": self.sha256,
             "backbone": self.backbone.name,
@@ -70,7 +70,7 @@ class FeatureExtractor:
         return max(1, min(_MAX_BATCH_IMAGES, _MAX_BATCH_PIXELS // self.image_size**2))
 
     def extract(self, images_BSS3: np.ndarray) -> np.ndarray:
-        """Return the features of uint8 images, float32 (B, D), as `rr.evaluate.features` does for a dataset.
+        """Return the features of uint8 images, float32 (B, D), computed in the same way as in `rr evaluate`.
 
         Raises:
             UserError: if a feature is NaN or infinite.
@@ -84,8 +84,8 @@ class FeatureExtractor:
         features_BD = np.concatenate(batches)
         if not np.isfinite(features_BD).all():
             raise UserError(
-                f"{self.weights}: the features contain NaN or infinity, so the weights are damaged: download or train "
-                "them again"
+                f"{self.weights}: the features of some images are NaN or infinite, so the weights are unusable: "
+                "download the file or train the backbone again"
             )
         return features_BD
 
@@ -95,12 +95,12 @@ def load_feature_extractor(weights: Path, dataset: DatasetConfig | None, device:
 
     Args:
         weights: the backbone file.
-        dataset: image size, mean and std to use. The default is those in the metadata of the file.
+        dataset: dataset whose image size, mean and std are used. The default is those in the metadata of the file.
         device: "auto", "cpu", "cuda" or "cuda:<number>".
 
     Raises:
-        UserError: if the file is not a valid backbone file, if image size, mean and std are neither given nor in its
-            metadata, or if the device does not exist.
+        UserError: if the file is not a valid backbone file, if `dataset` is None and the metadata lacks a valid image
+            size, mean or std, or if the device does not exist.
     """
     device = resolve_device(device)
     backbone = load_backbone(weights).to(device)
@@ -111,19 +111,19 @@ def load_feature_extractor(weights: Path, dataset: DatasetConfig | None, device:
             metadata = json.loads(file.metadata()["rr"])
         if not {"side", "mean", "std"} <= metadata.keys():
             raise UserError(
-                f"{weights}: its metadata has no image size (side), mean and std: give --dataset with the name of a "
-                "dataset in params.yaml"
+                f"{weights}: its metadata lacks the image size, mean or std: add --dataset NAME to take them from that "
+                "dataset in params.yaml (normally the pretraining dataset)"
             )
         image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]
         is_valid_size = isinstance(image_size, int) and 8 <= image_size <= 1024
-        if not (is_valid_size and _is_triple(mean) and _is_triple(std) and all(std)):
+        if not (is_valid_size and _is_float_triple(mean) and _is_float_triple(std) and all(std)):
             raise UserError(
-                f"{weights}: invalid metadata (side {image_size}, mean {mean}, std {std}): download or export the file "
-                "again"
+                f"{weights}: its metadata has an invalid image size ({image_size}), mean ({mean}) or std ({std}): add "
+                "--dataset NAME to take them from that dataset in params.yaml (normally the pretraining dataset)"
             )
         mean, std = tuple(mean), tuple(std)
     return FeatureExtractor(backbone, weights, file_sha256(weights), image_size, mean, std, device)
 
 
-def _is_triple(values: object) -> bool:
+def _is_float_triple(values: object) -> bool:
     return isinstance(values, list) and len(values) == 3 and all(isinstance(v, float) and isfinite(v) for v in values)

@@ -1,4 +1,4 @@
-"""The image files of a folder: list them, detect changes and decode them."""
+"""List the image files of a folder, detect changed files and decode them."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -16,8 +16,7 @@ from PIL import Image
 from rr.data import raw
 from rr.errors import UserError
 
-OnUnreadable = Literal["raise", "skip"]
-_MAX_THREADS = min(8, os.cpu_count() or 1)  # each thread may hold a photograph of a hundred megabytes
+_MAX_THREADS = min(8, os.cpu_count() or 1)  # each thread may hold a photograph that takes up a hundred megabytes
 
 
 class ImageFile(NamedTuple):
@@ -27,7 +26,7 @@ class ImageFile(NamedTuple):
         path: path of the file.
         name: path relative to the gallery folder, as text.
         size: size in bytes.
-        modified: time of the last modification in nanoseconds.
+        modified: time of the last modification, in nanoseconds since 1970.
     """
 
     path: Path
@@ -37,22 +36,22 @@ class ImageFile(NamedTuple):
 
     @property
     def index_key(self) -> tuple[str, int, int]:
-        """Name, size and modification time; a changed file has another key, so the index has no vector for it."""
+        """Name, size and modification time. A changed file has a different key, so its old vector is not found."""
         return self.name, self.size, self.modified
 
 
 def list_images(folder: Path) -> list[ImageFile]:
-    """Return all image files below `folder`, sorted by name.
+    """Return all image files in `folder` and its subfolders, sorted by name.
 
-    Files and folders with a leading dot are skipped, and symbolic links to folders are not followed. An image file is
-    recognized by its suffix.
+    Image files are recognized by their suffix. Files and folders whose name starts with a dot are skipped, and symbolic
+    links to folders are not followed.
 
     Raises:
         UserError: if `folder` is not a folder or contains no images.
         OSError: if a subfolder cannot be listed.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: give a folder of images")
+        raise UserError(f"{folder} is not an existing folder: give a folder of images")
     suffixes = _image_suffixes()
     images = []
     for parent, subfolders, file_names in os.walk(folder, onerror=_reraise):
@@ -77,15 +76,15 @@ def list_images(folder: Path) -> list[ImageFile]:
 
 
 def decode_batches(
-    images: Sequence[ImageFile], image_size: int, batch_size: int, on_unreadable: OnUnreadable
+    images: Sequence[ImageFile], image_size: int, batch_size: int, on_unreadable: raw.UnreadablePolicy
 ) -> Iterator[tuple[list[ImageFile], np.ndarray]]:
-    """Yield the images that can be read and their pixels, in batches of up to `batch_size` files.
+    """Yield the images that can be read, and their pixels, in batches of up to `batch_size` files.
 
     Args:
         images: the files to decode.
         image_size: height and width of the decoded images in pixels.
         batch_size: number of files per batch.
-        on_unreadable: "skip" skips unreadable images and prints their names to stderr.
+        on_unreadable: "raise" to raise an error for an unreadable image, or "skip" to skip it and print its name.
 
     Yields:
         Files and pixels, uint8 (B, image_size, image_size, 3).
@@ -98,11 +97,11 @@ def decode_batches(
             batch = images[start : start + batch_size]
             readable: list[ImageFile] = []
             pixels = np.empty((len(batch), image_size, image_size, 3), np.uint8)
-            results = pool.map(partial(_try_read_image, image_size=image_size), batch)
+            results = pool.map(partial(_try_read_image, image_size=image_size), [image.path for image in batch])
             for image, result in zip(batch, results, strict=True):
-                if isinstance(result, UserError):
+                if isinstance(result, str):
                     if on_unreadable == "raise":
-                        raise UserError(f"{result}: repair or remove the file, or use --on-unreadable skip")
+                        raise UserError(f"{result}: repair or remove this file, or add --on-unreadable skip")
                     print(f"skipped {result}", file=sys.stderr)
                 else:
                     pixels[len(readable)] = result
@@ -116,11 +115,10 @@ def read_image(path: Path, image_size: int | None = None) -> np.ndarray:
     Raises:
         UserError: if the file cannot be read or decoded.
     """
-    try:
-        return raw.decode_image(path.read_bytes(), image_size)
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UserError(f"{display_path(path)}: not a readable image ({reason})") from error
+    result = _try_read_image(path, image_size)
+    if isinstance(result, str):
+        raise UserError(f"{result}: repair this file or give another image")
+    return result
 
 
 def has_image_suffix(path: Path) -> bool:
@@ -129,20 +127,22 @@ def has_image_suffix(path: Path) -> bool:
 
 
 def path_to_text(path: str | Path) -> str:
-    """Return the path as text; bytes that are not UTF-8 are written as escapes."""
+    """Return the path as text, with escapes for bytes that are not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def display_path(path: str | Path) -> str:
-    """Return the path as one line of printable text; control characters are written as escapes."""
+    """Return the path as one line of printable text, with escapes for all other characters."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in path_to_text(path))
 
 
-def _try_read_image(image: ImageFile, image_size: int) -> np.ndarray | UserError:
+def _try_read_image(path: Path, image_size: int | None) -> np.ndarray | str:
+    """Return the pixels of an image file, or the reason why it cannot be read."""
     try:
-        return read_image(image.path, image_size)
-    except UserError as error:
-        return error
+        return raw.decode_image(path.read_bytes(), image_size)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        return f"{display_path(path)}: not a readable image ({reason})"
 
 
 def _image_suffixes() -> set[str]:

@@ -1,7 +1,7 @@
-"""An index: the feature vectors of a folder's images in a Parquet file.
+"""Read and write an index: a Parquet file with the feature vectors of the images in a folder.
 
-The columns are `path` and `vector`, and `size` and `modified`, by which changed files are detected. The schema metadata
-holds everything else that determines a vector, so an index is reused only as long as it is valid.
+The columns are `path`, `vector`, `size` and `modified`; the last two reveal changed files. The schema metadata holds
+everything else that determines a vector, so an index is reused only as long as it is valid.
 """
 
 from collections.abc import Iterable
@@ -30,18 +30,18 @@ class ImageVectors(NamedTuple):
 
 
 class CachedVectors(NamedTuple):
-    """The contents of an index: the row of each image by `ImageFile.index_key`, and the vectors, float32 (N, D)."""
+    """The contents of an index: the row of each `ImageFile.index_key`, and the vectors, float32 (N, D)."""
 
     rows: dict[tuple[str, int, int], int]
     vectors: np.ndarray
 
 
 class StaleIndex(Exception):
-    """Raised if an index is damaged or was written with other settings; the message continues the file name."""
+    """Raised if an index is damaged or was written with other settings. The message is to follow the file name."""
 
 
 def default_path(extractor: FeatureExtractor, folder: Path) -> Path:
-    """Return the path of the index of `folder` if the user gives none."""
+    """Return the default path of the index of `folder`."""
     key = json_sha256([extractor.metadata, path_to_text(folder.resolve())])
     return paths.gallery_index(key[:32])
 
@@ -49,11 +49,11 @@ def default_path(extractor: FeatureExtractor, folder: Path) -> Path:
 def write_index(target: Path, extractor: FeatureExtractor, folder: Path, batches: Iterable[ImageVectors]) -> int:
     """Write an index atomically and return its number of rows.
 
-    Several processes may write the same index at once; the file of the last one remains.
+    Several processes may write the same index at the same time. The file of the last one remains.
 
     Args:
         target: path of the index.
-        extractor: the feature extractor of the vectors.
+        extractor: the feature extractor that computed the vectors.
         folder: the folder of the images.
         batches: the rows, written batch by batch.
 
@@ -81,7 +81,7 @@ def write_index(target: Path, extractor: FeatureExtractor, folder: Path, batches
             )
             count += len(images)
         if count == 0:
-            raise UserError(f"{folder}: none of its images can be read: repair them or give another folder")
+            raise UserError(f"none of the images in {folder} can be read: repair them or give another folder")
     return count
 
 
@@ -95,11 +95,12 @@ def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedV
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()  # read_table would load pyarrow.dataset
         if not table.schema.equals(schema):
-            raise StaleIndex("has other columns or vectors of another length")
+            raise StaleIndex("has unexpected columns or vectors of another length")
         metadata, expected = table.schema.metadata, schema.metadata
         differing = [key.decode() for key in expected if key != b"folder" and metadata.get(key) != expected[key]]
         if differing:
-            raise StaleIndex(f"was written with other values of {', '.join(differing)}")
+            names = {"side": "image size", "absolute_folder": "folder"}
+            raise StaleIndex(f"was written for other settings ({', '.join(names.get(k, k) for k in differing)})")
         vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), extractor.num_features)
         keys = zip(*(table[name].to_pylist() for name in ("path", "size", "modified")), strict=True)
         return CachedVectors({key: row for row, key in enumerate(keys)}, vectors)
@@ -109,10 +110,10 @@ def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedV
         raise StaleIndex(f"is damaged ({' '.join(str(error).split())})") from error
 
 
-def is_other_file(path: Path) -> bool:
-    """Return whether `path` exists and is not an index, so that it must not be overwritten.
+def is_foreign_file(path: Path) -> bool:
+    """Return whether `path` exists but is not an index, so that it must not be overwritten.
 
-    A damaged Parquet file counts as an index.
+    A damaged Parquet file counts as an index, because it may be replaced.
     """
     if not path.exists():
         return False
@@ -129,6 +130,7 @@ def is_other_file(path: Path) -> bool:
 
 
 def _make_schema(extractor: FeatureExtractor, folder: Path) -> pa.Schema:
+    """Return the columns and the metadata of the index of `folder`."""
     folders = {"folder": path_to_text(folder), "absolute_folder": path_to_text(folder.resolve())}
     return pa.schema(
         [

@@ -1,4 +1,4 @@
-"""The results of a search as a self-contained HTML page."""
+"""Render the results of a search as a self-contained HTML page."""
 
 import base64
 import io
@@ -9,24 +9,24 @@ from PIL import Image
 
 from rr.gallery.images import display_path, read_image
 from rr.gallery.search import QueryResult
-from rr.report.environment import make_environment
+from rr.report.jinja import make_jinja_environment
 
 _THUMBNAIL_SIZE = 256  # longest side of a thumbnail in pixels
-_MAX_PNG_SIZE = 96  # thumbnails up to this size are shown enlarged, so they are stored without loss
+_MAX_PNG_SIZE = 96  # thumbnails up to this size are shown enlarged, so they are stored losslessly
 
 
 def render_page(results: Sequence[QueryResult]) -> str:
-    """Return the page as HTML.
+    """Return the HTML of a page that shows each query image and its hits.
 
     Raises:
         UserError: if an image can no longer be read.
     """
-    template = make_environment(Path(__file__).parent, autoescape=True).get_template("page.html")
+    template = make_jinja_environment(Path(__file__).parent, autoescape=True).get_template("page.html")
     return template.render(results=results, make_thumbnail=make_thumbnail, display_path=display_path)
 
 
 def make_thumbnail(path: Path) -> str:
-    """Return an image file as a data URI of an image at most 256 pixels wide and high."""
+    """Return a thumbnail of an image file, at most 256 pixels wide and high, as a data URI."""
     image = Image.fromarray(read_image(path))
     image.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
     image_format = "png" if max(image.size) <= _MAX_PNG_SIZE else "jpeg"

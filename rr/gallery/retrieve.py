@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rr.data.raw import UnreadablePolicy
 from rr.errors import UserError
 from rr.gallery import index
 from rr.gallery.embed import check_output, embed_batches
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
-from rr.gallery.images import ImageFile, OnUnreadable, display_path, list_images, read_image
+from rr.gallery.images import ImageFile, display_path, list_images, read_image
 from rr.gallery.index import CachedVectors, ImageVectors
 from rr.gallery.search import Hit, QueryResult, find_nearest
 from rr.runtime.atomic import write_text
 
-if TYPE_CHECKING:  # a search does without this import, which takes a tenth of a second
+if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
     from rr.params import DatasetConfig
 
 
@@ -29,40 +30,41 @@ def retrieve(
     weights: Path,
     *,
     top: int,
-    page: Path | None,
+    page_path: Path | None,
     index_path: Path | None,
     dataset: DatasetConfig | None,
-    on_unreadable: OnUnreadable,
+    on_unreadable: UnreadablePolicy,
     device: str,
 ) -> str:
-    """Find the images below `folder` that are most similar to each query image; return tables for the user.
+    """Find the images in `folder` that are most similar to each query image; return a table for each query as text.
 
-    The vectors of the folder are kept in an index, which is updated first.
+    The vectors of the folder, including its subfolders, are kept in an index, which is updated first.
 
     Args:
         queries: the query images.
-        folder: the gallery folder.
+        folder: the folder to search, called the gallery.
         weights: the backbone file.
         top: number of images to find for each query.
-        page: HTML file to write, or None.
+        page_path: HTML file to write, or None.
         index_path: path of the index. The default is `rr.gallery.index.default_path`.
-        dataset: image size, mean and std to use. The default is those in the metadata of the weights.
-        on_unreadable: "skip" skips unreadable images of the gallery.
+        dataset: dataset whose image size, mean and std are used. The default is those in the metadata of the weights.
+        on_unreadable: "raise" to raise an error for an unreadable image of the gallery, or "skip" to skip it.
         device: "auto", "cpu", "cuda" or "cuda:<number>".
 
     Raises:
-        UserError: if a query image cannot be read, `page` or `index_path` would overwrite another file, the folder has
-            no images, an image cannot be read (unless `on_unreadable` is "skip"), or the backbone cannot be loaded.
+        UserError: if a query image cannot be read, if `page_path` or `index_path` would overwrite another file, if the
+            folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if the backbone
+            cannot be loaded.
     """
     for query in queries:
         if not query.is_file():
-            raise UserError(f"{display_path(query)}: no such file: give the path of an image")
-    if page:
-        check_output("--output", page, weights)
+            raise UserError(f"{display_path(query)} is not an existing file: give the path of an image")
+    if page_path:
+        check_output("--output", page_path, weights)
     if index_path:
         check_output("--index", index_path, weights)
-        if index.is_other_file(index_path):
-            raise UserError(f"--index {index_path}: the file exists and is not an index: give another file")
+        if index.is_foreign_file(index_path):
+            raise UserError(f"--index {index_path}: this file exists and is not an index: give another path")
     images = list_images(folder)
     extractor = load_feature_extractor(weights, dataset, device)
     index_path = index_path or index.default_path(extractor, folder)
@@ -77,24 +79,24 @@ def retrieve(
         for query, rows, similarities in zip(queries, rows_QT, similarities_QT, strict=True)
     ]
     seconds += time.perf_counter() - start
-    if page:
+    if page_path:
         from rr.gallery.page import render_page
 
-        write_text(page, render_page(results))
+        write_text(page_path, render_page(results))
     num_skipped = len(images) - len(gallery.images)
     summary = (
-        f"{seconds:.3f} s for {len(queries):,} {'query' if len(queries) == 1 else 'queries'} and "
-        f"{len(gallery.images):,} images; {index_path}: {num_embedded:,} embedded"
+        f"{seconds:.3f} s to search {len(gallery.images):,} images for {len(queries):,} "
+        f"{'query' if len(queries) == 1 else 'queries'}; index {index_path}: {num_embedded:,} embedded"
         + (f", {num_skipped:,} skipped" if num_skipped else "")
-        + (f"; {page}" if page else "")
+        + (f"; page {page_path} written" if page_path else "")
     )
     return "\n\n".join([*map(_format_result, results), summary])
 
 
 def _update_index(
-    path: Path, extractor: FeatureExtractor, folder: Path, images: list[ImageFile], on_unreadable: OnUnreadable
+    path: Path, extractor: FeatureExtractor, folder: Path, images: list[ImageFile], on_unreadable: UnreadablePolicy
 ) -> tuple[ImageVectors, int]:
-    """Embed new and changed images and rewrite the index if it differs.
+    """Embed new and changed images, and rewrite the index if its contents change.
 
     Returns:
         The readable images with their vectors, and the number of images that were embedded.
@@ -102,9 +104,9 @@ def _update_index(
     try:
         cached = index.read_index(path, extractor, folder)
     except index.StaleIndex as error:
-        print(f"{path} {error}: writing it again", file=sys.stderr)
+        print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
         cached = CachedVectors({}, np.empty((0, extractor.num_features), np.float32))
-    # A name with bytes that are not UTF-8 may have the same text as another name. Such names are not looked up.
+    # A name that is not valid UTF-8 may have the same text as another name. Such names are not looked up.
     key_counts = Counter(image.index_key for image in images)
     rows = {
         image.path: cached.rows[image.index_key]
@@ -123,6 +125,7 @@ def _update_index(
 
 
 def _format_result(result: QueryResult) -> str:
+    """Format the hits of a query as a table."""
     lines = [display_path(result.query), "rank  similarity  path"]
     for rank, similarity, image in result.hits:
         lines.append(f"{rank:>4}  {similarity:>10.4f}  {display_path(image.name)}")

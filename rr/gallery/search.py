@@ -1,4 +1,4 @@
-"""Exact search of the most similar vectors by cosine similarity."""
+"""Find the most similar vectors by cosine similarity, with an exact search."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,23 +17,23 @@ class Hit(NamedTuple):
 
 
 class QueryResult(NamedTuple):
-    """A query image and the most similar images of the gallery, most similar first."""
+    """A query image and the most similar images of the gallery, in descending order of similarity."""
 
     query: Path
     hits: list[Hit]
 
 
 def find_nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the `top` most similar gallery vectors of each query, and their cosine similarity.
+    """Return the rows and the cosine similarities of the `top` gallery vectors that are most similar to each query.
 
-    Rows of equal similarity are in the order of the gallery. The similarity to a zero vector is 0.
+    Rows of equal similarity keep the order of the gallery. The similarity to a zero vector is 0.
 
     Returns:
-        Rows, int64 (Q, min(top, N)), and similarity, float32 (Q, min(top, N)); the most similar first.
+        Rows, int64 (Q, min(top, N)), and similarities, float32 (Q, min(top, N)), in descending order of similarity.
     """
     gallery_ND = _normalize_rows(gallery_ND)
     rows, similarities = [], []
-    for query_D in _normalize_rows(queries_QD):  # one query at a time, to hold N similarities instead of Q × N
+    for query_D in _normalize_rows(queries_QD):  # one query at a time needs memory for N similarities only
         similarity_N = np.clip(gallery_ND @ query_D, -1, 1)
         order = np.argsort(-similarity_N, kind="stable")[:top]
         rows.append(order)

@@ -6,16 +6,16 @@ from rr.params import MethodConfig
 
 
 def build(config: MethodConfig, backbone: Backbone, num_classes: int, num_images: int) -> Method:
-    """Create the method that `config` describes, which trains `backbone`.
+    """Create the method that `config` describes, for training `backbone`.
 
     Args:
-        config: A section of `methods` in params.yaml.
-        backbone: The network to train.
-        num_classes: Number of classes of the dataset, 0 if it has none.
-        num_images: Number of training images.
+        config: an entry of `methods` in params.yaml.
+        backbone: the network to train.
+        num_classes: number of classes of the dataset, 0 if it has none.
+        num_images: number of training images.
 
     Raises:
-        UserError: If the method cannot be trained on such a dataset.
+        UserError: if the method cannot be trained on such a dataset, or if an imported backbone cannot be loaded.
     """
     match config.kind:
         case "relational":
@@ -57,6 +57,6 @@ def build(config: MethodConfig, backbone: Backbone, num_classes: int, num_images
         case "random":
             return Method(backbone)
         case "imported":
-            from rr.methods.imported import imported_method
+            from rr.methods.imported import load_imported_method
 
-            return imported_method(config, backbone)
+            return load_imported_method(config, backbone)

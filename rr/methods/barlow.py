@@ -15,37 +15,37 @@ EPSILON = 1e-5  # added to the variance
 
 
 class BarlowTwins(Method):
-    """Train a backbone and a projector with `barlow_twins_loss` of two views."""
+    """Train a backbone and a projector with the `barlow_twins_loss` of two views."""
 
     def __init__(self, config: BarlowTwinsConfig, backbone: Backbone) -> None:
         super().__init__(backbone, config.learning_rate)
         self.config = config
         self.projector = build_projector(self.features, config.hidden_dim, config.projection_dim)
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return `barlow_twins_loss` of both views, which pass through the networks as one batch."""
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the `barlow_twins_loss` of both views, which pass through the networks as one batch."""
         first_MD, second_MD = self.projector(self.backbone(views)).chunk(2)
         loss = barlow_twins_loss(first_MD, second_MD, self.config.redundancy_weight)
         return loss, {"accuracy": count_nearest_matches(first_MD, second_MD)}
 
 
 def barlow_twins_loss(first_MD: Tensor, second_MD: Tensor, redundancy_weight: float) -> Tensor:
-    """Return the distance of the cross-correlation matrix C of both views from the identity (equation 1).
+    """Return how far the cross-correlation matrix C of two views is from the identity matrix (equation 1).
 
     It is the sum of (1 - C_ii)^2, plus `redundancy_weight` times the sum of C_ij^2 over i != j. C_ij is the correlation
     of dimension i of the first view with dimension j of the second view over the M images. Each view is normalized with
     its own mean and biased standard deviation. As in the official code, 1e-5 is added to the variance.
 
     Args:
-        first_MD: Embeddings of the first view, float (M, D).
-        second_MD: Embeddings of the second view, float (M, D).
-        redundancy_weight: Weight of the off-diagonal entries.
+        first_MD: embeddings of the first view, float (M, D).
+        second_MD: embeddings of the second view, float (M, D).
+        redundancy_weight: weight of the off-diagonal entries.
 
     Returns:
-        The loss, 0-d, float32 (float64 for float64 input) also under autocast.
+        The loss, 0-d, in float32 (float64 for float64 input) even under autocast.
 
     Raises:
-        ValueError: If the shapes differ or are not (M, D), or if there are fewer than two images.
+        ValueError: if the shapes differ or are not (M, D), or if there are fewer than two images.
     """
     check_view_shapes(first_MD, second_MD, min_images=2)
     M, D = first_MD.shape

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
 
-# The metrics of one step by name, each as a fraction (numerator, denominator). The loop sums both over an epoch.
+# The metrics of one step by name, each as a numerator and a denominator. The training loop sums both over an epoch.
 Metrics = dict[str, tuple[Tensor | int, Tensor | int]]
 
 
@@ -17,14 +17,15 @@ class Method(nn.Module):
     A subclass implements `loss` and may override the other methods, whose defaults suit most pretraining methods.
 
     Attributes:
-        backbone: The network that is kept after training.
-        learning_rate: The learning rate of the default optimizer.
-        epoch: The current epoch, counted from 0. The training loop sets it before `before_epoch` and after a restart.
-        min_batch_size: The smallest number of images for which the loss is defined. Datasets whose last mini-batch is
+        backbone: the network that is kept after training.
+        learning_rate: the learning rate of the default optimizer.
+        epoch: the current epoch, counted from 0. The training loop sets it before `update_pseudo_labels` and
+            after a restart.
+        min_batch_size: the smallest number of images for which the loss is defined. Datasets whose last mini-batch is
             smaller are rejected.
-        drop_last: Whether the last mini-batch of an epoch is left out if it is smaller than the others.
-        label_fraction: The fraction of each class's training labels that `loss` receives.
-        supports_data_parallel: Whether several processes can share a mini-batch. This requires that `loss` uses the
+        drop_last: whether the last mini-batch of an epoch is left out if it is smaller than the others.
+        label_fraction: the fraction of each class's training labels that `loss` receives.
+        supports_data_parallel: whether several processes can share a mini-batch. This requires that `loss` uses the
             views only through `self.backbone(views)`: each process encodes the views of its own images, and the
             backbone returns the representations of all images.
     """
@@ -45,14 +46,14 @@ class Method(nn.Module):
         """The size D of a representation."""
         return self.backbone.features
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the loss of a mini-batch and its metrics, without waiting for the device.
 
         Args:
-            views: Float (K·M, 3, S, S), view-major: the first M rows are view 1 of all images. If several processes
+            views: float (K·M, 3, S, S), view-major: the first M rows are view 1 of all images. If several processes
                 share the mini-batch, these are only the views of the images of this process.
-            labels: Int64 (M,). A label is -1 if the image has none or if it is withheld (see `label_fraction`).
-            noise: What `sample_noise` returned for this step, on the device.
+            labels: int64 (M,). A label is -1 if the image has none or if it is withheld (see `label_fraction`).
+            random_inputs: what `sample_random_inputs` returned for this step, on the device of `views`.
 
         Returns:
             The loss, 0-d, and the metrics, which include `accuracy`.
@@ -60,38 +61,39 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def count_pairs(self, num_images: int) -> int:
-        """Return how many pairs of representations the loss of a mini-batch compares; 0 if it compares none."""
+        """Return the number of pairs of representations that the loss of a mini-batch compares, or 0."""
         return 0
 
-    def sample_noise(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Sample all random numbers that a step on `num_images` images needs, on the CPU."""
+    def sample_random_inputs(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Sample all random numbers that the loss of `num_images` images needs, on the CPU."""
         return ()
 
-    def before_epoch(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor | None:
-        """Prepare an epoch, and return labels that replace those of the dataset in this epoch, or None.
+    def update_pseudo_labels(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor | None:
+        """Compute labels that replace those of the dataset in the coming epoch, if the method uses such labels.
 
-        The loop does not call this again if it continues an epoch from a checkpoint, which contains the labels.
+        The training loop calls this before each epoch, in eval mode. It does not call this again if it continues an
+        epoch from a checkpoint, because the checkpoint contains the labels.
 
         Args:
-            extract_features: Returns the representations of all N training images, float32 (N, D) on the CPU, computed
+            extract_features: returns the representations of all N training images, float32 (N, D) on the CPU, computed
                 in eval mode and without augmentation.
-            seed: A different seed in each epoch.
+            seed: a seed that differs between epochs.
 
         Returns:
-            Int64 (N,), or None.
+            int64 (N,), or None to use the labels of the dataset.
         """
         return None
 
     def after_step(self) -> None:
-        """Update what is not trained by gradients. Called after each optimizer step."""
+        """Update parameters that have no gradients. The training loop calls this after each optimizer step."""
 
     def configure_optimizer(
         self, num_epochs: int
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-        """Return the optimizer and the learning rate scheduler, if any.
+        """Return the optimizer, and the learning rate scheduler or None.
 
-        The default is Adam with a constant learning rate, as in the paper's code for all but supervised training. The
-        loop steps the scheduler after each epoch.
+        The default is Adam with a constant learning rate, which the paper's code uses for every method but supervised
+        training. The training loop steps the scheduler after each epoch.
         """
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return torch.optim.Adam(parameters, self.learning_rate, fused=True), None

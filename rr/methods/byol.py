@@ -18,10 +18,10 @@ from rr.params import BYOLConfig
 class BYOL(Method):
     """Train an online network (backbone, projector and predictor) to predict the projections of a target network.
 
-    The target network is a copy of backbone and projector. Its parameters are an exponential moving average of the
-    online ones. Its batch norms are in training mode and normalize with the statistics of their own mini-batch, as in
-    BYOL. Their running statistics come from the target's own forward passes and are not averaged. The momentum is
-    constant, while BYOL increases it to 1 during training.
+    The target network is a copy of the backbone and the projector. Its parameters are an exponential moving average of
+    those of the online network. As in the BYOL paper, its batch norms are in training mode and normalize with the
+    statistics of the mini-batch. Their running statistics come from the forward passes of the target network and are
+    not averaged. The momentum is constant, whereas the BYOL paper increases it to 1 during training.
     """
 
     def __init__(self, config: BYOLConfig, backbone: Backbone) -> None:
@@ -31,7 +31,7 @@ class BYOL(Method):
         self.target = nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(self.projector)).requires_grad_(False)
         self._update_average = get_ema_multi_avg_fn(config.momentum)
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return `byol_loss` between each view's prediction and the target's projection of the other view.
 
         Both views pass through each network as one batch. The accuracy is that of the online projections.
@@ -45,27 +45,27 @@ class BYOL(Method):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Update the target's parameters: momentum · target + (1 - momentum) · online (equation 1)."""
+        """Set the target's parameters to momentum · target + (1 - momentum) · online (equation 1)."""
         online = [*self.backbone.parameters(), *self.projector.parameters()]
-        self._update_average(list(self.target.parameters()), online, 0)  # this average ignores the number of steps
+        self._update_average(list(self.target.parameters()), online, 0)  # this average does not depend on the step
 
 
 def byol_loss(prediction_VD: Tensor, target_VD: Tensor) -> Tensor:
-    """Return the mean over rows of 2 - 2 cosine(prediction, target).
+    """Return the mean of 2 - 2 cosine(prediction, target) over the rows.
 
     It is the squared distance of the normalized vectors (equation 2): 0 for equal directions and 4 for opposite ones.
-    BYOL adds the losses of the two views, whereas this function averages them. If the targets require a gradient, they
-    receive one.
+    The BYOL paper adds the losses of the two views, whereas this function averages them. If the targets require a
+    gradient, they receive one.
 
     Args:
-        prediction_VD: Predictions, float (V, D).
-        target_VD: Target of each prediction, float (V, D).
+        prediction_VD: predictions, float (V, D).
+        target_VD: the target of each prediction, float (V, D).
 
     Returns:
-        The loss, 0-d, float32 (float64 for float64 input) also under autocast.
+        The loss, 0-d, in float32 (float64 for float64 input) even under autocast.
 
     Raises:
-        ValueError: If the shapes differ or are not (V, D).
+        ValueError: if the shapes differ or are not (V, D).
     """
     check_view_shapes(prediction_VD, target_VD)
     return 2 - 2 * F.cosine_similarity(at_least_float32(prediction_VD), at_least_float32(target_VD), dim=1).mean()

@@ -18,14 +18,14 @@ from rr.params import DeepClusterConfig
 
 INIT_STD = 0.01  # standard deviation of the new weights of the last layer
 HALVE_PCA_FROM = 512  # whitening keeps half of the principal components if the representation has at least this size
-SAMPLE_SIZE, SAMPLES_PER_CLUSTER = 10_000, 10  # images to initialize k-means with: the larger of the two numbers
-RANK_TOLERANCE = 1e-5  # components with a smaller relative standard deviation may be float32 rounding errors
+SAMPLE_SIZE, SAMPLES_PER_CLUSTER = 10_000, 10  # the larger sample of the two initializes k-means
+RANK_TOLERANCE = 1e-5  # principal components of a smaller relative standard deviation may be float32 rounding errors
 
 
 class DeepCluster(Method):
     """Train a backbone and a projector with cross-entropy over clusters, which are computed before every epoch.
 
-    The paper's code clusters the features of randomly augmented images, in contradiction to its own comment. Here, the
+    The paper's code clusters the features of randomly augmented images, which contradicts its own comment. Here, the
     features are those of the images without augmentation, and k-means is initialized on a sample (see `cluster`).
     """
 
@@ -35,40 +35,40 @@ class DeepCluster(Method):
         """Create the projector.
 
         Args:
-            config: The hyperparameters.
-            backbone: The network to train.
-            num_classes: Number of classes of the dataset, 0 if it has none.
-            num_images: Number of training images.
+            config: the hyperparameters.
+            backbone: the network to train.
+            num_classes: number of classes of the dataset, 0 if it has none.
+            num_images: number of training images.
 
         Raises:
-            UserError: If the number of clusters is given per class and there are no classes, or if there are more
+            UserError: if the number of clusters is given per class and there are no classes, or if there are more
                 clusters than images.
         """
         super().__init__(backbone, config.learning_rate)
         self.config = config
         if config.clusters_per == "class" and num_classes < 1:
             raise UserError(
-                "deepcluster: clusters_per is 'class', but this dataset has no classes. Set clusters_per: dataset and "
-                "clusters to the total number of clusters"
+                "deepcluster: clusters_per is 'class', but this dataset has no classes: in params.yaml, set "
+                "clusters_per: dataset, and clusters to the total number of clusters"
             )
         self.num_clusters = config.clusters * (num_classes if config.clusters_per == "class" else 1)
         if self.num_clusters > num_images:
             raise UserError(
                 f"deepcluster: {self.num_clusters} clusters are more than the {num_images} training images: lower "
-                "clusters"
+                "the method's number of clusters in params.yaml"
             )
         self.head = build_projector(self.features, config.hidden_dim, self.num_clusters)
         self.register_buffer("cluster_weights_C", torch.ones(self.num_clusters))
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return the weighted mean cross-entropy with `labels`, the clusters; at least float32 also under autocast."""
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the weighted mean cross-entropy with the clusters (`labels`), in at least float32."""
         logits_MC = self.head(self.backbone(views))
         correct = (logits_MC.detach().argmax(1) == labels).sum()
         logits_MC = at_least_float32(logits_MC)
         loss = F.cross_entropy(logits_MC, labels, self.cluster_weights_C.to(logits_MC.dtype))
         return loss, {"accuracy": (correct, len(labels))}
 
-    def before_epoch(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor:
+    def update_pseudo_labels(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor:
         """Compute the clusters and their weights, and initialize the last layer again.
 
         The last layer starts again because the numbering of the clusters has changed. The weight of a cluster is one
@@ -82,7 +82,7 @@ class DeepCluster(Method):
         points_NP = F.normalize(whiten(features_ND, num_components))
         labels = torch.from_numpy(cluster(points_NP.numpy(), self.num_clusters, self.config, seed))
         fraction_C = torch.bincount(labels, minlength=self.num_clusters) / len(labels)
-        # Only a cluster of all images (constant features) reaches the bound: a weight of 0 would make the loss 0 / 0.
+        # The bound applies only if one cluster has all images (constant features). Weight 0 would make the loss 0 / 0.
         self.cluster_weights_C.copy_((1 - fraction_C).clamp(min=1 / len(labels)))
         last: nn.Linear = self.head[-1]  # type: ignore[assignment]
         with torch.no_grad():
@@ -94,11 +94,11 @@ class DeepCluster(Method):
 def whiten(features_ND: Tensor, num_components: int) -> Tensor:
     """Return the first principal components of features on the CPU, each with mean 0 and variance 1.
 
-    Components without variance (constant or redundant units, fewer images than units) are 0. The computation is in
-    float64.
+    Components without variance are 0. They occur if units are constant or redundant, or if there are fewer images than
+    units. The computation is in float64.
 
     Returns:
-        Float32 (N, num_components), in descending order of the original variances.
+        float32 (N, num_components), in descending order of the original variances.
     """
     x_ND = features_ND.to(torch.float64, copy=True)
     mean_square = x_ND.square().mean(0).sum()
@@ -112,24 +112,25 @@ def whiten(features_ND: Tensor, num_components: int) -> Tensor:
 def cluster(points_NP: np.ndarray, num_clusters: int, config: DeepClusterConfig, seed: int) -> np.ndarray:
     """Assign each point to a cluster with scikit-learn's k-means (k-means++).
 
-    The `n_init` runs use a random sample of 10,000 points (or 10 per cluster, if that is more). Only the best of them
-    continues with all points. For 100 clusters of 50,000 × 64 points, five runs of at most 30 iterations then take
-    1.2 s instead of 4.4 s, and their within-cluster sums of squares agree in four digits. For 1,000 clusters, it is
-    10 s instead of about 70 s, and the sum is 0.2 % larger. Equal seeds give identical results.
+    The `n_init` runs use a random sample of 10,000 points (or 10 per cluster, if that is more). Only the best run
+    continues with all points. For 100 clusters of 50,000 points in 64 dimensions, five runs of at most 30 iterations
+    then take 1.2 s instead of 4.4 s, and the within-cluster sum of squares is equal to four digits. For 1,000 clusters,
+    they take 10 s instead of about 70 s, and the sum is 0.2 % larger. Equal seeds give identical results.
 
     Args:
-        points_NP: Points, float32 (N, P).
-        num_clusters: Number of clusters.
-        config: The source of `n_init` and `max_iter`.
-        seed: Seed of the sample and of k-means.
+        points_NP: the points, float32 (N, P).
+        num_clusters: number of clusters.
+        config: the source of `n_init` and `max_iter`.
+        seed: seed of the sample and of k-means.
 
     Returns:
         The cluster of each point, int64 (N,).
     """
     options = {"n_clusters": num_clusters, "max_iter": config.max_iter, "random_state": seed}
     sample_size = max(SAMPLE_SIZE, SAMPLES_PER_CLUSTER * num_clusters)
-    # One thread: several threads add up the centers in the order in which they finish. BLAS threads are also slow on
-    # matrices this small (a run with 1,000 clusters: 5 s with one thread, 205 s with two on a busy machine).
+    # One thread, because several threads add up the centers in the order in which they finish. BLAS threads are also
+    # slow on matrices this small: a run with 1,000 clusters took 5 s with one thread, and 205 s with two threads on a
+    # busy machine.
     with threadpool_limits(1):
         if len(points_NP) <= sample_size:
             result = KMeans(n_init=config.n_init, **options).fit(points_NP)

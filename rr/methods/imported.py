@@ -10,24 +10,31 @@ from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
 
 
-def imported_method(config: ImportedConfig, backbone: Backbone) -> Method:
-    """Load the weights of `config.path`, a file written by `rr import`, into `backbone`. No training follows.
+def load_imported_method(config: ImportedConfig, backbone: Backbone) -> Method:
+    """Load the weights of a file written by `rr import` into `backbone`, and return a method without training.
+
+    Args:
+        config: the path of the file and its SHA-256.
+        backbone: a backbone of the architecture that the file contains.
 
     Raises:
-        UserError: If the file is missing or not a backbone of this project, if its SHA-256 is not `config.sha256`, or
+        UserError: if the file is missing or not a backbone of this project, if its SHA-256 is not `config.sha256`, or
             if it contains a backbone of another architecture.
     """
     path = Path(config.path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; create it with rr import, or correct `path` in params.yaml")
+        raise UserError(f"{path}: no such file: create it with rr import, or correct the method's path in params.yaml")
     sha256 = file_sha256(path)
     if sha256 != config.sha256:
         raise UserError(
-            f"{path}: its SHA-256 is {sha256}, but params.yaml expects {config.sha256}: restore the file, or correct "
-            "`sha256`"
+            f"{path}: the SHA-256 of the file is {sha256}, but the method's sha256 in params.yaml is {config.sha256}: "
+            "restore the file, or correct sha256"
         )
     loaded = load_backbone(path)
     if loaded.name != backbone.name:
-        raise UserError(f"{path} contains a {loaded.name}, but the run uses {backbone.name}: change grid.backbone")
+        raise UserError(
+            f"{path} contains a {loaded.name}, but the backbone of this run is {backbone.name}: run the method with "
+            f"backbone {loaded.name}"
+        )
     backbone.load_state_dict(loaded.state_dict())
     return Method(backbone)

@@ -16,15 +16,15 @@ PRIOR_HIDDEN_DIMS = (512, 128)
 class InfoMax(Method):
     """Train a backbone, a local discriminator and a prior discriminator: DIM(L), as in the paper's code.
 
-    One thing differs from that code, in which the encoder helps the prior discriminator. Here, the encoder is trained
-    against it, as in Hjelm et al., so that the representations become uniform in [0, 1]^D.
+    One thing differs: in that code, the encoder helps the prior discriminator. Here, the encoder is trained against the
+    prior discriminator, as in Hjelm et al., so that the representations become uniform in [0, 1]^D.
     """
 
     drop_last = True
     supports_data_parallel = False  # the local discriminator pairs each image with another image's feature map
 
     def __init__(self, config: InfoMaxConfig, backbone: Backbone) -> None:
-        """Create both discriminators. `backbone` has `local_channels` and `forward_local`."""
+        """Create both discriminators. `backbone` must have `local_channels` and `forward_local`."""
         super().__init__(backbone, config.learning_rate)
         self.config = config
         self.local_discriminator = LocalDiscriminator(self.features, backbone.local_channels)
@@ -33,21 +33,21 @@ class InfoMax(Method):
             nn.Linear(self.features, dim_1), nn.ReLU(), nn.Linear(dim_1, dim_2), nn.ReLU(), nn.Linear(dim_2, 1)
         )
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return the local loss plus `prior_weight` times the prior loss, float32 also under autocast.
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the local loss plus `prior_weight` times the prior loss, in at least float32 even under autocast.
 
-        The accuracy is that of the local discriminator over positives and negatives.
+        The accuracy is that of the local discriminator over positive and negative pairs.
         """
-        (prior_MD,) = noise
+        (prior_MD,) = random_inputs
         y_MD, maps_MCHW = self.backbone.forward_local(views)
         positive_MHW, negative_MHW = self.local_discriminator(y_MD, maps_MCHW)
         local_loss = jsd_loss(positive_MHW, negative_MHW)
-        # One optimizer minimizes this loss for both opponents, so the encoder receives the prior gradient reversed.
+        # One optimizer minimizes this loss for both networks, so the encoder receives the negated prior gradient.
         prior_loss = jsd_loss(self.prior_discriminator(prior_MD), self.prior_discriminator(reverse_gradient(y_MD)))
         correct = (positive_MHW > 0).sum() + (negative_MHW <= 0).sum()
         return local_loss + self.config.prior_weight * prior_loss, {"accuracy": (correct, 2 * positive_MHW.numel())}
 
-    def sample_noise(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def sample_random_inputs(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Sample the prior: uniform in [0, 1), float32 (M, D)."""
         return (torch.rand(num_images, self.features, generator=generator),)
 
@@ -73,10 +73,10 @@ class LocalDiscriminator(nn.Module):
 
         A positive pair is the representation y of image m and the map of image m. A negative pair is y of image m and
         the map of image m + 1 (for the last image, the first map). Negative logits are in the row of their map, so row
-        m + 1 belongs to y of image m.
+        m + 1 contains the logits for y of image m.
         """
         # The first layer is linear in y and in the maps. It is applied to y once per image and to the maps once per
-        # position, so the tiled concatenation is never built. Because y is rolled instead of the maps, positives and
+        # position, so the tiled concatenation is never built. y is rolled instead of the maps, so that positives and
         # negatives share the result for the maps.
         weight_OD, weight_OC = self.first_layer.weight.split([self.features, self.channels], 1)
         image_M11O = F.linear(y_MD, weight_OD, self.first_layer.bias)[:, None, None]
@@ -86,18 +86,21 @@ class LocalDiscriminator(nn.Module):
         return positive_MHW1.squeeze(3), negative_MHW1.squeeze(3)
 
 
-def jsd_loss(positive: Tensor, negative: Tensor) -> Tensor:
-    """Return the loss of a discriminator that should give positive samples a high probability, negatives a low one.
+def jsd_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    """Return the loss of a discriminator whose probability p should be high for positives and low for negatives.
 
-    It is -(mean log p(positive) + mean log (1 - p(negative))) for logits of any shape. This equals the
-    mean softplus(-T) plus the mean softplus(T) of the Jensen-Shannon bound of Deep InfoMax.
+    It is -(mean log p(positive) + mean log (1 - p(negative))) for logits T of any shape. This equals the mean
+    softplus(-T) of positives plus the mean softplus(T) of negatives, the Jensen-Shannon bound of Deep InfoMax.
 
     Returns:
         The loss, 0-d, at least float32.
     """
-    return -F.logsigmoid(at_least_float32(positive)).mean() - F.logsigmoid(-at_least_float32(negative)).mean()
+    return (
+        -F.logsigmoid(at_least_float32(positive_logits)).mean()
+        - F.logsigmoid(-at_least_float32(negative_logits)).mean()
+    )
 
 
 def reverse_gradient(x: Tensor) -> Tensor:
-    """Return `x` unchanged; its gradient is multiplied by -1 (Ganin & Lempitsky, ICML 2015)."""
+    """Return `x` unchanged, and multiply its gradient by -1 (Ganin and Lempitsky, ICML 2015)."""
     return 2 * x.detach() - x  # exact: doubling only changes the exponent

@@ -4,7 +4,7 @@ from torch import nn
 
 
 def build_projector(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
-    """Create Linear, BatchNorm1d, LeakyReLU(0.01) and Linear in sequence, as in the paper's code."""
+    """Create a sequence of Linear, BatchNorm1d, LeakyReLU(0.01) and Linear, as in the paper's code."""
     return nn.Sequential(
         nn.Linear(input_dim, hidden_dim),
         nn.BatchNorm1d(hidden_dim),

@@ -21,27 +21,28 @@ class RotationNet(Method):
         super().__init__(backbone, config.learning_rate)
         self.classifier = nn.Linear(self.features, NUM_ROTATIONS)
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return the mean cross-entropy of the 4·K·M rotated views, at least float32 also under autocast."""
-        rotated, _ = rotate(views)
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the mean cross-entropy of the 4·K·M rotated views, in at least float32 even under autocast."""
+        rotated, _ = rotate_four_ways(views)
         logits = self.classifier(self.backbone(rotated))
-        targets = _rotation_labels(logits)  # not those of `rotate`: if processes share a batch, logits has all its rows
+        # Not the labels of `rotate_four_ways`: if several processes share a mini-batch, the logits are those of all.
+        targets = _rotation_labels(logits)
         correct = (logits.detach().argmax(1) == targets).sum()
         return F.cross_entropy(at_least_float32(logits), targets), {"accuracy": (correct, len(targets))}
 
 
-def rotate(views: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate every view by 0, 90, 180 and 270 degrees counterclockwise.
+def rotate_four_ways(views: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each view rotated by 0, 90, 180 and 270 degrees counterclockwise, and the labels of the rotations.
 
     Args:
-        views: Square images (N, 3, S, S) of any dtype.
+        views: square images (N, 3, S, S) of any dtype.
 
     Returns:
-        The rotated views (4N, 3, S, S) in channels_last memory, first all views rotated by 0 degrees, then all by 90
-        degrees, and so on. Also the number of quarter turns of each, int64 (4N,).
+        The rotated views (4N, 3, S, S) in channels_last memory format: first all views rotated by 0 degrees, then all
+        rotated by 90 degrees, and so on. Also the number of quarter turns of each, int64 (4N,).
 
     Raises:
-        RuntimeError: If the images are not square.
+        RuntimeError: if the images are not square.
     """
     # In this layout, torch.cat writes the rotated batch in its final memory format, so it is written only once.
     views_NSSC = views.permute(0, 2, 3, 1)
@@ -49,5 +50,5 @@ def rotate(views: Tensor) -> tuple[Tensor, Tensor]:
     return rotated, _rotation_labels(rotated)
 
 
-def _rotation_labels(rows: Tensor) -> Tensor:
-    return torch.arange(len(rows), device=rows.device) // (len(rows) // NUM_ROTATIONS)
+def _rotation_labels(rotated: Tensor) -> Tensor:
+    return torch.arange(len(rotated), device=rotated.device) // (len(rotated) // NUM_ROTATIONS)

@@ -9,12 +9,12 @@ from torch import Tensor
 from rr.backbones.base import Backbone
 from rr.methods.base import Method, Metrics
 from rr.methods.projector import build_projector
-from rr.methods.similarity import count_nearest_matches, pairwise_cosine
+from rr.methods.similarity import cosines_of_all_view_pairs, count_nearest_matches
 from rr.params import SimCLRConfig
 
 
 class SimCLR(Method):
-    """Train a backbone and a projector with `simclr_loss` of two views (the paper's section on baselines)."""
+    """Train a backbone and a projector with the `simclr_loss` of two views (one of the paper's baselines)."""
 
     def __init__(self, config: SimCLRConfig, backbone: Backbone) -> None:
         super().__init__(backbone, config.learning_rate)
@@ -25,8 +25,8 @@ class SimCLR(Method):
         """Return the number of ordered pairs of 2M views, (2M)², as the paper counts them."""
         return (2 * num_images) ** 2
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return `simclr_loss` of both views, which pass through the networks as one batch, as in the paper's code."""
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the `simclr_loss` of two views, which pass through the networks as one batch."""
         first_MD, second_MD = self.projector(self.backbone(views)).chunk(2)
         loss = simclr_loss(first_MD, second_MD, self.config.temperature, self.config.loss)
         return loss, {"accuracy": count_nearest_matches(first_MD, second_MD)}
@@ -41,21 +41,21 @@ def simclr_loss(
     among all other rows. The logits are cosine similarities divided by the temperature.
 
     Args:
-        first_MD: Embeddings of the first view, float (M, D). They need not be normalized.
-        second_MD: Embeddings of the second view, float (M, D).
-        temperature: A number above 0.
+        first_MD: embeddings of the first view, float (M, D). They need not be normalized.
+        second_MD: embeddings of the second view, float (M, D).
+        temperature: a number above 0.
         variant: `nt-xent` is the mean of -log p (SimCLR, equation 1). `log-mean-prob` is -log of the mean of p (the
             code of the relational reasoning paper, which reports slightly better results with it).
 
     Returns:
-        The loss, 0-d, float32 (float64 for float64 input) also under autocast. The loss of a single image is 0.
+        The loss, 0-d, in float32 (float64 for float64 input) even under autocast. The loss of a single image is 0.
 
     Raises:
-        ValueError: If the shapes differ or are not (M, D), or if the variant is unknown.
+        ValueError: if the shapes differ or are not (M, D), or if the variant is unknown.
     """
     if variant not in ("log-mean-prob", "nt-xent"):
         raise ValueError(f"variant must be log-mean-prob or nt-xent, got {variant!r}")
-    logits_VV = pairwise_cosine(first_MD, second_MD) / temperature
+    logits_VV = cosines_of_all_view_pairs(first_MD, second_MD) / temperature
     M, V = len(first_MD), len(logits_VV)
     positive_V = torch.cat((logits_VV.diagonal(M), logits_VV.diagonal(-M)))
     # Probabilities stay in log space: at a temperature of 0.01, exp(logit) exceeds the range of float32.

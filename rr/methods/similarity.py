@@ -21,14 +21,14 @@ def check_view_shapes(first_MD: Tensor, second_MD: Tensor, min_images: int = 1) 
         raise ValueError(f"the loss needs at least {min_images} images, got M = {len(first_MD)}")
 
 
-def pairwise_cosine(first_MD: Tensor, second_MD: Tensor) -> Tensor:
+def cosines_of_all_view_pairs(first_MD: Tensor, second_MD: Tensor) -> Tensor:
     """Return the cosine similarity of every row with every other row, (2M, 2M), and -inf on the diagonal.
 
     The cosine of a row of zeros is 0. The result is float32 (float64 for float64 input) also under autocast, because
     bfloat16 would keep only three digits of a cosine.
 
     Raises:
-        ValueError: If the shapes differ or are not (M, D).
+        ValueError: if the shapes differ or are not (M, D).
     """
     check_view_shapes(first_MD, second_MD)
     rows_VD = torch.cat((first_MD, second_MD))
@@ -48,8 +48,8 @@ def count_nearest_matches(first_MD: Tensor, second_MD: Tensor) -> tuple[Tensor, 
         The count, int64 0-d on the device of the input, and the number of rows 2M.
 
     Raises:
-        ValueError: If the shapes differ or are not (M, D).
+        ValueError: if the shapes differ or are not (M, D).
     """
-    nearest_V = pairwise_cosine(first_MD, second_MD).argmax(1)
+    nearest_V = cosines_of_all_view_pairs(first_MD, second_MD).argmax(1)
     V = len(nearest_V)
     return (nearest_V == torch.arange(V, device=nearest_V.device).roll(V // 2)).sum(), V

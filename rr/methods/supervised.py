@@ -1,4 +1,4 @@
-"""Supervised training: the upper bound in every table."""
+"""Supervised training: the upper bound in the tables of the paper."""
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,10 @@ from rr.params import SupervisedConfig
 
 
 class Supervised(Method):
-    """Train a backbone and a linear layer with cross-entropy, SGD and a step learning rate, as in the paper's code.
+    """Train a backbone and a linear layer with cross-entropy and SGD, as in the paper's code.
 
-    With K > 1 views, a mini-batch contains every image K times, as in the paper's study of K.
+    The learning rate decays at milestones. With K > 1 views, a mini-batch contains every image K times, as in the
+    paper's study of K.
     """
 
     label_fraction = 1.0
@@ -22,19 +23,19 @@ class Supervised(Method):
         """Create the classifier.
 
         Raises:
-            UserError: If there are fewer than two classes.
+            UserError: if there are fewer than two classes.
         """
         super().__init__(backbone, config.learning_rate)
         if num_classes < 2:
             raise UserError(
-                f"the supervised method needs at least two classes, but this dataset has {num_classes}: remove it from "
-                "grid.method"
+                f"the supervised method needs at least two classes, but this dataset has {num_classes}: choose a "
+                "method that needs no labels, or another dataset"
             )
         self.config = config
         self.classifier = nn.Linear(self.features, num_classes)
         self.min_batch_size = 2 if config.views == 1 else 1
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the mean cross-entropy of all K·M views and their labels."""
         logits = self.classifier(self.backbone(views))
         labels = labels.repeat(self.config.views)
@@ -46,7 +47,7 @@ class Supervised(Method):
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
         """Return SGD, and a scheduler that multiplies the learning rate by `lr_decay` at each milestone.
 
-        A milestone is a fraction of the epochs, rounded to at least one epoch.
+        Milestones are fractions of the number of epochs. They are rounded to whole epochs, at least one.
         """
         config = self.config
         optimizer = torch.optim.SGD(self.parameters(), config.learning_rate, config.momentum, fused=True)

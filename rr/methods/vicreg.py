@@ -15,15 +15,15 @@ EPSILON = 1e-4  # added to the variance, because the derivative of its square ro
 
 
 class VICReg(Method):
-    """Train a backbone and a projector with `vicreg_loss` of two views."""
+    """Train a backbone and a projector with the `vicreg_loss` of two views."""
 
     def __init__(self, config: VICRegConfig, backbone: Backbone) -> None:
         super().__init__(backbone, config.learning_rate)
         self.config = config
         self.projector = build_projector(self.features, config.hidden_dim, config.projection_dim)
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return `vicreg_loss` of both views, which pass through the networks as one batch."""
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the `vicreg_loss` of both views, which pass through the networks as one batch."""
         first_MD, second_MD = self.projector(self.backbone(views)).chunk(2)
         weights = self.config.invariance_weight, self.config.variance_weight, self.config.covariance_weight
         return vicreg_loss(first_MD, second_MD, *weights), {"accuracy": count_nearest_matches(first_MD, second_MD)}
@@ -32,7 +32,7 @@ class VICReg(Method):
 def vicreg_loss(
     first_MD: Tensor, second_MD: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
 ) -> Tensor:
-    """Return the weighted sum of three terms (equation 6).
+    """Return the weighted sum of the invariance, variance and covariance terms (equation 6).
 
     The terms are computed as in the official code:
 
@@ -41,17 +41,17 @@ def vicreg_loss(
     - covariance: the sum of the squared covariances of different dimensions divided by D, summed over both views.
 
     Args:
-        first_MD: Embeddings of the first view, float (M, D).
-        second_MD: Embeddings of the second view, float (M, D).
-        invariance_weight: Weight of the invariance term.
-        variance_weight: Weight of the variance term.
-        covariance_weight: Weight of the covariance term.
+        first_MD: embeddings of the first view, float (M, D).
+        second_MD: embeddings of the second view, float (M, D).
+        invariance_weight: weight of the invariance term.
+        variance_weight: weight of the variance term.
+        covariance_weight: weight of the covariance term.
 
     Returns:
-        The loss, 0-d, float32 (float64 for float64 input) also under autocast.
+        The loss, 0-d, in float32 (float64 for float64 input) even under autocast.
 
     Raises:
-        ValueError: If the shapes differ or are not (M, D), or if there are fewer than two images.
+        ValueError: if the shapes differ or are not (M, D), or if there are fewer than two images.
     """
     check_view_shapes(first_MD, second_MD, min_images=2)
     views_2MD = at_least_float32(torch.stack((first_MD, second_MD)))

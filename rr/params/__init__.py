@@ -1,6 +1,6 @@
 """Strict, typed models of `params.yaml`: an unknown key or a wrong type is an error that names its path.
 
-The command line and the Snakefile check parameters in milliseconds, because nothing here imports torch.
+Nothing here imports torch, so the command line and the Snakefile check parameters within milliseconds.
 """
 
 from rr.params.datasets import (
@@ -14,7 +14,7 @@ from rr.params.datasets import (
     Stl10Source,
     TinyImageNetSource,
 )
-from rr.params.loading import load_params, parse_params, parse_yaml
+from rr.params.loading import load_params, parse_params, parse_yaml, read_utf8
 from rr.params.methods import (
     BackboneName,
     BarlowTwinsConfig,
@@ -76,4 +76,5 @@ __all__ = [
     "lookup",
     "parse_params",
     "parse_yaml",
+    "read_utf8",
 ]

@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rr.views.augmentation import Augmentation
 
-# Names become folders, DVC stage names and shell words. These characters are safe in all three.
+# Names become folder names, DVC stage names and shell words. These characters are safe in all three.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+SHA256 = r"^[0-9a-f]{64}$"
 Name = Annotated[str, Field(pattern=NAME)]
 # Fits a 32-bit integer. Larger numbers are typing mistakes, and libraries reject them with unclear errors.
 MAX_COUNT = 10**9
@@ -16,7 +17,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e30)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6)]
 
-# Keys of earlier versions and what they are called now. They are used for error messages only.
+# Keys of earlier versions and their present names. They are used only in error messages.
 RENAMED_KEYS = {
     "backbone_rate": "backbone_lr",
     "classifier_rate": "classifier_lr",
@@ -46,8 +47,8 @@ Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow
 class StrictModel(BaseModel):
     """A section that rejects unknown keys and wrong types, and cannot be changed after loading.
 
-    A value that determines a result has no default here. DVC compares the text of `params.yaml`, so it would not notice
-    a changed default.
+    A value that determines a result has no default here. DVC compares the values in `params.yaml`, so it would not
+    notice a changed default.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from rr.params.base import MAX_COUNT, Fraction, StrictModel
 
-# For pixel values in [0, 1]. The bounds reject statistics in units of 0 to 255, which would ruin a run silently.
+# For pixel values in [0, 1]. The bounds reject statistics of pixel values in [0, 255], which would silently ruin a run.
 ChannelMean = Annotated[float, Field(ge=0, le=1)]
 ChannelStd = Annotated[float, Field(ge=0.001, le=1)]
 
@@ -23,7 +23,7 @@ class ShapesSource(StrictModel):
 class CifarSource(StrictModel):
     """CIFAR-10, CIFAR-100, or CIFAR-100 with its 20 coarse labels (`cifar100_20`), read by torchvision.
 
-    Here and in the classes below, `path` names a local copy to use instead of a download.
+    Here and in the next three classes, `path` is a local copy to read instead of downloading the dataset.
     """
 
     kind: Literal["cifar10", "cifar100", "cifar100_20"]
@@ -45,7 +45,7 @@ class TinyImageNetSource(StrictModel):
 
 
 class SlimageNetSource(StrictModel):
-    """SlimageNet64. It cannot be downloaded automatically: `path` or `--from` must name a local copy."""
+    """SlimageNet64. It cannot be downloaded automatically: `path` or `--from` must give a local copy."""
 
     kind: Literal["slimagenet64"]
     path: str | None = None
@@ -55,7 +55,7 @@ class FolderSource(StrictModel):
     """Your own images in a folder, `path/<class>/…` or `path/{train,test}/<class>/…`.
 
     Images that are not in class folders are unlabeled. Without folders for the splits, `test_fraction` of the images of
-    each class become the test split. `on_unreadable` is what to do with an image that cannot be read.
+    each class become the test split. `on_unreadable` states what to do with an image that cannot be read.
     """
 
     kind: Literal["imagefolder"]

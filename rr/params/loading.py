@@ -1,4 +1,4 @@
-"""Reading and checking `params.yaml`. Each mistake becomes one line with the path of the key and a suggestion."""
+"""Read and check `params.yaml`. Each mistake becomes one line with the path of the key and a suggestion."""
 
 import json
 from pathlib import Path
@@ -9,36 +9,50 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from rr.errors import UserError, suggest
-from rr.params.base import RENAMED_KEYS
+from rr.params.base import NAME, RENAMED_KEYS, SHA256
 from rr.params.root import Params
 from rr.views.augmentation import Augmentation
 
 MAX_VALUES = 100_000  # a hundred times as many as params.yaml has
+# Explanations of the patterns that pydantic would print as regular expressions.
+_PATTERN_MESSAGES = {
+    NAME: "invalid name; use letters, digits, - and _, with a letter or digit first",
+    SHA256: "must be 64 hexadecimal digits in lower case, as printed by rr import",
+}
 
 
 def load_params(path: Path) -> Params:
     """Read and check a parameter file.
 
     Raises:
-        UserError: if the file is missing, not valid YAML, or has mistakes; the message has one line per mistake.
+        UserError: if the file is missing, is not valid YAML, or has mistakes. The message has one line per mistake.
     """
     if not path.is_file():
-        raise UserError(f"{path} not found: run rr in the root folder of the project, or name the file with --params")
+        raise UserError(f"{path} not found: run rr in the root folder of the project, or give the file with --params")
+    return parse_params(read_utf8(path), path)
+
+
+def read_utf8(path: Path) -> str:
+    """Return the contents of a text file.
+
+    Raises:
+        UserError: if the file is not UTF-8 text.
+    """
     try:
-        return parse_params(path.read_text(encoding="utf-8"), path)
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
+        raise UserError(f"{path} is not UTF-8 text ({error}): save it with UTF-8 encoding") from error
 
 
 def parse_params(content: str, path: Path) -> Params:
     """Parse and check the text of a parameter file; `path` is for error messages.
 
     Raises:
-        UserError: if the text is not valid YAML or has mistakes; the message has one line per mistake.
+        UserError: if the text is not valid YAML or has mistakes. The message has one line per mistake.
     """
     raw = parse_yaml(content, path)
     if not isinstance(raw, dict):
-        raise UserError(f"{path} has no sections: it must start with 'grid:'")
+        raise UserError(f"{path} is empty or not a mapping: it needs the sections {', '.join(Params.model_fields)}")
     try:
         # In JSON mode a strict model accepts a list for a tuple, but not "3" for 3.
         return Params.model_validate_json(json.dumps(raw))
@@ -51,20 +65,28 @@ def parse_yaml(content: str, path: Path) -> Any:
     """Parse a YAML text whose values JSON can represent; `path` is for error messages.
 
     Raises:
-        UserError: if the text is not valid YAML, is too large, or has values that JSON does not have, such as dates.
+        UserError: if the text is not valid YAML, if it is too large or too deeply nested, or if it has values that JSON
+            does not have, such as dates.
     """
     try:
         raw = YAML(typ="safe", pure=True).load(content)
         if _count_values(raw, {}) > MAX_VALUES:
-            raise ValueError(f"too large: it has more than {MAX_VALUES:,} values (an alias counts as a copy)")
+            raise UserError(f"{path} is too large: it has more than {MAX_VALUES:,} values (an alias counts as a copy)")
         json.dumps(raw)
-    except (YAMLError, TypeError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise UserError(f"{path}: the values are nested too deeply, or an alias contains itself") from error
+    except TypeError as error:
+        raise UserError(
+            f"{path}: unsupported value ({error}): use only text, numbers, booleans, null, lists and mappings, and put "
+            "dates in quotes"
+        ) from error
+    except (YAMLError, ValueError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     return raw
 
 
 def _count_values(value: Any, counts: dict[int, int]) -> int:
-    """Count the values in `value` with every alias expanded; nested aliases in a few lines can expand to 2⁶⁴ values."""
+    """Count the values in `value` with all aliases expanded. A few lines of nested aliases can expand to 2⁶⁴ values."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in counts:
@@ -74,12 +96,12 @@ def _count_values(value: Any, counts: dict[int, int]) -> int:
 
 
 def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
-    """Turn one of pydantic's errors into a line with the path of the key, the problem and a suggestion."""
-    location = list(details["loc"])
+    """Turn one of pydantic's errors into a line with the path of the key, the problem and a suggestion if possible."""
+    location, context = list(details["loc"]), details.get("ctx", {})
     path, node = [], raw
     for position, part in enumerate(location):
         exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
-        # A part that is not in the file is pydantic's tag of a union member, or, at the end, the missing key itself.
+        # A part that is not in the file is the tag that pydantic adds for a union member or, at the end, a missing key.
         if exists or position == len(location) - 1:
             path.append(str(part))
         if exists:
@@ -94,10 +116,11 @@ def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
     if details["type"] == "missing":
         return f"{where}: this key is missing"
     if details["type"].startswith("union_tag"):
-        valid_kinds = details.get("ctx", {}).get("expected_tags", "").replace("'", "")
-        kind = details.get("ctx", {}).get("tag")
-        return f"{where}.kind: " + (f"unknown '{kind}'; known: {valid_kinds}" if kind else "this key is missing")
-    message = details["msg"].removeprefix("Value error, ")
+        if "tag" not in context:
+            return f"{where}.kind: this key is missing"
+        valid_kinds = context["expected_tags"].replace("'", "").split(", ")
+        return f"{where}.kind: unknown '{context['tag']}'; {suggest(context['tag'], valid_kinds)}"
+    message = _PATTERN_MESSAGES.get(context.get("pattern"), details["msg"].removeprefix("Value error, "))
     if not where:
         return message
     value = json.dumps(details.get("input"))

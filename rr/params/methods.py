@@ -1,10 +1,10 @@
-"""The section `methods`: pretraining methods and their hyperparameters. Also the names of the backbones."""
+"""The section `methods`: pretraining methods and their hyperparameters. This module also lists the backbones."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rr.params.base import MAX_COUNT, Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
+from rr.params.base import MAX_COUNT, SHA256, Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
 from rr.views.augmentation import Augmentation
 
 # The backbones of the paper, followed by the other ResNets of torchvision.models.
@@ -40,7 +40,8 @@ class RelationalConfig(TrainableConfig):
 
     `head` is `relation`, or one of the paper's ablations: `dot`, the dot product of two representations, or
     `encoder-dot`, the dot product of two encoded representations. `aggregation` applies to the relation head only.
-    `label_fraction` is the fraction of each class's labels that supply positive pairs (semi-supervised); 0 disables it.
+    `label_fraction` is the fraction of each class's labels that supply additional positive pairs (semi-supervised
+    training); 0 means that no labels are used.
     """
 
     kind: Literal["relational"]
@@ -65,21 +66,21 @@ class SupervisedConfig(TrainableConfig):
 
 
 class RandomConfig(StrictModel):
-    """A backbone with its random initial weights: the lower bound."""
+    """A backbone with random initial weights: the lower bound."""
 
     kind: Literal["random"]
 
 
 class ImportedConfig(StrictModel):
-    """A pretrained backbone: a file written by `rr import`, and its SHA-256."""
+    """A pretrained backbone from a file that `rr import` has written, with the SHA-256 of the file."""
 
     kind: Literal["imported"]
     path: Annotated[str, Field(min_length=1)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern=SHA256)]
 
 
 class SimCLRConfig(TrainableConfig):
-    """Contrastive learning with two views.
+    """SimCLR: contrastive learning with two views.
 
     Let p be the softmax probability of the positive view. The loss `nt-xent` is the mean of -log p. `log-mean-prob` is
     -log of the mean of p, which is what the paper's code computes.
@@ -109,7 +110,7 @@ class InfoMaxConfig(TrainableConfig):
 
 
 class DeepClusterConfig(TrainableConfig):
-    """Classification of cluster assignments, which k-means recomputes before every epoch.
+    """DeepCluster: prediction of cluster assignments, which k-means recomputes before every epoch.
 
     `clusters` is the number of clusters per class, or in total if `clusters_per` is `dataset`. `n_init` and `max_iter`
     are those of scikit-learn's KMeans.
@@ -125,7 +126,10 @@ class DeepClusterConfig(TrainableConfig):
 
 
 class BYOLConfig(TrainableConfig):
-    """Prediction of the other view's representation by a target network, a moving average with decay `momentum`."""
+    """BYOL: prediction of a target network's projection of the other view.
+
+    The target network is an exponential moving average of the online network with decay `momentum`.
+    """
 
     kind: Literal["byol"]
     views: Literal[2]
@@ -135,7 +139,7 @@ class BYOLConfig(TrainableConfig):
 
 
 class VICRegConfig(TrainableConfig):
-    """Weighted variance, invariance and covariance terms of the embeddings of two views."""
+    """VICReg: a weighted sum of variance, invariance and covariance terms of the embeddings of two views."""
 
     kind: Literal["vicreg"]
     views: Literal[2]
@@ -147,7 +151,7 @@ class VICRegConfig(TrainableConfig):
 
 
 class BarlowTwinsConfig(TrainableConfig):
-    """Cross-correlation matrix of the embeddings of two views, trained towards the identity.
+    """Barlow Twins: the cross-correlation matrix of the embeddings of two views is trained towards the identity.
 
     `redundancy_weight` is the weight of the off-diagonal entries.
     """

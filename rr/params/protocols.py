@@ -44,7 +44,7 @@ class KnnConfig(StrictModel):
 
 
 class RetrievalConfig(StrictModel):
-    """A ranking of the training images for every test image. `cutoffs` lists the k of precision and recall at k."""
+    """A ranking of the training images for every test image. `cutoffs` lists the values of k in "precision at k"."""
 
     kind: Literal["retrieval"]
     distance: Literal["cosine", "euclidean"]
@@ -54,7 +54,7 @@ class RetrievalConfig(StrictModel):
 class EmbeddingConfig(StrictModel):
     """Geometry of the representation: t-SNE map, silhouette, alignment and uniformity of `images` test images.
 
-    `augmentation` creates the two views of an image that alignment compares.
+    `augmentation` creates the two views of each image that are compared for alignment.
     """
 
     kind: Literal["embedding"]

@@ -12,7 +12,11 @@ from rr.params.protocols import ProtocolConfig
 
 
 class GridConfig(StrictModel):
-    """The runs to make: a pretraining per combination, and an evaluation per pretraining, target and protocol."""
+    """The runs to make.
+
+    There is one pretraining run for each combination of dataset, backbone, method and seed, and one evaluation for each
+    combination of pretraining run, target and protocol.
+    """
 
     data: list[Name]
     dataset: list[Name]
@@ -24,7 +28,7 @@ class GridConfig(StrictModel):
 
 
 class DynamicsConfig(StrictModel):
-    """How often pretraining measures its backbone, in epochs (0 for never), and on how many labeled images."""
+    """How often pretraining evaluates its backbone, in epochs (0 for never), and on how many labeled images."""
 
     every_n_epochs: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=50)]
@@ -37,8 +41,8 @@ def _as_list(grid: Any) -> list[Any]:
 class Params(StrictModel):
     """All of `params.yaml`.
 
-    `grid` is a single grid in that file, because DVC supports only one. The Snakefile writes a file for several suites,
-    in which `grid` is a list. The runs of these grids are merged.
+    In that file `grid` is a single grid, because DVC supports only one. In the file that the Snakefile writes for
+    several suites, `grid` is a list. The runs of its grids are merged.
     """
 
     grid: Annotated[list[GridConfig], Field(min_length=1), BeforeValidator(_as_list)]
@@ -71,7 +75,7 @@ class Params(StrictModel):
             missing = sorted({*grid.dataset, *grid.target} - set(grid.data))
             if missing:
                 raise ValueError(
-                    f"grid.data: {', '.join(missing)} is missing; list every dataset of grid.dataset and grid.target"
+                    f"grid.data: missing {', '.join(missing)}; list every dataset of grid.dataset and grid.target"
                 )
         return self
 
@@ -80,7 +84,7 @@ def lookup(section: dict[str, Any], name: str, where: str) -> Any:
     """Return `section[name]`.
 
     Raises:
-        ValueError: if the section has no such name. The message starts with `where` and suggests a similar name.
+        ValueError: if `name` is not in the section. The message starts with `where` and suggests a similar name.
     """
     if name not in section:
         raise ValueError(f"{where}: unknown '{name}'; {suggest(name, section)}")

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of an unfinished run, in a file that neither DVC nor Snakemake knows.
+"""Checkpoints: the state of an unfinished run, in a file that neither DVC nor Snakemake tracks.
 
 Both engines delete the outputs of a stage before they repeat it, so a checkpoint cannot be one of its outputs.
 """
@@ -19,23 +19,26 @@ from rr import paths
 from rr.methods.base import Method
 from rr.runtime.atomic import atomic_write
 
+SECONDS_BETWEEN_CHECKPOINTS = 120.0
+"""Time between two checkpoints within an epoch. The training loop also saves one after each epoch."""
+
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 @dataclass
 class TrainState:
-    """The position of a run in its training, and what it has measured so far.
+    """The progress of a run: its position in the training, and its measurements so far.
 
     Attributes:
-        epoch: Number of completed epochs.
-        step: Number of completed steps of the current epoch.
-        seconds: Time that earlier processes spent in the current epoch.
-        labels: Labels of the current epoch, int64 (N,), if the method provides its own.
-        metric_sums: Sums of the metrics over the current epoch, float64 (2,): numerator and denominator.
-        num_views: Number of views in all completed epochs.
-        num_pairs: Number of pairs that were compared in all completed steps.
-        history: One row for each completed epoch.
-        epoch_seconds: Duration of each completed epoch.
+        epoch: number of completed epochs.
+        step: number of completed steps of the current epoch.
+        seconds: time that earlier processes spent in the current epoch.
+        labels: the pseudo-labels of the current epoch, int64 (N,), or None if the method has none.
+        metric_sums: numerator and denominator of each metric, summed over the current epoch, float64 (2,).
+        num_views: number of views in all completed epochs.
+        num_pairs: number of pairs that all completed steps have compared.
+        history: one row for each completed epoch.
+        epoch_seconds: duration of each completed epoch.
     """
 
     epoch: int = 0
@@ -60,13 +63,13 @@ def save_checkpoint(
     """Write a checkpoint atomically, and keep the one before it as `paths.previous_checkpoint`.
 
     A state with infinite or NaN values is not written. The last good checkpoint then remains, and the training loop
-    reports the loss.
+    raises an error.
     """
     if not all_finite(method) or any(not torch.isfinite(total).all() for total in state.metric_sums.values()):
         return
-    # Serialized in memory first, because torch reports a full disk as an internal error.
+    # Serialize in memory first, because torch reports a full disk as an internal error.
     buffer = io.BytesIO()
-    torch.save(_as_dict(fingerprint, state, method, optimizer, scheduler), buffer)
+    torch.save(_checkpoint_dict(fingerprint, state, method, optimizer, scheduler), buffer)
     with atomic_write(path) as temporary:
         with open(temporary, "wb") as file:
             # torch does not detect a flipped bit in a tensor, so the file starts with a hash of the rest.
@@ -76,7 +79,7 @@ def save_checkpoint(
             os.replace(path, paths.previous_checkpoint(path))
 
 
-def _as_dict(
+def _checkpoint_dict(
     fingerprint: str, state: TrainState, method: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
 ) -> dict[str, Any]:
     return {
@@ -89,9 +92,10 @@ def _as_dict(
 
 
 def checkpoint_bytes(method: Method, num_epochs: int) -> int:
-    """Return the size of the last checkpoint of a run. This trains `method` for one step with gradients of zero.
+    """Return the size in bytes of the last checkpoint of a run, after an optimizer step of `method`.
 
-    The optimizer has no moments before its first step. Each epoch has a history row with the columns of every method.
+    The optimizer has no moments before its first step. Here, the gradients of that step are zero. The history has one
+    row per epoch with the columns that all methods have.
     """
     optimizer, scheduler = method.configure_optimizer(num_epochs)
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
@@ -102,7 +106,7 @@ def checkpoint_bytes(method: Method, num_epochs: int) -> int:
         epoch_seconds=[0.5 + e for e in range(num_epochs)],
     )
     buffer = io.BytesIO()
-    torch.save(_as_dict("0" * 64, state, method, optimizer, scheduler), buffer)
+    torch.save(_checkpoint_dict("0" * 64, state, method, optimizer, scheduler), buffer)
     return _DIGEST_SIZE + buffer.getbuffer().nbytes
 
 
@@ -123,18 +127,18 @@ def load_checkpoint(
     for file in files:
         content = file.read_bytes()
         if hashlib.sha256(content[_DIGEST_SIZE:]).digest() != content[:_DIGEST_SIZE]:
-            print(f"pretrain: {file} is damaged")
+            print(f"pretrain: {file} is damaged and cannot be used")
             continue
         checkpoint = torch.load(io.BytesIO(content[_DIGEST_SIZE:]), weights_only=True, map_location="cpu")
         if checkpoint["fingerprint"] != fingerprint:
-            print(f"pretrain: {file} belongs to a run with other parameters, data or code")
+            print(f"pretrain: {file} belongs to a run with other parameters, data or code and cannot be used")
             continue
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         if scheduler:
             scheduler.load_state_dict(checkpoint["scheduler"])
         state = TrainState(**checkpoint["state"])
-        print(f"pretrain: continuing in epoch {state.epoch + 1} at step {state.step}")
+        print(f"pretrain: continuing in epoch {state.epoch + 1} after step {state.step}")
         return state
     if files:
         print("pretrain: starting from the beginning")

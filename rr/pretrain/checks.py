@@ -1,62 +1,67 @@
-"""Checks of a pretraining run before its first step."""
+"""Checks before the first step of a pretraining run."""
 
-from rr.compute.distributed import ProcessGroup
 from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.methods.base import Method
 
 
-def images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
-    """Check that the method can be trained on the data, and return the number of images of an epoch.
+def count_images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
+    """Check that the method can be trained on the data, and return the number of images per epoch.
 
     Raises:
-        UserError: If labels are missing, or if a mini-batch is too small for the method.
+        UserError: if labels are missing, or if a mini-batch is too small for the method.
     """
     num_images = len(data)
     num_unlabeled = int((data.labels < 0).sum())
     if method.label_fraction and num_unlabeled:
         raise UserError(
-            f"{data.path}: the method needs a label for every image, but {num_unlabeled:,} images have none: choose "
-            "another method (for relational, label_fraction: 0.0)"
+            f"{data.path}: the method needs a label for every image, but {num_unlabeled:,} of {num_images:,} images "
+            "have none: choose a method that needs no labels or, for a method of kind relational, set label_fraction: "
+            "0.0 in params.yaml"
         )
     if min(batch_size, num_images) < 2:
         raise UserError(
-            f"{num_images:,} images in batches of {batch_size}: a mini-batch must contain at least two images, because "
-            "methods compare them; raise batch_size"
+            f"a mini-batch must contain at least two images, but batch_size is {batch_size} and {data.path} contains "
+            f"{num_images:,} images: raise the method's batch_size in params.yaml, or use a larger dataset"
         )
     remainder = num_images % batch_size
     if method.drop_last:
         if num_images < batch_size:
-            raise UserError(f"{num_images} images are less than one batch of {batch_size}: lower batch_size")
+            raise UserError(
+                f"{data.path} contains {num_images:,} images, which is fewer than one mini-batch of {batch_size:,}: "
+                "lower the method's batch_size in params.yaml"
+            )
         return num_images - remainder
     if 0 < remainder < method.min_batch_size:
         raise UserError(
-            f"{num_images} images in batches of {batch_size} leave a last batch of {remainder}, but the method needs "
-            f"at least {method.min_batch_size}: change the method's batch_size by one"
+            f"{data.path}: {num_images:,} images in mini-batches of {batch_size:,} leave a last mini-batch of "
+            f"{remainder}, but the method needs at least {method.min_batch_size} images in each: choose another "
+            "batch_size for the method in params.yaml"
         )
     return num_images
 
 
-def check_data_parallel(kind: str, method: Method, group: ProcessGroup, num_images: int, batch_size: int) -> None:
-    """Check that the processes can share the mini-batches of an epoch of `num_images` images.
+def check_world_size(method_kind: str, method: Method, world_size: int, images_per_epoch: int, batch_size: int) -> None:
+    """Check that the method supports several processes, and that each process gets an image of every mini-batch.
 
     Raises:
-        UserError: If the method does not support several processes, or if a mini-batch has fewer images than processes.
+        UserError: if the method does not support several processes, or if a mini-batch has fewer images than processes.
     """
-    world_size = group.world_size
     if not method.supports_data_parallel:
         raise UserError(
-            f"the {kind} method cannot be trained by {world_size} processes, because its loss needs more than the "
-            "representations of the images: run the command without torchrun"
+            f"the {method_kind} method cannot be trained by {world_size} processes, because its loss needs more than "
+            "the representations of the images: run the command without torchrun"
         )
-    if min(batch_size, num_images) < world_size:
+    if min(batch_size, images_per_epoch) < world_size:
+        limit = min(batch_size, images_per_epoch)
         raise UserError(
-            f"{world_size} processes cannot share mini-batches of {min(batch_size, num_images)} images: start fewer "
-            "processes, or raise the method's batch_size"
+            f"{world_size} processes cannot share mini-batches of {limit} images, because each process needs at least "
+            f"one image: start at most {limit} processes"
         )
-    remainder = num_images % batch_size
+    remainder = images_per_epoch % batch_size
     if 0 < remainder < world_size:
         raise UserError(
-            f"{num_images} images in batches of {batch_size} leave a last batch of {remainder}, which is too small for "
-            f"{world_size} processes: start fewer processes, or change the method's batch_size by one"
+            f"{images_per_epoch:,} images in mini-batches of {batch_size:,} leave a last mini-batch of {remainder}, "
+            f"but each of {world_size} processes needs at least one image: start at most {remainder} processes, or "
+            "choose another batch_size for the method in params.yaml"
         )

@@ -1,8 +1,8 @@
 """Training by several processes, with the same loss and the same gradients as in a single process.
 
-Each process has all weights. It makes the views of its own images of the mini-batch and encodes them with the backbone,
+Each process has all weights. It computes the views of its part of the mini-batch and encodes them with the backbone,
 whose batch norms are synchronized. The representations z are then gathered in the order of a single process, and each
-process computes the whole loss L(z, h), in which h are the weights of the head.
+process computes the complete loss L(z, h), in which h denotes the weights of the head.
 
 DistributedDataParallel averages gradients over the N processes. The gradient dL/dh is the same in all of them, so
 averaging does not change it. The gradient of the backbone's weights w is the sum over the processes r of
@@ -27,55 +27,56 @@ from rr.methods.base import Method, Metrics
 class DataParallelMethod:
     """A method that the processes of `group` train together.
 
-    Create it before the method that uses `backbone`, then call `wrap`. In training mode, `backbone` then takes the
-    views of this process and returns the representations of the whole mini-batch.
+    Create this object before the method that uses `backbone`, then call `wrap`. In training mode, `backbone` then takes
+    the views of this process and returns the representations of the complete mini-batch.
     """
 
     def __init__(self, group: ProcessGroup, backbone: Backbone) -> None:
         self.group = group
-        self.batch_size = 0  # of the current mini-batch, over all processes
+        self.batch_size = 0  # images of the current mini-batch in all processes
         self._parallel: nn.Module | None = None
         convert_sync_batchnorm(backbone)
 
-        # A function, because `copy.deepcopy` of the backbone (the target of BYOL) keeps a function as it is. It would
-        # copy a bound method together with `self`.
+        # This is a function and not a method, because `copy.deepcopy` of the backbone (for the target of BYOL) would
+        # copy a bound method together with `self`, but does not copy a function.
         def gather(module: nn.Module, inputs: Any, rows_ND: Tensor) -> Tensor:
             return _Gather.apply(rows_ND, self.group, self.batch_size) if module.training else rows_ND
 
         backbone.register_forward_hook(gather)
 
     def wrap(self, method: Method) -> None:
-        """Set the method to train, which uses the backbone, and copy the weights of the main process to all others."""
+        """Set the method to train, which uses the backbone, and copy the main process's weights to all others."""
         self._parallel = DistributedDataParallel(_MethodLoss(method))
 
-    def loss(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return the loss and metrics of the whole mini-batch.
+    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        """Return the loss and the metrics of the complete mini-batch.
 
         Args:
-            views: The views of this process's images.
-            labels: The labels of the whole mini-batch.
-            noise: The random numbers for the whole mini-batch.
+            views: the views of this process's images.
+            labels: the labels of the complete mini-batch.
+            random_inputs: the random inputs for the complete mini-batch.
         """
         assert self._parallel is not None
         self.batch_size = len(labels)
-        return self._parallel(views, labels, noise)
+        return self._parallel(views, labels, random_inputs)
 
 
 class _MethodLoss(nn.Module):
-    """The loss of a method as a forward pass, as DistributedDataParallel requires."""
+    """A module whose forward pass is the loss of a method, as DistributedDataParallel requires."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
 
-    def forward(self, views: Tensor, labels: Tensor, noise: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        return self.method.loss(views, labels, noise)
+    def forward(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        return self.method.loss(views, labels, random_inputs)
 
 
 class _Gather(torch.autograd.Function):
-    """Gather the rows of all processes: (G·m, D) for the m images of this process, to (G·M, D) for all M images.
+    """Gather rows from all processes: (G·m, D) for the m images of this process become (G·M, D) for all M images.
 
-    G is the number of rows per image, for example views. The first rows of all images come first.
+    G is the number of rows per image, for example one per view. The result contains the first row of every image, then
+    the second row of every image, and so on.
     """
 
     @staticmethod
@@ -84,7 +85,7 @@ class _Gather(torch.autograd.Function):
         sizes = [images.stop - images.start for images in slices]
         ctx.local_slice, ctx.batch_size, ctx.world_size = slices[group.rank], batch_size, group.world_size
         local_GmD = rows_ND.reshape(-1, sizes[group.rank], rows_ND.shape[1])
-        # Collective operations need equal sizes, so a smaller part is padded.
+        # Collective operations need equal sizes, so smaller parts are padded.
         padded_GmD = local_GmD.new_zeros(len(local_GmD), max(sizes), local_GmD.shape[2])
         padded_GmD[:, : local_GmD.shape[1]] = local_GmD
         parts = [torch.empty_like(padded_GmD) for _ in sizes]
@@ -94,6 +95,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:
-        # The sum of the gradients of all processes, without communication, because they are equal.
+        # The gradients of all processes are equal, so their sum needs no communication.
         grad_GMD = grad_ND.reshape(-1, ctx.batch_size, grad_ND.shape[1])
         return (grad_GMD[:, ctx.local_slice] * ctx.world_size).flatten(0, 1), None, None

@@ -19,7 +19,7 @@ COLUMNS = ("knn_accuracy", "effective_rank", "gradient_norm_backbone", "gradient
 
 
 class DynamicsMonitor:
-    """Measure a method during its training, always on the same images of the training split.
+    """Measure a method between epochs, always on the same images of the training split.
 
     The images are up to `config.images` labeled images, chosen with `seed`. If there are at most 20 labeled images,
     they are chosen from all images. The labels are used only for the measurement.
@@ -38,12 +38,12 @@ class DynamicsMonitor:
         return self.every_n_epochs > 0 and num_epochs % self.every_n_epochs == 0
 
     def measure(self, method: Method) -> dict[str, float]:
-        """Return the values of `COLUMNS`; NaN if a value is undefined. The mode of the method does not change.
+        """Return a value for each of `COLUMNS`, NaN if it is undefined. The method stays in its mode (train or eval).
 
         - `knn_accuracy`: leave-one-out accuracy of the kNN classifier (20 neighbors, cosine, temperature 0.1).
-        - `effective_rank`: of the features of the images.
-        - `gradient_norm_backbone`, `gradient_norm_head`: norms of the gradients of the last step before the optimizer
-          used them, of the backbone and of all other parameters.
+        - `effective_rank`: the effective rank of the features.
+        - `gradient_norm_backbone`, `gradient_norm_head`: Euclidean norms of the gradients of the last step, for the
+          parameters of the backbone and for all other parameters.
         """
         norms = gradient_norms(method)
         was_training = method.training
@@ -52,35 +52,37 @@ class DynamicsMonitor:
         method.train(was_training)
         accuracy = math.nan
         if self.has_labels:
-            accuracy = knn_leave_one_out(features, torch.from_numpy(self.data.labels[self.rows]).to(features.device))
+            accuracy = leave_one_out_knn_accuracy(
+                features, torch.from_numpy(self.data.labels[self.rows]).to(features.device)
+            )
         return dict(zip(COLUMNS, (accuracy, effective_rank(features), *norms), strict=True))
 
 
-def knn_leave_one_out(features: Tensor, labels: Tensor) -> float:
-    """Return the accuracy of classifying each image by its nearest neighbors among all other images.
+def leave_one_out_knn_accuracy(features: Tensor, labels: Tensor) -> float:
+    """Classify each image by its nearest neighbors among all other images, and return the accuracy.
 
     Args:
-        features: Float (N, D), N above 20.
-        labels: Int64 (N,).
+        features: float (N, D), N above 20.
+        labels: int64 (N,).
     """
     directions = F.normalize(features)
-    cosines = (directions @ directions.T).fill_diagonal_(-2)  # lower than any cosine: no image is its own neighbor
+    cosines = (directions @ directions.T).fill_diagonal_(-2)  # below any cosine, so no image is its own neighbor
     scores = knn_vote(cosines, labels, int(labels.max()) + 1, NUM_NEIGHBORS, TEMPERATURE)
     return (scores.argmax(1) == labels).double().mean().item()
 
 
 def gradient_norms(method: Method) -> tuple[float, float]:
-    """Return the Euclidean norm of the gradients of the backbone, and of all others; NaN if there are none."""
+    """Return the Euclidean norm of the gradients of the backbone and of all other parameters; NaN if there are none."""
     backbone_ids = {id(parameter) for parameter in method.backbone.parameters()}
     backbone: list[Tensor] = []
     others: list[Tensor] = []
     for parameter in method.parameters():
         if parameter.grad is not None:
             (backbone if id(parameter) in backbone_ids else others).append(parameter.grad)
-    return _norm(backbone), _norm(others)
+    return _total_norm(backbone), _total_norm(others)
 
 
-def _norm(gradients: list[Tensor]) -> float:
+def _total_norm(gradients: list[Tensor]) -> float:
     if not gradients:
         return math.nan
     return torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt().item()

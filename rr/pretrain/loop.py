@@ -1,7 +1,7 @@
 """The training loop, which is the same for every method.
 
-The order of images, the views and the random numbers of a method are pure functions of (seed, epoch, step). A run that
-was killed therefore continues from its checkpoint to identical results.
+The order of the images, the views and the random inputs of a method are pure functions of (seed, epoch, step). A killed
+run that continues from its checkpoint therefore gives identical results.
 """
 
 import csv
@@ -29,8 +29,14 @@ from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.methods.base import Method
 from rr.params.methods import TrainableConfig
-from rr.pretrain.checkpoint import TrainState, all_finite, load_checkpoint, save_checkpoint
-from rr.pretrain.checks import check_data_parallel, images_per_epoch
+from rr.pretrain.checkpoint import (
+    SECONDS_BETWEEN_CHECKPOINTS,
+    TrainState,
+    all_finite,
+    load_checkpoint,
+    save_checkpoint,
+)
+from rr.pretrain.checks import check_world_size, count_images_per_epoch
 from rr.pretrain.data_parallel import DataParallelMethod
 from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor
 from rr.pretrain.job import Job
@@ -43,8 +49,9 @@ from rr.views import make_views
 from rr.views.augmentation import Augmentation
 from rr.views.torch_ops import to_device
 
-SECONDS_BETWEEN_SAVES = 120.0
-_FINITE = "finite"  # the number of steps with a finite loss, by which the first other step is found without waiting
+_FINITE = (
+    "finite"  # metric: the number of steps with a finite loss, from which `finish_epoch` finds the first other step
+)
 
 
 def pretrain(
@@ -59,23 +66,23 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train the backbone of `job`, and write its weights, the history and an image of some views.
 
-    The last checkpoint remains. The caller deletes it after the record of the run is written.
+    The last checkpoint remains. The caller must delete it after writing the record of the run.
 
     Args:
-        job: What to train.
-        beton: The training images.
-        outputs: Where to write.
-        device: A torch device.
-        threads: Number of threads that read images.
-        group: The processes that train together, of which the main process writes. The default is a single process.
-        on_step: Called after each step with its number of views, instead of a display of the progress. An exception
-            that it raises ends the training.
+        job: the description of the run.
+        beton: the file with the training images.
+        outputs: the paths of the files to write.
+        device: a torch device.
+        threads: number of threads that read images.
+        group: the processes that train together, of which the main process writes. The default is a single process.
+        on_step: a function to call after each step with the number of views of the step. It replaces the display of the
+            progress. An exception that it raises ends the training.
 
     Returns:
-        Facts for the record of the run.
+        Entries for the record of the run: durations of the epochs, number of views, and views per second.
 
     Raises:
-        UserError: If the data do not suit the method or the number of processes, or if the loss is not finite.
+        UserError: if the data do not suit the method or the number of processes, or if the training diverges.
     """
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
@@ -109,17 +116,17 @@ class Trainer:
     """Train a method from its last checkpoint, if there is one, to its last epoch.
 
     Args:
-        job: What to train.
-        method: The method of the job, on `device`.
-        data: The training images.
-        outputs: Where to write the image of some views and the checkpoints.
-        device: A torch device.
-        group: The processes that train together.
-        parallel: The data-parallel counterpart of `method` if there are several processes.
-        on_step: See `pretrain`.
+        job: the description of the run.
+        method: the method of the job, on `device`.
+        data: the training images.
+        outputs: the paths of the image of some views and of the checkpoints.
+        device: a torch device.
+        group: the processes that train together.
+        parallel: the data-parallel counterpart of `method` if there are several processes.
+        on_step: see `pretrain`.
 
     Raises:
-        UserError: If the data do not suit the method or the number of processes.
+        UserError: if the data do not suit the method or the number of processes.
     """
 
     def __init__(
@@ -138,9 +145,9 @@ class Trainer:
         self.job, self.config, self.method, self.data = job, config, method, data
         self.device, self.group, self.on_step = device, group, on_step
         self.checkpoint = outputs.checkpoint
-        self.num_images = images_per_epoch(method, data, config.batch_size)
+        self.num_images = count_images_per_epoch(method, data, config.batch_size)
         if parallel:
-            check_data_parallel(config.kind, method, group, self.num_images, config.batch_size)
+            check_world_size(config.kind, method, group.world_size, self.num_images, config.batch_size)
             checkpoint_hash = file_sha256(self.checkpoint) if self.checkpoint.is_file() else ""
             group.check_identical({f"checkpoint {self.checkpoint}": checkpoint_hash})
         if group.is_main:
@@ -164,19 +171,19 @@ class Trainer:
         """Run the remaining epochs and return the final state.
 
         Raises:
-            UserError: If the loss is not finite.
+            UserError: if the loss is not finite.
         """
         state, config = self.state, self.config
         images_done = state.epoch * self.num_images + min(state.step * config.batch_size, self.num_images)
         with ExitStack() as stack:
-            # With several processes, torchrun forwards a signal to all of them, even if they received it themselves.
+            # torchrun forwards a signal to all processes, even if they have received it themselves.
             self.signals = stack.enter_context(defer_signals(second_sigint_raises=self.group.world_size == 1))
             self.progress = None
             if self.on_step is None:
                 num_views = config.epochs * self.num_images * config.views
                 progress = Progress("pretrain", num_views, "views", images_done * config.views)
                 self.progress = stack.enter_context(progress)
-            self.last_save = time.monotonic()
+            self.last_checkpoint_time = time.monotonic()
             while state.epoch < config.epochs:
                 self.run_epoch()
         return state
@@ -188,7 +195,7 @@ class Trainer:
         self.prepare_epoch()
         for batch in self.loader.epoch(state.epoch, state.step, self.num_images):
             self.run_step(batch)
-            # Not after the last step: the monitor needs its gradients, which a checkpoint does not contain.
+            # Not after the last step, because the monitor needs its gradients, which a checkpoint does not contain.
             if state.step * self.config.batch_size < self.num_images:
                 self.maybe_checkpoint()
         state.num_views += self.num_images * self.config.views
@@ -200,14 +207,14 @@ class Trainer:
             self.progress.advance(0, note)
 
     def prepare_epoch(self) -> None:
-        """Tell the method the epoch, and set the labels of the epoch if the method provides its own."""
+        """Set the epoch of the method, and use the labels that the method provides, if any."""
         state, method = self.state, self.method
         method.epoch = state.epoch
         if state.step == 0:
             seed = int(np.random.SeedSequence([self.job.seed, state.epoch]).generate_state(1)[0])
             was_training = method.training
             method.eval()
-            state.labels = method.before_epoch(
+            state.labels = method.update_pseudo_labels(
                 lambda: extract_features(method.backbone, self.data, self.job.dataset, self.device).cpu(), seed
             )
             method.train(was_training)
@@ -219,10 +226,11 @@ class Trainer:
         state, method = self.state, self.method
         num_images = len(batch.labels)
         generator = _step_generator(self.job.seed, state.epoch, state.step)
-        noise = tuple(
-            to_device(numbers.numpy(), self.loader.device) for numbers in method.sample_noise(num_images, generator)
+        random_inputs = tuple(
+            to_device(tensor.numpy(), self.loader.device)
+            for tensor in method.sample_random_inputs(num_images, generator)
         )
-        loss, metrics = self.forward(batch.inputs, batch.labels, noise)
+        loss, metrics = self.forward(batch.inputs, batch.labels, random_inputs)
         if loss_is_on_host(loss) and not math.isfinite(loss.item()):
             raise self.divergence_error(loss.item(), state.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -230,7 +238,7 @@ class Trainer:
         with single_threaded():
             self.optimizer.step()
         method.after_step()
-        # The sums stay on the device, so that no step waits for it.
+        # The sums stay on the device, so that no step waits for the device.
         for name, fraction in metrics.items():
             sums = state.metric_sums
             sums[name] = sums[name] + fraction if name in sums else fraction.clone()
@@ -243,8 +251,8 @@ class Trainer:
             self.progress.advance(num_views)
 
     def maybe_checkpoint(self) -> None:
-        """Save a checkpoint if one is due or if a signal was received. In the latter case, end the program."""
-        is_due = time.monotonic() - self.last_save >= SECONDS_BETWEEN_SAVES
+        """Save a checkpoint if one is due or if a signal was received; after a signal, end the program."""
+        is_due = time.monotonic() - self.last_checkpoint_time >= SECONDS_BETWEEN_CHECKPOINTS
         signal, save_due = self.group.sync_stop_and_save(self.signals, is_due)
         if signal or save_due:
             self.state.seconds = time.monotonic() - self.epoch_start
@@ -252,10 +260,10 @@ class Trainer:
             self.exit_on_signal(signal)
 
     def finish_epoch(self) -> dict[str, float]:
-        """Add a row to the history, measure the dynamics if that is due, and advance to the next epoch.
+        """Add a row to the history, measure the dynamics if due, and advance to the next epoch.
 
         Raises:
-            UserError: If the loss is not finite.
+            UserError: if the loss is not finite.
         """
         state = self.state
         seconds = time.monotonic() - self.epoch_start
@@ -282,22 +290,22 @@ class Trainer:
         if self.group.is_main:
             fingerprint = self.job.fingerprint
             save_checkpoint(self.checkpoint, fingerprint, self.state, self.method, self.optimizer, self.scheduler)
-        self.last_save = time.monotonic()
+        self.last_checkpoint_time = time.monotonic()
 
-    def exit_on_signal(self, signal: int) -> None:
-        """End the program, after a checkpoint was saved, if any process has received a signal (0 if none has)."""
-        if signal:
+    def exit_on_signal(self, signal_number: int) -> None:
+        """End the program if any process has received a signal (0 if none has). A checkpoint must have been saved."""
+        if signal_number:
             self.group.barrier()  # torchrun ends all processes when the first one ends, so wait for the main process
             state = self.state
-            print(f"pretrain: stopping in epoch {state.epoch + 1} at step {state.step}; saved {self.checkpoint}")
-            exit_for_signal(signal)
+            print(f"pretrain: stopping in epoch {state.epoch + 1} after step {state.step}; saved {self.checkpoint}")
+            exit_for_signal(signal_number)
 
     def divergence_error(self, loss: float, step: int) -> UserError:
-        """Return the error for a loss that is not finite in the step `step`, counted from 0."""
-        kept = f"; the last finite checkpoint remains in {self.checkpoint}" if self.checkpoint.is_file() else ""
+        """Return the error for a loss that is not finite at `step`, counted from 0."""
+        kept = f" (the last checkpoint before it remains in {self.checkpoint})" if self.checkpoint.is_file() else ""
         return UserError(
             f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step + 1}: lower the method's learning_rate "
-            f"in params.yaml and run the command again, which starts a new training{kept}"
+            f"in params.yaml and run the command again, which starts the training from the beginning{kept}"
         )
 
 
@@ -307,7 +315,7 @@ def loss_is_on_host(loss: Tensor) -> bool:
 
 
 def _step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
-    """Return the random generator of a step. torch uses 32 bits of a seed, so all three numbers are hashed into 32."""
+    """Return the random generator of a step. torch uses 32 bits of a seed, to which the three numbers are hashed."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0]))
 
 
@@ -317,11 +325,14 @@ def _forward(
     precision: str,
     inputs: tuple[Tensor, ...],
     labels: Tensor,
-    noise: tuple[Tensor, ...],
+    random_inputs: tuple[Tensor, ...],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a batch, and each metric as a fraction, float64 (2,). On a GPU, this function is compiled."""
+    """Return the loss of a mini-batch, and the numerator and denominator of each metric as float64 (2,).
+
+    On a GPU, this function is compiled.
+    """
     with torch.autocast(labels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        loss, metrics = method.loss(augment(*inputs), labels, noise)
+        loss, metrics = method.loss(augment(*inputs), labels, random_inputs)
     num_images = len(labels)
     fractions = {"loss": (loss.detach() * num_images, num_images), _FINITE: (loss.detach().isfinite(), 1), **metrics}
     return loss, {
@@ -331,7 +342,7 @@ def _forward(
 
 
 def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, seed: int, target: Path) -> None:
-    """Write the first images and their views in the first epoch, as the network sees them but not normalized."""
+    """Write an image of the first training images and their views in the first epoch, without normalization."""
     images, positions = next(data.batches(range(min(6, len(data))), 6))
     views = make_views(
         images, data.index[positions], augmentation=augmentation, seed=seed, epoch=0, num_views=num_views,

@@ -1,7 +1,7 @@
 """Stage `report`: one page with the results of all runs of the grid, and the files behind every number.
 
-The stage reads the files of the runs (`inputs`), builds the sections of the page from them (`sections`, one module
-each) and renders the sections (`page`, `latex`):
+The stage reads the files of the runs (`inputs`), builds the sections of the page (`sections`, one module each) and
+renders them (`page`, `latex`):
 
     stage        write_report, the entry point
     inputs       the files of the runs as typed values
@@ -13,7 +13,7 @@ each) and renders the sections (`page`, `latex`):
     page         the page and its Markdown version
     latex        LaTeX tables for a publication
     parquet      all metrics as one Parquet table
-    environment  the Jinja environment, also used by the gallery
+    jinja        the settings of the template engine, also used by the gallery
 
 `rr.workflow.grid` lists the input and output files of the stage.
 """

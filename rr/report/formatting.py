@@ -18,18 +18,18 @@ def format_decimal(value: float) -> str:
     return f"{value:.3f}".replace("-", "−")
 
 
-def format_points(value: float) -> str:
-    """Return a number that is already in percent, with two decimals."""
-    return f"{value:.2f}"
+def format_points(percentage: float) -> str:
+    """Return a number that is already in percent, with two decimals and no percent sign."""
+    return f"{percentage:.2f}"
 
 
-def format_diff(points: float) -> str:
+def format_difference(points: float) -> str:
     """Return a difference in percentage points with its sign and two decimals."""
     return f"{points:+.2f}".replace("-", "−")
 
 
 def format_mean_std(value: MeanStd, format_value: Callable[[float], str]) -> str:
-    """Return "mean ± standard deviation", or only the mean of a single value."""
+    """Return "mean ± standard deviation", or only the mean if there is a single value."""
     std = "" if value.std is None else f" ± {format_value(value.std)}"
     return f"{format_value(value.mean)}{std}"
 
@@ -51,23 +51,28 @@ def format_energy(joules: Mapping[str, float]) -> str:
     return " + ".join(parts) or "–"
 
 
-def format_seeds(counts: Iterable[int]) -> str:
-    """Return numbers of seeds as text: "1 seed", "3 seeds" or "1 to 3 seeds"."""
+def format_count(count: int, noun: str) -> str:
+    """Return a number with its noun in the singular or plural, e.g. "1 run" or "3 runs"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def format_seed_counts(counts: Iterable[int]) -> str:
+    """Return the range of several numbers of seeds: "1 seed", "3 seeds" or "1 to 3 seeds"."""
     distinct = set(counts) or {0}
     low, high = min(distinct), max(distinct)
-    return f"{high} seed{'' if high == 1 else 's'}" if low == high else f"{low} to {high} seeds"
+    return format_count(high, "seed") if low == high else f"{low} to {format_count(high, 'seed')}"
 
 
 def seed_note(counts: Iterable[int]) -> str:
-    """Return a sentence on the numbers of seeds behind some means, with a caveat if each is a single seed."""
+    """Return a sentence on the numbers of seeds behind some means, with a caveat if every mean has a single seed."""
     distinct = set(counts)
     if distinct == {1}:
         return "This is a single seed, so the variation between seeds is unknown."
-    return f"Means are over {format_seeds(distinct)}."
+    return f"Means are over {format_seed_counts(distinct)}."
 
 
 def letter_label(index: int) -> str:
-    """Return the label A, B, … of an item by its index from 0."""
+    """Return the label of an item by its index from 0: A to Z, then A1, A2 and so on."""
     return chr(ord("A") + index) if index < 26 else f"A{index - 25}"
 
 

@@ -7,9 +7,13 @@ Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
 
-def unique(values: Iterable[Key]) -> list[Key]:
-    """Return the distinct values in order of first appearance."""
-    return list(dict.fromkeys(values))
+def unique(values: Iterable[Item]) -> list[Item]:
+    """Return the distinct values in order of first appearance. They need not be hashable."""
+    distinct: list[Item] = []
+    for value in values:
+        if value not in distinct:
+            distinct.append(value)
+    return distinct
 
 
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

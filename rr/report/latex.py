@@ -17,18 +17,18 @@ _ESCAPES = {
 }  # fmt: skip
 _OUR_RESULT = "Our result: mean ± standard deviation in percent (number of seeds)."
 _THEIR_RESULT = "Below it: the paper’s result over three seeds, the difference in percentage points, and the verdict."
-_MAX_COLUMNS = 4  # columns of numbers that fit on a page of an article; more go into further tables
+_MAX_COLUMNS = 4  # number of result columns that fit on a page of an article; the others go into further tables
 
 
 def render_latex(accuracies: Accuracies | None, comparison: Comparison | None) -> str:
-    """Return a `table` environment in booktabs style for each table, with all explanations in its caption."""
+    """Return a `table` environment in booktabs style for each table. All explanations are in the captions."""
     tables = [_accuracy_table(entry.table) for entry in accuracies.tables] if accuracies else []
     tables += [_comparison_table(table) for table in comparison.tables] if comparison else []
     return "\n".join([_HEADER, *tables])
 
 
 def escape_latex(text: str) -> str:
-    """Return text in which no character is a LaTeX command."""
+    """Return text in which LaTeX's special characters are escaped."""
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 
@@ -50,7 +50,7 @@ def _format_cell(cell: TextCell) -> str:
 def _comparison_table(table: ComparisonTable) -> str:
     """Return a table with four lines per method: our result, the paper's, the difference and the verdict.
 
-    It has only the columns that were run, and only our results if the paper's are unknown.
+    The table has only the columns that were run, and only our results if the paper's are unknown.
     """
     rows = []
     for name, row in table.rows.items():
@@ -74,7 +74,7 @@ def _comparison_table(table: ComparisonTable) -> str:
 
 
 def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return one or more `table` environments; columns that do not fit go into further ones.
+    """Return a `table` environment, followed by further ones for the columns that do not fit.
 
     Args:
         caption: the caption as plain text.

@@ -3,99 +3,65 @@
 import base64
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
 
 from rr import paths
-from rr.report.environment import make_environment
 from rr.report.inputs.collect import GridResults
-from rr.report.plots.image import ImagePanel
-from rr.report.sections.accuracies import Accuracies, build_accuracies
-from rr.report.sections.classes import ClassAnalysis, build_classes
-from rr.report.sections.comparison import Comparison, build_comparison
-from rr.report.sections.curves import TrainingCurves, build_curves
-from rr.report.sections.dynamics import Dynamics, build_dynamics
-from rr.report.sections.efficiency import Efficiency, build_efficiency
-from rr.report.sections.embedding import EmbeddingTable, build_embedding
-from rr.report.sections.retrieval import RetrievalTable, build_retrieval
-from rr.report.sections.runs import Runs, build_runs
+from rr.report.jinja import make_jinja_environment
+from rr.report.sections.accuracies import build_accuracies
+from rr.report.sections.classes import build_classes
+from rr.report.sections.comparison import build_comparison
+from rr.report.sections.curves import build_curves
+from rr.report.sections.dynamics import build_dynamics
+from rr.report.sections.efficiency import build_efficiency
+from rr.report.sections.embedding import build_embedding
+from rr.report.sections.retrieval import build_retrieval
+from rr.report.sections.runs import build_runs
 from rr.report.sections.settings import build_settings
-from rr.report.sections.summary import Summary, build_summary
-from rr.report.sections.versions import Versions, build_versions
+from rr.report.sections.summary import build_summary
 from rr.report.sections.views import build_views
-from rr.report.text_table import TextTable
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_TITLES = {
-    "comparison": "Comparison with the paper",
-    "background": "Background",
-    "accuracies": "Accuracies",
-    "classes": "Classes",
-    "retrieval": "Retrieval",
-    "embedding": "Embedding",
-    "curves": "Curves",
-    "dynamics": "Dynamics",
-    "efficiency": "Efficiency",
-    "views": "Views",
-    "runs": "Runs",
-    "settings": "Settings",
+# Name, title and content of each section, in the order of the page. The template of a section has its name. A section
+# whose content is None or empty does not appear.
+_SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
+    "comparison": ("Comparison with the paper", build_comparison),
+    "background": ("Background", lambda results: True),
+    "accuracies": ("Accuracies", build_accuracies),
+    "classes": ("Classes", build_classes),
+    "retrieval": ("Retrieval", build_retrieval),
+    "embedding": ("Embedding", build_embedding),
+    "curves": ("Curves", build_curves),
+    "dynamics": ("Dynamics", build_dynamics),
+    "efficiency": ("Efficiency", build_efficiency),
+    "views": ("Views", build_views),
+    "runs": ("Runs", build_runs),
+    "settings": ("Settings", build_settings),
 }
 
 
-@dataclass(frozen=True)
-class Sections:
-    """The content of the page. A section without content is None or empty, and does not appear."""
-
-    summary: Summary
-    versions: Versions
-    comparison: Comparison | None
-    accuracies: Accuracies | None
-    classes: list[ClassAnalysis]
-    retrieval: list[RetrievalTable]
-    embedding: list[EmbeddingTable]
-    curves: list[TrainingCurves]
-    dynamics: list[Dynamics]
-    efficiency: list[Efficiency]
-    views: list[ImagePanel]
-    runs: Runs
-    settings: dict[str, TextTable]
+def build_sections(results: GridResults) -> dict[str, Any]:
+    """Return the content of each section of the page by its name, and that of the header as "summary"."""
+    return {"summary": build_summary(results)} | {name: build(results) for name, (_, build) in _SECTIONS.items()}
 
 
-def build_sections(results: GridResults) -> Sections:
-    """Return all sections of the page."""
-    return Sections(
-        summary=build_summary(results),
-        versions=build_versions(results),
-        comparison=build_comparison(results),
-        accuracies=build_accuracies(results),
-        classes=build_classes(results),
-        retrieval=build_retrieval(results),
-        embedding=build_embedding(results),
-        curves=build_curves(results),
-        dynamics=build_dynamics(results),
-        efficiency=build_efficiency(results),
-        views=build_views(results),
-        runs=build_runs(results),
-        settings=build_settings(results),
-    )
-
-
-def render_html(sections: Sections) -> str:
-    """Return the page, which needs no other file except for its links."""
+def render_html(sections: dict[str, Any]) -> str:
+    """Return the page. It needs no other file, apart from the files that its links lead to."""
     style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
     script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
     # The page's Content-Security-Policy permits only the script with this hash.
     script_hash = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = _report_environment(autoescape=True).get_template("page.html")
-    return template.render(_context(sections), style=style, script=script, script_hash=script_hash)
+    return template.render(_template_variables(sections), style=style, script=script, script_hash=script_hash)
 
 
-def render_markdown(sections: Sections) -> str:
+def render_markdown(sections: dict[str, Any]) -> str:
     """Return the content of the page in GitHub's Markdown, with links to the images instead of plots."""
-    return _report_environment(autoescape=False).get_template("page.md").render(_context(sections))
+    return _report_environment(autoescape=False).get_template("page.md").render(_template_variables(sections))
 
 
 def escape_markdown(text: Any) -> str:
@@ -107,17 +73,17 @@ def escape_markdown(text: Any) -> str:
 
 
 def relative_link(path: Path) -> str:
-    """Return the path of a file relative to the page."""
+    """Return the path of a file relative to the folder of the page."""
     return Path(os.path.relpath(path, paths.REPORT_DIR)).as_posix()
 
 
-def _context(sections: Sections) -> dict[str, Any]:
-    contents = {name: title for name, title in _TITLES.items() if getattr(sections, name, True)}
-    has_several_seeds = len(sections.summary.axes["seed"]) > 1
+def _template_variables(sections: dict[str, Any]) -> dict[str, Any]:
+    contents = {name: title for name, (title, _) in _SECTIONS.items() if sections[name]}
+    has_several_seeds = len(sections["summary"].axes["seed"]) > 1
     return {"sections": sections, "contents": contents, "has_several_seeds": has_several_seeds}
 
 
 def _report_environment(*, autoescape: bool) -> Environment:
-    environment = make_environment(_TEMPLATES, autoescape=autoescape)
+    environment = make_jinja_environment(_TEMPLATES, autoescape=autoescape)
     environment.filters |= {"link": relative_link, "md": escape_markdown}
     return environment

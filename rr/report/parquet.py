@@ -9,18 +9,8 @@ import pyarrow.parquet as pq
 from rr.report.inputs.collect import EvaluationResult
 from rr.runtime.atomic import atomic_write
 
-SCHEMA = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("backbone", pa.string()),
-        ("method", pa.string()),
-        ("seed", pa.int64()),
-        ("target", pa.string()),
-        ("protocol", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-    ]
-)
+_NAMES = ("dataset", "backbone", "method", "seed", "target", "protocol", "metric")
+_SCHEMA = pa.schema({**dict.fromkeys(_NAMES, pa.string()), "seed": pa.int64(), "value": pa.float64()})
 
 
 def write_parquet(evaluations: Sequence[EvaluationResult], path: Path) -> None:
@@ -29,6 +19,6 @@ def write_parquet(evaluations: Sequence[EvaluationResult], path: Path) -> None:
     for evaluation in evaluations:
         run = evaluation.paths.pretraining
         names = (run.dataset, run.backbone, run.method, run.seed, evaluation.paths.target, evaluation.paths.protocol)
-        rows += [dict(zip(SCHEMA.names, (*names, *metric), strict=True)) for metric in evaluation.metrics.items()]
+        rows += [dict(zip(_SCHEMA.names, (*names, *metric), strict=True)) for metric in evaluation.metrics.items()]
     with atomic_write(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)

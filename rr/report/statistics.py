@@ -15,6 +15,6 @@ class MeanStd:
 
 
 def mean_std(values: Sequence[float]) -> MeanStd:
-    """Return the mean and the sample standard deviation of at least one value."""
+    """Return the mean and the sample standard deviation of one or more values."""
     std = statistics.stdev(values) if len(values) > 1 else None
     return MeanStd(statistics.fmean(values), std, len(values))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rr.report.formatting import format_mean_std, format_percent, format_seeds
+from rr.report.formatting import format_mean_std, format_percent, format_seed_counts
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
 from rr.report.statistics import MeanStd, mean_std
@@ -11,7 +11,6 @@ from rr.report.text_table import TextCell, TextTable, number_columns, text_table
 
 LOWER_BOUND, UPPER_BOUND = "lower bound", "upper bound"
 _ROLES = {"random": LOWER_BOUND, "supervised": UPPER_BOUND}
-Target = tuple[str, str, str]  # dataset, backbone, target
 
 
 @dataclass(frozen=True)
@@ -35,21 +34,19 @@ class MetricColumn:
 
 @dataclass(frozen=True)
 class ResultCell:
-    """The value of one method, and whether it is the best of the self-supervised methods as printed."""
+    """The result of one method in one column.
+
+    Attributes:
+        value: mean and standard deviation over seeds.
+        text: the value as text.
+        is_best: whether the text is the highest of the self-supervised methods.
+        evaluations: the evaluations behind the value, one per seed.
+    """
 
     value: MeanStd
+    text: str
     is_best: bool
     evaluations: list[EvaluationResult]
-    format_value: Callable[[float], str]
-
-    @property
-    def text(self) -> str:
-        """Mean and standard deviation as text."""
-        return format_mean_std(self.value, self.format_value)
-
-    def for_seed(self, seed: int) -> EvaluationResult | None:
-        """Return the evaluation of a seed, or None if the seed was not run."""
-        return next((run for run in self.evaluations if run.paths.pretraining.seed == seed), None)
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class ResultTable:
     @property
     def seeds_text(self) -> str:
         """The number of seeds as text, as a range if it differs between cells."""
-        return format_seeds(self.seed_counts)
+        return format_seed_counts(self.seed_counts)
 
     @property
     def size_text(self) -> str:
@@ -118,7 +115,7 @@ class ResultTable:
 
     @property
     def text(self) -> TextTable:
-        """The table as text, with the best self-supervised method of a column in bold."""
+        """The table as text, with the best self-supervised method of each column in bold."""
         rows = []
         for row in self.rows:
             cells = [row.cells.get(title) for title in self.titles]
@@ -130,62 +127,64 @@ class ResultTable:
         """Return the best self-supervised method of a column; the first one if several are equal."""
         return next((row for row in self.rows if title in row.cells and row.cells[title].is_best), None)
 
-    def bound(self, role: str, title: str) -> ResultRow | None:
-        """Return the first method with a role in a column."""
+    def bound_row(self, role: str, title: str) -> ResultRow | None:
+        """Return the first method with this role (`LOWER_BOUND` or `UPPER_BOUND`) that has a result in a column."""
         return next((row for row in self.rows if row.role == role and title in row.cells), None)
 
 
-def by_target(evaluations: Sequence[EvaluationResult]) -> dict[Target, list[EvaluationResult]]:
-    """Return the evaluations by dataset, backbone and target."""
-    return group_by(
+def split_by_target(evaluations: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
+    """Return one group of evaluations per pretraining dataset, backbone and target."""
+    groups = group_by(
         evaluations, lambda run: (run.paths.pretraining.dataset, run.paths.pretraining.backbone, run.paths.target)
     )
+    return list(groups.values())
 
 
-def by_protocol(evaluations: Sequence[EvaluationResult]) -> list[tuple[Target, str, list[EvaluationResult]]]:
-    """Return the evaluations of each target and protocol."""
+def split_by_protocol(evaluations: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
+    """Return one group of evaluations per pretraining dataset, backbone, target and protocol."""
     return [
-        (target, protocol, runs)
-        for target, all_runs in by_target(evaluations).items()
-        for protocol, runs in group_by(all_runs, lambda run: run.paths.protocol).items()
+        runs
+        for group in split_by_target(evaluations)
+        for runs in group_by(group, lambda run: run.paths.protocol).values()
     ]
 
 
-def first_seeds(evaluations: Sequence[EvaluationResult]) -> list[EvaluationResult]:
-    """Return the evaluation of each method's first seed."""
-    return [runs[0] for runs in group_by(evaluations, _method).values()]
+def group_by_method(evaluations: Sequence[EvaluationResult]) -> dict[str, list[EvaluationResult]]:
+    """Return the evaluations by the name of the pretraining method."""
+    return group_by(evaluations, lambda run: run.paths.pretraining.method)
 
 
-def result_table(
-    results: GridResults, target: Target, evaluations: Sequence[EvaluationResult], columns: list[MetricColumn]
-) -> ResultTable:
-    """Return a table of the evaluations on a target, one row per method."""
-    kinds = results.method_kinds
-    rows = [ResultRow(method, _ROLES.get(kinds[method], ""), {}) for method in unique(map(_method, evaluations))]
+def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricColumn]) -> ResultTable:
+    """Return a table with one row per method.
+
+    Args:
+        evaluations: evaluations with the same pretraining dataset, backbone and target.
+        columns: the metrics to show.
+    """
+    by_method = group_by_method(evaluations)
+    roles = {method: _ROLES.get(runs[0].pretraining.settings["kind"], "") for method, runs in by_method.items()}
+    rows = [ResultRow(method, role, {}) for method, role in roles.items()]
     for column in columns:
-        runs = group_by((run for run in evaluations if run.paths.protocol == column.protocol), _method)
+        runs = group_by_method([run for run in evaluations if run.paths.protocol == column.protocol])
         values = {method: mean_std([run.metrics[column.metric] for run in own]) for method, own in runs.items()}
         # Values are compared as printed: if two values look equal, both are set in bold.
-        candidates = [row.method for row in rows if column.marks_best and not row.role and row.method in runs]
+        candidates = [method for method in runs if column.marks_best and not roles[method]]
         printed = {method: column.format_value(values[method].mean) for method in candidates}
         best = max(printed.values(), key=float, default=None)
         for row in rows:
-            if row.method in runs:
-                is_best = row.method in printed and printed[row.method] == best
-                cell = ResultCell(values[row.method], is_best, runs[row.method], column.format_value)
-                row.cells[column.title] = cell
-    return ResultTable(*target, columns, unique(run.paths.pretraining.seed for run in evaluations), rows)
+            if row.method in values:
+                value, is_best = values[row.method], printed.get(row.method, "") == best
+                text = format_mean_std(value, column.format_value)
+                row.cells[column.title] = ResultCell(value, text, is_best, runs[row.method])
+    first = evaluations[0].paths
+    seeds = unique(run.paths.pretraining.seed for run in evaluations)
+    return ResultTable(first.pretraining.dataset, first.pretraining.backbone, first.target, columns, seeds, rows)
 
 
 def accuracy_tables(results: GridResults) -> list[ResultTable]:
     """Return one table of accuracies per dataset, backbone and target, with a column per classification protocol."""
     tables = []
-    for target, runs in by_target(results.evaluations_of_kind(*CLASSIFICATION)).items():
+    for runs in split_by_target(results.evaluations_of_kind(*CLASSIFICATION)):
         protocols = unique(run.paths.protocol for run in runs)
-        columns = [MetricColumn(protocol, protocol, "accuracy") for protocol in protocols]
-        tables.append(result_table(results, target, runs, columns))
+        tables.append(result_table(runs, [MetricColumn(protocol, protocol, "accuracy") for protocol in protocols]))
     return tables
-
-
-def _method(evaluation: EvaluationResult) -> str:
-    return evaluation.paths.pretraining.method

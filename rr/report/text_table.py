@@ -1,6 +1,6 @@
-"""Tables of text, the form in which HTML, Markdown and LaTeX print a table."""
+"""Tables of text, from which HTML, Markdown and LaTeX tables are rendered."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,15 +8,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TextColumn:
-    """The heading of a column and its CSS class; numbers are aligned right and sorted by value."""
+    """The heading of a column and its CSS class. Columns of class "number" are right-aligned and sorted by value."""
 
     title: str
     css_class: Literal["", "number", "name", "nowrap"] = ""
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the column holds numbers."""
-        return self.css_class == "number"
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class TextCell:
 
     @property
     def full_text(self) -> str:
-        """The text with the note in brackets."""
+        """The text with the note in parentheses."""
         return f"{self.text} ({self.note})" if self.note else self.text
 
 
@@ -50,19 +45,21 @@ class TextTable:
     columns: list[TextColumn]
     rows: list[list[TextCell]]
 
-    def without(self, titles: Iterable[str]) -> "TextTable":
-        """Return the table without the columns of these titles."""
-        removed = set(titles)
-        kept = [index for index, column in enumerate(self.columns) if column.title not in removed]
-        return TextTable([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
 
+def text_table(
+    columns: Sequence[TextColumn | str], rows: Iterable[Sequence[TextCell | str]], omitted: Collection[str] = ()
+) -> TextTable:
+    """Return a table.
 
-def text_table(columns: Sequence[TextColumn | str], rows: Iterable[Sequence[TextCell | str]]) -> TextTable:
-    """Return a table; a plain string becomes a column or cell without further attributes."""
-    return TextTable(
-        [TextColumn(column) if isinstance(column, str) else column for column in columns],
-        [[TextCell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows],
-    )
+    Args:
+        columns: the columns; a string is the title of a column without a CSS class.
+        rows: the cells; a string is the text of a cell without further attributes.
+        omitted: titles of columns to leave out.
+    """
+    all_columns = [TextColumn(column) if isinstance(column, str) else column for column in columns]
+    kept = [index for index, column in enumerate(all_columns) if column.title not in omitted]
+    cells = [[TextCell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    return TextTable([all_columns[i] for i in kept], [[row[i] for i in kept] for row in cells])
 
 
 def number_columns(titles: Iterable[str]) -> list[TextColumn]:

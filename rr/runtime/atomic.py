@@ -11,11 +11,12 @@ def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
     """Yield a temporary path, which replaces `target` if the body succeeds and is deleted if it fails.
 
     The temporary file has a fixed name, so a killed process leaves at most one behind, and the next attempt overwrites
-    it. It has the suffix of `target`, because some writers choose the format by the suffix.
+    it. It has the suffix of `target`, because some writers choose the file format by the suffix.
 
     Args:
-        target: File to create or replace. Missing parent folders are created.
-        concurrent: Add the process id to the temporary name, so that several processes can write `target` at once.
+        target: file to create or replace. Missing parent folders are created.
+        concurrent: whether to add the process id to the temporary name, so that several processes can write `target` at
+            the same time.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     process = f".{os.getpid()}" if concurrent else ""

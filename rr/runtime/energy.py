@@ -8,14 +8,15 @@ from pathlib import Path
 import pynvml
 
 POWERCAP = Path("/sys/class/powercap")
-SECONDS_BETWEEN_UPDATES = 60.0  # at full power, the counter of a processor wraps around after some minutes
+SECONDS_BETWEEN_UPDATES = 60.0  # at full power, the counter of a processor wraps around within minutes
 
 
 class EnergyMeter:
-    """Sums the increments of the machine's energy counters, which count all programs and not only this one.
+    """Sums the increments of the machine's energy counters, which include the energy of all other programs.
 
     On Linux, only root can read the processors' counters unless the administrator has changed their permissions. If
-    any of them cannot be read, at the start or later, none is reported: a partial sum would look like the total.
+    any counter cannot be read, at the start or later, no processor energy is reported, because a partial sum would look
+    like the total.
     """
 
     def __init__(self) -> None:
@@ -31,8 +32,8 @@ class EnergyMeter:
         self._gpu_start = _read_gpu_counters()
 
     @property
-    def wraps(self) -> bool:
-        """Whether any counter wraps around to 0, so that `update` must be called regularly."""
+    def needs_updates(self) -> bool:
+        """Whether `update` must be called regularly, because there are counters that wrap around to 0."""
         return bool(self._last_values)
 
     def update(self) -> None:
@@ -47,7 +48,11 @@ class EnergyMeter:
         self._last_values = values
 
     def joules(self) -> dict[str, float]:
-        """Return the joules since the meter was created, under `processors` and `gpus`; unknown values are left out."""
+        """Return the energy in joules since the meter was created.
+
+        Returns:
+            The values for the keys `processors` and `gpus`. Unknown values are left out.
+        """
         self.update()
         joules = {"processors": self._microjoules / 1e6} if self._last_values else {}
         gpus = _read_gpu_counters()
@@ -58,7 +63,7 @@ class EnergyMeter:
 
 @contextmanager
 def measure_energy() -> Iterator[EnergyMeter]:
-    """Yield a meter, which a thread updates while the body runs. Read it after the body."""
+    """Yield a meter that a thread updates while the body runs. Read the meter after the body."""
     meter = EnergyMeter()
     done = threading.Event()
 
@@ -67,7 +72,7 @@ def measure_energy() -> Iterator[EnergyMeter]:
             meter.update()
 
     thread = threading.Thread(target=update_regularly, name="energy", daemon=True)
-    if meter.wraps:
+    if meter.needs_updates:
         thread.start()
     try:
         yield meter
@@ -82,7 +87,7 @@ def _read_int(file: Path) -> int:
 
 
 def _read_gpu_counters() -> list[int]:
-    """Return the millijoules of each GPU since its driver was loaded.
+    """Return the energy that each GPU has used since its driver was loaded, in millijoules.
 
     The list is empty if there is no NVIDIA driver, or if any GPU has no counter.
     """

@@ -1,4 +1,4 @@
-"""Distribute runs over the GPUs of one host without a server.
+"""Distribute runs over the GPUs of one host, without a scheduler.
 
 `RR_GPUS=0,1,2,3` lists the GPUs as CUDA_VISIBLE_DEVICES does. Each run takes the first free one. A GPU that is listed
 twice takes two runs at once: `RR_GPUS=0,1,0,1`.
@@ -17,29 +17,32 @@ from rr.runtime.lock import try_lock
 # All sessions of a user on this host must share this folder. TMPDIR may differ between sessions and batch jobs.
 LOCK_DIR = Path("/tmp", f"rr-gpus-{os.getuid()}")
 
-_acquired: tuple[str, TextIO] | None = None  # this process's GPU and its lock file, which stays open until the end
+# The GPU of this process and its lock file, which stays open until the process ends.
+_acquired: tuple[str, TextIO] | None = None
 
 
-def assigned_device(name: str) -> str:
-    """Return the torch device for `--device NAME`; with RR_GPUS, "auto" and "cuda" acquire one of its GPUs.
+def acquire_device(name: str) -> str:
+    """Return the torch device for `--device NAME`. If RR_GPUS is set, "auto" and "cuda" acquire one of its GPUs.
 
     Raises:
-        UserError: if torch does not see the acquired GPU, or if RR_GPUS is set and `name` selects a GPU by its number.
+        UserError: if torch cannot use the acquired GPU, or if RR_GPUS is set and `name` selects a GPU by its number.
     """
     from rr.compute.device import resolve_device
 
     listed = os.environ.get("RR_GPUS")
     if not listed or name not in ("auto", "cuda"):
         if listed and name.startswith("cuda"):
-            raise UserError(f"--device {name} selects one GPU, but RR_GPUS={listed} is set: use --device cuda")
+            raise UserError(
+                f"--device {name} selects one GPU, but RR_GPUS={listed} is set: use --device cuda, or unset RR_GPUS"
+            )
         return resolve_device(name)
     gpu = acquire_gpu()  # before torch looks for GPUs
     import torch
 
     if not torch.cuda.is_available():
         raise UserError(
-            f"RR_GPUS={listed}: torch sees no GPU {gpu} on this machine; list only GPUs that `nvidia-smi -L` shows, or "
-            "unset RR_GPUS (rr doctor shows details)"
+            f"RR_GPUS={listed}: torch cannot use GPU {gpu} on this machine. List only GPUs that `nvidia-smi -L` shows, "
+            "or unset RR_GPUS. `rr doctor` shows details"
         )
     return "cuda"
 
@@ -47,8 +50,8 @@ def assigned_device(name: str) -> str:
 def acquire_gpu() -> str | None:
     """Reserve a GPU of RR_GPUS that no other run of this user holds, and make it the only visible one.
 
-    If all are in use, wait until one is free. The kernel releases the GPU when this process ends. Whether the GPU
-    exists is not checked.
+    If all are in use, wait until one is free. The kernel releases the lock when this process ends. This function does
+    not check whether the GPU exists.
 
     Returns:
         The number or UUID of the GPU, or None if RR_GPUS is not set.
@@ -66,17 +69,20 @@ def acquire_gpu() -> str | None:
         raise UserError("RR_GPUS and CUDA_VISIBLE_DEVICES are both set: unset one of them")
     gpus = [_canonical_id(gpu) for gpu in listed.split(",")]
     if not all(re.fullmatch("[A-Za-z0-9][A-Za-z0-9-]*", gpu) for gpu in gpus):
-        raise UserError(f"RR_GPUS={listed}: give numbers or UUIDs of GPUs, separated by commas, such as 0,1")
+        raise UserError(
+            f"RR_GPUS={listed}: give numbers or UUIDs of GPUs, separated by commas (no spaces), such as 0,1"
+        )
     LOCK_DIR.mkdir(mode=0o700, exist_ok=True)
     waiting = False
     while True:
         for position, gpu in enumerate(gpus):
-            file = try_lock(LOCK_DIR / f"{gpu}.{gpus[:position].count(gpu)}")
+            file = try_lock(LOCK_DIR / f"{gpu}.{gpus[:position].count(gpu)}", "unset RR_GPUS")
             if file is not None:
                 _acquired, os.environ["CUDA_VISIBLE_DEVICES"] = (gpu, file), gpu
                 return gpu
         if not waiting:
-            print(f"all GPUs of RR_GPUS={listed} are in use: waiting for one", file=sys.stderr, flush=True)
+            message = f"all GPUs in RR_GPUS={listed} are in use by other runs: waiting for a free one"
+            print(message, file=sys.stderr, flush=True)
         waiting = True
         time.sleep(1)
 

@@ -13,5 +13,5 @@ def file_sha256(path: Path) -> str:
 
 
 def json_sha256(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, which does not depend on the order of keys."""
+    """Return the SHA-256 of a JSON value. It does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

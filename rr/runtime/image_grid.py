@@ -7,7 +7,7 @@ from PIL import Image
 
 from rr.runtime.atomic import atomic_write
 
-_GAP = 2
+_GAP = 2  # pixels
 
 
 def save_image_grid(images: np.ndarray, columns: int, target: Path) -> None:

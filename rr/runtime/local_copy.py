@@ -14,35 +14,37 @@ from rr.runtime.lock import try_lock, wait_until_unlocked
 def local_copy(path: Path, expected_sha256: str) -> Path:
     """Return a verified copy of `path` in the folder RR_SCRATCH, or `path` itself if RR_SCRATCH is not set.
 
-    The copy is named after its hash, serves all runs on this machine, and is verified by each of them. If it is
-    missing or damaged, one process makes it while the others wait. Copies are never deleted.
+    The copy is named after its hash. All runs on this machine share it, and each run verifies it. If the copy is
+    missing or damaged, one process makes a new one while the others wait. Copies are never deleted.
 
     Args:
-        path: File to copy.
+        path: file to copy.
         expected_sha256: SHA-256 of `path`, as recorded.
 
     Raises:
         UserError: if RR_SCRATCH is not a folder or its file system does not support locks, or if the contents of
             `path` do not match `expected_sha256`.
-        OSError: if there is no space for the copy; its `filename` is that of the copy.
+        OSError: if there is no space for the copy. Its `filename` is the path of the copy.
     """
     scratch = os.environ.get("RR_SCRATCH")
     if not scratch:
         return path
     folder = Path(scratch)
     if not folder.is_dir():
-        raise UserError(f"RR_SCRATCH={scratch}: no such folder on this machine; create it or unset RR_SCRATCH")
+        raise UserError(
+            f"RR_SCRATCH={scratch} is not a folder on this machine: create the folder, correct RR_SCRATCH, or unset it"
+        )
     copy = folder / f"{expected_sha256}{path.suffix}"
     lock_path = copy.with_suffix(".lock")
-    # No lock is needed to verify: the copy is renamed into place when it is complete. So all processes verify at once.
+    # Verification needs no lock, because a copy is renamed into place only when it is complete.
     while not _is_valid(copy, expected_sha256):
-        lock = try_lock(lock_path)
+        lock = try_lock(lock_path, "set RR_SCRATCH to a folder on a local disk, or unset it")
         if lock is None:
             wait_until_unlocked(lock_path)
-            continue  # another process has made the copy, or has failed
+            continue  # another process has made the copy or has failed to make it
         with lock:
             if not _is_valid(copy, expected_sha256):  # another process may have made it before the lock was taken
-                _copy(path, copy, expected_sha256)
+                _copy_and_verify(path, copy, expected_sha256)
             return copy
     return copy
 
@@ -51,7 +53,7 @@ def _is_valid(copy: Path, expected_sha256: str) -> bool:
     return copy.is_file() and file_sha256(copy) == expected_sha256
 
 
-def _copy(path: Path, copy: Path, expected_sha256: str) -> None:
+def _copy_and_verify(path: Path, copy: Path, expected_sha256: str) -> None:
     try:
         with atomic_write(copy) as temporary:
             shutil.copyfile(path, temporary)
@@ -59,5 +61,5 @@ def _copy(path: Path, copy: Path, expected_sha256: str) -> None:
                 raise UserError(f"{path} changed while it was copied to {copy.parent}: run the command again")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.filename = str(copy)  # shutil reports the file that is read, and fsync reports none
+            error.filename = str(copy)  # shutil sets the name of the file that it reads, and fsync sets no name
         raise

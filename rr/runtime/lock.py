@@ -1,7 +1,7 @@
-"""File locks. The kernel releases a lock when its file is closed, and so also when its process dies.
+"""Lock files. The kernel releases a lock when the file is closed, and therefore also when the process dies.
 
 The package `filelock` is not used: on file systems without kernel locks it falls back to lock files that outlive a
-killed process, and its older releases truncate the lock file, which here holds the process id.
+killed process, and its older releases truncate the lock file, which contains the process id here.
 """
 
 import errno
@@ -16,10 +16,14 @@ from rr import paths
 from rr.errors import UserError
 
 
-def try_lock(path: Path) -> TextIO | None:
+def try_lock(path: Path, remedy: str) -> TextIO | None:
     """Lock the file `path`; return it open, or None if another process has locked it.
 
     The file is created if it does not exist, and its contents are kept. Closing the file releases the lock.
+
+    Args:
+        path: file to lock.
+        remedy: what the user can do if the file system does not support locks; the end of the error message.
 
     Raises:
         UserError: if the file system does not support locks.
@@ -32,9 +36,7 @@ def try_lock(path: Path) -> TextIO | None:
         if isinstance(error, BlockingIOError):
             return None
         if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-            raise UserError(
-                f"{path.parent}: the file system does not support locks (flock): use a folder on a local disk"
-            ) from error
+            raise UserError(f"{path.parent}: the file system does not support file locks (flock): {remedy}") from error
         raise
     return file
 
@@ -54,10 +56,12 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
     """
     path = paths.lock_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = try_lock(path)
+    file = try_lock(path, "move the project to a file system that supports them")
     if file is None:
-        holder = path.read_text().strip() or "(id unknown)"
-        raise UserError(f"process {holder} is writing {folder}: wait until it has finished")
+        holder = path.read_text().strip() or "(unknown id)"
+        raise UserError(
+            f"process {holder} is writing {folder}: wait until it has finished, then run the same command again"
+        )
     with file:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")

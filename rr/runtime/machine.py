@@ -1,4 +1,4 @@
-"""Describe the machine, the package versions and the git commit for a run's record."""
+"""Describe the machine, the package versions and the git commit, for the record of a run."""
 
 import importlib.metadata
 import os
@@ -17,8 +17,8 @@ def git_commit() -> dict[str, Any] | None:
     """Return the commit of the current folder, and whether files that determine results differ from it.
 
     Returns:
-        The keys `id` and `changed`; or None without git, outside a checkout, or if git takes longer than a second. A
-        stage never fails because of git.
+        A dict with the keys `id` and `changed`. None if git is not installed, if the folder is not in a repository with
+        a commit, or if git takes longer than a second. So a stage never fails because of git.
     """
     git = ["git", "--no-optional-locks"]
     try:

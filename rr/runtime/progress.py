@@ -16,10 +16,10 @@ class Progress:
     """Counts units of work up to a total, and shows the progress while used as a context manager.
 
     Args:
-        name: Text in front of the progress.
-        total: Number of units when the work is complete.
-        unit: Name of the units, in the plural.
-        done: Number of units that are done at the start.
+        name: label shown before the progress.
+        total: number of units when the work is complete.
+        unit: name of the units, in the plural.
+        done: number of units that are done at the start.
 
     >>> with Progress("pretrain", total=2000, unit="views") as progress:
     ...     progress.advance(512)
@@ -51,8 +51,8 @@ class Progress:
         """Add `count` units.
 
         Args:
-            count: Number of units that are done since the last call.
-            note: Text to show after the rate, such as the loss. If None, the previous note stays.
+            count: number of units that were done since the last call.
+            note: text to show after the rate, such as the loss. If None, the previous note is kept.
         """
         now = time.monotonic()
         self.done += count

@@ -29,8 +29,8 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
     """Show a run of `stage` in `rr status` while the body runs, and afterwards if the body failed.
 
     Args:
-        stage: Name of the stage.
-        folder: The run's output folder. Its parts name the run: dataset, backbone and so on.
+        stage: name of the stage.
+        folder: output folder of the run. The run is named by its parts: dataset, backbone and so on.
     """
     global _current_run
     _current_run = {
@@ -44,7 +44,7 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _write(_current_run | {"error": _describe(error), "interrupted": not isinstance(error, Exception)})
+        _write(_current_run | {"error": _error_message(error), "interrupted": not isinstance(error, Exception)})
         raise
     else:
         with suppress(OSError):
@@ -54,14 +54,14 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
 
 
 def heartbeat(**progress: Any) -> None:
-    """Update the file of this process's stage run, if there is one, with JSON values that describe its progress."""
+    """Add JSON values that describe the progress to the file of this process's stage run, if there is one."""
     if _current_run is not None:
         _current_run.update(progress)
         _write(_current_run)
 
 
 def _write(run: dict[str, Any]) -> None:
-    """Write the file of a run atomically, but do not flush it to disk: after a power cut it is worthless."""
+    """Write the file of a run atomically, but do not flush it to disk, because it is useless after a power failure."""
     target = paths.status_file(run["stage"], run["names"])
     temporary = target.with_name(f".{target.stem}.tmp.json")
     with suppress(OSError):  # a training must not fail because its progress cannot be written
@@ -70,7 +70,7 @@ def _write(run: dict[str, Any]) -> None:
         os.replace(temporary, target)
 
 
-def _describe(error: BaseException) -> str:
+def _error_message(error: BaseException) -> str:
     if isinstance(error, OSError):
         error = explain_os_error(error) or error
     if isinstance(error, KeyboardInterrupt):
@@ -83,8 +83,8 @@ def _describe(error: BaseException) -> str:
 def list_runs() -> list[dict[str, Any]]:
     """Return the stage runs of this folder that have not succeeded: the contents of their files, and `state`.
 
-    States: running; stopped (the process no longer exists); interrupted (by a signal); failed (`error` has the
-    message); elsewhere (started on another host, whose processes cannot be seen from here).
+    The state is "running", "stopped" (the process no longer exists), "interrupted" (by a signal), "failed" (`error` has
+    the message), or "elsewhere" (started on another host, whose processes cannot be seen from here).
     """
     runs = []
     for path in sorted(paths.STATUS_DIR.rglob("[!.]*.json")):
@@ -95,12 +95,12 @@ def list_runs() -> list[dict[str, Any]]:
         except FileNotFoundError:
             continue  # the run has just succeeded
         except (ValueError, TypeError):
-            pass  # the contents were lost in a power cut
-        runs.append(run | {"state": _state(run)})
+            pass  # the contents were lost in a power failure
+        runs.append(run | {"state": _run_state(run)})
     return runs
 
 
-def _state(run: dict[str, Any]) -> str:
+def _run_state(run: dict[str, Any]) -> str:
     if "error" in run:
         return "interrupted" if run.get("interrupted") else "failed"
     if run.get("host", socket.gethostname()) != socket.gethostname():
@@ -111,7 +111,7 @@ def _state(run: dict[str, Any]) -> str:
 def _start_ticks(pid: int) -> str | None:
     """Return the start time of process `pid` in clock ticks, or None if it has ended.
 
-    It identifies the process: a later process with the same id has another start time.
+    The start time identifies the process: a later process with the same id has another one.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -126,7 +126,7 @@ def render_status(as_json: bool) -> str:
     if as_json:
         return json.dumps(runs, indent=1)
     if not runs:
-        return "status: no run in this folder is active, failed or interrupted"
+        return "status: there are no unfinished runs in this folder"
     header = ("stage", "run", "state", "done", "rate", "left", "updated", "message")
     return format_table(header, map(_table_row, runs), text_columns=len(header))
 
@@ -140,12 +140,12 @@ def _table_row(run: dict[str, Any]) -> tuple[str, ...]:
         "" if percent is None else f"{percent:.0f} %",
         f"{rate:,.0f} {run['unit']}/s" if rate else "",
         _format_duration(left) if left is not None and run["state"] in ("running", "elsewhere") else "",
-        f"{_format_duration(_age(run['time']))} ago" if "time" in run else "",
+        f"{_format_duration(_seconds_since(run['time']))} ago" if "time" in run else "",
         (run.get("error") or run.get("note") or "").partition("\n")[0],
     )
 
 
-def _age(timestamp: str) -> float:
+def _seconds_since(timestamp: str) -> float:
     return max((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds(), 0.0)
 
 

@@ -7,9 +7,9 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_c
     """Return a table as plain text, one line per row, without borders, colors, wrapping or truncation.
 
     Args:
-        header: Column names.
-        rows: Cells as text without line breaks.
-        text_columns: Number of left-aligned columns at the left. The others are right-aligned.
+        header: column names.
+        rows: cells as text without line breaks.
+        text_columns: number of left-aligned columns, which come first. The others are right-aligned.
     """
     from rich.console import Console
     from rich.table import Table

@@ -1,6 +1,6 @@
 """Make normalized, randomly augmented views of uint8 images.
 
-`sampling` draws the random parameters of views; `cpu` and `torch_ops` apply them to images. Importing this package
+`sampling` samples the random parameters of views; `cpu` and `torch_ops` apply them to images. Importing this package
 loads neither torch nor numba.
 """
 
@@ -39,9 +39,9 @@ def make_views(
 ) -> torch.Tensor:
     """Return K random views of each of M images.
 
-    A view depends only on the pixels of the image and on (seed, epoch, image index, view number). On another device it
-    differs by rounding (a few 1e-6 before the division by std). On the CPU, the memory of earlier views is reused as
-    soon as nothing refers to them.
+    A view depends only on the pixels of the image and on (seed, epoch, image index, view number). Devices differ by
+    rounding errors (a few 1e-6 before the division by std). On the CPU, the memory of earlier views is reused as soon
+    as nothing refers to them.
 
     Args:
         images: uint8 (M, S, S, 3); a tensor may already be on the device.
@@ -49,7 +49,7 @@ def make_views(
         augmentation: the augmentation policy.
         seed: seed of the random parameters, in [0, 2**64).
         epoch: number of the epoch, in [0, 2**32).
-        num_views: K, at least 1.
+        num_views: number of views per image, K, at least 1.
         mean: mean of each of the three channels, whose values are in [0, 1].
         std: standard deviation of each channel.
         device: device on which the views are computed and returned.

@@ -12,7 +12,7 @@ class Augmentation:
     """The augmentations of an image and their probabilities. By default, all augmentations are off.
 
     The operations run in this order: crop, flip, affine map, color jitter, grayscale, normalization, erasing. The
-    policies of the paper are subsets of it.
+    policies of the paper use subsets of these operations.
 
     Attributes:
         crop: `"resized"` crops a random box and resizes it bilinearly to the full image size (`RandomResizedCrop`);
@@ -25,8 +25,8 @@ class Augmentation:
         brightness: b >= 0; the brightness factor is uniformly distributed in [max(0, 1 - b), 1 + b].
         contrast: the same for the contrast factor.
         saturation: the same for the saturation factor.
-        hue: h in [0, 0.5]; the hue shift is uniformly distributed in [-h, h], in turns of the color circle. The order
-            of the four adjustments is random for each view.
+        hue: h in [0, 0.5]; the hue shift is uniformly distributed in [-h, h], as a fraction of a full turn of the color
+            wheel. The order of the four adjustments is random for each view.
         grayscale: probability that all three channels are replaced by the luma.
         affine: probability of the affine map (`RandomAffine`, bilinear, filled with 0).
         degrees: d; the rotation is uniformly distributed in [-d, d].
@@ -66,8 +66,8 @@ class Augmentation:
         for name in ("flip", "jitter", "grayscale", "affine", "erase"):
             self._check_number(name, 0.0, 1.0, "a probability")
         for name in ("brightness", "contrast", "saturation"):
-            self._check_number(name, 0.0, math.inf, "a strength")
-        self._check_number("hue", 0.0, 0.5, "a fraction of the color circle")
+            self._check_number(name, 0.0, math.inf, "a finite number")
+        self._check_number("hue", 0.0, 0.5, "a fraction of a full turn of the color wheel")
         self._check_number("padding", 0.0, 1.0, "a fraction of the image size")
         self._check_number("degrees", 0.0, 180.0, "an angle in degrees")
         self._check_number("translate", 0.0, 1.0, "a fraction of the image size")

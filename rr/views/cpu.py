@@ -1,8 +1,8 @@
 """Compute views on the CPU with a compiled kernel, in parallel over images.
 
-Accuracy, before the division by std: with the paper's policy, views differ from torchvision's functional operations on
-float tensors by at most 3e-6. With any policy they differ by at most 1e-5 (3e-5 if jitter factors near 3 multiply each
-other). The official code uses PIL on 8-bit images, which rounds to bytes after every step and has an 8-bit hue. Views
+Before the division by std, views of the paper's policy differ from torchvision's functional operations on float tensors
+by at most 3e-6. Those of any policy differ by at most 1e-5 (3e-5 if jitter factors near 3 multiply each other). The
+official code uses PIL on 8-bit images, which rounds to bytes after every step and has an 8-bit hue. Views
 differ from it by 1.2/255 on average and by 6/255 at the 99th percentile; single pixels differ by up to 40/255.
 
 The bilinear resize does not antialias. PIL does when it shrinks an image, but a crop is never larger than the view to
@@ -32,15 +32,15 @@ def augment(
 ) -> NDArray[np.float32]:
     """Return the views of `images` that `parameters` describe.
 
-    Uses `numba.get_num_threads()` threads and releases the interpreter lock in them. The result is bit-identical for
-    any number of threads.
+    This uses `numba.get_num_threads()` threads, which release the GIL. The result is bit-identical for any number of
+    threads.
 
     Args:
         images: uint8 (M, S, S, 3).
         parameters: parameters of K views of M images of size S.
         mean: mean of each of the three channels, whose values are in [0, 1].
         std: standard deviation of each channel.
-        out: C-contiguous float32 (K, M, S, S, 3) for the result; allocated if None.
+        out: an array for the result, C-contiguous float32 (K, M, S, S, 3). By default, a new one is allocated.
 
     Returns:
         float32 (K, M, S, S, 3), normalized, view-major.

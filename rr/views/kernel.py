@@ -1,13 +1,13 @@
 """Numba kernels that compute all views of an image.
 
-A view is processed in strips of rows that fit in the first-level cache. Each strip is resized, color-jittered
-and written. The contrast adjustment needs the mean of the complete view. Therefore all steps from that adjustment on
+A view is processed in strips of rows that fit in the first-level cache. Each strip is resized, color-jittered and
+written. The contrast adjustment needs the mean of the complete view. Therefore, this adjustment and all steps after it
 are a second pass over the strips.
 
 All functions are in one file, because numba's disk cache detects changes only in the file of the compiled function,
 not in the files of the functions that it calls. Arrays are indexed and not sliced, because a slice updates reference
-counts. The last index counts from zero, so that LLVM can remove numba's test for negative indices and vectorize
-the loop.
+counts. The last index counts from zero, so that LLVM can remove numba's test for negative indices and vectorize the
+loop.
 
 Shapes: images M, views K, side S. A strip holds `rows` rows of S pixels.
 """
@@ -28,8 +28,8 @@ LUMA_R, LUMA_G, LUMA_B = f32(0.2989), f32(0.587), f32(0.114)  # as in torchvisio
 RED, GREEN, BLUE = np.int32(0xFF), np.int32(0xFF00), np.int32(0xFF0000)  # bytes of a packed pixel
 
 fast_njit = njit(fastmath=True)
-# Errors of positions grow with the side, so positions are rounded as in torch: its resize is compiled with fused
-# multiply-adds (contract), its affine grid is not (njit without options).
+# Errors of positions grow with the side, so positions are rounded as in torch. Its resize is compiled with fused
+# multiply-adds (contract), but its affine grid is not (njit without options).
 contract_njit = njit(fastmath={"contract"})
 
 
@@ -57,11 +57,11 @@ def bilinear_taps(start, length, side, position, weight):
     outside the image read position `side`, which is zero in `pack_pixel_pairs`.
 
     Args:
-        start: first pixel of the box, which may be outside the image.
-        length: side of the box in pixels.
-        side: side of the image and of the output.
-        position: uint64 (S,), written.
-        weight: float32 (S,), written.
+        start: the first pixel of the box, which may be outside the image.
+        length: the side of the box in pixels.
+        side: the side of the image and of the output.
+        position: the array for the positions, uint64 (S,).
+        weight: the array for the weights, float32 (S,).
     """
     step = f32(length) / f32(side)
     for i in range(side):
@@ -81,10 +81,10 @@ def pack_pixel_pairs(images, m, pixels, pairs):
 
     Args:
         images: uint8 (M, S, 3 S).
-        m: the image.
-        pixels: uint64 (S + 2,), a temporary array.
-        pairs: uint64 (S + 1, S + 1), written. The low half of a word holds the bytes of pixel x, the high half those of
-            pixel x + 1. The last row and column are zero.
+        m: the index of the image.
+        pixels: a temporary array, uint64 (S + 2,).
+        pairs: the array for the result, uint64 (S + 1, S + 1). The low half of a word holds the bytes of pixel x, the
+            high half those of pixel x + 1. The last row and column are zero.
     """
     side = images.shape[1]
     pixels[side] = pixels[side + 1] = np.uint64(0)
@@ -102,10 +102,10 @@ def pack_pixel_pairs(images, m, pixels, pairs):
 
 @fast_njit
 def resize_row(pairs, y, xs, x_weight, row_pairs, row_cache, slot):
-    """Interpolate image row y horizontally into row_cache[slot], float32 (2, 3, S), range [0, 255 * 256**channel].
+    """Interpolate image row y horizontally into row_cache[slot], with values in [0, 255 * 256**channel].
 
-    Green and blue keep their place in the word, because shifts take time. The weights of the vertical interpolation
-    divide by 256 and 65536 at no cost.
+    `row_cache` is float32 (2, 3, S). Green and blue keep their place in the word, because shifts take time. The weights
+    of the vertical interpolation include the division by 256 and 65536 at no cost.
     """
     side = xs.shape[0]
     for i in range(side):
@@ -121,16 +121,16 @@ def resize_row(pairs, y, xs, x_weight, row_pairs, row_cache, slot):
 
 
 @fast_njit
-def resize_strip(pairs, strip, ys, y_weight, xs, x_weight, row_pairs, row_cache, cached_y, out):
-    """Resize the output rows of one strip into out[strip], float32 (strips, 3, rows, S), range [0, 1].
+def resize_strip(pairs, strip_index, ys, y_weight, xs, x_weight, row_pairs, row_cache, cached_y, out):
+    """Resize the output rows of one strip into out[strip_index]; `out` is float32 (strips, 3, rows, S) in [0, 1].
 
     Consecutive output rows mostly interpolate between the same two image rows. `row_cache`, float32 (2, 3, S), holds
     the last two image rows after horizontal interpolation, and `cached_y`, int64 (2,), their numbers.
     """
     height, side = out.shape[2], out.shape[3]
     for r in range(height):
-        y = np.int64(ys[strip * height + r])
-        weight = y_weight[strip * height + r]
+        y = np.int64(ys[strip_index * height + r])
+        weight = y_weight[strip_index * height + r]
         low = y & 1
         if cached_y[low] != y:
             resize_row(pairs, y, xs, x_weight, row_pairs, row_cache, low)
@@ -145,7 +145,7 @@ def resize_strip(pairs, strip, ys, y_weight, xs, x_weight, row_pairs, row_cache,
         for c in range(3):
             w0, w1 = (ONE - weight) * scale, weight * scale
             for i in range(side):
-                out[strip, c, r, i] = w0 * row_cache[low, c, i] + w1 * row_cache[high, c, i]
+                out[strip_index, c, r, i] = w0 * row_cache[low, c, i] + w1 * row_cache[high, c, i]
             scale *= ONE / f32(256)
 
 
@@ -153,8 +153,8 @@ def resize_strip(pairs, strip, ys, y_weight, xs, x_weight, row_pairs, row_cache,
 def warp(source, target, matrix, k, m, side):
     """Apply the affine map of view k of image m to `source`, float32 (strips, 3, rows, S), and write to `target`.
 
-    Equals RandomAffine on a float tensor: grid_sample with zero padding. torchvision then multiplies by a mask of the
-    image that it samples in the same way. Therefore the border is weighted twice.
+    This equals RandomAffine on a float tensor: grid_sample with zero padding. torchvision then multiplies by a mask of
+    the image that it samples in the same way. Therefore, the border is weighted twice.
     """
     height = source.shape[2]
     half = f32(0.5) * f32(side)
@@ -185,48 +185,50 @@ def warp(source, target, matrix, k, m, side):
 
 
 # ------------------------------------------------------------------------------------------------------------- color
-# These functions change one strip of `image`, float32 (strips, 3, pixels), range [0, 1], in place.
+# These functions change one strip of a view, `strips[strip_index]`, in place. `strips` is float32 (strips, 3, pixels),
+# with values in [0, 1].
 
 
 @fast_njit
-def adjust_brightness(image, strip, factor):
-    """Multiply by `factor`, as torchvision's adjust_brightness."""
+def adjust_brightness(strips, strip_index, factor):
+    """Multiply a strip by `factor`, as torchvision's adjust_brightness."""
     for c in range(3):
-        for i in range(image.shape[2]):
-            image[strip, c, i] = min(factor * image[strip, c, i], ONE)
+        for i in range(strips.shape[2]):
+            strips[strip_index, c, i] = min(factor * strips[strip_index, c, i], ONE)
 
 
 @fast_njit
-def adjust_contrast(image, strip, factor, mean):
-    """Blend with the mean luma of the view, as torchvision's adjust_contrast."""
+def adjust_contrast(strips, strip_index, factor, mean):
+    """Blend a strip with the mean luma of the view, `mean`, as torchvision's adjust_contrast."""
     offset = (ONE - factor) * mean
     for c in range(3):
-        for i in range(image.shape[2]):
-            image[strip, c, i] = clamp(factor * image[strip, c, i] + offset)
+        for i in range(strips.shape[2]):
+            strips[strip_index, c, i] = clamp(factor * strips[strip_index, c, i] + offset)
 
 
 @fast_njit
-def adjust_saturation(image, strip, factor):
-    """Blend with the luma of each pixel, as torchvision's adjust_saturation."""
+def adjust_saturation(strips, strip_index, factor):
+    """Blend each pixel of a strip with its luma, as torchvision's adjust_saturation."""
     gray_weight = ONE - factor
-    for i in range(image.shape[2]):
-        r, g, b = image[strip, 0, i], image[strip, 1, i], image[strip, 2, i]
+    for i in range(strips.shape[2]):
+        r, g, b = strips[strip_index, 0, i], strips[strip_index, 1, i], strips[strip_index, 2, i]
         gray = gray_weight * luma(r, g, b)
-        image[strip, 0, i] = clamp(factor * r + gray)
-        image[strip, 1, i] = clamp(factor * g + gray)
-        image[strip, 2, i] = clamp(factor * b + gray)
+        strips[strip_index, 0, i] = clamp(factor * r + gray)
+        strips[strip_index, 1, i] = clamp(factor * g + gray)
+        strips[strip_index, 2, i] = clamp(factor * b + gray)
 
 
 @fast_njit
-def adjust_hue(image, strip, shift):
-    """Shift the hue by converting to HSV and back without branches, as torchvision's adjust_hue.
+def adjust_hue(strips, strip_index, hue_shift):
+    """Shift the hue of a strip by converting it to HSV and back without branches, as torchvision's adjust_hue.
 
-    Let h be the hue in sixths of a turn, and d = max - min. A channel is min + d * clamp(ramp(h)). The ramp is
-    |h - 3| - 1 for red, 2 - |h - 2| for green and 2 - |h - 4| for blue. Saturation and value stay in registers.
+    `hue_shift` is a fraction of a full turn of the color wheel. Let h be the hue in sixths of a turn, and
+    d = max - min. A channel is min + d * clamp(ramp(h)). The ramp is |h - 3| - 1 for red, 2 - |h - 2| for green and
+    2 - |h - 4| for blue. Saturation and value stay in registers.
     """
-    turn = SIX * shift
-    for i in range(image.shape[2]):
-        r, g, b = image[strip, 0, i], image[strip, 1, i], image[strip, 2, i]
+    turn = SIX * hue_shift
+    for i in range(strips.shape[2]):
+        r, g, b = strips[strip_index, 0, i], strips[strip_index, 1, i], strips[strip_index, 2, i]
         low = min(min(r, g), b)
         high = max(max(r, g), b)
         d = high - low
@@ -235,61 +237,62 @@ def adjust_hue(image, strip, shift):
         h += turn
         h = h + SIX if h < ZERO else h
         h = h - SIX if h >= SIX else h
-        image[strip, 0, i] = low + d * clamp(abs(h - THREE) - ONE)
-        image[strip, 1, i] = low + d * clamp(TWO - abs(h - TWO))
-        image[strip, 2, i] = low + d * clamp(TWO - abs(h - FOUR))
+        strips[strip_index, 0, i] = low + d * clamp(abs(h - THREE) - ONE)
+        strips[strip_index, 1, i] = low + d * clamp(TWO - abs(h - TWO))
+        strips[strip_index, 2, i] = low + d * clamp(TWO - abs(h - FOUR))
 
 
 @fast_njit
-def sum_luma(image, strip):
+def sum_luma(strips, strip_index):
     """Return the sum of the luma over the pixels of a strip."""
     total = ZERO
-    for i in range(image.shape[2]):
-        total += luma(image[strip, 0, i], image[strip, 1, i], image[strip, 2, i])
+    for i in range(strips.shape[2]):
+        total += luma(strips[strip_index, 0, i], strips[strip_index, 1, i], strips[strip_index, 2, i])
     return total
 
 
 @fast_njit
-def apply_jitter_ops(image, strip, first, last, order, factors, k, m, mean):
-    """Apply steps first to last - 1 of the color jitter, without those that change nothing.
+def apply_jitter_steps(strips, strip_index, first_step, stop_step, order, factors, k, m, mean):
+    """Apply the steps first_step to stop_step - 1 of the color jitter to a strip; skip those that change nothing.
 
-    `mean` is the mean luma of the view, which only the contrast adjustment needs.
+    `order` and `factors` are those of all views, and the view is number k of image m. `mean` is the mean luma of the
+    view, which only the contrast adjustment needs.
     """
-    for step in range(first, last):
+    for step in range(first_step, stop_step):
         code = order[k, m, step]
         factor = factors[k, m, code]
         if code == HUE:
             if factor != ZERO:
-                adjust_hue(image, strip, factor)
+                adjust_hue(strips, strip_index, factor)
         elif factor == ONE:
             continue
         elif code == BRIGHTNESS:
-            adjust_brightness(image, strip, factor)
+            adjust_brightness(strips, strip_index, factor)
         elif code == SATURATION:
-            adjust_saturation(image, strip, factor)
+            adjust_saturation(strips, strip_index, factor)
         else:
-            adjust_contrast(image, strip, factor, mean)
+            adjust_contrast(strips, strip_index, factor, mean)
 
 
 # ------------------------------------------------------------------------------------------------------------ output
 
 
 @fast_njit
-def normalize_and_store(image, strip, gray, scale, offset, out, k, m):
-    """Convert a strip to grayscale if `gray`, normalize it and write it to out[k, m, strip], channels interleaved."""
+def normalize_and_store(strips, strip_index, to_grayscale, scale, offset, out, k, m):
+    """Normalize a strip (in grayscale if `to_grayscale`) and write it to out[k, m, strip_index], channels last."""
     scale_r, scale_g, scale_b = scale[0], scale[1], scale[2]
     offset_r, offset_g, offset_b = offset[0], offset[1], offset[2]
-    if gray:
-        for i in range(image.shape[2]):
-            y = luma(image[strip, 0, i], image[strip, 1, i], image[strip, 2, i])
-            out[k, m, strip, 3 * i] = y * scale_r + offset_r
-            out[k, m, strip, 3 * i + 1] = y * scale_g + offset_g
-            out[k, m, strip, 3 * i + 2] = y * scale_b + offset_b
+    if to_grayscale:
+        for i in range(strips.shape[2]):
+            y = luma(strips[strip_index, 0, i], strips[strip_index, 1, i], strips[strip_index, 2, i])
+            out[k, m, strip_index, 3 * i] = y * scale_r + offset_r
+            out[k, m, strip_index, 3 * i + 1] = y * scale_g + offset_g
+            out[k, m, strip_index, 3 * i + 2] = y * scale_b + offset_b
     else:
-        for i in range(image.shape[2]):
-            out[k, m, strip, 3 * i] = image[strip, 0, i] * scale_r + offset_r
-            out[k, m, strip, 3 * i + 1] = image[strip, 1, i] * scale_g + offset_g
-            out[k, m, strip, 3 * i + 2] = image[strip, 2, i] * scale_b + offset_b
+        for i in range(strips.shape[2]):
+            out[k, m, strip_index, 3 * i] = strips[strip_index, 0, i] * scale_r + offset_r
+            out[k, m, strip_index, 3 * i + 1] = strips[strip_index, 1, i] * scale_g + offset_g
+            out[k, m, strip_index, 3 * i + 2] = strips[strip_index, 2, i] * scale_b + offset_b
 
 
 @njit
@@ -303,26 +306,26 @@ def erase_box(out, k, m, erase):
 
 
 def rows_per_strip(side):
-    """Return the largest divisor of `side` such that a strip of as many rows has at most STRIP_PIXELS pixels, or 1."""
+    """Return the largest divisor of `side` for which a strip has at most STRIP_PIXELS pixels, or 1."""
     return max(rows for rows in range(1, side + 1) if side % rows == 0 and (rows * side <= STRIP_PIXELS or rows == 1))
 
 
 # Without fastmath, which would also apply to `warp` after inlining.
 @njit(cache=True, nogil=True)
 def augment_range(
-    images, start, stop, height, crop, flip, jitter, factors, order, grayscale, affine, matrix, erase, scale, offset,
-    out,
+    images, start, stop, strip_height, crop, flip, jitter, factors, order, grayscale, affine, matrix, erase, scale,
+    offset, out,
 ):  # fmt: skip
     """Compute all views of images start to stop - 1.
 
-    `images` is uint8 (M, S, S, 3), and `height` is the number of rows of a strip, from `rows_per_strip`. The arrays
-    from `crop` to `erase` are those of a `ViewParameters`, (K, M, ...); `matrix` is its `inverse_affine_matrix`.
+    `images` is uint8 (M, S, S, 3), and `strip_height` is the number of rows of a strip, from `rows_per_strip`. The
+    arrays from `crop` to `erase` are those of a `ViewParameters`, (K, M, ...); `matrix` is its `inverse_affine_matrix`.
     `scale` and `offset`, float32 (3,), normalize values in [0, 1]. The views are written to `out`, float32
     (K, M, S, S, 3).
     """
     num_views, num_images = flip.shape
     side = images.shape[1]
-    num_strips, strip_pixels = side // height, height * side
+    num_strips, strip_pixels = side // strip_height, strip_height * side
     # Pixels and channels share the last axis: with a stride of exactly 3, LLVM interleaves channels in registers.
     image_rows = images.reshape((num_images, side, 3 * side))
     out_strips = out.reshape((num_views, num_images, num_strips, 3 * strip_pixels))
@@ -330,8 +333,8 @@ def augment_range(
 
     pixel_words, pairs = np.empty(side + 2, np.uint64), np.empty((side + 1, side + 1), np.uint64)
     view, unwarped = np.empty((num_strips, 3, strip_pixels), f32), np.empty((num_strips, 3, strip_pixels), f32)
-    view_rows = view.reshape((num_strips, 3, height, side))
-    unwarped_rows = unwarped.reshape((num_strips, 3, height, side))
+    view_rows = view.reshape((num_strips, 3, strip_height, side))
+    unwarped_rows = unwarped.reshape((num_strips, 3, strip_height, side))
     row_pairs, row_cache, cached_y = np.empty(side, np.uint64), np.empty((2, 3, side), f32), np.empty(2, np.int64)
     ys, y_weight = np.empty(side, np.uint64), np.empty(side, f32)
     xs, x_weight = np.empty(side, np.uint64), np.empty(side, f32)
@@ -364,7 +367,7 @@ def augment_range(
             for strip in range(num_strips):
                 if not affine[k, m]:
                     resize_strip(pairs, strip, ys, y_weight, xs, x_weight, row_pairs, row_cache, cached_y, view_rows)
-                apply_jitter_ops(view, strip, 0, contrast_step, order, factors, k, m, ZERO)
+                apply_jitter_steps(view, strip, 0, contrast_step, order, factors, k, m, ZERO)
                 if contrast_step < num_steps:
                     total += sum_luma(view, strip)
                 else:
@@ -372,7 +375,7 @@ def augment_range(
             if contrast_step < num_steps:
                 mean = f32(total / (side * side))
                 for strip in range(num_strips):
-                    apply_jitter_ops(view, strip, contrast_step, num_steps, order, factors, k, m, mean)
+                    apply_jitter_steps(view, strip, contrast_step, num_steps, order, factors, k, m, mean)
                     normalize_and_store(view, strip, grayscale[k, m], scale, offset, out_strips, k, m)
             if erase[k, m, 2] > 0:
                 erase_box(out_rows, k, m, erase)

@@ -1,8 +1,8 @@
 """Sample the random parameters of views, independently of the pixels.
 
-The parameters are a pure function of (seed, epoch, image index, view number). The counter-based generator has no state
-that advances. Therefore a view does not depend on the other images of the batch, their order, the number of workers or
-the number of views.
+The parameters are a pure function of (seed, epoch, image index, view number), because the random generator is
+counter-based and has no state. Therefore, a view does not depend on the other images of the batch, their order, the
+number of workers or the number of views.
 """
 
 from __future__ import annotations

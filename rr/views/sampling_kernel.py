@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numba import njit
 
-# The numbers of the blocks of four random words. Each purpose has its own blocks. If one purpose uses fewer words (an
-# early accepted crop, a policy without jitter), the words of the others stay the same.
+# The numbers of the blocks of four random words. Each operation has its own blocks. If one operation uses fewer words
+# (an early accepted crop, a policy without jitter), the words of the others stay the same.
 MAX_CROP_TRIES = 10  # blocks 0 to 9, one per attempt: area, aspect ratio, top, left
 FLAGS_BLOCK = 10  # flip, jitter, grayscale, order of the jitter
 FACTORS_BLOCK = 11  # brightness, contrast, saturation, hue

@@ -1,8 +1,8 @@
 """Compute views with batched torch operations, on any device.
 
 All views pass through the same operations with the same shapes, and masks select the views that an operation changes.
-Nothing depends on values on the device, so the host never waits for it. The results agree with the CPU kernel to a few
-1e-6.
+The operations do not depend on values on the device, so the host never waits for the device. The results agree with the
+CPU kernel to a few 1e-6.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EnabledOps(NamedTuple):
 
     @classmethod
     def from_augmentation(cls, augmentation: Augmentation) -> EnabledOps:
-        """Return the operations that a policy can use; they are the same for every batch, as compiled code requires."""
+        """Return the operations that a policy may use: the same for every batch, as compiled code requires."""
         a = augmentation
         return cls(a.affine > 0, a.jitter > 0, a.jitter > 0 and a.hue > 0, a.grayscale > 0, a.erase > 0)
 
@@ -78,7 +78,7 @@ _COLUMN_COUNTS = {
 
 
 def pack_parameters(parameters: ViewParameters) -> np.ndarray:
-    """Return all parameters as one float32 (K * M, 26) array, which needs only one transfer to the device.
+    """Return all parameters as one float32 (K * M, 26) array, so that one transfer to the device suffices.
 
     The integers are small enough to be exact in float32.
     """
@@ -116,7 +116,7 @@ def augment_packed(
         images: uint8 (M, S, S, 3).
         packed_parameters: float32 (K * M, 26) from `pack_parameters`, on the device of `images`.
         normalization: float32 (2, 3) from `pack_normalization`, on the device of `images`.
-        num_views: K.
+        num_views: number of views per image, K.
         enabled: the operations to run; it must include every operation that a view needs.
 
     Returns:
@@ -202,7 +202,7 @@ def _color_jitter(x: Tensor, factors: Tensor, order: Tensor, *, skip_hue: bool) 
     """Apply the color jitter to (3, N, S, S), in the order of each view.
 
     Brightness, contrast and saturation all blend the image with another one: black, its mean luma, or its luma.
-    Therefore one blend computes all three. It is the identity (factor 1) for views that change the hue in this step.
+    Therefore, one blend computes all three. Its factor is 1 (no change) for views that adjust the hue in this step.
     """
     hue = factors[:, HUE, None, None]
     for step in range(4):

@@ -1,4 +1,4 @@
-"""Estimate how long a grid's pretrainings take on several GPUs, and how much they read and write."""
+"""Estimate how long the pretraining runs of a grid take on several GPUs, and how much they read and write."""
 
 import heapq
 from collections.abc import Sequence
@@ -9,19 +9,18 @@ from rr import backbones, methods, paths
 from rr.data.beton import MAX_RESIDENT_BYTES
 from rr.params import Params
 from rr.pretrain import checkpoint
-from rr.pretrain.loop import SECONDS_BETWEEN_SAVES
 
-_LABEL_BYTES = 8
+_LABEL_BYTES = 8  # size of a cluster label of DeepCluster
 
 
 @dataclass(frozen=True)
 class MakespanBounds:
-    """Time that runs take on several GPUs, one at a time on each, in the unit of their durations.
+    """Time that runs take on several GPUs, one run at a time on each GPU, in the unit of their durations.
 
     Attributes:
-        longest_first: Time if the longest runs start first.
-        lower_bound: No order is faster: a GPU has at least the mean load, and one of them has the longest run.
-        upper_bound: No order is slower, if no GPU is idle while a run waits (R. L. Graham, 1966).
+        longest_first: time if the longest runs start first.
+        lower_bound: no order is faster, because some GPU has at least the mean load, and some GPU has the longest run.
+        upper_bound: no order is slower if no GPU is idle while a run waits (R. L. Graham, 1966).
     """
 
     longest_first: float
@@ -31,7 +30,7 @@ class MakespanBounds:
 
 @dataclass(frozen=True)
 class IoEstimate:
-    """Bytes that one pretraining reads from betons and writes to checkpoints, and the size of a checkpoint."""
+    """Bytes that one pretraining run reads from betons and writes to checkpoints, and the size of a checkpoint."""
 
     read_bytes: int
     write_bytes: int
@@ -48,19 +47,19 @@ def estimate_makespan(durations: Sequence[float], gpus: int) -> MakespanBounds:
 
 
 def estimate_io(
-    params: Params, run: paths.PretrainPaths, num_images: int, num_classes: int, seconds: float
+    params: Params, run: paths.PretrainPaths, num_images: int, num_classes: int, train_seconds: float
 ) -> IoEstimate:
-    """Estimate the bytes that `run` reads and writes if it trains for `seconds` without interruption.
+    """Estimate the bytes that `run` reads and writes if it trains for `train_seconds` without interruption.
 
-    Pixels are read once if they fit in memory, and otherwise in every epoch. A checkpoint is saved after each epoch and
-    every `SECONDS_BETWEEN_SAVES` within one; the latter includes the labels of DeepCluster. All checkpoints are assumed
-    to be as large as the last one, which has the whole history.
+    Pixels are read once if they fit in memory, and otherwise in every epoch. A checkpoint is saved after each epoch
+    and, within an epoch, every `SECONDS_BETWEEN_CHECKPOINTS`. One within an epoch also contains the cluster labels
+    of DeepCluster. All checkpoints are assumed to be as large as the last one, which contains the whole history.
     """
     config: Any = params.methods[run.method]
     pixels = num_images * params.datasets[run.dataset].image_size ** 2 * 3
     method = methods.build(config, backbones.build(run.backbone), num_classes, num_images)
     checkpoint_size = checkpoint.checkpoint_bytes(method, config.epochs)
-    saves_within_epoch = int(seconds / config.epochs / SECONDS_BETWEEN_SAVES)
+    saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
     return IoEstimate(
         read_bytes=pixels if pixels <= MAX_RESIDENT_BYTES else pixels * config.epochs,

@@ -1,7 +1,7 @@
 """Expand the grid of `params.yaml` into stage runs, with the parameters and files that each depends on.
 
-The Snakefile, the records, the report and `rr verify` use this module. `dvc.yaml` has to repeat it in YAML; a test
-checks that the two agree.
+The Snakefile, the records, the report and `rr verify` use this module. `dvc.yaml` has to repeat it in YAML, and a
+test checks that the two agree.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 from rr import paths
 from rr.params import GridConfig, Params, lookup
 
-# Dotted paths into params.yaml. The names in braces are those on the stage's command line.
+# Dotted paths into params.yaml. Names in braces stand for the values of the options on the stage's command line.
 STAGE_PARAMETERS = {
     "fetch": ("datasets.{dataset}.source",),
     "convert": ("datasets.{dataset}.image_size",),
@@ -46,9 +46,9 @@ def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
     """Return the parameters that `stage` depends on: JSON values by dotted path.
 
     Args:
-        params: All parameters.
-        stage: Name of the stage.
-        **names: The names on the stage's command line, such as `dataset`.
+        params: all parameters.
+        stage: name of the stage.
+        **names: the names on the stage's command line, such as `dataset`.
 
     Raises:
         ValueError: if a name is unknown.
@@ -64,12 +64,12 @@ def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
 
 
 def dataset_names(params: Params) -> list[str]:
-    """Return the names of all datasets that are fetched and converted."""
+    """Return the names of all datasets that the grid fetches and converts."""
     return list(dict.fromkeys(name for grid in params.grid for name in grid.data))
 
 
 def pretrainings(params: Params) -> Iterator[paths.PretrainPaths]:
-    """Yield each pretraining of the grid once."""
+    """Yield each pretraining run of the grid once."""
     yield from dict.fromkeys(run for grid in params.grid for run in _pretrainings_of(grid))
 
 
@@ -88,29 +88,29 @@ def _pretrainings_of(grid: GridConfig) -> Iterator[paths.PretrainPaths]:
         yield paths.PretrainPaths(*names)
 
 
-def fetch_run(params: Params, dataset: str) -> StageRun:
+def make_fetch_run(params: Params, dataset: str) -> StageRun:
     """Return the `fetch` run of a dataset."""
     files = paths.DatasetPaths(dataset)
     return StageRun("fetch", files.raw_dir, stage_params(params, "fetch", dataset=dataset), [], [files.images])
 
 
-def convert_run(params: Params, dataset: str) -> StageRun:
+def make_convert_run(params: Params, dataset: str) -> StageRun:
     """Return the `convert` run of a dataset."""
     files = paths.DatasetPaths(dataset)
     values = stage_params(params, "convert", dataset=dataset)
     return StageRun("convert", files.beton_dir, values, [files.images], [*files.betons.values(), files.index])
 
 
-def pretrain_run(params: Params, run: paths.PretrainPaths) -> StageRun:
-    """Return the `pretrain` run of a pretraining."""
+def make_pretrain_run(params: Params, run: paths.PretrainPaths) -> StageRun:
+    """Return the `pretrain` run with these outputs."""
     dataset = paths.DatasetPaths(run.dataset)
     values = stage_params(params, "pretrain", dataset=run.dataset, method=run.method)
     inputs = [dataset.betons["train"], dataset.index]
     return StageRun("pretrain", run.folder, values, inputs, [run.weights, run.history, run.views])
 
 
-def evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
-    """Return the `evaluate` run of an evaluation."""
+def make_evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
+    """Return the `evaluate` run with these outputs."""
     target = paths.DatasetPaths(run.target)
     values = stage_params(params, "evaluate", target=run.target, protocol=run.protocol)
     inputs = [run.pretraining.weights, *target.betons.values(), target.index]
@@ -118,8 +118,8 @@ def evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
     return StageRun("evaluate", run.folder, values, inputs, outputs)
 
 
-def report_run(params: Params) -> StageRun:
-    """Return the `report` run, whose inputs are files of all pretrainings and evaluations of the grid."""
+def make_report_run(params: Params) -> StageRun:
+    """Return the `report` run, whose inputs are files of all pretraining runs and evaluations of the grid."""
     inputs: list[Path] = []
     for run in pretrainings(params):
         inputs += [run.history, run.views, paths.record_file(run.folder)]
@@ -132,10 +132,10 @@ def report_run(params: Params) -> StageRun:
 def stage_runs(params: Params) -> Iterator[StageRun]:
     """Yield all stage runs of the grid in an order in which they can be run."""
     for name in dataset_names(params):
-        yield fetch_run(params, name)
-        yield convert_run(params, name)
+        yield make_fetch_run(params, name)
+        yield make_convert_run(params, name)
     for run in pretrainings(params):
-        yield pretrain_run(params, run)
+        yield make_pretrain_run(params, run)
     for evaluation in evaluations(params):
-        yield evaluate_run(params, evaluation)
-    yield report_run(params)
+        yield make_evaluate_run(params, evaluation)
+    yield make_report_run(params)

@@ -20,7 +20,7 @@ from rr.workflow import grid
 from rr.workflow.estimates import IoEstimate, estimate_io, estimate_makespan
 from rr.workflow.records import load_record
 
-SECONDS = 3.0  # duration of the measurement, which starts after the first step
+MEASUREMENT_SECONDS = 3.0  # duration of the measurement, which starts after the first training step
 # Numbers of training images and classes of the sources that always have the same size.
 _TRAIN_SIZES = {
     "cifar10": (50_000, 10),
@@ -35,15 +35,15 @@ ThroughputFunction = Callable[[Params, paths.PretrainPaths], float]
 
 
 def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> str:
-    """Return a table of the grid's pretrainings, followed by estimates for those that are not done yet.
+    """Return a table of the grid's pretraining runs, followed by estimates for those that are not done yet.
 
-    A pretraining is done if its record has the current parameters. The hours include the training loop only, and not
-    evaluations, the clustering of DeepCluster, or reading and writing files.
+    A run is done if its record has the current parameters. The hours include only the training loop. They do not
+    include evaluations, the clustering of DeepCluster, or reading and writing files.
 
     Args:
-        params: Parameters with the grid.
-        throughput: Function that returns the views per second of a run.
-        gpus: Number of GPUs, with one run at a time on each.
+        params: parameters with the grid.
+        throughput: function that returns the views per second of a run.
+        gpus: number of GPUs; each trains one run at a time.
     """
     groups: dict[tuple[str, str, str], list[paths.PretrainPaths]] = defaultdict(list)
     for run in grid.pretrainings(params):
@@ -58,7 +58,7 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
         remaining = [run for run in runs if not _is_done(params, run)]
         todo += remaining
         config: Any = params.methods[method]
-        size = _train_size(dataset, params.datasets[dataset])
+        size = _count_images_and_classes(dataset, params.datasets[dataset])
         if not remaining or not hasattr(config, "epochs"):
             work = ("0", "–", "0.0")
         elif size is None:
@@ -76,19 +76,20 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
     header = ("dataset", "backbone", "method", "runs", "done", "views per run", "views/s", "hours")
     lines = [
         format_table(header, rows, text_columns=3),
-        f"{len(todo):,} pretrainings, {total_views:,} views, {sum(hours.values()):,.1f} hours one after the other; "
-        f"{len(list(grid.evaluations(params))):,} evaluations, not included in the hours",
-        f"betons: {_beton_gigabytes(params):,.2f} GB, and about the same again in data/raw",
+        f"{len(todo):,} pretraining runs, {total_views:,} views, {sum(hours.values()):,.1f} hours if run one after the "
+        f"other; {len(list(grid.evaluations(params))):,} evaluations, which are not included in the hours",
+        f"disk space: about {_beton_gigabytes(params):,.2f} GB for betons, and about as much again for data/raw",
     ]
     if hours:
         lines += [*_makespan_lines(hours, gpus), _io_line(io, gpus)]
     if unknown_sizes:
-        lines.append(f"size unknown until rr convert has run: {', '.join(sorted(unknown_sizes))}")
+        names = ", ".join(sorted(unknown_sizes))
+        lines.append(f"not included, because the size is unknown until rr convert has run: {names}")
     return "\n".join(lines)
 
 
 def _makespan_lines(hours: dict[paths.PretrainPaths, float], gpus: int) -> list[str]:
-    """Describe the longest run, which no number of GPUs shortens, and how long all runs take on several GPUs."""
+    """Describe the longest run, which more GPUs do not shorten, and how long all runs take on several GPUs."""
     longest = max(hours, key=lambda run: hours[run])
     name = f"{longest.method} on {longest.dataset} with {longest.backbone}"
     lines = [f"longest run: {name}, {hours[longest]:,.1f} hours"]
@@ -104,16 +105,16 @@ def _makespan_lines(hours: dict[paths.PretrainPaths, float], gpus: int) -> list[
 def _io_line(io: Sequence[IoEstimate], gpus: int) -> str:
     read = sum(run.read_bytes for run in io) / 1e9
     written = sum(run.write_bytes for run in io) / 1e9
-    # An unfinished run keeps its newest checkpoint and the one before.
+    # An unfinished run keeps its newest checkpoint and the one before it.
     stored = 2 * sum(sorted((run.checkpoint_bytes for run in io), reverse=True)[:gpus]) / 1e9
     return (
         f"pretraining reads {read:,.2f} GB of pixels and writes {written:,.2f} GB of checkpoints, of which at most "
-        f"{stored:,.3f} GB exist at a time"
+        f"{stored:,.3f} GB exist at any time"
     )
 
 
 def make_throughput_function(device: str) -> ThroughputFunction:
-    """Return a function that measures the views per second of a run. It measures runs with equal steps only once."""
+    """Return a function that measures the views per second of a run. Runs with equal training steps share a result."""
     measured: dict[tuple[Any, ...], float] = {}
 
     def throughput(params: Params, run: paths.PretrainPaths) -> float:
@@ -127,7 +128,7 @@ def make_throughput_function(device: str) -> ThroughputFunction:
 
 
 def _measure_throughput(params: Params, run: paths.PretrainPaths, dataset: DatasetConfig, device: str) -> float:
-    """Return the views per second of the training loop on images of noise."""
+    """Return the views per second of the training loop, measured on images of random pixels."""
     from rr.compute import device as devices
     from rr.data import beton
     from rr.workflow.throughput import StopTraining, train_until_stopped
@@ -146,7 +147,7 @@ def _measure_throughput(params: Params, run: paths.PretrainPaths, dataset: Datas
             torch.cuda.synchronize()
         step_times.append(time.perf_counter())
         step_views.append(views)
-        if step_times[-1] - step_times[0] >= SECONDS:
+        if step_times[-1] - step_times[0] >= MEASUREMENT_SECONDS:
             raise StopTraining
 
     with tempfile.TemporaryDirectory() as folder:
@@ -166,13 +167,13 @@ def _is_done(params: Params, run: paths.PretrainPaths) -> bool:
     if not paths.record_file(run.folder).is_file():
         return False
     try:
-        return bool(load_record(run.folder)["params"] == grid.pretrain_run(params, run).params)
+        return bool(load_record(run.folder)["params"] == grid.make_pretrain_run(params, run).params)
     except UserError:
         return False  # the record is damaged
 
 
-def _train_size(name: str, dataset: DatasetConfig) -> tuple[int, int] | None:
-    """Return the numbers of training images and of classes, or None if they are unknown before `rr convert`."""
+def _count_images_and_classes(name: str, dataset: DatasetConfig) -> tuple[int, int] | None:
+    """Return the numbers of training images and of classes, or None if they are unknown until `rr convert` has run."""
     files = paths.DatasetPaths(name)
     if paths.record_file(files.beton_dir).is_file():
         return int(load_record(files.beton_dir)["images"]["train"]), len(read_class_names(files.index))
@@ -181,9 +182,9 @@ def _train_size(name: str, dataset: DatasetConfig) -> tuple[int, int] | None:
 
 
 def _beton_gigabytes(params: Params) -> float:
-    """Return the size of all betons: the pixels of the training splits, and 20 % more for the test splits."""
+    """Estimate the size of all betons in GB: the pixels of the training splits, plus 20 % for the test splits."""
     pixels = 0
     for name in grid.dataset_names(params):
-        num_images, _ = _train_size(name, params.datasets[name]) or (0, 0)
+        num_images, _ = _count_images_and_classes(name, params.datasets[name]) or (0, 0)
         pixels += num_images * params.datasets[name].image_size ** 2 * 3
     return 1.2 * pixels / 1e9

@@ -1,4 +1,4 @@
-"""Write and check the record of a stage run: `run.json` next to its outputs, which says how they were made."""
+"""Write and check the record of a stage run: `run.json` next to its outputs, which describes how they were made."""
 
 import json
 import shlex
@@ -43,20 +43,23 @@ def code_hashes(stage: str) -> dict[str, str]:
     """Return the SHA-256 of each file of code that `stage` runs.
 
     Raises:
-        UserError: if the current folder contains other code than the installed one. Both engines look at the files in
-            the current folder, so a project must be run by its own installation.
+        UserError: if the code in the current folder differs from the code that runs. Both engines look at the files in
+            the current folder, so a project must be run by its own installation of `rr`.
     """
     hashes = {}
     for path in code_files(stage):
         hashes[str(path)] = file_sha256(ROOT / path)
         if Path("dvc.yaml").is_file() and (not path.is_file() or file_sha256(path) != hashes[str(path)]):
-            raise UserError(f"{path} differs from the installed code ({ROOT / path}): run make in this folder first")
+            raise UserError(
+                f"the running rr is installed from {ROOT}, but this folder has different code ({path} differs or is "
+                "missing): run `make setup` here, and use .venv/bin/rr of this folder"
+            )
     return hashes
 
 
 @dataclass
 class RunRecorder:
-    """What a stage run starts from, and the `facts` that the stage adds to its record."""
+    """The parameters, inputs and code of a stage run, and the `facts` that the stage adds to its record."""
 
     params: dict[str, Any]
     inputs: dict[str, str]
@@ -64,7 +67,7 @@ class RunRecorder:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def fingerprint(self, **arguments: Any) -> str:
-        """Return one hash of everything that determines the result; `arguments` are those of the command line."""
+        """Return a hash of everything that determines the result, including command-line `arguments`."""
         return json_sha256([self.params, self.inputs, self.code, arguments])
 
 
@@ -75,8 +78,8 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
     If the body fails before it has changed an output, an existing record is kept.
 
     Args:
-        run: The stage run.
-        is_main: Whether this process writes the record. Other processes of a distributed run only check the inputs.
+        run: the stage run.
+        is_main: whether this process writes the record. Other processes of a distributed run only check the inputs.
 
     Raises:
         UserError: before the body, if an input is missing or does not match its record, or if another process is
@@ -113,7 +116,7 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
 def _suspend_record(run: StageRun) -> Iterator[None]:
     """Delete the record while the body runs; restore it if the body fails and the outputs are unchanged.
 
-    So a failed run never leaves an old record next to new files.
+    Therefore a failed run never leaves an old record next to new files.
     """
     try:
         record = load_record(run.folder)
@@ -144,7 +147,7 @@ def with_digest(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _verified_hash(path: Path) -> str:
-    """Return the SHA-256 of an input after comparing it with the record of the stage that wrote the file."""
+    """Return the SHA-256 of an input file. Raise UserError if it differs from the record of the stage that wrote it."""
     if not path.is_file():
         raise UserError(f"{path} is missing: run {_producer(path)} first")
     sha256 = file_sha256(path)
@@ -159,7 +162,7 @@ def load_record(folder: Path) -> dict[str, Any]:
     """Read the `run.json` of a folder.
 
     Raises:
-        UserError: if the file is missing, is not a record, or was changed after it was written.
+        UserError: if the file is missing, is not a record, or has changed since it was written.
     """
     path = paths.record_file(folder)
     try:
@@ -176,5 +179,5 @@ def load_record(folder: Path) -> dict[str, Any]:
 
 def _producer(path: Path) -> str:
     """Return the command that writes `path`, without its options."""
-    stages = {"raw": "fetch", "beton": "convert", "pretrain": "pretrain", "evaluate": "evaluate"}
-    return next((f"rr {stage}" for part, stage in stages.items() if part in path.parts), "dvc repro")
+    stages = {"raw": "fetch", "beton": "convert", "pretrain": "pretrain", "history": "pretrain", "evaluate": "evaluate"}
+    return f"rr {stages.get(path.parts[1], 'report')}"

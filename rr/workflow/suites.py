@@ -1,4 +1,4 @@
-"""Read suites, and combine them with `params.yaml`. A suite is a named experiment: a grid and variants of methods.
+"""Read suites and combine them with `params.yaml`. A suite is a named experiment: a grid and variants of methods.
 
 Each file in `workflow/suites` has one suite, under the keys `suites` and its name, so that Snakemake can merge several
 `--configfile`s. The stages read a single file of parameters. `use_suite` writes a suite into that file, for both
@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from rr import paths
 from rr.errors import UserError, suggest
-from rr.params import load_params, parse_params, parse_yaml
+from rr.params import load_params, parse_params, parse_yaml, read_utf8
 from rr.params.base import NAME
 from rr.runtime.atomic import write_text
 
@@ -24,7 +24,7 @@ _SECTIONS = {"grid", "methods"}
 
 
 def list_suites() -> str:
-    """Return a line per suite: its name and the first sentence of the comment in its file."""
+    """Return one line per suite: its name and the first sentence of the comment in its file."""
     lines = []
     for name in _suite_names():
         comment = [line[1:].strip() for line in _read_text(name).splitlines() if line.startswith("#")]
@@ -45,8 +45,8 @@ def suite_text(name: str) -> str:
 def use_suite(name: str, params_file: Path) -> str:
     """Write the suite `name` into `params_file`, keep its comments and other keys, and return a message for the user.
 
-    The suite's grid replaces the grid of the file. Each method of the suite is added: a copy of the file's method
-    `base` with other values. Using a suite again changes nothing.
+    The suite's grid replaces the grid of the file. Each method of the suite is added as a copy of the file's method
+    `base` with other values. Using the same suite again changes nothing.
 
     Raises:
         UserError: if the suite is unknown, if a `base` is unknown, or if the result is not valid. The file is then
@@ -65,15 +65,15 @@ def use_suite(name: str, params_file: Path) -> str:
     text = _dump(yaml, params)
     parse_params(text, params_file)
     write_text(params_file, text)
-    return f"{params_file}: now has suite {name}; run it with dvc repro or snakemake --cores 8"
+    return f"{params_file} now contains the suite {name}: run it with `dvc repro` or `snakemake --cores 8`"
 
 
 def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     """Write the parameters with the grids and methods of several suites to a new file, and return its path.
 
     Args:
-        suites: Contents of the suites by name.
-        params_file: File with all other parameters.
+        suites: contents of the suites by name.
+        params_file: file with all other parameters.
 
     Raises:
         UserError: if a suite is not valid, if two suites define a method differently, or if the result is not valid.
@@ -81,7 +81,7 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     load_params(params_file)
     params = YAML(typ="safe", pure=True).load(params_file)
     params["grid"] = []
-    variants: dict[str, tuple[str, Any]] = {}  # the first suite that has a variant, and its changes
+    variants: dict[str, tuple[str, Any]] = {}  # the first suite that defines a variant, and its changes
     for name, suite in suites.items():
         # Names come from the command line of Snakemake, and become part of a file name.
         if not re.fullmatch(NAME, name):
@@ -91,9 +91,11 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
         for variant, changes in suite.get("methods", {}).items():
             other_name, other_changes = variants.setdefault(variant, (name, changes))
             if changes != other_changes:
-                raise UserError(f"suites {other_name} and {name}: methods.{variant} differs; rename it in one of them")
+                raise UserError(
+                    f"suites {other_name} and {name} define methods.{variant} differently: rename it in one of them"
+                )
         _add_methods(params["methods"], suite.get("methods", {}), name)
-    target = paths.suite_params("+".join(suites))
+    target = paths.suite_params_file("+".join(suites))
     text = _dump(_make_yaml(), params)
     parse_params(text, target)
     # Every Snakemake job runs this; write only if the content changed.
@@ -113,21 +115,24 @@ def load_suite(name: str) -> dict[str, Any]:
     content = parse_yaml(_read_text(name), path)
     suites = content.get("suites") if isinstance(content, dict) and set(content) == {"suites"} else None
     if not isinstance(suites, dict) or set(suites) != {name}:
-        raise UserError(f"{path}: the file must have only the key suites, with only the key {name} in it")
+        raise UserError(f"{path}: the file must contain only the key 'suites', and in it only the key '{name}'")
     _validate_suite(suites[name], str(path))
     return {"methods": {}} | suites[name]
 
 
 def _validate_suite(suite: Any, where: str) -> None:
     if not isinstance(suite, dict) or not set(suite) <= _SECTIONS or "grid" not in suite:
-        raise UserError(f"{where}: a suite must have the section grid, may have methods, and nothing else")
+        raise UserError(f"{where}: a suite must have the section 'grid', may have 'methods', and has no others")
     grid, methods = suite["grid"], suite.get("methods", {})
     if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
-        raise UserError(f"{where}: each value in grid must be a list, such as seed: [1, 2]")
+        raise UserError(f"{where}: the section 'grid' must contain only lists, such as seed: [1, 2]")
     if not isinstance(methods, dict) or not all(
         isinstance(changes, dict) and isinstance(changes.get("base", ""), str) for changes in methods.values()
     ):
-        raise UserError(f"{where}: each method must be a mapping such as {{base: relational, views: 4}}")
+        raise UserError(
+            f"{where}: the section 'methods' must contain only mappings with the name of a method as 'base', such as "
+            "wide: {base: relational, views: 8}"
+        )
 
 
 def _add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
@@ -137,8 +142,9 @@ def _add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
             raise UserError(f"suite {suite}, methods.{variant}.like: this key is now called 'base'")
         base = values.pop("base", "")
         if base not in methods:
-            raise UserError(f"suite {suite}, methods.{variant}.base: unknown method '{base}'; {suggest(base, methods)}")
-        # A full copy, so that all values of this method can be read in one place.
+            problem = f"unknown method '{base}'" if base else "this key is missing"
+            raise UserError(f"suite {suite}, methods.{variant}.base: {problem}; {suggest(base, methods)}")
+        # Make a full copy, so that all values of this method can be read in one place.
         methods[variant] = {**copy.deepcopy(dict(methods[base])), **values}
 
 
@@ -149,15 +155,12 @@ def _suite_names() -> list[str]:
 def _require_suite(name: str) -> None:
     names = _suite_names()
     if name not in names:
-        raise UserError(f"unknown suite {name}: it is not in {SUITES}; {suggest(name, names)}")
+        remedy = suggest(name, names) if names else "run rr in the root folder of the project"
+        raise UserError(f"unknown suite '{name}': there is no file {SUITES / name}.yaml; {remedy}")
 
 
 def _read_text(name: str) -> str:
-    path = SUITES / f"{name}.yaml"
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
+    return read_utf8(SUITES / f"{name}.yaml")
 
 
 def _dump(yaml: YAML, content: Any) -> str:

@@ -6,27 +6,28 @@ from pathlib import Path
 
 from rr.errors import UserError
 from rr.params import Params
-from rr.workflow.verify import grid_mismatches
+from rr.workflow.verify import describe_grid_mismatches
 
 
 def sync_engines(engine: str, params: Params) -> None:
     """Register the outputs of `engine` with the other engine.
 
-    After "dvc", Snakemake gets the metadata that it compares with. After "snakemake", the outputs are committed to
-    DVC's cache. Either engine would accept outdated files: `dvc commit` does not check them, and Snakemake does not
-    notice a changed parameter without metadata. So all records are checked first.
+    After "dvc", Snakemake writes the metadata that it later compares with. After "snakemake", the outputs are committed
+    to DVC's cache. Both engines would accept outdated files: `dvc commit` does not check them, and Snakemake does not
+    notice a changed parameter without metadata. Therefore all records are checked first.
 
     Args:
-        engine: The engine that ran last, "dvc" or "snakemake".
-        params: Parameters with the grid.
+        engine: the engine that ran last, "dvc" or "snakemake".
+        params: parameters with the grid.
 
     Raises:
         UserError: if a file does not match its record, or if a command of an engine fails.
     """
-    messages = grid_mismatches(params)
+    messages = describe_grid_mismatches(params)
     if messages:
         command = "dvc repro" if engine == "dvc" else "snakemake --cores 8"
-        raise UserError("\n".join([*messages, f"not synchronized: run {command} first to update these files"]))
+        messages.append(f"the engines were not synchronized: run `{command}` first, to update these files")
+        raise UserError("\n".join(messages))
     if engine == "dvc":
         _run_engine("snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
     else:
@@ -34,8 +35,9 @@ def sync_engines(engine: str, params: Params) -> None:
 
 
 def _run_engine(program: str, *arguments: str) -> None:
-    # Use the engines that are installed with this interpreter, whatever the PATH of the shell is.
+    # Use the engine that is installed with this interpreter, independent of the PATH of the shell.
     command = [str(Path(sys.executable).with_name(program)), *arguments]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
-        raise UserError(f"{program} {' '.join(arguments)} failed:\n{process.stdout}{process.stderr}".rstrip())
+        output = f"{process.stdout}{process.stderr}".rstrip()
+        raise UserError(f"`{program} {' '.join(arguments)}` failed with exit code {process.returncode}:\n{output}")

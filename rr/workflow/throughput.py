@@ -9,7 +9,7 @@ from rr.params import DatasetConfig, DynamicsConfig, MethodConfig
 
 
 class StopTraining(Exception):
-    """Raised by a callback to end `train_until_stopped`."""
+    """Raised by the callback `on_step` to end `train_until_stopped`."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ def train_until_stopped(
 ) -> None:
     """Run `rr.pretrain.pretrain` until `on_step` raises StopTraining.
 
-    The loop is that of `rr pretrain`, including data, views, history and checkpoints. It uses the number of threads
-    that `rr.compute.device.configure_backends` has set.
+    The training loop is that of `rr pretrain`, including data loading, views, history and checkpoints. torch uses the
+    number of threads that `rr.compute.device.configure_backends` has set.
 
     Args:
-        config: The method to train.
-        dataset: Mean and standard deviation of the images.
-        num_classes: Number of classes of the dataset.
-        beton: The training images.
-        directory: An empty directory for the outputs.
-        on_step: Called after each step with its number of views.
-        device: A torch device.
-        threads: Number of threads that read images.
-        backbone: Name of the backbone.
+        config: method to train.
+        dataset: mean and standard deviation of the images.
+        num_classes: number of classes of the dataset.
+        beton: file with the training images.
+        directory: empty directory for the outputs.
+        on_step: called after each training step with its number of views.
+        device: torch device.
+        threads: number of threads that read images.
+        backbone: name of the backbone.
         precision: `float32` or `bfloat16`.
     """
     from rr.pretrain import Job, pretrain

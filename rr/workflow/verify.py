@@ -13,7 +13,7 @@ from rr.workflow.grid import StageRun
 from rr.workflow.records import ROOT, code_files, load_record
 
 
-def changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
+def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
     """Return a message for each existing input or output file that differs from the run's record.
 
     If the run has no record, nothing is compared.
@@ -25,19 +25,19 @@ def changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256)
         return []
     record = load_record(run.folder)
     return [
-        f"{name} has changed since the run in {run.folder} ({kind})"
+        f"{name} ({kind.removesuffix('s')} of {run.folder}) has changed since the run"
         for kind in ("outputs", "inputs")
         for name, sha256 in record[kind].items()
         if Path(name).is_file() and hash_file(Path(name)) != sha256
     ]
 
 
-def mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
+def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
     """Return a message for each difference between the run's record and its current files, code and parameters.
 
     Args:
-        run: The stage run.
-        hash_file: Function that returns a file's hash. A cached one avoids hashing the inputs that runs share again.
+        run: the stage run.
+        hash_file: function that returns a file's SHA-256. A cached one hashes the inputs that runs share only once.
     """
     try:
         record = load_record(run.folder)
@@ -46,33 +46,34 @@ def mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) ->
     messages = []
     current = {"outputs": run.outputs, "inputs": run.inputs, "code": code_files(run.stage)}
     for kind, files in current.items():
+        role = f"{kind.removesuffix('s')} of {run.folder}"
         for name in files:
             path = ROOT / name if kind == "code" else name
             if str(name) not in record[kind]:
-                messages.append(f"{name} is not in the record of {run.folder} ({kind})")
+                messages.append(f"{name} ({role}) is not in the record of the run")
             elif not path.is_file():
-                messages.append(f"{name} is missing ({kind} of {run.folder})")
+                messages.append(f"{name} ({role}) is missing")
             elif hash_file(path) != record[kind][str(name)]:
-                messages.append(f"{name} has changed since the run in {run.folder} ({kind})")
+                messages.append(f"{name} ({role}) has changed since the run")
         obsolete = sorted(set(record[kind]) - {str(name) for name in files})
-        messages += [f"{name} is in the record of {run.folder}, but no longer used ({kind})" for name in obsolete]
+        messages += [f"{name} ({role}) is in the record of the run but is no longer used" for name in obsolete]
     if run.params != record["params"]:
-        messages.append(f"{run.folder} was written with other parameters")
+        messages.append(f"{run.folder}: its parameters in params.yaml have changed since the run")
     return messages
 
 
-def grid_mismatches(params: Params) -> list[str]:
+def describe_grid_mismatches(params: Params) -> list[str]:
     """Return a message for each difference between the grid's files and their records."""
     hash_file = functools.cache(file_sha256)
-    return [message for run in grid.stage_runs(params) for message in mismatches(run, hash_file)]
+    return [message for run in grid.stage_runs(params) for message in describe_mismatches(run, hash_file)]
 
 
-def grid_changed_files(params: Params) -> list[str]:
-    """Return a message for each file, from the raw images to the report's inputs, that differs from its record.
+def describe_grid_changed_files(params: Params) -> list[str]:
+    """Return a message for each file, from the raw images to the inputs of the report, that differs from its record.
 
     Missing files are ignored, because weights and images may be on another machine when a report is written. A file
-    that several runs read is listed for each of them.
+    that several runs read is listed once for each run.
     """
     hash_file = functools.cache(file_sha256)
     runs = (run for run in grid.stage_runs(params) if run.stage != "report")
-    return [message for run in runs for message in changed_files(run, hash_file)]
+    return [message for run in runs for message in describe_changed_files(run, hash_file)]

@@ -161,8 +161,8 @@ def read_run_files() -> dict[Path, bytes]:
 
 
 def parse_position(output: str) -> tuple[int, int]:
-    """Return the epoch and the step at which a run stopped or continued, which only one process may print."""
-    matches = re.findall(r"(?:continuing|stopping) in epoch (\d+) at step (\d+)", output)
+    """Return the epoch and the step after which a run stopped or continued. Only one process may print them."""
+    matches = re.findall(r"(?:continuing|stopping) in epoch (\d+) after step (\d+)", output)
     assert len(matches) == 1, output
     return int(matches[0][0]), int(matches[0][1])
 
@@ -384,7 +384,7 @@ def training_error(config: object, world_size: int, folder: Path) -> str:
     [
         (4, 5, "5 processes cannot share mini-batches of 4 images"),
         (64, 30, "30 processes cannot share mini-batches of 21 images"),
-        (19, 3, "21 images in batches of 19 leave a last batch of 2, which is too small for 3 processes"),
+        (19, 3, "21 images in mini-batches of 19 leave a last mini-batch of 2, but each of 3 processes needs at least one image"),
     ],
 )
 def test_mini_batch_with_fewer_images_than_processes_raises(

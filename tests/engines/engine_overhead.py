@@ -55,7 +55,7 @@ for path in [*outputs, record]:
 
 
 def prepare_project(folder: Path, suite: str, seeds: int, seconds: float) -> Params:
-    """Copy the project to `folder`, use the suite with this number of seeds, and put the fake `rr` on the path.
+    """Copy the project to `folder`, use the suite with this number of seeds, and write the fake `rr`.
 
     A fake `nvidia-smi` makes the Snakefile request GPUs.
     """
@@ -79,7 +79,7 @@ def prepare_project(folder: Path, suite: str, seeds: int, seconds: float) -> Par
 
 
 def time_command(command: list[str]) -> tuple[float, str]:
-    """Run a command that must succeed; return its duration in seconds and what it printed."""
+    """Run a command that must succeed. Return its duration in seconds and its output."""
     path = os.pathsep.join([str(Path(".bin").absolute()), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(Path.cwd()), "DVC_NO_ANALYTICS": "1"}
     start = time.monotonic()
@@ -165,8 +165,8 @@ def main() -> None:
     parser.add_argument("--engine", choices=["snakemake", "dvc", "both"], required=True)
     parser.add_argument("--suite", default="cifar")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--gpus", type=int, default=64, help="number of pretrainings at a time")
-    parser.add_argument("--seconds", type=float, default=0.0, help="duration of each pretraining")
+    parser.add_argument("--gpus", type=int, default=64, help="number of pretraining runs at a time")
+    parser.add_argument("--seconds", type=float, default=0.0, help="duration of each pretraining run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         params = prepare_project(Path(folder), arguments.suite, arguments.seeds, arguments.seconds)

@@ -38,7 +38,7 @@ from helpers import ROOT, copy_project, write_params
 ENVIRONMENT = engine_calls.ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 ENGINE_COMMANDS = {"dvc": [["dvc", "repro"]], "snakemake": [["snakemake", "--cores", "2"]]}
 # A kill happens within this fraction of the undisturbed duration of a command. An engine continues after the completed
-# stages, so its kills reach all stages nevertheless.
+# stages, so its kills still reach all stages.
 KILL_WINDOW = {"rr": 1.0, "dvc": 0.4, "snakemake": 0.4}
 # After this number of kills a command is not killed again, so that every run ends and all stage commands are killed.
 KILLS_PER_COMMAND = 10
@@ -46,7 +46,7 @@ KILLS_PER_COMMAND = 10
 
 @dataclass
 class KillResults:
-    """What happened: `errors` must stay empty."""
+    """Counts of a kill loop, and its errors, of which there must be none."""
 
     kills: int = 0
     runs: int = 0  # completed and compared
@@ -191,14 +191,14 @@ def interrupted_stages(folder: Path, since: float) -> set[str]:
 def run_kill_loop(
     engine: str, kills: int, seed: int, folder: Path, kills_per_command: int = KILLS_PER_COMMAND
 ) -> KillResults:
-    """Run the grid in `folder`, which must be empty, again and again until `kills` kills have been made.
+    """Run the grid repeatedly until `kills` kills have been made.
 
     Args:
         engine: "dvc", "snakemake", or "rr" for the commands of the stages.
-        kills: Total number of kills.
-        seed: Seed of the moments of the kills.
-        folder: Empty folder.
-        kills_per_command: Maximum number of kills of a command in one run.
+        kills: total number of kills.
+        seed: seed of the random moments of the kills.
+        folder: empty folder.
+        kills_per_command: maximum number of kills of a command in one run.
     """
     rng = random.Random(seed)
     results = KillResults()
@@ -237,7 +237,7 @@ def run_kill_loop(
 
 
 def run_and_kill(folder: Path, command: list[str], seconds: float, results: KillResults) -> bool:
-    """Run `command` and kill it after `seconds`. Return whether it had finished before."""
+    """Run `command` and kill it after `seconds`. Return whether it finished before the kill."""
     start_time = time.time()
     process = start(folder, command)
     try:

@@ -1,4 +1,4 @@
-"""Tests for the Dockerfile and the Kubernetes job. The image itself is not built."""
+"""Tests for the Dockerfile and the Kubernetes job, without building the image."""
 
 import fnmatch
 import re

@@ -1,4 +1,4 @@
-"""Tests that run both engines: the same stages from one params.yaml, each once, and only those that have changed."""
+"""Tests for both engines: they run the same stages of one params.yaml, and rerun only those that have changed."""
 
 import json
 import os
@@ -136,14 +136,14 @@ def test_changed_parameter_reruns_only_dependent_stages(dvc_project: Path) -> No
         assert files
         assert all("/relational/" in name or name.startswith("report/") for name in files)
         output = call(dvc_project, "rr", "sync", "snakemake", code=2)
-        assert "was written with other parameters" in output
+        assert "its parameters in params.yaml have changed since the run" in output
         assert "not synchronized" in output
     finally:
         write_params(dvc_project)
     assert outdated(dvc_project) == (set(), set())
 
 
-def test_dvc_shows_metrics_params_and_curves(dvc_project: Path, tmp_path: Path) -> None:
+def test_dvc_shows_metrics_plots_and_changed_parameters(dvc_project: Path, tmp_path: Path) -> None:
     metrics = json.loads(call(dvc_project, "dvc", "metrics", "show", "--json"))
     assert len(metrics[""]["data"]) == 4
     assert "WARNING" not in call(dvc_project, "dvc", "plots", "show", "--out", str(tmp_path))
@@ -195,7 +195,7 @@ def test_killed_engine_continues_to_the_same_bits(tmp_path: Path, dvc_project: P
 
 def test_snakemake_config_that_would_not_reach_the_stages_raises(snakemake_project: Path) -> None:
     output = call(snakemake_project, "snakemake", "-n", "--config", "threads=1", code=1)
-    assert "set parameters in params.yaml" in output
+    assert "set all other parameters in params.yaml" in output
 
 
 def test_snakemake_runs_several_suites(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_snakemake_runs_several_suites(tmp_path: Path) -> None:
     assert "Nothing to be done" in call(folder, "snakemake", "-n", *suites)
     call(folder, "rr", "verify", "--params", ".rr/suites/one+two.yaml")
     assert params_file.read_text() == fewer_images  # the suites do not change the file
-    assert "suite three: a suite must have the section grid" in call(
+    assert "suite three: a suite must have the section 'grid'" in call(
         folder, "snakemake", "-n", "--config", 'suites={"three": {"methods": {}}}', code=1
     )
 

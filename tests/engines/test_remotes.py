@@ -1,4 +1,4 @@
-"""Tests for DVC remotes: a clone pulls what another one has pushed, and has no stages to run."""
+"""Tests for DVC remotes: a clone pulls the outputs that another clone has pushed, and then has no stages to run."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def s3_address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
-def test_clone_pulls_what_was_pushed(
+def test_clone_pulls_the_pushed_outputs(
     kind: str, finished_project: Path, tmp_path: Path, s3_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ENVIRONMENT, "AWS_ACCESS_KEY_ID", "test")
@@ -160,7 +160,7 @@ def test_push_continues_after_a_server_failure(
     assert {output: (clone / output).read_bytes() for output in OUTPUTS} == before
 
 
-def test_metrics_of_two_commits_are_compared(finished_project: Path) -> None:
+def test_dvc_compares_the_metrics_of_two_commits(finished_project: Path) -> None:
     metrics = json.loads(call(finished_project, "dvc", "metrics", "diff", "HEAD", "--all", "--json"))
     assert any(name.endswith("linear/metrics.json") for name in metrics)
     for values in metrics.values():

@@ -62,7 +62,7 @@ def test_device_determines_which_stages_request_a_gpu(project: Path, device: str
 
 
 def test_local_jobs_use_the_gpu_one_after_the_other(tmp_path: Path) -> None:
-    """Two pretrainings request the GPU, and there are enough cores for both."""
+    """Two pretraining jobs request the GPU, and there are enough cores for both."""
     folder = copy_project(tmp_path)
     rules = folder / "workflow/rules/pretrain.smk"
     start = rules.read_text().index('        "{params.rr} pretrain')
@@ -83,7 +83,7 @@ def test_local_jobs_use_the_gpu_one_after_the_other(tmp_path: Path) -> None:
 
 
 def test_pretraining_with_two_gpus_runs_two_processes(tmp_path: Path) -> None:
-    """The processes run on the CPU here. Their number is not a parameter, so changing it does not rerun the stage."""
+    """The processes run on the CPU here. Their number is not a parameter, so a change does not rerun the stage."""
     project = copy_project(tmp_path)
     run = "runs/pretrain/shapes/conv4/relational/1"
     arguments = (f"{run}/backbone.safetensors", "--cores", "2")

@@ -1,4 +1,4 @@
-"""A flipped bit in any artifact, from the raw images to the report, is detected, and the message names the file."""
+"""Fuzz test of records: a flipped bit in any artifact is detected, and the message names the file."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from corruption import DEFAULT_ROUNDS, flip_bit, rounds
 from helpers import RunRr, write_params
 
 from rr.params import load_params
-from rr.workflow.verify import grid_mismatches
+from rr.workflow.verify import describe_grid_mismatches
 
 FLIPS = DEFAULT_ROUNDS // 2  # each reads every file of the project
 NOT_ARTIFACTS = (".rr", "params.yaml")
@@ -65,7 +65,7 @@ def list_artifacts(folder: Path) -> list[Path]:
 
 def test_verify_detects_every_flipped_bit(project_copy: Path) -> None:
     params = load_params(Path("params.yaml"))
-    assert grid_mismatches(params) == []
+    assert describe_grid_mismatches(params) == []
     files = list_artifacts(project_copy)
     assert {path.name for path in files} == {
         "images.parquet", "train.beton", "test.beton", "index.parquet", "backbone.safetensors", "1.csv", "views.png",
@@ -76,13 +76,13 @@ def test_verify_detects_every_flipped_bit(project_copy: Path) -> None:
         path = files[number % len(files)]
         content = path.read_bytes()
         path.write_bytes(flip_bit(content, rng))
-        messages = grid_mismatches(params)
+        messages = describe_grid_mismatches(params)
         assert any(str(path) in message for message in messages), f"round {number}: a change of {path} was not detected"
         path.write_bytes(content)
-    assert grid_mismatches(params) == []
+    assert describe_grid_mismatches(params) == []
 
 
-def test_report_of_changed_files_raises(project_copy: Path, rr: RunRr) -> None:
+def test_report_raises_if_a_file_has_changed(project_copy: Path, rr: RunRr) -> None:
     page = (project_copy / "report/index.html").read_bytes()
     files = [path for path in list_artifacts(project_copy) if path.parts[0] != "report"]
     for number, rng in rounds("report", FLIPS // 2):

@@ -1,4 +1,4 @@
-"""The command line: fast start, and the handling of every kind of error."""
+"""Tests for the command line: it starts fast, and handles every kind of error."""
 
 import errno
 import json
@@ -57,7 +57,7 @@ def test_invalid_command_line_exits_with_2(project: Path, rr: RunRr, arguments: 
     assert "Traceback" not in outcome.err
 
 
-def test_benchmark_runs_the_requested_part(project: Path, rr: RunRr) -> None:
+def test_bench_runs_the_requested_part(project: Path, rr: RunRr) -> None:
     assert rr("bench", "loadr").err.startswith("rr: ")
     assert "--threads 1,x: give positive integers" in rr("bench", "head", "--threads", "1,x").err
     outcome = rr("bench", "head", "--steps", "1", "--threads", "1", "--json")
@@ -71,7 +71,7 @@ def test_missing_params_file_raises(tmp_path: Path, rr: RunRr, monkeypatch: pyte
     assert outcome.code == 2
     assert (
         outcome.err.strip()
-        == "rr: params.yaml not found: run rr in the root folder of the project, or name the file with --params"
+        == "rr: params.yaml not found: run rr in the root folder of the project, or give the file with --params"
     )
 
 
@@ -109,7 +109,7 @@ def test_bug_is_printed_with_its_traceback(project: Path) -> None:
     assert "ZeroDivisionError" in done.stderr
 
 
-def test_full_disk_during_convert_leaves_no_files(project: Path, rr: RunRr) -> None:
+def test_full_disk_during_convert_raises_and_leaves_no_files(project: Path, rr: RunRr) -> None:
     assert rr("fetch", "--dataset", "shapes").code == 0
     folder = project / "data/beton"
     folder.mkdir()
@@ -132,7 +132,7 @@ def test_verify_lists_every_mismatch(project: Path, rr: RunRr) -> None:
     index.write_bytes(index.read_bytes() + b"x")
     outcome = rr("verify")
     assert outcome.code == 2
-    assert "data/beton/shapes/index.parquet has changed since the run in data/beton/shapes (outputs)" in outcome.err
+    assert "data/beton/shapes/index.parquet (output of data/beton/shapes) has changed since the run" in outcome.err
     assert "run.json is missing: run rr pretrain first" in outcome.err
 
 
@@ -140,7 +140,7 @@ def test_doctor_passes_on_this_machine(project: Path, rr: RunRr) -> None:
     outcome = rr("doctor")
     assert outcome.code == 0, outcome.out
     assert "ok    ffcv: writes and reads a beton" in outcome.out
-    assert "ok    torch pair" in outcome.out
+    assert "ok    torch and torchvision" in outcome.out
 
 
 def test_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from rr.workflow.records import CODE_SUFFIXES, code_files
 ROOT = Path(__file__).parents[2]
 TEMPLATE_SUFFIXES = {*CODE_SUFFIXES} - {".py"}
 STAGES = ("fetch", "convert", "pretrain", "evaluate", "report")
-# Code that cannot change a result, except for the grid, which decides what the report reads.
+# Code that cannot change a result. The exception is the grid, which determines what the report reads.
 INFRASTRUCTURE = ("runtime/", "workflow/", "params/", "cli.py", "stages.py", "errors.py", "paths.py")
 GRID = "rr/workflow/grid.py"
 
@@ -63,7 +63,7 @@ def has_only_a_docstring(module: Path) -> bool:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_dvc_lists_exactly_the_modules_that_a_stage_imports(stage: str) -> None:
+def test_dvc_yaml_lists_exactly_the_modules_that_a_stage_imports(stage: str) -> None:
     listed = {path.as_posix() for path in code_files(stage)}
     reachable = reachable_files(stage)
     if any(name.startswith("rr/compute/") for name in reachable):  # dvc.yaml lists this folder as a whole

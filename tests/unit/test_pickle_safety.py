@@ -1,4 +1,4 @@
-"""Unpickling can run code. No file that `rr` reads may make it unpickle untrusted data."""
+"""Tests that no file makes `rr` unpickle untrusted data, because unpickling can run code."""
 
 import os
 import pickle
@@ -129,7 +129,7 @@ def test_attack_works_on_plain_pickle(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_other_code_unpickles() -> None:
-    """Every call that can unpickle is listed here, and has a test above."""
+    """All calls that can unpickle are listed here, and each has a test above."""
     calls = set()
     for path in (ROOT / "rr").rglob("*.py"):
         for line in path.read_text().splitlines():

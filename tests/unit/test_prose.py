@@ -1,4 +1,4 @@
-"""The vocabulary of CONTRIBUTING.md, held over all text of the project that people read."""
+"""Test that all text of the project uses the vocabulary of CONTRIBUTING.md."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 from helpers import ROOT
 
 READ = {".py", ".md", ".html", ".yaml", ".smk", ".sh", ".toml", ".cff", ".rst", ".sbatch"}
-# A word that the project does not use, and the one that it uses.
+# Words that the project does not use, each with the word that it uses instead.
 WORDS = {
     r"pictures?": "image",
     r"anew": "again",
@@ -30,7 +30,7 @@ WORDS = {
     r"is none": "is not valid, is empty",
 }
 PATTERN = re.compile(r"\b(?:" + "|".join(WORDS) + r")\b")
-# Names in file formats and in other people's programs, and old keys that an error message or the changelog names.
+# Names in file formats and in other programs, and old keys that an error message or the changelog mentions.
 EXCEPTIONS = re.compile(
     "|".join(
         (

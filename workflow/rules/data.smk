@@ -1,4 +1,4 @@
-# The stages fetch and convert: from the source of a dataset to betons.
+# The stages `fetch` and `convert` make betons from the source of a dataset.
 
 
 rule fetch:

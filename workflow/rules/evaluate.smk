@@ -1,4 +1,4 @@
-# The stage evaluate: from a backbone to its metrics on a target.
+# The stage `evaluate` computes the metrics of a backbone on a target dataset.
 
 
 rule evaluate:

@@ -1,4 +1,4 @@
-# The stage pretrain: from betons to a backbone.
+# The stage `pretrain` makes a backbone from a beton.
 
 
 rule pretrain:
@@ -22,17 +22,17 @@ rule pretrain:
         "logs/benchmark/pretrain/{dataset}/{backbone}/{method}/{seed}.tsv"
     threads: PARAMS.threads
     resources:
-        # Memory is limited to three times the first request, because a long training may be restarted many times.
+        # Request at most three times the memory of the first attempt, because a long training may be restarted many times.
         mem_mb=lambda names, attempt: 8000 * min(attempt, 3),
         runtime=24 * 60,
         gpu=GPU,
         gpu_jobs=GPU,
         nodes=1,  # otherwise Slurm may allocate GPUs of several nodes
-        # Sends SIGUSR1 two minutes before the time limit, and on preemption; see the Snakefile.
+        # Slurm sends SIGUSR1 two minutes before the time limit, and on preemption; see the Snakefile.
         slurm_extra="--signal=USR1@120",
     params:
         settings=lambda names: grid.stage_params(PARAMS, "pretrain", **names),
-        # One process per GPU. Snakemake does not rerun a job if this changes, because it depends on resources.
+        # Run one process per GPU. Snakemake does not rerun a job if this value changes, because it depends on resources.
         rr=lambda names, resources: (
             f"torchrun --standalone --nproc-per-node {resources.gpu} -m rr" if resources.gpu > 1 else "rr"
         ),

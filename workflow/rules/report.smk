@@ -1,6 +1,6 @@
-# The stage report: from all results to one page.
+# The stage `report` makes one page from all results.
 
-REPORT = grid.report_run(PARAMS)
+REPORT = grid.make_report_run(PARAMS)
 
 
 rule report:

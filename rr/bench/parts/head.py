@@ -15,7 +15,7 @@ from rr.bench.memory import measure_peak_mib
 from rr.bench.settings import FEATURES, IMAGES, VIEWS, Settings
 from rr.compute.device import configure_backends
 from rr.methods.relation.loss import RelationHead, relation_loss
-from rr.methods.relation.pairs import roll_partners
+from rr.methods.relation.pairs import roll_negative_rows
 
 Implementation = Literal["rr", "reference"]
 
@@ -58,7 +58,7 @@ def make_step(implementation: Implementation, views: int, images: int) -> Callab
         head = rr_head = RelationHead(FEATURES)
 
         def compute_loss() -> Tensor:
-            return relation_loss(rr_head, features_KMD, roll_partners(views, images))[0]
+            return relation_loss(rr_head, features_KMD, roll_negative_rows(views, images))[0]
     else:
         head = reference_head = reference.RelationHead(FEATURES)
 

@@ -9,7 +9,7 @@ from rr.params import ShapesSource, Source
 
 
 def read_dataset(source: Source, download_dir: Path, local_copy: Path | None) -> RawDataset:
-    """Return the class names and images of `source`; most sources read an image only when it is requested.
+    """Return the class names and the images of `source`. Most sources read an image only when it is requested.
 
     Args:
         source: the dataset's `source` section in params.yaml.

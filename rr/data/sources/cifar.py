@@ -12,8 +12,8 @@ from rr.params import CifarSource
 def read_dataset(source: CifarSource, download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return the 50,000 training and 10,000 test images of 32 × 32 pixels in the official order.
 
-    The kind `cifar100_20` has the images of CIFAR-100 with their 20 coarse labels. No file is unpickled before its MD5
-    has been verified.
+    The kind `cifar100_20` consists of the images of CIFAR-100 with their 20 coarse labels. No file is unpickled before
+    its MD5 has been verified.
 
     Args:
         source: the dataset's `source` section in params.yaml.
@@ -46,6 +46,6 @@ def read_dataset(source: CifarSource, download_dir: Path, local_copy: Path | Non
 
 
 def _unpickle_entry(path: Path, key: str) -> list:
-    """Return an entry that torchvision does not read, from a file of CIFAR-100 whose MD5 has been verified."""
+    """Return an entry, which torchvision does not read, of a CIFAR-100 file whose MD5 has been verified."""
     with open(path, "rb") as file:
         return pickle.load(file, encoding="latin1")[key]

@@ -1,4 +1,4 @@
-"""Your own images in folders, one folder per class."""
+"""Read your own images from folders, one folder per class."""
 
 import hashlib
 import os
@@ -17,15 +17,17 @@ _TEST_NAMES = ("test", "val", "valid", "validation")
 def read_dataset(source: FolderSource, local_copy: Path | None) -> raw.RawDataset:
     """Return the images in `path/train/<class>/…` and `path/test/<class>/…`, or split those in `path/<class>/…`.
 
-    A split by `test_fraction` is made within each class. It depends only on the bytes of the images, so it is the same
-    on every machine. Images directly in `path` (or in `path/train` and `path/test`) are unlabeled.
+    The test folder may also be called `val`, `valid` or `validation`. Images are split within each class, according to
+    `test_fraction`. The split depends only on the bytes of the images, so it is the same on every machine. Images
+    directly in `path` (or in `path/train` and `path/test`) are unlabeled.
 
     Args:
         source: the dataset's `source` section in params.yaml.
         local_copy: folder to use instead of the path of `source`.
 
     Raises:
-        UserError: if the folder is missing, if a class has no images, or if there are images next to class folders.
+        UserError: if the folder is missing, if a class has no images, if train and test have different classes, or if
+            there are images next to class folders.
     """
     root = local_copy or Path(source.path)
     if not root.is_dir():
@@ -35,16 +37,18 @@ def read_dataset(source: FolderSource, local_copy: Path | None) -> raw.RawDatase
         root = root / "train"
     if test_folders and (root / "train").is_dir():
         folders = {"train": root / "train", "test": test_folders[0]}
-        splits = {split: _list_classes(folder) for split, folder in folders.items()}
+        splits = {split: _list_images_by_class(folder) for split, folder in folders.items()}
         class_names = sorted(splits["train"])
         if sorted(splits["test"]) != class_names:
-            different = sorted(set(splits["test"]) ^ set(class_names))
+            different = ", ".join(
+                name or "(images without a class folder)" for name in sorted(set(splits["test"]) ^ set(class_names))
+            )
             raise UserError(
-                f"{root}: {folders['train']} and {folders['test']} must have the same class folders; these are only in "
-                f"one of them: {', '.join(different)}"
+                f"{folders['train']} and {folders['test']} must have the same class folders: add or remove what is "
+                f"only in one of them: {different}"
             )
     else:
-        classes = _list_classes(root)
+        classes = _list_images_by_class(root)
         class_names = sorted(classes)
         splits = {split: {} for split in raw.SPLITS}
         for class_name, files in classes.items():
@@ -56,15 +60,15 @@ def read_dataset(source: FolderSource, local_copy: Path | None) -> raw.RawDatase
         for split in raw.SPLITS:
             for label, class_name in enumerate(class_names):
                 for file in splits[split][class_name]:
-                    # The bytes of a file name may be invalid UTF-8.
+                    # A file name may contain bytes that are not valid UTF-8.
                     name = os.fsencode(file.relative_to(root)).decode("utf-8", "backslashreplace")
                     yield raw.EncodedImage(split, name, file.read_bytes(), label if class_name else raw.UNLABELED)
 
     return raw.RawDataset([name for name in class_names if name], iter_images())
 
 
-def _list_classes(folder: Path) -> dict[str, list[Path]]:
-    """Map each class to its sorted images; the key of images without a class folder is the empty string."""
+def _list_images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """Return the sorted images of each class; the key of images without a class folder is the empty string."""
     suffixes = Image.registered_extensions()
 
     def list_images(path: Path, pattern: str) -> list[Path]:
@@ -74,19 +78,23 @@ def _list_classes(folder: Path) -> dict[str, list[Path]]:
     class_folders = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     images = list_images(folder, "*")
     if class_folders and images:
-        raise UserError(f"{images[0]} is next to class folders: move it into one of them, or to another place")
+        raise UserError(
+            f"{images[0]} is next to class folders: move all images in {folder} into class folders or elsewhere"
+        )
     classes = {entry.name: list_images(entry, "**/*") for entry in sorted(class_folders)} or {"": images}
     for class_name, files in classes.items():
         if not files:
-            raise UserError(f"{folder / class_name} has no images: add some (.jpg, .png, …), or remove the folder")
+            hint = "remove this folder" if class_name else "correct the path of the source"
+            raise UserError(f"{folder / class_name} has no images: add some (.jpg, .png, …), or {hint}")
     return classes
 
 
 def _choose_test_files(files: list[Path], fraction: float) -> set[Path]:
     """Return the images of a class that form the test split: about `fraction` of its distinct images.
 
-    At least one distinct image is chosen, and at least one is left for training. The images are ranked by the SHA-256
-    of their bytes, so the split is the same on every machine and copies of an image are in the same split.
+    At least one distinct image is left for training and, if there are others, at least one is chosen. The images are
+    ranked by the SHA-256 of their bytes, so the split is the same on every machine, and copies of an image are in the
+    same split.
     """
     hashes = {file: hashlib.sha256(file.read_bytes()).digest() for file in files}
     ranked = sorted(set(hashes.values()))

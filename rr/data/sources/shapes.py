@@ -1,9 +1,9 @@
-"""The built-in dataset `shapes`, generated from a seed."""
+"""Read the built-in dataset `shapes`, which is generated from a seed."""
 
 from collections.abc import Iterator
 
 from rr.data import raw
-from rr.data.shapes import CLASS_NAMES, generate
+from rr.data.shapes import CLASS_NAMES, generate_shapes
 from rr.params import ShapesSource
 
 
@@ -12,7 +12,7 @@ def read_dataset(source: ShapesSource) -> raw.RawDataset:
 
     def iter_images() -> Iterator[raw.EncodedImage]:
         for split, count in (("train", source.train), ("test", source.test)):
-            images, labels = generate(count, source.seed, split)
+            images, labels = generate_shapes(count, source.seed, split)
             for position, (image, label) in enumerate(zip(images, labels, strict=True)):
                 yield raw.EncodedImage(split, f"{split}/{position}.png", raw.encode_png(image), int(label))
 

@@ -12,7 +12,9 @@ from rr.errors import UserError
 
 URL = "https://zenodo.org/record/3672132"
 CLASSES, PER_CLASS, TRAIN_PER_CLASS = 1000, 200, 160
-_LIMITS = ArchiveLimits(max_bytes=16 << 30, max_members=500_000)  # generous: the size of the archive is not known
+_LIMITS = ArchiveLimits(
+    max_bytes=16 << 30, max_members=500_000
+)  # generous, because the size of the archive is not documented
 
 FilesByClass = dict[str, list[str]]
 
@@ -20,15 +22,15 @@ FilesByClass = dict[str, list[str]]
 def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return 160 training and 40 test images of each class.
 
-    The paper does not say which images of a class are for training. If there are `train` and `test` folders with the
-    same classes, as the paper's code expects, they are the splits. Otherwise the 160 images of a class with the
+    The paper does not specify which images of a class are for training. If there are `train` and `test` folders with
+    the same classes, as the paper's code expects, they are the splits. Otherwise the 160 images of a class with the
     smallest SHA-256 of "class/file" are for training. Folders with different classes are merged, because the published
-    archive is split by classes for few-shot learning.
+    archive is split by class for few-shot learning.
 
     Args:
-        download_dir: folder for the extracted files, if the copy is a tar.
-        local_copy: a folder, zip or tar with one folder per class, or with train and test folders that contain the
-            class folders.
+        download_dir: folder for the extracted files, if the copy is a tar archive.
+        local_copy: a folder, zip archive or tar archive with one folder per class, or with train and test folders that
+            contain the class folders.
 
     Raises:
         UserError: if there is no copy, or if the number of classes or images is wrong.
@@ -39,12 +41,12 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
             "'path' of the source in params.yaml"
         )
     tree = open_tree(local_copy, download_dir / "unpacked", _LIMITS)
-    splits = _split(tree, local_copy)
+    splits = _assign_splits(tree, local_copy)
     class_names = sorted(splits["train"])
     if len(class_names) != CLASSES:
         raise UserError(
-            f"{local_copy}: expected {CLASSES} classes, found {len(class_names)}: it needs one folder per class, or "
-            f"train and test folders that contain the class folders; download it again from {URL}"
+            f"{local_copy}: expected {CLASSES} classes, found {len(class_names)}: give a copy with one folder per "
+            f"class, or with train and test folders that contain the class folders; the dataset is at {URL}"
         )
 
     def iter_images() -> Iterator[raw.EncodedImage]:
@@ -56,8 +58,8 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     return raw.RawDataset(class_names, iter_images())
 
 
-def _split(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
-    """Return the images of each class in each split."""
+def _assign_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
+    """Return the names of the images of each class in each split."""
     folders = _group_by_folder(tree)
     if "train" in folders and "test" in folders:
         train, test = folders["train"], folders["test"]
@@ -65,8 +67,10 @@ def _split(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
             return {"train": train, "test": test}
         if train.keys() & test.keys():
             different = sorted(train.keys() ^ test.keys())
+            examples = ", ".join([*different[:5], *(["…"] if len(different) > 5 else [])])
             raise UserError(
-                f"{path}: train and test have different classes ({', '.join(different[:5])}…): make them equal"
+                f"{path}: the folders train and test must contain the same classes, but these are in only one of them: "
+                f"{examples}. Download the dataset again from {URL}"
             )
     merged: FilesByClass = {}
     for classes in folders.values():
@@ -76,7 +80,7 @@ def _split(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
         if len(files) != PER_CLASS:
             raise UserError(
                 f"{path}: expected {PER_CLASS} images of class {class_name}, found {len(files)}: "
-                f"download it again from {URL}"
+                f"download the dataset again from {URL}"
             )
     ranked = {class_name: sorted(files, key=_hash_name) for class_name, files in merged.items()}
     return {
@@ -86,7 +90,7 @@ def _split(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
 
 
 def _group_by_folder(tree: FileTree) -> dict[str, FilesByClass]:
-    """Group the images by the parent folder of their class (train, val, test or another), then by class."""
+    """Group the images by the folder above their class folder (train, val, test or another), then by class."""
     suffixes = Image.registered_extensions()
     folders: dict[str, FilesByClass] = {}
     for name in tree.names:

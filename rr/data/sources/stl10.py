@@ -1,6 +1,6 @@
-"""STL-10 (Coates, Ng & Lee, 2011; https://cs.stanford.edu/~acoates/stl10): images of 96 × 96 from ImageNet.
+"""STL-10 (Coates, Ng & Lee, 2011; https://cs.stanford.edu/~acoates/stl10): images of 96 × 96 pixels from ImageNet.
 
-A file `…_X.bin` holds uint8 (N, 3, columns, rows): the channels of an image one after another, each column by column.
+A file `…_X.bin` holds uint8 (N, 3, columns, rows): the channels of an image follow each other, each stored by columns.
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ _BYTES_PER_IMAGE = 3 * _SIZE * _SIZE
 def read_dataset(source: Stl10Source, download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return the 5,000 labeled training and 8,000 test images in the official order.
 
-    The kind `stl10_unlabeled` has the 100,000 unlabeled images for training and the same 8,000 test images without
-    their labels.
+    The kind `stl10_unlabeled` consists of the 100,000 unlabeled images for training and the same 8,000 test images
+    without their labels.
 
     Args:
         source: the dataset's `source` section in params.yaml.
@@ -44,7 +44,8 @@ def read_dataset(source: Stl10Source, download_dir: Path, local_copy: Path | Non
             path = folder / f"{name}_X.bin"
             labels = np.full(path.stat().st_size // _BYTES_PER_IMAGE, raw.UNLABELED)
             if labeled:
-                labels = np.fromfile(folder / f"{name}_y.bin", np.uint8).astype(int) - 1  # in the file, they start at 1
+                # In the file, labels start at 1.
+                labels = np.fromfile(folder / f"{name}_y.bin", np.uint8).astype(int) - 1
             for position, (pixels, label) in enumerate(zip(_iter_pixels(path), labels, strict=True)):
                 yield raw.EncodedImage(split, f"{name}/{position}.png", raw.encode_png(pixels), int(label))
 
@@ -53,7 +54,7 @@ def read_dataset(source: Stl10Source, download_dir: Path, local_copy: Path | Non
 
 
 def _iter_pixels(path: Path) -> Iterator[np.ndarray]:
-    """Yield the images of a `_X.bin` file, uint8 (96, 96, 3), one by one; a memory map would count as 3 GB."""
+    """Yield the images of a `_X.bin` file, uint8 (96, 96, 3). They are read one by one, to save memory."""
     with open(path, "rb") as file:
         while (image := np.fromfile(file, np.uint8, _BYTES_PER_IMAGE)).size:
             # From (channel, column, row) to (row, column, channel).
@@ -61,11 +62,11 @@ def _iter_pixels(path: Path) -> Iterator[np.ndarray]:
 
 
 def _read_class_names(path: Path) -> list[str]:
-    # No MD5 of this file is published.
+    # No MD5 of this file is published, so only the number of names is checked.
     class_names = path.read_text(encoding="utf-8").split() if path.is_file() else []
     if len(class_names) != 10:
         raise UserError(
             f"{path}: expected 10 class names, found {len(class_names)}: extract the official archive again, or give "
-            "the archive with --from"
+            "the archive itself with --from"
         )
     return class_names

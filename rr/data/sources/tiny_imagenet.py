@@ -2,7 +2,7 @@
 
 The archive contains `wnids.txt`, the WordNet IDs of the classes; `words.txt`, the ID and the words of every class of
 ImageNet; `train/<ID>/images/*.JPEG`; and `val/images/*.JPEG`, whose classes are in `val/val_annotations.txt` (file, ID,
-box). Its `test` folder has no labels and is not used.
+bounding box). Its `test` folder has no labels and is not used.
 """
 
 from collections import Counter
@@ -17,17 +17,17 @@ from rr.errors import UserError
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 CLASSES, TRAIN_PER_CLASS, TEST = 200, 500, 10_000
 _LIMITS = ArchiveLimits(max_bytes=2 << 30, max_members=200_000)  # the official archive has about 120,600 members
-_HINT = "download the archive again"
+_HINT = "delete this copy and download the official archive again"
 
 
 def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return the 500 training images of each class, and the 10,000 official validation images as test images.
 
-    No checksum of the archive is published. Therefore the checksum of each member is verified when it is read, and the
-    number of images is verified for each class.
+    No checksum of the archive is published. Therefore the checksum of each member of a zip archive is verified when it
+    is read, and the number of images of each class is verified.
 
     Args:
-        download_dir: folder that keeps the archive and, if it is a tar, the extracted files.
+        download_dir: folder that keeps the downloaded archive and, if the copy is a tar archive, the extracted files.
         local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
 
     Raises:
@@ -47,8 +47,8 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     if len(wnids) != CLASSES:
         raise UserError(f"{path}: expected {CLASSES} classes, found {len(wnids)}: {_HINT}")
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    splits = {"train": _train_images(tree, root, labels, path), "test": _val_images(tree, root, labels, path)}
-    class_names = _class_names(wnids, _read_lines(tree, f"{root}words.txt", path))
+    splits = {"train": _list_train_images(tree, root, labels, path), "test": _list_val_images(tree, root, labels, path)}
+    class_names = _make_class_names(wnids, _read_lines(tree, f"{root}words.txt", path))
 
     def iter_images() -> Iterator[raw.EncodedImage]:
         for split, images in splits.items():
@@ -58,8 +58,8 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     return raw.RawDataset(class_names, iter_images())
 
 
-def _train_images(tree: FileTree, root: str, labels: dict[str, int], path: Path) -> list[tuple[str, int]]:
-    """Return the file name and the label of each training image, class by class."""
+def _list_train_images(tree: FileTree, root: str, labels: dict[str, int], path: Path) -> list[tuple[str, int]]:
+    """Return the name and the label of each training image, sorted by label."""
     images = []
     for name in tree.names:
         match name.removeprefix(root).split("/"):
@@ -74,8 +74,8 @@ def _train_images(tree: FileTree, root: str, labels: dict[str, int], path: Path)
     return sorted(images, key=lambda image: (image[1], image[0]))
 
 
-def _val_images(tree: FileTree, root: str, labels: dict[str, int], path: Path) -> list[tuple[str, int]]:
-    """Return the file name and the label of each validation image, in the order of the annotations."""
+def _list_val_images(tree: FileTree, root: str, labels: dict[str, int], path: Path) -> list[tuple[str, int]]:
+    """Return the name and the label of each validation image, in the order of the annotations."""
     names = set(tree.names)
     images: dict[str, int] = {}
     for number, line in enumerate(_read_lines(tree, f"{root}val/val_annotations.txt", path), 1):
@@ -83,8 +83,8 @@ def _val_images(tree: FileTree, root: str, labels: dict[str, int], path: Path) -
         name = f"{root}val/images/{file}"
         if name not in names or wnid not in labels or name in images:
             raise UserError(
-                f"{path}: val/val_annotations.txt, line {number}: the image or the class is missing, or the image is "
-                f"listed twice: {_HINT}"
+                f"{path}: val/val_annotations.txt, line {number}: the image {file!r} or the class {wnid!r} does not "
+                f"exist, or the image is listed twice: {_HINT}"
             )
         images[name] = labels[wnid]
     if len(images) != TEST:
@@ -92,7 +92,7 @@ def _val_images(tree: FileTree, root: str, labels: dict[str, int], path: Path) -
     return list(images.items())
 
 
-def _class_names(wnids: list[str], lines: list[str]) -> list[str]:
+def _make_class_names(wnids: list[str], lines: list[str]) -> list[str]:
     """Return the first word of each class, followed by its WordNet ID if two classes share that word."""
     words = dict(line.partition("\t")[::2] for line in lines)
     names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
@@ -101,7 +101,7 @@ def _class_names(wnids: list[str], lines: list[str]) -> list[str]:
 
 
 def _read_lines(tree: FileTree, name: str, path: Path) -> list[str]:
-    """Return the lines of a text file that are not blank."""
+    """Return the non-blank lines of a text file in the tree; `path` is named in the error message."""
     if name not in tree.names:
         raise UserError(f"{path} contains no {name}: {_HINT}")
     return [line for line in tree.read(name).decode("utf-8", "replace").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""The official archive of a dataset in torchvision: download or find it, extract it and verify its files by MD5."""
+"""Download or find the official archive of a torchvision dataset, extract it, and verify its files by MD5."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -23,10 +23,10 @@ class TorchvisionDataset(Protocol):
 def ensure_extracted(
     dataset: type[TorchvisionDataset], files: list[tuple[str, str]], local_copy: Path | None, download_dir: Path
 ) -> Path:
-    """Return the extracted folder of a dataset, with all of `files` present and verified.
+    """Return the folder with the extracted files of a dataset, after verifying that all of `files` are in it.
 
     Args:
-        dataset: the class in `torchvision.datasets`.
+        dataset: a class in `torchvision.datasets`.
         files: name and MD5 of each required file.
         local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
         download_dir: folder that keeps the archive and the extracted files.
@@ -53,7 +53,7 @@ def ensure_extracted(
 
 
 def _find_local_copy(local_copy: Path, dataset: type[TorchvisionDataset]) -> Path:
-    """Return the path of the extracted folder or the archive at `local_copy`."""
+    """Return the path of the extracted folder or of the archive, which may be `local_copy` or inside it."""
     if not local_copy.exists():
         raise UserError(f"{local_copy} does not exist: give {dataset.filename}, or the folder extracted from it")
     if local_copy.is_file() or local_copy.name == dataset.base_folder:
@@ -62,13 +62,14 @@ def _find_local_copy(local_copy: Path, dataset: type[TorchvisionDataset]) -> Pat
         if path.exists():
             return path
     raise UserError(
-        f"{local_copy} contains neither {dataset.filename} nor {dataset.base_folder}: correct the path of the copy"
+        f"{local_copy} contains neither {dataset.filename} nor {dataset.base_folder}: correct --from, or 'path' of the "
+        "source in params.yaml"
     )
 
 
 def _check_files(folder: Path, files: list[tuple[str, str]]) -> None:
     """Raise UserError if a file is missing or its MD5 differs."""
-    hint = "extract the official archive again, or give the archive with --from"
+    hint = "extract the official archive again, or give the archive itself with --from"
     for name, md5 in files:
         path = folder / name
         if not path.is_file():

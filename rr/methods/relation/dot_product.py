@@ -4,22 +4,25 @@ import torch
 from torch import Tensor
 
 from rr.compute.precision import at_least_float32
-from rr.methods.relation.factorized import pair_indices
+from rr.methods.relation.factorized import pair_rows
 from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairStatistics, pair_loss, pair_statistics
 
 
 def dot_product_loss(
-    features_KMD: Tensor, partners: Tensor, positives: Tensor | None = None, config: PairLossConfig = PAPER_PAIR_LOSS
+    features_KMD: Tensor,
+    negative_rows: Tensor,
+    positive_rows: Tensor | None = None,
+    config: PairLossConfig = PAPER_PAIR_LOSS,
 ) -> tuple[Tensor, PairStatistics]:
-    """Return the loss of all pairs with logits ⟨z_i, z_j⟩ (paper, head ablations a and b), and their statistics.
+    """Return the loss and the statistics of all pairs with logits ⟨z_i, z_j⟩ (paper, head ablations a and b).
 
     The arguments are those of `rr.methods.relation.relation_loss`. The products are read from one matrix of size
-    (K·M)². The loss is at least float32 under autocast.
+    (K·M)². The loss is computed in at least float32, even under autocast.
     """
     K, M, D = features_KMD.shape
-    left_P, right_P = pair_indices(K, M, partners, positives)
+    left_P, right_P = pair_rows(K, M, negative_rows, positive_rows)
     with torch.autocast(features_KMD.device.type, enabled=False):
         rows_ND = at_least_float32(features_KMD.reshape(K * M, D))
         logits_P = (rows_ND @ rows_ND.T).flatten().index_select(0, left_P * (K * M) + right_P)
-        positive, negative = logits_P.split((len(logits_P) - partners.numel(), partners.numel()))
+        positive, negative = logits_P.split((len(logits_P) - negative_rows.numel(), negative_rows.numel()))
         return pair_loss(positive, negative, config), pair_statistics(positive, negative)

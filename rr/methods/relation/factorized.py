@@ -20,59 +20,65 @@ if TYPE_CHECKING:
 
 
 def factorized_loss(
-    head: "RelationHead", features_KMD: Tensor, partners: Tensor, positives: Tensor | None, config: PairLossConfig
+    head: "RelationHead",
+    features_KMD: Tensor,
+    negative_rows: Tensor,
+    positive_rows: Tensor | None,
+    config: PairLossConfig,
 ) -> tuple[Tensor, PairStatistics]:
     """Return what `relation_loss` returns, with few kernel launches and without waiting for the device.
 
-    Under autocast, the matrix products of the first layer run in low precision. Pairs, batch statistics and loss are at
-    least float32.
+    Under autocast, the matrix products of the first layer run in low precision. Pairs, batch statistics and the loss
+    are computed in at least float32.
     """
     K, M, D = features_KMD.shape
     rows_ND = features_KMD.reshape(K * M, D)
-    if K == 2:  # there are as many pairs as rows, so factorization would not save anything
+    if K == 2:  # there are as many pairs as rows, so factorization would not save any work
         left_PD, right_PD = features_KMD.unbind(0)
-        positive_PD = right_PD if positives is None else right_PD.index_select(0, positives[0])
+        positive_PD = right_PD if positive_rows is None else right_PD.index_select(0, positive_rows[0])
         if M > 1:
             left_PD = torch.cat((left_PD, left_PD))
-            right_PD = torch.cat((positive_PD, right_PD.index_select(0, partners[0])))
+            right_PD = torch.cat((positive_PD, right_PD.index_select(0, negative_rows[0])))
         hidden_PH = at_least_float32(head.linear(head.aggregate(left_PD, right_PD)))
     elif head.aggregation == "max":
-        left_P, right_P = pair_indices(K, M, partners, positives)
+        left_P, right_P = pair_rows(K, M, negative_rows, positive_rows)
         pairs_PD = torch.maximum(rows_ND.index_select(0, left_P), rows_ND.index_select(0, right_P))
         hidden_PH = at_least_float32(head.linear(pairs_PD))
     else:
-        left_P, right_P = pair_indices(K, M, partners, positives)
+        left_P, right_P = pair_rows(K, M, negative_rows, positive_rows)
         left_NH, right_NH = first_layer_terms(head, rows_ND)
         hidden_PH = left_NH.index_select(0, left_P) + right_NH.index_select(0, right_P)
     with torch.autocast(features_KMD.device.type, enabled=False):
         logits_P = head.output(head.activation(head.norm(hidden_PH))).squeeze(1)
-        positive, negative = logits_P.split((len(logits_P) - partners.numel(), partners.numel()))
+        positive, negative = logits_P.split((len(logits_P) - negative_rows.numel(), negative_rows.numel()))
         return pair_loss(positive, negative, config), pair_statistics(positive, negative)
 
 
-def pair_indices(K: int, M: int, partners: Tensor, positives: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def pair_rows(
+    num_views: int, num_images: int, negative_rows: Tensor, positive_rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the row of the left and of the right representation of every pair, int64 (P,) each.
 
     Rows index the K·M representations in view-major order. All positive pairs come first, then all negative ones.
     """
-    left_Q, right_Q = view_pairs(K, device=partners.device).unbind(1)
-    image_M = torch.arange(M, device=partners.device)
-    left_QM = left_Q[:, None] * M + image_M
-    positive_QM = right_Q[:, None] * M + (image_M if positives is None else positives)
-    if M == 1:
+    left_Q, right_Q = view_pairs(num_views, device=negative_rows.device).unbind(1)
+    image_M = torch.arange(num_images, device=negative_rows.device)
+    left_QM = left_Q[:, None] * num_images + image_M
+    positive_QM = right_Q[:, None] * num_images + (image_M if positive_rows is None else positive_rows)
+    if num_images == 1:
         return left_QM.flatten(), positive_QM.flatten()
-    negative_QM = right_Q[:, None] * M + partners
+    negative_QM = right_Q[:, None] * num_images + negative_rows
     return torch.cat((left_QM, left_QM)).flatten(), torch.cat((positive_QM, negative_QM)).flatten()
 
 
 def first_layer_terms(head: "RelationHead", rows_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what each row contributes to the hidden layer as the left and as the right one of a pair.
+    """Return what each row contributes to the hidden layer as the left and as the right row of a pair.
 
     Returns:
         Two tensors (N, H), at least float32. The second one includes the bias.
 
     Raises:
-        ValueError: If the aggregation is `max`, which has no such terms.
+        ValueError: if the aggregation is `max`, which has no such terms.
     """
     weight, bias = head.linear.weight, head.linear.bias
     if head.aggregation == "cat":

@@ -15,13 +15,13 @@ class RelationHead(nn.Module):
     is an aggregated pair of representations, and the output is one logit.
 
     Args:
-        features: Size D of a representation.
-        aggregation: How two representations become one input: `cat` (2D values, the earlier view first), or `sum`,
+        features: the size D of a representation.
+        aggregation: how two representations become one input: `cat` (2D values, the earlier view first), or `sum`,
             `mean` or element-wise `max` (D values).
-        hidden_dim: Width of the hidden layer.
+        hidden_dim: the width of the hidden layer.
 
     Raises:
-        ValueError: If the aggregation is unknown or a size is below 1.
+        ValueError: if the aggregation is unknown or a size is below 1.
     """
 
     def __init__(self, features: int, aggregation: Aggregation = "cat", hidden_dim: int = 256) -> None:

@@ -1,12 +1,12 @@
-"""Numba kernels of the fused relation loss. They sum over the partners of each row, without an array of P × H values.
+"""Numba kernels of the fused relation loss. They loop over the partners of each row, without an array of P × H values.
 
 Names: N = K·M rows, H hidden units, P pairs, T tiles of `TILE_ROWS` rows. A compressed list of partners consists of
 `offsets_N1`, int64 (N + 1), and `partners_P`, int64: the partners of row n are
 `partners_P[offsets_N1[n] : offsets_N1[n + 1]]`.
 
-A kernel processes the tiles `start` to `stop` without holding the GIL, so several can run at once. Each row belongs to
-one tile, and each tile has its own row in the partial sums `partial_TH`. Results are therefore identical for any number
-of threads. Values are float32; sums over rows are float64.
+A kernel processes the tiles `start_tile` to `stop_tile - 1` without holding the GIL, so several threads can run it at
+once. Each row belongs to one tile, and each tile has its own row in `partial_sums_TH`. Results are therefore
+bit-identical for any number of threads. Values are float32; sums over rows are float64.
 """
 
 from typing import Any
@@ -18,14 +18,16 @@ Array = np.ndarray
 
 TILE_ROWS = 32
 
-# Reassociation lets LLVM vectorize the sums over hidden units. The compiled code has a fixed order.
+# Reassociation lets LLVM vectorize the sums over hidden units. The order of the terms is fixed in the compiled code.
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 _FAST_OPTIONS: dict[str, Any] = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz"}}
 
 
 @njit(**_OPTIONS)
-def partner_lists(K: int, M: int, positives_QM: Array, negatives_QM: Array) -> tuple[Array, ...]:
-    """Return the right rows that each left row is paired with, and the reverse.
+def partner_lists(
+    num_views: int, num_images: int, positive_rows_QM: Array, negative_rows_QM: Array
+) -> tuple[Array, ...]:
+    """Return the right rows that each left row is paired with (the forward list), and the reverse list.
 
     In the forward list, positives and negatives alternate (M > 1), or there are only positives (M = 1).
 
@@ -33,6 +35,7 @@ def partner_lists(K: int, M: int, positives_QM: Array, negatives_QM: Array) -> t
         Offsets and partners of the forward list, offsets and partners of the reverse list, and the position in the
         forward list of each entry of the reverse list.
     """
+    K, M = num_views, num_images
     N = K * M
     per_view = 2 if M > 1 else 1
     forward_offsets = np.empty(N + 1, np.int64)
@@ -48,12 +51,12 @@ def partner_lists(K: int, M: int, positives_QM: Array, negatives_QM: Array) -> t
         first_pair = i * (2 * K - i - 1) // 2
         for m in range(M):
             for j in range(i + 1, K):
-                positive = j * M + positives_QM[first_pair + j - i - 1, m]
+                positive = j * M + positive_rows_QM[first_pair + j - i - 1, m]
                 forward[position] = positive
                 counts[positive + 1] += 1
                 position += 1
                 if M > 1:
-                    negative = j * M + negatives_QM[first_pair + j - i - 1, m]
+                    negative = j * M + negative_rows_QM[first_pair + j - i - 1, m]
                     forward[position] = negative
                     counts[negative + 1] += 1
                     position += 1
@@ -71,23 +74,25 @@ def partner_lists(K: int, M: int, positives_QM: Array, negatives_QM: Array) -> t
 
 
 @njit(**_FAST_OPTIONS)
-def column_sums(rows_NH: Array, counts_N: Array, partial_TH: Array, start: int, stop: int) -> None:
-    """Compute `partial[tile]`, the sum of `counts[n] * rows[n]` over the rows of each tile."""
+def weighted_column_sums(
+    rows_NH: Array, counts_N: Array, partial_sums_TH: Array, start_tile: int, stop_tile: int
+) -> None:
+    """Compute `partial_sums[tile]`, the sum of `counts[n] * rows[n]` over the rows of each tile."""
     N, H = rows_NH.shape
-    for tile in range(start, stop):
+    for tile in range(start_tile, stop_tile):
         for c in range(H):
-            partial_TH[tile, c] = 0
+            partial_sums_TH[tile, c] = 0
         for n in range(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, N)):
             count = counts_N[n]
             for c in range(H):
-                partial_TH[tile, c] += count * np.float64(rows_NH[n, c])
+                partial_sums_TH[tile, c] += count * np.float64(rows_NH[n, c])
 
 
 @njit(**_FAST_OPTIONS)
-def subtract_mean(rows_NH: Array, mean_H: Array, out_NH: Array, start: int, stop: int) -> None:
+def subtract_mean(rows_NH: Array, mean_H: Array, out_NH: Array, start_tile: int, stop_tile: int) -> None:
     """Compute `out = rows - mean`, with a float64 mean."""
     N, H = rows_NH.shape
-    for n in range(start * TILE_ROWS, min(stop * TILE_ROWS, N)):
+    for n in range(start_tile * TILE_ROWS, min(stop_tile * TILE_ROWS, N)):
         for c in range(H):
             out_NH[n, c] = np.float32(rows_NH[n, c] - mean_H[c])
 
@@ -99,20 +104,20 @@ def pair_sums(
     offsets_N1: Array,
     partners_P: Array,
     out_NH: Array,
-    partial_TH: Array,
-    start: int,
-    stop: int,
+    partial_sums_TH: Array,
+    start_tile: int,
+    stop_tile: int,
 ) -> None:
     """Compute `out[n]`, the sum of the hidden values `own[n] + other[p]` over the pairs of n.
 
-    Also compute the partial sums of `own * out`. Added for both sides of the pairs, they are the sum of the squared
-    hidden values: `sum_p (u + v)^2 = sum_p u (u + v) + sum_p v (u + v)`. The rows are already centered, so there is no
-    cancellation of large numbers.
+    Also compute the partial sums of `own * out`. Their total over both sides of the pairs is the sum of the squared
+    hidden values: `sum_p (u + v)^2 = sum_p u (u + v) + sum_p v (u + v)`. The rows are already centered, so no large
+    numbers cancel.
     """
     N, H = own_NH.shape
-    for tile in range(start, stop):
+    for tile in range(start_tile, stop_tile):
         for c in range(H):
-            partial_TH[tile, c] = 0
+            partial_sums_TH[tile, c] = 0
         for n in range(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, N)):
             k = offsets_N1[n]
             end = offsets_N1[n + 1]
@@ -130,7 +135,7 @@ def pair_sums(
                     out_NH[n, c] += other_NH[p0, c]
                 k += 1
             for c in range(H):
-                partial_TH[tile, c] += np.float64(own_NH[n, c]) * np.float64(out_NH[n, c])
+                partial_sums_TH[tile, c] += np.float64(own_NH[n, c]) * np.float64(out_NH[n, c])
 
 
 @njit(**_OPTIONS)
@@ -140,16 +145,16 @@ def fold_batch_norm(
     shift_H: Array,
     weight_H: Array,
     out_NH: Array,
-    linear_N: Array,
-    start: int,
-    stop: int,
+    linear_term_N: Array,
+    start_tile: int,
+    stop_tile: int,
 ) -> None:
-    """Apply batch norm to rows, `out = rows * scale + shift`, and compute `linear[n] = 0.01 weight . out[n]`."""
+    """Apply batch norm to rows, `out = rows * scale + shift`, and compute `linear_term[n] = 0.01 weight . out[n]`."""
     N, H = rows_NH.shape
-    for n in range(start * TILE_ROWS, min(stop * TILE_ROWS, N)):
+    for n in range(start_tile * TILE_ROWS, min(stop_tile * TILE_ROWS, N)):
         for c in range(H):
             out_NH[n, c] = rows_NH[n, c] * scale_H[c] + shift_H[c]
-        linear_N[n] = np.float32(0.01 * _dot(weight_H, out_NH, n))
+        linear_term_N[n] = np.float32(0.01 * _dot(weight_H, out_NH, n))
 
 
 @njit(**_FAST_OPTIONS)
@@ -164,27 +169,27 @@ def _dot(weight_H: Array, rows_NH: Array, n: int) -> float:
 def pair_logits(
     left_NH: Array,
     right_NH: Array,
-    left_N: Array,
-    right_N: Array,
+    left_linear_N: Array,
+    right_linear_N: Array,
     weight_H: Array,
     offsets_N1: Array,
     partners_P: Array,
     logits_P: Array,
-    start: int,
-    stop: int,
+    start_tile: int,
+    stop_tile: int,
 ) -> None:
     """Compute the logit of each pair k = (n, p).
 
-    `logits[k] = left[n] + right[p] + sum_c weight[c] max(left[n, c] + right[p, c], 0)`, because LeakyReLU(x) is
-    0.01 x + 0.99 max(x, 0). The linear part is the sum of two row values (see `fold_batch_norm`), and `weight` is 0.99
-    times the output weight.
+    LeakyReLU(x) is 0.01 x + 0.99 max(x, 0). The logit is therefore
+    `left_linear[n] + right_linear[p] + sum_c weight[c] max(left[n, c] + right[p, c], 0)`. The linear terms come from
+    `fold_batch_norm`, and `weight` is 0.99 times the output weight.
     """
     N, H = left_NH.shape
     zero = np.float32(0)
-    for n in range(start * TILE_ROWS, min(stop * TILE_ROWS, N)):
+    for n in range(start_tile * TILE_ROWS, min(stop_tile * TILE_ROWS, N)):
         k = offsets_N1[n]
         end = offsets_N1[n + 1]
-        own = left_N[n]
+        own = left_linear_N[n]
         while k + 4 <= end:
             p0, p1, p2, p3 = partners_P[k], partners_P[k + 1], partners_P[k + 2], partners_P[k + 3]
             s0, s1, s2, s3 = zero, zero, zero, zero
@@ -195,17 +200,17 @@ def pair_logits(
                 s1 += w * max(x + right_NH[p1, c], zero)
                 s2 += w * max(x + right_NH[p2, c], zero)
                 s3 += w * max(x + right_NH[p3, c], zero)
-            logits_P[k] = s0 + own + right_N[p0]
-            logits_P[k + 1] = s1 + own + right_N[p1]
-            logits_P[k + 2] = s2 + own + right_N[p2]
-            logits_P[k + 3] = s3 + own + right_N[p3]
+            logits_P[k] = s0 + own + right_linear_N[p0]
+            logits_P[k + 1] = s1 + own + right_linear_N[p1]
+            logits_P[k + 2] = s2 + own + right_linear_N[p2]
+            logits_P[k + 3] = s3 + own + right_linear_N[p3]
             k += 4
         while k < end:
             p0 = partners_P[k]
             s0 = zero
             for c in range(H):
                 s0 += weight_H[c] * max(left_NH[n, c] + right_NH[p0, c], zero)
-            logits_P[k] = s0 + own + right_N[p0]
+            logits_P[k] = s0 + own + right_linear_N[p0]
             k += 1
 
 
@@ -218,24 +223,24 @@ def leaky_relu_grad_sums(
     logit_grad_P: Array,
     centered_NH: Array,
     out_NH: Array,
-    partial_2TH: Array,
-    start: int,
-    stop: int,
+    partial_sums_2TH: Array,
+    start_tile: int,
+    stop_tile: int,
 ) -> None:
     """Compute `out[n, c]`, the sum over the partners p of `grad * (0.01 + 0.99 [own[n, c] + other[p, c] > 0])`.
 
-    `logit_grad_P` is the derivative of the loss with respect to the logits, in the order of this list. Except for the
-    output weight, `out` is then the derivative with respect to the normalized hidden values, summed over the pairs of
-    n. The partial sums over rows contain `out` and `out * centered` along the first axis.
+    `logit_grad_P` is the gradient of the loss with respect to the logits, in the order of `partners_P`. Up to the
+    factor of the output weight, `out` is the gradient with respect to the normalized hidden values, summed over the
+    pairs of n. The partial sums are those of `out` and of `out * centered` over the rows of each tile.
     """
     N, H = own_NH.shape
     zero = np.float32(0)
     leak = np.float32(0.01)
     relu_factor = np.float32(0.99)
-    for tile in range(start, stop):
+    for tile in range(start_tile, stop_tile):
         for c in range(H):
-            partial_2TH[0, tile, c] = 0
-            partial_2TH[1, tile, c] = 0
+            partial_sums_2TH[0, tile, c] = 0
+            partial_sums_2TH[1, tile, c] = 0
         for n in range(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, N)):
             for c in range(H):
                 out_NH[n, c] = 0
@@ -264,27 +269,27 @@ def leaky_relu_grad_sums(
             for c in range(H):
                 value = leak * total + relu_factor * out_NH[n, c]
                 out_NH[n, c] = value
-                partial_2TH[0, tile, c] += np.float64(value)
-                partial_2TH[1, tile, c] += np.float64(value) * np.float64(centered_NH[n, c])
+                partial_sums_2TH[0, tile, c] += np.float64(value)
+                partial_sums_2TH[1, tile, c] += np.float64(value) * np.float64(centered_NH[n, c])
 
 
 @njit(**_FAST_OPTIONS)
 def batch_norm_backward(
-    sums_NH: Array,
+    pair_sums_NH: Array,
     counts_N: Array,
     factor_H: Array,
-    mean_part_H: Array,
-    var_part_H: Array,
+    mean_term_H: Array,
+    var_term_H: Array,
     out_NH: Array,
-    start: int,
-    stop: int,
+    start_tile: int,
+    stop_tile: int,
 ) -> None:
-    """Apply the backward pass of batch norm to the pairs of each row, in place.
+    """Apply the backward pass of batch norm to the gradient sums of each row, in place.
 
-    `out = factor * out - counts * mean_part - var_part * sums`.
+    Compute `out = factor * out - counts * mean_term - var_term * pair_sums`.
     """
     N, H = out_NH.shape
-    for n in range(start * TILE_ROWS, min(stop * TILE_ROWS, N)):
+    for n in range(start_tile * TILE_ROWS, min(stop_tile * TILE_ROWS, N)):
         count = counts_N[n]
         for c in range(H):
-            out_NH[n, c] = factor_H[c] * out_NH[n, c] - count * mean_part_H[c] - var_part_H[c] * sums_NH[n, c]
+            out_NH[n, c] = factor_H[c] * out_NH[n, c] - count * mean_term_H[c] - var_term_H[c] * pair_sums_NH[n, c]

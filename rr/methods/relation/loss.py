@@ -19,37 +19,37 @@ from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairS
 TORCH_MAX_VIEWS = 3
 # Below this number of pairs times hidden units, a second thread costs more than it saves.
 SINGLE_THREAD_MAX_WORK = 1_000_000
-# The first layer costs a view as much as one partner does for each such number of inputs.
+# This number of inputs of the first layer takes as much time per row as one partner of the row does.
 FEATURES_PER_PARTNER = 64
 
 
 def direct_logits(
-    head: RelationHead, features_KMD: Tensor, partners: Tensor, positives: Tensor | None = None
+    head: RelationHead, features_KMD: Tensor, negative_rows: Tensor, positive_rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Build all pairs and pass them through the head in one batch (Algorithm 1, steps 3 and 4).
 
-    The arguments are those of `relation_loss`. Memory grows with the number of pairs P = M(K² - K), or half of that if
-    M = 1.
+    The arguments are those of `relation_loss`. Memory grows with the number of pairs, P = M(K² - K), or half of that
+    if M = 1.
 
     Returns:
         Logits and targets, (P,) each, in the order of the paper's code: for each pair of views M positives, then M
         negatives.
 
     Raises:
-        ValueError: If a tensor has an invalid shape, dtype or device.
+        ValueError: if a tensor has an invalid shape, dtype or device.
     """
-    _validate(head, features_KMD, partners, positives)
+    _check_tensors(head, features_KMD, negative_rows, positive_rows)
     K, M, _ = features_KMD.shape
     blocks = []
     targets = []
     pair = 0
     for i in range(K):
         for j in range(i + 1, K):
-            positive_MD = features_KMD[j] if positives is None else features_KMD[j][positives[pair]]
+            positive_MD = features_KMD[j] if positive_rows is None else features_KMD[j][positive_rows[pair]]
             blocks.append(head.aggregate(features_KMD[i], positive_MD))
             targets.append(features_KMD.new_ones(M))
             if M > 1:
-                blocks.append(head.aggregate(features_KMD[i], features_KMD[j][partners[pair]]))
+                blocks.append(head.aggregate(features_KMD[i], features_KMD[j][negative_rows[pair]]))
                 targets.append(features_KMD.new_zeros(M))
             pair += 1
     return head(torch.cat(blocks)), torch.cat(targets)
@@ -58,49 +58,52 @@ def direct_logits(
 def relation_loss(
     head: RelationHead,
     features_KMD: Tensor,
-    partners: Tensor,
-    positives: Tensor | None = None,
+    negative_rows: Tensor,
+    positive_rows: Tensor | None = None,
     config: PairLossConfig = PAPER_PAIR_LOSS,
 ) -> tuple[Tensor, PairStatistics]:
-    """Return the loss of all pairs, and the statistics of its predictions, without building the pairs.
+    """Return the loss of all pairs and the statistics of the predictions, without building the pairs.
 
     A head in training mode normalizes with the statistics of all pairs and updates its running statistics as
     `BatchNorm1d` does. On a CPU, float32 features of more than `TORCH_MAX_VIEWS` views use the fused kernel, which
     has first derivatives only. All other cases, including the aggregation `max`, use the implementation in plain torch.
 
     Args:
-        head: The relation head.
-        features_KMD: Representations of K views of M images.
-        partners: Row of the negative partner of each row for each pair of views, int64 (K(K-1)/2, M), see
-            `rr.methods.relation.pairs`. If M = 1, the shape is (K(K-1)/2, 0) and the loss is over positives only.
-        positives: Row of the positive partner, int64 (K(K-1)/2, M). The default is the same image, as in the paper.
-        config: The loss function of a pair.
+        head: the relation head.
+        features_KMD: representations of K views of M images.
+        negative_rows: the row in view j of the negative partner of each row of view i, for each pair of views i < j:
+            int64 (K(K-1)/2, M), see `rr.methods.relation.pairs`. If M = 1, the shape is (K(K-1)/2, 0), and the loss is
+            over positive pairs only.
+        positive_rows: the row of the positive partner, int64 (K(K-1)/2, M). The default is the same image, as in the
+            paper.
+        config: the loss function of a pair.
 
     Raises:
-        ValueError: If a tensor has an invalid shape, dtype or device; if a partner is out of range (checked only on the
+        ValueError: if a tensor has an invalid shape, dtype or device; if a row is out of range (checked only on the
             CPU, because reading a tensor on another device would wait for it); or if there is only one pair to
             normalize in training mode (K = 2 and M = 1).
     """
-    _validate(head, features_KMD, partners, positives)
+    _check_tensors(head, features_KMD, negative_rows, positive_rows)
     K, M, _ = features_KMD.shape
     if head.norm.training and K == 2 and M == 1:
         raise ValueError("batch statistics need more than one pair, but K = 2 views of M = 1 image make a single pair")
-    for rows in (partners, positives):
+    for name, rows in (("negative_rows", negative_rows), ("positive_rows", positive_rows)):
         if rows is None or rows.device.type != "cpu" or not rows.numel() or torch.compiler.is_compiling():
             continue
         lowest, highest = rows.aminmax()
         if lowest < 0 or highest >= M:
             raise ValueError(
-                f"partners must be rows of the mini-batch, 0 to {M - 1}, but include "
+                f"{name} must contain rows of the mini-batch, 0 to {M - 1}, but contains "
                 f"{int(lowest if lowest < 0 else highest)}"
             )
     work = K * M * max(K - 1, head.linear.in_features // FEATURES_PER_PARTNER) * len(head.linear.weight)
     is_small = features_KMD.device.type == "cpu" and work < SINGLE_THREAD_MAX_WORK
     with single_threaded() if is_small and not torch.compiler.is_compiling() else contextlib.nullcontext():
-        return _select_impl(head, features_KMD)(head, features_KMD, partners, positives, config)
+        return _select_impl(head, features_KMD)(head, features_KMD, negative_rows, positive_rows, config)
 
 
 def _select_impl(head: RelationHead, features_KMD: Tensor) -> Callable[..., tuple[Tensor, PairStatistics]]:
+    """Return the fastest implementation that supports the head and the features."""
     norm = head.norm
     if (
         head.aggregation != "max"
@@ -118,24 +121,26 @@ def _select_impl(head: RelationHead, features_KMD: Tensor) -> Callable[..., tupl
     return factorized_loss
 
 
-def _validate(head: RelationHead, features_KMD: Tensor, partners: Tensor, positives: Tensor | None) -> None:
+def _check_tensors(
+    head: RelationHead, features_KMD: Tensor, negative_rows: Tensor, positive_rows: Tensor | None
+) -> None:
     if features_KMD.ndim != 3:
-        raise ValueError(f"features must be (views K, images M, size D), got shape {tuple(features_KMD.shape)}")
+        raise ValueError(f"features must have shape (views K, images M, size D), got {tuple(features_KMD.shape)}")
     K, M, D = features_KMD.shape
     if K < 2 or M < 1:
-        raise ValueError(f"at least 2 views of 1 image are needed, got K = {K}, M = {M}")
+        raise ValueError(f"at least 2 views of at least 1 image are needed, got K = {K} views of M = {M} images")
     if head.features != D:
         raise ValueError(f"the head expects features of size {head.features}, got {D}")
-    num_view_pairs = K * (K - 1) // 2
-    expected = (num_view_pairs, M if M > 1 else 0)
-    if tuple(partners.shape) != expected:
-        raise ValueError(f"partners must have shape {expected} for K = {K}, M = {M}, got {tuple(partners.shape)}")
-    if positives is not None and (tuple(positives.shape) != (num_view_pairs, M) or positives.dtype != torch.int64):
-        raise ValueError(
-            f"positives must be int64 of shape {(num_view_pairs, M)}, got {positives.dtype} of shape "
-            f"{tuple(positives.shape)}"
-        )
-    if partners.dtype != torch.int64:
-        raise ValueError(f"partners must be int64, got {partners.dtype}")
-    if partners.device != features_KMD.device:
-        raise ValueError(f"partners are on {partners.device}, features on {features_KMD.device}")
+    num_negatives = M if M > 1 else 0
+    for name, rows, num_columns in (
+        ("negative_rows", negative_rows, num_negatives),
+        ("positive_rows", positive_rows, M),
+    ):
+        shape = (K * (K - 1) // 2, num_columns)
+        if rows is not None and (
+            tuple(rows.shape) != shape or rows.dtype != torch.int64 or rows.device != features_KMD.device
+        ):
+            raise ValueError(
+                f"{name} must be int64 of shape {shape} on {features_KMD.device}, got {rows.dtype} of shape "
+                f"{tuple(rows.shape)} on {rows.device}"
+            )

@@ -16,13 +16,15 @@ class PairLossConfig:
     """The loss function of pairs. The defaults are those of the paper's code.
 
     Attributes:
-        kind: `bce` is the mean binary cross-entropy. `focal` is the mean of a (1 - p_t)^gamma times the cross-entropy,
-            in which p_t is the probability of the correct answer (the paper's w_p, method section 1.2).
-        gamma: The focal exponent, at least 0. Not used by `bce`.
-        alpha: The factor a of positive pairs, in (0, 1); that of negative pairs is 1 - alpha. Not used by `bce`.
+        kind: `bce` is the mean binary cross-entropy. `focal` is the mean of the cross-entropy times the weight
+            alpha · (1 - p_t)^gamma (the paper's w_p, method section 1.2). p_t is the predicted probability of the
+            correct answer.
+        gamma: the focal exponent, at least 0. `bce` does not use it.
+        alpha: the factor of positive pairs, in (0, 1). The factor of negative pairs is 1 - alpha. `bce` does not use
+            it.
 
     Raises:
-        ValueError: If a value is not one of these.
+        ValueError: if `kind` is unknown, `gamma` is negative or `alpha` is not in (0, 1).
     """
 
     kind: PairLossKind = "focal"
@@ -57,41 +59,42 @@ class PairStatistics(NamedTuple):
     log_likelihood_negatives: Tensor
 
 
-def pair_loss(positive: Tensor, negative: Tensor, config: PairLossConfig) -> Tensor:
-    """Return the mean loss over the logits of positive and negative pairs; `negative` may be empty."""
-    wrong_P = torch.cat((-positive.flatten(), negative.flatten()))
-    return _MeanPairLoss.apply(wrong_P, config, alpha_weights(wrong_P, slice(positive.numel()), config))
+def pair_loss(positive_logits: Tensor, negative_logits: Tensor, config: PairLossConfig) -> Tensor:
+    """Return the mean loss over the logits of positive and negative pairs; `negative_logits` may be empty."""
+    wrong_logits_P = torch.cat((-positive_logits.flatten(), negative_logits.flatten()))
+    alpha = alpha_weights(wrong_logits_P, slice(positive_logits.numel()), config)
+    return _MeanPairLoss.apply(wrong_logits_P, config, alpha)
 
 
-def alpha_weights(wrong_P: Tensor, positives: slice, config: PairLossConfig) -> Tensor | float:
+def alpha_weights(wrong_logits_P: Tensor, positive_slice: slice, config: PairLossConfig) -> Tensor | float:
     """Return the alpha factor of each pair, (P,), or a single factor if all pairs have the same."""
     if config.kind == "bce":
         return 1.0
     if config.alpha == 0.5:
         return config.alpha
-    alpha_P = wrong_P.new_full((wrong_P.numel(),), 1 - config.alpha)
-    alpha_P[positives] = config.alpha
+    alpha_P = wrong_logits_P.new_full((wrong_logits_P.numel(),), 1 - config.alpha)
+    alpha_P[positive_slice] = config.alpha
     return alpha_P
 
 
-def loss_and_grad(wrong_P: Tensor, config: PairLossConfig, alpha: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Return the mean loss, and its derivative with respect to each logit.
+def pair_loss_and_grad(wrong_logits_P: Tensor, config: PairLossConfig, alpha: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of all pairs, and its derivative with respect to the logit of each pair.
 
     Let s = sigmoid(w) and c = softplus(w). The cross-entropy of a pair is c, with derivative s. Its focal loss is
-    a s^gamma c, with derivative a s^gamma (gamma (1 - s) c + s). The derivatives are explicit because autograd needs
-    five times as many operations, and because it multiplies 0 by infinity at s = 0 for gamma < 1.
+    alpha s^gamma c, with derivative alpha s^gamma (gamma (1 - s) c + s). The derivatives are explicit because autograd
+    needs five times as many operations, and because it multiplies 0 by infinity at s = 0 for gamma < 1.
 
     Args:
-        wrong_P: The logit w of the wrong answer to each pair, (P,).
-        config: The loss function.
-        alpha: What `alpha_weights` returned for these pairs.
+        wrong_logits_P: the logit w of the wrong answer to each pair, (P,).
+        config: the loss function.
+        alpha: what `alpha_weights` returned for these pairs.
 
     Returns:
-        The loss, 0-d, and the derivative, (P,).
+        The mean loss, 0-d, and the derivatives, (P,).
     """
-    sigmoid_P = torch.sigmoid(wrong_P)
-    cross_entropy_P = -F.logsigmoid(-wrong_P)  # F.softplus is linear above 20
-    count = max(1, wrong_P.numel())
+    sigmoid_P = torch.sigmoid(wrong_logits_P)
+    cross_entropy_P = -F.logsigmoid(-wrong_logits_P)  # F.softplus is linear above 20
+    count = max(1, wrong_logits_P.numel())
     if config.kind == "bce":
         return cross_entropy_P.mean(), sigmoid_P / count
     weight_P = sigmoid_P.pow(config.gamma) * (alpha / count)
@@ -100,11 +103,11 @@ def loss_and_grad(wrong_P: Tensor, config: PairLossConfig, alpha: Tensor | float
 
 
 class _MeanPairLoss(torch.autograd.Function):
-    """`loss_and_grad` as a single node of the autograd graph. It has first derivatives only."""
+    """Call `pair_loss_and_grad` as a single node of the autograd graph. Only first derivatives are available."""
 
     @staticmethod
-    def forward(ctx: Any, wrong_P: Tensor, config: PairLossConfig, alpha: Tensor | float) -> Tensor:
-        loss, grad_P = loss_and_grad(wrong_P, config, alpha)
+    def forward(ctx: Any, wrong_logits_P: Tensor, config: PairLossConfig, alpha: Tensor | float) -> Tensor:
+        loss, grad_P = pair_loss_and_grad(wrong_logits_P, config, alpha)
         ctx.save_for_backward(grad_P)
         return loss
 
@@ -116,13 +119,13 @@ class _MeanPairLoss(torch.autograd.Function):
 
 
 @torch.no_grad()
-def pair_statistics(positive: Tensor, negative: Tensor) -> PairStatistics:
+def pair_statistics(positive_logits: Tensor, negative_logits: Tensor) -> PairStatistics:
     """Count correct predictions among logits and sum their log-likelihoods, without waiting for the device."""
     return PairStatistics(
-        correct_positives=(positive > 0).sum(),
-        num_positives=positive.numel(),
-        correct_negatives=(negative <= 0).sum(),
-        num_negatives=negative.numel(),
-        log_likelihood_positives=F.logsigmoid(positive).sum(),
-        log_likelihood_negatives=F.logsigmoid(-negative).sum(),
+        correct_positives=(positive_logits > 0).sum(),
+        num_positives=positive_logits.numel(),
+        correct_negatives=(negative_logits <= 0).sum(),
+        num_negatives=negative_logits.numel(),
+        log_likelihood_positives=F.logsigmoid(positive_logits).sum(),
+        log_likelihood_negatives=F.logsigmoid(-negative_logits).sum(),
     )

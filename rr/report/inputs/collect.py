@@ -1,7 +1,7 @@
-"""Collect the results of all runs of the grid as typed values. Only `inputs/` reads files of the runs."""
+"""Collect the results of all runs of the grid as typed values. Only the package `inputs` reads files of the runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,13 @@ from typing import Any
 from rr.errors import UserError
 from rr.params import Params
 from rr.paths import EvaluationPaths, PretrainPaths, record_file
-from rr.report.grouping import group_by
 from rr.report.inputs.files import RunRecord, read_history, read_metrics, read_png, read_record
 from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embedding_map, read_predictions
 from rr.workflow.grid import evaluations, pretrainings
 
 CLASSIFICATION = ("linear", "finetune", "knn")
+RETRIEVAL_METRICS = ("precision", "recall", "hit_rate")  # reported at every cutoff k
 _UNIT_RANGE = (0.0, 1.0)
-_RETRIEVAL_METRICS = ("precision", "recall", "hit_rate")
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class PretrainResult:
         paths: the run's files.
         record: its record (run.json).
         history: the columns of the history, one value per epoch; empty if nothing was trained.
-        views_png: an image of training images and their views.
+        views_png: an image of training images and their views, as the bytes of a PNG file.
     """
 
     paths: PretrainPaths
@@ -37,7 +36,7 @@ class PretrainResult:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the method."""
+        """The settings of the method, as the run recorded them."""
         return self.record.params[f"methods.{self.paths.method}"]
 
     @property
@@ -55,8 +54,8 @@ class EvaluationResult:
         pretraining: the run that trained the backbone.
         record: its record (run.json).
         metrics: the metrics by name.
-        per_image: predictions of a classification, the map of an embedding, or None.
-        examples_png: an image of examples, such as misclassified images.
+        per_image: the predictions of a classification protocol, the map of an embedding protocol, or None.
+        examples_png: an image of examples, such as misclassified images, as the bytes of a PNG file.
     """
 
     paths: EvaluationPaths
@@ -68,7 +67,7 @@ class EvaluationResult:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the protocol."""
+        """The settings of the protocol, as the run recorded them."""
         return self.record.params[f"protocols.{self.paths.protocol}"]
 
     @property
@@ -90,26 +89,17 @@ class GridResults:
         return [run.record for runs in self.stages.values() for run in runs]
 
     @property
-    def method_kinds(self) -> dict[str, str]:
-        """The kind of each method, by its name."""
-        return {run.paths.method: run.settings["kind"] for run in self.pretrainings}
-
-    @property
     def stages(self) -> dict[str, Sequence[PretrainResult | EvaluationResult]]:
-        """The runs by stage, under the title of the stage."""
+        """The runs by the title of their stage."""
         return {"Pretraining": self.pretrainings, "Evaluation": self.evaluations}
-
-    def pretrainings_by_method(self) -> dict[tuple[str, str, str], list[PretrainResult]]:
-        """Return the runs, one per seed, by method, dataset and backbone."""
-        return group_by(self.pretrainings, lambda run: (run.paths.method, run.paths.dataset, run.paths.backbone))
 
     def evaluations_of_kind(self, *kinds: str) -> list[EvaluationResult]:
         """Return the evaluations whose protocol has one of the kinds."""
         return [evaluation for evaluation in self.evaluations if evaluation.kind in kinds]
 
 
-def cutoffs(settings: dict[str, Any]) -> list[int]:
-    """Return the ranks k at which a retrieval protocol reports precision, recall and hit rate."""
+def retrieval_cutoffs(settings: dict[str, Any]) -> list[int]:
+    """Return the ranks k at which a retrieval protocol with these settings reports its metrics."""
     values = settings.get("cutoffs")
     return values if isinstance(values, list) else []
 
@@ -118,15 +108,23 @@ def collect_results(params: Params) -> GridResults:
     """Read the outputs of every run of the grid.
 
     Raises:
-        UserError: if a file is missing or damaged, if the settings of runs differ, or if evaluations of one target
+        UserError: if a file is missing or damaged, if the settings of runs differ, or if evaluations on one target
             have different classes.
     """
     runs = {run: _collect_pretraining(run) for run in pretrainings(params)}
     results = GridResults(
         list(runs.values()), [_collect_evaluation(run, runs[run.pretraining]) for run in evaluations(params)]
     )
-    _check_equal_settings([*results.pretrainings, *results.evaluations])
-    _check_equal_classes(results.evaluations)
+    _check_equal(
+        (f"the setting {name}", value, record_file(run.paths.folder))
+        for run in (*results.pretrainings, *results.evaluations)
+        for name, value in run.record.params.items()
+    )
+    _check_equal(
+        (f"the list of classes of {run.paths.target}", run.per_image.class_names, run.paths.predictions)
+        for run in results.evaluations
+        if run.per_image
+    )
     return results
 
 
@@ -149,10 +147,10 @@ def _collect_evaluation(run: EvaluationPaths, pretraining: PretrainResult) -> Ev
 
 
 def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return minimum and maximum of the metrics that the report needs of a protocol."""
+    """Return the minimum and maximum of each metric that the report needs from a protocol."""
     match settings["kind"]:
         case "retrieval":
-            at_k = [f"{name}_at_{k}" for name in _RETRIEVAL_METRICS for k in cutoffs(settings)]
+            at_k = [f"{name}_at_{k}" for name in RETRIEVAL_METRICS for k in retrieval_cutoffs(settings)]
             return dict.fromkeys(["mean_average_precision", *at_k], _UNIT_RANGE)
         case "embedding":
             return {
@@ -164,28 +162,17 @@ def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
             return {}
 
 
-def _check_equal_settings(runs: Sequence[PretrainResult | EvaluationResult]) -> None:
-    """Raise UserError if a setting differs between runs, because their mean would be meaningless."""
+def _check_equal(entries: Iterable[tuple[str, Any, Path]]) -> None:
+    """Raise UserError if a value differs between files, because results cannot be averaged or compared then.
+
+    Args:
+        entries: description of a value, the value, and the file that contains it.
+    """
     first_values: dict[str, tuple[Any, Path]] = {}
-    for run in runs:
-        for key, value in run.record.params.items():
-            first_value, folder = first_values.setdefault(key, (value, run.paths.folder))
-            if value != first_value:
-                raise UserError(
-                    f"{record_file(run.paths.folder)}: {key} differs from {record_file(folder)}: "
-                    "bring the runs up to date (dvc repro or snakemake), then report again"
-                )
-
-
-def _check_equal_classes(evaluations: Sequence[EvaluationResult]) -> None:
-    """Raise UserError if evaluations of one target have different classes, because their labels would not match."""
-    first_classes: dict[str, tuple[list[str], Path]] = {}
-    for evaluation in evaluations:
-        if evaluation.per_image:
-            path, class_names = evaluation.paths.predictions, evaluation.per_image.class_names
-            first_names, first_path = first_classes.setdefault(evaluation.paths.target, (class_names, path))
-            if class_names != first_names:
-                raise UserError(
-                    f"{path}: the classes differ from those in {first_path}: "
-                    "bring the runs up to date (dvc repro or snakemake), then report again"
-                )
+    for description, value, path in entries:
+        first_value, first_path = first_values.setdefault(description, (value, path))
+        if value != first_value:
+            raise UserError(
+                f"{path}: {description} is not the same as in {first_path}, so the results cannot be compared. Run "
+                "dvc repro or snakemake to bring the runs up to date, then report again"
+            )

@@ -1,4 +1,4 @@
-"""Read and check the files of single runs: records, metrics, histories and PNG images."""
+"""Read and check the files of a run: record, metrics, history and PNG images."""
 
 import csv
 import math
@@ -17,7 +17,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_BYTES = 33  # signature and header chunk, which holds the width
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Metrics = TypeAdapter(dict[str, _Finite])
-_TOLERANCE = 1e-6  # rounding errors may push a metric slightly out of its range
+_TOLERANCE = 1e-6  # rounding errors can put a metric slightly outside its range
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The parts of a `run.json` that the report uses. Fields with a default may be absent from the file."""
+    """The fields of a `run.json` that the report uses. Those with a default may be absent from the file."""
 
     command: str
     device: str
@@ -65,10 +65,10 @@ def read_record(folder: Path, section: str) -> RunRecord:
 
     Args:
         folder: the run's folder.
-        section: the section of params.yaml (e.g. "methods.simclr") that the record must hold, with a `kind`.
+        section: a section of params.yaml, e.g. "methods.simclr", that the record must contain with a `kind`.
 
     Raises:
-        UserError: if the record is missing or damaged, or lacks the section.
+        UserError: if the record is missing or damaged, or does not contain the section.
     """
     try:
         record = _RunRecord.validate_python(load_record(folder))
@@ -76,7 +76,7 @@ def read_record(folder: Path, section: str) -> RunRecord:
         raise damaged_file(paths.record_file(folder), _first_message(error)) from error
     settings = record.params.get(section)
     if not isinstance(settings, dict) or not isinstance(settings.get("kind"), str):
-        raise damaged_file(paths.record_file(folder), f"params.{section} has no settings with a 'kind'")
+        raise damaged_file(paths.record_file(folder), f"its params contain no {section} with a 'kind'")
     return record
 
 
@@ -95,37 +95,39 @@ def read_metrics(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict[
     except ValidationError as error:
         raise damaged_file(path, _first_message(error)) from error
     for name, (low, high) in ranges.items():
-        if not low - _TOLERANCE <= metrics.get(name, math.nan) <= high + _TOLERANCE:
-            raise damaged_file(path, f"no {name} between {low:g} and {high:g}")
+        if name not in metrics:
+            raise damaged_file(path, f"the metric {name} is missing")
+        if not low - _TOLERANCE <= metrics[name] <= high + _TOLERANCE:
+            raise damaged_file(path, f"{name} is {metrics[name]:g}, but must be from {low:g} to {high:g}")
     return metrics
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Return the columns of a history.
+    """Return the columns of a training history by name.
 
     Empty cells become NaN. The result is empty if the file has no rows, i.e. if nothing was trained.
 
     Raises:
-        UserError: if the file is missing or damaged, lacks the column `epoch` or `loss`, or an epoch or a loss is not
-            finite.
+        UserError: if the file is missing or damaged, lacks the column `epoch` or `loss`, or contains an epoch or a
+            loss that is not finite.
     """
     try:
-        header, *rows = csv.reader(read_bytes(path).decode("utf-8").splitlines())
+        header, *rows = list(csv.reader(read_bytes(path).decode("utf-8").splitlines())) or [[]]
+        if not {"epoch", "loss"} <= set(header) or any(len(row) != len(header) for row in rows):
+            raise ValueError("not a CSV table with the columns epoch and loss")
         columns = {name: [float(row[index] or "nan") for row in rows] for index, name in enumerate(header)}
-    except (ValueError, IndexError) as error:
+        if not all(map(math.isfinite, columns["epoch"] + columns["loss"])):
+            raise ValueError("an epoch or a loss is not a finite number")
+    except (ValueError, csv.Error) as error:
         raise damaged_file(path, str(error)) from error
-    if not {"epoch", "loss"} <= columns.keys() or any(len(row) != len(header) for row in rows):
-        raise damaged_file(path, "not a table with the columns 'epoch' and 'loss'")
-    if not all(map(math.isfinite, columns["epoch"] + columns["loss"])):
-        raise damaged_file(path, "an epoch or a loss is not a finite number")
     return columns if rows else {}
 
 
 def read_png(path: Path) -> bytes:
-    """Return the bytes of a PNG image.
+    """Return the content of a PNG file.
 
     Raises:
-        UserError: if the file is missing or not a PNG.
+        UserError: if the file is missing or not a PNG image.
     """
     content = read_bytes(path)
     if not content.startswith(_PNG_SIGNATURE) or len(content) < _PNG_HEADER_BYTES:
@@ -134,23 +136,25 @@ def read_png(path: Path) -> bytes:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a file.
+    """Return the content of a stage output.
 
     Raises:
-        UserError: if the file is missing; the message names the command that writes it.
+        UserError: if the file is missing. The message names the command that writes the file.
     """
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
         stage = paths.record_folder(path).parts[1]
-        raise UserError(f"{path} is missing: run the stage that writes it first (rr {stage})") from error
+        raise UserError(f"{path} is missing: run the stage that writes this file first (rr {stage})") from error
 
 
 def damaged_file(path: Path, reason: str) -> UserError:
-    """Return the error for a file whose content is invalid."""
-    return UserError(f"{path} is damaged ({reason}): delete {paths.record_folder(path)} and run its stage again")
+    """Return the error for a stage output whose content is invalid."""
+    folder = paths.record_folder(path)
+    return UserError(f"{path} is damaged ({reason}). Delete {folder} and run rr {folder.parts[1]} again")
 
 
 def _first_message(error: ValidationError) -> str:
+    """Return the place and the description of the first error."""
     first = error.errors(include_url=False)[0]
     return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)

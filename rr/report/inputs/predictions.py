@@ -1,4 +1,4 @@
-"""Read and check `predictions.parquet`: predicted classes, or coordinates on a map, of each test image."""
+"""Read and check `predictions.parquet`: the predicted class of each test image, or its coordinates on a map."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ _TOLERANCE = 1e-6  # of a confidence, for rounding errors
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of a classifier.
+    """The predictions of a classifier for N test images.
 
     Attributes:
         class_names: the name of each class.
@@ -32,7 +32,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """A two-dimensional map of the features.
+    """A two-dimensional map of the features of N test images.
 
     Attributes:
         class_names: the name of each class.
@@ -74,7 +74,15 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
 
 
 def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, list[str]]:
-    """Return the table and its class names. Check that `columns` have no nulls and that labels are valid."""
+    """Return the table and its class names.
+
+    Args:
+        path: the Parquet file.
+        columns: name and type of the columns that the table must contain, without missing values.
+
+    Raises:
+        UserError: if the file is missing or damaged, or a label is not the index of a class.
+    """
     try:
         table = pq.read_table(pa.BufferReader(read_bytes(path)))
         class_names = parse_class_names(table.schema.metadata)
@@ -82,13 +90,14 @@ def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, 
         raise damaged_file(path, f"not a Parquet file with class names: {' '.join(str(error).split())}") from error
     for name, dtype in columns.items():
         if name not in table.column_names or table.schema.field(name).type != dtype or table[name].null_count:
-            raise damaged_file(path, f"no column {name} of type {dtype} without nulls")
+            raise damaged_file(path, f"it needs a column {name} of type {dtype} without missing values")
     if not len(table):
-        raise damaged_file(path, "no rows")
+        raise damaged_file(path, "the table has no rows")
     _check_classes(path, table["label"].to_numpy(), class_names)
     return table, class_names
 
 
 def _check_classes(path: Path, classes: np.ndarray, class_names: list[str]) -> None:
+    """Raise UserError if one of the labels or predictions in `classes` is not the index of a class."""
     if classes.min() < 0 or classes.max() >= len(class_names):
-        raise damaged_file(path, f"a class index is not between 0 and {len(class_names) - 1}")
+        raise damaged_file(path, f"a label or prediction is not from 0 to {len(class_names) - 1}")

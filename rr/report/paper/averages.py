@@ -1,9 +1,9 @@
-"""The two averages of the paper's abstract, computed from our results."""
+"""The two averages of the paper's abstract, computed from the paper's results and from ours."""
 
 import statistics
 from collections.abc import Sequence
 
-from rr.report.formatting import format_diff, join_words
+from rr.report.formatting import format_difference, join_words
 from rr.report.grouping import group_by
 from rr.report.paper.published import display_name
 from rr.report.paper.tables import ComparisonCell, ComparisonTable
@@ -15,38 +15,38 @@ _RIVALS = {"the mean of the four self-supervised baselines": BASELINES, "SimCLR"
 def abstract_averages(table: ComparisonTable) -> list[str]:
     """Return a sentence on each average of the abstract: the margin of relational reasoning in Table 1.
 
-    The "+14 %" of the abstract is the margin over the mean of four baselines, although the abstract calls it that over
-    the best competitor. The "+3 %" is the margin over SimCLR. Our average is given only if no result is missing.
+    The "+14 %" of the abstract is the margin over the mean of four baselines, although the abstract calls it the margin
+    over the best competitor. The "+3 %" is the margin over SimCLR. Our average is given only if no result is missing.
+
+    Args:
+        table: Table 1 with our results.
     """
     sentences = []
     for rivals, methods in _RIVALS.items():
         rows = {title: table.rows[title] for title in map(display_name, ("relational", *methods))}
-        theirs = mean_margin(
-            [[cell.published_value.mean for cell in row if cell.published_value] for row in rows.values()]
-        )
-        text = (
-            f"Margin of relational reasoning over {rivals}, averaged over the {len(table.columns)} columns of Table 1"
-        )
-        if not all(cell.match for row in rows.values() for cell in row):
-            text += f": {format_diff(theirs)} points in the paper, unknown here. Missing: {_list_missing(table, rows)}."
+        published = [[cell.published_value.mean for cell in row if cell.published_value] for row in rows.values()]
+        matches = [[cell.match for cell in row if cell.match] for row in rows.values()]
+        theirs = format_difference(mean_margin(published))
+        if any(len(row) < len(table.columns) for row in matches):
+            values = f"{theirs} points in the paper, unknown here. Missing: {_list_missing(table, rows)}."
         else:
-            matches = [[cell.match for cell in row if cell.match] for row in rows.values()]
-            ours = mean_margin([[match.value.mean for match in row] for row in matches])
-            is_same = not any(match.deviations for row in matches for match in row)
-            settings = "the paper’s settings" if is_same else "other settings than the paper"
-            text += f": {format_diff(ours)} points here (with {settings}), {format_diff(theirs)} in the paper."
-        sentences.append(text)
+            ours = format_difference(mean_margin([[match.value.mean for match in row] for row in matches]))
+            has_deviations = any(match.deviations for row in matches for match in row)
+            settings = "other settings than the paper" if has_deviations else "the paper’s settings"
+            values = f"{ours} points here (with {settings}), {theirs} in the paper."
+        margin = f"Margin of relational reasoning over {rivals}"
+        sentences.append(f"{margin}, averaged over the {len(table.columns)} columns of Table 1: {values}")
     return sentences
 
 
 def mean_margin(rows: Sequence[Sequence[float]]) -> float:
-    """Return the mean over columns of the first row minus the mean of the other rows."""
+    """Return how far the first row exceeds the mean of the other rows, as a mean over columns."""
     first, *others = rows
     return statistics.fmean(ours - statistics.fmean(column) for ours, *column in zip(first, *others, strict=True))
 
 
 def _list_missing(table: ComparisonTable, rows: dict[str, list[ComparisonCell]]) -> str:
-    """Return the methods with missing results and their columns as text."""
+    """Return text that lists the methods with missing results, and the columns of these results."""
     missing = {
         title: [column for column, cell in zip(table.columns, row, strict=True) if not cell.match]
         for title, row in rows.items()

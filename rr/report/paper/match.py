@@ -1,7 +1,7 @@
 """Find the results of the grid that correspond to a result of the paper.
 
-Runs are matched by the settings that they recorded. Only datasets and targets are matched by their names in
-params.yaml.
+Methods and protocols are matched by the settings that the runs recorded. Backbones, datasets and targets are matched by
+their names.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from rr.report.statistics import MeanStd, mean_std
 
 @dataclass(frozen=True)
 class Match:
-    """Our result for a result of the paper.
+    """Our result that corresponds to a result of the paper.
 
     Attributes:
         method: the method by its name in params.yaml.
         protocol: the protocol by its name in params.yaml.
-        value: accuracy in percent over seeds.
+        value: accuracy in percent, mean and standard deviation over seeds.
         epochs: epochs of the pretraining.
         deviations: deviations from the paper's settings as text.
-        has_reduced_budget: whether it used fewer epochs or views than the paper.
+        has_reduced_budget: whether our runs have fewer epochs or views than the paper's.
     """
 
     method: str
@@ -37,7 +37,7 @@ class Match:
 
 
 def find_match(results: GridResults, published: PublishedResult) -> Match | None:
-    """Return our result for a result of the paper, or None if the grid has none.
+    """Return our result that corresponds to a result of the paper, or None if the grid has no such result.
 
     If several methods or protocols qualify, return the one with the fewest deviations from the paper's settings, then
     the one with the most epochs, then the first one in the grid.
@@ -59,20 +59,22 @@ def is_same_data(published: PublishedResult, evaluation: EvaluationResult) -> bo
     return ours == (published.dataset, published.backbone, published.target)
 
 
-def is_comparable(published: PublishedResult, method: dict[str, Any], protocol: dict[str, Any]) -> bool:
+def is_comparable(
+    published: PublishedResult, method_settings: dict[str, Any], protocol_settings: dict[str, Any]
+) -> bool:
     """Return whether a run measures the same quantity as a result of the paper, whatever its budget.
 
     Args:
         published: the paper's result.
-        method: settings of our pretraining.
-        protocol: settings of our evaluation.
+        method_settings: settings of our pretraining.
+        protocol_settings: settings of our evaluation.
     """
-    if protocol["kind"] != published.protocol or protocol["label_fraction"] != 1:
+    if protocol_settings["kind"] != published.protocol or protocol_settings["label_fraction"] != 1:
         return False
     kind, head = published.method, "relation"
     if kind in ("dot", "encoder-dot"):
         kind, head = "relational", kind
-    if method["kind"] != kind:
+    if method_settings["kind"] != kind:
         return False
     required: dict[str, Any] = {}
     if kind == "relational":
@@ -80,10 +82,11 @@ def is_comparable(published: PublishedResult, method: dict[str, Any], protocol: 
         required = {"head": head, "aggregation": "cat", "loss": "focal", "label_fraction": label_fraction}
     elif kind == "simclr":
         required = {"loss": "log-mean-prob"}
-    return all(method[key] == value for key, value in required.items())
+    return all(method_settings[key] == value for key, value in required.items())
 
 
 def _make_match(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> Match:
+    """Return the match of evaluations that differ only in the seed."""
     first, pretraining = evaluations[0], evaluations[0].pretraining
     deviations = find_deviations(published, pretraining.settings, first.settings, pretraining.precision)
     return Match(

@@ -1,7 +1,7 @@
 """The paper's results from `paper.csv`: one per row, with its source and how far it can be trusted.
 
 The tables contain the values of version 1 on arXiv. "Heads" is the head ablation of the final version. "Appendix B"
-lists results that are believed to be in the appendix; their values could not be recovered. The comparisons of
+lists results that are believed to be in the appendix, but whose values could not be recovered. The comparisons of
 aggregation functions and of losses have no rows, because even their backbones and datasets are unknown.
 """
 
@@ -21,7 +21,8 @@ MethodKind = Literal[
     "supervised", "random", "deepcluster", "rotation", "infomax", "simclr", "relational", "dot", "encoder-dot"
 ]
 DatasetName = Literal["cifar10", "cifar100", "cifar100-20", "tiny-imagenet", "slimagenet64", "stl10", "stl10-unlabeled"]
-# digitized: read from a plot; not given: printed as "n/a"; not recovered: believed to exist, but without a source.
+# "digitized" was read from a plot, "not given" is printed as "n/a", and "not recovered" is believed to exist, but no
+# source is available.
 Status = Literal["confirmed", "digitized", "unconfirmed", "not given", "not recovered"]
 
 _DISPLAY_NAMES = {
@@ -51,9 +52,9 @@ _DISPLAY_NAMES = {
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One result of the paper: mean and standard deviation over three seeds in `unit`.
+    """One result of the paper: mean and standard deviation over three seeds, measured in `unit`.
 
-    `views` (K) and `label_fraction` are set only for points of the studies that vary them.
+    `views` (K) and `label_fraction` are set only in the studies that vary them.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -75,7 +76,7 @@ class PublishedResult:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What was measured, where it is printed, and its status; unique among all rows."""
+        """What was measured, where it is printed, and its status. No two rows have the same key."""
         measured = (self.table, self.method, self.backbone, self.dataset, self.target, self.protocol)
         return (*measured, self.views, self.label_fraction, self.status)
 
@@ -88,7 +89,8 @@ def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
     """Return all results in the order of the file.
 
     Raises:
-        ValueError: if a value is invalid, a mean is missing or must not be there, or a row occurs twice.
+        ValueError: if a value is invalid, a value is given or missing in contradiction to its status, or a row occurs
+            twice.
     """
     with open(file, encoding="utf-8", newline="") as text:
         rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(text)]
@@ -98,15 +100,15 @@ def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
         first = error.errors(include_url=False)[0]
         row, *column = first["loc"]
         raise ValueError(f"{file.name}, line {int(row) + 2}, {'.'.join(map(str, column))}: {first['msg']}") from error
-    keys = set()
-    for result in results:
-        has_value = result.status not in ("not given", "not recovered")
-        if has_value != (result.mean is not None) or (result.std is not None and not has_value):
-            needed = "a mean" if has_value else "no mean"
-            raise ValueError(f"{file.name}: {result.key} has the status {result.status!r}, which requires {needed}")
-        if result.key in keys:
-            raise ValueError(f"{file.name}: {result.key} occurs twice")
-        keys.add(result.key)
+    first_lines: dict[tuple[Any, ...], int] = {}
+    for line, result in enumerate(results, 2):
+        place, has_value = f"{file.name}, line {line}", result.status not in ("not given", "not recovered")
+        if has_value and result.mean is None:
+            raise ValueError(f"{place}: a result with the status {result.status!r} needs a mean")
+        if not has_value and (result.mean, result.std) != (None, None):
+            raise ValueError(f"{place}: a result with the status {result.status!r} has neither mean nor std")
+        if first_lines.setdefault(result.key, line) != line:
+            raise ValueError(f"{place}: repeats the result of line {first_lines[result.key]}")
     return tuple(results)
 
 

@@ -1,6 +1,7 @@
 """The settings of the paper's runs, and the deviations of our runs from them.
 
-Sources: the authors' code and README (mpatacchiola/self-supervised-relational-reasoning) and the paper's text on K.
+The sources are the authors' code and README (mpatacchiola/self-supervised-relational-reasoning), and for K the text of
+the paper.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ _STRONG = {
     "crop": "resized", "flip": 0.5, "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2,
     "grayscale": 0.2,
 }  # fmt: skip
-# Used for finetuning on STL-10 and for the supervised row of that column.
+# The paper uses this augmentation to finetune on STL-10, and for supervised training on STL-10.
 _AFFINE = {
     "flip": 0.5, "affine": 0.5, "degrees": 18.0, "translate": 0.1, "shear": 10.0, "erase": 0.5, "erase_area": 0.111,
 }  # fmt: skip
@@ -44,27 +45,30 @@ _SYMBOLS = {"batch_size": "M", "views": "K"}
 
 
 class Deviation(NamedTuple):
-    """A setting that differs from the paper's. `reduces_budget`: it is a smaller number of epochs or views."""
+    """A setting that differs from the paper's. `reduces_budget` is True for fewer epochs or views."""
 
     text: str
     reduces_budget: bool
 
 
 def find_deviations(
-    published: PublishedResult, method: dict[str, Any], protocol: dict[str, Any], precision: str = "float32"
+    published: PublishedResult,
+    method_settings: dict[str, Any],
+    protocol_settings: dict[str, Any],
+    precision: str = "float32",
 ) -> list[Deviation]:
     """Return the deviations of a run from the paper's settings.
 
     Args:
         published: the paper's result to compare with.
-        method: settings of our pretraining.
-        protocol: settings of our evaluation.
+        method_settings: settings of our pretraining.
+        protocol_settings: settings of our evaluation.
         precision: floating-point precision of our pretraining.
     """
     deviations = []
     for settings, expected, prefix in (
-        (method, _expected_settings(published, method["kind"]), ""),
-        (protocol, _PROTOCOLS[published.protocol], f"{published.protocol} "),
+        (method_settings, _paper_settings(published, method_settings["kind"]), ""),
+        (protocol_settings, _PROTOCOLS[published.protocol], f"{published.protocol} "),
     ):
         for key, theirs in expected.items():
             ours = settings.get(key)
@@ -72,22 +76,23 @@ def find_deviations(
                 if not _is_same_augmentation(ours or {}, theirs):
                     deviations.append(Deviation(f"different {prefix}augmentation", False))
             elif ours != theirs:
-                deviations.append(
-                    Deviation(_describe(prefix, key, ours, theirs), key in _BUDGET and (ours or 0) < theirs)
-                )
+                text = _describe_deviation(prefix, key, ours, theirs)
+                deviations.append(Deviation(text, key in _BUDGET and (ours or 0) < theirs))
     if precision != "float32":
         deviations.append(Deviation("mixed precision", False))
     return deviations
 
 
-def _expected_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
-    """Return the paper's settings of a kind of method for a result."""
+def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
+    """Return the settings with which the paper trained a method of this kind for a result."""
     if kind == "random":
         return {}
     expected = {"epochs": 300 if published.dataset == "stl10-unlabeled" else 200, **_METHODS[kind]}
     if kind == "relational":
         expected["views"] = _VIEWS.get((published.backbone, published.dataset), 32)
-    if kind == "deepcluster":  # ten clusters per class; the unlabeled images have no classes
+    if (
+        kind == "deepcluster"
+    ):  # ten clusters per class, and 100 clusters for the unlabeled images, which have no classes
         expected["clusters"] = 100 if published.dataset == "stl10-unlabeled" else 10
     if kind == "supervised" and published.dataset == "stl10":
         expected["augmentation"] = _AFFINE
@@ -104,12 +109,9 @@ def _is_same_augmentation(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     return is_same and ("padding" not in theirs or ours.get("padding", theirs["padding"]) == theirs["padding"])
 
 
-def _describe(prefix: str, key: str, ours: Any, theirs: Any) -> str:
+def _describe_deviation(prefix: str, key: str, ours: Any, theirs: Any) -> str:
     if key == "epochs":
         return f"{ours} of {theirs} {prefix}epochs"
     name = f"{prefix}{_SYMBOLS.get(key, key.replace('_', ' '))}"
-    return f"{name} = {_format(ours)} (paper: {_format(theirs)})"
-
-
-def _format(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    ours, theirs = (f"{value:g}" if isinstance(value, (int, float)) else value for value in (ours, theirs))
+    return f"{name} = {ours} (paper: {theirs})"

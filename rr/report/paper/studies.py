@@ -1,7 +1,8 @@
 """The paper's two studies as plots with our results: the number of views (K) and the fraction of labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from matplotlib.axes import Axes
 
@@ -15,15 +16,15 @@ from rr.report.plots.svg import Panel
 from rr.runtime.hashing import json_sha256
 
 _VIEWS_CAPTION = (
-    "Linear evaluation, Conv-4 on CIFAR-10: accuracy minus the accuracy with K = 2 of the same seed, in percentage "
-    "points. The paper’s points are read from its figure, to about 0.05."
+    "Linear evaluation, Conv-4 on CIFAR-10: accuracy minus the accuracy of the same seed with K = 2, in percentage "
+    "points. The paper’s points are read from its figure with a precision of about 0.05."
 )
 _LABELS_CAPTION = (
     "Linear evaluation with all labels, ResNet-32: accuracy in percent by the percentage of labels that supply "
-    "positive pairs in pretraining. The paper’s points above 0 % are read from its figure, to about 0.25. How the "
-    "paper used the labels is unknown."
+    "positive pairs in pretraining. The paper’s points above 0 % are read from its figure with a precision of about "
+    "0.25. How the paper used the labels is unknown."
 )
-_BASE_VIEWS = 2  # the K that all others are compared with
+_BASE_VIEWS = 2  # the K with which all others are compared
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _add_views(study: Study, results: GridResults, published: Sequence[Published
                 seeds[seed][views] = (views, 100 * (run.metrics["accuracy"] - base[seed]))
     theirs = {float(r.views): (float(r.views), r.mean) for r in published if r.views and r.mean is not None}
     name, alt_text = f"views-{published[0].method}", f"Accuracy of {method} above that with K = 2, in points, against K"
-    format_axes = _views_format(sorted({*ours, *theirs}))
+    format_axes = partial(_format_views_axis, ticks=sorted({*ours, *theirs}))
     study.panels.append(plot_curves(name, method, alt_text, _make_curves(seeds, theirs), format_axes))
     _add_deviations(study, method, published[0], ours)
 
@@ -91,7 +92,7 @@ def _add_labels(study: Study, results: GridResults, published: Sequence[Publishe
         f"labels-{published[0].dataset}",
         f"Accuracy on {dataset} in percent against the fraction of labels",
     )
-    curves, format_axes = _make_curves(seeds, theirs), _labels_format(fractions)
+    curves, format_axes = _make_curves(seeds, theirs), partial(_format_labels_axis, fractions=fractions)
     study.panels.append(plot_curves(name, f"{dataset}, %", alt_text, curves, format_axes))
     _add_deviations(study, dataset, published[0], ours)
 
@@ -103,7 +104,10 @@ def _make_curves(seeds: dict[int, dict[float, Point]], theirs: dict[float, Point
 def _largest_series(
     results: GridResults, published: PublishedResult, setting: str
 ) -> dict[float, list[EvaluationResult]]:
-    """Return our runs by the value of `setting`. All other settings are equal; the largest such series is returned."""
+    """Return the largest series of our runs that differ only in `setting` and in the seed, by the value of `setting`.
+
+    All runs of the series correspond to a study of the paper, of which `published` is a point.
+    """
     runs = [
         run
         for run in results.evaluations
@@ -122,33 +126,26 @@ def _add_deviations(
     """Add a note on the deviations of our runs from the paper's settings, if there are any."""
     texts = []
     for run in (run for runs in ours.values() for run in runs):
-        method = run.pretraining.settings
-        own = replace(published, views=method["views"]) if published.views else published
-        deviations = find_deviations(own, method, run.settings, run.pretraining.precision)
+        settings = run.pretraining.settings
+        own = replace(published, views=settings["views"]) if published.views else published
+        deviations = find_deviations(own, settings, run.settings, run.pretraining.precision)
         texts.append(", ".join(deviation.text for deviation in deviations))
     distinct = [text for text in unique(texts) if text]
     if distinct:
         study.notes.append(f"{name}, our runs: {'; '.join(distinct)}.")
 
 
-def _views_format(ticks: Sequence[float]) -> Callable[[Axes], None]:
-    def format_axes(axes: Axes) -> None:
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
-        axes.set_xlabel("views of an image, K")
-        axes.set_ylabel("points above K = 2")
-        axes.grid(axis="y")
-
-    return format_axes
+def _format_views_axis(axes: Axes, ticks: Sequence[float]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("views of an image, K")
+    axes.set_ylabel("points above K = 2")
+    axes.grid(axis="y")
 
 
-def _labels_format(fractions: Sequence[float]) -> Callable[[Axes], None]:
-    """Return a format with equal steps, because the three smallest fractions would coincide on a linear scale."""
-
-    def format_axes(axes: Axes) -> None:
-        axes.set_xticks(range(len(fractions)), [f"{100 * fraction:g}" for fraction in fractions])
-        axes.set_xlabel("labels, %")
-        axes.grid(axis="y")
-
-    return format_axes
+def _format_labels_axis(axes: Axes, fractions: Sequence[float]) -> None:
+    """Space the fractions equally, because the three smallest ones would coincide on a linear scale."""
+    axes.set_xticks(range(len(fractions)), [f"{100 * fraction:g}" for fraction in fractions])
+    axes.set_xlabel("labels, %")
+    axes.grid(axis="y")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rr.report.formatting import format_diff, format_mean_std, format_points
+from rr.report.formatting import format_difference, format_mean_std, format_points
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
@@ -23,9 +23,9 @@ _ROW_TITLES = {"Table 3": "Backbone", "Heads": "Head"}  # the rows of all others
 
 @dataclass(frozen=True)
 class ComparisonCell:
-    """A result of the paper, our match for it, and the verdict. All accuracies are in percent.
+    """A result of the paper, our match for it, and the verdict.
 
-    `published` is None if the paper has no such result.
+    All accuracies are in percent. `published` is None if the paper has no result for this row and column.
     """
 
     published: PublishedResult | None = None
@@ -41,12 +41,12 @@ class ComparisonCell:
 
     @property
     def our_text(self) -> str:
-        """Our result with the number of seeds in brackets."""
+        """Our result with the number of seeds in parentheses, or a dash if there is none."""
         return f"{format_mean_std(self.match.value, format_points)} ({self.match.value.count})" if self.match else "–"
 
     @property
     def published_text(self) -> str:
-        """The paper's result."""
+        """The paper's result, or a dash if its value is unknown."""
         return format_mean_std(self.published_value, format_points) if self.published_value else "–"
 
     @property
@@ -54,11 +54,11 @@ class ComparisonCell:
         """Our result minus the paper's in percentage points; empty if one of them is absent."""
         if not (self.match and self.published_value):
             return ""
-        return format_diff(self.match.value.mean - self.published_value.mean)
+        return format_difference(self.match.value.mean - self.published_value.mean)
 
     @property
     def verdict_text(self) -> str:
-        """The verdict; empty without a result of ours."""
+        """The verdict; empty if we have no result."""
         return self.verdict if self.match else ""
 
 
@@ -67,10 +67,10 @@ class ComparisonTable:
     """One table in the paper's layout.
 
     Attributes:
-        name: the table as paper.csv names it.
+        name: the name of the table in paper.csv.
         columns: the titles of the columns.
         rows: the cells by row title, one per column.
-        deviations: how our methods deviate from the paper's settings, and in which cells.
+        deviations: how our methods deviate from the paper's settings, and in which rows and columns.
     """
 
     name: str
@@ -85,7 +85,7 @@ class ComparisonTable:
 
     @property
     def row_title(self) -> str:
-        """The heading of the first column."""
+        """The heading of the first column: what the rows are."""
         return _ROW_TITLES.get(self.name, "Method")
 
     @property
@@ -101,7 +101,7 @@ class ComparisonTable:
 
     @property
     def has_published_values(self) -> bool:
-        """Whether the values of the paper's results are known."""
+        """Whether the value of at least one of the paper's results is known."""
         return any(cell.published_value for row in self.rows.values() for cell in row)
 
     @property
@@ -115,7 +115,7 @@ class ComparisonTable:
 
     @property
     def text(self) -> TextTable:
-        """The table as text, with one line per cell."""
+        """The table as text, with the content of each cell on one line."""
         rows = [[title, *map(self._cell_text, row)] for title, row in self.rows.items()]
         return text_table([self.row_title, *number_columns(self.columns)], rows)
 
@@ -127,14 +127,14 @@ class ComparisonTable:
 
 
 def comparison_table(results: GridResults, name: str) -> ComparisonTable:
-    """Return the paper's table `name` (a key of `TITLES`) with our results."""
+    """Return one of the paper's tables, by a key of `TITLES`, with our results."""
     cells = {}
     for published in load_published():
         if published.table == name:
             match = find_match(results, published)
             key = _row_title(published), _column_title(published)
             cells[key] = ComparisonCell(published, match, judge(published, match))
-    # Without values of the paper, rows and columns that were not run are not shown.
+    # If the paper's values are unknown, only the rows and columns with results of ours are shown.
     shown = [key for key, cell in cells.items() if cell.match or name != "Appendix B"]
     columns = [title for title in unique(column for _, column in cells) if title in {column for _, column in shown}]
     titles = [title for title in unique(row for row, _ in cells) if title in {row for row, _ in shown}]
@@ -164,7 +164,10 @@ def _column_title(published: PublishedResult) -> str:
 
 
 def _list_deviations(cells: dict[tuple[str, str], ComparisonCell]) -> list[str]:
-    """Return the deviations of our methods from the paper's settings, each once, with its columns if they differ."""
+    """Return the deviations of our methods from the paper's settings, without repetition.
+
+    The columns are listed only if not all deviations have the same columns.
+    """
     columns_of: dict[str, list[str]] = {}
     for (row, column), cell in cells.items():
         if cell.match and cell.match.deviations:

@@ -1,4 +1,4 @@
-"""The verdict on a pair of results: whether ours agrees with the paper's, or why the two cannot be compared."""
+"""The verdict on a pair of results: whether our result agrees with the paper's, or why the two cannot be compared."""
 
 from collections.abc import Collection
 from enum import StrEnum
@@ -31,9 +31,9 @@ MEANINGS = {
     ),
     Verdict.ABOVE: "our result is higher, and the interval does not contain 0.",
     Verdict.BELOW: "our result is lower, and the interval does not contain 0.",
-    Verdict.REDUCED_BUDGET: "our run has fewer epochs or views than the paper’s, so it is not compared.",
-    Verdict.OTHER_SETTINGS: "our run has other settings than the paper’s, so it is not compared.",
-    Verdict.TOO_FEW_SEEDS: "our result has a single seed, so it has no interval.",
+    Verdict.REDUCED_BUDGET: "our runs have fewer epochs or views than the paper’s, so the results are not compared.",
+    Verdict.OTHER_SETTINGS: "our runs have other settings than the paper’s, so the results are not compared.",
+    Verdict.TOO_FEW_SEEDS: "our result has a single seed, so there is no confidence interval.",
     Verdict.NOT_CONFIRMED: "the paper’s value is not confirmed, or its standard deviation is unknown.",
     Verdict.NOT_RECOVERED: "the paper’s value could not be recovered.",
     Verdict.NOT_GIVEN: "the paper gives no value.",
@@ -42,7 +42,7 @@ MEANINGS = {
 
 
 def judge(published: PublishedResult, match: Match | None) -> Verdict:
-    """Return the verdict on our result for a result of the paper."""
+    """Return the verdict on our result that corresponds to a result of the paper."""
     if match is None:
         return Verdict.NOT_RUN
     if published.status == "not given":

@@ -16,10 +16,10 @@ def welch_interval(ours: MeanStd, theirs: MeanStd) -> tuple[float, float]:
     standard deviations are 0, the interval is the difference itself.
 
     Raises:
-        ValueError: if one side has no standard deviation, i.e. is a single value.
+        ValueError: if one side is a single value, which has no standard deviation.
     """
     if ours.std is None or theirs.std is None:
-        raise ValueError("a single value has no standard deviation: Welch's interval needs at least two values")
+        raise ValueError("Welch's interval needs at least two values per side: a single one has no standard deviation")
     difference = ours.mean - theirs.mean
     our_variance, their_variance = (side.std**2 / side.count for side in (ours, theirs) if side.std is not None)
     variance = our_variance + their_variance

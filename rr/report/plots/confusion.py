@@ -1,4 +1,4 @@
-"""Plots of a classifier's errors: the confusion matrix, and accuracy against confidence."""
+"""Plots of a classifier's errors: confusion matrices and calibration curves."""
 
 from collections.abc import Sequence
 
@@ -9,26 +9,26 @@ from matplotlib.patches import Rectangle
 from rr.report.plots.svg import INK, RULE, SERIES, Panel, render_svg
 
 MAX_NUMBERED_CLASSES = 12  # with more classes the cells of the matrix are too small for numbers
-_MIN_VISIBLE = 0.005  # smaller values would be invisible
+_MIN_VISIBLE = 0.005  # cells with smaller fractions are left out, because they would be invisible
 _MAX_NAME_LENGTH = 14  # characters of a class name on an axis
 
 
-def plot_confusion(name: str, title: str, class_names: Sequence[str], confusion: np.ndarray) -> Panel:
+def plot_confusion(name: str, title: str, class_names: Sequence[str], fractions: np.ndarray) -> Panel:
     """Return a plot of a confusion matrix.
 
     Args:
         name: prefix that makes the ids of the plot unique on the page.
         title: the heading.
         class_names: the name of each class.
-        confusion: fraction of each true class (row) that got each prediction (column), float64 (C, C).
+        fractions: fraction of each true class (row) that got each prediction (column), float64 (C, C).
     """
     num_classes = len(class_names)
 
     def plot(axes: Axes) -> None:
-        for row, column in np.argwhere(confusion >= _MIN_VISIBLE).tolist():
-            value = confusion[row, column]
+        for row, column in np.argwhere(fractions >= _MIN_VISIBLE).tolist():
+            value = fractions[row, column]
             color = SERIES[0] if row == column else SERIES[1]
-            # The cells stay translucent, because their numbers have the text color of the page.
+            # The cells are translucent, so that numbers in the text color of the page stay legible.
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=color, alpha=0.08 + 0.47 * value, lw=0))
             if num_classes <= MAX_NUMBERED_CLASSES:
                 axes.text(column, row, f"{100 * value:.0f}", size=7, ha="center", va="center")
@@ -42,13 +42,13 @@ def plot_confusion(name: str, title: str, class_names: Sequence[str], confusion:
         axes.set_ylabel("true")
         axes.set_aspect("equal")
 
-    correct = ", ".join(f"{class_name} {100 * confusion[i, i]:.0f}" for i, class_name in enumerate(class_names))
+    correct = ", ".join(f"{class_name} {100 * fractions[i, i]:.0f}" for i, class_name in enumerate(class_names))
     alt_text = f"Confusion matrix of {title}. Percent of each class classified correctly: {correct}."
     return Panel(title, render_svg(name, 3.4, alt_text, plot))
 
 
-def plot_reliability(name: str, title: str, points: Sequence[tuple[float, float]]) -> Panel:
-    """Return a plot of accuracy against confidence, with the diagonal of perfect calibration.
+def plot_calibration(name: str, title: str, points: Sequence[tuple[float, float]]) -> Panel:
+    """Return a calibration curve: accuracy against confidence, with the diagonal of perfect calibration.
 
     Args:
         name: prefix that makes the ids of the plot unique on the page.
@@ -72,6 +72,6 @@ def plot_reliability(name: str, title: str, points: Sequence[tuple[float, float]
 
 
 def _shorten(name: str) -> str:
-    """Return a class name on one line, cut to the maximum length."""
+    """Return a class name on one line, truncated to the maximum length."""
     line = " ".join(name.split())
     return line if len(line) <= _MAX_NAME_LENGTH else f"{line[: _MAX_NAME_LENGTH - 1]}…"

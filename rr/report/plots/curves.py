@@ -10,17 +10,17 @@ from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullLocator
 from rr.report.plots.svg import SERIES, Panel, render_svg
 
 Point = tuple[float, float]
-_MAX_MARKERS = 12  # curves of at most this many points get markers; a single point would be invisible without one
+_MAX_MARKERS = 12  # curves of at most this many points have markers; without one, a single point would be invisible
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of at least one seed.
+    """A curve with the points of at least one seed.
 
     Attributes:
         label: the name in the legend.
-        color: the number of the series' color, from 1 to 20.
-        seeds: for each seed the points (x, y) by epoch.
+        color: the number of the color, from 1 to 20.
+        seeds: for each seed, its points (x, y) by epoch or by another key that seeds have in common.
     """
 
     label: str
@@ -29,10 +29,10 @@ class Curve:
 
     @property
     def mean(self) -> list[Point]:
-        """The mean over seeds at the epochs that all seeds share."""
+        """The mean over seeds at the epochs that all seeds have in common."""
         epochs = [epoch for epoch in self.seeds[0] if all(epoch in seed for seed in self.seeds)]
         points = [[seed[epoch] for seed in self.seeds] for epoch in epochs]
-        return [(_mean([x for x, _ in group]), _mean([y for _, y in group])) for group in points]
+        return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in points]
 
 
 def plot_curves(
@@ -48,10 +48,10 @@ def plot_curves(
     Args:
         name: prefix that makes the ids of the plot unique on the page.
         title: the heading.
-        alt_text: start of the description for screen readers; the first and last mean of each curve are appended.
+        alt_text: start of the description for screen readers. The first and the last mean of each curve are appended.
         curves: the curves to plot.
         format_axes: function that sets scales, ticks and labels of the axes.
-        mark_ends: whether to mark the first and the last epoch.
+        mark_ends: whether to mark the first epoch with an open circle and the last with a filled one.
     """
 
     def plot(axes: Axes) -> None:
@@ -80,20 +80,16 @@ def format_epoch_axis(axes: Axes) -> None:
 
 
 def format_percent_axes(axes: Axes) -> None:
-    """Format epochs on the x axis and 0 to 100 % on the y axis, so that plots can be compared."""
+    """Show epochs on the x axis, and 0 to 100 % on the y axis so that plots can be compared."""
     format_epoch_axis(axes)
     axes.set_ylim(0, 100)
 
 
 def set_log_ticks(axis: Axis, formatter: Formatter) -> None:
-    """Put the ticks of a logarithmic axis at 1, 2 and 5 times each power of ten."""
+    """Place the ticks of a logarithmic axis at 1, 2 and 5 times each power of ten."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
     axis.set_major_formatter(formatter)
     axis.set_minor_locator(NullLocator())
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _split_xy(points: list[Point]) -> tuple[list[float], list[float]]:

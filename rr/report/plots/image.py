@@ -1,11 +1,11 @@
-"""PNG images of the stages, embedded in the page."""
+"""Images that the stages have written, embedded in the page."""
 
 import base64
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-_MAX_WIDTH = 960  # pixels of the page
+_MAX_WIDTH = 960  # CSS pixels
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class ImagePanel:
         title: the heading.
         caption: a description of the content.
         uri: the image as a data URI.
-        width: width on the page in pixels, a multiple of the image's own width so that its pixels stay square.
+        width: width on the page in CSS pixels, a multiple of the width in the file so that the pixels stay square.
         file: the file of the image.
     """
 
@@ -28,7 +28,7 @@ class ImagePanel:
 
 
 def image_panel(title: str, caption: str, png: bytes, file: Path, max_scale: int = 3) -> ImagePanel:
-    """Return the content of a PNG file as a panel, enlarged by at most `max_scale`."""
-    own_width = max(struct.unpack(">I", png[16:20])[0], 1)
-    width = own_width * min(max_scale, max(1, _MAX_WIDTH // own_width))
+    """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`."""
+    file_width = max(struct.unpack(">I", png[16:20])[0], 1)
+    width = file_width * min(max_scale, max(1, _MAX_WIDTH // file_width))
     return ImagePanel(title, caption, "data:image/png;base64," + base64.b64encode(png).decode("ascii"), width, file)

@@ -1,7 +1,7 @@
-"""Plots as inline SVG that takes its colors and its font from the page.
+"""Plots as inline SVG with the colors and the font of the page.
 
-Each panel is a small plot of its own, so that a phone shows them one below the other at a readable size. Matplotlib
-plots with the placeholder colors of `_COLORS`; `render_svg` replaces them by CSS colors of the page.
+Each panel is a separate small plot, so that a phone shows them one below the other at a readable size. Matplotlib draws
+with the placeholder colors of `_COLORS`, which `render_svg` replaces with CSS colors of the page.
 """
 
 import io
@@ -16,8 +16,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, RULE = "#010101", "#010102"  # placeholders for text and for lines
-SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholders for up to 20 series
+INK, RULE = "#010101", "#010102"  # placeholders for the colors of text and of lines
+SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholders for the colors of up to 20 series
 _COLORS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -41,7 +41,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot as an SVG element, with the color number (from 1) of each series for the legend."""
+    """A plot as an SVG element. `series` maps each label of the legend to the number of its color, from 1."""
 
     title: str
     svg: str
@@ -55,11 +55,11 @@ def render_svg(name: str, height: float, alt_text: str, plot: Callable[[Axes], N
         name: prefix that makes the ids of the element unique on the page.
         height: height in inches; the width is 3.4 inches.
         alt_text: description of the plot for screen readers.
-        plot: function that plots into the axes.
+        plot: function that draws the plot on Matplotlib axes.
     """
     file = io.StringIO()
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser renders the text in the page's font, so glyphs missing in Matplotlib's font do not matter.
+        # The browser renders the text in the page's font, so glyphs that Matplotlib's font lacks do not matter.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=(3.4, height), layout="constrained")
         figure.patch.set_visible(False)
@@ -78,7 +78,7 @@ def _inline_svg(text: str, name: str, alt_text: str) -> str:
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(xlink:)?href="#', f'href="#{name}-', body)
     body = body.replace("url(#", f"url(#{name}-")
-    # Two decimals are finer than any screen, and they halve the size of a map of thousands of points.
+    # Two decimals are more precise than any screen, and they halve the size of a map of thousands of points.
     body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)
     for placeholder, color in _COLORS.items():
         body = body.replace(placeholder, color)

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from rr.report.formatting import format_percent, format_seeds
+from rr.report.formatting import format_percent, format_seed_counts
 from rr.report.inputs.collect import CLASSIFICATION, GridResults
 from rr.report.plots.svg import INK, SERIES, Panel, render_svg
 from rr.report.sections.summary import summarize_table
@@ -50,11 +50,11 @@ def build_accuracies(results: GridResults) -> Accuracies | None:
                 table,
                 summarize_table(table),
                 [_plot_accuracies(table, protocol) for protocol in table.titles],
-                _by_seed(table),
+                _seed_table(table),
             )
             for table in tables
         ],
-        format_seeds(count for table in tables for count in table.seed_counts),
+        format_seed_counts(count for table in tables for count in table.seed_counts),
         {name: _describe_protocol(values) for name, values in settings.items()},
     )
 
@@ -65,17 +65,17 @@ def _describe_protocol(settings: dict[str, Any]) -> str:
     return f"{_PROTOCOLS[settings['kind']]}{suffix}"
 
 
-def _by_seed(table: ResultTable) -> TextTable:
+def _seed_table(table: ResultTable) -> TextTable:
     """Return the accuracy of each seed with a link to its file."""
     rows = []
     for row in table.rows:
         for protocol, cell in row.cells.items():
-            runs = [cell.for_seed(seed) for seed in table.seeds]
-            accuracies = [
-                TextCell(format_percent(run.metrics["accuracy"]), link=run.paths.metrics) if run else TextCell("–")
-                for run in runs
-            ]
-            rows.append([TextCell(row.method), TextCell(protocol), *accuracies])
+            links = {
+                run.paths.pretraining.seed: TextCell(format_percent(run.metrics["accuracy"]), link=run.paths.metrics)
+                for run in cell.evaluations
+            }
+            texts = [links.get(seed, TextCell("–")) for seed in table.seeds]
+            rows.append([TextCell(row.method), TextCell(protocol), *texts])
     return text_table(["Method", "Protocol", *number_columns(f"seed {seed}" for seed in table.seeds)], rows)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rr.report.formatting import join_words
+from rr.report.formatting import format_count, join_words
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.averages import abstract_averages
 from rr.report.paper.studies import Study, build_studies
@@ -25,12 +25,12 @@ class Comparison:
     """The comparison with the paper.
 
     Attributes:
-        sentence: the number of the paper's results with a counterpart in the grid, by verdict.
+        sentence: how many of the paper's results have a counterpart in the grid, by verdict.
         verdicts: the meaning of each verdict.
         tables: the tables with at least one result of ours.
         missing: a sentence on the tables without any result of ours.
         averages: the sentences on the averages of the abstract.
-        studies: the studies with at least two results of ours.
+        studies: the studies of which the grid has at least two points.
     """
 
     sentence: str
@@ -64,7 +64,7 @@ def build_comparison(results: GridResults) -> Comparison | None:
 
 
 def _count_verdicts(cells: Sequence[ComparisonCell]) -> str:
-    """Return a sentence with the number of matched results by verdict. A result that is in two tables counts once."""
+    """Return a sentence with the number of matched results by verdict. A result in two tables is counted once."""
     distinct = {
         (cell.published.method, cell.published.backbone, cell.published.dataset, cell.published.target): cell.verdict
         for cell in cells
@@ -74,5 +74,4 @@ def _count_verdicts(cells: Sequence[ComparisonCell]) -> str:
     if not verdicts:
         return ""
     counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in _COUNTED if verdict in verdicts]
-    results = "1 result" if len(verdicts) == 1 else f"{len(verdicts)} results"
-    return f"This grid has a counterpart for {results} of the paper: {', '.join(counts)}."
+    return f"This grid has a counterpart for {format_count(len(verdicts), 'result')} of the paper: {', '.join(counts)}."

@@ -1,15 +1,21 @@
 """Section `curves`: loss and training accuracy by epoch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rr.report.grouping import group_by
 from rr.report.inputs.collect import GridResults, PretrainResult
 from rr.report.plots.curves import Curve, format_epoch_axis, format_percent_axes, plot_curves
 from rr.report.plots.svg import Panel
 
-_COLUMN = re.compile(r"^(loss|accuracy)(_|$)")
+# Prefix of the columns of a plot, title, start of the description for screen readers, format of the axes, scale. All
+# accuracies have the same y axis; the losses of different methods are not comparable.
+_PLOTS = (
+    ("loss", "Loss", "Loss by epoch", format_epoch_axis, 1),
+    ("accuracy", "Training accuracy, %", "Accuracy in percent by epoch", format_percent_axes, 100),
+)
 _PAIR_LABELS = {
     "accuracy": "all pairs",
     "accuracy_positive": "two views of one image",
@@ -18,60 +24,66 @@ _PAIR_LABELS = {
 
 
 @dataclass(frozen=True)
-class TrainingCurves:
-    """The plots of one method, dataset and backbone, and the history file of each seed."""
+class HistoryPlots:
+    """Plots of the histories of one method, dataset and backbone.
+
+    Attributes:
+        title: method, dataset and backbone.
+        panels: metrics by epoch.
+        relation_panels: kNN accuracy against metrics of the relational task; empty in the section `curves`.
+        files: history file of each seed.
+    """
 
     title: str
     panels: list[Panel]
+    relation_panels: list[Panel]
     files: dict[int, Path]
 
 
-def build_curves(results: GridResults) -> list[TrainingCurves]:
+def build_curves(results: GridResults) -> list[HistoryPlots]:
     """Return the curves of every method that was trained."""
+    return plot_histories(results, _plot_losses_and_accuracies)
+
+
+def plot_histories(
+    results: GridResults,
+    plot: Callable[[Sequence[PretrainResult], str], list[Panel]],
+    plot_relations: Callable[[Sequence[PretrainResult], str], list[Panel]] = lambda runs, name: [],
+) -> list[HistoryPlots]:
+    """Return the plots of each method, dataset and backbone for which `plot` returns at least one.
+
+    Args:
+        results: the results of the grid.
+        plot: function that takes the runs of all seeds and a name that is unique on the page.
+        plot_relations: function of the same arguments that returns `relation_panels`.
+    """
+    groups = group_by(results.pretrainings, lambda run: (run.paths.method, run.paths.dataset, run.paths.backbone))
     sections = []
-    for (method, dataset, backbone), runs in results.pretrainings_by_method().items():
-        panels = _plot_history(runs, f"{method}-{dataset}-{backbone}")
-        if panels:
+    for (method, dataset, backbone), runs in groups.items():
+        name, title = f"{method}-{dataset}-{backbone}", f"{method} on {dataset}, {backbone}"
+        if panels := plot(runs, name):
             files = {run.paths.seed: run.paths.history for run in runs}
-            sections.append(TrainingCurves(f"{method} on {dataset}, {backbone}", panels, files))
+            sections.append(HistoryPlots(title, panels, plot_relations(runs, name), files))
     return sections
 
 
-def _plot_history(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
-    """Return a plot of the losses and one of the accuracies of a method's seeds."""
+def _plot_losses_and_accuracies(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
+    """Return a plot of the losses and one of the accuracies; empty if nothing was trained."""
     histories = [run.history for run in runs if run.history]
-    if not histories:
-        return []
-    kind = runs[0].settings["kind"]
+    common = [column for column in (histories or [{}])[0] if all(column in history for history in histories)]
     panels = []
-    for metric in ("loss", "accuracy"):
-        columns = [
-            column
-            for column in histories[0]
-            if (match := _COLUMN.match(column))
-            and match[1] == metric
-            and all(column in history for history in histories)
-        ]
-        if columns:
-            scale = 100 if metric == "accuracy" else 1
-            curves = []
-            for color, column in enumerate(columns, 1):
-                seeds = [{e: (e, scale * y) for e, y in zip(h["epoch"], h[column], strict=True)} for h in histories]
-                curves.append(Curve(_series_label(column, kind), color, seeds))
-            panels.append(_plot_metric(metric, curves, f"{name}-{metric}"))
+    for prefix, title, alt_text, format_axes, scale in _PLOTS:
+        curves = []
+        for color, column in enumerate((c for c in common if re.match(rf"{prefix}(_|$)", c)), 1):
+            seeds = [{e: (e, scale * y) for e, y in zip(h["epoch"], h[column], strict=True)} for h in histories]
+            curves.append(Curve(_curve_label(column, runs[0].settings["kind"]), color, seeds))
+        if curves:
+            panels.append(plot_curves(f"{name}-{prefix}", title, alt_text, curves, format_axes))
     return panels
 
 
-def _plot_metric(metric: str, curves: list[Curve], name: str) -> Panel:
-    """Plot accuracies on one scale for all methods; losses of different methods are not comparable."""
-    if metric == "accuracy":
-        alt_text = "Accuracy in percent by epoch"
-        return plot_curves(name, "Training accuracy, %", alt_text, curves, format_percent_axes)
-    return plot_curves(name, "Loss", "Loss by epoch", curves, format_epoch_axis)
-
-
-def _series_label(column: str, kind: str) -> str:
+def _curve_label(column: str, method_kind: str) -> str:
     """Return the legend's label of a column of the history."""
-    if kind == "relational" and column in _PAIR_LABELS:
+    if method_kind == "relational" and column in _PAIR_LABELS:
         return _PAIR_LABELS[column]
     return {"accuracy": "training images"}.get(column, column.replace("_", " "))

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -11,8 +10,9 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from rr.report.inputs.collect import GridResults, PretrainResult
 from rr.report.plots.curves import Curve, format_epoch_axis, format_percent_axes, plot_curves, set_log_ticks
 from rr.report.plots.svg import Panel
+from rr.report.sections.curves import HistoryPlots, plot_histories
 
-_FRACTIONS = {"knn_accuracy", "accuracy"}  # columns that are plotted in percent
+_PERCENT_COLUMNS = {"knn_accuracy", "accuracy"}  # columns that are plotted in percent
 _KNN = {"knn_accuracy": "kNN on frozen features"}
 _PAIRS = {"accuracy": "pairs classified correctly"}
 _INFORMATION = {"information": "information"}
@@ -20,43 +20,19 @@ _RANK = {"effective_rank": "effective rank"}
 _GRADIENTS = {"gradient_norm_backbone": "backbone", "gradient_norm_head": "head"}
 
 
-@dataclass(frozen=True)
-class Dynamics:
-    """The learning dynamics of one method, dataset and backbone.
-
-    Attributes:
-        title: method, dataset and backbone.
-        panels: metrics by epoch.
-        relations: kNN accuracy against metrics of the relational task; empty for other methods.
-        files: history file of each seed.
-    """
-
-    title: str
-    panels: list[Panel]
-    relations: list[Panel]
-    files: dict[int, Path]
-
-
-def build_dynamics(results: GridResults) -> list[Dynamics]:
+def build_dynamics(results: GridResults) -> list[HistoryPlots]:
     """Return the learning dynamics of every method whose histories contain them."""
-    sections = []
-    for (method, dataset, backbone), runs in results.pretrainings_by_method().items():
-        name = f"{method}-{dataset}-{backbone}"
-        panels, relations = _plot_metrics(runs, name), _plot_relations(runs, name)
-        if panels:
-            files = {run.paths.seed: run.paths.history for run in runs}
-            sections.append(Dynamics(f"{method} on {dataset}, {backbone}", panels, relations, files))
-    return sections
+    return plot_histories(results, _plot_metrics, _plot_relations)
 
 
 def finite_rows(history: dict[str, list[float]], *columns: str) -> dict[float, list[float]]:
-    """Return the values of `columns` by epoch, leaving out epochs in which one of them is not finite.
+    """Return the values of `columns` by epoch, without the epochs in which one of the values is not finite.
 
     Accuracies are in percent. The result is empty if a column is absent.
     """
     if not {"epoch", *columns} <= history.keys():
         return {}
-    scales = [100 if column in _FRACTIONS else 1 for column in columns]
+    scales = [100 if column in _PERCENT_COLUMNS else 1 for column in columns]
     rows = zip(history["epoch"], *(history[column] for column in columns), strict=True)
     return {
         epoch: [scale * value for scale, value in zip(scales, values, strict=True)]
@@ -115,19 +91,15 @@ def _plot_relations(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
         if len(curve.mean) > 1:
             (first, _), (last, _) = curve.mean[0], curve.mean[-1]
             alt_text = f"kNN accuracy in percent while {label} goes from {first:.4g} to {last:.4g}"
-            title = f"kNN accuracy, %, against {label}"
-            panel = plot_curves(f"{name}-knn-{column}", title, alt_text, [curve], _x_axis_format(label), mark_ends=True)
-            panels.append(panel)
+            title, format_axes = f"kNN accuracy, %, against {label}", partial(_format_x_axis, label=label)
+            panels.append(plot_curves(f"{name}-knn-{column}", title, alt_text, [curve], format_axes, mark_ends=True))
     return panels
 
 
-def _x_axis_format(label: str) -> Callable[[Axes], None]:
-    def format_axes(axes: Axes) -> None:
-        axes.set_xlabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.grid()
-
-    return format_axes
+def _format_x_axis(axes: Axes, label: str) -> None:
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid()
 
 
 def _format_log_axis(axes: Axes) -> None:

@@ -12,19 +12,11 @@ from rr.report.formatting import format_decimal
 from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.inputs.predictions import EmbeddingMap
 from rr.report.plots.svg import RULE, SERIES, Panel, render_svg
-from rr.report.tables import MetricColumn, ResultTable, by_protocol, first_seeds, result_table
+from rr.report.tables import MetricColumn, ResultTable, group_by_method, result_table, split_by_protocol
 
 _NUM_COLORS = len(SERIES)
 _DOT_DIAMETER = 2.6  # points
 _METRICS = ("silhouette", "alignment", "uniformity", "effective_rank")
-
-
-@dataclass(frozen=True)
-class MapPlot:
-    """The map of one method as a plot, and the file of the same map made of the images themselves."""
-
-    panel: Panel
-    file: Path
 
 
 @dataclass(frozen=True)
@@ -34,41 +26,43 @@ class EmbeddingTable:
     Attributes:
         table: the metrics.
         num_images: number of test images behind the metrics.
-        legend: color number of each class.
+        legend: number of each class's color.
         has_gray: whether there are more classes than colors, so that some are gray.
-        maps: a map of each method's first seed.
+        maps: a map of each method's first seed, and the file with the same map of the images themselves.
     """
 
     table: ResultTable
     num_images: int
     legend: dict[str, int]
     has_gray: bool
-    maps: list[MapPlot]
+    maps: list[tuple[Panel, Path]]
 
 
 def build_embedding(results: GridResults) -> list[EmbeddingTable]:
     """Return one table per dataset, backbone, target and embedding protocol."""
     tables = []
-    for target, protocol, runs in by_protocol(results.evaluations_of_kind("embedding")):
+    for runs in split_by_protocol(results.evaluations_of_kind("embedding")):
         # No value is marked as best: features that have collapsed to a point have the best alignment.
+        protocol = runs[0].paths.protocol
         columns = [
             MetricColumn(name.replace("_", " "), protocol, name, format_decimal, marks_best=False) for name in _METRICS
         ]
-        maps = [(run, run.per_image) for run in first_seeds(runs) if isinstance(run.per_image, EmbeddingMap)]
+        first_seeds = [seeds[0] for seeds in group_by_method(runs).values()]
+        maps = [(run, run.per_image) for run in first_seeds if isinstance(run.per_image, EmbeddingMap)]
         class_names = maps[0][1].class_names
         tables.append(
             EmbeddingTable(
-                result_table(results, target, runs, columns),
+                result_table(runs, columns),
                 len(maps[0][1].labels),
                 {name: color for color, name in enumerate(class_names[:_NUM_COLORS], 1)},
                 len(class_names) > _NUM_COLORS,
-                [_plot_map(run, embedding) for run, embedding in maps],
+                [(_plot_map(run, embedding), run.paths.examples) for run, embedding in maps],
             )
         )
     return tables
 
 
-def _plot_map(evaluation: EvaluationResult, embedding: EmbeddingMap) -> MapPlot:
+def _plot_map(evaluation: EvaluationResult, embedding: EmbeddingMap) -> Panel:
     run = evaluation.paths.pretraining
     name = f"map-{run.dataset}-{run.backbone}-{evaluation.paths.target}-{evaluation.paths.protocol}-{run.method}"
 
@@ -85,13 +79,13 @@ def _plot_map(evaluation: EvaluationResult, embedding: EmbeddingMap) -> MapPlot:
 
     title = f"{run.method}, seed {run.seed}"
     alt_text = f"Map of {len(embedding.labels)} test images of {len(embedding.class_names)} classes: {title}."
-    return MapPlot(Panel(title, render_svg(name, 3.4, alt_text, plot)), evaluation.paths.examples)
+    return Panel(title, render_svg(name, 3.4, alt_text, plot))
 
 
 def _plot_dots(axes: Axes, coordinates: np.ndarray, color: str) -> None:
-    """Plot the dots of a class as one path of lines of length zero with round ends.
+    """Plot dots as a single path of lines of length zero with round ends.
 
-    Such a path takes a fifth of the bytes of single markers.
+    Such a path takes a fifth of the bytes of separate markers.
     """
     if len(coordinates):
         codes = np.tile([Outline.MOVETO, Outline.LINETO], len(coordinates))

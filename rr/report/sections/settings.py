@@ -9,44 +9,40 @@ _SECTIONS = ("methods", "protocols", "datasets")
 
 
 def build_settings(results: GridResults) -> dict[str, TextTable]:
-    """Return a table for each section of params.yaml, by its title; single parameters come last."""
+    """Return a table for each section of params.yaml by its title. The last table has the remaining parameters."""
     sections: dict[str, dict[str, dict[str, Any]]] = {title: {} for title in _SECTIONS}
     other: dict[str, Any] = {}
     for record in results.records:
         for path, value in record.params.items():
             section, name, key = [*path.split(".", 2), "", ""][:3]
-            entries = sections.get(section, {})
-            if section in sections and name and key:
-                entries.setdefault(name, {})[key] = value
-            elif section in sections and name and isinstance(value, dict):
-                entries[name] = value
-            elif section in sections and isinstance(value, dict) and all(isinstance(v, dict) for v in value.values()):
-                entries.update(value)
+            values = {key: value} if key else value
+            if section in sections and name and isinstance(values, dict):
+                sections[section].setdefault(name, {}).update(values)
             else:
                 other[path] = value
     tables = {title.capitalize(): _settings_table(entries) for title, entries in sections.items() if entries}
     if other:
-        tables["Other"] = text_table(["Setting", "value"], [[key, _format(value)] for key, value in other.items()])
+        tables["Other"] = _settings_table({"Value": other})
     return tables
 
 
 def _settings_table(entries: dict[str, dict[str, Any]]) -> TextTable:
     """Return a table with a column per entry of the section and a row per key."""
     keys = dict.fromkeys(key for values in entries.values() for key in values)
-    rows = [[key, *(_format(values.get(key)) for values in entries.values())] for key in keys]
+    rows = [[key, *(_format_setting(values.get(key)) for values in entries.values())] for key in keys]
     return text_table(["Setting", *entries], rows)
 
 
-def _format(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     match value:
         case None:
             return "–"
         case bool():
             return "yes" if value else "no"
         case list():
-            return ", ".join(map(_format, value))
+            return ", ".join(map(_format_setting, value))
         case dict():
-            return ", ".join(f"{key}: {_format(item)}" for key, item in value.items())
+            return ", ".join(f"{key}: {_format_setting(item)}" for key, item in value.items())
         case float():
             return f"{value:.6g}"
         case _:

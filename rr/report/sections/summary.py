@@ -1,4 +1,4 @@
-"""The header of the page: the main finding in a sentence, and the values of the grid's axes."""
+"""The header of the page: the main finding in a sentence, warnings, and the values of the grid's axes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,22 @@ from typing import Any
 from rr.report.formatting import format_mean_std, format_percent, seed_note
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
+from rr.report.sections.versions import version_warnings
 from rr.report.tables import LOWER_BOUND, UPPER_BOUND, ResultTable, accuracy_tables
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The main finding, and the values of each axis of the grid."""
+    """The header's content.
+
+    Attributes:
+        finding: the main finding.
+        warnings: a sentence for each stage whose runs used several versions of the code.
+        axes: the values of each axis of the grid.
+    """
 
     finding: str
+    warnings: list[str]
     axes: dict[str, list[Any]]
 
 
@@ -29,21 +37,21 @@ def build_summary(results: GridResults) -> Summary:
         "target": unique(run.target for run in evaluations),
         "protocol": unique(run.protocol for run in evaluations),
     }
-    return Summary(summarize_tables(accuracy_tables(results)), axes)
+    return Summary(summarize_tables(accuracy_tables(results)), version_warnings(results), axes)
 
 
 def summarize_tables(tables: list[ResultTable]) -> str:
-    """Return the main finding: that of the only table, or a count over several tables."""
+    """Return the main finding: that of the only table, or counts over several tables."""
     if not tables:
         return "This grid has no classification protocol, so there are no accuracies to compare."
     if len(tables) == 1:
         return summarize_table(tables[0])
     parts = []
     for role, text in ((LOWER_BOUND, "is above the random backbone"), (UPPER_BOUND, "reaches the supervised backbone")):
-        orders = [_compare_with_bound(table, title, role) for table in tables for title in table.titles]
-        known = [order for order in orders if order is not None]
+        margins = [_margin_over_bound(table, title, role) for table in tables for title in table.titles]
+        known = [margin for margin in margins if margin is not None]
         if known:
-            count = sum(order > 0 or (order == 0 and role == UPPER_BOUND) for order in known)
+            count = sum(margin > 0 or (margin == 0 and role == UPPER_BOUND) for margin in known)
             parts.append(f"{text} in {count} of {len(known)} comparisons")
     if not parts:
         return "There is nothing to compare: the grid needs a self-supervised method and a random or supervised one."
@@ -52,7 +60,10 @@ def summarize_tables(tables: list[ResultTable]) -> str:
 
 
 def summarize_table(table: ResultTable) -> str:
-    """Return a sentence on the best self-supervised method of the first protocol that has one, and on its bounds."""
+    """Return a sentence that compares the best self-supervised method with its bounds.
+
+    The sentence is about the first protocol that was run with a self-supervised method.
+    """
     protocol = next((title for title in table.titles if table.best_row(title)), table.protocol)
     best = table.best_row(protocol)
     if best is None:
@@ -64,9 +75,9 @@ def summarize_table(table: ResultTable) -> str:
     )
     comparisons = []
     for role in (LOWER_BOUND, UPPER_BOUND):
-        bound, order = table.bound(role, protocol), _compare_with_bound(table, protocol, role)
-        if bound and order is not None:
-            word = {1: "above", 0: "equal to", -1: "below"}[order]
+        bound, margin = table.bound_row(role, protocol), _margin_over_bound(table, protocol, role)
+        if bound and margin is not None:
+            word = "above" if margin > 0 else "below" if margin < 0 else "equal to"
             comparisons.append(f"{word} {bound.method} ({format_percent(bound.cells[protocol].value.mean)} %)")
     if comparisons:
         text += f", {' and '.join(comparisons)}"
@@ -75,8 +86,8 @@ def summarize_table(table: ResultTable) -> str:
 
 
 def _position_between_bounds(table: ResultTable, protocol: str, accuracy: float) -> str:
-    """Return where an accuracy lies between the bounds, or nothing if it does not lie between them."""
-    lower, upper = (table.bound(role, protocol) for role in (LOWER_BOUND, UPPER_BOUND))
+    """Return text on how far an accuracy is from the lower to the upper bound; empty if it is not between them."""
+    lower, upper = (table.bound_row(role, protocol) for role in (LOWER_BOUND, UPPER_BOUND))
     if not (lower and upper):
         return ""
     low, high = lower.cells[protocol].value.mean, upper.cells[protocol].value.mean
@@ -85,10 +96,10 @@ def _position_between_bounds(table: ResultTable, protocol: str, accuracy: float)
     return f": {100 * (accuracy - low) / (high - low):.0f} % of the way from the lower to the upper bound"
 
 
-def _compare_with_bound(table: ResultTable, protocol: str, role: str) -> int | None:
-    """Return 1, 0 or −1 if the best method is above, equal to or below a bound as printed; None if one is absent."""
-    best, bound = table.best_row(protocol), table.bound(role, protocol)
+def _margin_over_bound(table: ResultTable, protocol: str, role: str) -> float | None:
+    """Return by how many points the best method, as printed, exceeds a bound; None if one of the two is absent."""
+    best, bound = table.best_row(protocol), table.bound_row(role, protocol)
     if not (best and bound):
         return None
     ours, theirs = (float(format_percent(row.cells[protocol].value.mean)) for row in (best, bound))
-    return (ours > theirs) - (ours < theirs)
+    return ours - theirs

@@ -94,7 +94,7 @@ class TestStl10:
             ("stl10_unlabeled", ("unlabeled", "test"), []),
         ],
     )
-    def test_images_and_labels_equal_torchvisions(
+    def test_images_and_labels_match_torchvision(
         self, project: Path, rr: RunRr, stl: Path, kind: str, parts: tuple, names: list
     ) -> None:
         from torchvision.datasets import STL10
@@ -216,7 +216,7 @@ class TestTinyImageNet:
         assert data.class_names == ["goldfish", "crane (n02)", "crane (n03)", "beacon"]
 
     @pytest.mark.parametrize("form", ["folder", "parent folder", "zip", "flat zip"])
-    def test_local_copy(self, project: Path, rr: RunRr, tiny: Path, form: str) -> None:
+    def test_local_copy_is_fetched(self, project: Path, rr: RunRr, tiny: Path, form: str) -> None:
         local = tiny if form == "folder" else tiny.parent
         if form.endswith("zip"):
             local = make_archive(tiny, tiny.parent / "any.zip")
@@ -254,7 +254,7 @@ class TestTinyImageNet:
             ),
             (
                 lambda root: (root / "val/images/val_3.JPEG").unlink(),
-                "val_annotations.txt, line 4: the image or the class is missing",
+                "val_annotations.txt, line 4: the image 'val_3.JPEG' or the class 'n04' does not exist",
             ),
             (lambda root: (root / "wnids.txt").write_text("n01\nn02\nn03\n"), "expected 4 classes, found 3"),
             (
@@ -262,14 +262,17 @@ class TestTinyImageNet:
                 "expected 3 images in train/n09, found 0",
             ),
             (lambda root: (root / "wnids.txt").unlink(), "contains no wnids.txt"),
-            (lambda root: (root / "words.txt").unlink(), "contains no words.txt: download the archive again"),
+            (
+                lambda root: (root / "words.txt").unlink(),
+                "contains no words.txt: delete this copy and download",
+            ),
             (
                 lambda root: (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn01\t0\t0\t9\t9\n"),
                 "expected 6 annotated images in val, found 1",
             ),
             (
                 lambda root: (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn77\t0\t0\t9\t9\n"),
-                "line 1: the image or the class is missing",
+                "line 1: the image 'val_0.JPEG' or the class 'n77' does not exist",
             ),
             (
                 lambda root: (root / "train/n01/images/n01_0.JPEG").write_bytes(make_jpeg(1)[:400]),
@@ -327,7 +330,7 @@ def splits_and_labels(data: raw.RawFile) -> dict[str, tuple[str, int]]:
 
 class TestSlimageNet:
     @pytest.mark.parametrize("form", ["folder", "zip", "tar.gz", "tar.bz2", "few-shot"])
-    def test_split_depends_only_on_names(self, project: Path, rr: RunRr, slim: Path, form: str) -> None:
+    def test_random_split_depends_only_on_file_names(self, project: Path, rr: RunRr, slim: Path, form: str) -> None:
         expected = {}
         for label, class_name in enumerate(("n01", "n02", "n03")):
             files = sorted(f"{class_name}/{class_name}_{i}.png" for i in range(10))
@@ -363,7 +366,7 @@ class TestSlimageNet:
         shutil.copytree(slim / "train/n01", slim / "train/n09")
         outcome = rr(*FETCH, "--from", slim)
         assert outcome.code == 2
-        assert "train and test have different classes (n09" in outcome.err
+        assert "train and test must contain the same classes, but these are in only one of them: n09." in outcome.err
 
     @pytest.mark.parametrize(
         ("change", "expected"),

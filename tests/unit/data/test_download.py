@@ -24,7 +24,7 @@ MD5 = hashlib.md5(DATA).hexdigest()
 
 
 class Server:
-    """A local HTTP server of `data` that records requests and fails as its attributes say."""
+    """A local HTTP server that serves `data`, records the requests, and fails as its attributes specify."""
 
     def __init__(self) -> None:
         self.data = DATA
@@ -127,7 +127,7 @@ class TestDownload:
     def test_next_run_resumes_download(self, server: Server, tmp_path: Path) -> None:
         server.cut_after = [300_000, 0, 0]
         message = error_of(
-            lambda: download.download_file(server.url, tmp_path / "set", MD5), "continues after 300,000 bytes"
+            lambda: download.download_file(server.url, tmp_path / "set", MD5), "resumes after 300,000 bytes"
         )
         assert "300,000 of 1,000,000 bytes" in message
         assert not (tmp_path / "set").exists()
@@ -166,7 +166,7 @@ class TestDownload:
         assert server.sent_bytes == []
         assert (tmp_path / "set").read_bytes() == DATA
 
-    def test_response_without_length(self, server: Server, tmp_path: Path) -> None:
+    def test_response_without_length_is_downloaded(self, server: Server, tmp_path: Path) -> None:
         server.send_length = False
         download.download_file(server.url, tmp_path / "set", MD5)
         assert (tmp_path / "set").read_bytes() == DATA
@@ -177,14 +177,16 @@ class TestDownload:
         )
         assert "0" * 32 in message
         assert MD5 in message
-        assert "Delete the file to download it again" in message
+        assert "Delete this file and download it again" in message
         assert (tmp_path / "set.part").read_bytes() == DATA
         assert not (tmp_path / "set").exists()
 
     @pytest.mark.parametrize(("kind", "page"), [("text/html; charset=utf-8", b"Log in"), ("x/y", b"\n<!DOCTYPE HTML>")])
     def test_web_page_raises(self, server: Server, tmp_path: Path, kind: str, page: bytes) -> None:
         server.content_type, server.data = kind, page
-        error_of(lambda: download.download_file(server.url, tmp_path / "set"), "is a web page and not the file")
+        error_of(
+            lambda: download.download_file(server.url, tmp_path / "set"), "returned a web page instead of the file"
+        )
         assert not list(tmp_path.iterdir())
 
     def test_permanent_error_is_not_retried(self, server: Server, tmp_path: Path) -> None:
@@ -253,14 +255,14 @@ UNSAFE_MEMBERS = [
     ((("../out", b"x"),), "../out lies outside"),
     ((("a/../../out", b"x"),), "a/../../out lies outside"),
     ((("/tmp/out", b"x"),), "/tmp/out lies outside"),
-    ((("ok", b"x"), ("zeros", bytes(20_000))), "with zeros it expands to more than 20,000 bytes"),
-    (tuple((f"{i}", b"") for i in range(6)), "with 5 it has more than 5 members"),
+    ((("ok", b"x"), ("zeros", bytes(20_000))), "it expands to more than 20,000 bytes, at member zeros"),
+    (tuple((f"{i}", b"") for i in range(6)), "it has more than 5 members, at member 5"),
 ]
 
 
 class TestArchives:
     @pytest.mark.parametrize("make", [make_tar, make_zip])
-    def test_names_and_contents_of_files(self, tmp_path: Path, make: Callable) -> None:
+    def test_visible_files_are_listed_and_read(self, tmp_path: Path, make: Callable) -> None:
         path = make(tmp_path / "set", ("b/2", b"two"), ("a/1", b"one"), ("a/.DS_Store", b"?"), ("__MACOSX/a/1", b"?"))
         tree = open_tree(path, tmp_path / "extracted", LIMITS)
         assert [(name, tree.read(name)) for name in tree.names] == [("a/1", b"one"), ("b/2", b"two")]
@@ -275,7 +277,7 @@ class TestArchives:
     ) -> None:
         path = make(tmp_path / "set", *members)
         message = error_of(lambda: open_tree(path, tmp_path / "deep/extracted", LIMITS), expected)
-        assert "is not the expected dataset and is not used" in message
+        assert "is not used, because it is not the expected dataset" in message
         assert [item.name for item in tmp_path.rglob("*") if item.is_file()] == ["set"]
 
     def test_zip_bomb_raises(self, tmp_path: Path) -> None:
@@ -344,5 +346,5 @@ class TestArchives:
 
     def test_archive_inside_target_folder_is_not_deleted(self, tmp_path: Path) -> None:
         path = make_tar(tmp_path / "set", ("a", b"x"))
-        error_of(lambda: archive.extract_tar(path, tmp_path, LIMITS), "move it out of")
+        error_of(lambda: archive.extract_tar(path, tmp_path, LIMITS), "move this archive to another folder")
         assert path.exists()

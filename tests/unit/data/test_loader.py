@@ -1,4 +1,4 @@
-"""Tests of the data loader: equal views on every code path, order, and the prefetch thread."""
+"""Tests of the data loader: the same views on every code path, the order, and the prefetch thread."""
 
 import copy
 import threading
@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounter
 from rr import backbones, methods
 from rr.data import beton
 from rr.data.loader import ViewLoader, prefetch
-from rr.data.shapes import generate
+from rr.data.shapes import generate_shapes
 from rr.params import DatasetConfig, RelationalConfig, ShapesSource
 from rr.pretrain.loop import _forward
 from rr.views.augmentation import Augmentation
@@ -34,7 +34,7 @@ PAPER = Augmentation(
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("loader") / "train.beton"
-    images, labels = generate(70, 0, "train")
+    images, labels = generate_shapes(70, 0, "train")
     beton.write(target, images, labels, np.arange(70))
     return target
 
@@ -59,11 +59,11 @@ def test_every_code_path_gives_the_same_views(path: Path) -> None:
         batches = list_batches(make_loader(path, resident=resident, on_device=on_device), 2)
         for (views, labels), (same_views, same_labels) in zip(batches, expected, strict=True):
             assert torch.equal(labels, same_labels)
-            # The CPU kernel gives equal bits. The device path differs by rounding.
+            # On the CPU path the views are bit-identical. The device path differs by rounding errors.
             assert torch.allclose(views, same_views, atol=5e-5 if on_device else 0, rtol=0)
 
 
-def test_epoch_starts_at_any_step_and_has_its_own_order(path: Path) -> None:
+def test_epoch_can_start_at_any_step_and_has_its_own_order(path: Path) -> None:
     loader = make_loader(path)
     batches, rest = list_batches(loader, 1), list_batches(loader, 1, first_step=3)
     assert len(rest) == 2

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from rr.data.shapes import CLASS_NAMES, generate, render_silhouettes
+from rr.data.shapes import CLASS_NAMES, generate_shapes, render_silhouettes
 
 
 def test_shape_and_dtype_of_result() -> None:
-    images, labels = generate(37, seed=3, split="train", image_size=24)
+    images, labels = generate_shapes(37, seed=3, split="train", image_size=24)
     assert (images.shape, images.dtype) == ((37, 24, 24, 3), np.uint8)
     assert (labels.shape, labels.dtype) == ((37,), np.int64)
     assert images.min() < 64
@@ -17,7 +17,7 @@ def test_shape_and_dtype_of_result() -> None:
 
 
 def test_same_arguments_give_same_images() -> None:
-    first, second = generate(300, seed=5, split="test"), generate(300, seed=5, split="test")
+    first, second = generate_shapes(300, seed=5, split="test"), generate_shapes(300, seed=5, split="test")
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
 
@@ -25,15 +25,15 @@ def test_same_arguments_give_same_images() -> None:
 def test_global_random_state_is_not_used() -> None:
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
-    images = generate(10, seed=0, split="train")[0]
+    images = generate_shapes(10, seed=0, split="train")[0]
     np.testing.assert_array_equal(np.random.get_state()[1], before)
     np.random.seed(1)
-    np.testing.assert_array_equal(generate(10, seed=0, split="train")[0], images)
+    np.testing.assert_array_equal(generate_shapes(10, seed=0, split="train")[0], images)
 
 
 @pytest.mark.parametrize("count", [10, 123, 1000])
 def test_labels_are_balanced_and_shuffled(count: int) -> None:
-    labels = generate(count, seed=0, split="train")[1]
+    labels = generate_shapes(count, seed=0, split="train")[1]
     per_class = np.bincount(labels, minlength=len(CLASS_NAMES))
     assert len(per_class) == len(CLASS_NAMES)
     assert np.ptp(per_class) <= 1
@@ -42,7 +42,7 @@ def test_labels_are_balanced_and_shuffled(count: int) -> None:
 
 
 def test_all_images_differ() -> None:
-    image_sets = [generate(200, seed, split)[0] for seed in (0, 1) for split in ("train", "test")]
+    image_sets = [generate_shapes(200, seed, split)[0] for seed in (0, 1) for split in ("train", "test")]
     assert len({image.tobytes() for images in image_sets for image in images}) == 800
 
 
@@ -54,7 +54,7 @@ def _color_features(images: np.ndarray) -> np.ndarray:
 
 
 def test_color_does_not_predict_class() -> None:
-    (train, train_labels), (test, test_labels) = generate(2000, 0, "train"), generate(1500, 0, "test")
+    (train, train_labels), (test, test_labels) = generate_shapes(2000, 0, "train"), generate_shapes(1500, 0, "test")
     train_features, test_features = _color_features(train), _color_features(test)
     # Chance is 0.10. Histograms contain a little information on the length of the outline, from its blended pixels.
     for columns, bound in ((slice(0, 6), 0.13), (slice(0, None), 0.18)):
@@ -108,4 +108,4 @@ def test_silhouettes_differ_at_any_rotation() -> None:
 )
 def test_invalid_arguments_raise(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        generate(*arguments)
+        generate_shapes(*arguments)

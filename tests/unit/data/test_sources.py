@@ -182,7 +182,7 @@ class TestParquet:
         add_dataset(project, {"kind": "parquet", "path": "all.parquet"})
         outcome = rr("fetch", "--dataset", "mine")
         assert outcome.code == 2
-        assert "the Hugging Face convention is" in outcome.err
+        assert "By the Hugging Face convention, it must have a struct column 'image'" in outcome.err
 
     @pytest.mark.parametrize("label", [-2, 2**40])
     def test_label_out_of_range_raises(self, project: Path, rr: RunRr, label: int) -> None:
@@ -190,11 +190,12 @@ class TestParquet:
         add_dataset(project, {"kind": "parquet", "path": "all.parquet"})
         outcome = rr("fetch", "--dataset", "mine")
         assert outcome.code == 2
-        assert f"label must be 0 to 99999, or -1 if unlabeled; got {label}: all.parquet" in outcome.err
+        assert f"label {label} is out of range: use 0 to 99999, or -1 if unlabeled" in outcome.err
+        assert "rr: all.parquet" in outcome.err
 
     def test_missing_or_invalid_file_raises(self, project: Path, rr: RunRr) -> None:
         add_dataset(project, {"kind": "parquet", "path": "nothing"})
-        assert "no Parquet file found" in rr("fetch", "--dataset", "mine").err
+        assert "no Parquet file with training images found" in rr("fetch", "--dataset", "mine").err
         (project / "x.parquet").write_bytes(b"PAR1 no")
         add_dataset(project, {"kind": "parquet", "path": "x.parquet"})
         outcome = rr("fetch", "--dataset", "mine")

@@ -10,7 +10,7 @@ from rr import backbones
 from rr.compute.device import configure_backends
 from rr.data.beton import Beton, write
 from rr.data.labels import keep_label_fraction
-from rr.data.shapes import generate
+from rr.data.shapes import generate_shapes
 from rr.errors import UserError
 from rr.evaluate import finetune
 from rr.evaluate.inputs import EvaluationInputs
@@ -41,7 +41,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Beton, Beton]:
     folder = tmp_path_factory.mktemp("finetune")
     betons = []
     for name, count in (("train", 65), ("test", 40)):
-        images, labels = generate(count, 0, name)
+        images, labels = generate_shapes(count, 0, name)
         write(folder / name, images, labels, np.arange(count))
         betons.append(Beton(folder / name, threads=1))
     return betons[0], betons[1]

@@ -1,4 +1,4 @@
-"""`rr import`, the method `imported` and `rr export`: conversion of weights, and errors."""
+"""Tests of `rr import`, the method `imported` and `rr export`: conversion of weights, and errors."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from rr.errors import UserError
 from rr.exchange import exporting
 from rr.exchange.exporting import export_backbone
 from rr.exchange.importing import import_backbone
-from rr.methods.imported import imported_method
+from rr.methods.imported import load_imported_method
 from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
 
@@ -95,17 +95,21 @@ def test_backbone_file_is_imported_unchanged(tmp_path: Path) -> None:
     save_backbone(random_backbone("conv4"), tmp_path / "a.safetensors")
     import_backbone(tmp_path / "a.safetensors", "conv4", tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    with pytest.raises(UserError, match="this is the input file or a folder"):
+    with pytest.raises(UserError, match=r"a\.safetensors is the input file"):
         import_backbone(tmp_path / "a.safetensors", "conv4", tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
     ("actual", "requested", "message"),
     [
-        ("conv4", "resnet8", r"not a resnet8: conv1.weight is missing; use --backbone conv4"),
-        ("resnet8", "resnet32", r"not a resnet32: layer1.1.conv1.weight is missing; use --backbone resnet8"),
-        ("resnet32", "resnet8", r"not a resnet8: unexpected key layer1.1.conv1.weight; use --backbone resnet32"),
-        ("resnet18", "resnet8", r"conv1.weight is \(64, 3, 7, 7\) float32, not \(16, 3, 3, 3\) float32; .* resnet18"),
+        ("conv4", "resnet8", r"do not match resnet8: conv1.weight is missing; use --backbone conv4"),
+        ("resnet8", "resnet32", r"do not match resnet32: layer1.1.conv1.weight is missing; use --backbone resnet8"),
+        ("resnet32", "resnet8", r"do not match resnet8: unexpected key layer1.1.conv1.weight; use --backbone resnet32"),
+        (
+            "resnet18",
+            "resnet8",
+            r"conv1.weight is \(64, 3, 7, 7\) float32 instead of \(16, 3, 3, 3\) .*; .* resnet18",
+        ),
     ],
 )
 def test_wrong_backbone_raises(tmp_path: Path, actual: str, requested: str, message: str) -> None:
@@ -126,12 +130,12 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
-        (set_nan, "conv1.weight has NaN or infinite values"),
-        (convert_to_integers, "conv1.weight is .* int64, not .*; it matches no other backbone"),
-        (lambda state: {"backbone": 3}, "is not a state dict"),
-        (lambda state: [*state.values()], "is not a state dict"),
-        (lambda state: {**state, 3: torch.ones(1)}, "is not a state dict"),
-        (lambda state: {}, "is not a state dict"),
+        (set_nan, "conv1.weight contains NaN or infinite values"),
+        (convert_to_integers, "conv1.weight is .* int64 instead of .*; only weights of the following backbones"),
+        (lambda state: {"backbone": 3}, "does not contain a state dict"),
+        (lambda state: [*state.values()], "does not contain a state dict"),
+        (lambda state: {**state, 3: torch.ones(1)}, "does not contain a state dict"),
+        (lambda state: {}, "does not contain a state dict"),
     ],
 )
 def test_invalid_state_dict_raises(tmp_path: Path, alter: Callable, message: str) -> None:
@@ -141,7 +145,7 @@ def test_invalid_state_dict_raises(tmp_path: Path, alter: Callable, message: str
 
 
 class Malicious:
-    """Creates a folder when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -155,7 +159,7 @@ def test_code_in_a_pickle_raises_and_does_not_run(tmp_path: Path, zipped: bool) 
     file, trace = tmp_path / "c.tar", tmp_path / "trace"
     content = authors_checkpoint("conv4", random_backbone("conv4")) | {"epoch": Malicious(trace)}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"would run code \(\w+.mkdir\)\. It was not loaded"):
+    with pytest.raises(UserError, match=r"would run code \(\w+.mkdir\), so it was not loaded"):
         import_backbone(file, "conv4")
     assert not trace.exists()
     torch.load(file, weights_only=False)
@@ -182,7 +186,7 @@ def test_truncated_file_raises(tmp_path: Path, kind: str) -> None:
             import_backbone(file, "conv4")
 
 
-def test_import_command(tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_command_prints_a_valid_path(tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(authors_checkpoint("conv4", random_backbone("conv4")), "c.tar")
     outcome = rr("import", "c.tar", "--backbone", "conv4", "--output", "new.safetensors")
@@ -190,7 +194,7 @@ def test_import_command(tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPat
     assert f'path: "{tmp_path / "new.safetensors"}"' in outcome.out  # absolute, because this is not a project folder
     (tmp_path / "params.yaml").touch()
     assert 'path: "new.safetensors"' in rr("import", "c.tar", "--backbone", "conv4", "--output", "new.safetensors").out
-    assert rr("import", "d.tar", "--backbone", "conv4").err.startswith("rr: d.tar: file not found")
+    assert rr("import", "d.tar", "--backbone", "conv4").err.startswith("rr: d.tar is not an existing file")
     assert "did you mean 'conv4'" in rr("import", "c.tar", "--backbone", "conv5").err
     outcome = rr("export", "new.safetensors", "--format", "state-dict", "--output", "c.pt")
     assert outcome.code == 0
@@ -203,18 +207,18 @@ def test_imported_method_has_the_weights_of_the_file(tmp_path: Path) -> None:
     weights, backbone = tmp_path / "b.safetensors", random_backbone("resnet8")
     save_backbone(backbone, weights)
     config = ImportedConfig(kind="imported", path=str(weights), sha256=file_sha256(weights))
-    method = imported_method(config, backbones.build("resnet8"))
+    method = load_imported_method(config, backbones.build("resnet8"))
     assert method.features == 64
     assert has_same_features(method.backbone.eval(), backbone)
     with pytest.raises(UserError, match="contains a resnet8, but the run uses conv4"):
-        imported_method(config, backbones.build("conv4"))
+        load_imported_method(config, backbones.build("conv4"))
     with pytest.raises(UserError, match="its SHA-256 is"):
-        imported_method(config.model_copy(update={"sha256": "0" * 64}), backbones.build("resnet8"))
+        load_imported_method(config.model_copy(update={"sha256": "0" * 64}), backbones.build("resnet8"))
     with pytest.raises(UserError, match="no such file"):
-        imported_method(config.model_copy(update={"path": "missing"}), backbones.build("resnet8"))
+        load_imported_method(config.model_copy(update={"path": "missing"}), backbones.build("resnet8"))
     weights.write_bytes(weights.read_bytes()[:-5])
     with pytest.raises(UserError, match="not a backbone file of this project"):
-        imported_method(config.model_copy(update={"sha256": file_sha256(weights)}), backbones.build("resnet8"))
+        load_imported_method(config.model_copy(update={"sha256": file_sha256(weights)}), backbones.build("resnet8"))
 
 
 def load_export(kind: str, name: str, file: Path) -> Callable[[Tensor], Tensor]:
@@ -276,7 +280,7 @@ def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypat
 def test_onnx_without_its_packages_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'rr\[export\]'"):
+    with pytest.raises(UserError, match=r"needs the packages onnxscript: run pip install '\.\[export\]'"):
         export_backbone(tmp_path / "b.safetensors", "onnx", tmp_path / "out")
-    with pytest.raises(UserError, match="this is the input file or a folder"):
+    with pytest.raises(UserError, match=r"b\.safetensors is the input file"):
         export_backbone(tmp_path / "b.safetensors", "safetensors", tmp_path / "b.safetensors")

@@ -1,4 +1,4 @@
-"""`rr embed` and `rr retrieve`: vectors, search results, index, page and error messages."""
+"""Tests of `rr embed` and `rr retrieve`: vectors, search results, index, page and error messages."""
 
 import errno
 import json
@@ -47,7 +47,7 @@ def make_image(seed: int, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> I
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Working directory with weights `w` and a gallery `g` of six images, without params.yaml."""
+    """Change to a folder with weights `w` and a gallery `g` of six images, but without params.yaml."""
     monkeypatch.chdir(tmp_path)
     save_backbone(random_backbone("conv4"), tmp_path / "w", DATASET)
     (tmp_path / "g/deep/er").mkdir(parents=True)
@@ -125,7 +125,7 @@ def save_every_mode(folder: Path) -> None:
     base.rotate(-90, expand=True).save(folder / "turned.png")
 
 
-def test_images_of_every_mode(folder: Path, rr: RunRr) -> None:
+def test_images_of_every_mode_are_embedded(folder: Path, rr: RunRr) -> None:
     Path("m").mkdir()
     save_every_mode(Path("m"))
     assert rr("embed", "m", "-o", "f.parquet", "--weights", "w").out.startswith("f.parquet: 8 images")
@@ -181,7 +181,7 @@ def parse_tables(out: str) -> dict[str, list[tuple[int, float, str]]]:
 
 
 def num_embedded(out: str) -> int:
-    match = re.search(r"^\d+\.\d{3} s for .* ([\d,]+) embedded", out, re.MULTILINE)
+    match = re.search(r"^\d+\.\d{3} s to search .* ([\d,]+) embedded", out, re.MULTILINE)
     assert match, out
     return int(match[1])
 
@@ -281,13 +281,13 @@ def test_output_of_embed_is_a_valid_index(folder: Path, rr: RunRr) -> None:
     save_backbone(random_backbone("conv4"), folder / "w64", DATASET.model_copy(update={"image_size": 64}))
     outcome = rr(*ask, "w64")
     assert num_embedded(outcome.out) == 6
-    assert "f.parquet was written with other values of weights, side: writing it again" in outcome.err
+    assert "the index f.parquet was written for other settings (weights, image size) and is rebuilt" in outcome.err
     # Files of the same name, size and time in another folder are other images.
     outcome = rr("retrieve", "g/b.png", "--gallery", "g/deep", "--index", "f.parquet", "--weights", "w64")
-    assert "other values of absolute_folder" in outcome.err
+    assert "other settings (folder)" in outcome.err
 
 
-def test_damaged_index_is_written_again(folder: Path, rr: RunRr) -> None:
+def test_damaged_index_is_rebuilt(folder: Path, rr: RunRr) -> None:
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--index", "i.parquet")
     first = parse_tables(rr(*ask).out)
     content = Path("i.parquet").read_bytes()
@@ -298,8 +298,8 @@ def test_damaged_index_is_written_again(folder: Path, rr: RunRr) -> None:
         Path("i.parquet").write_bytes(damaged)
         outcome = rr(*ask)
         assert outcome.code == 0
-        assert "i.parquet is damaged" in outcome.err
-        assert "writing it again" in outcome.err
+        assert "the index i.parquet is damaged" in outcome.err
+        assert "and is rebuilt" in outcome.err
         assert num_embedded(outcome.out) == 6
         assert parse_tables(outcome.out) == first
         assert num_embedded(rr(*ask).out) == 0
@@ -317,7 +317,7 @@ def test_index_does_not_overwrite_other_files(folder: Path, rr: RunRr) -> None:
 
 
 def test_two_processes_can_write_an_index_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second process starts and ends while the first is writing. The file is complete at all times."""
+    """Start and end a second writer while the first is writing; the file is complete at all times."""
     extractor = load_feature_extractor(Path("w"), None, "cpu")
     batch = index.ImageVectors(list_images(Path("g")), np.zeros((6, 64), np.float32))
     target, pid = folder / "i.parquet", os.getpid()
@@ -348,7 +348,7 @@ def save_unusual_names(folder: Path) -> list[str]:
     return sorted([*UNUSUAL_NAMES, "caf\\xe9.png"])
 
 
-def test_unusual_names(folder: Path, rr: RunRr) -> None:
+def test_unusual_names_are_escaped(folder: Path, rr: RunRr) -> None:
     names = save_unusual_names(Path("s"))
     rr("embed", "s", "-o", "f.parquet", "--weights", "w")
     assert pq.read_table("f.parquet")["path"].to_pylist() == names
@@ -401,7 +401,7 @@ def test_page_is_self_contained_and_escapes_names(folder: Path, rr: RunRr) -> No
     make_image(90, (900, 300)).save("q.jpg")
     outcome = rr("retrieve", "q.jpg", "--gallery", "s", "--weights", "w", "--output", "page.html")
     assert outcome.code == 0
-    assert "; page.html" in outcome.out
+    assert "; page page.html written" in outcome.out
     html = Path("page.html").read_text()
     page = PageParser()
     page.feed(html)
@@ -435,16 +435,16 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (replace_arguments(ASK, image="none.png"), "none.png: no such file"),
-        (replace_arguments(ASK, image="g"), "g: no such file"),
+        (replace_arguments(ASK, image="none.png"), "none.png is not an existing file"),
+        (replace_arguments(ASK, image="g"), "g is not an existing file"),
         (replace_arguments(ASK, image="text.png"), "text.png: not a readable image"),
-        (replace_arguments(ASK, gallery="none"), "none is not a folder"),
+        (replace_arguments(ASK, gallery="none"), "none is not an existing folder"),
         (replace_arguments(ASK, gallery="empty"), "empty contains no images"),
         (replace_arguments(ASK, weights="none"), "none is missing, damaged or not a backbone file"),
         (replace_arguments(ASK, weights="text.png"), "text.png is missing, damaged or not a backbone file"),
         (
             replace_arguments(ASK, weights="bare"),
-            r"bare: its metadata has no image size \(side\), mean and std: give --dataset",
+            "bare: its metadata lacks the image size, mean or std: add --dataset NAME",
         ),
         ([*ASK, "--dataset", "shapes"], "params.yaml not found"),
         (
@@ -453,18 +453,18 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         ),
         ([*ASK, "--device", "tpu"], "--device tpu: unknown"),
         ([*ASK, "--top", "0"], "--top"),
-        ([*ASK, "--output", "g"], "--output g: is a folder"),
-        ([*ASK, "--output", "w"], "--output w: is a folder, the weights file"),
-        ([*ASK, "--output", "g/b.png"], "--output g/b.png: .* named like an image"),
+        ([*ASK, "--output", "g"], "--output g is a folder"),
+        ([*ASK, "--output", "w"], "--output w is the weights file"),
+        ([*ASK, "--output", "g/b.png"], "--output g/b.png is named like an image"),
         (ASK[:1] + ASK[2:], "IMAGE"),
-        (replace_arguments(EMBED, gallery="g/b.png"), "g/b.png is not a folder"),
+        (replace_arguments(EMBED, gallery="g/b.png"), "g/b.png is not an existing folder"),
         (replace_arguments(EMBED, gallery="broken"), "broken/x.png: not a readable image"),
         (
             [*replace_arguments(EMBED, gallery="broken"), "--on-unreadable", "skip"],
-            "broken: none of its images can be read",
+            "none of the images in broken can be read",
         ),
-        (replace_arguments(EMBED, weights="bare"), "bare: its metadata has no image size"),
-        ([*EMBED, "-o", "w"], "--output w"),
+        (replace_arguments(EMBED, weights="bare"), "bare: its metadata lacks the image size, mean or std"),
+        ([*EMBED, "-o", "w"], "--output w is the weights file"),
     ],
 )
 def test_invalid_input_prints_one_message_and_writes_nothing(

@@ -94,7 +94,7 @@ def test_constant_features_give_a_finite_loss(value: float) -> None:
     method = build(8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # scikit-learn: fewer distinct points than clusters
-        labels = method.before_epoch(lambda: torch.full((50, 8), value), 1)
+        labels = method.update_pseudo_labels(lambda: torch.full((50, 8), value), 1)
     assert labels.unique().tolist() == [0]
     assert method.cluster_weights_C.tolist() == [pytest.approx(1 / 50), 1, 1, 1]
     method.backbone.forward = lambda views: views  # type: ignore[method-assign]
@@ -107,7 +107,7 @@ def test_clusters_are_the_groups(sample: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(deepcluster, "SAMPLE_SIZE", sample)
     features, group = make_groups([100, 60, 30, 10])
     method = build(3)
-    labels = method.before_epoch(lambda: features, 1)
+    labels = method.update_pseudo_labels(lambda: features, 1)
     assert (labels.dtype, labels.shape) == (torch.int64, (200,))
     assert adjusted_rand_score(group, labels.numpy()) == 1
     fraction = {int(labels[group == number][0]): (group == number).mean() for number in range(4)}
@@ -120,21 +120,21 @@ def test_whitening_keeps_half_of_512_components(monkeypatch: pytest.MonkeyPatch)
     num_components = []
     monkeypatch.setattr(deepcluster, "whiten", lambda x, number: num_components.append(number) or whiten(x, number))
     for features in (512, 64):
-        build(features).before_epoch(lambda size=features: torch.randn(30, size), 1)
+        build(features).update_pseudo_labels(lambda size=features: torch.randn(30, size), 1)
     assert num_components == [256, 64]
 
 
 def test_points_are_normalized(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(deepcluster, "cluster", lambda points, *rest: seen.append(points) or cluster(points, *rest))
-    build(6).before_epoch(lambda: correlated_features(50, 6), 1)
+    build(6).update_pseudo_labels(lambda: correlated_features(50, 6), 1)
     np.testing.assert_allclose(np.linalg.norm(seen[0], axis=1), 1, rtol=1e-6)
 
 
 def test_only_the_last_layer_is_initialized_again() -> None:
     method = build(64, clusters=100)
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    method.before_epoch(lambda: correlated_features(300, 64), 1)
+    method.update_pseudo_labels(lambda: correlated_features(300, 64), 1)
     changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"head.3.weight", "head.3.bias", "cluster_weights_C"}
     last = method.head[3]
@@ -150,7 +150,9 @@ def test_results_depend_only_on_features_and_seed(monkeypatch: pytest.MonkeyPatc
     runs = []
     for seed in (4_000_000_000, 4_000_000_000, 2):
         method = build(16, clusters=20)
-        runs.append((method.before_epoch(lambda: features, seed), method.head[3].weight, method.cluster_weights_C))
+        runs.append(
+            (method.update_pseudo_labels(lambda: features, seed), method.head[3].weight, method.cluster_weights_C)
+        )
     assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
     assert torch.get_num_threads() == threads
@@ -158,7 +160,7 @@ def test_results_depend_only_on_features_and_seed(monkeypatch: pytest.MonkeyPatc
 
 def test_cluster_weights_are_in_the_state_dict() -> None:
     method, other = build(3), build(3)
-    method.before_epoch(lambda: make_groups([30, 20, 5, 5])[0], 1)
+    method.update_pseudo_labels(lambda: make_groups([30, 20, 5, 5])[0], 1)
     other.load_state_dict(method.state_dict())
     assert torch.equal(other.cluster_weights_C, method.cluster_weights_C)
     assert other.cluster_weights_C.min() == 0.5
@@ -204,7 +206,7 @@ def test_conv4_learns_its_clusters(bfloat16: bool) -> None:
     method.eval()
     with torch.inference_mode():
         features = method.backbone(views).clone()
-    labels = method.before_epoch(lambda: features, 1)
+    labels = method.update_pseudo_labels(lambda: features, 1)
     method.train()
     for _ in range(15):
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):

@@ -36,8 +36,8 @@ def build(prior: float = 0.1) -> tuple[InfoMax, Tensor, tuple[Tensor, ...]]:
     """Return a float64 method, 5 images and samples of the prior."""
     torch.manual_seed(0)
     method = InfoMax(make_config(prior), Stub()).double()
-    noise = method.sample_noise(5, torch.Generator().manual_seed(2))
-    return method, torch.randn(5, 3, 4, 3, dtype=torch.float64), tuple(numbers.double() for numbers in noise)
+    random_inputs = method.sample_random_inputs(5, torch.Generator().manual_seed(2))
+    return method, torch.randn(5, 3, 4, 3, dtype=torch.float64), tuple(tensor.double() for tensor in random_inputs)
 
 
 def convolve(discriminator: LocalDiscriminator, x: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ def test_prior_gradient_is_reversed_for_the_encoder_only() -> None:
 
 
 def test_gradcheck_without_prior() -> None:
-    method, views, noise = build(prior=0.0)
-    assert torch.autograd.gradcheck(lambda x: method.loss(x, torch.empty(5), noise)[0], views.requires_grad_())
+    method, views, random_inputs = build(prior=0.0)
+    assert torch.autograd.gradcheck(lambda x: method.loss(x, torch.empty(5), random_inputs)[0], views.requires_grad_())
 
 
 def test_local_discriminator_pairs_by_hand() -> None:
@@ -147,14 +147,14 @@ def test_num_parameters(features: int, channels: int, parameters: int) -> None:
     assert (method.drop_last, method.min_batch_size, method.learning_rate) == (True, 2, 0.0001)
 
 
-def test_prior_samples_are_uniform_and_follow_the_generator() -> None:
+def test_prior_samples_are_uniform_and_depend_only_on_the_generator() -> None:
     method = InfoMax(make_config(), Stub(64))
-    (uniform,) = method.sample_noise(128, torch.Generator().manual_seed(1))
+    (uniform,) = method.sample_random_inputs(128, torch.Generator().manual_seed(1))
     assert (uniform.shape, uniform.dtype) == ((128, 64), torch.float32)
     assert uniform.min() >= 0
     assert uniform.max() < 1
     assert uniform.mean().item() == pytest.approx(0.5, abs=0.02)
-    assert torch.equal(uniform, method.sample_noise(128, torch.Generator().manual_seed(1))[0])
+    assert torch.equal(uniform, method.sample_random_inputs(128, torch.Generator().manual_seed(1))[0])
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
@@ -168,7 +168,7 @@ def test_conv4_learns(bfloat16: bool) -> None:
     for step in range(40):
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss, statistics = method.loss(
-                views, torch.full((8,), -1), method.sample_noise(8, torch.Generator().manual_seed(step))
+                views, torch.full((8,), -1), method.sample_random_inputs(8, torch.Generator().manual_seed(step))
             )
         optimizer.zero_grad()
         loss.backward()

@@ -17,7 +17,7 @@ from rr import backbones, methods
 from rr.compute.device import configure_backends
 from rr.data import beton
 from rr.data.loader import ViewLoader
-from rr.data.shapes import generate
+from rr.data.shapes import generate_shapes
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.methods.base import Method
@@ -75,7 +75,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int) -> None
         if (state.epoch, state.step) == (epoch, step):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setattr(loop, "save_checkpoint", save_and_interrupt)
 
 
@@ -119,7 +119,9 @@ def train_steps(method: Method, batches: list[tuple[Tensor, Tensor]]) -> None:
     """Make an optimizer step on each batch of views and labels."""
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 3e-3)
     for number, (views, labels) in enumerate(batches):
-        loss, _ = method.loss(views, labels, method.sample_noise(len(labels), torch.Generator().manual_seed(number)))
+        loss, _ = method.loss(
+            views, labels, method.sample_random_inputs(len(labels), torch.Generator().manual_seed(number))
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,9 +130,9 @@ def train_steps(method: Method, batches: list[tuple[Tensor, Tensor]]) -> None:
 
 def measure(method: Method, views: Tensor, labels: Tensor) -> dict[str, float]:
     """Return the loss and the metrics of a batch."""
-    noise = method.sample_noise(len(labels), torch.Generator().manual_seed(0))
+    random_inputs = method.sample_random_inputs(len(labels), torch.Generator().manual_seed(0))
     with torch.no_grad():
-        loss, metrics = method.loss(views, labels, noise)
+        loss, metrics = method.loss(views, labels, random_inputs)
     values = {name: float(numerator / total) for name, (numerator, total) in metrics.items() if total}
     return {"loss": loss.item(), **values}
 
@@ -142,7 +144,7 @@ def load_batches(path: Path, method: Method, config: MethodConfig, epochs: int) 
         data, SHAPES, config.augmentation, num_views=config.views, batch_size=config.batch_size, seed=0,  # type: ignore[union-attr]
         device="cpu",
     )  # fmt: skip
-    labels = method.before_epoch(lambda: extract_features(method.backbone, data, SHAPES, "cpu"), 0)
+    labels = method.update_pseudo_labels(lambda: extract_features(method.backbone, data, SHAPES, "cpu"), 0)
     if labels is not None:
         loader.set_labels(labels.numpy())
     return [(batch.inputs[0].clone(), batch.labels) for epoch in range(epochs) for batch in loader.epoch(epoch)]
@@ -230,8 +232,8 @@ def test_gpu_step_compiles_to_one_graph_per_shape(name: str, data: Path) -> None
     shapes = set()
     for epoch in range(2):
         for batch in loader.epoch(epoch, 0, 48 if method.drop_last else None):
-            noise = method.sample_noise(len(batch.labels), torch.Generator().manual_seed(0))
-            loss, _ = step(batch.inputs, batch.labels.clamp(max=9), noise)
+            random_inputs = method.sample_random_inputs(len(batch.labels), torch.Generator().manual_seed(0))
+            loss, _ = step(batch.inputs, batch.labels.clamp(max=9), random_inputs)
             loss.backward()
             shapes.add(len(batch.labels))
     assert counter.frame_count == len(shapes) == (1 if method.drop_last else 2)
@@ -241,9 +243,9 @@ def test_gpu_step_compiles_to_one_graph_per_shape(name: str, data: Path) -> None
     ("name", "changes", "message"),
     [
         ("deepcluster", {"clusters": 65}, "65 clusters"),
-        ("infomax", {"batch_size": 65}, "less than one batch of 65"),
-        ("simclr", {"batch_size": 63}, "last batch of 1"),
-        ("supervised", {"batch_size": 63}, "last batch of 1"),
+        ("infomax", {"batch_size": 65}, "fewer than one mini-batch of 65"),
+        ("simclr", {"batch_size": 63}, "last mini-batch of 1"),
+        ("supervised", {"batch_size": 63}, "last mini-batch of 1"),
     ],
 )
 def test_unsuitable_data_raises(name: str, changes: dict, message: str, data: Path, tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ def test_unsuitable_data_raises(name: str, changes: dict, message: str, data: Pa
 
 @pytest.mark.parametrize("name", ["supervised", "relational-10"])
 def test_missing_labels_raise(name: str, tmp_path: Path) -> None:
-    images, labels = generate(64, 0, "train")
+    images, labels = generate_shapes(64, 0, "train")
     labels[3] = -1
     path = tmp_path / "train.beton"
     beton.write(path, images, labels, np.arange(64))
@@ -310,7 +312,7 @@ def test_infinite_weights_are_not_written(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_batch_size_of_one_raises(name: str, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"in batches of 1: .* at least two images, .*; raise batch_size"):
+    with pytest.raises(UserError, match=r"at least two images, but batch_size is 1 and .* contains 64 images: raise"):
         train(data, tmp_path / "run", small_config(name, batch_size=1))
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from rr import backbones, methods, params
 from rr.methods.base import Method
-from rr.methods.rotation import rotate
+from rr.methods.rotation import rotate_four_ways
 from rr.views.augmentation import Augmentation
 
 
@@ -26,14 +26,14 @@ def make_images(count: int, size: int = 16) -> torch.Tensor:
 def test_upper_left_corner_moves_counterclockwise() -> None:
     view = torch.zeros(1, 3, 8, 8)
     view[:, :, 0, 0] = 1
-    rotated, _ = rotate(view)
+    rotated, _ = rotate_four_ways(view)
     corners = [tuple(image[0].nonzero()[0].tolist()) for image in rotated]
     assert corners == [(0, 0), (7, 0), (7, 7), (0, 7)]  # row, column
 
 
 def test_rotations_equal_pillow() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
-    rotated, labels_4N = rotate(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    rotated, labels_4N = rotate_four_ways(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     assert labels_4N.tolist() == [k for k in range(4) for _ in range(5)]
     assert rotated.shape == (20, 3, 8, 8)
     rows = iter(rotated.permute(0, 2, 3, 1).numpy())
@@ -48,14 +48,14 @@ def test_rotations_equal_pillow() -> None:
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_rotated_batch_is_channels_last(memory_format: torch.memory_format) -> None:
     views = make_images(3).contiguous(memory_format=memory_format)
-    rotated, _ = rotate(views)
+    rotated, _ = rotate_four_ways(views)
     assert rotated.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(rotated[6:9], views.flip(2, 3))
 
 
 def test_images_that_are_not_square_raise() -> None:
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
-        rotate(torch.zeros(2, 3, 8, 9))
+        rotate_four_ways(torch.zeros(2, 3, 8, 9))
 
 
 @pytest.mark.parametrize("K", [1, 3])

@@ -1,4 +1,4 @@
-"""params.yaml: strict types, and error messages that point to the mistake."""
+"""Tests for params.yaml: types are strict, and error messages point to the mistake."""
 
 import json
 from pathlib import Path
@@ -30,14 +30,14 @@ def set_value(params: dict, path: str, value: object) -> None:
         ("methods.relational.views", True, "{path}: input should be a valid integer (given: true)"),
         ("methods.relational.views", 1, "{path}: input should be greater than or equal to 2 (given: 1)"),
         ("methods.relational.loss", "foca", "{path}: input should be 'focal' or 'bce' (given: \"foca\")"),
-        ("methods.relational.kind", "relatonal", "{path}: unknown 'relatonal'; known: relational,"),
+        ("methods.relational.kind", "relatonal", "{path}: unknown 'relatonal'; did you mean 'relational'?"),
         ("methods.relational.augmentation.grey", 0.2, "{path}: unknown key; known: affine,"),
         ("methods.relational.augmentation.scale", [0.5, 2.0], "methods.relational.augmentation: scale must be"),
         ("methods.relational.learning_rate", float("inf"), "{path}: input should be a"),
         ("datasets.shapes.source.seed", -1, "{path}: input should be greater than or equal to 0"),
         ("datasets.shapes.source", {"kind": "parquet", "path": ""}, "{path}.path: string should have at least 1"),
         ("datasets.shapes.source.trian", 5, "{path}: unknown key; did you mean 'train'?"),
-        ("datasets.shapes.source", {"kind": "cifar11"}, "{path}.kind: unknown 'cifar11'; known: shapes, cifar10,"),
+        ("datasets.shapes.source", {"kind": "coco"}, "{path}.kind: unknown 'coco'; known: cifar10, cifar100,"),
         ("datasets.shapes.std", [0.5, 0.0, 0.5], "{path}.1: input should be greater than or equal to 0.001"),
         ("datasets.shapes.std", [0.5, 0.5], "{path}.2: this key is missing"),
         ("grid.method", ["random", "relationl"], "{path}: unknown 'relationl'; did you mean 'relational'?"),
@@ -47,7 +47,7 @@ def set_value(params: dict, path: str, value: object) -> None:
         ("grid.seed", [], "{path}: the list is empty"),
         ("grid.seed", [1, 1], "{path}: duplicate value 1; remove one"),
         ("grid.seed", [-1], "{path}.0: input should be greater than or equal to 0"),
-        ("methods.rm -rf /", {"kind": "random"}, "{path}: string should match pattern"),
+        ("methods.rm -rf /", {"kind": "random"}, "{path}: invalid name; use letters, digits, - and _"),
         ("gird", {}, "{path}: unknown key; did you mean 'grid'?"),
         ("dynamics.every", 1, "{path}: this key is now called 'every_n_epochs'"),
         ("datasets.shapes.side", 32, "{path}: this key is now called 'image_size'"),
@@ -88,14 +88,20 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     [
         ("grid: [", "is not valid YAML"),
         ("a: 1\na: 2", "is not valid YAML"),
-        ("", "has no sections"),
-        ("- 1", "has no sections"),
+        ("", "is empty or not a mapping: it needs the sections grid, threads,"),
+        ("- 1", "is empty or not a mapping"),
         ("grid: !!python/object/apply:os.system [true]", "is not valid YAML"),
     ],
 )
 def test_invalid_file_raises(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(UserError, match=expected):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_file_that_is_not_utf8_raises(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"grid: \xff")
+    with pytest.raises(UserError, match=r"is not UTF-8 text .*: save it with UTF-8 encoding"):
         load_params(tmp_path / "params.yaml")
 
 
@@ -110,7 +116,7 @@ def test_target_missing_from_data_raises(tmp_path: Path) -> None:
         params["grid"]["target"] = ["other"]
 
     write_params(tmp_path, change)
-    with pytest.raises(UserError, match=r"grid\.data: other is missing"):
+    with pytest.raises(UserError, match=r"grid\.data: missing other; list every dataset"):
         load_params(tmp_path / "params.yaml")
 
 

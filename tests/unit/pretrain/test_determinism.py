@@ -55,7 +55,7 @@ def test_run_continues_from_any_checkpoint_to_identical_results(
         checkpoints[state.epoch, state.step] = path.read_bytes()
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+        patch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         patch.setattr(loop, "save_checkpoint", save_and_read)
         expected = read_outputs(train(small_data, tmp_path / "uninterrupted", config))
     assert sorted(checkpoints) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0)]

@@ -15,7 +15,7 @@ from rr import backbones, methods
 from rr.data.beton import Beton, write
 from rr.methods.base import Method
 from rr.params import DynamicsConfig, load_params
-from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor, gradient_norms, knn_leave_one_out
+from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor, gradient_norms, leave_one_out_knn_accuracy
 
 RUN = "shapes/conv4/relational/1"
 
@@ -77,7 +77,7 @@ def test_knn_leave_one_out_equals_scikit_learn() -> None:
             20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.1)
         ).fit(x[others], labels[others])
         num_correct += reference.predict(x[row : row + 1])[0] == labels[row]
-    assert knn_leave_one_out(torch.from_numpy(x), torch.from_numpy(labels)) == pytest.approx(num_correct / 120)
+    assert leave_one_out_knn_accuracy(torch.from_numpy(x), torch.from_numpy(labels)) == pytest.approx(num_correct / 120)
 
 
 def test_gradient_norms_of_backbone_and_head() -> None:

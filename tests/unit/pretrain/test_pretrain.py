@@ -102,7 +102,7 @@ def test_interrupted_run_continues_within_an_epoch_to_identical_results(
 
     rr(*PRETRAIN)
     expected = read_outputs(project_copy)
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     saved_steps, save = [], loop.save_checkpoint
 
     def save_and_interrupt(path: Path, fingerprint: str, state: loop.TrainState, *rest: object) -> None:
@@ -117,7 +117,7 @@ def test_interrupted_run_continues_within_an_epoch_to_identical_results(
     assert "run the same command again to continue" in outcome.err
     assert saved_steps[-1] not in (0, 7)
     outcome = rr(*PRETRAIN)
-    assert f"continuing in epoch 2 at step {saved_steps[9]}" in outcome.out
+    assert f"continuing in epoch 2 after step {saved_steps[9]}" in outcome.out
     assert read_outputs(project_copy) == expected
 
 
@@ -165,7 +165,7 @@ def test_last_batch_of_one_raises_before_training(project_copy: Path, rr: RunRr)
     write_params(project_copy, lambda params: params["methods"]["relational"].update(views=2, batch_size=199))
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert "200 images in batches of 199 leave a last batch of 1" in outcome.err
+    assert "200 images in mini-batches of 199 leave a last mini-batch of 1" in outcome.err
 
 
 def test_run_that_another_process_writes_raises(project_copy: Path, rr: RunRr) -> None:
@@ -221,7 +221,7 @@ def test_supervised_without_labels_raises(project: Path, rr: RunRr) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--backbone", "conv5"), "--backbone conv5: unknown; did you mean 'conv4'?"),
+        (("--backbone", "conv5"), "--backbone conv5: unknown backbone; did you mean 'conv4'?"),
         (("--method", "relationl"), "--method relationl: not in params.yaml; did you mean 'relational'?"),
         (("--dataset", "shape"), "--dataset shape: not in params.yaml; did you mean 'shapes'?"),
         (("--device", "gpu"), "--device gpu: unknown device; use auto, cpu, cuda or cuda:<number>"),

@@ -15,12 +15,12 @@ from rr import paths
 from rr.errors import UserError
 from rr.params import Params
 from rr.report.stage import write_report
-from rr.workflow.grid import report_run
+from rr.workflow.grid import make_report_run
 from rr.workflow.records import with_digest
 
 
 def test_inputs_of_the_stage_are_all_files_of_the_grid(params: Params) -> None:
-    inputs = report_run(params).inputs
+    inputs = make_report_run(params).inputs
     assert len(inputs) == len(set(inputs)) == 6 * 3 + 12 * 4
     assert all(path.is_file() for path in inputs)
     assert Path("runs/history/shapes/conv4/relational/1.csv") in inputs

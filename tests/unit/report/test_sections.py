@@ -27,7 +27,7 @@ from rr import paths
 from rr.params import Params
 from rr.report.inputs.predictions import Predictions
 from rr.report.page import escape_markdown
-from rr.report.sections.classes import confusion_matrix, reliability_curve, top_confusions
+from rr.report.sections.classes import calibration_curve, confusion_fractions, top_confusions
 from rr.report.sections.efficiency import accuracy_at
 from rr.report.stage import write_report
 from rr.workflow.grid import evaluations
@@ -59,25 +59,25 @@ def test_worst_and_best_class(params: Params) -> None:
 
 
 def test_confusions() -> None:
-    assert confusion_matrix(make_predictions(CLASS_NAMES)).tolist() == [[0.75, 0.25, 0], [0.5, 0.25, 0.25], [0, 0, 1]]
+    assert confusion_fractions(make_predictions(CLASS_NAMES)).tolist() == [[0.75, 0.25, 0], [0.5, 0.25, 0.25], [0, 0, 1]]
     expected = ["dog as cat: 50.00", "cat as dog: 25.00", "dog as $a$ & <b>: 25.00"]
     assert top_confusions(make_predictions(CLASS_NAMES)) == expected
-    assert np.isnan(confusion_matrix(make_predictions([*CLASS_NAMES, "bird"]))[3]).all()
+    assert np.isnan(confusion_fractions(make_predictions([*CLASS_NAMES, "bird"]))[3]).all()
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
-def test_confusion_matrix_equals_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+def test_confusion_fractions_match_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     labels, predictions = (np.array(side) for side in zip(*pairs, strict=True))
-    matrix = confusion_matrix(Predictions(list("abcde"), labels, predictions, np.ones(len(labels))))
+    matrix = confusion_fractions(Predictions(list("abcde"), labels, predictions, np.ones(len(labels))))
     # scikit-learn returns 0 for a class without images
     expected = metrics.confusion_matrix(labels, predictions, labels=range(5), normalize="true")
     np.testing.assert_allclose(np.nan_to_num(matrix), expected)
 
 
-def test_reliability_curve() -> None:
+def test_calibration_curve() -> None:
     # (0, 1/15] holds 0; (7/15, 8/15] 0.5; (8/15, 9/15] 0.55; (13/15, 14/15] 0.9; (14/15, 1] 0.97, 0.99 and 1.
     expected = [(0, 1), (0.5, 0.5), (0.55, 0.5), (0.9, 0), ((0.97 + 0.99 + 1) / 3, 1)]
-    curve = reliability_curve(make_predictions(CLASS_NAMES))
+    curve = calibration_curve(make_predictions(CLASS_NAMES))
     np.testing.assert_allclose(curve, expected, rtol=1e-6, atol=1e-12)
 
 

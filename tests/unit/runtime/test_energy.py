@@ -1,4 +1,4 @@
-"""Tests for energy measurement, with fake counters because this machine may have none."""
+"""Tests for energy measurement, with fake counters, because this machine may have no real ones."""
 
 import json
 import time
@@ -34,7 +34,7 @@ def set_counter(powercap: Path, name: str, microjoules: int) -> None:
 
 
 def fake_gpus(monkeypatch: pytest.MonkeyPatch, *readings: list[int]) -> None:
-    """Replace the driver with one whose GPUs show these readings one after the other, in millijoules."""
+    """Replace the driver with one that returns these readings of its GPUs one after the other, in millijoules."""
     remaining = list(readings)
     current: list[int] = []
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: current.__setitem__(slice(None), remaining.pop(0)))

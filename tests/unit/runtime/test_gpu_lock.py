@@ -12,7 +12,7 @@ from helpers import PRETRAIN, RunRr
 from rr.errors import UserError
 from rr.runtime import gpu_lock
 
-# Prints its GPU and when it had it, by a clock that all processes share.
+# Prints its GPU, and the times between which it held the GPU, from a clock that all processes share.
 RUN = """
 import os, pathlib, sys, time
 from rr.runtime import gpu_lock
@@ -42,7 +42,7 @@ def no_gpu_acquired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_gpu_has_at_most_as_many_runs_as_it_is_listed(tmp_path: Path) -> None:
+def test_gpu_takes_as_many_runs_as_it_is_listed(tmp_path: Path) -> None:
     runs_by_gpu: dict[str, list[tuple[float, float]]] = {}
     for run in [start_run(tmp_path, "0,1,1", 0.5) for _ in range(9)]:
         out, err = run.communicate(timeout=100)
@@ -63,7 +63,7 @@ def test_waiting_run_gets_the_gpu_of_a_killed_run(tmp_path: Path) -> None:
     third = start_run(tmp_path, "3,MIG-4", 0)
     assert third.stdout
     assert third.stderr
-    assert third.stderr.readline() == "all GPUs of RR_GPUS=3,MIG-4 are in use: waiting for one\n"
+    assert third.stderr.readline() == "all GPUs in RR_GPUS=3,MIG-4 are in use by other runs: waiting for a free one\n"
     second.kill()
     assert third.stdout.readline() == "MIG-4\n"
     first.kill()
@@ -75,11 +75,11 @@ def test_waiting_run_gets_the_gpu_of_a_killed_run(tmp_path: Path) -> None:
 def test_gpu_is_acquired_unless_the_device_is_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("RR_GPUS", "5,6")
-    assert gpu_lock.assigned_device("cpu") == "cpu"
+    assert gpu_lock.acquire_device("cpu") == "cpu"
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    assert gpu_lock.assigned_device("auto") == "cuda"
+    assert gpu_lock.acquire_device("auto") == "cuda"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    assert gpu_lock.assigned_device("cuda") == "cuda"  # a process acquires only one
+    assert gpu_lock.acquire_device("cuda") == "cuda"  # a process acquires only one
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
 
 
@@ -93,15 +93,15 @@ def test_missing_gpu_raises_instead_of_using_the_cpu(
     monkeypatch.setenv("RR_GPUS", "7,0")
     outcome = rr(*PRETRAIN, "--device", device)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith("rr: RR_GPUS=7,0: torch sees no GPU 7 on this machine")
+    assert outcome.err.startswith("rr: RR_GPUS=7,0: torch cannot use GPU 7 on this machine")
     assert not (converted_project / "runs").exists()
 
 
 @pytest.mark.usefixtures("no_gpu_acquired")
-def test_numbered_device_and_rr_gpus_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbered_device_with_rr_gpus_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RR_GPUS", "0,1")
     with pytest.raises(UserError, match=r"--device cuda:0 selects one GPU, but RR_GPUS=0,1 is set"):
-        gpu_lock.assigned_device("cuda:0")
+        gpu_lock.acquire_device("cuda:0")
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
@@ -131,7 +131,7 @@ def test_file_at_the_path_of_the_lock_folder_raises(
     monkeypatch.setenv("RR_GPUS", "0")
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert outcome.err.startswith(f"rr: a file or folder of this name already exists at {tmp_path / 'locks'}:")
+    assert outcome.err.startswith(f"rr: a file or folder already exists at {tmp_path / 'locks'}:")
 
 
 @pytest.mark.usefixtures("no_gpu_acquired", "project")
@@ -144,7 +144,7 @@ def test_invalid_list_raises(monkeypatch: pytest.MonkeyPatch, rr: RunRr, rr_gpus
 
 
 @pytest.mark.usefixtures("no_gpu_acquired")
-def test_rr_gpus_and_cuda_visible_devices_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rr_gpus_with_cuda_visible_devices_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RR_GPUS", "0,1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(UserError, match="both set"):

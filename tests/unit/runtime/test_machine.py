@@ -1,4 +1,4 @@
-"""The commit of the code that a record names."""
+"""Tests for the git commit that a record contains."""
 
 import subprocess
 from pathlib import Path
@@ -14,7 +14,7 @@ def run_git(*arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
 
 
-def test_git_commit_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_commit_and_changes_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_commit() is None

@@ -81,12 +81,12 @@ def test_interrupted_pretraining_continues_to_the_same_bits(
     code, message = EXITS[signal.Signals(number)]
     assert outcome.code == code
     assert f"rr: {message}: run the same command again to continue" in outcome.err
-    assert f"stopping in epoch {position[0]} at step {position[1]}" in outcome.out
+    assert f"stopping in epoch {position[0]} after step {position[1]}" in outcome.out
     # The outputs of the first training have not changed, so their record is kept.
     assert (read_outputs(), (project_copy / FOLDER / "run.json").read_bytes()) == (expected, record)
     signals_at(0)
     outcome = rr(*PRETRAIN)
-    assert f"continuing in epoch {position[0]} at step {position[1]}" in outcome.out
+    assert f"continuing in epoch {position[0]} after step {position[1]}" in outcome.out
     assert read_outputs() == expected
     assert not list(project_copy.rglob("*.pt"))
 
@@ -115,7 +115,7 @@ def test_ignored_ctrl_c_stays_ignored(project_copy: Path, rr: RunRr, signals_at:
 def test_continuing_with_a_learning_rate_schedule_gives_no_warning(
     project_copy: Path, rr: RunRr, signals_at: Callable[..., None], step: int
 ) -> None:
-    """torch warns if the schedule advances before the optimizer; the last of the four steps does not update weights."""
+    """torch warns if the schedule advances before the optimizer. The last of the four steps does not update weights."""
     write_params(project_copy, lambda params: params["methods"]["supervised"].update(batch_size=50))
     rr(*SUPERVISED)
     expected = read_outputs("supervised")

@@ -33,7 +33,7 @@ def single_run() -> dict:
 
 def test_run_is_listed_only_while_it_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status.list_runs() == []
-    assert status.render_status(as_json=False) == "status: no run in this folder is active, failed or interrupted"
+    assert status.render_status(as_json=False) == "status: there are no unfinished runs in this folder"
     monkeypatch.setattr(status, "SECONDS_BETWEEN_HEARTBEATS", 0.0)
     with status.track_run("pretrain", FOLDER):
         run = single_run()
@@ -160,7 +160,7 @@ def test_killed_and_failed_pretrainings_are_listed(converted_project: Path, fold
     write_params(folder)
     assert rr(*PRETRAIN).code == 0
     assert rr(*EVALUATE, "knn").code == 0
-    assert "no run in this folder is active" in rr("status").out
+    assert "there are no unfinished runs" in rr("status").out
 
 
 def test_status_does_not_import_numpy() -> None:

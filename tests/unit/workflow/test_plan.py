@@ -22,10 +22,10 @@ from rr.workflow.plan import format_plan, make_throughput_function
 def rows_by_method(text: str) -> dict[str, list[str]]:
     """Return the cells of the table's rows by method."""
     rows = [line.split() for line in text.splitlines()[1:]]
-    return {row[2]: row for row in rows[: next(k for k, row in enumerate(rows) if "pretrainings," in row)]}
+    return {row[2]: row for row in rows[: next(k for k, row in enumerate(rows) if "pretraining" in row)]}
 
 
-def test_views_of_the_paper(params_file: Path, rr: RunRr) -> None:
+def test_views_and_hours_of_the_paper(params_file: Path, rr: RunRr) -> None:
     outcome = rr("plan", "views", "--views-per-second", "100000")
     assert outcome.code == 0, outcome.err
     rows = rows_by_method(outcome.out)
@@ -33,7 +33,10 @@ def test_views_of_the_paper(params_file: Path, rr: RunRr) -> None:
     assert rows["relational-k32"][3:] == ["3", "0", "320,000,000", "100,000", "2.7"]
     assert rows["relational-k2"][3:6] == ["3", "0", "20,000,000"]
     total = 3 * 3 * sum(k * 50_000 * 200 for k in (2, 4, 8, 16, 32))
-    assert f"45 pretrainings, {total:,} views, {total / 1e5 / 3600:,.1f} hours one after the other" in outcome.out
+    assert (
+        f"45 pretraining runs, {total:,} views, {total / 1e5 / 3600:,.1f} hours if run one after the other"
+        in outcome.out
+    )
     assert "45 evaluations" in outcome.out
     on_several_gpus = rr("plan", "views", "views", "--views-per-second", "100000", "--gpus", "4")
     least, longest = total / 1e5 / 3600 / 4, 320e6 / 1e5 / 3600
@@ -52,7 +55,7 @@ def test_sizes_of_stl10_and_tiny_imagenet_are_known_before_fetch(params_file: Pa
         assert rows_by_method(format_plan(chosen, lambda *_: 1e5))[method][5] == f"{views:,}"
 
 
-def test_estimate_makespan() -> None:
+def test_makespan_matches_examples_computed_by_hand() -> None:
     # Longest first: 5, 4 and 3 start on the three GPUs, then 3 after 3, and 3 after 4.
     assert estimate_makespan([3.0, 5.0, 3.0, 4.0, 3.0], 3) == MakespanBounds(7.0, 6.0, 6.0 + 5 * 2 / 3)
     assert estimate_makespan([], 2) == MakespanBounds(0.0, 0.0, 0.0)
@@ -74,7 +77,7 @@ def test_makespan_of_any_order_is_within_the_bounds(durations: list[float], gpus
     assert bounds.lower_bound - 1e-9 <= bounds.longest_first <= bounds.upper_bound + 1e-9
 
 
-def test_estimate_io(params_file: Path) -> None:
+def test_io_estimate_matches_values_computed_by_hand(params_file: Path) -> None:
     params = load_params(
         suites.merge_suites(
             {"cifar": suites.load_suite("cifar"), "tiny-conv4": suites.load_suite("tiny-conv4")}, params_file
@@ -159,7 +162,7 @@ def test_invalid_option_raises(params_file: Path, rr: RunRr, option: str, value:
     assert message in outcome.err
 
 
-def test_more_gpus_than_runs(params_file: Path, rr: RunRr) -> None:
+def test_more_gpus_than_runs_take_as_long_as_the_longest_run(params_file: Path, rr: RunRr) -> None:
     outcome = rr("plan", "views", "--views-per-second", "100000", "--gpus", "1000000")
     assert "on 1000000 GPUs: 0.9 hours if the longest runs start first" in outcome.out
     tracemalloc.start()
@@ -187,11 +190,11 @@ def test_size_of_a_custom_dataset_is_unknown_before_convert(project: Path, rr: R
     write_params(project, change)
     outcome = rr("plan", "--views-per-second", "1000")
     assert outcome.code == 0
-    assert "size unknown until rr convert has run: mine" in outcome.out
+    assert "not included, because the size is unknown until rr convert has run: mine" in outcome.out
 
 
 def test_throughput_is_measured_once_for_similar_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "SECONDS", 0.05)
+    monkeypatch.setattr(plan, "MEASUREMENT_SECONDS", 0.05)
     params = load_params(project / "params.yaml")
     calls = []
     measure = plan._measure_throughput
@@ -206,4 +209,4 @@ def test_throughput_is_measured_once_for_similar_runs(project: Path, monkeypatch
 def test_unknown_suite_raises(params_file: Path, rr: RunRr) -> None:
     outcome = rr("plan", "viws")
     assert outcome.code == 2
-    assert "unknown suite viws" in outcome.err
+    assert "unknown suite 'viws'" in outcome.err

@@ -1,4 +1,4 @@
-"""Tests for suites: they change only the grid and the methods of the file, and the result is valid."""
+"""Tests for suites: a suite changes only the grid and the methods of params.yaml, and the result is valid."""
 
 import textwrap
 from pathlib import Path
@@ -65,10 +65,12 @@ def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
         ("grid: {}\nmethods: {new: {base: nothing}}", "suite broken, methods.new.base: unknown method 'nothing'"),
         ("grid: {}\nmethods: {new: {like: simclr}}", "suite broken, methods.new.like: this key is now called 'base'"),
         ("grid: {}\nmethods: {new: {base: simclr, epoch: 3}}", "methods.new.epoch: unknown key"),
-        ("grid: {}\nthreads: 3", "and nothing else"),
+        ("grid: {}\nthreads: 3", "a suite must have the section 'grid', may have 'methods', and has no others"),
         ("grid: [", "broken.yaml is not valid YAML"),
-        ("- 1", "a suite must have the section grid"),
-        ("grid: {seed: 1}", "each value in grid must be a list"),
+        ("- 1", "a suite must have the section 'grid'"),
+        ("grid: {}\nmethods: {new: {epochs: 3}}", "suite broken, methods.new.base: this key is missing"),
+        ("grid: {}\nmethods: {new: 3}", "the section 'methods' must contain only mappings"),
+        ("grid: {seed: 1}", "the section 'grid' must contain only lists, such as seed: [1, 2]"),
     ],
 )
 def test_invalid_suite_leaves_the_file_unchanged(content: str, message: str, params_file: Path, rr: RunRr) -> None:
@@ -86,18 +88,18 @@ def test_file_that_is_not_a_suite_raises(content: str, params_file: Path, rr: Ru
     (params_file.parent / "workflow/suites/broken.yaml").write_text(content)
     outcome = rr("suite", "use", "broken")
     assert outcome.code == 2
-    assert "the file must have only the key suites, with only the key broken in it" in outcome.err
+    assert "the file must contain only the key 'suites', and in it only the key 'broken'" in outcome.err
 
 
 def test_unknown_suite_raises_with_a_suggestion(params_file: Path, rr: RunRr) -> None:
     for command in ("use", "show"):
         outcome = rr("suite", command, "method")
         assert outcome.code == 2
-        assert "unknown suite method" in outcome.err
+        assert "unknown suite 'method'" in outcome.err
         assert "methods" in outcome.err
 
 
-def test_list_and_show(params_file: Path, rr: RunRr) -> None:
+def test_list_prints_all_suites_and_show_prints_the_file(params_file: Path, rr: RunRr) -> None:
     lines = rr("suite", "list").out.splitlines()
     assert [line.split()[0] for line in lines] == NAMES
     assert all(len(line.split()) > 3 for line in lines)
@@ -125,13 +127,13 @@ def test_merge_combines_grids_and_leaves_the_file_unchanged(params_file: Path) -
 def test_merge_of_different_variants_of_one_name_raises(params_file: Path) -> None:
     one, other = suites.load_suite("views"), suites.load_suite("views")
     other["methods"]["relational-k2"]["epochs"] = 3
-    with pytest.raises(UserError, match=r"methods\.relational-k2 differs"):
+    with pytest.raises(UserError, match=r"suites one and other define methods\.relational-k2 differently"):
         suites.merge_suites({"one": one, "other": other}, params_file)
     assert not (params_file.parent / ".rr").exists()
 
 
 def test_suites_of_the_paper_have_its_settings(params_file: Path) -> None:
-    """Compare epochs, K, M, seeds and learning rates with the paper's; only STL-10 has another number of epochs."""
+    """Compare epochs, K, M, seeds and learning rates with those of the paper. STL-10 has 300 epochs, the others 200."""
     for name in ("cifar", "tiny-conv4", "tiny-resnet32", "slim", "stl10", "views", "labels", "heads"):
         before = params_file.read_bytes()
         suites.use_suite(name, params_file)

@@ -20,7 +20,7 @@ from rr.methods.relation.factorized import factorized_loss
 from rr.methods.relation.fused import fused_loss
 from rr.methods.relation.head import Aggregation
 from rr.methods.relation.pair_loss import PairLossKind, PairStatistics
-from rr.methods.relation.pairs import random_partners, roll_partners
+from rr.methods.relation.pairs import roll_negative_rows, sample_negative_rows
 
 FLOAT32 = 1e-5
 FLOAT32_TORCH = 1e-4
@@ -31,7 +31,7 @@ FOCAL = PairLossConfig("focal", 2.0)
 
 
 def make_case(
-    aggregation: Aggregation, K: int, M: int, negatives: str, positives: Tensor | None = None
+    aggregation: Aggregation, K: int, M: int, negatives: str, positive_rows: Tensor | None = None
 ) -> tuple[RelationHead, Tensor, Tensor]:
     """Return a float32 head with random parameters, features with a mean that is not 0, and partners.
 
@@ -48,30 +48,30 @@ def make_case(
         head.norm.running_var = 0.5 + torch.rand(20)
         features = torch.randn(1, M, 7) + 2 + 0.5 * torch.randn(K, M, 7)
         if negatives == "roll":
-            partners = roll_partners(K, M)
+            negative_rows = roll_negative_rows(K, M)
         else:
-            partners = random_partners(K, M, torch.Generator().manual_seed(M))
-        if smallest_normalized_value(head, features, partners, positives) > 2e-6:
-            return head, features, partners
+            negative_rows = sample_negative_rows(K, M, torch.Generator().manual_seed(M))
+        if smallest_normalized_value(head, features, negative_rows, positive_rows) > 2e-6:
+            return head, features, negative_rows
     raise AssertionError
 
 
 def smallest_normalized_value(
-    head: RelationHead, features: Tensor, partners: Tensor, positives: Tensor | None
+    head: RelationHead, features: Tensor, negative_rows: Tensor, positive_rows: Tensor | None
 ) -> float:
     values: list[Tensor] = []
     head = copy.deepcopy(head).double()
     head.activation.register_forward_pre_hook(lambda _, inputs: values.append(inputs[0].detach().abs().min()))
     for training in (True, False):
-        direct_logits(head.train(training), features.double(), partners, positives)
+        direct_logits(head.train(training), features.double(), negative_rows, positive_rows)
     return min(values).item()
 
 
-def reference(partners: Tensor, config: PairLossConfig, positives: Tensor | None = None) -> LossFunction:
+def reference(negative_rows: Tensor, config: PairLossConfig, positive_rows: Tensor | None = None) -> LossFunction:
     """Return a function that computes the loss from the reference logits."""
 
     def loss(head: RelationHead, features: Tensor) -> Tensor:
-        logits, targets = direct_logits(head, features, partners, positives)
+        logits, targets = direct_logits(head, features, negative_rows, positive_rows)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         if config.kind == "bce":
             return cross_entropy.mean()
@@ -83,9 +83,9 @@ def reference(partners: Tensor, config: PairLossConfig, positives: Tensor | None
 
 
 def bind(
-    implementation: Implementation, partners: Tensor, config: PairLossConfig, positives: Tensor | None = None
+    implementation: Implementation, negative_rows: Tensor, config: PairLossConfig, positive_rows: Tensor | None = None
 ) -> LossFunction:
-    return lambda head, features: implementation(head, features, partners, positives, config)[0]
+    return lambda head, features: implementation(head, features, negative_rows, positive_rows, config)[0]
 
 
 def results(head: RelationHead, features: Tensor, loss: LossFunction) -> dict[str, Tensor]:
@@ -121,42 +121,46 @@ def test_implementations_equal_the_reference(
 ) -> None:
     config = PairLossConfig(kind, gamma)
     for K, M in SHAPES:
-        head, features, partners = make_case(aggregation, K, M, negatives)
+        head, features, negative_rows = make_case(aggregation, K, M, negatives)
         head.train(training)
-        expected = results(head, features.double(), reference(partners, config))
-        factorized = bind(factorized_loss, partners, config)
+        expected = results(head, features.double(), reference(negative_rows, config))
+        factorized = bind(factorized_loss, negative_rows, config)
         assert_close(results(head, features.double(), factorized), expected, 1e-12)
         if aggregation == "max":
             assert_close(results(head, features, factorized), expected, FLOAT32_TORCH)
         else:
-            assert_close(results(head, features, bind(fused_loss, partners, config)), expected, FLOAT32)
+            assert_close(results(head, features, bind(fused_loss, negative_rows, config)), expected, FLOAT32)
 
 
 @pytest.mark.parametrize("aggregation", get_args(Aggregation))
 def test_implementations_with_positives_of_other_rows_and_alpha(aggregation: Aggregation) -> None:
     config = PairLossConfig("focal", 2.0, 0.3)
     for K, M in [(2, 5), (3, 1), (4, 6), (9, 16)]:
-        positives = torch.randint(M, (K * (K - 1) // 2, M), generator=torch.Generator().manual_seed(K))
-        head, features, partners = make_case(aggregation, K, M, "random", positives)
-        expected = results(head, features.double(), reference(partners, config, positives))
-        own_positives = results(head, features.double(), reference(partners, config))
+        positive_rows = torch.randint(M, (K * (K - 1) // 2, M), generator=torch.Generator().manual_seed(K))
+        head, features, negative_rows = make_case(aggregation, K, M, "random", positive_rows)
+        expected = results(head, features.double(), reference(negative_rows, config, positive_rows))
+        own_positives = results(head, features.double(), reference(negative_rows, config))
         assert M == 1 or not torch.allclose(expected["loss"], own_positives["loss"])
-        factorized = bind(factorized_loss, partners, config, positives)
+        factorized = bind(factorized_loss, negative_rows, config, positive_rows)
         assert_close(results(head, features.double(), factorized), expected, 1e-12)
         if aggregation != "max":
-            assert_close(results(head, features, bind(fused_loss, partners, config, positives)), expected, FLOAT32)
-        selected = results(head, features, lambda h, z, p=partners, q=positives: relation_loss(h, z, p, q, config)[0])
+            assert_close(
+                results(head, features, bind(fused_loss, negative_rows, config, positive_rows)), expected, FLOAT32
+            )
+        selected = results(
+            head, features, lambda h, z, p=negative_rows, q=positive_rows: relation_loss(h, z, p, q, config)[0]
+        )
         assert_close(selected, expected, 5e-5)
 
 
 def test_fused_is_accurate_for_features_far_from_zero() -> None:
     """The mean of the features is 1,000 times their spread. Centering before squares are summed keeps precision."""
     torch.manual_seed(0)
-    head, partners = RelationHead(16, hidden_dim=32), roll_partners(4, 32)
+    head, negative_rows = RelationHead(16, hidden_dim=32), roll_negative_rows(4, 32)
     features = (torch.randn(1, 32, 16) + 0.5 * torch.randn(4, 32, 16)) / 100 + 10
-    expected = results(head, features.double(), reference(partners, FOCAL))
-    fused = results(head, features, bind(fused_loss, partners, FOCAL))
-    direct = results(head, features, reference(partners, FOCAL))
+    expected = results(head, features.double(), reference(negative_rows, FOCAL))
+    fused = results(head, features, bind(fused_loss, negative_rows, FOCAL))
+    direct = results(head, features, reference(negative_rows, FOCAL))
     for name, value in expected.items():
         error = (fused[name].double() - value).abs().max()
         assert error <= 2 * (direct[name].double() - value).abs().max() + 1e-5 * value.abs().max(), name
@@ -166,12 +170,12 @@ def test_relation_loss_selects_the_fused_kernel_only_if_supported(monkeypatch: p
     calls: list[str] = []
     monkeypatch.setattr("rr.methods.relation.fused.fused_loss", lambda *_: calls.append("fused"))
     monkeypatch.setattr("rr.methods.relation.loss.factorized_loss", lambda *_: calls.append("torch"))
-    features, partners = torch.randn(4, 3, 8), roll_partners(4, 3)
-    relation_loss(RelationHead(8), features, partners)
-    relation_loss(RelationHead(8, "max"), features, partners)
-    relation_loss(RelationHead(8, "max"), torch.randn(9, 3, 8), roll_partners(9, 3))
-    relation_loss(RelationHead(8).double(), features.double(), partners)
-    relation_loss(RelationHead(8), features[:2], roll_partners(2, 3))
+    features, negative_rows = torch.randn(4, 3, 8), roll_negative_rows(4, 3)
+    relation_loss(RelationHead(8), features, negative_rows)
+    relation_loss(RelationHead(8, "max"), features, negative_rows)
+    relation_loss(RelationHead(8, "max"), torch.randn(9, 3, 8), roll_negative_rows(9, 3))
+    relation_loss(RelationHead(8).double(), features.double(), negative_rows)
+    relation_loss(RelationHead(8), features[:2], roll_negative_rows(2, 3))
     assert calls == ["fused", "torch", "torch", "torch", "torch"]
 
 
@@ -197,48 +201,48 @@ class _Loss(torch.nn.Module):
         self.head = head
 
     def forward(self, features: Tensor) -> Tensor:
-        return relation_loss(self.head, features, roll_partners(*features.shape[:2]))[0]
+        return relation_loss(self.head, features, roll_negative_rows(*features.shape[:2]))[0]
 
 
 @pytest.mark.parametrize("negatives", ["roll", "random"])
 def test_fused_results_do_not_depend_on_the_number_of_threads(negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    head, features, partners = make_case("cat", 8, 37, negatives)
+    head, features, negative_rows = make_case("cat", 8, 37, negatives)
     outcomes = []
     for threads in (1, 1, 2, 3):
         # Only for the kernels. torch keeps one thread, because its matrix products may depend on the number of threads.
-        monkeypatch.setattr("rr.methods.relation.fused.num_threads", lambda threads=threads: threads)
-        outcomes.append(results(head, features, bind(fused_loss, partners, FOCAL)))
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        outcomes.append(results(head, features, bind(fused_loss, negative_rows, FOCAL)))
     for other in outcomes[1:]:
         assert all(torch.equal(value, other[name]) for name, value in outcomes[0].items())
 
 
 def test_fused_without_gradients() -> None:
-    head, features, partners = make_case("cat", 4, 8, "roll")
-    expected = results(head, features, bind(fused_loss, partners, FOCAL))
+    head, features, negative_rows = make_case("cat", 4, 8, "roll")
+    expected = results(head, features, bind(fused_loss, negative_rows, FOCAL))
     with torch.no_grad():
-        loss, _ = fused_loss(head, features, partners, None, FOCAL)
+        loss, _ = fused_loss(head, features, negative_rows, None, FOCAL)
     assert not loss.requires_grad
     assert torch.equal(loss, expected["loss"])
     assert torch.equal(head.norm.running_mean, expected["norm.running_mean"])  # updated as in a step with gradients
     frozen = copy.deepcopy(head).requires_grad_(False)
     features.requires_grad_()
-    fused_loss(frozen, features, partners, None, FOCAL)[0].backward()
+    fused_loss(frozen, features, negative_rows, None, FOCAL)[0].backward()
     assert features.grad is not None
     assert frozen.linear.weight.grad is None
 
 
 def test_fused_loss_of_nan_is_nan() -> None:
-    head, features, partners = make_case("cat", 4, 8, "roll")
+    head, features, negative_rows = make_case("cat", 4, 8, "roll")
     features[1, 2, 3] = torch.nan
-    assert fused_loss(head, features, partners, None, FOCAL)[0].isnan()
+    assert fused_loss(head, features, negative_rows, None, FOCAL)[0].isnan()
 
 
 def test_autocast_keeps_statistics_in_float32() -> None:
-    head, features, partners = make_case("cat", 4, 16, "roll")
-    expected = results(head, features.double(), reference(partners, FOCAL))
+    head, features, negative_rows = make_case("cat", 4, 16, "roll")
+    expected = results(head, features.double(), reference(negative_rows, FOCAL))
     for implementation in (fused_loss, factorized_loss):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            actual = results(head, features, bind(implementation, partners, FOCAL))
+            actual = results(head, features, bind(implementation, negative_rows, FOCAL))
         assert actual["loss"].dtype == actual["norm.running_var"].dtype == torch.float32
         assert_close({n: v for n, v in actual.items() if n == "loss" or n.startswith("norm")},
                      {n: v for n, v in expected.items() if n == "loss" or n.startswith("norm")}, 0.02)  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 from rr.methods.relation import PairLossConfig, RelationHead, direct_logits, relation_loss
 from rr.methods.relation.head import Aggregation
 from rr.methods.relation.pair_loss import pair_loss
-from rr.methods.relation.pairs import random_partners, roll_partners
+from rr.methods.relation.pairs import roll_negative_rows, sample_negative_rows
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_direct_pairs_by_hand() -> None:
     head = RelationHead(1, hidden_dim=4)
     head.linear.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0]))
     features = torch.tensor([[[10.0], [11.0]], [[20.0], [21.0]], [[30.0], [31.0]]])
-    _, targets = direct_logits(head, features, roll_partners(3, 2))
+    _, targets = direct_logits(head, features, roll_negative_rows(3, 2))
     assert head_inputs[0].tolist() == [
         [10, 20], [11, 21], [10, 21], [11, 20],
         [10, 30], [11, 31], [10, 31], [11, 30],
@@ -68,7 +68,7 @@ def test_loss_at_zero_logits(loss: str, expected: float, K: int, M: int) -> None
     torch.nn.init.zeros_(head.output.weight)
     torch.nn.init.zeros_(head.output.bias)
     config = PairLossConfig(loss)  # type: ignore[arg-type]
-    value, stats = relation_loss(head, torch.randn(K, M, 8), roll_partners(K, M), config=config)
+    value, stats = relation_loss(head, torch.randn(K, M, 8), roll_negative_rows(K, M), config=config)
     assert value.item() == pytest.approx(expected, abs=1e-7)
     assert round(expected, 4) in (0.0866, 0.6931)
     assert stats.correct_positives == 0
@@ -109,9 +109,9 @@ def test_pair_statistics_by_hand(aggregation: Aggregation, K: int, M: int, dtype
     head = RelationHead(8, aggregation, 16).to(dtype).eval()
     head.output.bias.data.fill_(0.02)
     features = torch.randn(K, M, 8, dtype=dtype)
-    partners = random_partners(K, M, torch.Generator().manual_seed(0))
-    logits, targets = direct_logits(head, features, partners)
-    _, stats = relation_loss(head, features, partners)
+    negative_rows = sample_negative_rows(K, M, torch.Generator().manual_seed(0))
+    logits, targets = direct_logits(head, features, negative_rows)
+    _, stats = relation_loss(head, features, negative_rows)
     by_hand, likelihood = [0, 0, 0, 0], [0.0, 0.0]
     for logit, target in zip(logits.tolist(), targets.tolist(), strict=True):
         kind = 0 if target == 1 else 2
@@ -130,7 +130,7 @@ def test_head_learns_to_recognize_views() -> None:
     for _ in range(60):
         images = torch.randn(1, 16, 8).sign()
         optimizer.zero_grad()
-        loss, stats = relation_loss(head, images + 0.1 * torch.randn(4, 16, 8), roll_partners(4, 16))
+        loss, stats = relation_loss(head, images + 0.1 * torch.randn(4, 16, 8), roll_negative_rows(4, 16))
         loss.backward()
         optimizer.step()
     assert loss < 0.07  # 0.087 before
@@ -155,33 +155,35 @@ def test_invalid_values_raise() -> None:
 
 @pytest.mark.parametrize("function", [direct_logits, relation_loss])
 def test_invalid_tensors_raise(function) -> None:  # type: ignore[no-untyped-def]
-    head, features, partners = RelationHead(8), torch.randn(3, 4, 8), roll_partners(3, 4)
-    with pytest.raises(ValueError, match=r"features must be \(views K, images M, size D\)"):
-        function(head, features[0], partners)
+    head, features, negative_rows = RelationHead(8), torch.randn(3, 4, 8), roll_negative_rows(3, 4)
+    with pytest.raises(ValueError, match=r"features must have shape \(views K, images M, size D\)"):
+        function(head, features[0], negative_rows)
     with pytest.raises(ValueError, match="expects features of size 8, got 7"):
-        function(head, features[..., :7], partners)
+        function(head, features[..., :7], negative_rows)
     with pytest.raises(ValueError, match="at least 2 views"):
-        function(head, features[:1], partners)
-    with pytest.raises(ValueError, match=r"partners must have shape \(3, 4\)"):
-        function(head, features, partners[:, :3])
-    with pytest.raises(ValueError, match="partners must be int64"):
-        function(head, features, partners.int())
-    with pytest.raises(ValueError, match="partners are on meta"):
-        function(head, features, partners.to("meta"))
+        function(head, features[:1], negative_rows)
+    with pytest.raises(
+        ValueError, match=r"negative_rows must be int64 of shape \(3, 4\) on cpu, got torch.int64 of shape \(3, 3\)"
+    ):
+        function(head, features, negative_rows[:, :3])
+    with pytest.raises(ValueError, match=r"negative_rows must be int64 .* got torch.int32"):
+        function(head, features, negative_rows.int())
+    with pytest.raises(ValueError, match=r"negative_rows must be int64 .* on meta"):
+        function(head, features, negative_rows.to("meta"))
 
 
 @pytest.mark.parametrize("wrong", [-1, 4])
 def test_partner_outside_the_mini_batch_raises(wrong: int) -> None:
-    partners = roll_partners(3, 4)
-    partners[1, 2] = wrong
+    negative_rows = roll_negative_rows(3, 4)
+    negative_rows[1, 2] = wrong
     with pytest.raises(ValueError, match="0 to 3"):
-        relation_loss(RelationHead(8), torch.randn(3, 4, 8), partners)
+        relation_loss(RelationHead(8), torch.randn(3, 4, 8), negative_rows)
 
 
 def test_single_pair_in_training_mode_raises() -> None:
-    head, features, partners = RelationHead(8), torch.randn(2, 1, 8), roll_partners(2, 1)
+    head, features, negative_rows = RelationHead(8), torch.randn(2, 1, 8), roll_negative_rows(2, 1)
     with pytest.raises(ValueError, match="single pair"):
-        relation_loss(head, features, partners)
-    loss, stats = relation_loss(head.eval(), features, partners)
+        relation_loss(head, features, negative_rows)
+    loss, stats = relation_loss(head.eval(), features, negative_rows)
     assert torch.isfinite(loss)
     assert (stats.num_positives, stats.num_negatives) == (1, 0)

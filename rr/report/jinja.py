@@ -1,12 +1,12 @@
-"""The Jinja environment of the report and of the gallery's result page."""
+"""The settings of the template engine Jinja, for the report and the gallery's result page."""
 
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
-def make_environment(templates: Path, *, autoescape: bool) -> Environment:
-    """Return an environment for the templates of a folder, in which an undefined variable is an error.
+def make_jinja_environment(templates: Path, *, autoescape: bool) -> Environment:
+    """Return a Jinja environment in which an undefined variable is an error.
 
     Args:
         templates: folder of the template files.
