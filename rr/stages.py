@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from rr import paths
 from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
-from rr.errors import UserError, suggest
+from rr.errors import UserError, format_suggestion
 from rr.params import BackboneName, DatasetConfig, Params, load_params
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
@@ -196,13 +196,17 @@ def lookup_dataset(name: str, params_file: Path) -> DatasetConfig:
 def _lookup(params: Params, section: str, name: str, option: str | None = None) -> Any:
     configs = getattr(params, section)
     if name not in configs:
-        raise UserError(f"{option or f'--{section[:-1]}'} {name}: not in params.yaml; {suggest(name, configs)}")
+        raise UserError(
+            f"{option or f'--{section[:-1]}'} {name}: not in params.yaml; {format_suggestion(name, configs)}"
+        )
     return configs[name]
 
 
 def _pretrain_paths(dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:
     if backbone not in get_args(BackboneName):
-        raise UserError(f"--backbone {backbone}: unknown backbone; {suggest(backbone, get_args(BackboneName))}")
+        raise UserError(
+            f"--backbone {backbone}: unknown backbone; {format_suggestion(backbone, get_args(BackboneName))}"
+        )
     return paths.PretrainPaths(dataset, backbone, method, seed)
 
 

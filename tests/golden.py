@@ -1,6 +1,6 @@
-"""Compute the losses of twenty steps of every method, which must not change when code is refactored.
+"""Compute the losses of twenty steps of every method. They must not change when code is refactored.
 
-    python tests/golden.py          writes tests/golden.json, after a change that is supposed to change the losses
+    python tests/golden.py          updates tests/golden.json, after a change that is supposed to change the losses
 
 Each entry is the mean loss of each of five epochs of four steps, with Conv-4 and one thread.
 """
@@ -47,7 +47,7 @@ class OutputPaths(paths.PretrainPaths):
 
 
 def small_config(name: str, **changes: object) -> MethodConfig:
-    """Return a method of params.yaml with few epochs, views and clusters and with small batches, and with `changes`."""
+    """Return the config of a method of params.yaml with few epochs, views and clusters, small batches and `changes`."""
     config = PARAMS.methods[name]
     defaults: dict[str, object] = {"epochs": NUM_EPOCHS, "batch_size": BATCH_SIZE}
     if config.kind == "relational":
@@ -76,7 +76,7 @@ def train(
     workers: int = 1,
     dynamics: DynamicsConfig = NO_DYNAMICS,
 ) -> OutputPaths:
-    """Pretrain with this number of torch threads and of loader threads, and return the paths of the outputs."""
+    """Pretrain with `threads` torch threads and `workers` loader threads, and return the paths of the outputs."""
     configure_backends(threads)
     job = Job(PARAMS.datasets["shapes"], "conv4", config, 10, seed, "float32", dynamics, "test")
     directory.mkdir(exist_ok=True)

@@ -146,8 +146,8 @@ def backward(
 ) -> None:
     """Compute the gradients of the weight (float64, one partial sum per tile) and of x (unless `grad_x` is empty).
 
-    The gradient with respect to the convolution output is computed for one image at a time. `flipped` is the weight with input
-    and output channels exchanged, zero-padded to an even number of channels, and with its taps reversed.
+    The gradient with respect to the convolution output is computed for one image at a time. `flipped` is the weight
+    with input and output channels exchanged, zero-padded to an even number of channels, and with its taps reversed.
     """
     B, H, W, C = x_BHWC.shape
     F = grad_BhwF.shape[3]

@@ -1,8 +1,8 @@
 """Numba kernels of batch norm, ReLU and average pooling, for many channels and channels-last activations.
 
 Names: images B, sides H and W, channels C, pooled sides h and w, tiles T of `TILE` images. A pooling window has
-`window_rows` × `window_columns` pixels. If a side is not a multiple of the window, the remaining pixels count only in the
-statistics, as in torch. `norm_3C` holds mean, scale and bias. Values are float32, sums over images float64.
+`window_rows` × `window_columns` pixels. If a side is not a multiple of the window, the remaining pixels count only in
+the statistics, as in torch. `norm_3C` holds mean, scale and bias. Values are float32, sums over images float64.
 
 Each kernel processes the tiles `start_tile` to `stop_tile - 1` without holding the GIL, so several threads can run it
 at once. Each tile has its own row of partial sums. Results are therefore bit-identical for any number of threads.
@@ -116,7 +116,8 @@ def backward(
 ) -> None:
     """Compute the gradient with respect to the convolution output.
 
-    With g as in `sum_bn_gradients`, it is `scale * g - bn_terms[0] - bn_terms[1] * (conv - mean)` (Ioffe and Szegedy 2015).
+    With g as in `sum_bn_gradients`, it is `scale * g - bn_terms[0] - bn_terms[1] * (conv - mean)` (Ioffe and Szegedy
+    2015).
     """
     B, h, w, C = grad_BhwC.shape
     _, H, W, _ = conv_BHWC.shape

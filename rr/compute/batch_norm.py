@@ -1,4 +1,4 @@
-"""Statistics of a batch-norm module, for fused kernels that compute the normalization in its place.
+"""The statistics of a batch-norm module, for fused kernels that compute the normalization in its place.
 
 A fused kernel needs the statistics to normalize with (`BatchNormStats`), and afterwards updates the running statistics
 that the module would have updated itself (`update_running_stats`).
@@ -25,21 +25,23 @@ class BatchNormStats(NamedTuple):
 
 
 @torch.no_grad()
-def update_running_stats(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, values_per_channel: int) -> None:
+def update_running_stats(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, values_per_channel: int
+) -> None:
     """Update the running statistics of `norm` as a forward pass in training mode would.
 
     Args:
         norm: a module on the CPU that tracks running statistics with a momentum.
         mean_C: the batch's mean of each channel, float64 (C,).
         var_C: the batch's biased variance of each channel, float64 (C,).
-        count: the number of values per channel in the batch, at least 2.
+        values_per_channel: the number of values per channel in the batch, at least 2.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
     norm.num_batches_tracked.add_(1)
-    # On a few numbers, a call of NumPy takes a tenth of the time of a call of torch, which matters for small batches.
+    # On arrays this small, NumPy takes a tenth of the time of torch, which matters for small batches.
     unbiased_C = var_C.numpy() * (values_per_channel / (values_per_channel - 1))
     for running, new_C in ((norm.running_mean, mean_C.numpy()), (norm.running_var, unbiased_C)):
         running_C = running.numpy()

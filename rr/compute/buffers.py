@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 class BufferPool:
-    """The last `max_buffers` arrays that were requested; an array is reused when nothing else refers to it."""
+    """Keep the last `max_buffers` arrays that were requested, and reuse an array when nothing else refers to it."""
 
     def __init__(self, max_buffers: int) -> None:
         self._buffers: deque[NDArray[np.float32]] = deque(maxlen=max_buffers)
@@ -22,9 +22,8 @@ class BufferPool:
     def empty(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return an uninitialized float32 array that nothing else refers to.
 
-        Arrays, and tensors that `torch.from_numpy` makes of them, hold a reference to the owner of their memory.
-        Therefore an array is free if only this pool refers to it, even if views, slices or saved activations of it
-        existed.
+        Views and slices of an array, and tensors that `torch.from_numpy` creates from it, hold a reference to it.
+        Therefore, an array can be reused if only this pool refers to it.
         """
         with self._lock:
             for buffer in self._buffers:

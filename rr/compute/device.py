@@ -15,7 +15,7 @@ def resolve_device(name: str) -> str:
         name: "auto", "cpu", "cuda" or "cuda:<number>". "auto" is "cuda" if torch finds a GPU, and "cpu" otherwise.
 
     Raises:
-        UserError: if the name is unknown, or this machine has no such GPU.
+        UserError: if the name is unknown, or if this machine has no such GPU.
     """
     import torch
 
@@ -25,19 +25,25 @@ def resolve_device(name: str) -> str:
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise UserError(f"--device {name}: unknown device; use auto, cpu, cuda or cuda:<number>")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch finds no GPU on this machine; use --device cpu, or run rr doctor")
+        raise UserError(
+            f"--device {name}: torch finds no GPU on this machine; use --device cpu, or run rr doctor to check the "
+            "installation"
+        )
     if number and kind == "cuda" and int(number) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
-        raise UserError(f"--device {name}: no such GPU; this machine's GPUs are numbered 0 to {last}")
+        raise UserError(
+            f"--device {name}: this machine has no GPU {number}; its GPUs are numbered 0 to {last}. Choose one of them "
+            f"or, with torchrun, start at most {last + 1} processes on this machine"
+        )
     return name
 
 
 def configure_backends(num_threads: int) -> None:
     """Set the number of threads of torch and numba, and make cuDNN deterministic.
 
-    On the CPU, torch returns the same bits only for the same number of threads. Therefore the number is a parameter of
-    the project and does not depend on the machine. numba cannot use more threads than there are cores; its kernels
-    return the same bits for any number of threads.
+    On the CPU, results of torch are bit-identical only for the same number of threads. Therefore, the number is a
+    parameter of the project and does not depend on the machine. numba cannot use more threads than there are cores, but
+    the results of its kernels are bit-identical for any number of threads.
     """
     import numba
     import torch
@@ -52,8 +58,8 @@ def configure_backends(num_threads: int) -> None:
 def single_threaded() -> Iterator[None]:
     """Make torch use a single thread within the `with` block.
 
-    Small operations are faster this way: waking the other threads of torch adds 0.6 ms to a step of Adam. torch keeps
-    the number per Python thread, but a thread that uses torch for the first time during the block keeps the number 1.
+    Small operations are faster this way: waking the other threads of torch adds 0.6 ms to a step of Adam. Each Python
+    thread has its own number, but a thread that first uses torch during the block keeps the number 1.
     """
     import torch
 

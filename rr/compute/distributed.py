@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others, which may be saving or clustering, before it treats them as lost."""
+"""How long a process waits for the others, which may be saving or clustering, before it considers them lost."""
 
 _REPORT_WAIT_SECONDS = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -32,7 +32,7 @@ _TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTE
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run, from the point of view of one of them; by default a single process.
+    """The processes of a run, from the point of view of one of them. By default, there is a single process.
 
     Attributes:
         rank: number of this process in the run, from 0.
@@ -52,8 +52,8 @@ class ProcessGroup:
     def local_slice(self, batch_size: int, rank: int | None = None) -> slice:
         """Return the slice of a mini-batch that this process (or the process `rank`) works on.
 
-        The slices of the processes follow each other, and their sizes differ by at most one. The slice of a smaller
-        mini-batch is never larger.
+        The slices of successive processes are adjacent, and their sizes differ by at most one. The slice of a process
+        never grows if the mini-batch is smaller.
         """
         rank = self.rank if rank is None else rank
         base, remainder = divmod(batch_size, self.world_size)
@@ -105,11 +105,11 @@ class ProcessGroup:
                 )
 
     def sync_stop_and_save(self, received_signals: list[int], save_due: bool) -> tuple[int, bool]:
-        """Agree with the other processes on a signal to stop for and on whether to save.
+        """Agree with the other processes on whether a signal stops the run, and on whether to save a checkpoint.
 
         Args:
             received_signals: numbers of the signals that this process has received.
-            save_due: whether it is time to save; only the value of the main process counts.
+            save_due: whether a checkpoint is due; only the value of the main process counts.
 
         Returns:
             The number of a signal that any process has received (0 if none), and whether to save. Both are the same in
@@ -152,7 +152,10 @@ def require_single_process(stage: str) -> None:
     if size != "1":
         if os.environ.get("RANK", "0") != "0":
             raise ReportedByAnotherRank(2)
-        raise UserError(f"{stage} runs in a single process, but WORLD_SIZE is {size}: run it without torchrun")
+        raise UserError(
+            f"{stage} runs in a single process, but WORLD_SIZE is {size}: run the command without torchrun, and with "
+            "WORLD_SIZE unset"
+        )
 
 
 @contextmanager
@@ -204,7 +207,7 @@ def _rendezvous(group: ProcessGroup) -> "Store":
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        # The processes agree on signals through gloo, even if they train on GPUs, so that no GPU has to wait for it.
+        # The processes agree on signals through gloo, even if they train on GPUs, so that no GPU has to wait.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.world_size, timeout=TIMEOUT)
     except RuntimeError as error:
@@ -228,13 +231,13 @@ def translate_comm_errors() -> Iterator[None]:
         if not _is_comm_error(error):
             raise
         raise UserError(
-            "another process of this run has ended or does not respond; if it printed no error, it was killed (see rr "
-            "status): run the same command again to continue"
+            "another process of this run has ended or does not respond. If no other error is printed, that process was "
+            "killed or hangs (see rr status). Run the same command again to continue"
         ) from error
 
 
 def _is_comm_error(error: RuntimeError) -> bool:
-    """Return whether torch could not reach another process; gloo has no exception type of its own for this."""
+    """Return whether torch could not reach another process. gloo has no exception class for this."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 
@@ -245,7 +248,7 @@ def _is_first_to_fail(store: "Store | None", group: ProcessGroup) -> bool:
         if store is None:
             return True
         is_first = store.add("failed", 1) == 1
-        # The store ends with the main process, which therefore waits until the others have asked too.
+        # The store ends with the main process, which therefore waits until the other processes have called this too.
         deadline = time.monotonic() + _REPORT_WAIT_SECONDS
         while group.is_main and store.add("failed", 0) < group.world_size and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -275,17 +278,18 @@ def _read_environment() -> ProcessGroup:
     if not is_complete or not 0 < int(port) < 1 << 16:
         settings = ", ".join(f"{name}={value or '(unset)'}" for name, value in values.items())
         raise UserError(
-            f"torchrun's environment variables are incomplete or invalid ({settings}): start rr with torchrun"
+            f"torchrun's environment variables are incomplete or invalid ({settings}): start rr with torchrun, or "
+            "unset WORLD_SIZE to run a single process"
         )
     if os.environ.get("RR_GPUS"):
         raise UserError(
-            "RR_GPUS assigns one GPU to a run, but the processes of torchrun need one each: unset RR_GPUS and select "
-            "the GPUs with CUDA_VISIBLE_DEVICES"
+            "RR_GPUS assigns one GPU to each run, but each process of torchrun needs a GPU of its own: unset RR_GPUS, "
+            "and select the GPUs with CUDA_VISIBLE_DEVICES"
         )
     rank, world_size, local_rank = map(int, numbers)
     if rank >= world_size:
         raise UserError(
             f"RANK={rank} is out of range: with WORLD_SIZE={world_size}, it must be 0 to {world_size - 1}. Start rr "
-            "with torchrun"
+            "with torchrun, which sets both variables"
         )
     return ProcessGroup(rank, world_size, local_rank)

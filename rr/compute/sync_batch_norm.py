@@ -1,6 +1,6 @@
 """Batch norm over the mini-batch of all processes of a run, on any device.
 
-torch.nn.SyncBatchNorm does the same on GPUs only.
+torch.nn.SyncBatchNorm does the same, but only on GPUs.
 """
 
 from typing import Any
@@ -18,13 +18,13 @@ from rr.compute.precision import at_least_float32
 class SyncBatchNorm(_BatchNorm):
     """Compute the same as BatchNorm1d, 2d or 3d on the concatenated mini-batches of all processes.
 
-    Outputs, input gradients and running statistics are those of the concatenated mini-batch. Each process holds its
-    own part of the gradients of weight and bias; the sum over the processes is the complete gradient. All processes
+    Outputs, input gradients and running statistics are those of the concatenated mini-batch. Each process computes its
+    contribution to the gradients of weight and bias; the sum over the processes is the complete gradient. All processes
     must call the module, each with at least one value per channel. Only first derivatives are available.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float (B, C, …) to the same shape and type; B may differ between processes."""
+        """Map float (B, C, …) to the same shape and dtype; B may differ between processes."""
         if not self.training:
             return super().forward(x)
         out, mean_C, var_C, count = _NormalizeFunction.apply(x, self.weight, self.bias, self.eps)
@@ -57,11 +57,12 @@ def convert_sync_batchnorm(network: nn.Module) -> None:
 
 
 class _NormalizeFunction(torch.autograd.Function):
-    """Return the output, the mean and biased variance of all processes (float64, (C,)) and their values per channel.
+    """Return the output, and the mean, biased variance and number of values of each channel over all processes.
 
-    On a CPU, torch's batch norm adds up a channel's values one by one in float32. For a million values, its variance
-    has three correct digits. This function uses torch.sum, which keeps six digits. It sums over the rows of a matrix
-    (images, positions times channels) and then over positions, because torch.sum is fast only for long rows.
+    Mean and variance are float64 (C,). On a CPU, torch's batch norm adds up a channel's values one by one in float32.
+    For a million values, its variance has only three correct digits. This function uses torch.sum, which gives six. It
+    sums over the rows of a matrix (images, positions times channels) and then over positions, because torch.sum is fast
+    only for long rows.
     """
 
     @staticmethod

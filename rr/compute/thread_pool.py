@@ -2,7 +2,7 @@
 
 Waking a thread takes about 50 microseconds, so the calling thread works too instead of waiting for the others.
 `concurrent.futures` takes 200 microseconds, which is more than a small mini-batch gains from parallelism. The pool
-consists of Python threads. Unlike numba's threads they can be used from any thread of the caller, at the same time as
+consists of Python threads. Unlike numba's threads, they can be used from any thread of the caller, at the same time as
 other compiled code, and after a fork.
 """
 
@@ -18,12 +18,12 @@ _state_lock = threading.Lock()
 
 
 class _ParallelLoop:
-    """The chunks of one call of `parallel_for`, and how many of them are not finished."""
+    """The chunks of one call of `parallel_for`, and the number of unfinished ones."""
 
     def __init__(self, function: Callable[[int, int], object], num_items: int, num_threads: int) -> None:
         self.function = function
         bounds = _chunk_bounds(num_items, num_threads)
-        self.chunks = iter(list(itertools.pairwise(bounds)))  # next() is atomic under the interpreter lock
+        self.chunks = iter(list(itertools.pairwise(bounds)))  # next() is atomic under the GIL
         self.num_unfinished = len(bounds) - 1
         self.finished = threading.Lock()
         self.finished.acquire()
@@ -47,14 +47,14 @@ def parallel_for(function: Callable[[int, int], object], num_items: int, num_thr
     """Call `function(start, stop)` on chunks of `range(num_items)` in parallel, and wait until all are finished.
 
     Args:
-        function: must release the interpreter lock for most of its time. Its results must not depend on how the range
-            is divided into chunks.
+        function: a function of the start and the stop of a chunk. It must release the GIL for most of its time, and its
+            results must not depend on how the range is divided into chunks.
         num_items: the length of the range.
         num_threads: the maximum number of threads, including the calling thread.
 
     Raises:
-        BaseException: the first exception that `function` raised, after all chunks have ended. A KeyboardInterrupt is
-            raised at the same point.
+        BaseException: the first exception that `function` raised. Like a KeyboardInterrupt, it is raised after all
+            chunks have ended.
     """
     num_threads = min(num_threads, num_items)
     if num_threads < 2:
@@ -78,7 +78,7 @@ def parallel_for(function: Callable[[int, int], object], num_items: int, num_thr
 
 
 def _noop(start: int, stop: int) -> None:
-    """Replace the function of a loop that has ended."""
+    """Do nothing. This replaces the function of a loop that has ended."""
 
 
 def _chunk_bounds(num_items: int, num_threads: int) -> list[int]:
@@ -109,7 +109,7 @@ def _worker_loop(loops: "queue.SimpleQueue[_ParallelLoop]") -> None:
 
 
 def _reset_after_fork() -> None:
-    """Forget the parent's threads, which do not exist in a forked process."""
+    """Discard the threads of the parent process, which do not exist in a forked process."""
     global _loops, _state_lock
     _loops, _state_lock = queue.SimpleQueue(), threading.Lock()
     _workers.clear()

@@ -138,7 +138,9 @@ def validate(path: Path) -> BetonInfo:
     """
 
     def invalid(reason: str) -> UserError:
-        return UserError(f"{path} is not a valid beton of this project ({reason}): run rr convert for this dataset")
+        return UserError(
+            f"{path} is not a valid beton of this project ({reason}): run rr convert again for this dataset"
+        )
 
     if not path.is_file():
         raise UserError(f"{path} is missing: run rr convert for this dataset")
@@ -239,7 +241,7 @@ class Beton:
             for image, offset in zip(images, offsets.tolist(), strict=True):
                 file.seek(offset)
                 if file.readinto(image.data) != image.nbytes:
-                    raise UserError(f"{self.path} changed while it was read: run rr convert for this dataset")
+                    raise UserError(f"{self.path} changed while it was read: run rr convert again for this dataset")
         return images
 
     def _stream_batches(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

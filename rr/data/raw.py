@@ -62,7 +62,7 @@ def write(path: Path, dataset: RawDataset) -> dict[str, int]:
     counts = dict.fromkeys(SPLITS, 0)
     metadata = {"class_names": json.dumps(dataset.class_names)}
     with atomic_write(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA.with_metadata(metadata)) as writer:
-        for group in _row_groups(dataset.images):
+        for group in _iter_row_groups(dataset.images):
             for image in group:
                 counts[image.split] += 1
                 check_label(image.label, image.name)
@@ -91,7 +91,7 @@ def check_label(label: int, where: str) -> None:
         raise UserError(f"{where}: label {label} is out of range: use 0 to {MAX_CLASSES - 1}, or -1 if unlabeled")
 
 
-def _row_groups(images: Iterable[EncodedImage]) -> Iterator[list[EncodedImage]]:
+def _iter_row_groups(images: Iterable[EncodedImage]) -> Iterator[list[EncodedImage]]:
     """Group consecutive images into the row groups of the file."""
     group: list[EncodedImage] = []
     size = 0

@@ -13,41 +13,43 @@ from torch import Tensor
 
 from rr import backbones
 from rr.backbones.weights import save_backbone
-from rr.errors import UserError, suggest
+from rr.errors import UserError, format_suggestion
 from rr.params import BackboneName
 from rr.paths import PARAMS_FILE
 from rr.runtime.hashing import file_sha256
 
 
-def import_backbone(file: Path, name: str, output: Path | None = None) -> str:
+def import_backbone(file: Path, backbone_name: str, output: Path | None = None) -> str:
     """Convert the weights in `file` to a backbone file with float32 weights.
 
     Args:
         file: checkpoint of the authors' code (a dict whose entry `backbone` is a state dict; see `save` in their
             methods/*.py), state dict written by `torch.save`, or safetensors file.
-        name: architecture of the backbone.
-        output: file to write; by default `<file>-<name>.safetensors` in the folder of `file`.
+        backbone_name: architecture of the backbone.
+        output: file to write; by default `<file>-<backbone_name>.safetensors` in the folder of `file`.
 
     Returns:
         A message for the user, with the lines to add to params.yaml.
 
     Raises:
-        UserError: if `name` is unknown, if `file` is missing or damaged or contains Python objects other than tensors,
-            if `output` is `file` or a folder, or if the weights do not match the architecture or are not finite.
+        UserError: if `backbone_name` is unknown, if `file` is missing, damaged or contains Python objects other than
+            tensors, if `output` is `file` or a folder, or if the weights do not match the architecture or are not finite.
     """
-    if name not in get_args(BackboneName):
-        raise UserError(f"--backbone {name}: unknown backbone; {suggest(name, get_args(BackboneName))}")
+    if backbone_name not in get_args(BackboneName):
+        raise UserError(
+            f"--backbone {backbone_name}: unknown backbone; {format_suggestion(backbone_name, get_args(BackboneName))}"
+        )
     if not file.is_file():
         raise UserError(f"{file} is not an existing file: give the path of a checkpoint")
-    output = output or file.with_name(f"{file.stem}-{name}.safetensors")
+    output = output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     if output.is_dir() or output.resolve() == file.resolve():
         kind = "a folder" if output.is_dir() else "the input file"
         raise UserError(f"--output {output} is {kind}: give the path of another file")
     state = {_convert_key(key): value for key, value in _load_state_dict(file).items()}
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}  # the classifier
-    if problem := _find_mismatch(name, state):
-        raise UserError(f"the weights in {file} do not match {name}: {problem}; {_suggest_backbone(state)}")
-    backbone = backbones.build(name)
+    if problem := _find_mismatch(backbone_name, state):
+        raise UserError(f"the weights in {file} do not match {backbone_name}: {problem}; {_suggest_backbone(state)}")
+    backbone = backbones.build(backbone_name)
     backbone.load_state_dict(backbone.state_dict() | state)
     not_finite = [key for key, value in backbone.state_dict().items() if not value.isfinite().all()]
     if not_finite:
@@ -56,7 +58,8 @@ def import_backbone(file: Path, name: str, output: Path | None = None) -> str:
     # Stages run in the project folder. In any other folder, a relative path would be wrong, so print an absolute one.
     path = output if PARAMS_FILE.is_file() else output.resolve()
     return (
-        f"{output}: {name}, {backbone.features} features. To use it, add a method with these lines to params.yaml:\n"
+        f"{output}: {backbone_name}, {backbone.features} features. To use this file, add a method with these lines to "
+        "params.yaml:\n"
         f"    kind: imported\n    path: {json.dumps(str(path))}\n    sha256: {file_sha256(output)}"
     )
 
@@ -77,8 +80,8 @@ def _load_state_dict(file: Path) -> dict[str, Tensor]:
         if forbidden:
             raise UserError(
                 f"{file} contains more than tensors: loading it would run code ({forbidden[1]}), so it was not loaded. "
-                "If you trust this file, load it with torch.load(…, weights_only=False), save only the state_dict() of "
-                "the backbone, and import the saved file"
+                "If you trust this file, load it yourself with weights_only=False, save only the state_dict() of the "
+                "backbone, and import the saved file"
             ) from error
         reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
         raise UserError(
@@ -112,10 +115,10 @@ def _convert_key(key: str) -> str:
     return f"blocks.{int(conv4[1]) - 1}.{('conv', 'bn').index(conv4[2])}.{conv4[3]}" if conv4 else key
 
 
-def _find_mismatch(name: str, state: dict[str, Tensor]) -> str | None:
-    """Return why `state` does not match the backbone `name`, or None if it does. `num_batches_tracked` is optional."""
+def _find_mismatch(backbone_name: str, state: dict[str, Tensor]) -> str | None:
+    """Return why `state` does not match the backbone, or None if it does. `num_batches_tracked` is optional."""
     with torch.device("meta"):
-        expected = backbones.build(name).state_dict()
+        expected = backbones.build(backbone_name).state_dict()
     for key, value in expected.items():
         if key not in state:
             if key.endswith("num_batches_tracked"):

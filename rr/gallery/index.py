@@ -37,7 +37,7 @@ class CachedVectors(NamedTuple):
 
 
 class StaleIndex(Exception):
-    """Raised if an index is damaged or was written with other settings. The message is to follow the file name."""
+    """Raised if an index is damaged or was written with other settings. The message follows the path in a sentence."""
 
 
 def default_path(extractor: FeatureExtractor, folder: Path) -> Path:

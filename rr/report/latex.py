@@ -9,7 +9,7 @@ from rr.report.sections.comparison import Comparison
 from rr.report.tables import ResultTable
 from rr.report.text_table import TextCell
 
-_HEADER = "% Written by rr report. In the preamble: \\usepackage{booktabs}. Then \\input{tables.tex}.\n"
+_HEADER = "% Written by rr report. Load booktabs (\\usepackage{booktabs}), then include this file with \\input.\n"
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "−": "$-$", "–": "--",
@@ -82,37 +82,25 @@ def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequenc
         titles: the column titles as plain text.
         rows: the cells as LaTeX.
     """
-    parts = []
+    lines = []
     for number, start in enumerate(range(1, max(len(titles), 2), _MAX_COLUMNS), 1):
-        columns = slice(start, start + _MAX_COLUMNS)
-        parts.append(
-            _format_part(
-                caption if number == 1 else "Continued from the previous table.",
-                label if number == 1 else f"{label}-{number}",
-                [titles[0], *titles[columns]],
-                [[row[0], *row[columns]] for row in rows],
-            )
-        )
-    return "\n".join(parts)
-
-
-def _format_part(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [
-        r"\begin{table}",
-        r"\centering\footnotesize",
-        rf"\caption{{{escape_latex(caption)}}}",
-        rf"\label{{tab:{label}}}",
-        r"\medskip",
-        rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
-        r"\toprule",
-        " & ".join(map(_format_title, titles)) + r" \\",
-        r"\midrule",
-        *(" & ".join(row) + r" \\" for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+        part_titles, *part_rows = ([row[0], *row[start : start + _MAX_COLUMNS]] for row in (titles, *rows))
+        lines += [
+            r"\begin{table}",
+            r"\centering\footnotesize",
+            rf"\caption{{{escape_latex(caption if number == 1 else 'Continued from the previous table.')}}}",
+            rf"\label{{tab:{label if number == 1 else f'{label}-{number}'}}}",
+            r"\medskip",
+            rf"\begin{{tabular}}{{l{'r' * (len(part_titles) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_format_title, part_titles)) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in part_rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}" + "\n",
+        ]
+    return "\n".join(lines)
 
 
 def _format_title(title: str) -> str:

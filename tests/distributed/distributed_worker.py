@@ -1,11 +1,11 @@
-"""Start the processes of a distributed run as torchrun does, and the programs that these processes run in some tests.
+"""Start the processes of a distributed run as torchrun does. Run as a program, this file is one of the processes.
 
     python tests/distributed/distributed_worker.py batch_norm
-        compares the synchronized batch norm with torch's
+        compares the synchronized batch norm with that of torch
     python tests/distributed/distributed_worker.py train FOLDER BACKBONE METHOD…
         trains methods in float64; the main process writes what it observed to FOLDER
     python tests/distributed/distributed_worker.py hang SECONDS
-        waits for the last process, which hangs, with this timeout
+        runs a command whose last process hangs; the others wait with this timeout
     python tests/distributed/distributed_worker.py slow_checkpoints ARGUMENT…
         runs `rr ARGUMENT…` with a disk on which saving a checkpoint takes two seconds
 
@@ -33,8 +33,8 @@ import golden
 NUM_IMAGES, BATCH_SIZE, NUM_EPOCHS = 21, 8, 2
 
 DATA_PARALLEL_METHODS = [name for name in golden.TRAINABLE if name != "infomax"]
-# One method for each feature that could fail with several processes: another optimizer, pairs, labels of pairs, several
-# views of a view, labels of an epoch, a second network.
+# One method for each feature that could fail with several processes: another optimizer, pairs, pairs from labels,
+# several rows per view, pseudo-labels, a second network.
 TESTED_METHODS = ["supervised", "relational", "relational-10", "rotation", "deepcluster", "byol"]
 
 
@@ -68,7 +68,7 @@ def start_processes(
 
 
 def wait_for_exit(processes: list[subprocess.Popen[str]], timeout: float = 120) -> tuple[list[int], str, str]:
-    """Wait for all processes; return their exit codes, their outputs and their error outputs (each concatenated)."""
+    """Wait for all processes, and return their exit codes, their concatenated outputs and error outputs."""
     try:
         outputs = [process.communicate(timeout=timeout) for process in processes]
     finally:
@@ -136,7 +136,7 @@ def compare_batch_norm() -> None:
 
 
 def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: str = "conv4") -> dict[str, Any]:
-    """Train a method in float64 and return what can be compared.
+    """Train a method in float64, and return values to compare.
 
     Returns:
         "losses" of the steps, (steps,); "weights", all weights after each step, (steps, weights); "buffers" at the end;
@@ -203,7 +203,7 @@ def extract_features_in_double(backbone: Any, *arguments: Any) -> Any:
 
 
 def train(folder: Path, backbone: str, names: list[str]) -> None:
-    """Train methods in this process group, and check that all processes observe the same bits."""
+    """Train methods in this process group, and check that the observations of all processes are bit-identical."""
     import numpy as np
     import torch
     import torch.distributed as dist
@@ -225,7 +225,7 @@ def train(folder: Path, backbone: str, names: list[str]) -> None:
 
 
 def hang(seconds: float) -> None:
-    """Run a command in which the last process hangs, with a short timeout of the others."""
+    """Run a command whose last process hangs. The other processes wait with a short timeout."""
     from unittest import mock
 
     from rr import cli

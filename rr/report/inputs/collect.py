@@ -117,7 +117,8 @@ def collect_results(params: Params) -> GridResults:
     )
     _check_equal(
         (f"the setting {name}", value, record_file(run.paths.folder))
-        for run in (*results.pretrainings, *results.evaluations)
+        for stage_runs in results.stages.values()
+        for run in stage_runs
         for name, value in run.record.params.items()
     )
     _check_equal(

@@ -47,12 +47,11 @@ def mean_margin(rows: Sequence[Sequence[float]]) -> float:
 
 def _list_missing(table: ComparisonTable, rows: dict[str, list[ComparisonCell]]) -> str:
     """Return text that lists the methods with missing results, and the columns of these results."""
-    missing = {
-        title: [column for column, cell in zip(table.columns, row, strict=True) if not cell.match]
-        for title, row in rows.items()
-    }
-    groups = group_by([title for title in rows if missing[title]], lambda title: tuple(missing[title]))
+    by_missing_columns = group_by(
+        rows, lambda row: tuple(c for c, cell in zip(table.columns, rows[row], strict=True) if not cell.match)
+    )
     return "; ".join(
         f"{join_words(titles)} ({'all columns' if len(columns) == len(table.columns) else ', '.join(columns)})"
-        for columns, titles in groups.items()
+        for columns, titles in by_missing_columns.items()
+        if columns
     )

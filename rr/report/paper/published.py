@@ -89,8 +89,7 @@ def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
     """Return all results in the order of the file.
 
     Raises:
-        ValueError: if a value is invalid, a value is given or missing in contradiction to its status, or a row occurs
-            twice.
+        ValueError: if a value is invalid or inconsistent with the status of its row, or if a row occurs twice.
     """
     with open(file, encoding="utf-8", newline="") as text:
         rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(text)]

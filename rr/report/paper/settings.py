@@ -90,9 +90,7 @@ def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
     expected = {"epochs": 300 if published.dataset == "stl10-unlabeled" else 200, **_METHODS[kind]}
     if kind == "relational":
         expected["views"] = _VIEWS.get((published.backbone, published.dataset), 32)
-    if (
-        kind == "deepcluster"
-    ):  # ten clusters per class, and 100 clusters for the unlabeled images, which have no classes
+    if kind == "deepcluster":  # ten clusters per class; the unlabeled images have no classes and got 100
         expected["clusters"] = 100 if published.dataset == "stl10-unlabeled" else 10
     if kind == "supervised" and published.dataset == "stl10":
         expected["augmentation"] = _AFFINE

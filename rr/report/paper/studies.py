@@ -90,7 +90,7 @@ def _add_labels(study: Study, results: GridResults, published: Sequence[Publishe
     dataset = display_name(published[0].dataset)
     name, alt_text = (
         f"labels-{published[0].dataset}",
-        f"Accuracy on {dataset} in percent against the fraction of labels",
+        f"Accuracy in percent on {dataset} by fraction of labels",
     )
     curves, format_axes = _make_curves(seeds, theirs), partial(_format_labels_axis, fractions=fractions)
     study.panels.append(plot_curves(name, f"{dataset}, %", alt_text, curves, format_axes))

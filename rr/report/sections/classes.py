@@ -17,7 +17,7 @@ from rr.report.text_table import TextCell, TextColumn, TextTable, number_columns
 
 _MAX_MATRIX_CLASSES = 20  # with more classes a confusion matrix is unreadable
 _NUM_CONFUSIONS = 10
-_EXTREMES_COLUMNS = [
+_EXTREMES_COLUMNS: list[TextColumn | str] = [
     "Method",
     TextColumn("Protocol", "nowrap"),
     TextColumn("Worst class", "name"),
@@ -110,15 +110,14 @@ def top_confusions(predictions: Predictions) -> list[str]:
 
 def _analyze_classes(table: ResultTable) -> ClassAnalysis:
     extremes, top, confusions, calibration = [], [], [], []
-    accuracies: dict[str, np.ndarray] = {}  # under the first protocol, by method
+    accuracies: dict[str, np.ndarray] = {}  # of each class under the first protocol, by method
     class_names: list[str] = []
     for row in table.rows:
         for protocol, cell in row.cells.items():
             predictions = pool_seeds(cell.evaluations)
             class_names, fractions = predictions.class_names, confusion_fractions(predictions)
-            extremes.append(
-                [row.method, protocol, *_extremes_cells(class_names, fractions.diagonal(), cell.evaluations)]
-            )
+            cells = _extremes_cells(class_names, fractions.diagonal(), cell.evaluations)
+            extremes.append([row.method, protocol, *cells])
             if protocol == table.protocol:
                 accuracies[row.method] = fractions.diagonal()
                 name = f"{table.name}-{row.method}"
@@ -145,7 +144,7 @@ def _analyze_classes(table: ResultTable) -> ClassAnalysis:
 def _extremes_cells(
     class_names: list[str], accuracies: np.ndarray, evaluations: Sequence[EvaluationResult]
 ) -> list[TextCell | str]:
-    """Return the cells of one method under one protocol, without its name."""
+    """Return the cells of one method under one protocol, after the two names."""
     worst, best = int(np.nanargmin(accuracies)), int(np.nanargmax(accuracies))
     calibration_error = mean_std([run.metrics["calibration_error"] for run in evaluations])
     return [

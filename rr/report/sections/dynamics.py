@@ -13,11 +13,6 @@ from rr.report.plots.svg import Panel
 from rr.report.sections.curves import HistoryPlots, plot_histories
 
 _PERCENT_COLUMNS = {"knn_accuracy", "accuracy"}  # columns that are plotted in percent
-_KNN = {"knn_accuracy": "kNN on frozen features"}
-_PAIRS = {"accuracy": "pairs classified correctly"}
-_INFORMATION = {"information": "information"}
-_RANK = {"effective_rank": "effective rank"}
-_GRADIENTS = {"gradient_norm_backbone": "backbone", "gradient_norm_head": "head"}
 
 
 def build_dynamics(results: GridResults) -> list[HistoryPlots]:
@@ -42,17 +37,22 @@ def finite_rows(history: dict[str, list[float]], *columns: str) -> dict[float, l
 
 
 def _plot_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
+    """Plot metrics by epoch."""
     is_relational = runs[0].settings["kind"] == "relational"
     accuracy = "Accuracy, %" if is_relational else "kNN accuracy, %"
+    accuracies = {"knn_accuracy": "kNN on frozen features"}
+    accuracies |= {"accuracy": "pairs classified correctly"} if is_relational else {}
+    information = {"information": "information"}
+    gradients = {"gradient_norm_backbone": "backbone", "gradient_norm_head": "head"}
     plots: list[tuple[str, str, dict[str, str], Callable[[Axes], None]]] = [
-        (accuracy, "Accuracy in percent by epoch", _KNN | (_PAIRS if is_relational else {}), format_percent_axes),
-        ("Information between views, bits", "Information in bits by epoch", _INFORMATION, format_epoch_axis),
-        ("Effective rank", "Effective rank by epoch", _RANK, format_epoch_axis),
-        ("Gradient norm", "Gradient norm by epoch", _GRADIENTS, _format_log_axis),
+        (accuracy, "Accuracy in percent by epoch", accuracies, format_percent_axes),
+        ("Information between views, bits", "Information in bits by epoch", information, format_epoch_axis),
+        ("Effective rank", "Effective rank by epoch", {"effective_rank": "effective rank"}, format_epoch_axis),
+        ("Gradient norm", "Gradient norm by epoch", gradients, _format_log_axis),
     ]
     panels = []
     for title, alt_text, columns, format_axes in plots:
-        curves = _make_curves(runs, columns, positive_only=columns is _GRADIENTS)
+        curves = _make_curves(runs, columns, positive_only=columns is gradients)
         # The accuracy on pairs is already in the section `curves`; here it is plotted only together with kNN.
         if curves and curves[0].label == next(iter(columns.values())):
             panels.append(plot_curves(f"{name}-{next(iter(columns))}", title, alt_text, curves, format_axes))
@@ -60,7 +60,10 @@ def _plot_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
 
 
 def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positive_only: bool) -> list[Curve]:
-    """Return a curve for each column that all seeds have. `positive_only` drops values ≤ 0 for a logarithmic axis."""
+    """Return a curve for each column that all seeds have, by the labels in `columns`.
+
+    With `positive_only`, values of 0 or less are left out, because a logarithmic axis cannot show them.
+    """
     curves = []
     for color, (column, label) in enumerate(columns.items(), 1):
         seeds = [

@@ -42,8 +42,8 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
     """Return one table per dataset, backbone, target and embedding protocol."""
     tables = []
     for runs in split_by_protocol(results.evaluations_of_kind("embedding")):
-        # No value is marked as best: features that have collapsed to a point have the best alignment.
         protocol = runs[0].paths.protocol
+        # No value is marked as best, because features that have collapsed to a point have the best alignment.
         columns = [
             MetricColumn(name.replace("_", " "), protocol, name, format_decimal, marks_best=False) for name in _METRICS
         ]

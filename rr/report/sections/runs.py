@@ -9,7 +9,7 @@ from rr.report.grouping import unique
 from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
 from rr.report.inputs.files import Machine
 from rr.report.sections.versions import describe_commits, version_labels
-from rr.report.text_table import TextCell, TextTable, number_columns, text_table
+from rr.report.text_table import TextCell, TextColumn, TextTable, number_columns, text_table
 
 
 @dataclass(frozen=True)
@@ -81,5 +81,5 @@ def _run_table(
         rows.append(row)
     has_views = any(run.record.views_per_second for run in runs)
     is_shown = {"Code": has_versions, "Views/s": has_views, "Energy": has_energy}
-    columns = ["Command", "Device", "Machine", "Code", *numbers, "Started (UTC)"]
+    columns: list[TextColumn | str] = ["Command", "Device", "Machine", "Code", *numbers, "Started (UTC)"]
     return text_table(columns, rows, omitted=[title for title, shown in is_shown.items() if not shown])

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rr.report.formatting import format_count, letter_label
-from rr.report.grouping import group_by, unique
+from rr.report.grouping import unique
 from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
 
 _MAX_NAMES = 6  # runs of a version that the warning names
@@ -26,11 +26,11 @@ def version_warnings(results: GridResults) -> list[str]:
         files = sorted({file for code in versions for file in code})
         changed_files = [file for file in files if len({code.get(file) for code in versions}) > 1]
         descriptions = []
-        for label, labeled_runs in group_by(zip(version_labels(runs), runs, strict=True), lambda pair: pair[0]).items():
-            # The folders without runs/pretrain/ or runs/evaluate/: the names that the command line uses.
-            names = ["/".join(run.paths.folder.parts[2:]) for _, run in labeled_runs]
+        for index, version in enumerate(versions):
+            # The folders without runs/pretrain/ or runs/evaluate/, i.e. the names that the command line uses.
+            names = ["/".join(run.paths.folder.parts[2:]) for run in runs if run.record.code == version]
             more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-            descriptions.append(f"version {label} made {', '.join(names[:_MAX_NAMES])}{more}")
+            descriptions.append(f"version {letter_label(index)} made {', '.join(names[:_MAX_NAMES])}{more}")
         warnings.append(
             f"{stage} mixes {len(versions)} versions of the code, which alone may explain differences between results. "
             f"Files that differ: {', '.join(changed_files)}. Runs: {'; '.join(descriptions)}."

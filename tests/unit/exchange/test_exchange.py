@@ -210,9 +210,9 @@ def test_imported_method_has_the_weights_of_the_file(tmp_path: Path) -> None:
     method = load_imported_method(config, backbones.build("resnet8"))
     assert method.features == 64
     assert has_same_features(method.backbone.eval(), backbone)
-    with pytest.raises(UserError, match="contains a resnet8, but the run uses conv4"):
+    with pytest.raises(UserError, match="contains a resnet8, but the backbone of this run is conv4"):
         load_imported_method(config, backbones.build("conv4"))
-    with pytest.raises(UserError, match="its SHA-256 is"):
+    with pytest.raises(UserError, match="the SHA-256 of the file is"):
         load_imported_method(config.model_copy(update={"sha256": "0" * 64}), backbones.build("resnet8"))
     with pytest.raises(UserError, match="no such file"):
         load_imported_method(config.model_copy(update={"path": "missing"}), backbones.build("resnet8"))

@@ -125,10 +125,10 @@ def test_whitening_keeps_half_of_512_components(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_points_are_normalized(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(deepcluster, "cluster", lambda points, *rest: seen.append(points) or cluster(points, *rest))
+    calls = []
+    monkeypatch.setattr(deepcluster, "cluster", lambda points, *rest: calls.append(points) or cluster(points, *rest))
     build(6).update_pseudo_labels(lambda: correlated_features(50, 6), 1)
-    np.testing.assert_allclose(np.linalg.norm(seen[0], axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(calls[0], axis=1), 1, rtol=1e-6)
 
 
 def test_only_the_last_layer_is_initialized_again() -> None:

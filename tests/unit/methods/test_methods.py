@@ -1,4 +1,4 @@
-"""Tests of every method: it learns, is reproducible, continues from a checkpoint, and its step compiles for a GPU."""
+"""Tests of every method: learning, reproducibility, continuation from checkpoints, and compilation for a GPU."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ DYNAMICS = DynamicsConfig(every_n_epochs=2, images=60)
 
 
 def small_config(name: str, **changes: object) -> MethodConfig:
-    """Return a method of params.yaml for two epochs of 64 images."""
+    """Return the config of a method of params.yaml for two epochs of 64 images."""
     return golden.small_config(name, **{"epochs": 2, "batch_size": 24, **changes})
 
 
@@ -150,8 +150,8 @@ def load_batches(path: Path, method: Method, config: MethodConfig, epochs: int) 
     return [(batch.inputs[0].clone(), batch.labels) for epoch in range(epochs) for batch in loader.epoch(epoch)]
 
 
-def mismatch(views: Tensor, count: int) -> Tensor:
-    """Return the views with the second views of the images permuted, so that no first view has its own second view."""
+def permute_second_views(views: Tensor, count: int) -> Tensor:
+    """Permute the second views of the images, so that no first view is compared with a second view of its image."""
     return torch.cat((views[:count], views[count : 2 * count].roll(1, 0), views[2 * count :]))
 
 
@@ -172,10 +172,10 @@ def test_method_overfits_64_images(name: str, data: Path) -> None:
         assert after["accuracy"] > 0.65
     elif name == "dot":  # logits are never negative (docs/deviations.md), so the accuracy is not informative
         assert after["loss"] < 0.5 * before["loss"]
-        assert after["loss"] < measure(method, mismatch(views, 64), labels)["loss"]
+        assert after["loss"] < measure(method, permute_second_views(views, 64), labels)["loss"]
     elif config.kind == "byol":  # its accuracy does not measure the predictions that are trained
         assert after["loss"] < 0.3 * before["loss"]
-        assert after["loss"] < 0.7 * measure(method, mismatch(views, 64), labels)["loss"]
+        assert after["loss"] < 0.7 * measure(method, permute_second_views(views, 64), labels)["loss"]
     else:
         assert after["accuracy"] > 0.75
         assert after["accuracy"] > before["accuracy"] + 0.15
@@ -205,9 +205,9 @@ def test_method_generalizes_to_new_images(name: str, tmp_path: Path) -> None:
     method = build(config)
     training = load_batches(tmp_path / "train.beton", method, config, 10)
     ((views, labels),) = load_batches(tmp_path / "test.beton", method, config, 1)
-    before, before_mismatched = (measure(method, v, labels) for v in (views, mismatch(views, 64)))
+    before, before_mismatched = (measure(method, v, labels) for v in (views, permute_second_views(views, 64)))
     train_steps(method, training)
-    after, after_mismatched = (measure(method, v, labels) for v in (views, mismatch(views, 64)))
+    after, after_mismatched = (measure(method, v, labels) for v in (views, permute_second_views(views, 64)))
     assert after["loss"] < before["loss"]
     if config.views == 2:  # type: ignore[union-attr]
         assert after_mismatched["loss"] - after["loss"] > 1.5 * (before_mismatched["loss"] - before["loss"])

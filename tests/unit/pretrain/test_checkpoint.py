@@ -79,7 +79,8 @@ def test_damaged_checkpoint_is_detected_and_the_previous_one_loaded(
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
         assert load(path) == (1, previous_weights)
-        assert f"{path} is damaged and cannot be used\npretrain: continuing in epoch 2 after step 0" in capsys.readouterr().out
+        output = capsys.readouterr().out
+        assert f"{path} is damaged and cannot be used\npretrain: continuing in epoch 2 after step 0" in output
     for length in (0, 10, 31, 32, len(intact) // 2, len(intact) - 1):
         path.write_bytes(intact[:length])
         assert load(path) == (1, previous_weights)

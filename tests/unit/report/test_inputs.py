@@ -1,4 +1,4 @@
-"""Files that the report reads: missing, damaged and inconsistent files are errors that name the file."""
+"""Files that the report reads: a missing, damaged or inconsistent file raises an error that names the file."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from rr.workflow.grid import make_report_run
 from rr.workflow.records import with_digest
 
 
-def test_inputs_of_the_stage_are_all_files_of_the_grid(params: Params) -> None:
+def test_report_run_inputs_are_all_files_of_the_grid(params: Params) -> None:
     inputs = make_report_run(params).inputs
     assert len(inputs) == len(set(inputs)) == 6 * 3 + 12 * 4
     assert all(path.is_file() for path in inputs)
@@ -40,7 +40,9 @@ def test_missing_file_raises(params: Params, index: int) -> None:
 
 def test_missing_history_names_the_stage(params: Params) -> None:
     RELATIONAL.history.unlink()
-    with pytest.raises(UserError, match=r"1\.csv is missing: run the stage that writes it first \(rr pretrain\)"):
+    with pytest.raises(
+        UserError, match=r"1\.csv is missing: run the stage that writes this file first \(rr pretrain\)"
+    ):
         write_report(params)
 
 
@@ -115,7 +117,7 @@ def test_damaged_predictions_raise(params: Params, change: Any) -> None:
         write_report(params)
 
 
-def test_damaged_map_and_missing_metrics_raise(full_grid: Params) -> None:
+def test_damaged_map_and_invalid_metrics_raise(full_grid: Params) -> None:
     evaluation = paths.EvaluationPaths(RELATIONAL, "shapes", "embedding")
     original = evaluation.predictions.read_bytes()
     table = pq.read_table(evaluation.predictions)
@@ -126,9 +128,14 @@ def test_damaged_map_and_missing_metrics_raise(full_grid: Params) -> None:
     for protocol, key in (("embedding", "silhouette"), ("retrieval", "hit_rate_at_5"), ("linear", "calibration_error")):
         path = paths.EvaluationPaths(RELATIONAL, "shapes", protocol).metrics
         text = path.read_text()
-        for content in ({k: v for k, v in json.loads(text).items() if k != key}, json.loads(text) | {key: -1.5}):
+        metrics = json.loads(text)
+        without_key = {name: value for name, value in metrics.items() if name != key}
+        for content, reason in (
+            (without_key, f"the metric {key} is missing"),
+            (metrics | {key: -1.5}, f"{key} is -1.5, but must be from"),
+        ):
             path.write_text(json.dumps(content))
-            with pytest.raises(UserError, match=f"{re.escape(str(path))} is damaged .no {key} between"):
+            with pytest.raises(UserError, match=re.escape(f"{path} is damaged ({reason}")):
                 write_report(full_grid)
         path.write_text(text)
 
@@ -136,12 +143,14 @@ def test_damaged_map_and_missing_metrics_raise(full_grid: Params) -> None:
 def test_different_settings_of_seeds_raise(params: Params) -> None:
     changed = {"methods.relational": METHODS["relational"] | {"views": 16}, "threads": 1}
     change_record(RELATIONAL.folder, params=changed)
-    with pytest.raises(UserError, match=r"methods\.relational differs"):
+    with pytest.raises(UserError, match=r"the setting methods\.relational is not the same as in"):
         write_report(params)
 
 
-def test_different_classes_of_a_target_raise(params: Params) -> None:
+def test_different_classes_of_one_target_raise(params: Params) -> None:
     evaluation = paths.EvaluationPaths(RELATIONAL, "shapes", "knn")
     write_predictions(evaluation, pq.read_table(evaluation.predictions), ["dog", "cat", "bird"])
-    with pytest.raises(UserError, match=re.escape(f"{evaluation.predictions}: the classes differ")):
+    with pytest.raises(
+        UserError, match=re.escape(f"{evaluation.predictions}: the list of classes of shapes is not the same")
+    ):
         write_report(params)

@@ -150,8 +150,8 @@ def test_page_is_self_contained(params: Params) -> None:
     assert "https://" not in html
     assert "@import" not in html
     assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{name}" for name in page.ids}
-    # Two plots for each of two trained methods, one for each of two protocols, two for the classes of each method;
-    # an image of views for each method.
+    # There are two plots for each of two trained methods, one for each of two protocols, and two for the classes of
+    # each of three methods. Each method has an image of views.
     assert page.elements["svg"] == 12
     assert page.elements["img"] == 3
     assert page.elements["caption"] == page.elements["table"]
@@ -246,7 +246,7 @@ def test_full_page_has_every_section(full_report: tuple[str, str]) -> None:
     assert not page.unclosed
     assert len(page.ids) == len(set(page.ids))
     assert page.elements["caption"] == page.elements["table"]
-    # Views and nearest images of four methods; the map with the images is only linked.
+    # There are views and nearest images of four methods. The maps with the images are only linked.
     assert page.elements["img"] == 8
     assert sum("embedding/examples.png" in link for link in page.links) == 4
     assert set(re.findall(r"#0101[0-9a-f]{2}\b", html)) == set()
@@ -268,7 +268,7 @@ def test_grid_without_classification_has_a_page(tmp_path: Path, monkeypatch: pyt
 
 def test_merged_grids_leave_empty_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # The first grid is kNN for all methods and seeds, the second one other protocols for one method and seed.
+    # The first grid evaluates all methods and seeds with kNN, the second grid one method and seed with other protocols.
     knn_grid = make_params(protocols=("knn",))
     update = {"method": ["relational"], "seed": [1], "protocol": ["linear", "retrieval"]}
     params = knn_grid.model_copy(update={"grid": [knn_grid.grid[0], knn_grid.grid[0].model_copy(update=update)]})
@@ -317,7 +317,7 @@ def test_finding_skips_a_protocol_without_self_supervised_method(
     params = bounds.model_copy(update={"grid": [*bounds.grid, *relational.grid]})
     write_grid_files(params)
     write_report(params)
-    # No bound was evaluated by kNN, so none is mentioned.
+    # No bound was evaluated with kNN, so the finding mentions no bound.
     text = read_page().text
     assert "On shapes, relational classifies 50.00 ± 0.00 % of the test images correctly (knn). Means" in text
     assert "a gap of 75.00 percentage points" in text

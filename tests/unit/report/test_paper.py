@@ -60,14 +60,14 @@ def find_published(experiment: str, method: str, table: str | None = None, **fie
 
 
 def load_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Params:
-    """Return the project's params.yaml merged with suites as Snakemake does it. The current folder is a new one."""
+    """Return the project's params.yaml, merged with suites as Snakemake does it, and change to a new folder."""
     with monkeypatch.context() as patch:
         patch.chdir(ROOT)
         chosen = {name: suites.load_suite(name) for name in names}
     monkeypatch.chdir(tmp_path)
     content = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     for suite in chosen.values():
-        for name in suite["grid"]["data"]:  # the source of a dataset does not matter here
+        for name in suite["grid"]["data"]:  # the source of a dataset is irrelevant here
             content["datasets"].setdefault(name, content["datasets"]["shapes"])
     Path("params.yaml").write_text(json.dumps(content))
     return load_params(suites.merge_suites(chosen, Path("params.yaml")))
@@ -139,11 +139,12 @@ def test_gains_of_resnet_32_are_differences_of_table_2() -> None:
         ("L5,Table 1,supervised", "L5,Table 9,supervised", "line 2, table"),
         ("65.32,0.22,percent", "65.32,0.22,per cent", "line 2, unit"),
         ("65.32,0.22,percent", "65.32,-0.22,percent", "line 2, std"),
-        ("65.32,0.22,percent,confirmed", ",,percent,confirmed", "status 'confirmed', which requires a mean"),
+        ("65.32,0.22,percent,confirmed", ",,percent,confirmed",
+         "line 2: a result with the status 'confirmed' needs a mean"),
         ("65.32,0.22,percent,confirmed", "65.32,,percent,not recovered",
-         "status 'not recovered', which requires no mean"),
+         "line 2: a result with the status 'not recovered' has neither mean nor std"),
         ("L6,Table 1,random,resnet32,tiny-imagenet,tiny-imagenet", "L5,Table 1,random,resnet32,cifar100,cifar100",
-         "twice"),
+         "line 9: repeats the result of line 8"),
     ],
 )  # fmt: skip
 def test_invalid_row_raises(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -166,16 +167,17 @@ def test_interval_agrees_with_scipy(ours: tuple[float, float, int], theirs: tupl
     if hasattr(test, "confidence_interval"):
         interval = test.confidence_interval(0.95)
         assert (low, high) == pytest.approx((interval.low, interval.high))
-    # If an end of the interval is exactly 0, the p-value is 5 %.
+    # If one end of the interval is exactly 0, the p-value is 5 %.
     shifted = (theirs[0] + (high - low) / 2, *ours[1:])
     assert ttest_ind_from_stats(*shifted, *theirs, equal_var=False).pvalue == pytest.approx(0.05)
 
 
 def test_interval_by_hand() -> None:
-    # Equal deviations and seeds: four degrees of freedom, of which the quantile is 2.7764; √(2 × 0.09 / 3) = 0.24495.
+    # With equal deviations and numbers of seeds there are four degrees of freedom. The quantile is 2.7764, and the
+    # standard error is √(2 × 0.09 / 3) = 0.24495.
     low, high = welch_interval(MeanStd(62.0, 0.3, 3), MeanStd(61.0, 0.3, 3))
     assert (low, high) == pytest.approx((1 - 0.68008, 1 + 0.68008), abs=1e-4)
-    # If one side has no variance, the other has n − 1 = 1 degrees of freedom, of which the quantile is 12.706.
+    # If one side has no variance, the degrees of freedom are n − 1 = 1 of the other side. The quantile is 12.706.
     low, high = welch_interval(MeanStd(62.0, 1.0, 2), MeanStd(61.0, 0.0, 3))
     assert high - 1 == pytest.approx(12.7062 / math.sqrt(2), abs=1e-3)
     assert welch_interval(MeanStd(62.0, 0.0, 3), MeanStd(61.5, 0.0, 3)) == (0.5, 0.5)
@@ -226,7 +228,7 @@ def test_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("10 of 100 linear epochs", True),
     ]
     assert any(deviation.reduces_budget for deviation in find_deviations(published, ours, linear))
-    # The paper's K is 16 here: 32 is another setting, but not a smaller budget.
+    # The paper's K is 16 here. K = 32 is a different setting, but not a reduced budget.
     tiny = find_published("L6", "relational", "Table 2")
     assert find_deviations(tiny, full, linear) == [("K = 32 (paper: 16)", False)]
     for change, text in (
@@ -298,7 +300,7 @@ def test_suites_of_the_paper_match_every_result_without_deviations(
 
 
 def write_runs(params: Params, accuracy: Callable[[paths.EvaluationPaths], float]) -> None:
-    """Write the files of all runs, with the accuracy that a function returns for an evaluation."""
+    """Write the files of all runs. The function `accuracy` returns the accuracy of an evaluation."""
     for run in pretrainings(params):
         run.folder.mkdir(parents=True)
         run.history.parent.mkdir(parents=True, exist_ok=True)
@@ -323,11 +325,11 @@ def test_match_has_the_fewest_deviations(tmp_path: Path, monkeypatch: pytest.Mon
     match = find_match(results, find_published("L1", "relational", "Table 2"))
     assert match is not None
     assert (match.method, match.protocol, match.deviations) == ("relational-k32", "linear", [])
-    # With two and with three epochs the number of deviations is the same: the longer run is chosen.
+    # The runs with two and with three epochs have equally many deviations, so the longer run is chosen.
     match = find_match(results, find_published("L1", "deepcluster", "Table 2"))
     assert match is not None
     assert match.method == "deepcluster-3"
-    # The paper has K = 1 for RotationNet: two deviations with three epochs, one with K = 2.
+    # The paper uses K = 1 for RotationNet. The run with three epochs has two deviations, the run with K = 2 has one.
     match = find_match(results, find_published("L1", "rotation", "Table 2"))
     assert match is not None
     assert (match.method, match.deviations) == ("rotation-k2", ["K = 2 (paper: 1)"])
@@ -341,7 +343,7 @@ CONV4_PERCENT = {
 
 
 def conv4_accuracy(run: paths.EvaluationPaths) -> float:
-    """Return an accuracy by the method's first word; seeds 1 and 3 differ by 0.1 points from seed 2."""
+    """Return an accuracy that depends on the kind of method. Seeds 1 and 3 differ by 0.1 points from seed 2."""
     return (CONV4_PERCENT[run.pretraining.method.split("-")[0]] + (run.pretraining.seed - 2) / 10) / 100
 
 
@@ -370,7 +372,7 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "unknown here. Missing: Relational and SimCLR (all columns)." in page.text
     markdown = read_markdown()
     assert "| Relational | 61.00 ± 0.10 (3) / 61.03 ± 0.23 / −0.03, agrees | – / 33.38 ± 1.02 |" in markdown
-    # One of its eight columns was run, and only that one is printed.
+    # Only one of the eight columns was run, and only this column is printed.
     assert r"Relational & 61.00 $\pm$ 0.10 (3) \\" in latex
     assert r"\quad difference & $-$0.03 \\" in latex
     assert r"\quad verdict & agrees \\" in latex
@@ -447,7 +449,7 @@ def test_averages_of_our_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load_suites(tmp_path, monkeypatch, "views", "labels", "cifar")
-    # The grid also has K = 1, which is not part of the paper's study.
+    # The grid also contains K = 1, which is not part of the paper's study.
     grids = [params.grid[0].model_copy(update={"method": ["rotation-paper", *params.grid[0].method]}), params.grid[1]]
     params = params.model_copy(update={"grid": grids})
 
@@ -460,7 +462,7 @@ def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: py
     assert comparison is not None
     views, labels = comparison.studies
     assert [panel.title for panel in views.panels] == ["Relational", "RotationNet", "Supervised"]
-    # 32 views instead of 2 add a thousandth each: three points for every seed.
+    # Each view adds a thousandth, so 32 views instead of 2 add three points for every seed.
     assert "here from 0 to 3, the paper (digitized) from 0 to 5." in views.panels[0].svg
     assert "here from 0 to 3, the paper (digitized) from 0 to 0.66." in views.panels[1].svg
     assert [panel.title for panel in labels.panels] == ["CIFAR-10, %", "CIFAR-100, %"]

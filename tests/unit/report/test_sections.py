@@ -41,7 +41,8 @@ def make_predictions(class_names: list[str]) -> Predictions:
 def test_worst_and_best_class(params: Params) -> None:
     write_report(params)
     page = read_page()
-    # cat: 3 of 4; dog: 1 of 4; the last class: 2 of 2. The calibration errors of the seeds are 0.1 and 0.2.
+    # Correct are 3 of 4 images of cat, 1 of 4 of dog and 2 of 2 of the last class. The calibration errors of the seeds
+    # are 0.1 and 0.2.
     expected = ["dog", "25.00", "$a$ & <b>", "100.00", "75.00", "15.00 ± 7.07", "images"]
     for method in ("random", "supervised", "relational"):
         for protocol in CLASSIFICATION:
@@ -59,7 +60,8 @@ def test_worst_and_best_class(params: Params) -> None:
 
 
 def test_confusions() -> None:
-    assert confusion_fractions(make_predictions(CLASS_NAMES)).tolist() == [[0.75, 0.25, 0], [0.5, 0.25, 0.25], [0, 0, 1]]
+    fractions = confusion_fractions(make_predictions(CLASS_NAMES))
+    assert fractions.tolist() == [[0.75, 0.25, 0], [0.5, 0.25, 0.25], [0, 0, 1]]
     expected = ["dog as cat: 50.00", "cat as dog: 25.00", "dog as $a$ & <b>: 25.00"]
     assert top_confusions(make_predictions(CLASS_NAMES)) == expected
     assert np.isnan(confusion_fractions(make_predictions([*CLASS_NAMES, "bird"]))[3]).all()
@@ -68,14 +70,15 @@ def test_confusions() -> None:
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
 def test_confusion_fractions_match_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     labels, predictions = (np.array(side) for side in zip(*pairs, strict=True))
-    matrix = confusion_fractions(Predictions(list("abcde"), labels, predictions, np.ones(len(labels))))
-    # scikit-learn returns 0 for a class without images
+    fractions = confusion_fractions(Predictions(list("abcde"), labels, predictions, np.ones(len(labels))))
+    # scikit-learn returns 0 for a class without images.
     expected = metrics.confusion_matrix(labels, predictions, labels=range(5), normalize="true")
-    np.testing.assert_allclose(np.nan_to_num(matrix), expected)
+    np.testing.assert_allclose(np.nan_to_num(fractions), expected)
 
 
 def test_calibration_curve() -> None:
-    # (0, 1/15] holds 0; (7/15, 8/15] 0.5; (8/15, 9/15] 0.55; (13/15, 14/15] 0.9; (14/15, 1] 0.97, 0.99 and 1.
+    # The first bin contains the confidence 0, (7/15, 8/15] contains 0.5, (8/15, 9/15] contains 0.55, (13/15, 14/15]
+    # contains 0.9, and (14/15, 1] contains 0.97, 0.99 and 1.
     expected = [(0, 1), (0.5, 0.5), (0.55, 0.5), (0.9, 0), ((0.97 + 0.99 + 1) / 3, 1)]
     curve = calibration_curve(make_predictions(CLASS_NAMES))
     np.testing.assert_allclose(curve, expected, rtol=1e-6, atol=1e-12)
@@ -136,8 +139,9 @@ PAIRS_SENTENCE = "at 2,500 pairs, 65.00 % for relational and 50.00 % for simclr"
 
 def test_efficiency_at_equal_cost(full_report: tuple[str, str]) -> None:
     html, markdown = full_report
-    # Relational has 35 % at 1000 pairs and 75 % at 3000, SimCLR 30 % at 1500 and 50 % at 2500. At 2500 that is
-    # 35 + 40 × 3/4 = 65 and 50. In time: 10 and 32 s, and 16 and 40 s. At 32 s that is 75, and 30 + 20 × 16/24 = 43.33.
+    # Relational reaches 35 % at 1000 pairs (10 s) and 75 % at 3000 pairs (32 s). SimCLR reaches 30 % at 1500 pairs
+    # (16 s) and 50 % at 2500 pairs (40 s). At 2500 pairs, they have 35 + 40 × 3/4 = 65 and 50. At 32 s, they have 75
+    # and 30 + 20 × 16/24 = 43.33.
     expected = (
         f"kNN accuracy at the largest cost that both reach: {PAIRS_SENTENCE}; after 32.0 seconds of training, 75.00 % "
         "for relational and 43.33 % for simclr (linear between epochs). Means are over 2 seeds."

@@ -68,7 +68,7 @@ def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
         ("grid: {}\nthreads: 3", "a suite must have the section 'grid', may have 'methods', and has no others"),
         ("grid: [", "broken.yaml is not valid YAML"),
         ("- 1", "a suite must have the section 'grid'"),
-        ("grid: {}\nmethods: {new: {epochs: 3}}", "suite broken, methods.new.base: this key is missing"),
+        ("grid: {}\nmethods: {new: {epochs: 3}}", "suite broken, methods.new.base: no method is given; known: "),
         ("grid: {}\nmethods: {new: 3}", "the section 'methods' must contain only mappings"),
         ("grid: {seed: 1}", "the section 'grid' must contain only lists, such as seed: [1, 2]"),
     ],
