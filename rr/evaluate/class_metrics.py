@@ -1,7 +1,7 @@
 """Metrics of a classifier's predictions: accuracy, accuracy of the best and worst class, and calibration.
 
-The accuracy over all classes hides the worst class. The paper itself states that its method does not guarantee
-unbiased predictions.
+The accuracy over all classes does not show how inaccurate the worst class is. The paper itself states that its method
+does not guarantee unbiased predictions.
 """
 
 import numpy as np
@@ -12,12 +12,12 @@ NUM_BINS = 15  # confidence bins of the calibration error, as in Guo et al. 2017
 def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Return accuracy, worst and best class accuracy, the gap between the two, and the calibration error.
 
-    Classes without a test image are left out.
+    Classes without test images are left out.
 
     Args:
         labels: true classes, int64 (N,).
-        probabilities: predicted probabilities, float (N, C). The prediction is the class with the highest
-            probability, or the first such class if several are equal.
+        probabilities: predicted probabilities, float (N, C). The predicted class is the one with the highest
+            probability; if several are equal, it is the first of them.
 
     Returns:
         The metrics by name, each in [0, 1].
@@ -35,7 +35,7 @@ def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict
 
 
 def expected_calibration_error(is_correct: np.ndarray, confidence: np.ndarray) -> float:
-    """Return the mean over images of |accuracy − confidence| of the image's confidence bin.
+    """Return the mean over images of |accuracy − mean confidence| of the confidence bin that the image is in.
 
     See Guo et al. 2017, *On Calibration of Modern Neural Networks*, equation 3.
 

@@ -6,30 +6,40 @@ from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.evaluate.class_metrics import compute_class_metrics
 from rr.evaluate.result import ProtocolResult
+from rr.params import FinetuneConfig, KnnConfig, LinearConfig
 from rr.runtime.image_grid import make_image_grid
 
 _NUM_EXAMPLES, _EXAMPLE_COLUMNS = 60, 10
+_REMEDIES = {
+    "linear": "lower learning_rate",
+    "finetune": "lower backbone_lr and classifier_lr",
+    "knn": "raise temperature",
+}
 
 
 def make_classification_result(
-    probabilities: np.ndarray, test: Beton, additional_metrics: dict[str, float]
+    probabilities: np.ndarray,
+    test: Beton,
+    additional_metrics: dict[str, float],
+    config: LinearConfig | FinetuneConfig | KnnConfig,
 ) -> ProtocolResult:
-    """Turn class probabilities into metrics, table columns and example images.
+    """Compute metrics, table columns and example images from class probabilities.
 
-    The examples are the test images whose true class has the lowest probability, lowest first.
+    The examples are the test images whose true class has the lowest probability, in ascending order.
 
     Args:
         probabilities: float (N, C), for the images of `test` in file order.
         test: test split, with labels.
         additional_metrics: metrics to report after the class metrics.
+        config: the protocol that computed the probabilities, for the error message.
 
     Raises:
-        UserError: if a probability is NaN or infinite, because the classifier has diverged.
+        UserError: if a probability is NaN or infinite.
     """
     if not np.isfinite(probabilities).all():
         raise UserError(
-            "the classifier's probabilities contain NaN or infinity: lower learning_rate of the protocol, or raise its "
-            "temperature, in params.yaml"
+            f"{config.kind}: the predicted probabilities contain NaN or infinity: {_REMEDIES[config.kind]} of the "
+            "protocol in params.yaml"
         )
     true_class_probabilities = probabilities[np.arange(len(test)), test.labels]
     lowest = np.argsort(true_class_probabilities, kind="stable")[:_NUM_EXAMPLES]

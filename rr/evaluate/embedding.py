@@ -1,4 +1,4 @@
-"""The embedding space: a t-SNE map of test images, and metrics of how classes and views lie in the space."""
+"""The embedding space: a t-SNE map of test images, and metrics of how classes and views are distributed in it."""
 
 import warnings
 
@@ -22,15 +22,15 @@ _BATCH_SIZE = 512
 def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResult:
     """Compute a t-SNE map and metrics of the features of up to `images` test images, sampled with the seed.
 
-    The metrics are `silhouette` (of the classes, Euclidean distance of normalized features), `alignment` of two
+    The metrics are `silhouette` (of the classes, by the Euclidean distance of normalized features), `alignment` of two
     augmented views and `uniformity` (Wang and Isola 2020), and `effective_rank`. The table has the coordinates x and y
     of the map. The example image shows the test images at their map coordinates, without overlap.
 
     Raises:
-        UserError: if perplexity is not below the number of images; if the images have a single class or no class has
-            two images; or if the features are not finite.
+        UserError: if perplexity is not below the number of images, if all images have the same class, if no class has
+            two images, or if the features are not finite.
     """
-    from sklearn.manifold import TSNE  # takes a second to import, which the other protocols do without
+    from sklearn.manifold import TSNE  # the import takes a second, and the other protocols do not need it
     from sklearn.metrics import silhouette_score
 
     test = inputs.test
@@ -39,19 +39,22 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     labels = test.labels[rows]
     if config.perplexity >= len(rows):
         raise UserError(
-            f"embedding: perplexity {config.perplexity:g} must be below the number of images, {len(rows)}: lower "
-            "perplexity or raise images in params.yaml"
+            f"embedding: perplexity must be below the number of sampled test images ({len(rows)}), got "
+            f"{config.perplexity:g}: lower perplexity of the protocol in params.yaml"
         )
     if not 2 <= len(np.unique(labels)) < len(rows):
+        is_sample = len(rows) < len(test)
+        remedy = "raise images of the protocol" if is_sample else "remove this dataset from grid.target"
         raise UserError(
-            f"{test.path}: the silhouette needs at least two classes and a class with two images, but the {len(rows)} "
-            f"sampled images have {len(np.unique(labels))} classes: raise images in params.yaml"
+            f"{test.path}: the silhouette needs at least two classes, one of them with at least two images, but the "
+            f"number of classes among {len(rows)} {'sampled ' * is_sample}images is {len(np.unique(labels))}: {remedy} "
+            "in params.yaml"
         )
     features = inputs.test_features[torch.from_numpy(rows).to(inputs.test_features.device)]
     normalized = F.normalize(features).cpu().numpy()
-    # One thread: several would add in an order that differs between runs.
+    # Several threads would add up values in an order that differs between runs.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # identical features have zero variance to divide by
+        warnings.simplefilter("ignore", RuntimeWarning)  # from a division by zero if all features are identical
         silhouette = float(silhouette_score(normalized, labels))
         tsne = TSNE(perplexity=config.perplexity, init="pca", random_state=inputs.seed, n_jobs=1)
         coordinates = tsne.fit_transform(normalized)
@@ -84,10 +87,10 @@ def _extract_two_views(inputs: EvaluationInputs, config: EmbeddingConfig, rows: 
 
 
 def render_map(images: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """Place images at their coordinates on a white square; return uint8 (W, W, 3).
+    """Return a white square with images at their coordinates, uint8 (W, W, 3).
 
-    The square is divided into tiles of the image size, so images never overlap. If several images fall on one tile,
-    the first is shown.
+    The square is divided into tiles of the size of an image, so images never overlap. If several images fall on one
+    tile, only the first is shown.
 
     Args:
         images: uint8 (R, S, S, 3).

@@ -1,4 +1,4 @@
-"""Feature extraction: from a backbone and a split of a dataset to a matrix of features."""
+"""Feature extraction: apply a backbone to the images of a dataset split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rr.views import normalize
 
-if TYPE_CHECKING:  # `rr retrieve` does without these imports, which take a tenth of a second
+if TYPE_CHECKING:  # `rr retrieve` does not need these imports, which take a tenth of a second
     from rr.backbones.base import Backbone
     from rr.data.beton import Beton
     from rr.params import DatasetConfig
@@ -28,7 +28,7 @@ def extract_features(
         beton: split whose images are encoded.
         dataset: mean and standard deviation with which images are normalized.
         device: torch device on which to compute.
-        rows: positions of the images to encode, in this order. The default is all images in file order.
+        rows: positions of the images to encode, in this order. By default, all images are encoded in file order.
     """
     batches = []
     with torch.inference_mode():

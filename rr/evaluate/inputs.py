@@ -16,8 +16,8 @@ from rr.params import DatasetConfig
 class EvaluationInputs:
     """A pretrained backbone and the two splits of the target dataset.
 
-    The features of a split are extracted on first use and cached. They need no augmentation (as in the paper), so each
-    epoch of a classifier uses the same ones.
+    The features of a split are extracted on first use and cached. As in the paper, the images are not augmented, so the
+    same features serve in every epoch of a classifier.
 
     Attributes:
         backbone: frozen backbone in eval mode, on `device`.
@@ -25,7 +25,7 @@ class EvaluationInputs:
         test: test split, with labels.
         dataset: mean and standard deviation with which images are normalized.
         num_classes: number of classes of the target dataset.
-        seed: seed of everything random in a protocol.
+        seed: seed of all random numbers of the protocol.
         device: torch device on which to compute.
     """
 
@@ -39,19 +39,19 @@ class EvaluationInputs:
 
     @cached_property
     def train_features(self) -> Tensor:
-        """Features of the training images, float32 (N_train, D); UserError if they are not finite."""
+        """Features of the training images, float32 (N_train, D). UserError is raised if one is not finite."""
         return self._extract(self.train)
 
     @cached_property
     def test_features(self) -> Tensor:
-        """Features of the test images, float32 (N_test, D); UserError if they are not finite."""
+        """Features of the test images, float32 (N_test, D). UserError is raised if one is not finite."""
         return self._extract(self.test)
 
     def _extract(self, beton: Beton) -> Tensor:
         features = extract_features(self.backbone, beton, self.dataset, self.device)
         if not features.isfinite().all():
             raise UserError(
-                f"{beton.path}: the backbone's features contain NaN or infinity, so its training has diverged: lower "
-                "learning_rate of the method in params.yaml and pretrain again"
+                f"{beton.path}: the features of these images contain NaN or infinity, because the pretraining of the "
+                "backbone has diverged: lower learning_rate of the method in params.yaml and run rr pretrain again"
             )
         return features

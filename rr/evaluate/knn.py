@@ -19,18 +19,18 @@ def evaluate(inputs: EvaluationInputs, config: KnnConfig) -> ProtocolResult:
     """Classify each test image by the vote of its most similar training images.
 
     Raises:
-        UserError: if there are fewer training images than neighbors, or the features are not finite.
+        UserError: if there are fewer training images than neighbors, or if the features are not finite.
     """
     num_images = len(inputs.train)
     if config.neighbors > num_images:
         raise UserError(
-            f"knn: neighbors is {config.neighbors}, but there are only {num_images} training images: lower it in "
-            "params.yaml"
+            f"knn: neighbors is {config.neighbors}, but there are only {num_images} training images: lower neighbors "
+            "of the protocol in params.yaml"
         )
     probabilities = predict_probabilities(
         inputs.train_features, inputs.train.labels, inputs.test_features, inputs.num_classes, config
     )
-    return make_classification_result(probabilities, inputs.test, {"train_images": num_images})
+    return make_classification_result(probabilities, inputs.test, {"train_images": num_images}, config)
 
 
 def predict_probabilities(
@@ -38,8 +38,9 @@ def predict_probabilities(
 ) -> np.ndarray:
     """Return each class's fraction of the votes for each test image, float64 (N_test, num_classes).
 
-    Neighbors are compared by cosine similarity and vote with weight exp(similarity / temperature), as is usual since
-    Wu et al. 2018, *Unsupervised Feature Learning via Non-Parametric Instance Discrimination*.
+    The neighbors are the training images with the highest cosine similarity. Each votes with weight
+    exp(similarity / temperature), as is usual since Wu et al. 2018, *Unsupervised Feature Learning via Non-Parametric
+    Instance Discrimination*.
 
     Args:
         train_features: float32 (N, D).

@@ -14,10 +14,10 @@ def knn_vote(similarity: Tensor, labels: Tensor, num_classes: int, num_neighbors
         labels: classes of the N images, int64 (N,).
         num_classes: number of classes.
         num_neighbors: number of images that vote, at most N.
-        temperature: scale of the similarities; a lower temperature gives nearer neighbors more weight.
+        temperature: scale of the similarities. A lower temperature gives more weight to the nearest neighbors.
     """
     cosine, nearest = similarity.topk(num_neighbors)
     votes = torch.zeros(len(similarity), num_classes, device=similarity.device, dtype=torch.float64)
-    # Subtracting the largest similarity prevents overflow, and a query whose votes all underflow to 0.
+    # Subtracting the largest similarity prevents overflow, and prevents that all votes of a query underflow to 0.
     votes.scatter_add_(1, labels[nearest], ((cosine.double() - cosine[:, :1].double()) / temperature).exp())
     return votes / votes.sum(1, keepdim=True)

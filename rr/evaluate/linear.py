@@ -14,12 +14,16 @@ from rr.runtime.progress import Progress
 
 
 def evaluate(inputs: EvaluationInputs, config: LinearConfig) -> ProtocolResult:
-    """Train a linear classifier on the training features and test it after the last epoch."""
+    """Train a linear classifier on the training features and test it after the last epoch.
+
+    Raises:
+        UserError: if the features or the predicted probabilities are not finite.
+    """
     probabilities, metrics = train_and_predict(
         inputs.train_features, inputs.train.labels, inputs.test_features, inputs.test.labels, config,
         num_classes=inputs.num_classes, seed=inputs.seed,
     )  # fmt: skip
-    return make_classification_result(probabilities, inputs.test, metrics)
+    return make_classification_result(probabilities, inputs.test, metrics, config)
 
 
 def train_and_predict(
@@ -34,7 +38,7 @@ def train_and_predict(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Train a linear layer and return the class probabilities of the test images.
 
-    Uses Adam with a constant learning rate, without weight decay. Images are shuffled in every epoch. If
+    The optimizer is Adam with a constant learning rate and without weight decay. Images are shuffled in every epoch. If
     `label_fraction` is below 1, only that fraction of each class's training images is used.
 
     Args:
@@ -44,7 +48,7 @@ def train_and_predict(
         test_labels: int64 (N_test,).
         config: label fraction, epochs, batch size and learning rate.
         num_classes: number of classes.
-        seed: decides the initial weights, the order of the images and which labels are kept.
+        seed: seed of the initial weights, of the order of the images and of the choice of labels to keep.
 
     Returns:
         Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`

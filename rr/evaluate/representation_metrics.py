@@ -6,10 +6,13 @@ from torch.nn import functional as F
 
 
 def effective_rank(features: Tensor) -> float:
-    """Return the effective rank of `features`, float (N, D): how many directions they use, from 1 to D.
+    """Return the effective rank of the features: how many directions they use, from 1 to D.
 
     It is the exponential of the entropy of the normalized singular values of the centered features (Roy and Vetterli
     2007, *The effective rank*). Identical features have rank 1.
+
+    Args:
+        features: float (N, D).
     """
     centered = features.double() - features.double().mean(0)
     # The singular values of the features are the square roots of the eigenvalues of this small D × D matrix.
@@ -33,10 +36,13 @@ def alignment(first: Tensor, second: Tensor) -> float:
 
 
 def uniformity(features: Tensor) -> float:
-    """Return the logarithm of the mean of exp(−2 d²) over all pairs of normalized features, at distance d.
+    """Return the logarithm of the mean of exp(−2 d²), where d is the distance between two normalized features.
 
-    It is at most 0; lower values mean a more even distribution on the unit sphere. See Wang and Isola 2020, with
-    t = 2. `features` is float (N, D) with N at least 2.
+    The mean is over all pairs. The result is at most 0; lower values mean a more even distribution on the unit sphere.
+    See Wang and Isola 2020, with t = 2.
+
+    Args:
+        features: float (N, D) with N at least 2.
     """
     distances = torch.pdist(F.normalize(features.double()))
     return float((-2 * distances.square()).exp().mean().log())

@@ -23,29 +23,29 @@ _FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (30, 140, 60), (20
 def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResult:
     """Rank the training images for each test image by cosine similarity or Euclidean distance of their features.
 
-    A training image is relevant if it has the class of the query. The metrics are `mean_average_precision` of the
-    whole ranking, and for each cutoff k:
+    A training image is relevant if it has the class of the query. The metrics are the `mean_average_precision` of the
+    whole ranking and, for each cutoff k:
 
     - `precision_at_k`: fraction of the first k images that are relevant;
     - `recall_at_k`: fraction of the relevant images that are among the first k;
     - `hit_rate_at_k`: fraction of queries with a relevant image among the first k (in deep metric learning this is
       called recall at k).
 
-    Images with equal similarity are ranked in file order. Average precision treats them as one rank, as scikit-learn
-    does.
+    Images with equal similarity are ranked in file order. The average precision gives them the same rank, as in
+    scikit-learn.
 
-    The example image has a row for the first test image of each class, at most 10. A row shows the query and its 10
-    nearest training images, with a green frame if the class is the same and a red frame otherwise.
+    The example image has a row for the first test image of each class, with at most 10 rows. A row shows the query and
+    its 10 nearest training images, with a green frame if the class is the same and a red frame otherwise.
 
     Raises:
-        UserError: if a cutoff exceeds the number of training images, or the features are not finite.
+        UserError: if a cutoff exceeds the number of training images, or if the features are not finite.
     """
     train, test = inputs.train, inputs.test
     max_cutoff = max(config.cutoffs)
     if max_cutoff > len(train):
         raise UserError(
-            f"retrieval: cutoff {max_cutoff} exceeds the number of training images, {len(train)}: lower cutoffs of the "
-            "protocol in params.yaml"
+            f"retrieval: the cutoff {max_cutoff} exceeds the number of training images ({len(train)}): lower cutoffs "
+            "of the protocol in params.yaml"
         )
     num_neighbors = min(max(max_cutoff, _EXAMPLE_NEIGHBORS), len(train))
     nearest, similarity, average_precision = rank_gallery(
@@ -91,11 +91,11 @@ def rank_gallery(
         queries: features, float32 (Q, D).
         query_labels: int64 (Q,).
         num_neighbors: how many images to return for each query.
-        euclidean: use minus the squared distance as similarity, instead of the cosine.
+        euclidean: whether the similarity is the negative squared Euclidean distance instead of the cosine.
 
     Returns:
-        Rows of the gallery, int64 (Q, num_neighbors); their similarity, float32 (Q, num_neighbors); and the average
-        precision, float64 (Q,).
+        Row numbers of the nearest images in the gallery, int64 (Q, num_neighbors); their similarity, float32 (Q,
+        num_neighbors); and the average precision of each query, float64 (Q,).
     """
     if not euclidean:
         gallery, queries = F.normalize(gallery), F.normalize(queries)
@@ -127,7 +127,7 @@ def _rank_queries(
     start: int,
     stop: int,
 ) -> None:
-    """Rank the gallery for the queries `start` to `stop` and write the results into the last three arrays.
+    """Rank the gallery for the queries from `start` up to `stop` and write the results into the last three arrays.
 
     Sorting the scores is several times as fast as sorting their positions (argsort).
     """
@@ -139,7 +139,7 @@ def _rank_queries(
         order = candidates[np.argsort(-row[candidates], kind="stable")[:num_neighbors]]
         nearest[query], similarity[query] = order, row[order]
         relevant = np.sort(row[rows_by_class[int(labels[query])]])
-        # For each relevant image: how many images score at least as high, and how many of those are relevant.
+        # Count, for each relevant image, the images that score at least as high, and the relevant ones among them.
         num_at_least = len(ascending) - np.searchsorted(ascending, relevant)
         num_relevant_at_least = len(relevant) - np.searchsorted(relevant, relevant)
         average_precision[query] = (num_relevant_at_least / num_at_least).mean()

@@ -56,22 +56,22 @@ def evaluate(
     """Evaluate the pretrained backbone of `run` on `target` and write the results to the paths of `run`.
 
     The results are the metrics (flat JSON), a table with a row per test image (Parquet), the true and predicted
-    classes (CSV) and an example image (PNG).
+    classes (CSV) and an image of examples (PNG).
 
     Returns:
         The metrics.
 
     Raises:
-        UserError: if the target has no labels, the test split has a class that the training split lacks, the weights
-            are not a valid backbone file, or the protocol cannot be applied.
+        UserError: if the target has images without labels, if the test split has a class without training images, if
+            the weights are not a valid backbone file, or if the protocol cannot be applied.
     """
     backbone = load_backbone(run.pretraining.weights).to(device)
     train, test = (_open_split(target, split, threads) for split in ("train", "test"))
     missing = sorted({target.class_names[label] for label in {*test.labels} - {*train.labels}})
     if missing:
         raise UserError(
-            f"{train.path}: no training image of class {', '.join(missing)}, which the test split contains: add "
-            "training images of this class"
+            f"{train.path}: the test split contains classes without training images: {', '.join(missing)}. Add "
+            "training images of these classes, or remove their test images"
         )
     inputs = EvaluationInputs(backbone, train, test, target.dataset, len(target.class_names), seed, device)
     result = PROTOCOLS[protocol.kind](inputs, protocol)
@@ -89,14 +89,17 @@ def _open_split(target: Target, split: str, threads: int) -> Beton:
     beton = Beton(target.betons[split], threads=threads)
     if not target.class_names or (beton.labels < 0).any():
         raise UserError(
-            f"{beton.path}: has images without labels, so it cannot be a target: remove this dataset from grid.target "
-            "in params.yaml"
+            f"{beton.path} contains images without labels, so this dataset cannot be a target: remove it from "
+            "grid.target in params.yaml"
         )
     return beton
 
 
 def _format_confusion(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:
-    """Return the true and the predicted class name of each image as CSV, or only the header without predictions."""
+    """Return the true and the predicted class name of each image as CSV.
+
+    If `predictions` is None, the CSV consists only of the header.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("label", "prediction"))

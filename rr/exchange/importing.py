@@ -33,7 +33,8 @@ def import_backbone(file: Path, backbone_name: str, output: Path | None = None) 
 
     Raises:
         UserError: if `backbone_name` is unknown, if `file` is missing, damaged or contains Python objects other than
-            tensors, if `output` is `file` or a folder, or if the weights do not match the architecture or are not finite.
+            tensors, if `output` is `file` or a folder, or if the weights do not match the architecture or contain NaN
+            or infinite values.
     """
     if backbone_name not in get_args(BackboneName):
         raise UserError(

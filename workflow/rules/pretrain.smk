@@ -28,7 +28,7 @@ rule pretrain:
         gpu=GPU,
         gpu_jobs=GPU,
         nodes=1,  # otherwise Slurm may allocate GPUs of several nodes
-        # Slurm sends SIGUSR1 two minutes before the time limit, and on preemption; see the Snakefile.
+        # Slurm sends SIGUSR1 two minutes before the time limit; see the Snakefile.
         slurm_extra="--signal=USR1@120",
     params:
         settings=lambda names: grid.stage_params(PARAMS, "pretrain", **names),

@@ -103,11 +103,13 @@ def test_map_places_images_without_overlap() -> None:
 
 
 def test_perplexity_above_number_of_images_raises(test_split: Beton) -> None:
-    with pytest.raises(UserError, match="perplexity 40 must be below the number of images, 40"):
+    with pytest.raises(UserError, match=r"perplexity must be below the number of sampled test images \(40\), got 40"):
         evaluate(test_split, perplexity=40.0)
 
 
 def test_single_class_raises(test_split: Beton) -> None:
     test_split.labels[:] = 1
-    with pytest.raises(UserError, match="the silhouette needs at least two classes"):
+    with pytest.raises(UserError, match=r"the silhouette needs at least two classes.*: raise images of the protocol"):
         evaluate(test_split)
+    with pytest.raises(UserError, match=r"is 1: remove this dataset from grid\.target"):
+        evaluate(test_split, images=60)

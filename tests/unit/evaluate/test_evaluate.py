@@ -22,9 +22,10 @@ from rr.data.beton import Beton, write
 from rr.data.labels import keep_label_fraction
 from rr.errors import UserError
 from rr.evaluate import inputs, knn, linear
+from rr.evaluate.classification import make_classification_result
 from rr.evaluate.features import extract_features
 from rr.evaluate.stage import Target, evaluate
-from rr.params import DatasetConfig, KnnConfig, LinearConfig, RetrievalConfig, ShapesSource
+from rr.params import DatasetConfig, FinetuneConfig, KnnConfig, LinearConfig, RetrievalConfig, ShapesSource
 from rr.views import normalize
 
 FOLDER = Path("runs/evaluate/shapes/conv4/relational/1/shapes")
@@ -123,6 +124,22 @@ def test_linear_on_cached_features_matches_training_on_images(converted_project:
     logits = layer(backbone(images))
     assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
     assert np.allclose(logits.softmax(1).detach().numpy(), probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "remedy"),
+    [
+        (LinearConfig.model_construct(kind="linear"), "lower learning_rate"),
+        (FinetuneConfig.model_construct(kind="finetune"), "lower backbone_lr and classifier_lr"),
+        (KnnConfig.model_construct(kind="knn"), "raise temperature"),
+    ],
+)
+def test_probabilities_that_are_not_finite_raise(
+    converted_project: Path, config: LinearConfig | FinetuneConfig | KnnConfig, remedy: str
+) -> None:
+    data = Beton(converted_project / "data/beton/shapes/test.beton", threads=1)
+    with pytest.raises(UserError, match=f"{config.kind}: the predicted probabilities .*: {remedy} of the protocol"):
+        make_classification_result(np.full((len(data), 10), np.nan), data, {}, config)
 
 
 def test_images_are_normalized(converted_project: Path) -> None:
@@ -257,7 +274,7 @@ def test_non_finite_features_raise(pretrained: Path, rr: RunRr, protocol: str, m
     )
     outcome = rr(*EVALUATE, protocol)
     assert outcome.code == 2
-    assert "the backbone's features contain NaN or infinity" in outcome.err
+    assert "the features of these images contain NaN or infinity" in outcome.err
     assert not list((pretrained / FOLDER).rglob("metrics.json"))
 
 
@@ -269,7 +286,7 @@ def test_target_without_labels_raises(pretrained: Path, rr: RunRr, protocol: str
         assert rr(stage, "--dataset", "mine").code == 0
     outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
     assert outcome.code == 2
-    assert "has images without labels, so it cannot be a target" in outcome.err
+    assert "contains images without labels, so this dataset cannot be a target" in outcome.err
 
 
 def test_class_without_training_image_raises(pretrained: Path) -> None:
@@ -280,7 +297,9 @@ def test_class_without_training_image_raises(pretrained: Path) -> None:
         write(betons[split], rng.integers(0, 256, (4, 32, 32, 3), np.uint8), np.array(labels), np.arange(4))
     run = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "mine", "retrieval")
     config = RetrievalConfig(kind="retrieval", distance="cosine", cutoffs=[1])
-    with pytest.raises(UserError, match=r"train.beton: no training image of class newt, which the test split contains"):
+    with pytest.raises(
+        UserError, match=r"train.beton: the test split contains classes without training images: newt\."
+    ):
         evaluate(config, Target(SHAPES, betons, ["cat", "dog", "newt"]), run, seed=1, device="cpu", threads=1)
     assert not run.folder.exists()
 

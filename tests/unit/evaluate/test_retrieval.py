@@ -114,5 +114,5 @@ def test_ranking_matches_scikit_learn(euclidean: bool, steps: int) -> None:
 
 def test_cutoff_above_number_of_training_images_raises(inputs: EvaluationInputs) -> None:
     config = RetrievalConfig(kind="retrieval", distance="cosine", cutoffs=[1, 5])
-    with pytest.raises(UserError, match="cutoff 5 exceeds the number of training images, 4"):
+    with pytest.raises(UserError, match=r"the cutoff 5 exceeds the number of training images \(4\)"):
         retrieval.evaluate(inputs, config)
