@@ -48,7 +48,7 @@ LocalCopyOption = Annotated[
     Path | None, typer.Option("--from", help="Local copy of the dataset to read instead of downloading it.")
 ]
 EngineArgument = Annotated[
-    Literal["dvc", "snakemake"], typer.Argument(metavar="ENGINE", help="Engine of the outputs: dvc or snakemake.")
+    Literal["dvc", "snakemake"], typer.Argument(metavar="ENGINE", help="Engine that made the outputs.")
 ]
 FormatOption = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],

@@ -1,7 +1,7 @@
 """`rr bench`: compare the speed of rr with a reference implementation of the paper, on this machine.
 
-The times are printed with their spread, the load of the machine and the versions of the libraries. The tests, not the
-benchmark, check that both implementations compute the same.
+The times are printed with their quartiles, the load of the machine and the versions of the libraries. The benchmark does
+not check that both implementations compute the same results; the tests do.
 """
 
 import importlib
@@ -32,24 +32,24 @@ def run_benchmark(
 ) -> str:
     """Run parts of the benchmark and return the results as tables or as JSON.
 
-    The part that is running is printed to stderr.
+    The name of the part that is running is printed to stderr.
 
     Args:
-        parts: names of the parts. The default is all parts.
-        as_json: return JSON instead of tables.
+        parts: names of the parts. By default, all parts are run.
+        as_json: whether to return JSON instead of tables.
         steps: number of timed repeats of each case.
-        threads: numbers of threads to use. The default is decided by each part.
-        data: folder of a converted dataset, for the parts that read images. The default is generated images.
-        smoke_test: use tiny sizes, which only check that everything runs.
+        threads: numbers of threads to use. By default, each part decides.
+        data: folder of a converted dataset, for the parts that read images. By default, images are generated.
+        smoke_test: whether to use tiny sizes, with which the times are meaningless.
 
     Raises:
-        UserError: if a part is unknown, a number is out of range, or the folder contains no `train.beton`.
+        UserError: if a part is unknown, if a number is out of range, or if the folder contains no `train.beton`.
     """
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
-        raise UserError(f"unknown part of the benchmark: {', '.join(unknown)}; known: {', '.join(PARTS)}")
+        raise UserError(f"unknown part of the benchmark: {', '.join(unknown)}. The parts are {', '.join(PARTS)}")
     if steps < 1:
-        raise UserError(f"--steps {steps}: must be at least 1")
+        raise UserError(f"--steps must be at least 1, got {steps}")
     _check_threads(threads)
     if data is not None:
         from rr.bench.dataset import find_train_beton
@@ -66,13 +66,13 @@ def run_benchmark(
 
 def _run_parts(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
     """Run the parts and return the results as JSON values."""
-    # The OpenMP library reads this when it is loaded. The processes of both implementations inherit it.
+    # The OpenMP library reads this variable when it is loaded. The processes of both implementations inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from rr.runtime.machine import describe_machine
 
     load_before, results = _load_averages(), {}
     for name in parts:
-        print(f"bench: {name} …", file=sys.stderr, flush=True)
+        print(f"bench: running the part {name} …", file=sys.stderr, flush=True)
         part_load_before, start = _load_averages(), time.monotonic()
         result = importlib.import_module(f"rr.bench.parts.{name}").run(settings)
         load = {"before": part_load_before, "after": _load_averages()}
@@ -95,4 +95,4 @@ def _check_threads(threads: Sequence[int] | None) -> None:
     cores = os.cpu_count() or 1
     for count in threads or ():
         if not 1 <= count <= cores:
-            raise UserError(f"--threads {count}: must be from 1 to {cores}, the number of cores of this machine")
+            raise UserError(f"--threads must be from 1 to {cores} (the number of cores of this machine), got {count}")

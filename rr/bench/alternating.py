@@ -1,8 +1,8 @@
-"""Time programs that take turns, one or several steps each.
+"""Time programs that take turns. A turn has one or several steps.
 
-Each program has a process group of its own, with its threads and worker processes. While one program works, the process
-groups of the others are stopped (SIGSTOP), so that not even a data loader that fills its queue uses their time. A
-program keeps its state while it is stopped.
+Each program runs in a separate process group, with its threads and worker processes. While one program works, the
+process groups of the others are stopped (SIGSTOP), so that none of their processes, such as a data loader that fills its
+queue, takes up CPU time. A program keeps its state while it is stopped.
 """
 
 import contextlib
@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 
 from rr.bench.measure import Timing, process_cpu_seconds
 
-_PREFIX = "turn "  # of the lines with which a program reports its turns
+_PREFIX = "turn "  # start of the lines in which a program reports its turns
 
 
 class StepGate:
-    """The program's side: blocks a training loop until its next turn.
+    """Block the training loop of a program until its next turn.
 
-    The program exits if no further turn is wanted.
+    The program uses this class; the benchmark uses `WorkerProcess`. The program exits when the benchmark closes its
+    standard input.
 
     Args:
         steps: number of steps per turn.
@@ -33,7 +34,7 @@ class StepGate:
         self._wait()
 
     def step_done(self, units: int = 0) -> None:
-        """Count a step; after the last step of a turn, report the turn and wait for the next one."""
+        """Count a step. After the last step of a turn, report the time of the turn and wait for the next one."""
         self._steps_left -= 1
         if self._steps_left:
             return
@@ -50,14 +51,15 @@ class StepGate:
 
 
 class WorkerProcess:
-    """The benchmark's side of one program.
+    """A program that the benchmark starts, lets work for single turns and kills.
 
     Args:
-        command: command line of the program, which waits at a `StepGate`.
+        command: command line of the program, which must use a `StepGate`.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        # A new process group in the same session: the system wakes and ends it if this process dies.
+        # The new process group is in the same session, so the system wakes and ends it if this process dies.
+        self._command = command
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0,
             env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
@@ -79,7 +81,8 @@ class WorkerProcess:
             if line.startswith(_PREFIX):
                 self._signal(signal.SIGSTOP)
                 return Timing(*json.loads(line.removeprefix(_PREFIX)))
-        raise RuntimeError(f"a program of the benchmark ended early with exit code {self._process.wait()}")
+        code = self._process.wait()
+        raise RuntimeError(f"the benchmark program {' '.join(self._command)} ended early with exit code {code}")
 
     def kill(self) -> None:
         """Kill the process group of the program."""
@@ -109,15 +112,15 @@ def start_workers(commands: Sequence[Sequence[str]]) -> Iterator[list[WorkerProc
 
 
 def time_programs(commands: Sequence[Sequence[str]], repeats: int, warmup: int) -> list[list[Timing]]:
-    """Let programs take turns and return the times of each.
+    """Let programs take turns and return the times of the turns, one list per program.
 
     Args:
         commands: command line of each program.
-        repeats: number of timed turns of each program, in alternation.
-        warmup: number of untimed turns of each program, which come first and are not alternated.
+        repeats: number of timed turns of each program. The programs alternate.
+        warmup: number of untimed turns at the start of each program, which do not alternate.
 
-    Returns:
-        For each program, the times of its turns.
+    Raises:
+        RuntimeError: if a program ends early.
     """
     with start_workers(commands) as workers:
         for worker in workers:

@@ -14,7 +14,7 @@ class BenchData:
     """The same images for both implementations: a beton for rr, and NumPy files for the reference.
 
     Attributes:
-        name: description of the images.
+        name: description of the images, for the results.
         beton: path of the beton.
         images: path of the images, uint8 (N, S, S, 3).
         labels: path of the labels, int64 (N,).
@@ -39,7 +39,8 @@ def find_train_beton(folder: Path) -> Path:
     path = folder / "train.beton"
     if not path.is_file():
         raise UserError(
-            f"--data {folder}: contains no train.beton: give a folder written by rr convert, or omit --data"
+            f"--data {folder} contains no train.beton: give a folder written by rr convert, such as data/beton/cifar10, "
+            "or omit --data to use generated images"
         )
     return path
 
@@ -48,12 +49,12 @@ def prepare_data(settings: Settings, count: int, scratch: Path) -> BenchData:
     """Write the images for both implementations into the folder `scratch`.
 
     Args:
-        settings: may name a converted dataset.
-        count: number of 32 × 32 images to generate if no dataset is named.
+        settings: options of the benchmark, which may name a converted dataset.
+        count: number of 32 × 32 images to generate if the settings name no dataset.
         scratch: folder for the files.
 
     Raises:
-        UserError: if the dataset does not fit into memory or has images without labels.
+        UserError: if the dataset is too large to be kept in memory, or has images without labels.
     """
     from rr.data import beton
 
@@ -63,12 +64,13 @@ def prepare_data(settings: Settings, count: int, scratch: Path) -> BenchData:
         images, labels, name = data.images, data.labels, f"{len(data):,} images of {settings.data.name}"
         if images is None:
             raise UserError(
-                f"--data {settings.data}: the dataset is too large for the reference implementation, which keeps all "
-                "images in memory: give a smaller dataset"
+                f"--data {settings.data}: the images are too large for the reference implementation, which keeps all of "
+                "them in memory: give a dataset with fewer pixels, or omit --data to use generated images"
             )
         if labels.min() < 0:
             raise UserError(
-                f"--data {settings.data}: has images without labels, but supervised training and evaluation need labels"
+                f"--data {settings.data} contains images without labels, but supervised training and evaluation need "
+                "labels: give a labeled dataset, or omit --data to use generated images"
             )
     else:
         from rr.data.shapes import generate_shapes

@@ -1,4 +1,4 @@
-"""Run an `rr` command until its first training step: `python -m rr.bench.first_step pretrain ...`."""
+"""Run an `rr` command up to the end of its first training step: `python -m rr.bench.first_step pretrain ...`."""
 
 import os
 import sys
@@ -14,7 +14,9 @@ def main() -> None:
         print("first step", flush=True)
         os._exit(0)
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `cli.main`, which is too late: the import loads torch
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # in `cli.main` it is too late, because the import below loads torch
     import rr.pretrain
 
     rr.pretrain.pretrain = partial(rr.pretrain.pretrain, on_step=on_step)

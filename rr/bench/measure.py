@@ -1,7 +1,7 @@
 """Time several implementations of the same work in alternation, and summarize the times.
 
 Other processes on the machine disturb measurements. The implementations therefore alternate (A B A B …), and the ratio
-of their times is computed per repeat, because both times of a repeat are disturbed alike.
+of their times is computed per repeat, because a disturbance affects both times of a repeat similarly.
 """
 
 import multiprocessing
@@ -61,8 +61,8 @@ class CandidateResult:
         cpu: CPU seconds of a repeat.
         per_second: units per wall-clock second, from the median.
         per_cpu_second: units per CPU second, from the median, or None if the CPU time is unknown.
-        ratio: time per unit divided by that of the first implementation, per repeat; None for the first one.
-        cpu_ratio: the same for CPU time, or None if a CPU time is unknown.
+        ratio: time per unit divided by that of the first implementation, computed per repeat; None for the first one.
+        cpu_ratio: the same ratio for CPU time, or None if a CPU time is unknown.
     """
 
     name: str
@@ -77,7 +77,7 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Results of one case. The first candidate is rr; the others are compared with it."""
+    """Results of one case. The first candidate is usually rr, and the others are compared with it."""
 
     case: str
     unit: str
@@ -116,7 +116,13 @@ def time_once(function: Callable[[], object]) -> Timing:
 
 
 def time_interleaved(candidates: Sequence[Candidate], repeats: int, warmup: int = 1) -> list[list[Timing]]:
-    """Call the candidates in alternation and return the times of each, without the `warmup` calls at the start."""
+    """Call the candidates in alternation and return their times, one list per candidate.
+
+    Args:
+        candidates: the candidates.
+        repeats: number of timed calls of each candidate.
+        warmup: number of untimed calls of each candidate at the start.
+    """
     timings: list[list[Timing]] = [[] for _ in candidates]
     for repeat in range(warmup + repeats):
         for candidate, candidate_timings in zip(candidates, timings, strict=True):
@@ -135,8 +141,8 @@ def summarize(
         case: name of the case.
         unit: name of the unit of work, in the plural.
         threads: number of threads that were used.
-        candidates: name of each candidate and its units per repeat; the first is rr.
-        timings: times of each candidate.
+        candidates: name of each candidate and its units per repeat. The others are compared with the first.
+        timings: times of each candidate, one per repeat.
     """
     first_units, first_timings = candidates[0][1], timings[0]
     results = []

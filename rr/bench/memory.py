@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_PROBE_MIB = 64  # more than malloc would reuse from memory that it has kept
+_PROBE_MIB = 64  # too large for malloc to take it from freed memory that it has kept
 
 
 def measure_peak_mib(function: Callable[[], object]) -> float | None:
-    """Call `function` and return by how many MiB the resident memory rose, or None if that cannot be measured."""
+    """Call `function` and return by how many MiB the resident memory rose at its peak.
+
+    The result is None if the system cannot measure it.
+    """
     gc.collect()
     try:
-        # Some sandboxes report the current memory as the peak, so measure an allocation of known size first.
+        # Some sandboxes report the current memory as the peak, so an allocation of known size is measured first.
         probe = _measure_rise(lambda: np.ones(_PROBE_MIB << 20, np.uint8))
         return _measure_rise(function) if probe > _PROBE_MIB / 2 else None
     except OSError:

@@ -25,10 +25,14 @@ def make_candidates(
         images: uint8 (M, image_size, image_size, 3).
         image_size: height and width of the images and views in pixels.
         views: number of views of each image.
-        images_per_call: number of images that a call of a candidate processes. Kornia works on larger batches.
+        images_per_call: number of images that a call of a candidate processes. Kornia uses larger batches.
     """
     candidates, missing = [], []
-    for name, make in (("kornia", _kornia), ("lightly", _lightly), ("albumentations", _albumentations)):
+    for name, make in (
+        ("kornia", _kornia_candidate),
+        ("lightly", _lightly_candidate),
+        ("albumentations", _albumentations_candidate),
+    ):
         if importlib.util.find_spec(name) is None:
             missing.append(name)
             continue
@@ -39,7 +43,7 @@ def make_candidates(
     return candidates, missing
 
 
-def _kornia(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+def _kornia_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     import kornia.augmentation as kornia
 
     augment = torch.nn.Sequential(
@@ -60,10 +64,10 @@ def _kornia(images: np.ndarray, image_size: int, views: int, images_per_call: in
     return Candidate("kornia", make_views, batch_size)
 
 
-def _lightly(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+def _lightly_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     from lightly.transforms import SimCLRTransform
 
-    # Full strength and the ranges of the paper, without blur. A call returns two views.
+    # The transform has full strength and the ranges of the paper, without blur. A call returns two views.
     transform = SimCLRTransform(
         input_size=image_size, cj_prob=0.8, cj_strength=1.0, cj_bright=0.8, cj_contrast=0.8, cj_sat=0.8, cj_hue=0.2,
         min_scale=0.08, random_gray_scale=0.2, gaussian_blur=0.0, hf_prob=0.5,
@@ -75,10 +79,10 @@ def _lightly(images: np.ndarray, image_size: int, views: int, images_per_call: i
         pil_image = Image.fromarray(image)
         return [view for _ in range(calls) for view in transform(pil_image)]
 
-    return Candidate("lightly", _per_image(images, images_per_call, make_views), images_per_call * calls * 2)
+    return Candidate("lightly", _loop_over_images(images, images_per_call, make_views), images_per_call * calls * 2)
 
 
-def _albumentations(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+def _albumentations_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     import albumentations
     import cv2
 
@@ -98,12 +102,12 @@ def _albumentations(images: np.ndarray, image_size: int, views: int, images_per_
     def make_views(image: np.ndarray) -> list[Tensor]:
         return [transform(image=image)["image"] for _ in range(views)]
 
-    return Candidate("albumentations", _per_image(images, images_per_call, make_views), images_per_call * views)
+    return Candidate("albumentations", _loop_over_images(images, images_per_call, make_views), images_per_call * views)
 
 
-def _per_image(
+def _loop_over_images(
     images: np.ndarray, images_per_call: int, make_views: Callable[[np.ndarray], list[Tensor]]
 ) -> Callable[[], Tensor]:
-    """Return a function that makes the views of the next images, starting over after the last one."""
+    """Return a function whose calls make the views of the next images. After the last image follows the first."""
     next_images: Iterator[np.ndarray] = cycle(images)
     return lambda: torch.stack([view for _ in range(images_per_call) for view in make_views(next(next_images))])

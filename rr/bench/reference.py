@@ -1,8 +1,9 @@
 """A reference implementation of the paper, written from its description, for `rr bench` and the tests.
 
-Views are made from PIL images by torchvision transforms, in the worker processes of a `DataLoader`. The K views of a
-mini-batch are concatenated view by view. All pairs are built and passed through the head at once. Memory is in NCHW
-format. Linear evaluation decodes and encodes every image in every epoch. The module uses no other code of rr.
+The worker processes of a `DataLoader` create the views from PIL images with torchvision transforms. The K views of a
+mini-batch are concatenated view by view. All pairs are built and passed through the head at once. The memory format is
+NCHW. Linear evaluation decodes every image and computes its features in every epoch. The module uses no other code of
+rr.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +52,7 @@ def plain_transform(mean: Channels, std: Channels) -> Callable[[Image.Image], Te
 
 
 class ImageDataset(Dataset[tuple[list[Tensor], int]]):
-    """Images in memory, as torchvision keeps CIFAR; an item is a list of transformed views of an image, and its label.
+    """Images in memory, as torchvision keeps CIFAR. An item is a list of transformed views of an image, and its label.
 
     Args:
         images: uint8 (N, S, S, 3).
@@ -78,7 +79,7 @@ def _use_one_thread(worker: int) -> None:
 
 
 def make_loader(data: ImageDataset, batch_size: int, workers: int) -> "DataLoader[Any]":
-    """Return a loader of shuffled mini-batches, whose worker processes have one thread each and outlive an epoch."""
+    """Return a loader of shuffled mini-batches. Its worker processes have one thread each and persist between epochs."""
     return DataLoader(
         data,
         batch_size,
@@ -120,8 +121,8 @@ class RelationHead(nn.Sequential):
 def make_pairs(features_KMD: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
     """Return all positive pairs and as many negative pairs.
 
-    A positive pair has two views of one image. For the negative pairs, the second view is rolled along the batch, by
-    one row more for each pair of views, but never by the whole batch.
+    A positive pair consists of two views of one image. For the negative pairs, the second views are rolled along the
+    batch, by one row more for each pair of views, but never by the whole batch.
 
     Args:
         features_KMD: representations of K views of M images, float (K, M, D).
@@ -148,7 +149,7 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return (0.5 * wrong_probability**2 * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).mean()
 
 
-def _minimize(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
+def _optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -168,7 +169,7 @@ class RelationalModel(nn.Module):
         features = self.backbone(torch.cat(tuple(views)))
         pairs, targets = make_pairs(features.chunk(len(views)))
         loss = focal_loss(self.head(pairs).squeeze(1), targets)
-        return _minimize(loss, self.optimizer)
+        return _optimizer_step(loss, self.optimizer)
 
 
 class SupervisedModel(nn.Module):
@@ -182,11 +183,11 @@ class SupervisedModel(nn.Module):
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
         """Train on a list with one view (M, 3, S, S) and return the loss."""
         loss = F.cross_entropy(self.classifier(self.backbone(views[0])), labels)
-        return _minimize(loss, self.optimizer)
+        return _optimizer_step(loss, self.optimizer)
 
 
 class SimCLRModel(nn.Module):
-    """Backbone and projection head, trained with Adam to find the other view of each image among 2M views."""
+    """Backbone and projection head, trained with Adam to identify the other view of each image among 2M views."""
 
     def __init__(self, learning_rate: float = 1e-3, temperature: float = 0.5) -> None:
         super().__init__()
@@ -198,7 +199,7 @@ class SimCLRModel(nn.Module):
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
         """Train on two tensors (M, 3, S, S) and return the loss.
 
-        The loss is the negative logarithm of the mean softmax probability of the positive view: the mean over the batch
+        The loss is the negative logarithm of the mean softmax probability of the positive view. The mean over the batch
         is inside the logarithm.
         """
         embeddings = F.normalize(self.projection(self.backbone(torch.cat(tuple(views)))))
@@ -206,7 +207,7 @@ class SimCLRModel(nn.Module):
         count = len(embeddings)
         positive = similarities[torch.arange(count), torch.arange(count).roll(count // 2)]
         loss = -torch.log((positive / (similarities.sum(0) - similarities.diagonal())).mean())
-        return _minimize(loss, self.optimizer)
+        return _optimizer_step(loss, self.optimizer)
 
 
 class RotationModel(nn.Module):
@@ -222,11 +223,11 @@ class RotationModel(nn.Module):
         rotated = torch.cat([torch.rot90(views[0], quarter_turns, (2, 3)) for quarter_turns in range(4)])
         targets = torch.arange(4).repeat_interleave(len(views[0]))
         loss = F.cross_entropy(self.classifier(self.backbone(rotated)), targets)
-        return _minimize(loss, self.optimizer)
+        return _optimizer_step(loss, self.optimizer)
 
 
 def build_model(method: str, num_classes: int) -> "RelationalModel | SupervisedModel | SimCLRModel | RotationModel":
-    """Return a model that trains with `method`."""
+    """Return the model of a method; an unknown method gives `RotationModel`."""
     match method:
         case "relational":
             return RelationalModel()
@@ -239,7 +240,7 @@ def build_model(method: str, num_classes: int) -> "RelationalModel | SupervisedM
 
 
 class LinearEvaluator:
-    """A linear classifier on a frozen backbone, trained on images in every epoch.
+    """A linear classifier on a frozen backbone, whose features are computed again in every epoch.
 
     Args:
         backbone: the backbone, from (B, 3, S, S) to (B, 64).
@@ -256,4 +257,4 @@ class LinearEvaluator:
             with torch.no_grad():
                 features = self.backbone(images)
             loss = F.cross_entropy(self.classifier(features), labels)
-            _minimize(loss, self.optimizer)
+            _optimizer_step(loss, self.optimizer)

@@ -1,4 +1,4 @@
-"""Settings of a benchmark run, and the sizes and hyperparameters of the paper that the parts share."""
+"""Settings of a benchmark run, and the sizes and hyperparameters of the paper that several parts use."""
 
 import os
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 DATASET = DatasetConfig(
     source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=32, mean=MEAN, std=STD
 )  # only mean and std are used
-UNLIMITED_EPOCHS = 10**6  # the benchmark ends the training itself
+UNLIMITED_EPOCHS = 10**6  # the benchmark stops the training
 
 # The paper's augmentation for relational reasoning.
 AUGMENTATION = Augmentation(
@@ -36,10 +36,10 @@ class Settings:
     """The options of `rr bench`.
 
     Attributes:
-        steps: number of timed repeats of a case. Slow cases use fewer, and the results include their number.
+        steps: number of timed repeats of a case. Slow cases use fewer repeats, and the results include the number.
         threads: numbers of threads for both implementations, or None for the defaults of each part.
         data: folder of a converted dataset, which contains `train.beton`, or None for generated images.
-        smoke_test: use tiny sizes, which only check that everything runs. The times are meaningless.
+        smoke_test: whether to use tiny sizes, which only check that everything runs. The times are then meaningless.
     """
 
     steps: int = 20
@@ -55,7 +55,7 @@ class Settings:
         return tuple(count for count in default if count <= cores) or (cores,)
 
     def capped_repeats(self, maximum: int) -> int:
-        """Return the number of repeats of a slow case, at most `maximum`."""
+        """Return the number of timed repeats of a slow case: `steps`, but at most `maximum`."""
         return min(self.steps, maximum)
 
 

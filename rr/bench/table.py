@@ -24,8 +24,8 @@ def format_results(results: dict[str, Any]) -> str:
             lines += [f"  {line}" for line in format_table(_HEADER, rows, text_columns=2).split("\n")]
         lines += [f"  - {note}" for note in part["notes"]] + [""]
     lines.append(
-        "The numbers are medians. Ratio: time per unit divided by that of rr, per repeat; above 1, rr is faster. CPU "
-        "ratio: the same for the CPU time of all cores."
+        "The numbers are medians over repeats. The ratio is the time per unit divided by that of rr; if it is above 1, rr "
+        "is faster. The CPU ratio is the same ratio for the CPU time of all cores."
     )
     return "\n".join(lines)
 
@@ -35,7 +35,7 @@ def _format_load(load: dict[str, list[float]]) -> str:
 
 
 def _table_rows(case: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the row of each candidate; only the first one repeats the name of the case."""
+    """Yield a row per candidate. Only the first row contains the name of the case."""
     case_name = case["case"]
     for candidate in case["candidates"]:
         wall, ratio, cpu_ratio = candidate["wall"], candidate["ratio"], candidate["cpu_ratio"]

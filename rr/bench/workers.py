@@ -1,4 +1,4 @@
-"""The training programs that take turns: `python -m rr.bench.workers rr|reference <JSON of a TrainingTask>`."""
+"""The training programs that take turns: `python -m rr.bench.workers rr|reference TASK`, a `TrainingTask` as JSON."""
 
 import json
 import sys
@@ -58,7 +58,7 @@ def train_with_rr(task: TrainingTask, gate: StepGate) -> None:
 
 
 def train_with_reference(task: TrainingTask, gate: StepGate) -> None:
-    """Train with the reference implementation, which reads the loss after every step."""
+    """Train with the reference implementation, which computes the value of the loss after every step."""
     import numpy as np
     import torch
 
@@ -78,7 +78,7 @@ def train_with_reference(task: TrainingTask, gate: StepGate) -> None:
 
 
 def main() -> None:
-    """Train as the command line says, until no further turn is wanted."""
+    """Run the training that the command line specifies until the benchmark requests no further turn."""
     implementation, task = sys.argv[1], TrainingTask(**json.loads(sys.argv[2]))
     train = {"rr": train_with_rr, "reference": train_with_reference}[implementation]
     train(task, StepGate(task.steps))

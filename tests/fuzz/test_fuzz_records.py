@@ -103,4 +103,4 @@ def test_report_needs_no_images_or_weights(project_copy: Path, rr: RunRr) -> Non
     for weights in project_copy.rglob("backbone.safetensors"):
         weights.unlink()
     assert rr("report").code == 0
-    assert "train.beton is missing" in rr("verify").err
+    assert "train.beton (input of runs/pretrain/shapes/conv4/relational/1) is missing" in rr("verify").err

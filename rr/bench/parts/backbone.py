@@ -1,4 +1,4 @@
-"""Part `backbone`: forward and backward pass of Conv-4 on 32 × 32 images, with the batches of K = 32 and K = 4."""
+"""Part `backbone`: forward and backward pass of Conv-4 on 32 × 32 images, with the batch sizes of K = 32 and K = 4."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from rr.bench.settings import IMAGES, VIEWS, Settings
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare the backbone of rr on channels-last memory with the reference on NCHW memory."""
-    result = PartResult(notes=["with the gradients of the weights, without those of the images"])
+    """Compare the backbone of rr in channels-last memory format with the reference in NCHW format."""
+    result = PartResult(notes=["The gradients are those with respect to the weights, but not the images."])
     for threads in settings.thread_counts(1, 2):
         for batch_size in (16,) if settings.smoke_test else (VIEWS * IMAGES, 4 * IMAGES):
             images = torch.randn(batch_size, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""Part `evaluation`: linear evaluation on cached features, and with images decoded and encoded in every epoch."""
+"""Part `evaluation`: linear evaluation with cached features, and with features computed in every epoch."""
 
 import contextlib
 import io
@@ -40,15 +40,16 @@ def run(settings: Settings) -> PartResult:
             timings = [rr_timings, reference_timings]
             result.cases.append(summarize(f"{epochs} epochs, {data.name}", "evaluations", threads, names, timings))
     result.notes = [
-        f"The reference ran single epochs, and their times are multiplied by {epochs}, because its epochs take equally "
-        f"long. Its {num_loader_workers()} worker processes are kept between epochs, and their start is not counted.",
-        "rr: decoding, features, all epochs and the accuracy. Reference: without its pass over the test images.",
+        f"All epochs of the reference take equally long, so only single epochs are timed, and their times are multiplied "
+        f"by {epochs}. Its {num_loader_workers()} worker processes persist between epochs. Their start is not timed.",
+        "The time of rr includes decoding, features, all epochs and the accuracy. The time of the reference does not "
+        "include its pass over the test images.",
     ]
     return result
 
 
 class _LinearEvaluation:
-    """Feature extraction and the linear protocol of rr; the first training images serve as test images."""
+    """Feature extraction and the linear protocol of rr. The first training images serve as test images."""
 
     def __init__(self, data: BenchData, epochs: int, threads: int) -> None:
         self.data, self.threads = data, threads
@@ -68,7 +69,7 @@ class _LinearEvaluation:
 
 
 class _ReferenceEpoch:
-    """One epoch of the reference."""
+    """One epoch of linear evaluation with the reference."""
 
     def __init__(self, data: BenchData) -> None:
         images, labels = np.load(data.images), np.load(data.labels)

@@ -13,11 +13,11 @@ from rr.compute.device import configure_backends, device_name
 from rr.data import beton
 from rr.workflow.throughput import StopTraining, train_until_stopped
 
-NO_GPU = "not measured: torch finds no GPU"
+NO_GPU = "Nothing was measured, because torch finds no GPU."
 
 
 def run(settings: Settings) -> PartResult:
-    """Train the relational method on random images: Conv-4 in float32 and bfloat16, ResNet-32 in bfloat16."""
+    """Time the relational method on random images: Conv-4 in float32 and bfloat16, and ResNet-32 in bfloat16."""
     result = PartResult()
     if not torch.cuda.is_available():
         result.notes.append(NO_GPU)
@@ -39,12 +39,12 @@ def run(settings: Settings) -> PartResult:
             name = f"{backbone}, {precision}, K={VIEWS}, M={IMAGES}, {block_size} steps"
             candidate = (f"rr on {device_name('cuda')}", block_size * IMAGES * VIEWS)
             result.cases.append(summarize(name, "views", threads, [candidate], [timer.timings]))
-    result.notes.append("only rr; a repeat is a block of steps and ends when the GPU has finished them")
+    result.notes.append("Only rr is timed. A repeat is a block of steps and ends when the GPU has finished them.")
     return result
 
 
 class StepTimer:
-    """Time blocks of training steps; the first block is the warm-up.
+    """Time blocks of training steps. The first block is the warm-up.
 
     Args:
         block_size: number of steps per block.
@@ -61,7 +61,7 @@ class StepTimer:
         """Count a step.
 
         Raises:
-            StopTraining: if enough blocks are timed.
+            StopTraining: if `repeats` blocks have been timed.
         """
         self._steps += 1
         if self._steps % self.block_size:

@@ -21,10 +21,13 @@ Implementation = Literal["rr", "reference"]
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare the heads for K = 2, 4, 8 and 32, with M = 64 and D = 64, and the memory for K = 32."""
+    """Compare the times for K = 2, 4, 8 and 32, with M = 64 and D = 64, and the memory for K = 32."""
     images = 8 if settings.smoke_test else IMAGES
     result = PartResult(
-        notes=["focal loss, with the gradient of the features; the reference builds every pair, (P, 2 D)"]
+        notes=[
+            "The loss is the focal loss. The gradients include those with respect to the features. The reference builds a "
+            "matrix of all pairs, (P, 2 D)."
+        ]
     )
     for threads in settings.thread_counts(1, 2):
         for views in (2, 4) if settings.smoke_test else (2, 4, 8, VIEWS):
@@ -38,14 +41,14 @@ def run(settings: Settings) -> PartResult:
 
 
 def _add_memory(result: PartResult) -> None:
-    rr_peak, reference_peak = peak_in_new_process("rr"), peak_in_new_process("reference")
+    rr_peak, reference_peak = measure_peak_in_new_process("rr"), measure_peak_in_new_process("reference")
     if rr_peak is None or reference_peak is None:
-        result.notes.append("memory: not measured, because this system does not report the peak of a process")
+        result.notes.append("The memory was not measured, because this system does not report a process's peak memory.")
         return
     result.cases[-1].facts["peak_memory_mib"] = {"rr": rr_peak, "reference": reference_peak}
     result.notes.append(
-        f"memory that the first step needs at K={VIEWS}, each in a new process: rr {rr_peak:.0f} MiB, reference "
-        f"{reference_peak:.0f} MiB"
+        f"A step with K={VIEWS} in a new process needs {rr_peak:.0f} MiB of memory with rr and {reference_peak:.0f} MiB "
+        "with the reference."
     )
 
 
@@ -76,7 +79,7 @@ def make_step(implementation: Implementation, views: int, images: int) -> Callab
     return step
 
 
-def peak_in_new_process(implementation: Implementation) -> float | None:
+def measure_peak_in_new_process(implementation: Implementation) -> float | None:
     """Return the memory in MiB that a step needs in a new process, or None if it cannot be measured."""
     code = f"from rr.bench.parts.head import print_peak; print_peak({implementation!r})"
     process = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
@@ -86,5 +89,5 @@ def peak_in_new_process(implementation: Implementation) -> float | None:
 def print_peak(implementation: Implementation) -> None:
     """Print the memory in MiB that a step needs at K = 32 and M = 64, as JSON."""
     configure_backends(1)
-    make_step(implementation, VIEWS, 2)()  # loads libraries and compiles code, which should not count
+    make_step(implementation, VIEWS, 2)()  # loads libraries and compiles code, so that the measured step does not
     print(json.dumps(measure_peak_mib(make_step(implementation, VIEWS, IMAGES))))

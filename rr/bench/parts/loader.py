@@ -1,4 +1,4 @@
-"""Part `loader`: load images from storage into uint8 batches in random order, without augmentation."""
+"""Part `loader`: load images into uint8 batches in random order, without augmentation."""
 
 import tempfile
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from rr.bench.settings import Settings, num_loader_workers
 from rr.data.beton import Beton
 
 _BATCH_SIZE = 64
-_DECODING_BATCH_SIZE = 1024  # of the batches in which a beton is decoded into memory
+_DECODING_BATCH_SIZE = 1024  # size of the batches in which rr decodes a beton into memory
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare streaming with FFCV, and an array in memory, with PIL images in the worker processes of a DataLoader."""
+    """Compare rr, with FFCV and with an array in memory, with PIL images in the worker processes of a DataLoader."""
     result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(settings, 256 if settings.smoke_test else 10_000, Path(folder))
@@ -39,9 +39,9 @@ def run(settings: Settings) -> PartResult:
                 repeats = settings.capped_repeats(5)
                 result.cases.append(compare_candidates(case, "images", threads, candidates, repeats))
     result.notes = [
-        f"whole epochs; the reference has {num_loader_workers()} worker processes, kept between epochs, and its images "
-        "in memory, as torchvision does for CIFAR; FFCV reads its file from the page cache",
-        "rr keeps up to 1 GiB of pixels in memory during training, and streams larger datasets",
+        f"A repeat is an epoch. The reference has {num_loader_workers()} worker processes, which persist between epochs, "
+        "and keeps its images in memory, as torchvision does for CIFAR. FFCV reads its file from the page cache.",
+        "During training, rr keeps datasets of up to 1 GiB of pixels in memory and streams larger ones.",
     ]
     return result
 

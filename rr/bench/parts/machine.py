@@ -6,12 +6,14 @@ from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.settings import Settings
 
 _MATRIX_SIZE = 3072
-_COPY_VALUES = 1 << 26  # 256 MiB of float32, which is larger than any cache
+_COPY_VALUES = 1 << 26  # 256 MiB of float32, more than the cache of any processor
 
 
 def run(settings: Settings) -> PartResult:
-    """Measure the floating-point operations of a large matrix product, and the bytes read and written by a copy."""
-    result = PartResult(notes=["float32; the bytes of a copy count twice, once read and once written"])
+    """Measure floating-point operations per second of a matrix product, and bytes per second of a copy."""
+    result = PartResult(
+        notes=["All values are float32. Each byte of a copy is counted twice, because it is read and written."]
+    )
     size, values = (64, 1 << 12) if settings.smoke_test else (_MATRIX_SIZE, _COPY_VALUES)
     left, right, source = torch.randn(size, size), torch.randn(size, size), torch.randn(values)
     product, target = torch.empty(size, size), torch.empty(values)

@@ -23,7 +23,7 @@ _VIEWS = 4
 
 
 def run(settings: Settings) -> PartResult:
-    """Time new processes of rr and of the reference, after an untimed one of each that fills the caches."""
+    """Time new processes of rr and of the reference. A first, untimed process of each fills the caches."""
     repeats, warmup = settings.capped_repeats(5), 0 if settings.smoke_test else 1
     result = PartResult()
     help_text = Candidate("rr --help", _make_python_call(["-m", "rr", "--help"], Path.cwd()), 1)
@@ -41,11 +41,12 @@ def run(settings: Settings) -> PartResult:
             ]
             result.cases.append(compare_candidates("first step", "starts", threads, candidates, repeats, warmup))
     result.notes = [
-        f"first step: relational, K={_VIEWS}, M={IMAGES}, Conv-4; from the start of the process to the end of the step",
-        "rr: interpreter, imports, parameters, hashes of its inputs and code, decoding of the training split by FFCV, "
-        "compiled kernels from numba's cache, the image of example views, the step",
-        "reference: interpreter, imports, arrays from disk, worker processes and their first mini-batches, the step",
-        "the CPU seconds of the reference do not include its worker processes",
+        f"The first step is one of relational with K={_VIEWS}, M={IMAGES} and Conv-4. The time is that from the start of "
+        "the process to the end of the step.",
+        "The time of rr includes the interpreter, imports, parameters, hashes of inputs and code, decoding of the training "
+        "split by FFCV, loading of compiled kernels from numba's cache, the image of example views, and the step.",
+        "The time of the reference includes the interpreter, imports, loading of arrays from disk, the start of worker "
+        "processes with their first mini-batches, and the step. Its CPU time does not include its worker processes.",
     ]
     return result
 

@@ -9,11 +9,11 @@ from rr.bench.measure import PartResult, summarize
 from rr.bench.settings import IMAGES, VIEWS, Settings, num_loader_workers
 from rr.bench.workers import TrainingTask
 
-_PREFETCHED_BATCHES = 2  # that each worker process of a DataLoader keeps ready
+_PREFETCHED_BATCHES = 2  # mini-batches that each worker process of a DataLoader prefetches
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare training with Conv-4: relational with K = 32 and K = 4, SimCLR, RotationNet and supervised."""
+    """Compare training steps with Conv-4: relational with K = 32 and K = 4, SimCLR, RotationNet and supervised."""
     cases = [("relational", VIEWS, IMAGES), ("relational", 4, IMAGES)]
     cases += [("simclr", 2, 128), ("rotation", 1, 128), ("supervised", 1, 128)]
     if settings.smoke_test:
@@ -23,7 +23,7 @@ def run(settings: Settings) -> PartResult:
         data = prepare_data(settings, 256 if settings.smoke_test else 12_800, Path(folder))
         for threads in settings.thread_counts(2):
             for method, views, batch_size in cases:
-                # A turn has many steps if they are short, because stopping and waking a program takes time too.
+                # A turn has many steps if they are short, because stopping and resuming a program also takes time.
                 steps = 1 if settings.smoke_test else VIEWS * IMAGES // (views * batch_size)
                 task = TrainingTask(
                     method=method, views=views, batch_size=batch_size, steps=steps, num_classes=data.num_classes,
@@ -39,9 +39,9 @@ def run(settings: Settings) -> PartResult:
                 case = f"{method}, K={views}, M={batch_size}"
                 result.cases.append(summarize(case, "views", threads, names, timings))
     result.notes = [
-        f"{data.name}; two processes, with turns of 2,048 views, during which the other is stopped with its worker "
-        f"processes; the reference has {num_loader_workers()} worker processes in addition to its threads",
-        "both with OMP_WAIT_POLICY=PASSIVE, as rr sets it",
-        "rr runs the training loop of rr pretrain, with data loading, views, history and checkpoints",
+        f"Both train on {data.name}. A turn has 2,048 views. During a turn, the other process and its worker processes are "
+        f"stopped. The reference has {num_loader_workers()} worker processes in addition to its threads.",
+        "Both use OMP_WAIT_POLICY=PASSIVE, as rr sets it.",
+        "rr runs the training loop of rr pretrain, with data loading, views, history and checkpoints.",
     ]
     return result

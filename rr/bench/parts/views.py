@@ -1,4 +1,4 @@
-"""Part `views`: views per second of one core, with the paper's augmentation."""
+"""Part `views`: views per second with the paper's augmentation."""
 
 from collections.abc import Callable, Iterator
 from itertools import count, cycle
@@ -17,10 +17,13 @@ from rr.views import make_views
 def run(settings: Settings) -> PartResult:
     """Compare rr with torchvision, and with other libraries if they are installed, at 32, 64 and 96 pixels."""
     result = PartResult(
-        notes=["one thread each; the reference makes its views in this process, without the transport of a DataLoader"]
+        notes=[
+            "By default, all use one thread. The reference makes its views in this process, which avoids the transfer from "
+            "the worker processes of a DataLoader."
+        ]
     )
     num_images, views = (8, 2) if settings.smoke_test else (IMAGES, VIEWS)
-    images_per_call = 1 if settings.smoke_test else 4  # of the slower candidates
+    images_per_call = 1 if settings.smoke_test else 4  # for the slower candidates
     for image_size in (32,) if settings.smoke_test else (32, 64, 96):
         images = np.random.default_rng(0).integers(0, 256, (num_images, image_size, image_size, 3), np.uint8)
         for threads in settings.thread_counts(1):
@@ -35,10 +38,12 @@ def run(settings: Settings) -> PartResult:
             others, missing = other_libraries.make_candidates(images, image_size, views, images_per_call)
             case = f"{image_size} × {image_size}, K={views}, M={num_images}"
             result.cases.append(compare_candidates(case, "views", threads, candidates + others, settings.steps))
-    result.notes += [f"skipped: {name} cannot be imported (pip install 'rr[bench]' installs it)" for name in missing]
+    result.notes += [
+        f"Skipped {name}, which cannot be imported: install it with pip install 'rr[bench]'." for name in missing
+    ]
     if others:
         result.notes.append(
-            "the other libraries use the complete augmentation; kornia works on batches of 512 float tensors"
+            "The other libraries use the complete augmentation. kornia works on batches of 512 float tensors."
         )
     return result
 

@@ -41,7 +41,7 @@ class ComparisonCell:
 
     @property
     def our_text(self) -> str:
-        """Our result with the number of seeds in parentheses, or a dash if there is none."""
+        """Our result with the number of seeds in parentheses, or a dash if there is no result."""
         return f"{format_mean_std(self.match.value, format_points)} ({self.match.value.count})" if self.match else "–"
 
     @property
