@@ -1,7 +1,7 @@
 """`rr bench`: compare the speed of rr with a reference implementation of the paper, on this machine.
 
-The times are printed with their quartiles, the load of the machine and the versions of the libraries. The benchmark does
-not check that both implementations compute the same results; the tests do.
+The times are printed with their quartiles, the load of the machine and the versions of the libraries. The benchmark
+does not check that both implementations compute the same results; the tests do.
 """
 
 import importlib

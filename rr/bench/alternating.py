@@ -1,8 +1,8 @@
 """Time programs that take turns. A turn has one or several steps.
 
 Each program runs in a separate process group, with its threads and worker processes. While one program works, the
-process groups of the others are stopped (SIGSTOP), so that none of their processes, such as a data loader that fills its
-queue, takes up CPU time. A program keeps its state while it is stopped.
+process groups of the others are stopped (SIGSTOP), so that none of their processes takes up CPU time, not even a data
+loader that fills its queue. A program keeps its state while it is stopped.
 """
 
 import contextlib

@@ -39,18 +39,18 @@ def find_train_beton(folder: Path) -> Path:
     path = folder / "train.beton"
     if not path.is_file():
         raise UserError(
-            f"--data {folder} contains no train.beton: give a folder written by rr convert, such as data/beton/cifar10, "
-            "or omit --data to use generated images"
+            f"--data {folder} contains no train.beton: give a folder written by rr convert, such as "
+            "data/beton/cifar10, or omit --data to use generated images"
         )
     return path
 
 
-def prepare_data(settings: Settings, count: int, scratch: Path) -> BenchData:
+def prepare_data(settings: Settings, num_images: int, scratch: Path) -> BenchData:
     """Write the images for both implementations into the folder `scratch`.
 
     Args:
         settings: options of the benchmark, which may name a converted dataset.
-        count: number of 32 × 32 images to generate if the settings name no dataset.
+        num_images: number of 32 × 32 images to generate if the settings name no dataset.
         scratch: folder for the files.
 
     Raises:
@@ -64,8 +64,8 @@ def prepare_data(settings: Settings, count: int, scratch: Path) -> BenchData:
         images, labels, name = data.images, data.labels, f"{len(data):,} images of {settings.data.name}"
         if images is None:
             raise UserError(
-                f"--data {settings.data}: the images are too large for the reference implementation, which keeps all of "
-                "them in memory: give a dataset with fewer pixels, or omit --data to use generated images"
+                f"--data {settings.data}: the dataset is too large for the reference implementation, which keeps all "
+                "images in memory: give a smaller dataset, or omit --data to use generated images"
             )
         if labels.min() < 0:
             raise UserError(
@@ -75,9 +75,9 @@ def prepare_data(settings: Settings, count: int, scratch: Path) -> BenchData:
     else:
         from rr.data.shapes import generate_shapes
 
-        images, labels = generate_shapes(count, 0, "train")
-        path, name = scratch / "train.beton", f"{count:,} generated 32 × 32 images"
-        beton.write(path, images, labels, np.arange(count))
+        images, labels = generate_shapes(num_images, 0, "train")
+        path, name = scratch / "train.beton", f"{num_images:,} generated 32 × 32 images"
+        beton.write(path, images, labels, np.arange(num_images))
     np.save(scratch / "images.npy", images)
     np.save(scratch / "labels.npy", labels)
     return BenchData(name, path, scratch / "images.npy", scratch / "labels.npy", len(labels), int(labels.max()) + 1)

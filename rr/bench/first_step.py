@@ -14,9 +14,8 @@ def main() -> None:
         print("first step", flush=True)
         os._exit(0)
 
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # in `cli.main` it is too late, because the import below loads torch
+    # `cli.main` also sets this variable, but too late, because the next import loads torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import rr.pretrain
 
     rr.pretrain.pretrain = partial(rr.pretrain.pretrain, on_step=on_step)

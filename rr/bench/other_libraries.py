@@ -28,11 +28,8 @@ def make_candidates(
         images_per_call: number of images that a call of a candidate processes. Kornia uses larger batches.
     """
     candidates, missing = [], []
-    for name, make in (
-        ("kornia", _kornia_candidate),
-        ("lightly", _lightly_candidate),
-        ("albumentations", _albumentations_candidate),
-    ):
+    functions = {"kornia": _make_kornia, "lightly": _make_lightly, "albumentations": _make_albumentations}
+    for name, make in functions.items():
         if importlib.util.find_spec(name) is None:
             missing.append(name)
             continue
@@ -43,7 +40,7 @@ def make_candidates(
     return candidates, missing
 
 
-def _kornia_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+def _make_kornia(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     import kornia.augmentation as kornia
 
     augment = torch.nn.Sequential(
@@ -64,7 +61,7 @@ def _kornia_candidate(images: np.ndarray, image_size: int, views: int, images_pe
     return Candidate("kornia", make_views, batch_size)
 
 
-def _lightly_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+def _make_lightly(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     from lightly.transforms import SimCLRTransform
 
     # The transform has full strength and the ranges of the paper, without blur. A call returns two views.
@@ -82,7 +79,7 @@ def _lightly_candidate(images: np.ndarray, image_size: int, views: int, images_p
     return Candidate("lightly", _loop_over_images(images, images_per_call, make_views), images_per_call * calls * 2)
 
 
-def _albumentations_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+def _make_albumentations(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     import albumentations
     import cv2
 

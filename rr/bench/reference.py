@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-Channels = Sequence[float]  # one value for each of red, green and blue
+ChannelValues = Sequence[float]  # a value for each of red, green and blue
 
 
-def relational_transform(image_size: int, mean: Channels, std: Channels) -> Callable[[Image.Image], Tensor]:
+def relational_transform(image_size: int, mean: ChannelValues, std: ChannelValues) -> Callable[[Image.Image], Tensor]:
     """Return the paper's augmentation for self-supervised training, which ends with a normalized tensor."""
     return transforms.Compose(
         [
@@ -34,7 +34,7 @@ def relational_transform(image_size: int, mean: Channels, std: Channels) -> Call
     )
 
 
-def supervised_transform(image_size: int, mean: Channels, std: Channels) -> Callable[[Image.Image], Tensor]:
+def supervised_transform(image_size: int, mean: ChannelValues, std: ChannelValues) -> Callable[[Image.Image], Tensor]:
     """Return the paper's augmentation for supervised training: padded crop and flip."""
     return transforms.Compose(
         [
@@ -46,7 +46,7 @@ def supervised_transform(image_size: int, mean: Channels, std: Channels) -> Call
     )
 
 
-def plain_transform(mean: Channels, std: Channels) -> Callable[[Image.Image], Tensor]:
+def plain_transform(mean: ChannelValues, std: ChannelValues) -> Callable[[Image.Image], Tensor]:
     """Return the transform for evaluation: a normalized tensor without augmentation."""
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
 
@@ -79,7 +79,10 @@ def _use_one_thread(worker: int) -> None:
 
 
 def make_loader(data: ImageDataset, batch_size: int, workers: int) -> "DataLoader[Any]":
-    """Return a loader of shuffled mini-batches. Its worker processes have one thread each and persist between epochs."""
+    """Return a loader of shuffled mini-batches.
+
+    Its worker processes have one thread each and persist between epochs.
+    """
     return DataLoader(
         data,
         batch_size,
@@ -90,8 +93,8 @@ def make_loader(data: ImageDataset, batch_size: int, workers: int) -> "DataLoade
     )
 
 
-def infinite(batches: "DataLoader[Any]") -> Iterator[Any]:
-    """Yield the mini-batches of one epoch after another, without end."""
+def repeat_forever(batches: "DataLoader[Any]") -> Iterator[Any]:
+    """Yield the mini-batches of one epoch after another, indefinitely."""
     while True:
         yield from batches
 

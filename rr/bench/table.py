@@ -24,8 +24,8 @@ def format_results(results: dict[str, Any]) -> str:
             lines += [f"  {line}" for line in format_table(_HEADER, rows, text_columns=2).split("\n")]
         lines += [f"  - {note}" for note in part["notes"]] + [""]
     lines.append(
-        "The numbers are medians over repeats. The ratio is the time per unit divided by that of rr; if it is above 1, rr "
-        "is faster. The CPU ratio is the same ratio for the CPU time of all cores."
+        "The numbers are medians over repeats. The ratio is the time per unit divided by that of rr. If it is above 1, "
+        "rr is faster. The CPU ratio is the same ratio for the CPU time of all cores."
     )
     return "\n".join(lines)
 

@@ -72,7 +72,7 @@ def train_with_reference(task: TrainingTask, gate: StepGate) -> None:
     data = reference.ImageDataset(images, labels, make_transform(images.shape[1], MEAN, STD), task.views)
     model = reference.build_model(task.method, task.num_classes)
     model.train()
-    for views, targets in reference.infinite(reference.make_loader(data, task.batch_size, task.workers)):
+    for views, targets in reference.repeat_forever(reference.make_loader(data, task.batch_size, task.workers)):
         model.train_step(views, targets)
         gate.step_done()
 

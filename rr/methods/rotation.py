@@ -25,7 +25,7 @@ class RotationNet(Method):
         """Return the mean cross-entropy of the 4·K·M rotated views, in at least float32 even under autocast."""
         rotated, _ = rotate_four_ways(views)
         logits = self.classifier(self.backbone(rotated))
-        # Not the labels of `rotate_four_ways`: if several processes share a mini-batch, the logits are those of all.
+        # `rotate_four_ways` may return too few labels: the logits are those of all processes that share a mini-batch.
         targets = _rotation_labels(logits)
         correct = (logits.detach().argmax(1) == targets).sum()
         return F.cross_entropy(at_least_float32(logits), targets), {"accuracy": (correct, len(targets))}

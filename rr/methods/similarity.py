@@ -24,7 +24,7 @@ def check_view_shapes(first_MD: Tensor, second_MD: Tensor, min_images: int = 1) 
 def cosines_of_all_view_pairs(first_MD: Tensor, second_MD: Tensor) -> Tensor:
     """Return the cosine similarity of every row with every other row, (2M, 2M), and -inf on the diagonal.
 
-    The cosine of a row of zeros is 0. The result is float32 (float64 for float64 input) also under autocast, because
+    The cosine of a row of zeros is 0. The result is float32 (float64 for float64 input) even under autocast, because
     bfloat16 would keep only three digits of a cosine.
 
     Raises:

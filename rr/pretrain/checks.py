@@ -20,9 +20,10 @@ def count_images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
             "0.0 in params.yaml"
         )
     if min(batch_size, num_images) < 2:
+        remedy = "raise the method's batch_size in params.yaml" if batch_size < 2 else "use a larger dataset"
         raise UserError(
             f"a mini-batch must contain at least two images, but batch_size is {batch_size} and {data.path} contains "
-            f"{num_images:,} images: raise the method's batch_size in params.yaml, or use a larger dataset"
+            f"{num_images:,} images: {remedy}"
         )
     remainder = num_images % batch_size
     if method.drop_last:

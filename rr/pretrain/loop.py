@@ -195,7 +195,7 @@ class Trainer:
         self.prepare_epoch()
         for batch in self.loader.epoch(state.epoch, state.step, self.num_images):
             self.run_step(batch)
-            # Not after the last step, because the monitor needs its gradients, which a checkpoint does not contain.
+            # No checkpoint follows the last step, because the monitor needs the gradients, which it would not contain.
             if state.step * self.config.batch_size < self.num_images:
                 self.maybe_checkpoint()
         state.num_views += self.num_images * self.config.views
@@ -302,7 +302,7 @@ class Trainer:
 
     def divergence_error(self, loss: float, step: int) -> UserError:
         """Return the error for a loss that is not finite at `step`, counted from 0."""
-        kept = f" (the last checkpoint before it remains in {self.checkpoint})" if self.checkpoint.is_file() else ""
+        kept = f" (the last finite checkpoint remains in {self.checkpoint})" if self.checkpoint.is_file() else ""
         return UserError(
             f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step + 1}: lower the method's learning_rate "
             f"in params.yaml and run the command again, which starts the training from the beginning{kept}"

@@ -13,14 +13,14 @@ def format_percent(fraction: float) -> str:
     return "–" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
-def format_decimal(value: float) -> str:
+def format_two_decimals(value: float) -> str:
+    """Return a number with two decimals."""
+    return f"{value:.2f}"
+
+
+def format_three_decimals(value: float) -> str:
     """Return a number with three decimals and a typographic minus sign."""
     return f"{value:.3f}".replace("-", "−")
-
-
-def format_points(percentage: float) -> str:
-    """Return a number that is already in percent, with two decimals and no percent sign."""
-    return f"{percentage:.2f}"
 
 
 def format_difference(points: float) -> str:

@@ -7,7 +7,7 @@ from rr.report.formatting import format_mean_std, format_percent, format_seed_co
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
 from rr.report.statistics import MeanStd, mean_std
-from rr.report.text_table import TextCell, TextTable, number_columns, text_table
+from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 
 LOWER_BOUND, UPPER_BOUND = "lower bound", "upper bound"
 _ROLES = {"random": LOWER_BOUND, "supervised": UPPER_BOUND}
@@ -121,7 +121,7 @@ class ResultTable:
             cells = [row.cells.get(title) for title in self.titles]
             texts = [TextCell(cell.text, is_bold=cell.is_best) if cell else TextCell("–") for cell in cells]
             rows.append([TextCell(row.method, note=row.role), *texts])
-        return text_table(["Method", *number_columns(self.titles)], rows)
+        return text_table(["Method", *numeric_columns(self.titles)], rows)
 
     def best_row(self, title: str) -> ResultRow | None:
         """Return the best self-supervised method of a column; the first one if several are equal."""

@@ -62,6 +62,6 @@ def text_table(
     return TextTable([all_columns[i] for i in kept], [[row[i] for i in kept] for row in cells])
 
 
-def number_columns(titles: Iterable[str]) -> list[TextColumn]:
+def numeric_columns(titles: Iterable[str]) -> list[TextColumn]:
     """Return one column of numbers per title."""
     return [TextColumn(title, "number") for title in titles]

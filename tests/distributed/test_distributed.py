@@ -415,7 +415,7 @@ def test_invalid_environment_variables_raise(shapes_project: Path, rr: RunRr, mo
     monkeypatch.setenv("RR_GPUS", "0,1")
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert "RR_GPUS assigns one GPU to a run" in outcome.err
+    assert "RR_GPUS assigns one GPU to each run" in outcome.err
     monkeypatch.delenv("RR_GPUS")
     for port in ("abc", "0", "65536"):
         monkeypatch.setenv("RANK", "0")

@@ -33,15 +33,14 @@ def run(settings: Settings) -> PartResult:
                 Candidate("rr, features extracted once", _LinearEvaluation(data, epochs, threads), 1),
                 Candidate(f"features in every epoch, one epoch × {epochs}", _ReferenceEpoch(data), 1),
             ]
-            configure_backends(threads)  # opening a beton with FFCV can change torch's number of threads
             rr_timings, epoch_timings = time_interleaved(candidates, settings.capped_repeats(5))
             reference_timings = [Timing(wall * epochs, cpu * epochs) for wall, cpu in epoch_timings]
             names = [(candidate.name, 1) for candidate in candidates]
             timings = [rr_timings, reference_timings]
             result.cases.append(summarize(f"{epochs} epochs, {data.name}", "evaluations", threads, names, timings))
     result.notes = [
-        f"All epochs of the reference take equally long, so only single epochs are timed, and their times are multiplied "
-        f"by {epochs}. Its {num_loader_workers()} worker processes persist between epochs. Their start is not timed.",
+        f"All epochs of the reference take equally long, so single epochs are timed, and their times are multiplied by "
+        f"{epochs}. Its {num_loader_workers()} worker processes persist between epochs. Their start is not timed.",
         "The time of rr includes decoding, features, all epochs and the accuracy. The time of the reference does not "
         "include its pass over the test images.",
     ]

@@ -25,8 +25,8 @@ def run(settings: Settings) -> PartResult:
     images = 8 if settings.smoke_test else IMAGES
     result = PartResult(
         notes=[
-            "The loss is the focal loss. The gradients include those with respect to the features. The reference builds a "
-            "matrix of all pairs, (P, 2 D)."
+            "The loss is the focal loss. The gradients include those with respect to the features. The reference "
+            "builds a matrix of all pairs, (P, 2 D)."
         ]
     )
     for threads in settings.thread_counts(1, 2):
@@ -47,8 +47,8 @@ def _add_memory(result: PartResult) -> None:
         return
     result.cases[-1].facts["peak_memory_mib"] = {"rr": rr_peak, "reference": reference_peak}
     result.notes.append(
-        f"A step with K={VIEWS} in a new process needs {rr_peak:.0f} MiB of memory with rr and {reference_peak:.0f} MiB "
-        "with the reference."
+        f"The first step with K={VIEWS} in a new process needs {rr_peak:.0f} MiB of memory with rr and "
+        f"{reference_peak:.0f} MiB with the reference."
     )
 
 

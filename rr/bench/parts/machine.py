@@ -12,7 +12,7 @@ _COPY_VALUES = 1 << 26  # 256 MiB of float32, more than the cache of any process
 def run(settings: Settings) -> PartResult:
     """Measure floating-point operations per second of a matrix product, and bytes per second of a copy."""
     result = PartResult(
-        notes=["All values are float32. Each byte of a copy is counted twice, because it is read and written."]
+        notes=["All values are float32. The bytes of a copy count twice, because they are read and written."]
     )
     size, values = (64, 1 << 12) if settings.smoke_test else (_MATRIX_SIZE, _COPY_VALUES)
     left, right, source = torch.randn(size, size), torch.randn(size, size), torch.randn(values)

@@ -41,10 +41,10 @@ def run(settings: Settings) -> PartResult:
             ]
             result.cases.append(compare_candidates("first step", "starts", threads, candidates, repeats, warmup))
     result.notes = [
-        f"The first step is one of relational with K={_VIEWS}, M={IMAGES} and Conv-4. The time is that from the start of "
-        "the process to the end of the step.",
-        "The time of rr includes the interpreter, imports, parameters, hashes of inputs and code, decoding of the training "
-        "split by FFCV, loading of compiled kernels from numba's cache, the image of example views, and the step.",
+        f"The method is relational with K={_VIEWS}, M={IMAGES} and Conv-4. The time is measured from the start of the "
+        "process to the end of the first step.",
+        "The time of rr includes the interpreter, imports, parameters, hashes of inputs and code, reading of the "
+        "training split, loading of compiled kernels from numba's cache, the image of example views, and the step.",
         "The time of the reference includes the interpreter, imports, loading of arrays from disk, the start of worker "
         "processes with their first mini-batches, and the step. Its CPU time does not include its worker processes.",
     ]

@@ -39,8 +39,8 @@ def run(settings: Settings) -> PartResult:
                 case = f"{method}, K={views}, M={batch_size}"
                 result.cases.append(summarize(case, "views", threads, names, timings))
     result.notes = [
-        f"Both train on {data.name}. A turn has 2,048 views. During a turn, the other process and its worker processes are "
-        f"stopped. The reference has {num_loader_workers()} worker processes in addition to its threads.",
+        f"Both train on {data.name}. A turn has 2,048 views, during which the other process and its worker processes "
+        f"are stopped. The reference has {num_loader_workers()} worker processes in addition to its threads.",
         "Both use OMP_WAIT_POLICY=PASSIVE, as rr sets it.",
         "rr runs the training loop of rr pretrain, with data loading, views, history and checkpoints.",
     ]

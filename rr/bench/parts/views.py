@@ -18,8 +18,8 @@ def run(settings: Settings) -> PartResult:
     """Compare rr with torchvision, and with other libraries if they are installed, at 32, 64 and 96 pixels."""
     result = PartResult(
         notes=[
-            "By default, all use one thread. The reference makes its views in this process, which avoids the transfer from "
-            "the worker processes of a DataLoader."
+            "By default, each has one thread. The reference makes its views in this process, so the time does not "
+            "include the transfer from the worker processes of a DataLoader."
         ]
     )
     num_images, views = (8, 2) if settings.smoke_test else (IMAGES, VIEWS)
@@ -38,9 +38,7 @@ def run(settings: Settings) -> PartResult:
             others, missing = other_libraries.make_candidates(images, image_size, views, images_per_call)
             case = f"{image_size} × {image_size}, K={views}, M={num_images}"
             result.cases.append(compare_candidates(case, "views", threads, candidates + others, settings.steps))
-    result.notes += [
-        f"Skipped {name}, which cannot be imported: install it with pip install 'rr[bench]'." for name in missing
-    ]
+    result.notes += [f"{name} cannot be imported. To include it, run pip install 'rr[bench]'." for name in missing]
     if others:
         result.notes.append(
             "The other libraries use the complete augmentation. kornia works on batches of 512 float tensors."

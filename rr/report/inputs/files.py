@@ -73,10 +73,10 @@ def read_record(folder: Path, section: str) -> RunRecord:
     try:
         record = _RunRecord.validate_python(load_record(folder))
     except ValidationError as error:
-        raise damaged_file(paths.record_file(folder), _first_message(error)) from error
+        raise damaged_file_error(paths.record_file(folder), _first_message(error)) from error
     settings = record.params.get(section)
     if not isinstance(settings, dict) or not isinstance(settings.get("kind"), str):
-        raise damaged_file(paths.record_file(folder), f"its params contain no {section} with a 'kind'")
+        raise damaged_file_error(paths.record_file(folder), f"its params contain no {section} with a 'kind'")
     return record
 
 
@@ -93,12 +93,12 @@ def read_metrics(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict[
     try:
         metrics = _Metrics.validate_json(read_bytes(path))
     except ValidationError as error:
-        raise damaged_file(path, _first_message(error)) from error
+        raise damaged_file_error(path, _first_message(error)) from error
     for name, (low, high) in ranges.items():
         if name not in metrics:
-            raise damaged_file(path, f"the metric {name} is missing")
+            raise damaged_file_error(path, f"the metric {name} is missing")
         if not low - _TOLERANCE <= metrics[name] <= high + _TOLERANCE:
-            raise damaged_file(path, f"{name} is {metrics[name]:g}, but must be from {low:g} to {high:g}")
+            raise damaged_file_error(path, f"{name} is {metrics[name]:g}, but must be from {low:g} to {high:g}")
     return metrics
 
 
@@ -119,7 +119,7 @@ def read_history(path: Path) -> dict[str, list[float]]:
         if not all(map(math.isfinite, columns["epoch"] + columns["loss"])):
             raise ValueError("an epoch or a loss is not a finite number")
     except (ValueError, csv.Error) as error:
-        raise damaged_file(path, str(error)) from error
+        raise damaged_file_error(path, str(error)) from error
     return columns if rows else {}
 
 
@@ -131,7 +131,7 @@ def read_png(path: Path) -> bytes:
     """
     content = read_bytes(path)
     if not content.startswith(_PNG_SIGNATURE) or len(content) < _PNG_HEADER_BYTES:
-        raise damaged_file(path, "not a PNG image")
+        raise damaged_file_error(path, "not a PNG image")
     return content
 
 
@@ -148,7 +148,7 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path} is missing: run the stage that writes this file first (rr {stage})") from error
 
 
-def damaged_file(path: Path, reason: str) -> UserError:
+def damaged_file_error(path: Path, reason: str) -> UserError:
     """Return the error for a stage output whose content is invalid."""
     folder = paths.record_folder(path)
     return UserError(f"{path} is damaged ({reason}). Delete {folder} and run rr {folder.parts[1]} again")

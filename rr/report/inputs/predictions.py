@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data.class_names import parse_class_names
-from rr.report.inputs.files import damaged_file, read_bytes
+from rr.report.inputs.files import damaged_file_error, read_bytes
 
 _TOLERANCE = 1e-6  # of a confidence, for rounding errors
 
@@ -56,7 +56,7 @@ def read_predictions(path: Path) -> Predictions:
     predictions = Predictions(class_names, *(table[name].to_numpy() for name in columns))
     _check_classes(path, predictions.predictions, class_names)
     if not ((predictions.confidence >= -_TOLERANCE) & (predictions.confidence <= 1 + _TOLERANCE)).all():
-        raise damaged_file(path, "a confidence is not between 0 and 1")
+        raise damaged_file_error(path, "a confidence is not between 0 and 1")
     return predictions
 
 
@@ -69,7 +69,7 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
     table, class_names = _read_table(path, {"label": pa.int64(), "x": pa.float32(), "y": pa.float32()})
     coordinates = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
     if not np.isfinite(coordinates).all():
-        raise damaged_file(path, "a coordinate is not a finite number")
+        raise damaged_file_error(path, "a coordinate is not a finite number")
     return EmbeddingMap(class_names, table["label"].to_numpy(), coordinates)
 
 
@@ -87,12 +87,13 @@ def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, 
         table = pq.read_table(pa.BufferReader(read_bytes(path)))
         class_names = parse_class_names(table.schema.metadata)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise damaged_file(path, f"not a Parquet file with class names: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise damaged_file_error(path, f"not a Parquet file with class names: {reason}") from error
     for name, dtype in columns.items():
         if name not in table.column_names or table.schema.field(name).type != dtype or table[name].null_count:
-            raise damaged_file(path, f"it needs a column {name} of type {dtype} without missing values")
+            raise damaged_file_error(path, f"it needs a column {name} of type {dtype} without missing values")
     if not len(table):
-        raise damaged_file(path, "the table has no rows")
+        raise damaged_file_error(path, "the table has no rows")
     _check_classes(path, table["label"].to_numpy(), class_names)
     return table, class_names
 
@@ -100,4 +101,4 @@ def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, 
 def _check_classes(path: Path, classes: np.ndarray, class_names: list[str]) -> None:
     """Raise UserError if one of the labels or predictions in `classes` is not the index of a class."""
     if classes.min() < 0 or classes.max() >= len(class_names):
-        raise damaged_file(path, f"a label or prediction is not from 0 to {len(class_names) - 1}")
+        raise damaged_file_error(path, f"a label or prediction is not from 0 to {len(class_names) - 1}")

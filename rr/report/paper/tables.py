@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from rr.report.formatting import format_difference, format_mean_std, format_points
+from rr.report.formatting import format_difference, format_mean_std, format_two_decimals
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
 from rr.report.paper.published import PAPER_SEEDS, PublishedResult, display_name, load_published
 from rr.report.paper.verdict import Verdict, judge
 from rr.report.statistics import MeanStd
-from rr.report.text_table import TextTable, number_columns, text_table
+from rr.report.text_table import TextTable, numeric_columns, text_table
 
 TITLES = {
     "Table 1": "Table 1: linear evaluation, transfer, coarse labels (grain) and finetuning",
@@ -42,12 +42,13 @@ class ComparisonCell:
     @property
     def our_text(self) -> str:
         """Our result with the number of seeds in parentheses, or a dash if there is no result."""
-        return f"{format_mean_std(self.match.value, format_points)} ({self.match.value.count})" if self.match else "–"
+        value = self.match and self.match.value
+        return f"{format_mean_std(value, format_two_decimals)} ({value.count})" if value else "–"
 
     @property
     def published_text(self) -> str:
         """The paper's result, or a dash if its value is unknown."""
-        return format_mean_std(self.published_value, format_points) if self.published_value else "–"
+        return format_mean_std(self.published_value, format_two_decimals) if self.published_value else "–"
 
     @property
     def difference_text(self) -> str:
@@ -117,7 +118,7 @@ class ComparisonTable:
     def text(self) -> TextTable:
         """The table as text, with the content of each cell on one line."""
         rows = [[title, *map(self._cell_text, row)] for title, row in self.rows.items()]
-        return text_table([self.row_title, *number_columns(self.columns)], rows)
+        return text_table([self.row_title, *numeric_columns(self.columns)], rows)
 
     def _cell_text(self, cell: ComparisonCell) -> str:
         if cell.published is None or not self.has_published_values:

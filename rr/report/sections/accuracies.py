@@ -10,7 +10,7 @@ from rr.report.inputs.collect import CLASSIFICATION, GridResults
 from rr.report.plots.svg import INK, SERIES, Panel, render_svg
 from rr.report.sections.summary import summarize_table
 from rr.report.tables import ResultTable, accuracy_tables
-from rr.report.text_table import TextCell, TextTable, number_columns, text_table
+from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 
 _PROTOCOLS = {
     "linear": "a linear layer is trained on the frozen features",
@@ -44,19 +44,12 @@ def build_accuracies(results: GridResults) -> Accuracies | None:
     if not tables:
         return None
     settings = {run.paths.protocol: run.settings for run in results.evaluations_of_kind(*CLASSIFICATION)}
-    return Accuracies(
-        [
-            AccuracyTable(
-                table,
-                summarize_table(table),
-                [_plot_accuracies(table, protocol) for protocol in table.titles],
-                _seed_table(table),
-            )
-            for table in tables
-        ],
-        format_seed_counts(count for table in tables for count in table.seed_counts),
-        {name: _describe_protocol(values) for name, values in settings.items()},
-    )
+    entries = []
+    for table in tables:
+        panels = [_plot_accuracies(table, protocol) for protocol in table.titles]
+        entries.append(AccuracyTable(table, summarize_table(table), panels, _seed_table(table)))
+    seeds = format_seed_counts(count for table in tables for count in table.seed_counts)
+    return Accuracies(entries, seeds, {name: _describe_protocol(values) for name, values in settings.items()})
 
 
 def _describe_protocol(settings: dict[str, Any]) -> str:
@@ -76,7 +69,7 @@ def _seed_table(table: ResultTable) -> TextTable:
             }
             texts = [links.get(seed, TextCell("–")) for seed in table.seeds]
             rows.append([TextCell(row.method), TextCell(protocol), *texts])
-    return text_table(["Method", "Protocol", *number_columns(f"seed {seed}" for seed in table.seeds)], rows)
+    return text_table(["Method", "Protocol", *numeric_columns(f"seed {seed}" for seed in table.seeds)], rows)
 
 
 def _plot_accuracies(table: ResultTable, protocol: str) -> Panel:

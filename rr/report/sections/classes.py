@@ -13,7 +13,7 @@ from rr.report.plots.confusion import MAX_NUMBERED_CLASSES, plot_calibration, pl
 from rr.report.plots.svg import Panel
 from rr.report.statistics import mean_std
 from rr.report.tables import ResultTable, accuracy_tables
-from rr.report.text_table import TextCell, TextColumn, TextTable, number_columns, text_table
+from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
 
 _MAX_MATRIX_CLASSES = 20  # with more classes a confusion matrix is unreadable
 _NUM_CONFUSIONS = 10
@@ -23,7 +23,7 @@ _EXTREMES_COLUMNS: list[TextColumn | str] = [
     TextColumn("Worst class", "name"),
     TextColumn("Accuracy", "number"),
     TextColumn("Best class", "name"),
-    *number_columns(["Accuracy", "Gap", "Calibration error"]),
+    *numeric_columns(["Accuracy", "Gap", "Calibration error"]),
     "Mistakes",
 ]
 
@@ -60,7 +60,7 @@ def build_classes(results: GridResults) -> list[ClassAnalysis]:
     return [_analyze_classes(table) for table in accuracy_tables(results)]
 
 
-def pool_seeds(evaluations: Sequence[EvaluationResult]) -> Predictions:
+def pool_predictions(evaluations: Sequence[EvaluationResult]) -> Predictions:
     """Return the predictions of all seeds together.
 
     Every seed uses the same test images, so a fraction of the pooled predictions is the mean over seeds.
@@ -114,7 +114,7 @@ def _analyze_classes(table: ResultTable) -> ClassAnalysis:
     class_names: list[str] = []
     for row in table.rows:
         for protocol, cell in row.cells.items():
-            predictions = pool_seeds(cell.evaluations)
+            predictions = pool_predictions(cell.evaluations)
             class_names, fractions = predictions.class_names, confusion_fractions(predictions)
             cells = _extremes_cells(class_names, fractions.diagonal(), cell.evaluations)
             extremes.append([row.method, protocol, *cells])
@@ -133,7 +133,7 @@ def _analyze_classes(table: ResultTable) -> ClassAnalysis:
         table,
         _summarize_gap(table, class_names, accuracies),
         text_table(_EXTREMES_COLUMNS, extremes),
-        text_table(["Class", *number_columns(accuracies)], by_class),
+        text_table(["Class", *numeric_columns(accuracies)], by_class),
         confusions,
         len(class_names) <= MAX_NUMBERED_CLASSES,
         text_table(["Method", "Confusions"], top),

@@ -40,7 +40,7 @@ class Efficiency:
 def build_efficiency(results: GridResults) -> list[Efficiency]:
     """Return the efficiency on each dataset and backbone whose histories contain kNN accuracies."""
     groups = group_by(results.pretrainings, lambda run: (run.paths.dataset, run.paths.backbone))
-    sections = [_plot_methods(runs, dataset, backbone) for (dataset, backbone), runs in groups.items()]
+    sections = [_analyze_methods(runs, dataset, backbone) for (dataset, backbone), runs in groups.items()]
     return [section for section in sections if section.panels]
 
 
@@ -55,7 +55,7 @@ def accuracy_at(points: Sequence[Point], cost: float) -> float | None:
     return float(np.interp(cost, costs, accuracies)) if costs[0] <= cost <= costs[-1] else None
 
 
-def _plot_methods(runs: Sequence[PretrainResult], dataset: str, backbone: str) -> Efficiency:
+def _analyze_methods(runs: Sequence[PretrainResult], dataset: str, backbone: str) -> Efficiency:
     by_method = group_by(runs, lambda run: run.paths.method)
     colors = {method: index % len(SERIES) + 1 for index, method in enumerate(by_method)}
     panels: list[Panel] = []

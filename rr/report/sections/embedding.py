@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
-from rr.report.formatting import format_decimal
+from rr.report.formatting import format_three_decimals
 from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.inputs.predictions import EmbeddingMap
 from rr.report.plots.svg import RULE, SERIES, Panel, render_svg
@@ -45,7 +45,7 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
         protocol = runs[0].paths.protocol
         # No value is marked as best, because features that have collapsed to a point have the best alignment.
         columns = [
-            MetricColumn(name.replace("_", " "), protocol, name, format_decimal, marks_best=False) for name in _METRICS
+            MetricColumn(m.replace("_", " "), protocol, m, format_three_decimals, marks_best=False) for m in _METRICS
         ]
         first_seeds = [seeds[0] for seeds in group_by_method(runs).values()]
         maps = [(run, run.per_image) for run in first_seeds if isinstance(run.per_image, EmbeddingMap)]

@@ -9,7 +9,7 @@ from rr.report.grouping import unique
 from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
 from rr.report.inputs.files import Machine
 from rr.report.sections.versions import describe_commits, version_labels
-from rr.report.text_table import TextCell, TextColumn, TextTable, number_columns, text_table
+from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _run_table(
     runs: Sequence[PretrainResult | EvaluationResult], machines: list[Machine], has_versions: bool, has_energy: bool
 ) -> TextTable:
     """Return a table with a row per run. Columns without information are left out."""
-    numbers = number_columns(["Time", "Views/s", "Peak memory", "Energy"])
+    numbers = numeric_columns(["Time", "Views/s", "Peak memory", "Energy"])
     rows: list[list[TextCell | str]] = []
     for run, version in zip(runs, version_labels(runs), strict=True):
         record = run.record

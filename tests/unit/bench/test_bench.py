@@ -1,4 +1,4 @@
-"""The benchmark: rr and the reference compute the same, every part runs, and the JSON format. Times are not checked."""
+"""The benchmark: rr and the reference compute the same results, and every part runs. Times are not checked."""
 
 import contextlib
 import importlib
@@ -25,7 +25,7 @@ STEPS = 50
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy the weights of `source` to `target`; both have them in the order of the layers."""
+    """Copy the weights of `source` to `target`. Both modules list them in the order of the layers."""
     with torch.no_grad():
         for source_parameter, target_parameter in zip(source.parameters(), target.parameters(), strict=True):
             target_parameter.copy_(source_parameter)
@@ -44,7 +44,7 @@ def train_both(
 ) -> list[tuple[float, float]]:
     """Train rr and the reference for 50 steps on the same views, and return the two losses of each step.
 
-    With `same_weights`, each step starts from the weights of the reference, and the gradients are compared too.
+    If `same_weights` is true, each step starts from the weights of the reference, and the gradients are also compared.
     """
     torch.manual_seed(0)
     rr_model = methods.build(paper_config(method, views, images), backbones.build("conv4"), 10, 100)
@@ -70,7 +70,7 @@ def train_both(
             )
             errors.append(float((rr_gradient - reference_gradient).norm() / reference_gradient.norm()))
     if same_weights:
-        # The input of a ReLU is sometimes so close to 0 that rounding changes its sign, and a gradient by a percent.
+        # The input of a ReLU can be so close to 0 that rounding changes its sign and thereby a gradient by a percent.
         assert max(errors) < 0.03
         assert sorted(errors)[STEPS // 2] < 1e-4
     assert len({rr_loss for rr_loss, _ in losses}) == STEPS
@@ -82,14 +82,14 @@ CASES = [("relational", 6, 10), ("relational", 2, 16), ("supervised", 1, 16), ("
 
 @pytest.mark.parametrize(("method", "views", "images"), CASES)
 def test_training_matches_the_reference_in_float64(method: str, views: int, images: int) -> None:
-    """Two independent trainings have the same losses, so the mathematics is the same."""
+    """Two independent trainings have the same losses, so both implementations compute the same functions."""
     for rr_loss, reference_loss in train_both(method, views, images, torch.float64, same_weights=False):
         assert rr_loss == pytest.approx(reference_loss, rel=1e-11)
 
 
 @pytest.mark.parametrize(("method", "views", "images"), CASES)
 def test_every_step_matches_the_reference_in_float32(method: str, views: int, images: int) -> None:
-    """Each step starts from equal weights, because rounding errors of the fused kernels grow to 1 % in 50 steps."""
+    """Each step starts from equal weights, because rounding errors of the fused kernels grow to 1 % within 50 steps."""
     for rr_loss, reference_loss in train_both(method, views, images, torch.float32, same_weights=True):
         assert rr_loss == pytest.approx(reference_loss, rel=1e-5)
 
@@ -136,7 +136,7 @@ def test_views_of_rr_and_reference_have_equal_statistics() -> None:
 
 def test_unknown_part_raises() -> None:
     with pytest.raises(
-        UserError, match=r"unknown part of the benchmark: heads; known: views, head, backbone, .*startup, machine, gpu"
+        UserError, match=r"unknown part of the benchmark: heads\. The parts are views, head, .*startup, machine, gpu"
     ):
         bench.run_benchmark(["head", "heads"])
 
@@ -144,9 +144,9 @@ def test_unknown_part_raises() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"steps": 0}, "--steps 0: must be at least 1"),
-        ({"threads": [1, 999]}, "--threads 999: must be from 1 to"),
-        ({"data": Path("nowhere")}, "--data nowhere: contains no train.beton"),
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"threads": [1, 999]}, r"--threads must be from 1 to .*, got 999"),
+        ({"data": Path("nowhere")}, "--data nowhere contains no train.beton"),
     ],
 )
 def test_invalid_options_raise(arguments: dict, expected: str) -> None:
@@ -191,7 +191,7 @@ def test_candidates_alternate_and_ratios_are_computed_per_repeat() -> None:
     assert result.per_second == 1
 
 
-def test_failing_program_raises() -> None:
+def test_program_that_ends_early_raises() -> None:
     endless = "from rr.bench.alternating import StepGate\ngate = StepGate()\nwhile True: gate.step_done()"
     with pytest.raises(RuntimeError, match="ended early with exit code 3"):
         alternating.time_programs(
@@ -201,15 +201,15 @@ def test_failing_program_raises() -> None:
 
 def test_peak_memory_includes_freed_memory() -> None:
     def allocate() -> None:
-        np.ones(64 << 20, np.uint8)  # more than malloc would reuse from memory that it has kept
+        np.ones(64 << 20, np.uint8)  # too large for malloc to take it from freed memory that it has kept
 
-    # Several times, because a Linux kernel that reclaims idle pages (DAMON) can make the rise look smaller.
+    # The peak is measured several times, because a kernel that reclaims idle pages (DAMON) can make it look smaller.
     peaks = [memory.measure_peak_mib(allocate) for _ in range(5)]
     assert any(peak is None or 60 < peak < 80 for peak in peaks)
     assert all(peak is None or peak < 80 for peak in peaks)
 
 
-def test_peak_memory_is_none_if_the_system_reports_the_current_memory(
+def test_peak_memory_is_none_if_the_system_reports_current_memory_as_peak(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     status = tmp_path / "status"
@@ -235,7 +235,7 @@ def test_training_part_runs() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_gpu_part_without_gpu() -> None:
+def test_gpu_part_without_gpu_measures_nothing() -> None:
     assert gpu.NO_GPU in bench.run_benchmark(["gpu"], steps=1, smoke_test=True)
 
 
@@ -247,7 +247,7 @@ def test_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPatch) 
             for _ in range(100):
                 on_step(64 * 32)
 
-    importlib.import_module("ffcv.loader")  # because it looks for a GPU when it is imported
+    importlib.import_module("ffcv.loader")  # before the patches, because this import looks for a GPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(gpu, "device_name", lambda device: device)

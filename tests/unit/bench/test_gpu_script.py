@@ -1,4 +1,4 @@
-"""`workflow/gpu.sh`, which measures a GPU and runs the paper's Conv-4 experiment, at small size on the CPU."""
+"""Small runs on the CPU of `workflow/gpu.sh`, which benchmarks a GPU and runs the paper's Conv-4 experiment."""
 
 import os
 import subprocess
