@@ -27,10 +27,12 @@ ZERO, ONE, TWO, THREE, FOUR, SIX = f32(0), f32(1), f32(2), f32(3), f32(4), f32(6
 LUMA_R, LUMA_G, LUMA_B = f32(0.2989), f32(0.587), f32(0.114)  # as in torchvision's rgb_to_grayscale
 RED, GREEN, BLUE = np.int32(0xFF), np.int32(0xFF00), np.int32(0xFF0000)  # bytes of a packed pixel
 
-fast_njit = njit(fastmath=True)
+# Without `forceinline`, the process that compiles the kernel and those that load it from the cache may call different
+# machine code for a helper, and their pixels differ in the last bit (seen for sides 2, 5 and 37).
+fast_njit = njit(fastmath=True, forceinline=True)
 # Errors of positions grow with the side, so positions are rounded as in torch. Its resize is compiled with fused
 # multiply-adds (contract), but its affine grid is not (njit without options).
-contract_njit = njit(fastmath={"contract"})
+contract_njit = njit(fastmath={"contract"}, forceinline=True)
 
 
 @fast_njit
@@ -149,7 +151,7 @@ def resize_strip(pairs, strip_index, ys, y_weight, xs, x_weight, row_pairs, row_
             scale *= ONE / f32(256)
 
 
-@njit
+@njit(forceinline=True)
 def warp(source, target, matrix, k, m, side):
     """Apply the affine map of view k of image m to `source`, float32 (strips, 3, rows, S), and write to `target`.
 
@@ -295,7 +297,7 @@ def normalize_and_store(strips, strip_index, to_grayscale, scale, offset, out, k
             out[k, m, strip_index, 3 * i + 2] = strips[strip_index, 2, i] * scale_b + offset_b
 
 
-@njit
+@njit(forceinline=True)
 def erase_box(out, k, m, erase):
     """Set the pixels of the erase box of out[k, m], float32 (S, 3 S), to zero."""
     side = out.shape[2]

@@ -1,6 +1,10 @@
 """Tests of the pixels of views: both implementations against torchvision's functional operations."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -282,3 +286,30 @@ def test_parameters_or_out_of_another_shape_raise():
         cpu.augment(images[1:], parameters, MEAN, STD, out=np.empty((1, 7, 8, 8, 3)))
     with pytest.raises(ValueError, match="images must be square"):
         normalize(np.zeros((2, 8, 9, 3), np.uint8), MEAN, STD, "cpu")
+
+
+HASH_VIEWS = """
+import hashlib
+import numpy as np
+from rr.views import Augmentation, make_views
+
+policy = Augmentation(crop="resized", flip=0.5, jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+digest = hashlib.sha256()
+for size in (5, 32, 37):
+    images = np.random.default_rng(size).integers(0, 256, (7, size, size, 3), np.uint8)
+    views = make_views(
+        images, np.arange(7), augmentation=policy, seed=1, epoch=0, num_views=5, mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.25, 0.3), device="cpu",
+    )
+    digest.update(views.numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_process_that_compiles_the_kernel_gives_the_same_bits(tmp_path: Path) -> None:
+    def hash_in_child() -> str:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", HASH_VIEWS]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert hash_in_child() == hash_in_child()
