@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from rr.compute.device import single_threaded
 from rr.data.labels import keep_label_fraction
-from rr.data.loader import ViewLoader
+from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.features import extract_features

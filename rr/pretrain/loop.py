@@ -24,7 +24,7 @@ from rr.compute.device import compile_for_gpu, single_threaded
 from rr.compute.distributed import ProcessGroup
 from rr.data.beton import Beton
 from rr.data.labels import keep_label_fraction
-from rr.data.loader import Batch, ViewLoader
+from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.methods.base import Method

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rr.compute.thread_pool import parallel_for
-from rr.views import kernel
+from rr.views import cpu_kernel
 from rr.views.checks import check_images, check_parameters, normalization_coefficients
 from rr.views.sampling import ViewParameters
 
@@ -61,11 +61,11 @@ def augment(
 
     images = np.ascontiguousarray(images)
     matrix = parameters.inverse_affine_matrix()
-    strip_height = kernel.rows_per_strip(image_size)
+    strip_height = cpu_kernel.rows_per_strip(image_size)
 
     def augment_range(start: int, stop: int) -> None:
         p = parameters
-        kernel.augment_range(
+        cpu_kernel.augment_range(
             images, start, stop, strip_height, p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale,
             p.affine, matrix, p.erase, scale, offset, out,
         )  # fmt: skip

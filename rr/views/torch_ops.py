@@ -159,7 +159,7 @@ def _crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor, num_views: int) -
 
 
 def _bilinear_taps(start: Tensor, length: Tensor, position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the two source pixels (int64) and their weights for output positions (N, S), as `kernel.bilinear_taps`."""
+    """Return two source pixels (int64) and their weights per output position (N, S), as `cpu_kernel.bilinear_taps`."""
     # Computed in float64 and then rounded, which equals the fused multiply-add of torch's own resize.
     source = ((length / size).double() * (position + 0.5) - 0.5).float().clamp_min(0)
     low = torch.minimum(source.floor(), length - 1)
@@ -172,7 +172,7 @@ def _bilinear_taps(start: Tensor, length: Tensor, position: Tensor, size: int) -
 
 
 def _warp(x: Tensor, matrix: Tensor) -> Tensor:
-    """Apply the inverse affine map `matrix` (N, 6) to (3, N, S, S), as `kernel.warp`."""
+    """Apply the inverse affine map `matrix` (N, 6) to (3, N, S, S), as `cpu_kernel.warp`."""
     batch_size, size = x.shape[1], x.shape[2]
     centered = torch.arange(size, device=x.device, dtype=torch.float32) + 0.5 - size / 2
     u, v = centered, centered[:, None]
@@ -220,7 +220,7 @@ def _color_jitter(x: Tensor, factors: Tensor, order: Tensor, *, skip_hue: bool) 
 
 
 def _adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue by converting to HSV and back, as `kernel.adjust_hue`."""
+    """Shift the hue by converting to HSV and back, as `cpu_kernel.adjust_hue`."""
     r, g, b = x
     low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
     d = high - low

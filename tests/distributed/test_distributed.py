@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from rr.compute.distributed import ProcessGroup
 from rr.data.beton import Beton
-from rr.data.loader import ViewLoader
+from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
 from rr.params import DynamicsConfig
 from rr.pretrain import loop

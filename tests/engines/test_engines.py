@@ -59,7 +59,7 @@ def test_both_engines_expand_the_same_stages(tmp_path: Path) -> None:
         )  # fmt: skip
 
     write_params(folder, change)
-    for editor_file in ("methods/.pairs.py.swp", "methods/pairs.py~", "methods/#pairs.py#", "views/kernel.py.orig"):
+    for editor_file in ("methods/.pairs.py.swp", "methods/pairs.py~", "methods/#pairs.py#", "views/cpu_kernel.py.orig"):
         (folder / "rr" / editor_file).write_text("not code")
     stages = {}
     with Repo(str(folder)) as repo:

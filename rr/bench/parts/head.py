@@ -14,8 +14,8 @@ from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.memory import measure_peak_mib
 from rr.bench.settings import FEATURES, IMAGES, VIEWS, Settings
 from rr.compute.device import configure_backends
-from rr.methods.relation.loss import RelationHead, relation_loss
 from rr.methods.relation.pairs import roll_negative_rows
+from rr.methods.relation.relation_loss import RelationHead, relation_loss
 
 Implementation = Literal["rr", "reference"]
 

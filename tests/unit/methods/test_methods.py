@@ -16,8 +16,8 @@ from torch._dynamo.testing import CompileCounter
 from rr import backbones, methods
 from rr.compute.device import configure_backends
 from rr.data import beton
-from rr.data.loader import ViewLoader
 from rr.data.shapes import generate_shapes
+from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.methods.base import Method

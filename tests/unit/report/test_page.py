@@ -337,8 +337,8 @@ def test_commits_are_listed_and_counted(params: Params) -> None:
 
 def test_results_of_several_code_versions_have_a_warning(params: Params) -> None:
     for run in pretrainings(params):
-        change_record(run.folder, code={"rr/pretrain/loop.py": "aa", "rr/data/loader.py": "bb"})
-    change_record(RELATIONAL.folder, code={"rr/pretrain/loop.py": "cc", "rr/data/loader.py": "bb"})
+        change_record(run.folder, code={"rr/pretrain/loop.py": "aa", "rr/data/view_loader.py": "bb"})
+    change_record(RELATIONAL.folder, code={"rr/pretrain/loop.py": "cc", "rr/data/view_loader.py": "bb"})
     write_report(params)
     expected = (
         "Pretraining mixes 2 versions of the code, which alone may explain differences between results. Files that "

@@ -169,7 +169,7 @@ def test_fused_is_accurate_for_features_far_from_zero() -> None:
 def test_relation_loss_selects_the_fused_kernel_only_if_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr("rr.methods.relation.fused.fused_loss", lambda *_: calls.append("fused"))
-    monkeypatch.setattr("rr.methods.relation.loss.factorized_loss", lambda *_: calls.append("torch"))
+    monkeypatch.setattr("rr.methods.relation.relation_loss.factorized_loss", lambda *_: calls.append("torch"))
     features, negative_rows = torch.randn(4, 3, 8), roll_negative_rows(4, 3)
     relation_loss(RelationHead(8), features, negative_rows)
     relation_loss(RelationHead(8, "max"), features, negative_rows)

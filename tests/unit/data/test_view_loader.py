@@ -14,8 +14,8 @@ from torch._dynamo.testing import CompileCounter
 
 from rr import backbones, methods
 from rr.data import beton
-from rr.data.loader import ViewLoader, prefetch
 from rr.data.shapes import generate_shapes
+from rr.data.view_loader import ViewLoader, prefetch
 from rr.params import DatasetConfig, RelationalConfig, ShapesSource
 from rr.pretrain.loop import _forward
 from rr.views.augmentation import Augmentation
