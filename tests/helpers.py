@@ -1,13 +1,14 @@
 """Shared helpers: a small project for commands, and an environment without network and without the user's settings."""
 
+import itertools
 import json
 import os
 import runpy
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
@@ -77,6 +78,18 @@ SMALL_PARAMS = {
         "embedding": {"kind": "embedding", "images": 40, "perplexity": 5.0, "augmentation": PAPER_AUGMENTATION},
     },
 }  # fmt: skip
+
+
+# A long run tests every combination of parameters, and with many rounds.
+LONG = bool(os.environ.get("RR_LONG"))
+
+
+def pairs(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Return all pairs in a long run (RR_LONG=1), otherwise a few in which each value occurs."""
+    a, b = list(first), list(second)
+    if LONG:
+        return list(itertools.product(a, b))
+    return [(a[i % len(a)], b[i % len(b)]) for i in range(max(len(a), len(b)))]
 
 
 class Outcome(NamedTuple):

@@ -1,7 +1,7 @@
 """Seeded random corruption of bytes and of trees of values, for the fuzz tests.
 
-The environment variable RR_FUZZ sets the number of rounds (1000 for a long run), and RR_FUZZ_SEED sets the seed. A test
-that fails reports its round, which the same two numbers reproduce.
+The environment variable RR_FUZZ sets the number of rounds (40 by default, 1000 with RR_LONG=1). RR_FUZZ_SEED sets the
+seed. A test that fails reports its round, which the same two numbers reproduce.
 """
 
 import os
@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-DEFAULT_ROUNDS = int(os.environ.get("RR_FUZZ", "40"))
+DEFAULT_ROUNDS = int(os.environ.get("RR_FUZZ") or (1000 if os.environ.get("RR_LONG") else 40))
 SEED = int(os.environ.get("RR_FUZZ_SEED", "0"))
 
 UNUSUAL_VALUES: list[Any] = [

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, PRETRAIN, RunRr, write_params
+from helpers import EVALUATE, PRETRAIN, RunRr, pairs, write_params
 
 from rr.params import load_params
 from rr.pretrain import loop
@@ -69,11 +69,11 @@ def read_outputs(method: str = "relational") -> dict[str, bytes]:
 
 
 # An epoch has seven steps. A signal arrives within an epoch, at the end of one, or at the last step of all.
-@pytest.mark.parametrize(("step", "position"), [(3, (1, 3)), (7, (2, 0)), (12, (2, 5)), (21, (4, 0))])
-@pytest.mark.parametrize("number", list(EXITS))
+@pytest.mark.parametrize(("number", "stop"), pairs(EXITS, [(3, (1, 3)), (7, (2, 0)), (12, (2, 5)), (21, (4, 0))]))
 def test_interrupted_pretraining_continues_to_the_same_bits(
-    project_copy: Path, rr: RunRr, signals_at: Callable[..., None], number: int, step: int, position: tuple[int, int]
+    project_copy: Path, rr: RunRr, signals_at: Callable[..., None], number: int, stop: tuple[int, tuple[int, int]]
 ) -> None:
+    step, position = stop
     rr(*PRETRAIN)
     expected, record = read_outputs(), (project_copy / FOLDER / "run.json").read_bytes()
     signals_at(step, number)
@@ -128,8 +128,7 @@ def test_continuing_with_a_learning_rate_schedule_gives_no_warning(
     assert read_outputs("supervised") == expected
 
 
-@pytest.mark.parametrize("number", list(EXITS))
-@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize(("stage", "number"), pairs(STAGES, EXITS))
 def test_interrupted_stage_leaves_no_incomplete_files(
     project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
 ) -> None:
