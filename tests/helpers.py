@@ -16,6 +16,8 @@ from rr.data import raw
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# As in `rr`. Two test processes on two cores would otherwise spend most of their time in OpenMP's busy waiting.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Block the network, here and in every Python process that a test starts.
 OFFLINE_SITE = Path(__file__).parent / "offline/sitecustomize.py"
 runpy.run_path(str(OFFLINE_SITE))
@@ -113,7 +115,12 @@ def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> 
         YAML(typ="safe", pure=True).dump(params, file)
 
 
-def copy_project(folder: Path) -> Path:
+def keep_one_evaluation(params: dict) -> None:
+    """Reduce the grid to one evaluation of one pretraining."""
+    params["grid"].update(method=["relational"], protocol=["knn"])
+
+
+def copy_project(folder: Path, change: Callable[[dict], None] | None = None) -> Path:
     """Copy the files of this project to `folder` as git would clone them, write the small params.yaml, and commit."""
     git = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -128,7 +135,7 @@ def copy_project(folder: Path) -> Path:
         if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
-    write_params(folder)
+    write_params(folder, change)
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from engine_calls import BIN, ENVIRONMENT, call
-from helpers import ROOT, copy_project, write_params
+from helpers import ROOT, copy_project, keep_one_evaluation, write_params
 
 pytestmark = pytest.mark.engine
 
@@ -173,7 +173,7 @@ def test_dvc_experiment_reruns_dependent_stages(dvc_project: Path) -> None:
 
 @pytest.mark.parametrize("engine", [("dvc", "repro"), ("snakemake", "--cores", "2")])
 def test_killed_engine_continues_to_the_same_bits(tmp_path: Path, dvc_project: Path, engine: tuple[str, ...]) -> None:
-    folder = copy_project(tmp_path)
+    folder = copy_project(tmp_path, keep_one_evaluation)
     process = subprocess.Popen(
         [str(BIN / engine[0]), *engine[1:]], cwd=folder, env=ENVIRONMENT, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -187,7 +187,7 @@ def test_killed_engine_continues_to_the_same_bits(tmp_path: Path, dvc_project: P
     if engine[0] == "snakemake":
         call(folder, "snakemake", "--unlock")  # a killed Snakemake leaves its own lock
     call(folder, *engine)
-    assert read_metrics(folder) == read_metrics(dvc_project)
+    assert read_metrics(folder).items() <= read_metrics(dvc_project).items()
     weights = "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
     assert (folder / weights).read_bytes() == (dvc_project / weights).read_bytes()
     assert "every artifact matches its record" in call(folder, "rr", "verify")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from engine_calls import ENVIRONMENT, call
-from helpers import copy_project
+from helpers import copy_project, keep_one_evaluation
 
 pytestmark = pytest.mark.engine
 OUTPUTS = (
@@ -27,7 +27,7 @@ OUTPUTS = (
 @pytest.fixture(scope="module")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose grid has run, with its dvc.lock committed."""
-    folder = copy_project(tmp_path_factory.mktemp("finished"))
+    folder = copy_project(tmp_path_factory.mktemp("finished"), keep_one_evaluation)
     call(folder, "dvc", "repro", "--quiet")
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "results")

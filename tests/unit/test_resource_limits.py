@@ -279,7 +279,7 @@ def test_memory_does_not_grow_with_a_streamed_split(project: Path, rr: RunRr) ->
             params["datasets"]["shapes"]["source"].update(train=count, test=10)
             params["datasets"]["shapes"]["image_size"] = 64
             # The same number of steps for both, because the peak memory grows slowly with the first steps.
-            params["methods"]["relational"].update(batch_size=50, epochs=7000 // count)
+            params["methods"]["relational"].update(batch_size=50, epochs=3500 // count)
 
         return alter
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import LONG
 from torch import Tensor, nn
 
 from rr import backbones, bench, methods
@@ -21,7 +22,7 @@ from rr.views import make_views
 from rr.workflow.throughput import StopTraining
 
 QUANTILES = {"min", "q1", "median", "q3", "max", "count"}
-STEPS = 50
+STEPS = 50 if LONG else 15
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
@@ -42,7 +43,7 @@ def make_random_views(step: int, num_views: int, num_images: int) -> Tensor:
 def train_both(
     method: str, views: int, images: int, dtype: torch.dtype, *, same_weights: bool
 ) -> list[tuple[float, float]]:
-    """Train rr and the reference for 50 steps on the same views, and return the two losses of each step.
+    """Train rr and the reference for STEPS steps on the same views, and return the two losses of each step.
 
     If `same_weights` is true, each step starts from the weights of the reference, and the gradients are also compared.
     """
