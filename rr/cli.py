@@ -157,7 +157,7 @@ def suite_list() -> None:
     """List the suites with a short description of each."""
     from rr.workflow import suites
 
-    print(suites.list_suites())
+    print(suites.describe_suites())
 
 
 @suite.command("show")

@@ -42,7 +42,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
 
 
 def _drop_unreadable(
-    images: Iterable[raw.EncodedImage], on_unreadable: raw.UnreadablePolicy, hint: str, skipped: list[str]
+    images: Iterable[raw.EncodedImage], on_unreadable: raw.UnreadablePolicy, hint: str, skipped_names: list[str]
 ) -> Iterator[raw.EncodedImage]:
     """Yield the images that can be decoded. For any other image, raise UserError or add its name to `skipped`.
 
@@ -56,6 +56,6 @@ def _drop_unreadable(
             if on_unreadable == "raise":
                 raise UserError(f"{problem}; {hint}") from error
             print(f"skipped {problem}", file=sys.stderr)
-            skipped.append(image.name)
+            skipped_names.append(image.name)
         else:
             yield image

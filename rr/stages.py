@@ -16,7 +16,7 @@ from rr.errors import UserError, format_suggestion
 from rr.params import BackboneName, DatasetConfig, Params, load_params
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
-from rr.runtime.local_copy import local_copy
+from rr.runtime.local_copy import ensure_local_copy
 from rr.runtime.machine import package_versions
 from rr.workflow import grid
 from rr.workflow.records import record_run
@@ -24,7 +24,7 @@ from rr.workflow.sync import sync_engines
 from rr.workflow.verify import describe_grid_changed_files, describe_grid_mismatches
 
 
-def run_fetch(dataset: str, local: Path | None, params_file: Path) -> str:
+def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     """Fetch the images of a dataset into `data/raw`; `local` is a local copy to read instead of downloading."""
     require_single_process("fetch")
     params = load_params(params_file)
@@ -33,7 +33,7 @@ def run_fetch(dataset: str, local: Path | None, params_file: Path) -> str:
     with record_run(grid.make_fetch_run(params, dataset)) as recorder:
         from rr.fetch import fetch
 
-        facts = recorder.facts = fetch(config.source, files.images, files.download_dir, local)
+        facts = recorder.facts = fetch(config.source, files.images, files.download_dir, local_copy)
     skipped = f", {facts['skipped']:,} unreadable skipped" if facts["skipped"] else ""
     return f"{files.images}: {_format_counts(facts)}, {facts['classes']} classes{skipped}"
 
@@ -89,7 +89,7 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
                 fingerprint=recorder.fingerprint(backbone=backbone, seed=seed),
             )
             beton = files.betons["train"]
-            beton = local_copy(beton, recorder.inputs[str(beton)])
+            beton = ensure_local_copy(beton, recorder.inputs[str(beton)])
             facts = pretrain(job, beton, run, device=device, threads=params.threads, group=group)
             recorder.facts = {"device": devices.device_name(device), "processes": group.world_size, **facts}
         if not group.is_main:
@@ -117,7 +117,7 @@ def run_evaluate(
         from rr.evaluate.stage import Target, evaluate
 
         devices.configure_backends(params.threads)
-        betons = {split: local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
+        betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
         target_data = Target(dataset_config, betons, read_class_names(files.index))
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
         recorder.facts = {"device": devices.device_name(device)}

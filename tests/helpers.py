@@ -86,7 +86,7 @@ SMALL_PARAMS = {
 LONG = bool(os.environ.get("RR_LONG"))
 
 
-def pairs(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:
+def select_pairs(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:
     """Return all pairs in a long run (RR_LONG=1), otherwise a few in which each value occurs."""
     a, b = list(first), list(second)
     if LONG:

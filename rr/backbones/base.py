@@ -16,6 +16,6 @@ class Backbone(nn.Module):
     features: int
     local_channels: int
 
-    def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Return the representations and the feature maps of the first layer, (B, local_channels, H, W)."""
         raise NotImplementedError

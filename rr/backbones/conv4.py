@@ -55,7 +55,7 @@ class Conv4(Backbone):
         """Call the layers one by one, on any device and for any dtype. Tests compare the fused layers with this."""
         return self.blocks(images_B3SS).flatten(1)
 
-    def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Return the representation (B, 64) and the feature maps (B, 8, S, S) of the first block before its pooling.
 
         This uses the unfused layers, because the fused ones do not store these feature maps.
@@ -72,10 +72,10 @@ class Conv4(Backbone):
         last = len(self.blocks) - 1
         for i, (conv, norm) in enumerate(self._conv_norm_layers()):
             if i < NUM_FUSED_CONVS:
-                x = fused.conv_bn_relu_pool(x, conv, norm)
+                x = fused.conv_bn_relu_pool_train(x, conv, norm)
             else:
                 out = conv(x)
-                x = fused.bn_relu_pool(out, norm, (2, 2) if i < last else (out.shape[2], out.shape[3]))
+                x = fused.bn_relu_pool_train(out, norm, (2, 2) if i < last else (out.shape[2], out.shape[3]))
         return x.flatten(1)
 
     def _can_fuse(self, images_B3SS: Tensor) -> bool:

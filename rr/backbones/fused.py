@@ -45,7 +45,7 @@ def can_fuse(images_BCHW: Tensor, layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]]
     return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
 
 
-def conv_bn_relu_pool(x_BCHW: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+def conv_bn_relu_pool_train(x_BCHW: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """Apply a 3×3 convolution, batch norm, ReLU and 2×2 average pooling: (B, C, H, W) to (B, F, H // 2, W // 2).
 
     This is fast for few input channels. The number of output channels must be even. Only first derivatives are
@@ -58,7 +58,7 @@ def conv_bn_relu_pool(x_BCHW: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> 
     return out
 
 
-def bn_relu_pool(conv_BCHW: Tensor, norm: nn.BatchNorm2d, window: tuple[int, int]) -> Tensor:
+def bn_relu_pool_train(conv_BCHW: Tensor, norm: nn.BatchNorm2d, window: tuple[int, int]) -> Tensor:
     """Apply batch norm, ReLU and average pooling: (B, C, H, W) to (B, C, H // rows, W // columns).
 
     Args:
@@ -119,7 +119,7 @@ class _ConvBnReluPool(torch.autograd.Function):
         grad_x_BHWC = np.empty((B if ctx.needs_input_grad[0] else 0, H, W, C), np.float32)
         partial_sums_TFC9 = np.empty((num_tiles, F, C, 9))
         run(
-            num_tiles, planar_kernel.backward,
+            num_tiles, planar_kernel.weight_and_input_gradients,
             x_BHWC, flipped_CF9, conv_BFP, norm_3F, bn_terms_2F, grad_BhwF, grad_x_BHWC, partial_sums_TFC9,
         )  # fmt: skip
         grad_x = torch.from_numpy(grad_x_BHWC).permute(0, 3, 1, 2) if ctx.needs_input_grad[0] else None
@@ -138,7 +138,7 @@ class _BnReluPool(torch.autograd.Function):
         B, H, W, C = conv_BHWC.shape
         num_tiles, run = _num_tiles(B, pooling_kernel.TILE), functools.partial(_run_kernel, conv.numel())
         partial_sums_2TC = np.empty((2, num_tiles, C))
-        run(num_tiles, pooling_kernel.sum_values, conv_BHWC, partial_sums_2TC)
+        run(num_tiles, pooling_kernel.sum_values_and_squares, conv_BHWC, partial_sums_2TC)
         mean_C, var_C = _mean_and_var(partial_sums_2TC, B * H * W)
         norm_3C = _norm_params(mean_C, var_C, gain, bias, eps)
         out_BhwC = np.empty((B, H // window[0], W // window[1], C), np.float32)
@@ -163,7 +163,8 @@ class _BnReluPool(torch.autograd.Function):
         grad_gain, grad_bias, bn_terms_2C = _norm_gradients(partial_sums_2TC, gain, inverse_std_C, B * H * W)
         grad_conv_BHWC = np.empty_like(conv_BHWC)
         run(
-            num_tiles, pooling_kernel.backward, conv_BHWC, norm_3C, bn_terms_2C, *ctx.window, grad_BhwC, grad_conv_BHWC
+            num_tiles, pooling_kernel.conv_output_gradient,
+            conv_BHWC, norm_3C, bn_terms_2C, *ctx.window, grad_BhwC, grad_conv_BHWC,
         )  # fmt: skip
         return torch.from_numpy(grad_conv_BHWC).permute(0, 3, 1, 2), grad_gain, grad_bias, None, None
 

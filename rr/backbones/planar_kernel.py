@@ -132,7 +132,7 @@ def sum_bn_gradients(
 
 
 @njit(**_fast)
-def backward(
+def weight_and_input_gradients(
     x_BHWC: Array,
     flipped_CF9: Array,
     conv_BFP: Array,

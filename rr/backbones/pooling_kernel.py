@@ -22,7 +22,7 @@ _options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"
 
 
 @njit(**_options)
-def sum_values(conv_BHWC: Array, partial_sums_2TC: Array, start_tile: int, stop_tile: int) -> None:
+def sum_values_and_squares(conv_BHWC: Array, partial_sums_2TC: Array, start_tile: int, stop_tile: int) -> None:
     """Compute the sum and the sum of squares for each channel and tile."""
     B, H, W, C = conv_BHWC.shape
     partial_sums_2TC[:, start_tile:stop_tile] = 0
@@ -103,7 +103,7 @@ def sum_bn_gradients(
 
 
 @njit(**_options)
-def backward(
+def conv_output_gradient(
     conv_BHWC: Array,
     norm_3C: Array,
     bn_terms_2C: Array,

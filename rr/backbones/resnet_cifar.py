@@ -38,9 +38,9 @@ class CifarResNet(Backbone):
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
         """Map float (B, 3, S, S) to (B, 64) of the same dtype."""
-        return self.forward_local(images_B3SS)[0]
+        return self.forward_with_local_maps(images_B3SS)[0]
 
-    def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Return the representation (B, 64) and the feature maps (B, 16, S, S) after the first convolution block."""
         images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
         maps_BCSS = self.bn1(self.conv1(images_B3SS)).relu()

@@ -29,9 +29,9 @@ class TorchvisionResNet(Backbone):
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
         """Map float (B, 3, S, S) to (B, features) of the same dtype."""
-        return self.forward_local(images_B3SS)[0]
+        return self.forward_with_local_maps(images_B3SS)[0]
 
-    def forward_local(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Return the representation (B, features) and the feature maps (B, 64, ⌈S / 2⌉, ⌈S / 2⌉) before max pooling."""
         x = maps_BCHW = images_B3SS.contiguous(memory_format=torch.channels_last)
         for layer_name, layer in self.named_children():

@@ -1,7 +1,7 @@
 """`rr bench`: compare the speed of rr with a reference implementation of the paper, on this machine.
 
 The times are printed with their quartiles, the load of the machine and the versions of the libraries. The benchmark
-does not check that both implementations compute the same results; the tests do.
+does not check that both implementations compute the same results. The tests check this.
 """
 
 import importlib
@@ -38,16 +38,16 @@ def run_benchmark(
         parts: names of the parts. By default, all parts are run.
         as_json: whether to return JSON instead of tables.
         steps: number of timed repeats of each case.
-        threads: numbers of threads to use. By default, each part decides.
+        threads: numbers of threads to use. By default, each part has its own numbers.
         data: folder of a converted dataset, for the parts that read images. By default, images are generated.
-        smoke_test: whether to use tiny sizes, with which the times are meaningless.
+        smoke_test: whether to use tiny sizes, which check that everything runs. The times are then meaningless.
 
     Raises:
         UserError: if a part is unknown, if a number is out of range, or if the folder contains no `train.beton`.
     """
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
-        raise UserError(f"unknown part of the benchmark: {', '.join(unknown)}. The parts are {', '.join(PARTS)}")
+        raise UserError(f"unknown part of the benchmark: {unknown[0]}. Choose from {', '.join(PARTS)}")
     if steps < 1:
         raise UserError(f"--steps must be at least 1, got {steps}")
     _check_threads(threads)
@@ -65,7 +65,7 @@ def run_benchmark(
 
 
 def _run_parts(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
-    """Run the parts and return the results as JSON values."""
+    """Run the parts and return the results as values that JSON can represent."""
     # The OpenMP library reads this variable when it is loaded. The processes of both implementations inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from rr.runtime.machine import describe_machine

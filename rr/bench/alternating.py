@@ -1,4 +1,4 @@
-"""Time programs that take turns. A turn has one or several steps.
+"""Time programs that take turns. A turn consists of one or more steps.
 
 Each program runs in a separate process group, with its threads and worker processes. While one program works, the
 process groups of the others are stopped (SIGSTOP), so that none of their processes takes up CPU time, not even a data
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from rr.bench.measure import Timing, process_cpu_seconds
 
-_PREFIX = "turn "  # start of the lines in which a program reports its turns
+_PREFIX = "turn "  # prefix of the lines in which a program reports the times of its turns
 
 
 class StepGate:
@@ -33,8 +33,11 @@ class StepGate:
         self._steps = self._steps_left = steps
         self._wait()
 
-    def step_done(self, units: int = 0) -> None:
-        """Count a step. After the last step of a turn, report the time of the turn and wait for the next one."""
+    def step_done(self, _num_views: int = 0) -> None:
+        """Count a step. After the last step of a turn, report the time of the turn and wait for the next turn.
+
+        The argument is ignored. It allows using this method as a callback of the training loop.
+        """
         self._steps_left -= 1
         if self._steps_left:
             return
@@ -51,7 +54,7 @@ class StepGate:
 
 
 class WorkerProcess:
-    """A program that the benchmark starts, lets work for single turns and kills.
+    """A program that the benchmark starts, runs one turn at a time, and kills.
 
     Args:
         command: command line of the program, which must use a `StepGate`.
@@ -66,7 +69,7 @@ class WorkerProcess:
         )  # fmt: skip
 
     def run_turn(self) -> Timing:
-        """Let the program work for one turn, then stop it.
+        """Let the program work for one turn, stop it, and return the time of the turn.
 
         Raises:
             RuntimeError: if the program ends.
@@ -100,7 +103,7 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def start_workers(commands: Sequence[Sequence[str]]) -> Iterator[list[WorkerProcess]]:
-    """Start a program for each command; kill the programs at the end of the context."""
+    """Start a program for each command. Kill the programs at the end of the context."""
     workers: list[WorkerProcess] = []
     try:
         for command in commands:
@@ -116,8 +119,8 @@ def time_programs(commands: Sequence[Sequence[str]], repeats: int, warmup: int) 
 
     Args:
         commands: command line of each program.
-        repeats: number of timed turns of each program. The programs alternate.
-        warmup: number of untimed turns at the start of each program, which do not alternate.
+        repeats: number of timed turns of each program. In these turns, the programs alternate.
+        warmup: number of untimed turns of each program before the timed ones. They do not alternate.
 
     Raises:
         RuntimeError: if a program ends early.

@@ -10,7 +10,7 @@ from rr import cli
 def main() -> None:
     """Run the command line with a callback that ends the process after the first step."""
 
-    def on_step(num_views: int) -> None:
+    def exit_after_first_step(_num_views: int) -> None:
         print("first step", flush=True)
         os._exit(0)
 
@@ -18,7 +18,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import rr.pretrain
 
-    rr.pretrain.pretrain = partial(rr.pretrain.pretrain, on_step=on_step)
+    rr.pretrain.pretrain = partial(rr.pretrain.pretrain, on_step=exit_after_first_step)
     sys.argv[0] = "rr"
     cli.main()
 

@@ -77,7 +77,7 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Results of one case. The first candidate is usually rr, and the others are compared with it."""
+    """Results of one case. The first candidate, usually rr, is the one that the others are compared with."""
 
     case: str
     unit: str
@@ -88,7 +88,7 @@ class CaseResult:
 
 @dataclass
 class PartResult:
-    """Results of one part; the notes explain how they were measured and what is missing."""
+    """Results of one part. The notes explain how the times were measured and what is missing."""
 
     cases: list[CaseResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -141,7 +141,7 @@ def summarize(
         case: name of the case.
         unit: name of the unit of work, in the plural.
         threads: number of threads that were used.
-        candidates: name of each candidate and its units per repeat. The others are compared with the first.
+        candidates: name of each candidate and its units per repeat. All others are compared with the first one.
         timings: times of each candidate, one per repeat.
     """
     first_units, first_timings = candidates[0][1], timings[0]

@@ -7,24 +7,24 @@ from pathlib import Path
 import numpy as np
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_PROBE_MIB = 64  # too large for malloc to take it from freed memory that it has kept
+_PROBE_MIB = 64  # so much that malloc cannot reuse freed memory
 
 
 def measure_peak_mib(function: Callable[[], object]) -> float | None:
     """Call `function` and return by how many MiB the resident memory rose at its peak.
 
-    The result is None if the system cannot measure it.
+    The result is None if the system does not report the peak.
     """
     gc.collect()
     try:
         # Some sandboxes report the current memory as the peak, so an allocation of known size is measured first.
-        probe = _measure_rise(lambda: np.ones(_PROBE_MIB << 20, np.uint8))
-        return _measure_rise(function) if probe > _PROBE_MIB / 2 else None
+        probe = _measure_rise_mib(lambda: np.ones(_PROBE_MIB << 20, np.uint8))
+        return _measure_rise_mib(function) if probe > _PROBE_MIB / 2 else None
     except OSError:
         return None
 
 
-def _measure_rise(function: Callable[[], object]) -> float:
+def _measure_rise_mib(function: Callable[[], object]) -> float:
     _CLEAR.write_text("5")  # resets the peak to the current memory
     before = _read_kib("VmRSS")
     function()

@@ -1,4 +1,4 @@
-"""The paper's augmentation in other libraries, if they are installed (the extra `bench`)."""
+"""The paper's augmentation with other libraries, which the extra `bench` installs."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ _KORNIA_BATCH_SIZE = 512
 def make_candidates(
     images: np.ndarray, image_size: int, views: int, images_per_call: int
 ) -> tuple[list[Candidate], list[str]]:
-    """Return a candidate for each library that can be imported, and the names of the other libraries.
+    """Return a candidate for each library that can be imported, and a note on each of the other libraries.
 
     Args:
         images: uint8 (M, image_size, image_size, 3).
@@ -27,20 +27,25 @@ def make_candidates(
         views: number of views of each image.
         images_per_call: number of images that a call of a candidate processes. Kornia uses larger batches.
     """
-    candidates, missing = [], []
-    functions = {"kornia": _make_kornia, "lightly": _make_lightly, "albumentations": _make_albumentations}
+    candidates, notes = [], []
+    functions = {
+        "kornia": _make_kornia_candidate,
+        "lightly": _make_lightly_candidate,
+        "albumentations": _make_albumentations_candidate,
+    }
     for name, make in functions.items():
         if importlib.util.find_spec(name) is None:
-            missing.append(name)
+            notes.append(f"{name} is not installed. To include it, run pip install 'rr[bench]'.")
             continue
         try:
             candidates.append(make(images, image_size, views, images_per_call))
         except ImportError as error:
-            missing.append(f"{name} ({error})")
-    return candidates, missing
+            first_line = str(error).split("\n")[0]
+            notes.append(f"{name} cannot be imported: {first_line}")
+    return candidates, notes
 
 
-def _make_kornia(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+def _make_kornia_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     import kornia.augmentation as kornia
 
     augment = torch.nn.Sequential(
@@ -61,10 +66,10 @@ def _make_kornia(images: np.ndarray, image_size: int, views: int, images_per_cal
     return Candidate("kornia", make_views, batch_size)
 
 
-def _make_lightly(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+def _make_lightly_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     from lightly.transforms import SimCLRTransform
 
-    # The transform has full strength and the ranges of the paper, without blur. A call returns two views.
+    # The transform uses full strength and the ranges from the paper, but no blur. A call returns two views.
     transform = SimCLRTransform(
         input_size=image_size, cj_prob=0.8, cj_strength=1.0, cj_bright=0.8, cj_contrast=0.8, cj_sat=0.8, cj_hue=0.2,
         min_scale=0.08, random_gray_scale=0.2, gaussian_blur=0.0, hf_prob=0.5,
@@ -76,10 +81,10 @@ def _make_lightly(images: np.ndarray, image_size: int, views: int, images_per_ca
         pil_image = Image.fromarray(image)
         return [view for _ in range(calls) for view in transform(pil_image)]
 
-    return Candidate("lightly", _loop_over_images(images, images_per_call, make_views), images_per_call * calls * 2)
+    return Candidate("lightly", _cycle_through_images(images, images_per_call, make_views), images_per_call * calls * 2)
 
 
-def _make_albumentations(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
+def _make_albumentations_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     import albumentations
     import cv2
 
@@ -99,12 +104,14 @@ def _make_albumentations(images: np.ndarray, image_size: int, views: int, images
     def make_views(image: np.ndarray) -> list[Tensor]:
         return [transform(image=image)["image"] for _ in range(views)]
 
-    return Candidate("albumentations", _loop_over_images(images, images_per_call, make_views), images_per_call * views)
+    return Candidate(
+        "albumentations", _cycle_through_images(images, images_per_call, make_views), images_per_call * views
+    )
 
 
-def _loop_over_images(
+def _cycle_through_images(
     images: np.ndarray, images_per_call: int, make_views: Callable[[np.ndarray], list[Tensor]]
 ) -> Callable[[], Tensor]:
-    """Return a function whose calls make the views of the next images. After the last image follows the first."""
+    """Return a function that makes the views of the next images, and starts over after the last image."""
     next_images: Iterator[np.ndarray] = cycle(images)
     return lambda: torch.stack([view for _ in range(images_per_call) for view in make_views(next(next_images))])

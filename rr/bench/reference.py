@@ -52,13 +52,13 @@ def plain_transform(mean: ChannelValues, std: ChannelValues) -> Callable[[Image.
 
 
 class ImageDataset(Dataset[tuple[list[Tensor], int]]):
-    """Images in memory, as torchvision keeps CIFAR. An item is a list of transformed views of an image, and its label.
+    """Images in memory, as torchvision keeps CIFAR. An item is a list of views of an image, and the label.
 
     Args:
         images: uint8 (N, S, S, 3).
         labels: int64 (N,).
         transform: the augmentation.
-        views: number of views per image.
+        views: number of views per item.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class RotationModel(nn.Module):
 
 
 def build_model(method: str, num_classes: int) -> "RelationalModel | SupervisedModel | SimCLRModel | RotationModel":
-    """Return the model of a method; an unknown method gives `RotationModel`."""
+    """Return the model of a method: "relational", "supervised", "simclr" or "rotation"."""
     match method:
         case "relational":
             return RelationalModel()

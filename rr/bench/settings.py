@@ -1,4 +1,4 @@
-"""Settings of a benchmark run, and the sizes and hyperparameters of the paper that several parts use."""
+"""Settings of a benchmark run, and sizes and hyperparameters of the paper for several parts."""
 
 import os
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 DATASET = DatasetConfig(
     source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=32, mean=MEAN, std=STD
 )  # only mean and std are used
-UNLIMITED_EPOCHS = 10**6  # the benchmark stops the training
+UNLIMITED_EPOCHS = 10**6  # never reached, because the benchmark stops the training
 
 # The paper's augmentation for relational reasoning.
 AUGMENTATION = Augmentation(
@@ -47,12 +47,15 @@ class Settings:
     data: Path | None = None
     smoke_test: bool = False
 
-    def thread_counts(self, *default: int) -> tuple[int, ...]:
-        """Return the requested numbers of threads, or those of `default` that do not exceed the number of cores."""
+    def available_thread_counts(self, *defaults: int) -> tuple[int, ...]:
+        """Return the requested numbers of threads, or by default the `defaults` up to the number of cores.
+
+        If all defaults exceed the number of cores, the result is the number of cores.
+        """
         if self.threads:
             return self.threads
         cores = os.cpu_count() or 1
-        return tuple(count for count in default if count <= cores) or (cores,)
+        return tuple(count for count in defaults if count <= cores) or (cores,)
 
     def capped_repeats(self, maximum: int) -> int:
         """Return the number of timed repeats of a slow case: `steps`, but at most `maximum`."""
@@ -65,7 +68,7 @@ def num_loader_workers() -> int:
 
 
 def paper_config(method: str, views: int, batch_size: int) -> MethodConfig:
-    """Return the paper's hyperparameters of a method."""
+    """Return the config of a method with the paper's hyperparameters, without a limit on the number of epochs."""
     is_contrastive = method in ("relational", "simclr")
     common: dict[str, Any] = {
         "kind": method, "augmentation": AUGMENTATION if is_contrastive else CROP_FLIP, "views": views,

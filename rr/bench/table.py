@@ -35,7 +35,7 @@ def _format_load(load: dict[str, list[float]]) -> str:
 
 
 def _table_rows(case: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield a row per candidate. Only the first row contains the name of the case."""
+    """Yield a row of text per candidate. Only the first row contains the name of the case."""
     case_name = case["case"]
     for candidate in case["candidates"]:
         wall, ratio, cpu_ratio = candidate["wall"], candidate["ratio"], candidate["cpu_ratio"]

@@ -1,4 +1,7 @@
-"""The training programs that take turns: `python -m rr.bench.workers rr|reference TASK`, a `TrainingTask` as JSON."""
+"""The training programs that take turns.
+
+`python -m rr.bench.workers rr|reference TASK` runs one of them. TASK is a `TrainingTask` as JSON.
+"""
 
 import json
 import sys
@@ -10,7 +13,7 @@ from rr.bench.alternating import StepGate
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What to train, for both implementations.
+    """A training, described for both implementations.
 
     Attributes:
         method: name of the method.

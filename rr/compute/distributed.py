@@ -185,7 +185,7 @@ def process_group() -> Iterator[ProcessGroup]:
             yield group
         dist.destroy_process_group()
     except BaseException as error:
-        reports = _is_first_to_fail(store, group)
+        reports = _register_failure(store, group)
         if dist.is_initialized():  # otherwise torch's threads may abort this process with an exit code of their own
             dist.destroy_process_group()
         if not reports and isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
@@ -242,7 +242,7 @@ def _is_comm_error(error: RuntimeError) -> bool:
     return distributed is not None and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 
 
-def _is_first_to_fail(store: "Store | None", group: ProcessGroup) -> bool:
+def _register_failure(store: "Store | None", group: ProcessGroup) -> bool:
     """Return whether no other process has failed before; True if the store cannot be reached."""
     try:
         if store is None:

@@ -54,7 +54,7 @@ class BetonInfo:
 
 
 @contextmanager
-def _preserve_threads() -> Iterator[None]:
+def _preserve_torch_threads() -> Iterator[None]:
     """Restore torch's number of threads at the end of the block."""
     import torch
 
@@ -70,7 +70,7 @@ def _import_ffcv() -> None:
 
     The numba dictionary takes seconds to compile, but it has only two entries, and only Python code reads it.
     """
-    with _preserve_threads(), mock.patch("numba.typed.Dict", dict):
+    with _preserve_torch_threads(), mock.patch("numba.typed.Dict", dict):
         importlib.import_module("ffcv")
 
 
@@ -248,7 +248,7 @@ class Beton:
         """Yield the batches of `batches` as FFCV reads them from the file."""
         if len(order) == 0:
             return
-        with _preserve_threads():
+        with _preserve_torch_threads():
             if batch_size not in self._loaders:
                 self._loaders[batch_size] = self._make_ffcv_loader(batch_size)
             loader = self._loaders[batch_size]

@@ -1,1 +1,1 @@
-"""Evaluation protocols, one module each; `rr.evaluate.stage` runs them."""
+"""The evaluation protocols. Each protocol is a module, and `rr.evaluate.stage` runs it."""

@@ -10,14 +10,14 @@ NUM_BINS = 15  # confidence bins of the calibration error, as in Guo et al. 2017
 
 
 def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return accuracy, worst and best class accuracy, the gap between the two, and the calibration error.
+    """Return the accuracy, the accuracies of the worst and the best class, their gap, and the calibration error.
 
-    Classes without test images are left out.
+    Classes without test images are ignored.
 
     Args:
         labels: true classes, int64 (N,).
         probabilities: predicted probabilities, float (N, C). The predicted class is the one with the highest
-            probability; if several are equal, it is the first of them.
+            probability, or the first of them if several classes have it.
 
     Returns:
         The metrics by name, each in [0, 1].
@@ -35,7 +35,7 @@ def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict
 
 
 def expected_calibration_error(is_correct: np.ndarray, confidence: np.ndarray) -> float:
-    """Return the mean over images of |accuracy − mean confidence| of the confidence bin that the image is in.
+    """Return the mean of |accuracy − mean confidence| over the confidence bins, weighted by their numbers of images.
 
     See Guo et al. 2017, *On Calibration of Modern Neural Networks*, equation 3.
 
@@ -43,12 +43,12 @@ def expected_calibration_error(is_correct: np.ndarray, confidence: np.ndarray) -
         is_correct: whether each prediction is correct, bool (N,).
         confidence: probability of each predicted class, float (N,) in [0, 1].
     """
-    bins = confidence_bins(confidence)
+    bins = confidence_bin_indices(confidence)
     gaps = np.bincount(bins, is_correct.astype(np.float64) - confidence, NUM_BINS)
     return float(np.abs(gaps).sum() / len(is_correct))
 
 
-def confidence_bins(confidence: np.ndarray) -> np.ndarray:
+def confidence_bin_indices(confidence: np.ndarray) -> np.ndarray:
     """Return the index of the confidence bin of each prediction, int64 (N,).
 
     Bin b of 15, counted from 1, is the interval ((b − 1) / 15, b / 15]; the first bin includes 0.

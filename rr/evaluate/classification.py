@@ -30,16 +30,16 @@ def make_classification_result(
     Args:
         probabilities: float (N, C), for the images of `test` in file order.
         test: test split, with labels.
-        additional_metrics: metrics to report after the class metrics.
-        config: the protocol that computed the probabilities, for the error message.
+        additional_metrics: metrics to add after the class metrics.
+        config: settings of the protocol that computed the probabilities, for the error message.
 
     Raises:
         UserError: if a probability is NaN or infinite.
     """
     if not np.isfinite(probabilities).all():
         raise UserError(
-            f"{config.kind}: the predicted probabilities contain NaN or infinity: {_REMEDIES[config.kind]} of the "
-            "protocol in params.yaml"
+            f"{config.kind}: the predicted class probabilities contain NaN or infinity: {_REMEDIES[config.kind]} of "
+            "the protocol in params.yaml"
         )
     true_class_probabilities = probabilities[np.arange(len(test)), test.labels]
     lowest = np.argsort(true_class_probabilities, kind="stable")[:_NUM_EXAMPLES]

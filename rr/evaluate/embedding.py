@@ -20,7 +20,7 @@ _BATCH_SIZE = 512
 
 
 def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResult:
-    """Compute a t-SNE map and metrics of the features of up to `images` test images, sampled with the seed.
+    """Compute a t-SNE map and metrics of the features of a random sample of `config.images` test images.
 
     The metrics are `silhouette` (of the classes, by the Euclidean distance of normalized features), `alignment` of two
     augmented views and `uniformity` (Wang and Isola 2020), and `effective_rank`. The table has the coordinates x and y
@@ -44,11 +44,11 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         )
     if not 2 <= len(np.unique(labels)) < len(rows):
         is_sample = len(rows) < len(test)
-        remedy = "raise images of the protocol" if is_sample else "remove this dataset from grid.target"
+        remedy = "raise images of the protocol or " * is_sample + "remove this dataset from grid.target"
         raise UserError(
-            f"{test.path}: the silhouette needs at least two classes, one of them with at least two images, but the "
-            f"number of classes among {len(rows)} {'sampled ' * is_sample}images is {len(np.unique(labels))}: {remedy} "
-            "in params.yaml"
+            f"{test.path}: the silhouette needs at least two classes, and a class with at least two images, but the "
+            f"number of classes of {len(rows)} {'sampled ' * is_sample}images is {len(np.unique(labels))}: {remedy} in "
+            "params.yaml"
         )
     features = inputs.test_features[torch.from_numpy(rows).to(inputs.test_features.device)]
     normalized = F.normalize(features).cpu().numpy()
@@ -58,7 +58,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         silhouette = float(silhouette_score(normalized, labels))
         tsne = TSNE(perplexity=config.perplexity, init="pca", random_state=inputs.seed, n_jobs=1)
         coordinates = tsne.fit_transform(normalized)
-    first_views, second_views = _extract_two_views(inputs, config, rows)
+    first_views, second_views = _extract_features_of_two_views(inputs, config, rows)
     metrics = {
         "silhouette": silhouette,
         "alignment": alignment(first_views, second_views),
@@ -72,7 +72,9 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     )
 
 
-def _extract_two_views(inputs: EvaluationInputs, config: EmbeddingConfig, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+def _extract_features_of_two_views(
+    inputs: EvaluationInputs, config: EmbeddingConfig, rows: np.ndarray
+) -> tuple[Tensor, Tensor]:
     """Return the features of two augmented views of each test image in `rows`, float32 (R, D) each."""
     batches = []
     with torch.inference_mode():
@@ -87,14 +89,14 @@ def _extract_two_views(inputs: EvaluationInputs, config: EmbeddingConfig, rows: 
 
 
 def render_map(images: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """Return a white square with images at their coordinates, uint8 (W, W, 3).
+    """Return a white square that shows images at their map coordinates, uint8 (W, W, 3).
 
-    The square is divided into tiles of the size of an image, so images never overlap. If several images fall on one
+    The square is divided into tiles, each as large as an image, so images never overlap. If several images fall on one
     tile, only the first is shown.
 
     Args:
         images: uint8 (R, S, S, 3).
-        coordinates: float (R, 2), x to the right and y upwards, in any unit.
+        coordinates: x (to the right) and y (upwards) of each image in any unit, float (R, 2).
     """
     side = images.shape[1]
     tiles = max(2, _MAP_SIZE // side)

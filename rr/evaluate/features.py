@@ -25,8 +25,8 @@ def extract_features(
 
     Args:
         backbone: backbone in eval mode, on `device`.
-        beton: split whose images are encoded.
-        dataset: mean and standard deviation with which images are normalized.
+        beton: dataset split that contains the images.
+        dataset: configuration with the mean and the standard deviation for normalization.
         device: torch device on which to compute.
         rows: positions of the images to encode, in this order. By default, all images are encoded in file order.
     """

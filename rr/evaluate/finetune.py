@@ -24,7 +24,7 @@ def evaluate(inputs: EvaluationInputs, config: FinetuneConfig) -> ProtocolResult
     """Train a copy of the backbone with a linear classifier and test both after the last epoch.
 
     Raises:
-        UserError: if a mini-batch would have fewer than two images, or if the loss is no longer finite.
+        UserError: if a mini-batch would have fewer than two images, or if the loss or a probability is not finite.
     """
     probabilities, metrics = train_and_predict(inputs, config)
     return make_classification_result(probabilities, inputs.test, metrics, config)
@@ -34,17 +34,17 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     """Train a copy of the backbone with a linear layer and return the class probabilities of the test images.
 
     The loss is the cross-entropy. The optimizer is Adam, with one learning rate for the backbone and one for the
-    classifier. Both are multiplied by `lr_decay` at the `milestones`. Batch norm is in training mode. Each epoch uses
-    one augmented view of every image. If `label_fraction` is below 1, only that fraction of each class's training
-    images is used. If the last mini-batch has a single image, it is skipped, because batch statistics need at least
-    two.
+    classifier. Both are multiplied by `lr_decay` at the `milestones`. Batch norm layers are in training mode. Each
+    epoch uses one augmented view of every image. If `label_fraction` is below 1, only that fraction of each class's
+    training images is used. If the last mini-batch has a single image, it is skipped, because batch statistics need at
+    least two images.
 
     Returns:
         Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`
         (of the augmented images during the last epoch) and `train_images` (the number of images trained on).
 
     Raises:
-        UserError: if a mini-batch would have fewer than two images, or if the loss is no longer finite.
+        UserError: if a mini-batch would have fewer than two images, or if the loss becomes NaN or infinite.
     """
     train, device = inputs.train, inputs.device
     torch.manual_seed(inputs.seed)
@@ -52,10 +52,10 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     backbone = copy.deepcopy(inputs.backbone).requires_grad_(True).train()
     rows = np.flatnonzero(keep_label_fraction(train.labels, config.label_fraction, inputs.seed) >= 0)
     if min(len(rows), config.batch_size) < 2:
-        remedy = "raise batch_size" if config.batch_size < 2 else "use more training images, e.g. raise label_fraction"
+        remedy = "raise batch_size" if config.batch_size < 2 else "add labeled training images, or raise label_fraction"
         raise UserError(
-            f"{train.path}: finetuning needs mini-batches of at least two labeled images, got {len(rows)} labeled "
-            f"images and batch_size {config.batch_size}: {remedy} of the protocol in params.yaml"
+            f"{train.path}: finetuning needs mini-batches of at least two labeled images, but the number of labeled "
+            f"images is {len(rows)} and batch_size is {config.batch_size}: {remedy} of the protocol in params.yaml"
         )
     optimizer = torch.optim.Adam(
         [

@@ -16,14 +16,14 @@ from rr.params import DatasetConfig
 class EvaluationInputs:
     """A pretrained backbone and the two splits of the target dataset.
 
-    The features of a split are extracted on first use and cached. As in the paper, the images are not augmented, so the
-    same features serve in every epoch of a classifier.
+    The features of a split are extracted on first use and cached. As in the paper, the images are not augmented, so a
+    classifier is trained on the same features in every epoch.
 
     Attributes:
         backbone: frozen backbone in eval mode, on `device`.
         train: training split, with labels.
         test: test split, with labels.
-        dataset: mean and standard deviation with which images are normalized.
+        dataset: configuration with the mean and the standard deviation for normalization.
         num_classes: number of classes of the target dataset.
         seed: seed of all random numbers of the protocol.
         device: torch device on which to compute.
@@ -40,18 +40,19 @@ class EvaluationInputs:
     @cached_property
     def train_features(self) -> Tensor:
         """Features of the training images, float32 (N_train, D). UserError is raised if one is not finite."""
-        return self._extract(self.train)
+        return self._extract_finite_features(self.train)
 
     @cached_property
     def test_features(self) -> Tensor:
         """Features of the test images, float32 (N_test, D). UserError is raised if one is not finite."""
-        return self._extract(self.test)
+        return self._extract_finite_features(self.test)
 
-    def _extract(self, beton: Beton) -> Tensor:
+    def _extract_finite_features(self, beton: Beton) -> Tensor:
         features = extract_features(self.backbone, beton, self.dataset, self.device)
         if not features.isfinite().all():
             raise UserError(
-                f"{beton.path}: the features of these images contain NaN or infinity, because the pretraining of the "
-                "backbone has diverged: lower learning_rate of the method in params.yaml and run rr pretrain again"
+                f"{beton.path}: the backbone computes NaN or infinity for images of this split. If the backbone was "
+                "trained, lower learning_rate of its method in params.yaml and run rr pretrain again. If it was "
+                "imported, check its weights, and mean and std of the dataset in params.yaml"
             )
         return features

@@ -24,8 +24,8 @@ def evaluate(inputs: EvaluationInputs, config: KnnConfig) -> ProtocolResult:
     num_images = len(inputs.train)
     if config.neighbors > num_images:
         raise UserError(
-            f"knn: neighbors is {config.neighbors}, but there are only {num_images} training images: lower neighbors "
-            "of the protocol in params.yaml"
+            f"knn: neighbors is {config.neighbors}, but the number of training images is {num_images}: lower "
+            "neighbors of the protocol in params.yaml"
         )
     probabilities = predict_probabilities(
         inputs.train_features, inputs.train.labels, inputs.test_features, inputs.num_classes, config
@@ -39,15 +39,15 @@ def predict_probabilities(
     """Return each class's fraction of the votes for each test image, float64 (N_test, num_classes).
 
     The neighbors are the training images with the highest cosine similarity. Each votes with weight
-    exp(similarity / temperature), as is usual since Wu et al. 2018, *Unsupervised Feature Learning via Non-Parametric
-    Instance Discrimination*.
+    exp(similarity / temperature), following Wu et al. 2018, *Unsupervised Feature Learning via Non-Parametric Instance
+    Discrimination*.
 
     Args:
         train_features: float32 (N, D).
         train_labels: int64 (N,).
         test_features: float32 (N_test, D).
         num_classes: number of classes.
-        config: number of neighbors and temperature.
+        config: settings with the number of neighbors and the temperature.
     """
     gallery = F.normalize(train_features)
     labels = torch.from_numpy(train_labels).to(gallery.device)

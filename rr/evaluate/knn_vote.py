@@ -18,6 +18,6 @@ def knn_vote(similarity: Tensor, labels: Tensor, num_classes: int, num_neighbors
     """
     cosine, nearest = similarity.topk(num_neighbors)
     votes = torch.zeros(len(similarity), num_classes, device=similarity.device, dtype=torch.float64)
-    # Subtracting the largest similarity prevents overflow, and prevents that all votes of a query underflow to 0.
+    # Subtracting the largest similarity prevents overflow. The largest vote of a query is then 1, so the sum is not 0.
     votes.scatter_add_(1, labels[nearest], ((cosine.double() - cosine[:, :1].double()) / temperature).exp())
     return votes / votes.sum(1, keepdim=True)

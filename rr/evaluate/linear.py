@@ -46,9 +46,9 @@ def train_and_predict(
         train_labels: int64 (N,).
         test_features: float32 (N_test, D).
         test_labels: int64 (N_test,).
-        config: label fraction, epochs, batch size and learning rate.
+        config: settings with the label fraction, the number of epochs, the batch size and the learning rate.
         num_classes: number of classes.
-        seed: seed of the initial weights, of the order of the images and of the choice of labels to keep.
+        seed: seed of the initial weights, the order of the images and the choice of labels to keep.
 
     Returns:
         Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`

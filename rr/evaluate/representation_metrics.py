@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def effective_rank(features: Tensor) -> float:
-    """Return the effective rank of the features: how many directions they use, from 1 to D.
+    """Return the effective rank of the features, a measure of how many directions they use, from 1 to D.
 
     It is the exponential of the entropy of the normalized singular values of the centered features (Roy and Vetterli
     2007, *The effective rank*). Identical features have rank 1.

@@ -11,11 +11,12 @@ class ProtocolResult:
     """Result of one protocol on a target dataset.
 
     Attributes:
-        metrics: metrics by name, for `metrics.json`. The names never change. Accuracies and rates are in [0, 1].
-        rows: positions in the test split of the images that are the rows of the table, int64 (R,).
+        metrics: metrics by name, for `metrics.json`. Their names are part of the file format. Accuracies and
+            rates are in [0, 1].
+        rows: position in the test split of the image in each row of the table, int64 (R,).
         columns: additional columns of the table by name, each with R values.
         examples: an image that illustrates the result, uint8 (H, W, 3).
-        predictions: predicted class of each row, int64 (R,), or None if the protocol predicts no classes.
+        predictions: predicted class of the image in each row, int64 (R,), or None if the protocol predicts no classes.
     """
 
     metrics: dict[str, float]

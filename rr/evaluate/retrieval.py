@@ -34,8 +34,8 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     Images with equal similarity are ranked in file order. The average precision gives them the same rank, as in
     scikit-learn.
 
-    The example image has a row for the first test image of each class, with at most 10 rows. A row shows the query and
-    its 10 nearest training images, with a green frame if the class is the same and a red frame otherwise.
+    The example image has a row for the first test image of each class, up to 10 rows. A row shows the query and its 10
+    nearest training images. An image of the same class has a green frame, and any other has a red frame.
 
     Raises:
         UserError: if a cutoff exceeds the number of training images, or if the features are not finite.
@@ -44,8 +44,8 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     max_cutoff = max(config.cutoffs)
     if max_cutoff > len(train):
         raise UserError(
-            f"retrieval: the cutoff {max_cutoff} exceeds the number of training images ({len(train)}): lower cutoffs "
-            "of the protocol in params.yaml"
+            f"retrieval: the cutoff {max_cutoff} exceeds the number of training images ({len(train)}): lower the "
+            "cutoffs of the protocol in params.yaml"
         )
     num_neighbors = min(max(max_cutoff, _EXAMPLE_NEIGHBORS), len(train))
     nearest, similarity, average_precision = rank_gallery(
@@ -83,19 +83,19 @@ def rank_gallery(
     *,
     euclidean: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each query's nearest gallery images, their similarity, and the average precision of the ranking.
+    """Return the nearest gallery images of each query, their similarities, and the average precision of each ranking.
 
     Args:
         gallery: features, float32 (N, D).
         gallery_labels: int64 (N,).
         queries: features, float32 (Q, D).
         query_labels: int64 (Q,).
-        num_neighbors: how many images to return for each query.
-        euclidean: whether the similarity is the negative squared Euclidean distance instead of the cosine.
+        num_neighbors: number of images to return for each query.
+        euclidean: whether to use the negative squared Euclidean distance as similarity instead of the cosine.
 
     Returns:
-        Row numbers of the nearest images in the gallery, int64 (Q, num_neighbors); their similarity, float32 (Q,
-        num_neighbors); and the average precision of each query, float64 (Q,).
+        Gallery rows of the nearest images, int64 (Q, num_neighbors); their similarities, float32 (Q, num_neighbors);
+        and the average precision of each query, float64 (Q,).
     """
     if not euclidean:
         gallery, queries = F.normalize(gallery), F.normalize(queries)
@@ -119,7 +119,7 @@ def rank_gallery(
 
 def _rank_queries(
     scores: np.ndarray,
-    labels: np.ndarray,
+    query_labels: np.ndarray,
     rows_by_class: dict[int, np.ndarray],
     nearest: np.ndarray,
     similarity: np.ndarray,
@@ -127,18 +127,18 @@ def _rank_queries(
     start: int,
     stop: int,
 ) -> None:
-    """Rank the gallery for the queries from `start` up to `stop` and write the results into the last three arrays.
+    """Rank the gallery for the queries from `start` to `stop` − 1.
 
-    Sorting the scores is several times as fast as sorting their positions (argsort).
+    Write the results into `nearest`, `similarity` and `average_precision`.
     """
     num_neighbors = nearest.shape[1]
     for query in range(start, stop):
         row = scores[query]
-        ascending = np.sort(row)
+        ascending = np.sort(row)  # several times as fast as argsort
         candidates = np.flatnonzero(row >= ascending[-num_neighbors])
         order = candidates[np.argsort(-row[candidates], kind="stable")[:num_neighbors]]
         nearest[query], similarity[query] = order, row[order]
-        relevant = np.sort(row[rows_by_class[int(labels[query])]])
+        relevant = np.sort(row[rows_by_class[int(query_labels[query])]])
         # Count, for each relevant image, the images that score at least as high, and the relevant ones among them.
         num_at_least = len(ascending) - np.searchsorted(ascending, relevant)
         num_relevant_at_least = len(relevant) - np.searchsorted(relevant, relevant)

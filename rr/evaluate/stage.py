@@ -41,7 +41,7 @@ class Target:
 
     Attributes:
         dataset: the dataset's section of params.yaml.
-        betons: the beton of each split, "train" and "test".
+        betons: path of the beton of each split, "train" and "test".
         class_names: names of the classes by label; empty if the dataset has no labels.
     """
 
@@ -55,15 +55,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate the pretrained backbone of `run` on `target` and write the results to the paths of `run`.
 
-    The results are the metrics (flat JSON), a table with a row per test image (Parquet), the true and predicted
-    classes (CSV) and an image of examples (PNG).
+    The results are the metrics (flat JSON), a table with a row per image (Parquet), the true and predicted classes
+    (CSV) and an image of examples (PNG).
 
     Returns:
         The metrics.
 
     Raises:
         UserError: if the target has images without labels, if the test split has a class without training images, if
-            the weights are not a valid backbone file, or if the protocol cannot be applied.
+            the weights are not a valid backbone file, or if the settings of the protocol do not suit the dataset.
     """
     backbone = load_backbone(run.pretraining.weights).to(device)
     train, test = (_open_split(target, split, threads) for split in ("train", "test"))
@@ -71,7 +71,7 @@ def evaluate(
     if missing:
         raise UserError(
             f"{train.path}: the test split contains classes without training images: {', '.join(missing)}. Add "
-            "training images of these classes, or remove their test images"
+            "training images of these classes to the dataset, or remove their test images"
         )
     inputs = EvaluationInputs(backbone, train, test, target.dataset, len(target.class_names), seed, device)
     result = PROTOCOLS[protocol.kind](inputs, protocol)
@@ -79,7 +79,7 @@ def evaluate(
     table = pa.table({"index": test.index[result.rows], "label": test.labels[result.rows], **result.columns})
     with atomic_write(run.predictions) as temporary:
         pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(target.class_names)}), temporary)
-    write_text(run.confusion, _format_confusion(target.class_names, test.labels[result.rows], result.predictions))
+    write_text(run.confusion, _format_confusion_csv(target.class_names, test.labels[result.rows], result.predictions))
     write_png(result.examples, run.examples)
     write_text(run.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
@@ -95,7 +95,7 @@ def _open_split(target: Target, split: str, threads: int) -> Beton:
     return beton
 
 
-def _format_confusion(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:
+def _format_confusion_csv(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:
     """Return the true and the predicted class name of each image as CSV.
 
     If `predictions` is None, the CSV consists only of the header.

@@ -48,7 +48,7 @@ def import_backbone(file: Path, backbone_name: str, output: Path | None = None) 
         raise UserError(f"--output {output} is {kind}: give the path of another file")
     state = {_convert_key(key): value for key, value in _load_state_dict(file).items()}
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}  # the classifier
-    if problem := _find_mismatch(backbone_name, state):
+    if problem := _describe_mismatch(backbone_name, state):
         raise UserError(f"the weights in {file} do not match {backbone_name}: {problem}; {_suggest_backbone(state)}")
     backbone = backbones.build(backbone_name)
     backbone.load_state_dict(backbone.state_dict() | state)
@@ -116,7 +116,7 @@ def _convert_key(key: str) -> str:
     return f"blocks.{int(conv4[1]) - 1}.{('conv', 'bn').index(conv4[2])}.{conv4[3]}" if conv4 else key
 
 
-def _find_mismatch(backbone_name: str, state: dict[str, Tensor]) -> str | None:
+def _describe_mismatch(backbone_name: str, state: dict[str, Tensor]) -> str | None:
     """Return why `state` does not match the backbone, or None if it does. `num_batches_tracked` is optional."""
     with torch.device("meta"):
         expected = backbones.build(backbone_name).state_dict()
@@ -137,7 +137,7 @@ def _describe_tensor(value: Tensor) -> str:
 
 def _suggest_backbone(state: dict[str, Tensor]) -> str:
     """Return the end of an error message, which names the backbones that `state` matches."""
-    matches = [name for name in get_args(BackboneName) if _find_mismatch(name, state) is None]
+    matches = [name for name in get_args(BackboneName) if _describe_mismatch(name, state) is None]
     if matches:
         return f"use --backbone {' or '.join(matches)}"
     return f"only weights of the following backbones can be imported: {', '.join(get_args(BackboneName))}"

@@ -34,7 +34,7 @@ def embed(
         UserError: if `output` is a folder, the weights file or named like an image, if the folder has no images, if an
             image cannot be read (unless `on_unreadable` is "skip"), or if the backbone cannot be loaded.
     """
-    check_output("--output", output, weights)
+    check_output_path("--output", output, weights)
     images = list_images(folder)
     extractor = load_feature_extractor(weights, dataset, device)
     count = write_index(output, extractor, folder, embed_batches(extractor, images, on_unreadable))
@@ -61,7 +61,7 @@ def embed_batches(
             progress.advance(attempted)
 
 
-def check_output(option: str, output: Path, weights: Path) -> None:
+def check_output_path(option: str, output: Path, weights: Path) -> None:
     """Raise UserError if `output` is a folder, the weights file or named like an image; `option` is for the message."""
     if output.is_dir():
         problem = "a folder"

@@ -40,7 +40,7 @@ class StaleIndex(Exception):
     """Raised if an index is damaged or was written with other settings. The message follows the path in a sentence."""
 
 
-def default_path(extractor: FeatureExtractor, folder: Path) -> Path:
+def default_index_path(extractor: FeatureExtractor, folder: Path) -> Path:
     """Return the default path of the index of `folder`."""
     key = json_sha256([extractor.metadata, path_to_text(folder.resolve())])
     return paths.gallery_index(key[:32])

@@ -22,10 +22,10 @@ def render_page(results: Sequence[QueryResult]) -> str:
         UserError: if an image can no longer be read.
     """
     template = make_jinja_environment(Path(__file__).parent, autoescape=True).get_template("page.html")
-    return template.render(results=results, make_thumbnail=make_thumbnail, display_path=display_path)
+    return template.render(results=results, make_thumbnail=make_thumbnail_uri, display_path=display_path)
 
 
-def make_thumbnail(path: Path) -> str:
+def make_thumbnail_uri(path: Path) -> str:
     """Return a thumbnail of an image file, at most 256 pixels wide and high, as a data URI."""
     image = Image.fromarray(read_image(path))
     image.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))

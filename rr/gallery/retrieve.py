@@ -13,7 +13,7 @@ import numpy as np
 from rr.data.raw import UnreadablePolicy
 from rr.errors import UserError
 from rr.gallery import index
-from rr.gallery.embed import check_output, embed_batches
+from rr.gallery.embed import check_output_path, embed_batches
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.images import ImageFile, display_path, list_images, read_image
 from rr.gallery.index import CachedVectors, ImageVectors
@@ -60,14 +60,14 @@ def retrieve(
         if not query.is_file():
             raise UserError(f"{display_path(query)} is not an existing file: give the path of an image")
     if page_path:
-        check_output("--output", page_path, weights)
+        check_output_path("--output", page_path, weights)
     if index_path:
-        check_output("--index", index_path, weights)
+        check_output_path("--index", index_path, weights)
         if index.is_foreign_file(index_path):
             raise UserError(f"--index {index_path}: this file exists and is not an index: give another path")
     images = list_images(folder)
     extractor = load_feature_extractor(weights, dataset, device)
-    index_path = index_path or index.default_path(extractor, folder)
+    index_path = index_path or index.default_index_path(extractor, folder)
     start = time.perf_counter()
     queries_QD = extractor.extract(np.stack([read_image(query, extractor.image_size) for query in queries]))
     seconds = time.perf_counter() - start

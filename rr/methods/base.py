@@ -25,9 +25,9 @@ class Method(nn.Module):
             smaller are rejected.
         drop_last: whether the last mini-batch of an epoch is left out if it is smaller than the others.
         label_fraction: the fraction of each class's training labels that `loss` receives.
-        supports_data_parallel: whether several processes can share a mini-batch. This requires that `loss` uses the
-            views only through `self.backbone(views)`: each process encodes the views of its own images, and the
-            backbone returns the representations of all images.
+        supports_data_parallel: whether several processes can share a mini-batch. This requires that `loss` passes the
+            views to the backbone, or to a copy of it, and uses them for nothing else: each process encodes the views of
+            its own images, and the backbone returns the representations of all images.
     """
 
     min_batch_size = 2
@@ -61,7 +61,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def count_pairs(self, num_images: int) -> int:
-        """Return the number of pairs of representations that the loss of a mini-batch compares, or 0."""
+        """Return the number of pairs of representations that the loss of a mini-batch compares (by default, 0)."""
         return 0
 
     def sample_random_inputs(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -69,7 +69,7 @@ class Method(nn.Module):
         return ()
 
     def update_pseudo_labels(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor | None:
-        """Compute labels that replace those of the dataset in the coming epoch, if the method uses such labels.
+        """Compute the labels that replace those of the dataset in the next epoch, if the method uses such labels.
 
         The training loop calls this before each epoch, in eval mode. It does not call this again if it continues an
         epoch from a checkpoint, because the checkpoint contains the labels.

@@ -32,9 +32,10 @@ class BYOL(Method):
         self._update_average = get_ema_multi_avg_fn(config.momentum)
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return `byol_loss` between each view's prediction and the target's projection of the other view.
+        """Return the `byol_loss` of each view's prediction and the target network's projection of the other view.
 
-        Both views pass through each network as one batch. The accuracy is that of the online projections.
+        Both views pass through each network as one batch. The accuracy is computed from the projections of the online
+        network.
         """
         projection_VD = self.projector(self.backbone(views))
         prediction_VD = self.predictor(projection_VD)
@@ -45,17 +46,18 @@ class BYOL(Method):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Set the target's parameters to momentum · target + (1 - momentum) · online (equation 1)."""
+        """Set the target network's parameters to momentum · target + (1 - momentum) · online (equation 1)."""
         online = [*self.backbone.parameters(), *self.projector.parameters()]
-        self._update_average(list(self.target.parameters()), online, 0)  # this average does not depend on the step
+        # The last argument, the number of steps, does not affect this average.
+        self._update_average(list(self.target.parameters()), online, 0)
 
 
 def byol_loss(prediction_VD: Tensor, target_VD: Tensor) -> Tensor:
     """Return the mean of 2 - 2 cosine(prediction, target) over the rows.
 
-    It is the squared distance of the normalized vectors (equation 2): 0 for equal directions and 4 for opposite ones.
-    The BYOL paper adds the losses of the two views, whereas this function averages them. If the targets require a
-    gradient, they receive one.
+    Each term is the squared distance between the normalized vectors (equation 2): 0 for equal directions and 4 for
+    opposite ones. The BYOL paper adds the losses of the two views, whereas this function averages them. The targets
+    also receive a gradient if they require one.
 
     Args:
         prediction_VD: predictions, float (V, D).

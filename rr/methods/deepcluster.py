@@ -18,15 +18,16 @@ from rr.params import DeepClusterConfig
 
 INIT_STD = 0.01  # standard deviation of the new weights of the last layer
 HALVE_PCA_FROM = 512  # whitening keeps half of the principal components if the representation has at least this size
-SAMPLE_SIZE, SAMPLES_PER_CLUSTER = 10_000, 10  # the larger sample of the two initializes k-means
-RANK_TOLERANCE = 1e-5  # principal components of a smaller relative standard deviation may be float32 rounding errors
+# k-means is initialized on a sample of this many images, or of this many per cluster if that is more.
+SAMPLE_SIZE, SAMPLES_PER_CLUSTER = 10_000, 10
+RANK_TOLERANCE = 1e-5  # a principal component with a smaller relative standard deviation may be a rounding error
 
 
 class DeepCluster(Method):
-    """Train a backbone and a projector with cross-entropy over clusters, which are computed before every epoch.
+    """Train a backbone and a projector to predict clusters, which are computed again before every epoch.
 
-    The paper's code clusters the features of randomly augmented images, which contradicts its own comment. Here, the
-    features are those of the images without augmentation, and k-means is initialized on a sample (see `cluster`).
+    The paper's code clusters the features of randomly augmented images, which contradicts a comment in that code. Here,
+    the features are those of the images without augmentation, and k-means is initialized on a sample (see `cluster`).
     """
 
     cluster_weights_C: Tensor  # a buffer, so that a checkpoint within an epoch contains it
@@ -48,14 +49,15 @@ class DeepCluster(Method):
         self.config = config
         if config.clusters_per == "class" and num_classes < 1:
             raise UserError(
-                "deepcluster: clusters_per is 'class', but this dataset has no classes: in params.yaml, set "
-                "clusters_per: dataset, and clusters to the total number of clusters"
+                "the deepcluster method cannot use clusters_per: class, because this dataset has no classes: in "
+                "params.yaml, set clusters_per: dataset, and set clusters to the total number of clusters"
             )
         self.num_clusters = config.clusters * (num_classes if config.clusters_per == "class" else 1)
         if self.num_clusters > num_images:
             raise UserError(
-                f"deepcluster: {self.num_clusters} clusters are more than the {num_images} training images: lower "
-                "the method's number of clusters in params.yaml"
+                f"the deepcluster method needs at least one training image for each cluster, but there are "
+                f"{self.num_clusters:,} clusters and {num_images:,} training images: lower the method's clusters in "
+                "params.yaml, or use a larger dataset"
             )
         self.head = build_projector(self.features, config.hidden_dim, self.num_clusters)
         self.register_buffer("cluster_weights_C", torch.ones(self.num_clusters))
@@ -69,10 +71,10 @@ class DeepCluster(Method):
         return loss, {"accuracy": (correct, len(labels))}
 
     def update_pseudo_labels(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor:
-        """Compute the clusters and their weights, and initialize the last layer again.
+        """Compute the clusters and their weights, and reinitialize the last layer.
 
-        The last layer starts again because the numbering of the clusters has changed. The weight of a cluster is one
-        minus the fraction of the images that it contains (the "inverse frequency" of the paper's code).
+        The last layer is reinitialized because the new clusters are numbered differently. The weight of a cluster is
+        one minus the fraction of the images that it contains (the "inverse frequency" of the paper's code).
 
         Returns:
             The cluster of each image, int64 (N,).
@@ -82,7 +84,7 @@ class DeepCluster(Method):
         points_NP = F.normalize(whiten(features_ND, num_components))
         labels = torch.from_numpy(cluster(points_NP.numpy(), self.num_clusters, self.config, seed))
         fraction_C = torch.bincount(labels, minlength=self.num_clusters) / len(labels)
-        # The bound applies only if one cluster has all images (constant features). Weight 0 would make the loss 0 / 0.
+        # A cluster that contains all images (if features are constant) would get weight 0, and the loss would be 0 / 0.
         self.cluster_weights_C.copy_((1 - fraction_C).clamp(min=1 / len(labels)))
         last: nn.Linear = self.head[-1]  # type: ignore[assignment]
         with torch.no_grad():
@@ -92,10 +94,14 @@ class DeepCluster(Method):
 
 
 def whiten(features_ND: Tensor, num_components: int) -> Tensor:
-    """Return the first principal components of features on the CPU, each with mean 0 and variance 1.
+    """Return the first principal components of the features, each scaled to mean 0 and variance 1.
 
-    Components without variance are 0. They occur if units are constant or redundant, or if there are fewer images than
-    units. The computation is in float64.
+    Components without variance are 0. They occur if some of the D features are constant or redundant, or if there are
+    fewer images than features. The computation is in float64.
+
+    Args:
+        features_ND: float (N, D), on the CPU.
+        num_components: number of components to return, at most D.
 
     Returns:
         float32 (N, num_components), in descending order of the original variances.
@@ -112,7 +118,7 @@ def whiten(features_ND: Tensor, num_components: int) -> Tensor:
 def cluster(points_NP: np.ndarray, num_clusters: int, config: DeepClusterConfig, seed: int) -> np.ndarray:
     """Assign each point to a cluster with scikit-learn's k-means (k-means++).
 
-    The `n_init` runs use a random sample of 10,000 points (or 10 per cluster, if that is more). Only the best run
+    The `n_init` runs use a random sample of 10,000 points (or 10 per cluster, if that is more). Only the best of them
     continues with all points. For 100 clusters of 50,000 points in 64 dimensions, five runs of at most 30 iterations
     then take 1.2 s instead of 4.4 s, and the within-cluster sum of squares is equal to four digits. For 1,000 clusters,
     they take 10 s instead of about 70 s, and the sum is 0.2 % larger. Equal seeds give identical results.
@@ -120,7 +126,7 @@ def cluster(points_NP: np.ndarray, num_clusters: int, config: DeepClusterConfig,
     Args:
         points_NP: the points, float32 (N, P).
         num_clusters: number of clusters.
-        config: the source of `n_init` and `max_iter`.
+        config: the hyperparameters, of which only `n_init` and `max_iter` are used.
         seed: seed of the sample and of k-means.
 
     Returns:
@@ -128,9 +134,9 @@ def cluster(points_NP: np.ndarray, num_clusters: int, config: DeepClusterConfig,
     """
     options = {"n_clusters": num_clusters, "max_iter": config.max_iter, "random_state": seed}
     sample_size = max(SAMPLE_SIZE, SAMPLES_PER_CLUSTER * num_clusters)
-    # One thread, because several threads add up the centers in the order in which they finish. BLAS threads are also
-    # slow on matrices this small: a run with 1,000 clusters took 5 s with one thread, and 205 s with two threads on a
-    # busy machine.
+    # Use one thread, because several threads add up the centers in the order in which they finish. BLAS threads are
+    # also slow on matrices this small: a run with 1,000 clusters took 5 s with one thread, and 205 s with two threads
+    # on a busy machine.
     with threadpool_limits(1):
         if len(points_NP) <= sample_size:
             result = KMeans(n_init=config.n_init, **options).fit(points_NP)

@@ -11,7 +11,7 @@ from rr.runtime.hashing import file_sha256
 
 
 def load_imported_method(config: ImportedConfig, backbone: Backbone) -> Method:
-    """Load the weights of a file written by `rr import` into `backbone`, and return a method without training.
+    """Load the weights from a file of `rr import` into `backbone`, and return a method that is not trained.
 
     Args:
         config: the path of the file and its SHA-256.
@@ -28,13 +28,13 @@ def load_imported_method(config: ImportedConfig, backbone: Backbone) -> Method:
     if sha256 != config.sha256:
         raise UserError(
             f"{path}: the SHA-256 of the file is {sha256}, but the method's sha256 in params.yaml is {config.sha256}: "
-            "restore the file, or correct sha256"
+            "restore the file, or set the method's sha256 to that of the file"
         )
     loaded = load_backbone(path)
     if loaded.name != backbone.name:
         raise UserError(
-            f"{path} contains a {loaded.name}, but the backbone of this run is {backbone.name}: run the method with "
-            f"backbone {loaded.name}"
+            f"{path} contains weights of {loaded.name}, but the backbone of this run is {backbone.name}: run the "
+            f"method with backbone {loaded.name}"
         )
     backbone.load_state_dict(loaded.state_dict())
     return Method(backbone)

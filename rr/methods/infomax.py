@@ -16,15 +16,16 @@ PRIOR_HIDDEN_DIMS = (512, 128)
 class InfoMax(Method):
     """Train a backbone, a local discriminator and a prior discriminator: DIM(L), as in the paper's code.
 
-    One thing differs: in that code, the encoder helps the prior discriminator. Here, the encoder is trained against the
-    prior discriminator, as in Hjelm et al., so that the representations become uniform in [0, 1]^D.
+    It differs from that code in one respect: there, the encoder helps the prior discriminator. Here, the encoder is
+    trained against the prior discriminator, as in Hjelm et al., so that the distribution of the representations becomes
+    uniform in [0, 1]^D.
     """
 
     drop_last = True
     supports_data_parallel = False  # the local discriminator pairs each image with another image's feature map
 
     def __init__(self, config: InfoMaxConfig, backbone: Backbone) -> None:
-        """Create both discriminators. `backbone` must have `local_channels` and `forward_local`."""
+        """Create both discriminators."""
         super().__init__(backbone, config.learning_rate)
         self.config = config
         self.local_discriminator = LocalDiscriminator(self.features, backbone.local_channels)
@@ -39,7 +40,7 @@ class InfoMax(Method):
         The accuracy is that of the local discriminator over positive and negative pairs.
         """
         (prior_MD,) = random_inputs
-        y_MD, maps_MCHW = self.backbone.forward_local(views)
+        y_MD, maps_MCHW = self.backbone.forward_with_local_maps(views)
         positive_MHW, negative_MHW = self.local_discriminator(y_MD, maps_MCHW)
         local_loss = jsd_loss(positive_MHW, negative_MHW)
         # One optimizer minimizes this loss for both networks, so the encoder receives the negated prior gradient.
@@ -48,7 +49,7 @@ class InfoMax(Method):
         return local_loss + self.config.prior_weight * prior_loss, {"accuracy": (correct, 2 * positive_MHW.numel())}
 
     def sample_random_inputs(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Sample the prior: uniform in [0, 1), float32 (M, D)."""
+        """Return M samples of the prior, which is uniform in [0, 1)^D: float32 (M, D)."""
         return (torch.rand(num_images, self.features, generator=generator),)
 
 
@@ -72,8 +73,8 @@ class LocalDiscriminator(nn.Module):
         """Return the logits of positive and negative pairs, (M, H, W) each.
 
         A positive pair is the representation y of image m and the map of image m. A negative pair is y of image m and
-        the map of image m + 1 (for the last image, the first map). Negative logits are in the row of their map, so row
-        m + 1 contains the logits for y of image m.
+        the map of image m + 1 (for the last image, the first map). The logits of a negative pair are in the row of its
+        map, so row m + 1 contains the logits for y of image m.
         """
         # The first layer is linear in y and in the maps. It is applied to y once per image and to the maps once per
         # position, so the tiled concatenation is never built. y is rolled instead of the maps, so that positives and

@@ -28,7 +28,7 @@ class RelationalReasoning(Method):
 
     The paper does not publish how its semi-supervised runs use labels. Here, the positive partner of a labeled image is
     a random image of the mini-batch with the same label, possibly the image itself. The negative partner is an image
-    without the same label.
+    that does not have the same label.
     """
 
     def __init__(self, config: RelationalConfig, backbone: Backbone) -> None:
@@ -47,7 +47,7 @@ class RelationalReasoning(Method):
                 self.head = build_projector(self.features, *ENCODER_DIMS)
 
     def count_pairs(self, num_images: int) -> int:
-        """Return the number of pairs, P = M(K² − K): half are positive. A single image has only the positive half."""
+        """Return the number of pairs: P = M(K² − K), half of them positive, or only the positive half for one image."""
         K = self.config.views
         return num_images * (K * K - K) // (1 if num_images > 1 else 2)
 
@@ -55,8 +55,8 @@ class RelationalReasoning(Method):
         """Sample the random numbers that determine the partners, for Q = K(K − 1)/2 pairs of views.
 
         Returns:
-            The rows of the negative partners, int64 (Q, M), if negatives are random. Then, if labels are used, uniform
-            numbers in [0, 1) for positive and for negative partners, float32 (2, Q, M).
+            If negatives are random: the rows of the negative partners, int64 (Q, M). Then, if labels are used: uniform
+            numbers in [0, 1) for the positive and the negative partners, float32 (2, Q, M).
         """
         K = self.config.views
         random_inputs: tuple[Tensor, ...] = ()
@@ -110,7 +110,7 @@ def mutual_information_bound(stats: PairStatistics) -> Tensor:
 
     The divergence between the joint distribution of two views and the product of their marginals is between 0 and 1
     bit. It is 0 if the views are independent, and 1 if one view identifies the image of the other. The bound is
-    negative if the head predicts worse than a constant. It is computed on the pairs that the head is trained on, so it
+    negative if the head predicts worse than a constant. It is computed on the pairs on which the head is trained, so it
     is an estimate that may exceed the true value.
 
     With labels, positive pairs share a class, but not always an image. The bound then refers to the information that

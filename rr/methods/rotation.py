@@ -1,4 +1,4 @@
-"""RotationNet: predict by which multiple of 90 degrees a view was rotated (Gidaris et al., ICLR 2018)."""
+"""RotationNet: predict whether a view was rotated by 0, 90, 180 or 270 degrees (Gidaris et al., ICLR 2018)."""
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,8 @@ class RotationNet(Method):
         """Return the mean cross-entropy of the 4·K·M rotated views, in at least float32 even under autocast."""
         rotated, _ = rotate_four_ways(views)
         logits = self.classifier(self.backbone(rotated))
-        # `rotate_four_ways` may return too few labels: the logits are those of all processes that share a mini-batch.
+        # The labels from `rotate_four_ways` are only those of the views of this process. If several processes share the
+        # mini-batch, the logits are those of all its views.
         targets = _rotation_labels(logits)
         correct = (logits.detach().argmax(1) == targets).sum()
         return F.cross_entropy(at_least_float32(logits), targets), {"accuracy": (correct, len(targets))}
@@ -39,7 +40,7 @@ def rotate_four_ways(views: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The rotated views (4N, 3, S, S) in channels_last memory format: first all views rotated by 0 degrees, then all
-        rotated by 90 degrees, and so on. Also the number of quarter turns of each, int64 (4N,).
+        rotated by 90 degrees, and so on. Also the label of each, which is its number of quarter turns, int64 (4N,).
 
     Raises:
         RuntimeError: if the images are not square.
@@ -50,5 +51,6 @@ def rotate_four_ways(views: Tensor) -> tuple[Tensor, Tensor]:
     return rotated, _rotation_labels(rotated)
 
 
-def _rotation_labels(rotated: Tensor) -> Tensor:
-    return torch.arange(len(rotated), device=rotated.device) // (len(rotated) // NUM_ROTATIONS)
+def _rotation_labels(rows: Tensor) -> Tensor:
+    """Return the label of each row, int64. The order of the rows is that of `rotate_four_ways`."""
+    return torch.arange(len(rows), device=rows.device) // (len(rows) // NUM_ROTATIONS)

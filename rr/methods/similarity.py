@@ -22,10 +22,10 @@ def check_view_shapes(first_MD: Tensor, second_MD: Tensor, min_images: int = 1) 
 
 
 def cosines_of_all_view_pairs(first_MD: Tensor, second_MD: Tensor) -> Tensor:
-    """Return the cosine similarity of every row with every other row, (2M, 2M), and -inf on the diagonal.
+    """Return the cosine similarity of every view to every other view, (2M, 2M), with -inf on the diagonal.
 
-    The cosine of a row of zeros is 0. The result is float32 (float64 for float64 input) even under autocast, because
-    bfloat16 would keep only three digits of a cosine.
+    The cosine similarity to a row of zeros is 0. The result is float32 (float64 for float64 input) even under autocast,
+    because bfloat16 would keep only three digits of a cosine.
 
     Raises:
         ValueError: if the shapes differ or are not (M, D).
@@ -40,12 +40,12 @@ def cosines_of_all_view_pairs(first_MD: Tensor, second_MD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def count_nearest_matches(first_MD: Tensor, second_MD: Tensor) -> tuple[Tensor, int]:
-    """Count the rows whose most similar row is the other view of the same image.
+    """Count the views whose most similar view shows the same image, and return this count and the number of views.
 
-    If several rows are equally similar, the first of them counts as the most similar.
+    If several views are equally similar, the first of them counts as the most similar.
 
     Returns:
-        The count, int64 0-d on the device of the input, and the number of rows 2M.
+        The count, int64 0-d on the device of the input, and the number of views, 2M.
 
     Raises:
         ValueError: if the shapes differ or are not (M, D).

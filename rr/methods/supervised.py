@@ -47,7 +47,7 @@ class Supervised(Method):
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
         """Return SGD, and a scheduler that multiplies the learning rate by `lr_decay` at each milestone.
 
-        Milestones are fractions of the number of epochs. They are rounded to whole epochs, at least one.
+        Milestones are fractions of the number of epochs. They are rounded to whole epochs, but never to 0.
         """
         config = self.config
         optimizer = torch.optim.SGD(self.parameters(), config.learning_rate, config.momentum, fused=True)

@@ -38,7 +38,8 @@ def vicreg_loss(
 
     - invariance: the mean squared difference of the two views, over M and D.
     - variance: the mean of max(0, 1 - standard deviation) over D, averaged over both views.
-    - covariance: the sum of the squared covariances of different dimensions divided by D, summed over both views.
+    - covariance: the sum of the squared covariances of all pairs of different dimensions, divided by D and summed over
+      both views.
 
     Args:
         first_MD: embeddings of the first view, float (M, D).

@@ -60,10 +60,10 @@ def save_checkpoint(
     optimizer: Optimizer,
     scheduler: LRScheduler | None,
 ) -> None:
-    """Write a checkpoint atomically, and keep the one before it as `paths.previous_checkpoint`.
+    """Write a checkpoint atomically, and keep the one before it as `paths.previous_checkpoint(path)`.
 
-    A state with infinite or NaN values is not written. The last good checkpoint then remains, and the training loop
-    raises an error.
+    If a weight or a metric is NaN or infinite, nothing is written. The last good checkpoint then remains, and the
+    training loop raises an error.
     """
     if not all_finite(method) or any(not torch.isfinite(total).all() for total in state.metric_sums.values()):
         return
@@ -91,11 +91,11 @@ def _checkpoint_dict(
     }
 
 
-def checkpoint_bytes(method: Method, num_epochs: int) -> int:
-    """Return the size in bytes of the last checkpoint of a run, after an optimizer step of `method`.
+def estimate_checkpoint_size(method: Method, num_epochs: int) -> int:
+    """Return the size in bytes of the last checkpoint of a run.
 
-    The optimizer has no moments before its first step. Here, the gradients of that step are zero. The history has one
-    row per epoch with the columns that all methods have.
+    An optimizer step with zero gradients is applied to `method`, because the optimizer has no moments before its first
+    step. The history has one row per epoch, with the columns that all methods have.
     """
     optimizer, scheduler = method.configure_optimizer(num_epochs)
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
@@ -111,27 +111,29 @@ def checkpoint_bytes(method: Method, num_epochs: int) -> int:
 
 
 def all_finite(method: nn.Module) -> bool:
-    """Return whether no weight or buffer of the method is infinite or NaN."""
+    """Return whether all weights and buffers of the method are finite (neither infinite nor NaN)."""
     return all(bool(value.isfinite().all()) for value in method.state_dict().values())
 
 
 def load_checkpoint(
     path: Path, fingerprint: str, method: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
 ) -> TrainState:
-    """Restore the newest checkpoint that is undamaged and has the same fingerprint.
+    """Load the newest checkpoint that is undamaged and has the same fingerprint, and print what happens.
+
+    The state of `method`, `optimizer` and `scheduler` is restored in place.
 
     Returns:
-        The state at that checkpoint, or the initial state if there is no such checkpoint.
+        The training state of that checkpoint, or the initial state if there is no such checkpoint.
     """
     files = [file for file in (path, paths.previous_checkpoint(path)) if file.is_file()]
     for file in files:
         content = file.read_bytes()
         if hashlib.sha256(content[_DIGEST_SIZE:]).digest() != content[:_DIGEST_SIZE]:
-            print(f"pretrain: {file} is damaged and cannot be used")
+            print(f"pretrain: the checkpoint {file} is damaged and is not used")
             continue
         checkpoint = torch.load(io.BytesIO(content[_DIGEST_SIZE:]), weights_only=True, map_location="cpu")
         if checkpoint["fingerprint"] != fingerprint:
-            print(f"pretrain: {file} belongs to a run with other parameters, data or code and cannot be used")
+            print(f"pretrain: the checkpoint {file} is from a run with other parameters, data or code and is not used")
             continue
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -146,6 +148,6 @@ def load_checkpoint(
 
 
 def delete_checkpoints(path: Path) -> None:
-    """Delete both checkpoints, the older one first, so that an interruption leaves the newer one."""
+    """Delete both checkpoints, the older one first, so that only the newer one is left after an interruption."""
     paths.previous_checkpoint(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)

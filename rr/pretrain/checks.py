@@ -5,8 +5,8 @@ from rr.errors import UserError
 from rr.methods.base import Method
 
 
-def count_images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
-    """Check that the method can be trained on the data, and return the number of images per epoch.
+def check_images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
+    """Check the labels and the sizes of all mini-batches, and return the number of images per epoch.
 
     Raises:
         UserError: if labels are missing, or if a mini-batch is too small for the method.
@@ -16,14 +16,14 @@ def count_images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
     if method.label_fraction and num_unlabeled:
         raise UserError(
             f"{data.path}: the method needs a label for every image, but {num_unlabeled:,} of {num_images:,} images "
-            "have none: choose a method that needs no labels or, for a method of kind relational, set label_fraction: "
-            "0.0 in params.yaml"
+            "are unlabeled: choose a method that needs no labels or, for a method of kind relational, set "
+            "label_fraction: 0.0 in params.yaml"
         )
     if min(batch_size, num_images) < 2:
         remedy = "raise the method's batch_size in params.yaml" if batch_size < 2 else "use a larger dataset"
         raise UserError(
-            f"a mini-batch must contain at least two images, but batch_size is {batch_size} and {data.path} contains "
-            f"{num_images:,} images: {remedy}"
+            f"a mini-batch must contain at least two images, but batch_size is {batch_size}, and the number of images "
+            f"in {data.path} is {num_images:,}: {remedy}"
         )
     remainder = num_images % batch_size
     if method.drop_last:
@@ -35,23 +35,24 @@ def count_images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
         return num_images - remainder
     if 0 < remainder < method.min_batch_size:
         raise UserError(
-            f"{data.path}: {num_images:,} images in mini-batches of {batch_size:,} leave a last mini-batch of "
-            f"{remainder}, but the method needs at least {method.min_batch_size} images in each: choose another "
-            "batch_size for the method in params.yaml"
+            f"{data.path}: with {num_images:,} images and a batch_size of {batch_size:,}, the size of the last "
+            f"mini-batch is {remainder}, but the method needs at least {method.min_batch_size} images in every "
+            "mini-batch: choose another batch_size for the method in params.yaml"
         )
     return num_images
 
 
 def check_world_size(method_kind: str, method: Method, world_size: int, images_per_epoch: int, batch_size: int) -> None:
-    """Check that the method supports several processes, and that each process gets an image of every mini-batch.
+    """Check that the method can be trained by several processes, each with an image of every mini-batch.
 
     Raises:
-        UserError: if the method does not support several processes, or if a mini-batch has fewer images than processes.
+        UserError: if the method does not support several processes, or if any mini-batch has fewer images than there
+            are processes.
     """
     if not method.supports_data_parallel:
         raise UserError(
-            f"the {method_kind} method cannot be trained by {world_size} processes, because its loss needs more than "
-            "the representations of the images: run the command without torchrun"
+            f"the {method_kind} method does not support training with several processes ({world_size} were started): "
+            "run the command without torchrun"
         )
     if min(batch_size, images_per_epoch) < world_size:
         limit = min(batch_size, images_per_epoch)
@@ -62,7 +63,7 @@ def check_world_size(method_kind: str, method: Method, world_size: int, images_p
     remainder = images_per_epoch % batch_size
     if 0 < remainder < world_size:
         raise UserError(
-            f"{images_per_epoch:,} images in mini-batches of {batch_size:,} leave a last mini-batch of {remainder}, "
-            f"but each of {world_size} processes needs at least one image: start at most {remainder} processes, or "
-            "choose another batch_size for the method in params.yaml"
+            f"with {images_per_epoch:,} images and a batch_size of {batch_size:,}, the size of the last mini-batch is "
+            f"{remainder}, but each of {world_size} processes needs at least one image: use fewer processes (no more "
+            f"than {remainder}), or choose another batch_size for the method in params.yaml"
         )

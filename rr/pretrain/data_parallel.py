@@ -1,13 +1,13 @@
-"""Training by several processes, with the same loss and the same gradients as in a single process.
+"""Train a method in several processes, with the same loss and the same gradients as in a single process.
 
 Each process has all weights. It computes the views of its part of the mini-batch and encodes them with the backbone,
-whose batch norms are synchronized. The representations z are then gathered in the order of a single process, and each
-process computes the complete loss L(z, h), in which h denotes the weights of the head.
+whose batch norms are synchronized. The representations z are then gathered in the same order as in a single process.
+Each process computes the complete loss L(z, h), in which h denotes the weights of the head.
 
 DistributedDataParallel averages gradients over the N processes. The gradient dL/dh is the same in all of them, so
-averaging does not change it. The gradient of the backbone's weights w is the sum over the processes r of
-dL/dz_r · dz_r/dw. Because L is computed N times, the backward pass of gathering returns the sum of N equal gradients,
-N · dL/dz_r. The average over the processes is then the required sum.
+averaging does not change it. The gradient of the backbone's weights w is the sum over the processes r of dL/dz_r ·
+dz_r/dw. Because L is computed N times, the backward pass of `_Gather` returns the sum of N equal gradients, N ·
+dL/dz_r. The average over the processes is then the required sum.
 """
 
 from typing import Any
@@ -27,13 +27,13 @@ from rr.methods.base import Method, Metrics
 class DataParallelMethod:
     """A method that the processes of `group` train together.
 
-    Create this object before the method that uses `backbone`, then call `wrap`. In training mode, `backbone` then takes
-    the views of this process and returns the representations of the complete mini-batch.
+    Create this object before the method that uses `backbone`, and then call `wrap`. From then on, `backbone` in
+    training mode takes the views of this process and returns the representations of the complete mini-batch.
     """
 
     def __init__(self, group: ProcessGroup, backbone: Backbone) -> None:
         self.group = group
-        self.batch_size = 0  # images of the current mini-batch in all processes
+        self.batch_size = 0  # number of images of the current mini-batch in all processes
         self._parallel: nn.Module | None = None
         convert_sync_batchnorm(backbone)
 
@@ -45,7 +45,7 @@ class DataParallelMethod:
         backbone.register_forward_hook(gather)
 
     def wrap(self, method: Method) -> None:
-        """Set the method to train, which uses the backbone, and copy the main process's weights to all others."""
+        """Set the method to train, which must use the backbone; copy the main process's weights to all processes."""
         self._parallel = DistributedDataParallel(_MethodLoss(method))
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:

@@ -1,4 +1,4 @@
-"""Training dynamics: measurements of a method between epochs, which do not affect the training."""
+"""Learning dynamics: measurements of a method between epochs, which do not affect the training."""
 
 import math
 
@@ -19,10 +19,11 @@ COLUMNS = ("knn_accuracy", "effective_rank", "gradient_norm_backbone", "gradient
 
 
 class DynamicsMonitor:
-    """Measure a method between epochs, always on the same images of the training split.
+    """Measure a method between epochs, always on the same images.
 
-    The images are up to `config.images` labeled images, chosen with `seed`. If there are at most 20 labeled images,
-    they are chosen from all images. The labels are used only for the measurement.
+    `data` is the training split of the dataset (rr/stages.py passes its beton). Up to `config.images` of its labeled
+    images are chosen at random with `seed`. If it has at most 20 labeled images, all images are candidates, and the kNN
+    accuracy is not measured. The labels are used only for this measurement.
     """
 
     def __init__(self, config: DynamicsConfig, data: Beton, dataset: DatasetConfig, seed: int, device: str) -> None:
@@ -34,13 +35,14 @@ class DynamicsMonitor:
         self.rows = np.sort(candidates[order[: config.images]])
 
     def is_due(self, num_epochs: int) -> bool:
-        """Return whether to measure after this number of completed epochs."""
+        """Return whether a measurement is due after `num_epochs` completed epochs."""
         return self.every_n_epochs > 0 and num_epochs % self.every_n_epochs == 0
 
     def measure(self, method: Method) -> dict[str, float]:
-        """Return a value for each of `COLUMNS`, NaN if it is undefined. The method stays in its mode (train or eval).
+        """Return a value for each of `COLUMNS`, which is NaN if it is undefined. Restore the mode (train or eval).
 
-        - `knn_accuracy`: leave-one-out accuracy of the kNN classifier (20 neighbors, cosine, temperature 0.1).
+        - `knn_accuracy`: leave-one-out accuracy of the kNN classifier (20 neighbors by cosine similarity, temperature
+          0.1).
         - `effective_rank`: the effective rank of the features.
         - `gradient_norm_backbone`, `gradient_norm_head`: Euclidean norms of the gradients of the last step, for the
           parameters of the backbone and for all other parameters.
@@ -72,7 +74,10 @@ def leave_one_out_knn_accuracy(features: Tensor, labels: Tensor) -> float:
 
 
 def gradient_norms(method: Method) -> tuple[float, float]:
-    """Return the Euclidean norm of the gradients of the backbone and of all other parameters; NaN if there are none."""
+    """Return the Euclidean norms of the gradients of the backbone and of all other parameters.
+
+    A norm is NaN if none of the parameters has a gradient.
+    """
     backbone_ids = {id(parameter) for parameter in method.backbone.parameters()}
     backbone: list[Tensor] = []
     others: list[Tensor] = []

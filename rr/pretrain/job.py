@@ -10,7 +10,7 @@ class Job:
     """Everything that determines the result of a pretraining run, except the data and the code.
 
     Attributes:
-        dataset: the dataset to train on. Only its image size, mean and standard deviation are used.
+        dataset: section of the dataset in params.yaml. Only the image size, mean and standard deviation are used.
         backbone: name of the backbone.
         method: hyperparameters of the method.
         num_classes: number of classes of the dataset, 0 if it has none.

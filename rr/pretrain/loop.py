@@ -1,7 +1,8 @@
 """The training loop, which is the same for every method.
 
-The order of the images, the views and the random inputs of a method are pure functions of (seed, epoch, step). A killed
-run that continues from its checkpoint therefore gives identical results.
+The order of the images depends only on (seed, epoch), a view only on (seed, epoch, image, view number), and the random
+inputs of a method only on (seed, epoch, step). A killed run that continues from its checkpoint therefore gives
+identical results.
 """
 
 import csv
@@ -36,7 +37,7 @@ from rr.pretrain.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from rr.pretrain.checks import check_world_size, count_images_per_epoch
+from rr.pretrain.checks import check_images_per_epoch, check_world_size
 from rr.pretrain.data_parallel import DataParallelMethod
 from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor
 from rr.pretrain.job import Job
@@ -49,9 +50,8 @@ from rr.views import make_views
 from rr.views.augmentation import Augmentation
 from rr.views.torch_ops import to_device
 
-_FINITE = (
-    "finite"  # metric: the number of steps with a finite loss, from which `finish_epoch` finds the first other step
-)
+# The metric that counts the steps with a finite loss. If the loss diverges, it is the number of the first such step.
+_FINITE = "finite"
 
 
 def pretrain(
@@ -74,12 +74,12 @@ def pretrain(
         outputs: the paths of the files to write.
         device: a torch device.
         threads: number of threads that read images.
-        group: the processes that train together, of which the main process writes. The default is a single process.
-        on_step: a function to call after each step with the number of views of the step. It replaces the display of the
-            progress. An exception that it raises ends the training.
+        group: the processes that train together; only the main process writes. The default is a single process.
+        on_step: a function to call after each step with the number of views of the step. If it is given, no progress is
+            displayed. An exception that it raises ends the training.
 
     Returns:
-        Entries for the record of the run: durations of the epochs, number of views, and views per second.
+        Entries for the record of the run: the durations of the epochs, the number of views, and the views per second.
 
     Raises:
         UserError: if the data do not suit the method or the number of processes, or if the training diverges.
@@ -98,8 +98,8 @@ def pretrain(
         save_image_grid(images, 8, outputs.views)
     if not all_finite(method):
         raise UserError(
-            "the weights are not finite after the last step: lower the method's learning_rate in params.yaml and run "
-            "the command again"
+            "a weight is NaN or infinite after the last training step: lower the method's learning_rate in params.yaml "
+            "and run the command again"
         )
     if group.is_main:
         write_text(outputs.history, _format_history(state.history))
@@ -118,8 +118,8 @@ class Trainer:
     Args:
         job: the description of the run.
         method: the method of the job, on `device`.
-        data: the training images.
-        outputs: the paths of the image of some views and of the checkpoints.
+        data: the training split.
+        outputs: the paths of the checkpoints and of the image that shows some views.
         device: a torch device.
         group: the processes that train together.
         parallel: the data-parallel counterpart of `method` if there are several processes.
@@ -145,7 +145,7 @@ class Trainer:
         self.job, self.config, self.method, self.data = job, config, method, data
         self.device, self.group, self.on_step = device, group, on_step
         self.checkpoint = outputs.checkpoint
-        self.num_images = count_images_per_epoch(method, data, config.batch_size)
+        self.num_images = check_images_per_epoch(method, data, config.batch_size)
         if parallel:
             check_world_size(config.kind, method, group.world_size, self.num_images, config.batch_size)
             checkpoint_hash = file_sha256(self.checkpoint) if self.checkpoint.is_file() else ""
@@ -168,15 +168,15 @@ class Trainer:
         method.train()
 
     def run(self) -> TrainState:
-        """Run the remaining epochs and return the final state.
+        """Run the remaining epochs and return the final state. After a signal, save a checkpoint and end the program.
 
         Raises:
-            UserError: if the loss is not finite.
+            UserError: if the loss is NaN or infinite.
         """
         state, config = self.state, self.config
         images_done = state.epoch * self.num_images + min(state.step * config.batch_size, self.num_images)
         with ExitStack() as stack:
-            # torchrun forwards a signal to all processes, even if they have received it themselves.
+            # torchrun forwards a signal to all processes, even if they have already received it.
             self.signals = stack.enter_context(defer_signals(second_sigint_raises=self.group.world_size == 1))
             self.progress = None
             if self.on_step is None:
@@ -189,15 +189,15 @@ class Trainer:
         return state
 
     def run_epoch(self) -> None:
-        """Run the remaining steps of the current epoch, extend the history and save a checkpoint."""
+        """Run the remaining steps of the current epoch, add a row to the history and save a checkpoint."""
         state = self.state
         self.epoch_start = time.monotonic() - state.seconds
         self.prepare_epoch()
         for batch in self.loader.epoch(state.epoch, state.step, self.num_images):
             self.run_step(batch)
-            # No checkpoint follows the last step, because the monitor needs the gradients, which it would not contain.
+            # Do not save a checkpoint after the last step: it would lack the gradients, which the monitor needs.
             if state.step * self.config.batch_size < self.num_images:
-                self.maybe_checkpoint()
+                self.save_if_due_and_exit_on_signal()
         state.num_views += self.num_images * self.config.views
         row = self.finish_epoch()
         self.save()
@@ -207,7 +207,7 @@ class Trainer:
             self.progress.advance(0, note)
 
     def prepare_epoch(self) -> None:
-        """Set the epoch of the method, and use the labels that the method provides, if any."""
+        """Set the epoch of the method, and compute the pseudo-labels if the method uses any."""
         state, method = self.state, self.method
         method.epoch = state.epoch
         if state.step == 0:
@@ -250,8 +250,8 @@ class Trainer:
         if self.progress:
             self.progress.advance(num_views)
 
-    def maybe_checkpoint(self) -> None:
-        """Save a checkpoint if one is due or if a signal was received; after a signal, end the program."""
+    def save_if_due_and_exit_on_signal(self) -> None:
+        """Save a checkpoint if one is due or if a signal was received. After a signal, end the program."""
         is_due = time.monotonic() - self.last_checkpoint_time >= SECONDS_BETWEEN_CHECKPOINTS
         signal, save_due = self.group.sync_stop_and_save(self.signals, is_due)
         if signal or save_due:
@@ -260,10 +260,10 @@ class Trainer:
             self.exit_on_signal(signal)
 
     def finish_epoch(self) -> dict[str, float]:
-        """Add a row to the history, measure the dynamics if due, and advance to the next epoch.
+        """Add a row to the history, measure the dynamics if that is due, and advance to the next epoch.
 
         Raises:
-            UserError: if the loss is not finite.
+            UserError: if the loss is NaN or infinite.
         """
         state = self.state
         seconds = time.monotonic() - self.epoch_start
@@ -293,7 +293,7 @@ class Trainer:
         self.last_checkpoint_time = time.monotonic()
 
     def exit_on_signal(self, signal_number: int) -> None:
-        """End the program if any process has received a signal (0 if none has). A checkpoint must have been saved."""
+        """End the program, unless `signal_number` is 0. The caller must have saved a checkpoint."""
         if signal_number:
             self.group.barrier()  # torchrun ends all processes when the first one ends, so wait for the main process
             state = self.state
@@ -301,8 +301,10 @@ class Trainer:
             exit_for_signal(signal_number)
 
     def divergence_error(self, loss: float, step: int) -> UserError:
-        """Return the error for a loss that is not finite at `step`, counted from 0."""
-        kept = f" (the last finite checkpoint remains in {self.checkpoint})" if self.checkpoint.is_file() else ""
+        """Return the error for a loss that is NaN or infinite at `step`, which is counted from 0."""
+        kept = (
+            f" (the last checkpoint before this step remains in {self.checkpoint})" if self.checkpoint.is_file() else ""
+        )
         return UserError(
             f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step + 1}: lower the method's learning_rate "
             f"in params.yaml and run the command again, which starts the training from the beginning{kept}"
@@ -315,7 +317,7 @@ def loss_is_on_host(loss: Tensor) -> bool:
 
 
 def _step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
-    """Return the random generator of a step. torch uses 32 bits of a seed, to which the three numbers are hashed."""
+    """Return the random generator of a step. The three numbers are hashed to the 32 bits of a seed that torch uses."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0]))
 
 
@@ -342,7 +344,7 @@ def _forward(
 
 
 def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, seed: int, target: Path) -> None:
-    """Write an image of the first training images and their views in the first epoch, without normalization."""
+    """Write an image that shows the first training images and their views in the first epoch, not normalized."""
     images, positions = next(data.batches(range(min(6, len(data))), 6))
     views = make_views(
         images, data.index[positions], augmentation=augmentation, seed=seed, epoch=0, num_views=num_views,
@@ -355,7 +357,7 @@ def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, see
 
 
 def _format_history(history: list[dict[str, float]]) -> str:
-    """Return the history as CSV with one row per epoch. Floats have all digits, so equal runs give equal files."""
+    """Return the history as CSV with a row per epoch. Floats have all digits, so identical runs give identical files."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(history[0]) if history else ["epoch", "loss", "accuracy"], lineterminator="\n")
     writer.writeheader()

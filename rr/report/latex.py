@@ -38,8 +38,10 @@ def _accuracy_table(table: ResultTable) -> str:
         f"Accuracy in percent on {table.target} of {table.backbone} pretrained on {table.dataset}, {statistic}"
         f"{table.seeds_text}. Bold: the best self-supervised method of each column."
     )
-    rows = [[_format_cell(cell) for cell in row] for row in table.text.rows]
-    return _format_table(caption, f"accuracies-{table.name}", [column.title for column in table.text.columns], rows)
+    rows = [[_format_cell(cell) for cell in row] for row in table.as_text_table.rows]
+    return _format_table(
+        caption, f"accuracies-{table.name}", [column.title for column in table.as_text_table.columns], rows
+    )
 
 
 def _format_cell(cell: TextCell) -> str:
@@ -55,7 +57,7 @@ def _comparison_table(table: ComparisonTable) -> str:
     rows = []
     for name, row in table.rows.items():
         cells = [cell for title, cell in zip(table.columns, row, strict=True) if title in table.matched_columns]
-        lines = {escape_latex(name): [cell.our_text for cell in cells]}
+        lines = {escape_latex(name): [cell.our_text_with_seeds for cell in cells]}
         if table.has_published_values:
             lines |= {
                 r"\quad paper": [cell.published_text for cell in cells],

@@ -23,7 +23,7 @@ from rr.report.sections.retrieval import build_retrieval
 from rr.report.sections.runs import build_runs
 from rr.report.sections.settings import build_settings
 from rr.report.sections.summary import build_summary
-from rr.report.sections.views import build_views
+from rr.report.sections.views import build_view_examples
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # Name, title and content of each section, in the order of the page. The template of a section has its name. A section
@@ -38,7 +38,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "curves": ("Curves", build_curves),
     "dynamics": ("Dynamics", build_dynamics),
     "efficiency": ("Efficiency", build_efficiency),
-    "views": ("Views", build_views),
+    "views": ("Views", build_view_examples),
     "runs": ("Runs", build_runs),
     "settings": ("Settings", build_settings),
 }

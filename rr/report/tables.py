@@ -91,7 +91,7 @@ class ResultTable:
         return [column.title for column in self.columns]
 
     @property
-    def protocol(self) -> str:
+    def first_protocol(self) -> str:
         """The protocol of the first column."""
         return self.columns[0].protocol
 
@@ -114,7 +114,7 @@ class ResultTable:
         return f"{images:,.0f} test images, {classes:,.0f} classes" if images and classes else ""
 
     @property
-    def text(self) -> TextTable:
+    def as_text_table(self) -> TextTable:
         """The table as text, with the best self-supervised method of each column in bold."""
         rows = []
         for row in self.rows:

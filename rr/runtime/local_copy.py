@@ -11,7 +11,7 @@ from rr.runtime.hashing import file_sha256
 from rr.runtime.lock import try_lock, wait_until_unlocked
 
 
-def local_copy(path: Path, expected_sha256: str) -> Path:
+def ensure_local_copy(path: Path, expected_sha256: str) -> Path:
     """Return a verified copy of `path` in the folder RR_SCRATCH, or `path` itself if RR_SCRATCH is not set.
 
     The copy is named after its hash. All runs on this machine share it, and each run verifies it. If the copy is

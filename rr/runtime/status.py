@@ -40,11 +40,13 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
         "start_ticks": _start_ticks(os.getpid()),
         "host": socket.gethostname(),
     }
-    _write(_current_run)
+    _write_run_file(_current_run)
     try:
         yield
     except BaseException as error:
-        _write(_current_run | {"error": _error_message(error), "interrupted": not isinstance(error, Exception)})
+        _write_run_file(
+            _current_run | {"error": _error_message(error), "interrupted": not isinstance(error, Exception)}
+        )
         raise
     else:
         with suppress(OSError):
@@ -57,10 +59,10 @@ def heartbeat(**progress: Any) -> None:
     """Add JSON values that describe the progress to the file of this process's stage run, if there is one."""
     if _current_run is not None:
         _current_run.update(progress)
-        _write(_current_run)
+        _write_run_file(_current_run)
 
 
-def _write(run: dict[str, Any]) -> None:
+def _write_run_file(run: dict[str, Any]) -> None:
     """Write the file of a run atomically, but do not flush it to disk, because it is useless after a power failure."""
     target = paths.status_file(run["stage"], run["names"])
     temporary = target.with_name(f".{target.stem}.tmp.json")
@@ -80,7 +82,7 @@ def _error_message(error: BaseException) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def list_runs() -> list[dict[str, Any]]:
+def list_unfinished_runs() -> list[dict[str, Any]]:
     """Return the stage runs of this folder that have not succeeded: the contents of their files, and `state`.
 
     The state is "running", "stopped" (the process no longer exists), "interrupted" (by a signal), "failed" (`error` has
@@ -122,7 +124,7 @@ def _start_ticks(pid: int) -> str | None:
 
 def render_status(as_json: bool) -> str:
     """Return the stage runs as a plain-text table or as JSON."""
-    runs = list_runs()
+    runs = list_unfinished_runs()
     if as_json:
         return json.dumps(runs, indent=1)
     if not runs:

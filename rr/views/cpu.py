@@ -60,7 +60,7 @@ def augment(
         return out
 
     images = np.ascontiguousarray(images)
-    matrix = parameters.inverse_affine_matrix()
+    matrix = parameters.inverse_affine_matrices()
     strip_height = cpu_kernel.rows_per_strip(image_size)
 
     def augment_range(start: int, stop: int) -> None:

@@ -60,7 +60,7 @@ class ViewParameters:
         """M, the number of images."""
         return self.flip.shape[1]
 
-    def inverse_affine_matrix(self) -> NDArray[np.float32]:
+    def inverse_affine_matrices(self) -> NDArray[np.float32]:
         """Return the affine maps from output to input positions as (a, b, c, d, e, f), float32 (K, M, 6).
 
         Positions are in pixels from the image center: x_in = a x + b y + c and y_in = d x + e y + f, as in

@@ -84,7 +84,7 @@ def pack_parameters(parameters: ViewParameters) -> np.ndarray:
     """
     p = parameters
     columns = [
-        p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale, p.affine, p.inverse_affine_matrix(),
+        p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale, p.affine, p.inverse_affine_matrices(),
         p.erase,
     ]  # fmt: skip
     rows = p.num_views * p.num_images

@@ -58,7 +58,7 @@ def estimate_io(
     config: Any = params.methods[run.method]
     pixels = num_images * params.datasets[run.dataset].image_size ** 2 * 3
     method = methods.build(config, backbones.build(run.backbone), num_classes, num_images)
-    checkpoint_size = checkpoint.checkpoint_bytes(method, config.epochs)
+    checkpoint_size = checkpoint.estimate_checkpoint_size(method, config.epochs)
     saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
     return IoEstimate(

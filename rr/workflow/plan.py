@@ -58,7 +58,7 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
         remaining = [run for run in runs if not _is_done(params, run)]
         todo += remaining
         config: Any = params.methods[method]
-        size = _count_images_and_classes(dataset, params.datasets[dataset])
+        size = _count_train_images_and_classes(dataset, params.datasets[dataset])
         if not remaining or not hasattr(config, "epochs"):
             work = ("0", "–", "0.0")
         elif size is None:
@@ -172,7 +172,7 @@ def _is_done(params: Params, run: paths.PretrainPaths) -> bool:
         return False  # the record is damaged
 
 
-def _count_images_and_classes(name: str, dataset: DatasetConfig) -> tuple[int, int] | None:
+def _count_train_images_and_classes(name: str, dataset: DatasetConfig) -> tuple[int, int] | None:
     """Return the numbers of training images and of classes, or None if they are unknown until `rr convert` has run."""
     files = paths.DatasetPaths(name)
     if paths.record_file(files.beton_dir).is_file():
@@ -185,6 +185,6 @@ def _beton_gigabytes(params: Params) -> float:
     """Estimate the size of all betons in GB: the pixels of the training splits, plus 20 % for the test splits."""
     pixels = 0
     for name in grid.dataset_names(params):
-        num_images, _ = _count_images_and_classes(name, params.datasets[name]) or (0, 0)
+        num_images, _ = _count_train_images_and_classes(name, params.datasets[name]) or (0, 0)
         pixels += num_images * params.datasets[name].image_size ** 2 * 3
     return 1.2 * pixels / 1e9

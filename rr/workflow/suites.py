@@ -23,7 +23,7 @@ SUITES = Path("workflow/suites")
 _SECTIONS = {"grid", "methods"}
 
 
-def list_suites() -> str:
+def describe_suites() -> str:
     """Return one line per suite: its name and the first sentence of the comment in its file."""
     lines = []
     for name in _suite_names():

@@ -9,15 +9,15 @@ from rr.params import Params
 from rr.workflow.verify import describe_grid_mismatches
 
 
-def sync_engines(engine: str, params: Params) -> None:
-    """Register the outputs of `engine` with the other engine.
+def sync_engines(from_engine: str, params: Params) -> None:
+    """Register the outputs of `from_engine` with the other engine.
 
     After "dvc", Snakemake writes the metadata that it later compares with. After "snakemake", the outputs are committed
     to DVC's cache. Both engines would accept outdated files: `dvc commit` does not check them, and Snakemake does not
     notice a changed parameter without metadata. Therefore all records are checked first.
 
     Args:
-        engine: the engine that ran last, "dvc" or "snakemake".
+        from_engine: the engine that ran last, "dvc" or "snakemake".
         params: parameters with the grid.
 
     Raises:
@@ -25,10 +25,10 @@ def sync_engines(engine: str, params: Params) -> None:
     """
     messages = describe_grid_mismatches(params)
     if messages:
-        command = "dvc repro" if engine == "dvc" else "snakemake --cores 8"
+        command = "dvc repro" if from_engine == "dvc" else "snakemake --cores 8"
         messages.append(f"the engines were not synchronized: run `{command}` first, to update these files")
         raise UserError("\n".join(messages))
-    if engine == "dvc":
+    if from_engine == "dvc":
         _run_engine("snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
     else:
         _run_engine("dvc", "commit", "--force", "--quiet")

@@ -149,7 +149,7 @@ def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: 
 
     from rr import methods
     from rr.compute.device import configure_backends
-    from rr.data import loader
+    from rr.data import view_loader
     from rr.params import DynamicsConfig
     from rr.pretrain import loop
 
@@ -181,7 +181,7 @@ def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: 
         mock.patch.object(loop, "_forward", observed_forward),
         mock.patch.object(loop, "extract_features", extract_features_in_double),
         mock.patch("rr.pretrain.dynamics.extract_features", extract_features_in_double),
-        mock.patch.object(loader, "_identity", torch.Tensor.double),
+        mock.patch.object(view_loader, "_identity", torch.Tensor.double),
     ):
         loop.pretrain(job, data, outputs, device="cpu", threads=1, group=group)
     observations: dict[str, Any] = {"losses": np.array(losses), "weights": np.stack([*weights, current_weights()])[1:]}

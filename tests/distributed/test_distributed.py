@@ -273,7 +273,7 @@ def test_killed_process_ends_the_others_with_a_message(shapes_project: Path) -> 
     assert "Traceback" not in err
     assert CHECKPOINT.exists()
     assert not (RUN_FOLDER / "run.json").exists()
-    (run,) = status.list_runs()
+    (run,) = status.list_unfinished_runs()
     assert (run["state"], run["error"][:50]) == ("failed", LOST_PROCESS.removeprefix("rr: ")[:50])
 
 

@@ -162,6 +162,6 @@ def test_push_continues_after_a_server_failure(
 
 def test_dvc_compares_the_metrics_of_two_commits(finished_project: Path) -> None:
     metrics = json.loads(call(finished_project, "dvc", "metrics", "diff", "HEAD", "--all", "--json"))
-    assert any(name.endswith("linear/metrics.json") for name in metrics)
+    assert any(name.endswith("knn/metrics.json") for name in metrics)
     for values in metrics.values():
         assert "accuracy" in values

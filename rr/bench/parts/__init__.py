@@ -1,1 +1,1 @@
-"""The parts of the benchmark, one module each with a function `run(settings) -> PartResult`."""
+"""The parts of the benchmark. Each part is a module with a function `run(settings) -> PartResult`."""

@@ -13,8 +13,8 @@ from rr.bench.settings import IMAGES, VIEWS, Settings
 
 def run(settings: Settings) -> PartResult:
     """Compare the backbone of rr in channels-last memory format with the reference in NCHW format."""
-    result = PartResult(notes=["The gradients are those with respect to the weights, but not the images."])
-    for threads in settings.thread_counts(1, 2):
+    result = PartResult(notes=["The gradients are computed with respect to the weights, but not to the images."])
+    for threads in settings.available_thread_counts(1, 2):
         for batch_size in (16,) if settings.smoke_test else (VIEWS * IMAGES, 4 * IMAGES):
             images = torch.randn(batch_size, 3, 32, 32)
             channels_last = images.to(memory_format=torch.channels_last)

@@ -24,7 +24,7 @@ def run(settings: Settings) -> PartResult:
         return result
     num_images, block_size = (2 * IMAGES, 2) if settings.smoke_test else (200 * IMAGES, 50)
     cases = [("conv4", "float32"), ("conv4", "bfloat16"), ("resnet32", "bfloat16")]
-    for threads in settings.thread_counts(2):
+    for threads in settings.available_thread_counts(2):
         for backbone, precision in cases:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, "train.beton")
@@ -57,8 +57,8 @@ class StepTimer:
         self._steps = 0
         self._wall = self._cpu = 0.0
 
-    def on_step(self, units: int) -> None:
-        """Count a step.
+    def on_step(self, num_views: int) -> None:
+        """Count a step. At the end of a block, wait for the GPU and record the time of the block.
 
         Raises:
             StopTraining: if `repeats` blocks have been timed.

@@ -14,8 +14,8 @@ from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.memory import measure_peak_mib
 from rr.bench.settings import FEATURES, IMAGES, VIEWS, Settings
 from rr.compute.device import configure_backends
+from rr.methods.relation.loss import RelationHead, relation_loss
 from rr.methods.relation.pairs import roll_negative_rows
-from rr.methods.relation.relation_loss import RelationHead, relation_loss
 
 Implementation = Literal["rr", "reference"]
 
@@ -26,21 +26,21 @@ def run(settings: Settings) -> PartResult:
     result = PartResult(
         notes=[
             "The loss is the focal loss. The gradients include those with respect to the features. The reference "
-            "builds a matrix of all pairs, (P, 2 D)."
+            "builds a (P, 2 D) matrix of all pairs."
         ]
     )
-    for threads in settings.thread_counts(1, 2):
+    for threads in settings.available_thread_counts(1, 2):
         for views in (2, 4) if settings.smoke_test else (2, 4, 8, VIEWS):
             candidates = [Candidate("rr", make_step("rr", views, images), 1)]
             candidates.append(Candidate("reference", make_step("reference", views, images), 1))
             name = f"K={views}, M={images}, {images * (views**2 - views):,} pairs"
             result.cases.append(compare_candidates(name, "steps", threads, candidates, settings.steps))
     if not settings.smoke_test:
-        _add_memory(result)
+        _add_peak_memory(result)
     return result
 
 
-def _add_memory(result: PartResult) -> None:
+def _add_peak_memory(result: PartResult) -> None:
     rr_peak, reference_peak = measure_peak_in_new_process("rr"), measure_peak_in_new_process("reference")
     if rr_peak is None or reference_peak is None:
         result.notes.append("The memory was not measured, because this system does not report a process's peak memory.")
@@ -52,16 +52,16 @@ def _add_memory(result: PartResult) -> None:
     )
 
 
-def make_step(implementation: Implementation, views: int, images: int) -> Callable[[], Tensor]:
+def make_step(implementation: Implementation, num_views: int, num_images: int) -> Callable[[], Tensor]:
     """Return a function that computes the loss of one mini-batch and its gradients."""
     torch.manual_seed(0)
-    features_KMD = torch.randn(views, images, FEATURES, requires_grad=True)
+    features_KMD = torch.randn(num_views, num_images, FEATURES, requires_grad=True)
     head: torch.nn.Module
     if implementation == "rr":
         head = rr_head = RelationHead(FEATURES)
 
         def compute_loss() -> Tensor:
-            return relation_loss(rr_head, features_KMD, roll_negative_rows(views, images))[0]
+            return relation_loss(rr_head, features_KMD, roll_negative_rows(num_views, num_images))[0]
     else:
         head = reference_head = reference.RelationHead(FEATURES)
 
@@ -81,13 +81,13 @@ def make_step(implementation: Implementation, views: int, images: int) -> Callab
 
 def measure_peak_in_new_process(implementation: Implementation) -> float | None:
     """Return the memory in MiB that a step needs in a new process, or None if it cannot be measured."""
-    code = f"from rr.bench.parts.head import print_peak; print_peak({implementation!r})"
+    code = f"from rr.bench.parts.head import print_peak_memory; print_peak_memory({implementation!r})"
     process = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(process.stdout)
 
 
-def print_peak(implementation: Implementation) -> None:
+def print_peak_memory(implementation: Implementation) -> None:
     """Print the memory in MiB that a step needs at K = 32 and M = 64, as JSON."""
     configure_backends(1)
-    make_step(implementation, VIEWS, 2)()  # loads libraries and compiles code, so that the measured step does not
+    make_step(implementation, VIEWS, 2)()  # loads libraries and compiles code before the measurement
     print(json.dumps(measure_peak_mib(make_step(implementation, VIEWS, IMAGES))))

@@ -10,14 +10,14 @@ _COPY_VALUES = 1 << 26  # 256 MiB of float32, more than the cache of any process
 
 
 def run(settings: Settings) -> PartResult:
-    """Measure floating-point operations per second of a matrix product, and bytes per second of a copy."""
+    """Measure the floating-point operations per second of a matrix product, and the bytes per second of a copy."""
     result = PartResult(
         notes=["All values are float32. The bytes of a copy count twice, because they are read and written."]
     )
     size, values = (64, 1 << 12) if settings.smoke_test else (_MATRIX_SIZE, _COPY_VALUES)
     left, right, source = torch.randn(size, size), torch.randn(size, size), torch.randn(values)
     product, target = torch.empty(size, size), torch.empty(values)
-    for threads in settings.thread_counts(1, 2):
+    for threads in settings.available_thread_counts(1, 2):
         for case, unit, num_units, function in (
             (f"matrix product, {size:,} × {size:,}", "FLOP", 2 * size**3, lambda: torch.mm(left, right, out=product)),
             (f"copy, {values * 4 / 2**20:,.0f} MiB", "bytes", 8 * values, lambda: target.copy_(source)),

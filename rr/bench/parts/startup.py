@@ -30,7 +30,7 @@ def run(settings: Settings) -> PartResult:
     result.cases.append(compare_candidates("help", "starts", 1, [help_text], repeats))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for threads in settings.thread_counts(2):
+        for threads in settings.available_thread_counts(2):
             task = _create_project(folder, 64 if settings.smoke_test else 5_000, threads)
             options = ["--dataset", "shapes", "--backbone", "conv4", "--method", "relational", "--seed", "1"]
             options += ["--device", "cpu", "--params", "params.yaml"]
@@ -43,8 +43,8 @@ def run(settings: Settings) -> PartResult:
     result.notes = [
         f"The method is relational with K={_VIEWS}, M={IMAGES} and Conv-4. The time is measured from the start of the "
         "process to the end of the first step.",
-        "The time of rr includes the interpreter, imports, parameters, hashes of inputs and code, reading of the "
-        "training split, loading of compiled kernels from numba's cache, the image of example views, and the step.",
+        "The time of rr includes the interpreter, imports, parameters, hashes of inputs and code, the training split, "
+        "compiled kernels from numba's cache, the image of example views, and the step.",
         "The time of the reference includes the interpreter, imports, loading of arrays from disk, the start of worker "
         "processes with their first mini-batches, and the step. Its CPU time does not include its worker processes.",
     ]
@@ -70,7 +70,10 @@ def _run_first_step(task: TrainingTask) -> None:
 
 
 def _create_project(folder: Path, num_images: int, threads: int) -> TrainingTask:
-    """Create a project with converted images in `folder`, and the same images for the reference."""
+    """Create a project in `folder` with converted images for rr and the same images for the reference.
+
+    Return the task of the reference.
+    """
     source = {"kind": "shapes", "train": num_images, "test": 10, "seed": 0}
     batch_size = 32 if num_images < IMAGES * 2 else IMAGES
     grid = {"data": "shapes", "dataset": "shapes", "backbone": "conv4", "method": "relational", "seed": 1}

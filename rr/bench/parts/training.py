@@ -21,7 +21,7 @@ def run(settings: Settings) -> PartResult:
     result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(settings, 256 if settings.smoke_test else 12_800, Path(folder))
-        for threads in settings.thread_counts(2):
+        for threads in settings.available_thread_counts(2):
             for method, views, batch_size in cases:
                 # A turn has many steps if they are short, because stopping and resuming a program also takes time.
                 steps = 1 if settings.smoke_test else VIEWS * IMAGES // (views * batch_size)
@@ -40,8 +40,9 @@ def run(settings: Settings) -> PartResult:
                 result.cases.append(summarize(case, "views", threads, names, timings))
     result.notes = [
         f"Both train on {data.name}. A turn has 2,048 views, during which the other process and its worker processes "
-        f"are stopped. The reference has {num_loader_workers()} worker processes in addition to its threads.",
-        "Both use OMP_WAIT_POLICY=PASSIVE, as rr sets it.",
+        f"are stopped. In addition to its threads, the reference has one worker process per core "
+        f"({num_loader_workers()}).",
+        "Both run with OMP_WAIT_POLICY=PASSIVE, the default of rr.",
         "rr runs the training loop of rr pretrain, with data loading, views, history and checkpoints.",
     ]
     return result

@@ -18,15 +18,15 @@ def run(settings: Settings) -> PartResult:
     """Compare rr with torchvision, and with other libraries if they are installed, at 32, 64 and 96 pixels."""
     result = PartResult(
         notes=[
-            "By default, each has one thread. The reference makes its views in this process, so the time does not "
-            "include the transfer from the worker processes of a DataLoader."
+            "By default, each implementation uses one thread. The reference makes its views in this process, so the "
+            "time does not include the transfer from the worker processes of a DataLoader."
         ]
     )
     num_images, views = (8, 2) if settings.smoke_test else (IMAGES, VIEWS)
     images_per_call = 1 if settings.smoke_test else 4  # for the slower candidates
     for image_size in (32,) if settings.smoke_test else (32, 64, 96):
         images = np.random.default_rng(0).integers(0, 256, (num_images, image_size, image_size, 3), np.uint8)
-        for threads in settings.thread_counts(1):
+        for threads in settings.available_thread_counts(1):
             candidates = [
                 Candidate("rr", _make_rr_call(images, views), num_images * views),
                 Candidate(
@@ -35,13 +35,13 @@ def run(settings: Settings) -> PartResult:
                     images_per_call * views,
                 ),
             ]
-            others, missing = other_libraries.make_candidates(images, image_size, views, images_per_call)
+            others, notes = other_libraries.make_candidates(images, image_size, views, images_per_call)
             case = f"{image_size} × {image_size}, K={views}, M={num_images}"
             result.cases.append(compare_candidates(case, "views", threads, candidates + others, settings.steps))
-    result.notes += [f"{name} cannot be imported. To include it, run pip install 'rr[bench]'." for name in missing]
+    result.notes += notes
     if others:
         result.notes.append(
-            "The other libraries use the complete augmentation. kornia works on batches of 512 float tensors."
+            "The other libraries apply the same operations as rr. kornia works on batches of 512 float tensors."
         )
     return result
 

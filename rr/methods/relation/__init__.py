@@ -1,7 +1,7 @@
 """The relation head and its loss: do two representations come from the same image?"""
 
 from rr.methods.relation.head import RelationHead
+from rr.methods.relation.loss import direct_logits_and_targets, relation_loss
 from rr.methods.relation.pair_loss import PairLossConfig
-from rr.methods.relation.relation_loss import direct_logits, relation_loss
 
-__all__ = ["PairLossConfig", "RelationHead", "direct_logits", "relation_loss"]
+__all__ = ["PairLossConfig", "RelationHead", "direct_logits_and_targets", "relation_loss"]

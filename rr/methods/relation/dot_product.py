@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rr.compute.precision import at_least_float32
-from rr.methods.relation.factorized import pair_rows
+from rr.methods.relation.factorized import pair_row_indices
 from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairStatistics, pair_loss, pair_statistics
 
 
@@ -16,11 +16,11 @@ def dot_product_loss(
 ) -> tuple[Tensor, PairStatistics]:
     """Return the loss and the statistics of all pairs with logits ⟨z_i, z_j⟩ (paper, head ablations a and b).
 
-    The arguments are those of `rr.methods.relation.relation_loss`. The products are read from one matrix of size
-    (K·M)². The loss is computed in at least float32, even under autocast.
+    The arguments are those of `rr.methods.relation.relation_loss`. The products are entries of one matrix of size K·M ×
+    K·M. The loss is computed in at least float32, even under autocast.
     """
     K, M, D = features_KMD.shape
-    left_P, right_P = pair_rows(K, M, negative_rows, positive_rows)
+    left_P, right_P = pair_row_indices(K, M, negative_rows, positive_rows)
     with torch.autocast(features_KMD.device.type, enabled=False):
         rows_ND = at_least_float32(features_KMD.reshape(K * M, D))
         logits_P = (rows_ND @ rows_ND.T).flatten().index_select(0, left_P * (K * M) + right_P)

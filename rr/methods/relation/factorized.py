@@ -1,8 +1,8 @@
 """The relation loss in plain torch, for any device and dtype.
 
-A linear layer of a concatenation is a sum, W [z_i; z_j] + b = W_a z_i + (W_b z_j + b). The first layer is therefore
-applied to the K·M representations once, and the results are added for each pair. The same holds for sums and means. An
-element-wise maximum has no such factorization, so its first layer is applied to every pair.
+The output of a linear layer for a concatenation is a sum, W [z_i; z_j] + b = W_a z_i + (W_b z_j + b). The first layer
+is therefore applied once to each of the K·M representations, and the results are added for each pair. The aggregations
+`sum` and `mean` have the same property. `max` does not, so the first layer is applied to every pair.
 """
 
 from typing import TYPE_CHECKING
@@ -41,11 +41,11 @@ def factorized_loss(
             right_PD = torch.cat((positive_PD, right_PD.index_select(0, negative_rows[0])))
         hidden_PH = at_least_float32(head.linear(head.aggregate(left_PD, right_PD)))
     elif head.aggregation == "max":
-        left_P, right_P = pair_rows(K, M, negative_rows, positive_rows)
+        left_P, right_P = pair_row_indices(K, M, negative_rows, positive_rows)
         pairs_PD = torch.maximum(rows_ND.index_select(0, left_P), rows_ND.index_select(0, right_P))
         hidden_PH = at_least_float32(head.linear(pairs_PD))
     else:
-        left_P, right_P = pair_rows(K, M, negative_rows, positive_rows)
+        left_P, right_P = pair_row_indices(K, M, negative_rows, positive_rows)
         left_NH, right_NH = first_layer_terms(head, rows_ND)
         hidden_PH = left_NH.index_select(0, left_P) + right_NH.index_select(0, right_P)
     with torch.autocast(features_KMD.device.type, enabled=False):
@@ -54,10 +54,10 @@ def factorized_loss(
         return pair_loss(positive, negative, config), pair_statistics(positive, negative)
 
 
-def pair_rows(
+def pair_row_indices(
     num_views: int, num_images: int, negative_rows: Tensor, positive_rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the row of the left and of the right representation of every pair, int64 (P,) each.
+    """Return the row indices of the left and of the right representation of every pair, int64 (P,) each.
 
     Rows index the K·M representations in view-major order. All positive pairs come first, then all negative ones.
     """

@@ -1,7 +1,7 @@
 """The relation loss on a CPU in float32: forward and backward together, without an array of P × H hidden values.
 
 The loss of a pair depends only on its logit and on the batch statistics, so its gradient is known as soon as the logits
-are. Three passes over the pairs, which loop over the partners of each row, compute:
+are. The following is computed in three passes over the pairs. Each pass loops over the partners of every row.
 
 1. Sums of the centered hidden values. They give the batch-norm moments over all P pairs and, in the backward pass, the
    contribution of these moments to the gradient.
@@ -73,15 +73,15 @@ def fused_loss(
 ) -> tuple[Tensor, PairStatistics]:
     """Return what `relation_loss` returns, for float32 on a CPU and any aggregation but `max`.
 
-    A head in training mode updates its running statistics. Only first derivatives are available. The results of the
-    kernels are bit-identical for any number of threads; those of torch's matrix products and means may not be.
+    A head in training mode updates its running statistics. Only first derivatives are available. The kernels give
+    bit-identical results for any number of threads. torch's matrix products and means may not.
     """
     K, M, D = features_KMD.shape
     positive_QM = torch.arange(M).expand(K * (K - 1) // 2, M) if positive_rows is None else positive_rows
-    lists = kernels.partner_lists(K, M, positive_QM.contiguous().numpy(), negative_rows.contiguous().numpy())
+    lists = kernels.build_partner_lists(K, M, positive_QM.contiguous().numpy(), negative_rows.contiguous().numpy())
     left_NH, right_NH = first_layer_terms(head, features_KMD.reshape(K * M, D))
     norm = head.norm
-    step = 2 if M > 1 else 1  # positives and negatives alternate in the forward list
+    step = 2 if M > 1 else 1  # for M > 1, positives and negatives alternate in the forward list
 
     def mean_loss_and_logit_grad(alternating_logits_P: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss of logits of alternating positive and negative pairs, and its gradient, (P,)."""
@@ -102,7 +102,7 @@ def fused_loss(
 
 
 class _FusedPairs(torch.autograd.Function):
-    """Return the loss, the logits and the batch mean and variance. The forward pass also computes the gradients."""
+    """Return the loss, the logits, and the mean and variance. The forward pass also computes the gradients."""
 
     @staticmethod
     def forward(

@@ -24,12 +24,12 @@ _FAST_OPTIONS: dict[str, Any] = {**_OPTIONS, "fastmath": {"reassoc", "contract",
 
 
 @njit(**_OPTIONS)
-def partner_lists(
+def build_partner_lists(
     num_views: int, num_images: int, positive_rows_QM: Array, negative_rows_QM: Array
 ) -> tuple[Array, ...]:
-    """Return the right rows that each left row is paired with (the forward list), and the reverse list.
+    """Return the partners of each left row (the forward list) and of each right row (the reverse list).
 
-    In the forward list, positives and negatives alternate (M > 1), or there are only positives (M = 1).
+    In the forward list, positives and negatives alternate. If M = 1, there are only positives.
 
     Returns:
         Offsets and partners of the forward list, offsets and partners of the reverse list, and the position in the
@@ -77,7 +77,7 @@ def partner_lists(
 def weighted_column_sums(
     rows_NH: Array, counts_N: Array, partial_sums_TH: Array, start_tile: int, stop_tile: int
 ) -> None:
-    """Compute `partial_sums[tile]`, the sum of `counts[n] * rows[n]` over the rows of each tile."""
+    """Compute `partial_sums[tile]`, the sum of `counts[n] * rows[n]` over the rows n of the tile, for each tile."""
     N, H = rows_NH.shape
     for tile in range(start_tile, stop_tile):
         for c in range(H):
@@ -159,6 +159,7 @@ def fold_batch_norm(
 
 @njit(**_FAST_OPTIONS)
 def _dot(weight_H: Array, rows_NH: Array, n: int) -> float:
+    """Return the dot product of `weight` and row n."""
     total = 0.0
     for c in range(weight_H.shape[0]):
         total += np.float64(weight_H[c]) * np.float64(rows_NH[n, c])

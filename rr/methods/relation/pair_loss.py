@@ -1,4 +1,4 @@
-"""The loss of pair logits, and counts of correct predictions. All implementations of the relation loss use them."""
+"""The loss of pairs and the statistics of predictions, which all implementations of the relation loss use."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -67,7 +67,7 @@ def pair_loss(positive_logits: Tensor, negative_logits: Tensor, config: PairLoss
 
 
 def alpha_weights(wrong_logits_P: Tensor, positive_slice: slice, config: PairLossConfig) -> Tensor | float:
-    """Return the alpha factor of each pair, (P,), or a single factor if all pairs have the same."""
+    """Return the alpha factor of each pair, (P,), or a single number if it is the same for all pairs."""
     if config.kind == "bce":
         return 1.0
     if config.alpha == 0.5:
@@ -82,7 +82,7 @@ def pair_loss_and_grad(wrong_logits_P: Tensor, config: PairLossConfig, alpha: Te
 
     Let s = sigmoid(w) and c = softplus(w). The cross-entropy of a pair is c, with derivative s. Its focal loss is
     alpha s^gamma c, with derivative alpha s^gamma (gamma (1 - s) c + s). The derivatives are explicit because autograd
-    needs five times as many operations, and because it multiplies 0 by infinity at s = 0 for gamma < 1.
+    would need five times as many operations, and would multiply 0 by infinity at s = 0 for gamma < 1.
 
     Args:
         wrong_logits_P: the logit w of the wrong answer to each pair, (P,).
@@ -93,7 +93,7 @@ def pair_loss_and_grad(wrong_logits_P: Tensor, config: PairLossConfig, alpha: Te
         The mean loss, 0-d, and the derivatives, (P,).
     """
     sigmoid_P = torch.sigmoid(wrong_logits_P)
-    cross_entropy_P = -F.logsigmoid(-wrong_logits_P)  # F.softplus is linear above 20
+    cross_entropy_P = -F.logsigmoid(-wrong_logits_P)  # not F.softplus, which is approximate above 20
     count = max(1, wrong_logits_P.numel())
     if config.kind == "bce":
         return cross_entropy_P.mean(), sigmoid_P / count
@@ -120,7 +120,7 @@ class _MeanPairLoss(torch.autograd.Function):
 
 @torch.no_grad()
 def pair_statistics(positive_logits: Tensor, negative_logits: Tensor) -> PairStatistics:
-    """Count correct predictions among logits and sum their log-likelihoods, without waiting for the device."""
+    """Count the correct predictions, and sum the log-likelihoods of all pairs, without waiting for the device."""
     return PairStatistics(
         correct_positives=(positive_logits > 0).sum(),
         num_positives=positive_logits.numel(),

@@ -21,14 +21,14 @@ def view_pairs(num_views: int, *, device: torch.device | None = None) -> Tensor:
 
 
 def roll_negative_rows(num_views: int, num_images: int, *, device: torch.device | None = None) -> Tensor:
-    """Return the negative partners of the paper's code, which rolls view j cyclically by s rows.
+    """Return the negative partners of the paper's code, which rolls the rows of view j by s positions.
 
     The shift s is 1 for the first pair of views, grows by 1 with each pair and returns to 1 when it reaches M, so no
     row becomes its own partner. As with `torch.roll`, the partner of row m is row (m - s) mod M.
 
     Returns:
-        int64 (Q, M). For a single image, which has no negatives, the shape is (Q, 0). (The paper's code would compare
-        that image with itself and treat the pair as a negative.)
+        int64 (Q, M). For a single image, there are no negatives, and the shape is (Q, 0). (The paper's code would
+        compare the image with itself and treat the pair as a negative.)
 
     Raises:
         ValueError: if K < 2 or M < 1.
@@ -106,7 +106,7 @@ def _choose_allowed_columns(allowed_MM: Tensor, uniform_QM: Tensor) -> Tensor:
 
 def _check_num_views(num_views: int) -> None:
     if num_views < 2:
-        raise ValueError(f"relational reasoning compares views of an image: K must be at least 2, got {num_views}")
+        raise ValueError(f"relational reasoning needs at least 2 views of each image, got K = {num_views}")
 
 
 def _count_view_pairs(num_views: int, num_images: int) -> int:

@@ -28,7 +28,7 @@ def abstract_averages(table: ComparisonTable) -> list[str]:
         matches = [[cell.match for cell in row if cell.match] for row in rows.values()]
         theirs = format_difference(mean_margin(published))
         if any(len(row) < len(table.columns) for row in matches):
-            values = f"{theirs} points in the paper, unknown here. Missing: {_list_missing(table, rows)}."
+            values = f"{theirs} points in the paper, unknown here. Missing: {_describe_missing(table, rows)}."
         else:
             ours = format_difference(mean_margin([[match.value.mean for match in row] for row in matches]))
             has_deviations = any(match.deviations for row in matches for match in row)
@@ -45,7 +45,7 @@ def mean_margin(rows: Sequence[Sequence[float]]) -> float:
     return statistics.fmean(ours - statistics.fmean(column) for ours, *column in zip(first, *others, strict=True))
 
 
-def _list_missing(table: ComparisonTable, rows: dict[str, list[ComparisonCell]]) -> str:
+def _describe_missing(table: ComparisonTable, rows: dict[str, list[ComparisonCell]]) -> str:
     """Return text that lists the methods with missing results, and the columns of these results."""
     by_missing_columns = group_by(
         rows, lambda row: tuple(c for c, cell in zip(table.columns, rows[row], strict=True) if not cell.match)

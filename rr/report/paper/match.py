@@ -45,14 +45,15 @@ def find_match(results: GridResults, published: PublishedResult) -> Match | None
     candidates = [
         run
         for run in results.evaluations
-        if is_same_data(published, run) and is_comparable(published, run.pretraining.settings, run.settings)
+        if has_same_data_and_backbone(published, run)
+        and is_comparable(published, run.pretraining.settings, run.settings)
     ]
     groups = group_by(candidates, lambda run: (run.paths.pretraining.method, run.paths.protocol))
     matches = [_make_match(published, runs) for runs in groups.values()]
     return min(matches, key=lambda match: (len(match.deviations), -match.epochs), default=None)
 
 
-def is_same_data(published: PublishedResult, evaluation: EvaluationResult) -> bool:
+def has_same_data_and_backbone(published: PublishedResult, evaluation: EvaluationResult) -> bool:
     """Return whether an evaluation has the dataset, backbone and target of a result of the paper."""
     run = evaluation.paths.pretraining
     ours = (run.dataset, run.backbone, evaluation.paths.target)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import EvaluationResult, GridResults
-from rr.report.paper.match import is_comparable, is_same_data
+from rr.report.paper.match import has_same_data_and_backbone, is_comparable
 from rr.report.paper.published import PublishedResult, display_name, load_published
 from rr.report.paper.settings import find_deviations
 from rr.report.plots.curves import Curve, Point, plot_curves
@@ -43,14 +43,14 @@ def build_studies(results: GridResults) -> list[Study]:
     labels = Study("Fraction of labels in pretraining", _LABELS_CAPTION, [], [])
     by_experiment = group_by(load_published(), lambda result: result.experiment)
     for experiment in ("K1", "K2", "K3"):
-        _add_views(views, results, by_experiment[experiment])
+        _add_views_plot(views, results, by_experiment[experiment])
     points = [r for r in load_published() if r.label_fraction is not None and r.status != "unconfirmed"]
     for by_dataset in group_by(points, lambda result: result.dataset).values():
-        _add_labels(labels, results, by_dataset)
+        _add_labels_plot(labels, results, by_dataset)
     return [study for study in (views, labels) if study.panels or study.notes]
 
 
-def _add_views(study: Study, results: GridResults, published: Sequence[PublishedResult]) -> None:
+def _add_views_plot(study: Study, results: GridResults, published: Sequence[PublishedResult]) -> None:
     """Add the plot of one method to the study of views."""
     ours = _largest_series(results, published[0], "views")
     ours = {views: ours[views] for views in sorted(ours) if views >= _BASE_VIEWS}
@@ -74,7 +74,7 @@ def _add_views(study: Study, results: GridResults, published: Sequence[Published
     _add_deviations(study, method, published[0], ours)
 
 
-def _add_labels(study: Study, results: GridResults, published: Sequence[PublishedResult]) -> None:
+def _add_labels_plot(study: Study, results: GridResults, published: Sequence[PublishedResult]) -> None:
     """Add the plot of one dataset to the study of labels."""
     ours = _largest_series(results, published[0], "label_fraction")
     if len(ours) < 2:
@@ -111,7 +111,7 @@ def _largest_series(
     runs = [
         run
         for run in results.evaluations
-        if is_same_data(published, run)
+        if has_same_data_and_backbone(published, run)
         and (value := run.pretraining.settings.get(setting)) is not None
         and is_comparable(replace(published, **{setting: value}), run.pretraining.settings, run.settings)
     ]

@@ -40,7 +40,7 @@ class ComparisonCell:
         return MeanStd(self.published.mean, self.published.std, PAPER_SEEDS)
 
     @property
-    def our_text(self) -> str:
+    def our_text_with_seeds(self) -> str:
         """Our result with the number of seeds in parentheses, or a dash if there is no result."""
         value = self.match and self.match.value
         return f"{format_mean_std(value, format_two_decimals)} ({value.count})" if value else "–"
@@ -115,16 +115,16 @@ class ComparisonTable:
         return f"Not run: {', '.join(missing)}." if missing else "Every row and column was run."
 
     @property
-    def text(self) -> TextTable:
+    def as_text_table(self) -> TextTable:
         """The table as text, with the content of each cell on one line."""
         rows = [[title, *map(self._cell_text, row)] for title, row in self.rows.items()]
         return text_table([self.row_title, *numeric_columns(self.columns)], rows)
 
     def _cell_text(self, cell: ComparisonCell) -> str:
         if cell.published is None or not self.has_published_values:
-            return cell.our_text
+            return cell.our_text_with_seeds
         comparison = ", ".join(filter(None, [cell.difference_text, cell.verdict_text]))
-        return " / ".join(filter(None, [cell.our_text, cell.published_text, comparison]))
+        return " / ".join(filter(None, [cell.our_text_with_seeds, cell.published_text, comparison]))
 
 
 def comparison_table(results: GridResults, name: str) -> ComparisonTable:

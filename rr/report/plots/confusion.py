@@ -13,11 +13,11 @@ _MIN_VISIBLE = 0.005  # cells with smaller fractions are left out, because they 
 _MAX_NAME_LENGTH = 14  # characters of a class name on an axis
 
 
-def plot_confusion(name: str, title: str, class_names: Sequence[str], fractions: np.ndarray) -> Panel:
+def plot_confusion(id_prefix: str, title: str, class_names: Sequence[str], fractions: np.ndarray) -> Panel:
     """Return a plot of a confusion matrix.
 
     Args:
-        name: prefix that makes the ids of the plot unique on the page.
+        id_prefix: prefix that makes the ids of the plot unique on the page.
         title: the heading.
         class_names: the name of each class.
         fractions: fraction of each true class (row) that got each prediction (column), float64 (C, C).
@@ -44,14 +44,14 @@ def plot_confusion(name: str, title: str, class_names: Sequence[str], fractions:
 
     correct = ", ".join(f"{class_name} {100 * fractions[i, i]:.0f}" for i, class_name in enumerate(class_names))
     alt_text = f"Confusion matrix of {title}. Percent of each class classified correctly: {correct}."
-    return Panel(title, render_svg(name, 3.4, alt_text, plot))
+    return Panel(title, render_svg(id_prefix, 3.4, alt_text, plot))
 
 
-def plot_calibration(name: str, title: str, points: Sequence[tuple[float, float]]) -> Panel:
+def plot_calibration(id_prefix: str, title: str, points: Sequence[tuple[float, float]]) -> Panel:
     """Return a calibration curve: accuracy against confidence, with the diagonal of perfect calibration.
 
     Args:
-        name: prefix that makes the ids of the plot unique on the page.
+        id_prefix: prefix that makes the ids of the plot unique on the page.
         title: the heading.
         points: mean confidence and accuracy of each bin, as fractions.
     """
@@ -68,7 +68,7 @@ def plot_calibration(name: str, title: str, points: Sequence[tuple[float, float]
 
     values = ", ".join(f"{100 * accuracy:.0f} at {100 * confidence:.0f}" for confidence, accuracy in points)
     alt_text = f"Accuracy of {title} in percent at its mean confidence: {values}."
-    return Panel(title, render_svg(name, 2.7, alt_text, plot))
+    return Panel(title, render_svg(id_prefix, 2.7, alt_text, plot))
 
 
 def _shorten(name: str) -> str:

@@ -25,18 +25,18 @@ class Curve:
 
     label: str
     color: int
-    seeds: list[dict[float, Point]]
+    seed_points: list[dict[float, Point]]
 
     @property
     def mean(self) -> list[Point]:
         """The mean over seeds at the epochs that all seeds have in common."""
-        epochs = [epoch for epoch in self.seeds[0] if all(epoch in seed for seed in self.seeds)]
-        points = [[seed[epoch] for seed in self.seeds] for epoch in epochs]
+        epochs = [epoch for epoch in self.seed_points[0] if all(epoch in seed for seed in self.seed_points)]
+        points = [[seed[epoch] for seed in self.seed_points] for epoch in epochs]
         return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in points]
 
 
 def plot_curves(
-    name: str,
+    id_prefix: str,
     title: str,
     alt_text: str,
     curves: Sequence[Curve],
@@ -46,7 +46,7 @@ def plot_curves(
     """Return a plot of curves.
 
     Args:
-        name: prefix that makes the ids of the plot unique on the page.
+        id_prefix: prefix that makes the ids of the plot unique on the page.
         title: the heading.
         alt_text: start of the description for screen readers. The first and the last mean of each curve are appended.
         curves: the curves to plot.
@@ -57,7 +57,7 @@ def plot_curves(
     def plot(axes: Axes) -> None:
         for curve in curves:
             color = SERIES[curve.color - 1]
-            for seed in curve.seeds if len(curve.seeds) > 1 else ():
+            for seed in curve.seed_points if len(curve.seed_points) > 1 else ():
                 axes.plot(*_split_xy(list(seed.values())), color=color, lw=0.8, alpha=0.45)
             mean = curve.mean
             marker = "o" if len(mean) <= _MAX_MARKERS and not mark_ends else None
@@ -68,7 +68,7 @@ def plot_curves(
         format_axes(axes)
 
     ranges = [f"{curve.label} from {curve.mean[0][1]:.4g} to {curve.mean[-1][1]:.4g}" for curve in curves if curve.mean]
-    svg = render_svg(name, 2.5, f"{alt_text}, mean over seeds: {', '.join(ranges)}.", plot)
+    svg = render_svg(id_prefix, 2.5, f"{alt_text}, mean over seeds: {', '.join(ranges)}.", plot)
     return Panel(title, svg, {curve.label: curve.color for curve in curves} if len(curves) > 1 else {})
 
 

@@ -48,17 +48,17 @@ class Panel:
     series: dict[str, int] = field(default_factory=dict)
 
 
-def render_svg(name: str, height: float, alt_text: str, plot: Callable[[Axes], None]) -> str:
+def render_svg(id_prefix: str, height: float, alt_text: str, plot: Callable[[Axes], None]) -> str:
     """Return a plot as an SVG element.
 
     Args:
-        name: prefix that makes the ids of the element unique on the page.
+        id_prefix: prefix that makes the ids of the element unique on the page.
         height: height in inches; the width is 3.4 inches.
         alt_text: description of the plot for screen readers.
         plot: function that draws the plot on Matplotlib axes.
     """
     file = io.StringIO()
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": id_prefix}), warnings.catch_warnings():
         # The browser renders the text in the page's font, so glyphs that Matplotlib's font lacks do not matter.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=(3.4, height), layout="constrained")
@@ -67,17 +67,17 @@ def render_svg(name: str, height: float, alt_text: str, plot: Callable[[Axes], N
         axes.patch.set_visible(False)
         plot(axes)
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _inline_svg(file.getvalue(), name, alt_text)
+    return _inline_svg(file.getvalue(), id_prefix, alt_text)
 
 
-def _inline_svg(text: str, name: str, alt_text: str) -> str:
+def _inline_svg(text: str, id_prefix: str, alt_text: str) -> str:
     """Turn Matplotlib's SVG file into an element with unique ids and the colors of the page."""
     view_box = re.search(r'viewBox="[^"]*"', text)
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(xlink:)?href="#', f'href="#{name}-', body)
-    body = body.replace("url(#", f"url(#{name}-")
+    body = re.sub(r'\bid="', f'id="{id_prefix}-', body)
+    body = re.sub(r'(xlink:)?href="#', f'href="#{id_prefix}-', body)
+    body = body.replace("url(#", f"url(#{id_prefix}-")
     # Two decimals are more precise than any screen, and they halve the size of a map of thousands of points.
     body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)
     for placeholder, color in _COLORS.items():

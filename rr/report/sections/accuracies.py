@@ -34,7 +34,7 @@ class Accuracies:
     """The tables, the number of seeds as text, and a description of each protocol."""
 
     tables: list[AccuracyTable]
-    seeds: str
+    seeds_text: str
     protocols: dict[str, str]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rr.evaluate.class_metrics import NUM_BINS, confidence_bins
+from rr.evaluate.class_metrics import NUM_BINS, confidence_bin_indices
 from rr.report.formatting import format_mean_std, format_percent, seed_note
 from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.inputs.predictions import Predictions
@@ -89,7 +89,7 @@ def confusion_fractions(predictions: Predictions) -> np.ndarray:
 
 def calibration_curve(predictions: Predictions) -> list[tuple[float, float]]:
     """Return the mean confidence and the accuracy of each confidence bin that contains predictions."""
-    bins = confidence_bins(predictions.confidence)
+    bins = confidence_bin_indices(predictions.confidence)
     counts = np.bincount(bins, minlength=NUM_BINS)
     filled = counts > 0
     is_correct = predictions.labels == predictions.predictions
@@ -118,7 +118,7 @@ def _analyze_classes(table: ResultTable) -> ClassAnalysis:
             class_names, fractions = predictions.class_names, confusion_fractions(predictions)
             cells = _extremes_cells(class_names, fractions.diagonal(), cell.evaluations)
             extremes.append([row.method, protocol, *cells])
-            if protocol == table.protocol:
+            if protocol == table.first_protocol:
                 accuracies[row.method] = fractions.diagonal()
                 name = f"{table.name}-{row.method}"
                 top.append([row.method, "; ".join(top_confusions(predictions)) or "none"])
@@ -160,11 +160,11 @@ def _extremes_cells(
 
 def _summarize_gap(table: ResultTable, class_names: list[str], accuracies: dict[str, np.ndarray]) -> str:
     """Return a sentence on the best and the worst class of the best method under the first protocol."""
-    best = table.best_row(table.protocol) or next(row for row in table.rows if table.protocol in row.cells)
-    accuracy, by_class = best.cells[table.protocol].value, accuracies[best.method]
+    best = table.best_row(table.first_protocol) or next(row for row in table.rows if table.first_protocol in row.cells)
+    accuracy, by_class = best.cells[table.first_protocol].value, accuracies[best.method]
     highest, lowest = int(np.nanargmax(by_class)), int(np.nanargmin(by_class))
     return (
-        f"A high mean does not guarantee unbiased predictions: {best.method} ({table.protocol}) classifies "
+        f"A high mean does not guarantee unbiased predictions: {best.method} ({table.first_protocol}) classifies "
         f"{format_percent(accuracy.mean)} % of the test images of {table.target} correctly, but "
         f"{format_percent(by_class[highest])} % of {class_names[highest]} and {format_percent(by_class[lowest])} % of "
         f"{class_names[lowest]}, a gap of {format_percent(by_class[highest] - by_class[lowest])} percentage points. "

@@ -54,7 +54,7 @@ def build_comparison(results: GridResults) -> Comparison | None:
         if not table.matched_cells and name != "Appendix B"
     ]
     return Comparison(
-        _count_verdicts([cell for table in matched for cell in table.matched_cells]),
+        _summarize_verdicts([cell for table in matched for cell in table.matched_cells]),
         explain_verdicts(_COUNTED),
         matched,
         f"No run of this grid corresponds to {join_words(missing, 'or')}." if missing else "",
@@ -63,7 +63,7 @@ def build_comparison(results: GridResults) -> Comparison | None:
     )
 
 
-def _count_verdicts(cells: Sequence[ComparisonCell]) -> str:
+def _summarize_verdicts(cells: Sequence[ComparisonCell]) -> str:
     """Return a sentence with the number of matched results by verdict. A result in two tables is counted once."""
     distinct = {
         (cell.published.method, cell.published.backbone, cell.published.dataset, cell.published.target): cell.verdict

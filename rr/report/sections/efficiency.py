@@ -14,7 +14,7 @@ from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import GridResults, PretrainResult
 from rr.report.plots.curves import Curve, Point, plot_curves, set_log_ticks
 from rr.report.plots.svg import SERIES, Panel
-from rr.report.sections.dynamics import finite_rows
+from rr.report.sections.dynamics import finite_values_by_epoch
 
 _COSTS = {"pairs": "pairs compared", "views": "views seen", "seconds": "seconds of training"}
 _COMPARED_COSTS = {"pairs": "at {:,.0f} pairs", "seconds": "after {:,.1f} seconds of training"}
@@ -81,7 +81,7 @@ def _accuracy_curve(runs: Sequence[PretrainResult], cost: str, color: int) -> Cu
         if cost == "seconds":
             history = history | {"seconds": list(accumulate(run.record.epoch_seconds))}
         is_recorded = len(history.get(cost, [])) == len(history.get("epoch", []))
-        rows = finite_rows(history, cost, "knn_accuracy") if is_recorded else {}
+        rows = finite_values_by_epoch(history, cost, "knn_accuracy") if is_recorded else {}
         seeds.append({epoch: (x, y) for epoch, (x, y) in rows.items() if x > 0})
     return Curve(runs[0].paths.method, color, seeds)
 

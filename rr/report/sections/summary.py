@@ -64,7 +64,7 @@ def summarize_table(table: ResultTable) -> str:
 
     The sentence is about the first protocol that was run with a self-supervised method.
     """
-    protocol = next((title for title in table.titles if table.best_row(title)), table.protocol)
+    protocol = next((title for title in table.titles if table.best_row(title)), table.first_protocol)
     best = table.best_row(protocol)
     if best is None:
         return "This grid has no self-supervised method, so the table shows only the bounds."

@@ -5,7 +5,7 @@ from rr.report.inputs.collect import GridResults, PretrainResult
 from rr.report.plots.image import ImagePanel, image_panel
 
 
-def build_views(results: GridResults) -> list[ImagePanel]:
+def build_view_examples(results: GridResults) -> list[ImagePanel]:
     """Return the images of one run per method and dataset.
 
     With other seeds and backbones, the views differ only in their random parameters.

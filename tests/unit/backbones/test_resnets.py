@@ -37,7 +37,7 @@ def count_parameters(modules: list[nn.Module]) -> int:
 def test_every_backbone_in_params_can_be_built(name: str) -> None:
     with torch.device("meta"):
         backbone = backbones.build(name)
-        features, maps = backbone.eval().forward_local(torch.empty(2, 3, 64, 64))
+        features, maps = backbone.eval().forward_with_local_maps(torch.empty(2, 3, 64, 64))
     assert backbone.name == name
     assert features.shape == (2, backbone.features)
     assert maps.shape[:2] == (2, backbone.local_channels)
@@ -93,7 +93,7 @@ def test_resnet8_equals_functional_implementation(size: int) -> None:
             h = norm(F.conv2d(h, state[f"{block}.downsample.0.weight"], stride=stride), f"{block}.downsample.1")
         h = F.relu(out + h)
     assert h.shape == (2, 64, -(-size // 4), -(-size // 4))
-    actual, actual_maps = backbone.forward_local(x)
+    actual, actual_maps = backbone.forward_with_local_maps(x)
     assert torch.allclose(actual, h.flatten(2).mean(2), rtol=1e-10, atol=1e-10)
     assert torch.allclose(actual_maps, maps, rtol=1e-10, atol=1e-10)
 
@@ -116,7 +116,7 @@ def test_forward_local_gives_the_same_features_gradients_and_statistics(name: st
     first = random_backbone(name).train()
     second = copy.deepcopy(first)
     features = first(random_images(4, size))
-    local_features, maps = second.forward_local(random_images(4, size))
+    local_features, maps = second.forward_with_local_maps(random_images(4, size))
     channels, stride = LOCAL_MAPS[name]
     assert maps.shape == (4, channels, -(-size // stride), -(-size // stride))
     assert channels == second.local_channels

@@ -1,4 +1,4 @@
-"""The benchmark: rr and the reference compute the same results, and every part runs. Times are not checked."""
+"""Tests of the benchmark: rr and the reference compute the same results, and every part runs. Times are not checked."""
 
 import contextlib
 import importlib
@@ -137,7 +137,7 @@ def test_views_of_rr_and_reference_have_equal_statistics() -> None:
 
 def test_unknown_part_raises() -> None:
     with pytest.raises(
-        UserError, match=r"unknown part of the benchmark: heads\. The parts are views, head, .*startup, machine, gpu"
+        UserError, match=r"unknown part of the benchmark: heads\. Choose from views, head, .*startup, machine, gpu"
     ):
         bench.run_benchmark(["head", "heads"])
 
@@ -188,7 +188,7 @@ def test_candidates_alternate_and_ratios_are_computed_per_repeat() -> None:
     result = summarize("", "views", 1, [("a", 10), ("b", 5)], timings).candidates[1]
     assert result.ratio is not None
     assert (result.ratio.min, result.ratio.max) == (4, 8)
-    assert result.cpu_ratio is None  # because a CPU time is 0
+    assert result.cpu_ratio is None  # one of the CPU times is 0, i.e. unknown
     assert result.per_second == 1
 
 
@@ -202,7 +202,7 @@ def test_program_that_ends_early_raises() -> None:
 
 def test_peak_memory_includes_freed_memory() -> None:
     def allocate() -> None:
-        np.ones(64 << 20, np.uint8)  # too large for malloc to take it from freed memory that it has kept
+        np.ones(64 << 20, np.uint8)  # too large for malloc to reuse freed memory
 
     # The peak is measured several times, because a kernel that reclaims idle pages (DAMON) can make it look smaller.
     peaks = [memory.measure_peak_mib(allocate) for _ in range(5)]

@@ -109,7 +109,9 @@ def test_perplexity_above_number_of_images_raises(test_split: Beton) -> None:
 
 def test_single_class_raises(test_split: Beton) -> None:
     test_split.labels[:] = 1
-    with pytest.raises(UserError, match=r"the silhouette needs at least two classes.*: raise images of the protocol"):
+    with pytest.raises(
+        UserError, match=r"the silhouette needs at least two classes.*: raise images of the protocol or remove"
+    ):
         evaluate(test_split)
     with pytest.raises(UserError, match=r"is 1: remove this dataset from grid\.target"):
         evaluate(test_split, images=60)

@@ -138,7 +138,9 @@ def test_probabilities_that_are_not_finite_raise(
     converted_project: Path, config: LinearConfig | FinetuneConfig | KnnConfig, remedy: str
 ) -> None:
     data = Beton(converted_project / "data/beton/shapes/test.beton", threads=1)
-    with pytest.raises(UserError, match=f"{config.kind}: the predicted probabilities .*: {remedy} of the protocol"):
+    with pytest.raises(
+        UserError, match=f"{config.kind}: the predicted class probabilities .*: {remedy} of the protocol"
+    ):
         make_classification_result(np.full((len(data), 10), np.nan), data, {}, config)
 
 
@@ -274,7 +276,7 @@ def test_non_finite_features_raise(pretrained: Path, rr: RunRr, protocol: str, m
     )
     outcome = rr(*EVALUATE, protocol)
     assert outcome.code == 2
-    assert "the features of these images contain NaN or infinity" in outcome.err
+    assert "the backbone computes NaN or infinity for images of this split" in outcome.err
     assert not list((pretrained / FOLDER).rglob("metrics.json"))
 
 
@@ -318,7 +320,7 @@ def test_more_neighbors_than_training_images_raises(pretrained: Path, rr: RunRr)
     write_params(pretrained, lambda params: params["protocols"]["knn"].update(neighbors=500))
     outcome = rr(*EVALUATE, "knn")
     assert outcome.code == 2
-    assert "neighbors is 500, but there are only 200 training images" in outcome.err
+    assert "neighbors is 500, but the number of training images is 200" in outcome.err
     assert not list((pretrained / FOLDER).rglob("metrics.json"))
 
 

@@ -136,7 +136,7 @@ def test_resnet_can_be_finetuned(splits: tuple[Beton, Beton]) -> None:
 
 def test_batch_size_1_raises(splits: tuple[Beton, Beton]) -> None:
     with pytest.raises(
-        UserError, match=r"mini-batches of at least two labeled images, got 65 .* batch_size 1: raise batch_size"
+        UserError, match=r"mini-batches of at least two labeled images, .* is 65 and batch_size is 1: raise batch_size"
     ):
         train_and_predict(splits, batch_size=1)
 

@@ -48,7 +48,7 @@ def convolve(discriminator: LocalDiscriminator, x: Tensor) -> Tensor:
 
 def direct_loss(method: InfoMax, views: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, int]:
     """Return local loss, prior loss and number of correct answers, computed as in the paper's code."""
-    y, maps = method.backbone.forward_local(views)
+    y, maps = method.backbone.forward_with_local_maps(views)
     tiled = y[:, :, None, None].expand(-1, -1, *maps.shape[2:])
     positive = convolve(method.local_discriminator, torch.cat((tiled, maps), 1))
     negative = convolve(method.local_discriminator, torch.cat((tiled, torch.cat((maps[1:], maps[:1]))), 1))

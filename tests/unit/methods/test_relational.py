@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rr import backbones, params
-from rr.methods.relation import PairLossConfig, RelationHead, direct_logits, relation_loss
+from rr.methods.relation import PairLossConfig, RelationHead, direct_logits_and_targets, relation_loss
 from rr.methods.relation.dot_product import dot_product_loss
 from rr.methods.relation.pair_loss import pair_statistics
 from rr.methods.relation.pairs import roll_negative_rows, sample_negative_rows
@@ -57,7 +57,7 @@ def test_dot_product_loss_equals_loops_over_pairs(K: int, M: int) -> None:
 @pytest.mark.parametrize("K", [2, 3, 8, 32])
 def test_every_implementation_uses_all_pairs(K: int, M: int) -> None:
     head, features, negative_rows = RelationHead(5, hidden_dim=8), torch.randn(K, M, 5), roll_negative_rows(K, M)
-    logits, targets = direct_logits(head, features, negative_rows)
+    logits, targets = direct_logits_and_targets(head, features, negative_rows)
     assert len(logits) == M * (K * K - K)
     for stats in (relation_loss(head, features, negative_rows)[1], dot_product_loss(features, negative_rows)[1]):
         assert stats.num_positives == stats.num_negatives == targets.sum() == M * (K * K - K) // 2

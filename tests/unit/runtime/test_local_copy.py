@@ -16,7 +16,7 @@ from helpers import EVALUATE, PRETRAIN, RunRr, write_params
 from rr.data import beton
 from rr.errors import UserError, explain_os_error
 from rr.runtime.hashing import file_sha256
-from rr.runtime.local_copy import local_copy
+from rr.runtime.local_copy import ensure_local_copy
 
 
 @pytest.fixture
@@ -72,27 +72,27 @@ def send_request(process: subprocess.Popen[str]) -> None:
 
 def test_no_copy_without_rr_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RR_SCRATCH", raising=False)
-    assert local_copy(tmp_path / "a.beton", "0") == tmp_path / "a.beton"
+    assert ensure_local_copy(tmp_path / "a.beton", "0") == tmp_path / "a.beton"
 
 
 def test_copy_is_reused_and_replaced_if_damaged(tmp_path: Path, scratch: Path) -> None:
     original = tmp_path / "a.beton"
     original.write_bytes(b"pixels" * 10_000_000)  # larger than the buffers for copying and hashing
-    copy = local_copy(original, file_sha256(original))
+    copy = ensure_local_copy(original, file_sha256(original))
     assert copy.parent == scratch
     assert copy.read_bytes() == original.read_bytes()
     before = copy.stat()
-    assert local_copy(original, file_sha256(original)) == copy
+    assert ensure_local_copy(original, file_sha256(original)) == copy
     assert copy.stat().st_ino == before.st_ino
     copy.write_bytes(b"pixelz" * 10_000_000)
-    assert local_copy(original, file_sha256(original)).read_bytes() == original.read_bytes()
+    assert ensure_local_copy(original, file_sha256(original)).read_bytes() == original.read_bytes()
     assert names(scratch) == [f"{file_sha256(original)}.beton", f"{file_sha256(original)}.lock"]
 
 
 def test_file_with_another_hash_is_not_copied(tmp_path: Path, scratch: Path) -> None:
     (tmp_path / "a.beton").write_bytes(b"other")
     with pytest.raises(UserError, match=r"a\.beton changed while it was copied"):
-        local_copy(tmp_path / "a.beton", "0" * 64)
+        ensure_local_copy(tmp_path / "a.beton", "0" * 64)
     assert names(scratch) == [f"{'0' * 64}.lock"]
 
 
@@ -116,7 +116,7 @@ def test_copy_made_before_the_lock_was_acquired_is_used(
     copy = scratch / f"{file_sha256(original)}.beton"
     monkeypatch.setattr(fcntl, "flock", lambda *_: copy.write_bytes(b"pixels"))
     monkeypatch.delattr(shutil, "copyfile")
-    assert local_copy(original, file_sha256(original)) == copy
+    assert ensure_local_copy(original, file_sha256(original)) == copy
 
 
 def test_incomplete_copy_of_a_killed_process_is_replaced(tmp_path: Path, scratch: Path) -> None:
@@ -144,7 +144,7 @@ def test_error_names_the_copy_if_it_is_too_large(tmp_path: Path, scratch: Path) 
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
     try:
         with pytest.raises(OSError, match="File too large") as error:
-            local_copy(original, file_sha256(original))
+            ensure_local_copy(original, file_sha256(original))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert f"file too large at {scratch / file_sha256(original)}.beton: " in str(explain_os_error(error.value))
@@ -158,13 +158,13 @@ def test_file_system_without_locks_raises(tmp_path: Path, scratch: Path, monkeyp
     monkeypatch.setattr(fcntl, "flock", flock)
     (tmp_path / "a.beton").write_bytes(b"pixels")
     with pytest.raises(UserError, match=f"{scratch}: the file system does not support file locks .*: set RR_SCRATCH"):
-        local_copy(tmp_path / "a.beton", file_sha256(tmp_path / "a.beton"))
+        ensure_local_copy(tmp_path / "a.beton", file_sha256(tmp_path / "a.beton"))
 
 
 def test_missing_scratch_folder_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RR_SCRATCH", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"RR_SCRATCH=.*nowhere is not a folder on this machine"):
-        local_copy(tmp_path / "a.beton", "0")
+        ensure_local_copy(tmp_path / "a.beton", "0")
 
 
 def test_stages_read_the_copies_and_write_equal_outputs(

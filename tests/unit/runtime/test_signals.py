@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, PRETRAIN, RunRr, pairs, write_params
+from helpers import EVALUATE, PRETRAIN, RunRr, select_pairs, write_params
 
 from rr.params import load_params
 from rr.pretrain import loop
@@ -69,7 +69,9 @@ def read_outputs(method: str = "relational") -> dict[str, bytes]:
 
 
 # An epoch has seven steps. A signal arrives within an epoch, at the end of one, or at the last step of all.
-@pytest.mark.parametrize(("number", "stop"), pairs(EXITS, [(3, (1, 3)), (7, (2, 0)), (12, (2, 5)), (21, (4, 0))]))
+@pytest.mark.parametrize(
+    ("number", "stop"), select_pairs(EXITS, [(3, (1, 3)), (7, (2, 0)), (12, (2, 5)), (21, (4, 0))])
+)
 def test_interrupted_pretraining_continues_to_the_same_bits(
     project_copy: Path, rr: RunRr, signals_at: Callable[..., None], number: int, stop: tuple[int, tuple[int, int]]
 ) -> None:
@@ -128,7 +130,7 @@ def test_continuing_with_a_learning_rate_schedule_gives_no_warning(
     assert read_outputs("supervised") == expected
 
 
-@pytest.mark.parametrize(("stage", "number"), pairs(STAGES, EXITS))
+@pytest.mark.parametrize(("stage", "number"), select_pairs(STAGES, EXITS))
 def test_interrupted_stage_leaves_no_incomplete_files(
     project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
 ) -> None:

@@ -27,12 +27,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def single_run() -> dict:
-    (run,) = status.list_runs()
+    (run,) = status.list_unfinished_runs()
     return run
 
 
 def test_run_is_listed_only_while_it_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert status.list_runs() == []
+    assert status.list_unfinished_runs() == []
     assert status.render_status(as_json=False) == "status: there are no unfinished runs in this folder"
     monkeypatch.setattr(status, "SECONDS_BETWEEN_HEARTBEATS", 0.0)
     with status.track_run("pretrain", FOLDER):
@@ -53,8 +53,8 @@ def test_run_is_listed_only_while_it_is_active(monkeypatch: pytest.MonkeyPatch) 
             assert header.split() == ["stage", "run", "state", "done", "rate", "left", "updated", "message"]
             assert line.startswith("pretrain  shapes conv4 relational 1  running  75 %")
             assert line.endswith("ago  epoch 3/4, loss 0.1")
-            assert json.loads(status.render_status(as_json=True)) == status.list_runs()
-    assert status.list_runs() == []
+            assert json.loads(status.render_status(as_json=True)) == status.list_unfinished_runs()
+    assert status.list_unfinished_runs() == []
     assert [path for path in Path(".rr").rglob("*") if path.is_file()] == []
 
 
@@ -68,7 +68,7 @@ with status.track_run("evaluate", Path("runs/evaluate/a/conv4/b/1/a/knn")):
 """
     with status.track_run("report", Path("report")):
         subprocess.run([sys.executable, "-c", code])
-        assert [(run["stage"], run["names"], run["state"]) for run in status.list_runs()] == [
+        assert [(run["stage"], run["names"], run["state"]) for run in status.list_unfinished_runs()] == [
             ("evaluate", ["a", "conv4", "b", "1", "a", "knn"], "stopped"),
             ("report", [], "running"),
         ]
@@ -98,7 +98,7 @@ def test_failed_run_is_listed_with_its_error(error: BaseException, state: str, m
     assert len(status.render_status(as_json=False).splitlines()) == 2
     with status.track_run("pretrain", FOLDER):
         assert single_run()["state"] == "running"
-    assert status.list_runs() == []
+    assert status.list_unfinished_runs() == []
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_run_continues_if_its_progress_cannot_be_written() -> None:
 def test_progress_is_written_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, written = [0.0], []
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(status, "_write", lambda run: written.append(run.get("percent")))
+    monkeypatch.setattr(status, "_write_run_file", lambda run: written.append(run.get("percent")))
     with status.track_run("pretrain", FOLDER), Progress("pretrain", 1000, "views") as bar:
         for _ in range(1000):
             clock[0] += 0.01

@@ -1,8 +1,8 @@
 """Tests that all implementations of the relation loss equal the reference: loss, gradients and running statistics.
 
-The reference is `direct_logits` in float64 with torch's cross-entropy. The tolerances are relative to the largest entry
-of a tensor: 1e-12 in float64, 1e-5 for the fused kernel in float32, and 1e-4 for plain torch in float32. (The error of
-the reference itself in float32 is 6e-5 in these cases.)
+The reference is `direct_logits_and_targets` in float64 with torch's cross-entropy. The tolerances are relative to the
+largest entry of a tensor: 1e-12 in float64, 1e-5 for the fused kernel in float32, and 1e-4 for plain torch in float32.
+(The error of the reference itself in float32 is 6e-5 in these cases.)
 """
 
 import copy
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rr.methods.relation import PairLossConfig, RelationHead, direct_logits, relation_loss
+from rr.methods.relation import PairLossConfig, RelationHead, direct_logits_and_targets, relation_loss
 from rr.methods.relation.factorized import factorized_loss
 from rr.methods.relation.fused import fused_loss
 from rr.methods.relation.head import Aggregation
@@ -63,7 +63,7 @@ def smallest_normalized_value(
     head = copy.deepcopy(head).double()
     head.activation.register_forward_pre_hook(lambda _, inputs: values.append(inputs[0].detach().abs().min()))
     for training in (True, False):
-        direct_logits(head.train(training), features.double(), negative_rows, positive_rows)
+        direct_logits_and_targets(head.train(training), features.double(), negative_rows, positive_rows)
     return min(values).item()
 
 
@@ -71,7 +71,7 @@ def reference(negative_rows: Tensor, config: PairLossConfig, positive_rows: Tens
     """Return a function that computes the loss from the reference logits."""
 
     def loss(head: RelationHead, features: Tensor) -> Tensor:
-        logits, targets = direct_logits(head, features, negative_rows, positive_rows)
+        logits, targets = direct_logits_and_targets(head, features, negative_rows, positive_rows)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         if config.kind == "bce":
             return cross_entropy.mean()
@@ -169,7 +169,7 @@ def test_fused_is_accurate_for_features_far_from_zero() -> None:
 def test_relation_loss_selects_the_fused_kernel_only_if_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr("rr.methods.relation.fused.fused_loss", lambda *_: calls.append("fused"))
-    monkeypatch.setattr("rr.methods.relation.relation_loss.factorized_loss", lambda *_: calls.append("torch"))
+    monkeypatch.setattr("rr.methods.relation.loss.factorized_loss", lambda *_: calls.append("torch"))
     features, negative_rows = torch.randn(4, 3, 8), roll_negative_rows(4, 3)
     relation_loss(RelationHead(8), features, negative_rows)
     relation_loss(RelationHead(8, "max"), features, negative_rows)

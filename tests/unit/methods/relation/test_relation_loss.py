@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rr.methods.relation import PairLossConfig, RelationHead, direct_logits, relation_loss
+from rr.methods.relation import PairLossConfig, RelationHead, direct_logits_and_targets, relation_loss
 from rr.methods.relation.head import Aggregation
 from rr.methods.relation.pair_loss import pair_loss
 from rr.methods.relation.pairs import roll_negative_rows, sample_negative_rows
@@ -51,7 +51,7 @@ def test_direct_pairs_by_hand() -> None:
     head = RelationHead(1, hidden_dim=4)
     head.linear.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0]))
     features = torch.tensor([[[10.0], [11.0]], [[20.0], [21.0]], [[30.0], [31.0]]])
-    _, targets = direct_logits(head, features, roll_negative_rows(3, 2))
+    _, targets = direct_logits_and_targets(head, features, roll_negative_rows(3, 2))
     assert head_inputs[0].tolist() == [
         [10, 20], [11, 21], [10, 21], [11, 20],
         [10, 30], [11, 31], [10, 31], [11, 30],
@@ -110,7 +110,7 @@ def test_pair_statistics_by_hand(aggregation: Aggregation, K: int, M: int, dtype
     head.output.bias.data.fill_(0.02)
     features = torch.randn(K, M, 8, dtype=dtype)
     negative_rows = sample_negative_rows(K, M, torch.Generator().manual_seed(0))
-    logits, targets = direct_logits(head, features, negative_rows)
+    logits, targets = direct_logits_and_targets(head, features, negative_rows)
     _, stats = relation_loss(head, features, negative_rows)
     by_hand, likelihood = [0, 0, 0, 0], [0.0, 0.0]
     for logit, target in zip(logits.tolist(), targets.tolist(), strict=True):
@@ -153,7 +153,7 @@ def test_invalid_values_raise() -> None:
             PairLossConfig(alpha=alpha)
 
 
-@pytest.mark.parametrize("function", [direct_logits, relation_loss])
+@pytest.mark.parametrize("function", [direct_logits_and_targets, relation_loss])
 def test_invalid_tensors_raise(function) -> None:  # type: ignore[no-untyped-def]
     head, features, negative_rows = RelationHead(8), torch.randn(3, 4, 8), roll_negative_rows(3, 4)
     with pytest.raises(ValueError, match=r"features must have shape \(views K, images M, size D\)"):

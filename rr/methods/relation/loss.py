@@ -1,7 +1,7 @@
 """The relation loss, and its reference implementation.
 
-`direct_logits` is the reference, written to be readable. `relation_loss` is what training uses. It computes the same
-loss, but applies the first linear layer once per representation instead of once per pair.
+`direct_logits_and_targets` is the reference, which is written to be readable. Training uses `relation_loss`. It
+computes the same loss, but applies the first linear layer once per representation instead of once per pair.
 """
 
 import contextlib
@@ -19,21 +19,21 @@ from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairS
 TORCH_MAX_VIEWS = 3
 # Below this number of pairs times hidden units, a second thread costs more than it saves.
 SINGLE_THREAD_MAX_WORK = 1_000_000
-# This number of inputs of the first layer takes as much time per row as one partner of the row does.
+# The first layer needs as much time for this number of its inputs as all later steps need for one partner of a row.
 FEATURES_PER_PARTNER = 64
 
 
-def direct_logits(
+def direct_logits_and_targets(
     head: RelationHead, features_KMD: Tensor, negative_rows: Tensor, positive_rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Build all pairs and pass them through the head in one batch (Algorithm 1, steps 3 and 4).
+    """Pass all pairs through the head in one batch, and return logits and targets (Algorithm 1, steps 3 and 4).
 
     The arguments are those of `relation_loss`. Memory grows with the number of pairs, P = M(K² - K), or half of that
     if M = 1.
 
     Returns:
-        Logits and targets, (P,) each, in the order of the paper's code: for each pair of views M positives, then M
-        negatives.
+        Logits and targets, (P,) each, in the order of the paper's code: for each pair of views, M positive pairs and
+        then M negative pairs.
 
     Raises:
         ValueError: if a tensor has an invalid shape, dtype or device.
@@ -99,10 +99,10 @@ def relation_loss(
     work = K * M * max(K - 1, head.linear.in_features // FEATURES_PER_PARTNER) * len(head.linear.weight)
     is_small = features_KMD.device.type == "cpu" and work < SINGLE_THREAD_MAX_WORK
     with single_threaded() if is_small and not torch.compiler.is_compiling() else contextlib.nullcontext():
-        return _select_impl(head, features_KMD)(head, features_KMD, negative_rows, positive_rows, config)
+        return _select_implementation(head, features_KMD)(head, features_KMD, negative_rows, positive_rows, config)
 
 
-def _select_impl(head: RelationHead, features_KMD: Tensor) -> Callable[..., tuple[Tensor, PairStatistics]]:
+def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable[..., tuple[Tensor, PairStatistics]]:
     """Return the fastest implementation that supports the head and the features."""
     norm = head.norm
     if (
