@@ -359,7 +359,8 @@ def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, see
 def _format_history(history: list[dict[str, float]]) -> str:
     """Return the history as CSV with a row per epoch. Floats have all digits, so identical runs give identical files."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]) if history else ["epoch", "loss", "accuracy"], lineterminator="\n")
+    columns = list(history[0]) if history else ["epoch", "loss", "accuracy"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     # Readers interpret an empty cell as a missing value. The string "nan" would turn the column into text.
     writer.writerows({key: "" if math.isnan(value) else value for key, value in row.items()} for row in history)
