@@ -357,7 +357,7 @@ def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, see
 
 
 def _format_history(history: list[dict[str, float]]) -> str:
-    """Return the history as CSV with a row per epoch. Floats have all digits, so identical runs give identical files."""
+    """Return the history as CSV with a row per epoch. Floats have all digits: identical runs give identical files."""
     text = io.StringIO()
     columns = list(history[0]) if history else ["epoch", "loss", "accuracy"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
