@@ -4,10 +4,16 @@ VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: main setup test test-fast test-cluster lint lock audit test-oldest test-newest clean
-main: setup
+.PHONY: main repository setup test test-fast test-cluster lint lock audit test-oldest test-newest clean
+main: repository setup
 	dvc repro
 	@echo "report: $(CURDIR)/report/index.html"
+
+# DVC refuses to run in a folder without git, such as an unpacked archive. Check this before the long installation.
+repository:
+	@git rev-parse --git-dir >/dev/null || { \
+		echo "make: DVC needs a git repository: clone the project with git, or, in this folder, run" \
+			"'git init && git add . && git commit -m Start', then make again" >&2; exit 2; }
 
 setup: $(VENV)/ready
 

@@ -17,9 +17,11 @@ from rr import paths
 from rr.errors import UserError
 from rr.params import load_params
 from rr.workflow import grid, suites
+from rr.workflow.keep_outputs import keep_former_outputs
 from rr.workflow.records import code_files
 
 min_version("9.19")  # the first version that reads profile.yaml and compares touched files by checksum
+keep_former_outputs()
 
 
 configfile: "params.yaml"
@@ -44,8 +46,11 @@ if config != yaml.safe_load(Path("params.yaml").read_text()):
         "params.yaml"
     )
 
-if SUITES:
-    shell.prefix(f"export RR_PARAMS={shlex.quote(str(PARAMS_FILE))}; ")
+# The first command is Snakemake's default prefix. Without RR_ENGINE, `rr` would register every stage with the engines.
+shell.prefix(
+    "set -euo pipefail; export RR_ENGINE=snakemake"
+    f"{f' RR_PARAMS={shlex.quote(str(PARAMS_FILE))}' if SUITES else ''}; "
+)
 
 
 # `gpu` is the number of GPUs that a job requests from a cluster. `gpu_jobs` limits the number of jobs that use the GPUs of

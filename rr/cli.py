@@ -6,6 +6,7 @@ This module imports only Typer and small modules of `rr`, so that `rr --help` is
 import io
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -14,6 +15,7 @@ import typer
 from rr import __version__, paths
 from rr.errors import ReportedByAnotherRank, UserError, explain_os_error
 from rr.runtime import signals
+from rr.runtime.progress import Progress, is_main_process
 
 if TYPE_CHECKING:
     from rr.params import DatasetConfig
@@ -95,17 +97,21 @@ def options(
 @app.command()
 def fetch(dataset: DatasetOption, local: LocalCopyOption = None, params: ParamsOption = paths.PARAMS_FILE) -> None:
     """Generate, download or copy the images of a dataset into data/raw, and check them."""
-    from rr import stages
+    with Progress("fetch"):
+        from rr import stages
 
-    print(stages.run_fetch(dataset, local, params))
+        message = stages.run_fetch(dataset, local, params)
+    print(message)
 
 
 @app.command()
 def convert(dataset: DatasetOption, params: ParamsOption = paths.PARAMS_FILE) -> None:
     """Convert a dataset to FFCV files (betons), one per split, and write them and an index into data/beton."""
-    from rr import stages
+    with Progress("convert"):
+        from rr import stages
 
-    print(stages.run_convert(dataset, params))
+        message = stages.run_convert(dataset, params)
+    print(message)
 
 
 @app.command()
@@ -121,9 +127,12 @@ def pretrain(
 
     To use N processes: torchrun --nproc-per-node N -m rr pretrain …
     """
-    from rr import stages
+    # Of the processes of torchrun, only the main one shows its progress.
+    with Progress("pretrain") if is_main_process() else nullcontext():
+        from rr import stages
 
-    if message := stages.run_pretrain(dataset, backbone, method, seed, device, params):
+        message = stages.run_pretrain(dataset, backbone, method, seed, device, params)
+    if message:
         print(message)
 
 
@@ -139,17 +148,21 @@ def evaluate(
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
     """Evaluate a pretrained backbone on the test split of a target dataset."""
-    from rr import stages
+    with Progress("evaluate"):
+        from rr import stages
 
-    print(stages.run_evaluate(dataset, backbone, method, seed, target, protocol, device, params))
+        message = stages.run_evaluate(dataset, backbone, method, seed, target, protocol, device, params)
+    print(message)
 
 
 @app.command()
 def report(params: ParamsOption = paths.PARAMS_FILE) -> None:
     """Write a report page with the results of the grid."""
-    from rr import stages
+    with Progress("report"):
+        from rr import stages
 
-    print(stages.run_report(params))
+        message = stages.run_report(params)
+    print(message)
 
 
 @suite.command("list")
@@ -194,13 +207,16 @@ def plan(
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Count the runs and views of a grid, and estimate how long it takes on this machine."""
+    """Count the runs and views of a grid, estimate its duration on this machine, and check whether it can succeed."""
     from rr import stages
 
     # Typer's min and max would accept nan.
     if speed is not None and not 1 <= speed <= 1e12:
         raise UserError(f"--views-per-second {speed}: must be a number from 1 to 1e12")
-    print(stages.run_plan(names or [], speed, gpus, device, params))
+    message, problems = stages.run_plan(names or [], speed, gpus, device, params)
+    print(message)
+    if problems:
+        raise UserError("\n".join(["this grid cannot be completed:", *problems]))
 
 
 @app.command()
@@ -214,17 +230,21 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
 @app.command()
 def verify(params: ParamsOption = paths.PARAMS_FILE) -> None:
     """Compare the outputs, inputs, code and parameters of every run in the grid with its record."""
-    from rr import stages
+    with Progress("verify"):
+        from rr import stages
 
-    print(stages.run_verify(params))
+        message = stages.run_verify(params)
+    print(message)
 
 
 @app.command()
 def sync(engine: EngineArgument, params: ParamsOption = paths.PARAMS_FILE) -> None:
     """Register the outputs of ENGINE with the other engine, so that the other one does not rerun the stages."""
-    from rr import stages
+    with Progress("sync"):
+        from rr import stages
 
-    print(stages.run_sync(engine, params))
+        message = stages.run_sync(engine, params)
+    print(message)
 
 
 @app.command("import")
@@ -232,18 +252,25 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="Checkpoint of the authors' code, PyTorch state dict, or safetensors file."
+            metavar="FILE",
+            help="Checkpoint of the authors' code or of another PyTorch program, state dict, or safetensors file.",
         ),
     ],
     backbone: BackboneOption,
     output: Annotated[
         Path | None, typer.Option("--output", help="File to write. By default, a new file in the folder of FILE.")
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="Key of the weights, such as encoder_q, if FILE contains several backbones."),
+    ] = None,
 ) -> None:
     """Convert a checkpoint to a backbone file that a method with `kind: imported` can use."""
-    from rr.exchange.importing import import_backbone
+    with Progress("import"):
+        from rr.exchange.importing import import_backbone
 
-    print(import_backbone(file, backbone, output))
+        message = import_backbone(file, backbone, output, key)
+    print(message)
 
 
 @app.command()
@@ -258,9 +285,11 @@ def export(
     ] = 32,
 ) -> None:
     """Export a backbone to another format, and check that it gives the same features."""
-    from rr.exchange.exporting import export_backbone
+    with Progress("export"):
+        from rr.exchange.exporting import export_backbone
 
-    print(export_backbone(file, format, output, image_size))
+        message = export_backbone(file, format, output, image_size)
+    print(message)
 
 
 @app.command()
@@ -274,10 +303,12 @@ def embed(
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
     """Write a Parquet file with the path and the feature vector of every image in a folder."""
-    from rr.gallery.embed import embed as run_embed
+    with Progress("embed"):
+        from rr.gallery.embed import embed as run_embed
 
-    config = _lookup_dataset(dataset, params)
-    print(run_embed(folder, weights, output, dataset=config, on_unreadable=on_unreadable, device=device))
+        config = _lookup_dataset(dataset, params)
+        message = run_embed(folder, weights, output, dataset=config, on_unreadable=on_unreadable, device=device)
+    print(message)
 
 
 @app.command()
@@ -298,20 +329,20 @@ def retrieve(
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
     """Find the images of a folder that are most similar to each query IMAGE, by cosine similarity of their features."""
-    from rr.gallery.retrieve import retrieve as run_retrieve
+    with Progress("retrieve"):
+        from rr.gallery.retrieve import retrieve as run_retrieve
 
-    config = _lookup_dataset(dataset, params)
-    print(
-        run_retrieve(
+        config = _lookup_dataset(dataset, params)
+        message = run_retrieve(
             images, gallery, weights, top=top, page_path=output, index_path=index, dataset=config,
             on_unreadable=on_unreadable, device=device,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
+    print(message)
 
 
 @app.command()
 def doctor() -> None:
-    """Check the installation: libraries, FFCV, GPU, threads and disk space."""
+    """Check the installation (libraries, FFCV, GPU, threads, disk) and, in a project, its repository and its grid."""
     from rr.doctor import run_checks
 
     raise typer.Exit(run_checks())
@@ -360,12 +391,14 @@ def main() -> None:
     After a mistake of the user, only a message is printed, and the exit code is 2. After a bug, the traceback is
     printed, and the exit code is 1.
     """
+    _ensure_utf8_file_names()
     # The OpenMP library reads this when it is loaded. Otherwise its threads would busy-wait and slow down those of
     # numba.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signals.install_handlers()
+    # Log files show progress without delay, and text that a terminal cannot show does not end the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # log files show progress without delay
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         app()
     except UserError as error:
@@ -379,16 +412,29 @@ def main() -> None:
         _exit_with_message(str(explained))
     except (MemoryError, RuntimeError) as error:
         # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text identifies it.
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
-            _exit_with_message(
-                "out of memory: lower batch_size or views in params.yaml, or use a machine or GPU with more memory"
-            )
-        raise
+        texts = ("out of memory", "can't allocate memory", "can't start new thread")
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
+            raise
+        thread_limit = "; or raise the limit of threads (`ulimit -u`)" if texts[-1] in str(error) else ""
+        _exit_with_message(
+            "out of memory: lower batch_size or views in params.yaml, or use a machine or GPU with more memory"
+            f"{thread_limit}"
+        )
     except SystemExit as error:
         if error.code in signals.EXIT_MESSAGES:
             message = f"{signals.EXIT_MESSAGES[error.code]}: run the same command again to continue"
             _exit_with_message(message, error.code)
         raise
+
+
+def _ensure_utf8_file_names() -> None:
+    """Start Python again in its UTF-8 mode if the locale has another encoding.
+
+    The mode is the default in the POSIX locale, unless PYTHONUTF8=0 is set. Otherwise class names and paths with other
+    characters than those of the locale could not be read or written.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _lookup_dataset(name: str | None, params: Path) -> "DatasetConfig | None":

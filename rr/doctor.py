@@ -18,6 +18,12 @@ def run_checks() -> int:
         _check_python, _check_system_libraries, _check_torch_and_torchvision, _check_ffcv, _check_engines, _check_gpu,
         _check_threads, _check_disk,
     ]  # fmt: skip
+    if Path("dvc.yaml").is_file():
+        checks += [_check_repository, _check_grid]
+    else:
+        print(
+            "      this folder is not a project (no dvc.yaml), so its repository and grid are not checked", flush=True
+        )
     passed = [_run_check(check) for check in checks]
     return 0 if all(passed) else 2
 
@@ -122,3 +128,45 @@ def _check_disk() -> str:
             f"only {free:.1f} GiB free on the disk of this folder: free some space (CIFAR-10 needs 2 GiB)"
         )
     return f"{free:.0f} GiB free on the disk of this folder"
+
+
+def _check_repository() -> str:
+    """Check that DVC can run: it needs a git repository, and its own folder .dvc."""
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+    from dvc.scm import SCMError
+
+    try:
+        with Repo() as repo:
+            root = repo.root_dir
+    except NotDvcRepoError:
+        raise RuntimeError("the folder .dvc is missing, so DVC cannot run: run `dvc init`") from None
+    except SCMError:
+        raise RuntimeError(
+            "this folder is not in a git repository, so DVC cannot run: run `git init`, or start "
+            "from a clone of the project"
+        ) from None
+    except DvcException as error:
+        raise RuntimeError(f"DVC cannot run: {error}") from error
+    if not os.path.samefile(root, "."):
+        raise RuntimeError(f"DVC runs in {root}: change to this folder, which contains the folder .dvc")
+    return "git and DVC can be used in this folder"
+
+
+def _check_grid() -> str:
+    """Check the grid of params.yaml against the datasets that are known, and against this machine."""
+    from rr import paths
+    from rr.compute.device import resolve_device
+    from rr.params import load_params
+    from rr.runtime.text import format_count
+    from rr.workflow import grid
+    from rr.workflow.checks import find_grid_problems, find_known_dataset, find_machine_problems
+
+    params = load_params(paths.PARAMS_FILE)
+    problems = [*find_grid_problems(params), *find_machine_problems(params, resolve_device("auto"))]
+    if problems:
+        raise RuntimeError("it cannot be completed:\n      " + "\n      ".join(problems))
+    num_pretrainings, num_evaluations = len(list(grid.pretrainings(params))), len(list(grid.evaluations(params)))
+    counts = f"{format_count(num_pretrainings, 'pretraining runs')}, {format_count(num_evaluations, 'evaluations')}"
+    unknown = [name for name in grid.dataset_names(params) if find_known_dataset(params, name) is None]
+    return f"{counts}; not checked, because rr fetch has not run: {', '.join(unknown)}" if unknown else counts

@@ -1,6 +1,7 @@
 """Errors that the command line reports without a traceback."""
 
 import errno
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -30,7 +31,7 @@ def format_suggestion(word: str, valid_words: Iterable[str]) -> str:
 
 def explain_os_error(error: OSError) -> UserError | None:
     """Return a UserError for an operating system error that the user can fix, or None for any other error."""
-    where = f" at {error.filename}" if error.filename else ""
+    where = " at /dev/shm" if _is_about_shared_memory(error) else f" at {error.filename}" if error.filename else ""
     match error.errno:
         case errno.ENOSPC:
             return UserError(f"no space left on the disk{where}: free some space, then run the same command again")
@@ -54,3 +55,12 @@ def explain_os_error(error: OSError) -> UserError | None:
         case errno.EIO:
             return UserError(f"input/output error{where}: the disk or its connection may be failing; check it")
     return None
+
+
+def _is_about_shared_memory(error: OSError) -> bool:
+    """Return whether an object in /dev/shm caused the error. Python names such an object without its folder, if at all.
+
+    With several worker processes, torch and multiprocessing exchange data through such objects.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "/multiprocessing/" in frames[-1].filename

@@ -1,17 +1,20 @@
 """Stage `fetch`: collect the images of a dataset, from any kind of source, in one Parquet file."""
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rr.data import raw, sources
+from rr.data.skipped import SkippedFiles, format_skipped
+from rr.data.text import display_name, format_names, printable
 from rr.errors import UserError
 from rr.params import FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
+from rr.runtime.progress import Progress
 
 
 def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path | None = None) -> dict[str, Any]:
-    """Write the images of `source` to a raw file and return the numbers of images and classes.
+    """Write the images of `source` to a raw file and return facts about them.
 
     Args:
         source: the dataset's `source` section in params.yaml.
@@ -20,42 +23,78 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         local_copy: copy of the dataset to use instead of the path or the URL of `source`.
 
     Returns:
-        Number of images per split (`images`), of classes (`classes`) and of skipped unreadable images (`skipped`).
+        Number of images per split (`images`) and of classes (`classes`); number of images of each class in each split
+        (`images_per_class`); number of files that are not used by reason and suffix (`skipped`); and, for your own
+        images, the facts of `rr.data.raw.RawDataset`.
 
     Raises:
         UserError: if the source cannot be read, or if an image cannot be decoded (unless `on_unreadable: skip`).
     """
-    dataset = sources.read_dataset(source, download_dir, local_copy)
-    skipped: list[str] = []
     if isinstance(source, FolderSource | ParquetSource):
-        hint = (
-            f"repair or remove it in {local_copy or source.path}, or set 'on_unreadable: skip' in the source of this "
-            "dataset in params.yaml"
+        where = display_name(local_copy) if local_copy else printable(source.path)
+        skipped = SkippedFiles(
+            source.on_unreadable,
+            f"repair or remove {{them}} in {where}, or set 'on_unreadable: skip' in the source of this dataset in "
+            "params.yaml",
         )
-        dataset = dataset._replace(images=_drop_unreadable(dataset.images, source.on_unreadable, hint, skipped))
-    # rr encodes the images of the remaining sources itself, so they are always readable.
-    elif isinstance(source, TinyImageNetSource | SlimageNetSource):
-        hint = "this copy of the dataset is damaged: delete it and download the dataset again"
-        dataset = dataset._replace(images=_drop_unreadable(dataset.images, "raise", hint, skipped))
-    counts = raw.write(raw_path, dataset)
-    return {"images": counts, "classes": len(dataset.class_names), "skipped": len(skipped)}
+    else:
+        skipped = SkippedFiles("raise", "this copy of the dataset is damaged: delete it and download the dataset again")
+    dataset = sources.read_dataset(source, download_dir, local_copy, skipped)
+    if isinstance(source, TinyImageNetSource | SlimageNetSource):  # other sources encode or check the images themselves
+        dataset = dataset._replace(images=skipped.iter_readable(dataset.images))
+    counts: dict[str, Counter[int]] = {split: Counter() for split in raw.SPLITS}
+
+    def iter_images() -> Iterator[raw.EncodedImage]:
+        with Progress("fetch", dataset.num_images, "images") as progress:
+            for image in dataset.images:
+                counts[image.split][image.label] += 1
+                progress.advance(1)
+                yield image
+        skipped.raise_if_unreadable()
+        _check_classes(counts, dataset.class_names)
+
+    images = raw.write(raw_path, dataset._replace(images=iter_images()))
+    return {
+        "images": images,
+        "classes": len(dataset.class_names),
+        "images_per_class": {
+            split: {dataset.class_names[label]: count for label, count in sorted(by_label.items()) if label >= 0}
+            for split, by_label in counts.items()
+        },
+        **dataset.facts,
+        "skipped": skipped.counts,
+    }
 
 
-def _drop_unreadable(
-    images: Iterable[raw.EncodedImage], on_unreadable: raw.UnreadablePolicy, hint: str, skipped_names: list[str]
-) -> Iterator[raw.EncodedImage]:
-    """Yield the images that can be decoded. For any other image, raise UserError or add its name to `skipped`.
+def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> None:
+    """Raise UserError if a class has test images, but no training images that can be read."""
+    missing = sorted(label for label in counts["test"].keys() - counts["train"].keys() if label != raw.UNLABELED)
+    if missing:
+        names = format_names([printable(class_names[label]) for label in missing])
+        raise UserError(f"no training image of {names} can be read: repair or add training images")
 
-    The images are checked here once, so the later stages can rely on them.
-    """
-    for image in images:
-        try:
-            raw.decode_image(image.data)
-        except ValueError as error:
-            problem = f"{image.name}: not a readable image ({error})"
-            if on_unreadable == "raise":
-                raise UserError(f"{problem}; {hint}") from error
-            print(f"skipped {problem}", file=sys.stderr)
-            skipped_names.append(image.name)
-        else:
-            yield image
+
+def describe(facts: dict[str, Any]) -> str:
+    """Return what `fetch` has found in a few lines."""
+    images, per_class, num_classes = facts["images"], facts["images_per_class"], facts["classes"]
+    counts = [f"{count:,} {split}" for split, count in images.items()]
+    lines = [", ".join([*counts, f"{num_classes:,} {'class' if num_classes == 1 else 'classes'}"])]
+    if "splits" in facts:
+        lines.append("; ".join(f"{split}: {origin}" for split, origin in facts["splits"].items()))
+    if "columns" in facts:
+        types = facts["schema"]
+        columns = [(use, name) for use, name in facts["columns"].items() if name]
+        lines.append("columns: " + ", ".join(f"{use} from '{name}' ({types[name]})" for use, name in columns))
+    if num_classes:
+        names = list(dict.fromkeys([*per_class["train"], *per_class["test"]]))
+        texts = [
+            f"{printable(name)} ({per_class['train'].get(name, 0):,} + {per_class['test'].get(name, 0):,})"
+            for name in names
+        ]
+        lines.append(f"classes (train + test images): {format_names(texts)}")
+    unlabeled = {split: count - sum(per_class[split].values()) for split, count in images.items()}
+    if any(unlabeled.values()):
+        lines.append(
+            "unlabeled images: " + ", ".join(f"{count:,} {split}" for split, count in unlabeled.items() if count)
+        )
+    return "\n".join([*lines, *format_skipped(facts["skipped"])])

@@ -84,7 +84,7 @@ class PretrainPaths:
 
     @property
     def checkpoint(self) -> Path:
-        """Training state. It is not a stage output, because both engines delete the outputs of a failed stage."""
+        """Training state. It is not a stage output, because it exists only until the run is complete."""
         return "runs/resume" / self._run_path / "resume.pt"
 
 

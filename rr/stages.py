@@ -7,6 +7,8 @@ Every `run_` function returns a message for the user, and raises UserError if a 
 damaged or outdated.
 """
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,23 +21,36 @@ from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
 from rr.runtime.machine import package_versions
 from rr.workflow import grid
-from rr.workflow.records import record_run
-from rr.workflow.sync import sync_engines
+from rr.workflow.checks import (
+    find_grid_problems,
+    find_machine_problems,
+    find_memory_problem,
+    find_pretraining_problem,
+    runs_on_cluster,
+)
+from rr.workflow.records import load_record, record_run
+from rr.workflow.sync import register_run, sync_engines, was_started_by_user
 from rr.workflow.verify import describe_grid_changed_files, describe_grid_mismatches
 
 
 def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
-    """Fetch the images of a dataset into `data/raw`; `local` is a local copy to read instead of downloading."""
+    """Fetch the images of a dataset into `data/raw`; `local_copy` is read instead of the source in params.yaml."""
     require_single_process("fetch")
     params = load_params(params_file)
     config = _lookup(params, "datasets", dataset)
     files = paths.DatasetPaths(dataset)
-    with record_run(grid.make_fetch_run(params, dataset)) as recorder:
-        from rr.fetch import fetch
+    run = grid.make_fetch_run(params, dataset)
+    if not local_copy and (local_copy := _former_local_copy(run)):
+        record_file = paths.record_file(run.folder)
+        print(f"fetch: reading the local copy {local_copy} again, because {record_file} names it", file=sys.stderr)
+    with record_run(run) as recorder:
+        from rr.fetch import describe, fetch
 
         facts = recorder.facts = fetch(config.source, files.images, files.download_dir, local_copy)
-    skipped = f", {facts['skipped']:,} unreadable skipped" if facts["skipped"] else ""
-    return f"{files.images}: {_format_counts(facts)}, {facts['classes']} classes{skipped}"
+        if local_copy:
+            facts["local_copy"] = str(local_copy.expanduser().absolute())
+    _register_with_engines(run, params_file)
+    return f"{files.images}: {describe(facts)}"
 
 
 def run_convert(dataset: str, params_file: Path) -> str:
@@ -44,10 +59,14 @@ def run_convert(dataset: str, params_file: Path) -> str:
     params = load_params(params_file)
     config = _lookup(params, "datasets", dataset)
     files = paths.DatasetPaths(dataset)
-    with record_run(grid.make_convert_run(params, dataset)) as recorder:
+    if dataset in grid.dataset_names(params):
+        _check_grid(find_grid_problems(params), params_file)
+    run = grid.make_convert_run(params, dataset)
+    with record_run(run) as recorder:
         from rr.convert import convert
 
         recorder.facts = convert(files.images, config.image_size, files.betons, files.index)
+    _register_with_engines(run, params_file)
     return f"{files.beton_dir}: {_format_counts(recorder.facts)}, {config.image_size} x {config.image_size} pixels"
 
 
@@ -61,6 +80,7 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
         method_config, dataset_config = _lookup(params, "methods", method), _lookup(params, "datasets", dataset)
         run, files = _pretrain_paths(dataset, backbone, method, seed), paths.DatasetPaths(dataset)
         device = group.local_device(acquire_device(device))
+        _check_pretraining(params, run, device, group.world_size, params_file)
         stage_run = grid.make_pretrain_run(params, run)
         with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute import device as devices
@@ -96,6 +116,7 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
             return ""
         # The checkpoints are needed until all outputs and their record have been written.
         delete_checkpoints(run.checkpoint)
+    _register_with_engines(stage_run, params_file)
     summary = f"{facts['views']:,} views, {facts['views_per_second']:,} per second" if facts["views"] else "no training"
     return f"{run.weights}: {summary}"
 
@@ -111,7 +132,8 @@ def run_evaluate(
     run = paths.EvaluationPaths(_pretrain_paths(dataset, backbone, method, seed), target, protocol)
     files = paths.DatasetPaths(target)
     device = acquire_device(device)
-    with record_run(grid.make_evaluate_run(params, run)) as recorder:
+    stage_run = grid.make_evaluate_run(params, run)
+    with record_run(stage_run) as recorder:
         from rr.compute import device as devices
         from rr.data.index import read_class_names
         from rr.evaluate.stage import Target, evaluate
@@ -121,6 +143,7 @@ def run_evaluate(
         target_data = Target(dataset_config, betons, read_class_names(files.index))
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
         recorder.facts = {"device": devices.device_name(device)}
+    _register_with_engines(stage_run, params_file)
     name, value = next(iter(metrics.items()))
     return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"
 
@@ -137,15 +160,19 @@ def run_report(params_file: Path) -> str:
     if messages:
         messages.append("no report was written: update these files with `dvc repro` or `snakemake --cores 8`")
         raise UserError("\n".join(messages))
-    with record_run(grid.make_report_run(params)):
+    run = grid.make_report_run(params)
+    with record_run(run):
         from rr.report.stage import write_report
 
         write_report(params)
+    _register_with_engines(run, params_file)
     return f"report: {paths.REPORT_FILES[0].resolve()}"
 
 
-def run_plan(suite_names: list[str], views_per_second: float | None, gpus: int, device: str, params_file: Path) -> str:
-    """Count the runs and views of a grid, and estimate the time that it takes.
+def run_plan(
+    suite_names: list[str], views_per_second: float | None, gpus: int, device: str, params_file: Path
+) -> tuple[str, list[str]]:
+    """Count the runs and views of a grid, estimate the time that it takes, and check it.
 
     Args:
         suite_names: suites to plan; if empty, the grid of `params_file`.
@@ -153,16 +180,24 @@ def run_plan(suite_names: list[str], views_per_second: float | None, gpus: int, 
         gpus: number of GPUs; each trains one run at a time.
         device: device for the measurement.
         params_file: parameter file.
+
+    Returns:
+        The plan, and a line for each problem of the grid. The memory and the disk of this machine are checked only if
+        the throughput is measured on it.
     """
     from rr.workflow import suites
-    from rr.workflow.plan import format_plan, make_throughput_function
+    from rr.workflow.plan import format_plan
+    from rr.workflow.throughput import measure_throughput
 
     if suite_names:
         params_file = suites.merge_suites({name: suites.load_suite(name) for name in suite_names}, params_file)
-    throughput = (
-        make_throughput_function(acquire_device(device)) if views_per_second is None else lambda *_: views_per_second
-    )
-    return format_plan(load_params(params_file), throughput, gpus)
+    params = load_params(params_file)
+    problems = find_grid_problems(params)
+    if views_per_second is not None:
+        return format_plan(params, lambda _, runs: dict.fromkeys(runs, views_per_second), gpus), problems
+    device = acquire_device(device)
+    problems += find_machine_problems(params, device)
+    return format_plan(params, partial(measure_throughput, device=device), gpus), problems
 
 
 def run_verify(params_file: Path) -> str:
@@ -200,6 +235,51 @@ def _lookup(params: Params, section: str, name: str, option: str | None = None) 
             f"{option or f'--{section[:-1]}'} {name}: not in params.yaml; {format_suggestion(name, configs)}"
         )
     return configs[name]
+
+
+def _check_pretraining(
+    params: Params, run: paths.PretrainPaths, device: str, num_processes: int, params_file: Path
+) -> None:
+    """Raise UserError if a pretraining run cannot succeed or, if it belongs to the grid, if any run of the grid cannot.
+
+    Other runs of a cluster may have more memory, so that only the memory for this run is checked there.
+    """
+    if run not in grid.pretrainings(params):
+        problems = [find_pretraining_problem(params, run), find_memory_problem(params, run, device, num_processes)]
+        if any(problems):
+            raise UserError("\n".join(filter(None, problems)))
+    elif runs_on_cluster() or num_processes > 1:
+        own_problem = find_memory_problem(params, run, device, num_processes)
+        _check_grid([*find_grid_problems(params), *([own_problem] if own_problem else [])], params_file)
+    else:
+        _check_grid([*find_grid_problems(params), *find_machine_problems(params, device)], params_file)
+
+
+def _check_grid(problems: list[str], params_file: Path) -> None:
+    """Raise UserError if the grid has problems."""
+    if problems:
+        raise UserError(
+            "\n".join([f"the grid of {params_file} cannot be completed, so nothing was started:", *problems])
+        )
+
+
+def _former_local_copy(run: grid.StageRun) -> Path | None:
+    """Return the local copy from which a user has fetched the present images, if both still exist.
+
+    An engine that repeats `rr fetch --from` does not know the option.
+    """
+    try:
+        record = load_record(run.folder)
+    except UserError:  # missing or damaged
+        return None
+    path = Path(record.get("local_copy", ""))
+    return path if record.get("local_copy") and record["params"] == run.params and path.exists() else None
+
+
+def _register_with_engines(run: grid.StageRun, params_file: Path) -> None:
+    """Register a finished run with DVC and Snakemake if a user started it. Both read only `params.yaml`."""
+    if was_started_by_user() and params_file.resolve() == paths.PARAMS_FILE.resolve():
+        register_run(run, load_params(params_file))
 
 
 def _pretrain_paths(dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:

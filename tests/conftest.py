@@ -1,6 +1,8 @@
 """Fixtures for all tests."""
 
+import math
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,12 @@ from report_files import write_full_grid
 from rr import cli
 from rr.paths import REPORT_FILES
 from rr.report.stage import write_report
+from rr.runtime import progress
+
+# A shell makes background commands of a script ignore SIGINT, and child processes inherit this. The tests of Ctrl-C
+# need the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -34,6 +42,9 @@ def params_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> RunRr:
     """Return a function that runs an `rr` command in this process."""
+
+    # Whether a command prints progress lines would depend on the speed of the machine.
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_FIRST_LINE", math.inf)
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["rr", *map(str, arguments)])

@@ -25,7 +25,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE_SITE.parent
 os.environ["DVC_NO_ANALYTICS"] = "1"
 # Remove settings of the user, and of torchrun, from the environment.
 for variable in (
-    "RR_PARAMS", "RR_DEVICE", "RR_GPUS", "RR_SCRATCH", "RR_BENCH_DATA", "RANK", "WORLD_SIZE", "LOCAL_RANK",
+    "RR_PARAMS", "RR_DEVICE", "RR_GPUS", "RR_SCRATCH", "RR_BENCH_DATA", "RR_ENGINE", "DVC_STAGE", "RANK", "WORLD_SIZE", "LOCAL_RANK",
     "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
     "MASTER_PORT", *(name for name in os.environ if name.startswith("TORCHELASTIC_")),
 ):  # fmt: skip
@@ -145,8 +145,6 @@ def add_dataset(project: Path, source: dict, image_size: int = 16) -> None:
     """Write params.yaml with an additional dataset `mine` that has the source `source`."""
 
     def change(params: dict) -> None:
-        if source["kind"] in ("imagefolder", "parquet"):
-            source.update({"test_fraction": 0.2, "on_unreadable": "raise"} | source)
         params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "image_size": image_size}
 
     write_params(project, change)

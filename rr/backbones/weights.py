@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from rr import backbones
 from rr.errors import UserError
@@ -17,7 +18,15 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
     from rr.params import DatasetConfig
 
 
-def save_backbone(backbone: backbones.Backbone, path: Path, dataset: DatasetConfig | None = None) -> None:
+CLASSIFIER_PREFIX = "trained_classifier."  # prefix of the tensors of a classifier; no tensor of a backbone has it
+
+
+def save_backbone(
+    backbone: backbones.Backbone,
+    path: Path,
+    dataset: DatasetConfig | None = None,
+    classifier: nn.Linear | None = None,
+) -> None:
     """Save the weights of `backbone` to `path`. Equal weights give files of equal bytes.
 
     Args:
@@ -25,12 +34,14 @@ def save_backbone(backbone: backbones.Backbone, path: Path, dataset: DatasetConf
         path: the file to write.
         dataset: the dataset on which the backbone was pretrained. Its image size, mean and std are added to the
             metadata.
+        classifier: a classifier that was trained with the backbone, to save in the same file.
     """
     # Use a single metadata key, because safetensors writes several keys in random order.
     metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
     if dataset:
         metadata |= {"side": dataset.image_size, "mean": dataset.mean, "std": dataset.std}
-    state = {key: value.contiguous().cpu() for key, value in backbone.state_dict().items()}
+    tensors = backbone.state_dict() | (classifier.state_dict(prefix=CLASSIFIER_PREFIX) if classifier else {})
+    state = {key: value.contiguous().cpu() for key, value in tensors.items()}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(state, metadata={"rr": json.dumps(metadata)}))
 
@@ -41,16 +52,38 @@ def load_backbone(path: Path) -> backbones.Backbone:
     Raises:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
     """
+    return load_network(path)[0]
+
+
+def load_network(path: Path) -> tuple[backbones.Backbone, nn.Linear | None]:
+    """Load a backbone file, and return the backbone and the classifier that was trained with it, or None.
+
+    Both are in eval mode and have frozen weights.
+
+    Raises:
+        UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
+    """
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {})["rr"])
             backbone = backbones.build(metadata["backbone"])
-            backbone.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        if not all(bool(value.isfinite().all()) for value in backbone.state_dict().values()):
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        classifier_state = {key: state.pop(key) for key in list(state) if key.startswith(CLASSIFIER_PREFIX)}
+        backbone.load_state_dict(state)
+        classifier = _make_classifier(classifier_state, backbone.features) if classifier_state else None
+        weights = [*backbone.state_dict().values(), *(classifier.state_dict().values() if classifier else ())]
+        if not all(bool(value.isfinite().all()) for value in weights):
             raise ValueError("a weight is NaN or infinite")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
             f"{path} is missing, damaged or not a backbone file of this project ({error}): create it again with rr "
             "pretrain or rr import"
         ) from error
-    return backbone.requires_grad_(False).eval()
+    return backbone.requires_grad_(False).eval(), classifier
+
+
+def _make_classifier(state: dict[str, Tensor], num_features: int) -> nn.Linear:
+    """Return the classifier with these weights, whose keys have the prefix."""
+    classifier = nn.Linear(num_features, len(state[f"{CLASSIFIER_PREFIX}weight"]))
+    classifier.load_state_dict({key.removeprefix(CLASSIFIER_PREFIX): value for key, value in state.items()})
+    return classifier.requires_grad_(False).eval()

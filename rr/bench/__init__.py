@@ -16,6 +16,7 @@ from typing import Any
 
 from rr.bench.settings import Settings
 from rr.errors import UserError
+from rr.runtime.progress import Progress
 
 SCHEMA = "rr-bench-2"
 PARTS = ("views", "head", "backbone", "loader", "training", "evaluation", "startup", "machine", "gpu")
@@ -71,12 +72,15 @@ def _run_parts(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
     from rr.runtime.machine import describe_machine
 
     load_before, results = _load_averages(), {}
-    for name in parts:
-        print(f"bench: running the part {name} …", file=sys.stderr, flush=True)
-        part_load_before, start = _load_averages(), time.monotonic()
-        result = importlib.import_module(f"rr.bench.parts.{name}").run(settings)
-        load = {"before": part_load_before, "after": _load_averages()}
-        results[name] = {**asdict(result), "seconds": round(time.monotonic() - start, 1), "load": load}
+    with Progress("bench", len(parts), "parts", use_bar=False) as progress:
+        for name in parts:
+            print(f"bench: running the part {name} …", file=sys.stderr, flush=True)
+            progress.advance(0, f"part {name}")
+            part_load_before, start = _load_averages(), time.monotonic()
+            result = importlib.import_module(f"rr.bench.parts.{name}").run(settings)
+            load = {"before": part_load_before, "after": _load_averages()}
+            results[name] = {**asdict(result), "seconds": round(time.monotonic() - start, 1), "load": load}
+            progress.advance(1, "")
     return {
         "schema": SCHEMA,
         "settings": {**asdict(settings), "data": str(settings.data) if settings.data else None},

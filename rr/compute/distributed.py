@@ -17,6 +17,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rr.errors import ReportedByAnotherRank, UserError
+from rr.runtime.progress import Progress
+from rr.runtime.text import format_count, format_duration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,14 +205,23 @@ def _rendezvous(group: ProcessGroup) -> "Store":
     import torch.distributed as dist
 
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    others = format_count(group.world_size - 1, "other processes", "other process")
+    note = f"waiting for {others} of this run at {address} (WORLD_SIZE is {group.world_size})"
     # torch waits without running Python's signal handlers. No work has begun, so signals may end the process.
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        # The processes agree on signals through gloo, even if they train on GPUs, so that no GPU has to wait.
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.world_size, timeout=TIMEOUT)
+        with Progress("pretrain", note=note, use_bar=False):  # a signal would leave a bar behind
+            store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+            # The processes agree on signals through gloo, even if they train on GPUs, so that no GPU has to wait.
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.world_size, timeout=TIMEOUT)
     except RuntimeError as error:
+        if "timed out" in str(error).lower():
+            raise UserError(
+                f"the {group.world_size} processes of this run did not all connect at {address} within "
+                f"{format_duration(TIMEOUT.total_seconds())}: start all of them with torchrun, with a master address "
+                "that every host can reach, or unset WORLD_SIZE to run a single process"
+            ) from error
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"the {group.world_size} processes of this run could not connect at {address} ({reason}): start all of "

@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from rr.errors import UserError
+from rr.runtime.progress import Progress
 
-_HINT = "delete this file and download the official archive again"
+_HINT = "replace this file with a new download of the official archive, or give another copy with --from"
 
 
 class ArchiveLimits(NamedTuple):
@@ -66,9 +67,9 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
     shutil.rmtree(target_dir, ignore_errors=True)
     target_dir.mkdir(parents=True)
     size = count = 0
-    name = "header"
+    name = ""
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path) as tar, Progress("fetch", unit="files", note=f"extracting {path}") as progress:
             for member in tar:
                 name, size, count = member.name, size + member.size, count + 1
                 _check_member(path, name, size, count, limits)
@@ -76,6 +77,7 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
                 if not (member.isfile() or member.isdir()):
                     raise _rejection_error(path, f"member {name} is neither a file nor a folder")
                 tar.extract(member, target_dir, filter="data")
+                progress.advance(1)
             # gzip and bzip2 verify their checksums at the end of the file, which lies after the end of the tar.
             while tar.fileobj and (rest := tar.fileobj.read(1 << 20)):
                 name, size = "data after the last member", size + len(rest)
@@ -83,7 +85,9 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
     except BaseException as error:
         shutil.rmtree(target_dir)
         if _indicates_damage(error):
-            raise UserError(f"{path} is damaged or not a zip or tar archive ({name}: {error}): {_HINT}") from error
+            # If no member could be read, tarfile's message lists the error of each compression method.
+            reason = f"{name}: {error}" if name else "it cannot be opened"
+            raise UserError(f"{path} is damaged or not a zip or tar archive ({reason}): {_HINT}") from error
         raise
 
 

@@ -1,17 +1,18 @@
 """Read and write betons, the dataset files of FFCV. No other module imports ffcv.
 
-The module works around three properties of FFCV 1.0.2. Importing ffcv sets torch to one thread, and creating or
+The module works around four properties of FFCV 1.0.2. Importing ffcv sets torch to one thread, and creating or
 iterating over a loader sets torch to the loader's number of workers. Writing with several processes gives a different
-file each time, and hangs if one of them dies. FFCV maps files into memory, so a damaged file can crash the process.
-Therefore `validate` checks a file before FFCV opens it.
+file each time, and hangs if one of them dies. The writer needs shared memory and semaphores, which are not available
+if /dev/shm cannot be written; a single process replaces both by plain objects. FFCV maps files into memory, so a
+damaged file can crash the process. Therefore `validate` checks a file before FFCV opens it.
 """
 
 import importlib
-import multiprocessing
 import queue
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,9 @@ from rr.errors import UserError
 
 _FIELDS = ("image", "label", "index")
 MAX_RESIDENT_BYTES = 1 << 30  # splits whose pixels take up more bytes are streamed from the file
-_PAGE_SIZE = 1 << 21
+# FFCV never divides an image between two pages. A small page, which is FFCV's minimum, can hold an image of 836 × 836
+# pixels. A large one can hold five images of 1024 × 1024 pixels, so only a small part of it stays empty.
+_SMALL_PAGE_SIZE, _LARGE_PAGE_SIZE = 1 << 21, 1 << 24
 # Layout of version 2 of the format (`ffcv/types.py`). It is repeated here to validate a file without importing ffcv.
 _HEADER = np.dtype(
     [("version", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("samples", "<u8"), ("allocation", "<u8")], align=True
@@ -97,24 +100,20 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
         def _write_common(self, num_samples, queue_content, work_fn, extra_worker_args):  # type: ignore[no-untyped-def]
             self.num_samples = num_samples
             self.prepare()
-            # Only other processes need the shared memory. A plain buffer needs no cleanup after an error.
-            size = self.metadata_sm.size
-            self.metadata_sm.close()
-            self.metadata_sm.unlink()
-            self.metadata_sm = SimpleNamespace(buf=bytearray(size))
             chunks: queue.Queue[Any] = queue.Queue()
             for chunk in [*queue_content, None]:
                 chunks.put(chunk)
             allocations: queue.Queue[Any] = queue.Queue()
             allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
-            num_done = multiprocessing.Value("Q", 0)
             worker_job_indexed_dataset(
-                chunks, self.metadata_sm, self.metadata_type, self.fields, allocator, num_done, allocations,
+                chunks, self.metadata_sm, self.metadata_type, self.fields, allocator, _LocalValue(), allocations,
                 *extra_worker_args,
             )  # fmt: skip
             self.finalize(allocations.get())
 
-    samples = zip(images, labels, index, strict=True)
+    images = iter(images)
+    first_image = next(images)
+    samples = zip(chain([first_image], images), labels, index, strict=True)
 
     class SequentialDataset:
         """An indexable dataset, as FFCV requires, over an iterator. Positions must be requested in order."""
@@ -127,7 +126,33 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
             return image, int(label), int(row)
 
     fields = {"image": RGBImageField(write_mode="raw"), "label": IntField(), "index": IntField()}
-    InProcessWriter(str(path), fields, page_size=_PAGE_SIZE, num_workers=1).from_indexed_dataset(SequentialDataset())
+    page_size = _page_size(first_image.nbytes)
+    with (
+        mock.patch("ffcv.writer.shared_memory", SimpleNamespace(SharedMemory=_LocalBuffer)),
+        mock.patch("ffcv.memory_allocator.Value", _LocalValue),
+    ):
+        InProcessWriter(str(path), fields, page_size=page_size, num_workers=1).from_indexed_dataset(SequentialDataset())
+
+
+def _page_size(image_bytes: int) -> int:
+    """Return the size of the pages of a beton whose images have `image_bytes` bytes each."""
+    return _SMALL_PAGE_SIZE if image_bytes <= _SMALL_PAGE_SIZE else _LARGE_PAGE_SIZE
+
+
+class _LocalBuffer:
+    """Replaces `multiprocessing.shared_memory.SharedMemory`, which requires a /dev/shm that can be written."""
+
+    def __init__(self, create: bool, size: int) -> None:
+        self.buf = bytearray(size)
+
+
+class _LocalValue:
+    """Replaces `multiprocessing.Value`, whose lock requires a /dev/shm that can be written."""
+
+    def __init__(self, *_: Any) -> None:
+        self.value = 0
+
+    get_lock = nullcontext
 
 
 def validate(path: Path) -> BetonInfo:
@@ -149,7 +174,8 @@ def validate(path: Path) -> BetonInfo:
     if file_size < samples_start:
         raise invalid("too short to contain a header")
     header = np.fromfile(path, _HEADER, 1)[0]
-    if header["version"] != 2 or header["fields"] != len(_FIELDS) or header["page"] != _PAGE_SIZE:
+    is_known_page_size = header["page"] in (_SMALL_PAGE_SIZE, _LARGE_PAGE_SIZE)
+    if header["version"] != 2 or header["fields"] != len(_FIELDS) or not is_known_page_size:
         raise invalid("not an FFCV file of version 2 with the expected fields")
     fields = np.fromfile(path, _FIELD, len(_FIELDS), offset=_HEADER.itemsize)
     names = tuple(bytes(name).rstrip(b"\0").decode("ascii", "replace") for name in fields["name"])
@@ -161,13 +187,15 @@ def validate(path: Path) -> BetonInfo:
         or table_start + count * _ALLOCATION.itemsize != file_size
         or samples_start + count * _SAMPLE.itemsize > table_start
     ):
-        raise invalid(f"its size does not match its {count} samples")
+        raise invalid(f"its size does not match its number of samples, {count:,}")
     samples = np.fromfile(path, _SAMPLE, count, offset=samples_start)
     allocation = np.fromfile(path, _ALLOCATION, count, offset=table_start)
     image, size = samples["image"], int(samples["image"]["width"][0])
     image_bytes = size * size * 3
     if size == 0:
         raise invalid("its images have no pixels")
+    if header["page"] != _page_size(image_bytes):
+        raise invalid(f"its pages of {header['page']} bytes do not suit images of {size} × {size} pixels")
     if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
         raise invalid("its images differ in size or are compressed")
     # The bytes of each image must lie between the two tables. Nothing is added to the pointers, which could overflow.

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from rr.errors import UserError
@@ -24,7 +24,7 @@ _OR_LOCAL_COPY = "or give a local copy with --from"
 
 
 class _NetworkError(Exception):
-    """The connection failed. A retry may succeed."""
+    """The file, or a part of it, could not be received. A retry may succeed."""
 
 
 def download_file(url: str, path: Path, md5: str | None = None) -> None:
@@ -87,7 +87,7 @@ def _download_rest(url: str, part: Path) -> None:
     if size:
         headers["Range"] = f"bytes={size}-"
         if validator_path.exists():
-            headers["If-Range"] = validator_path.read_text()
+            headers["If-Range"] = validator_path.read_text(encoding="utf-8")
     try:
         with _translate_network_errors():
             response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
@@ -119,14 +119,14 @@ def _download_rest(url: str, part: Path) -> None:
                 f"require a login; open the address in a browser and try again, {_OR_LOCAL_COPY}"
             )
         _save_validator(response.headers, validator_path)
-        # Without a length there is no progress to show.
-        progress_bar = Progress(f"download {part.stem}", total, "bytes", size) if total else nullcontext()
-        with open(part, "ab" if is_rest else "wb") as file, progress_bar as progress:
+        with (
+            open(part, "ab" if is_rest else "wb") as file,
+            Progress(f"download {part.stem}", total, "bytes", size) as progress,
+        ):
             while chunk:
                 file.write(chunk)
                 size += len(chunk)
-                if progress:
-                    progress.advance(len(chunk))
+                progress.advance(len(chunk))
                 chunk = _read_chunk(response)
         if total is not None and size < total:
             raise _NetworkError(f"the connection ended after {size:,} of {total:,} bytes")
@@ -161,7 +161,7 @@ def _save_validator(headers: http.client.HTTPMessage, validator_path: Path) -> N
     etag = headers.get("ETag") or ""
     validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
     if validator:
-        validator_path.write_text(validator)
+        validator_path.write_text(validator, encoding="utf-8")
     else:
         validator_path.unlink(missing_ok=True)
 

@@ -8,15 +8,16 @@ class names.
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from rr.data.class_names import parse_class_names
 from rr.errors import UserError
@@ -24,7 +25,6 @@ from rr.runtime.atomic import atomic_write
 
 SPLITS = ("train", "test")
 UNLABELED = -1
-UnreadablePolicy = Literal["raise", "skip"]  # what to do with an image that cannot be decoded
 MAX_CLASSES = 100_000  # more than in any image dataset, but few enough for a list of all class names
 _SCHEMA = pa.schema(
     [
@@ -47,10 +47,19 @@ class EncodedImage(NamedTuple):
 
 
 class RawDataset(NamedTuple):
-    """The class names of a dataset (empty if it is unlabeled) and its images, with the training split first."""
+    """A dataset from any source.
+
+    Attributes:
+        class_names: name of each class, indexed by label; empty if the dataset is unlabeled.
+        images: the images, with the training split first.
+        num_images: number of images, or None if it is unknown.
+        facts: facts about the source for the record: `splits` (the origin of each split), `files` and `columns`.
+    """
 
     class_names: list[str]
     images: Iterable[EncodedImage]
+    num_images: int | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 def write(path: Path, dataset: RawDataset) -> dict[str, int]:
@@ -79,8 +88,7 @@ def write(path: Path, dataset: RawDataset) -> dict[str, int]:
         for split, count in counts.items():
             if count == 0:
                 raise UserError(
-                    f"{path} was not written, because the {split} split has no images: add images to the source. If "
-                    "the source has no test images of its own, another test_fraction may help too"
+                    f"{path} was not written, because the {split} split has no images: add images to the source"
                 )
     return counts
 
@@ -162,11 +170,19 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+class UnreadableImageError(ValueError):
+    """Raised for data that cannot be decoded. `reason` is a short description for counting such data."""
+
+    def __init__(self, message: str, reason: str = "an image that cannot be decoded") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
     """Decode an encoded image and return its RGB pixels, uint8 (H, W, 3).
 
     All image formats that Pillow supports are accepted. EXIF rotation is applied, transparent pixels are blended with
-    white, and 16-bit values are scaled to 8 bits.
+    white, and 16-bit values are scaled to 8 bits. Damaged metadata (EXIF, texts, color profiles) is ignored.
 
     Args:
         data: the encoded image.
@@ -174,31 +190,135 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
             and resized (bicubic). None keeps the size of the image.
 
     Raises:
-        ValueError: if Pillow cannot read the image.
+        UnreadableImageError: if Pillow cannot read the image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = _to_rgb(ImageOps.exif_transpose(opened))
-    except UnidentifiedImageError as error:
-        raise ValueError("not an image format that Pillow can read") from error
+        image = _decode(data)
     except MemoryError:
         raise  # this machine is short of memory; the image may be valid
     except Exception as error:  # Pillow's decoders raise many different exceptions
-        raise ValueError(str(error) or type(error).__name__) from error
+        if isinstance(error, UnreadableImageError):
+            raise
+        content = identify_content(data)
+        if content:
+            raise UnreadableImageError(*content) from error
+        if isinstance(error, UnidentifiedImageError):
+            raise UnreadableImageError("not an image format that Pillow can read") from error
+        raise UnreadableImageError(str(error) or type(error).__name__) from error
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _decode(data: bytes) -> Image.Image:
+    """Decode an image to RGB. If the metadata of a PNG prevents this, decode the image without them."""
+    try:
+        return _decode_pixels(data)
+    except (UnreadableImageError, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception as error:
+        if not data.startswith(_PNG_SIGNATURE) or len(pixels_only := _drop_png_metadata(data)) == len(data):
+            raise
+        try:
+            return _decode_pixels(pixels_only)
+        except UnreadableImageError:
+            raise
+        except Exception:
+            raise error from None
+
+
+def _decode_pixels(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        rgb, transposition = _to_rgb(image), _find_transposition(image)
+        return rgb if transposition is None else rgb.transpose(transposition)
+
+
+def _find_transposition(image: Image.Image) -> Image.Transpose | None:
+    """Return how the EXIF data of an image require to rotate or mirror it. EXIF data that are not valid are ignored."""
+    try:
+        return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data raise many different exceptions
+        return None
+
+
+def _drop_png_metadata(data: bytes) -> bytes:
+    """Return a PNG without its ancillary chunks, such as texts, except transparency and EXIF data."""
+    parts, start = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
+    while start < len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] in _PNG_PIXEL_CHUNKS:
+            parts.append(data[start:end])
+        start = end
+    return b"".join(parts)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB with 8 bits per channel."""
-    if image.mode.startswith("I;16"):
+    tags = getattr(image, "tag_v2", {})  # only of TIFF images
+    bits = tags.get(ExifTags.Base.BitsPerSample, (None,))[0]
+    # Pillow reads 16-bit PGM images (and, before version 11.3, 16-bit PNG images) into 32-bit values.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
         # Pillow would clip 16-bit values to 255 instead of scaling them.
         values = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((values / 65535 * 255).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray((values / (2 ** (bits or 16) - 1) * 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError("its 32-bit values have no defined range; save it with 8 or 16 bits per channel")
+        kind = (
+            "floating-point numbers"
+            if image.mode == "F"
+            else f"{'signed ' if bits == 16 else ''}{bits or 32}-bit integers"
+        )
+        raise UnreadableImageError(
+            f"its values are {kind}, so the range from black to white is not defined; save it with 8 or 16 bits per "
+            "channel, without signs"
+        )
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def identify_content(data: bytes) -> tuple[str, str] | None:
+    """Return what data that are not an image are instead: a message, and a reason for counting; None if unknown."""
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()  # a byte order mark and spaces may precede text
+    if not data:
+        return "the file is empty", "an empty file"
+    if data.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer instead of the file; run `git lfs pull`", "a Git LFS pointer"
+    if start.startswith((b"/annex/objects/", b".git/annex/", b"../")) and b"annex/objects/" in start:
+        return "a git-annex pointer instead of the file; run `git annex get` or `datalad get`", "a git-annex pointer"
+    if not data.strip(b"\0"):
+        return "the file contains only zeros, as after an interrupted copy", "an empty file"
+    for signature, name in _OTHER_SIGNATURES.items():
+        if start.startswith(signature):
+            return f"{name} instead of an image", "not an image in spite of its suffix"
+    if data[4:8] == b"ftyp":
+        name = "a HEIC or AVIF image" if data[8:12] in _HEIF_BRANDS else "a video"
+        return f"{name}, which Pillow cannot read; convert it to JPEG or PNG", "in a format that Pillow cannot read"
+    return None
+
+
+_OTHER_SIGNATURES = {
+    b"<!doctype html": "an HTML page (of a failed download?)",
+    b"<html": "an HTML page (of a failed download?)",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an XML document (of a failed download?)",
+    b"{": "a JSON document (of a failed download?)",
+    b"%pdf": "a PDF document",
+    b"pk\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+}
+_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"}

@@ -1,5 +1,7 @@
 """The result of a protocol that predicts classes."""
 
+import math
+
 import numpy as np
 
 from rr.data.beton import Beton
@@ -34,13 +36,13 @@ def make_classification_result(
         config: settings of the protocol that computed the probabilities, for the error message.
 
     Raises:
-        UserError: if a probability is NaN or infinite.
+        UserError: if a probability or an additional metric is NaN or infinite.
     """
+    problems = [f"{name} is {value}" for name, value in additional_metrics.items() if not math.isfinite(value)]
     if not np.isfinite(probabilities).all():
-        raise UserError(
-            f"{config.kind}: the predicted class probabilities contain NaN or infinity: {_REMEDIES[config.kind]} of "
-            "the protocol in params.yaml"
-        )
+        problems = ["the predicted class probabilities contain NaN or infinity"]
+    if problems:
+        raise UserError(f"{config.kind}: {problems[0]}: {_REMEDIES[config.kind]} of the protocol in params.yaml")
     true_class_probabilities = probabilities[np.arange(len(test)), test.labels]
     lowest = np.argsort(true_class_probabilities, kind="stable")[:_NUM_EXAMPLES]
     images, _ = next(test.batches(lowest, _NUM_EXAMPLES))

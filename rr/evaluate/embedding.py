@@ -8,7 +8,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from rr.errors import UserError
+from rr.evaluate.checks import sample_test_rows
+from rr.evaluate.features import batch_size_for
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
 from rr.evaluate.result import ProtocolResult
@@ -16,7 +17,6 @@ from rr.params import EmbeddingConfig
 from rr.views import make_views
 
 _MAP_SIZE = 1024  # pixels
-_BATCH_SIZE = 512
 
 
 def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResult:
@@ -27,35 +27,19 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     of the map. The example image shows the test images at their map coordinates, without overlap.
 
     Raises:
-        UserError: if perplexity is not below the number of images, if all images have the same class, if no class has
-            two images, or if the features are not finite.
+        UserError: if the features are not finite.
     """
     from sklearn.manifold import TSNE  # the import takes a second, and the other protocols do not need it
     from sklearn.metrics import silhouette_score
 
     test = inputs.test
-    sample = np.random.Generator(np.random.Philox(key=inputs.seed)).permutation(len(test))[: config.images]
-    rows = np.sort(sample)
-    labels = test.labels[rows]
-    if config.perplexity >= len(rows):
-        raise UserError(
-            f"embedding: perplexity must be below the number of sampled test images ({len(rows)}), got "
-            f"{config.perplexity:g}: lower perplexity of the protocol in params.yaml"
-        )
-    if not 2 <= len(np.unique(labels)) < len(rows):
-        is_sample = len(rows) < len(test)
-        remedy = "raise images of the protocol or " * is_sample + "remove this dataset from grid.target"
-        raise UserError(
-            f"{test.path}: the silhouette needs at least two classes, and a class with at least two images, but the "
-            f"number of classes of {len(rows)} {'sampled ' * is_sample}images is {len(np.unique(labels))}: {remedy} in "
-            "params.yaml"
-        )
+    rows = sample_test_rows(len(test), config.images, inputs.seed)
     features = inputs.test_features[torch.from_numpy(rows).to(inputs.test_features.device)]
     normalized = F.normalize(features).cpu().numpy()
     # Several threads would add up values in an order that differs between runs.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # from a division by zero if all features are identical
-        silhouette = float(silhouette_score(normalized, labels))
+        silhouette = float(silhouette_score(normalized, test.labels[rows]))
         tsne = TSNE(perplexity=config.perplexity, init="pca", random_state=inputs.seed, n_jobs=1)
         coordinates = tsne.fit_transform(normalized)
     first_views, second_views = _extract_features_of_two_views(inputs, config, rows)
@@ -66,7 +50,8 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "effective_rank": effective_rank(features),
         "images": len(rows),
     }
-    images = np.concatenate([np.array(batch) for batch, _ in test.batches(rows, _BATCH_SIZE)])
+    batches = test.batches(rows, batch_size_for(inputs.dataset.image_size))
+    images = np.concatenate([np.array(batch) for batch, _ in batches])
     return ProtocolResult(
         metrics, rows, {"x": coordinates[:, 0], "y": coordinates[:, 1]}, render_map(images, coordinates)
     )
@@ -78,7 +63,7 @@ def _extract_features_of_two_views(
     """Return the features of two augmented views of each test image in `rows`, float32 (R, D) each."""
     batches = []
     with torch.inference_mode():
-        for images, positions in inputs.test.batches(rows, _BATCH_SIZE):
+        for images, positions in inputs.test.batches(rows, batch_size_for(inputs.dataset.image_size)):
             views = make_views(
                 images, inputs.test.index[positions], augmentation=config.augmentation, seed=inputs.seed, epoch=0,
                 num_views=2, mean=inputs.dataset.mean, std=inputs.dataset.std, device=inputs.device,

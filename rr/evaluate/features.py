@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,23 +16,38 @@ if TYPE_CHECKING:  # `rr retrieve` does not need these imports, which take a ten
     from rr.data.beton import Beton
     from rr.params import DatasetConfig
 
-_BATCH_SIZE = 512
+# A batch of images larger than 224 × 224 pixels has fewer images, because its activations would need too much memory.
+_MAX_BATCH_SIZE, _MAX_BATCH_PIXELS = 512, 512 * 224**2
+
+
+def batch_size_for(image_size: int) -> int:
+    """Return the number of images of `image_size` × `image_size` pixels to encode at a time."""
+    return min(_MAX_BATCH_SIZE, max(1, _MAX_BATCH_PIXELS // image_size**2))
 
 
 def extract_features(
-    backbone: Backbone, beton: Beton, dataset: DatasetConfig, device: str, rows: np.ndarray | None = None
+    backbone: Backbone,
+    beton: Beton,
+    dataset: DatasetConfig,
+    device: str,
+    rows: np.ndarray | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Return the features of the images of `beton`, without augmentation, float32 (N, D) on `device`.
 
     Args:
         backbone: backbone in eval mode, on `device`.
         beton: dataset split that contains the images.
-        dataset: configuration with the mean and the standard deviation for normalization.
+        dataset: configuration with the image size, and with the mean and the standard deviation for normalization.
         device: torch device on which to compute.
         rows: positions of the images to encode, in this order. By default, all images are encoded in file order.
+        on_batch: a function to call after each batch with its number of images.
     """
     batches = []
+    rows = np.arange(len(beton)) if rows is None else rows
     with torch.inference_mode():
-        for images, _ in beton.batches(np.arange(len(beton)) if rows is None else rows, _BATCH_SIZE):
+        for images, _ in beton.batches(rows, batch_size_for(dataset.image_size)):
             batches.append(backbone(normalize(images, mean=dataset.mean, std=dataset.std, device=device)).float())
+            if on_batch:
+                on_batch(len(images))
     return torch.cat(batches).clone()

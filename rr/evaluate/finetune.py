@@ -24,7 +24,7 @@ def evaluate(inputs: EvaluationInputs, config: FinetuneConfig) -> ProtocolResult
     """Train a copy of the backbone with a linear classifier and test both after the last epoch.
 
     Raises:
-        UserError: if a mini-batch would have fewer than two images, or if the loss or a probability is not finite.
+        UserError: if the loss or a probability is not finite.
     """
     probabilities, metrics = train_and_predict(inputs, config)
     return make_classification_result(probabilities, inputs.test, metrics, config)
@@ -44,19 +44,13 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
         (of the augmented images during the last epoch) and `train_images` (the number of images trained on).
 
     Raises:
-        UserError: if a mini-batch would have fewer than two images, or if the loss becomes NaN or infinite.
+        UserError: if the loss becomes NaN or infinite.
     """
     train, device = inputs.train, inputs.device
     torch.manual_seed(inputs.seed)
     classifier = nn.Linear(inputs.backbone.features, inputs.num_classes).to(device)
     backbone = copy.deepcopy(inputs.backbone).requires_grad_(True).train()
     rows = np.flatnonzero(keep_label_fraction(train.labels, config.label_fraction, inputs.seed) >= 0)
-    if min(len(rows), config.batch_size) < 2:
-        remedy = "raise batch_size" if config.batch_size < 2 else "add labeled training images, or raise label_fraction"
-        raise UserError(
-            f"{train.path}: finetuning needs mini-batches of at least two labeled images, but the number of labeled "
-            f"images is {len(rows)} and batch_size is {config.batch_size}: {remedy} of the protocol in params.yaml"
-        )
     optimizer = torch.optim.Adam(
         [
             {"params": backbone.parameters(), "lr": config.backbone_lr},

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
 from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.params import DatasetConfig
+from rr.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class EvaluationInputs:
         num_classes: number of classes of the target dataset.
         seed: seed of all random numbers of the protocol.
         device: torch device on which to compute.
+        trained_classifier: the classifier of the target's classes that was trained with the backbone, on `device`, if
+            such a classifier exists.
     """
 
     backbone: Backbone
@@ -36,6 +39,7 @@ class EvaluationInputs:
     num_classes: int
     seed: int
     device: str
+    trained_classifier: nn.Linear | None = None
 
     @cached_property
     def train_features(self) -> Tensor:
@@ -48,7 +52,8 @@ class EvaluationInputs:
         return self._extract_finite_features(self.test)
 
     def _extract_finite_features(self, beton: Beton) -> Tensor:
-        features = extract_features(self.backbone, beton, self.dataset, self.device)
+        with Progress("evaluate", len(beton), "images", note=f"features of {beton.path}") as progress:
+            features = extract_features(self.backbone, beton, self.dataset, self.device, None, progress.advance)
         if not features.isfinite().all():
             raise UserError(
                 f"{beton.path}: the backbone computes NaN or infinity for images of this split. If the backbone was "

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rr.errors import UserError
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.knn_vote import knn_vote
@@ -19,18 +18,12 @@ def evaluate(inputs: EvaluationInputs, config: KnnConfig) -> ProtocolResult:
     """Classify each test image by the vote of its most similar training images.
 
     Raises:
-        UserError: if there are fewer training images than neighbors, or if the features are not finite.
+        UserError: if the features are not finite.
     """
-    num_images = len(inputs.train)
-    if config.neighbors > num_images:
-        raise UserError(
-            f"knn: neighbors is {config.neighbors}, but the number of training images is {num_images}: lower "
-            "neighbors of the protocol in params.yaml"
-        )
     probabilities = predict_probabilities(
         inputs.train_features, inputs.train.labels, inputs.test_features, inputs.num_classes, config
     )
-    return make_classification_result(probabilities, inputs.test, {"train_images": num_images}, config)
+    return make_classification_result(probabilities, inputs.test, {"train_images": len(inputs.train)}, config)
 
 
 def predict_probabilities(

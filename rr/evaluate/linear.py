@@ -16,6 +16,9 @@ from rr.runtime.progress import Progress
 def evaluate(inputs: EvaluationInputs, config: LinearConfig) -> ProtocolResult:
     """Train a linear classifier on the training features and test it after the last epoch.
 
+    If the backbone was trained with a classifier of the target's classes, the accuracy of this classifier is an
+    additional metric, `trained_classifier_accuracy`. It does not depend on the settings of the protocol.
+
     Raises:
         UserError: if the features or the predicted probabilities are not finite.
     """
@@ -23,6 +26,9 @@ def evaluate(inputs: EvaluationInputs, config: LinearConfig) -> ProtocolResult:
         inputs.train_features, inputs.train.labels, inputs.test_features, inputs.test.labels, config,
         num_classes=inputs.num_classes, seed=inputs.seed,
     )  # fmt: skip
+    if inputs.trained_classifier:
+        predictions = inputs.trained_classifier(inputs.test_features).argmax(1).cpu().numpy()
+        metrics["trained_classifier_accuracy"] = float((predictions == inputs.test.labels).mean())
     return make_classification_result(probabilities, inputs.test, metrics, config)
 
 

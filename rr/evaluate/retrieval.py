@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from rr.compute.thread_pool import parallel_for
 from rr.data.beton import Beton
-from rr.errors import UserError
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.result import ProtocolResult
 from rr.params import RetrievalConfig
@@ -38,15 +37,10 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     nearest training images. An image of the same class has a green frame, and any other has a red frame.
 
     Raises:
-        UserError: if a cutoff exceeds the number of training images, or if the features are not finite.
+        UserError: if the features are not finite.
     """
     train, test = inputs.train, inputs.test
     max_cutoff = max(config.cutoffs)
-    if max_cutoff > len(train):
-        raise UserError(
-            f"retrieval: the cutoff {max_cutoff} exceeds the number of training images ({len(train)}): lower the "
-            "cutoffs of the protocol in params.yaml"
-        )
     num_neighbors = min(max(max_cutoff, _EXAMPLE_NEIGHBORS), len(train))
     nearest, similarity, average_precision = rank_gallery(
         inputs.train_features, train.labels, inputs.test_features, test.labels, num_neighbors,

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr import paths
-from rr.backbones.weights import load_backbone
+from rr.backbones.weights import load_network
 from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.evaluate import embedding, finetune, knn, linear, retrieval
+from rr.evaluate.checks import find_protocol_problem, find_target_problem
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.result import ProtocolResult
 from rr.params import DatasetConfig, ProtocolConfig
@@ -62,18 +63,26 @@ def evaluate(
         The metrics.
 
     Raises:
-        UserError: if the target has images without labels, if the test split has a class without training images, if
-            the weights are not a valid backbone file, or if the settings of the protocol do not suit the dataset.
+        UserError: if the dataset cannot be a target, if the settings of the protocol do not suit it, or if the weights
+            are not a valid backbone file.
     """
-    backbone = load_backbone(run.pretraining.weights).to(device)
-    train, test = (_open_split(target, split, threads) for split in ("train", "test"))
-    missing = sorted({target.class_names[label] for label in {*test.labels} - {*train.labels}})
-    if missing:
+    backbone, classifier = load_network(run.pretraining.weights)
+    train, test = (Beton(target.betons[split], threads=threads) for split in ("train", "test"))
+    problem = find_target_problem(run.target, target.class_names, train.labels, test.labels)
+    problem = problem or find_protocol_problem(run.protocol, protocol, run.target, train.labels, test.labels, seed)
+    if problem:
+        raise UserError(problem)
+    if run.target != run.pretraining.dataset:  # the classes of the classifier are those of another dataset
+        classifier = None
+    if classifier and classifier.out_features != len(target.class_names):
         raise UserError(
-            f"{train.path}: the test split contains classes without training images: {', '.join(missing)}. Add "
-            "training images of these classes to the dataset, or remove their test images"
+            f"{run.pretraining.weights}: the network was trained on {classifier.out_features} classes of {run.target}, "
+            f"which now has {len(target.class_names)}: run rr pretrain again"
         )
-    inputs = EvaluationInputs(backbone, train, test, target.dataset, len(target.class_names), seed, device)
+    inputs = EvaluationInputs(
+        backbone.to(device), train, test, target.dataset, len(target.class_names), seed, device,
+        classifier and classifier.to(device),
+    )  # fmt: skip
     result = PROTOCOLS[protocol.kind](inputs, protocol)
     metrics = result.metrics | {"test_images": len(test), "classes": len(target.class_names)}
     table = pa.table({"index": test.index[result.rows], "label": test.labels[result.rows], **result.columns})
@@ -83,16 +92,6 @@ def evaluate(
     write_png(result.examples, run.examples)
     write_text(run.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
-
-
-def _open_split(target: Target, split: str, threads: int) -> Beton:
-    beton = Beton(target.betons[split], threads=threads)
-    if not target.class_names or (beton.labels < 0).any():
-        raise UserError(
-            f"{beton.path} contains images without labels, so this dataset cannot be a target: remove it from "
-            "grid.target in params.yaml"
-        )
-    return beton
 
 
 def _format_confusion_csv(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:

@@ -1,10 +1,12 @@
-"""`rr import`: convert a checkpoint of the authors' code, or any matching state dict, to a backbone file."""
+"""`rr import`: convert a checkpoint of the authors' code, or of another program, to a backbone file."""
 
+import functools
 import json
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -17,24 +19,54 @@ from rr.errors import UserError, format_suggestion
 from rr.params import BackboneName
 from rr.paths import PARAMS_FILE
 from rr.runtime.hashing import file_sha256
+from rr.runtime.text import format_count
+
+_MAX_DEPTH = 4  # of the dicts in a checkpoint
+_MAX_NAMES = 5  # in a message
 
 
-def import_backbone(file: Path, backbone_name: str, output: Path | None = None) -> str:
+class Candidate(NamedTuple):
+    """Tensors of a state dict whose names match those of a backbone.
+
+    Attributes:
+        path: the keys that lead to the state dict in the file, joined with dots.
+        prefix: the start of the names of the tensors, which the names in the backbone do not have.
+        state: the tensors, by their names in the backbone.
+        names: their names in the state dict.
+        problem: why they do not match the backbone, or None if they do.
+    """
+
+    path: str
+    prefix: str
+    state: dict[str, Tensor]
+    names: set[str]
+    problem: str | None
+
+    @property
+    def key(self) -> str:
+        """The path and the prefix, as `--key` takes them; "." if both are empty."""
+        return ".".join(filter(None, [self.path, self.prefix.removesuffix(".")])) or "."
+
+
+def import_backbone(file: Path, backbone_name: str, output: Path | None = None, key: str | None = None) -> str:
     """Convert the weights in `file` to a backbone file with float32 weights.
 
+    The weights may be in any dict of a checkpoint, and their names may have any prefix. Other tensors are ignored.
+
     Args:
-        file: checkpoint of the authors' code (a dict whose entry `backbone` is a state dict; see `save` in their
-            methods/*.py), state dict written by `torch.save`, or safetensors file.
+        file: checkpoint that `torch.save` has written, or safetensors file. The names of the weights are those of the
+            authors' code, of torchvision, or of a `torch.nn.Sequential` of the layers.
         backbone_name: architecture of the backbone.
         output: file to write; by default `<file>-<backbone_name>.safetensors` in the folder of `file`.
+        key: `Candidate.key` of the weights, or its last parts, if `file` contains the weights of several backbones.
 
     Returns:
         A message for the user, with the lines to add to params.yaml.
 
     Raises:
-        UserError: if `backbone_name` is unknown, if `file` is missing, damaged or contains Python objects other than
-            tensors, if `output` is `file` or a folder, or if the weights do not match the architecture or contain NaN
-            or infinite values.
+        UserError: if `backbone_name` is unknown, if `file` is missing, damaged or contains Python objects that could
+            run code, if `output` is `file` or a folder, if the weights do not match the architecture or contain NaN or
+            infinite values, or if `key` is missing or wrong.
     """
     if backbone_name not in get_args(BackboneName):
         raise UserError(
@@ -46,37 +78,81 @@ def import_backbone(file: Path, backbone_name: str, output: Path | None = None) 
     if output.is_dir() or output.resolve() == file.resolve():
         kind = "a folder" if output.is_dir() else "the input file"
         raise UserError(f"--output {output} is {kind}: give the path of another file")
-    state = {_convert_key(key): value for key, value in _load_state_dict(file).items()}
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}  # the classifier
-    if problem := _describe_mismatch(backbone_name, state):
-        raise UserError(f"the weights in {file} do not match {backbone_name}: {problem}; {_suggest_backbone(state)}")
+    state_dicts = _find_state_dicts(_load(file))
+    if not state_dicts:
+        raise UserError(
+            f"{file} does not contain a state dict: give a file with a dict of tensors by name, at the top level or "
+            "under a key such as 'state_dict', 'model' or 'backbone'"
+        )
+    weights = _choose_candidate(file, backbone_name, state_dicts, key)
     backbone = backbones.build(backbone_name)
-    backbone.load_state_dict(backbone.state_dict() | state)
-    not_finite = [key for key, value in backbone.state_dict().items() if not value.isfinite().all()]
+    backbone.load_state_dict(backbone.state_dict() | weights.state)
+    not_finite = [name for name, value in backbone.state_dict().items() if not value.isfinite().all()]
     if not_finite:
         raise UserError(f"{file}: {not_finite[0]} contains NaN or infinite values; use an earlier checkpoint")
     save_backbone(backbone, output)
+    place = "" if weights.key == "." else f", from the weights under '{weights.key}'"
     # Stages run in the project folder. In any other folder, a relative path would be wrong, so print an absolute one.
     path = output if PARAMS_FILE.is_file() else output.resolve()
     return (
-        f"{output}: {backbone_name}, {backbone.features} features. To use this file, add a method with these lines to "
-        "params.yaml:\n"
+        f"{output}: {backbone_name}, {backbone.features} features{place}{_describe_ignored(weights, state_dicts)}. To "
+        "use this file, add a method with these lines to params.yaml:\n"
         f"    kind: imported\n    path: {json.dumps(str(path))}\n    sha256: {file_sha256(output)}"
     )
 
 
-def _load_state_dict(file: Path) -> dict[str, Tensor]:
-    """Return the state dict in `file`, in any of the supported formats, without running code from the file."""
+class _IgnoredObject:
+    """Replaces an object of a checkpoint that is not a tensor. It does nothing with the values in the file."""
+
+    def __new__(cls, *_: Any) -> "_IgnoredObject":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _make_empty_dict(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+# Python objects that are often saved together with weights. Instead of them, harmless objects are created.
+_REPLACEMENTS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    *(
+        (_IgnoredObject, name)
+        for name in (
+            "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
+            "numpy._core.multiarray._reconstruct", "numpy.dtype", "numpy.ndarray", "argparse.Namespace",
+            "pathlib.PosixPath", "pathlib._local.PosixPath", "datetime.datetime", "datetime.date", "datetime.timedelta",
+        )
+    ),
+    (_make_empty_dict, "collections.defaultdict"),
+    (dict, "builtins.dict"),
+    (list, "builtins.list"),
+    (int, "builtins.int"),
+    (float, "builtins.float"),
+]  # fmt: skip
+
+
+def _load(file: Path) -> Any:
+    """Return the contents of a file, without running code from the file."""
     with open(file, "rb") as opened:
         is_safetensors = opened.read(9)[8:] == b"{"
     try:
         # A pickle can run code. With weights_only=True, torch runs only functions that are needed to create tensors.
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_REPLACEMENTS):
             warnings.simplefilter("ignore")  # torch warns about a damaged file before it raises an error
-            content = load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
+            return load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"{file} is damaged ({error}): copy or download it again") from error
     except Exception as error:  # torch raises various exceptions for damaged files
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{file} is a TorchScript program: save its weights with torch.save(torch.jit.load(FILE).state_dict(), "
+                "NEW_FILE), and import the new file"
+            ) from error
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
         if forbidden:
             raise UserError(
@@ -88,56 +164,194 @@ def _load_state_dict(file: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{file} is damaged or not a checkpoint ({reason}): copy or download it again, or give another file"
         ) from error
-    return _extract_state_dict(content, file)
 
 
-def _extract_state_dict(content: Any, file: Path) -> dict[str, Tensor]:
-    """Return the state dict in the `content` of a checkpoint; `file` is for the error message."""
-    if isinstance(content, dict) and "backbone" in content:
-        content = content["backbone"]
-    if not isinstance(content, dict) or not content or not all(map(_is_named_tensor, content.items())):
+def _find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
+    """Return all dicts with named tensors in a checkpoint, by the keys that lead to them, joined with dots."""
+    found: dict[str, dict[str, Tensor]] = {}
+    visited: set[int] = set()
+
+    def visit(value: Any, path: str, depth: int) -> None:
+        if not isinstance(value, dict) or id(value) in visited or depth > _MAX_DEPTH:
+            return
+        visited.add(id(value))
+        items = {key: item for key, item in value.items() if isinstance(key, str)}
+        if tensors := {key: item for key, item in items.items() if _is_dense(item)}:
+            found[path] = tensors
+        for key, item in items.items():
+            visit(item, f"{path}.{key}" if path else key, depth + 1)
+
+    visit(content, "", 0)
+    return found
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+
+
+def _choose_candidate(
+    file: Path, backbone_name: str, state_dicts: dict[str, dict[str, Tensor]], key: str | None
+) -> Candidate:
+    """Return the weights of a backbone, which must be unambiguous.
+
+    Raises:
+        UserError: if there are no matching weights, or several that differ.
+    """
+    candidates = _find_candidates(backbone_name, state_dicts)
+    matches = [candidate for candidate in candidates if candidate.problem is None]
+    if not matches:
+        raise UserError(_describe_mismatch(file, backbone_name, state_dicts, candidates))
+    if key is not None:
+        selected = [match for match in matches if match.key == key]
+        selected = selected or [match for match in matches if match.key.endswith(f".{key}")]
+        if not selected:
+            raise UserError(f"--key {key}: {file} contains weights of {backbone_name} under {_list_keys(matches)}")
+        matches = selected
+    if not all(_are_equal(match.state, matches[0].state) for match in matches[1:]):
         raise UserError(
-            f"{file} does not contain a state dict: give a file with a dict of tensors, or with a dict that contains a "
-            "dict of tensors under the key 'backbone'"
+            f"{file} contains several backbones of the architecture {backbone_name}, under {_list_keys(matches)}: "
+            "choose one of them with --key"
         )
-    return content
+    return matches[0]
 
 
-def _is_named_tensor(item: tuple[Any, Any]) -> bool:
-    name, value = item
-    is_dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
-    return isinstance(name, str) and is_dense
+def _list_keys(matches: list[Candidate]) -> str:
+    return " and ".join(f"'{match.key}'" for match in matches)
 
 
-def _convert_key(key: str) -> str:
-    """Convert a key to that of this project: drop the prefix of DataParallel, and rename the layers of Conv-4."""
-    key = key.removeprefix("module.")
-    conv4 = re.fullmatch(r"layer([1-4])\.(conv|bn)\.(\w+)", key)
-    return f"blocks.{int(conv4[1]) - 1}.{('conv', 'bn').index(conv4[2])}.{conv4[3]}" if conv4 else key
+def _are_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Return whether two sets of weights are equal, apart from batch counts, which may be missing."""
+    return all(torch.equal(value, second[name]) for name, value in first.items() if not _is_batch_count(name))
 
 
-def _describe_mismatch(backbone_name: str, state: dict[str, Tensor]) -> str | None:
-    """Return why `state` does not match the backbone, or None if it does. `num_batches_tracked` is optional."""
+def _find_candidates(backbone_name: str, state_dicts: dict[str, dict[str, Tensor]]) -> list[Candidate]:
+    """Return all sets of tensors with names of weights in at least half of the backbone's layers, best match first."""
+    candidates = []
+    for names in _name_variants(backbone_name):
+        first, *_ = names.values()
+        layers = {_layer(name) for name in names.values()}
+        for path, tensors in state_dicts.items():
+            for prefix in [name.removesuffix(first) for name in tensors if f".{name}".endswith(f".{first}")]:
+                present = {_layer(name) for name in names.values() if prefix + name in tensors}
+                if len(present) >= len(layers) / 2:
+                    candidates.append(_make_candidate(backbone_name, names, path, prefix, tensors))
+    return sorted(candidates, key=lambda candidate: (candidate.problem is not None, -len(candidate.names)))
+
+
+def _make_candidate(
+    backbone_name: str, names: dict[str, str], path: str, prefix: str, tensors: dict[str, Tensor]
+) -> Candidate:
+    """Compare the tensors whose names start with `prefix` with the weights of a backbone.
+
+    Args:
+        backbone_name: name of the backbone.
+        names: the names of the weights in the file, without the prefix, by their names in the backbone.
+        path: see `Candidate`.
+        prefix: see `Candidate`.
+        tensors: all tensors of the state dict.
+    """
+    problem = None
+    state = {}
+    for name, expected in _expected_weights(backbone_name).items():
+        actual_name = prefix + names[name]
+        actual = tensors.get(actual_name)
+        if actual is None:
+            if not _is_batch_count(name):
+                problem = problem or f"{actual_name} is missing"
+        elif actual.shape != expected.shape or actual.is_floating_point() != expected.is_floating_point():
+            problem = problem or f"{actual_name} is {_describe_tensor(actual)} instead of {_describe_tensor(expected)}"
+        else:
+            state[name] = actual
+    used = {prefix + name for name in names.values()} & tensors.keys()
+    # Another tensor in a layer of the backbone belongs to a larger backbone. All other tensors are ignored.
+    layers = tuple({f"{prefix}{_layer(name)}." for name in names.values()})
+    unexpected = (name for name in tensors if name not in used and name.startswith(layers))
+    if (unexpected_name := next(unexpected, None)) and not problem:
+        problem = f"unexpected key {unexpected_name}"
+    return Candidate(path, prefix, state, used, problem)
+
+
+def _layer(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _is_batch_count(name: str) -> bool:
+    """Return whether a tensor is the number of batches of a batch norm, which old checkpoints do not have."""
+    return name.endswith("num_batches_tracked")
+
+
+@functools.cache
+def _expected_weights(backbone_name: str) -> dict[str, Tensor]:
+    """Return the state dict of a backbone without values."""
     with torch.device("meta"):
-        expected = backbones.build(backbone_name).state_dict()
-    for key, value in expected.items():
-        if key not in state:
-            if key.endswith("num_batches_tracked"):
-                continue
-            return f"{key} is missing"
-        actual = state[key]
-        if actual.shape != value.shape or actual.is_floating_point() != value.is_floating_point():
-            return f"{key} is {_describe_tensor(actual)} instead of {_describe_tensor(value)}"
-    return next((f"unexpected key {key}" for key in state if key not in expected), None)
+        return backbones.build(backbone_name).state_dict()
+
+
+@functools.cache
+def _name_variants(backbone_name: str) -> list[dict[str, str]]:
+    """Return the names that the weights of a backbone have in different programs, by their names in the backbone.
+
+    These are the names in the backbone itself, the names of Conv-4 in the authors' code, and those in a
+    `torch.nn.Sequential` of the layers, with and without the layers that have no weights.
+    """
+    with torch.device("meta"):
+        layers = list(backbones.build(backbone_name).named_children())
+    weighted_layers = [name for name, layer in layers if layer.state_dict()]
+    names = list(_expected_weights(backbone_name))
+    variants = [{name: name for name in names}]
+    if backbone_name == "conv4":
+        variants.append({name: _authors_name(name) for name in names})
+    for order in ([name for name, _ in layers], weighted_layers):
+        renamed = {name: f"{order.index(_layer(name))}.{name.partition('.')[2]}" for name in names}
+        variants.append(renamed)
+    return variants
+
+
+def _authors_name(name: str) -> str:
+    """Return the name of a weight of Conv-4 in the authors' code."""
+    _, block, layer, rest = name.split(".")
+    return f"layer{int(block) + 1}.{('conv', 'bn')[int(layer)]}.{rest}"
 
 
 def _describe_tensor(value: Tensor) -> str:
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
-def _suggest_backbone(state: dict[str, Tensor]) -> str:
-    """Return the end of an error message, which names the backbones that `state` matches."""
-    matches = [name for name in get_args(BackboneName) if _describe_mismatch(name, state) is None]
-    if matches:
-        return f"use --backbone {' or '.join(matches)}"
-    return f"only weights of the following backbones can be imported: {', '.join(get_args(BackboneName))}"
+def _describe_mismatch(
+    file: Path, backbone_name: str, state_dicts: dict[str, dict[str, Tensor]], candidates: list[Candidate]
+) -> str:
+    """Return the message for a file without matching weights. It names the backbones that the file does contain."""
+    others = [
+        name
+        for name in get_args(BackboneName)
+        if any(candidate.problem is None for candidate in _find_candidates(name, state_dicts))
+    ]
+    remedy = (
+        f"use --backbone {' or '.join(others)}"
+        if others
+        else f"only weights of the following backbones can be imported: {', '.join(get_args(BackboneName))}"
+    )
+    if candidates:
+        place = "" if candidates[0].key == "." else f" under '{candidates[0].key}'"
+        return f"the weights in {file}{place} do not match {backbone_name}: {candidates[0].problem}; {remedy}"
+    first = next(iter(_expected_weights(backbone_name)))
+    present = _format_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
+    return (
+        f"the weights in {file} do not match {backbone_name}: {first} is missing; {remedy}. The file contains {present}"
+    )
+
+
+def _describe_ignored(weights: Candidate, state_dicts: dict[str, dict[str, Tensor]]) -> str:
+    """Return the part of the message that lists the other tensors of the file."""
+    names = [name for name in state_dicts[weights.path] if name not in weights.names]
+    names += [
+        f"{path}.{name}".lstrip(".")
+        for path, tensors in state_dicts.items()
+        for name in tensors
+        if path != weights.path
+    ]
+    return f"; ignored {format_count(len(names), 'tensors')}: {_format_names(names)}" if names else ""
+
+
+def _format_names(names: list[str]) -> str:
+    return ", ".join([*names[:_MAX_NAMES], *(["…"] if len(names) > _MAX_NAMES else [])])

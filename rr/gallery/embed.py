@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rr.data.raw import UnreadablePolicy
+import numpy as np
+
+from rr.data.skipped import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
-from rr.gallery.images import ImageFile, decode_batches, has_image_suffix, list_images
-from rr.gallery.index import ImageVectors, write_index
+from rr.gallery.images import ImageFile, decode_images, has_image_suffix, list_images
+from rr.gallery.index import CachedVectors, ImageVectors, StaleIndex, default_index_path, read_index, write_index
+from rr.runtime.atomic import atomic_write
 from rr.runtime.progress import Progress
+from rr.runtime.text import format_count
 
 if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
     from rr.params import DatasetConfig
@@ -28,37 +34,66 @@ def embed(
 ) -> str:
     """Write the feature vectors of all images in `folder` and its subfolders to `output`; return a summary.
 
-    `rr.gallery.index` describes the file.
+    `rr.gallery.index` describes the file. Vectors that a search has stored in `.rr/gallery` are not computed again. If
+    images cannot be read, the vectors of the others are stored there.
 
     Raises:
         UserError: if `output` is a folder, the weights file or named like an image, if the folder has no images, if an
             image cannot be read (unless `on_unreadable` is "skip"), or if the backbone cannot be loaded.
     """
     check_output_path("--output", output, weights)
-    images = list_images(folder)
+    skipped = make_skipped_files(on_unreadable)
+    images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, dataset, device)
-    count = write_index(output, extractor, folder, embed_batches(extractor, images, on_unreadable))
-    skipped = f", {len(images) - count:,} skipped" if count < len(images) else ""
-    return f"{output}: {count:,} images, {extractor.num_features} features{skipped}"
+    index_path = default_index_path(extractor, folder)
+    try:
+        cached = read_index(index_path, extractor, folder)
+    except StaleIndex:
+        cached = CachedVectors.empty(extractor.num_features)
+    with atomic_write(output, concurrent=True) as temporary:
+        count = write_index(temporary, extractor, folder, embed_batches(extractor, images, cached, skipped), skipped)
+        if skipped.will_raise:  # keep the vectors, so that the next try is quick
+            with atomic_write(index_path, concurrent=True) as copy:
+                shutil.copyfile(temporary, copy)
+        skipped.raise_if_unreadable()
+    summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
+    return "\n".join([summary, *format_skipped(skipped.counts)])
+
+
+def make_skipped_files(on_unreadable: UnreadablePolicy) -> SkippedFiles:
+    """Return an object to which the files of a gallery that are not used are reported."""
+    return SkippedFiles(on_unreadable, "repair or remove {them}, or add --on-unreadable skip")
 
 
 def embed_batches(
-    extractor: FeatureExtractor, images: list[ImageFile], on_unreadable: UnreadablePolicy
+    extractor: FeatureExtractor, images: list[ImageFile], cached: CachedVectors, skipped: SkippedFiles
 ) -> Iterator[ImageVectors]:
     """Yield images and their vectors in batches, so that memory use does not grow with the number of images.
 
+    Vectors in `cached` are not computed again.
+
+    Args:
+        extractor: the feature extractor.
+        images: the images.
+        cached: vectors that are known.
+        skipped: object to which images that cannot be read are reported.
+
     Raises:
-        UserError: if an image cannot be read (unless `on_unreadable` is "skip"), or if a feature is NaN or infinite.
+        UserError: if a feature is NaN or infinite.
     """
-    if not images:
-        return
-    batch_size, done = extractor.batch_size, 0
-    with Progress("embed", len(images), "images") as progress:
-        for readable, pixels in decode_batches(images, extractor.image_size, batch_size, on_unreadable):
-            yield ImageVectors(readable, extractor.extract(pixels))
-            attempted = min(batch_size, len(images) - done)
-            done += attempted
-            progress.advance(attempted)
+    rows = cached.find_rows(images)
+    num_new = len(images) - len(rows)
+    with Progress("embed", num_new, "images") if num_new else nullcontext() as progress:
+        for start in range(0, len(images), extractor.batch_size):
+            batch = images[start : start + extractor.batch_size]
+            new = [image for image in batch if image.path not in rows]
+            readable, pixels = decode_images(new, extractor.image_size, skipped)
+            vectors = dict(zip((image.path for image in readable), extractor.extract(pixels), strict=True))
+            vectors |= {image.path: cached.vectors[rows[image.path]] for image in batch if image.path in rows}
+            if found := [image for image in batch if image.path in vectors]:
+                yield ImageVectors(found, np.stack([vectors[image.path] for image in found]))
+            if progress:
+                progress.advance(len(new))
 
 
 def check_output_path(option: str, output: Path, weights: Path) -> None:

@@ -4,7 +4,8 @@ The columns are `path`, `vector`, `size` and `modified`; the last two reveal cha
 everything else that determines a vector, so an index is reused only as long as it is valid.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr import paths
+from rr.data.skipped import SkippedFiles
+from rr.data.text import display_name, path_to_text
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor
-from rr.gallery.images import ImageFile, path_to_text
+from rr.gallery.images import ImageFile
 from rr.runtime.atomic import atomic_write
 from rr.runtime.hashing import json_sha256
 
@@ -35,6 +38,21 @@ class CachedVectors(NamedTuple):
     rows: dict[tuple[str, int, int], int]
     vectors: np.ndarray
 
+    @classmethod
+    def empty(cls, num_features: int) -> "CachedVectors":
+        """Return an object without vectors."""
+        return cls({}, np.empty((0, num_features), np.float32))
+
+    def find_rows(self, images: Sequence[ImageFile]) -> dict[Path, int]:
+        """Return the row of each image whose vector is known, by its path."""
+        # A name that is not valid UTF-8 may have the same text as another name. Such names are not looked up.
+        key_counts = Counter(image.index_key for image in images)
+        return {
+            image.path: self.rows[image.index_key]
+            for image in images
+            if image.index_key in self.rows and key_counts[image.index_key] == 1
+        }
+
 
 class StaleIndex(Exception):
     """Raised if an index is damaged or was written with other settings. The message follows the path in a sentence."""
@@ -46,7 +64,9 @@ def default_index_path(extractor: FeatureExtractor, folder: Path) -> Path:
     return paths.gallery_index(key[:32])
 
 
-def write_index(target: Path, extractor: FeatureExtractor, folder: Path, batches: Iterable[ImageVectors]) -> int:
+def write_index(
+    target: Path, extractor: FeatureExtractor, folder: Path, batches: Iterable[ImageVectors], skipped: SkippedFiles
+) -> int:
     """Write an index atomically and return its number of rows.
 
     Several processes may write the same index at the same time. The file of the last one remains.
@@ -56,9 +76,10 @@ def write_index(target: Path, extractor: FeatureExtractor, folder: Path, batches
         extractor: the feature extractor that computed the vectors.
         folder: the folder of the images.
         batches: the rows, written batch by batch.
+        skipped: object to which images that cannot be read have been reported.
 
     Raises:
-        UserError: if there are no rows.
+        UserError: if there are no rows. The message lists the images that cannot be read.
     """
     schema = _make_schema(extractor, folder)
     count = 0
@@ -81,7 +102,10 @@ def write_index(target: Path, extractor: FeatureExtractor, folder: Path, batches
             )
             count += len(images)
         if count == 0:
-            raise UserError(f"none of the images in {folder} can be read: repair them or give another folder")
+            skipped.raise_if_unreadable()
+            raise UserError(
+                f"none of the images in {display_name(folder)} can be read: repair them or give another folder"
+            )
     return count
 
 
@@ -105,7 +129,7 @@ def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedV
         keys = zip(*(table[name].to_pylist() for name in ("path", "size", "modified")), strict=True)
         return CachedVectors({key: row for row, key in enumerate(keys)}, vectors)
     except FileNotFoundError:
-        return CachedVectors({}, np.empty((0, extractor.num_features), np.float32))
+        return CachedVectors.empty(extractor.num_features)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise StaleIndex(f"is damaged ({' '.join(str(error).split())})") from error
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from rr.gallery.images import display_path, read_image
+from rr.data.text import display_name
+from rr.gallery.images import read_images
 from rr.gallery.search import QueryResult
 from rr.report.jinja import make_jinja_environment
 
@@ -22,12 +23,12 @@ def render_page(results: Sequence[QueryResult]) -> str:
         UserError: if an image can no longer be read.
     """
     template = make_jinja_environment(Path(__file__).parent, autoescape=True).get_template("page.html")
-    return template.render(results=results, make_thumbnail=make_thumbnail_uri, display_path=display_path)
+    return template.render(results=results, make_thumbnail=make_thumbnail_uri, display_name=display_name)
 
 
 def make_thumbnail_uri(path: Path) -> str:
     """Return a thumbnail of an image file, at most 256 pixels wide and high, as a data URI."""
-    image = Image.fromarray(read_image(path))
+    image = Image.fromarray(read_images([path])[0])
     image.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
     image_format = "png" if max(image.size) <= _MAX_PNG_SIZE else "jpeg"
     buffer = io.BytesIO()

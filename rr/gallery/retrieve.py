@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rr.data.raw import UnreadablePolicy
+from rr.data.skipped import SkippedFiles, UnreadablePolicy, format_skipped
+from rr.data.text import display_name, format_names
 from rr.errors import UserError
 from rr.gallery import index
-from rr.gallery.embed import check_output_path, embed_batches
+from rr.gallery.embed import check_output_path, embed_batches, make_skipped_files
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
-from rr.gallery.images import ImageFile, display_path, list_images, read_image
+from rr.gallery.images import ImageFile, list_images, read_images
 from rr.gallery.index import CachedVectors, ImageVectors
 from rr.gallery.search import Hit, QueryResult, find_nearest
 from rr.runtime.atomic import write_text
@@ -48,7 +48,8 @@ def retrieve(
         page_path: HTML file to write, or None.
         index_path: path of the index. The default is `rr.gallery.index.default_path`.
         dataset: dataset whose image size, mean and std are used. The default is those in the metadata of the weights.
-        on_unreadable: "raise" to raise an error for an unreadable image of the gallery, or "skip" to skip it.
+        on_unreadable: "raise" to raise an error for unreadable images of the gallery, or "skip" to skip them. In both
+            cases, the index keeps the features of all other images.
         device: "auto", "cpu", "cuda" or "cuda:<number>".
 
     Raises:
@@ -56,22 +57,24 @@ def retrieve(
             folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if the backbone
             cannot be loaded.
     """
-    for query in queries:
-        if not query.is_file():
-            raise UserError(f"{display_path(query)} is not an existing file: give the path of an image")
+    if missing := [display_name(query) for query in queries if not query.is_file()]:
+        verb = "is not an existing file" if len(missing) == 1 else "are not existing files"
+        raise UserError(f"{format_names(missing)} {verb}: give the path of an image")
     if page_path:
         check_output_path("--output", page_path, weights)
     if index_path:
         check_output_path("--index", index_path, weights)
         if index.is_foreign_file(index_path):
             raise UserError(f"--index {index_path}: this file exists and is not an index: give another path")
-    images = list_images(folder)
+    skipped = make_skipped_files(on_unreadable)
+    images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, dataset, device)
     index_path = index_path or index.default_index_path(extractor, folder)
     start = time.perf_counter()
-    queries_QD = extractor.extract(np.stack([read_image(query, extractor.image_size) for query in queries]))
+    queries_QD = extractor.extract(np.stack(read_images(queries, extractor.image_size)))
     seconds = time.perf_counter() - start
-    gallery, num_embedded = _update_index(index_path, extractor, folder, images, on_unreadable)
+    gallery, num_embedded = _update_index(index_path, extractor, folder, images, skipped)
+    skipped.raise_if_unreadable()
     start = time.perf_counter()
     rows_QT, similarities_QT = find_nearest(queries_QD, gallery.vectors, top)
     results = [
@@ -83,20 +86,21 @@ def retrieve(
         from rr.gallery.page import render_page
 
         write_text(page_path, render_page(results))
-    num_skipped = len(images) - len(gallery.images)
     summary = (
         f"{seconds:.3f} s to search {len(gallery.images):,} images for {len(queries):,} "
         f"{'query' if len(queries) == 1 else 'queries'}; index {index_path}: {num_embedded:,} embedded"
-        + (f", {num_skipped:,} skipped" if num_skipped else "")
         + (f"; page {page_path} written" if page_path else "")
     )
+    summary = "\n".join([summary, *format_skipped(skipped.counts)])
     return "\n\n".join([*map(_format_result, results), summary])
 
 
 def _update_index(
-    path: Path, extractor: FeatureExtractor, folder: Path, images: list[ImageFile], on_unreadable: UnreadablePolicy
+    path: Path, extractor: FeatureExtractor, folder: Path, images: list[ImageFile], skipped: SkippedFiles
 ) -> tuple[ImageVectors, int]:
     """Embed new and changed images, and rewrite the index if its contents change.
+
+    The index contains all images that can be read, even if an error about the others follows.
 
     Returns:
         The readable images with their vectors, and the number of images that were embedded.
@@ -105,28 +109,21 @@ def _update_index(
         cached = index.read_index(path, extractor, folder)
     except index.StaleIndex as error:
         print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
-        cached = CachedVectors({}, np.empty((0, extractor.num_features), np.float32))
-    # A name that is not valid UTF-8 may have the same text as another name. Such names are not looked up.
-    key_counts = Counter(image.index_key for image in images)
-    rows = {
-        image.path: cached.rows[image.index_key]
-        for image in images
-        if image.index_key in cached.rows and key_counts[image.index_key] == 1
-    }
-    batches = list(embed_batches(extractor, [image for image in images if image.path not in rows], on_unreadable))
-    embedded_paths = [image.path for batch in batches for image in batch.images]
-    rows |= {image_path: len(cached.vectors) + k for k, image_path in enumerate(embedded_paths)}
-    readable = [image for image in images if image.path in rows]
-    vectors = np.concatenate([cached.vectors, *(batch.vectors for batch in batches)])
-    gallery = ImageVectors(readable, vectors[[rows[image.path] for image in readable]])
-    if embedded_paths or not readable or len(readable) != len(cached.rows):
-        index.write_index(path, extractor, folder, [gallery])
-    return gallery, len(embedded_paths)
+        cached = CachedVectors.empty(extractor.num_features)
+    batches = list(embed_batches(extractor, images, cached, skipped))
+    gallery = ImageVectors(
+        [image for batch in batches for image in batch.images],
+        np.concatenate([cached.vectors[:0], *(batch.vectors for batch in batches)]),
+    )
+    num_embedded = len(gallery.images) - len(cached.find_rows(gallery.images))
+    if num_embedded or not batches or len(gallery.images) != len(cached.rows):
+        index.write_index(path, extractor, folder, [gallery], skipped)
+    return gallery, num_embedded
 
 
 def _format_result(result: QueryResult) -> str:
     """Format the hits of a query as a table."""
-    lines = [display_path(result.query), "rank  similarity  path"]
+    lines = [display_name(result.query), "rank  similarity  path"]
     for rank, similarity, image in result.hits:
-        lines.append(f"{rank:>4}  {similarity:>10.4f}  {display_path(image.name)}")
+        lines.append(f"{rank:>4}  {similarity:>10.4f}  {display_name(image.name)}")
     return "\n".join(lines)

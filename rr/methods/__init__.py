@@ -1,21 +1,25 @@
 """Pretraining methods, one per module. All of them implement `rr.methods.base.Method`."""
 
-from rr.backbones.base import Backbone
-from rr.methods.base import Method
-from rr.params import MethodConfig
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # rr.methods.requirements is imported without torch
+    from rr.backbones.base import Backbone
+    from rr.methods.base import Method
+    from rr.params import MethodConfig
 
 
-def build(config: MethodConfig, backbone: Backbone, num_classes: int, num_images: int) -> Method:
+def build(config: MethodConfig, backbone: Backbone, num_classes: int) -> Method:
     """Create the method that `config` describes, for training `backbone`.
 
     Args:
         config: an entry of `methods` in params.yaml.
         backbone: the network to train.
         num_classes: number of classes of the dataset, 0 if it has none.
-        num_images: number of training images.
 
     Raises:
-        UserError: if the method cannot be trained on such a dataset, or if an imported backbone cannot be loaded.
+        UserError: if an imported backbone cannot be loaded.
     """
     match config.kind:
         case "relational":
@@ -41,7 +45,7 @@ def build(config: MethodConfig, backbone: Backbone, num_classes: int, num_images
         case "deepcluster":
             from rr.methods.deepcluster import DeepCluster
 
-            return DeepCluster(config, backbone, num_classes, num_images)
+            return DeepCluster(config, backbone, num_classes)
         case "byol":
             from rr.methods.byol import BYOL
 
@@ -55,6 +59,8 @@ def build(config: MethodConfig, backbone: Backbone, num_classes: int, num_images
 
             return BarlowTwins(config, backbone)
         case "random":
+            from rr.methods.base import Method
+
             return Method(backbone)
         case "imported":
             from rr.methods.imported import load_imported_method

@@ -21,18 +21,11 @@ class Method(nn.Module):
         learning_rate: the learning rate of the default optimizer.
         epoch: the current epoch, counted from 0. The training loop sets it before `update_pseudo_labels` and
             after a restart.
-        min_batch_size: the smallest number of images for which the loss is defined. Datasets whose last mini-batch is
-            smaller are rejected.
-        drop_last: whether the last mini-batch of an epoch is left out if it is smaller than the others.
-        label_fraction: the fraction of each class's training labels that `loss` receives.
         supports_data_parallel: whether several processes can share a mini-batch. This requires that `loss` passes the
             views to the backbone, or to a copy of it, and uses them for nothing else: each process encodes the views of
             its own images, and the backbone returns the representations of all images.
     """
 
-    min_batch_size = 2
-    drop_last = False
-    label_fraction = 0.0
     supports_data_parallel = True
 
     def __init__(self, backbone: Backbone, learning_rate: float = 1e-3) -> None:
@@ -46,13 +39,19 @@ class Method(nn.Module):
         """The size D of a representation."""
         return self.backbone.features
 
+    @property
+    def trained_classifier(self) -> nn.Linear | None:
+        """The layer that predicts the classes of the dataset, or None. It is saved with the backbone."""
+        return None
+
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the loss of a mini-batch and its metrics, without waiting for the device.
 
         Args:
             views: float (K·M, 3, S, S), view-major: the first M rows are view 1 of all images. If several processes
                 share the mini-batch, these are only the views of the images of this process.
-            labels: int64 (M,). A label is -1 if the image has none or if it is withheld (see `label_fraction`).
+            labels: int64 (M,). A label is -1 if the image has none or if it is withheld (see
+                `rr.methods.requirements`).
             random_inputs: what `sample_random_inputs` returned for this step, on the device of `views`.
 
         Returns:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
 from rr.compute.precision import at_least_float32
-from rr.errors import UserError
 from rr.methods.base import Method, Metrics
 from rr.methods.projector import build_projector
+from rr.methods.requirements import count_clusters
 from rr.params import DeepClusterConfig
 
 INIT_STD = 0.01  # standard deviation of the new weights of the last layer
@@ -32,33 +32,17 @@ class DeepCluster(Method):
 
     cluster_weights_C: Tensor  # a buffer, so that a checkpoint within an epoch contains it
 
-    def __init__(self, config: DeepClusterConfig, backbone: Backbone, num_classes: int, num_images: int) -> None:
+    def __init__(self, config: DeepClusterConfig, backbone: Backbone, num_classes: int) -> None:
         """Create the projector.
 
         Args:
             config: the hyperparameters.
             backbone: the network to train.
-            num_classes: number of classes of the dataset, 0 if it has none.
-            num_images: number of training images.
-
-        Raises:
-            UserError: if the number of clusters is given per class and there are no classes, or if there are more
-                clusters than images.
+            num_classes: number of classes of the dataset.
         """
         super().__init__(backbone, config.learning_rate)
         self.config = config
-        if config.clusters_per == "class" and num_classes < 1:
-            raise UserError(
-                "the deepcluster method cannot use clusters_per: class, because this dataset has no classes: in "
-                "params.yaml, set clusters_per: dataset, and set clusters to the total number of clusters"
-            )
-        self.num_clusters = config.clusters * (num_classes if config.clusters_per == "class" else 1)
-        if self.num_clusters > num_images:
-            raise UserError(
-                f"the deepcluster method needs at least one training image for each cluster, but there are "
-                f"{self.num_clusters:,} clusters and {num_images:,} training images: lower the method's clusters in "
-                "params.yaml, or use a larger dataset"
-            )
+        self.num_clusters = count_clusters(config, num_classes)
         self.head = build_projector(self.features, config.hidden_dim, self.num_clusters)
         self.register_buffer("cluster_weights_C", torch.ones(self.num_clusters))
 
@@ -119,9 +103,10 @@ def cluster(points_NP: np.ndarray, num_clusters: int, config: DeepClusterConfig,
     """Assign each point to a cluster with scikit-learn's k-means (k-means++).
 
     The `n_init` runs use a random sample of 10,000 points (or 10 per cluster, if that is more). Only the best of them
-    continues with all points. For 100 clusters of 50,000 points in 64 dimensions, five runs of at most 30 iterations
-    then take 1.2 s instead of 4.4 s, and the within-cluster sum of squares is equal to four digits. For 1,000 clusters,
-    they take 10 s instead of about 70 s, and the sum is 0.2 % larger. Equal seeds give identical results.
+    continues with all points. For 100 clusters of the features of CIFAR-10 (50,000 points in 64 dimensions), five runs
+    of at most 30 iterations then take 1.1 s instead of 3.8 s, and the within-cluster sum of squares differs by up to
+    0.1 % in either direction. For 1,000 clusters, they take 8 s instead of 35 s, and the sum is 0.1 to 0.2 % larger.
+    Equal seeds give identical results.
 
     Args:
         points_NP: the points, float32 (N, P).

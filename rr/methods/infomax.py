@@ -21,7 +21,6 @@ class InfoMax(Method):
     uniform in [0, 1]^D.
     """
 
-    drop_last = True
     supports_data_parallel = False  # the local discriminator pairs each image with another image's feature map
 
     def __init__(self, config: InfoMaxConfig, backbone: Backbone) -> None:

@@ -35,8 +35,6 @@ class RelationalReasoning(Method):
         super().__init__(backbone, config.learning_rate)
         self.config = config
         self.pair_loss_config = PairLossConfig(config.loss, config.gamma, config.alpha)
-        self.label_fraction = config.label_fraction
-        self.min_batch_size = 1 if config.views > 2 else 2  # a single pair has no batch statistics
         self.head: nn.Module
         match config.head:
             case "relation":
@@ -62,7 +60,7 @@ class RelationalReasoning(Method):
         random_inputs: tuple[Tensor, ...] = ()
         if self.config.negatives == "random":
             random_inputs = (sample_negative_rows(K, num_images, generator),)
-        if self.label_fraction:
+        if self.config.label_fraction:
             random_inputs += (torch.rand(2, K * (K - 1) // 2, num_images, generator=generator),)
         return random_inputs
 
@@ -74,7 +72,7 @@ class RelationalReasoning(Method):
         else:
             negative_rows = roll_negative_rows(K, M, device=views.device)
         positive_rows = None
-        if self.label_fraction:
+        if self.config.label_fraction:
             positive_uniform_QM, negative_uniform_QM = random_inputs[-1].unbind(0)
             positive_rows = choose_positive_rows(labels, positive_uniform_QM)
             if M > 1:

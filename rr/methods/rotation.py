@@ -15,8 +15,6 @@ NUM_ROTATIONS = 4
 class RotationNet(Method):
     """Train a backbone and a linear layer with cross-entropy over four rotations, as in the paper's code."""
 
-    min_batch_size = 1  # one image has four rotations
-
     def __init__(self, config: RotationNetConfig, backbone: Backbone) -> None:
         super().__init__(backbone, config.learning_rate)
         self.classifier = nn.Linear(self.features, NUM_ROTATIONS)

@@ -1,11 +1,12 @@
 """Supervised training: the upper bound in the tables of the paper."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rr.backbones.base import Backbone
-from rr.errors import UserError
 from rr.methods.base import Method, Metrics
 from rr.params import SupervisedConfig
 
@@ -17,23 +18,16 @@ class Supervised(Method):
     paper's study of K.
     """
 
-    label_fraction = 1.0
-
     def __init__(self, config: SupervisedConfig, backbone: Backbone, num_classes: int) -> None:
-        """Create the classifier.
-
-        Raises:
-            UserError: if there are fewer than two classes.
-        """
+        """Create the classifier."""
         super().__init__(backbone, config.learning_rate)
-        if num_classes < 2:
-            raise UserError(
-                f"the supervised method needs at least two classes, but this dataset has {num_classes}: choose a "
-                "method that needs no labels, or another dataset"
-            )
         self.config = config
         self.classifier = nn.Linear(self.features, num_classes)
-        self.min_batch_size = 2 if config.views == 1 else 1
+
+    @property
+    def trained_classifier(self) -> nn.Linear:
+        """The layer that predicts the classes of the dataset."""
+        return self.classifier
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the mean cross-entropy of all K·M views and their labels."""
@@ -45,11 +39,18 @@ class Supervised(Method):
     def configure_optimizer(
         self, num_epochs: int
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-        """Return SGD, and a scheduler that multiplies the learning rate by `lr_decay` at each milestone.
-
-        Milestones are fractions of the number of epochs. They are rounded to whole epochs, but never to 0.
-        """
+        """Return SGD, and a scheduler that multiplies the learning rate by `lr_decay` at each milestone."""
         config = self.config
         optimizer = torch.optim.SGD(self.parameters(), config.learning_rate, config.momentum, fused=True)
-        milestones = [max(1, round(fraction * num_epochs)) for fraction in config.milestones]
+        milestones = milestone_epochs(config.milestones, num_epochs)
         return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, config.lr_decay)
+
+
+def milestone_epochs(fractions: Sequence[float], num_epochs: int) -> list[int]:
+    """Return the epochs before which the learning rate decays, counted from 0.
+
+    As in the paper's code, a fraction of the number of epochs is rounded down, and milestones in the same epoch count
+    once. In contrast to that code, the first epoch is never a milestone.
+    """
+    # Without the inner rounding, 0.29 of 100 epochs would be 28, because 0.29 * 100 is 28.999999999999996.
+    return sorted({max(1, int(round(fraction * num_epochs, 6))) for fraction in fractions})

@@ -11,6 +11,7 @@ from rr.params.datasets import (
     ShapesSource,
     SlimageNetSource,
     Source,
+    SplitNames,
     Stl10Source,
     TinyImageNetSource,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "SimCLRConfig",
     "SlimageNetSource",
     "Source",
+    "SplitNames",
     "Stl10Source",
     "SupervisedConfig",
     "TinyImageNetSource",

@@ -1,8 +1,8 @@
 """The section `datasets`: where the images of each dataset come from and how they are preprocessed."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rr.params.base import MAX_COUNT, Fraction, StrictModel
 
@@ -51,26 +51,61 @@ class SlimageNetSource(StrictModel):
     path: str | None = None
 
 
-class FolderSource(StrictModel):
-    """Your own images in a folder, `path/<class>/…` or `path/{train,test}/<class>/…`.
+class SplitNames(StrictModel):
+    """Where the training and test images are: names of folders, or for Parquet patterns of files.
 
-    Images that are not in class folders are unlabeled. Without folders for the splits, `test_fraction` of the images of
-    each class become the test split. `on_unreadable` states what to do with an image that cannot be read.
+    Without `test`, a part of the training images is held out.
+    """
+
+    train: Annotated[str, Field(min_length=1)]
+    test: Annotated[str, Field(min_length=1)] | None = None
+
+
+class OwnImages(StrictModel):
+    """Keys of your own images.
+
+    `splits` is "auto" to recognize the splits by their names, "none" to use all images, or the names of the splits.
+    With `labels: none`, all images are unlabeled. Without test images, `test_fraction` of the images become the test
+    split. `on_unreadable` states what to do with an image that cannot be read.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    splits: SplitNames | Literal["auto", "none"] = "auto"
+    labels: Literal["auto", "none"] = "auto"
+    test_fraction: Fraction = 0.2
+    on_unreadable: Literal["raise", "skip"] = "raise"
+
+    @field_validator("splits", mode="before")
+    @classmethod
+    def _check_splits(cls, value: Any) -> Any:
+        """Replace pydantic's errors, one for each type that `splits` may have, by a single one."""
+        names = value if isinstance(value, dict) else {}
+        is_valid = "train" in names and names.keys() <= {"train", "test"}
+        if value not in ("auto", "none") and not (is_valid and all(isinstance(n, str) and n for n in names.values())):
+            raise ValueError(
+                "must be auto, none, or the names of the splits: {train: NAME} or {train: NAME, test: NAME}"
+            )
+        return value
+
+
+class FolderSource(OwnImages):
+    """Your own images in folders, `path/<class>/…` or `path/{train,test}/<class>/…`.
+
+    Images that are not in class folders are unlabeled.
     """
 
     kind: Literal["imagefolder"]
-    path: Annotated[str, Field(min_length=1)]
-    test_fraction: Fraction
-    on_unreadable: Literal["raise", "skip"]
 
 
-class ParquetSource(StrictModel):
-    """Your own Parquet files, as on Hugging Face: a struct column `image` with `bytes`, and an integer `label`."""
+class ParquetSource(OwnImages):
+    """Your own Parquet files with a column of encoded images and, unless they are unlabeled, one of labels.
+
+    `image` and `label` are the names of the columns, if they are not recognized.
+    """
 
     kind: Literal["parquet"]
-    path: Annotated[str, Field(min_length=1)]
-    test_fraction: Fraction
-    on_unreadable: Literal["raise", "skip"]
+    image: Annotated[str, Field(min_length=1)] | None = None
+    label: Annotated[str, Field(min_length=1)] | None = None
 
 
 Source = Annotated[

@@ -1,6 +1,7 @@
 """Read and check `params.yaml`. Each mistake becomes one line with the path of the key and a suggestion."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -72,17 +73,30 @@ def parse_yaml(content: str, path: Path) -> Any:
         raw = YAML(typ="safe", pure=True).load(content)
         if _count_values(raw, {}) > MAX_VALUES:
             raise UserError(f"{path} is too large: it has more than {MAX_VALUES:,} values (an alias counts as a copy)")
-        json.dumps(raw)
+        unsupported = next(_find_unsupported(raw, ""), None)
     except RecursionError as error:
         raise UserError(f"{path}: the values are nested too deeply, or an alias contains itself") from error
-    except TypeError as error:
-        raise UserError(
-            f"{path}: unsupported value ({error}): use only text, numbers, booleans, null, lists and mappings, and put "
-            "dates in quotes"
-        ) from error
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if unsupported:
+        raise UserError(
+            f"{path}: {unsupported}: use only text, numbers, booleans, null, lists and mappings, and put dates in quotes"
+        )
     return raw
+
+
+def _find_unsupported(value: Any, where: str) -> Iterator[str]:
+    """Yield a description of each key and value that JSON does not have; `where` is the path of `value`."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str | int | float | None):
+                yield f"{where or 'top level'}: unsupported key {key} (type {type(key).__name__})"
+            yield from _find_unsupported(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _find_unsupported(item, f"{where}.{position}")
+    elif not isinstance(value, str | int | float | None):
+        yield f"{where or 'top level'}: unsupported value {value} (type {type(value).__name__})"
 
 
 def _count_values(value: Any, counts: dict[int, int]) -> int:

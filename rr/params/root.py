@@ -10,12 +10,14 @@ from rr.params.datasets import DatasetConfig
 from rr.params.methods import BackboneName, MethodConfig
 from rr.params.protocols import ProtocolConfig
 
+_OPTIONAL_AXES = ("target", "protocol")
+
 
 class GridConfig(StrictModel):
     """The runs to make.
 
     There is one pretraining run for each combination of dataset, backbone, method and seed, and one evaluation for each
-    combination of pretraining run, target and protocol.
+    combination of pretraining run, target and protocol. Without a target or protocol there are no evaluations.
     """
 
     data: list[Name]
@@ -65,18 +67,23 @@ class Params(StrictModel):
         for grid in self.grid:
             for axis in GridConfig.model_fields:
                 values = getattr(grid, axis)
-                if not values:
-                    raise ValueError(f"grid.{axis}: the list is empty; add at least one value")
+                if not values and axis not in _OPTIONAL_AXES:
+                    raise ValueError(
+                        f"grid.{axis}: the list is empty; add at least one value (only grid.target and grid.protocol "
+                        "may be empty, for pretraining without evaluations)"
+                    )
                 if len(set(values)) < len(values):
                     duplicate = next(value for value in values if values.count(value) > 1)
                     raise ValueError(f"grid.{axis}: duplicate value {duplicate!r}; remove one")
                 for name in values if axis in sections else ():
                     lookup(sections[axis], name, f"grid.{axis}")
-            missing = sorted({*grid.dataset, *grid.target} - set(grid.data))
-            if missing:
-                raise ValueError(
-                    f"grid.data: missing {', '.join(missing)}; list every dataset of grid.dataset and grid.target"
-                )
+            for axis in ("dataset", "target"):
+                missing = [name for name in getattr(grid, axis) if name not in grid.data]
+                if missing:
+                    raise ValueError(
+                        f"grid.{axis}: grid.data, which lists the datasets to fetch, does not contain "
+                        f"{', '.join(missing)}; set data: [{', '.join([*grid.data, *missing])}]"
+                    )
         return self
 
 

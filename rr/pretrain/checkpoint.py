@@ -1,6 +1,6 @@
 """Checkpoints: the state of an unfinished run, in a file that neither DVC nor Snakemake tracks.
 
-Both engines delete the outputs of a stage before they repeat it, so a checkpoint cannot be one of its outputs.
+A checkpoint is not an output of its stage, because it exists only until the run is complete.
 """
 
 import hashlib
@@ -92,22 +92,45 @@ def _checkpoint_dict(
 
 
 def estimate_checkpoint_size(method: Method, num_epochs: int) -> int:
-    """Return the size in bytes of the last checkpoint of a run.
+    """Return the size in bytes of the last checkpoint of a run, without using the memory of a large network.
 
-    An optimizer step with zero gradients is applied to `method`, because the optimizer has no moments before its first
-    step. The history has one row per epoch, with the columns that all methods have.
+    The history has one row per epoch, with the columns that all methods have.
+
+    Args:
+        method: the method, built on torch's device `meta`.
+        num_epochs: number of epochs of the run.
     """
+    method.to_empty(device="cpu")  # the system provides memory only when it is written
     optimizer, scheduler = method.configure_optimizer(num_epochs)
-    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-        parameter.grad = torch.zeros_like(parameter)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # The optimizer has no moments before its first step. Those of the smallest parameter show what all others have.
+    smallest = min(range(len(parameters)), key=lambda position: parameters[position].numel())
+    parameters[smallest].grad = torch.zeros_like(parameters[smallest])
     optimizer.step()
     state = TrainState(
         history=[{"epoch": e, "loss": 0.5, "accuracy": 0.5, "views": 1e9, "pairs": 1e9} for e in range(num_epochs)],
         epoch_seconds=[0.5 + e for e in range(num_epochs)],
     )
+    content = _checkpoint_dict("0" * 64, state, method, optimizer, scheduler)
+    moments = content["optimizer"]["state"][smallest]
+    content["optimizer"]["state"] = {
+        position: {
+            name: parameter if value.shape == parameters[smallest].shape else value for name, value in moments.items()
+        }
+        for position, parameter in enumerate(parameters)
+    }
+    num_tensor_bytes = 0
+
+    def empty_tensors(value: Any) -> Any:
+        nonlocal num_tensor_bytes
+        if isinstance(value, Tensor):
+            num_tensor_bytes += value.nbytes
+            return torch.zeros((), dtype=value.dtype).expand(value.shape)  # torch saves its single value only
+        return {key: empty_tensors(item) for key, item in value.items()} if isinstance(value, dict) else value
+
     buffer = io.BytesIO()
-    torch.save(_checkpoint_dict("0" * 64, state, method, optimizer, scheduler), buffer)
-    return _DIGEST_SIZE + buffer.getbuffer().nbytes
+    torch.save(empty_tensors(content), buffer)
+    return _DIGEST_SIZE + buffer.getbuffer().nbytes + num_tensor_bytes
 
 
 def all_finite(method: nn.Module) -> bool:

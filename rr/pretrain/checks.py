@@ -3,43 +3,18 @@
 from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.methods.base import Method
+from rr.methods.requirements import find_training_problem
+from rr.params import MethodConfig
 
 
-def check_images_per_epoch(method: Method, data: Beton, batch_size: int) -> int:
-    """Check the labels and the sizes of all mini-batches, and return the number of images per epoch.
+def check_training_images(config: MethodConfig, data: Beton, num_classes: int) -> None:
+    """Check the labels and the sizes of all mini-batches.
 
     Raises:
         UserError: if labels are missing, or if a mini-batch is too small for the method.
     """
-    num_images = len(data)
-    num_unlabeled = int((data.labels < 0).sum())
-    if method.label_fraction and num_unlabeled:
-        raise UserError(
-            f"{data.path}: the method needs a label for every image, but {num_unlabeled:,} of {num_images:,} images "
-            "are unlabeled: choose a method that needs no labels or, for a method of kind relational, set "
-            "label_fraction: 0.0 in params.yaml"
-        )
-    if min(batch_size, num_images) < 2:
-        remedy = "raise the method's batch_size in params.yaml" if batch_size < 2 else "use a larger dataset"
-        raise UserError(
-            f"a mini-batch must contain at least two images, but batch_size is {batch_size}, and the number of images "
-            f"in {data.path} is {num_images:,}: {remedy}"
-        )
-    remainder = num_images % batch_size
-    if method.drop_last:
-        if num_images < batch_size:
-            raise UserError(
-                f"{data.path} contains {num_images:,} images, which is fewer than one mini-batch of {batch_size:,}: "
-                "lower the method's batch_size in params.yaml"
-            )
-        return num_images - remainder
-    if 0 < remainder < method.min_batch_size:
-        raise UserError(
-            f"{data.path}: with {num_images:,} images and a batch_size of {batch_size:,}, the size of the last "
-            f"mini-batch is {remainder}, but the method needs at least {method.min_batch_size} images in every "
-            "mini-batch: choose another batch_size for the method in params.yaml"
-        )
-    return num_images
+    if problem := find_training_problem(config, data.labels, num_classes):
+        raise UserError(f"{data.path}: {problem}")
 
 
 def check_world_size(method_kind: str, method: Method, world_size: int, images_per_epoch: int, batch_size: int) -> None:

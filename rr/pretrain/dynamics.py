@@ -1,6 +1,7 @@
 """Learning dynamics: measurements of a method between epochs, which do not affect the training."""
 
 import math
+import sys
 
 import numpy as np
 import torch
@@ -21,9 +22,15 @@ COLUMNS = ("knn_accuracy", "effective_rank", "gradient_norm_backbone", "gradient
 class DynamicsMonitor:
     """Measure a method between epochs, always on the same images.
 
-    `data` is the training split of the dataset (rr/stages.py passes its beton). Up to `config.images` of its labeled
-    images are chosen at random with `seed`. If it has at most 20 labeled images, all images are candidates, and the kNN
-    accuracy is not measured. The labels are used only for this measurement.
+    Up to `config.images` labeled images are chosen at random. If the split has at most 20 labeled images, all of its
+    images are candidates, and the kNN accuracy is not measured. The labels are used only for this accuracy.
+
+    Args:
+        config: how often to measure, and the maximum number of images.
+        data: the split that the method is trained on.
+        dataset: configuration with the mean and the standard deviation for normalization.
+        seed: seed of the choice of images.
+        device: torch device of the method.
     """
 
     def __init__(self, config: DynamicsConfig, data: Beton, dataset: DatasetConfig, seed: int, device: str) -> None:
@@ -39,7 +46,9 @@ class DynamicsMonitor:
         return self.every_n_epochs > 0 and num_epochs % self.every_n_epochs == 0
 
     def measure(self, method: Method) -> dict[str, float]:
-        """Return a value for each of `COLUMNS`, which is NaN if it is undefined. Restore the mode (train or eval).
+        """Return a value for each of `COLUMNS`, which is NaN if it is undefined or cannot be computed.
+
+        An error during the measurement is printed and does not end the training.
 
         - `knn_accuracy`: leave-one-out accuracy of the kNN classifier (20 neighbors by cosine similarity, temperature
           0.1).
@@ -47,17 +56,23 @@ class DynamicsMonitor:
         - `gradient_norm_backbone`, `gradient_norm_head`: Euclidean norms of the gradients of the last step, for the
           parameters of the backbone and for all other parameters.
         """
-        norms = gradient_norms(method)
+        values = dict.fromkeys(COLUMNS, math.nan)
         was_training = method.training
-        method.eval()
-        features = extract_features(method.backbone, self.data, self.dataset, self.device, self.rows)
-        method.train(was_training)
-        accuracy = math.nan
-        if self.has_labels:
-            accuracy = leave_one_out_knn_accuracy(
-                features, torch.from_numpy(self.data.labels[self.rows]).to(features.device)
-            )
-        return dict(zip(COLUMNS, (accuracy, effective_rank(features), *norms), strict=True))
+        try:
+            values["gradient_norm_backbone"], values["gradient_norm_head"] = gradient_norms(method)
+            method.eval()
+            features = extract_features(method.backbone, self.data, self.dataset, self.device, self.rows)
+            if features.isfinite().all():
+                if self.has_labels:
+                    labels = torch.from_numpy(self.data.labels[self.rows]).to(features.device)
+                    values["knn_accuracy"] = leave_one_out_knn_accuracy(features, labels)
+                values["effective_rank"] = effective_rank(features)
+        except Exception as error:  # such as too little memory, or a matrix decomposition that does not converge
+            missing = ", ".join(name for name, value in values.items() if math.isnan(value))
+            print(f"pretrain: these learning dynamics could not be measured: {missing} ({error})", file=sys.stderr)
+        finally:
+            method.train(was_training)
+        return values
 
 
 def leave_one_out_knn_accuracy(features: Tensor, labels: Tensor) -> float:

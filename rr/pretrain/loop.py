@@ -29,6 +29,7 @@ from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.methods.base import Method
+from rr.methods.requirements import data_requirements, images_per_epoch
 from rr.params.methods import TrainableConfig
 from rr.pretrain.checkpoint import (
     SECONDS_BETWEEN_CHECKPOINTS,
@@ -37,7 +38,7 @@ from rr.pretrain.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from rr.pretrain.checks import check_images_per_epoch, check_world_size
+from rr.pretrain.checks import check_training_images, check_world_size
 from rr.pretrain.data_parallel import DataParallelMethod
 from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor
 from rr.pretrain.job import Job
@@ -87,23 +88,22 @@ def pretrain(
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
     data = Beton(beton, threads=threads)
+    check_training_images(job.method, data, job.num_classes)
     backbone = backbones.build(job.backbone)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
-    method = methods.build(job.method, backbone, job.num_classes, len(data)).to(device)
+    method = methods.build(job.method, backbone, job.num_classes).to(device)
     state = TrainState()
     if isinstance(job.method, TrainableConfig):
-        state = Trainer(job, method, data, outputs, device, group, parallel, on_step).run()
+        trainer = Trainer(job, method, data, outputs, device, group, parallel, on_step)
+        if group.is_main:
+            _save_view_grid(data, job.method.augmentation, min(job.method.views, 8), job.seed, outputs.views)
+        state = trainer.run()
     elif group.is_main:
         images, _ = next(data.batches(range(min(48, len(data))), 48))
         save_image_grid(images, 8, outputs.views)
-    if not all_finite(method):
-        raise UserError(
-            "a weight is NaN or infinite after the last training step: lower the method's learning_rate in params.yaml "
-            "and run the command again"
-        )
     if group.is_main:
         write_text(outputs.history, _format_history(state.history))
-        save_backbone(method.backbone, outputs.weights, job.dataset)
+        save_backbone(method.backbone, outputs.weights, job.dataset, method.trained_classifier)
     seconds = sum(state.epoch_seconds)
     return {
         "epoch_seconds": [round(second, 3) for second in state.epoch_seconds],
@@ -119,14 +119,14 @@ class Trainer:
         job: the description of the run.
         method: the method of the job, on `device`.
         data: the training split.
-        outputs: the paths of the checkpoints and of the image that shows some views.
+        outputs: the paths of the files to write, of which only the checkpoints are used.
         device: a torch device.
         group: the processes that train together.
         parallel: the data-parallel counterpart of `method` if there are several processes.
         on_step: see `pretrain`.
 
     Raises:
-        UserError: if the data do not suit the method or the number of processes.
+        UserError: if the method cannot be trained by that number of processes.
     """
 
     def __init__(
@@ -144,20 +144,20 @@ class Trainer:
         assert isinstance(config, TrainableConfig)
         self.job, self.config, self.method, self.data = job, config, method, data
         self.device, self.group, self.on_step = device, group, on_step
+        self.progress: Progress | None = None
         self.checkpoint = outputs.checkpoint
-        self.num_images = check_images_per_epoch(method, data, config.batch_size)
+        self.num_images = images_per_epoch(job.method, len(data))
         if parallel:
             check_world_size(config.kind, method, group.world_size, self.num_images, config.batch_size)
             checkpoint_hash = file_sha256(self.checkpoint) if self.checkpoint.is_file() else ""
             group.check_identical({f"checkpoint {self.checkpoint}": checkpoint_hash})
-        if group.is_main:
-            _save_view_grid(data, config.augmentation, min(config.views, 8), job.seed, outputs.views)
         self.optimizer, self.scheduler = method.configure_optimizer(config.epochs)
         self.loader = ViewLoader(
             data, job.dataset, config.augmentation, num_views=config.views, batch_size=config.batch_size, seed=job.seed,
             device=device, local_slice=group.local_slice,
         )  # fmt: skip
-        self.loader.set_labels(keep_label_fraction(data.labels, method.label_fraction, job.seed))
+        label_fraction = data_requirements(job.method).label_fraction
+        self.loader.set_labels(keep_label_fraction(data.labels, label_fraction, job.seed))
         self.monitor = DynamicsMonitor(job.dynamics, data, job.dataset, job.seed, device)
         if parallel:
             parallel.wrap(method)
@@ -178,7 +178,6 @@ class Trainer:
         with ExitStack() as stack:
             # torchrun forwards a signal to all processes, even if they have already received it.
             self.signals = stack.enter_context(defer_signals(second_sigint_raises=self.group.world_size == 1))
-            self.progress = None
             if self.on_step is None:
                 num_views = config.epochs * self.num_images * config.views
                 progress = Progress("pretrain", num_views, "views", images_done * config.views)
@@ -214,12 +213,21 @@ class Trainer:
             seed = int(np.random.SeedSequence([self.job.seed, state.epoch]).generate_state(1)[0])
             was_training = method.training
             method.eval()
-            state.labels = method.update_pseudo_labels(
-                lambda: extract_features(method.backbone, self.data, self.job.dataset, self.device).cpu(), seed
-            )
+            state.labels = method.update_pseudo_labels(self.extract_finite_features, seed)
             method.train(was_training)
         if state.labels is not None:
             self.loader.set_labels(self.group.broadcast(state.labels).numpy())
+
+    def extract_finite_features(self) -> Tensor:
+        """Return the representations of all training images, float32 (N, D) on the CPU.
+
+        Raises:
+            UserError: if a value is NaN or infinite.
+        """
+        features = extract_features(self.method.backbone, self.data, self.job.dataset, self.device).cpu()
+        if not features.isfinite().all():
+            raise self.divergence_error(f"a representation is NaN or infinite before epoch {self.state.epoch + 1}")
+        return features
 
     def run_step(self, batch: Batch) -> None:
         """Update the weights with one mini-batch."""
@@ -232,7 +240,7 @@ class Trainer:
         )
         loss, metrics = self.forward(batch.inputs, batch.labels, random_inputs)
         if loss_is_on_host(loss) and not math.isfinite(loss.item()):
-            raise self.divergence_error(loss.item(), state.step)
+            raise self.loss_error(loss.item(), state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         with single_threaded():
@@ -263,7 +271,7 @@ class Trainer:
         """Add a row to the history, measure the dynamics if that is due, and advance to the next epoch.
 
         Raises:
-            UserError: if the loss is NaN or infinite.
+            UserError: if the loss or a weight is NaN or infinite.
         """
         state = self.state
         seconds = time.monotonic() - self.epoch_start
@@ -274,7 +282,11 @@ class Trainer:
             row[name] = numerator / denominator if denominator else math.nan
         row |= {"views": state.num_views, "pairs": state.num_pairs}
         if not math.isfinite(row["loss"]):
-            raise self.divergence_error(row["loss"], num_finite)
+            # The sum of finite losses can be infinite too.
+            raise self.loss_error(row["loss"], min(num_finite + 1, state.step))
+        # After this check, no computation between two epochs receives weights that are not finite.
+        if not all_finite(self.method):
+            raise self.divergence_error(f"a weight is NaN or infinite after epoch {state.epoch + 1}")
         state.history.append(row)
         state.epoch_seconds.append(seconds)
         state.epoch, state.step, state.seconds, state.labels, state.metric_sums = state.epoch + 1, 0, 0.0, None, {}
@@ -300,14 +312,16 @@ class Trainer:
             print(f"pretrain: stopping in epoch {state.epoch + 1} after step {state.step}; saved {self.checkpoint}")
             exit_for_signal(signal_number)
 
-    def divergence_error(self, loss: float, step: int) -> UserError:
-        """Return the error for a loss that is NaN or infinite at `step`, which is counted from 0."""
-        kept = (
-            f" (the last checkpoint before this step remains in {self.checkpoint})" if self.checkpoint.is_file() else ""
-        )
+    def loss_error(self, loss: float, step: int) -> UserError:
+        """Return the error for a loss that is NaN or infinite at `step`, which is counted from 1."""
+        return self.divergence_error(f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step}")
+
+    def divergence_error(self, problem: str) -> UserError:
+        """Return the error for a training that has diverged; `problem` states what is NaN or infinite."""
+        kept = f" (the last good checkpoint remains in {self.checkpoint})" if self.checkpoint.is_file() else ""
         return UserError(
-            f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step + 1}: lower the method's learning_rate "
-            f"in params.yaml and run the command again, which starts the training from the beginning{kept}"
+            f"{problem}: lower the method's learning_rate in params.yaml and run the command again, which starts the "
+            f"training from the beginning{kept}"
         )
 
 
@@ -363,5 +377,5 @@ def _format_history(history: list[dict[str, float]]) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     # Readers interpret an empty cell as a missing value. The string "nan" would turn the column into text.
-    writer.writerows({key: "" if math.isnan(value) else value for key, value in row.items()} for row in history)
+    writer.writerows({key: value if math.isfinite(value) else "" for key, value in row.items()} for row in history)
     return text.getvalue()

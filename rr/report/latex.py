@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rr.report.paper.tables import ComparisonTable
-from rr.report.paper.verdict import explain_verdicts
+from rr.report.paper.verdict import describe_chance, explain_verdicts
 from rr.report.sections.accuracies import Accuracies
 from rr.report.sections.comparison import Comparison
 from rr.report.tables import ResultTable
@@ -67,8 +67,11 @@ def _comparison_table(table: ComparisonTable) -> str:
         rows += [[title, *map(escape_latex, texts)] for title, texts in lines.items()]
     caption = f"{'The paper’s ' * table.title.startswith('Table')}{table.title}. {table.coverage} {_OUR_RESULT}"
     if table.has_published_values:
-        verdicts = explain_verdicts({cell.verdict for cell in table.matched_cells})
-        caption = " ".join([caption, _THEIR_RESULT, *(f"“{name}”: {text}" for name, text in verdicts.items())])
+        verdicts = [cell.verdict for cell in table.matched_cells]
+        meanings = [f"“{name}”: {text}" for name, text in explain_verdicts(verdicts).items()]
+        caption = " ".join(filter(None, [caption, _THEIR_RESULT, *meanings, describe_chance(verdicts)]))
+    if table.supervised_note:
+        caption += f" {table.supervised_note}"
     if table.deviations:
         caption += f" Deviations from the paper’s settings: {'; '.join(table.deviations)}."
     label = f"comparison-{table.name.lower().replace(' ', '-')}"

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from rr.report.formatting import format_mean_std, format_percent, format_seed_counts
 from rr.report.grouping import group_by, unique
-from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
+from rr.report.inputs.collect import CLASSIFICATION, TRAINED_CLASSIFIER, EvaluationResult, GridResults
 from rr.report.statistics import MeanStd, mean_std
 from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 
 LOWER_BOUND, UPPER_BOUND = "lower bound", "upper bound"
+TRAINED_CLASSIFIER_TITLE = "trained classifier"  # no protocol has this name, because their names contain no spaces
 _ROLES = {"random": LOWER_BOUND, "supervised": UPPER_BOUND}
 
 
@@ -165,7 +166,9 @@ def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricCo
     roles = {method: _ROLES.get(runs[0].pretraining.settings["kind"], "") for method, runs in by_method.items()}
     rows = [ResultRow(method, role, {}) for method, role in roles.items()]
     for column in columns:
-        runs = group_by_method([run for run in evaluations if run.paths.protocol == column.protocol])
+        runs = group_by_method(
+            [run for run in evaluations if run.paths.protocol == column.protocol and column.metric in run.metrics]
+        )
         values = {method: mean_std([run.metrics[column.metric] for run in own]) for method, own in runs.items()}
         # Values are compared as printed: if two values look equal, both are set in bold.
         candidates = [method for method in runs if column.marks_best and not roles[method]]
@@ -181,10 +184,20 @@ def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricCo
     return ResultTable(first.pretraining.dataset, first.pretraining.backbone, first.target, columns, seeds, rows)
 
 
-def accuracy_tables(results: GridResults) -> list[ResultTable]:
-    """Return one table of accuracies per dataset, backbone and target, with a column per classification protocol."""
+def accuracy_tables(results: GridResults, *, with_trained_classifiers: bool = False) -> list[ResultTable]:
+    """Return one table of accuracies per dataset, backbone and target, with a column per classification protocol.
+
+    Args:
+        results: the results of the grid.
+        with_trained_classifiers: whether to add a column for the classifiers of supervised networks, if there are any.
+    """
     tables = []
     for runs in split_by_target(results.evaluations_of_kind(*CLASSIFICATION)):
-        protocols = unique(run.paths.protocol for run in runs)
-        tables.append(result_table(runs, [MetricColumn(protocol, protocol, "accuracy") for protocol in protocols]))
+        columns = [MetricColumn(name, name, "accuracy") for name in unique(run.paths.protocol for run in runs)]
+        # The accuracy of a trained classifier is the same under every protocol that reports it.
+        reporting = [run.paths.protocol for run in runs if TRAINED_CLASSIFIER in run.metrics]
+        if with_trained_classifiers and reporting:
+            title = TRAINED_CLASSIFIER_TITLE
+            columns.append(MetricColumn(title, reporting[0], TRAINED_CLASSIFIER, marks_best=False))
+        tables.append(result_table(runs, columns))
     return tables

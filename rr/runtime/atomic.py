@@ -1,14 +1,40 @@
 """Write files atomically: write a temporary file in the same folder, flush it to disk, then rename it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_postponed: dict[Path, Path | None] = {}  # by target: its complete temporary file, or None if it is not written yet
+
+
+@contextmanager
+def replace_together(targets: Iterable[Path]) -> Iterator[dict[Path, Path | None]]:
+    """Let `atomic_write` postpone the replacement of `targets`; replace all of them if the body succeeds.
+
+    If the body fails or the process is killed, all targets are unchanged.
+
+    Yields:
+        By target, the temporary file that will replace it, or None if it has not been written.
+    """
+    _postponed.update(dict.fromkeys(targets))
+    try:
+        yield _postponed
+        for target, temporary in _postponed.items():
+            if temporary:
+                os.replace(temporary, target)
+    finally:
+        for temporary in _postponed.values():
+            if temporary:
+                temporary.unlink(missing_ok=True)
+        _postponed.clear()
 
 
 @contextmanager
 def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
     """Yield a temporary path, which replaces `target` if the body succeeds and is deleted if it fails.
+
+    Within `replace_together`, its targets are replaced later.
 
     The temporary file has a fixed name, so a killed process leaves at most one behind, and the next attempt overwrites
     it. It has the suffix of `target`, because some writers choose the file format by the suffix.
@@ -26,9 +52,13 @@ def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        if target in _postponed:
+            _postponed[target] = temporary
+        else:
+            os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        if _postponed.get(target) != temporary:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:

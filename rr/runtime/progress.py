@@ -1,51 +1,113 @@
 """Show progress with a rate and the time left: a live bar on a terminal, otherwise a line every few seconds.
 
-`rr status` shows the same from any other terminal.
+A thread of the outermost object shows it, so work that takes long between two calls of `advance` shows signs of life
+too. `rr status` shows the same from any other terminal.
 """
 
+import math
+import os
 import sys
+import threading
 import time
+from collections import deque
+from contextlib import suppress
 from types import TracebackType
 
 from rr.runtime import status
+from rr.runtime.text import format_count, format_duration, format_rate
 
+SECONDS_BEFORE_FIRST_LINE = 2.0
 SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_UPDATES = 0.5
+# The speed can change, so the rate is that of the last 30 seconds, or of the last quarter of a longer time. It needs
+# five seconds and two calls of `advance` after the first one, which includes preparations such as a compilation.
+_MIN_WINDOW, _MAX_WINDOW, _MAX_WINDOW_FRACTION = 5.0, 30.0, 0.25
+_MIN_SAMPLES = 3
+
+_lock = threading.Lock()  # for the two variables below, and for printing
+_active: list["Progress"] = []  # nested in each other; the last one is shown
+_last_line_time: float | None = None  # None if the outermost object of `_active` and those inside it printed nothing
+
+
+def is_main_process() -> bool:
+    """Return whether this is the only process of a run, or the one of several (WORLD_SIZE > 1) that prints."""
+    return (os.environ.get("WORLD_SIZE") or "1") == "1" or (os.environ.get("RANK") or "0") == "0"
 
 
 class Progress:
-    """Counts units of work up to a total, and shows the progress while used as a context manager.
+    """Counts units of work, and shows the progress while used as a context manager.
+
+    If several objects are nested, only the innermost one is shown. Without a terminal, nothing is printed for work that
+    takes less than two seconds.
 
     Args:
         name: label shown before the progress.
-        total: number of units when the work is complete.
-        unit: name of the units, in the plural.
+        total: number of units when the work is complete, or None if it is unknown.
+        unit: name of the units, in the plural with the ending s. If it is empty, only the elapsed time is shown.
         done: number of units that are done at the start.
+        note: text to show at the end.
+        use_bar: whether to draw a bar on a terminal. Drawing would disturb a measurement of time.
 
     >>> with Progress("pretrain", total=2000, unit="views") as progress:
     ...     progress.advance(512)
     """
 
-    def __init__(self, name: str, total: int, unit: str, done: int = 0) -> None:
-        self.name, self.total, self.unit, self.done = name, total, unit, done
-        self.note = ""
+    def __init__(
+        self,
+        name: str,
+        total: int | None = None,
+        unit: str = "",
+        done: int = 0,
+        note: str = "",
+        *,
+        use_bar: bool = True,
+    ) -> None:
+        self.name, self.total, self.unit, self.done, self.note = name, total, unit, done, note
         self._initial = done
-        self._start_time = self._last_line_time = time.monotonic()
-        self._bar = _make_bar(unit) if sys.stderr.isatty() else None
-        self._task = self._bar.add_task(name, total=total, completed=done, note="") if self._bar else None
+        self._start_time = time.monotonic()
+        self._command_start_time = (_active or [self])[0]._start_time
+        self._first_advance_time = math.inf
+        self._samples: deque[tuple[float, int]] = deque()  # times, and the numbers of units that were done
+        self._has_printed = False
+        self._last_heartbeat_time = -math.inf
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._bar = _make_bar(self) if use_bar and is_main_process() and sys.stderr.isatty() else None
 
     def __enter__(self) -> "Progress":
-        if self._bar:
-            self._bar.start()
+        global _last_line_time
+        with _lock:
+            is_outermost = not _active
+            if is_outermost:
+                _last_line_time = None
+            elif outer_bar := _active[-1]._bar:
+                outer_bar.stop()
+            _active.append(self)
+            if self._bar:
+                self._bar.start()
         self._send_heartbeat(time.monotonic())
+        if is_outermost:
+            self._thread = threading.Thread(target=self._update_regularly, name="progress", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
-        elif kind is None and self.total:
-            self._print_line()
+        with _lock:
+            # After an error, an object in a generator has not ended yet when the outer object does.
+            while self in _active:
+                innermost = _active.pop()
+                if innermost._bar:
+                    innermost._bar.update(innermost._bar.task_ids[0], completed=innermost.done)
+                    innermost._bar.stop()
+            if _active and (outer_bar := _active[-1]._bar):
+                outer_bar.start()
+            if kind is None and self.unit and self._has_printed:
+                self._print_line(self._summary())
+        if self._thread:
+            self._end.set()
+            self._thread.join()
 
     def advance(self, count: int, note: str | None = None) -> None:
         """Add `count` units.
@@ -54,57 +116,114 @@ class Progress:
             count: number of units that were done since the last call.
             note: text to show after the rate, such as the loss. If None, the previous note is kept.
         """
-        now = time.monotonic()
         self.done += count
         self.note = self.note if note is None else note
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=self.done, note=self.note)
-        elif now - self._last_line_time >= SECONDS_BETWEEN_LINES:
-            self._print_line()
+        if count:
+            self._add_sample(time.monotonic())
+
+    @property
+    def rate(self) -> float | None:
+        """Units per second, or None as long as there is too little data for an estimate."""
+        samples = list(self._samples)
+        if len(samples) < _MIN_SAMPLES:
+            return None
+        (start, first), (end, last) = samples[0], samples[-1]
+        return (last - first) / (end - start) if end - start >= _MIN_WINDOW else None
+
+    @property
+    def percent(self) -> float | None:
+        """Percentage of the total that is done, or None if the total is unknown."""
+        return None if self.total is None else 100 * self.done / max(self.total, 1)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time left, or None if it is unknown."""
+        rate = self.rate
+        return (self.total - self.done) / rate if rate and self.total is not None else None
+
+    def describe(self) -> str:
+        """Return the progress as text, without the name."""
+        percent, rate, left = self.percent, self.rate, self.seconds_left
+        elapsed = time.monotonic() - self._command_start_time
+        parts = [
+            f"{math.floor(percent)} %" if percent is not None else format_count(self.done, self.unit),
+            format_rate(rate, self.unit) if rate else f"{format_duration(elapsed)} elapsed",
+            f"{format_duration(left)} left" if left is not None else "",
+            self.note,
+        ]
+        return ", ".join(filter(None, parts if self.unit else parts[1:]))
+
+    def _summary(self) -> str:
+        """Return the text of the last line."""
+        percent = "" if self.percent is None else f"{math.floor(self.percent)} %"
+        seconds = time.monotonic() - self._start_time
+        work = f"{format_count(self.done - self._initial, self.unit)} in {format_duration(seconds)}"
+        return ", ".join(filter(None, [percent, work, self.note]))
+
+    def _add_sample(self, now: float) -> None:
+        self._first_advance_time = min(self._first_advance_time, now)
+        window = max(_MAX_WINDOW, _MAX_WINDOW_FRACTION * (now - self._first_advance_time))
+        samples = self._samples
+        if len(samples) >= _MIN_SAMPLES and now - samples[-2][0] < window / 100:
+            samples.pop()  # about a hundred samples are enough
+        samples.append((now, self.done))
+        while len(samples) > _MIN_SAMPLES and samples[1][0] < now - window:
+            samples.popleft()
+
+    def _update_regularly(self) -> None:
+        while not self._end.wait(_SECONDS_BETWEEN_UPDATES):
+            with _lock:
+                if _active:
+                    _active[-1]._update(time.monotonic())
+
+    def _update(self, now: float) -> None:
+        """Refresh the bar, print a line and write the status file, each if it is due."""
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, refresh=True)
+        elif _last_line_time is None:
+            is_due = now - self._command_start_time >= SECONDS_BEFORE_FIRST_LINE
+        elif self.note and not self._has_printed:
+            is_due = now - self._start_time >= SECONDS_BEFORE_FIRST_LINE
+        else:
+            is_due = now - _last_line_time >= SECONDS_BETWEEN_LINES
+        if not self._bar and is_due:
+            self._has_printed = True
+            self._print_line(self.describe())
         if now - self._last_heartbeat_time >= status.SECONDS_BETWEEN_HEARTBEATS:
             self._send_heartbeat(now)
 
-    @property
-    def rate(self) -> float:
-        """Units per second since this object was created."""
-        return (self.done - self._initial) / max(time.monotonic() - self._start_time, 1e-9)
-
-    @property
-    def percent(self) -> float:
-        """Percentage of the total that is done."""
-        return 100 * self.done / max(self.total, 1)
-
-    @property
-    def seconds_left(self) -> float:
-        """Estimated time left at the rate so far."""
-        return (self.total - self.done) / max(self.rate, 1e-9)
-
     def _send_heartbeat(self, now: float) -> None:
         self._last_heartbeat_time = now
-        left = self.seconds_left if self.done > self._initial else None
-        status.heartbeat(percent=self.percent, rate=self.rate, unit=self.unit, seconds_left=left, note=self.note)
+        status.heartbeat(
+            percent=self.percent, done=self.done, unit=self.unit, rate=self.rate, seconds_left=self.seconds_left,
+            note=self.note,
+        )  # fmt: skip
 
-    def _print_line(self) -> None:
-        self._last_line_time = time.monotonic()
-        text = f"{self.name}: {self.percent:.0f} %, {self.rate:,.0f} {self.unit}/s, {self.seconds_left:.0f} s left"
-        print(f"{text}, {self.note}" if self.note else text, file=sys.stderr, flush=True)
+    def _print_line(self, text: str) -> None:
+        global _last_line_time
+        _last_line_time = time.monotonic()
+        with suppress(OSError, ValueError):  # nobody reads stderr any more
+            print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
 
-def _make_bar(unit: str):  # type: ignore[no-untyped-def]  # rich is imported only if a terminal shows the bar
+def _make_bar(progress: Progress):  # type: ignore[no-untyped-def]  # rich is imported only if a terminal shows the bar
     from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
     from rich.progress import Progress as RichProgress
     from rich.table import Column
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class Description(ProgressColumn):
         def __init__(self) -> None:
             super().__init__(Column(no_wrap=True))
 
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed or 0:,.0f} {unit}/s", style="cyan")
+            return Text(progress.describe())
 
-    return RichProgress(
-        TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), Rate(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}", style="dim"), console=Console(stderr=True),
+    # Messages on stdout pass through the bar only if they appear on the same terminal.
+    bar = RichProgress(
+        TextColumn("[bold]{task.description}"), BarColumn(), Description(), console=Console(stderr=True),
+        auto_refresh=False, transient=not progress.unit, redirect_stdout=sys.stdout.isatty(),
     )  # fmt: skip
+    bar.add_task(progress.name, total=progress.total, completed=progress.done)
+    return bar

@@ -5,8 +5,10 @@ that stays belongs to a run that failed, was interrupted, or was killed.
 """
 
 import json
+import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,10 +20,12 @@ from rr import paths
 from rr.errors import UserError, explain_os_error
 from rr.runtime.signals import EXIT_MESSAGES
 from rr.runtime.table import format_table
+from rr.runtime.text import format_count, format_duration, format_rate
 
 SECONDS_BETWEEN_HEARTBEATS = 3.0
 
 _current_run: dict[str, Any] | None = None  # a process has at most one stage run at a time
+_lock = threading.Lock()  # a thread of `rr.runtime.progress` sends heartbeats
 
 
 @contextmanager
@@ -44,22 +48,28 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _write_run_file(
-            _current_run | {"error": _error_message(error), "interrupted": not isinstance(error, Exception)}
-        )
+        run = _end_heartbeats()
+        _write_run_file(run | {"error": _error_message(error), "interrupted": not isinstance(error, Exception)})
         raise
-    else:
-        with suppress(OSError):
-            paths.status_file(_current_run["stage"], _current_run["names"]).unlink(missing_ok=True)
-    finally:
-        _current_run = None
+    run = _end_heartbeats()
+    with suppress(OSError):
+        paths.status_file(run["stage"], run["names"]).unlink(missing_ok=True)
+
+
+def _end_heartbeats() -> dict[str, Any]:
+    """Return the current run, whose file `heartbeat` does not change any more."""
+    global _current_run
+    with _lock:
+        run, _current_run = _current_run or {}, None
+    return run
 
 
 def heartbeat(**progress: Any) -> None:
     """Add JSON values that describe the progress to the file of this process's stage run, if there is one."""
-    if _current_run is not None:
-        _current_run.update(progress)
-        _write_run_file(_current_run)
+    with _lock:
+        if _current_run is not None:
+            _current_run.update(progress)
+            _write_run_file(_current_run)
 
 
 def _write_run_file(run: dict[str, Any]) -> None:
@@ -68,7 +78,8 @@ def _write_run_file(run: dict[str, Any]) -> None:
     temporary = target.with_name(f".{target.stem}.tmp.json")
     with suppress(OSError):  # a training must not fail because its progress cannot be written
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(run | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}))
+        text = json.dumps(run | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, target)
 
 
@@ -116,7 +127,7 @@ def _start_ticks(pid: int) -> str | None:
     The start time identifies the process: a later process with the same id has another one.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode("ascii").split()
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]
@@ -134,24 +145,20 @@ def render_status(as_json: bool) -> str:
 
 
 def _table_row(run: dict[str, Any]) -> tuple[str, ...]:
-    percent, rate, left = (run.get(key) for key in ("percent", "rate", "seconds_left"))
+    percent, done, rate, left = (run.get(key) for key in ("percent", "done", "rate", "seconds_left"))
+    unit = run.get("unit", "")
+    count = format_count(done, unit) if done and unit else ""
     return (
         run["stage"],
         " ".join(run["names"]),
         run["state"],
-        "" if percent is None else f"{percent:.0f} %",
-        f"{rate:,.0f} {run['unit']}/s" if rate else "",
-        _format_duration(left) if left is not None and run["state"] in ("running", "elsewhere") else "",
-        f"{_format_duration(_seconds_since(run['time']))} ago" if "time" in run else "",
+        count if percent is None else f"{math.floor(percent)} %",
+        format_rate(rate, unit) if rate else "",
+        format_duration(left) if left is not None and run["state"] in ("running", "elsewhere") else "",
+        f"{format_duration(_seconds_since(run['time']))} ago" if "time" in run else "",
         (run.get("error") or run.get("note") or "").partition("\n")[0],
     )
 
 
 def _seconds_since(timestamp: str) -> float:
     return max((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds(), 0.0)
-
-
-def _format_duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

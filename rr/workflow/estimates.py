@@ -1,9 +1,16 @@
-"""Estimate how long the pretraining runs of a grid take on several GPUs, and how much they read and write."""
+"""Estimate how long the pretraining runs of a grid take on several GPUs, how much they read and write, and the memory.
+
+The networks are built on torch's device `meta`, whose tensors have a shape but no data.
+"""
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+import torch
+from torch import nn
 
 from rr import backbones, methods, paths
 from rr.data.beton import MAX_RESIDENT_BYTES
@@ -57,7 +64,8 @@ def estimate_io(
     """
     config: Any = params.methods[run.method]
     pixels = num_images * params.datasets[run.dataset].image_size ** 2 * 3
-    method = methods.build(config, backbones.build(run.backbone), num_classes, num_images)
+    with torch.device("meta"):
+        method = methods.build(config, backbones.build(run.backbone), num_classes)
     checkpoint_size = checkpoint.estimate_checkpoint_size(method, config.epochs)
     saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
@@ -66,3 +74,37 @@ def estimate_io(
         write_bytes=config.epochs * (checkpoint_size + saves_within_epoch * (checkpoint_size + labels)),
         checkpoint_bytes=checkpoint_size + labels,
     )
+
+
+def estimate_min_step_bytes(backbone: str, image_size: int, num_views: int, precision: str) -> int:
+    """Return a lower bound of the memory in bytes that a training step of `num_views` views needs.
+
+    It includes the weights, their gradients and one moment, the views, and the outputs of the convolutions, which the
+    backward pass needs. The actual memory is usually two to three times as large.
+    """
+    weights, outputs_per_view = _count_values(backbone, image_size)
+    bytes_per_output = 2 if precision == "bfloat16" else 4
+    return 3 * 4 * weights + num_views * (4 * 3 * image_size**2 + bytes_per_output * outputs_per_view)
+
+
+def estimate_weights_bytes(backbone: str) -> int:
+    """Return the size of the weights of a backbone in a file."""
+    return 4 * _count_values(backbone, 32)[0]
+
+
+@cache
+def _count_values(name: str, image_size: int) -> tuple[int, int]:
+    """Return the number of weights of a backbone, and of output values of its convolutions for one image."""
+    num_outputs = 0
+
+    def count_outputs(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal num_outputs
+        num_outputs += output.numel()
+
+    with torch.device("meta"), torch.inference_mode():
+        backbone = backbones.build(name).eval()
+        for module in backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count_outputs)
+        backbone(torch.empty(1, 3, image_size, image_size))
+    return sum(parameter.numel() for parameter in backbone.parameters()), num_outputs

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from rr import paths
 from rr.errors import UserError
-from rr.runtime.atomic import write_text
+from rr.runtime.atomic import replace_together, write_text
 from rr.runtime.energy import measure_energy
 from rr.runtime.hashing import file_sha256, json_sha256
 from rr.runtime.lock import exclusive_lock
@@ -73,9 +73,10 @@ class RunRecorder:
 
 @contextmanager
 def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
-    """Lock the run's folder, execute the body, then write `run.json`.
+    """Lock the run's folder and execute the body, then replace the outputs and the record (`run.json`).
 
-    If the body fails before it has changed an output, an existing record is kept.
+    The outputs that the body writes become visible only when it has succeeded. If it fails or is killed, the former
+    outputs and their record are unchanged.
 
     Args:
         run: the stage run.
@@ -92,48 +93,28 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
         recorder = _start_recorder(run)
         commit = git_commit()
         started, clock = time.time(), time.monotonic()
-        with measure_energy() as meter, _suspend_record(run):
-            yield recorder
-        record = {
-            "stage": run.stage,
-            "command": shlex.join(["rr", *sys.argv[1:]]),
-            "params": run.params,
-            "inputs": recorder.inputs,
-            "code": recorder.code,
-            "commit": commit,
-            "outputs": {str(path): file_sha256(path) for path in run.outputs},
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "seconds": round(time.monotonic() - clock, 3),
-            "peak_memory_mib": peak_memory_mib(),
-            "energy_joules": meter.joules(),
-            "machine": describe_machine(),
-            **recorder.facts,
-        }
-        _write_record(run.folder, with_digest(record))
-
-
-@contextmanager
-def _suspend_record(run: StageRun) -> Iterator[None]:
-    """Delete the record while the body runs; restore it if the body fails and the outputs are unchanged.
-
-    Therefore a failed run never leaves an old record next to new files.
-    """
-    try:
-        record = load_record(run.folder)
-    except UserError:  # missing or damaged
-        record = {"outputs": {}}
-    paths.record_file(run.folder).unlink(missing_ok=True)
-    try:
-        yield
-    except BaseException:
-        hashes = {Path(name): sha256 for name, sha256 in record["outputs"].items()}
-        if hashes and all(path.is_file() and file_sha256(path) == sha256 for path, sha256 in hashes.items()):
-            _write_record(run.folder, record)
-        raise
-
-
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
-    write_text(paths.record_file(folder), json.dumps(record, indent=1) + "\n")
+        record_file = paths.record_file(run.folder)
+        with replace_together([*run.outputs, record_file]) as new_files:
+            with measure_energy() as meter:
+                yield recorder
+            record = {
+                "stage": run.stage,
+                "command": shlex.join(["rr", *sys.argv[1:]]),
+                "params": run.params,
+                "inputs": recorder.inputs,
+                "code": recorder.code,
+                "commit": commit,
+                "outputs": {str(path): file_sha256(new_files[path] or path) for path in run.outputs},
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+                "seconds": round(time.monotonic() - clock, 3),
+                "peak_memory_mib": peak_memory_mib(),
+                "energy_joules": meter.joules(),
+                "machine": describe_machine(),
+                **recorder.facts,
+            }
+            write_text(record_file, json.dumps(with_digest(record), indent=1) + "\n")
+            # While the files are replaced, no record may describe other versions of them.
+            record_file.unlink(missing_ok=True)
 
 
 def _start_recorder(run: StageRun) -> RunRecorder:

@@ -1,11 +1,45 @@
 """Run the training loop of `rr pretrain` to measure its speed."""
 
-from collections.abc import Callable
+import contextlib
+import itertools
+import math
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rr import paths
-from rr.params import DatasetConfig, DynamicsConfig, MethodConfig
+from rr.params import DatasetConfig, DynamicsConfig, MethodConfig, Params
+from rr.runtime.text import format_count
+from rr.workflow.checks import find_known_dataset
+
+if TYPE_CHECKING:
+    from rr.backbones.base import Backbone
+    from rr.data.view_loader import Batch, ViewLoader
+    from rr.pretrain import Job
+
+_MIN_IMAGE_SIZE = 32  # pixels
+_FIRST_WORK = 2**14  # pixels of the views of the first step: 16 views of 32 x 32 pixels
+# Steps of networks with more parameters are not timed, because updating the weights takes most of a small step.
+_MAX_TIMED_PARAMETERS = 5_000_000
+# Duration of a training step, in forward passes of the backbone in eval mode. RotationNet trains on four rotations of
+# each view, and BYOL has a second network without a backward pass.
+_FORWARD_PASSES_PER_STEP = 3.5
+_FORWARD_PASSES_OF_METHODS = {"rotation": 4 * 3.5, "byol": 3.5 + 1}
+_REPEAT_BELOW_SECONDS = 0.1
+_BASE_SECONDS = 2.5  # for the measurements of `rr plan`, in addition to one for each pair of backbone and image size
+_KEYS_WITHOUT_EFFECT_ON_SPEED = {
+    "alpha", "covariance_weight", "epochs", "gamma", "invariance_weight", "learning_rate", "lr_decay", "max_iter",
+    "milestones", "momentum", "n_init", "prior_weight", "redundancy_weight", "temperature", "variance_weight",
+}  # fmt: skip
+_STEPS_PER_EPOCH = 50
 
 
 class StopTraining(Exception):
@@ -57,9 +91,20 @@ def train_until_stopped(
         backbone: name of the backbone.
         precision: `float32` or `bfloat16`.
     """
-    from rr.pretrain import Job, pretrain
+    from rr.pretrain import pretrain
 
-    job = Job(
+    job = _make_job(config, dataset, backbone, num_classes, precision)
+    outputs = _OutputPaths("throughput", backbone, config.kind, 0, directory)
+    try:
+        pretrain(job, beton, outputs, device=device, threads=threads, on_step=on_step)
+    except StopTraining:
+        return
+
+
+def _make_job(config: MethodConfig, dataset: DatasetConfig, backbone: str, num_classes: int, precision: str) -> "Job":
+    from rr.pretrain import Job
+
+    return Job(
         dataset=dataset,
         backbone=backbone,
         method=config,
@@ -69,8 +114,234 @@ def train_until_stopped(
         dynamics=DynamicsConfig(every_n_epochs=0, images=50),
         fingerprint="throughput",
     )
-    outputs = _OutputPaths("throughput", backbone, config.kind, 0, directory)
-    try:
-        pretrain(job, beton, outputs, device=device, threads=threads, on_step=on_step)
-    except StopTraining:
-        return
+
+
+@dataclass(frozen=True)
+class _StepSize:
+    """The size of a training step: M images, K views of each, and their height and width in pixels."""
+
+    images: int
+    views: int
+    image_size: int
+
+    @property
+    def work(self) -> int:
+        """The number of pixels of all views, to which most of the time of a step is proportional."""
+        return self.images * self.views * self.image_size**2
+
+    def shrink(self, work: int) -> "_StepSize":
+        """Return a step of about `work` pixels, with fewer images and, if that is not enough, fewer views or pixels.
+
+        At least two images, two views and 32 x 32 pixels remain, unless the step has less.
+        """
+        images = min(self.images, max(2, work // (self.views * self.image_size**2)))
+        views = min(self.views, max(2, work // (images * self.image_size**2)))
+        size = min(self.image_size, max(_MIN_IMAGE_SIZE, math.isqrt(work // (images * views))))
+        return _StepSize(images, views, size)
+
+
+class StepTimer:
+    """Measure the duration of training steps, with the training loop of `rr pretrain`, on images of random pixels.
+
+    The clustering of DeepCluster, measurements between epochs, checkpoints and the reading of images from a file are
+    not included.
+
+    Args:
+        backbone: network to train. Its weights change.
+        dataset: mean, standard deviation and size of the images.
+        device: torch device.
+        threads: number of threads; torch uses the number that `rr.compute.device.configure_backends` has set.
+        precision: `float32` or `bfloat16`.
+    """
+
+    def __init__(
+        self, backbone: "Backbone", dataset: DatasetConfig, *, device: str, threads: int, precision: str
+    ) -> None:
+        self.backbone, self.dataset = backbone, dataset
+        self.device, self.threads, self.precision = device, threads, precision
+
+    def views_per_second(self, config: Any, num_classes: int, seconds: float) -> float:
+        """Return the views per second of the training of a method, measured in about `seconds`.
+
+        On a CPU, a small step shows how large a step can be timed within `seconds`: if possible, that of the training,
+        and otherwise one with fewer images, views or pixels. The duration of larger steps follows from the two, in
+        proportion to the additional pixels. For a network with many parameters, only forward passes are timed. On a
+        GPU, only the step of the training itself is timed, because each size would be compiled first.
+
+        Args:
+            config: method that trains.
+            num_classes: number of classes of the dataset.
+            seconds: duration of the measurement.
+        """
+        full = _StepSize(config.batch_size, config.views, self.dataset.image_size)
+        num_views = full.images * full.views
+        size = full.shrink(_FIRST_WORK)
+        if self.device != "cpu" or size == full:
+            return num_views / self.time_step(config, num_classes, full, seconds / 2)
+        if sum(parameter.numel() for parameter in self.backbone.parameters()) > _MAX_TIMED_PARAMETERS:
+            return self.forward_pixels_per_second / _num_forward_passes(config) / full.image_size**2
+        start = time.perf_counter()
+        small_time = self.time_step(config, num_classes, size, 0)
+        seconds_left = start + seconds - time.perf_counter()
+        if seconds_left < 2 * small_time:
+            return num_views / (small_time * full.work / size.work)
+        large = full.shrink(int(size.work * max(seconds_left / 3 / small_time, 1)))
+        large_time = self.time_step(config, num_classes, large, seconds_left / 2)
+        time_per_pixel = large_time / large.work
+        if large.work > size.work:
+            slope = (large_time - small_time) / (large.work - size.work)
+            time_per_pixel = min(max(slope, 2 / 3 * time_per_pixel), time_per_pixel)
+        return num_views / (large_time + time_per_pixel * (full.work - large.work))
+
+    @cached_property
+    def forward_pixels_per_second(self) -> float:
+        """The number of pixels of views that the backbone processes per second in forward passes with many views.
+
+        The views grow until the duration of a pass grows with them. The speed follows from the last two passes, because
+        reading the weights takes most of the time of a small pass. This takes about a second.
+        """
+        num_views, image_size = 1, min(_MIN_IMAGE_SIZE, self.dataset.image_size)
+        work, duration = 0, 0.0
+        while True:
+            last_work, last_duration = work, duration
+            work, duration = num_views * image_size**2, self.time_forward(num_views, image_size)
+            grows = last_work and duration > max(0.125, 2 * last_duration)
+            if grows or duration > 0.2:
+                return (work - last_work) / max(duration - last_duration, duration / 4)
+            if image_size < self.dataset.image_size:
+                image_size = min(2 * image_size, self.dataset.image_size)
+            else:
+                num_views *= 4
+
+    def time_forward(self, num_views: int, image_size: int) -> float:
+        """Return the duration of a forward pass of the backbone in eval mode; the shorter of two if it is short."""
+        import torch
+
+        images = torch.rand(num_views, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
+        duration = math.inf
+        with torch.inference_mode():
+            for _ in range(2):
+                start = time.perf_counter()
+                self.backbone.eval()(images)
+                duration = min(duration, time.perf_counter() - start)
+                if duration > _REPEAT_BELOW_SECONDS:
+                    break
+        return duration
+
+    def time_step(self, config: Any, num_classes: int, size: _StepSize, seconds: float) -> float:
+        """Return the mean duration of steps of a size, timed for about `seconds` after the first step."""
+        import torch
+
+        from rr import methods
+        from rr.compute.distributed import ProcessGroup
+        from rr.data import beton
+        from rr.pretrain.loop import Trainer
+
+        # With a tiny learning rate, the loss of random pixels stays finite.
+        changes = {"batch_size": size.images, "views": size.views, "learning_rate": 1e-9}
+        config, side = config.model_copy(update=changes), size.image_size
+        job = _make_job(config, self.dataset, self.backbone.name, num_classes, self.precision)
+        with tempfile.TemporaryDirectory() as folder:
+            path, rows = Path(folder, "train.beton"), np.arange(size.images)
+            noise = np.random.default_rng(0).integers(0, 256, (size.images, side, side, 3), np.uint8)
+            beton.write(path, noise, rows % max(num_classes, 1), rows)
+            data = beton.Beton(path, threads=self.threads)
+            method = methods.build(config, self.backbone, num_classes).to(self.device)
+            outputs = _OutputPaths("throughput", self.backbone.name, config.kind, 0, Path(folder))
+            trainer = Trainer(job, method, data, outputs, self.device, ProcessGroup(), None, None)
+            trainer.loader.set_labels(data.labels)  # as if DeepCluster had computed them
+            times: list[float] = []
+            with contextlib.closing(_repeat_images(trainer.loader)) as batches:
+                for batch in batches:
+                    trainer.run_step(batch)
+                    if self.device != "cpu":
+                        torch.cuda.synchronize()
+                    times.append(time.perf_counter())
+                    if len(times) > 1 and times[-1] - times[0] >= seconds:
+                        break
+        return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def _views_per_image(config: Any) -> int:
+    """Return how many views of an image a run uses in all of its epochs."""
+    views: int = config.views * config.epochs
+    return views
+
+
+def _num_forward_passes(config: Any) -> float:
+    """Return about how many forward passes of the backbone in eval mode take as long as a training step."""
+    return _FORWARD_PASSES_OF_METHODS.get(config.kind, _FORWARD_PASSES_PER_STEP)
+
+
+def _repeat_images(loader: "ViewLoader") -> "Generator[Batch, None, None]":
+    """Yield mini-batches of the same images without end."""
+    loader.positions = np.tile(loader.positions, _STEPS_PER_EPOCH)
+    for epoch in itertools.count():
+        with contextlib.closing(loader.epoch(epoch)) as batches:  # type: ignore[type-var]
+            yield from batches
+
+
+def measure_throughput(
+    params: Params, runs: Sequence[paths.PretrainPaths], device: str
+) -> dict[paths.PretrainPaths, float]:
+    """Return the views per second of each pretraining run. Runs with equal training steps share a measurement.
+
+    On a CPU, all measurements together take about 2.5 seconds plus one second for each pair of a backbone and an image
+    size, unless the machine is busy. The methods with the most views come first. Those for which there is no time are
+    assumed to be as fast as the fastest one of the same pair. A line on stderr states what is measured.
+    """
+    from rr import backbones
+    from rr.compute.device import configure_backends
+
+    steps: dict[tuple[str, int], dict[str, list[paths.PretrainPaths]]] = defaultdict(lambda: defaultdict(list))
+    for run in sorted(runs, key=lambda run: (run.backbone, -_views_per_image(params.methods[run.method]))):
+        key = params.methods[run.method].model_dump_json(exclude=_KEYS_WITHOUT_EFFECT_ON_SPEED)
+        steps[run.backbone, params.datasets[run.dataset].image_size][key].append(run)
+    if not steps:
+        return {}
+    num_steps, limit = sum(map(len, steps.values())), _BASE_SECONDS + len(steps)
+    expected = f"up to {limit:.0f} s" if device == "cpu" else "up to a minute for each of them, which is compiled first"
+    print(
+        f"plan: measuring the speed of {format_count(num_steps, 'different training steps')} on this machine "
+        f"({expected})",
+        file=sys.stderr,
+        flush=True,
+    )
+    configure_backends(params.threads)
+    deadline = time.perf_counter() + limit
+    is_first = True
+    rates: dict[paths.PretrainPaths, float] = {}
+    steps_left, num_assumed, backbone = num_steps, 0, None
+    for pair, ((name, _), same_pair) in enumerate(steps.items()):
+        if backbone is None or backbone.name != name:
+            backbone = None  # free the memory of the last one first
+            backbone = backbones.build(name).to(device)
+        dataset = params.datasets[next(iter(same_pair.values()))[0].dataset]
+        timer = StepTimer(backbone, dataset, device=device, threads=params.threads, precision=params.precision)
+        fastest = 0.0  # in forward passes per second, because methods differ in their number
+        for position, same_step in enumerate(same_pair.values()):
+            # Keep one second for the first step of each later pair.
+            seconds_left = deadline - time.perf_counter() - (len(steps) - pair - 1)
+            run, config = same_step[0], params.methods[same_step[0].method]
+            if device != "cpu" or position == 0 or seconds_left > 0:
+                known = find_known_dataset(params, run.dataset)
+                num_classes = len(known.class_names) if known else 0
+                seconds = min(max(seconds_left / steps_left, 0.2), 1.0)
+                if is_first and device == "cpu":  # compile kernels, which happens only once
+                    start, is_first = time.perf_counter(), False
+                    timer.views_per_second(config, num_classes, 0.0)
+                    deadline += time.perf_counter() - start
+                rate = timer.views_per_second(config, num_classes, seconds)
+                fastest = max(fastest, rate * _num_forward_passes(config))
+            else:
+                rate = fastest / _num_forward_passes(config)
+                num_assumed += 1
+            rates |= dict.fromkeys(same_step, rate)
+            steps_left -= 1
+    if num_assumed:
+        print(
+            f"plan: {num_assumed:,} of the {num_steps:,} steps could not be measured in this time; they are assumed to "
+            "be as fast as the fastest one with the same backbone and image size",
+            file=sys.stderr,
+        )
+    return rates

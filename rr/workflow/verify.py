@@ -8,6 +8,7 @@ from rr import paths
 from rr.errors import UserError
 from rr.params import Params
 from rr.runtime.hashing import file_sha256
+from rr.runtime.progress import Progress
 from rr.workflow import grid
 from rr.workflow.grid import StageRun
 from rr.workflow.records import ROOT, code_files, load_record
@@ -65,7 +66,7 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
 def describe_grid_mismatches(params: Params) -> list[str]:
     """Return a message for each difference between the grid's files and their records."""
     hash_file = functools.cache(file_sha256)
-    return [message for run in grid.stage_runs(params) for message in describe_mismatches(run, hash_file)]
+    return _collect_messages("verify", list(grid.stage_runs(params)), lambda run: describe_mismatches(run, hash_file))
 
 
 def describe_grid_changed_files(params: Params) -> list[str]:
@@ -75,5 +76,15 @@ def describe_grid_changed_files(params: Params) -> list[str]:
     that several runs read is listed once for each run.
     """
     hash_file = functools.cache(file_sha256)
-    runs = (run for run in grid.stage_runs(params) if run.stage != "report")
-    return [message for run in runs for message in describe_changed_files(run, hash_file)]
+    runs = [run for run in grid.stage_runs(params) if run.stage != "report"]
+    return _collect_messages("report", runs, lambda run: describe_changed_files(run, hash_file))
+
+
+def _collect_messages(command: str, runs: list[StageRun], check: Callable[[StageRun], list[str]]) -> list[str]:
+    """Return the messages of `check` for all runs, and show the progress of `command` meanwhile."""
+    messages = []
+    with Progress(command, len(runs), "runs", note="comparing files with their records") as progress:
+        for run in runs:
+            messages += check(run)
+            progress.advance(1)
+    return messages

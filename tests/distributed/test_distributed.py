@@ -384,7 +384,7 @@ def training_error(config: object, world_size: int, folder: Path) -> str:
     [
         (4, 5, "5 processes cannot share mini-batches of 4 images"),
         (64, 30, "30 processes cannot share mini-batches of 21 images"),
-        (19, 3, "images in mini-batches of 19 leave a last mini-batch of 2, but each of 3 processes needs"),
+        (19, 3, "the size of the last mini-batch is 2, but each of 3 processes needs at least one image"),
     ],
 )
 def test_mini_batch_with_fewer_images_than_processes_raises(
@@ -470,6 +470,36 @@ def test_process_that_waits_for_the_others_can_be_stopped(shapes_project: Path) 
     assert time.monotonic() - start < 10
     assert processes[0].returncode == -signal.SIGTERM
     assert not list(Path("runs").rglob("*.*"))
+
+
+# Waits for the other processes for four seconds instead of ten minutes.
+IMPATIENT = """
+from datetime import timedelta
+from rr import cli
+from rr.compute import distributed
+
+distributed.TIMEOUT = timedelta(seconds=4)
+cli.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_process_without_partners_prints_that_it_waits_and_raises(shapes_project: Path, rank: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, *PRETRAIN],
+        env=os.environ | environment | {"MASTER_PORT": str(port)},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 2
+    address = f"127.0.0.1:{port}"
+    assert f"waiting for 1 other process of this run at {address} (WORLD_SIZE is 2)" in done.stderr
+    assert f"rr: the 2 processes of this run did not all connect at {address} within 4 s: start all of" in done.stderr
 
 
 def handled_signals(pid: int) -> set[int]:

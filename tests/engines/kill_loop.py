@@ -35,7 +35,8 @@ import engine_calls
 from engine_calls import BIN
 from helpers import ROOT, copy_project, write_params
 
-ENVIRONMENT = engine_calls.ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+# With RR_ENGINE, the commands of the stages do not register their outputs with DVC and Snakemake.
+ENVIRONMENT = engine_calls.ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "RR_ENGINE": "kill_loop"}
 ENGINE_COMMANDS = {"dvc": [["dvc", "repro"]], "snakemake": [["snakemake", "--cores", "2"]]}
 # A kill happens within this fraction of the undisturbed duration of a command. An engine continues after the completed
 # stages, so its kills still reach all stages.

@@ -6,13 +6,27 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from engine_calls import BIN, ENVIRONMENT, call
-from helpers import ROOT, copy_project, keep_one_evaluation, write_params
+from helpers import ROOT, copy_project, keep_one_evaluation, select_pairs, write_params
+
+from rr.params import load_params
+from rr.workflow.verify import describe_grid_mismatches
 
 pytestmark = pytest.mark.engine
+ENGINES = {"dvc": ("dvc", "repro"), "snakemake": ("snakemake", "--cores", "1")}
+FAULTS = ("full disk", "killed stage", "killed engine", "Ctrl-C", "bug")
+# A change of a parameter on which the stage depends, but none of the stages before it.
+CHANGES: dict[str, Callable[[dict], object]] = {
+    "fetch": lambda params: params["datasets"]["shapes"]["source"].update(seed=1),
+    "convert": lambda params: params["datasets"]["shapes"].update(image_size=24),
+    "pretrain": lambda params: params["methods"]["relational"].update(views=2),
+    "evaluate": lambda params: params["protocols"]["knn"].update(neighbors=4),
+    "report": lambda params: params["grid"]["method"].reverse(),
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +48,13 @@ def snakemake_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_metrics(folder: Path) -> dict[str, dict]:
     files = sorted((folder / "runs").rglob("metrics.json"))
     return {str(path.relative_to(folder)): json.loads(path.read_text()) for path in files}
+
+
+def read_artifacts(folder: Path) -> dict[str, bytes]:
+    """Return the contents of all outputs and records."""
+    folders = ("data/raw", "data/beton", "runs/pretrain", "runs/history", "runs/evaluate", "report")
+    files = (path for name in folders for path in (folder / name).rglob("[!.]*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def outdated(folder: Path) -> tuple[set[str], set[str]]:
@@ -158,17 +179,61 @@ def test_dvc_shows_metrics_plots_and_changed_parameters(dvc_project: Path, tmp_p
         write_params(dvc_project)
 
 
-def test_dvc_experiment_reruns_dependent_stages(dvc_project: Path) -> None:
-    shutil.copy(dvc_project / "dvc.lock", dvc_project.parent / "saved.lock")
-    output = call(dvc_project, "dvc", "exp", "run", "-S", "methods.relational.views=3")
-    stages = {line.split("'")[1].split("@")[0] for line in output.splitlines() if line.startswith("Running stage")}
-    assert stages == {"pretrain", "evaluate", "report"}
-    assert "pretrain@shapes-conv4-random-1' didn't change" in output
-    record = json.loads((dvc_project / "runs/pretrain/shapes/conv4/relational/1/run.json").read_text())
-    assert record["params"]["methods.relational"]["views"] == 3
-    write_params(dvc_project)
-    call(dvc_project, "dvc", "repro")  # restores the previous outputs from the cache
-    assert "every artifact matches its record" in call(dvc_project, "rr", "verify")
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("stage", "fault"), select_pairs(CHANGES, FAULTS))
+def test_failed_stage_keeps_the_former_outputs(
+    engine: str, stage: str, fault: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = request.getfixturevalue(f"{engine}_project")
+    before = read_artifacts(project)
+    write_params(project, CHANGES[stage])
+    monkeypatch.chdir(project)
+    try:
+        path = f"{Path(__file__).parent / 'faults'}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+        process = subprocess.run(
+            [str(BIN / ENGINES[engine][0]), *ENGINES[engine][1:]], start_new_session=True, capture_output=True,
+            text=True, env=ENVIRONMENT | {"PYTHONPATH": path, "RR_TEST_FAULT": f"{stage}: {fault}"},
+        )  # fmt: skip
+        assert process.returncode != 0, "the fault did not occur"
+        assert f"rr {stage}" in process.stdout + process.stderr
+        assert read_artifacts(project) == before
+        messages = describe_grid_mismatches(load_params(Path("params.yaml")))
+        assert messages
+        assert all("its parameters in params.yaml have changed since the run" in message for message in messages)
+    finally:
+        write_params(project)
+    if engine == "dvc":
+        assert "Data and pipelines are up to date." in call(project, "dvc", "status")
+    else:
+        call(project, "snakemake", "--unlock")  # a killed Snakemake leaves its own lock
+        assert "Nothing to be done" in call(project, "snakemake", "-n")
+
+
+def test_snakemake_repeats_a_stage_that_finished_after_snakemake_was_killed(snakemake_project: Path) -> None:
+    """Snakemake has recorded neither the new parameters nor the new outputs."""
+    folder = snakemake_project
+    record = folder / "data/raw/shapes/run.json"
+    shutil.rmtree(folder / ".rr/status", ignore_errors=True)
+    try:
+        write_params(folder, CHANGES["fetch"])
+        process = subprocess.Popen(
+            [str(BIN / "snakemake"), "--cores", "1", "data/raw/shapes/run.json"], cwd=folder, env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while not (folder / ".rr/status/fetch/shapes.json").exists():
+            assert process.poll() is None, "the stage finished before Snakemake could be killed"
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        while (folder / ".rr/status/fetch/shapes.json").exists():  # until the stage has finished
+            time.sleep(0.01)
+        assert json.loads(record.read_text())["params"]["datasets.shapes.source"]["seed"] == 1
+    finally:
+        write_params(folder)
+    call(folder, "snakemake", "--unlock")
+    call(folder, "snakemake", "--cores", "2", "data/raw/shapes/run.json")
+    assert json.loads(record.read_text())["params"]["datasets.shapes.source"]["seed"] == 0
+    assert "every artifact matches its record" in call(folder, "rr", "verify")
 
 
 @pytest.mark.parametrize("engine", [("dvc", "repro"), ("snakemake", "--cores", "2")])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from engine_calls import ENVIRONMENT, call
-from helpers import copy_project, keep_one_evaluation
+from helpers import ROOT, copy_project, keep_one_evaluation
 
 pytestmark = pytest.mark.engine
 OUTPUTS = (
@@ -34,8 +35,10 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def git(folder: Path, *command: str) -> None:
-    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True)
+def git(folder: Path, *command: str) -> str:
+    """Run git and return what it printed."""
+    command = ("git", "-c", "user.name=t", "-c", "user.email=t@t", *command)
+    return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 # The server stores at most `max_objects` objects. Then it exits ("gone") or denies all requests.
@@ -92,18 +95,71 @@ def s3_address() -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3"])
-def test_clone_pulls_the_pushed_outputs(
-    kind: str, finished_project: Path, tmp_path: Path, s3_address: str, monkeypatch: pytest.MonkeyPatch
+def readme_commands(first_line: str) -> list[str]:
+    """Return the commands of the block of README.md that begins with `$ first_line`."""
+    block = (ROOT / "README.md").read_text().partition(f"```console\n$ {first_line}")[2].partition("```")[0]
+    lines = f"$ {first_line}{block}".splitlines()
+    assert all(line.startswith("$ ") for line in lines)
+    return [line[2:].partition("  #")[0].strip() for line in lines]
+
+
+def run_in_shell(folder: Path, command: str) -> str:
+    environment = ENVIRONMENT | {
+        f"GIT_{role}_{key}": "t" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")
+    }
+    process = subprocess.run(
+        command, shell=True, cwd=folder, env=environment | {"COLUMNS": "100"}, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.returncode == 0, f"{command}:\n{process.stdout}"
+    return process.stdout
+
+
+def assert_nothing_to_do(clone: Path) -> None:
+    assert "every artifact matches its record" in call(clone, "rr", "verify")
+    assert "Data and pipelines are up to date." in call(clone, "dvc", "status")
+    assert "Nothing to be done" in call(clone, "snakemake", "-n")
+
+
+def test_readme_commands_share_results_through_a_folder(finished_project: Path, tmp_path: Path) -> None:
+    bare, first, second = tmp_path / "bare", tmp_path / "first", tmp_path / "second"
+    shutil.copytree(finished_project, first, symlinks=True)
+    git(first, "reset", "-q", "HEAD~1")  # the results are not committed yet
+    (first / ".dvc/config").unlink()
+    git(first, "checkout", "-q", ".dvc/config")
+    git(tmp_path, "clone", "-q", "--bare", str(first), str(bare))
+    git(first, "remote", "add", "origin", str(bare))
+    git(first, "fetch", "-q")
+    git(first, "branch", "-q", "--set-upstream-to", f"origin/{git(first, 'branch', '--show-current')}")
+    git(tmp_path, "clone", "-q", str(bare), str(second))
+
+    for command in readme_commands("dvc remote add"):
+        run_in_shell(first, command.replace("/shared/folder", shlex.quote(str(tmp_path / "store"))))
+    assert git(first, "status", "--porcelain") == ""
+    call(first, "rr", "sync", "dvc")
+    assert_nothing_to_do(first)
+    for command in readme_commands("git pull"):
+        run_in_shell(second, command)
+    assert_nothing_to_do(second)
+    assert git(second, "status", "--porcelain") == ""
+    for output in OUTPUTS:
+        assert (second / output).read_bytes() == (first / output).read_bytes()
+    # A new report has the same bytes, because it contains only the times of the runs.
+    page = (second / "report/index.html").read_bytes()
+    call(second, "rr", "report")
+    assert (second / "report/index.html").read_bytes() == page
+
+
+def test_clone_pulls_the_pushed_outputs_from_s3(
+    finished_project: Path, tmp_path: Path, s3_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ENVIRONMENT, "AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setitem(ENVIRONMENT, "AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setitem(ENVIRONMENT, "AWS_EC2_METADATA_DISABLED", "true")
-    call(finished_project, "dvc", "remote", "add", "--force", "--default", "store", remote(kind, tmp_path))
-    if kind == "s3":
-        call(finished_project, "dvc", "remote", "modify", "store", "endpointurl", s3_address)
+    call(finished_project, "dvc", "remote", "add", "--force", "--default", "store", "s3://results/cache")
+    call(finished_project, "dvc", "remote", "modify", "store", "endpointurl", s3_address)
     call(finished_project, "dvc", "push", "--quiet")
-    git(finished_project, "commit", "-qam", kind)
+    git(finished_project, "commit", "-qam", "s3")
 
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(finished_project), str(clone))
@@ -113,16 +169,28 @@ def test_clone_pulls_the_pushed_outputs(
         assert (clone / output).read_bytes() == (finished_project / output).read_bytes()
     assert "Data and pipelines are up to date." in call(clone, "dvc", "repro")
     assert "every artifact matches its record" in call(clone, "rr", "verify")
-    # A new report has the same bytes, because it contains only the times of the runs.
-    page = (clone / "report/index.html").read_bytes()
-    call(clone, "rr", "report")
-    assert (clone / "report/index.html").read_bytes() == page
-    call(clone, "rr", "sync", "dvc")
-    assert "Nothing to be done" in call(clone, "snakemake", "-n")
 
 
-def remote(kind: str, folder: Path) -> str:
-    return "s3://results/cache" if kind == "s3" else str(folder / "store")
+def test_readme_commands_list_and_undo_experiments(finished_project: Path) -> None:
+    project = finished_project
+    artifacts = [*OUTPUTS, "runs/evaluate/shapes/conv4/relational/1/shapes/knn/metrics.json", "params.yaml"]
+    before = {name: (project / name).read_bytes() for name in artifacts}
+    output = call(project, "dvc", "exp", "run", "-S", "methods.relational.views=3")
+    stages = {line.split("'")[1].split("@")[0] for line in output.splitlines() if line.startswith("Running stage")}
+    assert stages == {"pretrain", "evaluate", "report"}
+    assert "Stage 'convert@shapes' didn't change" in output
+    record = json.loads((project / "runs/pretrain/shapes/conv4/relational/1/run.json").read_text())
+    assert record["params"]["methods.relational"]["views"] == 3
+    show, diff, undo = readme_commands("dvc exp show")
+    table = run_in_shell(project, show)
+    assert "methods.relational.views" in table
+    assert "…" not in table
+    assert max(map(len, table.splitlines())) <= 100
+    assert "accuracy" in run_in_shell(project, diff)
+    run_in_shell(project, undo)
+    assert {name: (project / name).read_bytes() for name in artifacts} == before
+    assert "Data and pipelines are up to date." in call(project, "dvc", "status")
+    assert "every artifact matches its record" in call(project, "rr", "verify")
 
 
 def test_push_to_a_missing_remote_fails_and_loses_nothing(finished_project: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def build_method(name: str, seed: int) -> tuple[Any, Any, Any]:
     """Return a method with random weights, its optimizer and its scheduler."""
     torch.manual_seed(seed)
     config: Any = TypeAdapter(MethodConfig).validate_json(json.dumps(SMALL_PARAMS["methods"][name]))
-    method = methods.build(config, backbones.build("conv4"), 10, 200)
+    method = methods.build(config, backbones.build("conv4"), 10)
     return method, *method.configure_optimizer(2)
 
 

@@ -5,6 +5,7 @@ import os
 import shlex
 import struct
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from engine_calls import call
 from helpers import RunRr, add_dataset, copy_project, open_fetched, write_params
 from PIL import Image
 
+from rr.data import raw
 from rr.errors import UserError
 from rr.workflow import suites
 
@@ -44,12 +46,7 @@ def test_engines_run_in_folder_with_shell_characters(tmp_path: Path) -> None:
     def change(params: dict) -> None:
         params["datasets"]["mine"] = {
             **params["datasets"]["shapes"],
-            "source": {
-                "kind": "imagefolder",
-                "path": str(folder / SHELL_NAME),
-                "test_fraction": 0.2,
-                "on_unreadable": "raise",
-            },
+            "source": {"kind": "imagefolder", "path": str(folder / SHELL_NAME)},
         }
         params["grid"].update(data=["mine"], dataset=["mine"], target=["mine"])
 
@@ -108,6 +105,43 @@ def test_images_with_unusual_names_and_modes_are_read(project: Path, rr: RunRr) 
     assert len(open_fetched(project).labels) == len(encoded_names) + 4
     assert rr("convert", "--dataset", "mine").code == 0
     assert created_files(project) == []
+
+
+@pytest.mark.slow
+def test_class_names_that_are_not_utf8_or_ascii_reach_every_stage(project: Path) -> None:
+    """Run all stages in the POSIX locale, whose encoding is ASCII."""
+    folder = os.fsencode(project / "Völkl")
+    for class_name in (b"caf\xe9", "bär".encode(), "日本".encode()):
+        os.makedirs(folder + b"/" + class_name)
+        for k in range(5):
+            pixels = np.random.default_rng([k, *class_name]).integers(0, 256, (8, 8, 3), np.uint8)
+            with open(folder + b"/" + class_name + b"/\xff%d.png" % k, "wb") as file:
+                Image.fromarray(pixels).save(file, "PNG")
+
+    def change(params: dict) -> None:
+        source = {"kind": "imagefolder", "path": "Völkl"}
+        params["datasets"]["shapes"].update(source=source, image_size=16)
+        params["grid"].update(method=["random"], protocol=["knn"])
+        params["protocols"]["knn"]["neighbors"] = 2
+
+    write_params(project, change)
+    run = ("--dataset", "shapes", "--backbone", "conv4", "--method", "random", "--seed", "1")
+    evaluation = ("--target", "shapes", "--protocol", "knn")
+    weights = "runs/pretrain/shapes/conv4/random/1/backbone.safetensors"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    outputs = []
+    for command in (
+        ("fetch", *run[:2]), ("convert", *run[:2]), ("pretrain", *run), ("evaluate", *run, *evaluation), ("report",),
+        ("verify",), ("embed", "Völkl", "-o", "x", "--weights", weights),
+    ):  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "rr", *command], env=environment, capture_output=True, cwd=project)
+        assert done.returncode == 0, done.stderr.decode()
+        outputs.append(done.stdout.decode())
+    assert "(4 + 1), caf\\xe9 (4 + 1), " in outputs[0]
+    assert outputs[-1] == "x: 15 images, 64 features\n"
+    raw_file = raw.RawFile(project / "data/raw/shapes/images.parquet")
+    assert raw_file.class_names == ["bär", "caf\\xe9", "日本"]
+    assert "bär" in (project / "report/index.html").read_text(encoding="utf-8")
 
 
 def write_decompression_bomb(path: Path) -> None:

@@ -2,15 +2,18 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
-from helpers import RunRr
+from helpers import RunRr, add_dataset
+from PIL import Image
 
 from rr import __version__, stages
+from rr.data.index import read_class_names
 from rr.runtime.atomic import atomic_write, write_text
 
 
@@ -63,6 +66,41 @@ def test_bench_runs_the_requested_part(project: Path, rr: RunRr) -> None:
     outcome = rr("bench", "head", "--steps", "1", "--threads", "1", "--json")
     assert outcome.code == 0
     assert json.loads(outcome.out)
+
+
+POSIX_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, "é"), ({"PYTHONIOENCODING": "ascii:strict"}, r"\xe9"), ({"PYTHONIOENCODING": "utf-8:strict"}, "é")],
+)
+def test_other_characters_are_printed_in_any_locale(project: Path, environment: dict[str, str], expected: str) -> None:
+    suite = project / "workflow/suites/large.yaml"
+    suite.parent.mkdir(parents=True)
+    suite.write_text("# café\n", encoding="utf-8")
+    for command, stream in ((["suite", "show", "large"], "stdout"), (["fetch", "--dataset", "é"], "stderr")):
+        done = subprocess.run(
+            [sys.executable, "-m", "rr", *command], capture_output=True, encoding="utf-8",
+            env=os.environ | POSIX_LOCALE | environment,
+        )  # fmt: skip
+        assert expected in getattr(done, stream)
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_other_characters_in_paths_and_class_names_work_in_the_posix_locale(project: Path) -> None:
+    for name in ("café", "größe"):
+        (project / "bilder ü" / name).mkdir(parents=True)
+        for number in range(10):
+            color = (20 * number, len(name), 0)
+            Image.new("RGB", (16, 16), color).save(project / "bilder ü" / name / f"{number}.png")
+    add_dataset(project, {"kind": "imagefolder", "path": "bilder ü"})
+    for stage in ("fetch", "convert"):
+        subprocess.run(
+            [sys.executable, "-m", "rr", stage, "--dataset", "mine"], check=True, env=os.environ | POSIX_LOCALE
+        )
+    assert read_class_names(project / "data/beton/mine/index.parquet") == ["café", "größe"]
 
 
 def test_missing_params_file_raises(tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:

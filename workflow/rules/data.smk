@@ -1,4 +1,5 @@
-# The stages `fetch` and `convert` make betons from the source of a dataset.
+# The stages `fetch` and `convert` make betons from the source of a dataset. They have priority over all others, because
+# `rr` checks the whole grid with what is known of its datasets, and no training should start before.
 
 
 rule fetch:
@@ -11,6 +12,7 @@ rule fetch:
         "logs/fetch/{dataset}.log",
     benchmark:
         "logs/benchmark/fetch/{dataset}.tsv"
+    priority: 1
     resources:
         mem_mb=lambda names, attempt: 4000 * attempt,
         runtime=lambda names, attempt: 12 * 60 * attempt,
@@ -33,6 +35,7 @@ rule convert:
         "logs/convert/{dataset}.log",
     benchmark:
         "logs/benchmark/convert/{dataset}.tsv"
+    priority: 1
     resources:
         mem_mb=lambda names, attempt: 4000 * attempt,
         runtime=lambda names, attempt: 2 * 60 * attempt,

@@ -3,18 +3,21 @@
 from pathlib import Path
 
 from rr.data.raw import RawDataset
+from rr.data.skipped import SkippedFiles
 from rr.data.sources import cifar, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
+from rr.data.text import printable
 from rr.errors import UserError
 from rr.params import ShapesSource, Source
 
 
-def read_dataset(source: Source, download_dir: Path, local_copy: Path | None) -> RawDataset:
+def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, skipped: SkippedFiles) -> RawDataset:
     """Return the class names and the images of `source`. Most sources read an image only when it is requested.
 
     Args:
         source: the dataset's `source` section in params.yaml.
         download_dir: folder that keeps downloaded archives.
         local_copy: copy of the dataset to use instead of the path or the URL of `source`.
+        skipped: object to which the sources of your own images report what they do not use.
 
     Raises:
         UserError: if the source is missing, incomplete or damaged, or if the download fails.
@@ -33,13 +36,16 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None) ->
         case "slimagenet64":
             return slimagenet.read_dataset(download_dir, local_copy)
         case "imagefolder":
-            return imagefolder.read_dataset(source, local_copy)
+            return imagefolder.read_dataset(source, local_copy, skipped)
         case "parquet":
-            return parquet.read_dataset(source, local_copy)
+            return parquet.read_dataset(source, local_copy, skipped)
 
 
 def _expand_user(path: str) -> Path:
     try:
+        path.encode()
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: unknown user in '~user'; correct the source's path in params.yaml") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{printable(path)} is not valid text: correct the source's path in params.yaml") from error

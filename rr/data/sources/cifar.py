@@ -42,7 +42,7 @@ def read_dataset(source: CifarSource, download_dir: Path, local_copy: Path | Non
             for position, (image, label) in enumerate(zip(part.data, labels[split], strict=True)):
                 yield raw.EncodedImage(split, f"{split}/{position}.png", raw.encode_png(image), label)
 
-    return raw.RawDataset(class_names, iter_images())
+    return raw.RawDataset(class_names, iter_images(), sum(len(part) for _, part in parts))
 
 
 def _unpickle_entry(path: Path, key: str) -> list:

@@ -1,103 +1,181 @@
 """Read your own images from folders, one folder per class."""
 
 import hashlib
-import os
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from PIL import Image
+from typing import NamedTuple
 
 from rr.data import raw
+from rr.data.folder import UNREADABLE_FILE, DamagedFile, SkippedFile, image_kind, list_folder
+from rr.data.skipped import SkippedFiles
+from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
+from rr.data.sources.split_names import UNUSED
+from rr.data.text import display_name, format_names, path_to_text
 from rr.errors import UserError
 from rr.params import FolderSource
+from rr.runtime.progress import Progress
+from rr.runtime.text import format_count
 
-_TEST_NAMES = ("test", "val", "valid", "validation")
+
+class _LabeledFile(NamedTuple):
+    """An image file, relative to the folder of the dataset. `digest` is the SHA-256 of its bytes, or empty."""
+
+    name: str
+    split: str
+    label: int
+    digest: bytes = b""
 
 
-def read_dataset(source: FolderSource, local_copy: Path | None) -> raw.RawDataset:
-    """Return the images in `path/train/<class>/…` and `path/test/<class>/…`, or split those in `path/<class>/…`.
+def read_dataset(source: FolderSource, local_copy: Path | None, skipped: SkippedFiles) -> raw.RawDataset:
+    """Return the images of a folder of classes, or of folders of splits that contain the folders of the classes.
 
-    The test folder may also be called `val`, `valid` or `validation`. Images are split within each class, according to
-    `test_fraction`. The split depends only on the bytes of the images, so it is the same on every machine. Images
-    directly in `path` (or in `path/train` and `path/test`) are unlabeled.
+    `rr.data.sources.folder_layout` recognizes the layout. Without a folder of test images, they are chosen within each
+    class, according to `test_fraction`. The choice depends only on the bytes of the images, so it is the same on every
+    machine.
 
     Args:
         source: the dataset's `source` section in params.yaml.
         local_copy: folder to use instead of the path of `source`.
+        skipped: object to which all files that are not used are reported.
 
     Raises:
-        UserError: if the folder is missing, if a class has no images, if train and test have different classes, or if
-            there are images next to class folders.
+        UserError: if the folder is missing, if its layout is ambiguous, if a class has no images, or if train and test
+            have different classes.
     """
     root = local_copy or Path(source.path)
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: correct the source's path in params.yaml, or give a path with --from")
-    test_folders = [root / name for name in _TEST_NAMES if (root / name).is_dir()]
-    if (root / "train").is_dir() and not test_folders:
-        root = root / "train"
-    if test_folders and (root / "train").is_dir():
-        folders = {"train": root / "train", "test": test_folders[0]}
-        splits = {split: _list_images_by_class(folder) for split, folder in folders.items()}
-        class_names = sorted(splits["train"])
-        if sorted(splits["test"]) != class_names:
-            different = ", ".join(
-                name or "(images without a class folder)" for name in sorted(set(splits["test"]) ^ set(class_names))
-            )
-            raise UserError(
-                f"{folders['train']} and {folders['test']} must have the same class folders: add or remove what is "
-                f"only in one of them: {different}"
-            )
-    else:
-        classes = _list_images_by_class(root)
-        class_names = sorted(classes)
-        splits = {split: {} for split in raw.SPLITS}
-        for class_name, files in classes.items():
-            test_files = _choose_test_files(files, source.test_fraction)
-            splits["train"][class_name] = [file for file in files if file not in test_files]
-            splits["test"][class_name] = [file for file in files if file in test_files]
-
-    def iter_images() -> Iterator[raw.EncodedImage]:
-        for split in raw.SPLITS:
-            for label, class_name in enumerate(class_names):
-                for file in splits[split][class_name]:
-                    # A file name may contain bytes that are not valid UTF-8.
-                    name = os.fsencode(file.relative_to(root)).decode("utf-8", "backslashreplace")
-                    yield raw.EncodedImage(split, name, file.read_bytes(), label if class_name else raw.UNLABELED)
-
-    return raw.RawDataset([name for name in class_names if name], iter_images())
-
-
-def _list_images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """Return the sorted images of each class; the key of images without a class folder is the empty string."""
-    suffixes = Image.registered_extensions()
-
-    def list_images(path: Path, pattern: str) -> list[Path]:
-        files = (file for file in path.glob(pattern) if file.is_file() and not file.name.startswith("."))
-        return sorted(file for file in files if file.suffix.lower() in suffixes)
-
-    class_folders = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    images = list_images(folder, "*")
-    if class_folders and images:
         raise UserError(
-            f"{images[0]} is next to class folders: move all images in {folder} into class folders or elsewhere"
+            f"{display_name(root)} is not a folder: correct the source's path in params.yaml, or give a path with "
+            "--from"
         )
-    classes = {entry.name: list_images(entry, "**/*") for entry in sorted(class_folders)} or {"": images}
-    for class_name, files in classes.items():
-        if not files:
-            hint = "remove this folder" if class_name else "correct the path of the source"
-            raise UserError(f"{folder / class_name} has no images: add some (.jpg, .png, …), or {hint}")
-    return classes
+    listing = list_folder(root, image_kind())
+    try:
+        layout = find_layout(root, listing, source)
+    except UserError:
+        for damaged_file in listing.damaged:  # may be the reason for an unexpected layout
+            skipped.add_damaged(damaged_file)
+        skipped.raise_if_unreadable()
+        raise
+
+    def is_used(name: str) -> bool:
+        return any(is_below(name, folder) for folder in layout.folders.values())
+
+    for file in listing.skipped:
+        skipped.add(file)
+    for damaged_file in listing.damaged:
+        if is_used(damaged_file.name):
+            skipped.add_damaged(damaged_file)
+    unused = [name for name in [*listing.files, *(file.name for file in listing.damaged)] if not is_used(name)]
+    for name in unused:
+        skipped.add(SkippedFile(name, UNUSED))
+    files = _label_files(layout)
+    origins = {split: _describe_folder(layout.folders[split]) for split in layout.files}
+    if "all" in layout.files:
+        files = _hold_out(root, files, source.test_fraction, skipped, layout.class_names)
+        images = _read_checked(root, files)
+        origins = {
+            "train": origins["all"],
+            "test": f"{source.test_fraction:g} of the images{' of each class' if layout.class_names else ''}, held out",
+        }
+    else:
+        images = skipped.iter_readable(_read(root, files, skipped))
+        origins["test"] += f" ({layout.note})" if layout.note else ""
+    if unused:
+        origins["not used"] = _describe_unused(unused, layout)
+    return raw.RawDataset(layout.class_names, images, len(files), {"splits": origins})
 
 
-def _choose_test_files(files: list[Path], fraction: float) -> set[Path]:
-    """Return the images of a class that form the test split: about `fraction` of its distinct images.
+def _label_files(layout: FolderLayout) -> list[_LabeledFile]:
+    """Return all files of a layout, with the training split first and sorted by label."""
+    labels = {name: label for label, name in enumerate(layout.class_names)} | {"": raw.UNLABELED}
+    return [
+        _LabeledFile(file, split, labels[name])
+        for split, classes in layout.files.items()
+        for name, files in sorted(classes.items())
+        for file in files
+    ]
 
-    At least one distinct image is left for training and, if there are others, at least one is chosen. The images are
-    ranked by the SHA-256 of their bytes, so the split is the same on every machine, and copies of an image are in the
-    same split.
+
+def _try_read(root: Path, name: str, skipped: SkippedFiles) -> bytes | None:
+    """Return the contents of a file, or report that it cannot be read and return None."""
+    try:
+        return (root / name).read_bytes()
+    except OSError as error:
+        skipped.add_damaged(DamagedFile(name, UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror})"))
+        return None
+
+
+def _read(root: Path, files: Iterable[_LabeledFile], skipped: SkippedFiles) -> Iterator[raw.EncodedImage]:
+    """Yield the contents of the files that the operating system can read."""
+    for name, split, label, _ in files:
+        data = _try_read(root, name, skipped)
+        if data is not None:
+            yield raw.EncodedImage(split, path_to_text(name), data, label)
+
+
+def _hold_out(
+    root: Path, files: list[_LabeledFile], fraction: float, skipped: SkippedFiles, class_names: list[str]
+) -> list[_LabeledFile]:
+    """Check all images, and assign about `fraction` of the distinct images of each class to the test split.
+
+    At least one distinct image of a class is left for training and, if there are others, at least one is chosen. The
+    images are ranked by the SHA-256 of their bytes, so copies of an image are in the same split.
+
+    Raises:
+        UserError: if images cannot be read, or if no image can be chosen.
     """
-    hashes = {file: hashlib.sha256(file.read_bytes()).digest() for file in files}
-    ranked = sorted(set(hashes.values()))
-    count = min(max(round(fraction * len(ranked)), 1), len(ranked) - 1)
-    test_hashes = set(ranked[:count])
-    return {file for file, digest in hashes.items() if digest in test_hashes}
+    readable: list[_LabeledFile] = []
+    with Progress("fetch", len(files), "images", note="checking") as progress:
+        for file in files:
+            data = _try_read(root, file.name, skipped)
+            if data is not None and skipped.is_readable(file.name, data):
+                readable.append(file._replace(digest=hashlib.sha256(data).digest()))
+            progress.advance(1)
+    skipped.raise_if_unreadable()
+    digests: dict[int, set[bytes]] = defaultdict(set)
+    for file in readable:
+        digests[file.label].add(file.digest)
+    test: set[tuple[int, bytes]] = set()
+    for label, distinct in digests.items():
+        count = min(max(round(fraction * len(distinct)), 1), len(distinct) - 1)
+        test |= {(label, digest) for digest in sorted(distinct)[:count]}
+    if readable and not test:
+        reason = "every distinct image is the only one of its class" if class_names else "all images are equal"
+        raise UserError(
+            f"{display_name(root)}: no test image can be held out, because {reason}: add images, or give a folder of "
+            "test images"
+        )
+    chosen = [file._replace(split="test" if (file.label, file.digest) in test else "train") for file in readable]
+    return sorted(chosen, key=lambda file: file.split == "test")
+
+
+def _read_checked(root: Path, files: list[_LabeledFile]) -> Iterator[raw.EncodedImage]:
+    """Yield the contents of files that have been checked.
+
+    Raises:
+        UserError: if a file has changed since then.
+    """
+    for name, split, label, digest in files:
+        try:
+            data = (root / name).read_bytes()
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).digest() != digest:
+            raise UserError(f"{display_name(root / name)} has changed while the images were read: run rr fetch again")
+        yield raw.EncodedImage(split, path_to_text(name), data, label)
+
+
+def _describe_folder(folder: str) -> str:
+    return f"folder {display_name(folder)}" if folder else "all folders"
+
+
+def _describe_unused(names: list[str], layout: FolderLayout) -> str:
+    """Return the folders whose files are not used, each at the level of the folders of the splits."""
+    depth = max(folder.count("/") for folder in layout.folders.values()) + 1
+    counts = Counter("/".join(name.split("/")[:-1][:depth]) for name in names)
+    texts = [
+        f"{display_name(folder) or 'outside of folders'} ({format_count(count, 'images')})"
+        for folder, count in sorted(counts.items())
+    ]
+    return format_names(texts)

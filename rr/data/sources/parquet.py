@@ -1,107 +1,384 @@
-"""Read your own images from Parquet files that follow the Hugging Face convention."""
+"""Read your own images from Parquet files, such as those of the Hugging Face Hub."""
 
 import hashlib
-import json
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data import raw
+from rr.data.folder import OTHER_SUFFIX, DamagedFile, FileKind, SkippedFile, list_folder
+from rr.data.skipped import SkippedFiles
+from rr.data.sources import parquet_layout
+from rr.data.sources.parquet_columns import (
+    Columns,
+    check_columns,
+    choose_columns,
+    describe_columns,
+    has_image_column,
+    has_labels,
+    missing_image_problem,
+    read_class_names,
+    read_labels,
+)
+from rr.data.sources.split_names import UNUSED
+from rr.data.text import display_name, format_names, path_to_text, printable
 from rr.errors import UserError
-from rr.params import ParquetSource
+from rr.params import ParquetSource, SplitNames
+from rr.runtime.progress import Progress
 
 _HINT = "download or export this file again"
+_WITHOUT_IMAGES = "without a column of images"
+_BATCH_ROWS = 64
 
 
-def read_dataset(source: ParquetSource, local_copy: Path | None) -> raw.RawDataset:
-    """Return the images in `path/train*.parquet` and `path/test*.parquet` (or `validation*`, `val*`).
+class _File(NamedTuple):
+    """A Parquet file of the dataset. `name` is its path relative to the folder of the dataset."""
 
-    The files may also be in `path/data`. If there are no test files, or if `path` is a file, about `test_fraction` of
-    the training images form the test split.
+    name: str
+    path: Path
+    schema: pa.Schema
+    num_rows: int
+
+    @contextmanager
+    def open(self) -> Iterator[pq.ParquetFile]:
+        """Open the file. There may be more files than a process can keep open.
+
+        Raises:
+            UserError: if the file is damaged or has changed.
+        """
+        with raw.translate_parquet_errors(self.path, _HINT), pq.ParquetFile(self.path) as file:
+            if file.metadata.num_rows != self.num_rows:
+                raise UserError(f"{display_name(self.path)} has changed while it was read: run rr fetch again")
+            yield file
+
+
+def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: SkippedFiles) -> raw.RawDataset:
+    """Return the images of a Parquet file, or of all Parquet files in a folder.
+
+    `rr.data.sources.parquet_layout` recognizes the splits by the names of the files, and
+    `rr.data.sources.parquet_columns` the columns. Without test files, about `test_fraction` of the images form the test
+    split.
 
     Args:
         source: the dataset's `source` section in params.yaml.
         local_copy: file or folder to use instead of the path of `source`.
+        skipped: object to which all files that are not used, and all images that cannot be read, are reported.
 
     Raises:
-        UserError: if there are no training files, or if a file is damaged or has other columns.
+        UserError: if there are no images, if the files are ambiguous, incomplete or damaged, or if their columns or
+            labels do not agree.
     """
-    root = local_copy or Path(source.path)
-    train, test = ([(path, _open_parquet(path)) for path in _list_parquet_files(root, split)] for split in raw.SPLITS)
-    if not train:
-        raise UserError(
-            f"{root}: no Parquet file with training images found; give a file, or a folder with train*.parquet and, "
-            "optionally, test*.parquet"
+    path = local_copy or Path(source.path)
+    files_by_name: dict[str, _File] = {}
+    root = path.parent if path.is_file() else path
+
+    def get_file(name: str) -> _File:
+        if name not in files_by_name:
+            files_by_name[name] = _inspect(name, root / name)
+        return files_by_name[name]
+
+    if path.is_file():
+        layout = _single_file_layout(path, source)
+    else:
+        names = _list_parquet_files(path, skipped)
+        layout = parquet_layout.find_layout(
+            path, names, source.splits, lambda name: has_image_column(get_file(name).schema, source)
         )
+        if not layout.train and layout.without_images:
+            first = get_file(layout.without_images[0])
+            choose_columns(first.path, first.schema, source)  # raises an error that lists the columns
+        if not layout.train:
+            raise UserError(
+                f"{display_name(path)}: no Parquet file with images found; correct the path of the source, or give a "
+                "path with --from"
+            )
+    train = [get_file(name) for name in layout.train]
+    schema = train[0].schema
+    columns = choose_columns(train[0].path, schema, source)
+    test_name, note = _choose_test(layout, train, columns, get_file)
+    if source.splits == "auto" and test_name:
+        parquet_layout.check_set(root, layout.tests[test_name])
+    test = [get_file(name) for name in layout.tests.get(test_name, [])]
+    for file in [*train, *test]:
+        check_columns(file.path, file.schema, columns, schema, train[0].path)
+    if not test and source.splits == "auto":
+        _refuse_split_column(train[0].path, schema)
+    for name in layout.without_images:
+        skipped.add(SkippedFile(name, _WITHOUT_IMAGES))
+    others = [name for role, files in layout.tests.items() if role != test_name for name in files]
+    unused = [*layout.unused, *others]
+    for name in unused:
+        skipped.add(SkippedFile(name, UNUSED))
 
-    def iter_images() -> Iterator[raw.EncodedImage]:
-        for split, files in zip(raw.SPLITS, (train, test or train), strict=True):
-            for path, file in files:
-                with raw.translate_parquet_errors(path, _HINT):
-                    for row, (data, label) in enumerate(_iter_rows(file)):
-                        # Without test files, both splits read the training files, and each keeps its own images.
-                        if test or _is_test_image(data, source.test_fraction) == (split == "test"):
-                            yield raw.EncodedImage(split, f"{path.name}, row {row}", data, label)
-
-    return raw.RawDataset(_read_class_names(train), iter_images())
-
-
-def _list_parquet_files(root: Path, split: str) -> list[Path]:
-    """Return the files of a split; the list is empty if there are none."""
-    if root.is_file():
-        return [root] if split == "train" else []
-    patterns = ("train*.parquet",) if split == "train" else ("test*.parquet", "validation*.parquet", "val*.parquet")
-    matches = [sorted(root.glob(pattern)) or sorted(root.glob(f"data/{pattern}")) for pattern in patterns]
-    return next((paths for paths in matches if paths), [])
+    labels, class_names = _read_labels(train, test, columns)
+    splits = {"train": train, "test": test}
+    num_rows = sum(len(values) for values in labels.values())
+    if test:
+        images = skipped.iter_readable(_read(splits, labels, columns, skipped), ".parquet")
+        origin = format_names([display_name(file.name) for file in test]) + (f" ({note})" if note else "")
+    else:
+        images = _read_chosen(train, labels, columns, _hold_out(train, labels, columns, source.test_fraction, skipped))
+        origin = f"{source.test_fraction:g} of the images, held out"
+    facts = {
+        "splits": {"train": format_names([display_name(file.name) for file in train]), "test": origin}
+        | ({"not used": format_names([display_name(name) for name in unused])} if unused else {}),
+        "files": {split: [path_to_text(file.name) for file in files] for split, files in splits.items() if files},
+        "columns": {"image": printable(columns.image), "label": columns.label and printable(columns.label)},
+        "schema": describe_columns(schema),
+    }
+    return raw.RawDataset(class_names, images, num_rows, facts)
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file and check its columns."""
-    with raw.translate_parquet_errors(path, _HINT):
-        file = pq.ParquetFile(path)
-    schema = file.schema_arrow
-    image = schema.field("image").type if "image" in schema.names else None
-    has_bytes = image is not None and pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
-    if not has_bytes or "label" not in schema.names or not pa.types.is_integer(schema.field("label").type):
-        columns = ", ".join(f"'{field.name}' ({field.type})" for field in schema)
-        raise UserError(
-            f"{path} has the columns {columns}. By the Hugging Face convention, it must have a struct column 'image' "
-            "with a field 'bytes', and an integer column 'label': rename or convert the columns"
-        )
-    return file
+def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
+    """Return the Parquet files in a folder, relative to it, and report all other files.
 
-
-def _iter_rows(file: pq.ParquetFile) -> Iterator[tuple[bytes, int]]:
-    """Yield the encoded image (empty if missing) and the label (-1 if missing) of each row."""
-    for batch in file.iter_batches(batch_size=1000, columns=["image", "label"]):
-        for image, label in zip(batch.column("image"), batch.column("label"), strict=True):
-            data = image["bytes"].as_py() if image.is_valid else None
-            yield data or b"", label.as_py() if label.is_valid else raw.UNLABELED
-
-
-def _is_test_image(data: bytes, fraction: float) -> bool:
-    """Return whether an image belongs to the test split.
-
-    Only its bytes decide, so copies of an image are in the same split, and new rows do not move other rows.
+    Raises:
+        UserError: if the folder does not exist, or if something in it is damaged or incomplete.
     """
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") < fraction * 2**64
+    if not root.is_dir():
+        raise UserError(
+            f"{display_name(root)} is neither a file nor a folder: correct the source's path in params.yaml, or give a "
+            "path with --from"
+        )
+    kind = FileKind(frozenset({".parquet"}), lambda _, suffix: None if suffix == ".parquet" else OTHER_SUFFIX)
+    listing = list_folder(root, kind)
+    damaged = SkippedFiles("raise", "download or repair them, or remove them from the folder")
+    for file in listing.damaged:
+        damaged.add_damaged(file)
+    damaged.raise_if_unreadable()
+    for skipped_file in listing.skipped:
+        skipped.add(skipped_file)
+    return listing.files
 
 
-def _read_class_names(files: list[tuple[Path, pq.ParquetFile]]) -> list[str]:
-    """Return the names in the `huggingface` metadata, or else the labels as text (no names if all are unlabeled)."""
-    metadata = (files[0][1].schema_arrow.metadata or {}).get(b"huggingface")
+def _single_file_layout(path: Path, source: ParquetSource) -> parquet_layout.ParquetLayout:
+    if isinstance(source.splits, SplitNames):
+        raise UserError(
+            f"splits: {display_name(path)} is a file; name its folder as the path of the source to use splits"
+        )
+    return parquet_layout.ParquetLayout([path.name], {}, [], [])
+
+
+def _inspect(name: str, path: Path) -> _File:
     try:
-        names = json.loads(metadata)["info"]["features"]["label"]["names"] if metadata else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        names = None
-    max_label = raw.UNLABELED
-    for path, file in files:
-        with raw.translate_parquet_errors(path, _HINT):
-            labels = file.read(columns=["label"])["label"].to_pylist()
-        max_label = max([max_label, *(label for label in labels if label is not None)])
-        raw.check_label(max_label, path.name)
-    if isinstance(names, list) and max_label < len(names):
-        return [str(name) for name in names]
-    return [str(label) for label in range(max_label + 1)]
+        with raw.translate_parquet_errors(path, _HINT), pq.ParquetFile(path) as file:
+            return _File(name, path, file.schema_arrow, file.metadata.num_rows)
+    except UserError as error:
+        content = raw.identify_content(path.read_bytes()[:1024]) if path.is_file() else None
+        if content:
+            raise UserError(f"{display_name(path)} is not a Parquet file: {content[0]}") from error
+        raise
+
+
+def _choose_test(
+    layout: parquet_layout.ParquetLayout, train: list[_File], columns: Columns, get_file: Callable[[str], _File]
+) -> tuple[str, str]:
+    """Return the name of the test split, or an empty string without one, and why it was chosen.
+
+    If the training images are labeled, it is the first one with labels.
+    """
+
+    def is_labeled(files: Iterable[_File]) -> bool:
+        for file in files:
+            with file.open() as content:
+                if has_labels(content, columns):
+                    return True
+        return False
+
+    roles = list(layout.tests)
+    if not roles or not is_labeled(train):
+        return (roles[0] if roles else ""), ""
+    for role, names in layout.tests.items():
+        if is_labeled(get_file(name) for name in names):
+            return role, "" if role == roles[0] else f"{roles[0]} has no labels"
+    first = get_file(layout.tests[roles[0]][0])
+    raise UserError(
+        f"{display_name(first.path)} has no labels, unlike {display_name(train[0].path)}. In the source of this "
+        "dataset in params.yaml, set `splits: {train: 'PATTERN'}` to hold out test_fraction of the training images "
+        "instead, or `labels: none` to use all images without labels"
+    )
+
+
+def _refuse_split_column(path: Path, schema: pa.Schema) -> None:
+    """Raise UserError if a file without the name of a split has a column of splits."""
+    if "split" in schema.names and not pa.types.is_integer(schema.field("split").type):
+        raise UserError(
+            f"{display_name(path)} has a column 'split', which is not used: write a file for each split, named "
+            "train.parquet and test.parquet, or set `splits: none` in the source of this dataset in params.yaml to "
+            "ignore the column"
+        )
+
+
+def _read_labels(train: list[_File], test: list[_File], columns: Columns) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the labels of each file, int64 (N,), and the names of the classes.
+
+    Raises:
+        UserError: if labels and class names do not agree, or differ between files.
+    """
+    files = [*train, *test]
+    if columns.label is None:
+        return {file.name: np.full(file.num_rows, raw.UNLABELED) for file in files}, []
+    values: dict[str, list[Any]] = {}
+    for file in files:
+        with file.open() as content:
+            values[file.name] = read_labels(file.path, content, columns.label)
+    used = {
+        split: {value for file in part for value in values[file.name] if value not in (None, raw.UNLABELED)}
+        for split, part in (("train", train), ("test", test))
+    }
+    if any(isinstance(value, str) for value in used["train"] | used["test"]):
+        class_names = sorted(used["train"] | used["test"])
+        ids = {name: label for label, name in enumerate(class_names)} | {None: raw.UNLABELED}
+        labels = {name: np.array([ids[value] for value in texts], np.int64) for name, texts in values.items()}
+        unknown = sorted(used["test"] - used["train"])
+    else:
+        class_names = _read_names(files, values, columns.label) if used["train"] or used["test"] else []
+        labels = {
+            name: np.array([raw.UNLABELED if value is None else value for value in numbers], np.int64)
+            for name, numbers in values.items()
+        }
+        unknown = [class_names[label] for label in sorted(used["test"] - used["train"])]
+    if test and unknown:
+        names = format_names([printable(name) for name in unknown])
+        raise UserError(
+            f"{display_name(test[0].path)}: these labels in column '{printable(columns.label)}' have no training "
+            f"images: {names}. Add training images, or remove the test images with these labels"
+        )
+    return labels, class_names
+
+
+def _read_names(files: list[_File], labels: dict[str, list[Any]], column: str) -> list[str]:
+    """Return the names of integer labels: those in the metadata of the files or, without them, the integers as text."""
+    first, names = files[0], None
+    for file in files:
+        file_names = read_class_names(file.schema, column)
+        if file_names is None:
+            continue
+        if names is None:
+            first, names = file, file_names
+        elif file_names != names:
+            label = next((i for i, pair in enumerate(zip(names, file_names)) if len({*pair}) > 1), None)  # noqa: B905
+            where = f"{display_name(file.path)} and {display_name(first.path)} have different class names"
+            if label is None:
+                raise UserError(f"{where}: {len(file_names):,} and {len(names):,}. Export the files again together")
+            raise UserError(
+                f"{where}: label {label} is {printable(file_names[label])} in the former, but "
+                f"{printable(names[label])} in the latter. Export the files again with the same order of classes"
+            )
+    max_labels = {file.name: max(labels[file.name], default=raw.UNLABELED) for file in files}
+    if names is None:
+        return [str(label) for label in range(max(max_labels.values()) + 1)]
+    for file in files:
+        if max_labels[file.name] >= len(names):
+            raise UserError(
+                f"{display_name(file.path)}: label {max_labels[file.name]} in column '{printable(column)}' has no "
+                f"name (the number of class names in {display_name(first.path)} is {len(names):,}): export the files "
+                "again with all names"
+            )
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(
+            f"{display_name(first.path)}: several labels in column '{printable(column)}' have the name "
+            f"{printable(twice[0])}: give the classes different names, and export the files again"
+        )
+    return names
+
+
+def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes, str | None]]:
+    """Yield the row, the encoded image (empty if it is missing) and the path of each row."""
+    row = 0
+    with file.open() as content:
+        for batch in content.iter_batches(batch_size=_BATCH_ROWS, columns=[columns.image]):
+            for value in batch.column(0):
+                image = value.as_py()
+                fields = image if isinstance(image, dict) else {"bytes": image}
+                yield row, fields["bytes"] or b"", fields.get("path")
+                row += 1
+
+
+def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterator[tuple[int, str, bytes]]:
+    """Yield the row, a name and the encoded image of each row that has an image. Report the others."""
+    for row, data, path in _iter_rows(file, columns):
+        name = _row_name(file, row)
+        if data:
+            yield row, name, data
+        else:
+            skipped.add_damaged(DamagedFile(name, "without an image", missing_image_problem(path)), ".parquet")
+
+
+def _row_name(file: _File, row: int) -> str:
+    return f"{path_to_text(file.name)}, row {row}"
+
+
+def _read(
+    splits: dict[str, list[_File]], labels: dict[str, np.ndarray], columns: Columns, skipped: SkippedFiles
+) -> Iterator[raw.EncodedImage]:
+    """Yield the images of all splits."""
+    for split, files in splits.items():
+        for file in files:
+            for row, name, data in _iter_images(file, columns, skipped):
+                yield raw.EncodedImage(split, name, data, int(labels[file.name][row]))
+
+
+def _hold_out(
+    files: list[_File], labels: dict[str, np.ndarray], columns: Columns, fraction: float, skipped: SkippedFiles
+) -> dict[str, dict[int, str]]:
+    """Check all images, and choose about `fraction` of them as test images.
+
+    Only the bytes of an image decide, so copies of an image are in the same split, and new rows do not move other rows.
+    The exceptions are small datasets: at least one distinct image of each class is left for training, and at least one
+    image is chosen.
+
+    Returns:
+        The split of each readable row, by the name of the file.
+
+    Raises:
+        UserError: if images cannot be read, or if no image can be chosen.
+    """
+    digests: dict[str, dict[int, bytes]] = {file.name: {} for file in files}
+    with Progress("fetch", sum(map(len, labels.values())), "images", note="checking") as progress:
+        for file in files:
+            for row, name, data in _iter_images(file, columns, skipped):
+                if skipped.is_readable(name, data, ".parquet"):
+                    digests[file.name][row] = hashlib.sha256(data).digest()
+                progress.advance(1)
+    skipped.raise_if_unreadable()
+    by_label: dict[int, set[bytes]] = defaultdict(set)
+    for file in files:
+        for row, digest in digests[file.name].items():
+            by_label[int(labels[file.name][row])].add(digest)
+    all_digests = set().union(*by_label.values())
+    test = {digest for digest in all_digests if int.from_bytes(digest[:8], "big") < fraction * 2**64}
+    for _, distinct in sorted(by_label.items()):
+        if distinct <= test:
+            test.remove(max(distinct))
+    if not test:
+        # The last image of a class must stay in the training split.
+        kept = set().union(*(distinct for distinct in by_label.values() if len(distinct) == 1))
+        test = set(sorted(all_digests - kept)[:1])
+    if all_digests and not test:
+        reason = "every distinct image is the only one of its class" if max(by_label) >= 0 else "all images are equal"
+        raise UserError(
+            f"{display_name(files[0].path)}: no test image can be held out, because {reason}: add images, or files of "
+            "test images"
+        )
+    return {
+        name: {row: "test" if digest in test else "train" for row, digest in rows.items()}
+        for name, rows in digests.items()
+    }
+
+
+def _read_chosen(
+    files: list[_File], labels: dict[str, np.ndarray], columns: Columns, splits: dict[str, dict[int, str]]
+) -> Iterator[raw.EncodedImage]:
+    """Yield the images that have been checked. Each split reads all files."""
+    for split in raw.SPLITS:
+        for file in files:
+            for row, data, _ in _iter_rows(file, columns):
+                if splits[file.name].get(row) == split:
+                    yield raw.EncodedImage(split, _row_name(file, row), data, int(labels[file.name][row]))

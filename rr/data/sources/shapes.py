@@ -16,4 +16,4 @@ def read_dataset(source: ShapesSource) -> raw.RawDataset:
             for position, (image, label) in enumerate(zip(images, labels, strict=True)):
                 yield raw.EncodedImage(split, f"{split}/{position}.png", raw.encode_png(image), int(label))
 
-    return raw.RawDataset(list(CLASS_NAMES), iter_images())
+    return raw.RawDataset(list(CLASS_NAMES), iter_images(), source.train + source.test)

@@ -4,10 +4,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from rr.data import raw
 from rr.data.archive import ArchiveLimits, FileTree, open_tree
+from rr.data.folder import file_suffix, image_suffixes
 from rr.errors import UserError
 
 URL = "https://zenodo.org/record/3672132"
@@ -55,7 +54,7 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
                 for file in splits[split][class_name]:
                     yield raw.EncodedImage(split, file, tree.read(file), label)
 
-    return raw.RawDataset(class_names, iter_images())
+    return raw.RawDataset(class_names, iter_images(), CLASSES * PER_CLASS)
 
 
 def _assign_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
@@ -91,12 +90,11 @@ def _assign_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
 
 def _group_by_folder(tree: FileTree) -> dict[str, FilesByClass]:
     """Group the images by the folder above their class folder (train, val, test or another), then by class."""
-    suffixes = Image.registered_extensions()
     folders: dict[str, FilesByClass] = {}
     for name in tree.names:
         parent, _, filename = name.rpartition("/")
         folder, _, class_name = parent.rpartition("/")
-        if class_name and Path(filename).suffix.lower() in suffixes:
+        if class_name and file_suffix(filename) in image_suffixes():
             folders.setdefault(folder.rpartition("/")[2], {}).setdefault(class_name, []).append(name)
     return folders
 

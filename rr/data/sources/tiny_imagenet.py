@@ -55,7 +55,7 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
             for name, label in images:
                 yield raw.EncodedImage(split, name.removeprefix(root), tree.read(name), label)
 
-    return raw.RawDataset(class_names, iter_images())
+    return raw.RawDataset(class_names, iter_images(), sum(map(len, splits.values())))
 
 
 def _list_train_images(tree: FileTree, root: str, labels: dict[str, int], path: Path) -> list[tuple[str, int]]:

@@ -14,6 +14,7 @@ from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embeddi
 from rr.workflow.grid import evaluations, pretrainings
 
 CLASSIFICATION = ("linear", "finetune", "knn")
+TRAINED_CLASSIFIER = "trained_classifier_accuracy"  # linear evaluation adds it for supervised networks
 RETRIEVAL_METRICS = ("precision", "recall", "hit_rate")  # reported at every cutoff k
 _UNIT_RANGE = (0.0, 1.0)
 

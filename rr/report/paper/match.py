@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rr.report.grouping import group_by
-from rr.report.inputs.collect import EvaluationResult, GridResults
+from rr.report.inputs.collect import TRAINED_CLASSIFIER, EvaluationResult, GridResults
 from rr.report.paper.published import PublishedResult
-from rr.report.paper.settings import find_deviations
+from rr.report.paper.settings import Deviation, find_deviations
 from rr.report.statistics import MeanStd, mean_std
 
 
@@ -86,14 +86,28 @@ def is_comparable(
     return all(method_settings[key] == value for key, value in required.items())
 
 
+def comparable_accuracy(published: PublishedResult, evaluation: EvaluationResult) -> float:
+    """Return the accuracy that corresponds to a result of the paper, a fraction."""
+    return evaluation.metrics[_comparable_metric(published, [evaluation])]
+
+
+def _comparable_metric(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> str:
+    """Return the name of the metric to compare. Networks trained by an earlier version have no saved classifier."""
+    has_classifiers = all(TRAINED_CLASSIFIER in run.metrics for run in evaluations)
+    return TRAINED_CLASSIFIER if published.is_accuracy_of_network and has_classifiers else "accuracy"
+
+
 def _make_match(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> Match:
     """Return the match of evaluations that differ only in the seed."""
     first, pretraining = evaluations[0], evaluations[0].pretraining
+    metric = _comparable_metric(published, evaluations)
     deviations = find_deviations(published, pretraining.settings, first.settings, pretraining.precision)
+    if published.is_accuracy_of_network and metric == "accuracy":
+        deviations.append(Deviation("new linear layer on the frozen backbone (paper: the trained network)", False))
     return Match(
         method=pretraining.paths.method,
         protocol=first.paths.protocol,
-        value=mean_std([100 * run.metrics["accuracy"] for run in evaluations]),
+        value=mean_std([100 * run.metrics[metric] for run in evaluations]),
         epochs=pretraining.settings.get("epochs", 0),
         deviations=[deviation.text for deviation in deviations],
         has_reduced_budget=any(deviation.reduces_budget for deviation in deviations),

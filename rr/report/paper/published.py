@@ -75,6 +75,14 @@ class PublishedResult:
     source: Annotated[str, Field(min_length=1)]
 
     @property
+    def is_accuracy_of_network(self) -> bool:
+        """Whether this is most likely the accuracy of the trained network itself, not that of a new linear layer.
+
+        The authors' code prints this accuracy at the end of supervised training.
+        """
+        return self.method == "supervised" and self.target == self.dataset
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """What was measured, where it is printed, and its status. No two rows have the same key."""
         measured = (self.table, self.method, self.backbone, self.dataset, self.target, self.protocol)

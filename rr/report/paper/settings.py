@@ -11,12 +11,19 @@ from rr.report.paper.published import PublishedResult
 _VIEWS = {("resnet32", "tiny-imagenet"): 16, ("resnet34", "stl10-unlabeled"): 25}
 _CROP_FLIP = {"crop": "padded", "padding": 0.125, "flip": 0.5}
 _STRONG = {
-    "crop": "resized", "flip": 0.5, "jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2,
-    "grayscale": 0.2,
+    "crop": "resized", "scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5, "jitter": 0.8, "brightness": 0.8,
+    "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "grayscale": 0.2,
 }  # fmt: skip
 # The paper uses this augmentation to finetune on STL-10, and for supervised training on STL-10.
 _AFFINE = {
-    "flip": 0.5, "affine": 0.5, "degrees": 18.0, "translate": 0.1, "shear": 10.0, "erase": 0.5, "erase_area": 0.111,
+    "flip": 0.5, "affine": 0.5, "degrees": 18.0, "translate": 0.1, "zoom": [0.9, 1.1], "shear": 10.0, "erase": 0.5,
+    "erase_area": 0.111,
+}  # fmt: skip
+# The settings of each operation of an augmentation. They have no effect if the operation is disabled.
+_OPERATIONS = {
+    "resized": ("scale", "ratio"), "padded": ("padding",), "flip": (), "grayscale": (),
+    "jitter": ("brightness", "contrast", "saturation", "hue"),
+    "affine": ("degrees", "translate", "zoom", "shear"), "erase": ("erase_area",),
 }  # fmt: skip
 _ADAM = {"batch_size": 128, "learning_rate": 0.001}
 _METHODS: dict[str, dict[str, Any]] = {
@@ -33,6 +40,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     },
     "relational": {
         "augmentation": _STRONG, "batch_size": 64, "learning_rate": 0.001, "gamma": 2.0, "alpha": 0.5,
+        "negatives": "roll",
     },
 }  # fmt: skip
 # The number of epochs of finetuning is unknown, so it is not compared.
@@ -42,6 +50,79 @@ _PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 _BUDGET = {"epochs", "views"}
 _SYMBOLS = {"batch_size": "M", "views": "K"}
+
+
+class KnownDeviation(NamedTuple):
+    """A deviation that no setting of params.yaml removes.
+
+    Attributes:
+        documented_as: the first cell of its row in docs/deviations.md.
+        text: the deviation as the report prints it.
+        applies_to: the fields of the paper's results that it affects, with their values.
+    """
+
+    documented_as: str
+    text: str
+    applies_to: dict[str, str]
+
+
+KNOWN_DEVIATIONS = (
+    KnownDeviation(
+        "DeepCluster, data",
+        "k-means on unaugmented images (the paper’s code: on damaged images)",
+        {"method": "deepcluster"},
+    ),
+    KnownDeviation(
+        "Deep InfoMax, prior",
+        "encoder trained against the prior’s discriminator (the paper’s code: to help it)",
+        {"method": "infomax"},
+    ),
+    KnownDeviation(
+        "finetuning, schedule",
+        "finetuning with a schedule and an augmentation that take effect (the paper’s code: neither does)",
+        {"protocol": "finetune"},
+    ),
+    KnownDeviation(
+        "finetuning, epochs and batch size",
+        "assumed number of finetuning epochs (the paper’s is unknown)",
+        {"protocol": "finetune"},
+    ),
+    KnownDeviation(
+        "supervised, epochs on STL-10",
+        "assumed number of epochs (the paper’s is unknown)",
+        {"method": "supervised", "dataset": "stl10"},
+    ),
+    KnownDeviation(
+        "supervised, coarse classes",
+        "new linear layer on the network trained on the fine classes (how the paper got its result is unknown)",
+        {"method": "supervised", "target": "cifar100-20"},
+    ),
+    KnownDeviation(
+        "SlimageNet64, split",
+        "another split into training and test images (the paper’s is unknown)",
+        {"dataset": "slimagenet64"},
+    ),
+    KnownDeviation(
+        "head ablation, dot product",
+        "dot product without scaling (the paper gives no details)",
+        {"method": "dot"},
+    ),
+    KnownDeviation(
+        "head ablation, encoder",
+        "assumed shape of the encoder (the paper’s is unknown)",
+        {"method": "encoder-dot"},
+    ),
+    KnownDeviation(
+        "K views for RotationNet and supervised training",
+        "K views of each image in a mini-batch (the paper gives no details)",
+        {"table": "Figure 2b", "method": "rotation"},
+    ),
+    KnownDeviation(
+        "K views for RotationNet and supervised training",
+        "K views of each image in a mini-batch (the paper gives no details)",
+        {"table": "Figure 2b", "method": "supervised"},
+    ),
+)
 
 
 class Deviation(NamedTuple):
@@ -57,7 +138,7 @@ def find_deviations(
     protocol_settings: dict[str, Any],
     precision: str = "float32",
 ) -> list[Deviation]:
-    """Return the deviations of a run from the paper's settings.
+    """Return the deviations of a run from the paper's settings, including those that no setting removes.
 
     Args:
         published: the paper's result to compare with.
@@ -73,13 +154,16 @@ def find_deviations(
         for key, theirs in expected.items():
             ours = settings.get(key)
             if key == "augmentation":
-                if not _is_same_augmentation(ours or {}, theirs):
+                if _enabled_operations(ours or {}) != _enabled_operations(theirs):
                     deviations.append(Deviation(f"different {prefix}augmentation", False))
             elif ours != theirs:
                 text = _describe_deviation(prefix, key, ours, theirs)
                 deviations.append(Deviation(text, key in _BUDGET and (ours or 0) < theirs))
     if precision != "float32":
         deviations.append(Deviation("mixed precision", False))
+    for known in KNOWN_DEVIATIONS:
+        if all(getattr(published, name) == value for name, value in known.applies_to.items()):
+            deviations.append(Deviation(known.text, False))
     return deviations
 
 
@@ -91,20 +175,20 @@ def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
     if kind == "relational":
         expected["views"] = _VIEWS.get((published.backbone, published.dataset), 32)
     if kind == "deepcluster":  # ten clusters per class; the unlabeled images have no classes and got 100
-        expected["clusters"] = 100 if published.dataset == "stl10-unlabeled" else 10
+        total = {"clusters": 100, "clusters_per": "dataset"}
+        expected |= total if published.dataset == "stl10-unlabeled" else {"clusters": 10, "clusters_per": "class"}
     if kind == "supervised" and published.dataset == "stl10":
         expected["augmentation"] = _AFFINE
+        del expected["epochs"]  # unknown
     if published.views:
         expected["views"] = published.views
     return expected
 
 
-def _is_same_augmentation(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Return whether two augmentations produce the same views. An operation that is absent is disabled."""
-    keys = {*_CROP_FLIP, *_STRONG, *_AFFINE} - {"padding"}
-    disabled: dict[str, Any] = {"crop": "none"}
-    is_same = all(ours.get(key, disabled.get(key, 0)) == theirs.get(key, disabled.get(key, 0)) for key in keys)
-    return is_same and ("padding" not in theirs or ours.get("padding", theirs["padding"]) == theirs["padding"])
+def _enabled_operations(augmentation: dict[str, Any]) -> dict[str, Any]:
+    """Return the enabled operations of an augmentation and their settings. Two augmentations are equal if these are."""
+    names = [name for name in _OPERATIONS if name == augmentation.get("crop") or augmentation.get(name)]
+    return {key: augmentation.get(key) for name in names for key in (name, *_OPERATIONS[name])}
 
 
 def _describe_deviation(prefix: str, key: str, ours: Any, theirs: Any) -> str:

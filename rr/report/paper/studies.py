@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import EvaluationResult, GridResults
-from rr.report.paper.match import has_same_data_and_backbone, is_comparable
+from rr.report.paper.match import comparable_accuracy, has_same_data_and_backbone, is_comparable
 from rr.report.paper.published import PublishedResult, display_name, load_published
 from rr.report.paper.settings import find_deviations
 from rr.report.plots.curves import Curve, Point, plot_curves
@@ -60,13 +60,13 @@ def _add_views_plot(study: Study, results: GridResults, published: Sequence[Publ
     if _BASE_VIEWS not in ours:
         study.notes.append(f"{method}: this grid has no run with K = {_BASE_VIEWS} to compare with.")
         return
-    base = {run.paths.pretraining.seed: run.metrics["accuracy"] for run in ours[_BASE_VIEWS]}
+    base = {run.paths.pretraining.seed: comparable_accuracy(published[0], run) for run in ours[_BASE_VIEWS]}
     seeds: dict[int, dict[float, Point]] = {seed: {} for seed in base}
     for views, runs in ours.items():
         for run in runs:
             seed = run.paths.pretraining.seed
             if seed in base:
-                seeds[seed][views] = (views, 100 * (run.metrics["accuracy"] - base[seed]))
+                seeds[seed][views] = (views, 100 * (comparable_accuracy(published[0], run) - base[seed]))
     theirs = {float(r.views): (float(r.views), r.mean) for r in published if r.views and r.mean is not None}
     name, alt_text = f"views-{published[0].method}", f"Accuracy of {method} above that with K = 2, in points, against K"
     format_axes = partial(_format_views_axis, ticks=sorted({*ours, *theirs}))

@@ -1,8 +1,9 @@
 """The paper's tables in their own layout, each cell with the paper's result, our result and the verdict."""
 
+from collections import Counter
 from dataclasses import dataclass
 
-from rr.report.formatting import format_difference, format_mean_std, format_two_decimals
+from rr.report.formatting import format_difference, format_mean_std, format_two_decimals, join_words
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
@@ -18,6 +19,11 @@ TITLES = {
     "Heads": "The head ablation, ResNet-32",
     "Appendix B": "Results of the appendix whose values could not be recovered",
 }
+_SUPERVISED_NOTE = (
+    "Supervised results on the dataset of the training are those of the trained network with its own linear layer. The "
+    "authors’ code prints this accuracy at the end of supervised training, so the paper most likely reports it. The "
+    "tables of accuracies in this report also contain the accuracy of a new linear layer on the frozen backbone."
+)
 _ROW_TITLES = {"Table 3": "Backbone", "Heads": "Head"}  # the rows of all others are methods
 
 
@@ -115,6 +121,12 @@ class ComparisonTable:
         return f"Not run: {', '.join(missing)}." if missing else "Every row and column was run."
 
     @property
+    def supervised_note(self) -> str:
+        """A note on which accuracy of supervised networks is compared; empty if none is."""
+        cells = (cell.published for cell in self.matched_cells)
+        return _SUPERVISED_NOTE if any(published and published.is_accuracy_of_network for published in cells) else ""
+
+    @property
     def as_text_table(self) -> TextTable:
         """The table as text, with the content of each cell on one line."""
         rows = [[title, *map(self._cell_text, row)] for title, row in self.rows.items()]
@@ -167,12 +179,15 @@ def _column_title(published: PublishedResult) -> str:
 def _list_deviations(cells: dict[tuple[str, str], ComparisonCell]) -> list[str]:
     """Return the deviations of our methods from the paper's settings, without repetition.
 
-    The columns are listed only if not all deviations have the same columns.
+    The columns are listed if the deviations do not apply to all our results of the row.
     """
-    columns_of: dict[str, list[str]] = {}
+    columns_of: dict[tuple[str, str, str], list[str]] = {}
+    num_matched = Counter(row for (row, _), cell in cells.items() if cell.match)
     for (row, column), cell in cells.items():
         if cell.match and cell.match.deviations:
-            text = f"{row} ({cell.match.method}, {cell.match.protocol}): {', '.join(cell.match.deviations)}"
-            columns_of.setdefault(text, []).append(column)
-    has_different_columns = len({tuple(columns) for columns in columns_of.values()}) > 1
-    return [f"{text} ({', '.join(columns)})" if has_different_columns else text for text, columns in columns_of.items()]
+            runs = f"{row} ({cell.match.method}, {cell.match.protocol})"
+            columns_of.setdefault((row, runs, ", ".join(cell.match.deviations)), []).append(column)
+    return [
+        f"{runs}{f' in {join_words(columns)}' if len(columns) < num_matched[row] else ''}: {deviations}"
+        for (row, runs, deviations), columns in columns_of.items()
+    ]

@@ -1,11 +1,12 @@
 """The verdict on a pair of results: whether our result agrees with the paper's, or why the two cannot be compared."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
+from rr.report.formatting import format_count
 from rr.report.paper.match import Match
 from rr.report.paper.published import PAPER_SEEDS, PublishedResult
-from rr.report.paper.welch import welch_interval
+from rr.report.paper.welch import CONFIDENCE, welch_interval
 from rr.report.statistics import MeanStd
 
 
@@ -32,13 +33,20 @@ MEANINGS = {
     Verdict.ABOVE: "our result is higher, and the interval does not contain 0.",
     Verdict.BELOW: "our result is lower, and the interval does not contain 0.",
     Verdict.REDUCED_BUDGET: "our runs have fewer epochs or views than the paper’s, so the results are not compared.",
-    Verdict.OTHER_SETTINGS: "our runs have other settings than the paper’s, so the results are not compared.",
+    Verdict.OTHER_SETTINGS: (
+        "our runs have other settings than the paper’s, or some of the paper’s settings are unknown, so the results "
+        "are not compared."
+    ),
     Verdict.TOO_FEW_SEEDS: "our result has a single seed, so there is no confidence interval.",
     Verdict.NOT_CONFIRMED: "the paper’s value is not confirmed, or its standard deviation is unknown.",
     Verdict.NOT_RECOVERED: "the paper’s value could not be recovered.",
     Verdict.NOT_GIVEN: "the paper gives no value.",
     Verdict.NOT_RUN: "this grid has no corresponding run.",
 }
+
+
+# The verdicts that compare two results.
+COMPARED = (Verdict.AGREES, Verdict.ABOVE, Verdict.BELOW)
 
 
 def judge(published: PublishedResult, match: Match | None) -> Verdict:
@@ -64,3 +72,19 @@ def judge(published: PublishedResult, match: Match | None) -> Verdict:
 def explain_verdicts(verdicts: Collection[Verdict]) -> dict[str, str]:
     """Return the meaning of each of the verdicts, in the order of their definition."""
     return {str(verdict): meaning for verdict, meaning in MEANINGS.items() if verdict in verdicts}
+
+
+def describe_chance(verdicts: Iterable[Verdict]) -> str:
+    """Return a sentence on how many of the results were compared, and how many of them differ by chance alone.
+
+    It is empty if none was compared.
+    """
+    count = sum(verdict in COMPARED for verdict in verdicts)
+    if not count:
+        return ""
+    verb, risk = "was" if count == 1 else "were", 1 - CONFIDENCE
+    return (
+        f"{format_count(count, 'result')} {verb} compared by a confidence interval. If all our results truly agreed "
+        f"with the paper’s, about {100 * risk:.0f} % of the compared ones (on average {count * risk:.2g}) would still "
+        "be “above” or “below” by chance."
+    )

@@ -9,7 +9,7 @@ from rr.report.formatting import format_percent, format_seed_counts
 from rr.report.inputs.collect import CLASSIFICATION, GridResults
 from rr.report.plots.svg import INK, SERIES, Panel, render_svg
 from rr.report.sections.summary import summarize_table
-from rr.report.tables import ResultTable, accuracy_tables
+from rr.report.tables import TRAINED_CLASSIFIER_TITLE, ResultTable, accuracy_tables
 from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 
 _PROTOCOLS = {
@@ -17,6 +17,7 @@ _PROTOCOLS = {
     "finetune": "the backbone and a linear layer are trained together",
     "knn": "the nearest training images in feature space vote; nothing is trained",
 }
+_TRAINED_CLASSIFIER = "the linear layer that was trained with the backbone in supervised training is tested"
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,19 @@ class Accuracies:
 
 def build_accuracies(results: GridResults) -> Accuracies | None:
     """Return the section, or None if the grid has no classification protocol."""
-    tables = accuracy_tables(results)
+    tables = accuracy_tables(results, with_trained_classifiers=True)
     if not tables:
         return None
     settings = {run.paths.protocol: run.settings for run in results.evaluations_of_kind(*CLASSIFICATION)}
+    protocols = {name: _describe_protocol(values) for name, values in settings.items()}
+    if any(TRAINED_CLASSIFIER_TITLE in table.titles for table in tables):
+        protocols[TRAINED_CLASSIFIER_TITLE] = _TRAINED_CLASSIFIER
     entries = []
     for table in tables:
-        panels = [_plot_accuracies(table, protocol) for protocol in table.titles]
+        panels = [_plot_accuracies(table, protocol) for protocol in table.titles if protocol in settings]
         entries.append(AccuracyTable(table, summarize_table(table), panels, _seed_table(table)))
     seeds = format_seed_counts(count for table in tables for count in table.seed_counts)
-    return Accuracies(entries, seeds, {name: _describe_protocol(values) for name, values in settings.items()})
+    return Accuracies(entries, seeds, protocols)
 
 
 def _describe_protocol(settings: dict[str, Any]) -> str:
@@ -62,13 +66,13 @@ def _seed_table(table: ResultTable) -> TextTable:
     """Return the accuracy of each seed with a link to its file."""
     rows = []
     for row in table.rows:
-        for protocol, cell in row.cells.items():
+        for column in (column for column in table.columns if column.title in row.cells):
             links = {
-                run.paths.pretraining.seed: TextCell(format_percent(run.metrics["accuracy"]), link=run.paths.metrics)
-                for run in cell.evaluations
+                run.paths.pretraining.seed: TextCell(format_percent(run.metrics[column.metric]), link=run.paths.metrics)
+                for run in row.cells[column.title].evaluations
             }
             texts = [links.get(seed, TextCell("–")) for seed in table.seeds]
-            rows.append([TextCell(row.method), TextCell(protocol), *texts])
+            rows.append([TextCell(row.method), TextCell(column.title), *texts])
     return text_table(["Method", "Protocol", *numeric_columns(f"seed {seed}" for seed in table.seeds)], rows)
 
 

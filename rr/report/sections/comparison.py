@@ -8,16 +8,9 @@ from rr.report.inputs.collect import GridResults
 from rr.report.paper.averages import abstract_averages
 from rr.report.paper.studies import Study, build_studies
 from rr.report.paper.tables import TITLES, ComparisonCell, ComparisonTable, comparison_table
-from rr.report.paper.verdict import Verdict, explain_verdicts
+from rr.report.paper.verdict import COMPARED, Verdict, describe_chance, explain_verdicts
 
-_COUNTED = (
-    Verdict.AGREES,
-    Verdict.ABOVE,
-    Verdict.BELOW,
-    Verdict.REDUCED_BUDGET,
-    Verdict.OTHER_SETTINGS,
-    Verdict.TOO_FEW_SEEDS,
-)
+_COUNTED = (*COMPARED, Verdict.REDUCED_BUDGET, Verdict.OTHER_SETTINGS, Verdict.TOO_FEW_SEEDS)
 
 
 @dataclass(frozen=True)
@@ -26,6 +19,8 @@ class Comparison:
 
     Attributes:
         sentence: how many of the paper's results have a counterpart in the grid, by verdict.
+        chance: how many of them were compared, and how many differences are expected by chance alone.
+        supervised_note: which accuracy of supervised networks is compared; empty if none is.
         verdicts: the meaning of each verdict.
         tables: the tables with at least one result of ours.
         missing: a sentence on the tables without any result of ours.
@@ -34,6 +29,8 @@ class Comparison:
     """
 
     sentence: str
+    chance: str
+    supervised_note: str
     verdicts: dict[str, str]
     tables: list[ComparisonTable]
     missing: str
@@ -53,8 +50,11 @@ def build_comparison(results: GridResults) -> Comparison | None:
         for name, table in tables.items()
         if not table.matched_cells and name != "Appendix B"
     ]
+    verdicts = _distinct_verdicts([cell for table in matched for cell in table.matched_cells])
     return Comparison(
-        _summarize_verdicts([cell for table in matched for cell in table.matched_cells]),
+        _summarize_verdicts(verdicts),
+        describe_chance(verdicts),
+        next((table.supervised_note for table in matched if table.supervised_note), ""),
         explain_verdicts(_COUNTED),
         matched,
         f"No run of this grid corresponds to {join_words(missing, 'or')}." if missing else "",
@@ -63,14 +63,18 @@ def build_comparison(results: GridResults) -> Comparison | None:
     )
 
 
-def _summarize_verdicts(cells: Sequence[ComparisonCell]) -> str:
-    """Return a sentence with the number of matched results by verdict. A result in two tables is counted once."""
+def _distinct_verdicts(cells: Sequence[ComparisonCell]) -> list[Verdict]:
+    """Return the counted verdicts on matched results. A result in two tables is counted once."""
     distinct = {
         (cell.published.method, cell.published.backbone, cell.published.dataset, cell.published.target): cell.verdict
         for cell in cells
         if cell.published
     }
-    verdicts = [verdict for verdict in distinct.values() if verdict in _COUNTED]
+    return [verdict for verdict in distinct.values() if verdict in _COUNTED]
+
+
+def _summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """Return a sentence with the number of matched results by verdict."""
     if not verdicts:
         return ""
     counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in _COUNTED if verdict in verdicts]

@@ -19,7 +19,7 @@ class Runs:
     Attributes:
         machines: a table with a column per machine.
         commits: the commits of the code and the number of runs of each, as text.
-        stages: for each stage, its title, its total as text, and a table with a row per run.
+        stages: for each stage that has runs, its title, its total as text, and a table with a row per run.
         has_energy: whether any run measured its energy.
     """
 
@@ -37,6 +37,8 @@ def build_runs(results: GridResults) -> Runs:
     has_versions = any(len(set(version_labels(runs))) > 1 for runs in results.stages.values())
     stages = []
     for title, runs in results.stages.items():
+        if not runs:
+            continue
         duration = format_duration(sum(run.record.seconds for run in runs))
         total = f"{format_count(len(runs), 'run')}, {duration} in total"
         stages.append((title, total, _run_table(runs, machines, has_versions, has_energy)))

@@ -17,7 +17,7 @@ class Summary:
     Attributes:
         finding: the main finding.
         warnings: a sentence for each stage whose runs used several versions of the code.
-        axes: the values of each axis of the grid.
+        axes: the values of each axis of the grid that has any.
     """
 
     finding: str
@@ -37,7 +37,10 @@ def build_summary(results: GridResults) -> Summary:
         "target": unique(run.target for run in evaluations),
         "protocol": unique(run.protocol for run in evaluations),
     }
-    return Summary(summarize_tables(accuracy_tables(results)), version_warnings(results), axes)
+    finding = "This grid has no evaluations, so the report shows only the pretraining."
+    if evaluations:
+        finding = summarize_tables(accuracy_tables(results))
+    return Summary(finding, version_warnings(results), {axis: values for axis, values in axes.items() if values})
 
 
 def summarize_tables(tables: list[ResultTable]) -> str:

@@ -1,6 +1,8 @@
 """Tests of the ResNets against independent computations, and of the attributes that every backbone has."""
 
 import copy
+import math
+from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -71,6 +73,40 @@ def test_initial_weights() -> None:
         elif isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all()
             assert (module.bias == 0).all()
+
+
+def authors_initial_weights(name: str) -> list[Tensor]:
+    """Return the weights of the convolutions as the authors' code samples them (backbones/conv4.py, resnet_small.py).
+
+    The code creates a projection before the other layers of its block, and samples its weights after theirs.
+    """
+    layers: list[nn.Conv2d] = []
+    channels = [3, 8, 16, 32, 64] if name == "conv4" else [3, 16]
+    for inputs, outputs in pairwise(channels):
+        layers.append(nn.Conv2d(inputs, outputs, 3, bias=False))
+    for stage, outputs in enumerate([16, 32, 64] if name != "conv4" else []):
+        inputs = [16, 16, 32][stage]
+        projection = [nn.Conv2d(inputs, outputs, 1, bias=False)] if inputs != outputs else []
+        layers += [nn.Conv2d(inputs, outputs, 3, bias=False), nn.Conv2d(outputs, outputs, 3, bias=False), *projection]
+        for _ in range(2 * {"resnet8": 0, "resnet32": 4, "resnet56": 8}[name]):
+            layers.append(nn.Conv2d(outputs, outputs, 3, bias=False))
+    for layer in layers:
+        layer.weight.data.normal_(
+            0, math.sqrt(2.0 / (layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels))
+        )
+    return [layer.weight for layer in layers]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", ["conv4", "resnet8", "resnet32", "resnet56"])
+def test_initial_weights_are_bit_identical_to_those_of_the_authors_code(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    expected = authors_initial_weights(name)
+    torch.manual_seed(seed)
+    modules = backbones.build(name).modules()
+    weights = [module.weight for module in modules if isinstance(module, nn.Conv2d)]
+    assert len(weights) == len(expected)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights, expected, strict=True))
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 45])

@@ -48,7 +48,7 @@ def train_both(
     If `same_weights` is true, each step starts from the weights of the reference, and the gradients are also compared.
     """
     torch.manual_seed(0)
-    rr_model = methods.build(paper_config(method, views, images), backbones.build("conv4"), 10, 100)
+    rr_model = methods.build(paper_config(method, views, images), backbones.build("conv4"), 10)
     reference_model = reference.build_model(method, 10)
     copy_weights(rr_model, reference_model)
     rr_model.to(dtype), reference_model.to(dtype)

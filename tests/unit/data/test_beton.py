@@ -1,6 +1,10 @@
 """Tests of reading and writing betons with FFCV, and of validation before FFCV maps a file."""
 
+import errno
 import hashlib
+import multiprocessing.heap
+import multiprocessing.shared_memory
+import multiprocessing.synchronize
 import subprocess
 import sys
 import threading
@@ -60,6 +64,39 @@ def test_streamed_split_yields_same_batches(path: Path) -> None:
             assert np.array_equal(positions, streamed_positions)
             count += len(positions)
         assert count == len(order)
+
+
+@pytest.mark.parametrize(("size", "page_size"), [(836, 1 << 21), (837, 1 << 24), (1024, 1 << 24)])
+def test_large_images_are_read_back(tmp_path: Path, size: int, page_size: int) -> None:
+    """Every size that params.yaml accepts works. FFCV stores an image within a page."""
+    images = np.random.default_rng(size).integers(0, 256, (6, size, size, 3), np.uint8)
+    beton.write(tmp_path / "x.beton", images, np.arange(6), np.arange(6))
+    assert np.fromfile(tmp_path / "x.beton", beton._HEADER, 1)["page"] == page_size
+    resident = beton.Beton(tmp_path / "x.beton", threads=1)
+    streamed = beton.Beton(tmp_path / "x.beton", threads=1, max_resident_bytes=0)
+    assert np.array_equal(resident.images, images)
+    order = np.array([5, 0, 3])
+    assert np.array_equal(np.concatenate([batch.copy() for batch, _ in streamed.batches(order, 2)]), images[order])
+
+
+def test_other_page_size_raises(path: Path, tmp_path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for page_size, message in ((1 << 22, "not an FFCV file"), (1 << 24, "do not suit images of 16 × 16 pixels")):
+        content[4:8] = page_size.to_bytes(4, "little")
+        (tmp_path / "x.beton").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            beton.validate(tmp_path / "x.beton")
+
+
+def test_writing_needs_no_shared_memory(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/psm_1234")
+
+    monkeypatch.setattr(multiprocessing.shared_memory, "SharedMemory", fail)
+    monkeypatch.setattr(multiprocessing.synchronize, "SemLock", fail)
+    monkeypatch.setattr(multiprocessing.heap.Arena, "__init__", fail)
+    beton.write(tmp_path / "x.beton", *make_samples())
+    assert (tmp_path / "x.beton").read_bytes() == path.read_bytes()
 
 
 def test_closing_an_epoch_early_ends_its_thread(path: Path) -> None:

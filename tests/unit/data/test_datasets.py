@@ -238,6 +238,7 @@ class TestTinyImageNet:
         self.check_images(open_fetched(project), tiny)
         assert [path.name for path in (project / "data/download").rglob("*")] == ["mine", "tiny-imagenet-200.zip"]
         assert rr(*FETCH, "--from", "data/download/mine").code == 0
+        shutil.rmtree(project / "data/raw")  # without a record, the local copy is not read again
         monkeypatch.setattr(tiny_imagenet, "URL", f"{url}/gone.zip")
         outcome = rr(*FETCH)
         assert outcome.code == 2

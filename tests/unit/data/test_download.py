@@ -327,6 +327,13 @@ class TestArchives:
         )
         assert not (tmp_path / "extracted").exists()
 
+    @pytest.mark.parametrize("content", [b"", b"Rar!\x1a\x07\x01\x00", b"<html>not found</html>"])
+    def test_file_that_is_no_archive_raises_one_line(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "set").write_bytes(content)
+        expected = f"{tmp_path / 'set'} is damaged or not a zip or tar archive (it cannot be opened): replace this file"
+        message = error_of(lambda: open_tree(tmp_path / "set", tmp_path / "extracted", LIMITS), expected)
+        assert message.endswith("with a new download of the official archive, or give another copy with --from")
+
     def test_changed_byte_in_zip_raises(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "set", "w") as file:
             file.writestr("good", b"untouched")

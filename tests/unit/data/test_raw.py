@@ -2,12 +2,14 @@
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from rr.data import raw
 from rr.errors import UserError
@@ -36,12 +38,90 @@ def test_16_bit_values_are_scaled() -> None:
     assert (raw.decode_image(to_png(image)) == 128).all()
 
 
-@pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_32_bit_values_raise(kind: type) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(np.int16, "signed 16-bit integers"), (np.int32, "32-bit integers"), (np.float32, "floating-point numbers")],
+)
+def test_values_without_a_range_raise(kind: type, name: str) -> None:
     buffer = io.BytesIO()
-    Image.fromarray(np.full((8, 8), 200, kind)).save(buffer, "TIFF")
-    with pytest.raises(ValueError, match="no defined range"):
+    if kind is np.int16:
+        Image.fromarray(np.full((8, 8), 200, np.uint16)).save(buffer, "TIFF", tiffinfo={ExifTags.Base.SampleFormat: 2})
+    else:
+        Image.fromarray(np.full((8, 8), 200, kind)).save(buffer, "TIFF")
+    with pytest.raises(raw.UnreadableImageError, match=f"its values are {name}, so the range from black to white is"):
         raw.decode_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize("max_value", [65535, 4095])
+@pytest.mark.parametrize("is_text", [False, True])
+def test_16_bit_pgm_is_scaled(max_value: int, is_text: bool) -> None:
+    values = np.linspace(0, max_value, 72).round().astype(np.uint16).reshape(8, 9)
+    header = f"P{2 if is_text else 5}\n9 8\n{max_value}\n".encode()
+    data = " ".join(map(str, values.ravel())).encode() if is_text else values.astype(">u2").tobytes()
+    pixels = raw.decode_image(header + data)
+    assert np.abs(pixels[..., 0] - values / max_value * 255).max() <= 0.51
+    assert (pixels == pixels[..., :1]).all()
+
+
+def make_png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        make_png_chunk(b"eXIf", b"not EXIF data"),
+        make_png_chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"),
+        make_png_chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(2 << 20))),
+        make_png_chunk(b"zTXt", b"key\0\7"),
+        make_png_chunk(b"iTXt", b"key\0\1\0\0\0" + zlib.compress(bytes(2 << 20))),
+        make_png_chunk(b"iCCP", b"key\0\0" + zlib.compress(bytes(2 << 20))),
+        make_png_chunk(b"pHYs", b"?"),
+        make_png_chunk(b"tEXt", b"key\0text")[:-1] + b"?",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_png_with_damaged_or_large_metadata_is_read(chunk: bytes) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    data = raw.encode_png(pixels)
+    assert np.array_equal(raw.decode_image(data[:33] + chunk + data[33:]), pixels)
+    with pytest.raises(raw.UnreadableImageError):
+        raw.decode_image(data[:33] + chunk + data[33:-40])
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_applied(image_format: str, orientation: int) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    Image.fromarray(pixels).resize((48, 32)).save(buffer, image_format, exif=exif)
+    with Image.open(buffer) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(raw.decode_image(buffer.getvalue()), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (bytes(5000), "the file contains only zeros, as after an interrupted copy"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer .* run `git lfs pull`"),
+        (b"/annex/objects/SHA256E-s1--2.jpg\n", "a git-annex pointer .* run `git annex get` or `datalad get`"),
+        (b"../.git/annex/objects/xx/SHA", "a git-annex pointer"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE HTML>\n<html>", "an HTML page"),
+        (b"<HTML><body>404", "an HTML page"),
+        (b"<?xml version='1.0'?><Error>", "an XML document"),
+        (b'{"message": "Not Found"}', "a JSON document"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC or AVIF image, which Pillow cannot read; convert it"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "a video, which Pillow cannot read"),
+        (b"something else", "not an image format that Pillow can read"),
+    ],
+)
+def test_data_that_is_no_image_is_named(data: bytes, message: str) -> None:
+    with pytest.raises(raw.UnreadableImageError, match=message):
+        raw.decode_image(data)
 
 
 def test_transparent_pixels_become_white() -> None:

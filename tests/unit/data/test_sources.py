@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from archives import write_cifar10
 from helpers import RunRr, add_dataset, open_fetched
@@ -136,71 +134,43 @@ class TestImageFolder:
         assert outcome.code == 0
         assert "skipped" in outcome.err
         assert len(open_fetched(project).labels) == 10
-        assert json.loads((project / "data/raw/mine/run.json").read_text())["skipped"] == 1
+        (counts,) = json.loads((project / "data/raw/mine/run.json").read_text())["skipped"].values()
+        assert counts == {".png": 1}
+        assert "skipped 1 file: an " in outcome.out
 
 
-def make_table(count: int = 10, **columns: object) -> pa.Table:
-    data = raw.encode_png(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
-    content = {
-        "image": [{"bytes": data + bytes([i]), "path": f"{i}.png"} for i in range(count)],
-        "label": [i % 2 for i in range(count)],
-    }
-    return pa.table({**content, **columns})
+def test_fetch_prints_and_records_what_it_found(project: Path, rr: RunRr) -> None:
+    for class_name in ("cat", "dog"):
+        for i in range(5):
+            save_image(project / "images/Train" / class_name / f"{i}.png")
+            save_image(project / "images/Test" / class_name / f"{i}.png")
+    save_image(project / "images/Val/cat/1.png")
+    (project / "images/Train/cat/1.heic").write_bytes(b"")
+    add_dataset(project, {"kind": "imagefolder", "path": "images"})
+    outcome = rr("fetch", "--dataset", "mine")
+    assert outcome.out.splitlines() == [
+        "data/raw/mine/images.parquet: 10 train, 10 test, 2 classes",
+        "train: folder Train; test: folder Test; not used: Val (1 image)",
+        "classes (train + test images): cat (5 + 5), dog (5 + 5)",
+        "skipped 1 file: in a format that Pillow cannot read (.heic 1)",
+        "skipped 1 file: outside the splits that are used (.png 1)",
+    ]
+    record = json.loads((project / "data/raw/mine/run.json").read_text())
+    assert record["images"] == {"train": 10, "test": 10}
+    assert record["classes"] == 2
+    assert record["images_per_class"] == {"train": {"cat": 5, "dog": 5}, "test": {"cat": 5, "dog": 5}}
+    assert record["splits"] == {"train": "folder Train", "test": "folder Test", "not used": "Val (1 image)"}
+    assert record["skipped"] == {
+        "in a format that Pillow cannot read": {".heic": 1}, "outside the splits that are used": {".png": 1},
+    }  # fmt: skip
+    assert record["params"]["datasets.mine.source"]["test_fraction"] == 0.2
 
 
-class TestParquet:
-    def test_folder_with_splits_and_class_names(self, project: Path, rr: RunRr) -> None:
-        names = json.dumps({"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}})
-        (project / "set").mkdir()
-        for name, count in (("train-00000-of-00002", 6), ("train-00001-of-00002", 4), ("test", 3)):
-            pq.write_table(
-                make_table(count).replace_schema_metadata({"huggingface": names}), project / "set" / f"{name}.parquet"
-            )
-        add_dataset(project, {"kind": "parquet", "path": "set"})
-        assert rr("fetch", "--dataset", "mine").code == 0
-        assert open_fetched(project).class_names == ["cat", "dog"]
-        assert open_fetched(project).splits.tolist() == ["train"] * 10 + ["test"] * 3
-
-    def test_single_file_is_split_by_test_fraction(self, project: Path, rr: RunRr) -> None:
-        pq.write_table(make_table(200), project / "all.parquet")
-        add_dataset(project, {"kind": "parquet", "path": "all.parquet", "test_fraction": 0.3})
-        assert rr("fetch", "--dataset", "mine").code == 0
-        assert 40 <= (open_fetched(project).splits == "test").sum() <= 80
-        assert len(open_fetched(project).labels) == 200
-
-    @pytest.mark.parametrize(
-        "wrong",
-        [
-            pa.table({"photo": [1], "label": [0]}),
-            pa.table({"image": [b"x"], "label": [0]}),
-            pa.table({"image": [{"bytes": b"x"}]}),
-            pa.table({"image": [{"bytes": b"x"}], "label": ["cat"]}),
-        ],
-    )
-    def test_wrong_columns_raise(self, project: Path, rr: RunRr, wrong: pa.Table) -> None:
-        pq.write_table(wrong, project / "all.parquet")
-        add_dataset(project, {"kind": "parquet", "path": "all.parquet"})
-        outcome = rr("fetch", "--dataset", "mine")
-        assert outcome.code == 2
-        assert "By the Hugging Face convention, it must have a struct column 'image'" in outcome.err
-
-    @pytest.mark.parametrize("label", [-2, 2**40])
-    def test_label_out_of_range_raises(self, project: Path, rr: RunRr, label: int) -> None:
-        pq.write_table(make_table(20, label=[0] * 19 + [label]), project / "all.parquet")
-        add_dataset(project, {"kind": "parquet", "path": "all.parquet"})
-        outcome = rr("fetch", "--dataset", "mine")
-        assert outcome.code == 2
-        assert f"label {label} is out of range: use 0 to 99999, or -1 if unlabeled" in outcome.err
-        assert "rr: all.parquet" in outcome.err
-
-    def test_missing_or_invalid_file_raises(self, project: Path, rr: RunRr) -> None:
-        add_dataset(project, {"kind": "parquet", "path": "nothing"})
-        assert "no Parquet file with training images found" in rr("fetch", "--dataset", "mine").err
-        (project / "x.parquet").write_bytes(b"PAR1 no")
-        add_dataset(project, {"kind": "parquet", "path": "x.parquet"})
-        outcome = rr("fetch", "--dataset", "mine")
-        assert outcome.code == 2
-        assert "is damaged or not a valid Parquet file" in outcome.err
+def test_class_counts_of_a_built_in_dataset_are_recorded(project: Path, rr: RunRr) -> None:
+    assert "classes (train + test images): disc (" in rr("fetch", "--dataset", "shapes").out
+    record = json.loads((project / "data/raw/shapes/run.json").read_text())
+    assert sum(record["images_per_class"]["train"].values()) == 200
+    assert record["skipped"] == {}
 
 
 class TestCifar:

@@ -111,7 +111,7 @@ def test_gpu_step_is_one_graph_compiled_once_per_shape(path: Path, precision: st
         kind="relational", augmentation=PAPER, views=3, batch_size=16, epochs=1, learning_rate=0.001,
         head="relation", aggregation="cat", loss="focal", gamma=2.0, alpha=0.5, negatives="roll", label_fraction=0.0,
     )  # fmt: skip
-    method = methods.build(settings, backbones.build("conv4"), 10, 70).train()
+    method = methods.build(settings, backbones.build("conv4"), 10).train()
     loader, reference = make_loader(path, on_device=True), make_loader(path)
     torch._dynamo.reset()
     counter = CompileCounter()

@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from rr.data.beton import Beton, write
-from rr.errors import UserError
 from rr.evaluate import embedding
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
@@ -100,18 +99,3 @@ def test_map_places_images_without_overlap() -> None:
     assert canvas.shape == (1024, 1024, 3)
     # y points upwards. The first of two images with the same coordinates is shown. The empty corner is white.
     assert [canvas[0, 0, 0], canvas[0, -1, 0], canvas[-1, 0, 0], canvas[-1, -1, 0]] == [30, 20, 10, 255]
-
-
-def test_perplexity_above_number_of_images_raises(test_split: Beton) -> None:
-    with pytest.raises(UserError, match=r"perplexity must be below the number of sampled test images \(40\), got 40"):
-        evaluate(test_split, perplexity=40.0)
-
-
-def test_single_class_raises(test_split: Beton) -> None:
-    test_split.labels[:] = 1
-    with pytest.raises(
-        UserError, match=r"the silhouette needs at least two classes.*: raise images of the protocol or remove"
-    ):
-        evaluate(test_split)
-    with pytest.raises(UserError, match=r"is 1: remove this dataset from grid\.target"):
-        evaluate(test_split, images=60)

@@ -142,6 +142,8 @@ def test_probabilities_that_are_not_finite_raise(
         UserError, match=f"{config.kind}: the predicted class probabilities .*: {remedy} of the protocol"
     ):
         make_classification_result(np.full((len(data), 10), np.nan), data, {}, config)
+    with pytest.raises(UserError, match=f"{config.kind}: loss is inf: {remedy} of the protocol"):
+        make_classification_result(np.full((len(data), 10), 0.1), data, {"loss": np.inf}, config)
 
 
 def test_images_are_normalized(converted_project: Path) -> None:
@@ -288,7 +290,22 @@ def test_target_without_labels_raises(pretrained: Path, rr: RunRr, protocol: str
         assert rr(stage, "--dataset", "mine").code == 0
     outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
     assert outcome.code == 2
-    assert "contains images without labels, so this dataset cannot be a target" in outcome.err
+    assert (
+        "mine cannot be a target, because 20 of 20 training images and 10 of 10 test images are unlabeled"
+        in outcome.err
+    )
+
+
+@pytest.mark.parametrize("protocol", METRICS)
+def test_target_with_one_class_raises(pretrained: Path, rr: RunRr, protocol: str) -> None:
+    write_image_folder(pretrained / "images", {"cat": 20})
+    use_target(pretrained, "images")
+    for stage in ("fetch", "convert"):
+        assert rr(stage, "--dataset", "mine").code == 0
+    outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
+    assert outcome.code == 2
+    assert "mine cannot be a target, because all of its test images belong to one class (cat)" in outcome.err
+    assert not list((pretrained / FOLDER.parent / "mine").rglob("metrics.json"))
 
 
 def test_class_without_training_image_raises(pretrained: Path) -> None:
@@ -299,9 +316,7 @@ def test_class_without_training_image_raises(pretrained: Path) -> None:
         write(betons[split], rng.integers(0, 256, (4, 32, 32, 3), np.uint8), np.array(labels), np.arange(4))
     run = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "mine", "retrieval")
     config = RetrievalConfig(kind="retrieval", distance="cosine", cutoffs=[1])
-    with pytest.raises(
-        UserError, match=r"train.beton: the test split contains classes without training images: newt\."
-    ):
+    with pytest.raises(UserError, match=r"mine cannot be .* contains classes without training images: newt\."):
         evaluate(config, Target(SHAPES, betons, ["cat", "dog", "newt"]), run, seed=1, device="cpu", threads=1)
     assert not run.folder.exists()
 
@@ -320,7 +335,7 @@ def test_more_neighbors_than_training_images_raises(pretrained: Path, rr: RunRr)
     write_params(pretrained, lambda params: params["protocols"]["knn"].update(neighbors=500))
     outcome = rr(*EVALUATE, "knn")
     assert outcome.code == 2
-    assert "neighbors is 500, but the number of training images is 200" in outcome.err
+    assert "protocols.knn.neighbors: 500 exceeds the number of training images of shapes (200)" in outcome.err
     assert not list((pretrained / FOLDER).rglob("metrics.json"))
 
 

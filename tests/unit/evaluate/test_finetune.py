@@ -134,13 +134,6 @@ def test_resnet_can_be_finetuned(splits: tuple[Beton, Beton]) -> None:
     assert np.allclose(probabilities.sum(1), 1)
 
 
-def test_batch_size_1_raises(splits: tuple[Beton, Beton]) -> None:
-    with pytest.raises(
-        UserError, match=r"mini-batches of at least two labeled images, .* is 65 and batch_size is 1: raise batch_size"
-    ):
-        train_and_predict(splits, batch_size=1)
-
-
 def test_diverged_loss_raises(splits: tuple[Beton, Beton]) -> None:
     with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch 1: lower backbone_lr and classifier_lr"):
         train_and_predict(splits, backbone_lr=1e30, classifier_lr=1e30)

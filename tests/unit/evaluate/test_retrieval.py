@@ -8,7 +8,6 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
 from rr.data.beton import Beton, write
-from rr.errors import UserError
 from rr.evaluate import retrieval
 from rr.evaluate.inputs import EvaluationInputs
 from rr.params import DatasetConfig, RetrievalConfig, ShapesSource
@@ -110,9 +109,3 @@ def test_ranking_matches_scikit_learn(euclidean: bool, steps: int) -> None:
     assert np.allclose(similarity, -distances if euclidean else 1 - distances, atol=1e-4)
     if not steps:
         assert np.array_equal(nearest, expected_nearest)
-
-
-def test_cutoff_above_number_of_training_images_raises(inputs: EvaluationInputs) -> None:
-    config = RetrievalConfig(kind="retrieval", distance="cosine", cutoffs=[1, 5])
-    with pytest.raises(UserError, match=r"the cutoff 5 exceeds the number of training images \(4\)"):
-        retrieval.evaluate(inputs, config)

@@ -1,10 +1,15 @@
 """Tests of `rr import`, the method `imported` and `rr export`: conversion of weights, and errors."""
 
+import argparse
+import datetime
 import os
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import RunRr
@@ -134,7 +139,8 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
         (convert_to_integers, "conv1.weight is .* int64 instead of .*; only weights of the following backbones"),
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
-        (lambda state: {**state, 3: torch.ones(1)}, "does not contain a state dict"),
+        (lambda state: {"optimizer": {0: torch.ones(1)}}, "does not contain a state dict"),
+        (lambda state: {"a.b": torch.ones(1)}, "conv1.weight is missing; only weights .* The file contains a.b$"),
         (lambda state: {}, "does not contain a state dict"),
     ],
 )
@@ -142,6 +148,149 @@ def test_invalid_state_dict_raises(tmp_path: Path, alter: Callable, message: str
     torch.save(alter(random_backbone("resnet8").state_dict()), tmp_path / "c.pt")
     with pytest.raises(UserError, match=message):
         import_backbone(tmp_path / "c.pt", "resnet8")
+
+
+def add_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def make_heads(*names: str) -> dict[str, Tensor]:
+    return {f"{name}.{kind}": torch.ones(2) for name in names for kind in ("weight", "bias")}
+
+
+def rename_sequential(name: str, state: dict[str, Tensor], *, with_all_layers: bool) -> dict[str, Tensor]:
+    """Return the state dict of `torch.nn.Sequential(*backbone.children())`, or of its layers with weights."""
+    children = backbones.build(name).named_children()
+    layers = [layer for layer, module in children if with_all_layers or module.state_dict()]
+    parts = {key: key.partition(".") for key in state}
+    return {f"{layers.index(layer)}.{rest}": state[key] for key, (layer, _, rest) in parts.items()}
+
+
+# For each program, a function that wraps a state dict as the program does, and the tensors that are ignored.
+LAYOUTS: dict[str, tuple[Callable[[str, dict[str, Tensor]], Any], str]] = {
+    "DataParallel": (lambda name, state: add_prefix("module.", state), ""),
+    "torch.compile": (lambda name, state: {"net": add_prefix("_orig_mod.", state)}, ""),
+    "compiled DDP": (lambda name, state: {"model": add_prefix("_orig_mod.module.encoder.", state)}, ""),
+    "Lightning": (
+        lambda name, state: {
+            "epoch": 3, "pytorch-lightning_version": "2.4.0", "hyper_parameters": {"lr": 0.1},
+            "state_dict": add_prefix("model.", state), "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}}],
+        },
+        "",
+    ),
+    "solo-learn": (
+        lambda name, state: {"state_dict": add_prefix("backbone.", state) | make_heads("projector.0", "classifier")},
+        "4 tensors: projector.0.weight, projector.0.bias, classifier.weight, classifier.bias",
+    ),
+    "lightly": (
+        lambda name, state: {
+            "state_dict": add_prefix("backbone.", rename_sequential(name, state, with_all_layers=True))
+            | make_heads("projection_head.layers.0")
+        },
+        "2 tensors: projection_head.layers.0.weight, projection_head.layers.0.bias",
+    ),
+    "layers with weights": (lambda name, state: rename_sequential(name, state, with_all_layers=False), ""),
+    "timm": (
+        lambda name, state: {"state_dict": state | make_heads("fc"), "args": argparse.Namespace(lr=0.1)},
+        "2 tensors: fc.weight, fc.bias",
+    ),
+    "MoCo without a key encoder": (
+        lambda name, state: {"state_dict": add_prefix("module.encoder_q.", state) | {"module.queue": torch.ones(2)}},
+        "1 tensor: module.queue",
+    ),
+    "nested twice": (
+        lambda name, state: {"model_state_dict": {"network": state}, "head": make_heads("1")},
+        "2 tensors: head.1.weight, head.1.bias",
+    ),
+    "equal copies": (
+        lambda name, state: {"model": state, "model_ema": {key: value.clone() for key, value in state.items()}},
+        r"\d+ tensors: .*, …",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["conv4", "resnet8", "resnet18"])
+def test_layout_of_another_program_is_imported(tmp_path: Path, name: str, layout: str) -> None:
+    wrap, ignored = LAYOUTS[layout]
+    backbone = random_backbone(name)
+    torch.save(wrap(name, backbone.state_dict()), tmp_path / "c.pt")
+    message = import_backbone(tmp_path / "c.pt", name, tmp_path / "b.safetensors")
+    assert has_same_features(load_backbone(tmp_path / "b.safetensors"), backbone)
+    expected = f"; ignored {ignored}. To use" if ignored else r"features(, from the weights [^;]*)?\. To"
+    assert re.search(expected, message)
+
+
+def test_prefix_in_a_safetensors_file_is_removed(tmp_path: Path) -> None:
+    backbone = random_backbone("resnet8")
+    save_file(add_prefix("module.backbone.", backbone.state_dict()) | make_heads("module.head"), tmp_path / "a")
+    message = import_backbone(tmp_path / "a", "resnet8", tmp_path / "b")
+    assert has_same_features(load_backbone(tmp_path / "b"), backbone)
+    assert "from the weights under 'module.backbone'; ignored 2 tensors: module.head." in message
+
+
+MOCO = ("state_dict.module.encoder_q", "state_dict.module.encoder_k")
+DINO = ("student.module.backbone", "teacher.backbone")
+
+
+@pytest.mark.parametrize(("keys", "key"), [(MOCO, "encoder_k"), (MOCO, MOCO[1]), (DINO, "teacher.backbone")])
+def test_several_backbones_require_a_key(tmp_path: Path, rr: RunRr, keys: tuple[str, str], key: str) -> None:
+    first, second = random_backbone("resnet8"), random_backbone("resnet8").requires_grad_(False)
+    second.get_parameter("conv1.weight")[0] += 1
+    content: dict[str, Any] = {}
+    for place, backbone in zip(keys, (first, second), strict=True):
+        path, _, prefix = place.partition(".")
+        content.setdefault(path, {}).update(add_prefix(f"{prefix}.", backbone.state_dict()))
+    torch.save(content, tmp_path / "c.pt")
+    command = ("import", tmp_path / "c.pt", "--backbone", "resnet8", "--output", tmp_path / "b")
+    outcome = rr(*command)
+    assert outcome.code == 2
+    assert f"several backbones of the architecture resnet8, under '{keys[0]}' and '{keys[1]}': choose" in outcome.err
+    assert "--key teacher.head: " in rr(*command, "--key", "teacher.head").err
+    assert not (tmp_path / "b").exists()
+    assert rr(*command, "--key", key).code == 0
+    assert has_same_features(load_backbone(tmp_path / "b"), second)
+
+
+def test_top_level_has_the_key_of_a_dot(tmp_path: Path) -> None:
+    state, other = random_backbone("conv4").state_dict(), random_backbone("conv4").state_dict()
+    other["blocks.0.0.weight"] = other["blocks.0.0.weight"] + 1
+    torch.save({**state, "ema": other}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"under '\.' and 'ema': choose"):
+        import_backbone(tmp_path / "c.pt", "conv4")
+    import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b", ".")
+    assert torch.equal(load_backbone(tmp_path / "b").state_dict()["blocks.0.0.weight"], state["blocks.0.0.weight"])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_harmless_objects_next_to_weights_are_ignored(tmp_path: Path, zipped: bool) -> None:
+    backbone = random_backbone("conv4")
+    content = authors_checkpoint("conv4", backbone) | {
+        "loss": np.float32(0.5), "accuracy": np.float64(0.5), "step": np.int64(3), "best": np.bool_(True),
+        "curve": np.arange(3.0), "names": np.array(["a", "b"]), "objects": np.array([None, "x"], object),
+        "args": argparse.Namespace(lr=0.1, folder=Path("x")), "start": datetime.datetime(2024, 1, 1),
+        "counts": defaultdict(list, a=[1]), "rng": torch.get_rng_state(),
+    }  # fmt: skip
+    torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=zipped)
+    message = import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b")
+    assert has_same_features(load_backbone(tmp_path / "b"), backbone)
+    assert "ignored 3 tensors: rng, relation.weight, relation.bias" in message
+
+
+def test_weights_of_a_larger_backbone_under_a_prefix_raise(tmp_path: Path) -> None:
+    torch.save({"state_dict": add_prefix("net.", random_backbone("resnet32").state_dict())}, tmp_path / "c.pt")
+    message = (
+        r"the weights in .* under 'state_dict.net' do not match resnet8: unexpected key net.layer1.1.conv1.weight; "
+        "use --backbone resnet32"
+    )
+    with pytest.raises(UserError, match=message):
+        import_backbone(tmp_path / "c.pt", "resnet8")
+
+
+def test_torchscript_program_raises(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"c\.pt is a TorchScript program: save its weights"):
+        import_backbone(tmp_path / "c.pt", "conv4")
 
 
 class Malicious:
@@ -210,7 +359,7 @@ def test_imported_method_has_the_weights_of_the_file(tmp_path: Path) -> None:
     method = load_imported_method(config, backbones.build("resnet8"))
     assert method.features == 64
     assert has_same_features(method.backbone.eval(), backbone)
-    with pytest.raises(UserError, match="contains a resnet8, but the backbone of this run is conv4"):
+    with pytest.raises(UserError, match="contains weights of resnet8, but the backbone of this run is conv4"):
         load_imported_method(config, backbones.build("conv4"))
     with pytest.raises(UserError, match="the SHA-256 of the file is"):
         load_imported_method(config.model_copy(update={"sha256": "0" * 64}), backbones.build("resnet8"))

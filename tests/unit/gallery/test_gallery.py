@@ -25,10 +25,13 @@ from safetensors import safe_open
 
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.data import raw
+from rr.data.skipped import SkippedFiles
+from rr.data.text import display_name
 from rr.evaluate.features import extract_features
 from rr.gallery import feature_extractor, index
+from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import load_feature_extractor
-from rr.gallery.images import display_path, list_images
+from rr.gallery.images import ImageFile
 from rr.gallery.search import find_nearest
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.hashing import file_sha256
@@ -54,6 +57,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(["b.png", "a.PNG", "deep/c.png", "deep/er/d.png", "deep/e.bmp", "f.webp"]):
         make_image(seed).save(tmp_path / "g" / name, lossless=True)
     return tmp_path
+
+
+def list_images(folder: Path) -> list[ImageFile]:
+    return gallery_images.list_images(folder, SkippedFiles("raise", ""))
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -87,10 +94,14 @@ def test_embed_writes_the_features_of_evaluate(folder: Path, rr: RunRr) -> None:
     for name in ("g/.hidden.png", "g/.folder/x.png", "g/notes.txt", "g/paper.pdf"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(b"not an image")
-    Path("g/nowhere.png").symlink_to("missing.png")
     outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w")
     assert outcome.code == 0
-    assert outcome.out == "f.parquet: 6 images, 64 features\n"
+    assert outcome.out.splitlines() == [
+        "f.parquet: 6 images, 64 features",
+        "skipped 2 files: hidden (.png 2)",
+        "skipped 1 file: in a format that Pillow cannot read (.pdf 1)",
+        "skipped 1 file: not an image (.txt 1)",
+    ]
     table = pq.read_table("f.parquet")
     names = table["path"].to_pylist()
     assert names == ["a.PNG", "b.png", "deep/c.png", "deep/e.bmp", "deep/er/d.png", "f.webp"]
@@ -143,31 +154,85 @@ def test_batch_size_does_not_change_the_vectors(folder: Path, rr: RunRr, monkeyp
     monkeypatch.setattr(feature_extractor, "_MAX_BATCH_IMAGES", 4)
     outcome = rr("embed", "g", "-o", "two.parquet", "--weights", "w")
     assert "6 images" in outcome.out
-    assert "embed: 100 %" in outcome.err
     one, two = pq.read_table("one.parquet"), pq.read_table("two.parquet")
     assert pq.ParquetFile("two.parquet").num_row_groups == 2
     assert one["path"] == two["path"]
     assert np.allclose(read_vectors(one), read_vectors(two), rtol=0, atol=1e-6 * np.abs(read_vectors(one)).max())
 
 
-def test_unreadable_image_raises_or_is_skipped(folder: Path, rr: RunRr) -> None:
+def test_unreadable_images_raise_in_one_error_or_are_skipped(folder: Path, rr: RunRr) -> None:
     Path("g/deep/bad.jpg").write_bytes(b"not an image")
-    before = read_files(folder)
     outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w")
     assert outcome.code == 2
     assert outcome.err.startswith(
         "rr: g/deep/bad.jpg: not a readable image (not an image format that Pillow can read): "
+        "repair or remove it, or add --on-unreadable skip"
     )
-    assert rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w").code == 2
-    assert read_files(folder) == before
+    for number in range(12):
+        Path(f"g/bad{number}.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    Path("g/nowhere.png").symlink_to("../.git/annex/objects/xy")
+    ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
+    for arguments in (("embed", "g", "-o", "f.parquet", "--weights", "w"), ask):
+        outcome = rr(*arguments)
+        assert outcome.code == 2
+        assert outcome.err.startswith("rr: 14 images cannot be read:\n  g/nowhere.png: a link that leads nowhere; run ")
+        assert (
+            "g/bad0.jpg: not a readable image (a Git LFS pointer instead of the file; run `git lfs pull`)"
+            in outcome.err
+        )
+        assert outcome.err.endswith("and 4 more\nrepair or remove them, or add --on-unreadable skip\n")
+        assert not Path("f.parquet").exists()
+        assert not list(Path().rglob("*.tmp*"))
     outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--on-unreadable", "skip")
-    assert outcome.out == "f.parquet: 6 images, 64 features, 1 skipped\n"
+    assert outcome.out.splitlines() == [
+        "f.parquet: 6 images, 64 features",
+        "skipped 12 files: a Git LFS pointer (.jpg 12)",
+        "skipped 1 file: a link that leads nowhere (.png 1)",
+        "skipped 1 file: an image that cannot be decoded (.jpg 1)",
+    ]
     assert "skipped g/deep/bad.jpg: not a readable image" in outcome.err
-    ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--on-unreadable", "skip")
-    assert "6 embedded, 1 skipped" in rr(*ask).out
-    assert "0 embedded, 1 skipped" in rr(*ask).out
-    make_image(9).save("g/deep/bad.jpg")
-    assert "1 embedded\n" in rr(*ask).out
+
+
+def test_index_is_kept_if_images_cannot_be_read(folder: Path, rr: RunRr) -> None:
+    ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
+    for number, command in enumerate((("embed", "g", "-o", "f.parquet", "--weights", "w"), ask)):
+        make_image(40 + number).save("g/new.png")
+        Path("g/bad.jpg").write_bytes(b"")
+        assert "rr: g/bad.jpg: not a readable image (the file is empty)" in rr(*command).err
+        outcome = rr(*ask, "--on-unreadable", "skip")
+        assert num_embedded(outcome.out) == 0
+        assert outcome.out.endswith("skipped 1 file: an empty file (.jpg 1)\n")
+        Path("g/bad.jpg").unlink()
+        assert len(parse_tables(rr(*ask).out)["g/b.png"]) == 7
+    make_image(9).save("g/bad.jpg")
+    assert num_embedded(rr(*ask).out) == 1
+
+
+def test_embed_uses_the_vectors_of_an_earlier_search(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+    rr("embed", "g", "-o", "before.parquet", "--weights", "w")
+    rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
+    make_image(40).save("g/c.png")
+    sizes = []
+    extract = feature_extractor.FeatureExtractor.extract
+    monkeypatch.setattr(
+        feature_extractor.FeatureExtractor,
+        "extract",
+        lambda self, images: sizes.append(len(images)) or extract(self, images),
+    )
+    assert "7 images" in rr("embed", "g", "-o", "after.parquet", "--weights", "w").out
+    assert sizes == [1]
+    before, after = pq.read_table("before.parquet"), pq.read_table("after.parquet")
+    assert after["path"].to_pylist() == sorted([*before["path"].to_pylist(), "c.png"])
+    assert after.filter(np.array(after["path"].to_pylist()) != "c.png").equals(before)
+
+
+def test_several_queries_that_cannot_be_read_are_all_reported(folder: Path, rr: RunRr) -> None:
+    for name in ("q1.png", "q2.png"):
+        Path(name).write_bytes(b"")
+    outcome = rr("retrieve", "q1.png", "q2.png", "--gallery", "g", "--weights", "w")
+    assert outcome.err.startswith("rr: 2 images cannot be read:\n  q1.png: not a readable image (the file is empty)\n")
+    outcome = rr("retrieve", "none1.png", "none2.png", "--gallery", "g", "--weights", "w")
+    assert outcome.err.startswith("rr: none1.png, none2.png are not existing files")
 
 
 def parse_tables(out: str) -> dict[str, list[tuple[int, float, str]]]:
@@ -256,11 +321,13 @@ def test_index_is_reused_and_updated(folder: Path, rr: RunRr) -> None:
     Path("g/deep/e.bmp").rename("g/deep/moved.bmp")
     assert num_embedded(rr(*ask).out) == 1
 
+    assert len(list(Path(".rr/gallery").iterdir())) == 1
+    updated = pq.read_table(index_path)
+    index_path.unlink()  # rr embed would use its vectors
     rr("embed", "g", "-o", "fresh.parquet", "--weights", "w")
-    fresh, updated = pq.read_table("fresh.parquet"), pq.read_table(index_path)
+    fresh = pq.read_table("fresh.parquet")
     assert fresh.drop_columns("vector").equals(updated.drop_columns("vector"))
     assert np.allclose(read_vectors(fresh), read_vectors(updated), rtol=0, atol=1e-5)
-    assert len(list(Path(".rr/gallery").iterdir())) == 1
 
 
 def test_other_folder_weights_or_image_size_has_another_index(folder: Path, rr: RunRr) -> None:
@@ -321,16 +388,17 @@ def test_two_processes_can_write_an_index_at_once(folder: Path, monkeypatch: pyt
     extractor = load_feature_extractor(Path("w"), None, "cpu")
     batch = index.ImageVectors(list_images(Path("g")), np.zeros((6, 64), np.float32))
     target, pid = folder / "i.parquet", os.getpid()
+    skipped = SkippedFiles("raise", "")
 
     def batches_of_first_process() -> Iterator[index.ImageVectors]:
         yield batch
         monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-        assert index.write_index(target, extractor, Path("g"), [batch]) == 6
+        assert index.write_index(target, extractor, Path("g"), [batch], skipped) == 6
         assert len(index.read_index(target, extractor, Path("g")).vectors) == 6
         monkeypatch.setattr(os, "getpid", lambda: pid)
         yield batch
 
-    assert index.write_index(target, extractor, Path("g"), batches_of_first_process()) == 12
+    assert index.write_index(target, extractor, Path("g"), batches_of_first_process(), skipped) == 12
     assert len(index.read_index(target, extractor, Path("g")).vectors) == 12
     assert sorted(entry.name for entry in folder.iterdir()) == ["g", "i.parquet", "w"]
 
@@ -397,7 +465,7 @@ class PageParser(HTMLParser):
 
 
 def test_page_is_self_contained_and_escapes_names(folder: Path, rr: RunRr) -> None:
-    names = [display_path(name) for name in save_unusual_names(Path("s"))]
+    names = [display_name(name) for name in save_unusual_names(Path("s"))]
     make_image(90, (900, 300)).save("q.jpg")
     outcome = rr("retrieve", "q.jpg", "--gallery", "s", "--weights", "w", "--output", "page.html")
     assert outcome.code == 0
@@ -461,7 +529,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         (replace_arguments(EMBED, gallery="broken"), "broken/x.png: not a readable image"),
         (
             [*replace_arguments(EMBED, gallery="broken"), "--on-unreadable", "skip"],
-            "none of the images in broken can be read",
+            "none of the images in broken can be read: repair them or give another folder",
         ),
         (replace_arguments(EMBED, weights="bare"), "bare: its metadata lacks the image size, mean or std"),
         ([*EMBED, "-o", "w"], "--output w is the weights file"),
@@ -496,13 +564,13 @@ def test_subfolder_without_permission_raises(folder: Path, rr: RunRr, monkeypatc
     monkeypatch.setattr(os, "scandir", scandir_without_permission)
     outcome = rr(*EMBED)
     assert outcome.code == 2
-    assert "permission denied at g/deep" in outcome.err
+    assert "rr: g/deep: a folder that cannot be listed (Permission denied): repair or remove it" in outcome.err
     assert not Path("out.parquet").exists()
 
 
 @given(name=st.binary(min_size=1).filter(lambda name: b"\0" not in name))
-def test_display_path_is_printable(name: bytes) -> None:
-    text = display_path(os.fsdecode(name))
+def test_display_name_is_printable(name: bytes) -> None:
+    text = display_name(os.fsdecode(name))
     assert text.isprintable()
     assert text.encode()
 

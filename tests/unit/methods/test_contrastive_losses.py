@@ -41,7 +41,7 @@ every_method = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 def build(config: params.MethodConfig) -> Method:
     torch.manual_seed(0)
-    return methods.build(config, backbones.build("conv4"), num_classes=10, num_images=16)
+    return methods.build(config, backbones.build("conv4"), num_classes=10)
 
 
 def embeddings(M: int = 6, D: int = 4, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -226,10 +226,9 @@ def test_nearest_matches_by_hand() -> None:
 def test_num_parameters(config: params.MethodConfig, features: int, parameters: int) -> None:
     backbone = torch.nn.Identity()
     backbone.features = features  # type: ignore[assignment]
-    method = methods.build(config, backbone, num_classes=10, num_images=16)
+    method = methods.build(config, backbone, num_classes=10)
     predictor = 33_600 if config.kind == "byol" else 0
     assert sum(p.numel() for p in method.parameters() if p.requires_grad) == parameters + predictor
-    assert method.min_batch_size == 2
     assert method.configure_optimizer(1)[0].param_groups[0]["lr"] == 0.001
 
 

@@ -11,7 +11,6 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 from rr import backbones, methods, params
-from rr.errors import UserError
 from rr.methods import deepcluster
 from rr.methods.deepcluster import DeepCluster, cluster, whiten
 from rr.views.augmentation import Augmentation
@@ -32,9 +31,9 @@ class Stub(nn.Module):
         self.features = features
 
 
-def build(features: int = 64, clusters: int = 4, images: int = 1000) -> DeepCluster:
+def build(features: int = 64, clusters: int = 4) -> DeepCluster:
     torch.manual_seed(0)
-    return DeepCluster(make_config(clusters), Stub(features), 0, images)
+    return DeepCluster(make_config(clusters), Stub(features), 0)
 
 
 def correlated_features(count: int, size: int) -> Tensor:
@@ -183,24 +182,16 @@ def test_loss_by_hand() -> None:
     ("classes", "clusters", "parameters"), [(10, 100, 42_852), (100, 1000, 274_152), (200, 2000, 531_152)]
 )
 def test_num_parameters(classes: int, clusters: int, parameters: int) -> None:
-    method = DeepCluster(make_config(10, "class"), Stub(64), classes, num_images=50_000)
+    method = DeepCluster(make_config(10, "class"), Stub(64), classes)
     assert method.num_clusters == clusters
     assert sum(p.numel() for p in method.parameters()) == parameters
-    assert (method.drop_last, method.min_batch_size, method.learning_rate) == (False, 2, 0.003)
-
-
-def test_invalid_numbers_of_clusters_raise() -> None:
-    with pytest.raises(UserError, match="clusters_per is 'class'"):
-        DeepCluster(make_config(10, "class"), Stub(64), num_classes=0, num_images=1000)
-    with pytest.raises(UserError, match="30 clusters are more than the 29 training images"):
-        DeepCluster(make_config(10, "class"), Stub(64), num_classes=3, num_images=29)
-    DeepCluster(make_config(10, "class"), Stub(64), num_classes=3, num_images=30)
+    assert method.learning_rate == 0.003
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_conv4_learns_its_clusters(bfloat16: bool) -> None:
     torch.manual_seed(0)
-    method = methods.build(make_config(3), backbones.build("conv4"), num_classes=0, num_images=24)
+    method = methods.build(make_config(3), backbones.build("conv4"), num_classes=0)
     views = torch.randn(3, 3, 8, 8).repeat(8, 1, 1, 1) + 0.1 * torch.randn(24, 3, 8, 8)
     optimizer, _ = method.configure_optimizer(1)
     method.eval()

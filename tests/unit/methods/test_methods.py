@@ -22,6 +22,7 @@ from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.methods.base import Method
 from rr.methods.relational import RelationalReasoning
+from rr.methods.requirements import images_per_epoch
 from rr.params import DynamicsConfig, MethodConfig
 from rr.pretrain import loop
 
@@ -112,7 +113,7 @@ def test_loop_sets_the_epoch_also_after_a_restart(data: Path, tmp_path: Path, mo
 
 def build(config: MethodConfig) -> Method:
     torch.manual_seed(0)
-    return methods.build(config, backbones.build("conv4"), 10, 64).train()
+    return methods.build(config, backbones.build("conv4"), 10).train()
 
 
 def train_steps(method: Method, batches: list[tuple[Tensor, Tensor]]) -> None:
@@ -231,21 +232,21 @@ def test_gpu_step_compiles_to_one_graph_per_shape(name: str, data: Path) -> None
     )
     shapes = set()
     for epoch in range(2):
-        for batch in loader.epoch(epoch, 0, 48 if method.drop_last else None):
+        for batch in loader.epoch(epoch, 0, images_per_epoch(config, 64)):
             random_inputs = method.sample_random_inputs(len(batch.labels), torch.Generator().manual_seed(0))
             loss, _ = step(batch.inputs, batch.labels.clamp(max=9), random_inputs)
             loss.backward()
             shapes.add(len(batch.labels))
-    assert counter.frame_count == len(shapes) == (1 if method.drop_last else 2)
+    assert counter.frame_count == len(shapes) == (1 if name == "infomax" else 2)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
         ("deepcluster", {"clusters": 65}, "65 clusters"),
-        ("infomax", {"batch_size": 65}, "fewer than one mini-batch of 65"),
-        ("simclr", {"batch_size": 63}, "last mini-batch of 1"),
-        ("supervised", {"batch_size": 63}, "last mini-batch of 1"),
+        ("infomax", {"batch_size": 65}, "at least one whole mini-batch, but batch_size is 65"),
+        ("simclr", {"batch_size": 63}, "last mini-batch contains 1 of the 64"),
+        ("supervised", {"batch_size": 63}, "last mini-batch contains 1 of the 64"),
     ],
 )
 def test_unsuitable_data_raises(name: str, changes: dict, message: str, data: Path, tmp_path: Path) -> None:
@@ -259,7 +260,9 @@ def test_missing_labels_raise(name: str, tmp_path: Path) -> None:
     labels[3] = -1
     path = tmp_path / "train.beton"
     beton.write(path, images, labels, np.arange(64))
-    with pytest.raises(UserError, match="needs a label for every image"):
+    with pytest.raises(
+        UserError, match=r"train\.beton: the method needs a label for every .*, but 1 of 64 are"
+    ):
         train(path, tmp_path / "run", small_config(name))
 
 
@@ -312,7 +315,7 @@ def test_infinite_weights_are_not_written(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_batch_size_of_one_raises(name: str, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"at least two images, but batch_size is 1 and .* contains 64 images: raise"):
+    with pytest.raises(UserError, match=r"at least two images, but batch_size is 1 .* images is 64: raise"):
         train(data, tmp_path / "run", small_config(name, batch_size=1))
 
 

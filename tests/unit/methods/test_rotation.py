@@ -16,7 +16,7 @@ def build(views: int = 1) -> Method:
     config = params.RotationNetConfig(
         kind="rotation", views=views, augmentation=Augmentation(), batch_size=16, epochs=1, learning_rate=0.003
     )
-    return methods.build(config, backbones.build("conv4"), num_classes=10, num_images=16)
+    return methods.build(config, backbones.build("conv4"), num_classes=10)
 
 
 def make_images(count: int, size: int = 16) -> torch.Tensor:
@@ -70,10 +70,9 @@ def test_loss_is_over_all_rotations_of_all_views(K: int) -> None:
     assert int(correct) == int((logits.argmax(1) == targets).sum())
 
 
-def test_num_parameters_and_min_batch_size() -> None:
+def test_num_parameters_and_loss_of_one_image() -> None:
     method = build()
     assert sum(p.numel() for p in method.parameters()) == 24_648 + 65 * 4
-    assert method.min_batch_size == 1
     loss, _ = method.loss(make_images(1), torch.full((1,), -1), ())
     loss.backward()
     assert loss.isfinite()

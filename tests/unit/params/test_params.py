@@ -63,6 +63,39 @@ def test_mistake_is_reported_with_its_path(tmp_path: Path, path: str, value: obj
     assert f"{tmp_path / 'params.yaml'}: {expected.format(path=path)}" in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["imagefolder", "parquet"])
+def test_sources_of_own_images_have_defaults(tmp_path: Path, kind: str) -> None:
+    source = {"kind": kind, "path": "x"}
+    write_params(tmp_path, lambda params: set_value(params, "datasets.shapes.source", source))
+    loaded = load_params(tmp_path / "params.yaml")
+    columns = {"image": None, "label": None} if kind == "parquet" else {}
+    defaults = {"splits": "auto", "labels": "auto", "test_fraction": 0.2, "on_unreadable": "raise"}
+    assert loaded.datasets["shapes"].source.model_dump() == source | defaults | columns
+    # The record of `rr fetch` contains the defaults.
+    recorded = grid.stage_params(loaded, "fetch", dataset="shapes")
+    assert recorded["datasets.shapes.source"] == source | defaults | columns
+    source["splits"] = {"train": "a", "test": "b"}
+    write_params(tmp_path, lambda params: set_value(params, "datasets.shapes.source", source))
+    loaded_source = load_params(tmp_path / "params.yaml").datasets["shapes"].source
+    assert loaded_source.model_dump()["splits"] == {"train": "a", "test": "b"}
+
+
+@pytest.mark.parametrize(
+    "splits", [None, True, 1, "train", ["train", "test"], {}, {"test": "a"}, {"train": ""}, {"train": 1},
+               {"train": "a", "tset": "b"}, {"test": None, "train": "a"}],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["imagefolder", "parquet"])
+def test_wrong_type_of_splits_is_one_clear_line(tmp_path: Path, kind: str, splits: object) -> None:
+    source = {"kind": kind, "path": "x", "splits": splits}
+    write_params(tmp_path, lambda params: set_value(params, "datasets.shapes.source", source))
+    with pytest.raises(UserError) as caught:
+        load_params(tmp_path / "params.yaml")
+    assert str(caught.value) == (
+        f"{tmp_path / 'params.yaml'}: datasets.shapes.source.splits: must be auto, none, or the names of the splits: "
+        f"{{train: NAME}} or {{train: NAME, test: NAME}} (given: {json.dumps(splits)})"
+    )
+
+
 def test_every_renamed_key_has_a_valid_replacement() -> None:
     models = [model for module in (datasets, methods, protocols, root) for model in vars(module).values()]
     fields = [set(model.model_fields) for model in models if isinstance(model, type) and issubclass(model, BaseModel)]
@@ -91,6 +124,8 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         ("", "is empty or not a mapping: it needs the sections grid, threads,"),
         ("- 1", "is empty or not a mapping"),
         ("grid: !!python/object/apply:os.system [true]", "is not valid YAML"),
+        ("grid: {seed: [1, 2024-01-01]}", r"grid\.seed\.1: unsupported value 2024-01-01 \(type date\): use only text"),
+        ("grid: {2024-01-01: 1}", r"grid: unsupported key 2024-01-01 \(type date\): use only text"),
     ],
 )
 def test_invalid_file_raises(tmp_path: Path, text: str, expected: str) -> None:
@@ -116,7 +151,9 @@ def test_target_missing_from_data_raises(tmp_path: Path) -> None:
         params["grid"]["target"] = ["other"]
 
     write_params(tmp_path, change)
-    with pytest.raises(UserError, match=r"grid\.data: missing other; list every dataset"):
+    with pytest.raises(
+        UserError, match=r"grid\.target: grid\.data, .*, does not contain other; set data: \[shapes, other\]"
+    ):
         load_params(tmp_path / "params.yaml")
 
 

@@ -27,7 +27,7 @@ def read_history() -> list[dict[str, str]]:
 
 def build_method(name: str, **changes: object) -> Method:
     config = load_params(ROOT / "params.yaml").methods[name].model_copy(update=changes)
-    return methods.build(config, backbones.build("conv4"), 10, 100)
+    return methods.build(config, backbones.build("conv4"), 10)
 
 
 def test_measurements_do_not_change_weights(project_copy: Path, rr: RunRr) -> None:

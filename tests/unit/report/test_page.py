@@ -52,11 +52,12 @@ def test_page_shows_means_and_seeds(params: Params) -> None:
     write_report(params)
     page = read_page()
     rows = normalized_rows(page)
-    assert ["Method", "linear", "knn"] in rows
-    assert ["random lower bound", "41.00 ± 1.41", "30.00 ± 0.00"] in rows
-    assert ["supervised upper bound", "81.00 ± 1.41", "72.00 ± 2.83"] in rows
-    assert ["relational", "61.50 ± 2.12", "50.00 ± 0.00"] in rows
+    assert ["Method", "linear", "knn", "trained classifier"] in rows
+    assert ["random lower bound", "41.00 ± 1.41", "30.00 ± 0.00", "–"] in rows
+    assert ["supervised upper bound", "81.00 ± 1.41", "72.00 ± 2.83", "91.50 ± 0.71"] in rows
+    assert ["relational", "61.50 ± 2.12", "50.00 ± 0.00", "–"] in rows
     assert ["relational", "linear", "60.00", "63.00"] in rows
+    assert ["supervised", "trained classifier", "91.00", "92.00"] in rows
     assert ["views", "–", "1", "4"] in rows
     assert ["processor", "Abacus 9"] in rows
     assert page.text.count("1 min 16 s") >= 18
@@ -67,8 +68,8 @@ def test_only_self_supervised_methods_are_bold(params: Params) -> None:
     write_report(params)
     html, markdown = (path.read_text(encoding="utf-8") for path in REPORT_FILES[:2])
     assert re.findall(r"<td[^>]*><strong>([\d.]+)", html) == ["61.50", "50.00"]
-    assert "| relational | **61.50 ± 2.12** | **50.00 ± 0.00** |" in markdown
-    assert "| supervised (upper bound) | 81.00 ± 1.41 | 72.00 ± 2.83 |" in markdown
+    assert "| relational | **61.50 ± 2.12** | **50.00 ± 0.00** | – |" in markdown
+    assert "| supervised (upper bound) | 81.00 ± 1.41 | 72.00 ± 2.83 | 91.50 ± 0.71 |" in markdown
 
 
 def test_finding_compares_the_best_method_with_its_bounds(params: Params) -> None:
@@ -96,7 +97,7 @@ def test_single_seed_has_no_standard_deviation(tmp_path: Path, monkeypatch: pyte
     write_report(params)
     page = read_page()
     assert not any("±" in cell for row in page.rows for cell in row)
-    assert ["relational", "60.00", "50.00"] in page.rows
+    assert ["relational", "60.00", "50.00", "–"] in page.rows
     assert "This is a single seed" in page.text
     assert "pm" not in REPORT_FILES[3].read_text(encoding="utf-8")
     assert "±" not in read_markdown()
@@ -116,7 +117,9 @@ def test_finding_counts_over_several_tables(tmp_path: Path, monkeypatch: pytest.
     )
     assert expected in page.text
     assert len(page.ids) == len(set(page.ids))
-    assert sum(row == ["Method", "linear", "knn"] for row in page.rows) == 4
+    assert sum(row[:3] == ["Method", "linear", "knn"] for row in page.rows) == 4
+    # A trained classifier is tested only on the dataset that it was trained on.
+    assert sum(row[3:] == ["trained classifier"] for row in page.rows) == 2
     assert "### others, conv4 → shapes" in read_markdown()
 
 
@@ -192,7 +195,7 @@ def test_markup_in_class_names_is_escaped(params: Params) -> None:
     page = read_page()
     assert not page.unclosed
     assert page.elements["script"] == 1  # the page's own
-    assert page.elements["b"] == len(CLASSIFICATION)
+    assert page.elements["b"] == len(CLASSIFICATION) + 1  # the columns of the table of accuracies
     assert ["relational", "linear", names[1], "25.00", names[2], "100.00"] in [row[:6] for row in page.rows]
     assert "<script" not in read_markdown()
 
@@ -226,7 +229,7 @@ def test_parquet_has_one_row_per_metric(params: Params) -> None:
     write_report(params)
     table = pq.read_table(REPORT_FILES[2])
     assert table.column_names == ["dataset", "backbone", "method", "seed", "target", "protocol", "metric", "value"]
-    assert len(table) == 12 * 6
+    assert len(table) == 12 * 6 + 2
     rows = [row for row in table.to_pylist() if row["metric"] == "accuracy"]
     assert {(row["method"], row["protocol"], row["seed"]): row["value"] for row in rows} == {
         (*key, seed): value for key, values in ACCURACY.items() if key[0] != "simclr" for seed, value in values.items()
@@ -352,3 +355,24 @@ def test_results_of_several_code_versions_have_a_warning(params: Params) -> None
     assert "Evaluation mixes" not in page.text
     rows = [row for row in page.rows if f"rr made {RELATIONAL.folder}" in row[0]]
     assert [row[3] for row in rows] == ["B"]
+
+
+@pytest.mark.parametrize("axis", ["protocols", "targets"])
+def test_grid_without_evaluations_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(protocols=()) if axis == "protocols" else make_params()
+    if axis == "targets":
+        grid = params.grid[0].model_copy(update={"target": []})
+        params = params.model_copy(update={"grid": [grid]})
+    write_grid_files(params)
+    write_report(params)
+    page, markdown = read_page(), read_markdown()
+    for text in (page.text, markdown):
+        assert "This grid has no evaluations, so the report shows only the pretraining." in text
+        assert "Pretraining: 6 runs" in text
+        assert "Evaluation:" not in text
+    assert "- seed: 1, 2\n" in markdown
+    assert "- target" not in markdown
+    assert "Accuracies" not in page.text
+    assert "Curves" in page.text
+    assert pq.read_table(REPORT_FILES[2]).num_rows == 0

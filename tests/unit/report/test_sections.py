@@ -107,7 +107,7 @@ def test_retrieval_and_embedding_tables(full_report: tuple[str, str]) -> None:
     html, markdown = full_report
     rows = normalized_rows(ParsedPage(html))
     at_k = [f"{name} at {k}" for name in ("precision", "recall", "hit rate") for k in (1, 5)]
-    assert ["Method", "linear", "knn"] in rows
+    assert ["Method", "linear", "knn", "trained classifier"] in rows
     assert ["Method", "mAP", *at_k] in rows
     values = ["10.00 ± 0.00", "50.00 ± 0.00"] * 3
     assert ["relational", "51.50 ± 0.71", *values] in rows

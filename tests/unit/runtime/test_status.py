@@ -44,14 +44,16 @@ def test_run_is_listed_only_while_it_is_active(monkeypatch: pytest.MonkeyPatch) 
         )
         with Progress("pretrain", total=2000, unit="views", done=500) as bar:
             assert (single_run()["percent"], single_run()["seconds_left"]) == (25, None)
-            bar.advance(1000, "epoch 3/4, loss 0.1")
+            for second in range(11):
+                monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda second=second: second))
+                bar.advance(100, "epoch 3/4, loss 0.1")
+            bar._update(time.monotonic())
             run = single_run()
-            assert (run["percent"], run["unit"], run["note"]) == (75, "views", "epoch 3/4, loss 0.1")
-            assert run["rate"] > 0
-            assert run["seconds_left"] == pytest.approx(500 / run["rate"], rel=0.5)
+            assert (run["percent"], run["unit"], run["note"]) == (80, "views", "epoch 3/4, loss 0.1")
+            assert (run["rate"], run["seconds_left"]) == (100, 4)
             header, line = status.render_status(as_json=False).splitlines()
             assert header.split() == ["stage", "run", "state", "done", "rate", "left", "updated", "message"]
-            assert line.startswith("pretrain  shapes conv4 relational 1  running  75 %")
+            assert line.startswith("pretrain  shapes conv4 relational 1  running  80 %  100 views/s  4 s")
             assert line.endswith("ago  epoch 3/4, loss 0.1")
             assert json.loads(status.render_status(as_json=True)) == status.list_unfinished_runs()
     assert status.list_unfinished_runs() == []
@@ -131,15 +133,20 @@ def test_run_continues_if_its_progress_cannot_be_written() -> None:
         bar.advance(10)
 
 
-def test_progress_is_written_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, written = [0.0], []
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(status, "_write_run_file", lambda run: written.append(run.get("percent")))
-    with status.track_run("pretrain", FOLDER), Progress("pretrain", 1000, "views") as bar:
-        for _ in range(1000):
-            clock[0] += 0.01
-            bar.advance(1)
-    assert len(written) == 2 + int(10 / status.SECONDS_BETWEEN_HEARTBEATS)  # two of them at the start
+def test_file_is_updated_without_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_UPDATES", 0.01)
+    monkeypatch.setattr(status, "SECONDS_BETWEEN_HEARTBEATS", 0.01)
+    with Progress("evaluate"), status.track_run("evaluate", FOLDER):
+        assert "note" not in single_run()
+        while single_run().get("note") != "":  # until the thread has written the file
+            time.sleep(0.001)
+        with Progress("evaluate", unit="images", note="features") as bar:
+            bar.advance(1200)
+            while single_run().get("done") != 1200:
+                time.sleep(0.001)
+        assert "1,200 images" in status.render_status(as_json=False)
+        assert status.render_status(as_json=False).endswith("features")
+    assert status.list_unfinished_runs() == []
 
 
 def test_killed_and_failed_pretrainings_are_listed(converted_project: Path, folder: Path, rr: RunRr) -> None:

@@ -3,7 +3,12 @@
 import random
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,11 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rr import paths, stages
-from rr.params import load_params
+from rr.params import Params, load_params
 from rr.pretrain import loop
-from rr.workflow import plan, suites
+from rr.workflow import suites
 from rr.workflow.estimates import MakespanBounds, estimate_io, estimate_makespan
-from rr.workflow.plan import format_plan, make_throughput_function
+from rr.workflow.plan import format_plan
+
+
+def assume_speed(params: Params, runs: Sequence[paths.PretrainPaths]) -> dict[paths.PretrainPaths, float]:
+    """Return the same speed for all runs."""
+    return dict.fromkeys(runs, 1e5)
 
 
 def rows_by_method(text: str) -> dict[str, list[str]]:
@@ -25,23 +35,27 @@ def rows_by_method(text: str) -> dict[str, list[str]]:
     return {row[2]: row for row in rows[: next(k for k, row in enumerate(rows) if "pretraining" in row)]}
 
 
-def test_views_and_hours_of_the_paper(params_file: Path, rr: RunRr) -> None:
+def hours(value: float) -> str:
+    """Return a duration of some hours as the plan shows it."""
+    return f"{value:.1f} h" if value < 48 else f"{value / 24:.1f} d"
+
+
+def test_views_and_time_of_the_paper(params_file: Path, rr: RunRr) -> None:
     outcome = rr("plan", "views", "--views-per-second", "100000")
     assert outcome.code == 0, outcome.err
     rows = rows_by_method(outcome.out)
     # 50,000 images, 32 views and 200 epochs make 320 million views, for each of three seeds.
-    assert rows["relational-k32"][3:] == ["3", "0", "320,000,000", "100,000", "2.7"]
+    assert rows["relational-k32"][3:] == ["3", "0", "320,000,000", "100,000", "2.7", "h"]
     assert rows["relational-k2"][3:6] == ["3", "0", "20,000,000"]
     total = 3 * 3 * sum(k * 50_000 * 200 for k in (2, 4, 8, 16, 32))
     assert (
-        f"45 pretraining runs, {total:,} views, {total / 1e5 / 3600:,.1f} hours if run one after the other"
-        in outcome.out
+        f"45 pretraining runs, {total:,} views, {hours(total / 1e5 / 3600)} if run one after the other" in outcome.out
     )
     assert "45 evaluations" in outcome.out
     on_several_gpus = rr("plan", "views", "views", "--views-per-second", "100000", "--gpus", "4")
     least, longest = total / 1e5 / 3600 / 4, 320e6 / 1e5 / 3600
-    assert f"; {least:,.1f} to {least + longest * 3 / 4:,.1f} hours in any order\n" in on_several_gpus.out
-    assert f", {longest:,.1f} hours\n" in on_several_gpus.out
+    assert f"; {hours(least)} to {hours(least + longest * 3 / 4)} in any order\n" in on_several_gpus.out
+    assert "longest run: relational-k32 on cifar10 with conv4, 53 min\n" in on_several_gpus.out
     assert "on 1 GPUs" not in outcome.out
     assert load_params(params_file).grid[0].dataset == ["shapes"]  # planning changes no parameters
 
@@ -52,7 +66,7 @@ def test_sizes_of_stl10_and_tiny_imagenet_are_known_before_fetch(params_file: Pa
         ("tiny-resnet32", "relational-paper-k16", 100_000 * 16 * 200),
     ):
         chosen = load_params(suites.merge_suites({name: suites.load_suite(name)}, params_file))
-        assert rows_by_method(format_plan(chosen, lambda *_: 1e5))[method][5] == f"{views:,}"
+        assert rows_by_method(format_plan(chosen, assume_speed))[method][5] == f"{views:,}"
 
 
 def test_makespan_matches_examples_computed_by_hand() -> None:
@@ -164,7 +178,7 @@ def test_invalid_option_raises(params_file: Path, rr: RunRr, option: str, value:
 
 def test_more_gpus_than_runs_take_as_long_as_the_longest_run(params_file: Path, rr: RunRr) -> None:
     outcome = rr("plan", "views", "--views-per-second", "100000", "--gpus", "1000000")
-    assert "on 1000000 GPUs: 0.9 hours if the longest runs start first" in outcome.out
+    assert "on 1000000 GPUs: 53 min if the longest runs start first" in outcome.out
     tracemalloc.start()
     estimate_makespan([1.0, 2.0], 1_000_000)
     assert tracemalloc.get_traced_memory()[1] < 1e5
@@ -176,12 +190,12 @@ def test_completed_runs_are_not_counted(converted_project: Path, tmp_path: Path,
     monkeypatch.chdir(tmp_path / "project")
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
     assert rr(*PRETRAIN).code == 0
-    assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:] == ["0", "1", "0", "–", "0.0"]
+    assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:] == ["0", "1", "0", "–", "–"]
     write_params(tmp_path / "project", lambda params: params["methods"]["relational"].update(epochs=5))
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "4,000"]
 
 
-def test_size_of_a_custom_dataset_is_unknown_before_convert(project: Path, rr: RunRr) -> None:
+def test_size_of_a_custom_dataset_is_unknown_before_fetch(project: Path, rr: RunRr) -> None:
     def change(params: dict) -> None:
         source = {"kind": "imagefolder", "path": "nowhere", "test_fraction": 0.2, "on_unreadable": "raise"}
         params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source}
@@ -190,20 +204,47 @@ def test_size_of_a_custom_dataset_is_unknown_before_convert(project: Path, rr: R
     write_params(project, change)
     outcome = rr("plan", "--views-per-second", "1000")
     assert outcome.code == 0
-    assert "not included, because the size is unknown until rr convert has run: mine" in outcome.out
+    assert "not included, because the images are not known until rr fetch has run: mine" in outcome.out
 
 
-def test_throughput_is_measured_once_for_similar_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "MEASUREMENT_SECONDS", 0.05)
-    params = load_params(project / "params.yaml")
-    calls = []
-    measure = plan._measure_throughput
-    monkeypatch.setattr(plan, "_measure_throughput", lambda *arguments: calls.append(1) or measure(*arguments))
-    throughput = make_throughput_function("cpu")
-    text = format_plan(params, throughput)
-    assert 50 < float(rows_by_method(text)["relational"][6].replace(",", "")) < 1e6
-    format_plan(params, throughput)
-    assert len(calls) == 1
+def test_plan_of_a_grid_without_evaluations(project: Path, rr: RunRr) -> None:
+    write_params(project, lambda params: params["grid"].update(target=[]))
+    outcome = rr("plan", "--views-per-second", "1000")
+    assert outcome.code == 0
+    assert "2 pretraining runs, 2,400 views, 2 s if run one after the other; 0 evaluations" in outcome.out
+
+
+def test_problems_are_listed_after_the_plan(project: Path, rr: RunRr) -> None:
+    def change(params: dict) -> None:
+        params["methods"]["relational"].update(batch_size=1)
+        params["grid"]["method"] = ["relational", "supervised"]
+
+    write_params(project, change)
+    outcome = rr("plan", "--views-per-second", "1000")
+    assert outcome.code == 2
+    assert outcome.out.startswith("dataset")
+    assert rows_by_method(outcome.out)["relational"][5:] == ["?", "?", "?"]
+    assert rows_by_method(outcome.out)["supervised"][5:] == ["400", "1,000", "1", "s"]
+    assert outcome.err.startswith("rr: this grid cannot be completed:\nrelational cannot be trained on shapes, because")
+
+
+def test_measured_plan_has_a_line_on_stderr(project: Path, rr: RunRr) -> None:
+    outcome = rr("plan")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == "plan: measuring the speed of 1 different training step on this machine (up to 4 s)\n"
+    assert 50 < float(rows_by_method(outcome.out)["relational"][6].replace(",", "")) < 1e6
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_measurement(params_file: Path) -> None:
+    command = [sys.executable, "-m", "rr", "plan", "cifar"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    assert "measuring the speed of 12 different training steps" in process.stderr.readline()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1].startswith("rr: interrupted")
+    assert process.returncode == 130
 
 
 def test_unknown_suite_raises(params_file: Path, rr: RunRr) -> None:

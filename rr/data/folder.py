@@ -1,0 +1,268 @@
+"""List the files of a folder, and account for each file that is not used.
+
+`rr fetch`, `rr embed` and `rr retrieve` list folders only with this module, so all of them use the same files.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from rr.data.text import display_name
+
+# Reasons why a file is not used. They appear in the output of the commands and in the records.
+HIDDEN = "hidden"
+FROM_PROGRAM = "created by another program"
+UNSUPPORTED_FORMAT = "in a format that Pillow cannot read"
+OTHER_SUFFIX = "not an image"
+MISNAMED_IMAGE = "an image with an unusual suffix; rename it"
+NOT_REGULAR = "not a regular file"
+LISTED_FOLDER = "a link to a folder that is listed already"
+BROKEN_LINK = "a link that leads nowhere"
+UNREADABLE_FOLDER = "a folder that cannot be listed"
+INCOMPLETE = "not completely downloaded"
+UNREADABLE_FILE = "a file that cannot be read"
+
+# Files and folders that operating systems, file servers and other programs create, in lower case.
+_PROGRAM_NAMES = {
+    "__macosx", ".ds_store", ".appledouble", ".lsoverride", ".documentrevisions-v100", ".fseventsd", ".spotlight-v100",
+    ".temporaryitems", "temporary items", "network trash folder", "icon\r", "thumbs.db", "ehthumbs.db",
+    "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information", "lost+found",
+    "found.000", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", ".ipynb_checkpoints",
+    "__pycache__", ".thumbnails", ".thumb", ".picasaoriginals", "picasa.ini", ".picasa.ini", "zbthumbnail.info",
+    "_gsdata_", ".directory", ".stfolder", ".stversions", ".dropbox.cache", ".nomedia",
+}  # fmt: skip
+_PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock")
+_UNFINISHED_SUFFIXES = {".part", ".partial", ".crdownload", ".download", ".filepart", ".incomplete"}
+
+# Formats that Pillow identifies, but decodes only with other programs, if at all.
+_UNDECODABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+# Suffixes of images that Pillow cannot read. (Some versions of Pillow can read AVIF.)
+_UNSUPPORTED_SUFFIXES = {
+    ".heic", ".heif", ".hif", ".heics", ".avif", ".avifs", ".jxl", ".jxr", ".wdp", ".hdp", ".svg", ".svgz", ".psb",
+    ".ai", ".cdr", ".xcf", ".kra", ".exr", ".hdr", ".djvu", ".bpg", ".flif", ".cr2", ".cr3", ".crw", ".nef", ".nrw",
+    ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".erf", ".kdc",
+    ".mrw", ".mef", ".mos", ".dcr", ".raw", ".dcm", ".dicom", ".nii", ".czi", ".lif", ".nd2", ".svs", ".ndpi",
+}  # fmt: skip
+# Suffixes that other programs use for other contents. Such a file is an image only if Pillow identifies it.
+_AMBIGUOUS_SUFFIXES = {".bw", ".fit", ".gbr", ".im", ".msp", ".pcd", ".ras", ".rgb", ".rgba", ".vda", ".vst"}
+# Frequent suffixes of files that are certainly not images. To save time, these files are not opened.
+_NON_IMAGE_SUFFIXES = {
+    ".txt", ".md", ".rst", ".log", ".json", ".jsonl", ".ndjson", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".toml",
+    ".ini", ".cfg", ".html", ".htm", ".py", ".ipynb", ".m", ".mat", ".npy", ".npz", ".pkl", ".pt", ".db", ".sqlite",
+    ".parquet", ".arrow", ".xmp", ".aae", ".thm", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".zip",
+    ".tar", ".gz", ".tgz", ".7z", ".rar", ".doc", ".docx", ".xls", ".xlsx", ".md5", ".sha256", ".lnk", ".url", ".dvc",
+}  # fmt: skip
+# Formats with a signature at the start of the file, by which an image with another suffix is recognized.
+_SIGNED_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF", "ICO", "PSD")
+
+
+class SkippedFile(NamedTuple):
+    """A file that is not used. `name` is its path relative to the listed folder."""
+
+    name: str
+    reason: str
+
+
+class DamagedFile(NamedTuple):
+    """A file or folder that is damaged or incomplete; `problem` states what is wrong and what to do."""
+
+    name: str
+    reason: str
+    problem: str
+
+
+class FolderListing(NamedTuple):
+    """Everything in a folder. All paths are relative to it; they are sorted by their parts.
+
+    Attributes:
+        files: files of the requested kind.
+        folders: folders that were listed, or that could not be listed, without the folder itself.
+        skipped: all other files. A link to a folder that is not followed counts as a file.
+        damaged: files and folders that are damaged or incomplete.
+    """
+
+    files: list[str]
+    folders: list[str]
+    skipped: list[SkippedFile]
+    damaged: list[DamagedFile]
+
+
+class FileKind(NamedTuple):
+    """The files to list.
+
+    Attributes:
+        suffixes: suffixes of such files, in lower case.
+        reason_to_skip: function that returns the reason why a file is not one, or None, from its path and suffix.
+    """
+
+    suffixes: frozenset[str]
+    reason_to_skip: Callable[[str, str], str | None]
+
+
+def list_folder(root: Path, kind: FileKind) -> FolderListing:
+    """List the files of a kind in a folder and its subfolders.
+
+    Hidden files and those that other programs create are skipped. Links to files are followed, and links to folders
+    too, unless the folder is listed already or contains `root`. So no folder is listed twice.
+
+    Raises:
+        OSError: if `root` itself cannot be listed.
+    """
+    listing = FolderListing([], [], [], [])
+    real_root = os.path.realpath(root)
+    listed: set[str] = set()
+    todo = [("", str(root), real_root)]
+    links: list[tuple[str, str]] = []
+    while todo or links:
+        if not todo:  # folders of the tree itself have priority over links to them
+            name, path = min(links)
+            links.remove((name, path))
+            target = os.path.realpath(path)
+            if target in listed or os.path.commonpath([target, real_root]) == target:
+                listing.skipped.append(SkippedFile(name, LISTED_FOLDER))
+            else:
+                todo.append((name, path, target))
+            continue
+        name, path, real_path = todo.pop()
+        if real_path in listed:
+            listing.skipped.append(SkippedFile(name, LISTED_FOLDER))
+            continue
+        listed.add(real_path)
+        if name:
+            listing.folders.append(name)
+        try:
+            with os.scandir(path) as iterator:
+                entries = list(iterator)
+        except OSError as error:
+            if not name:
+                raise
+            listing.damaged.append(DamagedFile(name, UNREADABLE_FOLDER, f"{UNREADABLE_FOLDER} ({error.strerror})"))
+            continue
+        entry_names = {entry.name for entry in entries}
+        for entry in entries:
+            entry_name = f"{name}/{entry.name}" if name else entry.name
+            if problem := _find_placeholder(entry.name, entry_names, kind.suffixes):
+                listing.damaged.append(DamagedFile(entry_name, INCOMPLETE, problem))
+            elif reason := _reason_to_ignore(entry.name):
+                listing.skipped.extend(SkippedFile(file, reason) for file in _list_ignored(entry, entry_name))
+            elif entry.is_dir(follow_symlinks=False):
+                todo.append((entry_name, entry.path, os.path.join(real_path, entry.name)))
+            elif entry.is_symlink() and not _is_link_to_file(entry, entry_name, kind, links, listing):
+                continue
+            elif not entry.is_file():
+                listing.skipped.append(SkippedFile(entry_name, NOT_REGULAR))
+            elif reason := kind.reason_to_skip(entry.path, file_suffix(entry.name)):
+                listing.skipped.append(SkippedFile(entry_name, reason))
+            else:
+                listing.files.append(entry_name)
+    listing.files.sort(key=_parts)
+    listing.folders.sort(key=_parts)
+    listing.skipped.sort(key=lambda file: _parts(file.name))
+    listing.damaged.sort(key=lambda file: _parts(file.name))
+    return listing
+
+
+def _parts(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _is_link_to_file(
+    entry: os.DirEntry[str], name: str, kind: FileKind, links: list[tuple[str, str]], listing: FolderListing
+) -> bool:
+    """Return whether a link leads to a file. Add a link to a folder to `links`, and a broken one to `listing`."""
+    try:
+        if not stat.S_ISDIR(os.stat(entry.path).st_mode):
+            return True
+        links.append((name, entry.path))
+    except OSError as error:
+        if file_suffix(name) not in {"", *kind.suffixes}:
+            listing.skipped.append(SkippedFile(name, BROKEN_LINK))
+        elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            is_annexed = "annex/objects" in os.readlink(entry.path)
+            hint = "; run `git annex get` or `datalad get` in this folder" if is_annexed else ""
+            listing.damaged.append(DamagedFile(name, BROKEN_LINK, f"{BROKEN_LINK}{hint}"))
+            if not file_suffix(name):  # probably a link to a folder
+                listing.folders.append(name)
+        else:
+            listing.damaged.append(DamagedFile(name, UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror})"))
+    return False
+
+
+def _find_placeholder(name: str, names_in_folder: set[str], suffixes: frozenset[str]) -> str | None:
+    """Return what is wrong with a file that stands for a missing file, or is part of one; None for other files."""
+    stem, suffix = os.path.splitext(name)
+    if suffix == ".icloud" and name.startswith(".") and file_suffix(stem) in suffixes:
+        return "not downloaded from iCloud; download it in the Finder" if stem[1:] not in names_in_folder else None
+    if suffix == ".dvc" and stem and stem not in names_in_folder and file_suffix(stem) in {"", *suffixes}:
+        return f"its data ({display_name(stem)}) is missing; run `dvc pull`"
+    if suffix.lower() in _UNFINISHED_SUFFIXES and file_suffix(stem) in suffixes:
+        return "an unfinished download; complete or delete it"
+    return None
+
+
+def _reason_to_ignore(name: str) -> str | None:
+    lower = name.lower()
+    if lower in _PROGRAM_NAMES or lower.startswith(_PROGRAM_PREFIXES):
+        return FROM_PROGRAM
+    return HIDDEN if name.startswith(".") else None
+
+
+def _list_ignored(entry: os.DirEntry[str], name: str) -> Iterator[str]:
+    """Yield the name of an ignored file, or those of all files in an ignored folder. Links are not followed."""
+    if not entry.is_dir(follow_symlinks=False):
+        yield name
+        return
+    try:
+        with os.scandir(entry.path) as iterator:
+            entries = list(iterator)
+    except OSError:
+        yield name
+        return
+    for child in entries:
+        yield from _list_ignored(child, f"{name}/{child.name}")
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes of the formats that Pillow can decode, in lower case."""
+    formats = Image.registered_extensions()  # includes formats that Pillow can only write
+    readable = Image.OPEN.keys() - _UNDECODABLE_FORMATS
+    # MPO, the format of some stereo cameras, is read as JPEG.
+    return frozenset({suffix for suffix, name in formats.items() if name in readable} | {".mpo"})
+
+
+def _reason_not_an_image(path: str, suffix: str) -> str | None:
+    if suffix in image_suffixes():
+        return OTHER_SUFFIX if suffix in _AMBIGUOUS_SUFFIXES and not _is_identified(path, None) else None
+    if suffix in _UNSUPPORTED_SUFFIXES or suffix in Image.registered_extensions():
+        return UNSUPPORTED_FORMAT
+    if suffix in _NON_IMAGE_SUFFIXES:
+        return OTHER_SUFFIX
+    return MISNAMED_IMAGE if _is_identified(path, _SIGNED_FORMATS) else OTHER_SUFFIX
+
+
+def _is_identified(path: str, formats: tuple[str, ...] | None) -> bool:
+    """Return whether Pillow identifies a file as an image of one of the formats (None for all formats)."""
+    try:
+        with Image.open(path, formats=formats and [name for name in formats if name in Image.OPEN]):
+            return True
+    except (UnidentifiedImageError, OSError):
+        return False
+    except Exception:  # a damaged image, or one with too many pixels
+        return True
+
+
+def image_kind() -> FileKind:
+    """Return the kind of all image files that Pillow can read."""
+    return FileKind(image_suffixes(), _reason_not_an_image)
+
+
+def file_suffix(name: str) -> str:
+    """Return the suffix of a file name in lower case, such as ".jpg", or an empty string."""
+    return os.path.splitext(name)[1].lower()

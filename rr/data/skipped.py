@@ -1,0 +1,98 @@
+"""Account for the files of a source that are not used, and report those that cannot be read in one error."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from rr.data import raw
+from rr.data.folder import DamagedFile, SkippedFile, file_suffix
+from rr.data.text import display_name
+from rr.errors import UserError
+from rr.runtime.text import format_count
+
+UnreadablePolicy = Literal["raise", "skip"]  # what to do with a file that cannot be read
+_MAX_LISTED = 10
+
+
+class SkippedFiles:
+    """Counts the files that are not used by reason and suffix, and collects those that cannot be read.
+
+    Args:
+        on_unreadable: what to do about files that cannot be read: "raise" to raise an error that lists them at the end,
+            or "skip" to print and count them.
+        hint: end of the error message, which states what to do. "{them}" becomes "it" if there is only one file.
+    """
+
+    def __init__(self, on_unreadable: UnreadablePolicy, hint: str) -> None:
+        self._on_unreadable = on_unreadable
+        self._hint = hint
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._problems: list[str] = []  # the first ones
+        self._num_problems = 0
+
+    @property
+    def will_raise(self) -> bool:
+        """Whether `raise_if_unreadable` raises an error, so that the images need not be processed any more."""
+        return self._num_problems > 0
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of unused files by reason and suffix, in alphabetical order."""
+        counts: dict[str, dict[str, int]] = {}
+        for (reason, suffix), count in sorted(self._counts.items()):
+            counts.setdefault(reason, {})[suffix] = count
+        return counts
+
+    def add(self, file: SkippedFile) -> None:
+        """Count a file that is not used."""
+        self._counts[file.reason, display_name(file_suffix(file.name))] += 1
+
+    def add_damaged(self, file: DamagedFile, suffix: str | None = None) -> None:
+        """Report a file that cannot be read. `suffix` is the suffix to count it under, by default that of its name."""
+        text = f"{display_name(file.name)}: {file.problem}"
+        if self._on_unreadable == "skip":
+            print(f"skipped {text}", file=sys.stderr)
+            self._counts[file.reason, display_name(file_suffix(file.name)) if suffix is None else suffix] += 1
+            return
+        self._num_problems += 1
+        if len(self._problems) < _MAX_LISTED:
+            self._problems.append(text)
+
+    def is_readable(self, name: str, data: bytes, suffix: str | None = None) -> bool:
+        """Return whether an encoded image can be decoded. Report it if not."""
+        try:
+            raw.decode_image(data)
+        except raw.UnreadableImageError as error:
+            self.add_damaged(DamagedFile(name, error.reason, f"not a readable image ({error})"), suffix)
+            return False
+        return True
+
+    def iter_readable(
+        self, images: Iterable[raw.EncodedImage], suffix: str | None = None
+    ) -> Iterator[raw.EncodedImage]:
+        """Yield the images that can be decoded, and report the others. After an error, only look for more of them."""
+        for image in images:
+            if self.is_readable(image.name, image.data, suffix) and not self.will_raise:
+                yield image
+
+    def raise_if_unreadable(self) -> None:
+        """Raise UserError if files cannot be read, unless they are to be skipped. The message lists ten of them."""
+        if self._num_problems == 1:
+            raise UserError(f"{self._problems[0]}: {self._hint.replace('{them}', 'it')}")
+        if self._num_problems:
+            rest = self._num_problems - len(self._problems)
+            lines = [f"  {problem}" for problem in self._problems] + ([f"  and {rest:,} more"] if rest else [])
+            header, hint = f"{self._num_problems:,} images cannot be read:", self._hint.replace("{them}", "them")
+            raise UserError("\n".join([header, *lines, hint]))
+
+
+def format_skipped(counts: dict[str, dict[str, int]]) -> list[str]:
+    """Return a line for each reason, with the number of files and the five most frequent suffixes."""
+    lines = []
+    for reason, by_suffix in counts.items():
+        frequent = sorted(by_suffix.items(), key=lambda item: (-item[1], item[0]))
+        suffixes = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in frequent[:5]]
+        suffixes += ["…"] if len(frequent) > 5 else []
+        lines.append(f"skipped {format_count(sum(by_suffix.values()), 'files')}: {reason} ({', '.join(suffixes)})")
+    return lines

@@ -1,0 +1,327 @@
+"""Decide which folders are the splits and the classes of a dataset, and refuse an ambiguous layout."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from rr.data.folder import FolderListing, file_suffix
+from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role
+from rr.data.text import compose, display_name, format_names, path_to_text, printable
+from rr.errors import UserError, format_suggestion
+from rr.params import FolderSource, SplitNames
+from rr.runtime.text import format_count
+
+_HOW_TO_STATE = (
+    "State the layout in the source of this dataset in params.yaml: `splits: {train: FOLDER, test: FOLDER}` (without "
+    "test, test_fraction of train is held out), `splits: none` if each folder is a class, or `labels: none` to use all "
+    "images without labels"
+)
+
+
+class FolderLayout(NamedTuple):
+    """The images of a dataset by split and class.
+
+    Attributes:
+        class_names: names of the classes in alphabetical order; empty if the images are unlabeled.
+        files: for each split ("train" and "test", or "all" if test images are to be held out), the files of each class,
+            relative to the folder of the dataset. The key of unlabeled images is the empty string.
+        folders: the folder of each split, relative to the folder of the dataset, which is the empty string itself.
+        note: why the test folder was chosen, or an empty string.
+    """
+
+    class_names: list[str]
+    files: dict[str, dict[str, list[str]]]
+    folders: dict[str, str]
+    note: str
+
+
+def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> FolderLayout:
+    """Return the layout of the images in `root`.
+
+    Raises:
+        UserError: if the layout is ambiguous, if a class or a split has no images, if images are next to class folders,
+            or if train and test have different classes.
+    """
+    tree = _Tree(root, listing)
+    is_labeled = source.labels != "none"
+    if isinstance(source.splits, SplitNames):
+        folders, note = _stated_folders(tree, source.splits), ""
+    elif source.splits == "none":
+        folders, note = {"all": ""}, ""
+    else:
+        folders, note = _find_split_folders(tree, "", is_labeled)
+    if is_labeled:
+        is_checked = source.splits != "none"
+        files = {split: _list_classes(tree, folder, check_wrapper=is_checked) for split, folder in folders.items()}
+    else:
+        files = {split: {"": tree.files_below(folder)} for split, folder in folders.items()}
+    for split, classes in files.items():
+        if not any(classes.values()):
+            raise UserError(
+                f"{tree.path(folders[split])} has no images{tree.describe_skipped(folders[split])}: add some (.jpg, "
+                ".png, …), or correct the path of the source"
+            )
+    if "test" in files:
+        _check_same_classes(tree, folders, files)
+    classes = files["train" if "test" in files else "all"]
+    return FolderLayout(sorted(name for name in classes if name), files, folders, note)
+
+
+class _Tree:
+    """The folders of a listing, and the number of images in each.
+
+    A damaged file counts as an image, so that it does not change the layout.
+    """
+
+    def __init__(self, root: Path, listing: FolderListing) -> None:
+        self.root = root
+        self._listing = listing
+        self._files = listing.files
+        self.folders = listing.folders
+        self._children: dict[str, list[str]] = defaultdict(list)
+        for folder in listing.folders:
+            self._children[_parent(folder)].append(folder)
+        self.num_images: Counter[str] = Counter()  # with those in subfolders
+        self.num_direct_images: Counter[str] = Counter()
+        folders = set(listing.folders)
+        damaged = [f"{file.name}/?" if file.name in folders else file.name for file in listing.damaged]
+        for name in [*listing.files, *damaged]:
+            self.num_direct_images[_parent(name)] += 1
+            self.num_images[""] += 1
+            while name := _parent(name):
+                self.num_images[name] += 1
+
+    def children(self, folder: str) -> list[str]:
+        """Return the subfolders that contain images."""
+        return [child for child in self._children[folder] if self.num_images[child]]
+
+    def empty_children(self, folder: str) -> list[str]:
+        """Return the subfolders without images."""
+        return [child for child in self._children[folder] if not self.num_images[child]]
+
+    def files_below(self, folder: str) -> list[str]:
+        """Return the images in a folder and its subfolders."""
+        return [name for name in self._files if is_below(name, folder)]
+
+    def path(self, folder: str) -> str:
+        """Return the path of a folder for a message."""
+        return display_name(self.root / folder)
+
+    def describe(self, folders: Iterable[str]) -> str:
+        """Return the names of folders with their numbers of images for a message."""
+        texts = [
+            f"{display_name(folder)} ({format_count(self.num_images[folder], 'images')})"
+            for folder in sorted(folders, key=lambda folder: (-self.num_images[folder], folder))
+        ]
+        return format_names(texts)
+
+    def describe_skipped(self, folder: str) -> str:
+        """Return the files in a folder that are not used, as a part of a message."""
+        counts = Counter(
+            (file.reason, file_suffix(file.name)) for file in self._listing.skipped if is_below(file.name, folder)
+        )
+        texts = [
+            f"{count:,} {display_name(suffix) or 'without suffix'}: {reason}"
+            for (reason, suffix), count in counts.most_common(3)
+        ]
+        return f" ({'; '.join(texts)})" if texts else ""
+
+
+def is_below(name: str, folder: str) -> bool:
+    """Return whether a relative path is in a folder or in one of its subfolders. The root is the empty string."""
+    return not folder or name.startswith(f"{folder}/")
+
+
+def _stated_folders(tree: _Tree, splits: SplitNames) -> dict[str, str]:
+    """Return the folders of the splits that params.yaml names."""
+    by_text = {compose(path_to_text(folder)): folder for folder in tree.folders}
+    folders = {}
+    for split, name in (("train", splits.train), ("test", splits.test)):
+        if name is None:
+            continue
+        text = compose("/".join(part for part in name.split("/") if part not in ("", ".")))
+        if text not in by_text:
+            known = [printable(folder) for folder in by_text if "/" not in folder or len(by_text) <= 10]
+            raise UserError(
+                f"splits.{split}: {tree.path('')} has no folder {printable(name)}. Correct it in the source of this "
+                f"dataset in params.yaml; {format_suggestion(name, known)}"
+            )
+        folders[split] = by_text[text]
+    train, test = folders["train"], folders.get("test")
+    if test is None:
+        return {"all": train}
+    if is_below(f"{train}/", test) or is_below(f"{test}/", train):
+        raise UserError(
+            f"splits: train ({display_name(train)}) and test ({display_name(test)}) must not contain each other: "
+            "correct them in the source of this dataset in params.yaml"
+        )
+    return folders
+
+
+def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dict[str, str], str]:
+    """Return the folder of each split in `folder`, and why the test folder was chosen."""
+    by_role: dict[str | None, list[str]] = defaultdict(list)
+    for child in [*tree.children(folder), *tree.empty_children(folder)]:
+        by_role[find_role(_base(child))].append(child)
+    children = tree.children(folder)
+    others = [child for child in children if find_role(_base(child)) is None]
+    train = by_role[TRAIN]
+    tests = [by_role[role] for role in TEST_ROLES if by_role[role]]
+    where = tree.path(folder)
+    if train and tests:
+        test, note = _choose_test_folder(tree, train[0], tests) if is_labeled else (tests[0], "")
+        for candidates, split in ((train, "training"), (test, "test")):
+            if len(candidates) > 1:
+                raise _ambiguous(
+                    f"{where} has {len(candidates)} folders of {split} images: {tree.describe(candidates)}"
+                )
+        return {"train": train[0], "test": test[0]}, note
+    if is_labeled:
+        if train and others:
+            raise _ambiguous(
+                f"{where} has a folder {display_name(_base(train[0]))}, but none of test images, and other folders: "
+                f"{tree.describe(others)}"
+            )
+        if len(train) > 1:
+            raise _ambiguous(f"{where} has {len(train)} folders of training images: {tree.describe(train)}")
+        if train:
+            return {"all": train[0]}, ""
+        if tests:
+            names = [child for candidates in tests for child in candidates]
+            raise _ambiguous(
+                f"{where} has no folder of training images, but {tree.describe(names)}"
+                + (f" among other folders: {tree.describe(others)}" if others else "")
+            )
+    inner = folder
+    while len(tree.children(inner)) == 1 and not tree.num_direct_images[inner]:
+        inner = tree.children(inner)[0]
+        if any(find_role(_base(child)) for child in tree.children(inner)):
+            return _find_split_folders(tree, inner, is_labeled)
+    if is_labeled:
+        if inner != folder:
+            _refuse_wrapper(tree, children[0])
+        _refuse_splits_in_classes(tree, folder)
+    return {"all": folder if is_labeled else ""}, ""
+
+
+def _choose_test_folder(tree: _Tree, train: str, tests: list[list[str]]) -> tuple[list[str], str]:
+    """Return the folders of the first test split, or of the first one with class folders if only that one has none."""
+    first, *rest = tests
+    if tree.children(train) and not any(tree.children(folder) for folder in first):
+        for candidates in rest:
+            if any(tree.children(folder) for folder in candidates):
+                return candidates, f"{display_name(first[0])} has no class folders"
+    return first, ""
+
+
+def _refuse_wrapper(tree: _Tree, folder: str) -> None:
+    """Raise UserError if `folder`, which would be the only class, contains folders that look like classes."""
+    subfolders = tree.children(folder)
+    if subfolders and not tree.num_direct_images[folder]:
+        raise _ambiguous(
+            f"{tree.path(folder)} would be the only class, but contains folders of images: "
+            f"{tree.describe(subfolders)}. If they are the classes, give {tree.path(folder)} as the path of the "
+            f"source, or {display_name(folder)} in splits"
+        )
+
+
+def _refuse_splits_in_classes(tree: _Tree, folder: str) -> None:
+    """Raise UserError if the names of the class folders, or of folders in them, contain the names of splits."""
+    for parent in tree.folders:
+        if not is_below(parent, folder):
+            continue
+        roles = {find_role(_base(sub)): sub for sub in tree.children(parent)}
+        is_pair = TRAIN in roles and not roles.keys().isdisjoint(TEST_ROLES)
+        found = [sub for role, sub in roles.items() if role]
+        if is_pair or (found and _parent(parent) == folder):
+            raise _ambiguous(
+                f"{tree.path(parent)} would be part of a class, but contains splits: {tree.describe(found)}"
+            )
+    by_rest: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for child in tree.children(folder):
+        words = re.split(r"[-_. ]+", _base(child))
+        for position, word in enumerate(words if len(words) > 1 else []):
+            if role := find_role(word):
+                by_rest[(*words[:position], *words[position + 1 :])][role] = child
+    for found_roles in by_rest.values():
+        if TRAIN in found_roles and len(found_roles) > 1:
+            raise _ambiguous(
+                f"{tree.path(folder)} has folders whose names contain a split and a class: "
+                f"{tree.describe(found_roles.values())}. Move them into a folder of training images and a folder of "
+                "test images"
+            )
+
+
+def _list_classes(tree: _Tree, folder: str, *, check_wrapper: bool) -> dict[str, list[str]]:
+    """Return the images of each class folder in `folder`; the key of images without a class folder is an empty string.
+
+    Raises:
+        UserError: if there are images next to class folders, or if a class folder has no images.
+    """
+    children = tree.children(folder)
+    if not children:
+        return {"": tree.files_below(folder)}
+    if direct := [name for name in tree.files_below(folder) if _parent(name) == folder]:
+        raise UserError(
+            f"{tree.path(direct[0])} is next to class folders: move all images in {tree.path(folder)} into class "
+            "folders or elsewhere, or set `labels: none` in the source of this dataset in params.yaml to use all "
+            "images without labels"
+        )
+    for child in tree.empty_children(folder):
+        raise UserError(
+            f"{tree.path(child)} has no images{tree.describe_skipped(child)}: add some (.jpg, .png, …), or remove this "
+            "folder"
+        )
+    if check_wrapper and len(children) == 1:
+        _refuse_wrapper(tree, children[0])
+    by_folder: dict[str, list[str]] = defaultdict(list)  # without folders that contain only damaged files
+    depth = len(folder) + 1 if folder else 0
+    for name in tree.files_below(folder):
+        by_folder[name[: name.index("/", depth)]].append(name)
+    names: dict[str, str] = {}
+    for child in by_folder:
+        name = compose(path_to_text(_base(child)))
+        if name in names:
+            raise UserError(
+                f"{tree.path(folder)} has two folders with the same name {display_name(name)}, written in different "
+                f"characters ({_base(names[name])!a} and {_base(child)!a}): merge or rename them"
+            )
+        names[name] = child
+    return {name: by_folder[child] for name, child in sorted(names.items())}
+
+
+def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, dict[str, list[str]]]) -> None:
+    """Raise UserError if the splits have different classes."""
+    different = sorted(files["train"].keys() ^ files["test"].keys())
+    if not different:
+        return
+    train, test = (tree.path(folders[split]) for split in ("train", "test"))
+    hold_out = (
+        f"To hold out test_fraction of the training images instead, set `splits: {{train: "
+        f"{display_name(folders['train'])}}}` in the source of this dataset in params.yaml"
+    )
+    if "" in different:
+        without = test if "" in files["test"] else train
+        raise UserError(
+            f"{without} has no class folders, unlike {train if without == test else test}: add the class folders, or "
+            f"set `labels: none` to use all images without labels. {hold_out}"
+        )
+    names = format_names([display_name(name) for name in different])
+    raise UserError(
+        f"{train} and {test} must have the same class folders: add or remove what is only in one of them: {names}. "
+        f"{hold_out}"
+    )
+
+
+def _ambiguous(seen: str) -> UserError:
+    return UserError(f"ambiguous layout: {seen}. {_HOW_TO_STATE}")
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]

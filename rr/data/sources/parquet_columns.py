@@ -1,0 +1,202 @@
+"""Choose the columns of images and labels of a Parquet file, and read the labels and the names of the classes."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rr.data import raw
+from rr.data.text import compose, display_name, printable
+from rr.errors import UserError
+from rr.params import ParquetSource
+
+_IMAGE_NAMES = ("image", "img")
+_LABEL_NAMES = ("label", "labels", "fine_label")
+# Integer columns with such names are not labels.
+_NOT_LABELS = re.compile(
+    r"(.*[_ ])?(ids?|idx|index|width|height|size|bytes|year|count|timestamp)|__index_level_\d+__|unnamed.*"
+)
+_KEY_HINT = "in the source of this dataset in params.yaml"
+
+
+class Columns(NamedTuple):
+    """The names of the columns to read. `label` is None if the images are unlabeled."""
+
+    image: str
+    label: str | None
+
+
+def choose_columns(path: Path, schema: pa.Schema, source: ParquetSource) -> Columns:
+    """Return the columns of images and labels that `source` names or, by default, those that can be recognized.
+
+    Raises:
+        UserError: if the columns do not exist or have other types, or if several columns are possible.
+    """
+    features = _read_features(schema)
+    return Columns(
+        _choose_image_column(path, schema, source.image, features),
+        None if source.labels == "none" else _choose_label_column(path, schema, source.label, features),
+    )
+
+
+def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.Schema, expected_path: Path) -> None:
+    """Raise UserError if a file does not have the columns of another file of the dataset."""
+    for name in filter(None, columns):
+        if schema.names.count(name) != 1:
+            raise _column_error(
+                path, schema, f"has no column '{printable(name)}', which {display_name(expected_path)} has"
+            )
+        field, other = schema.field(name).type, expected.field(name).type
+        is_same_kind = is_image_type(field) if name == columns.image else _label_kind(field) == _label_kind(other)
+        if not is_same_kind:
+            raise _column_error(
+                path,
+                schema,
+                f"has another type of column '{printable(name)}' than {display_name(expected_path)} ({other})",
+            )
+
+
+def has_image_column(schema: pa.Schema, source: ParquetSource) -> bool:
+    """Return whether a file has a column that may contain images."""
+    names = [source.image] if source.image else schema.names
+    return any(schema.names.count(name) == 1 and is_image_type(schema.field(name).type) for name in names)
+
+
+def has_labels(file: pq.ParquetFile, columns: Columns) -> bool:
+    """Return whether a file has at least one label."""
+    if columns.label is None or columns.label not in file.schema_arrow.names:
+        return False
+    labels = file.read(columns=[columns.label])[columns.label]
+    return any(label not in (None, raw.UNLABELED) for label in labels.unique().to_pylist())
+
+
+def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | list[str | None]:
+    """Return the labels of all rows: integers (-1 if unlabeled) or texts (None if unlabeled).
+
+    Raises:
+        UserError: if an integer is out of range, or if a text is empty.
+    """
+    array = file.read(columns=[column])[column]
+    is_text = _label_kind(array.type) == "text"
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.string())
+    values = array.to_pylist()
+    if not is_text:
+        labels = [raw.UNLABELED if value is None else value for value in values]
+        for label in (min(labels, default=0), max(labels, default=0)):
+            raw.check_label(label, display_name(path))
+        return labels
+    if "" in values:
+        raise UserError(
+            f"{display_name(path)}, row {values.index('')}: the label in column '{printable(column)}' is an empty "
+            "text; use null for unlabeled images"
+        )
+    return [value and compose(value) for value in values]
+
+
+def read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """Return the names of the classes in the metadata of a file (key `huggingface`), or None without such names."""
+    names = _read_features(schema).get(column, {}).get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    # JSON text may contain escapes of characters that do not exist.
+    return [compose(name.encode("utf-8", "backslashreplace").decode()) for name in names]
+
+
+def is_image_type(kind: pa.DataType) -> bool:
+    """Return whether values of a type may be images: bytes, or a struct with the field `bytes`."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and (
+            pa.types.is_null(kind.field("bytes").type) or is_image_type(kind.field("bytes").type)
+        )
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def describe_columns(schema: pa.Schema) -> dict[str, str]:
+    """Return the type of each column."""
+    return {printable(field.name): str(field.type) for field in schema}
+
+
+def missing_image_problem(path: Any) -> str:
+    """Return what is wrong with a row without bytes; `path` is the path that it stores instead, or None."""
+    if not path:
+        return "the image is missing"
+    return (
+        f"the image is missing; only its path is stored ({printable(str(path))}): write the file with embedded images"
+    )
+
+
+def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, features: dict[str, Any]) -> str:
+    if key is not None:
+        if schema.names.count(key) != 1 or not is_image_type(schema.field(key).type):
+            raise _column_error(path, schema, f"has no column '{printable(key)}' of images (`image`)")
+        return key
+    candidates = [field.name for field in schema if is_image_type(field.type) and schema.names.count(field.name) == 1]
+    marked = [name for name in candidates if features.get(name, {}).get("_type") == "Image"]
+    named = [name for name in _IMAGE_NAMES if name in candidates]
+    choice = named[:1] or (marked if len(marked) == 1 else candidates)
+    if len(choice) == 1:
+        return choice[0]
+    if candidates:
+        raise _column_error(path, schema, f"has several columns of bytes; set `image: NAME` {_KEY_HINT}")
+    raise _column_error(
+        path,
+        schema,
+        "has no column of embedded images (bytes, or a struct with the field 'bytes'; paths are not enough)",
+    )
+
+
+def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, features: dict[str, Any]) -> str:
+    def is_label(name: str) -> bool:
+        return schema.names.count(name) == 1 and _label_kind(schema.field(name).type) is not None
+
+    if key is not None:
+        if not is_label(key):
+            raise _column_error(path, schema, f"has no column '{printable(key)}' of integers or texts (`label`)")
+        return key
+    if named := [name for name in _LABEL_NAMES if name in schema.names]:
+        if is_label(named[0]):
+            return named[0]
+        problem = f"has a column '{named[0]}' that contains neither integers nor texts"
+        raise _column_error(path, schema, f"{problem}; convert it, or set `label: NAME` or `labels: none` {_KEY_HINT}")
+    marked = [name for name in schema.names if is_label(name) and features.get(name, {}).get("_type") == "ClassLabel"]
+    integers = [
+        field.name
+        for field in schema
+        if pa.types.is_integer(field.type) and is_label(field.name) and not _NOT_LABELS.fullmatch(field.name.lower())
+    ]
+    candidates = marked or integers
+    if len(candidates) == 1:
+        return candidates[0]
+    problem = "has several columns that may be labels" if candidates else "has no column of labels"
+    raise _column_error(
+        path, schema, f"{problem}; set `label: NAME`, or `labels: none` for unlabeled images, {_KEY_HINT}"
+    )
+
+
+def _label_kind(kind: pa.DataType) -> str | None:
+    """Return whether labels of a type are integers or texts, or None if they are not labels."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind):
+        return "integer"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
+        return "text"
+    return None
+
+
+def _read_features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Return what the `huggingface` metadata of a file says about each column."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _column_error(path: Path, schema: pa.Schema, problem: str) -> UserError:
+    columns = ", ".join(f"'{name}' ({kind})" for name, kind in describe_columns(schema).items())
+    return UserError(f"{display_name(path)} {problem}. Its columns are {columns}")

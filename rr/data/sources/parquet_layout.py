@@ -1,0 +1,234 @@
+"""Decide which Parquet files are the splits of a dataset, and refuse ambiguous names and missing files."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role
+from rr.data.text import compose, display_name, format_names, path_to_text, printable
+from rr.errors import UserError
+from rr.params import SplitNames
+
+# Names such as train-00000-of-00003, or with a hash at the end; those that Spark writes; and any with a number.
+_SHARD = re.compile(r"(?P<base>.*?)[-_.]?(?P<index>\d+)[-_]of[-_](?P<total>\d+)(?:[-_][0-9a-f]{8,})?")
+_SPARK_PART = re.compile(r"(?P<base>part)-(?P<index>\d+)-[0-9a-f-]{36}.*")
+_NUMBERED = re.compile(r"(?P<base>.*?)(?P<separator>[-_.]?)(?P<index>\d+)")
+_HOW_TO_STATE = (
+    "State the files in the source of this dataset in params.yaml: `splits: {train: 'PATTERN', test: 'PATTERN'}` with "
+    "names, folders or patterns such as 'train-*.parquet' (without test, test_fraction of train is held out), or "
+    "`splits: none` to use all files without splits"
+)
+
+
+class ParquetLayout(NamedTuple):
+    """The files of a dataset, as paths relative to its folder.
+
+    Attributes:
+        train: files of the training images, or of all images if there is no test split.
+        tests: for each possible test split, its name and files, in the order of preference.
+        unused: all other files.
+        without_images: files that have no column of images.
+    """
+
+    train: list[str]
+    tests: dict[str, list[str]]
+    unused: list[str]
+    without_images: list[str]
+
+
+class _File(NamedTuple):
+    """A file name and its parts.
+
+    Attributes:
+        name: path relative to the folder of the dataset.
+        roles: splits that the names of its folders and of the file itself mean.
+        config: the folders that do not mean a split.
+        group: equal for the files of a numbered set.
+        number: number of the file in its set, or None.
+        total: number of files in its set, if the name states it.
+        is_separated: whether the number cannot be a part of the name, as in `cifar10`.
+    """
+
+    name: str
+    roles: frozenset[str]
+    config: str
+    group: tuple[str, ...]
+    number: int | None
+    total: int | None
+    is_separated: bool
+
+
+def find_layout(
+    root: Path, names: Sequence[str], splits: SplitNames | str, has_images: Callable[[str], bool]
+) -> ParquetLayout:
+    """Return which of the files `names` in `root` belong to which split.
+
+    Args:
+        root: the folder of the files.
+        names: paths of all Parquet files, relative to `root`.
+        splits: the key `splits` of the source.
+        has_images: function that returns whether a file has a column of images.
+
+    Raises:
+        UserError: if the names are ambiguous, or if files of the training split are missing.
+    """
+    files = [_parse(name) for name in names]
+    if isinstance(splits, SplitNames):
+        return _stated_layout(root, files, splits)
+    known = [] if splits == "none" else [file for file in files if file.roles]
+    without_images = [file.name for file in files if file not in known and not has_images(file.name)]
+    others = [file for file in files if file not in known and file.name not in without_images]
+    if not known:
+        groups = _group(others)
+        if len(groups) > 1 and splits != "none":
+            raise _ambiguous(f"{display_name(root)} has several files without the name of a split: {_list(others)}")
+        for group in groups.values():
+            _check_numbers(root, group)
+        return ParquetLayout([file.name for file in others], {}, [], without_images)
+    if others:
+        raise _ambiguous(f"next to {_list(known[:1])}, {display_name(root)} has other files of images: {_list(others)}")
+    configs = sorted({file.config for file in known})
+    if len(configs) > 1:
+        places = format_names([display_name(root / config) for config in configs])
+        raise UserError(
+            f"{display_name(root)} has several configurations of the dataset: {places}. Give one of them as the path "
+            "of the source, or state the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
+        )
+    by_role: dict[str, list[_File]] = defaultdict(list)
+    for file in known:
+        if len(file.roles) > 1:
+            raise _ambiguous(f"{display_name(root / file.name)} contains the names of two splits")
+        by_role[next(iter(file.roles))].append(file)
+    if TRAIN not in by_role:
+        raise _ambiguous(f"{display_name(root)} has no files of training images, but {_list(known)}")
+    check_set(root, [file.name for file in by_role[TRAIN]])
+    tests = {role: [file.name for file in by_role[role]] for role in TEST_ROLES if role in by_role}
+    return ParquetLayout([file.name for file in by_role[TRAIN]], tests, [], without_images)
+
+
+def check_set(root: Path, names: Sequence[str]) -> None:
+    """Raise UserError if the files of a split are not a single file or a single complete set of numbered files."""
+    files = [_parse(name) for name in names]
+    if len(_group(files)) > 1:
+        raise _ambiguous(f"{display_name(root)} has several sets of files for one split: {_list(files)}")
+    _check_numbers(root, files)
+
+
+def _parse(name: str) -> _File:
+    *folders, filename = name.split("/")
+    stem = filename.rpartition(".")[0] or filename
+    match = _SHARD.fullmatch(stem) or _SPARK_PART.fullmatch(stem) or _NUMBERED.fullmatch(stem)
+    parts = match.groupdict() if match else {}
+    base, number = parts.get("base", stem), parts.get("index", "")
+    # Spark writes a set of files as a folder, such as train.parquet.
+    folder_roles = {folder: find_role(folder.removesuffix(".parquet")) for folder in folders}
+    return _File(
+        name,
+        roles=frozenset(filter(None, [*folder_roles.values(), find_role(base)])),
+        config="/".join(folder for folder in folders if not folder_roles[folder]),
+        group=(*folders, base, "numbered" if number else ""),
+        number=int(number) if number else None,
+        total=int(parts["total"]) if parts.get("total") else None,
+        is_separated=parts.get("separator") != "" or not base or number.startswith("0"),
+    )
+
+
+def _group(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:
+    """Return the files by the set that they belong to according to their names."""
+    groups: dict[tuple[str, ...], list[_File]] = defaultdict(list)
+    for file in files:
+        groups[file.group].append(file)
+    return groups
+
+
+def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File] | None = None) -> None:
+    """Raise UserError if files of a numbered set are missing.
+
+    Args:
+        root: the folder of the files.
+        files: the files of the set that are used.
+        existing: all files of the set that exist; by default, those that are used.
+    """
+    if not files or files[0].number is None or (len(files) == 1 and not files[0].is_separated):
+        return
+    where = display_name(root)
+    totals = {file.total for file in files}
+    if len(totals) > 1:
+        raise UserError(
+            f"{where} has files of different sets: {_list(files)}. Remove those that do not belong to the dataset, or "
+            "download them again"
+        )
+    (total,) = totals
+    counts = Counter(file.number for file in existing or files if file.number is not None)
+    if twice := [file for file in files if file.number is not None and counts[file.number] > 1]:
+        names = _list([file for file in existing or files if file.number == twice[0].number])
+        raise UserError(
+            f"{where} has several files with the number {twice[0].number}: {names}. Remove all but one of them"
+        )
+    if total is None:
+        first, last = 0 if 0 in counts or 1 not in counts else 1, max(counts)
+    else:  # some programs count from 1
+        first = 1 if total in counts and 0 not in counts else 0
+        last = total - 1 + first
+    if max(counts) > last:
+        raise UserError(
+            f"{where}: the number of {_list([max(files, key=lambda f: f.number or 0)])} exceeds the total in its name: "
+            "download the files again"
+        )
+    missing = [str(number) for number in range(first, min(last, 10**5) + 1) if number not in counts]
+    if missing:
+        numbers = format_names(missing)
+        raise UserError(
+            f"{where}: files are missing. The set of {_list(files[:1])} should have the numbers {first} to {last}, but "
+            f"has none for {numbers}. Download these files, or rename the others to use only those"
+        )
+
+
+def _stated_layout(root: Path, files: Sequence[_File], splits: SplitNames) -> ParquetLayout:
+    """Return the files that the patterns in params.yaml match."""
+    groups = _group(files)
+    chosen: dict[str, list[str]] = {}
+    for split, pattern in (("train", splits.train), ("test", splits.test)):
+        if pattern is None:
+            continue
+        parts = [part for part in compose(pattern).split("/") if part not in ("", ".")]
+        # A pattern that matches a folder matches all files in it.
+        matching = [file for file in files if _matches(compose(path_to_text(file.name)).split("/"), [*parts, "**"])]
+        if not matching:
+            raise UserError(
+                f"splits.{split}: no Parquet file in {display_name(root)} matches {printable(pattern)}; it contains "
+                f"{_list(files)}. Correct it in the source of this dataset in params.yaml"
+            )
+        if len(matching) > 1:
+            for group, members in _group(matching).items():
+                _check_numbers(root, members, groups[group])
+        chosen[split] = [file.name for file in matching]
+    if both := [name for name in chosen["train"] if name in chosen.get("test", [])]:
+        raise UserError(
+            f"splits: {display_name(both[0])} matches the patterns of train and test; correct them in the source of "
+            "this dataset in params.yaml"
+        )
+    used = {name for matching in chosen.values() for name in matching}
+    unused = [file.name for file in files if file.name not in used]
+    return ParquetLayout(chosen["train"], {"test": chosen["test"]} if "test" in chosen else {}, unused, [])
+
+
+def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether the parts of a path match those of a pattern. The part `**` matches any number of folders."""
+    if not pattern:
+        return not name
+    first, *rest = pattern
+    if first == "**":
+        return any(_matches(name[start:], rest) for start in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], first) and _matches(name[1:], rest)
+
+
+def _ambiguous(seen: str) -> UserError:
+    return UserError(f"ambiguous files: {seen}. {_HOW_TO_STATE}")
+
+
+def _list(files: Sequence[_File]) -> str:
+    return format_names([display_name(file.name) for file in files])

@@ -1,0 +1,24 @@
+"""Recognize the names of splits in the names of folders and files, such as `train`, `Testing` or `val_set`."""
+
+import re
+
+from rr.data.text import path_to_text
+
+UNUSED = "outside the splits that are used"  # reason why a file is not used
+TRAIN = "train"
+TEST_ROLES = ("test", "holdout", "eval", "val", "dev")  # the first one that exists is the test split
+_PATTERN = re.compile(
+    r"(?:split=)?(?:images?|imgs?|data|dataset)?"
+    r"(?:(?P<train>train(?:ing|val)?|trn)|(?P<test>test(?:ing)?|tst)|(?P<holdout>holdout|heldout)"
+    r"|(?P<eval>eval(?:uation)?)|(?P<val>val|valid|validate|validation)|(?P<dev>dev|devel|development))"
+    r"(?:sets?|splits?|data|dataset|images?|imgs?|samples?|folder|dir)?\d*"
+)
+
+
+def find_role(name: str) -> str | None:
+    """Return the split that the name of a folder or a file means: "train", one of TEST_ROLES, or None.
+
+    Upper and lower case, separators and digits at the end make no difference.
+    """
+    match = _PATTERN.fullmatch(re.sub(r"[-_. ]", "", path_to_text(name).casefold()))
+    return match.lastgroup if match else None

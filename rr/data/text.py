@@ -1,0 +1,34 @@
+"""Write the names of files and classes as text, in messages and in data."""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+_MAX_LISTED = 10
+
+
+def path_to_text(path: str | Path) -> str:
+    """Return the path as text, with escapes for bytes that are not valid UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def compose(text: str) -> str:
+    """Return the text in the composed form of Unicode (NFC), in which equal names have equal characters."""
+    return unicodedata.normalize("NFC", text)
+
+
+def display_name(path: str | Path) -> str:
+    """Return the path as one line of printable text, with escapes for all other characters."""
+    return printable(path_to_text(path))
+
+
+def printable(text: str) -> str:
+    """Return the text with escapes for characters that are not printable."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def format_names(names: Sequence[str]) -> str:
+    """Return the first ten names, separated by commas, and the number of the others."""
+    rest = len(names) - _MAX_LISTED
+    return ", ".join(names[:_MAX_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -1,0 +1,167 @@
+"""What the methods require of their inputs. This module does not load torch, so that a grid is checked quickly."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from rr.params import DeepClusterConfig, ImportedConfig, MethodConfig
+from rr.params.methods import TrainableConfig
+from rr.runtime.hashing import file_sha256
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a method requires of its mini-batches and labels.
+
+    Attributes:
+        min_batch_size: the smallest number of images for which the loss is defined. Datasets whose last mini-batch is
+            smaller are rejected.
+        drop_last: whether the last mini-batch of an epoch is left out if it is smaller than the others.
+        label_fraction: the fraction of each class's training labels that the loss receives.
+    """
+
+    min_batch_size: int = 2
+    drop_last: bool = False
+    label_fraction: float = 0.0
+
+
+def data_requirements(config: MethodConfig) -> Requirements:
+    """Return the requirements of a method; the defaults suit most methods."""
+    match config.kind:
+        case "relational":
+            # With two views, a single image has a single pair, which has no batch statistics.
+            return Requirements(min_batch_size=1 if config.views > 2 else 2, label_fraction=config.label_fraction)
+        case "supervised":
+            return Requirements(min_batch_size=1 if config.views > 1 else 2, label_fraction=1.0)
+        case "rotation":
+            return Requirements(min_batch_size=1)  # one image has four rotations
+        case "infomax":
+            return Requirements(drop_last=True)
+        case _:
+            return Requirements()
+
+
+def images_per_epoch(config: MethodConfig, num_images: int) -> int:
+    """Return how many of `num_images` training images an epoch of a method that trains uses."""
+    assert isinstance(config, TrainableConfig)
+    return num_images - (num_images % config.batch_size if data_requirements(config).drop_last else 0)
+
+
+def count_clusters(config: DeepClusterConfig, num_classes: int) -> int:
+    """Return the total number of clusters for a dataset with `num_classes` classes."""
+    return config.clusters * (num_classes if config.clusters_per == "class" else 1)
+
+
+def find_training_problem(config: MethodConfig, labels: np.ndarray, num_classes: int) -> str | None:
+    """Return why a method cannot be trained on images with these labels, and what to do, or None.
+
+    Args:
+        config: an entry of `methods` in params.yaml.
+        labels: label of each training image, int64 (N,); -1 if unlabeled.
+        num_classes: number of classes of the dataset, 0 if it has none.
+    """
+    if not isinstance(config, TrainableConfig):
+        return None
+    return (
+        _find_label_problem(config, labels, num_classes)
+        or _find_cluster_problem(config, len(labels), num_classes)
+        or _find_batch_problem(config, len(labels))
+    )
+
+
+def find_imported_problem(config: ImportedConfig, backbone: str) -> str | None:
+    """Return why the file of an imported backbone cannot be used, and what to do, or None.
+
+    Args:
+        config: the path of the file and its SHA-256.
+        backbone: the architecture that the file must contain.
+    """
+    path = Path(config.path)
+    if not path.is_file():
+        return f"{path}: no such file: create it with rr import, or correct the method's path in params.yaml"
+    sha256 = file_sha256(path)
+    if sha256 != config.sha256:
+        return (
+            f"{path}: the SHA-256 of the file is {sha256}, but the method's sha256 in params.yaml is {config.sha256}: "
+            "restore the file, or set the method's sha256 to that of the file"
+        )
+    try:
+        with safe_open(path, "np") as file:
+            name = json.loads((file.metadata() or {})["rr"])["backbone"]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return f"{path}: not a backbone file of this project: create it with rr import"
+    if name != backbone:
+        return (
+            f"{path} contains weights of {name}, but the backbone of this run is {backbone}: run the method with "
+            f"backbone {name}"
+        )
+    return None
+
+
+def _find_label_problem(config: MethodConfig, labels: np.ndarray, num_classes: int) -> str | None:
+    if not data_requirements(config).label_fraction:
+        return None
+    remedy = "choose a method that needs no labels"
+    if config.kind == "relational":
+        remedy = "set label_fraction: 0.0 of the method in params.yaml"
+    num_unlabeled = int((labels < 0).sum())
+    if num_unlabeled:
+        return (
+            f"the method needs a label for every training image, but {num_unlabeled:,} of {len(labels):,} are "
+            f"unlabeled: {remedy}, or label the images"
+        )
+    if labels.max() >= num_classes:
+        return (
+            f"the label {labels.max()} has no class name (the number of class names is {num_classes}): correct the "
+            "source and run rr fetch again"
+        )
+    num_trained = len(np.unique(labels))
+    if num_trained < 2:
+        return (
+            "the method needs training images of at least two classes, but the number of their classes is "
+            f"{num_trained}: {remedy}, or add training images of another class"
+        )
+    return None
+
+
+def _find_cluster_problem(config: MethodConfig, num_images: int, num_classes: int) -> str | None:
+    if config.kind != "deepcluster":
+        return None
+    if config.clusters_per == "class" and num_classes < 1:
+        return (
+            "clusters_per is class, but the dataset has no classes: in params.yaml, set clusters_per: dataset of the "
+            "method, and set its clusters to the total number of clusters"
+        )
+    num_clusters = count_clusters(config, num_classes)
+    if num_clusters > num_images:
+        return (
+            f"the method needs at least one training image for each of its {num_clusters:,} clusters, but the number "
+            f"of training images is {num_images:,}: lower clusters of the method in params.yaml"
+        )
+    return None
+
+
+def _find_batch_problem(config: TrainableConfig, num_images: int) -> str | None:
+    batch_size, requirements = config.batch_size, data_requirements(config)  # type: ignore[arg-type]
+    if min(batch_size, num_images) < 2:
+        remedy = "raise batch_size of the method in params.yaml" if batch_size < 2 else "add training images"
+        return (
+            f"a mini-batch must contain at least two images, but batch_size is {batch_size:,} and the number of "
+            f"training images is {num_images:,}: {remedy}"
+        )
+    if requirements.drop_last:
+        if num_images < batch_size:
+            return (
+                f"the method needs at least one whole mini-batch, but batch_size is {batch_size:,} and the number of "
+                f"training images is {num_images:,}: lower batch_size of the method in params.yaml"
+            )
+    elif 0 < num_images % batch_size < requirements.min_batch_size:
+        return (
+            f"the last mini-batch contains {num_images % batch_size} of the {num_images:,} training images, because "
+            f"batch_size is {batch_size:,}, but the method needs at least {requirements.min_batch_size} images in "
+            "every mini-batch: choose another batch_size of the method in params.yaml"
+        )
+    return None

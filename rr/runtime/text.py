@@ -1,0 +1,37 @@
+"""Format counts, rates and durations as the progress lines and `rr status` show them."""
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in the largest suitable unit, e.g. "45 s", "12 min", "3.5 h" or "2.1 d"."""
+    if seconds < 99.5:
+        return f"{max(seconds, 0):.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
+
+
+def format_rate(rate: float, unit: str) -> str:
+    """Return a positive number of units per second, or of seconds per unit if that is more than one.
+
+    `unit` is the name of the units in the plural, with the ending s. Bytes are shown in megabytes.
+    """
+    if unit == "bytes":
+        return f"{rate / 1e6:,.1f} MB/s"
+    if rate >= 0.995:
+        return f"{rate:,.0f} {unit}/s" if rate >= 9.95 else f"{rate:.1f} {unit}/s"
+    seconds = 1 / rate
+    duration = f"{seconds:.1f} s" if seconds < 9.95 else format_duration(seconds)
+    return f"{duration}/{unit.removesuffix('s')}"
+
+
+def format_count(count: int, unit: str, singular: str = "") -> str:
+    """Return a number with its unit, such as "1 image" for 1 and "images". Bytes are shown in megabytes.
+
+    Args:
+        count: the number.
+        unit: name of the unit in the plural.
+        singular: name of the unit in the singular. The default is `unit` without its ending s.
+    """
+    if unit == "bytes":
+        return f"{count / 1e6:,.1f} MB"
+    return f"{count:,} {(singular or unit.removesuffix('s')) if count == 1 else unit}"

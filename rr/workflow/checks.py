@@ -1,0 +1,214 @@
+"""Compare a grid with everything that is known before the first training: labels, numbers of images, memory and disk.
+
+`rr plan` and `rr doctor` report the problems of the whole grid. `rr convert` and `rr pretrain` stop if there are any,
+so that no training starts for a grid that cannot be completed.
+"""
+
+import contextlib
+import os
+import resource
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rr import paths
+from rr.data.class_names import parse_class_names
+from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
+from rr.data.sources import slimagenet, tiny_imagenet
+from rr.errors import UserError
+from rr.evaluate.checks import find_protocol_problem, find_target_problem
+from rr.methods.requirements import find_imported_problem, find_training_problem
+from rr.params import Params
+from rr.params.methods import TrainableConfig
+from rr.workflow import grid
+from rr.workflow.records import load_record
+
+# Numbers of training images, test images and classes of the sources that always have the same size. Their classes all
+# have the same number of images. A dataset without labels has 0 classes.
+_FIXED_SIZES = {
+    "cifar10": (50_000, 10_000, 10),
+    "cifar100": (50_000, 10_000, 100),
+    "cifar100_20": (50_000, 10_000, 20),
+    "stl10": (5_000, 8_000, 10),
+    "stl10_unlabeled": (100_000, 8_000, 0),
+    "tiny_imagenet": (
+        tiny_imagenet.CLASSES * tiny_imagenet.TRAIN_PER_CLASS, tiny_imagenet.TEST, tiny_imagenet.CLASSES,
+    ),
+    "slimagenet64": (
+        slimagenet.CLASSES * slimagenet.TRAIN_PER_CLASS,
+        slimagenet.CLASSES * (slimagenet.PER_CLASS - slimagenet.TRAIN_PER_CLASS),
+        slimagenet.CLASSES,
+    ),
+}  # fmt: skip
+# A job of a cluster may run on another machine than the other jobs of the grid.
+_CLUSTER_VARIABLES = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
+
+
+class KnownDataset(NamedTuple):
+    """What is known of a dataset: the names of its classes, and the label of each image; -1 if unlabeled."""
+
+    class_names: list[str]
+    train_labels: np.ndarray
+    test_labels: np.ndarray
+
+
+def find_known_dataset(params: Params, name: str) -> KnownDataset | None:
+    """Return the labels of a dataset, or None if they are unknown until `rr fetch` has run.
+
+    The files of `rr fetch` and `rr convert` are used if they belong to the present parameters. Damaged files are
+    ignored here, because the stages that read them report the damage.
+    """
+    files = paths.DatasetPaths(name)
+    try:
+        has_record = paths.record_file(files.raw_dir).is_file()
+        # Files without a record of `rr fetch` come from another machine.
+        if not has_record or load_record(files.raw_dir)["params"] == grid.make_fetch_run(params, name).params:
+            return _read_labels(files.images if files.images.is_file() else files.index)
+    except (OSError, pa.ArrowException, KeyError, ValueError, UserError):
+        pass
+    return _make_labels(params.datasets[name].source)
+
+
+def find_grid_problems(params: Params) -> list[str]:
+    """Return a line for each reason why runs of the grid cannot succeed: what is wrong, where, and what to do.
+
+    Datasets that are not known yet have no problems. This does not load torch.
+    """
+    datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
+    problems = [_find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
+    evaluations = list(grid.evaluations(params))
+    target_problems = {
+        name: find_target_problem(name, *target) if (target := datasets[name]) else None
+        for name in dict.fromkeys(evaluation.target for evaluation in evaluations)
+    }
+    problems += target_problems.values()
+    for name, protocol, seed in dict.fromkeys((e.target, e.protocol, e.pretraining.seed) for e in evaluations):
+        if (target := datasets[name]) and not target_problems[name]:
+            labels = (target.train_labels, target.test_labels)
+            problems.append(find_protocol_problem(protocol, params.protocols[protocol], name, *labels, seed))
+    return list(dict.fromkeys(filter(None, problems)))
+
+
+def find_pretraining_problem(params: Params, run: paths.PretrainPaths) -> str | None:
+    """Return why a pretraining run cannot succeed, and what to do, or None. This does not load torch."""
+    return _find_pretraining_problem(params, run, find_known_dataset(params, run.dataset))
+
+
+def _find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: KnownDataset | None) -> str | None:
+    config = params.methods[run.method]
+    if config.kind == "imported":
+        problem = find_imported_problem(config, run.backbone)
+        return f"methods.{run.method}.path: {problem}" if problem else None
+    problem = dataset and find_training_problem(config, dataset.train_labels, len(dataset.class_names))
+    return f"{run.method} cannot be trained on {run.dataset}, because {problem}" if problem else None
+
+
+def _read_labels(path: Path) -> KnownDataset:
+    """Read the labels from the raw file or the index of a dataset."""
+    table = pq.read_table(path, columns=["split", "label"])
+    labels = table["label"].to_numpy()
+    is_test = pc.equal(table["split"].cast(pa.string()), "test").to_numpy()
+    return KnownDataset(parse_class_names(table.schema.metadata), labels[~is_test], labels[is_test])
+
+
+def _make_labels(source: Any) -> KnownDataset | None:
+    """Return labels for a source whose numbers of images and classes are known, in an arbitrary order."""
+    if source.kind == "shapes":
+        num_train, num_test, num_classes = source.train, source.test, len(SHAPES_CLASSES)
+    elif source.kind in _FIXED_SIZES:
+        num_train, num_test, num_classes = _FIXED_SIZES[source.kind]
+    else:
+        return None
+    train, test = (
+        np.arange(count) % num_classes if num_classes else np.full(count, -1) for count in (num_train, num_test)
+    )
+    return KnownDataset([str(label) for label in range(num_classes)], train, test)
+
+
+def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, num_processes: int = 1) -> str | None:
+    """Return why a training step of a run cannot fit in the memory of this machine or its GPU, or None.
+
+    Only steps that certainly do not fit are a problem (see `estimate_min_step_bytes`). This loads torch.
+
+    Args:
+        params: all parameters.
+        run: the pretraining run.
+        device: torch device of the training.
+        num_processes: number of processes that share a mini-batch.
+    """
+    config = params.methods[run.method]
+    if not isinstance(config, TrainableConfig):
+        return None
+    from rr.workflow.estimates import estimate_min_step_bytes
+
+    dataset = find_known_dataset(params, run.dataset)
+    num_images = min(config.batch_size, len(dataset.train_labels)) if dataset else config.batch_size
+    num_views, size = max(1, num_images // num_processes) * config.views, params.datasets[run.dataset].image_size
+    needed, available = estimate_min_step_bytes(run.backbone, size, num_views, params.precision), _memory_bytes(device)
+    if needed <= available:
+        return None
+    place = "this machine" if device == "cpu" else "the GPU"
+    return (
+        f"a training step of {run.method} on {run.dataset} with {run.backbone} ({num_views:,} views of {size} x {size} "
+        f"pixels) needs more than {needed / 1e9:,.1f} GB of memory, but {place} has {available / 1e9:,.1f} GB: lower "
+        f"batch_size or views of methods.{run.method}, or image_size of datasets.{run.dataset}, in params.yaml"
+    )
+
+
+def find_machine_problems(params: Params, device: str) -> list[str]:
+    """Return a line for each reason why this machine does not have the memory or the disk space for the grid.
+
+    Runs that have a record are left out. This loads torch.
+    """
+    from rr.workflow.estimates import estimate_weights_bytes
+
+    runs = [run for run in grid.pretrainings(params) if not paths.record_file(run.folder).is_file()]
+    different = {(run.dataset, run.backbone, run.method): run for run in runs}  # and not only in their seeds
+    problems = [find_memory_problem(params, run, device) for run in different.values()]
+    needed = sum(estimate_weights_bytes(run.backbone) for run in runs)
+    for name in grid.dataset_names(params):
+        if not paths.record_file(paths.DatasetPaths(name).beton_dir).is_file():
+            needed += estimate_beton_bytes(params, name)
+    free = shutil.disk_usage(".").free
+    if needed > free:
+        problems.append(
+            f"the betons and weights of the grid need {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free on the "
+            "disk of this folder: free some space, or remove datasets from grid.data in params.yaml"
+        )
+    return list(dict.fromkeys(filter(None, problems)))
+
+
+def estimate_beton_bytes(params: Params, name: str) -> int:
+    """Return the size of the pixels of a dataset, which is 0 if the number of images is not known."""
+    dataset = find_known_dataset(params, name)
+    num_images = len(dataset.train_labels) + len(dataset.test_labels) if dataset else 0
+    return num_images * params.datasets[name].image_size ** 2 * 3
+
+
+def runs_on_cluster() -> bool:
+    """Return whether this process is a job of a cluster, so that other jobs may run on other machines."""
+    return any(name in os.environ for name in _CLUSTER_VARIABLES)
+
+
+def _memory_bytes(device: str) -> int:
+    """Return the memory of the GPU, or the largest memory that this process may use on the CPU, including swap."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.get_device_properties(device).total_memory
+    limits, swap = [resource.getrlimit(resource.RLIMIT_AS)[0]], 0
+    with contextlib.suppress(OSError, KeyError, ValueError):  # not Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kilobytes = {key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in lines)}
+        swap = 1024 * kilobytes["SwapTotal"]
+        limits.append(1024 * kilobytes["MemTotal"] + swap)
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # `max` means that there is no limit
+            limits.append(int(Path("/sys/fs/cgroup", file).read_text(encoding="ascii")) + swap)
+    return min((limit for limit in limits if limit > 0), default=sys.maxsize)

@@ -1,0 +1,44 @@
+"""Make Snakemake keep the former outputs of a stage until `rr` has replaced them.
+
+By default, Snakemake deletes the outputs of a job before it runs, and after it fails. Its flag `update()` keeps them,
+but copies every file first, and records a failed job as if it had succeeded. In DVC, `persist: true` keeps them.
+"""
+
+from typing import Any
+
+from snakemake.jobs import Job
+from snakemake.persistence import PersistenceBase
+
+
+def keep_former_outputs() -> None:
+    """Change Snakemake in this process, so that a failed or killed job leaves its former outputs and their metadata.
+
+    This relies on `rr`, which replaces the outputs of a stage only when all new ones are complete. The Snakefile calls
+    this function, also in the processes that Snakemake starts on the nodes of a cluster.
+    """
+    postprocess, incomplete = Job.postprocess, PersistenceBase.incomplete
+
+    async def remove_logs(job: Job) -> None:
+        for log in job.log:
+            await log.remove(remove_non_empty_dir=False)
+
+    async def postprocess_unless_failed(job: Job, *arguments: Any, error: bool = False, **options: Any) -> None:
+        if not error:
+            await postprocess(job, *arguments, error=error, **options)
+            return
+        persistence = job.dag.workflow.persistence
+        for file in job.output:
+            persistence._unmark_incomplete(persistence._get_key(file))
+
+    async def replaced_by_killed_job(persistence: PersistenceBase, job: Job) -> list[Any]:
+        """Return the outputs that are newer than the start of a job that Snakemake has not seen end."""
+        files = []
+        for file in await incomplete(persistence, job):
+            start = persistence._get_recorded_starttime(persistence._get_key(file))
+            if start is None or (await file.mtime()).local_or_storage() >= start:
+                files.append(file)
+        return files
+
+    Job.remove_existing_output = remove_logs
+    Job.postprocess = postprocess_unless_failed
+    PersistenceBase.incomplete = replaced_by_killed_job

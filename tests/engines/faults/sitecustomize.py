@@ -1,0 +1,35 @@
+"""Make a stage fail when all of its outputs are complete but not yet in place.
+
+Python imports this module at its start if this folder is in PYTHONPATH. RR_TEST_FAULT contains the stage and the fault.
+"""
+
+import errno
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).parents[2] / "offline/sitecustomize.py"))
+fsync = os.fsync
+
+
+def fail_and_fsync(file: int) -> None:
+    """Cause the fault when the stage writes its last file, the record."""
+    stage, _, fault = os.environ["RR_TEST_FAULT"].partition(": ")
+    if sys.argv[1:2] == [stage] and os.readlink(f"/proc/self/fd/{file}").endswith("/.run.tmp.json"):
+        match fault:
+            case "full disk":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            case "bug":
+                raise ZeroDivisionError
+            case "killed stage":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "killed engine":
+                os.killpg(0, signal.SIGKILL)  # the engine and the stage
+            case "Ctrl-C":
+                os.killpg(0, signal.SIGINT)
+    fsync(file)
+
+
+os.fsync = fail_and_fsync

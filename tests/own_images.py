@@ -1,0 +1,91 @@
+"""Folders and Parquet files of images, for the tests of the sources of your own images."""
+
+import io
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from rr.data import raw
+from rr.fetch import fetch
+from rr.params import FolderSource, ParquetSource
+
+_numbers = itertools.count()
+
+
+def make_image(image_format: str = "PNG") -> bytes:
+    """Return an encoded image that differs from all others."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(next(_numbers)).integers(0, 256, (4, 4, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def save_file(path: Path, data: bytes | None = None) -> Path:
+    """Write a file, by default with an image, and its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(make_image() if data is None else data)
+    return path
+
+
+def save_tree(root: Path, counts: Mapping[str, int]) -> Path:
+    """Write as many images into each folder as `counts` states; return `root`."""
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            save_file(root / folder / f"{number}.png")
+    return root
+
+
+def make_table(
+    labels: Sequence[Any] | pa.Array, names: Sequence[str] | None = None, *, image: str = "image", label: str = "label",
+    **columns: Any,
+) -> pa.Table:  # fmt: skip
+    """Return a table as on the Hugging Face Hub. `names` are the class names in its metadata."""
+    images = [{"bytes": make_image(), "path": f"{row}.png"} for row in range(len(labels))]
+    table = pa.table({image: images, label: labels, **columns})
+    if names is None:
+        return table
+    features = {label: {"_type": "ClassLabel", "names": list(names)}}
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def save_tables(root: Path, tables: Mapping[str, pa.Table | bytes]) -> Path:
+    """Write Parquet files, or other files from their bytes; return `root`."""
+    for name, table in tables.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(table, bytes):
+            path.write_bytes(table)
+        else:
+            pq.write_table(table, path)
+    return root
+
+
+def fetch_folder(root: Path, **keys: Any) -> dict[str, Any]:
+    """Fetch the images of a folder into a file next to it, and return the facts."""
+    return fetch(FolderSource(kind="imagefolder", path=str(root), **keys), raw_file(root), root.parent / "download")
+
+
+def fetch_parquet(root: Path, **keys: Any) -> dict[str, Any]:
+    """Fetch the images of a Parquet file or a folder into a file next to it, and return the facts."""
+    return fetch(ParquetSource(kind="parquet", path=str(root), **keys), raw_file(root), root.parent / "download")
+
+
+def raw_file(root: Path) -> Path:
+    """Return the path of the file that `fetch_folder` and `fetch_parquet` write."""
+    return root.parent / "fetched" / "images.parquet"
+
+
+def fetched_labels(root: Path) -> dict[str, tuple[str, str]]:
+    """Return the split and the class name (empty if unlabeled) of each image that was fetched, by its name."""
+    data = raw.RawFile(raw_file(root))
+    names = [name for name, _ in data.iter_images()]
+    classes = ["" if label < 0 else data.class_names[label] for label in data.labels]
+    return dict(zip(names, zip(data.splits.tolist(), classes, strict=True), strict=True))

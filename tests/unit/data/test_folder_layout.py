@@ -1,0 +1,280 @@
+"""Tests of the layout of folders of images: splits, classes, and layouts that are refused."""
+
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pytest
+from own_images import fetch_folder, fetched_labels, raw_file, save_file, save_tree
+
+from rr.data import raw
+from rr.errors import UserError
+from rr.fetch import describe
+
+CLASSES = {"cat": 3, "dog": 3}
+
+
+def in_folders(*folders: str, count: int = 3) -> dict[str, int]:
+    return {f"{folder}/{name}": count for folder in folders for name in ("cat", "dog")}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("Train", "Test"),
+        ("TRAIN", "VAL"),
+        ("Training", "Testing"),
+        ("training_set", "test_set"),
+        ("training-set", "test-set"),
+        ("trainset", "testset"),
+        ("train", "valid"),
+        ("train", "validation"),
+        ("train", "dev"),
+        ("train", "eval"),
+        ("train", "holdout"),
+        ("train2017", "val2017"),
+        ("train_images", "test_images"),
+        ("images/train", "images/val"),
+        ("a/b/train", "a/b/test"),
+    ],
+)
+def test_names_of_splits_are_recognized(tmp_path: Path, train: str, test: str) -> None:
+    root = save_tree(tmp_path / "images", in_folders(train, count=4) | in_folders(test, count=2))
+    facts = fetch_folder(root)
+    assert facts["images"] == {"train": 8, "test": 4}
+    assert facts["images_per_class"] == {"train": {"cat": 4, "dog": 4}, "test": {"cat": 2, "dog": 2}}
+    assert facts["splits"] == {"train": f"folder {train}", "test": f"folder {test}"}
+    for name, (split, class_name) in fetched_labels(root).items():
+        assert name.startswith(f"{train if split == 'train' else test}/{class_name}/")
+
+
+@pytest.mark.parametrize("others", [["val"], ["extra"], ["Validation", "dev", "x/y"]])
+def test_test_folder_has_priority_and_other_folders_are_reported(tmp_path: Path, others: list[str]) -> None:
+    root = save_tree(tmp_path / "images", in_folders("train", "test", *others) | {"": 1})
+    save_file(root / "notes.txt", b"")
+    facts = fetch_folder(root)
+    assert facts["images"] == {"train": 6, "test": 6}
+    assert facts["skipped"] == {
+        "not an image": {".txt": 1}, "outside the splits that are used": {".png": 6 * len(others) + 1},
+    }  # fmt: skip
+    folders = sorted(other.split("/")[0] for other in others)
+    assert facts["splits"]["not used"] == ", ".join(
+        ["outside of folders (1 image)", *(f"{name} (6 images)" for name in folders)]
+    )
+    assert f"not used: {facts['splits']['not used']}" in describe(facts)
+
+
+def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", in_folders("train", "val") | {"test": 5})
+    facts = fetch_folder(root)
+    assert facts["splits"]["test"] == "folder val (test has no class folders)"
+    assert facts["splits"]["not used"] == "test (5 images)"
+
+
+@pytest.mark.parametrize(
+    ("counts", "seen"),
+    [
+        (in_folders("train", "stuff"), "folder train, but none of test images, and other folders: stuff (6 images)"),
+        (in_folders("train", "Training", "test"), "2 folders of training images: Training (6 images), train (6"),
+        (in_folders("train", "Training"), "2 folders of training images"),
+        (in_folders("train", "test", "Testing"), "2 folders of test images: Testing (6 images), test (6 images)"),
+        (CLASSES | {"test": 2}, "no folder of training images, but test (2 images) among other folders: cat (3"),
+        (in_folders("test"), "no folder of training images, but test (6 images)"),
+        (in_folders("test", "val"), "no folder of training images, but test (6 images), val (6 images)"),
+        (CLASSES | {"train": 2}, "has a folder train, but none of test images, and other folders: cat (3 images), dog"),
+        (in_folders("birds"), "birds would be the only class, but contains folders of images: birds/cat (3 images)"),
+        (in_folders("a/birds"), "a would be the only class, but contains folders of images: a/birds (6 images)"),
+        (in_folders("train/images", "test/images"), "train/images would be the only class, but contains folders"),
+        ({"cat/train": 2, "cat/test": 2, "dog/train": 2, "dog/test": 2}, "cat would be part of a class, but contains"),
+        ({"v1/a/train": 2, "v1/a/test": 2, "v2": 2}, "v1/a would be part of a class, but contains splits: v1/a/test"),
+        ({"cat_train": 2, "cat_test": 2, "dog_train": 2}, "names contain a split and a class: cat_test (2 images),"),
+        ({"train cat": 2, "val cat": 2}, "names contain a split and a class: train cat (2 images), val cat (2 images)"),
+    ],
+)  # fmt: skip
+def test_ambiguous_layout_raises(tmp_path: Path, counts: dict[str, int], seen: str) -> None:
+    root = save_tree(tmp_path / "images", counts)
+    with pytest.raises(UserError) as caught:
+        fetch_folder(root)
+    assert str(caught.value).startswith("ambiguous layout: ")
+    assert seen in str(caught.value)
+    assert "`splits: {train: FOLDER, test: FOLDER}`" in str(caught.value)
+    assert "`splits: none` if each folder is a class" in str(caught.value)
+    assert not raw_file(root).exists()
+
+
+def test_folders_without_images_do_not_matter_for_the_layout(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", in_folders("images/train", "images/test") | {"labels/train": 0})
+    save_file(root / "labels/train/0.txt", b"1")
+    assert fetch_folder(root)["splits"] == {"train": "folder images/train", "test": "folder images/test"}
+    root = save_tree(tmp_path / "other", in_folders("train", count=10))
+    save_file(root / "annotations/0.xml", b"")
+    assert fetch_folder(root)["images"] == {"train": 16, "test": 4}
+
+
+def test_stated_splits_are_used(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", in_folders("old/train", "new/Bilder", "new/train", count=5))
+    facts = fetch_folder(root, splits={"train": "old/train", "test": "./new/Bilder/"})
+    assert facts["splits"] == {
+        "train": "folder old/train", "test": "folder new/Bilder", "not used": "new/train (10 images)",
+    }  # fmt: skip
+    facts = fetch_folder(root, splits={"train": "new/train"}, test_fraction=0.4)
+    assert facts["images"] == {"train": 6, "test": 4}
+    assert facts["splits"]["test"] == "0.4 of the images of each class, held out"
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        ({"train": "trian"}, "splits.train: {root} has no folder trian. Correct it .*; did you mean 'train'"),
+        ({"train": "train", "test": ".."}, r"splits.test: {root} has no folder \.\."),
+        (
+            {"train": "train", "test": "train/cat"},
+            r"train \(train\) and test \(train/cat\) must not contain each other",
+        ),
+        ({"train": "train", "test": "train"}, r"train \(train\) and test \(train\) must not contain each other"),
+    ],
+)
+def test_stated_splits_that_do_not_fit_raise(tmp_path: Path, splits: dict[str, str], expected: str) -> None:
+    root = save_tree(tmp_path / "images", in_folders("train", "test"))
+    with pytest.raises(UserError, match=expected.format(root=root)):
+        fetch_folder(root, splits=splits)
+
+
+def test_without_splits_each_folder_is_a_class(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"train": 5, "test": 5, "bus/old": 5})
+    assert fetch_folder(root, splits="none")["images_per_class"]["train"] == {"bus": 4, "test": 4, "train": 4}
+    shutil.rmtree(root / "train")
+    shutil.rmtree(root / "test")
+    assert fetch_folder(root, splits="none")["images_per_class"]["train"] == {"bus": 4}
+
+
+@pytest.mark.parametrize(
+    ("counts", "splits", "expected"),
+    [
+        ({"2019/summer": 4, "2020": 4, "": 2}, "auto", (8, 2)),
+        ({"Training": 5, "Holiday": 5}, "auto", (8, 2)),
+        ({"train": 3, "test/a": 2, "more": 2}, "auto", (3, 2)),
+        ({"train": 3, "test": 2}, "none", (4, 1)),
+        ({"x/a": 3, "y/b": 2, "z": 1}, {"train": "x", "test": "y"}, (3, 2)),
+    ],
+)
+def test_images_without_labels(tmp_path: Path, counts: dict, splits: object, expected: tuple[int, int]) -> None:
+    root = save_tree(tmp_path / "images", counts)
+    facts = fetch_folder(root, labels="none", splits=splits)
+    assert tuple(facts["images"].values()) == expected
+    assert facts["classes"] == 0
+    assert set(raw.RawFile(raw_file(root)).labels) == {raw.UNLABELED}
+    assert f"unlabeled images: {expected[0]} train, {expected[1]} test" in describe(facts)
+
+
+def test_flat_test_folder_raises_with_both_ways_out(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", in_folders("train") | {"test": 3})
+    with pytest.raises(UserError, match=r"test has no class folders, unlike .*/train") as caught:
+        fetch_folder(root)
+    assert "set `splits: {train: train}`" in str(caught.value)
+    assert "`labels: none`" in str(caught.value)
+
+
+def test_equal_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    counts = {f"train/{composed}": 2, f"test/{decomposed}": 2, "train/dog": 2, "test/dog": 2}
+    assert fetch_folder(save_tree(tmp_path / "a", counts))["images_per_class"]["test"] == {composed: 2, "dog": 2}
+    with pytest.raises(UserError, match=r"two folders with the same name café, .* \('cafe\\u0301' and 'caf\\xe9'\)"):
+        fetch_folder(save_tree(tmp_path / "b", {composed: 2, decomposed: 2}))
+
+
+def test_class_name_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {os.fsdecode(b"caf\xe9"): 5, "a\nb": 5})
+    facts = fetch_folder(root)
+    assert list(facts["images_per_class"]["train"]) == ["a\nb", "caf\\xe9"]
+    assert "classes (train + test images): a\\nb (4 + 1), caf\\xe9 (4 + 1)" in describe(facts)
+
+
+def test_class_with_a_single_distinct_image_stays_in_training(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"cat": 1, "dog": 5, "owl": 1})
+    for copy in ("a.png", "b.png"):
+        shutil.copy(root / "owl/0.png", root / "owl" / copy)
+    facts = fetch_folder(root, test_fraction=0.9)
+    assert facts["images_per_class"] == {"train": {"cat": 1, "dog": 1, "owl": 3}, "test": {"dog": 4}}
+    shutil.rmtree(root / "dog")
+    with pytest.raises(
+        UserError, match="no test image can be held out, because every distinct image is the only one of"
+    ):
+        fetch_folder(root)
+    assert not raw_file(root).with_suffix(".tmp.parquet").exists()
+
+
+def test_damage_and_unreadable_images_are_reported_together(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"cat": 4, "dog": 4})
+    (root / "cat/annex.png").symlink_to("../.git/annex/objects/x")
+    save_file(root / "dog/lfs.png", b"version https://git-lfs.github.com/spec/v1\n")
+    save_file(root / "dog/empty.png", b"")
+    save_file(root / "dog/page.png", b"<!DOCTYPE html>")
+    with pytest.raises(UserError) as caught:
+        fetch_folder(root)
+    assert str(caught.value).splitlines() == [
+        "4 images cannot be read:",
+        "  cat/annex.png: a link that leads nowhere; run `git annex get` or `datalad get` in this folder",
+        "  dog/empty.png: not a readable image (the file is empty)",
+        "  dog/lfs.png: not a readable image (a Git LFS pointer instead of the file; run `git lfs pull`)",
+        "  dog/page.png: not a readable image (an HTML page (of a failed download?) instead of an image)",
+        f"repair or remove them in {root}, or set 'on_unreadable: skip' in the source of this dataset in params.yaml",
+    ]
+    assert not raw_file(root).exists()
+    facts = fetch_folder(root, on_unreadable="skip", test_fraction=0.5)
+    assert facts["images_per_class"] == {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}}
+    assert facts["skipped"] == {
+        "a Git LFS pointer": {".png": 1}, "a link that leads nowhere": {".png": 1}, "an empty file": {".png": 1},
+        "not an image in spite of its suffix": {".png": 1},
+    }  # fmt: skip
+
+
+def test_damage_is_reported_before_the_layout_that_it_causes(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", in_folders("train"))
+    (root / "test").symlink_to("/no/such/folder")
+    (root / "extra").symlink_to("/no/such/folder")
+    with pytest.raises(UserError, match="2 images cannot be read:\n  extra: a link that leads nowhere\n  test: a link"):
+        fetch_folder(root)
+
+
+def test_damage_outside_the_splits_is_only_counted(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", in_folders("train", "test", "extra"))
+    (root / "extra/x.png").symlink_to("nowhere")
+    assert fetch_folder(root)["skipped"] == {"outside the splits that are used": {".png": 7}}
+
+
+def test_class_whose_training_images_are_all_skipped_raises(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", in_folders("train", "test"))
+    for path in (root / "train/cat").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="no training image of cat can be read: repair or add training images"):
+        fetch_folder(root, on_unreadable="skip")
+    assert not raw_file(root).exists()
+
+
+def test_file_that_changes_while_it_is_read_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = save_tree(tmp_path / "images", {"cat": 5})
+    read_bytes = Path.read_bytes
+    calls: list[Path] = []
+
+    def read_changed_bytes(path: Path) -> bytes:
+        calls.append(path)
+        return read_bytes(path) + (b"x" if calls.count(path) == 2 and path.name == "3.png" else b"")
+
+    monkeypatch.setattr(Path, "read_bytes", read_changed_bytes)
+    with pytest.raises(UserError, match=r"cat/3\.png has changed while the images were read: run rr fetch again"):
+        fetch_folder(root)
+    assert not raw_file(root).exists()
+
+
+def test_class_folder_with_only_damaged_files_is_skipped(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"cat": 5, "dog": 0})
+    (root / "dog/x.png").symlink_to("nowhere")
+    (root / "owl").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"2 images .*\n  dog/x\.png: a link that leads nowhere\n  owl: a"):
+        fetch_folder(root)
+    facts = fetch_folder(root, on_unreadable="skip")
+    assert facts["images_per_class"] == {"train": {"cat": 4}, "test": {"cat": 1}}
+    assert facts["skipped"] == {"a link that leads nowhere": {"": 1, ".png": 1}}

@@ -1,0 +1,427 @@
+"""Tests of Parquet files of images: splits, shards, columns, labels, and files that are refused."""
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers import RunRr, add_dataset, open_fetched
+from own_images import fetch_parquet, fetched_labels, make_image, make_table, raw_file, save_file, save_tables
+
+from rr.data import raw
+from rr.errors import UserError
+from rr.fetch import describe
+
+LABELS = [0, 1] * 6
+
+
+def save(tmp_path: Path, *names: str, **tables: Any) -> Path:
+    """Write a table with twelve labeled images into each file of a folder."""
+    return save_tables(tmp_path / "set", {name: make_table(LABELS) for name in names} | tables)
+
+
+def check_raises(root: Path, message: str, **keys: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        fetch_parquet(root, **keys)
+    assert message in str(caught.value)
+    assert not raw_file(root).exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (["train.parquet"], ["test.parquet"]),
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], ["test-00000-of-00001.parquet"]),
+        (["data/train-00000-of-00001-ab12cd34ef56ab78.parquet"], ["data/validation-00000-of-00001-0123456789.parquet"]),
+        (["default/train/0000.parquet", "default/train/0001.parquet"], ["default/test/0000.parquet"]),
+        (["train/0000.parquet"], ["val/0000.parquet"]),
+        (["plain/train-1-of-2.parquet", "plain/train-2-of-2.parquet"], ["plain/dev.parquet"]),
+        (["Train_0.parquet", "Train_1.parquet"], ["TEST.parquet"]),
+        (["train.parquet/part-00000-12345678-1234-1234-1234-123456789abc-c000.snappy.parquet"], ["test.parquet"]),
+        (["split=train/a.parquet"], ["split=test/a.parquet"]),
+    ],
+)
+def test_names_of_splits_and_shards_are_recognized(tmp_path: Path, train: list[str], test: list[str]) -> None:
+    root = save(tmp_path, *train, *test)
+    save_file(root / "README.md", b"")
+    facts = fetch_parquet(root)
+    assert facts["images"] == {"train": 12 * len(train), "test": 12 * len(test)}
+    assert facts["files"] == {"train": train, "test": test}
+    assert facts["splits"] == {"train": ", ".join(train), "test": ", ".join(test)}
+    assert facts["skipped"] == {"not an image": {".md": 1}}
+    assert next(iter(fetched_labels(root))) == f"{train[0]}, row 0"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["all.parquet"],
+        ["cifar10.parquet"],
+        ["train.parquet"],
+        ["a/part-0.parquet", "a/part-1.parquet"],
+        ["0001.parquet", "0002.parquet"],
+    ],
+)
+def test_files_without_test_images_are_split(tmp_path: Path, names: list[str]) -> None:
+    facts = fetch_parquet(save(tmp_path, *names), test_fraction=0.4)
+    assert sum(facts["images"].values()) == 12 * len(names)
+    assert facts["images"]["test"] > 0
+    assert facts["splits"]["test"] == "0.4 of the images, held out"
+
+
+def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
+    root = save(tmp_path, "train-00001-of-00003.parquet", "x.parquet")
+    assert sum(fetch_parquet(root / "train-00001-of-00003.parquet")["images"].values()) == 12
+    with pytest.raises(UserError, match=r"x\.parquet is a file; name its folder"):
+        fetch_parquet(root / "x.parquet", splits={"train": "x.parquet"})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"],
+            "files are missing. The set of train-00000-of-00003.parquet should have the numbers 0 to 2, but has none "
+            "for 1",
+        ),
+        (["train-00001-of-00002.parquet"], "numbers 0 to 1, but has none for 0"),
+        (["train/0000.parquet", "train/0002.parquet", "train/0004.parquet"], "numbers 0 to 4, but has none for 1, 3"),
+        (["0003.parquet"], "numbers 0 to 3, but has none for 0, 1, 2"),
+        (["train-0-of-2.parquet", "train-1-of-3.parquet"], "files of different sets: train-0-of-2.parquet, train-1-of"),
+        (
+            ["train-00000-of-00001.parquet", "train-00000-of-00001-abcdef0123.parquet"],
+            "several files with the number 0: train-00000-of-00001-abcdef0123.parquet, train-00000-of-00001.parquet",
+        ),
+        (["train-0-of-2.parquet", "train-1-of-2.parquet", "train-5-of-2.parquet"], "of train-5-of-2.parquet exceeds"),
+        (["a/train.parquet", "b/train.parquet"], "several configurations of the dataset: {root}/a, {root}/b. Give one"),
+        (["train.parquet", "data/train.parquet"], "several configurations of the dataset: {root}, {root}/data"),
+        (["train.parquet", "train_old.parquet"], "next to train.parquet, {root} has other files of images: train_old"),
+        (["train/0000.parquet", "train/old.parquet"], "several sets of files for one split: train/0000.parquet"),
+        (["train.parquet", "training.parquet"], "several sets of files for one split"),
+        (["train.parquet", "test.parquet", "test-0.parquet"], "several sets of files for one split: test-0.parquet"),
+        (["a.parquet", "b.parquet"], "{root} has several files without the name of a split: a.parquet, b.parquet"),
+        (["test.parquet", "val.parquet"], "{root} has no files of training images, but test.parquet, val.parquet"),
+        (["train/test.parquet"], "train/test.parquet contains the names of two splits"),
+        ([], "no Parquet file with images found"),
+    ],
+)  # fmt: skip
+def test_missing_or_ambiguous_files_raise(tmp_path: Path, names: list[str], message: str) -> None:
+    root = save(tmp_path, *names)
+    root.mkdir(exist_ok=True)
+    check_raises(root, message.format(root=root))
+
+
+def test_unused_split_may_be_incomplete(tmp_path: Path) -> None:
+    root = save(tmp_path, "train.parquet", "test.parquet", "validation-1-of-2.parquet")
+    facts = fetch_parquet(root)
+    assert facts["splits"]["not used"] == "validation-1-of-2.parquet"
+    assert facts["skipped"] == {"outside the splits that are used": {".parquet": 1}}
+
+
+def test_unknown_file_without_images_is_reported(tmp_path: Path) -> None:
+    root = save(tmp_path, "train.parquet", **{"captions.parquet": pa.table({"text": ["a"]})})
+    assert fetch_parquet(root)["skipped"] == {"without a column of images": {".parquet": 1}}
+
+
+def test_hidden_files_and_those_of_programs_are_reported(tmp_path: Path) -> None:
+    root = save(tmp_path, "train.parquet", ".cache/x.parquet", "__MACOSX/._train.parquet")
+    save_file(root / "cat.png")
+    assert fetch_parquet(root)["skipped"] == {
+        "created by another program": {".parquet": 1}, "hidden": {".parquet": 1}, "not an image": {".png": 1},
+    }  # fmt: skip
+
+
+def test_damaged_files_raise(tmp_path: Path) -> None:
+    root = save(tmp_path, "train.parquet")
+    (root / "test.parquet").symlink_to("../.git/annex/objects/x")
+    check_raises(root, "test.parquet: a link that leads nowhere; run `git annex get` or `datalad get`")
+    (root / "test.parquet").unlink()
+    for data, message in (
+        (b"PAR1 no", "test.parquet is damaged or not a valid Parquet file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is not a Parquet file: a Git LFS pointer instead of the file",
+        ),
+        (b"", "test.parquet is not a Parquet file: the file is empty"),
+    ):
+        save_file(root / "test.parquet", data)
+        check_raises(root, message, on_unreadable="skip")
+    check_raises(tmp_path / "nothing", "nothing is neither a file nor a folder")
+
+
+@pytest.mark.parametrize(
+    ("splits", "train", "test"),
+    [
+        ({"train": "part-*.parquet", "test": "x.parquet"}, ["part-0.parquet", "part-1.parquet"], ["x.parquet"]),
+        ({"train": "a", "test": "x.parquet"}, ["a/b/0.parquet", "a/c.parquet"], ["x.parquet"]),
+        (
+            {"train": "**/*0.parquet", "test": "part-[1].parquet"},
+            ["a/b/0.parquet", "part-0.parquet"],
+            ["part-1.parquet"],
+        ),
+    ],
+)
+def test_stated_patterns_are_used(tmp_path: Path, splits: dict[str, str], train: list[str], test: list[str]) -> None:
+    names = ["a/b/0.parquet", "a/c.parquet", "part-0.parquet", "part-1.parquet", "x.parquet"]
+    facts = fetch_parquet(save(tmp_path, *names), splits=splits)
+    assert facts["files"] == {"train": train, "test": test}
+    assert facts["splits"]["not used"].split(", ") == [name for name in names if name not in train + test]
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (
+            {"train": "prt-*"},
+            "splits.train: no Parquet file in {root} matches prt-*; it contains part-0.parquet, part-2",
+        ),
+        ({"train": "part-*"}, "numbers 0 to 2, but has none for 1"),
+        ({"train": "part-0.parquet", "test": "*-[0]*"}, "part-0.parquet matches the patterns of train and test"),
+        ({"train": "../set/*"}, "matches ../set/*"),
+    ],
+)
+def test_stated_patterns_that_do_not_fit_raise(tmp_path: Path, splits: dict[str, str], message: str) -> None:
+    root = save(tmp_path, "part-0.parquet", "part-2.parquet")
+    check_raises(root, message.format(root=root), splits=splits)
+
+
+def test_part_of_a_complete_set_may_be_stated(tmp_path: Path) -> None:
+    root = save(tmp_path, *(f"part-{number}-of-3.parquet" for number in range(3)))
+    facts = fetch_parquet(root, splits={"train": "part-[01]-of-3.parquet", "test": "part-2-of-3.parquet"})
+    assert facts["images"] == {"train": 24, "test": 12}
+
+
+def test_without_splits_all_files_are_used(tmp_path: Path) -> None:
+    root = save(tmp_path, "train.parquet", "b/test.parquet")
+    assert sum(fetch_parquet(root, splits="none")["images"].values()) == 24
+
+
+def test_column_of_splits_is_not_ignored_in_silence(tmp_path: Path) -> None:
+    root = save_tables(tmp_path / "set", {"all.parquet": make_table(LABELS, split=["train"] * 12)})
+    check_raises(root, "all.parquet has a column 'split', which is not used: write a file for each split")
+    assert sum(fetch_parquet(root, splits="none")["images"].values()) == 12
+
+
+@pytest.mark.parametrize(
+    ("columns", "keys", "expected"),
+    [
+        ({"image": "img", "label": "fine_label", "coarse_label": LABELS}, {}, ("img", "fine_label")),
+        ({"image": "photo", "label": "labels", "id": LABELS}, {}, ("photo", "labels")),
+        ({"image": "x", "label": "kind", "image_id": LABELS, "width": LABELS}, {}, ("x", "kind")),
+        ({"label": "kind", "__index_level_0__": LABELS}, {}, ("image", "kind")),
+        ({"label": "a", "b": LABELS}, {"label": "b"}, ("image", "b")),
+        ({"image": "a", "image2": [b"x"] * 12}, {"image": "a"}, ("a", "label")),
+        ({"name": ["x"] * 12}, {"labels": "none"}, ("image", None)),
+    ],
+)
+def test_columns_are_chosen_by_name_and_type(tmp_path: Path, columns: dict, keys: dict, expected: tuple) -> None:
+    root = save_tables(tmp_path / "set", {"train.parquet": make_table(LABELS, **columns)})
+    facts = fetch_parquet(root, **keys)
+    assert facts["columns"] == {"image": expected[0], "label": expected[1]}
+    assert facts["classes"] == (2 if expected[1] else 0)
+    assert facts["schema"][expected[0]] == "struct<bytes: binary, path: string>"
+    assert f"columns: image from '{expected[0]}' (struct<bytes: binary, path: string>)" in describe(facts)
+
+
+def test_class_label_is_preferred_to_other_integers(tmp_path: Path) -> None:
+    table = make_table(LABELS, ["a", "b"], label="kind", number=LABELS)
+    assert fetch_parquet(save_tables(tmp_path / "set", {"train.parquet": table}))["columns"]["label"] == "kind"
+
+
+def test_images_may_be_a_column_of_bytes(tmp_path: Path) -> None:
+    table = pa.table({"photo": pa.array([make_image() for _ in LABELS], pa.large_binary()), "label": LABELS})
+    assert sum(fetch_parquet(save_tables(tmp_path / "set", {"train.parquet": table}))["images"].values()) == 12
+
+
+IMAGES = [{"bytes": b"x", "path": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("table", "keys", "message"),
+    [
+        ({"photo": [1], "label": [0]}, {}, "has no column of embedded images"),
+        ({"image": ["x.png"], "label": [0]}, {}, "Its columns are 'image' (string), 'label' (int64)"),
+        ({"image": [{"path": "x.png"}], "label": [0]}, {}, "paths are not enough). Its columns are 'image' (struct<"),
+        ({"a": IMAGES, "b": IMAGES, "label": [0]}, {}, "has several columns of bytes; set `image: NAME`"),
+        ({"image": IMAGES}, {}, "has no column of labels; set `label: NAME`, or `labels: none` for unlabeled images"),
+        ({"image": IMAGES, "id": [3]}, {}, "has no column of labels"),
+        ({"image": IMAGES, "a": [3], "b": [3]}, {}, "has several columns that may be labels; set `label: NAME`"),
+        ({"image": IMAGES, "label": [0.5], "b": [3]}, {}, "has a column 'label' that contains neither integers nor"),
+        ({"image": IMAGES, "label": [[0]]}, {}, "has a column 'label' that contains neither integers nor texts"),
+        ({"image": IMAGES, "label": [0]}, {"image": "img"}, "has no column 'img' of images"),
+        ({"image": IMAGES, "label": [0]}, {"image": "label"}, "has no column 'label' of images"),
+        ({"image": IMAGES, "label": [0]}, {"label": "image"}, "has no column 'image' of integers or texts"),
+    ],
+)  # fmt: skip
+def test_columns_that_do_not_fit_raise_with_their_types(tmp_path: Path, table: dict, keys: dict, message: str) -> None:
+    root = save_tables(tmp_path / "set", {"train.parquet": pa.table(table)})
+    check_raises(root, message, **keys)
+    check_raises(root / "train.parquet", "Its columns are '", **keys)
+
+
+def test_files_with_other_columns_raise(tmp_path: Path) -> None:
+    for number, other in enumerate(
+        (make_table(LABELS, label="kind"), make_table(["a"] * 12), make_table(LABELS, image="x"))
+    ):
+        root = save_tables(tmp_path / f"{number}", {"train.parquet": make_table(LABELS), "test.parquet": other})
+        with pytest.raises(UserError, match=r"test\.parquet has (no|another type of) "):
+            fetch_parquet(root)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [list, lambda labels: pa.array(labels, pa.large_string()), lambda labels: pa.array(labels).dictionary_encode()],
+)
+def test_text_labels_become_classes(tmp_path: Path, make: Any) -> None:
+    train, test = ["dog", "cat", None, "owl", "cat"], ["owl", unicodedata.normalize("NFD", "cat"), None]
+    root = save_tables(
+        tmp_path / "set", {"train.parquet": make_table(make(train)), "test.parquet": make_table(make(test))}
+    )
+    facts = fetch_parquet(root)
+    assert facts["images_per_class"] == {"train": {"cat": 2, "dog": 1, "owl": 1}, "test": {"cat": 1, "owl": 1}}
+    assert [name for _, name in fetched_labels(root).values()] == [name or "" for name in train + test]
+
+
+def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    root = save_tables(
+        tmp_path / "a", {"train.parquet": make_table([composed, "x"]), "test.parquet": make_table([decomposed, "x"])}
+    )
+    assert fetch_parquet(root)["images_per_class"]["test"] == {composed: 1, "x": 1}
+    root = save_tables(
+        tmp_path / "b",
+        {"train.parquet": make_table([0, 1], [composed, "x"]), "test.parquet": make_table([0], [decomposed, "x"])},
+    )
+    assert fetch_parquet(root)["images_per_class"]["test"] == {composed: 1}
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ((LABELS, ["cat", "dog"]), (LABELS, ["dog", "cat"]), "label 0 is dog in the former, but cat in the latter"),
+        ((LABELS, ["cat", "dog"]), (LABELS, ["cat", "dog", "owl"]), "have different class names: 3 and 2. Export"),
+        ((LABELS, ["cat"]), None, "label 1 in column 'label' has no name (the number of class names in "),
+        ((LABELS, ["cat", "cat"]), None, "several labels in column 'label' have the name cat: give the classes"),
+        ((LABELS, None), ([0, 1, 2], None), "these labels in column 'label' have no training images: 2. Add training"),
+        ((LABELS, ["a", "b", "c"]), ([2], ["a", "b", "c"]), "have no training images: c"),
+        ((["a"], None), (["b"], None), "have no training images: b"),
+        ((["a", ""], None), None, "row 1: the label in column 'label' is an empty text; use null"),
+        (([-1, -1], None), ([0], None), "have no training images: 0"),
+        ((LABELS, None), ([-1, None], None), "test.parquet has no labels, unlike "),
+    ],
+)  # fmt: skip
+def test_labels_that_do_not_agree_raise(tmp_path: Path, train: tuple, test: tuple | None, message: str) -> None:
+    tables = {"train.parquet": make_table(*train)} | ({"test.parquet": make_table(*test)} if test else {})
+    check_raises(save_tables(tmp_path / "set", tables), message)
+
+
+def test_different_class_names_in_a_shard_raise(tmp_path: Path) -> None:
+    names = (["cat", "dog"], ["dog", "cat"])
+    tables = {f"train-{number}-of-2.parquet": make_table(LABELS, names[number]) for number in range(2)}
+    check_raises(save_tables(tmp_path / "set", tables), "train-1-of-2.parquet and ")
+
+
+def test_unlabeled_test_split_gives_way_to_a_labeled_validation_split(tmp_path: Path) -> None:
+    root = save(tmp_path, "train.parquet", "validation.parquet", **{"test.parquet": make_table([-1] * 4)})
+    facts = fetch_parquet(root)
+    assert facts["splits"] == {
+        "train": "train.parquet", "test": "validation.parquet (test has no labels)", "not used": "test.parquet",
+    }  # fmt: skip
+    assert facts["images"] == {"train": 12, "test": 12}
+    assert fetch_parquet(root, labels="none")["images"] == {"train": 12, "test": 4}
+
+
+def test_class_names_are_text(tmp_path: Path) -> None:
+    metadata = '{"info": {"features": {"label": {"names": ["\\ud800", "b\\n"]}}}}'
+    table = make_table(LABELS).replace_schema_metadata({"huggingface": metadata})
+    facts = fetch_parquet(save_tables(tmp_path / "set", {"train.parquet": table}))
+    assert list(facts["images_per_class"]["train"]) == ["\\ud800", "b\n"]
+    assert "\\ud800 (" in describe(facts)
+    assert "b\\n (" in describe(facts)
+
+
+def test_rows_without_embedded_images_raise_in_one_error(tmp_path: Path) -> None:
+    images = [{"bytes": None, "path": "a.png"}, None, {"bytes": b"", "path": None}, {"bytes": b"x", "path": None}]
+    images += [{"bytes": make_image(), "path": None} for _ in range(8)]
+    root = save_tables(tmp_path / "set", {"train.parquet": pa.table({"image": images, "label": LABELS})})
+    with pytest.raises(UserError) as caught:
+        fetch_parquet(root)
+    assert str(caught.value).splitlines()[:5] == [
+        "4 images cannot be read:",
+        "  train.parquet, row 0: the image is missing; only its path is stored (a.png): write the file with embedded "
+        "images",
+        "  train.parquet, row 1: the image is missing",
+        "  train.parquet, row 2: the image is missing",
+        "  train.parquet, row 3: not a readable image (not an image format that Pillow can read)",
+    ]
+    facts = fetch_parquet(root, on_unreadable="skip")
+    assert sum(facts["images"].values()) == 8
+    assert facts["skipped"] == {"an image that cannot be decoded": {".parquet": 1}, "without an image": {".parquet": 3}}
+
+
+def test_split_depends_only_on_the_image_but_keeps_each_class_in_training(tmp_path: Path) -> None:
+    rows = [{"bytes": make_image(), "path": None} for _ in range(60)]
+    labels = [i % 3 for i in range(60)]
+    tables = [
+        pa.table({"image": rows, "label": labels}),
+        pa.table({"image": [*rows[::-1], rows[0]], "label": [*labels[::-1], labels[0]]}),
+    ]
+    splits = []
+    for number, table in enumerate(tables):
+        root = save_tables(tmp_path / f"{number}", {"all.parquet": table})
+        fetch_parquet(root, test_fraction=0.3)
+        data = raw.RawFile(raw_file(root))
+        splits.append(
+            {content: str(split) for (_, content), split in zip(data.iter_images(), data.splits, strict=True)}
+        )
+    assert splits[0] == splits[1]
+    assert 5 <= list(splits[0].values()).count("test") <= 30
+    root = save_tables(tmp_path / "few", {"all.parquet": pa.table({"image": rows[:9], "label": labels[:9]})})
+    for fraction in (0.001, 0.999):
+        facts = fetch_parquet(root, test_fraction=fraction)
+        assert facts["images_per_class"]["train"].keys() == {"0", "1", "2"}
+        assert facts["images"]["test"] == (1 if fraction < 0.5 else 6)
+    root = save_tables(tmp_path / "one/set", {"all.parquet": pa.table({"image": rows[:3], "label": labels[:3]})})
+    check_raises(root, "no test image can be held out, because every distinct image is the only one of")
+
+
+def test_more_files_than_a_process_can_open(tmp_path: Path) -> None:
+    import resource
+
+    root = save(tmp_path, *(f"train-{number:05}-of-00100.parquet" for number in range(100)))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, limits[1]))
+    try:
+        facts = fetch_parquet(root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert sum(facts["images"].values()) == 1200
+    assert "train-00002-of-00100.parquet" in facts["splits"]["train"]
+    assert facts["splits"]["train"].endswith("and 90 more")
+
+
+@pytest.mark.parametrize("label", [-2, 2**40, 2**63])
+def test_label_out_of_range_raises(project: Path, rr: RunRr, label: int) -> None:
+    kind = pa.uint64() if label > 2**62 else pa.int64()
+    pq.write_table(make_table(pa.array([0] * 19 + [label], kind)), project / "all.parquet")
+    add_dataset(project, {"kind": "parquet", "path": "all.parquet"})
+    outcome = rr("fetch", "--dataset", "mine")
+    assert outcome.code == 2
+    assert f"all.parquet: label {label} is out of range: use 0 to 99999, or -1 if unlabeled" in outcome.err
+
+
+def test_fetched_parquet_is_converted(project: Path, rr: RunRr) -> None:
+    names = json.loads('["\\ud800 cat", "dög"]')
+    save_tables(
+        project / "set", {"train.parquet": make_table(LABELS, names), "test.parquet": make_table(LABELS, names)}
+    )
+    add_dataset(project, {"kind": "parquet", "path": "set"})
+    outcome = rr("fetch", "--dataset", "mine")
+    assert outcome.code == 0, outcome.err
+    assert open_fetched(project).class_names == ["\\ud800 cat", "dög"]
+    assert np.array_equal(open_fetched(project).labels, LABELS * 2)
+    assert rr("convert", "--dataset", "mine").code == 0

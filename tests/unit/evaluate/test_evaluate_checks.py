@@ -1,0 +1,99 @@
+"""Tests of the checks of targets and protocols, which `rr evaluate` and the check of a grid share."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import SMALL_PARAMS
+from pydantic import TypeAdapter
+
+from rr.evaluate.checks import find_protocol_problem, find_target_problem, sample_test_rows
+from rr.params import ProtocolConfig
+
+NAMES = ["cat", "dog", "newt"]
+TRAIN, TEST = np.arange(60) % 3, np.arange(30) % 3
+
+
+def target_problem(train: object, test: object, names: list[str] | None = None) -> str:
+    return str(find_target_problem("mine", NAMES if names is None else names, np.array(train), np.array(test)))
+
+
+def protocol_problem(name: str, train: np.ndarray = TRAIN, test: np.ndarray = TEST, **changes: object) -> str | None:
+    values = {**SMALL_PARAMS["protocols"][name], **changes}  # type: ignore[dict-item]
+    config = TypeAdapter(ProtocolConfig).validate_json(json.dumps(values))
+    return find_protocol_problem(name, config, "mine", train, test, seed=1)
+
+
+def test_labeled_images_of_several_classes_suit_every_protocol() -> None:
+    assert find_target_problem("mine", NAMES, TRAIN, TEST) is None
+    for name in SMALL_PARAMS["protocols"]:
+        assert protocol_problem(name) is None
+
+
+def test_unlabeled_images_are_counted_by_split() -> None:
+    assert target_problem([-1, -1], [-1], []).startswith(
+        "mine cannot be a target, because 2 of 2 training images and 1 of 1 test images are unlabeled: label them, or "
+        "remove mine from grid.target in params.yaml"
+    )
+    assert "because 1 of 4 training images are unlabeled" in target_problem([0, 1, 2, -1], [0, 1, 2])
+    assert "because 1 of 3 test images are unlabeled" in target_problem([0, 1, 2], [0, -1, 2])
+
+
+@pytest.mark.parametrize(("train", "test"), [([1, 1], [1, 1]), ([0, 1, 2], [1, 1, 1]), ([0, 1, 2], [1])])
+def test_test_images_of_one_class_are_refused(train: list[int], test: list[int]) -> None:
+    problem = target_problem(train, test)
+    assert "all of its test images belong to one class (dog), so no result would mean anything" in problem
+
+
+def test_label_without_class_name_is_refused() -> None:
+    problem = target_problem([0, 1, 2], [0, 3])
+    assert "the label 3 has no class name (the number of class names is 3): correct the source" in problem
+    assert "the label 4 has no class name" in target_problem([0, 4], [0, 1])
+
+
+def test_class_without_training_images_is_refused() -> None:
+    assert "classes without training images: dog, newt. Add training images" in target_problem([0, 0], [0, 1, 2])
+    names = [f"class{number:02}" for number in range(30)]
+    assert "class10 and 19 more. Add" in target_problem([0, 0], np.arange(30), names)
+    assert target_problem([0, 1, 2], [0, 1]) == "None"  # a class without test images
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem"),
+    [
+        ("knn", {"neighbors": 60}, None),
+        ("knn", {"neighbors": 61}, "protocols.knn.neighbors: 61 exceeds the number of training images of mine (60)"),
+        ("retrieval", {"cutoffs": [60]}, None),
+        ("retrieval", {"cutoffs": [61, 1]}, "protocols.retrieval.cutoffs: 61 exceeds the number of training images"),
+        ("linear", {"label_fraction": 0.05}, None),
+        (
+            "linear",
+            {"label_fraction": 0.04},
+            "protocols.linear.label_fraction: 0.04 of the training images of mine (60)",
+        ),
+        ("finetune", {"label_fraction": 0.04}, "is fewer than one for each of 3 classes: raise it in params.yaml"),
+        ("finetune", {"batch_size": 1}, "finetuning needs mini-batches of at least two images, got 1"),
+        ("embedding", {"images": 10, "perplexity": 10.0}, "sampled test images of mine (10), got 10: lower it"),
+        ("embedding", {"perplexity": 30.0}, "sampled test images of mine (30), got 30: lower it"),
+        ("embedding", {"perplexity": 29.0}, None),
+    ],
+)
+def test_limits_of_protocols(name: str, changes: dict, problem: str | None) -> None:
+    found = protocol_problem(name, **changes)
+    assert found is None if problem is None else problem in str(found)
+
+
+def test_advice_for_the_embedding_can_help() -> None:
+    test = np.zeros(2000, np.int64)
+    test[-1] = 1
+    problem = protocol_problem("embedding", np.arange(2), test)
+    assert "classes of the 40 sampled test images of mine is 1: raise images in params.yaml (at most 2,000)" in str(
+        problem
+    )
+    rows = sample_test_rows(2000, 2000, seed=1)
+    assert np.array_equal(rows, np.arange(2000))
+    assert protocol_problem("embedding", np.arange(2), test, images=2000) is None
+    # A larger sample has no two images of a class either.
+    test = np.arange(30)
+    problem = protocol_problem("embedding", test, test)
+    assert "is 30: add test images, or remove embedding from grid.protocol" in str(problem)

@@ -1,0 +1,89 @@
+"""Tests of what the methods require of their images, without torch."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from golden import PARAMS, small_config
+
+from rr.methods.requirements import data_requirements, find_training_problem, images_per_epoch
+
+TEN_CLASSES = np.arange(200) % 10
+UNLABELED = np.full(200, -1)
+
+
+def test_requirements_do_not_load_torch() -> None:
+    code = "import sys, rr.methods.requirements, rr.evaluate.checks, rr.workflow.checks; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], text=True, capture_output=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", PARAMS.methods)
+def test_labeled_images_suit_every_method(name: str) -> None:
+    assert find_training_problem(PARAMS.methods[name], TEN_CLASSES, 10) is None
+
+
+@pytest.mark.parametrize("name", PARAMS.methods)
+def test_methods_that_use_labels_refuse_unlabeled_images(name: str) -> None:
+    config = PARAMS.methods[name]
+    problem = find_training_problem(config, UNLABELED, 0)
+    if data_requirements(config).label_fraction:
+        assert problem
+        assert "needs a label for every training image, but 200 of 200 are unlabeled" in problem
+        assert ("set label_fraction: 0.0" in problem) == (name == "relational-10")
+    elif name == "deepcluster":
+        assert problem
+        assert "set clusters_per: dataset" in problem
+    else:
+        assert problem is None
+
+
+@pytest.mark.parametrize("name", ["supervised", "relational-10"])
+def test_methods_that_use_labels_refuse_a_single_class(name: str) -> None:
+    # The other class of the dataset has only test images.
+    problem = find_training_problem(PARAMS.methods[name], np.ones(200, np.int64), 2)
+    assert problem
+    assert "training images of at least two classes, but the number of their classes is 1" in problem
+    problem = find_training_problem(PARAMS.methods[name], np.arange(200) % 3, 2)
+    assert problem
+    assert "the label 2 has no class name (the number of class names is 2)" in problem
+
+
+def test_one_unlabeled_image_is_refused() -> None:
+    problem = find_training_problem(small_config("supervised"), np.append(TEN_CLASSES, -1), 10)
+    assert problem
+    assert "but 1 of 201 are unlabeled" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem"),
+    [
+        ("relational", {"batch_size": 1}, "batch_size is 1 and the number of training images is 200: raise batch_size"),
+        ("relational", {"batch_size": 199}, None),
+        ("relational", {"batch_size": 199, "views": 2}, "the last mini-batch contains 1 of the 200 training images"),
+        ("simclr", {"batch_size": 199}, "the method needs at least 2 images in every mini-batch: choose another"),
+        ("supervised", {"batch_size": 199, "views": 1}, "the last mini-batch contains 1"),
+        ("supervised", {"batch_size": 199, "views": 2}, None),
+        ("rotation", {"batch_size": 199}, None),
+        ("infomax", {"batch_size": 199}, None),
+        ("infomax", {"batch_size": 201}, "at least one whole mini-batch, but batch_size is 201 and"),
+        ("simclr", {"batch_size": 201}, None),
+        ("deepcluster", {"clusters_per": "class", "clusters": 20}, None),
+        ("deepcluster", {"clusters_per": "class", "clusters": 21}, "its 210 clusters, but the number of training"),
+        ("deepcluster", {"clusters_per": "dataset", "clusters": 201}, "each of its 201 clusters"),
+    ],
+)  # fmt: skip
+def test_sizes_of_mini_batches_and_clusters(name: str, changes: dict, problem: str | None) -> None:
+    found = find_training_problem(small_config(name).model_copy(update=changes), TEN_CLASSES, 10)
+    assert found is None if problem is None else problem in str(found)
+
+
+def test_a_single_image_is_refused() -> None:
+    problem = find_training_problem(small_config("simclr"), np.zeros(1, np.int64), 1)
+    assert problem
+    assert "the number of training images is 1: add training images" in problem
+
+
+def test_only_infomax_drops_the_last_mini_batch() -> None:
+    assert images_per_epoch(small_config("infomax").model_copy(update={"batch_size": 64}), 200) == 192
+    assert images_per_epoch(small_config("simclr").model_copy(update={"batch_size": 64}), 200) == 200

@@ -1,0 +1,19 @@
+"""Tests of the messages for errors of the operating system."""
+
+import errno
+from multiprocessing import shared_memory
+
+import pytest
+
+from rr.errors import explain_os_error
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
+def test_error_of_shared_memory_names_its_folder(number: int) -> None:
+    """Python names the object without the folder /dev/shm."""
+    with pytest.raises(OSError, match="Invalid argument") as caught:
+        shared_memory.SharedMemory("psm_" + 300 * "x", create=True, size=1)
+    caught.value.errno = number
+    message = str(explain_os_error(caught.value))
+    assert " at /dev/shm" in message
+    assert "psm_" not in message

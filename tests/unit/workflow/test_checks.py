@@ -1,0 +1,218 @@
+"""Tests of the check of a grid before the first training."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import PRETRAIN, RunRr, add_dataset, write_params
+from PIL import Image
+
+from rr import paths
+from rr.params import Params, load_params
+from rr.workflow import checks, suites
+from rr.workflow.checks import find_grid_problems, find_known_dataset, find_machine_problems, find_memory_problem
+from rr.workflow.estimates import estimate_min_step_bytes
+
+
+def load(project: Path, change: Callable[[dict], None] | None = None) -> Params:
+    write_params(project, change)
+    return load_params(project / "params.yaml")
+
+
+def write_images(folder: Path, **classes: int) -> None:
+    """Write images of different colors into a folder per class."""
+    for label, (name, count) in enumerate(classes.items()):
+        (folder / name).mkdir(parents=True)
+        for position in range(count):
+            Image.new("RGB", (16, 16), (10 * position, 80 * label, 0)).save(folder / name / f"{position}.png")
+
+
+def use_own_images(params: dict) -> None:
+    """Pretrain and evaluate on the images in the folder `images`."""
+    source = {"kind": "imagefolder", "path": "images", "test_fraction": 0.25, "on_unreadable": "raise"}
+    params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "image_size": 16}
+    params["grid"].update(data=["mine"], dataset=["mine"], target=["mine"], method=["relational"], protocol=["knn"])
+    params["methods"]["relational"].update(epochs=1, batch_size=8)
+
+
+def test_every_suite_can_be_completed(params_file: Path) -> None:
+    for name in (path.stem for path in Path("workflow/suites").glob("*.yaml")):
+        params = load_params(suites.merge_suites({name: suites.load_suite(name)}, params_file))
+        assert find_grid_problems(params) == [], name
+    assert find_grid_problems(load_params(params_file)) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "values", "problem"),
+    [
+        ("protocols", "knn", {"neighbors": 201}, "protocols.knn.neighbors: 201 exceeds the number of training images"),
+        (
+            "methods",
+            "relational",
+            {"batch_size": 1},
+            "relational cannot be trained on shapes, because a mini-batch",
+        ),
+        ("methods", "relational", {"views": 2, "batch_size": 199}, "because the last mini-batch contains 1 of the 200"),
+        (
+            "protocols",
+            "linear",
+            {"label_fraction": 0.01},
+            "0.01 of the training images of shapes (200) is fewer than",
+        ),
+    ],
+)
+def test_generated_images_are_checked_before_fetch(
+    project: Path, section: str, name: str, values: dict, problem: str
+) -> None:
+    (found,) = find_grid_problems(load(project, lambda params: params[section][name].update(values)))
+    assert problem in found
+
+
+def test_problems_of_seeds_and_backbones_are_listed_once(project: Path) -> None:
+    def change(params: dict) -> None:
+        params["grid"].update(seed=[1, 2, 3], backbone=["conv4", "resnet8"])
+        params["methods"]["relational"]["batch_size"] = 1
+        params["protocols"]["knn"]["neighbors"] = 1000
+
+    assert len(find_grid_problems(load(project, change))) == 2
+
+
+def test_unlabeled_images_of_stl10_are_known_before_fetch(project: Path) -> None:
+    def change(params: dict) -> None:
+        params["datasets"]["stl10-unlabeled"] = {**params["datasets"]["shapes"], "source": {"kind": "stl10_unlabeled"}}
+        names = ["stl10-unlabeled"]
+        params["grid"].update(data=names, dataset=names, target=names, method=["supervised"])
+
+    train, target = find_grid_problems(load(project, change))
+    assert "supervised cannot be trained on stl10-unlabeled, because the method needs a label for every" in train
+    assert "stl10-unlabeled cannot be a target, because 100,000 of 100,000 training images and 8,000 of 8,000" in target
+
+
+def test_own_images_have_no_problem_until_they_are_known(project: Path, rr: RunRr) -> None:
+    write_images(project / "images", cat=20)
+    params = load(project, use_own_images)
+    assert find_known_dataset(params, "mine") is None
+    assert find_grid_problems(params) == []
+    assert rr("fetch", "--dataset", "mine").code == 0
+    (problem,) = find_grid_problems(params)
+    assert "mine cannot be a target, because all of its test images belong to one class (cat)" in problem
+    # Images that were fetched with other parameters will be fetched again.
+    params = load(project, lambda p: (use_own_images(p), p["datasets"]["mine"]["source"].update(test_fraction=0.5)))
+    assert find_grid_problems(params) == []
+
+
+def test_labels_are_read_from_any_stage(project: Path, rr: RunRr) -> None:
+    write_images(project / "images", cat=8, dog=12)
+    params = load(project, use_own_images)
+    for stage in ("fetch", "convert"):
+        assert rr(stage, "--dataset", "mine").code == 0
+    files = paths.DatasetPaths("mine")
+    for removed in (None, files.images, paths.record_file(files.raw_dir)):
+        if removed:
+            removed.unlink()
+        known = find_known_dataset(params, "mine")
+        assert known
+        assert known.class_names == ["cat", "dog"]
+        assert sorted(known.train_labels) == [0] * 6 + [1] * 9
+        assert sorted(known.test_labels) == [0] * 2 + [1] * 3
+    files.index.write_bytes(b"damaged")
+    assert find_known_dataset(params, "mine") is None
+
+
+def test_unlabeled_target_is_refused_before_training(project: Path, rr: RunRr) -> None:
+    write_images(project / "images")
+    (project / "images").mkdir(exist_ok=True)
+    for position in range(16):
+        Image.new("RGB", (16, 16), (10 * position, 0, 0)).save(project / f"images/{position}.png")
+    write_params(project, use_own_images)
+    assert rr("fetch", "--dataset", "mine").code == 0
+    arguments = ("--dataset", "mine", "--backbone", "conv4", "--method", "relational", "--seed", "1")
+    problem = "mine cannot be a target, because 12 of 12 training images and 4 of 4 test images are unlabeled"
+    outcome = rr("convert", "--dataset", "mine")
+    assert outcome.code == 2
+    assert "the grid of params.yaml cannot be completed, so nothing was started:\nmine cannot" in outcome.err
+    assert problem in outcome.err
+    assert not Path("data/beton").exists()
+    # With another grid, the same dataset can be converted. A run that is not in the grid is checked for itself only.
+    write_params(project, lambda params: (use_own_images(params), params["grid"].update(target=[])))
+    assert rr("convert", "--dataset", "mine").code == 0
+    assert rr("pretrain", *arguments).code == 0
+    write_params(project, use_own_images)
+    outcome = rr("pretrain", *arguments)
+    assert outcome.code == 2
+    assert problem in outcome.err
+    assert rr("pretrain", *arguments[:-1], "2").code == 0
+    outcome = rr("plan", "--views-per-second", "1000")
+    assert outcome.code == 2
+    assert "1 evaluation, not included" in outcome.out
+    assert problem in outcome.err
+
+
+def test_a_run_outside_the_grid_is_refused_for_its_own_problems(project: Path, rr: RunRr) -> None:
+    write_images(project / "images", cat=20)
+    add_dataset(project, {"kind": "imagefolder", "path": "images"})
+    for stage in ("fetch", "convert"):
+        assert rr(stage, "--dataset", "mine").code == 0
+    outcome = rr("pretrain", "--dataset", "mine", "--backbone", "conv4", "--method", "supervised", "--seed", "1")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith(
+        "rr: supervised cannot be trained on mine, because the method needs training images of at least two classes"
+    )
+
+
+def test_missing_file_of_an_imported_backbone_is_refused_before_training(
+    converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+) -> None:
+    shutil.copytree(converted_project, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+
+    def change(params: dict) -> None:
+        params["methods"]["other"] = {"kind": "imported", "path": "other.safetensors", "sha256": 64 * "0"}
+        params["grid"]["method"] = ["relational", "other"]
+
+    write_params(Path(), change)
+    outcome = rr(*PRETRAIN)
+    assert outcome.code == 2
+    assert "methods.other.path: other.safetensors: no such file: create it with rr import" in outcome.err
+    assert not Path("runs/pretrain").exists()
+    Path("other.safetensors").write_bytes(b"other")
+    assert "the SHA-256 of the file is " in rr(*PRETRAIN).err
+
+
+def test_step_that_does_not_fit_in_memory_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load(project, lambda params: params["methods"]["relational"].update(batch_size=200))
+    run = paths.PretrainPaths("shapes", "conv4", "relational", 1)
+    needed = estimate_min_step_bytes("conv4", 32, 200 * 4, "float32")
+    monkeypatch.setattr(checks, "_memory_bytes", lambda device: needed)
+    assert find_machine_problems(params, "cpu") == []
+    monkeypatch.setattr(checks, "_memory_bytes", lambda device: needed - 1)
+    (problem,) = find_machine_problems(params, "cpu")
+    assert "a training step of relational on shapes with conv4 (800 views of 32 x 32 pixels) needs more than" in problem
+    assert find_memory_problem(params, run, "cpu", num_processes=2) is None
+    # A run that has a record has been trained, possibly on another machine.
+    run.folder.mkdir(parents=True)
+    paths.record_file(run.folder).write_text("{}")
+    assert find_machine_problems(params, "cpu") == []
+
+
+def test_memory_of_this_machine_is_known() -> None:
+    assert 1e8 < checks._memory_bytes("cpu") < 1e14
+
+
+def test_minimum_memory_is_counted_by_hand() -> None:
+    # Conv-4: 24,648 weights, and 8 · 32² + 16 · 16² + 32 · 8² + 64 · 4² outputs of convolutions.
+    outputs = 8 * 32**2 + 16 * 16**2 + 32 * 8**2 + 64 * 4**2
+    assert estimate_min_step_bytes("conv4", 32, 10, "float32") == 12 * 24_648 + 10 * 4 * (3 * 32**2 + outputs)
+    assert estimate_min_step_bytes("conv4", 32, 10, "bfloat16") == 12 * 24_648 + 10 * (4 * 3 * 32**2 + 2 * outputs)
+
+
+def test_grid_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load(project, lambda params: params["grid"].update(method=["random"], seed=[1, 2]))
+    needed = 250 * 32 * 32 * 3 + 2 * 4 * 24_648
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    assert find_machine_problems(params, "cpu") == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+    (problem,) = find_machine_problems(params, "cpu")
+    assert "the betons and weights of the grid need 0.0 GB, but 0.0 GB are free on the disk" in problem

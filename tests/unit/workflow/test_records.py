@@ -1,0 +1,98 @@
+"""Tests for the record of a stage run when the stage fails after it has written outputs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rr.errors import UserError
+from rr.runtime.atomic import write_text
+from rr.runtime.hashing import file_sha256
+from rr.workflow.grid import StageRun
+from rr.workflow.records import load_record, record_run
+from rr.workflow.verify import describe_changed_files
+
+FOLDER = Path("data/raw/mine")
+OUTPUTS = [FOLDER / "a.txt", FOLDER / "b.txt"]
+RUN = StageRun("fetch", FOLDER, {"key": 1}, [], OUTPUTS)
+
+
+@pytest.fixture(autouse=True)
+def finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the current folder one in which RUN has finished."""
+    monkeypatch.chdir(tmp_path)
+    with record_run(RUN):
+        write_outputs("old")
+
+
+def write_outputs(text: str) -> None:
+    for path in OUTPUTS:
+        write_text(path, text)
+
+
+def read_folder() -> dict[str, str]:
+    return {path.name: path.read_text() for path in FOLDER.iterdir()}
+
+
+def test_record_describes_the_new_outputs() -> None:
+    with record_run(RUN) as recorder:
+        recorder.facts = {"images": 3}
+        write_outputs("new")
+    record = load_record(FOLDER)
+    assert record["images"] == 3
+    assert record["outputs"] == {str(path): file_sha256(path) for path in OUTPUTS}
+    assert set(read_folder()) == {"a.txt", "b.txt", "run.json"}
+
+
+@pytest.mark.parametrize("error", [UserError, ZeroDivisionError, KeyboardInterrupt, SystemExit])
+def test_failed_run_keeps_the_former_outputs_and_their_record(error: type[BaseException]) -> None:
+    before = read_folder()
+
+    def write_and_fail() -> None:
+        with record_run(RUN._replace(params={"key": 2})):
+            write_outputs("new")
+            raise error
+
+    with pytest.raises(error):
+        write_and_fail()
+    assert read_folder() == before
+    assert load_record(FOLDER)["params"] == {"key": 1}
+
+
+def test_killed_run_keeps_the_former_outputs_and_their_record() -> None:
+    before = read_folder()
+    code = f"""
+import os, signal, sys
+sys.path[:0] = {sys.path!r}
+from test_records import *
+with record_run(RUN):
+    write_outputs("new")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
+    visible = {name: text for name, text in read_folder().items() if not name.startswith(".")}
+    assert visible == before
+    assert describe_changed_files(RUN) == []
+    with record_run(RUN):  # the next run removes the temporary files of the killed one
+        write_outputs("newer")
+    assert set(read_folder()) == {"a.txt", "b.txt", "run.json"}
+
+
+def test_no_record_is_visible_while_the_outputs_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, replaced = os.replace, []
+
+    def check_and_replace(source: Path, target: Path) -> None:
+        if target in OUTPUTS:
+            assert not (FOLDER / "run.json").exists()
+        replaced.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", check_and_replace)
+    with record_run(RUN):
+        write_outputs("new")
+    assert [path for path in replaced if path.parent == FOLDER] == [*OUTPUTS, FOLDER / "run.json"]
+    assert json.loads((FOLDER / "run.json").read_text())["params"] == {"key": 1}
