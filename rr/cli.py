@@ -232,7 +232,9 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="Checkpoint of the authors' code, PyTorch state dict, or safetensors file."
+            metavar="FILE",
+            help="File to convert: a checkpoint written by the code of the paper's authors, a PyTorch state dict, or a "
+            "safetensors file.",
         ),
     ],
     backbone: BackboneOption,

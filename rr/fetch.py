@@ -44,7 +44,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
 def _drop_unreadable(
     images: Iterable[raw.EncodedImage], on_unreadable: raw.UnreadablePolicy, hint: str, skipped_names: list[str]
 ) -> Iterator[raw.EncodedImage]:
-    """Yield the images that can be decoded. For any other image, raise UserError or add its name to `skipped`.
+    """Yield the images that can be decoded. For any other image, raise UserError or add its name to `skipped_names`.
 
     The images are checked here once, so the later stages can rely on them.
     """

@@ -70,8 +70,9 @@ def evaluate(
     missing = sorted({target.class_names[label] for label in {*test.labels} - {*train.labels}})
     if missing:
         raise UserError(
-            f"{train.path}: the test split contains classes without training images: {', '.join(missing)}. Add "
-            "training images of these classes to the dataset, or remove their test images"
+            f"{train.path.parent}: the test split contains classes that have no training images: {', '.join(missing)}. "
+            "Add training images of these classes to the source of the dataset, or remove their test images, and run "
+            "rr fetch and rr convert again"
         )
     inputs = EvaluationInputs(backbone, train, test, target.dataset, len(target.class_names), seed, device)
     result = PROTOCOLS[protocol.kind](inputs, protocol)

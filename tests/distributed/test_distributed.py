@@ -28,6 +28,8 @@ from rr.params import DynamicsConfig
 from rr.pretrain import loop
 from rr.runtime import status
 
+pytestmark = pytest.mark.slow
+
 WORKER_FILE = Path(worker.__file__)
 RUN_FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
@@ -384,7 +386,7 @@ def training_error(config: object, world_size: int, folder: Path) -> str:
     [
         (4, 5, "5 processes cannot share mini-batches of 4 images"),
         (64, 30, "30 processes cannot share mini-batches of 21 images"),
-        (19, 3, "images in mini-batches of 19 leave a last mini-batch of 2, but each of 3 processes needs"),
+        (19, 3, "images and a batch_size of 19, the size of the last mini-batch is 2, but each of 3 processes needs"),
     ],
 )
 def test_mini_batch_with_fewer_images_than_processes_raises(
@@ -396,7 +398,9 @@ def test_mini_batch_with_fewer_images_than_processes_raises(
 
 def test_method_without_data_parallel_support_raises(tmp_path: Path) -> None:
     config = golden.small_config("infomax", batch_size=8)
-    assert "the infomax method cannot be trained by 2 processes" in training_error(config, 2, tmp_path)
+    assert "the infomax method does not support training with several processes (2 were started)" in training_error(
+        config, 2, tmp_path
+    )
 
 
 def test_invalid_environment_variables_raise(shapes_project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:

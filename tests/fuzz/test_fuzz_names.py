@@ -17,6 +17,8 @@ from PIL import Image
 from rr.errors import UserError
 from rr.workflow import suites
 
+pytestmark = pytest.mark.slow
+
 SHELL_NAME = "a b;$(touch x)`touch x`'\"&|>x"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from rr.report.formatting import format_mean_std, format_percent, seed_note
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
-from rr.report.sections.versions import version_warnings
+from rr.report.sections.code_versions import code_version_warnings
 from rr.report.tables import LOWER_BOUND, UPPER_BOUND, ResultTable, accuracy_tables
 
 
@@ -37,7 +37,7 @@ def build_summary(results: GridResults) -> Summary:
         "target": unique(run.target for run in evaluations),
         "protocol": unique(run.protocol for run in evaluations),
     }
-    return Summary(summarize_tables(accuracy_tables(results)), version_warnings(results), axes)
+    return Summary(summarize_tables(accuracy_tables(results)), code_version_warnings(results), axes)
 
 
 def summarize_tables(tables: list[ResultTable]) -> str:

@@ -210,7 +210,7 @@ def test_imported_method_has_the_weights_of_the_file(tmp_path: Path) -> None:
     method = load_imported_method(config, backbones.build("resnet8"))
     assert method.features == 64
     assert has_same_features(method.backbone.eval(), backbone)
-    with pytest.raises(UserError, match="contains a resnet8, but the backbone of this run is conv4"):
+    with pytest.raises(UserError, match="contains weights of resnet8, but the backbone of this run is conv4"):
         load_imported_method(config, backbones.build("conv4"))
     with pytest.raises(UserError, match="the SHA-256 of the file is"):
         load_imported_method(config.model_copy(update={"sha256": "0" * 64}), backbones.build("resnet8"))
@@ -239,6 +239,7 @@ def load_export(kind: str, name: str, file: Path) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.from_numpy(session.run(["features"], {"images": x.numpy()})[0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "image_size", "kind"),

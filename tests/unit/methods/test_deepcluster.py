@@ -190,9 +190,9 @@ def test_num_parameters(classes: int, clusters: int, parameters: int) -> None:
 
 
 def test_invalid_numbers_of_clusters_raise() -> None:
-    with pytest.raises(UserError, match="clusters_per is 'class'"):
+    with pytest.raises(UserError, match="cannot use clusters_per: class"):
         DeepCluster(make_config(10, "class"), Stub(64), num_classes=0, num_images=1000)
-    with pytest.raises(UserError, match="30 clusters are more than the 29 training images"):
+    with pytest.raises(UserError, match="there are 30 clusters and 29 training images"):
         DeepCluster(make_config(10, "class"), Stub(64), num_classes=3, num_images=29)
     DeepCluster(make_config(10, "class"), Stub(64), num_classes=3, num_images=30)
 

@@ -80,7 +80,7 @@ def test_damaged_checkpoint_is_detected_and_the_previous_one_loaded(
         path.write_bytes(content)
         assert load(path) == (1, previous_weights)
         output = capsys.readouterr().out
-        assert f"{path} is damaged and cannot be used\npretrain: continuing in epoch 2 after step 0" in output
+        assert f"{path} is damaged and is not used\npretrain: continuing in epoch 2 after step 0" in output
     for length in (0, 10, 31, 32, len(intact) // 2, len(intact) - 1):
         path.write_bytes(intact[:length])
         assert load(path) == (1, previous_weights)
@@ -94,7 +94,7 @@ def test_checkpoint_of_another_run_is_ignored(path: Path, capsys: pytest.Capture
     training.save(path, 1)
     assert load(path, "another fingerprint")[0] == 0
     output = capsys.readouterr().out
-    assert "belongs to a run with other parameters, data or code" in output
+    assert "is from a run with other parameters, data or code" in output
     assert "starting from the beginning" in output
 
 

@@ -67,6 +67,7 @@ def test_files_depend_only_on_the_seed(project_copy: Path, rr: RunRr) -> None:
     assert other != first["backbone.safetensors"]
 
 
+@pytest.mark.slow
 def test_killed_run_continues_to_identical_results(project_copy: Path, rr: RunRr) -> None:
     write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=12))
     rr(*PRETRAIN)
@@ -165,7 +166,7 @@ def test_last_batch_of_one_raises_before_training(project_copy: Path, rr: RunRr)
     write_params(project_copy, lambda params: params["methods"]["relational"].update(views=2, batch_size=199))
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert "200 images in mini-batches of 199 leave a last mini-batch of 1" in outcome.err
+    assert "with 200 images and a batch_size of 199, the size of the last mini-batch is 1" in outcome.err
 
 
 def test_run_that_another_process_writes_raises(project_copy: Path, rr: RunRr) -> None:

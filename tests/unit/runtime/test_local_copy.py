@@ -34,7 +34,7 @@ def names(folder: Path) -> list[str]:
 REQUEST = """
 import shutil, sys, time
 from pathlib import Path
-from rr.runtime.local_copy import local_copy
+from rr.runtime.local_copy import ensure_local_copy
 
 def copyfile(source, target):
     content = Path(source).read_bytes()
@@ -48,7 +48,7 @@ def copyfile(source, target):
 shutil.copyfile = copyfile
 print("ready", flush=True)
 input()
-print(local_copy(Path(sys.argv[1]), sys.argv[2]), flush=True)
+print(ensure_local_copy(Path(sys.argv[1]), sys.argv[2]), flush=True)
 """
 
 

@@ -142,6 +142,7 @@ def test_progress_is_written_every_few_seconds(monkeypatch: pytest.MonkeyPatch) 
     assert len(written) == 2 + int(10 / status.SECONDS_BETWEEN_HEARTBEATS)  # two of them at the start
 
 
+@pytest.mark.slow
 def test_killed_and_failed_pretrainings_are_listed(converted_project: Path, folder: Path, rr: RunRr) -> None:
     shutil.copytree(converted_project, folder, dirs_exist_ok=True)
     write_params(folder, lambda params: params["methods"]["relational"].update(epochs=1000))
