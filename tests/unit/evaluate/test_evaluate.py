@@ -299,9 +299,7 @@ def test_class_without_training_image_raises(pretrained: Path) -> None:
         write(betons[split], rng.integers(0, 256, (4, 32, 32, 3), np.uint8), np.array(labels), np.arange(4))
     run = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "mine", "retrieval")
     config = RetrievalConfig(kind="retrieval", distance="cosine", cutoffs=[1])
-    with pytest.raises(
-        UserError, match=r"train.beton: the test split contains classes without training images: newt\."
-    ):
+    with pytest.raises(UserError, match=r"the test split contains classes that have no training images: newt\."):
         evaluate(config, Target(SHAPES, betons, ["cat", "dog", "newt"]), run, seed=1, device="cpu", threads=1)
     assert not run.folder.exists()
 
