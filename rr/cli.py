@@ -253,7 +253,8 @@ def import_(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="Checkpoint of the authors' code or of another PyTorch program, state dict, or safetensors file.",
+            help="File to convert: a checkpoint of the paper's authors or of another PyTorch program, a state dict, or a "
+            "safetensors file.",
         ),
     ],
     backbone: BackboneOption,

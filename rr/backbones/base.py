@@ -9,7 +9,7 @@ class Backbone(nn.Module):
     Attributes:
         name: name of the architecture, as in `rr.params.BackboneName`.
         features: size of a representation.
-        local_channels: number of channels of the feature maps that `forward_local` returns.
+        local_channels: number of channels of the feature maps that `forward_with_local_maps` returns.
     """
 
     name: str

@@ -31,8 +31,8 @@ _buffers = BufferPool(max_buffers=8)  # for two blocks, full and last mini-batch
 def can_fuse(images_BCHW: Tensor, layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> bool:
     """Return whether the fused functions can replace these layers.
 
-    They need float32 on a CPU, batch norms in training mode with running statistics, and neither autocast nor
-    torch.compile.
+    They require float32 tensors on a CPU, and batch norms in training mode with running statistics. They support
+    neither autocast nor torch.compile.
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False

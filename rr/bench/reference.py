@@ -2,8 +2,8 @@
 
 The worker processes of a `DataLoader` create the views from PIL images with torchvision transforms. The K views of a
 mini-batch are concatenated view by view. All pairs are built and passed through the head at once. The memory format is
-NCHW. Linear evaluation decodes every image and computes its features in every epoch. The module uses no other code of
-rr.
+NCHW. Linear evaluation decodes every image and computes its features in every epoch. The module does not use any other
+code from rr.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -273,7 +273,7 @@ class Beton:
         return images
 
     def _stream_batches(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the batches of `batches` as FFCV reads them from the file."""
+        """Implement `batches` for a split that FFCV streams from the file."""
         if len(order) == 0:
             return
         with _preserve_torch_threads():

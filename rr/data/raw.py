@@ -94,7 +94,7 @@ def write(path: Path, dataset: RawDataset) -> dict[str, int]:
 
 
 def check_label(label: int, where: str) -> None:
-    """Raise UserError if `label` is out of range. `where` names its image or file in the message."""
+    """Raise UserError unless `label` is -1 (unlabeled) or a class below MAX_CLASSES. `where` is for the message."""
     if not UNLABELED <= label < MAX_CLASSES:
         raise UserError(f"{where}: label {label} is out of range: use 0 to {MAX_CLASSES - 1}, or -1 if unlabeled")
 

@@ -43,7 +43,7 @@ def generate_shapes(num_images: int, seed: int, split: str, image_size: int = 32
         into CLASS_NAMES. The labels are shuffled and balanced: class sizes differ by at most one.
 
     Raises:
-        ValueError: if num_images, seed, split or image_size is out of range.
+        ValueError: if num_images, seed or image_size is out of range, or if `split` is unknown.
     """
     _check_arguments(num_images, seed, split, image_size)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, SPLITS.index(split)])))

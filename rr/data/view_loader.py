@@ -151,13 +151,13 @@ def prefetch(source: Generator[Any, None, None], depth: int) -> Iterator[Any]:
     # numba's number of threads and the CUDA device are set per thread. The new thread gets those of the caller.
     threads, device = numba.get_num_threads(), torch.cuda.current_device() if torch.cuda.is_available() else None
 
-    def initialize() -> None:
+    def copy_caller_settings() -> None:
         numba.set_num_threads(threads)
         if device is not None:
             torch.cuda.set_device(device)
 
     end = object()
-    with ThreadPoolExecutor(1, "prefetch", initialize) as executor:
+    with ThreadPoolExecutor(1, "prefetch", copy_caller_settings) as executor:
         try:
             pending = deque(executor.submit(next, source, end) for _ in range(depth))
             while (item := pending.popleft().result()) is not end:

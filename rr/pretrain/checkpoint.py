@@ -36,7 +36,7 @@ class TrainState:
         labels: the pseudo-labels of the current epoch, int64 (N,), or None if the method has none.
         metric_sums: numerator and denominator of each metric, summed over the current epoch, float64 (2,).
         num_views: number of views in all completed epochs.
-        num_pairs: number of pairs that all completed steps have compared.
+        num_pairs: number of pairs compared in all completed steps.
         history: one row for each completed epoch.
         epoch_seconds: duration of each completed epoch.
     """

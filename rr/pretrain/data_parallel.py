@@ -48,17 +48,19 @@ class DataParallelMethod:
         """Set the method to train, which must use the backbone; copy the main process's weights to all processes."""
         self._parallel = DistributedDataParallel(_MethodLoss(method))
 
-    def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+    def loss(
+        self, local_views: Tensor, all_labels: Tensor, all_random_inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Metrics]:
         """Return the loss and the metrics of the complete mini-batch.
 
         Args:
-            views: the views of this process's images.
-            labels: the labels of the complete mini-batch.
-            random_inputs: the random inputs for the complete mini-batch.
+            local_views: the views of this process's images.
+            all_labels: the labels of the complete mini-batch.
+            all_random_inputs: the random inputs for the complete mini-batch.
         """
         assert self._parallel is not None
-        self.batch_size = len(labels)
-        return self._parallel(views, labels, random_inputs)
+        self.batch_size = len(all_labels)
+        return self._parallel(local_views, all_labels, all_random_inputs)
 
 
 class _MethodLoss(nn.Module):

@@ -51,7 +51,8 @@ from rr.views import make_views
 from rr.views.augmentation import Augmentation
 from rr.views.torch_ops import to_device
 
-# The metric that counts the steps with a finite loss. If the loss diverges, it is the number of the first such step.
+# The metric that counts the steps with a finite loss. If the loss diverges, the count is the index (from 0) of the
+# first step whose loss is not finite.
 _FINITE = "finite"
 
 

@@ -1,4 +1,7 @@
-"""The accuracies and the comparison with the paper as LaTeX tables for a publication."""
+"""The accuracies and the comparison with the paper as LaTeX tables for a publication.
+
+The numbers are formatted in `rr.report.formatting`.
+"""
 
 from collections.abc import Sequence
 

@@ -77,10 +77,10 @@ class Augmentation:
         self._check_range("ratio", math.inf)
         self._check_range("zoom", math.inf)
 
-    def _check_number(self, name: str, low: float, high: float, kind: str) -> None:
+    def _check_number(self, name: str, low: float, high: float, description: str) -> None:
         value = getattr(self, name)
         if not (_is_finite(value) and low <= value <= high):
-            raise ValueError(f"{name} must be {kind} in [{low:g}, {high:g}], got {value!r}")
+            raise ValueError(f"{name} must be {description} in [{low:g}, {high:g}], got {value!r}")
 
     def _check_range(self, name: str, high: float) -> None:
         value = getattr(self, name)

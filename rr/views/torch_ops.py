@@ -171,18 +171,18 @@ def _bilinear_taps(start: Tensor, length: Tensor, position: Tensor, size: int) -
     return low_pixel, high_pixel, (1 - weight) * inside, weight * inside
 
 
-def _warp(x: Tensor, matrix: Tensor) -> Tensor:
-    """Apply the inverse affine map `matrix` (N, 6) to (3, N, S, S), as `cpu_kernel.warp`."""
-    batch_size, size = x.shape[1], x.shape[2]
-    centered = torch.arange(size, device=x.device, dtype=torch.float32) + 0.5 - size / 2
+def _warp(x_3NSS: Tensor, inverse_matrix_N6: Tensor) -> Tensor:
+    """Warp images by the affine maps whose inverses are given, as `cpu_kernel.warp` does."""
+    batch_size, size = x_3NSS.shape[1], x_3NSS.shape[2]
+    centered = torch.arange(size, device=x_3NSS.device, dtype=torch.float32) + 0.5 - size / 2
     u, v = centered, centered[:, None]
-    a, b, c, d, e, f = (matrix[:, i, None, None] / (size / 2) for i in range(6))
+    a, b, c, d, e, f = (inverse_matrix_N6[:, i, None, None] / (size / 2) for i in range(6))
     source_x = ((a * u + b * v + c + 1) * size - 1) / 2
     source_y = ((d * u + e * v + f + 1) * size - 1) / 2
     left, top = source_x.floor(), source_y.floor()
-    first_pixel = (torch.arange(batch_size, device=x.device) * (size * size))[:, None, None]
-    flat = x.reshape(3, -1)
-    total, mask = torch.zeros_like(x), torch.zeros_like(source_x)
+    first_pixel = (torch.arange(batch_size, device=x_3NSS.device) * (size * size))[:, None, None]
+    flat = x_3NSS.reshape(3, -1)
+    total, mask = torch.zeros_like(x_3NSS), torch.zeros_like(source_x)
     for dy in (0, 1):
         for dx in (0, 1):
             row, column = top + dy, left + dx

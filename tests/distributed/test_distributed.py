@@ -28,6 +28,8 @@ from rr.params import DynamicsConfig
 from rr.pretrain import loop
 from rr.runtime import status
 
+pytestmark = pytest.mark.slow
+
 WORKER_FILE = Path(worker.__file__)
 RUN_FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
@@ -396,7 +398,9 @@ def test_mini_batch_with_fewer_images_than_processes_raises(
 
 def test_method_without_data_parallel_support_raises(tmp_path: Path) -> None:
     config = golden.small_config("infomax", batch_size=8)
-    assert "the infomax method cannot be trained by 2 processes" in training_error(config, 2, tmp_path)
+    assert "the infomax method does not support training with several processes (2 were started)" in training_error(
+        config, 2, tmp_path
+    )
 
 
 def test_invalid_environment_variables_raise(shapes_project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,9 @@ def test_engines_do_not_repeat_stages_that_a_user_has_run(project: Path) -> None
 
     write_params(project, change)  # Snakemake has metadata with the former parameter
     call(project, "rr", "convert", "--dataset", "shapes")
-    output = call(project, "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "rr", *PRETRAIN, "--device", "cpu")
+    output = call(
+        project, "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "rr", *PRETRAIN, "--device", "cpu"
+    )
     assert output.count("registering the run with Snakemake and DVC") == 1
     call(project, "rr", *EVALUATE, "knn")
     call(project, "rr", "report")

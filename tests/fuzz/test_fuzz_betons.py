@@ -16,6 +16,8 @@ from corruption import DEFAULT_ROUNDS, SEED, damage, flip_bit, rounds
 from rr.data import beton
 from rr.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES, SIZE = 12, 8
 _TABLES_END = 4000  # bytes: the header, fields and samples of this small file lie before
 _VALUES = (0, 1, 2, 7, SIZE * SIZE * 3, 255, 2**16 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)

@@ -14,6 +14,8 @@ from rr import backbones, methods
 from rr.params import MethodConfig
 from rr.pretrain.checkpoint import TrainState, load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def build_method(name: str, seed: int) -> tuple[Any, Any, Any]:
     """Return a method with random weights, its optimizer and its scheduler."""

@@ -32,6 +32,8 @@ from rr.gallery.feature_extractor import load_feature_extractor
 from rr.params import DatasetConfig, ParquetSource
 from rr.report.inputs.predictions import read_predictions
 
+pytestmark = pytest.mark.slow
+
 
 def read_weights(path: Path) -> None:
     load_backbone(path)(torch.zeros(1, 3, 32, 32))

@@ -19,6 +19,8 @@ from rr.data import raw
 from rr.errors import UserError
 from rr.workflow import suites
 
+pytestmark = pytest.mark.slow
+
 SHELL_NAME = "a b;$(touch x)`touch x`'\"&|>x"
 
 

@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RepresenterError
 
+pytestmark = pytest.mark.slow
+
 PLAN = ("plan", "--views-per-second", "1000")
 
 

@@ -13,6 +13,8 @@ from helpers import RunRr, write_params
 from rr.params import load_params
 from rr.workflow.verify import describe_grid_mismatches
 
+pytestmark = pytest.mark.slow
+
 FLIPS = DEFAULT_ROUNDS // 2  # each reads every file of the project
 NOT_ARTIFACTS = (".rr", "params.yaml")
 

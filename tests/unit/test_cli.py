@@ -60,6 +60,7 @@ def test_invalid_command_line_exits_with_2(project: Path, rr: RunRr, arguments: 
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.slow
 def test_bench_runs_the_requested_part(project: Path, rr: RunRr) -> None:
     assert rr("bench", "loadr").err.startswith("rr: ")
     assert "--threads 1,x: give positive integers" in rr("bench", "head", "--threads", "1,x").err

@@ -109,6 +109,7 @@ def test_read_only_folder_raises(project_copy: Path, rr: RunRr, folder: str) -> 
         assert read_files(project_copy) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", STAGES)
 def test_file_size_limit_raises(project_copy: Path, folder: str) -> None:
     """The limit acts like `ulimit -f`, or like the largest file size of an old file system."""
@@ -139,6 +140,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_out_of_memory_raises(project_copy: Path) -> None:
     def change(params: dict) -> None:
         shrink_grid(params)
@@ -177,6 +179,7 @@ with exclusive_lock(Path('{folder}')):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@pytest.mark.slow
 def test_only_one_of_several_processes_writes_an_artifact(project_copy: Path) -> None:
     before = read_files(project_copy)
     command = [sys.executable, "-m", "rr", *PRETRAIN]
@@ -253,6 +256,7 @@ needs_memory_counters = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_memory_counters
 @pytest.mark.parametrize("resident_bytes", [0, 1 << 30], ids=["streamed", "resident"])
 def test_fifty_epochs_leak_no_memory_or_threads(project_copy: Path, resident_bytes: int) -> None:
@@ -267,6 +271,7 @@ def test_fifty_epochs_leak_no_memory_or_threads(project_copy: Path, resident_byt
     assert usage[-1][0] - usage[9][0] < 12, usage
 
 
+@pytest.mark.slow
 @needs_memory_counters
 def test_memory_does_not_grow_with_a_streamed_split(project: Path, rr: RunRr) -> None:
     """A split with seven times as many images (37 MB more pixels) needs the same memory."""

@@ -55,7 +55,10 @@ def ensure_extracted(
 def _find_local_copy(local_copy: Path, dataset: type[TorchvisionDataset]) -> Path:
     """Return the path of the extracted folder or of the archive, which may be `local_copy` or inside it."""
     if not local_copy.exists():
-        raise UserError(f"{local_copy} does not exist: give {dataset.filename}, or the folder extracted from it")
+        raise UserError(
+            f"{local_copy} does not exist: correct --from, or 'path' of the source in params.yaml, so that it leads to "
+            f"{dataset.filename} or to the folder extracted from it"
+        )
     if local_copy.is_file() or local_copy.name == dataset.base_folder:
         return local_copy
     for path in (local_copy / dataset.base_folder, local_copy / dataset.filename):

@@ -213,7 +213,10 @@ def _compute_logits(
 
 
 def _leaky_relu_grad_sums(side: _PairSide, other: _PairSide, logit_grad_P: np.ndarray) -> _GradSums:
-    """Sum the logit gradient times the slope of the LeakyReLU over the pairs of one side (pass 3)."""
+    """Sum the logit gradient times the LeakyReLU slope over the pairs of each row, and over all rows (pass 3).
+
+    The output weights of the head are not included.
+    """
     sums_NH = np.empty_like(side.rows_NH)
     partial_sums_2TH = np.stack((_empty_partial_sums(side), _empty_partial_sums(side)))
     row_values = (side.folded_NH, other.folded_NH, *side.partner_lists, logit_grad_P, side.centered_NH)

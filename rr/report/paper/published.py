@@ -21,8 +21,8 @@ MethodKind = Literal[
     "supervised", "random", "deepcluster", "rotation", "infomax", "simclr", "relational", "dot", "encoder-dot"
 ]
 DatasetName = Literal["cifar10", "cifar100", "cifar100-20", "tiny-imagenet", "slimagenet64", "stl10", "stl10-unlabeled"]
-# "digitized" was read from a plot, "not given" is printed as "n/a", and "not recovered" is believed to exist, but no
-# source is available.
+# "digitized": read from a plot. "not given": missing in the paper; the report prints "n/a". "not recovered": believed
+# to exist, but no source is available.
 Status = Literal["confirmed", "digitized", "unconfirmed", "not given", "not recovered"]
 
 _DISPLAY_NAMES = {

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 INK, RULE = "#010101", "#010102"  # placeholders for the colors of text and of lines
 SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholders for the colors of up to 20 series
+# The colors themselves are in templates/page.css, because the dark page has others.
 _COLORS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

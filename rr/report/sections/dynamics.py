@@ -60,7 +60,7 @@ def _plot_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
 
 
 def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positive_only: bool) -> list[Curve]:
-    """Return a curve for each column that all seeds have, by the labels in `columns`.
+    """Return a curve for each column that all seeds have. `columns` maps each column to the label of its curve.
 
     With `positive_only`, values of 0 or less are left out, because a logarithmic axis cannot show them.
     """

@@ -8,7 +8,7 @@ from rr.report.formatting import format_count, format_duration, format_energy, l
 from rr.report.grouping import unique
 from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
 from rr.report.inputs.files import Machine
-from rr.report.sections.versions import describe_commits, version_labels
+from rr.report.sections.code_versions import code_version_labels, describe_commits
 from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
 
 
@@ -34,7 +34,7 @@ def build_runs(results: GridResults) -> Runs:
     machines = unique(record.machine for record in results.records)
     has_energy = any(record.energy_joules for record in results.records)
     # All stages have a column for the code version if the runs of any stage have several versions.
-    has_versions = any(len(set(version_labels(runs))) > 1 for runs in results.stages.values())
+    has_versions = any(len(set(code_version_labels(runs))) > 1 for runs in results.stages.values())
     stages = []
     for title, runs in results.stages.items():
         if not runs:
@@ -46,7 +46,7 @@ def build_runs(results: GridResults) -> Runs:
 
 
 def _machine_table(machines: Sequence[Machine]) -> TextTable:
-    """Return a table with a column per machine. No line breaks between the name of a package and its version."""
+    """Return a table with a column per machine. The name of a package and its version are kept on one line."""
     rows = {
         "processor": [machine.processor for machine in machines],
         "cores": [str(machine.cores) for machine in machines],
@@ -67,7 +67,7 @@ def _run_table(
     """Return a table with a row per run. Columns without information are left out."""
     numbers = numeric_columns(["Time", "Views/s", "Peak memory", "Energy"])
     rows: list[list[TextCell | str]] = []
-    for run, version in zip(runs, version_labels(runs), strict=True):
+    for run, version in zip(runs, code_version_labels(runs), strict=True):
         record = run.record
         row: list[TextCell | str] = [
             TextCell(record.command, link=record_file(run.paths.folder)),

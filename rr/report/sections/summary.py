@@ -6,7 +6,7 @@ from typing import Any
 from rr.report.formatting import format_mean_std, format_percent, seed_note
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
-from rr.report.sections.versions import version_warnings
+from rr.report.sections.code_versions import code_version_warnings
 from rr.report.tables import LOWER_BOUND, UPPER_BOUND, ResultTable, accuracy_tables
 
 
@@ -40,7 +40,7 @@ def build_summary(results: GridResults) -> Summary:
     finding = "This grid has no evaluations, so the report shows only the pretraining."
     if evaluations:
         finding = summarize_tables(accuracy_tables(results))
-    return Summary(finding, version_warnings(results), {axis: values for axis, values in axes.items() if values})
+    return Summary(finding, code_version_warnings(results), {axis: values for axis, values in axes.items() if values})
 
 
 def summarize_tables(tables: list[ResultTable]) -> str:

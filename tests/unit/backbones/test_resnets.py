@@ -148,7 +148,7 @@ def test_resnet34_equals_torchvision_resnet34(size: int) -> None:
 
 @pytest.mark.parametrize("size", [32, 45])
 @pytest.mark.parametrize("name", LOCAL_MAPS)
-def test_forward_local_gives_the_same_features_gradients_and_statistics(name: str, size: int) -> None:
+def test_forward_with_local_maps_gives_the_same_features_gradients_and_statistics(name: str, size: int) -> None:
     first = random_backbone(name).train()
     second = copy.deepcopy(first)
     features = first(random_images(4, size))

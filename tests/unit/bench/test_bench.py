@@ -228,6 +228,7 @@ def test_part_runs(part: str) -> None:
     assert "CPU ratio" in text
 
 
+@pytest.mark.slow
 def test_training_part_runs() -> None:
     results = json.loads(bench.run_benchmark(["training"], as_json=True, steps=2, smoke_test=True, threads=[1]))
     case = results["parts"]["training"]["cases"][0]
@@ -259,6 +260,7 @@ def test_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPatch) 
     assert case.candidates[0].num_units == 2 * 64 * 32
 
 
+@pytest.mark.slow
 def test_startup_part_runs() -> None:
     results = json.loads(bench.run_benchmark(["startup"], as_json=True, steps=1, smoke_test=True, threads=[1]))
     assert [case["case"] for case in results["parts"]["startup"]["cases"]] == ["help", "first step"]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from helpers import write_params
 
@@ -27,6 +28,7 @@ def test_parameters_match_the_paper() -> None:
     assert method.model_copy(update=changes) == default_method
 
 
+@pytest.mark.slow
 def test_script_runs_on_cpu(tmp_path: Path) -> None:
     write_params(tmp_path, lambda raw: raw["methods"].update({"relational-paper": raw["methods"]["relational"]}))
     environment = {**os.environ, "RR_DEVICE": "cpu", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

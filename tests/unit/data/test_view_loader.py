@@ -103,6 +103,7 @@ def test_closing_prefetch_ends_its_thread() -> None:
     assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_gpu_step_is_one_graph_compiled_once_per_shape(path: Path, precision: str) -> None:
     """Check on CPU tensors that the step never waits for the host, and that its loss equals that of the CPU path."""

@@ -388,6 +388,7 @@ def load_export(kind: str, name: str, file: Path) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.from_numpy(session.run(["features"], {"images": x.numpy()})[0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "image_size", "kind"),

@@ -249,6 +249,7 @@ def test_loss_falls_on_fixed_images(config: params.MethodConfig) -> None:
     assert np.mean(losses[-5:]) < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 @every_method
 def test_one_graph_without_breaks(config: params.MethodConfig) -> None:
     method, views, labels = build(config), two_views(), torch.full((16,), -1)

@@ -20,7 +20,7 @@ class Stub(nn.Module):
         self.features, self.local_channels = features, local_channels
         self.first, self.last = nn.Conv2d(3, local_channels, 3, padding=1), nn.Linear(local_channels, features)
 
-    def forward_local(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_local_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.first(images).relu()
         return self.last(maps.mean((2, 3))), maps
 

@@ -30,6 +30,7 @@ def read_outputs(outputs: golden.OutputPaths) -> tuple[bytes, bytes]:
     return outputs.weights.read_bytes(), outputs.history.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", golden.TRAINABLE)
 def test_losses_of_twenty_steps_equal_the_golden_file(name: str, data: Path, tmp_path: Path) -> None:
     """After a change that is supposed to change the losses, `python tests/golden.py` updates the file."""
@@ -66,6 +67,7 @@ def test_run_continues_from_any_checkpoint_to_identical_results(
         assert read_outputs(train(small_data, directory, config)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["relational", "deepcluster"])
 def test_results_do_not_depend_on_the_loader(
     name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -67,6 +67,7 @@ def test_files_depend_only_on_the_seed(project_copy: Path, rr: RunRr) -> None:
     assert other != first["backbone.safetensors"]
 
 
+@pytest.mark.slow
 def test_killed_run_continues_to_identical_results(project_copy: Path, rr: RunRr) -> None:
     write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=12))
     rr(*PRETRAIN)

@@ -502,6 +502,7 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     check_latex(latex)
 
 
+@pytest.mark.slow
 def test_reduced_budget_gets_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load_suites(tmp_path, monkeypatch, "cifar-conv4-short")
     write_runs(params, lambda run: 0.5)

@@ -69,6 +69,7 @@ def read_outputs(method: str = "relational") -> dict[str, bytes]:
 
 
 # An epoch has seven steps. A signal arrives within an epoch, at the end of one, or at the last step of all.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "stop"), select_pairs(EXITS, [(3, (1, 3)), (7, (2, 0)), (12, (2, 5)), (21, (4, 0))])
 )
@@ -167,6 +168,7 @@ def test_interrupted_stage_leaves_no_incomplete_files(
         assert {path: path.read_bytes() for path in run.outputs} == expected
 
 
+@pytest.mark.slow
 def test_log_shows_where_pretraining_continues(project_copy: Path) -> None:
     write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=100000))
     command = [sys.executable, "-m", "rr", *PRETRAIN]

@@ -149,6 +149,7 @@ def test_file_is_updated_without_progress(monkeypatch: pytest.MonkeyPatch) -> No
     assert status.list_unfinished_runs() == []
 
 
+@pytest.mark.slow
 def test_killed_and_failed_pretrainings_are_listed(converted_project: Path, folder: Path, rr: RunRr) -> None:
     shutil.copytree(converted_project, folder, dirs_exist_ok=True)
     write_params(folder, lambda params: params["methods"]["relational"].update(epochs=1000))

@@ -320,6 +320,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_process_that_compiles_the_kernel_gives_the_same_bits(tmp_path: Path) -> None:
     def hash_in_child() -> str:
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

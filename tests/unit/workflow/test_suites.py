@@ -29,6 +29,7 @@ def test_use_changes_only_the_grid_and_adds_methods(name: str, params_file: Path
     assert params_file.read_bytes() == once
 
 
+@pytest.mark.slow
 def test_quick_is_the_default_grid(params_file: Path) -> None:
     before = params.load_params(params_file)
     for name in NAMES:

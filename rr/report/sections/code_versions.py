@@ -10,13 +10,13 @@ from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResu
 _MAX_NAMES = 6  # runs of a version that the warning names
 
 
-def version_labels(runs: Sequence[PretrainResult | EvaluationResult]) -> list[str]:
+def code_version_labels(runs: Sequence[PretrainResult | EvaluationResult]) -> list[str]:
     """Return the label (A, B, …) of the code version of each run. Runs with equal file hashes have equal labels."""
     versions = unique(run.record.code for run in runs)
     return [letter_label(versions.index(run.record.code)) for run in runs]
 
 
-def version_warnings(results: GridResults) -> list[str]:
+def code_version_warnings(results: GridResults) -> list[str]:
     """Return a warning for each stage whose runs used several versions of the code."""
     warnings = []
     for stage, runs in results.stages.items():
