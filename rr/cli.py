@@ -253,8 +253,8 @@ def import_(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="File to convert: a checkpoint of the paper's authors or of another PyTorch program, a state dict, or a "
-            "safetensors file.",
+            help="File to convert: a checkpoint of the paper's authors or of another PyTorch program, a state dict, or "
+            "a safetensors file.",
         ),
     ],
     backbone: BackboneOption,

@@ -80,7 +80,8 @@ def parse_yaml(content: str, path: Path) -> Any:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if unsupported:
         raise UserError(
-            f"{path}: {unsupported}: use only text, numbers, booleans, null, lists and mappings, and put dates in quotes"
+            f"{path}: {unsupported}: use only text, numbers, booleans, null, lists and mappings, and put dates in "
+            "quotes"
         )
     return raw
 
