@@ -26,7 +26,8 @@ os.environ["DVC_NO_ANALYTICS"] = "1"
 # Remove settings of the user, and of torchrun, from the environment.
 for variable in (
     "RR_PARAMS", "RR_DEVICE", "RR_GPUS", "RR_SCRATCH", "RR_BENCH_DATA", "RR_ENGINE", "DVC_STAGE", "RANK",
-    "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
+    "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK",
+    "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
     "MASTER_PORT", *(name for name in os.environ if name.startswith("TORCHELASTIC_")),
 ):  # fmt: skip
     os.environ.pop(variable, None)
