@@ -17,7 +17,7 @@ from rr import paths
 from rr.errors import UserError
 from rr.params import load_params
 from rr.workflow import grid, suites
-from rr.workflow.keep_outputs import keep_former_outputs
+from rr.workflow.snakemake_outputs import keep_former_outputs
 from rr.workflow.records import code_files
 
 min_version("9.19")  # the first version that reads profile.yaml and compares touched files by checksum

@@ -158,7 +158,7 @@ def _check_grid() -> str:
     from rr import paths
     from rr.compute.device import resolve_device
     from rr.params import load_params
-    from rr.runtime.text import format_count
+    from rr.runtime.formatting import format_count
     from rr.workflow import grid
     from rr.workflow.checks import find_grid_problems, find_known_dataset, find_machine_problems
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rr.data import raw, sources
-from rr.data.skipped import SkippedFiles, format_skipped
-from rr.data.text import display_name, format_names, printable
+from rr.data.names import display_name, format_names, printable
+from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
 from rr.params import FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
 from rr.runtime.progress import Progress

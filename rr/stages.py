@@ -34,7 +34,7 @@ from rr.workflow.verify import describe_grid_changed_files, describe_grid_mismat
 
 
 def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
-    """Fetch the images of a dataset into `data/raw`; `local_copy` is read instead of the source in params.yaml."""
+    """Fetch the images of a dataset into `data/raw`. If given, `local_copy` is read instead of the source."""
     require_single_process("fetch")
     params = load_params(params_file)
     config = _lookup(params, "datasets", dataset)

@@ -74,11 +74,22 @@ def load_network(path: Path) -> tuple[backbones.Backbone, nn.Linear | None]:
         weights = [*backbone.state_dict().values(), *(classifier.state_dict().values() if classifier else ())]
         if not all(bool(value.isfinite().all()) for value in weights):
             raise ValueError("a weight is NaN or infinite")
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except FileNotFoundError as error:
         raise UserError(
-            f"{path} is missing, damaged or not a backbone file of this project ({error}): create it again with rr "
-            "pretrain or rr import"
+            f"{path} does not exist: give the backbone.safetensors of a run, or a file written by rr import"
         ) from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged or not a safetensors file ({error}): give the backbone.safetensors of a run, or "
+            "convert a checkpoint with rr import"
+        ) from error
+    except KeyError as error:
+        raise UserError(
+            f"{path} was not written by rr (its metadata has no entry {error}): convert it with rr import"
+        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        problem = str(error).partition("\n")[0].rstrip(":")
+        raise UserError(f"{path} is damaged ({problem}): create it again with rr pretrain or rr import") from error
     return backbone.requires_grad_(False).eval(), classifier
 
 

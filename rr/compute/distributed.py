@@ -17,8 +17,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rr.errors import ReportedByAnotherRank, UserError
+from rr.runtime.formatting import format_count, format_duration
 from rr.runtime.progress import Progress
-from rr.runtime.text import format_count, format_duration
 
 if TYPE_CHECKING:
     from torch import Tensor

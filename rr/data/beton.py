@@ -68,7 +68,7 @@ def _preserve_torch_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _import_ffcv() -> None:
+def _import_ffcv_quickly() -> None:
     """Import ffcv, with a Python dict in place of its numba dictionary of image modes.
 
     The numba dictionary takes seconds to compile, but it has only two entries, and only Python code reads it.
@@ -89,7 +89,7 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
         labels: labels of the images, int64 (N,).
         index: row of each image in the raw file, int64 (N,).
     """
-    _import_ffcv()
+    _import_ffcv_quickly()
     from ffcv.fields import IntField, RGBImageField
     from ffcv.memory_allocator import MemoryAllocator
     from ffcv.writer import DatasetWriter, worker_job_indexed_dataset
@@ -180,7 +180,7 @@ def validate(path: Path) -> BetonInfo:
     fields = np.fromfile(path, _FIELD, len(_FIELDS), offset=_HEADER.itemsize)
     names = tuple(bytes(name).rstrip(b"\0").decode("ascii", "replace") for name in fields["name"])
     if names != _FIELDS or tuple(fields["type"]) != _FIELD_TYPES:
-        raise invalid(f"its fields are {', '.join(names)} instead of {', '.join(_FIELDS)}, or have other types")
+        raise invalid(f"its fields ({', '.join(names)}) or their types are not those of rr ({', '.join(_FIELDS)})")
     count, table_start = int(header["samples"]), int(header["allocation"])
     if (
         count < 1
@@ -295,7 +295,7 @@ class Beton:
             epoch.close()
 
     def _make_ffcv_loader(self, batch_size: int) -> Any:
-        _import_ffcv()
+        _import_ffcv_quickly()
         import numba
         from ffcv.fields.rgb_image import SimpleRGBImageDecoder
         from ffcv.loader import Loader, OrderOption

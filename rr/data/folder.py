@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from rr.data.text import display_name
+from rr.data.names import display_name
 
 # Reasons why a file is not used. They appear in the output of the commands and in the records.
 HIDDEN = "hidden"

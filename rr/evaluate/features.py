@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # `rr retrieve` does not need these imports, which take a ten
     from rr.data.beton import Beton
     from rr.params import DatasetConfig
 
-# A batch of images larger than 224 × 224 pixels has fewer images, because its activations would need too much memory.
+# Batches of images larger than 224 × 224 pixels contain fewer images. Otherwise, their activations would need too much
+# memory.
 _MAX_BATCH_SIZE, _MAX_BATCH_PIXELS = 512, 512 * 224**2
 
 

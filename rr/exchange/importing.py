@@ -18,8 +18,8 @@ from rr.backbones.weights import save_backbone
 from rr.errors import UserError, format_suggestion
 from rr.params import BackboneName
 from rr.paths import PARAMS_FILE
+from rr.runtime.formatting import format_count
 from rr.runtime.hashing import file_sha256
-from rr.runtime.text import format_count
 
 _MAX_DEPTH = 4  # of the dicts in a checkpoint
 _MAX_NAMES = 5  # in a message
@@ -229,10 +229,10 @@ def _find_candidates(backbone_name: str, state_dicts: dict[str, dict[str, Tensor
     candidates = []
     for names in _name_variants(backbone_name):
         first, *_ = names.values()
-        layers = {_layer(name) for name in names.values()}
+        layers = {_top_level_layer(name) for name in names.values()}
         for path, tensors in state_dicts.items():
             for prefix in [name.removesuffix(first) for name in tensors if f".{name}".endswith(f".{first}")]:
-                present = {_layer(name) for name in names.values() if prefix + name in tensors}
+                present = {_top_level_layer(name) for name in names.values() if prefix + name in tensors}
                 if len(present) >= len(layers) / 2:
                     candidates.append(_make_candidate(backbone_name, names, path, prefix, tensors))
     return sorted(candidates, key=lambda candidate: (candidate.problem is not None, -len(candidate.names)))
@@ -264,14 +264,15 @@ def _make_candidate(
             state[name] = actual
     used = {prefix + name for name in names.values()} & tensors.keys()
     # Another tensor in a layer of the backbone belongs to a larger backbone. All other tensors are ignored.
-    layers = tuple({f"{prefix}{_layer(name)}." for name in names.values()})
+    layers = tuple({f"{prefix}{_top_level_layer(name)}." for name in names.values()})
     unexpected = (name for name in tensors if name not in used and name.startswith(layers))
     if (unexpected_name := next(unexpected, None)) and not problem:
         problem = f"unexpected key {unexpected_name}"
     return Candidate(path, prefix, state, used, problem)
 
 
-def _layer(name: str) -> str:
+def _top_level_layer(name: str) -> str:
+    """Return the first part of the name of a weight, such as `layer1` for `layer1.0.conv1.weight`."""
     return name.partition(".")[0]
 
 
@@ -302,7 +303,7 @@ def _name_variants(backbone_name: str) -> list[dict[str, str]]:
     if backbone_name == "conv4":
         variants.append({name: _authors_name(name) for name in names})
     for order in ([name for name, _ in layers], weighted_layers):
-        renamed = {name: f"{order.index(_layer(name))}.{name.partition('.')[2]}" for name in names}
+        renamed = {name: f"{order.index(_top_level_layer(name))}.{name.partition('.')[2]}" for name in names}
         variants.append(renamed)
     return variants
 

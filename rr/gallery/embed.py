@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rr.data.skipped import SkippedFiles, UnreadablePolicy, format_skipped
+from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.images import ImageFile, decode_images, has_image_suffix, list_images
 from rr.gallery.index import CachedVectors, ImageVectors, StaleIndex, default_index_path, read_index, write_index
 from rr.runtime.atomic import atomic_write
+from rr.runtime.formatting import format_count
 from rr.runtime.progress import Progress
-from rr.runtime.text import format_count
 
 if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
     from rr.params import DatasetConfig

@@ -18,8 +18,8 @@ from rr.data.folder import (
     image_suffixes,
     list_folder,
 )
-from rr.data.skipped import SkippedFiles
-from rr.data.text import display_name, path_to_text
+from rr.data.names import display_name, path_to_text
+from rr.data.skipped_files import SkippedFiles
 from rr.errors import UserError
 
 _MAX_THREADS = min(8, os.cpu_count() or 1)  # each thread may hold a photograph that takes up a hundred megabytes

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr import paths
-from rr.data.skipped import SkippedFiles
-from rr.data.text import display_name, path_to_text
+from rr.data.names import display_name, path_to_text
+from rr.data.skipped_files import SkippedFiles
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor
 from rr.gallery.images import ImageFile

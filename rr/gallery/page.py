@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from rr.data.text import display_name
+from rr.data.names import display_name
 from rr.gallery.images import read_images
 from rr.gallery.search import QueryResult
 from rr.report.jinja import make_jinja_environment

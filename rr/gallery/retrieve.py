@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rr.data.skipped import SkippedFiles, UnreadablePolicy, format_skipped
-from rr.data.text import display_name, format_names
+from rr.data.names import display_name, format_names
+from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.gallery import index
 from rr.gallery.embed import check_output_path, embed_batches, make_skipped_files

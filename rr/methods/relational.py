@@ -53,8 +53,9 @@ class RelationalReasoning(Method):
         """Sample the random numbers that determine the partners, for Q = K(K − 1)/2 pairs of views.
 
         Returns:
-            If negatives are random: the rows of the negative partners, int64 (Q, M). Then, if labels are used: uniform
-            numbers in [0, 1) for the positive and the negative partners, float32 (2, Q, M).
+            A tuple. If negatives are random, it contains the rows of the negative partners, int64 (Q, M). If labels are
+            used, it also contains uniform numbers in [0, 1) for the positive and the negative partners, float32
+            (2, Q, M).
         """
         K = self.config.views
         random_inputs: tuple[Tensor, ...] = ()

@@ -78,7 +78,7 @@ class OwnImages(StrictModel):
     @field_validator("splits", mode="before")
     @classmethod
     def _check_splits(cls, value: Any) -> Any:
-        """Replace pydantic's errors, one for each type that `splits` may have, by a single one."""
+        """Replace pydantic's errors, one for each type that `splits` may have, with a single one."""
         names = value if isinstance(value, dict) else {}
         is_valid = "train" in names and names.keys() <= {"train", "test"}
         if value not in ("auto", "none") and not (is_valid and all(isinstance(n, str) and n for n in names.values())):

@@ -63,11 +63,11 @@ def parse_params(content: str, path: Path) -> Params:
 
 
 def parse_yaml(content: str, path: Path) -> Any:
-    """Parse a YAML text whose values JSON can represent; `path` is for error messages.
+    """Parse a YAML document whose values JSON can represent; `path` is used in error messages.
 
     Raises:
         UserError: if the text is not valid YAML, if it is too large or too deeply nested, or if it has values that JSON
-            does not have, such as dates.
+            cannot represent, such as dates.
     """
     try:
         raw = YAML(typ="safe", pure=True).load(content)
@@ -87,7 +87,7 @@ def parse_yaml(content: str, path: Path) -> Any:
 
 
 def _find_unsupported(value: Any, where: str) -> Iterator[str]:
-    """Yield a description of each key and value that JSON does not have; `where` is the path of `value`."""
+    """Yield a description of each key and value that JSON cannot represent; `where` is the path of `value`."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str | int | float | None):

@@ -5,6 +5,7 @@ from rr.errors import UserError
 from rr.methods.base import Method
 from rr.methods.requirements import find_training_problem
 from rr.params import MethodConfig
+from rr.runtime.formatting import format_count
 
 
 def check_training_images(config: MethodConfig, data: Beton, num_classes: int) -> None:
@@ -32,8 +33,8 @@ def check_world_size(method_kind: str, method: Method, world_size: int, images_p
     if min(batch_size, images_per_epoch) < world_size:
         limit = min(batch_size, images_per_epoch)
         raise UserError(
-            f"{world_size} processes cannot share mini-batches of {limit} images, because each process needs at least "
-            f"one image: start at most {limit} processes"
+            f"{world_size} processes cannot share mini-batches of {format_count(limit, 'images')}, because each "
+            f"process needs at least one image: start at most {format_count(limit, 'processes', 'process')}"
         )
     remainder = images_per_epoch % batch_size
     if 0 < remainder < world_size:

@@ -73,7 +73,10 @@ def escape_markdown(text: Any) -> str:
 
 
 def relative_link(path: Path) -> str:
-    """Return the path of a file relative to the folder of the page."""
+    """Return the path of a file relative to the folder of the page, with forward slashes.
+
+    It needs no URL quoting, because the names in it contain only letters, digits, hyphens and underscores.
+    """
     return Path(os.path.relpath(path, paths.REPORT_DIR)).as_posix()
 
 

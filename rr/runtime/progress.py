@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from rr.runtime import status
-from rr.runtime.text import format_count, format_duration, format_rate
+from rr.runtime.formatting import format_count, format_duration, format_rate
 
 SECONDS_BEFORE_FIRST_LINE = 2.0
 SECONDS_BETWEEN_LINES = 10.0

@@ -18,9 +18,9 @@ from typing import Any
 
 from rr import paths
 from rr.errors import UserError, explain_os_error
+from rr.runtime.formatting import format_count, format_duration, format_rate
 from rr.runtime.signals import EXIT_MESSAGES
 from rr.runtime.table import format_table
-from rr.runtime.text import format_count, format_duration, format_rate
 
 SECONDS_BETWEEN_HEARTBEATS = 3.0
 

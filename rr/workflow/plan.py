@@ -7,8 +7,8 @@ from typing import Any
 from rr import paths
 from rr.errors import UserError
 from rr.params import Params
+from rr.runtime.formatting import format_count, format_duration
 from rr.runtime.table import format_table
-from rr.runtime.text import format_count, format_duration
 from rr.workflow import grid
 from rr.workflow.checks import estimate_beton_bytes, find_known_dataset, find_pretraining_problem
 from rr.workflow.estimates import IoEstimate, estimate_io, estimate_makespan

@@ -17,7 +17,7 @@ import numpy as np
 
 from rr import paths
 from rr.params import DatasetConfig, DynamicsConfig, MethodConfig, Params
-from rr.runtime.text import format_count
+from rr.runtime.formatting import format_count
 from rr.workflow.checks import find_known_dataset
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from own_images import fetch_folder, fetched_labels, make_image, raw_file
 
 from rr.data import raw
 from rr.data.folder import image_kind, list_folder
-from rr.data.skipped import SkippedFiles
+from rr.data.names import compose, path_to_text
+from rr.data.skipped_files import SkippedFiles
 from rr.data.sources.split_names import UNUSED
-from rr.data.text import compose, path_to_text
 from rr.errors import UserError
 from rr.gallery.images import list_images
 

@@ -100,8 +100,8 @@ LOADERS: dict[str, tuple[Callable[[Path, RunRr], Outcome], str]] = {
     "import, zip": (attack_by_import(write_torch), "would run code"),
     "import, legacy": (attack_by_import(lambda path: write_torch(path, zipped=False)), "would run code"),
     "import, pickle": (attack_by_import(write_pickle), "evil.tar"),
-    "weights, zip": (attack_by_weights(write_torch), "not a backbone file of this project"),
-    "weights, pickle": (attack_by_weights(write_pickle), "not a backbone file of this project"),
+    "weights, zip": (attack_by_weights(write_torch), "damaged or not a safetensors file"),
+    "weights, pickle": (attack_by_weights(write_pickle), "damaged or not a safetensors file"),
     "params.yaml": (attack_by_params, "is not valid YAML"),
     "suite": (attack_by_suite, "is not valid YAML"),
 }

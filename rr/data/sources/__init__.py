@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from rr.data.names import printable
 from rr.data.raw import RawDataset
-from rr.data.skipped import SkippedFiles
+from rr.data.skipped_files import SkippedFiles
 from rr.data.sources import cifar, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
-from rr.data.text import printable
 from rr.errors import UserError
 from rr.params import ShapesSource, Source
 

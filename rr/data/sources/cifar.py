@@ -37,12 +37,12 @@ def read_dataset(source: CifarSource, download_dir: Path, local_copy: Path | Non
         class_names = _unpickle_entry(folder / "meta", "coarse_label_names")
         labels = {split: _unpickle_entry(folder / split, "coarse_labels") for split in raw.SPLITS}
 
-    def iter_images() -> Iterator[raw.EncodedImage]:
+    def iter_all_splits() -> Iterator[raw.EncodedImage]:
         for split, part in parts:
             for position, (image, label) in enumerate(zip(part.data, labels[split], strict=True)):
                 yield raw.EncodedImage(split, f"{split}/{position}.png", raw.encode_png(image), label)
 
-    return raw.RawDataset(class_names, iter_images(), sum(len(part) for _, part in parts))
+    return raw.RawDataset(class_names, iter_all_splits(), sum(len(part) for _, part in parts))
 
 
 def _unpickle_entry(path: Path, key: str) -> list:

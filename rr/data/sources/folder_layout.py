@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rr.data.folder import FolderListing, file_suffix
+from rr.data.names import compose, display_name, format_names, path_to_text, printable
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role
-from rr.data.text import compose, display_name, format_names, path_to_text, printable
 from rr.errors import UserError, format_suggestion
 from rr.params import FolderSource, SplitNames
-from rr.runtime.text import format_count
+from rr.runtime.formatting import format_count
 
 _HOW_TO_STATE = (
     "State the layout in the source of this dataset in params.yaml: `splits: {train: FOLDER, test: FOLDER}` (without "
@@ -61,7 +61,7 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
         if not any(classes.values()):
             raise UserError(
                 f"{tree.path(folders[split])} has no images{tree.describe_skipped(folders[split])}: add some (.jpg, "
-                ".png, …), or correct the path of the source"
+                ".png, …), or correct `path` or `splits` in the source of this dataset in params.yaml"
             )
     if "test" in files:
         _check_same_classes(tree, folders, files)
@@ -154,8 +154,8 @@ def _stated_folders(tree: _Tree, splits: SplitNames) -> dict[str, str]:
         return {"all": train}
     if is_below(f"{train}/", test) or is_below(f"{test}/", train):
         raise UserError(
-            f"splits: train ({display_name(train)}) and test ({display_name(test)}) must not contain each other: "
-            "correct them in the source of this dataset in params.yaml"
+            f"splits: train ({display_name(train)}) and test ({display_name(test)}) must be different folders, "
+            "and neither may contain the other: correct them in the source of this dataset in params.yaml"
         )
     return folders
 

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from rr.data import raw
 from rr.data.folder import UNREADABLE_FILE, DamagedFile, SkippedFile, image_kind, list_folder
-from rr.data.skipped import SkippedFiles
+from rr.data.names import display_name, format_names, path_to_text
+from rr.data.skipped_files import SkippedFiles
 from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
 from rr.data.sources.split_names import UNUSED
-from rr.data.text import display_name, format_names, path_to_text
 from rr.errors import UserError
 from rr.params import FolderSource
+from rr.runtime.formatting import format_count
 from rr.runtime.progress import Progress
-from rr.runtime.text import format_count
 
 
 class _LabeledFile(NamedTuple):

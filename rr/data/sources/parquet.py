@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from rr.data import raw
 from rr.data.folder import OTHER_SUFFIX, DamagedFile, FileKind, SkippedFile, list_folder
-from rr.data.skipped import SkippedFiles
+from rr.data.names import display_name, format_names, path_to_text, printable
+from rr.data.skipped_files import SkippedFiles
 from rr.data.sources import parquet_layout
 from rr.data.sources.parquet_columns import (
     Columns,
@@ -27,7 +28,6 @@ from rr.data.sources.parquet_columns import (
     read_labels,
 )
 from rr.data.sources.split_names import UNUSED
-from rr.data.text import display_name, format_names, path_to_text, printable
 from rr.errors import UserError
 from rr.params import ParquetSource, SplitNames
 from rr.runtime.progress import Progress
@@ -95,8 +95,8 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
             choose_columns(first.path, first.schema, source)  # raises an error that lists the columns
         if not layout.train:
             raise UserError(
-                f"{display_name(path)}: no Parquet file with images found; correct the path of the source, or give a "
-                "path with --from"
+                f"{display_name(path)}: no Parquet file with images found; correct the source's path in params.yaml, "
+                "or give a path with --from"
             )
     train = [get_file(name) for name in layout.train]
     schema = train[0].schema

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data import raw
-from rr.data.text import compose, display_name, printable
+from rr.data.names import compose, display_name, printable
 from rr.errors import UserError
 from rr.params import ParquetSource
 
@@ -74,10 +74,10 @@ def has_labels(file: pq.ParquetFile, columns: Columns) -> bool:
 
 
 def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | list[str | None]:
-    """Return the labels of all rows: integers (-1 if unlabeled) or texts (None if unlabeled).
+    """Return the labels of all rows: integers (-1 if unlabeled) or strings (None if unlabeled).
 
     Raises:
-        UserError: if an integer is out of range, or if a text is empty.
+        UserError: if an integer is out of range, or if a string is empty.
     """
     array = file.read(columns=[column])[column]
     is_text = _label_kind(array.type) == "text"
@@ -92,7 +92,7 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
     if "" in values:
         raise UserError(
             f"{display_name(path)}, row {values.index('')}: the label in column '{printable(column)}' is an empty "
-            "text; use null for unlabeled images"
+            "string; use null for unlabeled images"
         )
     return [value and compose(value) for value in values]
 
@@ -155,12 +155,12 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
 
     if key is not None:
         if not is_label(key):
-            raise _column_error(path, schema, f"has no column '{printable(key)}' of integers or texts (`label`)")
+            raise _column_error(path, schema, f"has no column '{printable(key)}' of integers or text (`label`)")
         return key
     if named := [name for name in _LABEL_NAMES if name in schema.names]:
         if is_label(named[0]):
             return named[0]
-        problem = f"has a column '{named[0]}' that contains neither integers nor texts"
+        problem = f"has a column '{named[0]}' that contains neither integers nor text"
         raise _column_error(path, schema, f"{problem}; convert it, or set `label: NAME` or `labels: none` {_KEY_HINT}")
     marked = [name for name in schema.names if is_label(name) and features.get(name, {}).get("_type") == "ClassLabel"]
     integers = [
@@ -178,7 +178,7 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
 
 
 def _label_kind(kind: pa.DataType) -> str | None:
-    """Return whether labels of a type are integers or texts, or None if they are not labels."""
+    """Return the kind of labels that a type can hold, "integer" or "text" (also for Booleans), or else None."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_integer(kind):

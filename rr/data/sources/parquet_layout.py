@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from rr.data.names import compose, display_name, format_names, path_to_text, printable
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role
-from rr.data.text import compose, display_name, format_names, path_to_text, printable
 from rr.errors import UserError
 from rr.params import SplitNames
 

@@ -2,7 +2,7 @@
 
 import re
 
-from rr.data.text import path_to_text
+from rr.data.names import path_to_text
 
 UNUSED = "outside the splits that are used"  # reason why a file is not used
 TRAIN = "train"

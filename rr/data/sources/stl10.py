@@ -39,7 +39,7 @@ def read_dataset(source: Stl10Source, download_dir: Path, local_copy: Path | Non
     files = [*train_files, *test_files] if labeled else [unlabeled_file, test_files[0]]
     folder = ensure_extracted(STL10, [(name, md5) for name, md5 in files], local_copy, download_dir)
 
-    def iter_images() -> Iterator[raw.EncodedImage]:
+    def iter_all_splits() -> Iterator[raw.EncodedImage]:
         for split, name in (("train", "train" if labeled else "unlabeled"), ("test", "test")):
             path = folder / f"{name}_X.bin"
             labels = np.full(path.stat().st_size // _BYTES_PER_IMAGE, raw.UNLABELED)
@@ -50,7 +50,7 @@ def read_dataset(source: Stl10Source, download_dir: Path, local_copy: Path | Non
                 yield raw.EncodedImage(split, f"{name}/{position}.png", raw.encode_png(pixels), int(label))
 
     class_names = _read_class_names(folder / STL10.class_names_file) if labeled else []
-    return raw.RawDataset(class_names, iter_images())
+    return raw.RawDataset(class_names, iter_all_splits())
 
 
 def _iter_pixels(path: Path) -> Iterator[np.ndarray]:

@@ -73,7 +73,7 @@ def choose_positive_rows(labels_M: Tensor, uniform_QM: Tensor) -> Tensor:
 
 
 def replace_same_class_negatives(labels_M: Tensor, negative_rows_QM: Tensor, uniform_QM: Tensor) -> Tensor:
-    """Replace negative partners of the same class by rows of other classes.
+    """Replace negative partners of the same class with rows of other classes.
 
     A row keeps its partner if all rows belong to its class.
 

@@ -168,7 +168,7 @@ def _check_equal(entries: Iterable[tuple[str, Any, Path]]) -> None:
     """Raise UserError if a value differs between files, because results cannot be averaged or compared then.
 
     Args:
-        entries: description of a value, the value, and the file that contains it.
+        entries: tuples of the description of a value, the value, and the file that contains it.
     """
     first_values: dict[str, tuple[Any, Path]] = {}
     for description, value, path in entries:

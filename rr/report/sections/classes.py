@@ -63,7 +63,7 @@ def build_classes(results: GridResults) -> list[ClassAnalysis]:
 def pool_predictions(evaluations: Sequence[EvaluationResult]) -> Predictions:
     """Return the predictions of all seeds together.
 
-    Every seed uses the same test images, so a fraction of the pooled predictions is the mean over seeds.
+    All seeds use the same test images, so a fraction computed from the pooled predictions equals its mean over seeds.
     """
     seeds = [run.per_image for run in evaluations if isinstance(run.per_image, Predictions)]
     return Predictions(

@@ -131,9 +131,9 @@ def test_stated_splits_are_used(tmp_path: Path) -> None:
         ({"train": "train", "test": ".."}, r"splits.test: {root} has no folder \.\."),
         (
             {"train": "train", "test": "train/cat"},
-            r"train \(train\) and test \(train/cat\) must not contain each other",
+            r"train \(train\) and test \(train/cat\) must be different folders",
         ),
-        ({"train": "train", "test": "train"}, r"train \(train\) and test \(train\) must not contain each other"),
+        ({"train": "train", "test": "train"}, r"train \(train\) and test \(train\) must be different folders"),
     ],
 )
 def test_stated_splits_that_do_not_fit_raise(tmp_path: Path, splits: dict[str, str], expected: str) -> None:

@@ -251,10 +251,10 @@ IMAGES = [{"bytes": b"x", "path": "x"}]
         ({"image": IMAGES, "id": [3]}, {}, "has no column of labels"),
         ({"image": IMAGES, "a": [3], "b": [3]}, {}, "has several columns that may be labels; set `label: NAME`"),
         ({"image": IMAGES, "label": [0.5], "b": [3]}, {}, "has a column 'label' that contains neither integers nor"),
-        ({"image": IMAGES, "label": [[0]]}, {}, "has a column 'label' that contains neither integers nor texts"),
+        ({"image": IMAGES, "label": [[0]]}, {}, "has a column 'label' that contains neither integers nor text"),
         ({"image": IMAGES, "label": [0]}, {"image": "img"}, "has no column 'img' of images"),
         ({"image": IMAGES, "label": [0]}, {"image": "label"}, "has no column 'label' of images"),
-        ({"image": IMAGES, "label": [0]}, {"label": "image"}, "has no column 'image' of integers or texts"),
+        ({"image": IMAGES, "label": [0]}, {"label": "image"}, "has no column 'image' of integers or text"),
     ],
 )  # fmt: skip
 def test_columns_that_do_not_fit_raise_with_their_types(tmp_path: Path, table: dict, keys: dict, message: str) -> None:
@@ -309,7 +309,7 @@ def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
         ((LABELS, None), ([0, 1, 2], None), "these labels in column 'label' have no training images: 2. Add training"),
         ((LABELS, ["a", "b", "c"]), ([2], ["a", "b", "c"]), "have no training images: c"),
         ((["a"], None), (["b"], None), "have no training images: b"),
-        ((["a", ""], None), None, "row 1: the label in column 'label' is an empty text; use null"),
+        ((["a", ""], None), None, "row 1: the label in column 'label' is an empty string; use null"),
         (([-1, -1], None), ([0], None), "have no training images: 0"),
         ((LABELS, None), ([-1, None], None), "test.parquet has no labels, unlike "),
     ],

@@ -324,7 +324,7 @@ def test_class_without_training_image_raises(pretrained: Path) -> None:
 def test_damaged_weights_raise(pretrained: Path, rr: RunRr) -> None:
     weights = pretrained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(UserError, match="not a backbone file of this project"):
+    with pytest.raises(UserError, match="damaged or not a safetensors file"):
         load_backbone(weights)
     outcome = rr(*EVALUATE, "knn")
     assert outcome.code == 2

@@ -25,8 +25,8 @@ from safetensors import safe_open
 
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.data import raw
-from rr.data.skipped import SkippedFiles
-from rr.data.text import display_name
+from rr.data.names import display_name
+from rr.data.skipped_files import SkippedFiles
 from rr.evaluate.features import extract_features
 from rr.gallery import feature_extractor, index
 from rr.gallery import images as gallery_images
@@ -508,8 +508,8 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         (replace_arguments(ASK, image="text.png"), "text.png: not a readable image"),
         (replace_arguments(ASK, gallery="none"), "none is not an existing folder"),
         (replace_arguments(ASK, gallery="empty"), "empty contains no images"),
-        (replace_arguments(ASK, weights="none"), "none is missing, damaged or not a backbone file"),
-        (replace_arguments(ASK, weights="text.png"), "text.png is missing, damaged or not a backbone file"),
+        (replace_arguments(ASK, weights="none"), "none does not exist"),
+        (replace_arguments(ASK, weights="text.png"), "text.png is damaged or not a safetensors file"),
         (
             replace_arguments(ASK, weights="bare"),
             "bare: its metadata lacks the image size, mean or std: add --dataset NAME",

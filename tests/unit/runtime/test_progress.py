@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rr.runtime import progress, text
+from rr.runtime import formatting, progress
 from rr.runtime.progress import Progress
 
 
@@ -175,7 +175,7 @@ def test_closed_output_does_not_end_the_work() -> None:
     ],
 )
 def test_rate_is_formatted(rate: float, unit: str, expected: str) -> None:
-    assert text.format_rate(rate, unit) == expected
+    assert formatting.format_rate(rate, unit) == expected
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_rate_is_formatted(rate: float, unit: str, expected: str) -> None:
     [(0.4, "0 s"), (-5, "0 s"), (99, "99 s"), (100, "2 min"), (6000, "1.7 h"), (172_799, "48.0 h"), (10**6, "11.6 d")],
 )
 def test_duration_is_formatted(seconds: float, expected: str) -> None:
-    assert text.format_duration(seconds) == expected
+    assert formatting.format_duration(seconds) == expected
 
 
 def test_count_is_formatted() -> None:
-    assert text.format_count(1, "images") == "1 image"
-    assert text.format_count(2000, "images") == "2,000 images"
-    assert text.format_count(1, "other processes", "other process") == "1 other process"
+    assert formatting.format_count(1, "images") == "1 image"
+    assert formatting.format_count(2000, "images") == "2,000 images"
+    assert formatting.format_count(1, "other processes", "other process") == "1 other process"
 
 
 def run_on_terminal(code: str, environment: dict[str, str]) -> str:

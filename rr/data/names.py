@@ -29,6 +29,6 @@ def printable(text: str) -> str:
 
 
 def format_names(names: Sequence[str]) -> str:
-    """Return the first ten names, separated by commas, and the number of the others."""
+    """Return the first ten names, separated by commas, and the number of the others. The names must be printable."""
     rest = len(names) - _MAX_LISTED
     return ", ".join(names[:_MAX_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")

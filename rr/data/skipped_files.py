@@ -7,9 +7,9 @@ from typing import Literal
 
 from rr.data import raw
 from rr.data.folder import DamagedFile, SkippedFile, file_suffix
-from rr.data.text import display_name
+from rr.data.names import display_name
 from rr.errors import UserError
-from rr.runtime.text import format_count
+from rr.runtime.formatting import format_count
 
 UnreadablePolicy = Literal["raise", "skip"]  # what to do with a file that cannot be read
 _MAX_LISTED = 10
