@@ -228,12 +228,18 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
 
 
 @app.command()
-def verify(params: ParamsOption = paths.PARAMS_FILE) -> None:
+def verify(
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Also repeat the last epoch of a random pretraining run.")
+    ] = False,
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
+) -> None:
     """Compare the outputs, inputs, code and parameters of every run in the grid with its record."""
     with Progress("verify"):
         from rr import stages
 
-        message = stages.run_verify(params)
+        message = stages.run_verify(recompute, device, params)
     print(message)
 
 

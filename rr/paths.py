@@ -83,6 +83,11 @@ class PretrainPaths:
         return self.folder / "views.png"
 
     @property
+    def last_epoch(self) -> Path:
+        """Training state before the last epoch, from which `rr verify --recompute` repeats this epoch."""
+        return self.folder / "last_epoch.safetensors"
+
+    @property
     def checkpoint(self) -> Path:
         """Training state. It is not a stage output, because it exists only until the run is complete."""
         return "runs/resume" / self._run_path / "resume.pt"
@@ -125,6 +130,11 @@ class EvaluationPaths:
 def previous_checkpoint(checkpoint: Path) -> Path:
     """Return the path of the previous checkpoint, which is used if the newest one, `checkpoint`, is damaged."""
     return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
+
+
+def last_epoch_start(checkpoint: Path) -> Path:
+    """Return the path at which an unfinished run keeps the file that becomes `PretrainPaths.last_epoch`."""
+    return checkpoint.with_name("last_epoch.safetensors")
 
 
 def record_file(folder: Path) -> Path:

@@ -7,19 +7,21 @@ Every `run_` function returns a message for the user, and raises UserError if a 
 damaged or outdated.
 """
 
+import random
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rr import paths
 from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError, format_suggestion
 from rr.params import BackboneName, DatasetConfig, Params, load_params
+from rr.params.methods import TrainableConfig
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
-from rr.runtime.machine import package_versions
+from rr.runtime.machine import describe_machine, package_versions
 from rr.workflow import grid
 from rr.workflow.checks import (
     find_grid_problems,
@@ -31,6 +33,9 @@ from rr.workflow.checks import (
 from rr.workflow.records import load_record, record_run
 from rr.workflow.sync import register_run, sync_engines, was_started_by_user
 from rr.workflow.verify import describe_grid_changed_files, describe_grid_mismatches
+
+if TYPE_CHECKING:
+    from rr.pretrain import Job
 
 
 def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
@@ -77,7 +82,8 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
     """
     with process_group() as group:
         params = load_params(params_file)
-        method_config, dataset_config = _lookup(params, "methods", method), _lookup(params, "datasets", dataset)
+        _lookup(params, "methods", method)
+        _lookup(params, "datasets", dataset)
         run, files = _pretrain_paths(dataset, backbone, method, seed), paths.DatasetPaths(dataset)
         device = group.local_device(acquire_device(device))
         _check_pretraining(params, run, device, group.world_size, params_file)
@@ -85,7 +91,7 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
         with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute import device as devices
             from rr.data.index import read_class_names
-            from rr.pretrain import Job, pretrain
+            from rr.pretrain import pretrain
             from rr.pretrain.checkpoint import delete_checkpoints
 
             devices.configure_backends(params.threads)
@@ -98,16 +104,8 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
                     "device": device.partition(":")[0],
                 }
             )
-            job = Job(
-                dataset=dataset_config,
-                backbone=backbone,
-                method=method_config,
-                num_classes=len(read_class_names(files.index)),
-                seed=seed,
-                precision=params.precision,
-                dynamics=params.dynamics,
-                fingerprint=recorder.fingerprint(backbone=backbone, seed=seed),
-            )
+            num_classes = len(read_class_names(files.index))
+            job = _make_job(params, run, num_classes, recorder.fingerprint(backbone=backbone, seed=seed))
             beton = files.betons["train"]
             beton = ensure_local_copy(beton, recorder.inputs[str(beton)])
             facts = pretrain(job, beton, run, device=device, threads=params.threads, group=group)
@@ -200,17 +198,57 @@ def run_plan(
     return format_plan(params, partial(measure_throughput, device=device), gpus), problems
 
 
-def run_verify(params_file: Path) -> str:
+def run_verify(recompute: bool, device: str, params_file: Path) -> str:
     """Compare every artifact of the grid with its record.
+
+    Args:
+        recompute: whether to also repeat the last epoch of a random pretraining run.
+        device: device for the repeated epoch.
+        params_file: parameter file.
 
     Raises:
         UserError: if any artifact does not match. The message lists all mismatches.
     """
-    messages = describe_grid_mismatches(load_params(params_file))
+    params = load_params(params_file)
+    messages = describe_grid_mismatches(params)
     if messages:
         messages.append(f"mismatches: {len(messages)}; update these files with `dvc repro` or `snakemake --cores 8`")
         raise UserError("\n".join(messages))
-    return "verify: every artifact matches its record"
+    message = "verify: every artifact matches its record"
+    return f"{message}\n{_recompute_random_run(params, acquire_device(device))}" if recompute else message
+
+
+def _recompute_random_run(params: Params, device: str) -> str:
+    """Repeat the last epoch of a random pretraining run of the grid, and return a message with the result.
+
+    Raises:
+        UserError: if the grid has no run that was trained, or if the results differ from those of the run.
+    """
+    runs = [run for run in grid.pretrainings(params) if isinstance(params.methods[run.method], TrainableConfig)]
+    if not runs:
+        raise UserError("--recompute: no method of the grid is trained, so there is no epoch to repeat")
+    run = random.choice(runs)
+    from rr.compute.device import configure_backends, device_name
+    from rr.data.index import read_class_names
+    from rr.workflow.recompute import find_difference, recompute_last_epoch
+
+    configure_backends(params.threads)
+    record = load_record(run.folder)
+    files = paths.DatasetPaths(run.dataset)
+    job = _make_job(params, run, len(read_class_names(files.index)))
+    epoch = recompute_last_epoch(job, files.betons["train"], run, device=device, threads=params.threads)
+    machine = describe_machine()
+    same_device = (record["device"], record["processes"]) == (device_name(device), 1)
+    same_machine = all(record["machine"][key] == machine[key] for key in ("processor", "versions"))
+    title = f"epoch {epoch.recorded['epoch']} of {run.folder}"
+    if problem := find_difference(epoch, exact=same_device and same_machine):
+        raise UserError(f"{title} gives another result when it is repeated: {problem}")
+    if epoch.is_identical:
+        return f"verify: {title} was repeated and gives the same loss, accuracy and weights, bit for bit"
+    return (
+        f"verify: {title} was repeated and gives the same loss and accuracy within the tolerance for another machine "
+        "or other package versions"
+    )
 
 
 def run_sync(engine: str, params_file: Path) -> str:
@@ -235,6 +273,22 @@ def _lookup(params: Params, section: str, name: str, option: str | None = None) 
             f"{option or f'--{section[:-1]}'} {name}: not in params.yaml; {format_suggestion(name, configs)}"
         )
     return configs[name]
+
+
+def _make_job(params: Params, run: paths.PretrainPaths, num_classes: int, fingerprint: str = "") -> "Job":
+    """Return the description of a pretraining run."""
+    from rr.pretrain import Job
+
+    return Job(
+        dataset=params.datasets[run.dataset],
+        backbone=run.backbone,
+        method=params.methods[run.method],
+        num_classes=num_classes,
+        seed=run.seed,
+        precision=params.precision,
+        dynamics=params.dynamics,
+        fingerprint=fingerprint,
+    )
 
 
 def _check_pretraining(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,16 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
     from rr.params import DatasetConfig
 
 
-CLASSIFIER_PREFIX = "trained_classifier."  # prefix of the tensors of a classifier; no tensor of a backbone has it
+# Prefixes of the tensors of layers that are saved with a backbone. No tensor of a backbone has them.
+CLASSIFIER_PREFIX, RELATION_HEAD_PREFIX = "trained_classifier.", "relation_head."
 
 
 def save_backbone(
     backbone: backbones.Backbone,
     path: Path,
     dataset: DatasetConfig | None = None,
-    classifier: nn.Linear | None = None,
+    layers: Mapping[str, nn.Module] | None = None,
+    aggregation: str | None = None,
 ) -> None:
     """Save the weights of `backbone` to `path`. Equal weights give files of equal bytes.
 
@@ -34,13 +37,19 @@ def save_backbone(
         path: the file to write.
         dataset: the dataset on which the backbone was pretrained. Its image size, mean and std are added to the
             metadata.
-        classifier: a classifier that was trained with the backbone, to save in the same file.
+        layers: layers that were trained with the backbone, to save in the same file: `trained_classifier` or
+            `relation_head`.
+        aggregation: how the relation head combines two representations. It is added to the metadata.
     """
     # Use a single metadata key, because safetensors writes several keys in random order.
     metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
     if dataset:
         metadata |= {"side": dataset.image_size, "mean": dataset.mean, "std": dataset.std}
-    tensors = backbone.state_dict() | (classifier.state_dict(prefix=CLASSIFIER_PREFIX) if classifier else {})
+    if aggregation:
+        metadata["aggregation"] = aggregation
+    tensors = backbone.state_dict()
+    for name, layer in (layers or {}).items():
+        tensors |= layer.state_dict(prefix=f"{name}.")
     state = {key: value.contiguous().cpu() for key, value in tensors.items()}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(state, metadata={"rr": json.dumps(metadata)}))
@@ -67,7 +76,8 @@ def load_network(path: Path) -> tuple[backbones.Backbone, nn.Linear | None]:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {})["rr"])
             backbone = backbones.build(metadata["backbone"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [name for name in file.keys() if not name.startswith(RELATION_HEAD_PREFIX)]  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in names}
         classifier_state = {key: state.pop(key) for key in list(state) if key.startswith(CLASSIFIER_PREFIX)}
         backbone.load_state_dict(state)
         classifier = _make_classifier(classifier_state, backbone.features) if classifier_state else None

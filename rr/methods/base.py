@@ -1,11 +1,17 @@
 """The base class of pretraining methods: what the training loop expects of a method."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
+
+if TYPE_CHECKING:  # most methods do not need the kernels of the relation loss
+    from rr.methods.relation.head import RelationHead
 
 # The metrics of one step by name, each as a numerator and a denominator. The training loop sums both over an epoch.
 Metrics = dict[str, tuple[Tensor | int, Tensor | int]]
@@ -42,6 +48,11 @@ class Method(nn.Module):
     @property
     def trained_classifier(self) -> nn.Linear | None:
         """The layer that predicts the classes of the dataset, or None. It is saved with the backbone."""
+        return None
+
+    @property
+    def relation_head(self) -> RelationHead | None:
+        """The network that scores pairs of representations, or None. It is saved with the backbone."""
         return None
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:

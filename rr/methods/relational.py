@@ -44,6 +44,11 @@ class RelationalReasoning(Method):
             case "encoder-dot":
                 self.head = build_projector(self.features, *ENCODER_DIMS)
 
+    @property
+    def relation_head(self) -> RelationHead | None:
+        """The relation head, or None in the ablations that have another head."""
+        return self.head if isinstance(self.head, RelationHead) else None
+
     def count_pairs(self, num_images: int) -> int:
         """Return the number of pairs: P = M(K² − K), half of them positive, or only the positive half for one image."""
         K = self.config.views

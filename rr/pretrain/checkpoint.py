@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -77,6 +78,39 @@ def save_checkpoint(
             file.write(buffer.getbuffer())
         if path.exists():
             os.replace(path, paths.previous_checkpoint(path))
+
+
+def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:
+    """Write the state before an epoch: the tensors of `method` and `optimizer`, and the learning rates.
+
+    Equal states give files of equal bytes.
+    """
+    tensors = {f"method.{name}": value for name, value in method.state_dict().items()}
+    state = optimizer.state_dict()
+    for position, values in state["state"].items():
+        tensors |= {f"optimizer.{position}.{name}": value for name, value in values.items()}
+    for position, group in enumerate(state["param_groups"]):
+        tensors[f"learning_rate.{position}"] = torch.tensor(group["lr"], dtype=torch.float64)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
+
+
+def load_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:
+    """Restore the state that `save_epoch_start` has written, in place."""
+    groups = optimizer.state_dict()["param_groups"]
+    weights: dict[str, Tensor] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(path).items():
+        kind, _, name = key.partition(".")
+        if kind == "method":
+            weights[name] = value
+        elif kind == "learning_rate":
+            groups[int(name)]["lr"] = value.item()
+        else:
+            position, _, name = name.partition(".")
+            moments.setdefault(int(position), {})[name] = value
+    method.load_state_dict(weights)
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def _checkpoint_dict(
@@ -171,6 +205,6 @@ def load_checkpoint(
 
 
 def delete_checkpoints(path: Path) -> None:
-    """Delete both checkpoints, the older one first, so that only the newer one is left after an interruption."""
-    paths.previous_checkpoint(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    """Delete the files of an unfinished run, the newest checkpoint last, so that it is left after an interruption."""
+    for file in (paths.previous_checkpoint(path), path, paths.last_epoch_start(path)):
+        file.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ identical results.
 import csv
 import io
 import math
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -37,12 +39,13 @@ from rr.pretrain.checkpoint import (
     all_finite,
     load_checkpoint,
     save_checkpoint,
+    save_epoch_start,
 )
 from rr.pretrain.checks import check_training_images, check_world_size
 from rr.pretrain.data_parallel import DataParallelMethod
 from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor
 from rr.pretrain.job import Job
-from rr.runtime.atomic import write_text
+from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.hashing import file_sha256
 from rr.runtime.image_grid import save_image_grid
 from rr.runtime.progress import Progress
@@ -66,7 +69,7 @@ def pretrain(
     group: ProcessGroup | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train the backbone of `job`, and write its weights, the history and an image of some views.
+    """Train the backbone of `job`, and write its weights, the history, an image of views and the last epoch's start.
 
     The last checkpoint remains. The caller must delete it after writing the record of the run.
 
@@ -95,7 +98,7 @@ def pretrain(
     method = methods.build(job.method, backbone, job.num_classes).to(device)
     state = TrainState()
     if isinstance(job.method, TrainableConfig):
-        trainer = Trainer(job, method, data, outputs, device, group, parallel, on_step)
+        trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step)
         if group.is_main:
             _save_view_grid(data, job.method.augmentation, min(job.method.views, 8), job.seed, outputs.views)
         state = trainer.run()
@@ -103,8 +106,13 @@ def pretrain(
         images, _ = next(data.batches(range(min(48, len(data))), 48))
         save_image_grid(images, 8, outputs.views)
     if group.is_main:
-        write_text(outputs.history, _format_history(state.history))
-        save_backbone(method.backbone, outputs.weights, job.dataset, method.trained_classifier)
+        write_text(outputs.history, format_history(state.history))
+        save_method(method, job, outputs.weights)
+        with atomic_write(outputs.last_epoch) as temporary:
+            if state.epoch:
+                shutil.copyfile(paths.last_epoch_start(outputs.checkpoint), temporary)
+            else:  # a method that is not trained
+                temporary.write_bytes(safetensors.torch.save({}))
     seconds = sum(state.epoch_seconds)
     return {
         "epoch_seconds": [round(second, 3) for second in state.epoch_seconds],
@@ -120,7 +128,7 @@ class Trainer:
         job: the description of the run.
         method: the method of the job, on `device`.
         data: the training split.
-        outputs: the paths of the files to write, of which only the checkpoints are used.
+        checkpoint: the path of the newest checkpoint.
         device: a torch device.
         group: the processes that train together.
         parallel: the data-parallel counterpart of `method` if there are several processes.
@@ -135,18 +143,18 @@ class Trainer:
         job: Job,
         method: Method,
         data: Beton,
-        outputs: paths.PretrainPaths,
+        checkpoint: Path,
         device: str,
         group: ProcessGroup,
-        parallel: DataParallelMethod | None,
-        on_step: Callable[[int], None] | None,
+        parallel: DataParallelMethod | None = None,
+        on_step: Callable[[int], None] | None = None,
     ) -> None:
         config = job.method
         assert isinstance(config, TrainableConfig)
         self.job, self.config, self.method, self.data = job, config, method, data
         self.device, self.group, self.on_step = device, group, on_step
         self.progress: Progress | None = None
-        self.checkpoint = outputs.checkpoint
+        self.checkpoint = checkpoint
         self.num_images = images_per_epoch(job.method, len(data))
         if parallel:
             check_world_size(config.kind, method, group.world_size, self.num_images, config.batch_size)
@@ -166,6 +174,12 @@ class Trainer:
         self.forward = forward if parallel else compile_for_gpu(forward, device)
         self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer, self.scheduler)
         self.state.metric_sums = {name: total.to(device) for name, total in self.state.metric_sums.items()}
+        start = paths.last_epoch_start(checkpoint)
+        if (self.state.epoch, self.state.step) > (config.epochs - 1, 0) and not start.is_file():
+            raise UserError(
+                f"{start} is missing: delete {checkpoint.parent} and run the command again, which starts the training "
+                "from the beginning"
+            )
         method.train()
 
     def run(self) -> TrainState:
@@ -207,10 +221,12 @@ class Trainer:
             self.progress.advance(0, note)
 
     def prepare_epoch(self) -> None:
-        """Set the epoch of the method, and compute the pseudo-labels if the method uses any."""
+        """Set the epoch of the method, save the start of the last epoch, and compute the pseudo-labels, if any."""
         state, method = self.state, self.method
         method.epoch = state.epoch
         if state.step == 0:
+            if state.epoch == self.config.epochs - 1 and self.group.is_main:
+                save_epoch_start(paths.last_epoch_start(self.checkpoint), method, self.optimizer)
             seed = int(np.random.SeedSequence([self.job.seed, state.epoch]).generate_state(1)[0])
             was_training = method.training
             method.eval()
@@ -371,7 +387,17 @@ def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, see
     save_image_grid(rows.reshape(-1, *images.shape[1:]), num_views + 1, target)
 
 
-def _format_history(history: list[dict[str, float]]) -> str:
+def save_method(method: Method, job: Job, path: Path) -> None:
+    """Save the backbone of a trained method, with the layers that are kept with it."""
+    layers = {"trained_classifier": method.trained_classifier, "relation_head": method.relation_head}
+    save_backbone(
+        method.backbone, path, job.dataset,
+        layers={name: layer for name, layer in layers.items() if layer is not None},
+        aggregation=method.relation_head.aggregation if method.relation_head else None,
+    )  # fmt: skip
+
+
+def format_history(history: list[dict[str, float]]) -> str:
     """Return the history as CSV with a row per epoch. Floats have all digits: identical runs give identical files."""
     text = io.StringIO()
     columns = list(history[0]) if history else ["epoch", "loss", "accuracy"]

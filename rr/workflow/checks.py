@@ -166,12 +166,12 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
 
     Runs that have a record are left out. This loads torch.
     """
-    from rr.workflow.estimates import estimate_weights_bytes
+    from rr.workflow.estimates import estimate_output_bytes
 
     runs = [run for run in grid.pretrainings(params) if not paths.record_file(run.folder).is_file()]
     different = {(run.dataset, run.backbone, run.method): run for run in runs}  # and not only in their seeds
     problems = [find_memory_problem(params, run, device) for run in different.values()]
-    needed = sum(estimate_weights_bytes(run.backbone) for run in runs)
+    needed = sum(estimate_output_bytes(run.backbone) for run in runs)
     for name in grid.dataset_names(params):
         if not paths.record_file(paths.DatasetPaths(name).beton_dir).is_file():
             needed += estimate_beton_bytes(params, name)

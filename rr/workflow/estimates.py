@@ -87,9 +87,12 @@ def estimate_min_step_bytes(backbone: str, image_size: int, num_views: int, prec
     return 3 * 4 * weights + num_views * (4 * 3 * image_size**2 + bytes_per_output * outputs_per_view)
 
 
-def estimate_weights_bytes(backbone: str) -> int:
-    """Return the size of the weights of a backbone in a file."""
-    return 4 * _count_values(backbone, 32)[0]
+def estimate_output_bytes(backbone: str) -> int:
+    """Return about the size of the outputs of a run: the backbone, and the state before the last epoch.
+
+    The state contains the weights and two moments of each.
+    """
+    return (1 + 3) * 4 * _count_values(backbone, 32)[0]
 
 
 @cache

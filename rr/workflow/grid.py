@@ -106,7 +106,7 @@ def make_pretrain_run(params: Params, run: paths.PretrainPaths) -> StageRun:
     dataset = paths.DatasetPaths(run.dataset)
     values = stage_params(params, "pretrain", dataset=run.dataset, method=run.method)
     inputs = [dataset.betons["train"], dataset.index]
-    return StageRun("pretrain", run.folder, values, inputs, [run.weights, run.history, run.views])
+    return StageRun("pretrain", run.folder, values, inputs, [run.weights, run.last_epoch, run.history, run.views])
 
 
 def make_evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:

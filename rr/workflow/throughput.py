@@ -247,8 +247,7 @@ class StepTimer:
             beton.write(path, noise, rows % max(num_classes, 1), rows)
             data = beton.Beton(path, threads=self.threads)
             method = methods.build(config, self.backbone, num_classes).to(self.device)
-            outputs = _OutputPaths("throughput", self.backbone.name, config.kind, 0, Path(folder))
-            trainer = Trainer(job, method, data, outputs, self.device, ProcessGroup(), None, None)
+            trainer = Trainer(job, method, data, Path(folder, "resume.pt"), self.device, ProcessGroup())
             trainer.loader.set_labels(data.labels)  # as if DeepCluster had computed them
             times: list[float] = []
             with contextlib.closing(_repeat_images(trainer.loader)) as batches:

@@ -154,7 +154,8 @@ def shorten_training(params: dict) -> None:
 
 
 def read_artifacts() -> dict[str, bytes]:
-    files = [RUN_FOLDER / "backbone.safetensors", RUN_FOLDER / "views.png", HISTORY]
+    files = [*(RUN_FOLDER / f"{name}.safetensors" for name in ("backbone", "last_epoch")), RUN_FOLDER / "views.png"]
+    files.append(HISTORY)
     return {file.name: file.read_bytes() for file in files}
 
 

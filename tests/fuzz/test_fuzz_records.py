@@ -70,9 +70,9 @@ def test_verify_detects_every_flipped_bit(project_copy: Path) -> None:
     assert describe_grid_mismatches(params) == []
     files = list_artifacts(project_copy)
     assert {path.name for path in files} == {
-        "images.parquet", "train.beton", "test.beton", "index.parquet", "backbone.safetensors", "1.csv", "views.png",
-        "metrics.json", "predictions.parquet", "confusion.csv", "examples.png", "index.html", "report.md", "tables.tex",
-        "results.parquet", "run.json",
+        "images.parquet", "train.beton", "test.beton", "index.parquet", "run.json", "1.csv", "views.png",
+        "backbone.safetensors", "last_epoch.safetensors", "metrics.json", "predictions.parquet", "confusion.csv",
+        "examples.png", "index.html", "report.md", "tables.tex", "results.parquet",
     }  # fmt: skip
     for number, rng in rounds("provenance", max(FLIPS, len(files))):
         path = files[number % len(files)]

@@ -8,6 +8,7 @@ rule pretrain:
         code=code_files("pretrain"),
     output:
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/backbone.safetensors",
+        "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/last_epoch.safetensors",
         "runs/history/{dataset}/{backbone}/{method}/{seed}.csv",
         report(
             "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/views.png",

@@ -1,9 +1,13 @@
 """Tests of the relational method: heads, labels and the mutual information bound."""
 
 import math
+from pathlib import Path
 
+import golden
 import pytest
 import torch
+from golden import small_config
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -154,3 +158,19 @@ def test_mutual_information_bound_is_tight_for_the_optimal_head() -> None:
     certain = pair_statistics(torch.full((3,), 40.0).double(), torch.full((3,), -40.0).double())
     assert float(mutual_information_bound(certain)) == pytest.approx(1.0)
     assert math.isclose(divergence.item(), 0.1468, abs_tol=5e-5)  # by hand: 0.5 (0.9 log2 9/7 + 0.1 log2 1/3 + ...)
+
+
+def test_head_is_saved_with_the_backbone(tmp_path: Path) -> None:
+    """Its weights, and the statistics of its batch normalization, are those of the end of training."""
+    data = golden.write_images(tmp_path / "train.beton", 60)
+    config = small_config("relational", epochs=1, batch_size=60)
+    outputs = golden.train(data, tmp_path / "run", config)
+    tensors = load_file(outputs.weights)
+    prefix = "relation_head."
+    head = RelationHead(64, "cat")
+    head.load_state_dict({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+    assert int(head.norm.num_batches_tracked) == 1
+    start = load_file(outputs.last_epoch)
+    assert not torch.equal(head.linear.weight, start["method.head.linear.weight"])
+    # The first step of Adam changes each weight by at most the learning rate.
+    assert torch.allclose(head.linear.weight, start["method.head.linear.weight"], atol=1.1 * config.learning_rate)

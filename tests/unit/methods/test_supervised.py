@@ -109,7 +109,7 @@ def test_network_is_saved_with_its_classifier(tmp_path: Path) -> None:
     assert load_backbone(outputs.weights).state_dict().keys() == backbone.state_dict().keys()
 
 
-@pytest.mark.parametrize("name", ["relational", "rotation", "deepcluster"])
+@pytest.mark.parametrize("name", ["simclr", "rotation", "deepcluster"])
 def test_files_of_other_methods_contain_only_the_backbone(name: str, tmp_path: Path) -> None:
     data = golden.write_images(tmp_path / "train.beton", 64)
     outputs = golden.train(data, tmp_path / "run", small_config(name, epochs=1, batch_size=32))
@@ -190,7 +190,7 @@ def test_trained_network_is_not_tested_on_another_dataset(supervised: Path, rr: 
 
 def test_network_of_former_classes_raises(supervised: Path) -> None:
     """If the dataset has changed since the training, the classes of the network are not those of the images."""
-    save_backbone(load_backbone(WEIGHTS), WEIGHTS, None, nn.Linear(64, 7))
+    save_backbone(load_backbone(WEIGHTS), WEIGHTS, layers={"trained_classifier": nn.Linear(64, 7)})
     betons = {split: Path(f"data/beton/shapes/{split}.beton") for split in ("train", "test")}
     target = Target(golden.PARAMS.datasets["shapes"], betons, [f"class {label}" for label in range(10)])
     run = EvaluationPaths(PretrainPaths("shapes", "conv4", "supervised", 1), "shapes", "linear")

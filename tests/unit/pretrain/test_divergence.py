@@ -90,4 +90,4 @@ def test_pseudo_labels_of_features_that_are_not_finite_raise(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_empty_cells(value: float) -> None:
-    assert loop._format_history([{"epoch": 1, "loss": 0.5, "information": value}]).splitlines()[1] == "1,0.5,"
+    assert loop.format_history([{"epoch": 1, "loss": 0.5, "information": value}]).splitlines()[1] == "1,0.5,"

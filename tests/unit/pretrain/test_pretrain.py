@@ -29,7 +29,8 @@ HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")
 
 
 def read_outputs(folder: Path) -> dict[str, bytes]:
-    files = [folder / FOLDER / "backbone.safetensors", folder / FOLDER / "views.png", folder / HISTORY]
+    names = ("backbone.safetensors", "last_epoch.safetensors", "views.png")
+    files = [*(folder / FOLDER / name for name in names), folder / HISTORY]
     return {file.name: file.read_bytes() for file in files}
 
 
@@ -52,7 +53,8 @@ def test_run_writes_weights_history_views_and_record(project_copy: Path, rr: Run
     assert sum(p.numel() for p in backbone.parameters()) == 24648
     with safe_open(project_copy / FOLDER / "backbone.safetensors", "np") as file:
         metadata = json.loads(file.metadata()["rr"])
-    assert metadata == {"backbone": "conv4", "features": 64, "side": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    dataset = {"side": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    assert metadata == {"backbone": "conv4", "features": 64, **dataset, "aggregation": "cat"}
     grid = np.asarray(Image.open(project_copy / FOLDER / "views.png"))
     assert grid.shape == (6 * 34 + 2, 5 * 34 + 2, 3)
 
@@ -310,3 +312,9 @@ def test_on_step_receives_views_replaces_progress_and_can_end_the_training(
     assert views == [64, 64, 32, 64, 64]
     assert capsys.readouterr().err == ""
     assert not outputs.weights.exists()
+
+
+def test_untrained_run_has_an_empty_file(project_copy: Path, rr: RunRr) -> None:
+    command = [argument.replace("relational", "random") for argument in PRETRAIN]
+    assert rr(*command).code == 0
+    assert load_file("runs/pretrain/shapes/conv4/random/1/last_epoch.safetensors") == {}

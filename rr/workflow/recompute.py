@@ -1,0 +1,89 @@
+"""Repeat the last epoch of a finished run from its saved start, to check that it gives the same results."""
+
+import csv
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rr import backbones, methods, paths
+from rr.compute.distributed import ProcessGroup
+from rr.data.beton import Beton
+from rr.pretrain.checkpoint import load_epoch_start
+from rr.pretrain.job import Job
+from rr.pretrain.loop import Trainer, format_history, save_method
+
+# On another kind of machine, the order of additions differs, and the differences grow with each step.
+_TOLERANCES = {"loss": {"rel_tol": 0.02}, "accuracy": {"rel_tol": 0.0, "abs_tol": 0.02}}
+
+
+@dataclass(frozen=True)
+class RecomputedEpoch:
+    """The last epoch of a run, as recorded and as repeated.
+
+    Attributes:
+        recorded: the epoch's row of the history, as text by column.
+        repeated: the row that the repetition gives.
+        equal_weights: whether the repetition gives the same backbone file, byte for byte.
+    """
+
+    recorded: dict[str, str]
+    repeated: dict[str, str]
+    equal_weights: bool
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether all results are equal bit for bit."""
+        return self.equal_weights and self.recorded == self.repeated
+
+
+def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
+    """Return a description of the first difference, or None.
+
+    Args:
+        epoch: both results.
+        exact: whether they must be equal bit for bit. Otherwise, the loss may differ by 2 %, the accuracy may differ by
+            0.02, and the rest is not compared.
+    """
+    for column, recorded in epoch.recorded.items():
+        repeated = epoch.repeated[column]
+        is_close = column not in _TOLERANCES or math.isclose(float(recorded), float(repeated), **_TOLERANCES[column])
+        if repeated != recorded if exact else not is_close:
+            return f"{column} is {repeated} instead of {recorded}"
+    return "the weights differ" if exact and not epoch.equal_weights else None
+
+
+def recompute_last_epoch(
+    job: Job, beton: Path, run: paths.PretrainPaths, *, device: str, threads: int
+) -> RecomputedEpoch:
+    """Repeat the last epoch of a run in this process. No file of the run is changed.
+
+    Args:
+        job: the description of the run, whose method is trained.
+        beton: the file with the training images.
+        run: the paths of the files of the run.
+        device: a torch device.
+        threads: number of threads that read images.
+    """
+    recorded = _read_history(run.history.read_text(encoding="utf-8"))
+    torch.manual_seed(job.seed)
+    data = Beton(beton, threads=threads)
+    method = methods.build(job.method, backbones.build(job.backbone), job.num_classes).to(device)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(job, method, data, Path(folder, "resume.pt"), device, ProcessGroup())
+        load_epoch_start(run.last_epoch, method, trainer.optimizer)
+        state = trainer.state
+        state.epoch = len(recorded) - 1
+        if state.epoch:
+            state.num_views, state.num_pairs = (int(recorded[-2][column]) for column in ("views", "pairs"))
+        trainer.run()
+        weights = Path(folder, "backbone.safetensors")
+        save_method(method, job, weights)
+        equal_weights = weights.read_bytes() == run.weights.read_bytes()
+    return RecomputedEpoch(recorded[-1], _read_history(format_history(state.history))[-1], equal_weights)
+
+
+def _read_history(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
