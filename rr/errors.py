@@ -4,6 +4,7 @@ import errno
 import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -27,6 +28,13 @@ def format_suggestion(word: str, valid_words: Iterable[str]) -> str:
     words = sorted(valid_words)
     matches = get_close_matches(word, words, n=1)
     return f"did you mean '{matches[0]}'?" if matches else f"known: {', '.join(words)}" if words else "none is defined"
+
+
+def raise_if_lfs_pointer(path: Path) -> None:
+    """Raise UserError if a file contains only the pointer with which Git LFS replaces a file in a clone."""
+    with open(path, "rb") as file:
+        if file.read(23) == b"version https://git-lfs":
+            raise UserError(f"{path} is a Git LFS pointer instead of the file: run `git lfs pull`")
 
 
 def explain_os_error(error: OSError) -> UserError | None:

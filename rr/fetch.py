@@ -91,7 +91,11 @@ def describe(facts: dict[str, Any]) -> str:
             f"{printable(name)} ({per_class['train'].get(name, 0):,} + {per_class['test'].get(name, 0):,})"
             for name in names
         ]
-        lines.append(f"classes (train + test images): {format_names(texts)}")
+        without = num_classes - len(names)
+        lines.append(
+            f"classes (train + test images): {format_names(texts)}"
+            + (f"; {without:,} without images" if without else "")
+        )
     unlabeled = {split: count - sum(per_class[split].values()) for split, count in images.items()}
     if any(unlabeled.values()):
         lines.append(

@@ -45,9 +45,19 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     config = _lookup(params, "datasets", dataset)
     files = paths.DatasetPaths(dataset)
     run = grid.make_fetch_run(params, dataset)
-    if not local_copy and (local_copy := _former_local_copy(run)):
+    if local_copy and config.source.kind == "shapes":
+        raise UserError(f"--from {local_copy}: the images of {dataset} are generated, not read; omit --from")
+    if not local_copy and (former := _former_local_copy(run)):
         record_file = paths.record_file(run.folder)
-        print(f"fetch: reading the local copy {local_copy} again, because {record_file} names it", file=sys.stderr)
+        if former.exists():
+            local_copy = former
+            print(f"fetch: reading the local copy {former} again, because {record_file} names it", file=sys.stderr)
+        else:
+            print(
+                f"fetch: using the source in {params_file}, because the local copy {former}, which {record_file} "
+                "names, no longer exists",
+                file=sys.stderr,
+            )
     with record_run(run) as recorder:
         from rr.fetch import describe, fetch
 
@@ -318,7 +328,7 @@ def _check_grid(problems: list[str], params_file: Path) -> None:
 
 
 def _former_local_copy(run: grid.StageRun) -> Path | None:
-    """Return the local copy from which a user has fetched the present images, if both still exist.
+    """Return the path of the local copy from which a user has fetched the present images, if any.
 
     An engine that repeats `rr fetch --from` does not know the option.
     """
@@ -326,8 +336,8 @@ def _former_local_copy(run: grid.StageRun) -> Path | None:
         record = load_record(run.folder)
     except UserError:  # missing or damaged
         return None
-    path = Path(record.get("local_copy", ""))
-    return path if record.get("local_copy") and record["params"] == run.params and path.exists() else None
+    path = record.get("local_copy")
+    return Path(path) if path and record["params"] == run.params else None
 
 
 def _register_with_engines(run: grid.StageRun, params_file: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rr import backbones
-from rr.errors import UserError
+from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.atomic import atomic_write
 
 if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a gallery search
@@ -73,6 +73,7 @@ def load_network(path: Path) -> tuple[backbones.Backbone, nn.Linear | None]:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
     """
     try:
+        raise_if_lfs_pointer(path)
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {})["rr"])
             backbone = backbones.build(metadata["backbone"])

@@ -33,12 +33,15 @@ _PROGRAM_NAMES = {
     "__macosx", ".ds_store", ".appledouble", ".lsoverride", ".documentrevisions-v100", ".fseventsd", ".spotlight-v100",
     ".temporaryitems", "temporary items", "network trash folder", "icon\r", "thumbs.db", "ehthumbs.db",
     "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information", "lost+found",
-    "found.000", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", ".ipynb_checkpoints",
-    "__pycache__", ".thumbnails", ".thumb", ".picasaoriginals", "picasa.ini", ".picasa.ini", "zbthumbnail.info",
-    "_gsdata_", ".directory", ".stfolder", ".stversions", ".dropbox.cache", ".nomedia",
+    "found.000", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",
+    ".ipynb_checkpoints", "__pycache__", ".thumbnails", ".thumb", ".picasaoriginals", "picasa.ini", ".picasa.ini",
+    "zbthumbnail.info", "_gsdata_", ".directory", ".stfolder", ".stversions", ".dropbox.cache", ".nomedia",
 }  # fmt: skip
 _PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock")
-_UNFINISHED_SUFFIXES = {".part", ".partial", ".crdownload", ".download", ".filepart", ".incomplete"}
+_UNFINISHED_SUFFIXES = {
+    ".part", ".partial", ".crdownload", ".opdownload", ".download", ".filepart", ".incomplete", ".aria2", ".!qb",
+    ".!ut",
+}  # fmt: skip
 
 # Formats that Pillow identifies, but decodes only with other programs, if at all.
 _UNDECODABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}

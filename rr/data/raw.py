@@ -8,6 +8,7 @@ class names.
 
 import io
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,9 @@ _SCHEMA = pa.schema(
 )
 # A photograph may take up several megabytes, so the bytes of a row group are limited too.
 _MAX_ROWS_PER_GROUP, _MAX_BYTES_PER_GROUP = 1000, 1 << 26
+
+# Pillow warns of images with half as many pixels as it refuses, such as panoramas.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class EncodedImage(NamedTuple):
@@ -202,6 +206,9 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
         content = identify_content(data)
         if content:
             raise UnreadableImageError(*content) from error
+        if isinstance(error, Image.DecompressionBombError):
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise UnreadableImageError(f"more than {limit:,} pixels; save it smaller, or cut it up") from error
         if isinstance(error, UnidentifiedImageError):
             raise UnreadableImageError("not an image format that Pillow can read") from error
         raise UnreadableImageError(str(error) or type(error).__name__) from error
@@ -304,7 +311,7 @@ def identify_content(data: bytes) -> tuple[str, str] | None:
         return "the file contains only zeros, as after an interrupted copy", "an empty file"
     for signature, name in _OTHER_SIGNATURES.items():
         if start.startswith(signature):
-            return f"{name} instead of an image", "not an image in spite of its suffix"
+            return name, "not an image in spite of its suffix"
     if data[4:8] == b"ftyp":
         name = "a HEIC or AVIF image" if data[8:12] in _HEIF_BRANDS else "a video"
         return f"{name}, which Pillow cannot read; convert it to JPEG or PNG", "in a format that Pillow cannot read"

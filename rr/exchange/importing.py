@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rr import backbones
 from rr.backbones.weights import save_backbone
-from rr.errors import UserError, format_suggestion
+from rr.errors import UserError, format_suggestion, raise_if_lfs_pointer
 from rr.params import BackboneName
 from rr.paths import PARAMS_FILE
 from rr.runtime.formatting import format_count
@@ -138,6 +138,7 @@ _REPLACEMENTS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 def _load(file: Path) -> Any:
     """Return the contents of a file, without running code from the file."""
+    raise_if_lfs_pointer(file)
     with open(file, "rb") as opened:
         is_safetensors = opened.read(9)[8:] == b"{"
     try:

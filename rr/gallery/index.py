@@ -85,7 +85,8 @@ def write_index(
     count = 0
     with (
         atomic_write(target, concurrent=True) as temporary,
-        pq.ParquetWriter(temporary, schema, use_dictionary=False, write_page_checksum=True) as writer,
+        open(temporary, "wb") as file,  # pyarrow accepts only names that are valid UTF-8
+        pq.ParquetWriter(file, schema, use_dictionary=False, write_page_checksum=True) as writer,
     ):
         for images, vectors in batches:
             values = pa.array(vectors.reshape(-1), pa.float32())
@@ -117,7 +118,8 @@ def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedV
     """
     schema = _make_schema(extractor, folder)
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()  # read_table would load pyarrow.dataset
+        with open(path, "rb") as file:
+            table = pq.ParquetFile(file, page_checksum_verification=True).read()  # read_table loads pyarrow.dataset
         if not table.schema.equals(schema):
             raise StaleIndex("has unexpected columns or vectors of another length")
         metadata, expected = table.schema.metadata, schema.metadata
@@ -145,12 +147,12 @@ def is_foreign_file(path: Path) -> bool:
         return True
     with open(path, "rb") as file:
         start = file.read(len(_MAGIC))
-    if start and start != _MAGIC:
-        return True
-    try:
-        return not {"path", "vector", "size", "modified"} <= set(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError, ValueError):
-        return False
+        if start and start != _MAGIC:
+            return True
+        try:
+            return not {"path", "vector", "size", "modified"} <= set(pq.read_schema(file).names)
+        except (pa.ArrowException, OSError, ValueError):
+            return False
 
 
 def _make_schema(extractor: FeatureExtractor, folder: Path) -> pa.Schema:

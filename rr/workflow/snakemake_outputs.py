@@ -6,8 +6,16 @@ but copies every file first, and records a failed job as if it had succeeded. In
 
 from typing import Any
 
+import snakemake
+from snakemake.exceptions import WorkflowError
 from snakemake.jobs import Job
 from snakemake.persistence import PersistenceBase
+
+# Methods that are replaced or called here. Snakemake does not document them, so a later version may not have them.
+_METHODS = {
+    Job: ("postprocess", "remove_existing_output"),
+    PersistenceBase: ("incomplete", "_get_key", "_get_recorded_starttime", "_unmark_incomplete"),
+}
 
 
 def keep_former_outputs() -> None:
@@ -15,7 +23,18 @@ def keep_former_outputs() -> None:
 
     This relies on `rr`, which replaces the outputs of a stage only when all new ones are complete. The Snakefile calls
     this function, also in the processes that Snakemake starts on the nodes of a cluster.
+
+    Raises:
+        WorkflowError: if this version of Snakemake lacks one of the methods. Nothing has been changed then.
     """
+    missing = [
+        f"{owner.__name__}.{name}" for owner, names in _METHODS.items() for name in names if not hasattr(owner, name)
+    ]
+    if missing:
+        raise WorkflowError(
+            f"Snakemake {snakemake.__version__} has no {', '.join(missing)}, which rr needs to keep the former outputs "
+            "of failed stages: install the version in requirements.lock (`make setup`)"
+        )
     postprocess, incomplete = Job.postprocess, PersistenceBase.incomplete
 
     async def remove_logs(job: Job) -> None:

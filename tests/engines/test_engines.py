@@ -184,6 +184,33 @@ def test_dvc_shows_metrics_plots_and_changed_parameters(dvc_project: Path, tmp_p
         write_params(dvc_project)
 
 
+def test_deleted_outputs_are_restored_from_the_cache(dvc_project: Path) -> None:
+    weights = dvc_project / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    output = call(dvc_project, "dvc", "repro", "--pull")
+    assert "Pulling data for stage: 'pretrain@shapes-conv4-relational-1'" in output
+    assert "Running stage" not in output
+    assert weights.read_bytes() == content
+
+
+def test_other_files_in_the_folder_of_runs_do_not_change_the_report(dvc_project: Path) -> None:
+    names = (
+        "notes.md", "NOTES", ".DS_Store", "Thumbs.db", "history/shapes/conv4/relational/.1.csv.swp",
+        "history/shapes/conv4/relational/1 copy.csv~", "history/.ipynb_checkpoints/1-checkpoint.csv",
+        "pretrain/shapes/conv4/relational/1/relational.onnx", "resume/shapes/conv4/relational/1/resume.pt",
+    )  # fmt: skip
+    try:
+        for name in names:
+            path = dvc_project / "runs" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+        assert "Data and pipelines are up to date." in call(dvc_project, "dvc", "status")
+    finally:
+        for name in names:
+            (dvc_project / "runs" / name).unlink()
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("stage", "fault"), select_pairs(CHANGES, FAULTS))
 def test_failed_stage_keeps_the_former_outputs(

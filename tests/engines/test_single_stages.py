@@ -58,7 +58,9 @@ def test_engines_do_not_repeat_a_fetch_from_a_local_copy(project: Path, folder_o
     # If there is no local copy any more, it fails, but the images stay.
     moved = folder_of_images.rename(folder_of_images.with_name("moved"))
     try:
-        assert "nowhere is not a folder" in call(project, *dvc, code=255)
+        output = call(project, *dvc, code=255)
+        assert f"the local copy {folder_of_images}, which data/raw/shapes/run.json names, no longer exists" in output
+        assert "nowhere is not a folder" in output
         assert "nowhere is not a folder" in call(project, *snakemake, code=1)
     finally:
         moved.rename(folder_of_images)

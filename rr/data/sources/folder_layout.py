@@ -1,6 +1,6 @@
 """Decide which folders are the splits and the classes of a dataset, and refuse an ambiguous layout."""
 
-import re
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rr.data.folder import FolderListing, file_suffix
 from rr.data.names import compose, display_name, format_names, path_to_text, printable
-from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role
+from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role, split_words
 from rr.errors import UserError, format_suggestion
 from rr.params import FolderSource, SplitNames
 from rr.runtime.formatting import format_count
@@ -53,8 +53,7 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
     else:
         folders, note = _find_split_folders(tree, "", is_labeled)
     if is_labeled:
-        is_checked = source.splits != "none"
-        files = {split: _list_classes(tree, folder, check_wrapper=is_checked) for split, folder in folders.items()}
+        files = {split: _list_classes(tree, folder, source) for split, folder in folders.items()}
     else:
         files = {split: {"": tree.files_below(folder)} for split, folder in folders.items()}
     for split, classes in files.items():
@@ -227,6 +226,22 @@ def _refuse_wrapper(tree: _Tree, folder: str) -> None:
         )
 
 
+def _refuse_repeated_subfolders(tree: _Tree, folder: str) -> None:
+    """Raise UserError if several folders contain the same subfolders, which may be the classes."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for child in tree.children(folder):
+        for subfolder in tree.children(child):
+            by_name[compose(path_to_text(_base(subfolder)))].append(child)
+    repeated = {name: parents for name, parents in by_name.items() if len(parents) > 1}
+    if len(repeated) > 1:
+        parents = {parent for parents in repeated.values() for parent in parents}
+        raise _ambiguous(
+            f"{tree.path(folder)} has folders that contain the same subfolders "
+            f"({format_names([display_name(name) for name in sorted(repeated)])}): {tree.describe(parents)}. If the "
+            "subfolders are the classes, move them into a folder of training images and a folder of test images"
+        )
+
+
 def _refuse_splits_in_classes(tree: _Tree, folder: str) -> None:
     """Raise UserError if the names of the class folders, or of folders in them, contain the names of splits."""
     for parent in tree.folders:
@@ -239,22 +254,23 @@ def _refuse_splits_in_classes(tree: _Tree, folder: str) -> None:
             raise _ambiguous(
                 f"{tree.path(parent)} would be part of a class, but contains splits: {tree.describe(found)}"
             )
-    by_rest: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    by_rest: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for child in tree.children(folder):
-        words = re.split(r"[-_. ]+", _base(child))
-        for position, word in enumerate(words if len(words) > 1 else []):
+        words = split_words(_base(child))
+        for position, word in enumerate(words):
             if role := find_role(word):
-                by_rest[(*words[:position], *words[position + 1 :])][role] = child
-    for found_roles in by_rest.values():
-        if TRAIN in found_roles and len(found_roles) > 1:
+                others = [*words[:position], *words[position + 1 :]]
+                by_rest[tuple(other for other in others if len(other) > 1 and not other.isdigit())][role].append(child)
+    for by_role in by_rest.values():
+        if TRAIN in by_role and len(by_role) > 1:
+            names = tree.describe(itertools.chain(*by_role.values()))
             raise _ambiguous(
-                f"{tree.path(folder)} has folders whose names contain a split and a class: "
-                f"{tree.describe(found_roles.values())}. Move them into a folder of training images and a folder of "
-                "test images"
+                f"{tree.path(folder)} has folders whose names contain splits: {names}. Move them into a folder of "
+                "training images and a folder of test images"
             )
 
 
-def _list_classes(tree: _Tree, folder: str, *, check_wrapper: bool) -> dict[str, list[str]]:
+def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, list[str]]:
     """Return the images of each class folder in `folder`; the key of images without a class folder is an empty string.
 
     Raises:
@@ -274,8 +290,10 @@ def _list_classes(tree: _Tree, folder: str, *, check_wrapper: bool) -> dict[str,
             f"{tree.path(child)} has no images{tree.describe_skipped(child)}: add some (.jpg, .png, …), or remove this "
             "folder"
         )
-    if check_wrapper and len(children) == 1:
+    if source.splits != "none" and len(children) == 1:
         _refuse_wrapper(tree, children[0])
+    if source.splits == "auto":
+        _refuse_repeated_subfolders(tree, folder)
     by_folder: dict[str, list[str]] = defaultdict(list)  # without folders that contain only damaged files
     depth = len(folder) + 1 if folder else 0
     for name in tree.files_below(folder):

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data import raw
-from rr.data.folder import OTHER_SUFFIX, DamagedFile, FileKind, SkippedFile, list_folder
+from rr.data.folder import DamagedFile, FileKind, SkippedFile, list_folder
 from rr.data.names import display_name, format_names, path_to_text, printable
-from rr.data.skipped_files import SkippedFiles
+from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.data.sources import parquet_layout
 from rr.data.sources.parquet_columns import (
     Columns,
@@ -26,13 +26,15 @@ from rr.data.sources.parquet_columns import (
     missing_image_problem,
     read_class_names,
     read_labels,
+    read_roles,
 )
-from rr.data.sources.split_names import UNUSED
+from rr.data.sources.split_names import TRAIN, UNUSED
 from rr.errors import UserError
 from rr.params import ParquetSource, SplitNames
 from rr.runtime.progress import Progress
 
 _HINT = "download or export this file again"
+_NOT_PARQUET = "without the suffix .parquet"  # this and the next are reasons why a file is not used
 _WITHOUT_IMAGES = "without a column of images"
 _BATCH_ROWS = 64
 
@@ -52,7 +54,7 @@ class _File(NamedTuple):
         Raises:
             UserError: if the file is damaged or has changed.
         """
-        with raw.translate_parquet_errors(self.path, _HINT), pq.ParquetFile(self.path) as file:
+        with raw.translate_parquet_errors(self.path, _HINT), _open_file(self.path) as file:
             if file.metadata.num_rows != self.num_rows:
                 raise UserError(f"{display_name(self.path)} has changed while it was read: run rr fetch again")
             yield file
@@ -94,9 +96,10 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
             first = get_file(layout.without_images[0])
             choose_columns(first.path, first.schema, source)  # raises an error that lists the columns
         if not layout.train:
+            found = "; ".join(format_skipped(skipped.counts))
             raise UserError(
-                f"{display_name(path)}: no Parquet file with images found; correct the source's path in params.yaml, "
-                "or give a path with --from"
+                f"{display_name(path)}: no Parquet file with images found{found and f' ({found})'}; correct the "
+                "source's path in params.yaml, or give a path with --from"
             )
     train = [get_file(name) for name in layout.train]
     schema = train[0].schema
@@ -108,7 +111,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     for file in [*train, *test]:
         check_columns(file.path, file.schema, columns, schema, train[0].path)
     if not test and source.splits == "auto":
-        _refuse_split_column(train[0].path, schema)
+        _refuse_split_column(train, columns)
     for name in layout.without_images:
         skipped.add(SkippedFile(name, _WITHOUT_IMAGES))
     others = [name for role, files in layout.tests.items() if role != test_name for name in files]
@@ -146,7 +149,7 @@ def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
             f"{display_name(root)} is neither a file nor a folder: correct the source's path in params.yaml, or give a "
             "path with --from"
         )
-    kind = FileKind(frozenset({".parquet"}), lambda _, suffix: None if suffix == ".parquet" else OTHER_SUFFIX)
+    kind = FileKind(frozenset({".parquet"}), lambda _, suffix: None if suffix == ".parquet" else _NOT_PARQUET)
     listing = list_folder(root, kind)
     damaged = SkippedFiles("raise", "download or repair them, or remove them from the folder")
     for file in listing.damaged:
@@ -165,9 +168,15 @@ def _single_file_layout(path: Path, source: ParquetSource) -> parquet_layout.Par
     return parquet_layout.ParquetLayout([path.name], {}, [], [])
 
 
+@contextmanager
+def _open_file(path: Path) -> Iterator[pq.ParquetFile]:
+    with open(path, "rb") as source, pq.ParquetFile(source) as file:  # pyarrow accepts only names that are valid UTF-8
+        yield file
+
+
 def _inspect(name: str, path: Path) -> _File:
     try:
-        with raw.translate_parquet_errors(path, _HINT), pq.ParquetFile(path) as file:
+        with raw.translate_parquet_errors(path, _HINT), _open_file(path) as file:
             return _File(name, path, file.schema_arrow, file.metadata.num_rows)
     except UserError as error:
         content = raw.identify_content(path.read_bytes()[:1024]) if path.is_file() else None
@@ -205,14 +214,20 @@ def _choose_test(
     )
 
 
-def _refuse_split_column(path: Path, schema: pa.Schema) -> None:
-    """Raise UserError if a file without the name of a split has a column of splits."""
-    if "split" in schema.names and not pa.types.is_integer(schema.field("split").type):
-        raise UserError(
-            f"{display_name(path)} has a column 'split', which is not used: write a file for each split, named "
-            "train.parquet and test.parquet, or set `splits: none` in the source of this dataset in params.yaml to "
-            "ignore the column"
-        )
+def _refuse_split_column(files: list[_File], columns: Columns) -> None:
+    """Raise UserError if files without the name of a split have a column of splits."""
+    roles: dict[str, set[str]] = defaultdict(set)
+    for file in files:
+        with file.open() as content:
+            for name, found in read_roles(content, columns).items():
+                roles[name] |= found
+    for name, found in roles.items():
+        if name.lower() == "split" or (TRAIN in found and len(found) > 1):
+            raise UserError(
+                f"{display_name(files[0].path)} has a column '{printable(name)}', which is not used: write a file for "
+                "each split, named train.parquet and test.parquet, or set `splits: none` in the source of this dataset "
+                "in params.yaml to ignore the column"
+            )
 
 
 def _read_labels(train: list[_File], test: list[_File], columns: Columns) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -294,7 +309,7 @@ def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes, str 
     row = 0
     with file.open() as content:
         for batch in content.iter_batches(batch_size=_BATCH_ROWS, columns=[columns.image]):
-            for value in batch.column(0):
+            for value in batch.column(columns.image):
                 image = value.as_py()
                 fields = image if isinstance(image, dict) else {"bytes": image}
                 yield row, fields["bytes"] or b"", fields.get("path")

@@ -10,15 +10,18 @@ import pyarrow.parquet as pq
 
 from rr.data import raw
 from rr.data.names import compose, display_name, printable
+from rr.data.sources.split_names import TRAIN, find_role, split_words
 from rr.errors import UserError
 from rr.params import ParquetSource
 
 _IMAGE_NAMES = ("image", "img")
 _LABEL_NAMES = ("label", "labels", "fine_label")
+_LABEL_LIKE = re.compile(r"(.*[_ ])?(labels?|class|cls|category|target)")  # likely names of text labels
 # Integer columns with such names are not labels.
 _NOT_LABELS = re.compile(
     r"(.*[_ ])?(ids?|idx|index|width|height|size|bytes|year|count|timestamp)|__index_level_\d+__|unnamed.*"
 )
+_MAX_SPLITS = 10  # number of distinct values of a column of splits
 _KEY_HINT = "in the source of this dataset in params.yaml"
 
 
@@ -70,7 +73,7 @@ def has_labels(file: pq.ParquetFile, columns: Columns) -> bool:
     if columns.label is None or columns.label not in file.schema_arrow.names:
         return False
     labels = file.read(columns=[columns.label])[columns.label]
-    return any(label not in (None, raw.UNLABELED) for label in labels.unique().to_pylist())
+    return any(label not in (None, raw.UNLABELED) for label in labels.to_pylist())
 
 
 def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | list[str | None]:
@@ -89,12 +92,36 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
         for label in (min(labels, default=0), max(labels, default=0)):
             raw.check_label(label, display_name(path))
         return labels
+    values = [value and compose(value).strip() for value in values]
     if "" in values:
         raise UserError(
             f"{display_name(path)}, row {values.index('')}: the label in column '{printable(column)}' is an empty "
             "string; use null for unlabeled images"
         )
-    return [value and compose(value) for value in values]
+    return values
+
+
+def read_roles(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
+    """Return the splits that the values of each other text column name; none if there are many distinct values.
+
+    The name of a Boolean column such as `is_train` is considered instead of its values.
+    """
+    schema = file.schema_arrow
+    roles = {}
+    for field in schema:
+        if field.name in columns or schema.names.count(field.name) != 1 or _label_kind(field.type) != "text":
+            continue
+        if pa.types.is_boolean(field.type):
+            roles[field.name] = {TRAIN, "test"} if any(map(find_role, split_words(field.name))) else set()
+            continue
+        values: set[str] = set()
+        for batch in file.iter_batches(batch_size=1000, columns=[field.name]):
+            values.update(filter(None, batch.column(field.name).to_pylist()))
+            if len(values) > _MAX_SPLITS:
+                values.clear()
+                break
+        roles[field.name] = {role for value in values for word in split_words(value) if (role := find_role(word))}
+    return roles
 
 
 def read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
@@ -112,7 +139,7 @@ def is_image_type(kind: pa.DataType) -> bool:
         return kind.get_field_index("bytes") >= 0 and (
             pa.types.is_null(kind.field("bytes").type) or is_image_type(kind.field("bytes").type)
         )
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def describe_columns(schema: pa.Schema) -> dict[str, str]:
@@ -136,7 +163,7 @@ def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, feature
         return key
     candidates = [field.name for field in schema if is_image_type(field.type) and schema.names.count(field.name) == 1]
     marked = [name for name in candidates if features.get(name, {}).get("_type") == "Image"]
-    named = [name for name in _IMAGE_NAMES if name in candidates]
+    named = [name for expected in _IMAGE_NAMES for name in candidates if name.lower() == expected]
     choice = named[:1] or (marked if len(marked) == 1 else candidates)
     if len(choice) == 1:
         return choice[0]
@@ -157,18 +184,20 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
         if not is_label(key):
             raise _column_error(path, schema, f"has no column '{printable(key)}' of integers or text (`label`)")
         return key
-    if named := [name for name in _LABEL_NAMES if name in schema.names]:
+    if named := [name for expected in _LABEL_NAMES for name in schema.names if name.lower() == expected]:
         if is_label(named[0]):
             return named[0]
         problem = f"has a column '{named[0]}' that contains neither integers nor text"
         raise _column_error(path, schema, f"{problem}; convert it, or set `label: NAME` or `labels: none` {_KEY_HINT}")
     marked = [name for name in schema.names if is_label(name) and features.get(name, {}).get("_type") == "ClassLabel"]
-    integers = [
-        field.name
-        for field in schema
-        if pa.types.is_integer(field.type) and is_label(field.name) and not _NOT_LABELS.fullmatch(field.name.lower())
-    ]
-    candidates = marked or integers
+
+    def is_candidate(field: pa.Field) -> bool:
+        name = field.name.lower()
+        if pa.types.is_integer(field.type):
+            return not _NOT_LABELS.fullmatch(name)
+        return _label_kind(field.type) == "text" and _LABEL_LIKE.fullmatch(name) is not None
+
+    candidates = marked or [field.name for field in schema if is_label(field.name) and is_candidate(field)]
     if len(candidates) == 1:
         return candidates[0]
     problem = "has several columns that may be labels" if candidates else "has no column of labels"
@@ -183,7 +212,8 @@ def _label_kind(kind: pa.DataType) -> str | None:
         kind = kind.value_type
     if pa.types.is_integer(kind):
         return "integer"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
+    is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if is_string or pa.types.is_boolean(kind):
         return "text"
     return None
 

@@ -15,6 +15,9 @@ _PATTERN = re.compile(
 )
 
 
+_WORD_BOUNDARY = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])|(?<=[^\W\d])(?=\d)|(?<=\d)(?=[^\W\d])")
+
+
 def find_role(name: str) -> str | None:
     """Return the split that the name of a folder or a file means: "train", one of TEST_ROLES, or None.
 
@@ -22,3 +25,8 @@ def find_role(name: str) -> str | None:
     """
     match = _PATTERN.fullmatch(re.sub(r"[-_. ]", "", path_to_text(name).casefold()))
     return match.lastgroup if match else None
+
+
+def split_words(name: str) -> list[str]:
+    """Return the words and the numbers of a name such as `trainA`, `PublicTest` or `02-test`."""
+    return [word for word in _WORD_BOUNDARY.split(path_to_text(name)) if word]

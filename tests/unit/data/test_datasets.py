@@ -453,6 +453,14 @@ class TestCifar:
         assert "check the network" in outcome.err
 
 
+def test_local_copy_of_generated_images_raises(project: Path, rr: RunRr) -> None:
+    outcome = rr("fetch", "--dataset", "shapes", "--from", ".")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "rr: --from .: the images of shapes are generated, not read; omit --from\n",
+    )
+
+
 def test_params_yaml_has_all_datasets_of_the_paper() -> None:
     datasets = {
         name: (data.source.kind, data.image_size) for name, data in load_params(ROOT / "params.yaml").datasets.items()

@@ -48,6 +48,7 @@ def test_only_suffixes_that_pillow_can_decode_are_images() -> None:
         ("#recycle/x.png", folder.FROM_PROGRAM),
         ("System Volume Information/x.png", folder.FROM_PROGRAM),
         ("lost+found/x.png", folder.FROM_PROGRAM),
+        ("~snapshot/daily.0/x.png", folder.FROM_PROGRAM),
         ("THUMBS.DB", folder.FROM_PROGRAM),
         ("desktop.ini", folder.FROM_PROGRAM),
         ("x.heic", folder.UNSUPPORTED_FORMAT),
@@ -85,6 +86,8 @@ def test_image_with_an_unusual_suffix_is_recognized_by_its_contents(
     ("name", "problem"),
     [
         ("x.png.part", "an unfinished download; complete or delete it"),
+        ("x.jpg.aria2", "an unfinished download; complete or delete it"),
+        ("x.jpg.!qB", "an unfinished download; complete or delete it"),
         ("x.jpg.crdownload", "an unfinished download; complete or delete it"),
         (".x.jpg.icloud", "not downloaded from iCloud"),
         ("x.jpg.dvc", "its data (x.jpg) is missing; run `dvc pull`"),

@@ -89,8 +89,14 @@ def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) ->
         (in_folders("train/images", "test/images"), "train/images would be the only class, but contains folders"),
         ({"cat/train": 2, "cat/test": 2, "dog/train": 2, "dog/test": 2}, "cat would be part of a class, but contains"),
         ({"v1/a/train": 2, "v1/a/test": 2, "v2": 2}, "v1/a would be part of a class, but contains splits: v1/a/test"),
-        ({"cat_train": 2, "cat_test": 2, "dog_train": 2}, "names contain a split and a class: cat_test (2 images),"),
-        ({"train cat": 2, "val cat": 2}, "names contain a split and a class: train cat (2 images), val cat (2 images)"),
+        ({"cat_train": 2, "cat_test": 2, "dog_train": 2}, "names contain splits: cat_test (2 images),"),
+        ({"trainA": 2, "testA": 2, "trainB": 2}, "names contain splits: testA (2 images), trainA (2 images), trainB"),
+        ({"01-train": 2, "02-test": 2}, "names contain splits: 01-train (2 images), 02-test (2 images)"),
+        ({"train_80%": 2, "test_20%": 2}, "names contain splits: test_20% (2 images), train_80% (2 images)"),
+        (in_folders("fold1", "fold2"), "the same subfolders (cat, dog): fold1 (6 images), fold2 (6 images)"),
+        (in_folders("images", "masks") | {"x": 1}, "(cat, dog): images (6 images), masks (6 images)"),
+        (in_folders("train/2020", "train/2021", "test/2020"), "images/train has folders that contain the same subf"),
+        ({"train cat": 2, "val cat": 2}, "names contain splits: train cat (2 images), val cat (2 images)"),
     ],
 )  # fmt: skip
 def test_ambiguous_layout_raises(tmp_path: Path, counts: dict[str, int], seen: str) -> None:
@@ -219,7 +225,7 @@ def test_damage_and_unreadable_images_are_reported_together(tmp_path: Path) -> N
         "  cat/annex.png: a link that leads nowhere; run `git annex get` or `datalad get` in this folder",
         "  dog/empty.png: not a readable image (the file is empty)",
         "  dog/lfs.png: not a readable image (a Git LFS pointer instead of the file; run `git lfs pull`)",
-        "  dog/page.png: not a readable image (an HTML page (of a failed download?) instead of an image)",
+        "  dog/page.png: not a readable image (an HTML page (of a failed download?))",
         f"repair or remove them in {root}, or set 'on_unreadable: skip' in the source of this dataset in params.yaml",
     ]
     assert not raw_file(root).exists()
@@ -267,6 +273,27 @@ def test_file_that_changes_while_it_is_read_raises(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"cat/3\.png has changed while the images were read: run rr fetch again"):
         fetch_folder(root)
     assert not raw_file(root).exists()
+
+
+def test_class_names_with_words_of_splits_are_accepted(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"train station": 2, "test tube": 2, "cat": 2})
+    assert list(fetch_folder(root)["images_per_class"]["train"]) == ["cat", "test tube", "train station"]
+
+
+def test_subfolders_of_classes_are_accepted(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "a", {"cat/images": 2, "dog/images": 2, "dog/more": 2})
+    assert fetch_folder(root)["classes"] == 2
+    root = save_tree(tmp_path / "b", in_folders("left", "right"))
+    facts = fetch_folder(root, splits="none")
+    assert facts["images_per_class"] == {"train": {"left": 5, "right": 5}, "test": {"left": 1, "right": 1}}
+    facts = fetch_folder(root, splits={"train": "left", "test": "right"})
+    assert list(facts["images_per_class"]["train"]) == ["cat", "dog"]
+
+
+def test_class_without_a_readable_image_is_reported(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", CLASSES)
+    save_file(root / "owl/0.png", b"")
+    assert "dog (2 + 1); 1 without images" in describe(fetch_folder(root, on_unreadable="skip"))
 
 
 def test_class_folder_with_only_damaged_files_is_skipped(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tests of Parquet files of images: splits, shards, columns, labels, and files that are refused."""
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from own_images import fetch_parquet, fetched_labels, make_image, make_table, ra
 
 from rr.data import raw
 from rr.errors import UserError
-from rr.fetch import describe
+from rr.fetch import describe, fetch
+from rr.params import ParquetSource
 
 LABELS = [0, 1] * 6
 
@@ -52,7 +54,7 @@ def test_names_of_splits_and_shards_are_recognized(tmp_path: Path, train: list[s
     assert facts["images"] == {"train": 12 * len(train), "test": 12 * len(test)}
     assert facts["files"] == {"train": train, "test": test}
     assert facts["splits"] == {"train": ", ".join(train), "test": ", ".join(test)}
-    assert facts["skipped"] == {"not an image": {".md": 1}}
+    assert facts["skipped"] == {"without the suffix .parquet": {".md": 1}}
     assert next(iter(fetched_labels(root))) == f"{train[0]}, row 0"
 
 
@@ -131,8 +133,24 @@ def test_hidden_files_and_those_of_programs_are_reported(tmp_path: Path) -> None
     root = save(tmp_path, "train.parquet", ".cache/x.parquet", "__MACOSX/._train.parquet")
     save_file(root / "cat.png")
     assert fetch_parquet(root)["skipped"] == {
-        "created by another program": {".parquet": 1}, "hidden": {".parquet": 1}, "not an image": {".png": 1},
+        "created by another program": {".parquet": 1}, "hidden": {".parquet": 1},
+        "without the suffix .parquet": {".png": 1},
     }  # fmt: skip
+
+
+def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    save_tables(tmp_path, {"train.parquet": make_table(LABELS)})
+    folder.mkdir()
+    (tmp_path / "train.parquet").rename(folder / os.fsdecode(b"\xe9.parquet"))
+    source = ParquetSource(kind="parquet", path="unused")
+    facts = fetch(source, tmp_path / "fetched.parquet", tmp_path, folder)
+    assert facts["files"] == {"train": ["\\xe9.parquet"]}
+
+
+def test_folder_without_parquet_files_raises_with_what_it_contains(tmp_path: Path) -> None:
+    save_file(tmp_path / "set/train.pq", b"")
+    check_raises(tmp_path / "set", "images found (skipped 1 file: without the suffix .parquet (.pq 1)); correct")
 
 
 def test_damaged_files_raise(tmp_path: Path) -> None:
@@ -200,15 +218,42 @@ def test_without_splits_all_files_are_used(tmp_path: Path) -> None:
     assert sum(fetch_parquet(root, splits="none")["images"].values()) == 24
 
 
-def test_column_of_splits_is_not_ignored_in_silence(tmp_path: Path) -> None:
-    root = save_tables(tmp_path / "set", {"all.parquet": make_table(LABELS, split=["train"] * 12)})
-    check_raises(root, "all.parquet has a column 'split', which is not used: write a file for each split")
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("split", ["train"] * 12),
+        ("Split", ["train", "test"] * 6),
+        ("subset", ["Training", "valid", None] * 4),
+        ("Usage", ["Training", "PublicTest", "PrivateTest"] * 4),
+        ("is_train", [True, False] * 6),
+    ],
+)
+def test_column_of_splits_is_not_ignored_in_silence(tmp_path: Path, name: str, values: list) -> None:
+    root = save_tables(tmp_path / "set", {"all.parquet": make_table(LABELS, **{name: values})})
+    check_raises(root, f"all.parquet has a column '{name}', which is not used: write a file for each split")
     assert sum(fetch_parquet(root, splits="none")["images"].values()) == 12
+
+
+def test_column_of_splits_is_recognized_in_all_files(tmp_path: Path) -> None:
+    tables = {f"{number}.parquet": make_table(LABELS, part=[part] * 12) for number, part in enumerate(("train", "val"))}
+    check_raises(save_tables(tmp_path / "set", tables), "has a column 'part', which is not used")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"caption": [f"train test {row}" for row in range(12)]}, {"license": ["train", "cc"] * 6}, {"new": [True] * 12}],
+)
+def test_other_columns_of_text_are_ignored(tmp_path: Path, columns: dict) -> None:
+    root = save_tables(tmp_path / "set", {"all.parquet": make_table(LABELS, **columns)})
+    assert sum(fetch_parquet(root)["images"].values()) == 12
 
 
 @pytest.mark.parametrize(
     ("columns", "keys", "expected"),
     [
+        ({"image": "Image", "label": "Label", "Age": LABELS}, {}, ("Image", "Label")),
+        ({"label": "cls", "class_name": ["a", "b"] * 6}, {}, ("image", "cls")),
+        ({"image.size": ["4 x 4"] * 12}, {}, ("image", "label")),
         ({"image": "img", "label": "fine_label", "coarse_label": LABELS}, {}, ("img", "fine_label")),
         ({"image": "photo", "label": "labels", "id": LABELS}, {}, ("photo", "labels")),
         ({"image": "x", "label": "kind", "image_id": LABELS, "width": LABELS}, {}, ("x", "kind")),
@@ -233,8 +278,10 @@ def test_class_label_is_preferred_to_other_integers(tmp_path: Path) -> None:
 
 
 def test_images_may_be_a_column_of_bytes(tmp_path: Path) -> None:
-    table = pa.table({"photo": pa.array([make_image() for _ in LABELS], pa.large_binary()), "label": LABELS})
-    assert sum(fetch_parquet(save_tables(tmp_path / "set", {"train.parquet": table}))["images"].values()) == 12
+    for kind in (pa.large_binary(), pa.binary_view()):
+        table = pa.table({"photo": pa.array([make_image() for _ in LABELS], kind), "label": LABELS})
+        root = save_tables(tmp_path / str(kind), {"train.parquet": table})
+        assert sum(fetch_parquet(root)["images"].values()) == 12
 
 
 IMAGES = [{"bytes": b"x", "path": "x"}]
@@ -249,6 +296,7 @@ IMAGES = [{"bytes": b"x", "path": "x"}]
         ({"a": IMAGES, "b": IMAGES, "label": [0]}, {}, "has several columns of bytes; set `image: NAME`"),
         ({"image": IMAGES}, {}, "has no column of labels; set `label: NAME`, or `labels: none` for unlabeled images"),
         ({"image": IMAGES, "id": [3]}, {}, "has no column of labels"),
+        ({"image": IMAGES, "category": ["a"], "score": [3]}, {}, "has several columns that may be labels"),
         ({"image": IMAGES, "a": [3], "b": [3]}, {}, "has several columns that may be labels; set `label: NAME`"),
         ({"image": IMAGES, "label": [0.5], "b": [3]}, {}, "has a column 'label' that contains neither integers nor"),
         ({"image": IMAGES, "label": [[0]]}, {}, "has a column 'label' that contains neither integers nor text"),
@@ -274,7 +322,13 @@ def test_files_with_other_columns_raise(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [list, lambda labels: pa.array(labels, pa.large_string()), lambda labels: pa.array(labels).dictionary_encode()],
+    [
+        list,
+        lambda labels: pa.array(labels, pa.large_string()),
+        lambda labels: pa.array(labels, pa.string_view()),
+        lambda labels: pa.array(labels).dictionary_encode(),
+        lambda labels: [label and f" {label} " for label in labels],
+    ],
 )
 def test_text_labels_become_classes(tmp_path: Path, make: Any) -> None:
     train, test = ["dog", "cat", None, "owl", "cat"], ["owl", unicodedata.normalize("NFD", "cat"), None]
@@ -309,7 +363,7 @@ def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
         ((LABELS, None), ([0, 1, 2], None), "these labels in column 'label' have no training images: 2. Add training"),
         ((LABELS, ["a", "b", "c"]), ([2], ["a", "b", "c"]), "have no training images: c"),
         ((["a"], None), (["b"], None), "have no training images: b"),
-        ((["a", ""], None), None, "row 1: the label in column 'label' is an empty string; use null"),
+        ((["a", " "], None), None, "row 1: the label in column 'label' is an empty string; use null"),
         (([-1, -1], None), ([0], None), "have no training images: 0"),
         ((LABELS, None), ([-1, None], None), "test.parquet has no labels, unlike "),
     ],

@@ -3,6 +3,8 @@
 import io
 import json
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -122,6 +124,20 @@ def test_every_exif_orientation_is_applied(image_format: str, orientation: int) 
 def test_data_that_is_no_image_is_named(data: bytes, message: str) -> None:
     with pytest.raises(raw.UnreadableImageError, match=message):
         raw.decode_image(data)
+
+
+def test_number_of_pixels_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
+    with pytest.raises(raw.UnreadableImageError, match="more than 160 pixels; save it smaller, or cut it up"):
+        raw.decode_image(to_png(Image.new("L", (20, 10))))
+
+
+def test_large_image_causes_no_warning() -> None:
+    code = (
+        "from rr.data import raw; raw.Image.MAX_IMAGE_PIXELS = 80; "
+        "raw.decode_image(raw.encode_png(raw.np.ones((10, 10, 3), 'uint8')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stderr == b""
 
 
 def test_transparent_pixels_become_white() -> None:

@@ -335,6 +335,14 @@ def test_truncated_file_raises(tmp_path: Path, kind: str) -> None:
             import_backbone(file, "conv4")
 
 
+def test_git_lfs_pointer_raises(tmp_path: Path) -> None:
+    file = tmp_path / "backbone.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    for load in (load_backbone, lambda path: import_backbone(path, "conv4")):
+        with pytest.raises(UserError, match="is a Git LFS pointer instead of the file: run `git lfs pull`"):
+            load(file)
+
+
 def test_import_command_prints_a_valid_path(tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(authors_checkpoint("conv4", random_backbone("conv4")), "c.tar")

@@ -618,6 +618,14 @@ def test_search_does_not_import_slow_libraries(folder: Path) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+def test_output_whose_name_is_not_utf8(folder: Path, rr: RunRr) -> None:
+    name = os.fsdecode(b"\xe9.parquet")
+    assert rr("embed", "g", "-o", name, "--weights", "w").code == 0
+    assert (folder / name).stat().st_size
+    assert not index.is_foreign_file(folder / name)
+    assert index.read_index(folder / name, load_feature_extractor(Path("w"), None, "cpu"), Path("g")).rows
+
+
 @pytest.fixture(scope="module", autouse=True)
 def single_thread() -> Iterator[None]:
     before = torch.get_num_threads()
