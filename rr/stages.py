@@ -22,6 +22,7 @@ from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
 from rr.runtime.machine import describe_machine, package_versions
+from rr.runtime.malloc import keep_freed_memory
 from rr.workflow import grid
 from rr.workflow.checks import (
     find_grid_problems,
@@ -105,6 +106,7 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
             from rr.pretrain.checkpoint import delete_checkpoints
 
             devices.configure_backends(params.threads)
+            keep_freed_memory()
             group.check_identical(
                 {
                     "parameters": json_sha256([recorder.params, dataset, backbone, method, seed]),
@@ -147,6 +149,7 @@ def run_evaluate(
         from rr.evaluate.stage import Target, evaluate
 
         devices.configure_backends(params.threads)
+        keep_freed_memory()
         betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
         target_data = Target(dataset_config, betons, read_class_names(files.index))
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)

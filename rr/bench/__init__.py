@@ -19,7 +19,7 @@ from rr.errors import UserError
 from rr.runtime.progress import Progress
 
 SCHEMA = "rr-bench-2"
-PARTS = ("views", "head", "backbone", "loader", "training", "evaluation", "startup", "machine", "gpu")
+PARTS = ("views", "head", "backbone", "loader", "training", "busy", "evaluation", "startup", "machine", "gpu")
 
 
 def run_benchmark(

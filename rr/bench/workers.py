@@ -50,9 +50,11 @@ def train_with_rr(task: TrainingTask, gate: StepGate) -> None:
     """Train with the training loop of `rr pretrain`."""
     from rr.bench.settings import DATASET, paper_config
     from rr.compute.device import configure_backends
+    from rr.runtime.malloc import keep_freed_memory
     from rr.workflow.throughput import train_until_stopped
 
     configure_backends(task.threads)
+    keep_freed_memory()
     config = paper_config(task.method, task.views, task.batch_size)
     train_until_stopped(
         config, DATASET, task.num_classes, Path(task.beton), Path(task.scratch), gate.step_done, device="cpu",

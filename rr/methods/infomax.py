@@ -1,15 +1,13 @@
 """Deep InfoMax: match local activations with the representation of their image (Hjelm et al., ICLR 2019)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
-from rr.compute.precision import at_least_float32
 from rr.methods.base import Method, Metrics
+from rr.methods.local_discriminator import LocalDiscriminator, jsd_loss
 from rr.params import InfoMaxConfig
 
-HIDDEN_DIM = 256
 PRIOR_HIDDEN_DIMS = (512, 128)
 
 
@@ -40,65 +38,15 @@ class InfoMax(Method):
         """
         (prior_MD,) = random_inputs
         y_MD, maps_MCHW = self.backbone.forward_with_local_maps(views)
-        positive_MHW, negative_MHW = self.local_discriminator(y_MD, maps_MCHW)
-        local_loss = jsd_loss(positive_MHW, negative_MHW)
+        local_loss, num_correct = self.local_discriminator.loss(y_MD, maps_MCHW)
         # One optimizer minimizes this loss for both networks, so the encoder receives the negated prior gradient.
         prior_loss = jsd_loss(self.prior_discriminator(prior_MD), self.prior_discriminator(reverse_gradient(y_MD)))
-        correct = (positive_MHW > 0).sum() + (negative_MHW <= 0).sum()
-        return local_loss + self.config.prior_weight * prior_loss, {"accuracy": (correct, 2 * positive_MHW.numel())}
+        num_pairs = 2 * maps_MCHW[:, 0].numel()
+        return local_loss + self.config.prior_weight * prior_loss, {"accuracy": (num_correct, num_pairs)}
 
     def sample_random_inputs(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Return M samples of the prior, which is uniform in [0, 1)^D: float32 (M, D)."""
         return (torch.rand(num_images, self.features, generator=generator),)
-
-
-class LocalDiscriminator(nn.Module):
-    """Score how well each position of a local feature map matches a representation.
-
-    The network consists of 1×1 convolutions (D + C) → 256 → 256 → 1 with ReLU in between. Its input is a representation
-    concatenated with the feature map at each position. The convolutions are implemented as linear layers, which have
-    the same parameters and the same initialization.
-    """
-
-    def __init__(self, features: int, channels: int) -> None:
-        super().__init__()
-        self.features, self.channels = features, channels
-        self.first_layer = nn.Linear(features + channels, HIDDEN_DIM)
-        self.layers = nn.Sequential(
-            nn.ReLU(inplace=True), nn.Linear(HIDDEN_DIM, HIDDEN_DIM), nn.ReLU(inplace=True), nn.Linear(HIDDEN_DIM, 1)
-        )
-
-    def forward(self, y_MD: Tensor, maps_MCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of positive and negative pairs, (M, H, W) each.
-
-        A positive pair is the representation y of image m and the map of image m. A negative pair is y of image m and
-        the map of image m + 1 (for the last image, the first map). The logits of a negative pair are in the row of its
-        map, so row m + 1 contains the logits for y of image m.
-        """
-        # The first layer is linear in y and in the maps. It is applied to y once per image and to the maps once per
-        # position, so the tiled concatenation is never built. y is rolled instead of the maps, so that positives and
-        # negatives share the result for the maps.
-        weight_OD, weight_OC = self.first_layer.weight.split([self.features, self.channels], 1)
-        image_M11O = F.linear(y_MD, weight_OD, self.first_layer.bias)[:, None, None]
-        position_MHWO = F.linear(maps_MCHW.permute(0, 2, 3, 1), weight_OC)
-        positive_MHW1 = self.layers(position_MHWO + image_M11O)
-        negative_MHW1 = self.layers(position_MHWO + image_M11O.roll(1, 0))
-        return positive_MHW1.squeeze(3), negative_MHW1.squeeze(3)
-
-
-def jsd_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
-    """Return the loss of a discriminator whose probability p should be high for positives and low for negatives.
-
-    It is -(mean log p(positive) + mean log (1 - p(negative))) for logits T of any shape. This equals the mean
-    softplus(-T) of positives plus the mean softplus(T) of negatives, the Jensen-Shannon bound of Deep InfoMax.
-
-    Returns:
-        The loss, 0-d, at least float32.
-    """
-    return (
-        -F.logsigmoid(at_least_float32(positive_logits)).mean()
-        - F.logsigmoid(-at_least_float32(negative_logits)).mean()
-    )
 
 
 def reverse_gradient(x: Tensor) -> Tensor:

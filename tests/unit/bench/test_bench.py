@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import json
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from rr import backbones, bench, methods
 from rr.bench import alternating, memory, reference
 from rr.bench.measure import Candidate, Timing, summarize, time_interleaved
-from rr.bench.parts import gpu
+from rr.bench.parts import busy, gpu
 from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings, paper_config
 from rr.errors import UserError
 from rr.views import make_views
@@ -234,6 +236,29 @@ def test_training_part_runs() -> None:
     case = results["parts"]["training"]["cases"][0]
     assert [candidate["wall"]["count"] for candidate in case["candidates"]] == [2, 2]
     assert [candidate["num_units"] for candidate in case["candidates"]] == [32, 32]
+
+
+@pytest.mark.slow
+def test_busy_part_runs() -> None:
+    results = json.loads(bench.run_benchmark(["busy"], as_json=True, steps=2, smoke_test=True, threads=[1]))
+    (case,) = results["parts"]["busy"]["cases"]
+    idle, with_loops = case["candidates"]
+    assert idle["wall"]["count"] == with_loops["wall"]["count"] == 2
+    assert case["facts"]["fraction_kept"] == pytest.approx(1 / with_loops["ratio"]["median"])
+
+
+def test_busy_loops_run_only_within_the_block() -> None:
+    def wait_for_state(pid: int, state: str) -> None:
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != state:
+            assert time.monotonic() < deadline
+
+    with busy.stopped_loops(1) as (loop,):
+        wait_for_state(loop.pid, "T")  # stopped
+        with busy.running([loop]):
+            wait_for_state(loop.pid, "R")
+        wait_for_state(loop.pid, "T")
+    assert loop.returncode == -signal.SIGKILL
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rr import backbones, params
-from rr.methods.infomax import InfoMax, LocalDiscriminator, jsd_loss, reverse_gradient
+from rr.methods.infomax import InfoMax, reverse_gradient
+from rr.methods.local_discriminator import LocalDiscriminator, jsd_loss
 from rr.views.augmentation import Augmentation
 
 

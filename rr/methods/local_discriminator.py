@@ -1,0 +1,174 @@
+"""The local discriminator of Deep InfoMax, and its loss computed in tiles that fit in the processor's cache."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from rr.compute.device import single_threaded
+from rr.compute.precision import at_least_float32
+from rr.compute.thread_pool import parallel_for
+
+HIDDEN_DIM = 256
+_TILE_POSITIONS = 512  # positions of a tile, whose activations have 1 MB
+_MAX_GROUPS = 16  # number of groups of images, each of which has its own sums of the weight gradients
+_CONV_BATCH_SIZE = 16  # torch uses oneDNN for a 1×1 convolution with one thread only for at least 16 images
+
+
+class LocalDiscriminator(nn.Module):
+    """Score how well each position of a local feature map matches a representation.
+
+    The network consists of 1×1 convolutions (D + C) → 256 → 256 → 1 with ReLU in between. Its input is a representation
+    concatenated with the feature map at each position. The convolutions are implemented as linear layers, which have
+    the same parameters and the same initialization.
+    """
+
+    def __init__(self, features: int, channels: int) -> None:
+        super().__init__()
+        self.features, self.channels = features, channels
+        self.first_layer = nn.Linear(features + channels, HIDDEN_DIM)
+        self.layers = nn.Sequential(
+            nn.ReLU(inplace=True), nn.Linear(HIDDEN_DIM, HIDDEN_DIM), nn.ReLU(inplace=True), nn.Linear(HIDDEN_DIM, 1)
+        )
+
+    def forward(self, y_MD: Tensor, maps_MCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of positive and negative pairs, (M, H, W) each.
+
+        A positive pair is the representation y of image m and the map of image m. A negative pair is y of image m and
+        the map of image m + 1 (for the last image, the first map). The logits of a negative pair are in the row of its
+        map, so row m + 1 contains the logits for y of image m.
+        """
+        # The first layer is linear in y and in the maps. It is applied to y once per image and to the maps once per
+        # position, so the tiled concatenation is never built. y is rolled instead of the maps, so that positives and
+        # negatives share the result for the maps.
+        weight_OD, weight_OC = self.first_layer.weight.split([self.features, self.channels], 1)
+        image_M11O = F.linear(y_MD, weight_OD, self.first_layer.bias)[:, None, None]
+        position_MHWO = F.linear(maps_MCHW.permute(0, 2, 3, 1), weight_OC)
+        positive_MHW1 = self.layers(position_MHWO + image_M11O)
+        negative_MHW1 = self.layers(position_MHWO + image_M11O.roll(1, 0))
+        return positive_MHW1.squeeze(3), negative_MHW1.squeeze(3)
+
+    def loss(self, y_MD: Tensor, maps_MCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss (see `jsd_loss`), 0-d, at least float32, and the number of correctly classified pairs."""
+        if _can_use_tiles(y_MD, maps_MCHW):
+            weight_OD, weight_OC = self.first_layer.weight.split([self.features, self.channels], 1)
+            images_MO = F.linear(y_MD, weight_OD, self.first_layer.bias)
+            images_M2O = torch.stack((images_MO, images_MO.roll(1, 0)), 1)
+            maps_MPC = maps_MCHW.permute(0, 2, 3, 1).flatten(1, 2)
+            loss, num_correct = _TiledLoss.apply(images_M2O, maps_MPC, weight_OC, *self.layers.parameters())
+            return loss, num_correct
+        positive_MHW, negative_MHW = self(y_MD, maps_MCHW)
+        return jsd_loss(positive_MHW, negative_MHW), (positive_MHW > 0).sum() + (negative_MHW <= 0).sum()
+
+
+def jsd_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    """Return the loss of a discriminator whose probability p should be high for positives and low for negatives.
+
+    It is -(mean log p(positive) + mean log (1 - p(negative))) for logits T of any shape. This equals the mean
+    softplus(-T) of positives plus the mean softplus(T) of negatives, the Jensen-Shannon bound of Deep InfoMax.
+
+    Returns:
+        The loss, 0-d, at least float32.
+    """
+    return (
+        -F.logsigmoid(at_least_float32(positive_logits)).mean()
+        - F.logsigmoid(-at_least_float32(negative_logits)).mean()
+    )
+
+
+def _can_use_tiles(y_MD: Tensor, maps_MCHW: Tensor) -> bool:
+    """Return whether `_TiledLoss` supports these tensors. On a GPU, the activations would not fit in a cache."""
+    return (
+        y_MD.device.type == "cpu"
+        and y_MD.dtype == maps_MCHW.dtype
+        and y_MD.dtype in (torch.float32, torch.float64)
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _TiledLoss(torch.autograd.Function):
+    """The loss of the local discriminator. The forward pass also computes the gradients, tile by tile.
+
+    The loss is a mean over positions, so the gradients of a tile of positions follow from the tile. Its activations
+    stay in the cache. Storing the activations of all positions until the backward pass would take 134 MB for each layer
+    and kind of pair (for 128 maps of 32 × 32 positions).
+
+    The tiles, and the order in which gradients are added, do not depend on the number of threads. The results are
+    therefore bit-identical for any number of threads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images_M2O: Tensor, maps_MPC: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss and the number of correctly classified pairs. `_tile_loss` describes the arguments."""
+        M, P, _ = maps_MPC.shape
+        num_groups = min(M, _MAX_GROUPS)
+        losses, correct = images_M2O.new_zeros(num_groups), torch.zeros(num_groups, dtype=torch.int64)
+        grad_images, grad_maps = torch.zeros_like(images_M2O), torch.empty_like(maps_MPC)
+        grad_weights = [weight.new_zeros(num_groups, *weight.shape) for weight in weights]
+
+        def process_groups(start: int, stop: int) -> None:
+            torch.set_num_threads(1)  # each thread of the pool has its own number
+            for group in range(start, stop):
+                for m in range(M * group // num_groups, M * (group + 1) // num_groups):
+                    for first in range(0, P, _TILE_POSITIONS):
+                        tile = m, slice(first, first + _TILE_POSITIONS)
+                        inputs = [t.detach().requires_grad_() for t in (images_M2O[m], maps_MPC[tile], *weights)]
+                        with torch.enable_grad():
+                            loss, num_correct = _tile_loss(*inputs)
+                        grad_image, grad_maps[tile], *grads = torch.autograd.grad(loss, inputs)
+                        grad_images[m] += grad_image
+                        for total, grad in zip(grad_weights, grads, strict=True):
+                            total[group] += grad
+                        losses[group] += loss.detach()
+                        correct[group] += num_correct
+
+        num_threads = torch.get_num_threads()
+        with single_threaded():
+            parallel_for(process_groups, num_groups, num_threads)
+            ctx.save_for_backward(grad_images, grad_maps, *(total.sum(0) for total in grad_weights))
+        ctx.num_positions = M * P
+        num_correct = correct.sum()
+        ctx.mark_non_differentiable(num_correct)
+        return losses.sum() / ctx.num_positions, num_correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients of the inputs of `forward`."""
+        scale = grad_loss / ctx.num_positions
+        return tuple(scale * gradient for gradient in ctx.saved_tensors)
+
+
+def _tile_loss(
+    images_2O: Tensor,
+    maps_TC: Tensor,
+    weight_OC: Tensor,
+    weight_OO: Tensor,
+    bias_O: Tensor,
+    weight_1O: Tensor,
+    bias_1: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of the losses of the positions of a tile, and the number of correctly classified pairs.
+
+    Args:
+        images_2O: output of the first layer for the representations of the positive and the negative pair.
+        maps_TC: feature map of an image at T positions.
+        weight_OC: weight of the first layer for feature maps.
+        weight_OO: weight of the second layer.
+        bias_O: bias of the second layer.
+        weight_1O: weight of the last layer.
+        bias_1: bias of the last layer.
+    """
+    hidden_2TO = (images_2O[:, None] + F.linear(maps_TC, weight_OC)).relu_()
+    # As a convolution, oneDNN computes this product. On some processors it is twice as fast as the BLAS of torch.
+    batch_size = _CONV_BATCH_SIZE if 2 * len(maps_TC) % _CONV_BATCH_SIZE == 0 else 2
+    hidden_BO1X = hidden_2TO.view(batch_size, -1, HIDDEN_DIM).transpose(1, 2)[:, :, None]  # channels last
+    second_BO1X = F.conv2d(hidden_BO1X, weight_OO[:, :, None, None], bias_O).relu_()
+    second_2TO = second_BO1X.squeeze(2).transpose(1, 2).reshape_as(hidden_2TO)
+    positive_T, negative_T = F.linear(second_2TO, weight_1O, bias_1).squeeze(2)
+    loss = -F.logsigmoid(positive_T).sum() - F.logsigmoid(-negative_T).sum()
+    return loss, (positive_T > 0).sum() + (negative_T <= 0).sum()
