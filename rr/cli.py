@@ -50,7 +50,8 @@ LocalCopyOption = Annotated[
     Path | None, typer.Option("--from", help="Local copy of the dataset to read instead of downloading it.")
 ]
 EngineArgument = Annotated[
-    Literal["dvc", "snakemake"], typer.Argument(metavar="ENGINE", help="Engine that made the outputs.")
+    Literal["dvc", "snakemake"] | None,
+    typer.Argument(metavar="ENGINE", help="Engine that made the outputs: register them only with the other one."),
 ]
 FormatOption = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
@@ -244,8 +245,11 @@ def verify(
 
 
 @app.command()
-def sync(engine: EngineArgument, params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Register the outputs of ENGINE with the other engine, so that the other one does not rerun the stages."""
+def sync(engine: EngineArgument = None, params: ParamsOption = paths.PARAMS_FILE) -> None:
+    """Register all runs that match their records with DVC and Snakemake, so that neither repeats them.
+
+    Use it after the other engine has run, or after an edit of comments, docstrings or formatting in the code.
+    """
     with Progress("sync"):
         from rr import stages
 

@@ -264,10 +264,11 @@ def _recompute_random_run(params: Params, device: str) -> str:
     )
 
 
-def run_sync(engine: str, params_file: Path) -> str:
-    """Register the outputs of `engine` ("dvc" or "snakemake") with the other engine."""
-    sync_engines(engine, load_params(params_file))
-    return f"sync: the outputs of {engine} are now registered with both engines"
+def run_sync(engine: str | None, params_file: Path) -> str:
+    """Register the runs that match their records with both engines, or those of `engine` with the other one."""
+    registered, total = sync_engines(engine, load_params(params_file))
+    left_out = "" if registered == total else "; `rr verify` lists why the others were not"
+    return f"sync: {registered} of {total} runs were registered{left_out}"
 
 
 def lookup_dataset(name: str, params_file: Path) -> DatasetConfig:

@@ -16,7 +16,7 @@ from rr import paths
 from rr.errors import UserError
 from rr.runtime.atomic import replace_together, write_text
 from rr.runtime.energy import measure_energy
-from rr.runtime.hashing import file_sha256, json_sha256
+from rr.runtime.hashing import code_sha256, file_sha256, json_sha256
 from rr.runtime.lock import exclusive_lock
 from rr.runtime.machine import describe_machine, git_commit, peak_memory_mib
 from rr.runtime.status import track_run
@@ -40,7 +40,7 @@ def code_files(stage: str, root: Path = ROOT) -> list[Path]:
 
 
 def code_hashes(stage: str) -> dict[str, str]:
-    """Return the SHA-256 of each file of code that `stage` runs.
+    """Return the hash of each file of code that `stage` runs, without comments, docstrings and formatting.
 
     Raises:
         UserError: if the code in the current folder differs from the code that runs. Both engines look at the files in
@@ -48,8 +48,8 @@ def code_hashes(stage: str) -> dict[str, str]:
     """
     hashes = {}
     for path in code_files(stage):
-        hashes[str(path)] = file_sha256(ROOT / path)
-        if Path("dvc.yaml").is_file() and (not path.is_file() or file_sha256(path) != hashes[str(path)]):
+        hashes[str(path)] = code_sha256(ROOT / path)
+        if Path("dvc.yaml").is_file() and (not path.is_file() or code_sha256(path) != hashes[str(path)]):
             raise UserError(
                 f"the running rr is installed from {ROOT}, but this folder has different code ({path} differs or is "
                 "missing): run `make setup` here, and use .venv/bin/rr of this folder"

@@ -1,42 +1,49 @@
 """Register outputs with DVC and Snakemake, so that an engine does not repeat what the other one or a user has run."""
 
+import logging
 import os
 import re
-import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rr.errors import UserError
 from rr.params import Params
 from rr.workflow import grid
 from rr.workflow.grid import StageRun
-from rr.workflow.verify import describe_grid_mismatches, describe_mismatches
+from rr.workflow.records import code_hashes
+from rr.workflow.verify import check_grid, describe_mismatches
 
 
-def sync_engines(from_engine: str, params: Params) -> None:
-    """Register the outputs of `from_engine` with the other engine.
+def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
+    """Register the runs of the grid that match their records with the engines.
 
-    After "dvc", Snakemake writes the metadata that it later compares with. After "snakemake", the outputs are committed
-    to DVC's cache. Both engines would accept outdated files: `dvc commit` does not check them, and Snakemake does not
-    notice a changed parameter without metadata. Therefore all records are checked first.
+    Both engines compare code by its bytes. After an edit that changes only comments, docstrings or formatting, they
+    would repeat runs that match their records. Both would also accept outdated files: `dvc commit` does not check them,
+    and Snakemake does not notice a changed parameter without metadata. Therefore a run that does not match its record
+    is not registered, and the engines run it again.
 
     Args:
-        from_engine: the engine that ran last, "dvc" or "snakemake".
+        from_engine: the engine that ran last, "dvc" or "snakemake", if only the other one needs to register the runs.
         params: parameters with the grid.
 
+    Returns:
+        The numbers of registered runs and of all runs.
+
     Raises:
-        UserError: if a file does not match its record, or if a command of an engine fails.
+        UserError: if this folder has other code than the running `rr`, or if an engine cannot register the runs.
     """
-    messages = describe_grid_mismatches(params)
-    if messages:
-        command = "dvc repro" if from_engine == "dvc" else "snakemake --cores 8"
-        messages.append(f"the engines were not synchronized: run `{command}` first, to update these files")
-        raise UserError("\n".join(messages))
-    if from_engine == "dvc":
-        _run_engine("snakemake", "--touch", "--forceall", "--cores", "1")
-    else:
-        _run_engine("dvc", "commit", "--force")
+    for stage in grid.STAGE_PARAMETERS:
+        code_hashes(stage)  # the records are compared with the code of the running `rr`, the engines read this folder
+    checked_runs = check_grid(params)
+    runs = [run for run, messages in checked_runs if not messages]
+    # Snakemake is first, because it changes modification times, by which DVC notices changes.
+    if from_engine != "snakemake":
+        _register_with_snakemake(runs)
+    if from_engine != "dvc":
+        _register_with_dvc(runs)
+    return len(runs), len(checked_runs)
 
 
 def was_started_by_user() -> bool:
@@ -55,17 +62,52 @@ def register_run(run: StageRun, params: Params) -> None:
     if current is None or describe_mismatches(current):
         return
     print("registering the run with Snakemake and DVC", file=sys.stderr)
-    snakemake = ("snakemake", "--touch", "--force", "--allowed-rules", run.stage, "--cores", "1")
-    # Snakemake is first, because it changes modification times, by which DVC notices changes.
-    for command in ((*snakemake, "--", str(run.outputs[0])), ("dvc", "commit", "--force", _dvc_stage_name(run))):
+    for engine, register in (("snakemake", _register_with_snakemake), ("dvc", _register_with_dvc)):
         try:
-            _run_engine(*command)
+            register([current])
         except (UserError, OSError, KeyboardInterrupt) as error:
             print(
-                f"rr: {command[0]} could not register this run and would repeat it ({_summarize(error)}); later, run: "
-                f"{shlex.join(command)}",
+                f"rr: {engine} could not register this run and would repeat it ({_summarize(error)}); later, run: "
+                "rr sync",
                 file=sys.stderr,
             )
+
+
+def _register_with_snakemake(runs: Sequence[StageRun]) -> None:
+    """Let Snakemake write the metadata by which it detects changes. It also sets the modification times of outputs."""
+    for stage in dict.fromkeys(run.stage for run in runs):
+        # With the rules of other stages, Snakemake would also accept outdated inputs of these runs.
+        options = ("--touch", "--force", "--allowed-rules", stage, "--cores", "1")
+        outputs = [str(run.outputs[0]) for run in runs if run.stage == stage]
+        # Use the Snakemake that is installed with this interpreter, independent of the PATH of the shell.
+        command = [str(Path(sys.executable).with_name("snakemake")), *options, "--", *outputs]
+        process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if process.returncode:
+            output = f"{process.stdout}{process.stderr}".rstrip()
+            raise UserError(f"`snakemake {' '.join(options)}` failed with exit code {process.returncode}:\n{output}")
+
+
+def _register_with_dvc(runs: Sequence[StageRun]) -> None:
+    """Commit the outputs to DVC's cache, and their hashes and those of their dependencies to `dvc.lock`.
+
+    This does the same as `dvc commit --force` with the names of the runs, which reads and writes the lock file again
+    for each name.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo, lock_repo
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    names = {_dvc_stage_name(run) for run in runs}
+    try:
+        with Repo() as repo, lock_repo(repo):
+            stages = [stage for stage in repo.index.stages if stage.addressing in names]
+            for stage in stages:
+                stage.save()
+                stage.commit()
+            if stages:
+                stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+    except DvcException as error:
+        raise UserError(f"DVC could not commit the outputs: {error}") from error
 
 
 def _dvc_stage_name(run: StageRun) -> str:
@@ -79,12 +121,3 @@ def _summarize(error: BaseException) -> str:
     lines = str(error).splitlines() or ["interrupted"]
     line = next((line for line in lines if "error: " in line.lower()), lines[-1])
     return re.sub("^error: ", "", line, flags=re.IGNORECASE).partition(". ")[0]
-
-
-def _run_engine(program: str, *arguments: str) -> None:
-    # Use the engine that is installed with this interpreter, independent of the PATH of the shell.
-    command = [str(Path(sys.executable).with_name(program)), *arguments]
-    process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if process.returncode:
-        output = f"{process.stdout}{process.stderr}".rstrip()
-        raise UserError(f"`{program} {' '.join(arguments)}` failed with exit code {process.returncode}:\n{output}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from rr import paths
 from rr.errors import UserError
 from rr.params import Params
-from rr.runtime.hashing import file_sha256
+from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.progress import Progress
 from rr.workflow import grid
 from rr.workflow.grid import StageRun
@@ -36,6 +36,8 @@ def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = fil
 def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
     """Return a message for each difference between the run's record and its current files, code and parameters.
 
+    Code is compared without comments, docstrings and formatting.
+
     Args:
         run: the stage run.
         hash_file: function that returns a file's SHA-256. A cached one hashes the inputs that runs share only once.
@@ -49,12 +51,12 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
     for kind, files in current.items():
         role = f"{kind.removesuffix('s')} of {run.folder}"
         for name in files:
-            path = ROOT / name if kind == "code" else name
+            path, hash_function = (ROOT / name, code_sha256) if kind == "code" else (name, hash_file)
             if str(name) not in record[kind]:
                 messages.append(f"{name} ({role}) is not in the record of the run")
             elif not path.is_file():
                 messages.append(f"{name} ({role}) is missing")
-            elif hash_file(path) != record[kind][str(name)]:
+            elif hash_function(path) != record[kind][str(name)]:
                 messages.append(f"{name} ({role}) has changed since the run")
         obsolete = sorted(set(record[kind]) - {str(name) for name in files})
         messages += [f"{name} ({role}) is in the record of the run but is no longer used" for name in obsolete]
@@ -65,8 +67,13 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
 
 def describe_grid_mismatches(params: Params) -> list[str]:
     """Return a message for each difference between the grid's files and their records."""
+    return [message for _, messages in check_grid(params) for message in messages]
+
+
+def check_grid(params: Params) -> list[tuple[StageRun, list[str]]]:
+    """Return each stage run of the grid with the messages of `describe_mismatches`."""
     hash_file = functools.cache(file_sha256)
-    return _collect_messages("verify", list(grid.stage_runs(params)), lambda run: describe_mismatches(run, hash_file))
+    return _check_runs("verify", list(grid.stage_runs(params)), lambda run: describe_mismatches(run, hash_file))
 
 
 def describe_grid_changed_files(params: Params) -> list[str]:
@@ -77,14 +84,17 @@ def describe_grid_changed_files(params: Params) -> list[str]:
     """
     hash_file = functools.cache(file_sha256)
     runs = [run for run in grid.stage_runs(params) if run.stage != "report"]
-    return _collect_messages("report", runs, lambda run: describe_changed_files(run, hash_file))
+    checked_runs = _check_runs("report", runs, lambda run: describe_changed_files(run, hash_file))
+    return [message for _, messages in checked_runs for message in messages]
 
 
-def _collect_messages(command: str, runs: list[StageRun], check: Callable[[StageRun], list[str]]) -> list[str]:
-    """Return the messages of `check` for all runs, and show the progress of `command` meanwhile."""
-    messages = []
+def _check_runs(
+    command: str, runs: list[StageRun], check: Callable[[StageRun], list[str]]
+) -> list[tuple[StageRun, list[str]]]:
+    """Return each run with the messages of `check`, and show the progress of `command` meanwhile."""
+    checked_runs = []
     with Progress(command, len(runs), "runs", note="comparing files with their records") as progress:
         for run in runs:
-            messages += check(run)
+            checked_runs.append((run, check(run)))
             progress.advance(1)
-    return messages
+    return checked_runs

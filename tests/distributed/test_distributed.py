@@ -307,7 +307,7 @@ def use_other_code(folder: Path) -> dict[str, str]:
     shutil.copytree(ROOT / "rr", folder / "other/rr", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "other")
     with open(folder / "other/rr/methods/relation/dot_product.py", "a") as module:
-        module.write("# another version\n")
+        module.write("ANOTHER_VERSION = 1\n")
     return {"PYTHONPATH": os.pathsep.join([str(folder / "other"), os.environ["PYTHONPATH"]])}
 
 

@@ -99,8 +99,8 @@ def test_registration_with_a_locked_engine_prints_the_command_for_later(project:
         assert "could not register" not in output
         output = call(project, "rr", "convert", "--dataset", "shapes")
     assert (
-        "rr: dvc could not register this run and would repeat it (failed to commit convert@shapes - Unable to acquire "
-        "lock); later, run: dvc commit --force convert@shapes"
+        "rr: dvc could not register this run and would repeat it (DVC could not commit the outputs: Unable to acquire "
+        "lock); later, run: rr sync"
     ) in output
-    call(project, "dvc", "commit", "--force", "convert@shapes")
+    call(project, "rr", "sync")
     assert "convert" not in call(project, "dvc", "status")

@@ -1,6 +1,7 @@
 """Compare the modules that `dvc.yaml` lists for each stage with those that the stage imports."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,11 @@ def test_stages_depend_on_all_of_compute(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_depends_on_infrastructure(stage: str) -> None:
     assert not [path for path in code_files(stage) if is_infrastructure(path.as_posix())]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_reads_its_own_source_or_docstrings(stage: str) -> None:
+    """An edit of comments and docstrings does not make a run out of date."""
+    for path in code_files(stage):
+        words = set(re.findall(r"\w+", (ROOT / path).read_text()))
+        assert not words & {"__doc__", "getdoc", "getsource", "getsourcelines"}, path

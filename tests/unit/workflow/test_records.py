@@ -2,18 +2,20 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from rr.errors import UserError
 from rr.runtime.atomic import write_text
 from rr.runtime.hashing import file_sha256
+from rr.workflow import verify
 from rr.workflow.grid import StageRun
-from rr.workflow.records import load_record, record_run
-from rr.workflow.verify import describe_changed_files
+from rr.workflow.records import code_hashes, load_record, record_run
 
 FOLDER = Path("data/raw/mine")
 OUTPUTS = [FOLDER / "a.txt", FOLDER / "b.txt"]
@@ -76,7 +78,7 @@ with record_run(RUN):
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
     visible = {name: text for name, text in read_folder().items() if not name.startswith(".")}
     assert visible == before
-    assert describe_changed_files(RUN) == []
+    assert verify.describe_changed_files(RUN) == []
     with record_run(RUN):  # the next run removes the temporary files of the killed one
         write_outputs("newer")
     assert set(read_folder()) == {"a.txt", "b.txt", "run.json"}
@@ -96,3 +98,29 @@ def test_no_record_is_visible_while_the_outputs_are_replaced(monkeypatch: pytest
         write_outputs("new")
     assert [path for path in replaced if path.parent == FOLDER] == [*OUTPUTS, FOLDER / "run.json"]
     assert json.loads((FOLDER / "run.json").read_text())["params"] == {"key": 1}
+
+
+def edit_copy_of_rr(text: str) -> None:
+    """Make the current folder a project whose rr/fetch.py ends with `text`."""
+    shutil.copytree(ROOT / "rr", "rr", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    with open("rr/fetch.py", "a") as module:
+        module.write(text)
+
+
+def test_run_matches_its_record_after_an_edit_of_a_comment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(verify, "ROOT", tmp_path)
+    edit_copy_of_rr("# a comment\n")
+    assert verify.describe_mismatches(RUN) == []
+    edit_copy_of_rr("CONSTANT = 1\n")
+    assert verify.describe_mismatches(RUN) == ["rr/fetch.py (code of data/raw/mine) has changed since the run"]
+    Path("rr/fetch.py").unlink()
+    assert verify.describe_mismatches(RUN) == ["rr/fetch.py (code of data/raw/mine) is missing"]
+
+
+def test_run_continues_only_if_the_project_has_the_code_of_the_running_rr() -> None:
+    edit_copy_of_rr("# a comment\n")
+    assert code_hashes("fetch") == load_record(FOLDER)["code"]
+    edit_copy_of_rr("CONSTANT = 1\n")
+    with pytest.raises(UserError, match=r"this folder has different code \(rr/fetch.py differs or is missing\)"):
+        code_hashes("fetch")

@@ -1,6 +1,8 @@
-"""Tests for registering a stage run, which a user started, with both engines."""
+"""Tests for registering stage runs with both engines: one that a user started, and all with `rr sync`."""
 
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,42 +10,48 @@ from helpers import RunRr, write_params
 
 from rr.errors import UserError
 from rr.workflow import sync
+from rr.workflow.grid import StageRun
 
 FETCH = ("fetch", "--dataset", "shapes")
-SNAKEMAKE = ["snakemake", "--touch", "--force", "--allowed-rules", "fetch", "--cores", "1", "--",
-             "data/raw/shapes/images.parquet"]  # fmt: skip
-DVC = ["dvc", "commit", "--force", "fetch@shapes"]
+REGISTERED = [("snakemake", "data/raw/shapes"), ("dvc", "data/raw/shapes")]
 
 
 @pytest.fixture
-def commands(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Commands of the engines, which are collected instead of run. The current folder looks like a DVC project."""
+def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Engines and folders of runs, which are collected instead of registered. The project looks like one of DVC."""
     write_params(project, lambda params: params["datasets"]["shapes"]["source"].update(train=20, test=10))
     (project / ".dvc").mkdir()
     shutil.copy(Path(__file__).parents[3] / "dvc.yaml", project)
     shutil.copytree(Path(__file__).parents[3] / "rr", project / "rr", ignore=shutil.ignore_patterns("__pycache__"))
-    commands: list[list[str]] = []
-    monkeypatch.setattr(sync, "_run_engine", lambda *command: commands.append([*command]))
-    return commands
+    registered: list[tuple[str, str]] = []
+
+    def register(engine: str, runs: Sequence[StageRun]) -> None:
+        registered.extend((engine, str(run.folder)) for run in runs)
+
+    monkeypatch.setattr(sync, "_register_with_snakemake", partial(register, "snakemake"))
+    monkeypatch.setattr(sync, "_register_with_dvc", partial(register, "dvc"))
+    return registered
 
 
-def test_run_of_a_user_is_registered_with_both_engines(commands: list[list[str]], rr: RunRr) -> None:
+def test_run_of_a_user_is_registered_with_both_engines(registered: list[tuple[str, str]], rr: RunRr) -> None:
     outcome = rr(*FETCH)
     assert outcome.code == 0
     assert "registering the run with Snakemake and DVC" in outcome.err
-    assert commands == [SNAKEMAKE, DVC]
+    assert registered == REGISTERED
 
 
 @pytest.mark.parametrize("variable", ["DVC_STAGE", "RR_ENGINE"])
 def test_run_of_an_engine_is_not_registered(
-    variable: str, commands: list[list[str]], rr: RunRr, monkeypatch: pytest.MonkeyPatch
+    variable: str, registered: list[tuple[str, str]], rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "fetch@shapes")
     assert rr(*FETCH).code == 0
-    assert commands == []
+    assert registered == []
 
 
-def test_run_with_other_parameters_is_not_registered(commands: list[list[str]], rr: RunRr, project: Path) -> None:
+def test_run_with_other_parameters_is_not_registered(
+    registered: list[tuple[str, str]], rr: RunRr, project: Path
+) -> None:
     """Both engines would register it with the parameters of params.yaml."""
     shutil.copy("params.yaml", "other.yaml")
     assert rr(*FETCH, "--params", "other.yaml").code == 0
@@ -52,11 +60,11 @@ def test_run_with_other_parameters_is_not_registered(commands: list[list[str]], 
     shutil.rmtree(".dvc")
     write_params(project)
     assert rr(*FETCH).code == 0  # not a DVC project
-    assert commands == []
+    assert registered == []
 
 
 def test_parameter_changed_during_the_run_prevents_its_registration(
-    commands: list[list[str]], rr: RunRr, project: Path, monkeypatch: pytest.MonkeyPatch
+    registered: list[tuple[str, str]], rr: RunRr, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rr.data import raw
 
@@ -68,23 +76,56 @@ def test_parameter_changed_during_the_run_prevents_its_registration(
 
     monkeypatch.setattr(raw, "write", change_parameter_and_write)
     assert rr(*FETCH).code == 0
-    assert commands == []
+    assert registered == []
 
 
 def test_engine_that_fails_is_reported_with_the_command_for_later(
-    commands: list[list[str]], rr: RunRr, monkeypatch: pytest.MonkeyPatch
+    registered: list[tuple[str, str]], rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(program: str, *arguments: str) -> None:
-        if program == "snakemake":
-            raise FileNotFoundError(2, "No such file or directory", "/bin/snakemake")
-        raise UserError("`dvc` failed:\nERROR: failed to commit - Unable to acquire lock. See the manual.\n")
+    def fail_in_snakemake(runs: Sequence[StageRun]) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/bin/snakemake")
 
-    monkeypatch.setattr(sync, "_run_engine", fail)
+    def fail_in_dvc(runs: Sequence[StageRun]) -> None:
+        raise UserError("DVC could not commit the outputs: Unable to acquire lock. See the manual.\n")
+
+    monkeypatch.setattr(sync, "_register_with_snakemake", fail_in_snakemake)
+    monkeypatch.setattr(sync, "_register_with_dvc", fail_in_dvc)
     outcome = rr(*FETCH)
     assert outcome.code == 0
     assert outcome.err.splitlines()[-2:] == [
         "rr: snakemake could not register this run and would repeat it ([Errno 2] No such file or directory: "
-        f"'/bin/snakemake'); later, run: {' '.join(SNAKEMAKE)}",
-        "rr: dvc could not register this run and would repeat it (failed to commit - Unable to acquire lock); later, "
-        f"run: {' '.join(DVC)}",
+        "'/bin/snakemake'); later, run: rr sync",
+        "rr: dvc could not register this run and would repeat it (DVC could not commit the outputs: Unable to acquire "
+        "lock); later, run: rr sync",
     ]
+
+
+def test_sync_registers_only_the_runs_that_match_their_records(registered: list[tuple[str, str]], rr: RunRr) -> None:
+    left_out = "of 9 runs were registered; `rr verify` lists why the others were not\n"
+    assert rr("sync").out == f"sync: 0 {left_out}"
+    rr(*FETCH)
+    del registered[:]
+    assert rr("sync").out == f"sync: 1 {left_out}"
+    assert registered == REGISTERED
+    for engine, other in (("dvc", "snakemake"), ("snakemake", "dvc")):
+        del registered[:]
+        rr("sync", engine)
+        assert registered == [(other, "data/raw/shapes")]
+    with open("data/raw/shapes/images.parquet", "ab") as file:
+        file.write(b"0")
+    del registered[:]
+    assert rr("sync").out == f"sync: 0 {left_out}"
+    assert registered == []
+
+
+def test_sync_in_a_folder_with_other_code_than_the_running_rr_raises(
+    registered: list[tuple[str, str]], rr: RunRr
+) -> None:
+    rr(*FETCH)
+    del registered[:]
+    with open("rr/fetch.py", "a") as module:
+        module.write("CONSTANT = 1\n")
+    outcome = rr("sync")
+    assert outcome.code == 2
+    assert "this folder has different code (rr/fetch.py differs or is missing)" in outcome.err
+    assert registered == []

@@ -1,0 +1,77 @@
+"""Tests for edits of the code of a project whose runs are finished, with both engines."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from engine_calls import ENVIRONMENT, call
+from helpers import copy_project, keep_one_evaluation
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+EVALUATION = "runs/evaluate/shapes/conv4/random/1/shapes/knn"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project whose grid DVC has run with the project's own copy of `rr`."""
+
+    def change(params: dict) -> None:
+        keep_one_evaluation(params)
+        params["grid"].update(method=["random"])
+        params["datasets"]["shapes"]["source"].update(train=60, test=20)
+
+    folder = copy_project(tmp_path_factory.mktemp("project"), change)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "PYTHONPATH", f"{folder}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}")
+        call(folder, "dvc", "repro")
+        call(folder, "rr", "sync", "dvc")
+        yield folder
+
+
+def edit(project: Path, name: str, change: Callable[[str], str]) -> None:
+    path = project / "rr" / name
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+
+
+def outdated_stages(project: Path) -> tuple[list[str], list[str]]:
+    """Return the stages whose dependencies have changed according to DVC, and those that Snakemake would run."""
+    status = call(project, "dvc", "status").splitlines()
+    plan = call(project, "snakemake", "-n").splitlines()
+    return (
+        sorted(line.split("@")[0].rstrip(":") for line in status if line.endswith(":") and not line[0].isspace()),
+        sorted({line.split()[1].rstrip(":") for line in plan if line.startswith("rule ")} - {"all"}),
+    )
+
+
+def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(project: Path) -> None:
+    records = {path: path.read_bytes() for path in project.rglob("run.json")}
+    assert len(records) == 5
+    for name in ("fetch.py", "convert.py", "views/cpu.py", "report/page.py"):
+        edit(project, name, lambda text: text.replace('"""', '"""Another docstring. ', 1) + "# A comment.\n")
+    stages = ["convert", "evaluate", "fetch", "pretrain", "report"]
+    assert outdated_stages(project) == (stages, stages)
+    assert "every artifact matches its record" in call(project, "rr", "verify")
+    assert "sync: 5 of 5 runs were registered\n" in call(project, "rr", "sync")
+    assert outdated_stages(project) == ([], [])
+
+    edit(project, "evaluate/knn.py", lambda text: text.replace("_BATCH_SIZE = 512", "_BATCH_SIZE = 256"))
+    edit(project, "views/cpu.py", lambda text: f"{text}# Another comment.\n")
+    output = call(project, "rr", "verify", code=2)
+    assert f"rr/evaluate/knn.py (code of {EVALUATION}) has changed since the run" in output
+    assert "mismatches: 1;" in output
+    assert "sync: 4 of 5 runs were registered; `rr verify` lists why the others were not" in call(project, "rr", "sync")
+    # DVC does not list the report, which follows if a file that it reads changes.
+    assert outdated_stages(project) == (["evaluate"], ["evaluate", "report"])
+    assert {path: path.read_bytes() for path in records} == records
+
+    output = call(project, "dvc", "repro")
+    assert [line for line in output.splitlines() if line.startswith("Running stage")] == [
+        "Running stage 'evaluate@shapes-conv4-random-1-shapes-knn':",
+        "Running stage 'report':",
+    ]
+    call(project, "rr", "sync", "dvc")
+    assert outdated_stages(project) == ([], [])
+    assert "every artifact matches its record" in call(project, "rr", "verify")
