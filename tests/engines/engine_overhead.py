@@ -41,7 +41,7 @@ elif stage == "report":
     outputs = paths.REPORT_FILES
 else:
     run = paths.PretrainPaths(names["dataset"], names["backbone"], names["method"], int(names["seed"]))
-    outputs = [run.weights, run.history, run.views]
+    outputs = [run.weights, run.last_epoch, run.history, run.views]
     if stage == "evaluate":
         run = paths.EvaluationPaths(run, names["target"], names["protocol"])
         outputs = [run.metrics, run.predictions, run.confusion, run.examples]
