@@ -33,11 +33,7 @@ def test_gradient_of_large_logits_is_finite() -> None:
 
 def test_training_equals_a_loop_with_autograd() -> None:
     """The last mini-batch of an epoch is smaller than the others."""
-    config = (
-        load_params(Path(__file__).parents[3] / "params.yaml")
-        .protocols["linear"]
-        .model_copy(update={"epochs": 5, "batch_size": 32})
-    )
+    config = LinearConfig(kind="linear", label_fraction=1.0, epochs=5, batch_size=32, learning_rate=0.001)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 100)
     features = torch.from_numpy(rng.normal(size=(100, 8)) + 2 * np.eye(4, 8)[labels]).float()
