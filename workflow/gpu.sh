@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measure the speed of a GPU. The script first measures the throughput of the training loop (Conv-4 and ResNet-32). Then
-# it makes the paper's Conv-4 run on CIFAR-10, from the download to linear evaluation (200 epochs, K = 32, seed 1). The
+# it repeats the paper's Conv-4 run on CIFAR-10, from the download to linear evaluation (200 epochs, K = 32, seed 1). The
 # paper reports an accuracy of 61.03 +- 0.23. Run the script in the root folder of the project:
 #   workflow/gpu.sh [PARAMS] [DATASET]
 set -eu

@@ -13,7 +13,7 @@ from rr.bench.alternating import StepGate
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """A training, described for both implementations.
+    """A training run, described for both implementations.
 
     Attributes:
         method: name of the method.

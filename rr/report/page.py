@@ -45,7 +45,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
 
 
 def build_sections(results: GridResults) -> dict[str, Any]:
-    """Return the content of each section of the page by its name, and that of the header as "summary"."""
+    """Return the content of each section by its name, including the header as "summary"."""
     return {"summary": build_summary(results)} | {name: build(results) for name, (_, build) in _SECTIONS.items()}
 
 

@@ -1,5 +1,5 @@
 # The stages `fetch` and `convert` make betons from the source of a dataset. They have priority over all others, because
-# `rr` checks the whole grid with what is known of its datasets, and no training should start before.
+# `rr` uses the fetched datasets to check the whole grid, and no training should start before this check.
 
 
 rule fetch:

@@ -16,7 +16,7 @@ from rr.bench.settings import IMAGES, VIEWS, Settings
 from rr.bench.workers import TrainingTask
 
 _STEPS = 8  # steps per turn, so that a turn is much longer than a time slice of the scheduler
-# The loop ends with the benchmark, even if that is killed.
+# The loop ends with the benchmark, even if the benchmark is killed.
 _LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 

@@ -1,4 +1,4 @@
-"""The paper's results from `paper.csv`: one per row, with its source and how far it can be trusted.
+"""The paper's results from `paper.csv`: one per row, with its source and how reliable it is.
 
 The tables contain the values of version 1 on arXiv. "Heads" is the head ablation of the final version. "Appendix B"
 lists results that are believed to be in the appendix, but whose values could not be recovered. The comparisons of

@@ -24,7 +24,7 @@ _SUPERVISED_NOTE = (
     "authors’ code prints this accuracy at the end of supervised training, so the paper most likely reports it. The "
     "tables of accuracies in this report also contain the accuracy of a new linear layer on the frozen backbone."
 )
-_ROW_TITLES = {"Table 3": "Backbone", "Heads": "Head"}  # the rows of all others are methods
+_ROW_TITLES = {"Table 3": "Backbone", "Heads": "Head"}  # in all other tables, the rows are methods
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ class ComparisonTable:
 
     @property
     def matched_cells(self) -> list[ComparisonCell]:
-        """The cells with a result of ours."""
+        """The cells for which we have a result."""
         return [cell for row in self.rows.values() for cell in row if cell.match]
 
     @property
     def matched_columns(self) -> list[str]:
-        """The titles of the columns with a result of ours."""
+        """The titles of the columns for which we have a result."""
         columns = zip(self.columns, zip(*self.rows.values(), strict=True), strict=True)
         return [title for title, cells in columns if any(cell.match for cell in cells)]
 
@@ -113,7 +113,7 @@ class ComparisonTable:
 
     @property
     def coverage(self) -> str:
-        """A sentence that lists the columns and rows without any result of ours."""
+        """A sentence that lists the columns and rows for which we have no result."""
         if not self.has_published_values:
             return "Our results only, because the paper’s values are unknown."
         missing = [title for title in self.columns if title not in self.matched_columns]
@@ -122,7 +122,7 @@ class ComparisonTable:
 
     @property
     def supervised_note(self) -> str:
-        """A note on which accuracy of supervised networks is compared; empty if none is."""
+        """A note on which accuracy of supervised networks is compared; empty if none is compared."""
         cells = (cell.published for cell in self.matched_cells)
         return _SUPERVISED_NOTE if any(published and published.is_accuracy_of_network for published in cells) else ""
 
@@ -147,7 +147,7 @@ def comparison_table(results: GridResults, name: str) -> ComparisonTable:
             match = find_match(results, published)
             key = _row_title(published), _column_title(published)
             cells[key] = ComparisonCell(published, match, judge(published, match))
-    # If the paper's values are unknown, only the rows and columns with results of ours are shown.
+    # If the paper's values are unknown, only the rows and columns for which we have results are shown.
     shown = [key for key, cell in cells.items() if cell.match or name != "Appendix B"]
     columns = [title for title in unique(column for _, column in cells) if title in {column for _, column in shown}]
     titles = [title for title in unique(row for row, _ in cells) if title in {row for row, _ in shown}]

@@ -77,7 +77,7 @@ def explain_verdicts(verdicts: Collection[Verdict]) -> dict[str, str]:
 def describe_chance(verdicts: Iterable[Verdict]) -> str:
     """Return a sentence on how many of the results were compared, and how many of them differ by chance alone.
 
-    It is empty if none was compared.
+    The sentence is empty if none was compared.
     """
     count = sum(verdict in COMPARED for verdict in verdicts)
     if not count:

@@ -20,10 +20,10 @@ class Comparison:
     Attributes:
         sentence: how many of the paper's results have a counterpart in the grid, by verdict.
         chance: how many of them were compared, and how many differences are expected by chance alone.
-        supervised_note: which accuracy of supervised networks is compared; empty if none is.
+        supervised_note: which accuracy of supervised networks is compared; empty if none is compared.
         verdicts: the meaning of each verdict.
-        tables: the tables with at least one result of ours.
-        missing: a sentence on the tables without any result of ours.
+        tables: the tables for which we have at least one result.
+        missing: a sentence on the tables for which we have no result.
         averages: the sentences on the averages of the abstract.
         studies: the studies of which the grid has at least two points.
     """

@@ -44,7 +44,7 @@ def build_summary(results: GridResults) -> Summary:
 
 
 def summarize_tables(tables: list[ResultTable]) -> str:
-    """Return the main finding: that of the only table, or counts over several tables."""
+    """Return the main finding of a single table, or counts over several tables."""
     if not tables:
         return "This grid has no classification protocol, so there are no accuracies to compare."
     if len(tables) == 1:
