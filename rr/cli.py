@@ -231,7 +231,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
 @app.command()
 def verify(
     recompute: Annotated[
-        bool, typer.Option("--recompute", help="Also repeat the last epoch of a random pretraining run.")
+        bool, typer.Option("--recompute", help="Also repeat the last epoch of a randomly chosen pretraining run.")
     ] = False,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
