@@ -246,7 +246,7 @@ def verify(
 
 @app.command()
 def sync(engine: EngineArgument = None, params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Register all runs that match their records with DVC and Snakemake, so that neither repeats them.
+    """Register with DVC and Snakemake all runs that match their records, so that neither engine repeats them.
 
     Use it after the other engine has run, or after an edit of comments, docstrings or formatting in the code.
     """
@@ -441,8 +441,8 @@ def main() -> None:
 def _ensure_utf8_file_names() -> None:
     """Start Python again in its UTF-8 mode if the locale has another encoding.
 
-    The mode is the default in the POSIX locale, unless PYTHONUTF8=0 is set. Otherwise class names and paths with other
-    characters than those of the locale could not be read or written.
+    Without this mode, class names and paths with characters that the locale lacks could not be read or written. In the
+    POSIX locale, the mode is the default, unless PYTHONUTF8=0 is set.
     """
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

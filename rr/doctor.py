@@ -1,4 +1,4 @@
-"""`rr doctor`: check the installation and print a line for each check, which starts with `ok` or `FAIL`."""
+"""`rr doctor`: check the installation, and print for each check a line that starts with `ok` or `FAIL`."""
 
 import importlib
 import os

@@ -66,7 +66,7 @@ def explain_os_error(error: OSError) -> UserError | None:
 
 
 def _is_about_shared_memory(error: OSError) -> bool:
-    """Return whether an object in /dev/shm caused the error. Python names such an object without its folder, if at all.
+    """Return whether an object in /dev/shm caused the error. If set, `error.filename` lacks the folder.
 
     With several worker processes, torch and multiprocessing exchange data through such objects.
     """

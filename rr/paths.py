@@ -113,7 +113,7 @@ class EvaluationPaths:
 
     @property
     def predictions(self) -> Path:
-        """Results for each test image, or for each image of a sample of them if the protocol is `embedding`."""
+        """Results for each test image or, with the protocol `embedding`, for each image of a random sample of them."""
         return self.folder / "predictions.parquet"
 
     @property

@@ -1,10 +1,10 @@
 """Run the commands of `rr`: look up the parameters, check the inputs, do the work and write the record.
 
-Only this module and the Snakefile read `params.yaml`. The functions that do the work take values and paths. They are
-imported inside the functions here, because torch and FFCV take seconds to load.
+The functions that do the work take values and paths, and do not read `params.yaml`. They are imported inside the
+functions here, because torch and FFCV take seconds to load.
 
-Every `run_` function returns a message for the user, and raises UserError if a name is unknown or an input is missing,
-damaged or outdated.
+Every `run_` function returns a message for the user (`run_plan` also returns problems), and raises UserError if a name
+is unknown or an input is missing, damaged or outdated.
 """
 
 import random
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
-    """Fetch the images of a dataset into `data/raw`. If given, `local_copy` is read instead of the source."""
+    """Fetch the images of a dataset into `data/raw`. `local_copy`, if given, is read instead of the source."""
     require_single_process("fetch")
     params = load_params(params_file)
     config = _lookup(params, "datasets", dataset)
@@ -310,7 +310,7 @@ def _check_pretraining(
 ) -> None:
     """Raise UserError if a pretraining run cannot succeed or, if it belongs to the grid, if any run of the grid cannot.
 
-    Other runs of a cluster may have more memory, so that only the memory for this run is checked there.
+    On a cluster or with several processes, other runs may have more memory, so only the memory for this run is checked.
     """
     if run not in grid.pretrainings(params):
         problems = [find_pretraining_problem(params, run), find_memory_problem(params, run, device, num_processes)]
@@ -332,9 +332,9 @@ def _check_grid(problems: list[str], params_file: Path) -> None:
 
 
 def _former_local_copy(run: grid.StageRun) -> Path | None:
-    """Return the path of the local copy from which a user has fetched the present images, if any.
+    """Return the path of the local copy from which the current images were fetched, or None.
 
-    An engine that repeats `rr fetch --from` does not know the option.
+    An engine that repeats the stage runs it without `--from`.
     """
     try:
         record = load_record(run.folder)

@@ -1,7 +1,8 @@
 """Reuse the memory of large arrays.
 
 The operating system clears newly allocated memory. This takes a tenth of a training step for the largest activations.
-For a batch of views (226 MB for 32 views of 64 images of 96 × 96 pixels), it takes about as long as their computation.
+For a batch of views (226 MB for 32 views of 64 images of 96 × 96 pixels), it takes about as long as computing the
+views.
 """
 
 import sys

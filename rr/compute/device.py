@@ -58,8 +58,8 @@ def configure_backends(num_threads: int) -> None:
 def single_threaded() -> Iterator[None]:
     """Make torch use a single thread within the `with` block.
 
-    Small operations are faster this way: waking the other threads of torch adds 0.6 ms to a step of Adam. Each Python
-    thread has its own number, but a thread that first uses torch during the block keeps the number 1.
+    Small operations are faster this way: waking the other threads of torch adds 0.6 ms to a step of Adam. torch stores
+    the number per Python thread, but a thread that first uses torch during the block keeps the number 1.
     """
     import torch
 

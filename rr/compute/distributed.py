@@ -86,7 +86,7 @@ class ProcessGroup:
         """Raise UserError in every process if any value of `facts` differs between processes.
 
         Args:
-            facts: values by the name that the error message gives them; the names are the same in all processes.
+            facts: values by name, as shown in the error message; the names are the same in all processes.
         """
         if self.world_size == 1:
             return
@@ -132,7 +132,7 @@ class ProcessGroup:
         self.sync_stop_and_save([], False)
 
     def broadcast(self, tensor: "Tensor") -> "Tensor":
-        """Copy the main process's `tensor` into that of every process, and return it.
+        """Overwrite `tensor` in every process with the main process's values, and return it.
 
         The tensor must be on the CPU and have the same shape and type in all processes.
         """
@@ -164,8 +164,8 @@ def require_single_process(stage: str) -> None:
 def process_group() -> Iterator[ProcessGroup]:
     """Connect to the other processes of this run if torchrun has started several, and yield the group.
 
-    Within the `with` block, the output of all processes but the main one is discarded. If processes fail, the first
-    one to fail raises its own error, and the others raise ReportedByAnotherRank.
+    Within the `with` block, the output of all processes but the main one is discarded. After one process has
+    failed, a UserError, an interrupt or an exit in another process is raised as ReportedByAnotherRank.
 
     Raises:
         UserError: if torchrun's environment variables are invalid, or the processes cannot connect.
@@ -254,7 +254,7 @@ def _is_comm_error(error: RuntimeError) -> bool:
 
 
 def _register_failure(store: "Store | None", group: ProcessGroup) -> bool:
-    """Return whether no other process has failed before; True if the store cannot be reached."""
+    """Record that this process failed. Return whether it is the first to fail; True if the store cannot be reached."""
     try:
         if store is None:
             return True

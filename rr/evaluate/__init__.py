@@ -1,1 +1,1 @@
-"""The evaluation protocols. Each protocol is a module, and `rr.evaluate.stage` runs it."""
+"""The evaluation protocols. Each protocol is a module, and `rr.evaluate.stage` runs one of them."""

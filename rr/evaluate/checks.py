@@ -56,7 +56,9 @@ def find_target_problem(
 def find_protocol_problem(
     name: str, config: ProtocolConfig, target: str, train_labels: np.ndarray, test_labels: np.ndarray, seed: int
 ) -> str | None:
-    """Return why a protocol cannot be used on a dataset without a target problem, and what to do, or None.
+    """Return why a protocol cannot be used on a dataset, and what to do, or None.
+
+    The dataset must have passed `find_target_problem`.
 
     Args:
         name: name of the protocol.

@@ -17,7 +17,7 @@ def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict
     Args:
         labels: true classes, int64 (N,).
         probabilities: predicted probabilities, float (N, C). The predicted class is the one with the highest
-            probability, or the first of them if several classes have it.
+            probability, or the first such class in case of a tie.
 
     Returns:
         The metrics by name, each in [0, 1].

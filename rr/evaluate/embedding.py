@@ -22,9 +22,9 @@ _MAP_SIZE = 1024  # pixels
 def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResult:
     """Compute a t-SNE map and metrics of the features of a random sample of `config.images` test images.
 
-    The metrics are `silhouette` (of the classes, by the Euclidean distance of normalized features), `alignment` of two
-    augmented views and `uniformity` (Wang and Isola 2020), and `effective_rank`. The table has the coordinates x and y
-    of the map. The example image shows the test images at their map coordinates, without overlap.
+    The metrics are `silhouette` (of the classes, by the Euclidean distance between normalized features), `alignment` of
+    two augmented views and `uniformity` (Wang and Isola 2020), and `effective_rank`. The table has the coordinates x
+    and y of the map. The example image shows the test images at their map coordinates, without overlap.
 
     Raises:
         UserError: if the features are not finite.

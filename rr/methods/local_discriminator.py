@@ -1,4 +1,4 @@
-"""The local discriminator of Deep InfoMax, and its loss computed in tiles that fit in the processor's cache."""
+"""The local discriminator of Deep InfoMax, and its loss, which a CPU computes in tiles that fit in its cache."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from rr.compute.precision import at_least_float32
 from rr.compute.thread_pool import parallel_for
 
 HIDDEN_DIM = 256
-_TILE_POSITIONS = 512  # positions of a tile, whose activations have 1 MB
-_MAX_GROUPS = 16  # number of groups of images, each of which has its own sums of the weight gradients
-_CONV_BATCH_SIZE = 16  # torch uses oneDNN for a 1×1 convolution with one thread only for at least 16 images
+_TILE_POSITIONS = 512  # positions per tile; the activations of a tile take 1 MB
+_MAX_GROUPS = 16  # maximum number of groups of images; each group has its own sums of the weight gradients
+_CONV_BATCH_SIZE = 16  # with one thread, torch uses oneDNN for a 1×1 convolution only if there are at least 16 images
 
 
 class LocalDiscriminator(nn.Module):
@@ -93,9 +93,9 @@ def _can_use_tiles(y_MD: Tensor, maps_MCHW: Tensor) -> bool:
 class _TiledLoss(torch.autograd.Function):
     """The loss of the local discriminator. The forward pass also computes the gradients, tile by tile.
 
-    The loss is a mean over positions, so the gradients of a tile of positions follow from the tile. Its activations
-    stay in the cache. Storing the activations of all positions until the backward pass would take 134 MB for each layer
-    and kind of pair (for 128 maps of 32 × 32 positions).
+    The loss is a mean over positions, so the gradients of a tile of positions depend only on that tile. Its
+    activations stay in the cache. Storing the activations of all positions until the backward pass would take 134 MB
+    for each layer and kind of pair (for 128 maps of 32 × 32 positions).
 
     The tiles, and the order in which gradients are added, do not depend on the number of threads. The results are
     therefore bit-identical for any number of threads.
@@ -164,7 +164,8 @@ def _tile_loss(
         bias_1: bias of the last layer.
     """
     hidden_2TO = (images_2O[:, None] + F.linear(maps_TC, weight_OC)).relu_()
-    # As a convolution, oneDNN computes this product. On some processors it is twice as fast as the BLAS of torch.
+    # Written as a convolution, this product is computed by oneDNN, which is twice as fast as torch's BLAS on some
+    # processors.
     batch_size = _CONV_BATCH_SIZE if 2 * len(maps_TC) % _CONV_BATCH_SIZE == 0 else 2
     hidden_BO1X = hidden_2TO.view(batch_size, -1, HIDDEN_DIM).transpose(1, 2)[:, :, None]  # channels last
     second_BO1X = F.conv2d(hidden_BO1X, weight_OO[:, :, None, None], bias_O).relu_()

@@ -50,7 +50,7 @@ class RelationalReasoning(Method):
         return self.head if isinstance(self.head, RelationHead) else None
 
     def count_pairs(self, num_images: int) -> int:
-        """Return the number of pairs: P = M(K² − K), half of them positive, or only the positive half for one image."""
+        """Return the number of pairs: M(K² − K), half of them positive. One image has only the positive half."""
         K = self.config.views
         return num_images * (K * K - K) // (1 if num_images > 1 else 2)
 

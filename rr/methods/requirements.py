@@ -45,7 +45,7 @@ def data_requirements(config: MethodConfig) -> Requirements:
 
 
 def images_per_epoch(config: MethodConfig, num_images: int) -> int:
-    """Return how many of `num_images` training images an epoch of a method that trains uses."""
+    """Return how many of `num_images` training images one epoch uses. `config` must belong to a method that trains."""
     assert isinstance(config, TrainableConfig)
     return num_images - (num_images % config.batch_size if data_requirements(config).drop_last else 0)
 

@@ -23,8 +23,8 @@ class RotationNet(Method):
         """Return the mean cross-entropy of the 4·K·M rotated views, in at least float32 even under autocast."""
         rotated, _ = rotate_four_ways(views)
         logits = self.classifier(self.backbone(rotated))
-        # The labels from `rotate_four_ways` are only those of the views of this process. If several processes share the
-        # mini-batch, the logits are those of all its views.
+        # `rotate_four_ways` returns labels only for the views of this process. If several processes share the
+        # mini-batch, the logits are for the views of all processes.
         targets = _rotation_labels(logits)
         correct = (logits.detach().argmax(1) == targets).sum()
         return F.cross_entropy(at_least_float32(logits), targets), {"accuracy": (correct, len(targets))}
@@ -38,7 +38,7 @@ def rotate_four_ways(views: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The rotated views (4N, 3, S, S) in channels_last memory format: first all views rotated by 0 degrees, then all
-        rotated by 90 degrees, and so on. Also the label of each, which is its number of quarter turns, int64 (4N,).
+        rotated by 90 degrees, and so on. The labels are the numbers of quarter turns, int64 (4N,).
 
     Raises:
         RuntimeError: if the images are not square.
@@ -50,5 +50,5 @@ def rotate_four_ways(views: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rotation_labels(rows: Tensor) -> Tensor:
-    """Return the label of each row, int64. The order of the rows is that of `rotate_four_ways`."""
+    """Return the label of each row, int64. The rows are in the order of `rotate_four_ways`."""
     return torch.arange(len(rows), device=rows.device) // (len(rows) // NUM_ROTATIONS)

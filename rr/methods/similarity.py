@@ -1,7 +1,7 @@
 """Cosine similarities of two views of a mini-batch, and the matching accuracy that two-view methods report.
 
 Each of M images has two embeddings, in `first_MD` and `second_MD`. Together they are V = 2M rows: all first views, then
-all second views. The other view of the image of row v is therefore row (v + M) mod V.
+all second views. Rows v and (v + M) mod V are therefore views of the same image.
 """
 
 import torch

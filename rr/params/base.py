@@ -17,7 +17,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e30)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6)]
 
-# Keys of earlier versions and their present names. They are used only in error messages.
+# Keys of earlier versions and their current names. They are used only in error messages.
 RENAMED_KEYS = {
     "backbone_rate": "backbone_lr",
     "classifier_rate": "classifier_lr",

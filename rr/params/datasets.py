@@ -52,7 +52,7 @@ class SlimageNetSource(StrictModel):
 
 
 class SplitNames(StrictModel):
-    """Where the training and test images are: names of folders, or for Parquet patterns of files.
+    """Where the training and test images are: names of folders or, for Parquet, patterns of file names.
 
     Without `test`, a part of the training images is held out.
     """
@@ -62,7 +62,7 @@ class SplitNames(StrictModel):
 
 
 class OwnImages(StrictModel):
-    """Keys of your own images.
+    """Keys that the two sources of your own images share.
 
     `splits` is "auto" to recognize the splits by their names, "none" to use all images, or the names of the splits.
     With `labels: none`, all images are unlabeled. Without test images, `test_fraction` of the images become the test
@@ -100,7 +100,7 @@ class FolderSource(OwnImages):
 class ParquetSource(OwnImages):
     """Your own Parquet files with a column of encoded images and, unless they are unlabeled, one of labels.
 
-    `image` and `label` are the names of the columns, if they are not recognized.
+    `image` and `label` are the names of the columns, needed only if they are not recognized automatically.
     """
 
     kind: Literal["parquet"]

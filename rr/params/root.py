@@ -30,7 +30,7 @@ class GridConfig(StrictModel):
 
 
 class DynamicsConfig(StrictModel):
-    """How often pretraining evaluates its backbone, in epochs (0 for never), and on how many labeled images."""
+    """How often pretraining evaluates its backbone, in epochs (0 for never), and on how many images at most."""
 
     every_n_epochs: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=50)]

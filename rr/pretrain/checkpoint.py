@@ -83,7 +83,7 @@ def save_checkpoint(
 def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:
     """Write the state before an epoch: the tensors of `method` and `optimizer`, and the learning rates.
 
-    Equal states give files of equal bytes.
+    Equal states give byte-identical files.
     """
     tensors = {f"method.{name}": value for name, value in method.state_dict().items()}
     state = optimizer.state_dict()
@@ -96,7 +96,7 @@ def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> Non
 
 
 def load_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:
-    """Restore the state that `save_epoch_start` has written, in place."""
+    """Restore the state that `save_epoch_start` wrote: change `method` and `optimizer` in place."""
     groups = optimizer.state_dict()["param_groups"]
     weights: dict[str, Tensor] = {}
     moments: dict[int, dict[str, Tensor]] = {}
@@ -126,9 +126,9 @@ def _checkpoint_dict(
 
 
 def estimate_checkpoint_size(method: Method, num_epochs: int) -> int:
-    """Return the size in bytes of the last checkpoint of a run, without using the memory of a large network.
+    """Return the size in bytes of the last checkpoint of a run, without allocating the memory for its weights.
 
-    The history has one row per epoch, with the columns that all methods have.
+    The history is assumed to have only the columns that all methods have.
 
     Args:
         method: the method, built on torch's device `meta`.
@@ -137,7 +137,7 @@ def estimate_checkpoint_size(method: Method, num_epochs: int) -> int:
     method.to_empty(device="cpu")  # the system provides memory only when it is written
     optimizer, scheduler = method.configure_optimizer(num_epochs)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # The optimizer has no moments before its first step. Those of the smallest parameter show what all others have.
+    # The optimizer has no moments before its first step. A step of the smallest parameter shows which ones it creates.
     smallest = min(range(len(parameters)), key=lambda position: parameters[position].numel())
     parameters[smallest].grad = torch.zeros_like(parameters[smallest])
     optimizer.step()
@@ -159,7 +159,7 @@ def estimate_checkpoint_size(method: Method, num_epochs: int) -> int:
         nonlocal num_tensor_bytes
         if isinstance(value, Tensor):
             num_tensor_bytes += value.nbytes
-            return torch.zeros((), dtype=value.dtype).expand(value.shape)  # torch saves its single value only
+            return torch.zeros((), dtype=value.dtype).expand(value.shape)  # torch.save writes only the single value
         return {key: empty_tensors(item) for key, item in value.items()} if isinstance(value, dict) else value
 
     buffer = io.BytesIO()
@@ -205,6 +205,6 @@ def load_checkpoint(
 
 
 def delete_checkpoints(path: Path) -> None:
-    """Delete the files of an unfinished run, the newest checkpoint last, so that it is left after an interruption."""
+    """Delete the checkpoints, oldest first, and then the start of the last epoch, which the newest checkpoint needs."""
     for file in (paths.previous_checkpoint(path), path, paths.last_epoch_start(path)):
         file.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ def check_training_images(config: MethodConfig, data: Beton, num_classes: int) -
 
 
 def check_world_size(method_kind: str, method: Method, world_size: int, images_per_epoch: int, batch_size: int) -> None:
-    """Check that the method can be trained by several processes, each with an image of every mini-batch.
+    """Check that the method can be trained by several processes, each with at least one image of every mini-batch.
 
     Raises:
         UserError: if the method does not support several processes, or if any mini-batch has fewer images than there

@@ -135,7 +135,8 @@ class Trainer:
         on_step: see `pretrain`.
 
     Raises:
-        UserError: if the method cannot be trained by that number of processes.
+        UserError: if the method cannot be trained by that number of processes, or if the file with the start of the
+            last epoch is missing.
     """
 
     def __init__(
@@ -221,7 +222,7 @@ class Trainer:
             self.progress.advance(0, note)
 
     def prepare_epoch(self) -> None:
-        """Set the epoch of the method, save the start of the last epoch, and compute the pseudo-labels, if any."""
+        """Set the method's epoch, save the state if the last epoch starts, and compute pseudo-labels, if any."""
         state, method = self.state, self.method
         method.epoch = state.epoch
         if state.step == 0:
@@ -362,7 +363,7 @@ def _forward(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of a mini-batch, and the numerator and denominator of each metric as float64 (2,).
 
-    On a GPU, this function is compiled.
+    On a GPU, this function is compiled unless several processes train together.
     """
     with torch.autocast(labels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         loss, metrics = method.loss(augment(*inputs), labels, random_inputs)
@@ -375,7 +376,7 @@ def _forward(
 
 
 def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, seed: int, target: Path) -> None:
-    """Write an image that shows the first training images and their views in the first epoch, not normalized."""
+    """Write an image of the first training images and their views in the first epoch, without normalization."""
     images, positions = next(data.batches(range(min(6, len(data))), 6))
     views = make_views(
         images, data.index[positions], augmentation=augmentation, seed=seed, epoch=0, num_views=num_views,

@@ -12,7 +12,7 @@ _postponed: dict[Path, Path | None] = {}  # by target: its complete temporary fi
 def replace_together(targets: Iterable[Path]) -> Iterator[dict[Path, Path | None]]:
     """Let `atomic_write` postpone the replacement of `targets`; replace all of them if the body succeeds.
 
-    If the body fails or the process is killed, all targets are unchanged.
+    All targets are unchanged if the body fails or if the process is killed while the body runs.
 
     Yields:
         By target, the temporary file that will replace it, or None if it has not been written.
@@ -34,7 +34,7 @@ def replace_together(targets: Iterable[Path]) -> Iterator[dict[Path, Path | None
 def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
     """Yield a temporary path, which replaces `target` if the body succeeds and is deleted if it fails.
 
-    Within `replace_together`, its targets are replaced later.
+    If an enclosing `replace_together` has this target, it replaces the target when its own body succeeds.
 
     The temporary file has a fixed name, so a killed process leaves at most one behind, and the next attempt overwrites
     it. It has the suffix of `target`, because some writers choose the file format by the suffix.

@@ -11,7 +11,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_rate(rate: float, unit: str) -> str:
-    """Return a positive number of units per second, or of seconds per unit if that is more than one.
+    """Return a positive rate as units per second, or as time per unit if a unit takes more than a second.
 
     `unit` is the name of the units in the plural, with the ending s. Bytes are shown in megabytes.
     """
@@ -25,7 +25,9 @@ def format_rate(rate: float, unit: str) -> str:
 
 
 def format_count(count: int, unit: str, singular: str = "") -> str:
-    """Return a number with its unit, such as "1 image" for 1 and "images". Bytes are shown in megabytes.
+    """Return a number with its unit, such as "1 image" for the count 1 and the unit "images".
+
+    Bytes are shown in megabytes.
 
     Args:
         count: the number.

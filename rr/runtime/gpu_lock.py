@@ -14,7 +14,7 @@ from typing import TextIO
 from rr.errors import UserError
 from rr.runtime.lock import try_lock
 
-# All sessions of a user on this host must share this folder. TMPDIR may differ between sessions and batch jobs.
+# All sessions of a user on this host must share this folder. TMPDIR is not used, because it may differ between them.
 LOCK_DIR = Path("/tmp", f"rr-gpus-{os.getuid()}")
 
 # The GPU of this process and its lock file, which stays open until the process ends.

@@ -18,7 +18,7 @@ def git_commit() -> dict[str, Any] | None:
 
     Returns:
         A dict with the keys `id` and `changed`. None if git is not installed, if the folder is not in a repository with
-        a commit, or if git takes longer than a second. So a stage never fails because of git.
+        a commit, or if git takes longer than a second. Therefore, a stage never fails because of git.
     """
     git = ["git", "--no-optional-locks"]
     try:

@@ -10,7 +10,7 @@ def keep_freed_memory() -> None:
     """Make malloc reuse freed memory instead of returning it to the operating system.
 
     Training frees and allocates the same memory in every step, and the operating system would clear it each time.
-    Blocks of 32 MiB and more are returned nevertheless. This has no effect with other C libraries than glibc.
+    Blocks of 32 MiB and more are returned nevertheless. This has no effect with C libraries other than glibc.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):

@@ -1,7 +1,7 @@
 """Show progress with a rate and the time left: a live bar on a terminal, otherwise a line every few seconds.
 
-A thread of the outermost object shows it, so work that takes long between two calls of `advance` shows signs of life
-too. `rr status` shows the same from any other terminal.
+A thread of the outermost object updates the display, so it changes even if a long time passes between two calls of
+`advance`. `rr status` shows the same progress in any other terminal.
 """
 
 import math
@@ -19,7 +19,7 @@ from rr.runtime.formatting import format_count, format_duration, format_rate
 SECONDS_BEFORE_FIRST_LINE = 2.0
 SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_UPDATES = 0.5
-# The speed can change, so the rate is that of the last 30 seconds, or of the last quarter of a longer time. It needs
+# The speed can change, so the rate is that of the last 30 seconds or, in a long run, the last quarter. It needs
 # five seconds and two calls of `advance` after the first one, which includes preparations such as a compilation.
 _MIN_WINDOW, _MAX_WINDOW, _MAX_WINDOW_FRACTION = 5.0, 30.0, 0.25
 _MIN_SAMPLES = 3
@@ -95,7 +95,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with _lock:
-            # After an error, an object in a generator has not ended yet when the outer object does.
+            # After an error, an object inside a generator may still be active when the outer object ends.
             while self in _active:
                 innermost = _active.pop()
                 if innermost._bar:

@@ -1,7 +1,7 @@
 """Track the stage runs of this folder in small files, which `rr status` shows.
 
 The file of a run is created when the run starts, updated with its progress, and deleted when the run succeeds. A file
-that stays belongs to a run that failed, was interrupted, or was killed.
+that remains after its process has ended belongs to a run that failed, was interrupted, or was killed.
 """
 
 import json
@@ -57,7 +57,7 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
 
 
 def _end_heartbeats() -> dict[str, Any]:
-    """Return the current run, whose file `heartbeat` does not change any more."""
+    """Make later calls of `heartbeat` have no effect, and return the current run."""
     global _current_run
     with _lock:
         run, _current_run = _current_run or {}, None

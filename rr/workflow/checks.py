@@ -1,4 +1,4 @@
-"""Compare a grid with everything that is known before the first training: labels, numbers of images, memory and disk.
+"""Check, before the first training, whether a grid can be completed: labels, numbers of images, memory and disk space.
 
 `rr plan` and `rr doctor` report the problems of the whole grid. `rr convert` and `rr pretrain` stop if there are any,
 so that no training starts for a grid that cannot be completed.
@@ -46,12 +46,12 @@ _FIXED_SIZES = {
         slimagenet.CLASSES,
     ),
 }  # fmt: skip
-# A job of a cluster may run on another machine than the other jobs of the grid.
+# Environment variables of a cluster job, which may run on a different machine than the other jobs of the grid.
 _CLUSTER_VARIABLES = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
 
 
 class KnownDataset(NamedTuple):
-    """What is known of a dataset: the names of its classes, and the label of each image; -1 if unlabeled."""
+    """The class names of a dataset, and the label of each image, which is -1 if the image is unlabeled."""
 
     class_names: list[str]
     train_labels: np.ndarray
@@ -59,10 +59,10 @@ class KnownDataset(NamedTuple):
 
 
 def find_known_dataset(params: Params, name: str) -> KnownDataset | None:
-    """Return the labels of a dataset, or None if they are unknown until `rr fetch` has run.
+    """Return the class names and labels of a dataset, or None if they are unknown until `rr fetch` has run.
 
-    The files of `rr fetch` and `rr convert` are used if they belong to the present parameters. Damaged files are
-    ignored here, because the stages that read them report the damage.
+    The files of `rr fetch` and `rr convert` are used unless the images were fetched with other parameters. Damaged
+    files are ignored here, because the stages that read them report the damage.
     """
     files = paths.DatasetPaths(name)
     try:
@@ -78,7 +78,7 @@ def find_known_dataset(params: Params, name: str) -> KnownDataset | None:
 def find_grid_problems(params: Params) -> list[str]:
     """Return a line for each reason why runs of the grid cannot succeed: what is wrong, where, and what to do.
 
-    Datasets that are not known yet have no problems. This does not load torch.
+    Datasets that are not known yet are not checked. This does not load torch.
     """
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
     problems = [_find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
@@ -118,7 +118,7 @@ def _read_labels(path: Path) -> KnownDataset:
 
 
 def _make_labels(source: Any) -> KnownDataset | None:
-    """Return labels for a source whose numbers of images and classes are known, in an arbitrary order."""
+    """Return labels in an arbitrary order, or None if the source does not have known numbers of images and classes."""
     if source.kind == "shapes":
         num_train, num_test, num_classes = source.train, source.test, len(SHAPES_CLASSES)
     elif source.kind in _FIXED_SIZES:
@@ -134,7 +134,7 @@ def _make_labels(source: Any) -> KnownDataset | None:
 def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, num_processes: int = 1) -> str | None:
     """Return why a training step of a run cannot fit in the memory of this machine or its GPU, or None.
 
-    Only steps that certainly do not fit are a problem (see `estimate_min_step_bytes`). This loads torch.
+    Only a step that certainly does not fit counts as a problem (see `estimate_min_step_bytes`). This loads torch.
 
     Args:
         params: all parameters.
@@ -162,14 +162,14 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
 
 
 def find_machine_problems(params: Params, device: str) -> list[str]:
-    """Return a line for each reason why this machine does not have the memory or the disk space for the grid.
+    """Return a line for each reason why the memory or disk space of this machine is too small for the grid.
 
     Runs that have a record are left out. This loads torch.
     """
     from rr.workflow.estimates import estimate_output_bytes
 
     runs = [run for run in grid.pretrainings(params) if not paths.record_file(run.folder).is_file()]
-    different = {(run.dataset, run.backbone, run.method): run for run in runs}  # and not only in their seeds
+    different = {(run.dataset, run.backbone, run.method): run for run in runs}  # ignores seeds
     problems = [find_memory_problem(params, run, device) for run in different.values()]
     needed = sum(estimate_output_bytes(run.backbone) for run in runs)
     for name in grid.dataset_names(params):
@@ -185,19 +185,19 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
 
 
 def estimate_beton_bytes(params: Params, name: str) -> int:
-    """Return the size of the pixels of a dataset, which is 0 if the number of images is not known."""
+    """Return the size in bytes of the pixels of a dataset, or 0 if the number of images is unknown."""
     dataset = find_known_dataset(params, name)
     num_images = len(dataset.train_labels) + len(dataset.test_labels) if dataset else 0
     return num_images * params.datasets[name].image_size ** 2 * 3
 
 
 def runs_on_cluster() -> bool:
-    """Return whether this process is a job of a cluster, so that other jobs may run on other machines."""
+    """Return whether this process is a cluster job. Other jobs may then run on other machines."""
     return any(name in os.environ for name in _CLUSTER_VARIABLES)
 
 
 def _memory_bytes(device: str) -> int:
-    """Return the memory of the GPU, or the largest memory that this process may use on the CPU, including swap."""
+    """Return the bytes of memory of the GPU or, for the CPU, the most that this process may use, including swap."""
     if device != "cpu":
         import torch
 

@@ -1,4 +1,4 @@
-"""Estimate how long the pretraining runs of a grid take on several GPUs, how much they read and write, and the memory.
+"""Estimate the time, input and output, memory and disk space that the pretraining runs of a grid need.
 
 The networks are built on torch's device `meta`, whose tensors have a shape but no data.
 """
@@ -59,8 +59,9 @@ def estimate_io(
     """Estimate the bytes that `run` reads and writes if it trains for `train_seconds` without interruption.
 
     Pixels are read once if they fit in memory, and otherwise in every epoch. A checkpoint is saved after each epoch
-    and, within an epoch, every `SECONDS_BETWEEN_CHECKPOINTS`. One within an epoch also contains the cluster labels
-    of DeepCluster. All checkpoints are assumed to be as large as the last one, which contains the whole history.
+    and, within an epoch, every `SECONDS_BETWEEN_CHECKPOINTS`. With DeepCluster, a checkpoint within an epoch also
+    contains the cluster labels. All checkpoints are assumed to be as large as the last one, which contains the whole
+    history.
     """
     config: Any = params.methods[run.method]
     pixels = num_images * params.datasets[run.dataset].image_size ** 2 * 3
@@ -77,10 +78,10 @@ def estimate_io(
 
 
 def estimate_min_step_bytes(backbone: str, image_size: int, num_views: int, precision: str) -> int:
-    """Return a lower bound of the memory in bytes that a training step of `num_views` views needs.
+    """Return a lower bound on the memory in bytes that a training step of `num_views` views needs.
 
-    It includes the weights, their gradients and one moment, the views, and the outputs of the convolutions, which the
-    backward pass needs. The actual memory is usually two to three times as large.
+    It includes the weights, their gradients and one optimizer moment, the views, and the outputs of the convolutions,
+    which the backward pass needs. The actual memory is usually two to three times as large.
     """
     weights, outputs_per_view = _count_values(backbone, image_size)
     bytes_per_output = 2 if precision == "bfloat16" else 4
@@ -88,16 +89,16 @@ def estimate_min_step_bytes(backbone: str, image_size: int, num_views: int, prec
 
 
 def estimate_output_bytes(backbone: str) -> int:
-    """Return about the size of the outputs of a run: the backbone, and the state before the last epoch.
+    """Estimate the size in bytes of the outputs of a run: the backbone, and the state before the last epoch.
 
-    The state contains the weights and two moments of each.
+    The state contains the weights and two optimizer moments of each.
     """
     return (1 + 3) * 4 * _count_values(backbone, 32)[0]
 
 
 @cache
 def _count_values(name: str, image_size: int) -> tuple[int, int]:
-    """Return the number of weights of a backbone, and of output values of its convolutions for one image."""
+    """Return the number of weights of a backbone, and of the values that its convolutions output for one image."""
     num_outputs = 0
 
     def count_outputs(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:

@@ -33,7 +33,7 @@ STAGE_PARAMETERS = {
 
 
 class StageRun(NamedTuple):
-    """A run of one stage: its folder, the parameters and input files that determine it, and its output files."""
+    """A run of one stage: its folder, the parameters and inputs that determine its result, and its output files."""
 
     stage: str
     folder: Path
@@ -102,7 +102,7 @@ def make_convert_run(params: Params, dataset: str) -> StageRun:
 
 
 def make_pretrain_run(params: Params, run: paths.PretrainPaths) -> StageRun:
-    """Return the `pretrain` run with these outputs."""
+    """Return the `pretrain` run that writes the files of `run`."""
     dataset = paths.DatasetPaths(run.dataset)
     values = stage_params(params, "pretrain", dataset=run.dataset, method=run.method)
     inputs = [dataset.betons["train"], dataset.index]
@@ -110,7 +110,7 @@ def make_pretrain_run(params: Params, run: paths.PretrainPaths) -> StageRun:
 
 
 def make_evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
-    """Return the `evaluate` run with these outputs."""
+    """Return the `evaluate` run that writes the files of `run`."""
     target = paths.DatasetPaths(run.target)
     values = stage_params(params, "evaluate", target=run.target, protocol=run.protocol)
     inputs = [run.pretraining.weights, *target.betons.values(), target.index]

@@ -34,7 +34,7 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
     for run in grid.pretrainings(params):
         groups[run.dataset, run.backbone, run.method].append(run)
     remaining = {key: [run for run in runs if not _is_done(params, run)] for key, runs in groups.items()}
-    # The speed of one run per group is needed, if it trains, if its images are known, and if it can succeed.
+    # Get the speed of one run per group if its method trains, its dataset is known and the run can succeed.
     rates = throughput(
         params,
         [

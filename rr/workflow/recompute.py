@@ -15,7 +15,7 @@ from rr.pretrain.checkpoint import load_epoch_start
 from rr.pretrain.job import Job
 from rr.pretrain.loop import Trainer, format_history, save_method
 
-# On another kind of machine, the order of additions differs, and the differences grow with each step.
+# On another kind of machine, the order of additions differs, and the rounding differences grow with each step.
 _TOLERANCES = {"loss": {"rel_tol": 0.02}, "accuracy": {"rel_tol": 0.0, "abs_tol": 0.02}}
 
 
@@ -61,7 +61,7 @@ def recompute_last_epoch(
     """Repeat the last epoch of a run in this process. No file of the run is changed.
 
     Args:
-        job: the description of the run, whose method is trained.
+        job: the description of the run. Its method must be one that trains.
         beton: the file with the training images.
         run: the paths of the files of the run.
         device: a torch device.

@@ -1,7 +1,7 @@
 """Make Snakemake keep the former outputs of a stage until `rr` has replaced them.
 
-By default, Snakemake deletes the outputs of a job before it runs, and after it fails. Its flag `update()` keeps them,
-but copies every file first, and records a failed job as if it had succeeded. In DVC, `persist: true` keeps them.
+By default, Snakemake deletes the outputs of a job before the job runs and after it fails. Its flag `update()` keeps
+them, but copies every file first, and records a failed job as if it had succeeded. In DVC, `persist: true` keeps them.
 """
 
 from typing import Any
@@ -19,13 +19,13 @@ _METHODS = {
 
 
 def keep_former_outputs() -> None:
-    """Change Snakemake in this process, so that a failed or killed job leaves its former outputs and their metadata.
+    """Change Snakemake in this process, so that a failed or killed job keeps its former outputs and their metadata.
 
     This relies on `rr`, which replaces the outputs of a stage only when all new ones are complete. The Snakefile calls
     this function, also in the processes that Snakemake starts on the nodes of a cluster.
 
     Raises:
-        WorkflowError: if this version of Snakemake lacks one of the methods. Nothing has been changed then.
+        WorkflowError: if this version of Snakemake lacks one of the methods. In this case, nothing is changed.
     """
     missing = [
         f"{owner.__name__}.{name}" for owner, names in _METHODS.items() for name in names if not hasattr(owner, name)
@@ -50,7 +50,7 @@ def keep_former_outputs() -> None:
             persistence._unmark_incomplete(persistence._get_key(file))
 
     async def replaced_by_killed_job(persistence: PersistenceBase, job: Job) -> list[Any]:
-        """Return the outputs that are newer than the start of a job that Snakemake has not seen end."""
+        """Return the outputs that were written after the start of a job whose end Snakemake did not record."""
         files = []
         for file in await incomplete(persistence, job):
             start = persistence._get_recorded_starttime(persistence._get_key(file))

@@ -1,8 +1,8 @@
 """Read suites and combine them with `params.yaml`. A suite is a named experiment: a grid and variants of methods.
 
-Each file in `workflow/suites` has one suite, under the keys `suites` and its name, so that Snakemake can merge several
-`--configfile`s. The stages read a single file of parameters. `use_suite` writes a suite into that file, for both
-engines; `merge_suites` writes the suites that Snakemake received into another file.
+Each file in `workflow/suites` contains one suite, under the keys `suites` and its name, so that Snakemake can merge
+several `--configfile`s. The stages read a single parameter file. `use_suite` writes a suite into that file, for both
+engines; `merge_suites` writes several suites, such as those that Snakemake received, into a new file.
 """
 
 import copy
@@ -43,7 +43,7 @@ def suite_text(name: str) -> str:
 
 
 def use_suite(name: str, params_file: Path) -> str:
-    """Write the suite `name` into `params_file`, keep its comments and other keys, and return a message for the user.
+    """Write the suite `name` into `params_file` and return a message for the user. Comments and other keys are kept.
 
     The suite's grid replaces the grid of the file. Each method of the suite is added as a copy of the file's method
     `base` with other values. Using the same suite again changes nothing.

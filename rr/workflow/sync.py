@@ -17,25 +17,27 @@ from rr.workflow.verify import check_grid, describe_mismatches
 
 
 def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
-    """Register the runs of the grid that match their records with the engines.
+    """Register with the engines those runs of the grid that match their records.
 
     Both engines compare code by its bytes. After an edit that changes only comments, docstrings or formatting, they
     would repeat runs that match their records. Both would also accept outdated files: `dvc commit` does not check them,
-    and Snakemake does not notice a changed parameter without metadata. Therefore a run that does not match its record
+    and without metadata, Snakemake does not notice a changed parameter. Therefore, a run that does not match its record
     is not registered, and the engines run it again.
 
     Args:
-        from_engine: the engine that ran last, "dvc" or "snakemake", if only the other one needs to register the runs.
+        from_engine: the engine that ran last, "dvc" or "snakemake"; the runs are registered only with the other one. If
+            None, they are registered with both.
         params: parameters with the grid.
 
     Returns:
         The numbers of registered runs and of all runs.
 
     Raises:
-        UserError: if this folder has other code than the running `rr`, or if an engine cannot register the runs.
+        UserError: if the code in this folder differs from the code of the running `rr`, or if an engine cannot register
+            the runs.
     """
     for stage in grid.STAGE_PARAMETERS:
-        code_hashes(stage)  # the records are compared with the code of the running `rr`, the engines read this folder
+        code_hashes(stage)  # records refer to the code of the running `rr`, but the engines read this folder
     checked_runs = check_grid(params)
     runs = [run for run, messages in checked_runs if not messages]
     # Snakemake is first, because it changes modification times, by which DVC notices changes.
@@ -55,8 +57,8 @@ def was_started_by_user() -> bool:
 def register_run(run: StageRun, params: Params) -> None:
     """Register a finished stage run, which a user started, with both engines.
 
-    Nothing happens if the grid does not contain the run, or if it does not match `params`, which may have changed while
-    it ran. If an engine cannot register it, a message is printed.
+    Nothing happens if the grid does not contain the run, or if the run does not match `params`, which may have changed
+    in the meantime. If an engine cannot register the run, a message is printed.
     """
     current = next((candidate for candidate in grid.stage_runs(params) if candidate.folder == run.folder), None)
     if current is None or describe_mismatches(current):
@@ -76,7 +78,7 @@ def register_run(run: StageRun, params: Params) -> None:
 def _register_with_snakemake(runs: Sequence[StageRun]) -> None:
     """Let Snakemake write the metadata by which it detects changes. It also sets the modification times of outputs."""
     for stage in dict.fromkeys(run.stage for run in runs):
-        # With the rules of other stages, Snakemake would also accept outdated inputs of these runs.
+        # If the rules of other stages were allowed, Snakemake would also accept outdated inputs of these runs.
         options = ("--touch", "--force", "--allowed-rules", stage, "--cores", "1")
         outputs = [str(run.outputs[0]) for run in runs if run.stage == stage]
         # Use the Snakemake that is installed with this interpreter, independent of the PATH of the shell.
@@ -88,10 +90,9 @@ def _register_with_snakemake(runs: Sequence[StageRun]) -> None:
 
 
 def _register_with_dvc(runs: Sequence[StageRun]) -> None:
-    """Commit the outputs to DVC's cache, and their hashes and those of their dependencies to `dvc.lock`.
+    """Commit the outputs to DVC's cache, and write the hashes of outputs and dependencies to `dvc.lock`.
 
-    This does the same as `dvc commit --force` with the names of the runs, which reads and writes the lock file again
-    for each name.
+    `dvc commit --force` with the names of the runs does the same, but reads and writes the lock file once per name.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo

@@ -34,7 +34,7 @@ _MAX_TIMED_PARAMETERS = 5_000_000
 _FORWARD_PASSES_PER_STEP = 3.5
 _FORWARD_PASSES_OF_METHODS = {"rotation": 4 * 3.5, "byol": 3.5 + 1}
 _REPEAT_BELOW_SECONDS = 0.1
-_BASE_SECONDS = 2.5  # for the measurements of `rr plan`, in addition to one for each pair of backbone and image size
+_BASE_SECONDS = 2.5  # for the measurements of `rr plan`; each pair of backbone and image size adds one second
 _KEYS_WITHOUT_EFFECT_ON_SPEED = {
     "alpha", "covariance_weight", "epochs", "gamma", "invariance_weight", "learning_rate", "lr_decay", "max_iter",
     "milestones", "momentum", "n_init", "prior_weight", "redundancy_weight", "temperature", "variance_weight",
@@ -161,15 +161,16 @@ class StepTimer:
         self.device, self.threads, self.precision = device, threads, precision
 
     def views_per_second(self, config: Any, num_classes: int, seconds: float) -> float:
-        """Return the views per second of the training of a method, measured in about `seconds`.
+        """Return the training speed of a method in views per second, measured for about `seconds`.
 
-        On a CPU, a small step shows how large a step can be timed within `seconds`: if possible, that of the training,
-        and otherwise one with fewer images, views or pixels. The duration of larger steps follows from the two, in
-        proportion to the additional pixels. For a network with many parameters, only forward passes are timed. On a
-        GPU, only the step of the training itself is timed, because each size would be compiled first.
+        On a CPU, a small step is timed first. Its duration shows how large a second step can be within `seconds`: the
+        full training step if possible, and otherwise a step with fewer images, views or pixels. The duration of the
+        full step is extrapolated from these two, in proportion to the additional pixels. For a network with many
+        parameters, only forward passes are timed. On a GPU, only the full step is timed, because a step of any other
+        size would have to be compiled too.
 
         Args:
-            config: method that trains.
+            config: method to train.
             num_classes: number of classes of the dataset.
             seconds: duration of the measurement.
         """
@@ -197,8 +198,9 @@ class StepTimer:
     def forward_pixels_per_second(self) -> float:
         """The number of pixels of views that the backbone processes per second in forward passes with many views.
 
-        The views grow until the duration of a pass grows with them. The speed follows from the last two passes, because
-        reading the weights takes most of the time of a small pass. This takes about a second.
+        First the size and then the number of views is increased until a pass takes noticeably longer. The speed follows
+        from the last two passes, because reading the weights takes most of the time of a small pass. The measurement
+        takes about a second.
         """
         num_views, image_size = 1, min(_MIN_IMAGE_SIZE, self.dataset.image_size)
         work, duration = 0, 0.0
@@ -214,7 +216,7 @@ class StepTimer:
                 num_views *= 4
 
     def time_forward(self, num_views: int, image_size: int) -> float:
-        """Return the duration of a forward pass of the backbone in eval mode; the shorter of two if it is short."""
+        """Return the duration of a forward pass of the backbone in eval mode, the minimum of two if it is short."""
         import torch
 
         images = torch.rand(num_views, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
@@ -229,7 +231,7 @@ class StepTimer:
         return duration
 
     def time_step(self, config: Any, num_classes: int, size: _StepSize, seconds: float) -> float:
-        """Return the mean duration of steps of a size, timed for about `seconds` after the first step."""
+        """Return the mean duration of steps of the given size, timed for about `seconds` after the first step."""
         import torch
 
         from rr import methods
@@ -268,7 +270,7 @@ def _views_per_image(config: Any) -> int:
 
 
 def _num_forward_passes(config: Any) -> float:
-    """Return about how many forward passes of the backbone in eval mode take as long as a training step."""
+    """Return approximately how many forward passes of the backbone in eval mode take as long as a training step."""
     return _FORWARD_PASSES_OF_METHODS.get(config.kind, _FORWARD_PASSES_PER_STEP)
 
 
@@ -317,7 +319,7 @@ def measure_throughput(
             backbone = backbones.build(name).to(device)
         dataset = params.datasets[next(iter(same_pair.values()))[0].dataset]
         timer = StepTimer(backbone, dataset, device=device, threads=params.threads, precision=params.precision)
-        fastest = 0.0  # in forward passes per second, because methods differ in their number
+        fastest = 0.0  # in forward passes per second, because their number per step differs between methods
         for position, same_step in enumerate(same_pair.values()):
             # Keep one second for the first step of each later pair.
             seconds_left = deadline - time.perf_counter() - (len(steps) - pair - 1)

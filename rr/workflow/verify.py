@@ -40,7 +40,7 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
 
     Args:
         run: the stage run.
-        hash_file: function that returns a file's SHA-256. A cached one hashes the inputs that runs share only once.
+        hash_file: function that returns a file's SHA-256. A cached function hashes shared files only once.
     """
     try:
         record = load_record(run.folder)

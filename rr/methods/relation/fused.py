@@ -1,7 +1,7 @@
 """The relation loss on a CPU in float32: forward and backward together, without an array of P × H hidden values.
 
 The loss of a pair depends only on its logit and on the batch statistics, so its gradient is known as soon as the logits
-are. The following is computed in three passes over the pairs. Each pass loops over the partners of every row.
+are. The following is computed in three passes over the pairs, each of which loops over the partners of every row.
 
 1. Sums of the centered hidden values. They give the batch-norm moments over all P pairs and, in the backward pass, the
    contribution of these moments to the gradient.
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _PairSide:
-    """All rows in the role of the left (or the right) row of a pair, with their partners and intermediate results."""
+    """All rows, each as the left (or the right) row of its pairs, with their partners and intermediate results."""
 
     rows_NH: np.ndarray
     offsets_N1: np.ndarray
@@ -102,7 +102,7 @@ def fused_loss(
 
 
 class _FusedPairs(torch.autograd.Function):
-    """Return the loss, the logits, and the mean and variance. The forward pass also computes the gradients."""
+    """Return the loss, the logits, and the batch mean and variance. The forward pass also computes the gradients."""
 
     @staticmethod
     def forward(

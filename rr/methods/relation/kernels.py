@@ -232,7 +232,7 @@ def leaky_relu_grad_sums(
 
     `logit_grad_P` is the gradient of the loss with respect to the logits, in the order of `partners_P`. Up to the
     factor of the output weight, `out` is the gradient with respect to the normalized hidden values, summed over the
-    pairs of n. The partial sums are those of `out` and of `out * centered` over the rows of each tile.
+    pairs of n. Also compute the sums of `out` and of `out * centered` over the rows of each tile.
     """
     N, H = own_NH.shape
     zero = np.float32(0)

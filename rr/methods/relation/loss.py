@@ -1,7 +1,7 @@
 """The relation loss, and its reference implementation.
 
 `direct_logits_and_targets` is the reference, which is written to be readable. Training uses `relation_loss`. It
-computes the same loss, but applies the first linear layer once per representation instead of once per pair.
+computes the same loss, but usually applies the first linear layer once per representation instead of once per pair.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ def relation_loss(
     positive_rows: Tensor | None = None,
     config: PairLossConfig = PAPER_PAIR_LOSS,
 ) -> tuple[Tensor, PairStatistics]:
-    """Return the loss of all pairs and the statistics of the predictions, without building the pairs.
+    """Return the loss of all pairs and the statistics of the predictions.
 
     A head in training mode normalizes with the statistics of all pairs and updates its running statistics as
     `BatchNorm1d` does. On a CPU, float32 features of more than `TORCH_MAX_VIEWS` views use the fused kernel, which
