@@ -1,4 +1,4 @@
-"""Stage `fetch`: collect the images of a dataset, from any kind of source, in one Parquet file."""
+"""Stage `fetch`: write the images of a dataset, from any kind of source, to one Parquet file."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
     Args:
         source: the dataset's `source` section in params.yaml.
         raw_path: the raw file to write (see `rr.data.raw`).
-        download_dir: folder that keeps downloaded archives and partial downloads.
+        download_dir: folder for downloaded archives and partial downloads.
         local_copy: copy of the dataset to use instead of the path or the URL of `source`.
 
     Returns:
-        Number of images per split (`images`) and of classes (`classes`); number of images of each class in each split
-        (`images_per_class`); number of files that are not used by reason and suffix (`skipped`); and, for your own
-        images, the facts of `rr.data.raw.RawDataset`.
+        Number of images per split (`images`); number of classes (`classes`); number of images of each class in each
+        split (`images_per_class`); number of unused files by reason and suffix (`skipped`); and, for your own images,
+        the facts of `rr.data.raw.RawDataset`.
 
     Raises:
         UserError: if the source cannot be read, or if an image cannot be decoded (unless `on_unreadable: skip`).
@@ -75,7 +75,7 @@ def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> N
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """Return what `fetch` has found in a few lines."""
+    """Return a summary of the facts that `fetch` returned, in a few lines."""
     images, per_class, num_classes = facts["images"], facts["images_per_class"], facts["classes"]
     counts = [f"{count:,} {split}" for split, count in images.items()]
     lines = [", ".join([*counts, f"{num_classes:,} {'class' if num_classes == 1 else 'classes'}"])]

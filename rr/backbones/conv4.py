@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rr.backbones.base import Backbone
 
 CHANNELS = (3, 8, 16, 32, 64)
-NUM_FUSED_CONVS = 2  # the first blocks, whose convolutions are fused; with more channels, torch's are faster
+NUM_FUSED_CONVS = 2  # number of first blocks with fused convolutions; with more channels, torch is faster
 
 
 class Conv4(Backbone):
@@ -79,7 +79,7 @@ class Conv4(Backbone):
         return x.flatten(1)
 
     def _can_fuse(self, images_B3SS: Tensor) -> bool:
-        """Return whether the fused layers can be used. For invalid shapes, the unfused layers raise the error."""
+        """Return whether the fused layers can be used. For invalid shapes, the unfused layers raise an error."""
         if images_B3SS.device.type != "cpu":
             return False
         from rr.backbones import fused  # imports numba, which only training on a CPU needs

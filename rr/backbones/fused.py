@@ -2,8 +2,8 @@
 
 Calling the layers one by one reads or writes each activation about fifteen times. The fused forward pass needs two
 passes over it: one for the batch statistics, and one to normalize and pool. The backward pass also needs two. For each
-block, only the convolution output is stored. The modules of class `nn.BatchNorm2d` still hold the parameters and the
-running statistics.
+block, only the convolution output is stored. The `nn.BatchNorm2d` modules still hold the parameters and the running
+statistics.
 
 The results are bit-identical for any number of threads, except for those of torch's convolutions.
 """
@@ -196,7 +196,7 @@ def _norm_gradients(
 
     Let g be the gradient with respect to the input of ReLU, and x̂ the normalized value. The gradient with respect to
     the input of batch norm is `gain * inverse_std * (g - mean(g) - x̂ * mean(g * x̂))` (Ioffe and Szegedy 2015). The
-    first term is a constant, and the second one is a factor of `value - mean`.
+    first term is returned as it is, the second one without its factor `value - mean`.
     """
     total_C, cross_C = partial_sums_2TC.sum(1)
     scale_C = gain.detach().numpy() * inverse_std_C
@@ -210,6 +210,6 @@ def _num_tiles(num_images: int, tile_size: int) -> int:
 
 
 def _run_kernel(num_values: int, num_tiles: int, kernel: Callable[..., None], *arguments: Any) -> None:
-    """Run a kernel on all tiles of an activation, with torch's number of threads if it has enough values."""
+    """Run a kernel on all tiles of an activation, with torch's number of threads or, for few values, with one."""
     num_threads = 1 if num_values < MIN_PARALLEL_VALUES else torch.get_num_threads()
     parallel_for(functools.partial(kernel, *arguments), num_tiles, num_threads)

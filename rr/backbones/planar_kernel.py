@@ -4,7 +4,7 @@ Names: images B, input channels C, output channels F (an even number), sides H a
 w = W // 2, tiles T of `TILE` images. The 9 taps of a 3×3 convolution are in row-major order. Values are float32, sums
 over images float64. The input and the output of a block are channels-last.
 
-Within an image, arrays are planar: the memory of a channel is contiguous, and image row y starts at `y * (W + 1)`.
+Intermediate arrays are planar: the memory of a channel is contiguous, and image row y starts at `y * (W + 1)`.
 Padded planes (Q positions) have a row of zeros before and after the image. The additional column provides the zero to
 the right of a row and to the left of the next one. The convolution of a plane is therefore one long loop over
 P = H (W + 1) positions with nine constant offsets, which can be vectorized for any side. Position W of each row of a
@@ -27,8 +27,8 @@ Array = np.ndarray
 
 TILE = 8
 
-# Positions are unsigned, because numba tests signed ones for negative values, which prevents vectorization. A slice per
-# row would take longer than the row itself. Integer literals are signed, so unsigned constants need names.
+# Positions are unsigned, because numba tests signed ones for negative values, which prevents vectorization. Slicing a
+# row would take longer than processing it. Integer literals are signed, so unsigned constants need names.
 U = np.uintp
 ONE, TWO = U(1), U(2)
 
@@ -170,7 +170,7 @@ def weight_and_input_gradients(
 
 @njit(**_fast)
 def _relu(value: np.float32) -> np.float32:
-    """Apply ReLU. Unlike `max`, this keeps NaN, so that a divergence of the network is visible."""
+    """Apply ReLU. Unlike `max`, this keeps NaN, so that the divergence of a network is visible."""
     return np.float32(0) if value < np.float32(0) else value
 
 

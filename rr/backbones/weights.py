@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
     from rr.params import DatasetConfig
 
 
-# Prefixes of the tensors of layers that are saved with a backbone. No tensor of a backbone has them.
+# Name prefixes of the tensors of layers that are saved with a backbone. No tensor of a backbone has these prefixes.
 CLASSIFIER_PREFIX, RELATION_HEAD_PREFIX = "trained_classifier.", "relation_head."
 
 
@@ -30,15 +30,15 @@ def save_backbone(
     layers: Mapping[str, nn.Module] | None = None,
     aggregation: str | None = None,
 ) -> None:
-    """Save the weights of `backbone` to `path`. Equal weights give files of equal bytes.
+    """Save the weights of `backbone` to `path`. Equal arguments give byte-identical files.
 
     Args:
         backbone: the backbone, on any device.
         path: the file to write.
         dataset: the dataset on which the backbone was pretrained. Its image size, mean and std are added to the
             metadata.
-        layers: layers that were trained with the backbone, to save in the same file: `trained_classifier` or
-            `relation_head`.
+        layers: layers to save in the same file, by name: the `trained_classifier` or the `relation_head` that was
+            trained with the backbone.
         aggregation: how the relation head combines two representations. It is added to the metadata.
     """
     # Use a single metadata key, because safetensors writes several keys in random order.
@@ -105,7 +105,7 @@ def load_network(path: Path) -> tuple[backbones.Backbone, nn.Linear | None]:
 
 
 def _make_classifier(state: dict[str, Tensor], num_features: int) -> nn.Linear:
-    """Return the classifier with these weights, whose keys have the prefix."""
+    """Return the classifier with these weights, whose keys start with CLASSIFIER_PREFIX."""
     classifier = nn.Linear(num_features, len(state[f"{CLASSIFIER_PREFIX}weight"]))
     classifier.load_state_dict({key.removeprefix(CLASSIFIER_PREFIX): value for key, value in state.items()})
     return classifier.requires_grad_(False).eval()

@@ -59,8 +59,8 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
     The archive may be compressed.
 
     Raises:
-        UserError: if the archive is damaged or exceeds `limits`, or if a member is a link or a device, or lies outside
-            the folder.
+        UserError: if the archive is damaged, exceeds `limits` or is inside `target_dir`, or if a member is a link or a
+            device, or lies outside the folder.
     """
     if target_dir.resolve() in path.resolve().parents:
         raise UserError(f"{path}: extraction replaces the folder {target_dir}, so move this archive to another folder")
@@ -78,7 +78,7 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
                     raise _rejection_error(path, f"member {name} is neither a file nor a folder")
                 tar.extract(member, target_dir, filter="data")
                 progress.advance(1)
-            # gzip and bzip2 verify their checksums at the end of the file, which lies after the end of the tar.
+            # gzip and bzip2 verify their checksums at the end of the file, after the end of the tar data.
             while tar.fileobj and (rest := tar.fileobj.read(1 << 20)):
                 name, size = "data after the last member", size + len(rest)
                 _check_member(path, name, size, count, limits)
@@ -123,7 +123,7 @@ def _indicates_damage(error: BaseException) -> bool:
 
 
 def _check_member(path: Path, name: str, size: int, count: int, limits: ArchiveLimits) -> None:
-    """Raise UserError if member `name` lies outside the folder, or if the archive exceeds the limits with it."""
+    """Raise UserError if member `name` lies outside the folder or makes the archive exceed the limits."""
     if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
         raise _rejection_error(path, f"member {name} lies outside the folder of the archive")
     if size > limits.max_bytes:
@@ -137,5 +137,5 @@ def _rejection_error(path: Path, reason: str) -> UserError:
 
 
 def _drop_hidden(names: list[str]) -> list[str]:
-    """Return the sorted names, without hidden files and those that file managers add (`.DS_Store`, `__MACOSX/`)."""
+    """Return the sorted names, without hidden files and files that file managers add (`.DS_Store`, `__MACOSX/`)."""
     return sorted({name for name in names if not any(p.startswith((".", "__MACOSX")) for p in name.split("/"))})

@@ -24,8 +24,8 @@ from rr.errors import UserError
 
 _FIELDS = ("image", "label", "index")
 MAX_RESIDENT_BYTES = 1 << 30  # splits whose pixels take up more bytes are streamed from the file
-# FFCV never divides an image between two pages. A small page, which is FFCV's minimum, can hold an image of 836 × 836
-# pixels. A large one can hold five images of 1024 × 1024 pixels, so only a small part of it stays empty.
+# FFCV never divides an image between two pages. A small page (FFCV's minimum size) can hold an image of 836 × 836
+# pixels. A large page can hold five images of 1024 × 1024 pixels, so only a small part of it stays empty.
 _SMALL_PAGE_SIZE, _LARGE_PAGE_SIZE = 1 << 21, 1 << 24
 # Layout of version 2 of the format (`ffcv/types.py`). It is repeated here to validate a file without importing ffcv.
 _HEADER = np.dtype(
@@ -116,7 +116,7 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
     samples = zip(chain([first_image], images), labels, index, strict=True)
 
     class SequentialDataset:
-        """An indexable dataset, as FFCV requires, over an iterator. Positions must be requested in order."""
+        """Makes the iterator `samples` indexable, as FFCV requires. Positions must be requested in order."""
 
         def __len__(self) -> int:
             return len(labels)
@@ -135,7 +135,7 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
 
 
 def _page_size(image_bytes: int) -> int:
-    """Return the size of the pages of a beton whose images have `image_bytes` bytes each."""
+    """Return the page size of a beton whose images have `image_bytes` bytes each."""
     return _SMALL_PAGE_SIZE if image_bytes <= _SMALL_PAGE_SIZE else _LARGE_PAGE_SIZE
 
 
@@ -159,7 +159,7 @@ def validate(path: Path) -> BetonInfo:
     """Check the structure of a beton, without importing ffcv, and return its contents except the pixels.
 
     Raises:
-        UserError: if the file is missing, truncated, in another format, or has tables that point outside the file.
+        UserError: if the file is missing or truncated, has another format, or contains pointers outside the file.
     """
 
     def invalid(reason: str) -> UserError:
@@ -198,7 +198,7 @@ def validate(path: Path) -> BetonInfo:
         raise invalid(f"its pages of {header['page']} bytes do not suit images of {size} × {size} pixels")
     if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
         raise invalid("its images differ in size or are compressed")
-    # The bytes of each image must lie between the two tables. Nothing is added to the pointers, which could overflow.
+    # The bytes of each image must lie between the two tables. Nothing is added to the pointers: a sum could overflow.
     inside = (image["pointer"] <= table_start - image_bytes) & (image["pointer"] >= samples_start)
     if table_start < image_bytes or not inside.all():
         raise invalid("the pixels of an image lie outside the file")
@@ -213,7 +213,7 @@ class Beton:
     """A beton, which holds one split of a dataset, open for reading.
 
     If the pixels take up at most `max_resident_bytes`, they are read into an array in memory. Otherwise FFCV streams
-    them from the file. Both ways yield the same batches.
+    them from the file. The batches are the same in both cases.
 
     Args:
         path: file to read.
@@ -247,7 +247,7 @@ class Beton:
         """Yield the images at the positions in `order`, batch by batch; the last batch may be smaller.
 
         Args:
-            order: positions in the file of the images to yield, in this order.
+            order: positions of the images in the file, in the order in which to yield them.
             batch_size: number of images per batch (M).
 
         Yields:
@@ -291,7 +291,7 @@ class Beton:
                 yield images, order[start : start + len(images)]
                 start += len(images)
         finally:
-            # If the caller stops early, the thread of this epoch would otherwise wait forever for room in its queue.
+            # Without this, the thread of this epoch would wait forever for room in its queue if the caller stops early.
             epoch.close()
 
     def _make_ffcv_loader(self, batch_size: int) -> Any:
@@ -303,7 +303,7 @@ class Beton:
         return Loader(
             str(self.path),
             batch_size=batch_size,
-            # numba raises an error for more threads than cores.
+            # numba raises an error if the number of threads exceeds this limit.
             num_workers=min(self.threads, numba.config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
             os_cache=True,
             order=OrderOption.SEQUENTIAL,

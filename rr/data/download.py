@@ -28,7 +28,7 @@ class _NetworkError(Exception):
 
 
 def download_file(url: str, path: Path, md5: str | None = None) -> None:
-    """Download `url` to `path`, unless the file exists, and compare it with the checksum `md5` if given.
+    """Download `url` to `path`, unless the file exists, and verify its checksum if `md5` is given.
 
     The received bytes are kept in `path` + ".part". The next attempt requests the rest (HTTP Range), provided that the
     file on the server is still the same (If-Range). If the server sends the whole file again, the download starts over.
@@ -75,13 +75,13 @@ def check_md5(path: Path, md5: str | None) -> None:
 
 
 def file_md5(path: Path) -> str:
-    """Return the MD5 of a file, the checksum that datasets publish. It reveals accidental damage, not manipulation."""
+    """Return the MD5 of a file, which many datasets publish. It reveals accidental damage, but not manipulation."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _download_rest(url: str, part: Path) -> None:
-    """Append the missing bytes of `url` to `part`. Raises _NetworkError if not all of them arrive."""
+    """Append the missing bytes of `url` to `part`. Raise _NetworkError if not all of them arrive."""
     size, validator_path = _file_size(part), _validator_path(part)
     headers = {"User-Agent": "rr"}
     if size:
@@ -139,7 +139,7 @@ def _read_chunk(response: http.client.HTTPResponse) -> bytes:
 
 @contextmanager
 def _translate_network_errors() -> Iterator[None]:
-    """Convert failures of the network to _NetworkError, because disk errors are OSErrors as well."""
+    """Convert network errors to _NetworkError, to distinguish them from disk errors, which are OSErrors too."""
     try:
         yield
     except urllib.error.HTTPError as error:

@@ -52,9 +52,9 @@ _UNSUPPORTED_SUFFIXES = {
     ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".erf", ".kdc",
     ".mrw", ".mef", ".mos", ".dcr", ".raw", ".dcm", ".dicom", ".nii", ".czi", ".lif", ".nd2", ".svs", ".ndpi",
 }  # fmt: skip
-# Suffixes that other programs use for other contents. Such a file is an image only if Pillow identifies it.
+# Image suffixes that are also used for other kinds of files. Such a file is an image only if Pillow identifies it.
 _AMBIGUOUS_SUFFIXES = {".bw", ".fit", ".gbr", ".im", ".msp", ".pcd", ".ras", ".rgb", ".rgba", ".vda", ".vst"}
-# Frequent suffixes of files that are certainly not images. To save time, these files are not opened.
+# Common suffixes of files that are certainly not images. To save time, these files are not opened.
 _NON_IMAGE_SUFFIXES = {
     ".txt", ".md", ".rst", ".log", ".json", ".jsonl", ".ndjson", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".toml",
     ".ini", ".cfg", ".html", ".htm", ".py", ".ipynb", ".m", ".mat", ".npy", ".npz", ".pkl", ".pt", ".db", ".sqlite",
@@ -85,8 +85,8 @@ class FolderListing(NamedTuple):
 
     Attributes:
         files: files of the requested kind.
-        folders: folders that were listed, or that could not be listed, without the folder itself.
-        skipped: all other files. A link to a folder that is not followed counts as a file.
+        folders: all subfolders, including those that cannot be listed and broken links that may lead to folders.
+        skipped: all other files. A link to a folder counts as a file if it is not followed.
         damaged: files and folders that are damaged or incomplete.
     """
 
@@ -97,11 +97,12 @@ class FolderListing(NamedTuple):
 
 
 class FileKind(NamedTuple):
-    """The files to list.
+    """The kind of files to list.
 
     Attributes:
-        suffixes: suffixes of such files, in lower case.
-        reason_to_skip: function that returns the reason why a file is not one, or None, from its path and suffix.
+        suffixes: suffixes of files of this kind, in lower case.
+        reason_to_skip: function that takes the path and the suffix of a file. It returns the reason why the file is not
+            of this kind, or None if it is.
     """
 
     suffixes: frozenset[str]
@@ -111,8 +112,8 @@ class FileKind(NamedTuple):
 def list_folder(root: Path, kind: FileKind) -> FolderListing:
     """List the files of a kind in a folder and its subfolders.
 
-    Hidden files and those that other programs create are skipped. Links to files are followed, and links to folders
-    too, unless the folder is listed already or contains `root`. So no folder is listed twice.
+    Hidden files and files that other programs create are skipped. Links to files and folders are followed, unless the
+    folder is listed already or contains `root`. Therefore, no folder is listed twice.
 
     Raises:
         OSError: if `root` itself cannot be listed.
@@ -178,7 +179,7 @@ def _parts(name: str) -> list[str]:
 def _is_link_to_file(
     entry: os.DirEntry[str], name: str, kind: FileKind, links: list[tuple[str, str]], listing: FolderListing
 ) -> bool:
-    """Return whether a link leads to a file. Add a link to a folder to `links`, and a broken one to `listing`."""
+    """Return whether a link leads to a file. Add a link to a folder to `links`, and a broken link to `listing`."""
     try:
         if not stat.S_ISDIR(os.stat(entry.path).st_mode):
             return True
@@ -198,7 +199,7 @@ def _is_link_to_file(
 
 
 def _find_placeholder(name: str, names_in_folder: set[str], suffixes: frozenset[str]) -> str | None:
-    """Return what is wrong with a file that stands for a missing file, or is part of one; None for other files."""
+    """Return what is wrong with a placeholder for a missing file or with an unfinished download, or else None."""
     stem, suffix = os.path.splitext(name)
     if suffix == ".icloud" and name.startswith(".") and file_suffix(stem) in suffixes:
         return "not downloaded from iCloud; download it in the Finder" if stem[1:] not in names_in_folder else None
@@ -217,7 +218,7 @@ def _reason_to_ignore(name: str) -> str | None:
 
 
 def _list_ignored(entry: os.DirEntry[str], name: str) -> Iterator[str]:
-    """Yield the name of an ignored file, or those of all files in an ignored folder. Links are not followed."""
+    """Yield the name of an ignored file, or the names of all files in an ignored folder. Links are not followed."""
     if not entry.is_dir(follow_symlinks=False):
         yield name
         return

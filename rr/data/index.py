@@ -1,4 +1,4 @@
-"""Write and read `index.parquet`, which has one row per image of a converted dataset, and the class names."""
+"""Write and read `index.parquet`, which holds one row per image of a converted dataset and the class names."""
 
 import json
 from pathlib import Path

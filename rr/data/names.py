@@ -1,4 +1,4 @@
-"""Write the names of files and classes as text, in messages and in data."""
+"""Convert the names of files and classes to text, for messages and for data."""
 
 import os
 import unicodedata
@@ -14,7 +14,7 @@ def path_to_text(path: str | Path) -> str:
 
 
 def compose(text: str) -> str:
-    """Return the text in the composed form of Unicode (NFC), in which equal names have equal characters."""
+    """Return the text in the composed form of Unicode (NFC), so that equivalent names compare equal."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -29,6 +29,6 @@ def printable(text: str) -> str:
 
 
 def format_names(names: Sequence[str]) -> str:
-    """Return the first ten names, separated by commas, and the number of the others. The names must be printable."""
+    """Return the first ten names, separated by commas, and the number of other names. The names must be printable."""
     rest = len(names) - _MAX_LISTED
     return ", ".join(names[:_MAX_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -34,10 +34,10 @@ _SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
-# A photograph may take up several megabytes, so the bytes of a row group are limited too.
+# A photograph may take up several megabytes, so the size of a row group in bytes is limited too.
 _MAX_ROWS_PER_GROUP, _MAX_BYTES_PER_GROUP = 1000, 1 << 26
 
-# Pillow warns of images with half as many pixels as it refuses, such as panoramas.
+# Pillow rejects images above a limit, and warns about images with more than half as many pixels, such as panoramas.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
@@ -57,7 +57,8 @@ class RawDataset(NamedTuple):
         class_names: name of each class, indexed by label; empty if the dataset is unlabeled.
         images: the images, with the training split first.
         num_images: number of images, or None if it is unknown.
-        facts: facts about the source for the record: `splits` (the origin of each split), `files` and `columns`.
+        facts: facts about the source, for the record: `splits` (the origin of each split) and, for Parquet files,
+            `files`, `columns` and `schema`.
     """
 
     class_names: list[str]
@@ -98,7 +99,7 @@ def write(path: Path, dataset: RawDataset) -> dict[str, int]:
 
 
 def check_label(label: int, where: str) -> None:
-    """Raise UserError unless `label` is -1 (unlabeled) or a class below MAX_CLASSES. `where` is for the message."""
+    """Raise UserError unless `label` is -1 (unlabeled) or in [0, MAX_CLASSES). The message starts with `where`."""
     if not UNLABELED <= label < MAX_CLASSES:
         raise UserError(f"{where}: label {label} is out of range: use 0 to {MAX_CLASSES - 1}, or -1 if unlabeled")
 
@@ -153,7 +154,7 @@ class RawFile:
 
 @contextmanager
 def translate_parquet_errors(path: Path, hint: str) -> Iterator[None]:
-    """Convert errors of pyarrow about the Parquet file `path` to a UserError whose message ends with `hint`."""
+    """Convert pyarrow's errors about the Parquet file `path` to a UserError whose message ends with `hint`."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
@@ -194,7 +195,7 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
             and resized (bicubic). None keeps the size of the image.
 
     Raises:
-        UnreadableImageError: if Pillow cannot read the image.
+        UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
     """
     try:
         image = _decode(data)
@@ -231,7 +232,7 @@ _TRANSPOSITIONS = {
 
 
 def _decode(data: bytes) -> Image.Image:
-    """Decode an image to RGB. If the metadata of a PNG prevents this, decode the image without them."""
+    """Decode an image to RGB. If the metadata of a PNG image prevents this, decode the image without it."""
     try:
         return _decode_pixels(data)
     except (UnreadableImageError, MemoryError, Image.DecompressionBombError):
@@ -255,7 +256,7 @@ def _decode_pixels(data: bytes) -> Image.Image:
 
 
 def _find_transposition(image: Image.Image) -> Image.Transpose | None:
-    """Return how the EXIF data of an image require to rotate or mirror it. EXIF data that are not valid are ignored."""
+    """Return the rotation or reflection that the EXIF data of an image require, or None. Ignore invalid EXIF data."""
     try:
         return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF data raise many different exceptions
@@ -263,7 +264,7 @@ def _find_transposition(image: Image.Image) -> Image.Transpose | None:
 
 
 def _drop_png_metadata(data: bytes) -> bytes:
-    """Return a PNG without its ancillary chunks, such as texts, except transparency and EXIF data."""
+    """Return a PNG image without ancillary chunks such as texts, but with its transparency and EXIF data."""
     parts, start = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
     while start < len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
@@ -275,7 +276,7 @@ def _drop_png_metadata(data: bytes) -> bytes:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB with 8 bits per channel."""
-    tags = getattr(image, "tag_v2", {})  # only of TIFF images
+    tags = getattr(image, "tag_v2", {})  # only TIFF images have them
     bits = tags.get(ExifTags.Base.BitsPerSample, (None,))[0]
     # Pillow reads 16-bit PGM images (and, before version 11.3, 16-bit PNG images) into 32-bit values.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
@@ -299,7 +300,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def identify_content(data: bytes) -> tuple[str, str] | None:
-    """Return what data that are not an image are instead: a message, and a reason for counting; None if unknown."""
+    """Return what unreadable data contain, as a message and as a reason for counting, or None if it is unknown."""
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()  # a byte order mark and spaces may precede text
     if not data:
         return "the file is empty", "an empty file"

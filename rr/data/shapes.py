@@ -11,7 +11,7 @@ import numpy as np
 
 SPLITS: tuple[str, ...] = ("train", "test")
 
-_CHUNK_SIZE = 256  # number of images generated at a time, so that any dataset needs only a few MB of memory
+_CHUNK_SIZE = 256  # number of images generated at a time, to limit the memory of temporary arrays
 # Range of the square root of the object's area, as a fraction of the image size. A disc spans 46 to 56 % of the image.
 _SCALES = (0.41, 0.5)
 _MAX_SHIFT = 0.07  # maximum offset of the object from the image center along each axis, as a fraction of the image size
@@ -136,7 +136,7 @@ def _paint_background(count: int, size: int, rng: np.random.Generator) -> np.nda
 
 
 def _render_clutter(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the masks of one small rounded box (a dot, tile, pill or bar) per image, float32 (count, size, size)."""
+    """Return a mask of a small rounded box (a dot, tile, pill or bar) for each image, float32 (count, size, size)."""
     x, y = _object_coordinates(size, rng.uniform(-0.5, 0.5, (count, 2)), rng.uniform(0, 2 * np.pi, count))
     half_width, half_height = rng.uniform(0.03, 0.12, (2, count, 1, 1)).astype(np.float32)
     radius = np.minimum(half_width, half_height) * rng.uniform(0, 1, (count, 1, 1)).astype(np.float32)
@@ -144,7 +144,7 @@ def _render_clutter(count: int, size: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _sample_shading(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Sample brightness factors around 1, as of soft light from a random direction: float32 (count, size, size)."""
+    """Sample brightness factors around 1 that imitate soft light from one side: float32 (count, size, size)."""
     x, _y = _object_coordinates(size, np.zeros((count, 2)), rng.uniform(0, 2 * np.pi, count))
     return 1 + np.float32(0.4) * x
 
@@ -152,7 +152,7 @@ def _sample_shading(count: int, size: int, rng: np.random.Generator) -> np.ndarr
 def _object_coordinates(size: int, centers: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return x and y of the pixel centers relative to N objects, as fractions of the size: float32 (N, size, size).
 
-    The coordinate axes of an object start at its center and are rotated by its angle.
+    The origin of an object's coordinates is its center, and the axes are rotated by its angle.
     """
     axis = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
     center_x, center_y = np.asarray(centers, dtype=np.float32).T[:, :, None, None]

@@ -16,11 +16,11 @@ _MAX_LISTED = 10
 
 
 class SkippedFiles:
-    """Counts the files that are not used by reason and suffix, and collects those that cannot be read.
+    """Counts the unused files by reason and suffix, and collects those that cannot be read.
 
     Args:
-        on_unreadable: what to do about files that cannot be read: "raise" to raise an error that lists them at the end,
-            or "skip" to print and count them.
+        on_unreadable: what to do about files that cannot be read: "raise" to list them in one error at the end, or
+            "skip" to print and count them.
         hint: end of the error message, which states what to do. "{them}" becomes "it" if there is only one file.
     """
 
@@ -28,12 +28,12 @@ class SkippedFiles:
         self._on_unreadable = on_unreadable
         self._hint = hint
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._problems: list[str] = []  # the first ones
+        self._problems: list[str] = []  # the first ten
         self._num_problems = 0
 
     @property
     def will_raise(self) -> bool:
-        """Whether `raise_if_unreadable` raises an error, so that the images need not be processed any more."""
+        """Whether `raise_if_unreadable` will raise an error."""
         return self._num_problems > 0
 
     @property
@@ -49,7 +49,7 @@ class SkippedFiles:
         self._counts[file.reason, display_name(file_suffix(file.name))] += 1
 
     def add_damaged(self, file: DamagedFile, suffix: str | None = None) -> None:
-        """Report a file that cannot be read. `suffix` is the suffix to count it under, by default that of its name."""
+        """Report a file that cannot be read. It is counted under `suffix`; by default, under the suffix of its name."""
         text = f"{display_name(file.name)}: {file.problem}"
         if self._on_unreadable == "skip":
             print(f"skipped {text}", file=sys.stderr)
@@ -60,7 +60,7 @@ class SkippedFiles:
             self._problems.append(text)
 
     def is_readable(self, name: str, data: bytes, suffix: str | None = None) -> bool:
-        """Return whether an encoded image can be decoded. Report it if not."""
+        """Return whether an encoded image can be decoded, and report it if not."""
         try:
             raw.decode_image(data)
         except raw.UnreadableImageError as error:
@@ -71,13 +71,16 @@ class SkippedFiles:
     def iter_readable(
         self, images: Iterable[raw.EncodedImage], suffix: str | None = None
     ) -> Iterator[raw.EncodedImage]:
-        """Yield the images that can be decoded, and report the others. After an error, only look for more of them."""
+        """Yield the images that can be decoded, and report the others.
+
+        If `raise_if_unreadable` will raise an error, the remaining images are checked, but not yielded.
+        """
         for image in images:
             if self.is_readable(image.name, image.data, suffix) and not self.will_raise:
                 yield image
 
     def raise_if_unreadable(self) -> None:
-        """Raise UserError if files cannot be read, unless they are to be skipped. The message lists ten of them."""
+        """Raise UserError if files cannot be read, unless they are skipped. The message lists the first ten."""
         if self._num_problems == 1:
             raise UserError(f"{self._problems[0]}: {self._hint.replace('{them}', 'it')}")
         if self._num_problems:

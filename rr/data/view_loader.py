@@ -49,8 +49,8 @@ class ViewLoader:
         positions: positions in `data` of the images to use. The default is all images.
         augment_on_device: whether `augment` makes the views, as it does on a GPU. The default depends on `device`;
             tests set it on the CPU.
-        local_slice: function that maps the size of a mini-batch to the slice of its images that this process handles,
-            at least one image. The default is the whole mini-batch.
+        local_slice: function that maps the size of a mini-batch to the slice of its images that this process handles
+            (at least one image). The default is the whole mini-batch.
     """
 
     def __init__(

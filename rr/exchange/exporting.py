@@ -1,4 +1,4 @@
-"""`rr export`: convert a backbone to a format of other programs, and compare its features with the original."""
+"""`rr export`: convert a backbone to a format of other programs, and compare the features of both."""
 
 import io
 import warnings
@@ -24,16 +24,16 @@ Forward = Callable[[Tensor], Tensor]
 def export_backbone(weights: Path, format: str, output: Path, image_size: int = 32) -> str:
     """Write the backbone in the file `weights` to `output`, load the new file, and compare the features.
 
-    The formats `safetensors` and `state-dict` contain the weights only. The keys are those of this project, which for
-    ResNets are the keys of torchvision. The formats `torchscript`, `torch-export` and `onnx` contain the model in eval
-    mode. It maps float32 images (B, 3, image_size, image_size) to features (B, features), for any B.
+    The formats `safetensors` and `state-dict` contain the weights only. The keys are those of this project; for
+    ResNets, they are also the keys of torchvision. The formats `torchscript`, `torch-export` and `onnx` contain the
+    model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B, features), for any B.
 
     Returns:
         A message for the user.
 
     Raises:
         UserError: if `weights` is not a backbone file, if `output` is `weights` or a folder, if packages for ONNX are
-            missing, or if the features of the exported model differ. The file `output` is then not changed.
+            missing, or if the features of the exported model differ. In all these cases, `output` is not changed.
     """
     save, load = _FORMATS[format]
     if output.is_dir() or output.resolve() == weights.resolve():
@@ -127,7 +127,7 @@ def _load_onnx(backbone: Backbone, source: Path) -> Forward:
 
 
 def _dynamic_batch_shapes() -> tuple[dict[int, Any]]:
-    """Return the `dynamic_shapes` of a model whose only argument has any batch size."""
+    """Return the `dynamic_shapes` of a model whose only argument may have any batch size."""
     return ({0: torch.export.Dim("batch", min=1)},)
 
 

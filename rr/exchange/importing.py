@@ -21,8 +21,8 @@ from rr.paths import PARAMS_FILE
 from rr.runtime.formatting import format_count
 from rr.runtime.hashing import file_sha256
 
-_MAX_DEPTH = 4  # of the dicts in a checkpoint
-_MAX_NAMES = 5  # in a message
+_MAX_DEPTH = 4  # maximum depth of nested dicts in a checkpoint
+_MAX_NAMES = 5  # maximum number of names in a message
 
 
 class Candidate(NamedTuple):
@@ -44,7 +44,7 @@ class Candidate(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The path and the prefix, as `--key` takes them; "." if both are empty."""
+        """The path and the prefix, as the option `--key` expects them; "." if both are empty."""
         return ".".join(filter(None, [self.path, self.prefix.removesuffix(".")])) or "."
 
 
@@ -54,8 +54,8 @@ def import_backbone(file: Path, backbone_name: str, output: Path | None = None, 
     The weights may be in any dict of a checkpoint, and their names may have any prefix. Other tensors are ignored.
 
     Args:
-        file: checkpoint that `torch.save` has written, or safetensors file. The names of the weights are those of the
-            authors' code, of torchvision, or of a `torch.nn.Sequential` of the layers.
+        file: checkpoint that `torch.save` has written, or safetensors file. The names of the weights are those of this
+            project, of the authors' code, of torchvision, or of a `torch.nn.Sequential` of the layers.
         backbone_name: architecture of the backbone.
         output: file to write; by default `<file>-<backbone_name>.safetensors` in the folder of `file`.
         key: `Candidate.key` of the weights, or its last parts, if `file` contains the weights of several backbones.
@@ -102,7 +102,7 @@ def import_backbone(file: Path, backbone_name: str, output: Path | None = None, 
 
 
 class _IgnoredObject:
-    """Replaces an object of a checkpoint that is not a tensor. It does nothing with the values in the file."""
+    """Replaces an object in a checkpoint that is not a tensor, and ignores its values."""
 
     def __new__(cls, *_: Any) -> "_IgnoredObject":
         return super().__new__(cls)
@@ -118,7 +118,7 @@ def _make_empty_dict(*_: Any) -> dict[Any, Any]:
     return {}
 
 
-# Python objects that are often saved together with weights. Instead of them, harmless objects are created.
+# Python objects that are often saved together with weights. Harmless objects are created instead of them.
 _REPLACEMENTS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *(
         (_IgnoredObject, name)
@@ -168,7 +168,7 @@ def _load(file: Path) -> Any:
 
 
 def _find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
-    """Return all dicts with named tensors in a checkpoint, by the keys that lead to them, joined with dots."""
+    """Return all dicts in a checkpoint that contain named tensors, each by its path (keys joined with dots)."""
     found: dict[str, dict[str, Tensor]] = {}
     visited: set[int] = set()
 
@@ -193,10 +193,10 @@ def _is_dense(value: Any) -> bool:
 def _choose_candidate(
     file: Path, backbone_name: str, state_dicts: dict[str, dict[str, Tensor]], key: str | None
 ) -> Candidate:
-    """Return the weights of a backbone, which must be unambiguous.
+    """Return the weights in the file that match a backbone.
 
     Raises:
-        UserError: if there are no matching weights, or several that differ.
+        UserError: if no weights match, or if several weights match but differ.
     """
     candidates = _find_candidates(backbone_name, state_dicts)
     matches = [candidate for candidate in candidates if candidate.problem is None]
@@ -226,7 +226,7 @@ def _are_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def _find_candidates(backbone_name: str, state_dicts: dict[str, dict[str, Tensor]]) -> list[Candidate]:
-    """Return all sets of tensors with names of weights in at least half of the backbone's layers, best match first."""
+    """Return all sets of tensors that have weights of at least half of the backbone's layers, best match first."""
     candidates = []
     for names in _name_variants(backbone_name):
         first, *_ = names.values()
@@ -278,13 +278,13 @@ def _top_level_layer(name: str) -> str:
 
 
 def _is_batch_count(name: str) -> bool:
-    """Return whether a tensor is the number of batches of a batch norm, which old checkpoints do not have."""
+    """Return whether a tensor is the batch counter of a batch norm. Old checkpoints do not contain it."""
     return name.endswith("num_batches_tracked")
 
 
 @functools.cache
 def _expected_weights(backbone_name: str) -> dict[str, Tensor]:
-    """Return the state dict of a backbone without values."""
+    """Return the state dict of a backbone on the meta device: shapes and dtypes, but no values."""
     with torch.device("meta"):
         return backbones.build(backbone_name).state_dict()
 

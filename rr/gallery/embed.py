@@ -34,8 +34,8 @@ def embed(
 ) -> str:
     """Write the feature vectors of all images in `folder` and its subfolders to `output`; return a summary.
 
-    `rr.gallery.index` describes the file. Vectors that a search has stored in `.rr/gallery` are not computed again. If
-    images cannot be read, the vectors of the others are stored there.
+    `rr.gallery.index` describes the file. Vectors that are stored in `.rr/gallery` are not computed again. If an
+    error about unreadable images is raised, the vectors of all other images are stored there.
 
     Raises:
         UserError: if `output` is a folder, the weights file or named like an image, if the folder has no images, if an
@@ -61,7 +61,7 @@ def embed(
 
 
 def make_skipped_files(on_unreadable: UnreadablePolicy) -> SkippedFiles:
-    """Return an object to which the files of a gallery that are not used are reported."""
+    """Return an object to which the unused and unreadable files of a gallery are reported."""
     return SkippedFiles(on_unreadable, "repair or remove {them}, or add --on-unreadable skip")
 
 
@@ -70,12 +70,10 @@ def embed_batches(
 ) -> Iterator[ImageVectors]:
     """Yield images and their vectors in batches, so that memory use does not grow with the number of images.
 
-    Vectors in `cached` are not computed again.
-
     Args:
         extractor: the feature extractor.
         images: the images.
-        cached: vectors that are known.
+        cached: known vectors, which are not computed again.
         skipped: object to which images that cannot be read are reported.
 
     Raises:

@@ -22,7 +22,7 @@ from rr.views import normalize
 if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
     from rr.params import DatasetConfig
 
-# Limits of a batch: large enough to be fast, but small enough for the activations of a large backbone.
+# Limits of a batch: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
 _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
 
 
@@ -95,7 +95,7 @@ def load_feature_extractor(weights: Path, dataset: DatasetConfig | None, device:
 
     Args:
         weights: the backbone file.
-        dataset: dataset whose image size, mean and std are used. The default is those in the metadata of the file.
+        dataset: dataset whose image size, mean and std are used; by default, those in the metadata of the file.
         device: "auto", "cpu", "cuda" or "cuda:<number>".
 
     Raises:

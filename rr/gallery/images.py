@@ -121,7 +121,7 @@ def read_images(paths: Sequence[Path], image_size: int | None = None) -> list[np
 
 
 def has_image_suffix(path: Path) -> bool:
-    """Return whether the name of `path` ends like the name of an image file."""
+    """Return whether `path` has the suffix of an image format."""
     return file_suffix(path.name) in image_suffixes()
 
 

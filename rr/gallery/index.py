@@ -44,7 +44,7 @@ class CachedVectors(NamedTuple):
         return cls({}, np.empty((0, num_features), np.float32))
 
     def find_rows(self, images: Sequence[ImageFile]) -> dict[Path, int]:
-        """Return the row of each image whose vector is known, by its path."""
+        """Return the row of each image whose vector is known, by the path of the image."""
         # A name that is not valid UTF-8 may have the same text as another name. Such names are not looked up.
         key_counts = Counter(image.index_key for image in images)
         return {
@@ -55,7 +55,10 @@ class CachedVectors(NamedTuple):
 
 
 class StaleIndex(Exception):
-    """Raised if an index is damaged or was written with other settings. The message follows the path in a sentence."""
+    """Raised if an index is damaged or was written with other settings.
+
+    The message is the rest of a sentence that starts with the path of the index.
+    """
 
 
 def default_index_path(extractor: FeatureExtractor, folder: Path) -> Path:
@@ -69,7 +72,7 @@ def write_index(
 ) -> int:
     """Write an index atomically and return its number of rows.
 
-    Several processes may write the same index at the same time. The file of the last one remains.
+    Several processes may write the same index at the same time. The last one to finish determines its contents.
 
     Args:
         target: path of the index.

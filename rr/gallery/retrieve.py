@@ -38,7 +38,7 @@ def retrieve(
 ) -> str:
     """Find the images in `folder` that are most similar to each query image; return a table for each query as text.
 
-    The vectors of the folder, including its subfolders, are kept in an index, which is updated first.
+    The vectors of the images in the folder and its subfolders are kept in an index, which is updated first.
 
     Args:
         queries: the query images.
@@ -46,8 +46,8 @@ def retrieve(
         weights: the backbone file.
         top: number of images to find for each query.
         page_path: HTML file to write, or None.
-        index_path: path of the index. The default is `rr.gallery.index.default_path`.
-        dataset: dataset whose image size, mean and std are used. The default is those in the metadata of the weights.
+        index_path: path of the index. The default is `rr.gallery.index.default_index_path`.
+        dataset: dataset whose image size, mean and std are used; by default, those in the metadata of the weights.
         on_unreadable: "raise" to raise an error for unreadable images of the gallery, or "skip" to skip them. In both
             cases, the index keeps the features of all other images.
         device: "auto", "cpu", "cuda" or "cuda:<number>".

@@ -33,7 +33,7 @@ def find_nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tu
     """
     gallery_ND = _normalize_rows(gallery_ND)
     rows, similarities = [], []
-    for query_D in _normalize_rows(queries_QD):  # one query at a time needs memory for N similarities only
+    for query_D in _normalize_rows(queries_QD):  # one query at a time, to hold only N similarities in memory
         similarity_N = np.clip(gallery_ND @ query_D, -1, 1)
         order = np.argsort(-similarity_N, kind="stable")[:top]
         rows.append(order)

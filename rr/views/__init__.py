@@ -39,9 +39,9 @@ def make_views(
 ) -> torch.Tensor:
     """Return K random views of each of M images.
 
-    A view depends only on the pixels of the image and on (seed, epoch, image index, view number). Devices differ by
-    rounding errors (a few 1e-6 before the division by std). On the CPU, the memory of earlier views is reused as soon
-    as nothing refers to them.
+    A view depends only on the pixels of the image and on (seed, epoch, image index, view number). Results on different
+    devices differ by rounding errors (a few 1e-6 before the division by std). On the CPU, the memory of earlier views
+    is reused as soon as nothing refers to them.
 
     Args:
         images: uint8 (M, S, S, 3); a tensor may already be on the device.

@@ -17,16 +17,16 @@ class Augmentation:
     Attributes:
         crop: `"resized"` crops a random box and resizes it bilinearly to the full image size (`RandomResizedCrop`);
             `"padded"` pads with zeros and crops a box of the full image size (`RandomCrop(size, padding)`).
-        scale: range of the area of a resized crop as a fraction of the image, within (0, 1].
+        scale: range of the area of a resized crop as a fraction of the image area, within (0, 1].
         ratio: range of width / height of a resized crop; its logarithm is uniformly distributed.
         padding: width of the zero border of a padded crop as a fraction of the image size, rounded to pixels.
         flip: probability of a horizontal flip.
-        jitter: probability that the color jitter is applied.
+        jitter: probability of the color jitter. The order of its four adjustments is random for each view.
         brightness: b >= 0; the brightness factor is uniformly distributed in [max(0, 1 - b), 1 + b].
         contrast: the same for the contrast factor.
         saturation: the same for the saturation factor.
         hue: h in [0, 0.5]; the hue shift is uniformly distributed in [-h, h], as a fraction of a full turn of the color
-            wheel. The order of the four adjustments is random for each view.
+            wheel.
         grayscale: probability that all three channels are replaced by the luma.
         affine: probability of the affine map (`RandomAffine`, bilinear, filled with 0).
         degrees: d; the rotation is uniformly distributed in [-d, d].
@@ -34,8 +34,8 @@ class Augmentation:
         zoom: range of the scale factor of the affine map.
         shear: s; the horizontal shear is uniformly distributed in [-s, s] degrees.
         erase: probability that a square is erased after normalization (`RandomErasing`).
-        erase_area: area of that square as a fraction of the image. As in torchvision, a square as large as the image is
-            never erased.
+        erase_area: area of that square as a fraction of the image area. As in torchvision, a square as large as the
+            image is never erased.
 
     Raises:
         ValueError: if a value is out of its range; the message names the field.

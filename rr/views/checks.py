@@ -26,7 +26,7 @@ def check_images(images: Any, dtype: Any) -> tuple[int, int]:
 
 
 def check_parameters(parameters: ViewParameters, num_images: int, image_size: int) -> None:
-    """Raise ValueError if `parameters` are for another number or another size of images."""
+    """Raise ValueError if `parameters` are for another number of images or another image size."""
     if (parameters.num_images, parameters.image_size) != (num_images, image_size):
         raise ValueError(
             f"parameters are for {parameters.num_images} images of size {parameters.image_size}, but there are "

@@ -1,11 +1,11 @@
 """Compute views on the CPU with a compiled kernel, in parallel over images.
 
-Before the division by std, views of the paper's policy differ from torchvision's functional operations on float tensors
-by at most 3e-6. Those of any policy differ by at most 1e-5 (3e-5 if jitter factors near 3 multiply each other). The
-official code uses PIL on 8-bit images, which rounds down to bytes after most steps and has an 8-bit hue. On CIFAR-10,
-views of the paper's policy differ from PIL's by 1.1/255 on average (they are 1/255 brighter) and by 4/255 at the 99th
-percentile; single pixels differ by up to 40/255. The border of an affine map fades to black over one pixel, as in
-torchvision for tensors, whereas in PIL it is sharp.
+Before the division by std, views of the paper's policy differ by at most 3e-6 from the results of torchvision's
+functional operations on float tensors. Views of other policies differ by at most 1e-5 (3e-5 if jitter factors near 3
+are multiplied). The official code uses PIL on 8-bit images, which rounds down to bytes after most steps and stores the
+hue in 8 bits. On CIFAR-10, views of the paper's policy differ from PIL's by 1.1/255 on average (they are 1/255
+brighter) and by 4/255 at the 99th percentile; single pixels differ by up to 40/255. The border of an affine map fades
+to black over one pixel, as in torchvision for tensors, whereas in PIL it is sharp.
 
 The bilinear resize does not antialias. PIL does when it shrinks an image, but a crop is never larger than the view to
 which it is resized, so both agree.

@@ -2,11 +2,11 @@
 
 A view is processed in strips of rows that fit in the first-level cache. Each strip is resized, color-jittered and
 written. The contrast adjustment needs the mean of the complete view. Therefore, this adjustment and all steps after it
-are a second pass over the strips.
+form a second pass over the strips.
 
 All functions are in one file, because numba's disk cache detects changes only in the file of the compiled function,
 not in the files of the functions that it calls. Arrays are indexed and not sliced, because a slice updates reference
-counts. The last index counts from zero, so that LLVM can remove numba's test for negative indices and vectorize the
+counts. The innermost index starts at zero, so that LLVM can remove numba's test for negative indices and vectorize the
 loop.
 
 Shapes: images M, views K, side S. A strip holds `rows` rows of S pixels.
@@ -30,8 +30,8 @@ RED, GREEN, BLUE = np.int32(0xFF), np.int32(0xFF00), np.int32(0xFF0000)  # bytes
 # Without `forceinline`, the process that compiles the kernel and those that load it from the cache may call different
 # machine code for a helper, and their pixels differ in the last bit (seen for sides 2, 5 and 37).
 fast_njit = njit(fastmath=True, forceinline=True)
-# Errors of positions grow with the side, so positions are rounded as in torch. Its resize is compiled with fused
-# multiply-adds (contract), but its affine grid is not (njit without options).
+# Rounding errors of positions grow with the side, so positions are rounded as in torch. Its resize is compiled with
+# fused multiply-adds (contract), but its affine grid is not (njit without fastmath).
 contract_njit = njit(fastmath={"contract"}, forceinline=True)
 
 
@@ -55,8 +55,8 @@ def bilinear_taps(start, length, side, position, weight):
     """Compute the source positions and weights of a bilinear resize along one axis.
 
     Output i is in[position[i]] + weight[i] * (in[position[i] + 1] - in[position[i]]). The arithmetic is that of torch's
-    upsample_bilinear2d with align_corners=False: float32, half-pixel centers, clamped at the edges of the box. Outputs
-    outside the image read position `side`, which is zero in `pack_pixel_pairs`.
+    upsample_bilinear2d with align_corners=False: float32, half-pixel centers, clamped at the edges of the box. If the
+    source is outside the image, the position is `side`, where `pack_pixel_pairs` stores zero.
 
     Args:
         start: the first pixel of the box, which may be outside the image.
@@ -79,7 +79,7 @@ def bilinear_taps(start, length, side, position, weight):
 def pack_pixel_pairs(images, m, pixels, pairs):
     """Pack each pixel of image m and its right neighbor into one 64-bit word.
 
-    One load then reads both horizontal neighbors of all channels. The image is packed once for all its views.
+    A single load then reads both horizontal neighbors of all channels. The image is packed once for all its views.
 
     Args:
         images: uint8 (M, S, 3 S).
@@ -155,8 +155,8 @@ def resize_strip(pairs, strip_index, ys, y_weight, xs, x_weight, row_pairs, row_
 def warp(source, target, matrix, k, m, side):
     """Apply the affine map of view k of image m to `source`, float32 (strips, 3, rows, S), and write to `target`.
 
-    This equals RandomAffine on a float tensor: grid_sample with zero padding. torchvision then multiplies by a mask of
-    the image that it samples in the same way. Therefore, the border is weighted twice.
+    This equals RandomAffine on a float tensor: grid_sample with zero padding. torchvision then multiplies the
+    result by a mask of the image, which it samples in the same way. Therefore, the border is weighted twice.
     """
     height = source.shape[2]
     half = f32(0.5) * f32(side)
@@ -187,13 +187,13 @@ def warp(source, target, matrix, k, m, side):
 
 
 # ------------------------------------------------------------------------------------------------------------- color
-# These functions change one strip of a view, `strips[strip_index]`, in place. `strips` is float32 (strips, 3, pixels),
+# These functions process one strip of a view, `strips[strip_index]`, in place. `strips` is float32 (strips, 3, pixels),
 # with values in [0, 1].
 
 
 @fast_njit
 def adjust_brightness(strips, strip_index, factor):
-    """Multiply a strip by `factor`, as torchvision's adjust_brightness."""
+    """Multiply a strip by `factor`, like torchvision's adjust_brightness."""
     for c in range(3):
         for i in range(strips.shape[2]):
             strips[strip_index, c, i] = min(factor * strips[strip_index, c, i], ONE)
@@ -201,7 +201,7 @@ def adjust_brightness(strips, strip_index, factor):
 
 @fast_njit
 def adjust_contrast(strips, strip_index, factor, mean):
-    """Blend a strip with the mean luma of the view, `mean`, as torchvision's adjust_contrast."""
+    """Blend a strip with the mean luma of the view, `mean`, like torchvision's adjust_contrast."""
     offset = (ONE - factor) * mean
     for c in range(3):
         for i in range(strips.shape[2]):
@@ -210,7 +210,7 @@ def adjust_contrast(strips, strip_index, factor, mean):
 
 @fast_njit
 def adjust_saturation(strips, strip_index, factor):
-    """Blend each pixel of a strip with its luma, as torchvision's adjust_saturation."""
+    """Blend each pixel of a strip with its luma, like torchvision's adjust_saturation."""
     gray_weight = ONE - factor
     for i in range(strips.shape[2]):
         r, g, b = strips[strip_index, 0, i], strips[strip_index, 1, i], strips[strip_index, 2, i]
@@ -222,7 +222,7 @@ def adjust_saturation(strips, strip_index, factor):
 
 @fast_njit
 def adjust_hue(strips, strip_index, hue_shift):
-    """Shift the hue of a strip by converting it to HSV and back without branches, as torchvision's adjust_hue.
+    """Shift the hue of a strip by converting it to HSV and back without branches, like torchvision's adjust_hue.
 
     `hue_shift` is a fraction of a full turn of the color wheel. Let h be the hue in sixths of a turn, and
     d = max - min. A channel is min + d * clamp(ramp(h)). The ramp is |h - 3| - 1 for red, 2 - |h - 2| for green and
@@ -257,8 +257,8 @@ def sum_luma(strips, strip_index):
 def apply_jitter_steps(strips, strip_index, first_step, stop_step, order, factors, k, m, mean):
     """Apply the steps first_step to stop_step - 1 of the color jitter to a strip; skip those that change nothing.
 
-    `order` and `factors` are those of all views, and the view is number k of image m. `mean` is the mean luma of the
-    view, which only the contrast adjustment needs.
+    `order` and `factors` contain the values of all views; the strip belongs to view k of image m. `mean` is the mean
+    luma of the view, which only the contrast adjustment needs.
     """
     for step in range(first_step, stop_step):
         code = order[k, m, step]
@@ -321,9 +321,9 @@ def augment_range(
     """Compute all views of images start to stop - 1.
 
     `images` is uint8 (M, S, S, 3), and `strip_height` is the number of rows of a strip, from `rows_per_strip`. The
-    arrays from `crop` to `erase` are those of a `ViewParameters`, (K, M, ...); `matrix` is its `inverse_affine_matrix`.
-    `scale` and `offset`, float32 (3,), normalize values in [0, 1]. The views are written to `out`, float32
-    (K, M, S, S, 3).
+    arrays from `crop` to `erase` are fields of a `ViewParameters`, (K, M, ...); `matrix` is the result of its
+    `inverse_affine_matrices`. `scale` and `offset`, float32 (3,), normalize values in [0, 1]. The views are written to
+    `out`, float32 (K, M, S, S, 3).
     """
     num_views, num_images = flip.shape
     side = images.shape[1]

@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numba import njit
 
-# The numbers of the blocks of four random words. Each operation has its own blocks. If one operation uses fewer words
-# (an early accepted crop, a policy without jitter), the words of the others stay the same.
+# Random words are generated in blocks of four, which have these numbers. Each value always uses the same word. If one
+# operation needs fewer words (as when a crop is accepted early), the words of the other operations stay the same.
 MAX_CROP_TRIES = 10  # blocks 0 to 9, one per attempt: area, aspect ratio, top, left
 FLAGS_BLOCK = 10  # flip, jitter, grayscale, order of the jitter
 FACTORS_BLOCK = 11  # brightness, contrast, saturation, hue
@@ -85,7 +85,7 @@ def philox_block(block, seed, epoch, index, view):
 
 @njit
 def sample_resized_crop(side, scale, ratio, seed, epoch, index, view):
-    """Return (top, left, height, width) as `torchvision.transforms.RandomResizedCrop.get_params` for a square image."""
+    """Return (top, left, height, width) for a square image, like torchvision's `RandomResizedCrop.get_params`."""
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(MAX_CROP_TRIES):
         w0, w1, w2, w3 = philox_block(np.uint64(attempt), seed, epoch, index, view)
@@ -110,11 +110,12 @@ def fill_parameters(
 ):  # fmt: skip
     """Sample the parameters of all views into the arrays of a `ViewParameters`.
 
-    `seed` and `epoch` (uint64) and `indices` (int64) are those of `sampling.sample_view_parameters`; `side` is the size
-    of the images. `crop_kind` is 0 for no crop, 1 for a resized crop with the ranges `scale` and `ratio`, and 2 for a
-    padded crop with `border` pixels. `probabilities` are those of flip, jitter, grayscale, affine map and erasing.
-    `strengths` are those of brightness, contrast, saturation and hue. `affine_ranges` are degrees, translation in
-    pixels, lowest and highest zoom, and shear in degrees. `erase_side` is the side of the erased square in pixels.
+    `seed` and `epoch` (uint64) and `indices` (int64) are arguments of `sampling.sample_view_parameters`; `side` is the
+    size of the images. `crop_kind` is 0 for no crop, 1 for a resized crop with the ranges `scale` and `ratio`, and 2
+    for a padded crop with a border of `border` pixels. The order of `probabilities` is flip, jitter, grayscale, affine
+    map and erasing; the order of `strengths` is brightness, contrast, saturation and hue. `affine_ranges` are degrees,
+    translation in pixels, lowest and highest zoom, and shear in degrees. `erase_side` is the side of the erased square
+    in pixels.
     """
     num_views, num_images = flip.shape
     flip_p, jitter_p, grayscale_p, affine_p, erase_p = probabilities
@@ -170,7 +171,7 @@ def fill_parameters(
 def sample_permutation(word, order):
     """Write a random permutation of 0, 1, 2, 3 to `order`, int8 (4,).
 
-    All 24 permutations have the same probability: Fisher-Yates shuffle with the digits of a random number below 24.
+    This is a Fisher-Yates shuffle with a random number below 24, so all 24 permutations have the same probability.
     """
     for i in range(4):
         order[i] = i

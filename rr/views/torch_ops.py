@@ -1,8 +1,8 @@
 """Compute views with batched torch operations, on any device.
 
 All views pass through the same operations with the same shapes, and masks select the views that an operation changes.
-The operations do not depend on values on the device, so the host never waits for the device. The results agree with the
-CPU kernel to a few 1e-6.
+The choice of operations does not depend on values on the device, so the host never waits for the device. The results
+agree with the CPU kernel to a few 1e-6.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EnabledOps(NamedTuple):
 
     @classmethod
     def from_augmentation(cls, augmentation: Augmentation) -> EnabledOps:
-        """Return the operations that a policy may use: the same for every batch, as compiled code requires."""
+        """Return the operations that a policy may use. They are the same for every batch, as compiled code requires."""
         a = augmentation
         return cls(a.affine > 0, a.jitter > 0, a.jitter > 0 and a.hue > 0, a.grayscale > 0, a.erase > 0)
 
@@ -159,7 +159,7 @@ def _crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor, num_views: int) -
 
 
 def _bilinear_taps(start: Tensor, length: Tensor, position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return two source pixels (int64) and their weights per output position (N, S), as `cpu_kernel.bilinear_taps`."""
+    """Return two source pixels (int64) and their weights, (N, S) each, like `cpu_kernel.bilinear_taps`."""
     # Computed in float64 and then rounded, which equals the fused multiply-add of torch's own resize.
     source = ((length / size).double() * (position + 0.5) - 0.5).float().clamp_min(0)
     low = torch.minimum(source.floor(), length - 1)
@@ -172,7 +172,7 @@ def _bilinear_taps(start: Tensor, length: Tensor, position: Tensor, size: int) -
 
 
 def _warp(x_3NSS: Tensor, inverse_matrix_N6: Tensor) -> Tensor:
-    """Warp images by the affine maps whose inverses are given, as `cpu_kernel.warp` does."""
+    """Warp images by the affine maps whose inverses are given, like `cpu_kernel.warp`."""
     batch_size, size = x_3NSS.shape[1], x_3NSS.shape[2]
     centered = torch.arange(size, device=x_3NSS.device, dtype=torch.float32) + 0.5 - size / 2
     u, v = centered, centered[:, None]
@@ -220,7 +220,7 @@ def _color_jitter(x: Tensor, factors: Tensor, order: Tensor, *, skip_hue: bool) 
 
 
 def _adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue by converting to HSV and back, as `cpu_kernel.adjust_hue`."""
+    """Shift the hue by converting to HSV and back, like `cpu_kernel.adjust_hue`."""
     r, g, b = x
     low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
     d = high - low

@@ -15,9 +15,9 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
 
     Args:
         source: the dataset's `source` section in params.yaml.
-        download_dir: folder that keeps downloaded archives.
+        download_dir: folder for downloaded archives.
         local_copy: copy of the dataset to use instead of the path or the URL of `source`.
-        skipped: object to which the sources of your own images report what they do not use.
+        skipped: object to which the sources of your own images report unused files and images.
 
     Raises:
         UserError: if the source is missing, incomplete or damaged, or if the download fails.

@@ -12,13 +12,13 @@ from rr.params import CifarSource
 def read_dataset(source: CifarSource, download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return the 50,000 training and 10,000 test images of 32 × 32 pixels in the official order.
 
-    The kind `cifar100_20` consists of the images of CIFAR-100 with their 20 coarse labels. No file is unpickled before
+    The kind `cifar100_20` consists of the images of CIFAR-100 with its 20 coarse labels. No file is unpickled before
     its MD5 has been verified.
 
     Args:
         source: the dataset's `source` section in params.yaml.
-        download_dir: folder that keeps the archive and the extracted files.
-        local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
+        download_dir: folder for the archive and the extracted files.
+        local_copy: the official archive, or a folder that holds the archive or its contents. If None, it is downloaded.
 
     Raises:
         UserError: if a file is missing, if a checksum differs, or if the download fails.
@@ -46,6 +46,6 @@ def read_dataset(source: CifarSource, download_dir: Path, local_copy: Path | Non
 
 
 def _unpickle_entry(path: Path, key: str) -> list:
-    """Return an entry, which torchvision does not read, of a CIFAR-100 file whose MD5 has been verified."""
+    """Return an entry of a CIFAR-100 file that torchvision does not provide. The MD5 must have been verified."""
     with open(path, "rb") as file:
         return pickle.load(file, encoding="latin1")[key]

@@ -27,7 +27,7 @@ class FolderLayout(NamedTuple):
         class_names: names of the classes in alphabetical order; empty if the images are unlabeled.
         files: for each split ("train" and "test", or "all" if test images are to be held out), the files of each class,
             relative to the folder of the dataset. The key of unlabeled images is the empty string.
-        folders: the folder of each split, relative to the folder of the dataset, which is the empty string itself.
+        folders: the folder of each split, relative to the folder of the dataset ("" for that folder itself).
         note: why the test folder was chosen, or an empty string.
     """
 
@@ -82,7 +82,7 @@ class _Tree:
         self._children: dict[str, list[str]] = defaultdict(list)
         for folder in listing.folders:
             self._children[_parent(folder)].append(folder)
-        self.num_images: Counter[str] = Counter()  # with those in subfolders
+        self.num_images: Counter[str] = Counter()  # including those in subfolders
         self.num_direct_images: Counter[str] = Counter()
         folders = set(listing.folders)
         damaged = [f"{file.name}/?" if file.name in folders else file.name for file in listing.damaged]
@@ -117,7 +117,7 @@ class _Tree:
         return format_names(texts)
 
     def describe_skipped(self, folder: str) -> str:
-        """Return the files in a folder that are not used, as a part of a message."""
+        """Return a summary of the unused files in a folder, as part of a message."""
         counts = Counter(
             (file.reason, file_suffix(file.name)) for file in self._listing.skipped if is_below(file.name, folder)
         )
@@ -206,7 +206,10 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
 
 
 def _choose_test_folder(tree: _Tree, train: str, tests: list[list[str]]) -> tuple[list[str], str]:
-    """Return the folders of the first test split, or of the first one with class folders if only that one has none."""
+    """Return the folders of the test split, and the reason for the choice (empty for the default).
+
+    The default is the first test split. If it has no class folders, unlike `train`, the next one that has some is used.
+    """
     first, *rest = tests
     if tree.children(train) and not any(tree.children(folder) for folder in first):
         for candidates in rest:

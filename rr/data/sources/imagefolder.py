@@ -19,7 +19,7 @@ from rr.runtime.progress import Progress
 
 
 class _LabeledFile(NamedTuple):
-    """An image file, relative to the folder of the dataset. `digest` is the SHA-256 of its bytes, or empty."""
+    """An image file. `name` is relative to the folder of the dataset; `digest` is the file's SHA-256, or empty."""
 
     name: str
     split: str
@@ -28,11 +28,10 @@ class _LabeledFile(NamedTuple):
 
 
 def read_dataset(source: FolderSource, local_copy: Path | None, skipped: SkippedFiles) -> raw.RawDataset:
-    """Return the images of a folder of classes, or of folders of splits that contain the folders of the classes.
+    """Return the images of a folder that has one subfolder per class, or one per split with class folders inside.
 
-    `rr.data.sources.folder_layout` recognizes the layout. Without a folder of test images, they are chosen within each
-    class, according to `test_fraction`. The choice depends only on the bytes of the images, so it is the same on every
-    machine.
+    `rr.data.sources.folder_layout` recognizes the layout. If there is no folder of test images, about `test_fraction`
+    of each class is held out. The choice depends only on the bytes of the images, so it is the same on every machine.
 
     Args:
         source: the dataset's `source` section in params.yaml.
@@ -107,7 +106,7 @@ def _try_read(root: Path, name: str, skipped: SkippedFiles) -> bytes | None:
 
 
 def _read(root: Path, files: Iterable[_LabeledFile], skipped: SkippedFiles) -> Iterator[raw.EncodedImage]:
-    """Yield the contents of the files that the operating system can read."""
+    """Yield the contents of the files, and report those that the operating system cannot read."""
     for name, split, label, _ in files:
         data = _try_read(root, name, skipped)
         if data is not None:
@@ -154,7 +153,7 @@ def _read_checked(root: Path, files: list[_LabeledFile]) -> Iterator[raw.Encoded
     """Yield the contents of files that have been checked.
 
     Raises:
-        UserError: if a file has changed since then.
+        UserError: if a file has changed since the check.
     """
     for name, split, label, digest in files:
         try:
@@ -171,7 +170,7 @@ def _describe_folder(folder: str) -> str:
 
 
 def _describe_unused(names: list[str], layout: FolderLayout) -> str:
-    """Return the folders whose files are not used, each at the level of the folders of the splits."""
+    """Return the folders with unused images, at the depth of the split folders, and their numbers of images."""
     depth = max(folder.count("/") for folder in layout.folders.values()) + 1
     counts = Counter("/".join(name.split("/")[:-1][:depth]) for name in names)
     texts = [

@@ -49,7 +49,7 @@ class _File(NamedTuple):
 
     @contextmanager
     def open(self) -> Iterator[pq.ParquetFile]:
-        """Open the file. There may be more files than a process can keep open.
+        """Open the file until the end of the block. There may be more files than a process can keep open.
 
         Raises:
             UserError: if the file is damaged or has changed.
@@ -64,8 +64,8 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     """Return the images of a Parquet file, or of all Parquet files in a folder.
 
     `rr.data.sources.parquet_layout` recognizes the splits by the names of the files, and
-    `rr.data.sources.parquet_columns` the columns. Without test files, about `test_fraction` of the images form the test
-    split.
+    `rr.data.sources.parquet_columns` chooses the columns. Without test files, about `test_fraction` of the images form
+    the test split.
 
     Args:
         source: the dataset's `source` section in params.yaml.
@@ -188,9 +188,12 @@ def _inspect(name: str, path: Path) -> _File:
 def _choose_test(
     layout: parquet_layout.ParquetLayout, train: list[_File], columns: Columns, get_file: Callable[[str], _File]
 ) -> tuple[str, str]:
-    """Return the name of the test split, or an empty string without one, and why it was chosen.
+    """Return the name of the test split (empty if there are no test files) and the reason for the choice.
 
-    If the training images are labeled, it is the first one with labels.
+    If the training images are labeled, this is the first test split with labels.
+
+    Raises:
+        UserError: if the training images are labeled, but the images of all test splits are unlabeled.
     """
 
     def is_labeled(files: Iterable[_File]) -> bool:
@@ -215,7 +218,7 @@ def _choose_test(
 
 
 def _refuse_split_column(files: list[_File], columns: Columns) -> None:
-    """Raise UserError if files without the name of a split have a column of splits."""
+    """Raise UserError if the files have a column that states the split of each image."""
     roles: dict[str, set[str]] = defaultdict(set)
     for file in files:
         with file.open() as content:
@@ -305,7 +308,7 @@ def _read_names(files: list[_File], labels: dict[str, list[Any]], column: str) -
 
 
 def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes, str | None]]:
-    """Yield the row, the encoded image (empty if it is missing) and the path of each row."""
+    """Yield the number, the encoded image (empty if it is missing) and the image path of each row."""
     row = 0
     with file.open() as content:
         for batch in content.iter_batches(batch_size=_BATCH_ROWS, columns=[columns.image]):
@@ -317,7 +320,7 @@ def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes, str 
 
 
 def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterator[tuple[int, str, bytes]]:
-    """Yield the row, a name and the encoded image of each row that has an image. Report the others."""
+    """Yield the number, a name and the encoded image of each row that has an image. Report the other rows."""
     for row, data, path in _iter_rows(file, columns):
         name = _row_name(file, row)
         if data:
@@ -345,9 +348,9 @@ def _hold_out(
 ) -> dict[str, dict[int, str]]:
     """Check all images, and choose about `fraction` of them as test images.
 
-    Only the bytes of an image decide, so copies of an image are in the same split, and new rows do not move other rows.
-    The exceptions are small datasets: at least one distinct image of each class is left for training, and at least one
-    image is chosen.
+    The choice depends only on the bytes of each image, so copies of an image are in the same split, and new rows do not
+    change the splits of other rows. The exceptions are small datasets: at least one distinct image of each class is
+    left for training, and at least one image is chosen.
 
     Returns:
         The split of each readable row, by the name of the file.
@@ -373,7 +376,7 @@ def _hold_out(
         if distinct <= test:
             test.remove(max(distinct))
     if not test:
-        # The last image of a class must stay in the training split.
+        # The only distinct image of a class must stay in the training split.
         kept = set().union(*(distinct for distinct in by_label.values() if len(distinct) == 1))
         test = set(sorted(all_digests - kept)[:1])
     if all_digests and not test:
@@ -391,7 +394,7 @@ def _hold_out(
 def _read_chosen(
     files: list[_File], labels: dict[str, np.ndarray], columns: Columns, splits: dict[str, dict[int, str]]
 ) -> Iterator[raw.EncodedImage]:
-    """Yield the images that have been checked. Each split reads all files."""
+    """Yield the images that have a split. All files are read once per split."""
     for split in raw.SPLITS:
         for file in files:
             for row, data, _ in _iter_rows(file, columns):

@@ -1,4 +1,4 @@
-"""Choose the columns of images and labels of a Parquet file, and read the labels and the names of the classes."""
+"""Choose the columns of images and labels in a Parquet file, and read the labels and the names of the classes."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def choose_columns(path: Path, schema: pa.Schema, source: ParquetSource) -> Colu
 
 
 def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.Schema, expected_path: Path) -> None:
-    """Raise UserError if a file does not have the columns of another file of the dataset."""
+    """Raise UserError if a file lacks the columns of another file of the dataset, or has them with other types."""
     for name in filter(None, columns):
         if schema.names.count(name) != 1:
             raise _column_error(
@@ -102,9 +102,10 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
 
 
 def read_roles(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
-    """Return the splits that the values of each other text column name; none if there are many distinct values.
+    """Return which splits the values of each text column name, except for the columns in `columns`.
 
-    The name of a Boolean column such as `is_train` is considered instead of its values.
+    A column with many distinct values names no splits. For a Boolean column such as `is_train`, the name of the column
+    is considered instead of its values.
     """
     schema = file.schema_arrow
     roles = {}
@@ -125,11 +126,11 @@ def read_roles(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
 
 
 def read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """Return the names of the classes in the metadata of a file (key `huggingface`), or None without such names."""
+    """Return the names of the classes in the metadata of a file (key `huggingface`), or None if they are missing."""
     names = _read_features(schema).get(column, {}).get("names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
-    # JSON text may contain escapes of characters that do not exist.
+    # JSON text may contain escapes of lone surrogates, which are not valid characters.
     return [compose(name.encode("utf-8", "backslashreplace").decode()) for name in names]
 
 

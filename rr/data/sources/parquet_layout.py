@@ -1,4 +1,4 @@
-"""Decide which Parquet files are the splits of a dataset, and refuse ambiguous names and missing files."""
+"""Decide which Parquet files belong to which split of a dataset, and refuse ambiguous names and missing files."""
 
 import re
 from collections import Counter, defaultdict
@@ -12,7 +12,7 @@ from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role
 from rr.errors import UserError
 from rr.params import SplitNames
 
-# Names such as train-00000-of-00003, or with a hash at the end; those that Spark writes; and any with a number.
+# Names such as train-00000-of-00003, with or without a hash; names that Spark writes; names that end in a number.
 _SHARD = re.compile(r"(?P<base>.*?)[-_.]?(?P<index>\d+)[-_]of[-_](?P<total>\d+)(?:[-_][0-9a-f]{8,})?")
 _SPARK_PART = re.compile(r"(?P<base>part)-(?P<index>\d+)-[0-9a-f-]{36}.*")
 _NUMBERED = re.compile(r"(?P<base>.*?)(?P<separator>[-_.]?)(?P<index>\d+)")
@@ -28,7 +28,7 @@ class ParquetLayout(NamedTuple):
 
     Attributes:
         train: files of the training images, or of all images if there is no test split.
-        tests: for each possible test split, its name and files, in the order of preference.
+        tests: files of each possible test split, by its name, in order of preference.
         unused: all other files.
         without_images: files that have no column of images.
     """
@@ -44,12 +44,12 @@ class _File(NamedTuple):
 
     Attributes:
         name: path relative to the folder of the dataset.
-        roles: splits that the names of its folders and of the file itself mean.
-        config: the folders that do not mean a split.
-        group: equal for the files of a numbered set.
+        roles: splits that the names of the file and its folders stand for.
+        config: path of the folders whose names do not stand for a split.
+        group: key that is equal for all files of a numbered set.
         number: number of the file in its set, or None.
         total: number of files in its set, if the name states it.
-        is_separated: whether the number cannot be a part of the name, as in `cifar10`.
+        is_separated: whether the number is certainly not part of the name, unlike the number in `cifar10`.
     """
 
     name: str
@@ -137,7 +137,7 @@ def _parse(name: str) -> _File:
 
 
 def _group(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:
-    """Return the files by the set that they belong to according to their names."""
+    """Group the files into sets according to their names."""
     groups: dict[tuple[str, ...], list[_File]] = defaultdict(list)
     for file in files:
         groups[file.group].append(file)
@@ -145,7 +145,7 @@ def _group(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:
 
 
 def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File] | None = None) -> None:
-    """Raise UserError if files of a numbered set are missing.
+    """Raise UserError if files of a numbered set are missing, or if their numbers are inconsistent.
 
     Args:
         root: the folder of the files.
@@ -188,7 +188,7 @@ def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File]
 
 
 def _stated_layout(root: Path, files: Sequence[_File], splits: SplitNames) -> ParquetLayout:
-    """Return the files that the patterns in params.yaml match."""
+    """Return the files that match the patterns in params.yaml."""
     groups = _group(files)
     chosen: dict[str, list[str]] = {}
     for split, pattern in (("train", splits.train), ("test", splits.test)):

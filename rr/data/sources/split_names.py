@@ -19,9 +19,9 @@ _WORD_BOUNDARY = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])|(?<=[^\W\d])(?=\d)|(?<=
 
 
 def find_role(name: str) -> str | None:
-    """Return the split that the name of a folder or a file means: "train", one of TEST_ROLES, or None.
+    """Return the split that the name of a folder or a file stands for: "train", one of TEST_ROLES, or None.
 
-    Upper and lower case, separators and digits at the end make no difference.
+    Case, separators and digits at the end are ignored.
     """
     match = _PATTERN.fullmatch(re.sub(r"[-_. ]", "", path_to_text(name).casefold()))
     return match.lastgroup if match else None

@@ -1,6 +1,6 @@
 """STL-10 (Coates, Ng & Lee, 2011; https://cs.stanford.edu/~acoates/stl10): images of 96 × 96 pixels from ImageNet.
 
-A file `…_X.bin` holds uint8 (N, 3, columns, rows): the channels of an image follow each other, each stored by columns.
+A file `…_X.bin` holds uint8 (N, 3, columns, rows): each image is stored channel by channel, in column-major order.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ def read_dataset(source: Stl10Source, download_dir: Path, local_copy: Path | Non
 
     Args:
         source: the dataset's `source` section in params.yaml.
-        download_dir: folder that keeps the archive and the extracted files.
-        local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
+        download_dir: folder for the archive and the extracted files.
+        local_copy: the official archive, or a folder that holds the archive or its contents. If None, it is downloaded.
 
     Raises:
         UserError: if a file is missing, if a checksum differs, or if the download fails.

@@ -23,12 +23,12 @@ _HINT = "delete this copy and download the official archive again"
 def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return the 500 training images of each class, and the 10,000 official validation images as test images.
 
-    No checksum of the archive is published. Therefore the checksum of each member of a zip archive is verified when it
-    is read, and the number of images of each class is verified.
+    No checksum of the archive is published. Therefore, the checksum of each member of a zip archive is verified when
+    the member is read. The numbers of training images per class and of validation images are verified too.
 
     Args:
-        download_dir: folder that keeps the downloaded archive and, if the copy is a tar archive, the extracted files.
-        local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
+        download_dir: folder for the downloaded archive and, if the copy is a tar archive, the extracted files.
+        local_copy: the official archive, or a folder that holds the archive or its contents. If None, it is downloaded.
 
     Raises:
         UserError: if the download fails, if the archive is damaged, or if the number of images is wrong.
@@ -101,7 +101,7 @@ def _make_class_names(wnids: list[str], lines: list[str]) -> list[str]:
 
 
 def _read_lines(tree: FileTree, name: str, path: Path) -> list[str]:
-    """Return the non-blank lines of a text file in the tree; `path` is named in the error message."""
+    """Return the non-blank lines of a text file in the tree; the error message names `path`."""
     if name not in tree.names:
         raise UserError(f"{path} contains no {name}: {_HINT}")
     return [line for line in tree.read(name).decode("utf-8", "replace").splitlines() if line.strip()]

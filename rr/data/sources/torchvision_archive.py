@@ -23,13 +23,13 @@ class TorchvisionDataset(Protocol):
 def ensure_extracted(
     dataset: type[TorchvisionDataset], files: list[tuple[str, str]], local_copy: Path | None, download_dir: Path
 ) -> Path:
-    """Return the folder with the extracted files of a dataset, after verifying that all of `files` are in it.
+    """Return the folder with the extracted files of a dataset, after verifying all of `files`.
 
     Args:
         dataset: a class in `torchvision.datasets`.
         files: name and MD5 of each required file.
-        local_copy: the official archive, or a folder that holds the archive or its contents. None downloads it.
-        download_dir: folder that keeps the archive and the extracted files.
+        local_copy: the official archive, or a folder that holds the archive or its contents. If None, it is downloaded.
+        download_dir: folder for the archive and the extracted files.
 
     Raises:
         UserError: if the copy is incomplete, if a checksum differs, or if the download fails.
