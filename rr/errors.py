@@ -23,7 +23,7 @@ class ReportedByAnotherRank(Exception):
         self.code = code
 
 
-def format_suggestion(word: str, valid_words: Iterable[str]) -> str:
+def format_alternatives(word: str, valid_words: Iterable[str]) -> str:
     """Return the end of an error message about an unknown word: the most similar valid word, or else all of them."""
     words = sorted(valid_words)
     matches = get_close_matches(word, words, n=1)

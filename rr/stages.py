@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from rr import paths
 from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
-from rr.errors import UserError, format_suggestion
+from rr.errors import UserError, format_alternatives
 from rr.params import BackboneName, DatasetConfig, Params, load_params
 from rr.params.methods import TrainableConfig
 from rr.runtime.gpu_lock import acquire_device
@@ -284,7 +284,7 @@ def _lookup(params: Params, section: str, name: str, option: str | None = None) 
     configs = getattr(params, section)
     if name not in configs:
         raise UserError(
-            f"{option or f'--{section[:-1]}'} {name}: not in params.yaml; {format_suggestion(name, configs)}"
+            f"{option or f'--{section[:-1]}'} {name}: not in params.yaml; {format_alternatives(name, configs)}"
         )
     return configs[name]
 
@@ -353,7 +353,7 @@ def _register_with_engines(run: grid.StageRun, params_file: Path) -> None:
 def _pretrain_paths(dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:
     if backbone not in get_args(BackboneName):
         raise UserError(
-            f"--backbone {backbone}: unknown backbone; {format_suggestion(backbone, get_args(BackboneName))}"
+            f"--backbone {backbone}: unknown backbone; {format_alternatives(backbone, get_args(BackboneName))}"
         )
     return paths.PretrainPaths(dataset, backbone, method, seed)
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from rr.bench.measure import Timing, process_cpu_seconds
+from rr.bench.measure import Timing, cpu_seconds_with_children
 
 _PREFIX = "turn "  # prefix of the lines in which a program reports the times of its turns
 
@@ -42,7 +42,7 @@ class StepGate:
         if self._steps_left:
             return
         self._steps_left = self._steps
-        seconds = [time.perf_counter() - self._wall, process_cpu_seconds() - self._cpu]
+        seconds = [time.perf_counter() - self._wall, cpu_seconds_with_children() - self._cpu]
         print(_PREFIX + json.dumps(seconds), flush=True)
         self._wait()
 
@@ -50,7 +50,7 @@ class StepGate:
         if not sys.stdin.readline():
             # Worker processes end with their parent, so there is nothing to clean up.
             raise SystemExit
-        self._wall, self._cpu = time.perf_counter(), process_cpu_seconds()
+        self._wall, self._cpu = time.perf_counter(), cpu_seconds_with_children()
 
 
 class WorkerProcess:
@@ -103,7 +103,7 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def start_workers(commands: Sequence[Sequence[str]]) -> Iterator[list[WorkerProcess]]:
-    """Start a program for each command. Kill the programs at the end of the context."""
+    """Start a program for each command. Kill the programs when the context exits."""
     workers: list[WorkerProcess] = []
     try:
         for command in commands:

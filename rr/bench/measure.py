@@ -94,7 +94,7 @@ class PartResult:
     notes: list[str] = field(default_factory=list)
 
 
-def process_cpu_seconds() -> float:
+def cpu_seconds_with_children() -> float:
     """Return the CPU time used so far by this process and its children that have ended.
 
     On Linux, running children that were started by `multiprocessing` are included.
@@ -110,9 +110,9 @@ def process_cpu_seconds() -> float:
 
 def time_once(function: Callable[[], object]) -> Timing:
     """Return the time of one call of `function`."""
-    cpu, wall = process_cpu_seconds(), time.perf_counter()
+    cpu, wall = cpu_seconds_with_children(), time.perf_counter()
     function()
-    return Timing(time.perf_counter() - wall, process_cpu_seconds() - cpu)
+    return Timing(time.perf_counter() - wall, cpu_seconds_with_children() - cpu)
 
 
 def time_interleaved(candidates: Sequence[Candidate], repeats: int, warmup: int = 1) -> list[list[Timing]]:

@@ -1,4 +1,4 @@
-"""The training programs that take turns.
+"""The training programs that the benchmarks run alternately.
 
 `python -m rr.bench.workers rr|reference TASK` runs one of them. TASK is a `TrainingTask` as JSON.
 """

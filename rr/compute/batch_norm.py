@@ -20,7 +20,7 @@ class BatchNormStats(NamedTuple):
 
     @classmethod
     def from_module(cls, norm: nn.BatchNorm1d) -> Self:
-        """Return the running statistics if `norm` is in eval mode, and None for both if it is in training mode."""
+        """Return the running mean and variance of `norm` in eval mode, and no statistics in training mode."""
         return cls(None, None, norm.eps) if norm.training else cls(norm.running_mean, norm.running_var, norm.eps)
 
 

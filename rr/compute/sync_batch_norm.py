@@ -16,7 +16,7 @@ from rr.compute.precision import at_least_float32
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Compute the same as BatchNorm1d, 2d or 3d on the concatenated mini-batches of all processes.
+    """Give the same results as BatchNorm1d, 2d or 3d applied to the concatenated mini-batches of all processes.
 
     Outputs, input gradients and running statistics are those of the concatenated mini-batch. Each process computes its
     contribution to the gradients of weight and bias; the sum over the processes is the complete gradient. All processes

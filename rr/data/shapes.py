@@ -163,7 +163,7 @@ def _object_coordinates(size: int, centers: np.ndarray, angles: np.ndarray) -> t
 
 
 def _antialias(distances: np.ndarray, size: int) -> np.ndarray:
-    """Convert signed distances (negative inside) to the fraction of each pixel that is covered: a ramp of one pixel."""
+    """Convert signed distances (negative inside) to covered fractions of pixels, with a ramp one pixel wide."""
     return np.clip(0.5 - distances * size, 0, 1)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rr import backbones
 from rr.backbones.weights import save_backbone
-from rr.errors import UserError, format_suggestion, raise_if_lfs_pointer
+from rr.errors import UserError, format_alternatives, raise_if_lfs_pointer
 from rr.params import BackboneName
 from rr.paths import PARAMS_FILE
 from rr.runtime.formatting import format_count
@@ -69,9 +69,8 @@ def import_backbone(file: Path, backbone_name: str, output: Path | None = None, 
             infinite values, or if `key` is missing or wrong.
     """
     if backbone_name not in get_args(BackboneName):
-        raise UserError(
-            f"--backbone {backbone_name}: unknown backbone; {format_suggestion(backbone_name, get_args(BackboneName))}"
-        )
+        alternatives = format_alternatives(backbone_name, get_args(BackboneName))
+        raise UserError(f"--backbone {backbone_name}: unknown backbone; {alternatives}")
     if not file.is_file():
         raise UserError(f"{file} is not an existing file: give the path of a checkpoint")
     output = output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from rr.errors import UserError, format_suggestion
+from rr.errors import UserError, format_alternatives
 from rr.params.base import NAME, RENAMED_KEYS, SHA256
 from rr.params.root import Params
 from rr.views.augmentation import Augmentation
@@ -127,14 +127,14 @@ def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
         new_key = RENAMED_KEYS.get(path[-1])
         if new_key in valid_keys:
             return f"{where}: this key is now called '{new_key}'"
-        return f"{where}: unknown key; {format_suggestion(path[-1], valid_keys)}"
+        return f"{where}: unknown key; {format_alternatives(path[-1], valid_keys)}"
     if details["type"] == "missing":
         return f"{where}: this key is missing"
     if details["type"].startswith("union_tag"):
         if "tag" not in context:
             return f"{where}.kind: this key is missing"
         valid_kinds = context["expected_tags"].replace("'", "").split(", ")
-        return f"{where}.kind: unknown '{context['tag']}'; {format_suggestion(context['tag'], valid_kinds)}"
+        return f"{where}.kind: unknown '{context['tag']}'; {format_alternatives(context['tag'], valid_kinds)}"
     message = _PATTERN_MESSAGES.get(context.get("pattern"), details["msg"].removeprefix("Value error, "))
     if not where:
         return message

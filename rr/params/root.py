@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rr.errors import format_suggestion
+from rr.errors import format_alternatives
 from rr.params.base import Name, StrictModel
 from rr.params.datasets import DatasetConfig
 from rr.params.methods import BackboneName, MethodConfig
@@ -94,5 +94,5 @@ def lookup(section: dict[str, Any], name: str, where: str) -> Any:
         ValueError: if `name` is not in the section. The message starts with `where` and suggests a similar name.
     """
     if name not in section:
-        raise ValueError(f"{where}: unknown '{name}'; {format_suggestion(name, section)}")
+        raise ValueError(f"{where}: unknown '{name}'; {format_alternatives(name, section)}")
     return section[name]

@@ -1,8 +1,8 @@
 """Train a method in several processes, with the same loss and the same gradients as in a single process.
 
-Each process has all weights. It computes the views of its part of the mini-batch and encodes them with the backbone,
-whose batch norms are synchronized. The representations z are then gathered in the same order as in a single process.
-Each process computes the complete loss L(z, h), in which h denotes the weights of the head.
+Each process has a full copy of the weights. It computes the views of its part of the mini-batch and encodes them with
+the backbone, whose batch norms are synchronized. The representations z are then gathered in the same order as in a
+single process. Each process computes the complete loss L(z, h), in which h denotes the weights of the head.
 
 DistributedDataParallel averages gradients over the N processes. The gradient dL/dh is the same in all of them, so
 averaging does not change it. The gradient of the backbone's weights w is the sum over the processes r of dL/dz_r ·

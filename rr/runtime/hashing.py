@@ -23,7 +23,7 @@ def code_sha256(path: Path) -> str:
     """Return a SHA-256 of a file of code that does not depend on its comments, docstrings and formatting.
 
     A Python module is hashed by its syntax tree; Python 3.11 to 3.13 give the same hash. Any other file, and a module
-    with a syntax error, is hashed by its bytes.
+    with a syntax error, is hashed as it is.
     """
     return _module_sha256(path.read_bytes()) if path.suffix == ".py" else file_sha256(path)
 

@@ -98,7 +98,7 @@ def estimate_output_bytes(backbone: str) -> int:
 
 @cache
 def _count_values(name: str, image_size: int) -> tuple[int, int]:
-    """Return the number of weights of a backbone, and of the values that its convolutions output for one image."""
+    """Return the number of weights of a backbone, and of values that its convolutions output for an image."""
     num_outputs = 0
 
     def count_outputs(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:

@@ -22,7 +22,7 @@ def keep_former_outputs() -> None:
     """Change Snakemake in this process, so that a failed or killed job keeps its former outputs and their metadata.
 
     This relies on `rr`, which replaces the outputs of a stage only when all new ones are complete. The Snakefile calls
-    this function, also in the processes that Snakemake starts on the nodes of a cluster.
+    this function, including in the processes that Snakemake starts on the nodes of a cluster.
 
     Raises:
         WorkflowError: if this version of Snakemake lacks one of the methods. In this case, nothing is changed.

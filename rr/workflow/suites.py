@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from rr import paths
-from rr.errors import UserError, format_suggestion
+from rr.errors import UserError, format_alternatives
 from rr.params import load_params, parse_params, parse_yaml, read_utf8
 from rr.params.base import NAME
 from rr.runtime.atomic import write_text
@@ -143,7 +143,7 @@ def _add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
         base = values.pop("base", "")
         if base not in methods:
             problem = f"unknown method '{base}'" if base else "no method is given"
-            raise UserError(f"suite {suite}, methods.{variant}.base: {problem}; {format_suggestion(base, methods)}")
+            raise UserError(f"suite {suite}, methods.{variant}.base: {problem}; {format_alternatives(base, methods)}")
         # Make a full copy, so that all values of this method can be read in one place.
         methods[variant] = {**copy.deepcopy(dict(methods[base])), **values}
 
@@ -155,7 +155,7 @@ def _suite_names() -> list[str]:
 def _require_suite(name: str) -> None:
     names = _suite_names()
     if name not in names:
-        remedy = format_suggestion(name, names) if names else "run rr in the root folder of the project"
+        remedy = format_alternatives(name, names) if names else "run rr in the root folder of the project"
         raise UserError(f"unknown suite '{name}': there is no file {SUITES / name}.yaml; {remedy}")
 
 

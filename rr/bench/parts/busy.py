@@ -57,7 +57,7 @@ def run(settings: Settings) -> PartResult:
 
 @contextlib.contextmanager
 def stopped_loops(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start programs that use a core each, and stop them (SIGSTOP). Kill them at the end of the context."""
+    """Start programs that use a core each, and stop them (SIGSTOP). Kill them when the context exits."""
     loops: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):

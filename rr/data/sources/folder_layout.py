@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rr.data.folder import FolderListing, file_suffix
 from rr.data.names import compose, display_name, format_names, path_to_text, printable
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role, split_words
-from rr.errors import UserError, format_suggestion
+from rr.errors import UserError, format_alternatives
 from rr.params import FolderSource, SplitNames
 from rr.runtime.formatting import format_count
 
@@ -145,7 +145,7 @@ def _stated_folders(tree: _Tree, splits: SplitNames) -> dict[str, str]:
             known = [printable(folder) for folder in by_text if "/" not in folder or len(by_text) <= 10]
             raise UserError(
                 f"splits.{split}: {tree.path('')} has no folder {printable(name)}. Correct it in the source of this "
-                f"dataset in params.yaml; {format_suggestion(name, known)}"
+                f"dataset in params.yaml; {format_alternatives(name, known)}"
             )
         folders[split] = by_text[text]
     train, test = folders["train"], folders.get("test")

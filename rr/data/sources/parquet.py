@@ -21,8 +21,8 @@ from rr.data.sources.parquet_columns import (
     check_columns,
     choose_columns,
     describe_columns,
+    has_any_label,
     has_image_column,
-    has_labels,
     missing_image_problem,
     read_class_names,
     read_labels,
@@ -199,7 +199,7 @@ def _choose_test(
     def is_labeled(files: Iterable[_File]) -> bool:
         for file in files:
             with file.open() as content:
-                if has_labels(content, columns):
+                if has_any_label(content, columns):
                     return True
         return False
 
@@ -227,9 +227,9 @@ def _refuse_split_column(files: list[_File], columns: Columns) -> None:
     for name, found in roles.items():
         if name.lower() == "split" or (TRAIN in found and len(found) > 1):
             raise UserError(
-                f"{display_name(files[0].path)} has a column '{printable(name)}', which is not used: write a file for "
-                "each split, named train.parquet and test.parquet, or set `splits: none` in the source of this dataset "
-                "in params.yaml to ignore the column"
+                f"{display_name(files[0].path)} has a column '{printable(name)}' that seems to assign rows to splits, "
+                "but rr does not read it: write one file for each split (train.parquet and test.parquet), or set "
+                "`splits: none` in the source of this dataset in params.yaml to ignore the column"
             )
 
 
@@ -284,7 +284,10 @@ def _read_names(files: list[_File], labels: dict[str, list[Any]], column: str) -
             label = next((i for i, pair in enumerate(zip(names, file_names)) if len({*pair}) > 1), None)  # noqa: B905
             where = f"{display_name(file.path)} and {display_name(first.path)} have different class names"
             if label is None:
-                raise UserError(f"{where}: {len(file_names):,} and {len(names):,}. Export the files again together")
+                raise UserError(
+                    f"{where}: the former has {len(file_names):,}, the latter {len(names):,}. Export all files again "
+                    "from the same dataset"
+                )
             raise UserError(
                 f"{where}: label {label} is {printable(file_names[label])} in the former, but "
                 f"{printable(names[label])} in the latter. Export the files again with the same order of classes"

@@ -68,7 +68,7 @@ def has_image_column(schema: pa.Schema, source: ParquetSource) -> bool:
     return any(schema.names.count(name) == 1 and is_image_type(schema.field(name).type) for name in names)
 
 
-def has_labels(file: pq.ParquetFile, columns: Columns) -> bool:
+def has_any_label(file: pq.ParquetFile, columns: Columns) -> bool:
     """Return whether a file has at least one label."""
     if columns.label is None or columns.label not in file.schema_arrow.names:
         return False

@@ -158,8 +158,8 @@ def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File]
     totals = {file.total for file in files}
     if len(totals) > 1:
         raise UserError(
-            f"{where} has files of different sets: {_list(files)}. Remove those that do not belong to the dataset, or "
-            "download them again"
+            f"{where} has files whose names state different numbers of files: {_list(files)}. Remove those that do not "
+            "belong to the dataset, or download them again"
         )
     (total,) = totals
     counts = Counter(file.number for file in existing or files if file.number is not None)
@@ -175,15 +175,15 @@ def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File]
         last = total - 1 + first
     if max(counts) > last:
         raise UserError(
-            f"{where}: the number of {_list([max(files, key=lambda f: f.number or 0)])} exceeds the total in its name: "
+            f"{where}: {_list([max(files, key=lambda f: f.number or 0)])} has a number above the total in its name: "
             "download the files again"
         )
     missing = [str(number) for number in range(first, min(last, 10**5) + 1) if number not in counts]
     if missing:
         numbers = format_names(missing)
         raise UserError(
-            f"{where}: files are missing. The set of {_list(files[:1])} should have the numbers {first} to {last}, but "
-            f"has none for {numbers}. Download these files, or rename the others to use only those"
+            f"{where}: files are missing. Files named like {_list(files[:1])} should have the numbers {first} to "
+            f"{last}, but have none for {numbers}. Download these files, or renumber the others to use only those"
         )
 
 
