@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from rr import __version__, paths
-from rr.errors import ReportedByAnotherRank, UserError, explain_os_error
+from rr.errors import ReportedByAnotherRank, UserError, explain_missing_package, explain_os_error
 from rr.runtime import signals
 from rr.runtime.progress import Progress, is_main_process
 
@@ -93,6 +93,15 @@ def options(
     ] = False,
 ) -> None:
     """Run self-supervised relational reasoning, stage by stage: fetch, convert, pretrain, evaluate, report."""
+
+
+@app.command()
+def init() -> None:
+    """Create a project in this folder: params.yaml, the pipelines and suites, and a link to the installed code."""
+    from rr.project import create_project
+
+    create_project(Path.cwd())
+    print(f"{Path.cwd()} is a project now: run the example with dvc repro, or snakemake --cores 8")
 
 
 @app.command()
@@ -416,8 +425,8 @@ def main() -> None:
         _exit_with_message(str(error))
     except ReportedByAnotherRank as error:
         sys.exit(error.code)
-    except OSError as error:
-        explained = explain_os_error(error)
+    except (OSError, ModuleNotFoundError) as error:
+        explained = explain_os_error(error) if isinstance(error, OSError) else explain_missing_package(error)
         if explained is None:
             raise
         _exit_with_message(str(explained))

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from rr.errors import explain_missing_package
+
 SYSTEM_LIBRARIES = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}  # pkg-config module: apt package
 
 
@@ -34,8 +36,9 @@ def _run_check(check: Callable[[], str]) -> bool:
     try:
         print(f"ok    {name}: {check()}", flush=True)
     except Exception as error:  # a check may raise any error, and the remaining checks should still run
-        hint = ": install the packages in requirements.lock" if isinstance(error, ImportError) else ""
-        print(f"FAIL  {name}: {error}{hint}", flush=True)
+        explained = explain_missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+        hint = ": install the packages in requirements.lock" if isinstance(error, ImportError) and not explained else ""
+        print(f"FAIL  {name}: {explained or error}{hint}", flush=True)
         return False
     return True
 

@@ -6,6 +6,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+# Packages that are installed only with an extra of this project, and the name of the extra (pyproject.toml).
+_EXTRAS = {
+    **dict.fromkeys(("ffcv", "dvc", "snakemake", "matplotlib"), "workflow"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+    **dict.fromkeys(("kornia", "lightly", "albumentations"), "bench"),
+}
+
 
 class UserError(Exception):
     """A mistake in the input, or a problem with the machine, that the user can fix.
@@ -63,6 +70,17 @@ def explain_os_error(error: OSError) -> UserError | None:
         case errno.EIO:
             return UserError(f"input/output error{where}: the disk or its connection may be failing; check it")
     return None
+
+
+def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:
+    """Return a UserError that says how to install a package of an extra of this project, or None for other packages."""
+    name = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(name)
+    if extra is None:
+        return None
+    remedy = f"run pip install 'relational-reasoning[{extra}]'"
+    libraries = ". FFCV is compiled with OpenCV and TurboJPEG (Debian: libopencv-dev, libturbojpeg0-dev)"
+    return UserError(f"the package {name} is not installed: {remedy}{libraries if name == 'ffcv' else ''}")
 
 
 def _is_about_shared_memory(error: OSError) -> bool:

@@ -35,7 +35,7 @@ def make_candidates(
     }
     for name, make in functions.items():
         if importlib.util.find_spec(name) is None:
-            notes.append(f"{name} is not installed. To include it, run pip install 'rr[bench]'.")
+            notes.append(f"{name} is not installed. To include it, run pip install {name}.")
             continue
         try:
             candidates.append(make(images, image_size, views, images_per_call))

@@ -42,7 +42,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int = 
     missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None] if format == "onnx" else []
     if missing:
         raise UserError(
-            f"--format onnx needs the packages {', '.join(missing)}: run pip install '.[export]' in the project folder"
+            f"--format onnx needs the packages {', '.join(missing)}: run pip install 'relational-reasoning[export]'"
         )
     backbone = load_backbone(weights)
     generator = torch.Generator().manual_seed(0)

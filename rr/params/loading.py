@@ -29,7 +29,10 @@ def load_params(path: Path) -> Params:
         UserError: if the file is missing, is not valid YAML, or has mistakes. The message has one line per mistake.
     """
     if not path.is_file():
-        raise UserError(f"{path} not found: run rr in the root folder of the project, or give the file with --params")
+        raise UserError(
+            f"{path} not found: run rr in the root folder of a project (rr init creates one), or give the file with "
+            "--params"
+        )
     return parse_params(read_utf8(path), path)
 
 

@@ -8,7 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "ffcv", "numba", "numpy", "pyarrow", "scikit-learn", "dvc", "snakemake")
+PACKAGES = (
+    "relational-reasoning",
+    "torch",
+    "torchvision",
+    "ffcv",
+    "numba",
+    "numpy",
+    "pyarrow",
+    "scikit-learn",
+    "dvc",
+    "snakemake",
+)
 _TRACKED_PATHS = ("rr", "workflow", "params.yaml", "dvc.yaml", "Snakefile")
 _GIT_OPTIONS: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1, "stdin": subprocess.DEVNULL}
 

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from rr import paths
 from rr.errors import UserError
+from rr.project import PACKAGE, PROJECT_FILES, is_checkout
 from rr.runtime.atomic import replace_together, write_text
 from rr.runtime.energy import measure_energy
 from rr.runtime.hashing import code_sha256, file_sha256, json_sha256
@@ -22,17 +23,21 @@ from rr.runtime.machine import describe_machine, git_commit, peak_memory_mib
 from rr.runtime.status import track_run
 from rr.workflow.grid import StageRun
 
-ROOT = Path(__file__).parents[2]
 CODE_SUFFIXES = (".py", ".html", ".css", ".js", ".md", ".csv")
+_REMEDY = (
+    "run `make setup` here, and use .venv/bin/rr of this folder"
+    if is_checkout()
+    else "run `rr init` here, which links the folder rr to the installed code"
+)
 _SECTIONS = ("params", "inputs", "code", "outputs")
 
 
-def code_files(stage: str, root: Path = ROOT) -> list[Path]:
-    """Return the files of code that determine a stage's result, as listed in `dvc.yaml`, relative to `root`.
+def code_files(stage: str, root: Path = PACKAGE.parent, pipeline: Path = PROJECT_FILES / "dvc.yaml") -> list[Path]:
+    """Return the files of code that determine a stage's result, as listed in `pipeline`, relative to `root`.
 
     A folder in the list stands for its modules and templates; `.dvcignore` hides all other files from DVC.
     """
-    entry = YAML(typ="safe", pure=True).load(root / "dvc.yaml")["stages"][stage]
+    entry = YAML(typ="safe", pure=True).load(pipeline)["stages"][stage]
     files = set()
     for path in (root / dependency for dependency in entry["deps"] if dependency.startswith("rr/")):
         files |= {file for file in path.rglob("*") if file.suffix in CODE_SUFFIXES} if path.is_dir() else {path}
@@ -48,11 +53,11 @@ def code_hashes(stage: str) -> dict[str, str]:
     """
     hashes = {}
     for path in code_files(stage):
-        hashes[str(path)] = code_sha256(ROOT / path)
+        hashes[str(path)] = code_sha256(PACKAGE.parent / path)
         if Path("dvc.yaml").is_file() and (not path.is_file() or code_sha256(path) != hashes[str(path)]):
             raise UserError(
-                f"the running rr is installed from {ROOT}, but this folder has different code ({path} differs or is "
-                "missing): run `make setup` here, and use .venv/bin/rr of this folder"
+                f"the running rr is installed from {PACKAGE.parent}, but this folder has different code ({path} "
+                f"differs or is missing): {_REMEDY}"
             )
     return hashes
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from rr import paths
 from rr.errors import UserError
 from rr.params import Params
+from rr.project import PACKAGE
 from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.progress import Progress
 from rr.workflow import grid
 from rr.workflow.grid import StageRun
-from rr.workflow.records import ROOT, code_files, load_record
+from rr.workflow.records import code_files, load_record
 
 
 def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
@@ -51,7 +52,7 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
     for kind, files in current.items():
         role = f"{kind.removesuffix('s')} of {run.folder}"
         for name in files:
-            path, hash_function = (ROOT / name, code_sha256) if kind == "code" else (name, hash_file)
+            path, hash_function = (PACKAGE.parent / name, code_sha256) if kind == "code" else (name, hash_file)
             if str(name) not in record[kind]:
                 messages.append(f"{name} ({role}) is not in the record of the run")
             elif not path.is_file():

@@ -26,13 +26,14 @@ def test_versions_are_allowed_by_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     dependencies = [
         *project["dependencies"],
+        *project["optional-dependencies"]["workflow"],
         *project["optional-dependencies"]["dev"],
         *project["optional-dependencies"]["export"],
         *project["optional-dependencies"]["slurm"],
     ]
     for line in dependencies:
         requirement = Requirement(line)
-        if requirement.name == "rr":
+        if requirement.name == project["name"]:
             continue
         versions = locked[canonicalize_name(requirement.name)]
         assert versions, line

@@ -438,7 +438,9 @@ def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypat
 def test_onnx_without_its_packages_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(UserError, match=r"needs the packages onnxscript: run pip install '\.\[export\]'"):
+    with pytest.raises(
+        UserError, match=r"needs the packages onnxscript: run pip install 'relational-reasoning\[export\]'"
+    ):
         export_backbone(tmp_path / "b.safetensors", "onnx", tmp_path / "out")
     with pytest.raises(UserError, match=r"b\.safetensors is the input file"):
         export_backbone(tmp_path / "b.safetensors", "safetensors", tmp_path / "b.safetensors")

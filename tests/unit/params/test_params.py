@@ -141,7 +141,7 @@ def test_file_that_is_not_utf8_raises(tmp_path: Path) -> None:
 
 
 def test_missing_file_raises(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not found: run rr in the root folder of the project"):
+    with pytest.raises(UserError, match="not found: run rr in the root folder of a project"):
         load_params(tmp_path / "params.yaml")
 
 

@@ -109,7 +109,7 @@ def edit_copy_of_rr(text: str) -> None:
 
 
 def test_run_matches_its_record_after_an_edit_of_a_comment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(verify, "ROOT", tmp_path)
+    monkeypatch.setattr(verify, "PACKAGE", tmp_path / "rr")
     edit_copy_of_rr("# a comment\n")
     assert verify.describe_mismatches(RUN) == []
     edit_copy_of_rr("CONSTANT = 1\n")

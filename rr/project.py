@@ -1,0 +1,72 @@
+"""Create the folder of a project for an installed `rr`. A clone of the repository is such a folder already.
+
+A project contains the parameters, the pipeline files of both engines, the suites, and `rr`: a link to the package, so
+that the engines notice when another version of it is installed.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from rr.errors import UserError
+from rr.runtime.atomic import write_text
+
+PACKAGE = Path(__file__).parent
+# A wheel contains the files of a project in the package (pyproject.toml); in a clone, they are next to it.
+PROJECT_FILES = PACKAGE / "project" if (PACKAGE / "project").is_dir() else PACKAGE.parent
+
+_FILES = ("params.yaml", "dvc.yaml", "Snakefile", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+_FOLDERS = ("workflow/profiles", "workflow/report", "workflow/rules", "workflow/suites")
+_LINKS = {"rr": PACKAGE, "profiles": Path("workflow/profiles")}  # Snakemake looks for profiles next to the Snakefile
+_LINKED_CODE = "\n# The installed package, linked by `rr init`.\n/rr\n"
+
+
+def is_checkout() -> bool:
+    """Return whether the running package is in a clone of the repository."""
+    return PROJECT_FILES != PACKAGE / "project"
+
+
+def is_project(folder: Path) -> bool:
+    """Return whether `folder` is a project or a clone of the repository."""
+    return (folder / "dvc.yaml").is_file() and (folder / "rr").exists()
+
+
+def create_project(folder: Path) -> None:
+    """Write the files of a new project to `folder`, and initialize git if necessary.
+
+    In a folder that is a project already, missing files are added and the link to the package is renewed.
+
+    Raises:
+        UserError: if the folder contains other files with the names of a project's files, or if git is missing. Nothing
+            has been written then.
+    """
+    git = shutil.which("git")
+    if git is None:
+        raise UserError("git is not installed, and DVC needs it: install git, then run rr init again")
+    _check_folder(folder)
+    for file in _project_files():
+        target = folder / file
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = (PROJECT_FILES / file).read_text(encoding="utf-8")
+            write_text(target, text + _LINKED_CODE if file == Path(".gitignore") else text)
+    for name, destination in _LINKS.items():
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(destination)
+    if subprocess.run([git, "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
+        subprocess.run([git, "init", "--quiet"], cwd=folder, check=True)
+
+
+def _project_files() -> list[Path]:
+    folders = (file for name in _FOLDERS for file in (PROJECT_FILES / name).rglob("*") if file.is_file())
+    return [Path(name) for name in _FILES] + sorted(file.relative_to(PROJECT_FILES) for file in folders)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UserError if a new project in `folder` would mix with files that are not part of one."""
+    for name in _LINKS:
+        if (folder / name).exists() and not (folder / name).is_symlink():
+            raise UserError(f"{folder.resolve()} contains a file or folder {name}: use another folder for the project")
+    existing = [file for file in _project_files() if (folder / file).exists() and file != Path(".gitignore")]
+    if existing and not (folder / "rr").is_symlink():
+        raise UserError(f"{folder.resolve()} contains {existing[0]}: use another folder for the project")

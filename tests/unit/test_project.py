@@ -1,0 +1,63 @@
+"""Tests of `rr init`, which creates a project for an installed `rr`."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from rr.errors import UserError
+from rr.project import PACKAGE, create_project, is_project
+
+
+def list_tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if ".git" not in path.relative_to(folder).parts}
+
+
+def test_new_project_has_the_files_of_a_clone(tmp_path: Path) -> None:
+    create_project(tmp_path)
+    assert is_project(tmp_path)
+    assert Path(os.readlink(tmp_path / "rr")) == PACKAGE
+    assert (tmp_path / "profiles/default/profile.yaml").is_file()
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in ("params.yaml", "dvc.yaml", "Snakefile", ".dvcignore", ".dvc/config"):
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
+    for folder in ("rules", "suites", "profiles", "report"):
+        files = {name for name in tracked if name.startswith(f"workflow/{folder}/")}
+        assert files
+        assert files <= list_tree(tmp_path)
+
+
+def test_git_ignores_the_link_to_the_code(tmp_path: Path) -> None:
+    create_project(tmp_path)
+    subprocess.run(["git", "check-ignore", "--quiet", "rr"], cwd=tmp_path, check=True)
+
+
+def test_existing_project_keeps_its_files_and_renews_its_links(tmp_path: Path) -> None:
+    create_project(tmp_path)
+    (tmp_path / "params.yaml").write_text("changed")
+    (tmp_path / "Snakefile").unlink()
+    (tmp_path / "rr").unlink()
+    (tmp_path / "rr").symlink_to(tmp_path / "an/older/environment")
+    create_project(tmp_path)
+    assert (tmp_path / "params.yaml").read_text() == "changed"
+    assert (tmp_path / "Snakefile").read_bytes() == (ROOT / "Snakefile").read_bytes()
+    assert (tmp_path / "rr").resolve() == PACKAGE
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "Snakefile", "rr/__init__.py", "profiles/default/config.yaml"])
+def test_folder_with_other_files_is_refused_and_unchanged(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("")
+    before = list_tree(tmp_path)
+    with pytest.raises(UserError, match="use another folder for the project"):
+        create_project(tmp_path)
+    assert list_tree(tmp_path) == before
+
+
+def test_git_is_required_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="git is not installed"):
+        create_project(tmp_path)
+    assert list_tree(tmp_path) == set()
