@@ -50,7 +50,7 @@ def test_version_is_the_version_of_the_package(rr: RunRr) -> None:
     outcome = rr("--version")
     assert outcome.code == 0
     assert outcome.out.strip() == f"rr {__version__}"
-    assert __version__ == metadata.version("rr")
+    assert __version__ == metadata.version("relational-reasoning")
 
 
 @pytest.mark.parametrize("arguments", [("fetsh",), ("fetch",), ("fetch", "--dataset", "shapes", "--speed", "9")])
@@ -110,8 +110,8 @@ def test_missing_params_file_raises(tmp_path: Path, rr: RunRr, monkeypatch: pyte
     assert outcome.code == 2
     assert (
         outcome.err.strip()
-        == "rr: params.yaml not found: run rr in the root folder of a project (rr init creates one), or give the file with "
-        "--params"
+        == "rr: params.yaml not found: run rr in the root folder of a project (rr init creates one), or give the file "
+        "with --params"
     )
 
 
