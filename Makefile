@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: main repository setup test test-fast test-cluster lint lock audit test-oldest test-newest clean
+.PHONY: main repository setup test test-fast test-cluster lint docs lock audit test-oldest test-newest clean
 main: repository setup
 	dvc repro
 	@echo "report: $(CURDIR)/report/index.html"
@@ -41,6 +41,11 @@ lint: setup
 	mypy
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
+
+# Write the reference pages and build the documentation site in docs/_build.
+docs: setup
+	python docs/generate.py
+	sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
 
 # Write the exact versions of the dependencies in pyproject.toml, with hashes. Versions that are already in the file are
 # kept if they are still allowed.

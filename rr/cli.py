@@ -20,9 +20,17 @@ from rr.runtime.progress import Progress, is_main_process
 if TYPE_CHECKING:
     from rr.params import DatasetConfig
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+class _Command(typer.core.TyperCommand):
+    """A command whose line in the list of commands is not cut."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return super().get_short_help_str(limit=1000)
+
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 suite = typer.Typer(
-    help="List, show or use a suite, which is a set of runs defined in workflow/suites.",
+    help="List, show or use a suite: a file that defines a set of runs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -403,6 +411,11 @@ def bench(
             parts or (), as_json=as_json, steps=steps, threads=[int(c) for c in counts] or None, data=data
         )
     )
+
+
+for _group in (app, suite):
+    for _command in _group.registered_commands:
+        _command.cls = _Command
 
 
 def main() -> None:
