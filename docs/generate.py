@@ -19,8 +19,8 @@ def parameters_page() -> str:
     lines = [
         NOTE,
         "# params.yaml\n",
-        "All keys of `params.yaml`. A key without a default must be given, and an unknown key is an error. The file itself "
-        "contains an example of each entry, with comments.\n",
+        "All keys of `params.yaml`. A key without a default must be given, and an unknown key is an error. The file "
+        "itself contains an example of each entry, with comments.\n",
     ]
     queue = [("params.yaml", schema)]
     done = set()
