@@ -174,12 +174,18 @@ def evaluate(
 
 
 @app.command()
-def report(params: ParamsOption = paths.PARAMS_FILE) -> None:
+def report(
+    params: ParamsOption = paths.PARAMS_FILE,
+    crate: Annotated[
+        Path | None,
+        typer.Option("--crate", help="Zip file to write in addition: the report and all records as an RO-Crate."),
+    ] = None,
+) -> None:
     """Write a report page with the results of the grid."""
     with Progress("report"):
         from rr import stages
 
-        message = stages.run_report(params)
+        message = stages.run_report(params, crate)
     print(message)
 
 

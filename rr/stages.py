@@ -159,13 +159,17 @@ def run_evaluate(
     return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"
 
 
-def run_report(params_file: Path) -> str:
-    """Write the report.
+def run_report(params_file: Path, crate: Path | None = None) -> str:
+    """Write the report and, if `crate` is given, an RO-Crate with the report and all records.
 
     Raises:
         UserError: if a file on which the report depends has changed since its run.
     """
+    from rr.exchange.crate import check_crate_path, write_crate
+
     require_single_process("report")
+    if crate:
+        check_crate_path(crate)
     params = load_params(params_file)
     messages = describe_grid_changed_files(params)
     if messages:
@@ -177,7 +181,8 @@ def run_report(params_file: Path) -> str:
 
         write_report(params)
     _register_with_engines(run, params_file)
-    return f"report: {paths.REPORT_FILES[0].resolve()}"
+    summary = f"report: {paths.REPORT_FILES[0].resolve()}"
+    return f"{summary}\n{write_crate(params, params_file, crate)}" if crate else summary
 
 
 def run_plan(

@@ -1,0 +1,203 @@
+"""Write a Workflow Run RO-Crate: a zip file with the report and the records of its runs, described in JSON-LD.
+
+Zenodo and WorkflowHub read this format, whose specification is at https://w3id.org/ro/wfrun/workflow/0.5.
+"""
+
+import json
+import zipfile
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from rr import __version__, paths
+from rr.errors import UserError
+from rr.params import Params
+from rr.project import PROJECT_FILES
+from rr.runtime.atomic import atomic_write
+from rr.runtime.hashing import file_sha256
+from rr.workflow import grid
+from rr.workflow.records import load_record
+
+_CONTEXT = ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"]
+_PROFILES = [
+    "https://w3id.org/ro/wfrun/process/0.5",
+    "https://w3id.org/ro/wfrun/workflow/0.5",
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0",
+]
+_SNAKEMAKE = "https://w3id.org/workflowhub/workflow-ro-crate#snakemake"
+_PAPER = "https://arxiv.org/abs/2006.05849"
+_MEDIA_TYPES = {
+    "": "text/plain", ".csv": "text/csv", ".html": "text/html", ".json": "application/json", ".md": "text/markdown",
+    ".parquet": "application/vnd.apache.parquet", ".png": "image/png", ".tex": "application/x-tex",
+    ".yaml": "application/yaml",
+}  # fmt: skip
+
+_Entity = dict[str, Any]
+
+
+def check_crate_path(path: Path) -> None:
+    """Raise UserError if `path` is not the path of a zip file."""
+    if path.suffix != ".zip" or path.is_dir():
+        raise UserError(f"--crate {path}: a crate is a zip file: give a name that ends in .zip")
+
+
+def write_crate(params: Params, params_file: Path, output: Path) -> str:
+    """Write the crate of all runs of the grid to `output`, and return a summary.
+
+    The crate contains the report, the records (`run.json`), the metrics, the histories, the parameters and the pipeline
+    files. All other inputs and outputs of the runs, such as betons and weights, are described by their SHA-256.
+
+    Args:
+        params: all parameters.
+        params_file: the file from which they were read.
+        output: the zip file to write. If it exists, it is replaced.
+
+    Raises:
+        UserError: if a record is missing or damaged.
+    """
+    crate = _Crate()
+    for name, file in (
+        ("params.yaml", params_file),
+        ("dvc.yaml", PROJECT_FILES / "dvc.yaml"),
+        ("Snakefile", PROJECT_FILES / "Snakefile"),
+    ):
+        crate.add_file(name, file_sha256(file), file)
+    runs = list(grid.stage_runs(params))
+    records = [load_record(run.folder) for run in runs]
+    for run, record in zip(runs, records, strict=True):
+        crate.add_run(run.stage, run.folder, record)
+    crate.describe_workflow(records, [str(path) for path in runs[-1].outputs])
+    with atomic_write(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ro-crate-metadata.json", crate.to_json())
+        for name, file in crate.included.items():
+            archive.write(file, name)
+    return f"{output}: {len(runs)} runs, {len(crate.included)} files"
+
+
+class _Crate:
+    """The entities of a crate by identifier, and the files that it contains by name."""
+
+    def __init__(self) -> None:
+        self.entities: dict[str, _Entity] = {}
+        self.included: dict[str, Path] = {}
+
+    def add(self, identifier: str, type_: str | list[str], /, **properties: Any) -> _Entity:
+        """Add an entity and return a reference to it. RO-Crate recommends a value instead of a list of one value."""
+        values = {key: v[0] if isinstance(v, list) and len(v) == 1 else v for key, v in properties.items()}
+        self.entities[identifier] = {"@id": identifier, "@type": type_, **values}
+        return {"@id": identifier}
+
+    def add_file(self, name: str, sha256: str, file: Path | None = None) -> _Entity:
+        """Add a file and return a reference to it. The crate contains it if `file`, its present path, is given.
+
+        The identifier of a file that the crate does not contain is its hash (RFC 6920).
+        """
+        if file:
+            self.included[name] = file
+        media_type = _MEDIA_TYPES.get(Path(name).suffix, "application/octet-stream")
+        identifier = name if file else f"ni:///sha-256;{sha256}"
+        return self.add(identifier, "File", name=name, sha256=sha256, encodingFormat=media_type)
+
+    def add_run(self, stage: str, folder: Path, record: dict[str, Any]) -> None:
+        """Add the run of a stage with its command, inputs, outputs and record."""
+        command = self.add(
+            f"#rr-{stage}", "SoftwareApplication", name=f"rr {stage}", softwareVersion=__version__, url=_PAPER
+        )
+        record_file = paths.record_file(folder)
+        outputs = {**record["outputs"], str(record_file): file_sha256(record_file)}
+        self.add(
+            f"#{folder}",
+            "CreateAction",
+            name=f"{stage}: {folder}",
+            description=f"`{record['command']}`, in the software environment that {record_file} describes",
+            instrument=command,
+            agent=self._agent(),
+            object=self._add_files(record["inputs"]),
+            result=self._add_files(outputs),
+            startTime=_start_time(record).isoformat(),
+            endTime=_end_time(record).isoformat(),
+            actionStatus="http://schema.org/CompletedActionStatus",
+        )
+
+    def describe_workflow(self, records: list[dict[str, Any]], report_files: list[str]) -> None:
+        """Add the workflow and its run, which consists of the runs of all stages."""
+        self.add(
+            _SNAKEMAKE, "ComputerLanguage", name="Snakemake", alternateName="Snakemake",
+            identifier={"@id": "https://snakemake.readthedocs.io"}, url={"@id": "https://snakemake.readthedocs.io"},
+            version=records[-1]["machine"]["versions"]["snakemake"],
+        )  # fmt: skip
+        workflow = self.entities["Snakefile"]
+        workflow |= {
+            "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
+            "name": "Self-supervised relational reasoning",
+            "version": __version__,
+            "programmingLanguage": {"@id": _SNAKEMAKE},
+            "license": self._license(),
+            "url": _PAPER,
+            "input": self.add("#parameters", "FormalParameter", name="params.yaml", additionalType="File"),
+            "output": self.add("#report", "FormalParameter", name="report/index.html", additionalType="File"),
+        }
+        self.entities["params.yaml"]["exampleOfWork"] = {"@id": "#parameters"}
+        self.entities[report_files[0]]["exampleOfWork"] = {"@id": "#report"}
+        self.add(
+            "#workflow-run",
+            "CreateAction",
+            name="Run of the workflow",
+            description="All stages of the grid in params.yaml, from the images to the report",
+            instrument={"@id": "Snakefile"},
+            agent=self._agent(),
+            object=[{"@id": "params.yaml"}],
+            result=[{"@id": name} for name in report_files],
+            startTime=min(map(_start_time, records)).isoformat(),
+            endTime=max(map(_end_time, records)).isoformat(),
+            actionStatus="http://schema.org/CompletedActionStatus",
+        )
+
+    def to_json(self) -> str:
+        """Return the contents of `ro-crate-metadata.json`."""
+        root = {
+            "@id": "./",
+            "@type": "Dataset",
+            "name": "Runs of self-supervised relational reasoning",
+            "description": "The report of a reproducible workflow, and the records of the runs on which it is based",
+            "datePublished": max(
+                entity["endTime"] for entity in self.entities.values() if entity["@type"] == "CreateAction"
+            ),
+            "license": self._license(),
+            "conformsTo": [self.add(profile, "CreativeWork", name=profile, version=profile.rpartition("/")[2]) for profile in _PROFILES],
+            "hasPart": [{"@id": name} for name, entity in self.entities.items() if "File" in entity["@type"]],
+            "mainEntity": {"@id": "Snakefile"},
+            "mentions": [{"@id": name} for name, entity in self.entities.items() if entity["@type"] == "CreateAction"],
+        }  # fmt: skip
+        metadata_file = {
+            "@id": "ro-crate-metadata.json",
+            "@type": "CreativeWork",
+            "conformsTo": [{"@id": "https://w3id.org/ro/crate/1.1"}, {"@id": _PROFILES[-1]}],
+            "about": {"@id": "./"},
+        }
+        return json.dumps({"@context": _CONTEXT, "@graph": [metadata_file, root, *self.entities.values()]}, indent=1)
+
+    def _license(self) -> _Entity:
+        return self.add("https://spdx.org/licenses/MIT", "CreativeWork", name="MIT License")
+
+    def _agent(self) -> _Entity:
+        return self.add("#agent", "Person", name="The person who ran the workflow")
+
+    def _add_files(self, hashes: dict[str, str]) -> list[_Entity]:
+        return [
+            self.add_file(name, sha256, Path(name) if _is_included(name) else None) for name, sha256 in hashes.items()
+        ]
+
+
+def _is_included(name: str) -> bool:
+    path = Path(name)
+    is_in_folder = path.is_relative_to(paths.REPORT_DIR) or path.is_relative_to(paths.HISTORY_DIR)
+    return is_in_folder or path.name in (paths.RECORD_NAME, "metrics.json")
+
+
+def _start_time(record: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(record["started"])
+
+
+def _end_time(record: dict[str, Any]) -> datetime:
+    return _start_time(record) + timedelta(seconds=round(record["seconds"]))
