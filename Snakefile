@@ -15,7 +15,7 @@ from snakemake.utils import min_version
 
 from rr import paths
 from rr.errors import UserError
-from rr.params import load_params
+from rr.params import NUMPY_PROTOCOLS, load_params
 from rr.workflow import grid, suites
 from rr.workflow.snakemake_outputs import keep_former_outputs
 from rr.workflow.records import code_files
@@ -89,6 +89,7 @@ wildcard_constraints:
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/extract.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

@@ -94,6 +94,24 @@ class PretrainPaths:
 
 
 @dataclass(frozen=True)
+class FeaturePaths:
+    """Paths of the features that a pretrained backbone computes for the images of a target."""
+
+    pretraining: PretrainPaths
+    target: str
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the features."""
+        return "runs/features" / self.pretraining._run_path / self.target
+
+    @property
+    def features(self) -> Path:
+        """Features, labels and indices of both splits (see `rr.data.feature_file`)."""
+        return self.folder / "features.safetensors"
+
+
+@dataclass(frozen=True)
 class EvaluationPaths:
     """Paths of the files of an evaluation, which is identified by a pretraining run, a target and a protocol."""
 
@@ -105,6 +123,11 @@ class EvaluationPaths:
     def folder(self) -> Path:
         """Folder of the evaluation."""
         return "runs/evaluate" / self.pretraining._run_path / self.target / self.protocol
+
+    @property
+    def extraction(self) -> FeaturePaths:
+        """Paths of the features that the protocol uses. All protocols on the same target share them."""
+        return FeaturePaths(self.pretraining, self.target)
 
     @property
     def metrics(self) -> Path:

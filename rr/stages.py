@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from rr import paths
 from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError, format_alternatives
-from rr.params import BackboneName, DatasetConfig, Params, load_params
+from rr.params import NUMPY_PROTOCOLS, BackboneName, DatasetConfig, Params, load_params
 from rr.params.methods import TrainableConfig
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
@@ -131,6 +131,33 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
     return f"{run.weights}: {summary}"
 
 
+def run_extract(
+    dataset: str, backbone: str, method: str, seed: int, target: str, device: str, params_file: Path
+) -> str:
+    """Compute the features of the dataset `target` with a pretrained backbone."""
+    require_single_process("extract")
+    params = load_params(params_file)
+    dataset_config = _lookup(params, "datasets", target, "--target")
+    run = paths.FeaturePaths(_pretrain_paths(dataset, backbone, method, seed), target)
+    files = paths.DatasetPaths(target)
+    device = acquire_device(device)
+    stage_run = grid.make_extract_run(params, run)
+    with record_run(stage_run) as recorder:
+        from rr.compute import device as devices
+        from rr.data.index import read_class_names
+        from rr.evaluate.target import Target
+        from rr.extract import extract
+
+        devices.configure_backends(params.threads)
+        keep_freed_memory()
+        betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
+        target_data = Target(target, dataset_config, betons, read_class_names(files.index))
+        facts = extract(run.pretraining.weights, target_data, run.features, device=device, threads=params.threads)
+        recorder.facts = {"device": devices.device_name(device), **facts}
+    _register_with_engines(stage_run, params_file)
+    return f"{run.features}: {facts['features']} features of {_format_counts(facts)} images"
+
+
 def run_evaluate(
     dataset: str, backbone: str, method: str, seed: int, target: str, protocol: str, device: str, params_file: Path
 ) -> str:
@@ -141,17 +168,20 @@ def run_evaluate(
     dataset_config = _lookup(params, "datasets", target, "--target")
     run = paths.EvaluationPaths(_pretrain_paths(dataset, backbone, method, seed), target, protocol)
     files = paths.DatasetPaths(target)
-    device = acquire_device(device)
+    uses_torch = protocol_config.kind not in NUMPY_PROTOCOLS
+    device = acquire_device(device) if uses_torch else "cpu"
     stage_run = grid.make_evaluate_run(params, run)
     with record_run(stage_run) as recorder:
         from rr.compute import device as devices
         from rr.data.index import read_class_names
-        from rr.evaluate.stage import Target, evaluate
+        from rr.evaluate.stage import evaluate
+        from rr.evaluate.target import Target
 
-        devices.configure_backends(params.threads)
+        if uses_torch:
+            devices.configure_backends(params.threads)
         keep_freed_memory()
         betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
-        target_data = Target(dataset_config, betons, read_class_names(files.index))
+        target_data = Target(target, dataset_config, betons, read_class_names(files.index))
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
         recorder.facts = {"device": devices.device_name(device)}
     _register_with_engines(stage_run, params_file)

@@ -51,7 +51,7 @@ def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ru
         code = 0
         capfd.readouterr()
         try:
-            cli.main()
+            cli.run()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         return Outcome(code, *capfd.readouterr())

@@ -157,4 +157,5 @@ def open_fetched(project: Path) -> raw.RawFile:
 
 
 PRETRAIN = ("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", "relational", "--seed", "1")
-EVALUATE = ("evaluate", *PRETRAIN[1:], "--target", "shapes", "--protocol")
+EXTRACT = ("extract", *PRETRAIN[1:], "--target", "shapes")
+EVALUATE = ("evaluate", *EXTRACT[1:], "--protocol")

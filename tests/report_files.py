@@ -20,7 +20,7 @@ from PIL import Image
 from rr import paths
 from rr.params import Params
 from rr.paths import REPORT_FILES
-from rr.workflow.grid import evaluations, pretrainings
+from rr.workflow.grid import evaluations, extractions, pretrainings
 from rr.workflow.records import with_digest
 
 ACCURACY = {
@@ -109,6 +109,9 @@ def write_grid_files(params: Params) -> None:
         run.history.write_text(text.getvalue())
         write_png(run.views, run.seed)
         write_record(run.folder, {f"methods.{run.method}": METHODS[run.method], "threads": 1}, views_per_second=1234)
+    for extraction in extractions(params):
+        extraction.folder.mkdir(parents=True)
+        write_record(extraction.folder, {"threads": 1})
     for run in evaluations(params):
         run.folder.mkdir(parents=True)
         write_evaluation(run, PROTOCOLS[run.protocol]["kind"])

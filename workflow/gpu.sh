@@ -16,6 +16,7 @@ rr fetch --dataset "$dataset"
 rr convert --dataset "$dataset"
 set -- --dataset "$dataset" --backbone conv4 --method relational-paper --seed 1
 rr pretrain "$@"
+rr extract "$@" --target "$dataset"
 rr evaluate "$@" --target "$dataset" --protocol linear
 folder="runs/evaluate/$dataset/conv4/relational-paper/1/$dataset/linear"
 echo "--- $folder/metrics.json"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from rr import backbones
 from rr.errors import UserError, raise_if_lfs_pointer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
 
 
 # Name prefixes of the tensors of layers that are saved with a backbone. No tensor of a backbone has these prefixes.
-CLASSIFIER_PREFIX, RELATION_HEAD_PREFIX = "trained_classifier.", "relation_head."
+CLASSIFIER_PREFIX, RELATION_HEAD_PREFIX = _LAYER_PREFIXES = "trained_classifier.", "relation_head."
 
 
 def save_backbone(
@@ -61,30 +62,50 @@ def load_backbone(path: Path) -> backbones.Backbone:
     Raises:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
     """
-    return load_network(path)[0]
+    with _explain_errors(path), safe_open(path, "pt") as file:
+        backbone = backbones.build(_read_metadata(file)["backbone"])
+        names = [name for name in file.keys() if not name.startswith(_LAYER_PREFIXES)]  # noqa: SIM118
+        backbone.load_state_dict({name: file.get_tensor(name) for name in names})
+        _check_finite(backbone)
+    return backbone.requires_grad_(False).eval()
 
 
-def load_network(path: Path) -> tuple[backbones.Backbone, nn.Linear | None]:
-    """Load a backbone file, and return the backbone and the classifier that was trained with it, or None.
+def load_classifier(path: Path) -> nn.Linear | None:
+    """Return the classifier that is stored in a backbone file, or None if the backbone was trained without one.
 
-    Both are in eval mode and have frozen weights.
+    It is in eval mode and has frozen weights.
 
     Raises:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
     """
+    with _explain_errors(path), safe_open(path, "pt") as file:
+        num_features = _read_metadata(file)["features"]
+        names = [name for name in file.keys() if name.startswith(CLASSIFIER_PREFIX)]  # noqa: SIM118
+        if not names:
+            return None
+        state = {name.removeprefix(CLASSIFIER_PREFIX): file.get_tensor(name) for name in names}
+        classifier = nn.Linear(num_features, len(state["weight"]))
+        classifier.load_state_dict(state)
+        _check_finite(classifier)
+    return classifier.requires_grad_(False).eval()
+
+
+def _read_metadata(file: Any) -> dict[str, Any]:
+    metadata: dict[str, Any] = json.loads((file.metadata() or {})["rr"])
+    return metadata
+
+
+def _check_finite(module: nn.Module) -> None:
+    if not all(bool(value.isfinite().all()) for value in module.state_dict().values()):
+        raise ValueError("a weight is NaN or infinite")
+
+
+@contextmanager
+def _explain_errors(path: Path) -> Iterator[None]:
+    """Raise UserError instead of the errors that reading the backbone file `path` raises in the body."""
     try:
         raise_if_lfs_pointer(path)
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})["rr"])
-            backbone = backbones.build(metadata["backbone"])
-            names = [name for name in file.keys() if not name.startswith(RELATION_HEAD_PREFIX)]  # noqa: SIM118
-            state = {name: file.get_tensor(name) for name in names}
-        classifier_state = {key: state.pop(key) for key in list(state) if key.startswith(CLASSIFIER_PREFIX)}
-        backbone.load_state_dict(state)
-        classifier = _make_classifier(classifier_state, backbone.features) if classifier_state else None
-        weights = [*backbone.state_dict().values(), *(classifier.state_dict().values() if classifier else ())]
-        if not all(bool(value.isfinite().all()) for value in weights):
-            raise ValueError("a weight is NaN or infinite")
+        yield
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist: give the backbone.safetensors of a run, or a file written by rr import"
@@ -101,11 +122,3 @@ def load_network(path: Path) -> tuple[backbones.Backbone, nn.Linear | None]:
     except (ValueError, TypeError, RuntimeError) as error:
         problem = str(error).partition("\n")[0].rstrip(":")
         raise UserError(f"{path} is damaged ({problem}): create it again with rr pretrain or rr import") from error
-    return backbone.requires_grad_(False).eval(), classifier
-
-
-def _make_classifier(state: dict[str, Tensor], num_features: int) -> nn.Linear:
-    """Return the classifier with these weights, whose keys start with CLASSIFIER_PREFIX."""
-    classifier = nn.Linear(num_features, len(state[f"{CLASSIFIER_PREFIX}weight"]))
-    classifier.load_state_dict({key.removeprefix(CLASSIFIER_PREFIX): value for key, value in state.items()})
-    return classifier.requires_grad_(False).eval()

@@ -14,13 +14,13 @@ def main() -> None:
         print("first step", flush=True)
         os._exit(0)
 
-    # `cli.main` also sets this variable, but too late, because the next import loads torch.
+    # `cli.run` also sets this variable, but too late, because the next import loads torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import rr.pretrain
 
     rr.pretrain.pretrain = partial(rr.pretrain.pretrain, on_step=exit_after_first_step)
     sys.argv[0] = "rr"
-    cli.main()
+    cli.run()
 
 
 if __name__ == "__main__":

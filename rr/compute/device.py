@@ -1,6 +1,7 @@
 """Select the device, set the number of threads, and compile functions for a GPU."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,19 +40,33 @@ def resolve_device(name: str) -> str:
 
 
 def configure_backends(num_threads: int) -> None:
-    """Set the number of threads of torch and numba, and make cuDNN deterministic.
+    """Set the number of threads of torch, make cuDNN deterministic, and make optimizers start quickly.
 
     On the CPU, results of torch are bit-identical only for the same number of threads. Therefore, the number is a
-    parameter of the project and does not depend on the machine. numba cannot use more threads than there are cores, but
-    the results of its kernels are bit-identical for any number of threads.
+    parameter of the project and does not depend on the machine. The results of the numba kernels are bit-identical for
+    any number of threads.
     """
-    import numba
     import torch
 
+    _detach_optimizers_from_dynamo()
     torch.set_num_threads(num_threads)
-    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+def _detach_optimizers_from_dynamo() -> None:
+    """Remove the decorators of optimizers that load torch._dynamo.
+
+    Loading it takes about as long as loading torch. Only code that `torch.compile` traces needs these decorators, and
+    this project compiles no optimizer.
+    """
+    import torch
+
+    base = torch.optim.Optimizer
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        setattr(base, name, inspect.unwrap(getattr(base, name)))
+    for subclass in (torch.optim.Adam, torch.optim.SGD):
+        subclass.step = torch.no_grad()(inspect.unwrap(subclass.step))  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -84,6 +99,8 @@ def compile_for_gpu(function: Callable[..., Any], device: str) -> Callable[..., 
 
 def device_name(device: str) -> str:
     """Return the model name of a GPU, or "cpu" and the number of cores, for the record of a run."""
+    if not device.startswith("cuda"):
+        return f"cpu ({os.cpu_count()} cores)"
     import torch
 
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({os.cpu_count()} cores)"
+    return torch.cuda.get_device_name(device)

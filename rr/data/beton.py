@@ -209,6 +209,31 @@ def validate(path: Path) -> BetonInfo:
     return BetonInfo(samples["label"].copy(), samples["index"].copy(), size, image["pointer"].astype(np.int64))
 
 
+def read_images(path: Path, positions: np.ndarray) -> np.ndarray:
+    """Return the images of a beton at the positions (M,), uint8 (M, image_size, image_size, 3), and read no others.
+
+    Raises:
+        UserError: if the file is missing or damaged (see `validate`).
+    """
+    info = validate(path)
+    return _read_pixels(path, info.offsets[positions], info.image_size)
+
+
+def _read_pixels(path: Path, offsets: np.ndarray, image_size: int) -> np.ndarray:
+    """Read images without FFCV, whose decoder takes seconds to compile and is not needed for a few or resident images.
+
+    Returns:
+        The images that start at the bytes `offsets` (M,) of the file, uint8 (M, image_size, image_size, 3).
+    """
+    images = np.empty((len(offsets), image_size, image_size, 3), np.uint8)
+    with open(path, "rb") as file:
+        for image, offset in zip(images, offsets.tolist(), strict=True):
+            file.seek(offset)
+            if file.readinto(image.data) != image.nbytes:
+                raise UserError(f"{path} changed while it was read: run rr convert again for this dataset")
+    return images
+
+
 class Beton:
     """A beton, which holds one split of a dataset, open for reading.
 
@@ -238,7 +263,7 @@ class Beton:
         self.images: np.ndarray | None = None
         count = len(self.labels)
         if count * self.image_size**2 * 3 <= max_resident_bytes:
-            self.images = self._read_all_images(info.offsets)
+            self.images = _read_pixels(path, info.offsets, info.image_size)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -261,16 +286,6 @@ class Beton:
                 yield self.images[positions], positions
         else:
             yield from self._stream_batches(order, batch_size)
-
-    def _read_all_images(self, offsets: np.ndarray) -> np.ndarray:
-        """Read the pixels of all images without FFCV, whose decoder takes seconds to compile and is not needed here."""
-        images = np.empty((len(offsets), self.image_size, self.image_size, 3), np.uint8)
-        with open(self.path, "rb") as file:
-            for image, offset in zip(images, offsets.tolist(), strict=True):
-                file.seek(offset)
-                if file.readinto(image.data) != image.nbytes:
-                    raise UserError(f"{self.path} changed while it was read: run rr convert again for this dataset")
-        return images
 
     def _stream_batches(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Implement `batches` for a split that FFCV streams from the file."""

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.evaluate.class_metrics import compute_class_metrics
+from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.result import ProtocolResult
 from rr.params import FinetuneConfig, KnnConfig, LinearConfig
 from rr.runtime.image_grid import make_image_grid
@@ -21,7 +21,7 @@ _REMEDIES = {
 
 def make_classification_result(
     probabilities: np.ndarray,
-    test: Beton,
+    inputs: EvaluationInputs,
     additional_metrics: dict[str, float],
     config: LinearConfig | FinetuneConfig | KnnConfig,
 ) -> ProtocolResult:
@@ -30,8 +30,8 @@ def make_classification_result(
     The examples are the test images whose true class has the lowest probability, in ascending order.
 
     Args:
-        probabilities: float (N, C), for the images of `test` in file order.
-        test: test split, with labels.
+        probabilities: float (N, C), for the test images in file order.
+        inputs: the inputs of the protocol.
         additional_metrics: metrics to add after the class metrics.
         config: settings of the protocol that computed the probabilities, for the error message.
 
@@ -43,17 +43,17 @@ def make_classification_result(
         problems = ["the predicted class probabilities contain NaN or infinity"]
     if problems:
         raise UserError(f"{config.kind}: {problems[0]}: {_REMEDIES[config.kind]} of the protocol in params.yaml")
-    true_class_probabilities = probabilities[np.arange(len(test)), test.labels]
-    lowest = np.argsort(true_class_probabilities, kind="stable")[:_NUM_EXAMPLES]
-    images, _ = next(test.batches(lowest, _NUM_EXAMPLES))
+    labels = inputs.test.labels
+    rows = np.arange(len(labels))
+    lowest = np.argsort(probabilities[rows, labels], kind="stable")[:_NUM_EXAMPLES]
     predictions = probabilities.argmax(1).astype(np.int64)
     return ProtocolResult(
-        metrics=compute_class_metrics(test.labels, probabilities) | additional_metrics,
-        rows=np.arange(len(test)),
+        metrics=compute_class_metrics(labels, probabilities) | additional_metrics,
+        rows=rows,
         predictions=predictions,
         columns={
             "prediction": predictions,
             "confidence": probabilities.max(1).astype(np.float64),
         },
-        examples=make_image_grid(images, _EXAMPLE_COLUMNS),
+        examples=make_image_grid(inputs.read_images("test", lowest), _EXAMPLE_COLUMNS),
     )

@@ -25,16 +25,13 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     The metrics are `silhouette` (of the classes, by the Euclidean distance between normalized features), `alignment` of
     two augmented views and `uniformity` (Wang and Isola 2020), and `effective_rank`. The table has the coordinates x
     and y of the map. The example image shows the test images at their map coordinates, without overlap.
-
-    Raises:
-        UserError: if the features are not finite.
     """
     from sklearn.manifold import TSNE  # the import takes a second, and the other protocols do not need it
     from sklearn.metrics import silhouette_score
 
     test = inputs.test
     rows = sample_test_rows(len(test), config.images, inputs.seed)
-    features = inputs.test_features[torch.from_numpy(rows).to(inputs.test_features.device)]
+    features = torch.from_numpy(test.features[rows]).to(inputs.device)
     normalized = F.normalize(features).cpu().numpy()
     # Several threads would add up values in an order that differs between runs.
     with threadpool_limits(1), warnings.catch_warnings():
@@ -50,8 +47,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "effective_rank": effective_rank(features),
         "images": len(rows),
     }
-    batches = test.batches(rows, batch_size_for(inputs.dataset.image_size))
-    images = np.concatenate([np.array(batch) for batch, _ in batches])
+    images = inputs.read_images("test", rows)
     return ProtocolResult(
         metrics, rows, {"x": coordinates[:, 0], "y": coordinates[:, 1]}, render_map(images, coordinates)
     )
@@ -61,14 +57,15 @@ def _extract_features_of_two_views(
     inputs: EvaluationInputs, config: EmbeddingConfig, rows: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Return the features of two augmented views of each test image in `rows`, float32 (R, D) each."""
+    backbone, dataset, test = inputs.load_backbone(), inputs.target.dataset, inputs.open_split("test")
     batches = []
     with torch.inference_mode():
-        for images, positions in inputs.test.batches(rows, batch_size_for(inputs.dataset.image_size)):
+        for images, positions in test.batches(rows, batch_size_for(dataset.image_size)):
             views = make_views(
-                images, inputs.test.index[positions], augmentation=config.augmentation, seed=inputs.seed, epoch=0,
-                num_views=2, mean=inputs.dataset.mean, std=inputs.dataset.std, device=inputs.device,
+                images, test.index[positions], augmentation=config.augmentation, seed=inputs.seed, epoch=0,
+                num_views=2, mean=dataset.mean, std=dataset.std, device=inputs.device,
             )  # fmt: skip
-            batches.append(inputs.backbone(views).float().view(2, len(positions), -1))
+            batches.append(backbone(views).float().view(2, len(positions), -1))
     first, second = torch.cat(batches, 1)
     return first, second
 

@@ -1,6 +1,5 @@
 """Finetuning, the paper's protocol on STL-10: train the backbone and a linear classifier on labeled images."""
 
-import copy
 import math
 
 import numpy as np
@@ -21,17 +20,17 @@ from rr.runtime.progress import Progress
 
 
 def evaluate(inputs: EvaluationInputs, config: FinetuneConfig) -> ProtocolResult:
-    """Train a copy of the backbone with a linear classifier and test both after the last epoch.
+    """Train the backbone with a linear classifier and test both after the last epoch.
 
     Raises:
         UserError: if the loss or a probability is not finite.
     """
     probabilities, metrics = train_and_predict(inputs, config)
-    return make_classification_result(probabilities, inputs.test, metrics, config)
+    return make_classification_result(probabilities, inputs, metrics, config)
 
 
 def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple[np.ndarray, dict[str, float]]:
-    """Train a copy of the backbone with a linear layer and return the class probabilities of the test images.
+    """Train the backbone with a linear layer and return the class probabilities of the test images.
 
     The loss is the cross-entropy. The optimizer is Adam, with one learning rate for the backbone and one for the
     classifier. Both are multiplied by `lr_decay` at the `milestones`. Batch norm layers are in training mode. Each
@@ -46,10 +45,11 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     Raises:
         UserError: if the loss becomes NaN or infinite.
     """
-    train, device = inputs.train, inputs.device
+    train, test, dataset = inputs.open_split("train"), inputs.open_split("test"), inputs.target.dataset
+    device = inputs.device
+    backbone = inputs.load_backbone().requires_grad_(True).train()
     torch.manual_seed(inputs.seed)
-    classifier = nn.Linear(inputs.backbone.features, inputs.num_classes).to(device)
-    backbone = copy.deepcopy(inputs.backbone).requires_grad_(True).train()
+    classifier = nn.Linear(backbone.features, inputs.num_classes).to(device)
     rows = np.flatnonzero(keep_label_fraction(train.labels, config.label_fraction, inputs.seed) >= 0)
     optimizer = torch.optim.Adam(
         [
@@ -62,7 +62,7 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     milestones = [max(1, round(fraction * config.epochs)) for fraction in config.milestones]
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, config.lr_decay)
     loader = ViewLoader(
-        train, inputs.dataset, config.augmentation, num_views=1, batch_size=config.batch_size, seed=inputs.seed,
+        train, dataset, config.augmentation, num_views=1, batch_size=config.batch_size, seed=inputs.seed,
         device=device, positions=rows,
     )  # fmt: skip
     images_per_epoch = len(rows) - (len(rows) % config.batch_size == 1)
@@ -86,8 +86,8 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
             scheduler.step()
             progress.advance(1)
     with torch.inference_mode():
-        logits = classifier(extract_features(backbone.eval(), inputs.test, inputs.dataset, device))
-        loss = F.cross_entropy(logits, torch.from_numpy(inputs.test.labels).to(logits.device))
+        logits = classifier(extract_features(backbone.eval(), test, dataset, device))
+        loss = F.cross_entropy(logits, torch.from_numpy(test.labels).to(logits.device))
     metrics = {
         "loss": loss.item(),
         "train_accuracy": num_correct.item() / images_per_epoch,

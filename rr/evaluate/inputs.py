@@ -1,63 +1,85 @@
-"""The inputs that every protocol receives."""
+"""The inputs that every protocol receives. Importing this module loads neither torch nor FFCV."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+import numpy as np
 
-from rr.backbones.base import Backbone
-from rr.data.beton import Beton
+from rr.data.beton import Beton, read_images
+from rr.data.feature_file import SplitFeatures
 from rr.errors import UserError
-from rr.evaluate.features import extract_features
-from rr.params import DatasetConfig
-from rr.runtime.progress import Progress
+from rr.evaluate.target import Target
+from rr.paths import PretrainPaths
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rr.backbones.base import Backbone
 
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """A pretrained backbone and the two splits of the target dataset.
-
-    The features of a split are extracted on first use and cached. As in the paper, the images are not augmented, so a
-    classifier is trained on the same features in every epoch.
+    """The features of both splits of the target and, on demand, its images and the pretrained network.
 
     Attributes:
-        backbone: frozen backbone in eval mode, on `device`.
-        train: training split, with labels.
-        test: test split, with labels.
-        dataset: configuration with the mean and the standard deviation for normalization.
-        num_classes: number of classes of the target dataset.
+        train: features of the training split, with labels.
+        test: features of the test split, with labels.
+        target: the target dataset.
+        pretraining: the run that trained the backbone.
         seed: seed of all random numbers of the protocol.
-        device: torch device on which to compute.
-        trained_classifier: the classifier of the target's classes that was trained with the backbone, on `device`, if
-            such a classifier exists.
+        device: torch device on which to compute. The protocols that use only numpy ignore it.
+        threads: number of threads.
     """
 
-    backbone: Backbone
-    train: Beton
-    test: Beton
-    dataset: DatasetConfig
-    num_classes: int
+    train: SplitFeatures
+    test: SplitFeatures
+    target: Target
+    pretraining: PretrainPaths
     seed: int
     device: str
-    trained_classifier: nn.Linear | None = None
+    threads: int
 
-    @cached_property
-    def train_features(self) -> Tensor:
-        """Features of the training images, float32 (N_train, D). UserError is raised if one is not finite."""
-        return self._extract_finite_features(self.train)
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the target."""
+        return len(self.target.class_names)
 
-    @cached_property
-    def test_features(self) -> Tensor:
-        """Features of the test images, float32 (N_test, D). UserError is raised if one is not finite."""
-        return self._extract_finite_features(self.test)
+    def read_images(self, split: str, positions: np.ndarray) -> np.ndarray:
+        """Return the images at some positions of a split, uint8 (M, S, S, 3), without loading the whole split."""
+        return read_images(self.target.betons[split], positions)
 
-    def _extract_finite_features(self, beton: Beton) -> Tensor:
-        with Progress("evaluate", len(beton), "images", note=f"features of {beton.path}") as progress:
-            features = extract_features(self.backbone, beton, self.dataset, self.device, None, progress.advance)
-        if not features.isfinite().all():
+    def open_split(self, split: str) -> Beton:
+        """Open the images of a split."""
+        return Beton(self.target.betons[split], threads=self.threads)
+
+    def load_backbone(self) -> Backbone:
+        """Return the pretrained backbone on `device`, in eval mode and with frozen weights.
+
+        Raises:
+            UserError: if the weights are not a valid backbone file.
+        """
+        from rr.backbones.weights import load_backbone
+
+        return load_backbone(self.pretraining.weights).to(self.device)
+
+    def load_trained_classifier(self) -> nn.Linear | None:
+        """Return the classifier of the target's classes that was trained with the backbone, on `device`, or None.
+
+        Raises:
+            UserError: if the weights are not a valid backbone file, or if the number of classes has changed since.
+        """
+        if self.target.name != self.pretraining.dataset:  # the classes of the classifier are those of another dataset
+            return None
+        from rr.backbones.weights import load_classifier
+
+        classifier = load_classifier(self.pretraining.weights)
+        if classifier is None:
+            return None
+        if classifier.out_features != self.num_classes:
             raise UserError(
-                f"{beton.path}: the backbone computes NaN or infinity for images of this split. If the backbone was "
-                "trained, lower learning_rate of its method in params.yaml and run rr pretrain again. If it was "
-                "imported, check its weights, and mean and std of the dataset in params.yaml"
+                f"{self.pretraining.weights}: the network was trained on {classifier.out_features} classes of "
+                f"{self.target.name}, which now has {self.num_classes}: run rr pretrain again"
             )
-        return features
+        return classifier.to(self.device)

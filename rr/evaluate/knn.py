@@ -1,33 +1,28 @@
 """Weighted k-nearest-neighbor classification, which needs no training."""
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.knn_vote import knn_vote
 from rr.evaluate.result import ProtocolResult
+from rr.evaluate.similarity import normalize_rows
 from rr.params import KnnConfig
 
-_BATCH_SIZE = 512  # test images whose similarities are computed together
+_BATCH_SIZE = 128  # test images whose similarities are computed together; larger arrays cause page faults
 
 
 def evaluate(inputs: EvaluationInputs, config: KnnConfig) -> ProtocolResult:
-    """Classify each test image by the vote of its most similar training images.
-
-    Raises:
-        UserError: if the features are not finite.
-    """
+    """Classify each test image by the vote of its most similar training images."""
+    train = inputs.train
     probabilities = predict_probabilities(
-        inputs.train_features, inputs.train.labels, inputs.test_features, inputs.num_classes, config
+        train.features, train.labels, inputs.test.features, inputs.num_classes, config
     )
-    return make_classification_result(probabilities, inputs.test, {"train_images": len(inputs.train)}, config)
+    return make_classification_result(probabilities, inputs, {"train_images": len(train)}, config)
 
 
 def predict_probabilities(
-    train_features: Tensor, train_labels: np.ndarray, test_features: Tensor, num_classes: int, config: KnnConfig
+    train_features: np.ndarray, train_labels: np.ndarray, test_features: np.ndarray, num_classes: int, config: KnnConfig
 ) -> np.ndarray:
     """Return each class's fraction of the votes for each test image, float64 (N_test, num_classes).
 
@@ -42,10 +37,12 @@ def predict_probabilities(
         num_classes: number of classes.
         config: settings with the number of neighbors and the temperature.
     """
-    gallery = F.normalize(train_features)
-    labels = torch.from_numpy(train_labels).to(gallery.device)
+    gallery, queries = normalize_rows(train_features), normalize_rows(test_features)
     probabilities = [
-        knn_vote(queries @ gallery.T, labels, num_classes, config.neighbors, config.temperature)
-        for queries in F.normalize(test_features).split(_BATCH_SIZE)
-    ]
-    return torch.cat(probabilities).cpu().numpy()
+        knn_vote(
+            queries[start : start + _BATCH_SIZE] @ gallery.T, train_labels, num_classes, config.neighbors,
+            config.temperature,
+        )
+        for start in range(0, len(queries), _BATCH_SIZE)
+    ]  # fmt: skip
+    return np.concatenate(probabilities)

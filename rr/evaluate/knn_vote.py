@@ -1,10 +1,11 @@
 """The weighted vote of nearest neighbors."""
 
-import torch
-from torch import Tensor
+import numpy as np
 
 
-def knn_vote(similarity: Tensor, labels: Tensor, num_classes: int, num_neighbors: int, temperature: float) -> Tensor:
+def knn_vote(
+    similarity: np.ndarray, labels: np.ndarray, num_classes: int, num_neighbors: int, temperature: float
+) -> np.ndarray:
     """Return each class's fraction of the votes, float64 (Q, num_classes).
 
     The `num_neighbors` most similar images vote for their class, each with weight exp(similarity / temperature).
@@ -16,8 +17,14 @@ def knn_vote(similarity: Tensor, labels: Tensor, num_classes: int, num_neighbors
         num_neighbors: number of images that vote, at most N.
         temperature: scale of the similarities. A lower temperature gives more weight to the nearest neighbors.
     """
-    cosine, nearest = similarity.topk(num_neighbors)
-    votes = torch.zeros(len(similarity), num_classes, device=similarity.device, dtype=torch.float64)
+    num_queries, num_images = similarity.shape
+    nearest = np.argpartition(similarity, num_images - num_neighbors, axis=1)[:, num_images - num_neighbors :]
+    cosine = np.take_along_axis(similarity, nearest, 1).astype(np.float64)
+    # The order of the additions must not depend on the order in which `argpartition` returns the neighbors.
+    order = np.argsort(-cosine, axis=1, kind="stable")
+    nearest, cosine = np.take_along_axis(nearest, order, 1), np.take_along_axis(cosine, order, 1)
     # Subtracting the largest similarity prevents overflow. The largest vote of a query is then 1, so the sum is not 0.
-    votes.scatter_add_(1, labels[nearest], ((cosine.double() - cosine[:, :1].double()) / temperature).exp())
-    return votes / votes.sum(1, keepdim=True)
+    weights = np.exp((cosine - cosine[:, :1]) / temperature)
+    cells = np.arange(num_queries)[:, None] * num_classes + labels[nearest]
+    votes = np.bincount(cells.ravel(), weights.ravel(), num_queries * num_classes).reshape(num_queries, num_classes)
+    return votes / votes.sum(1, keepdims=True)

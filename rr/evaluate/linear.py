@@ -21,16 +21,19 @@ def evaluate(inputs: EvaluationInputs, config: LinearConfig) -> ProtocolResult:
     additional metric, `trained_classifier_accuracy`. It does not depend on the settings of the protocol.
 
     Raises:
-        UserError: if the features or the predicted probabilities are not finite.
+        UserError: if the predicted probabilities are not finite.
     """
+    train, test = inputs.train, inputs.test
+    train_features, test_features = (torch.from_numpy(split.features).to(inputs.device) for split in (train, test))
+    classifier = inputs.load_trained_classifier()
     probabilities, metrics = train_and_predict(
-        inputs.train_features, inputs.train.labels, inputs.test_features, inputs.test.labels, config,
-        num_classes=inputs.num_classes, seed=inputs.seed,
+        train_features, train.labels, test_features, test.labels, config, num_classes=inputs.num_classes,
+        seed=inputs.seed,
     )  # fmt: skip
-    if inputs.trained_classifier:
-        predictions = inputs.trained_classifier(inputs.test_features).argmax(1).cpu().numpy()
-        metrics["trained_classifier_accuracy"] = float((predictions == inputs.test.labels).mean())
-    return make_classification_result(probabilities, inputs.test, metrics, config)
+    if classifier:
+        predictions = classifier(test_features).argmax(1).cpu().numpy()
+        metrics["trained_classifier_accuracy"] = float((predictions == test.labels).mean())
+    return make_classification_result(probabilities, inputs, metrics, config)
 
 
 def train_and_predict(

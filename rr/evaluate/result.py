@@ -1,7 +1,6 @@
 """The result that every protocol returns."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,13 +13,13 @@ class ProtocolResult:
         metrics: metrics by name, for `metrics.json`. Their names are part of the file format. Accuracies and
             rates are in [0, 1].
         rows: position in the test split of the image in each row of the table, int64 (R,).
-        columns: additional columns of the table by name, each with R values.
+        columns: additional columns of the table by name, (R,), or (R, K) for a column of lists.
         examples: an image that illustrates the result, uint8 (H, W, 3).
         predictions: predicted class of the image in each row, int64 (R,), or None if the protocol predicts no classes.
     """
 
     metrics: dict[str, float]
     rows: np.ndarray
-    columns: dict[str, Any]
+    columns: dict[str, np.ndarray]
     examples: np.ndarray
     predictions: np.ndarray | None = None

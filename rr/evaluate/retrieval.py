@@ -3,14 +3,11 @@
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from rr.compute.thread_pool import parallel_for
-from rr.data.beton import Beton
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.result import ProtocolResult
+from rr.evaluate.similarity import normalize_rows
 from rr.params import RetrievalConfig
 from rr.runtime.image_grid import make_image_grid
 
@@ -35,16 +32,13 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
 
     The example image has a row for the first test image of each class, up to 10 rows. A row shows the query and its 10
     nearest training images. An image of the same class has a green frame, and any other has a red frame.
-
-    Raises:
-        UserError: if the features are not finite.
     """
     train, test = inputs.train, inputs.test
     max_cutoff = max(config.cutoffs)
     num_neighbors = min(max(max_cutoff, _EXAMPLE_NEIGHBORS), len(train))
     nearest, similarity, average_precision = rank_gallery(
-        inputs.train_features, train.labels, inputs.test_features, test.labels, num_neighbors,
-        euclidean=config.distance == "euclidean",
+        train.features, train.labels, test.features, test.labels, num_neighbors,
+        euclidean=config.distance == "euclidean", threads=inputs.threads,
     )  # fmt: skip
     is_relevant = train.labels[nearest] == test.labels[:, None]
     num_relevant = np.bincount(train.labels, minlength=test.labels.max() + 1)[test.labels]
@@ -60,22 +54,23 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
         predictions=train.labels[nearest[:, 0]],
         columns={
             "average_precision": average_precision,
-            "neighbours": list(train.index[nearest[:, :max_cutoff]]),
-            "neighbour_labels": list(train.labels[nearest[:, :max_cutoff]]),
-            "similarities": list(similarity[:, :max_cutoff]),
+            "neighbours": train.index[nearest[:, :max_cutoff]],
+            "neighbour_labels": train.labels[nearest[:, :max_cutoff]],
+            "similarities": similarity[:, :max_cutoff],
         },
-        examples=_render_examples(nearest[:, :_EXAMPLE_NEIGHBORS], is_relevant[:, :_EXAMPLE_NEIGHBORS], train, test),
+        examples=_render_examples(nearest[:, :_EXAMPLE_NEIGHBORS], is_relevant[:, :_EXAMPLE_NEIGHBORS], inputs),
     )
 
 
 def rank_gallery(
-    gallery: Tensor,
+    gallery: np.ndarray,
     gallery_labels: np.ndarray,
-    queries: Tensor,
+    queries: np.ndarray,
     query_labels: np.ndarray,
     num_neighbors: int,
     *,
     euclidean: bool,
+    threads: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the nearest gallery images of each query, their similarities, and the average precision of each ranking.
 
@@ -86,14 +81,15 @@ def rank_gallery(
         query_labels: int64 (Q,).
         num_neighbors: number of images to return for each query.
         euclidean: whether to use the negative squared Euclidean distance as similarity instead of the cosine.
+        threads: number of threads that rank queries.
 
     Returns:
         Gallery rows of the nearest images, int64 (Q, num_neighbors); their similarities, float32 (Q, num_neighbors);
         and the average precision of each query, float64 (Q,).
     """
     if not euclidean:
-        gallery, queries = F.normalize(gallery), F.normalize(queries)
-    squared_norms = gallery.square().sum(1)
+        gallery, queries = normalize_rows(gallery), normalize_rows(queries)
+    squared_norms = np.square(gallery).sum(1)
     rows_by_class = {int(label): np.flatnonzero(gallery_labels == label) for label in np.unique(query_labels)}
     nearest = np.empty((len(queries), num_neighbors), np.int64)
     similarity = np.empty((len(queries), num_neighbors), np.float32)
@@ -101,13 +97,13 @@ def rank_gallery(
     for start in range(0, len(queries), _BATCH_SIZE):
         batch = queries[start : start + _BATCH_SIZE]
         products = batch @ gallery.T
-        scores = (2 * products - squared_norms - batch.square().sum(1, keepdim=True)) if euclidean else products
+        scores = (2 * products - squared_norms - np.square(batch).sum(1, keepdims=True)) if euclidean else products
         stop = start + len(batch)
         rank = partial(
-            _rank_queries, scores.cpu().numpy(), query_labels[start:stop], rows_by_class,
+            _rank_queries, scores, query_labels[start:stop], rows_by_class,
             nearest[start:stop], similarity[start:stop], average_precision[start:stop],
         )  # fmt: skip
-        parallel_for(rank, len(batch), torch.get_num_threads())
+        parallel_for(rank, len(batch), threads)
     return nearest, similarity, average_precision
 
 
@@ -139,14 +135,13 @@ def _rank_queries(
         average_precision[query] = (num_relevant_at_least / num_at_least).mean()
 
 
-def _render_examples(nearest: np.ndarray, is_relevant: np.ndarray, train: Beton, test: Beton) -> np.ndarray:
+def _render_examples(nearest: np.ndarray, is_relevant: np.ndarray, inputs: EvaluationInputs) -> np.ndarray:
     """Return a grid with a row for the first query of each class: the query and its nearest training images."""
-    queries = np.unique(test.labels, return_index=True)[1][:_EXAMPLE_QUERIES]
+    queries = np.unique(inputs.test.labels, return_index=True)[1][:_EXAMPLE_QUERIES]
     tiles = []
-    for query in queries:
-        query_images, _ = next(test.batches(np.array([query]), 1))
-        tiles.append(_add_frame(np.array(query_images[0]), _QUERY_COLOR))
-        neighbors, _ = next(train.batches(nearest[query], nearest.shape[1]))
+    for query, image in zip(queries, inputs.read_images("test", queries), strict=True):
+        tiles.append(_add_frame(image, _QUERY_COLOR))
+        neighbors = inputs.read_images("train", nearest[query])
         colors = (_CORRECT_COLOR if relevant else _WRONG_COLOR for relevant in is_relevant[query])
         tiles += [_add_frame(image, color) for image, color in zip(neighbors, colors, strict=True)]
     return make_image_grid(np.stack(tiles), nearest.shape[1] + 1)

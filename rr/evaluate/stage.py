@@ -7,48 +7,24 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from rr import paths
-from rr.backbones.weights import load_network
-from rr.data.beton import Beton
+from rr.data.arrow import to_arrow
+from rr.data.feature_file import read_features
 from rr.errors import UserError
-from rr.evaluate import embedding, finetune, knn, linear, retrieval
-from rr.evaluate.checks import find_protocol_problem, find_target_problem
+from rr.evaluate.checks import find_protocol_problem
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.result import ProtocolResult
-from rr.params import DatasetConfig, ProtocolConfig
+from rr.evaluate.target import Target
+from rr.params import ProtocolConfig
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.image_grid import write_png
-
-PROTOCOLS: dict[str, Callable[[EvaluationInputs, Any], ProtocolResult]] = {
-    "linear": linear.evaluate,
-    "finetune": finetune.evaluate,
-    "knn": knn.evaluate,
-    "retrieval": retrieval.evaluate,
-    "embedding": embedding.evaluate,
-}
-
-
-@dataclass(frozen=True)
-class Target:
-    """The dataset on which a backbone is evaluated.
-
-    Attributes:
-        dataset: the dataset's section of params.yaml.
-        betons: path of the beton of each split, "train" and "test".
-        class_names: names of the classes by label; empty if the dataset has no labels.
-    """
-
-    dataset: DatasetConfig
-    betons: dict[str, Path]
-    class_names: list[str]
 
 
 def evaluate(
@@ -63,35 +39,51 @@ def evaluate(
         The metrics.
 
     Raises:
-        UserError: if the dataset cannot be a target, if the settings of the protocol do not suit it, or if the weights
-            are not a valid backbone file.
+        UserError: if the settings of the protocol do not suit the dataset, or if the weights or the features are
+            damaged.
     """
-    backbone, classifier = load_network(run.pretraining.weights)
-    train, test = (Beton(target.betons[split], threads=threads) for split in ("train", "test"))
-    problem = find_target_problem(run.target, target.class_names, train.labels, test.labels)
-    problem = problem or find_protocol_problem(run.protocol, protocol, run.target, train.labels, test.labels, seed)
-    if problem:
+    train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
+    if problem := find_protocol_problem(run.protocol, protocol, run.target, train.labels, test.labels, seed):
         raise UserError(problem)
-    if run.target != run.pretraining.dataset:  # the classes of the classifier are those of another dataset
-        classifier = None
-    if classifier and classifier.out_features != len(target.class_names):
-        raise UserError(
-            f"{run.pretraining.weights}: the network was trained on {classifier.out_features} classes of {run.target}, "
-            f"which now has {len(target.class_names)}: run rr pretrain again"
-        )
-    inputs = EvaluationInputs(
-        backbone.to(device), train, test, target.dataset, len(target.class_names), seed, device,
-        classifier and classifier.to(device),
-    )  # fmt: skip
-    result = PROTOCOLS[protocol.kind](inputs, protocol)
+    inputs = EvaluationInputs(train, test, target, run.pretraining, seed, device, threads)
+    with threadpool_limits(threads, "blas"):
+        result = _find_evaluator(protocol.kind)(inputs, protocol)
     metrics = result.metrics | {"test_images": len(test), "classes": len(target.class_names)}
-    table = pa.table({"index": test.index[result.rows], "label": test.labels[result.rows], **result.columns})
+    columns = {"index": test.index[result.rows], "label": test.labels[result.rows], **result.columns}
+    table = pa.table({name: to_arrow(values) for name, values in columns.items()})
     with atomic_write(run.predictions) as temporary:
         pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(target.class_names)}), temporary)
     write_text(run.confusion, _format_confusion_csv(target.class_names, test.labels[result.rows], result.predictions))
     write_png(result.examples, run.examples)
     write_text(run.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def _find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResult]:
+    """Return the function of a protocol. Only its module is imported, because some modules load torch and FFCV."""
+    match kind:
+        case "linear":
+            from rr.evaluate import linear
+
+            return linear.evaluate
+        case "finetune":
+            from rr.evaluate import finetune
+
+            return finetune.evaluate
+        case "knn":
+            from rr.evaluate import knn
+
+            return knn.evaluate
+        case "retrieval":
+            from rr.evaluate import retrieval
+
+            return retrieval.evaluate
+        case "embedding":
+            from rr.evaluate import embedding
+
+            return embedding.evaluate
+        case _:
+            raise ValueError(f"unknown protocol {kind!r}")
 
 
 def _format_confusion_csv(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:

@@ -32,6 +32,7 @@ from rr.params.methods import (
     VICRegConfig,
 )
 from rr.params.protocols import (
+    NUMPY_PROTOCOLS,
     EmbeddingConfig,
     FinetuneConfig,
     KnnConfig,
@@ -42,6 +43,7 @@ from rr.params.protocols import (
 from rr.params.root import DynamicsConfig, GridConfig, Params, lookup
 
 __all__ = [
+    "NUMPY_PROTOCOLS",
     "BYOLConfig",
     "BackboneName",
     "BarlowTwinsConfig",

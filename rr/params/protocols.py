@@ -7,6 +7,9 @@ from pydantic import Field
 from rr.params.base import Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
 from rr.views.augmentation import Augmentation
 
+# Kinds of protocols that use only numpy. They run on the CPU, without loading torch.
+NUMPY_PROTOCOLS = ("knn", "retrieval")
+
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
 
 

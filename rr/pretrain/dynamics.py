@@ -64,8 +64,7 @@ class DynamicsMonitor:
             features = extract_features(method.backbone, self.data, self.dataset, self.device, self.rows)
             if features.isfinite().all():
                 if self.has_labels:
-                    labels = torch.from_numpy(self.data.labels[self.rows]).to(features.device)
-                    values["knn_accuracy"] = leave_one_out_knn_accuracy(features, labels)
+                    values["knn_accuracy"] = leave_one_out_knn_accuracy(features, self.data.labels[self.rows])
                 values["effective_rank"] = effective_rank(features)
         except Exception as error:  # such as too little memory, or a matrix decomposition that does not converge
             missing = ", ".join(name for name, value in values.items() if math.isnan(value))
@@ -75,7 +74,7 @@ class DynamicsMonitor:
         return values
 
 
-def leave_one_out_knn_accuracy(features: Tensor, labels: Tensor) -> float:
+def leave_one_out_knn_accuracy(features: Tensor, labels: np.ndarray) -> float:
     """Classify each image by its nearest neighbors among all other images, and return the accuracy.
 
     Args:
@@ -84,8 +83,8 @@ def leave_one_out_knn_accuracy(features: Tensor, labels: Tensor) -> float:
     """
     directions = F.normalize(features)
     cosines = (directions @ directions.T).fill_diagonal_(-2)  # below any cosine, so no image is its own neighbor
-    scores = knn_vote(cosines, labels, int(labels.max()) + 1, NUM_NEIGHBORS, TEMPERATURE)
-    return (scores.argmax(1) == labels).double().mean().item()
+    scores = knn_vote(cosines.cpu().numpy(), labels, int(labels.max()) + 1, NUM_NEIGHBORS, TEMPERATURE)
+    return float((scores.argmax(1) == labels).mean())
 
 
 def gradient_norms(method: Method) -> tuple[float, float]:

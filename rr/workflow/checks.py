@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rr import paths
+from rr.data.arrow import to_numpy
 from rr.data.class_names import parse_class_names
 from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import slimagenet, tiny_imagenet
@@ -111,9 +111,9 @@ def _find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset:
 
 def _read_labels(path: Path) -> KnownDataset:
     """Read the labels from the raw file or the index of a dataset."""
-    table = pq.read_table(path, columns=["split", "label"])
-    labels = table["label"].to_numpy()
-    is_test = pc.equal(table["split"].cast(pa.string()), "test").to_numpy()
+    table = pq.ParquetFile(path).read(["split", "label"])  # `pq.read_table` would load pyarrow.dataset
+    labels = to_numpy(table["label"])
+    is_test = np.array(table["split"].to_pylist()) == "test"
     return KnownDataset(parse_class_names(table.schema.metadata), labels[~is_test], labels[is_test])
 
 
@@ -166,7 +166,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
 
     Runs that have a record are left out. This loads torch.
     """
-    from rr.workflow.estimates import estimate_output_bytes
+    from rr.workflow.estimates import estimate_features_bytes, estimate_output_bytes
 
     runs = [run for run in grid.pretrainings(params) if not paths.record_file(run.folder).is_file()]
     different = {(run.dataset, run.backbone, run.method): run for run in runs}  # ignores seeds
@@ -175,20 +175,28 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     for name in grid.dataset_names(params):
         if not paths.record_file(paths.DatasetPaths(name).beton_dir).is_file():
             needed += estimate_beton_bytes(params, name)
+    num_images = {name: count_images(params, name) for name in grid.dataset_names(params)}
+    for extraction in grid.extractions(params):
+        if not paths.record_file(extraction.folder).is_file():
+            needed += estimate_features_bytes(extraction.pretraining.backbone, num_images[extraction.target])
     free = shutil.disk_usage(".").free
     if needed > free:
         problems.append(
-            f"the betons and weights of the grid need {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free on the "
-            "disk of this folder: free some space, or remove datasets from grid.data in params.yaml"
+            f"the betons, weights and features of the grid need {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are "
+            "free on the disk of this folder: free some space, or remove datasets from grid.data in params.yaml"
         )
     return list(dict.fromkeys(filter(None, problems)))
 
 
 def estimate_beton_bytes(params: Params, name: str) -> int:
     """Return the size in bytes of the pixels of a dataset, or 0 if the number of images is unknown."""
+    return count_images(params, name) * params.datasets[name].image_size ** 2 * 3
+
+
+def count_images(params: Params, name: str) -> int:
+    """Return the number of images of both splits of a dataset, or 0 if it is unknown."""
     dataset = find_known_dataset(params, name)
-    num_images = len(dataset.train_labels) + len(dataset.test_labels) if dataset else 0
-    return num_images * params.datasets[name].image_size ** 2 * 3
+    return len(dataset.train_labels) + len(dataset.test_labels) if dataset else 0
 
 
 def runs_on_cluster() -> bool:

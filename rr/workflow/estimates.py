@@ -1,13 +1,10 @@
-"""Estimate the time, input and output, memory and disk space that the pretraining runs of a grid need.
-
-The networks are built on torch's device `meta`, whose tensors have a shape but no data.
-"""
+"""Estimate the time, input and output, memory and disk space that the pretraining runs of a grid need."""
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +14,7 @@ from rr.data.beton import MAX_RESIDENT_BYTES
 from rr.params import Params
 from rr.pretrain import checkpoint
 
+_MAX_IMAGE_SIZE = 128  # pixels; larger images would take seconds to pass through a large network
 _LABEL_BYTES = 8  # size of a cluster label of DeepCluster
 
 
@@ -83,9 +81,15 @@ def estimate_min_step_bytes(backbone: str, image_size: int, num_views: int, prec
     It includes the weights, their gradients and one optimizer moment, the views, and the outputs of the convolutions,
     which the backward pass needs. The actual memory is usually two to three times as large.
     """
-    weights, outputs_per_view = _count_values(backbone, image_size)
+    network = _measure_network(backbone, image_size)
     bytes_per_output = 2 if precision == "bfloat16" else 4
-    return 3 * 4 * weights + num_views * (4 * 3 * image_size**2 + bytes_per_output * outputs_per_view)
+    bytes_per_view = 4 * 3 * image_size**2 + bytes_per_output * network.conv_outputs
+    return 3 * 4 * network.weights + int(num_views * bytes_per_view)
+
+
+def estimate_features_bytes(backbone: str, num_images: int) -> int:
+    """Return the size in bytes of the features of a number of images, float32."""
+    return 4 * _measure_network(backbone).features * num_images
 
 
 def estimate_output_bytes(backbone: str) -> int:
@@ -93,22 +97,36 @@ def estimate_output_bytes(backbone: str) -> int:
 
     The state contains the weights and two optimizer moments of each.
     """
-    return (1 + 3) * 4 * _count_values(backbone, 32)[0]
+    return (1 + 3) * 4 * _measure_network(backbone).weights
+
+
+class _NetworkSize(NamedTuple):
+    """Numbers of weights and features of a backbone, and of values that its convolutions output for an image."""
+
+    weights: int
+    features: int
+    conv_outputs: float
 
 
 @cache
-def _count_values(name: str, image_size: int) -> tuple[int, int]:
-    """Return the number of weights of a backbone, and of values that its convolutions output for an image."""
+def _measure_network(name: str, image_size: int = 32) -> _NetworkSize:
+    """Build a backbone and pass an image through it, without changing torch's random state.
+
+    A large image is replaced by a smaller one, and the number of outputs is extrapolated. The device `meta` is not
+    used, because its forward passes load torch._dynamo, which takes a second.
+    """
     num_outputs = 0
 
     def count_outputs(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         nonlocal num_outputs
         num_outputs += output.numel()
 
-    with torch.device("meta"), torch.inference_mode():
+    side = min(image_size, _MAX_IMAGE_SIZE)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
         backbone = backbones.build(name).eval()
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count_outputs)
-        backbone(torch.empty(1, 3, image_size, image_size))
-    return sum(parameter.numel() for parameter in backbone.parameters()), num_outputs
+        backbone(torch.zeros(1, 3, side, side))
+    num_weights = sum(parameter.numel() for parameter in backbone.parameters())
+    return _NetworkSize(num_weights, backbone.features, num_outputs * (image_size / side) ** 2)

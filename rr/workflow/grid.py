@@ -27,6 +27,7 @@ STAGE_PARAMETERS = {
         "datasets.{dataset}.std",
         "methods.{method}",
     ),
+    "extract": ("threads", "datasets.{target}.mean", "datasets.{target}.std"),
     "evaluate": ("threads", "datasets.{target}.mean", "datasets.{target}.std", "protocols.{protocol}"),
     "report": ("grid",),
 }
@@ -73,6 +74,11 @@ def pretrainings(params: Params) -> Iterator[paths.PretrainPaths]:
     yield from dict.fromkeys(run for grid in params.grid for run in _pretrainings_of(grid))
 
 
+def extractions(params: Params) -> Iterator[paths.FeaturePaths]:
+    """Yield each feature extraction of the grid once."""
+    yield from dict.fromkeys(evaluation.extraction for evaluation in evaluations(params))
+
+
 def evaluations(params: Params) -> Iterator[paths.EvaluationPaths]:
     """Yield each evaluation of the grid once."""
     yield from dict.fromkeys(
@@ -109,20 +115,32 @@ def make_pretrain_run(params: Params, run: paths.PretrainPaths) -> StageRun:
     return StageRun("pretrain", run.folder, values, inputs, [run.weights, run.last_epoch, run.history, run.views])
 
 
+def make_extract_run(params: Params, run: paths.FeaturePaths) -> StageRun:
+    """Return the `extract` run that writes the files of `run`."""
+    target = paths.DatasetPaths(run.target)
+    values = stage_params(params, "extract", target=run.target)
+    inputs = [run.pretraining.weights, *target.betons.values(), target.index]
+    return StageRun("extract", run.folder, values, inputs, [run.features])
+
+
 def make_evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
-    """Return the `evaluate` run that writes the files of `run`."""
+    """Return the `evaluate` run that writes the files of `run`.
+
+    The inputs are those of all protocols together, because the stages of a DVC matrix have the same dependencies.
+    """
     target = paths.DatasetPaths(run.target)
     values = stage_params(params, "evaluate", target=run.target, protocol=run.protocol)
-    inputs = [run.pretraining.weights, *target.betons.values(), target.index]
+    inputs = [run.extraction.features, run.pretraining.weights, *target.betons.values(), target.index]
     outputs = [run.metrics, run.predictions, run.confusion, run.examples]
     return StageRun("evaluate", run.folder, values, inputs, outputs)
 
 
 def make_report_run(params: Params) -> StageRun:
-    """Return the `report` run, whose inputs are files of all pretraining runs and evaluations of the grid."""
+    """Return the `report` run, whose inputs are files of all pretraining runs, extractions and evaluations."""
     inputs: list[Path] = []
     for run in pretrainings(params):
         inputs += [run.history, run.views, paths.record_file(run.folder)]
+    inputs += [paths.record_file(extraction.folder) for extraction in extractions(params)]
     for evaluation in evaluations(params):
         inputs += [evaluation.metrics, evaluation.predictions, evaluation.examples]
         inputs.append(paths.record_file(evaluation.folder))
@@ -136,6 +154,8 @@ def stage_runs(params: Params) -> Iterator[StageRun]:
         yield make_convert_run(params, name)
     for run in pretrainings(params):
         yield make_pretrain_run(params, run)
+    for extraction in extractions(params):
+        yield make_extract_run(params, extraction)
     for evaluation in evaluations(params):
         yield make_evaluate_run(params, evaluation)
     yield make_report_run(params)

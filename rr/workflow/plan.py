@@ -10,8 +10,8 @@ from rr.params import Params
 from rr.runtime.formatting import format_count, format_duration
 from rr.runtime.table import format_table
 from rr.workflow import grid
-from rr.workflow.checks import estimate_beton_bytes, find_known_dataset, find_pretraining_problem
-from rr.workflow.estimates import IoEstimate, estimate_io, estimate_makespan
+from rr.workflow.checks import count_images, estimate_beton_bytes, find_known_dataset, find_pretraining_problem
+from rr.workflow.estimates import IoEstimate, estimate_features_bytes, estimate_io, estimate_makespan
 from rr.workflow.records import load_record
 
 # Returns the views per second of each of several runs.
@@ -22,7 +22,7 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
     """Return a table of the grid's pretraining runs, followed by estimates for those that are not done yet.
 
     A run is done if its record has the current parameters. The times include only the training loop. They do not
-    include evaluations, the clustering of DeepCluster, or reading and writing files.
+    include feature extraction, evaluations, the clustering of DeepCluster, or reading and writing files.
 
     Args:
         params: parameters with the grid.
@@ -67,12 +67,19 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
         rows.append((*key, f"{len(todo)}", f"{len(runs) - len(todo)}", *work))
     header = ("dataset", "backbone", "method", "runs", "done", "views per run", "views/s", "time")
     beton_gigabytes = sum(estimate_beton_bytes(params, name) for name in datasets) / 1e9
+    extractions = list(grid.extractions(params))
+    images = {name: count_images(params, name) for name in datasets}
+    features_gigabytes = (
+        sum(estimate_features_bytes(run.pretraining.backbone, images[run.target]) for run in extractions) / 1e9
+    )
     lines = [
         format_table(header, rows, text_columns=3),
         f"{format_count(sum(map(len, remaining.values())), 'pretraining runs')}, {format_count(total_views, 'views')}, "
-        f"{_format_time(sum(seconds.values()))} if run one after the other; "
-        f"{format_count(len(list(grid.evaluations(params))), 'evaluations')}, not included in the time",
-        f"disk space: about {beton_gigabytes:,.2f} GB for betons, and about as much again for data/raw",
+        f"{_format_time(sum(seconds.values()))} if run one after the other",
+        f"not included in the time: {format_count(len(extractions), 'feature extractions')} and "
+        f"{format_count(len(list(grid.evaluations(params))), 'evaluations')}",
+        f"disk space: about {beton_gigabytes:,.2f} GB for betons, about as much again for data/raw, and "
+        f"{features_gigabytes:,.2f} GB for features",
     ]
     if seconds:
         lines += [*_makespan_lines(seconds, gpus), _io_line(io, gpus)]

@@ -167,5 +167,6 @@ def load_record(folder: Path) -> dict[str, Any]:
 
 def _producing_command(path: Path) -> str:
     """Return the command that writes `path`, without its options."""
-    stages = {"raw": "fetch", "beton": "convert", "pretrain": "pretrain", "history": "pretrain", "evaluate": "evaluate"}
+    stages = {"raw": "fetch", "beton": "convert", "history": "pretrain", "features": "extract"}
+    stages |= {stage: stage for stage in ("pretrain", "evaluate")}
     return f"rr {stages.get(path.parts[1], 'report')}"

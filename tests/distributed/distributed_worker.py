@@ -241,7 +241,7 @@ def hang(seconds: float) -> None:
     distributed.TIMEOUT = timedelta(seconds=seconds)
     sys.argv = ["rr", "verify"]
     with mock.patch("rr.stages.run_verify", hang_in_last_process):
-        cli.main()
+        cli.run()
 
 
 def run_with_slow_checkpoints(arguments: list[str]) -> None:
@@ -259,7 +259,7 @@ def run_with_slow_checkpoints(arguments: list[str]) -> None:
 
     sys.argv = ["rr", *arguments]
     with mock.patch.object(loop, "save_checkpoint", save_slowly):
-        cli.main()
+        cli.run()
 
 
 def train_distributed(world_size: int, folder: Path, names: list[str], backbone: str = "conv4") -> dict[str, Any]:

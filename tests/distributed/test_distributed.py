@@ -16,7 +16,7 @@ import distributed_worker as worker
 import golden
 import numpy as np
 import pytest
-from helpers import EVALUATE, LONG, PRETRAIN, ROOT, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, LONG, PRETRAIN, ROOT, RunRr, write_params
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -205,6 +205,7 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
     assert not list(Path("runs").rglob("*.pt"))
     assert not list(Path().rglob(".*.tmp*"))
 
+    assert rr(*EXTRACT).code == 0
     assert rr(*EVALUATE, "knn").code == 0
     # A single process gets the same values up to rounding errors, which grow with each epoch (measured: 1e-5 to 2e-3).
     two = np.genfromtxt(HISTORY, delimiter=",", names=True)
@@ -431,11 +432,11 @@ def test_invalid_environment_variables_raise(shapes_project: Path, rr: RunRr, mo
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("stage", ["fetch", "convert", "evaluate", "report"])
+@pytest.mark.parametrize("stage", ["fetch", "convert", "extract", "evaluate", "report"])
 def test_single_process_stage_raises_in_several_processes(
     shapes_project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    commands = {"evaluate": (*EVALUATE, "knn"), "report": ("report",)}
+    commands = {"extract": EXTRACT, "evaluate": (*EVALUATE, "knn"), "report": ("report",)}
     monkeypatch.setenv("WORLD_SIZE", "2")
     messages = []
     for rank in ("0", "1"):
@@ -484,7 +485,7 @@ from rr import cli
 from rr.compute import distributed
 
 distributed.TIMEOUT = timedelta(seconds=4)
-cli.main()
+cli.run()
 """
 
 

@@ -42,7 +42,9 @@ elif stage == "report":
 else:
     run = paths.PretrainPaths(names["dataset"], names["backbone"], names["method"], int(names["seed"]))
     outputs = [run.weights, run.last_epoch, run.history, run.views]
-    if stage == "evaluate":
+    if stage == "extract":
+        outputs = [paths.FeaturePaths(run, names["target"]).features]
+    elif stage == "evaluate":
         run = paths.EvaluationPaths(run, names["target"], names["protocol"])
         outputs = [run.metrics, run.predictions, run.confusion, run.examples]
     else:
@@ -118,7 +120,7 @@ def measure_snakemake(params: Params, gpus: int, seconds: float) -> dict[str, An
         "pretraining_over_lower_bound": pretraining / lower_bound if lower_bound else None,
         "dry_run_after_pretraining": dry_run_after_pretraining,
         "remaining_stages": remaining_stages,
-        "per_remaining_job": remaining_stages / (runs["evaluate"] + 1),
+        "per_remaining_job": remaining_stages / (runs["extract"] + runs["evaluate"] + 1),
         "nothing_to_do": nothing_to_do,
     }
 

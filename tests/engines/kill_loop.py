@@ -63,6 +63,7 @@ def stage_commands(folder: Path) -> list[list[str]]:
         "fetch": ["dataset"],
         "convert": ["dataset"],
         "pretrain": ["dataset", "backbone", "method", "seed"],
+        "extract": ["dataset", "backbone", "method", "seed", "target"],
         "evaluate": ["dataset", "backbone", "method", "seed", "target", "protocol"],
         "report": [],
     }

@@ -48,21 +48,21 @@ def outdated_stages(project: Path) -> tuple[list[str], list[str]]:
 
 def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(project: Path) -> None:
     records = {path: path.read_bytes() for path in project.rglob("run.json")}
-    assert len(records) == 5
+    assert len(records) == 6
     for name in ("fetch.py", "convert.py", "views/cpu.py", "report/page.py"):
         edit(project, name, lambda text: text.replace('"""', '"""Another docstring. ', 1) + "# A comment.\n")
-    stages = ["convert", "evaluate", "fetch", "pretrain", "report"]
+    stages = ["convert", "evaluate", "extract", "fetch", "pretrain", "report"]
     assert outdated_stages(project) == (stages, stages)
     assert "every artifact matches its record" in call(project, "rr", "verify")
-    assert "sync: 5 of 5 runs were registered\n" in call(project, "rr", "sync")
+    assert "sync: 6 of 6 runs were registered\n" in call(project, "rr", "sync")
     assert outdated_stages(project) == ([], [])
 
-    edit(project, "evaluate/knn.py", lambda text: text.replace("_BATCH_SIZE = 512", "_BATCH_SIZE = 256"))
+    edit(project, "evaluate/knn.py", lambda text: text.replace("_BATCH_SIZE = 128", "_BATCH_SIZE = 256"))
     edit(project, "views/cpu.py", lambda text: f"{text}# Another comment.\n")
     output = call(project, "rr", "verify", code=2)
     assert f"rr/evaluate/knn.py (code of {EVALUATION}) has changed since the run" in output
     assert "mismatches: 1;" in output
-    assert "sync: 4 of 5 runs were registered; `rr verify` lists why the others were not" in call(project, "rr", "sync")
+    assert "sync: 5 of 6 runs were registered; `rr verify` lists why the others were not" in call(project, "rr", "sync")
     # DVC does not list the report, which follows if a file that it reads changes.
     assert outdated_stages(project) == (["evaluate"], ["evaluate", "report"])
     assert {path: path.read_bytes() for path in records} == records

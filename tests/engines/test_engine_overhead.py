@@ -11,7 +11,14 @@ from engine_overhead import time_command
 from helpers import ROOT
 
 pytestmark = pytest.mark.engine
-STAGE_RUNS = {"fetch": 1, "convert": 1, "pretrain": 2, "evaluate": 2, "report": 1}  # the suite `smoke` with two seeds
+STAGE_RUNS = {
+    "fetch": 1,
+    "convert": 1,
+    "pretrain": 2,
+    "extract": 2,
+    "evaluate": 2,
+    "report": 1,
+}  # the suite `smoke`, two seeds
 
 
 def measure(*arguments: str) -> dict[str, Any]:
@@ -30,14 +37,14 @@ def test_snakemake_runs_one_pretraining_per_gpu_at_a_time() -> None:
     assert results["stage_runs"] == STAGE_RUNS
     assert results["pretraining_lower_bound"] == 4
     assert results["pretraining"] >= 4  # the two jobs do sleep, one after the other
-    # The remaining jobs are two evaluations and the report.
-    assert results["per_remaining_job"] == pytest.approx(results["remaining_stages"] / 3, abs=1e-3)
+    # The remaining jobs are two extractions, two evaluations and the report.
+    assert results["per_remaining_job"] == pytest.approx(results["remaining_stages"] / 5, abs=1e-3)
 
 
 def test_dvc_runs_every_stage_once() -> None:
     results = measure("--engine", "dvc")
     assert results["stage_runs"] == STAGE_RUNS
-    assert results["per_stage"] == pytest.approx(results["all_stages"] / 7, abs=1e-3)
+    assert results["per_stage"] == pytest.approx(results["all_stages"] / 9, abs=1e-3)
     assert results["nothing_to_do"] < results["all_stages"]
     assert results["lock_megabytes"] > 0
 

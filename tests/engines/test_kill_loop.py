@@ -15,10 +15,10 @@ RECORD = Path("data/beton/shapes/run.json")
 
 @pytest.mark.engine
 def test_killed_stages_produce_the_same_outputs(tmp_path: Path) -> None:
-    results = run_kill_loop("rr", 5, 1, tmp_path / "kill_loop", kills_per_command=1)
+    results = run_kill_loop("rr", 6, 1, tmp_path / "kill_loop", kills_per_command=1)
     assert results.errors == []
-    assert results.kills == 5
-    assert results.runs == 1  # one kill for each of the five stages
+    assert results.kills == 6
+    assert results.runs == 1  # one kill for each of the six stages
     assert results.checks > 100
 
 

@@ -177,7 +177,7 @@ def test_readme_commands_list_and_undo_experiments(finished_project: Path) -> No
     before = {name: (project / name).read_bytes() for name in artifacts}
     output = call(project, "dvc", "exp", "run", "-S", "methods.relational.views=3")
     stages = {line.split("'")[1].split("@")[0] for line in output.splitlines() if line.startswith("Running stage")}
-    assert stages == {"pretrain", "evaluate", "report"}
+    assert stages == {"pretrain", "extract", "evaluate", "report"}
     assert "Stage 'convert@shapes' didn't change" in output
     record = json.loads((project / "runs/pretrain/shapes/conv4/relational/1/run.json").read_text())
     assert record["params"]["methods.relational"]["views"] == 3

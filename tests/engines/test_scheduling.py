@@ -45,7 +45,7 @@ def test_retry_requests_more_memory_and_time(project: Path) -> None:
     first, third, ninth = (
         requested_resources(snakemake(project, "-n", "--attempt", number)) for number in ("1", "3", "9")
     )
-    for rule in ("fetch", "convert", "pretrain", "evaluate", "report"):
+    for rule in ("fetch", "convert", "pretrain", "extract", "evaluate", "report"):
         assert int(third[rule]["mem_mb"]) == 3 * int(first[rule]["mem_mb"])
         growth = 1 if rule == "pretrain" else 3  # pretraining continues where it was interrupted
         assert int(third[rule]["runtime"]) == growth * int(first[rule]["runtime"])
@@ -55,10 +55,12 @@ def test_retry_requests_more_memory_and_time(project: Path) -> None:
 @pytest.mark.parametrize(("device", "gpu"), [("cuda", "1"), ("cpu", "0"), ("auto", "0")])
 def test_device_determines_which_stages_request_a_gpu(project: Path, device: str, gpu: str) -> None:
     path = ENVIRONMENT["PATH"] if device != "auto" else path_without(project, "nvidia-smi")
-    resources = requested_resources(snakemake(project, "-n", RR_DEVICE=device, PATH=path))
-    assert {rule: requests.get("gpu", "0") for rule, requests in resources.items() if rule != "all"} == {
-        "fetch": "0", "convert": "0", "pretrain": gpu, "evaluate": gpu, "report": "0",
-    }  # fmt: skip
+    for protocol, evaluation_gpu in (("linear", gpu), ("knn", "0")):  # kNN uses only numpy
+        output = f"runs/evaluate/shapes/conv4/random/1/shapes/{protocol}/metrics.json"
+        resources = requested_resources(snakemake(project, "-n", output, RR_DEVICE=device, PATH=path))
+        assert {rule: requests.get("gpu", "0") for rule, requests in resources.items()} == {
+            "fetch": "0", "convert": "0", "pretrain": gpu, "extract": gpu, "evaluate": evaluation_gpu,
+        }  # fmt: skip
 
 
 def test_local_jobs_use_the_gpu_one_after_the_other(tmp_path: Path) -> None:

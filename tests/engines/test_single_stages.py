@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_calls import call
-from helpers import EVALUATE, PRETRAIN, copy_project, keep_one_evaluation, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, copy_project, keep_one_evaluation, write_params
 from PIL import Image
 
 pytestmark = pytest.mark.engine
@@ -82,6 +82,7 @@ def test_engines_do_not_repeat_stages_that_a_user_has_run(project: Path) -> None
         project, "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "rr", *PRETRAIN, "--device", "cpu"
     )
     assert output.count("registering the run with Snakemake and DVC") == 1
+    call(project, "rr", *EXTRACT)
     call(project, "rr", *EVALUATE, "knn")
     call(project, "rr", "report")
     assert "Data and pipelines are up to date." in call(project, "dvc", "status")

@@ -133,7 +133,8 @@ def test_class_names_that_are_not_utf8_or_ascii_reach_every_stage(project: Path)
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     outputs = []
     for command in (
-        ("fetch", *run[:2]), ("convert", *run[:2]), ("pretrain", *run), ("evaluate", *run, *evaluation), ("report",),
+        ("fetch", *run[:2]), ("convert", *run[:2]), ("pretrain", *run), ("extract", *run, *evaluation[:2]),
+        ("evaluate", *run, *evaluation), ("report",),
         ("verify",), ("embed", "Völkl", "-o", "x", "--weights", weights),
     ):  # fmt: skip
         done = subprocess.run([sys.executable, "-m", "rr", *command], env=environment, capture_output=True, cwd=project)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from corruption import alter, damage, rounds
-from helpers import EVALUATE, PRETRAIN, SMALL_PARAMS, RunRr, add_dataset, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, SMALL_PARAMS, RunRr, add_dataset, write_params
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RepresenterError
@@ -174,6 +174,7 @@ def test_extreme_number_is_used_or_raises(
     write_params(folder, shorten)
     if command[0] == "evaluate":
         assert rr(*PRETRAIN).code == 0
+        assert rr(*EXTRACT).code == 0
     write_params(folder, change)
     outcome = rr(*command)
     assert outcome.code == (2 if expected else 0), outcome

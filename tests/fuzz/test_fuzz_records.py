@@ -43,6 +43,8 @@ stages.run_fetch("shapes", None, path)
 stages.run_convert("shapes", path)
 for run in grid.pretrainings(params):
     stages.run_pretrain(*vars(run).values(), "cpu", path)
+for run in grid.extractions(params):
+    stages.run_extract(*vars(run.pretraining).values(), run.target, "cpu", path)
 for run in grid.evaluations(params):
     stages.run_evaluate(*vars(run.pretraining).values(), run.target, run.protocol, "cpu", path)
 stages.run_report(path)
@@ -71,7 +73,8 @@ def test_verify_detects_every_flipped_bit(project_copy: Path) -> None:
     files = list_artifacts(project_copy)
     assert {path.name for path in files} == {
         "images.parquet", "train.beton", "test.beton", "index.parquet", "run.json", "1.csv", "views.png",
-        "backbone.safetensors", "last_epoch.safetensors", "metrics.json", "predictions.parquet", "confusion.csv",
+        "backbone.safetensors", "last_epoch.safetensors", "features.safetensors",
+        "metrics.json", "predictions.parquet", "confusion.csv",
         "examples.png", "index.html", "report.md", "tables.tex", "results.parquet",
     }  # fmt: skip
     for number, rng in rounds("provenance", max(FLIPS, len(files))):

@@ -20,8 +20,8 @@ from rr.runtime.atomic import atomic_write, write_text
 def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys; sys.argv = ['rr', '--help']\n"
-        "from rr.cli import main\n"
-        "try: main()\n"
+        "from rr.cli import run\n"
+        "try: run()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'numba', 'ffcv', 'pydantic', 'matplotlib', 'pyarrow'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
@@ -32,6 +32,7 @@ def test_help_imports_no_heavy_library() -> None:
         "fetch",
         "convert",
         "pretrain",
+        "extract",
         "evaluate",
         "report",
         "verify",
@@ -142,7 +143,7 @@ def test_error_of_the_system_is_explained(
 def test_bug_is_printed_with_its_traceback(project: Path) -> None:
     code = (
         "import sys; from rr import cli, stages; sys.argv = sys.argv[1:]\n"
-        "stages.run_fetch = lambda *_: 1 / 0; cli.main()"
+        "stages.run_fetch = lambda *_: 1 / 0; cli.run()"
     )
     done = subprocess.run([sys.executable, "-c", code, "rr", "fetch", "--dataset", "x"], capture_output=True, text=True)
     assert done.returncode == 1

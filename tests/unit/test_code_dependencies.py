@@ -10,7 +10,7 @@ from rr.workflow.records import CODE_SUFFIXES, code_files
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE_SUFFIXES = {*CODE_SUFFIXES} - {".py"}
-STAGES = ("fetch", "convert", "pretrain", "evaluate", "report")
+STAGES = ("fetch", "convert", "pretrain", "extract", "evaluate", "report")
 # Code that cannot change a result. The exception is the grid, which determines what the report reads.
 INFRASTRUCTURE = ("runtime/", "workflow/", "params/", "cli.py", "stages.py", "errors.py", "paths.py")
 GRID = "rr/workflow/grid.py"
@@ -73,7 +73,7 @@ def test_dvc_yaml_lists_exactly_the_modules_that_a_stage_imports(stage: str) -> 
     assert sorted(name for name in listed if not has_only_a_docstring(ROOT / name)) == sorted(reachable)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "evaluate"])
+@pytest.mark.parametrize("stage", ["pretrain", "extract", "evaluate"])
 def test_stages_depend_on_all_of_compute(stage: str) -> None:
     assert {path.relative_to(ROOT) for path in (ROOT / "rr/compute").glob("*.py")} <= set(code_files(stage))
 

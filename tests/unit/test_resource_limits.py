@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, PRETRAIN, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, write_params
 
 STAGES = {
     "data/raw": ("fetch", "--dataset", "shapes"),
     "data/beton": ("convert", "--dataset", "shapes"),
     "runs/pretrain": PRETRAIN,
+    "runs/features": EXTRACT,
     "runs/evaluate": (*EVALUATE, "knn"),
     "report": ("report",),
 }
@@ -114,7 +115,7 @@ def test_read_only_folder_raises(project_copy: Path, rr: RunRr, folder: str) -> 
 def test_file_size_limit_raises(project_copy: Path, folder: str) -> None:
     """The limit acts like `ulimit -f`, or like the largest file size of an old file system."""
     code = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); from rr import cli; cli.main()"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); from rr import cli; cli.run()"
     process = subprocess.run([sys.executable, "-c", code, *STAGES[folder]], capture_output=True, text=True)
     assert process.returncode == 2, process.stderr
     assert "rr: file too large" in process.stderr
@@ -136,7 +137,7 @@ def limit_memory_and_train(*arguments):
     return Trainer(*arguments)
 
 loop.Trainer = limit_memory_and_train
-cli.main()
+cli.run()
 """
 
 
@@ -238,7 +239,7 @@ def save_and_print_usage(*arguments):
     print("usage", memory, len(os.listdir("/proc/self/task")), file=sys.stderr)
 
 loop.save_checkpoint = save_and_print_usage
-cli.main()
+cli.run()
 """
 
 

@@ -3,6 +3,7 @@
 
 rule evaluate:
     input:
+        "runs/features/{dataset}/{backbone}/{method}/{seed}/{target}/features.safetensors",
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/backbone.safetensors",
         "data/beton/{target}/train.beton",
         "data/beton/{target}/test.beton",
@@ -33,8 +34,9 @@ rule evaluate:
     resources:
         mem_mb=lambda names, attempt: 8000 * attempt,
         runtime=lambda names, attempt: 4 * 60 * attempt,
-        gpu=GPU,
-        gpu_jobs=GPU,
+        # Protocols that use only numpy run on the CPU.
+        gpu=lambda names: 0 if PARAMS.protocols[names.protocol].kind in NUMPY_PROTOCOLS else GPU,
+        gpu_jobs=lambda names: 0 if PARAMS.protocols[names.protocol].kind in NUMPY_PROTOCOLS else GPU,
     params:
         settings=lambda names: grid.stage_params(PARAMS, "evaluate", **names),
     shell:

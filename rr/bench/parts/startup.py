@@ -1,4 +1,4 @@
-"""Part `startup`: the time from the start of a process to the help text, and to the end of the first training step."""
+"""Part `startup`: the time from the start of a process to the help text, the first work, and the first step."""
 
 import contextlib
 import io
@@ -20,6 +20,19 @@ from rr.bench.workers import TrainingTask
 from rr.data.beton import Beton
 
 _VIEWS = 4
+_IMPORT_TORCH = "import os, torch; os._exit(0)"  # like the other processes, without unloading libraries
+_RUN = ("--dataset", "shapes", "--backbone", "conv4", "--seed", "1", "--method")
+_TARGET = (*_RUN, "random", "--target", "shapes")
+# The command of each stage, and the function in which its work begins: the first image, mini-batch or file of results.
+_FIRST_WORK = {
+    "rr convert": ("rr.data.raw:decode_image", ("convert", "--dataset", "shapes")),
+    "rr pretrain": ("rr.pretrain.loop:Trainer.run_step", ("pretrain", *_RUN, "relational")),
+    "rr extract": ("rr.extract:extract_features", ("extract", *_TARGET)),
+    "rr evaluate, linear": ("rr.evaluate.linear:train_and_predict", ("evaluate", *_TARGET, "--protocol", "linear")),
+    "rr evaluate, knn": ("rr.evaluate.knn:predict_probabilities", ("evaluate", *_TARGET, "--protocol", "knn")),
+    "rr evaluate, retrieval": ("rr.evaluate.retrieval:rank_gallery", ("evaluate", *_TARGET, "--protocol", "retrieval")),
+    "rr report": ("rr.report.stage:collect_results", ("report",)),
+}
 
 
 def run(settings: Settings) -> PartResult:
@@ -32,17 +45,30 @@ def run(settings: Settings) -> PartResult:
         folder = Path(name)
         for threads in settings.available_thread_counts(2):
             task = _create_project(folder, 64 if settings.smoke_test else 5_000, threads)
-            options = ["--dataset", "shapes", "--backbone", "conv4", "--method", "relational", "--seed", "1"]
-            options += ["--device", "cpu", "--params", "params.yaml"]
+            candidates = [Candidate("import torch", _make_python_call(["-c", _IMPORT_TORCH], folder), 1)]
+            for stage, (function, command) in _FIRST_WORK.items():
+                call = _make_python_call(["-m", "rr.bench.first_work", function, *command], folder)
+                candidates.append(Candidate(stage, call, 1))
+            case = compare_candidates("first work", "starts", threads, candidates, repeats, warmup)
+            result.cases.append(case)
+            torch_seconds = case.candidates[0].cpu.median
+            seconds = {stage.name: stage.cpu.median - torch_seconds for stage in case.candidates[1:]}
+            result.notes.append(
+                f"CPU seconds to the first work minus those of `import torch`, {threads} threads: "
+                + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
+            )
+            options = [*_RUN, "relational", "--device", "cpu", "--params", "params.yaml"]
             rr_pretrain = _make_python_call(["-m", "rr.bench.first_step", "pretrain", *options], folder)
             candidates = [
                 Candidate("rr pretrain", rr_pretrain, 1),
                 Candidate("reference", lambda task=task: _run_first_step(task), 1),  # type: ignore[misc]
             ]
             result.cases.append(compare_candidates("first step", "starts", threads, candidates, repeats, warmup))
-    result.notes = [
-        f"The method is relational with K={_VIEWS}, M={IMAGES} and Conv-4. The time is measured from the start of the "
-        "process to the end of the first step.",
+    result.notes += [
+        "Reading the parameters, the hashes of inputs and code, and the checks of the grid belong to a start. The work "
+        "begins with the first image, mini-batch or file of results.",
+        f"The method is relational with K={_VIEWS}, M={IMAGES} and Conv-4. The first step is measured "
+        "from the start of the process to its end.",
         "The time of rr includes the interpreter, imports, parameters, hashes of inputs and code, the training split, "
         "compiled kernels from numba's cache, the image of example views, and the step.",
         "The time of the reference includes the interpreter, imports, loading of arrays from disk, the start of worker "
@@ -70,28 +96,40 @@ def _run_first_step(task: TrainingTask) -> None:
 
 
 def _create_project(folder: Path, num_images: int, threads: int) -> TrainingTask:
-    """Create a project in `folder` with converted images for rr and the same images for the reference.
+    """Create a project in `folder` with all inputs of the stages, and the same images for the reference.
 
+    The grid has random weights, so that all its stages can run quickly. The method of the first step is not in it.
     Return the task of the reference.
     """
     source = {"kind": "shapes", "train": num_images, "test": 10, "seed": 0}
     batch_size = 32 if num_images < IMAGES * 2 else IMAGES
-    grid = {"data": "shapes", "dataset": "shapes", "backbone": "conv4", "method": "relational", "seed": 1}
-    grid |= {"target": "shapes", "protocol": "knn"}
+    grid = {"data": ["shapes"], "dataset": ["shapes"], "backbone": ["conv4"], "method": ["random"], "seed": [1]}
     params = {
-        "grid": {axis: [value] for axis, value in grid.items()},
+        "grid": grid | {"target": ["shapes"], "protocol": ["linear", "knn", "retrieval"]},
         "threads": threads,
         "precision": "float32",
         "dynamics": {"every_n_epochs": 0, "images": 50},
         "datasets": {"shapes": {"source": source, "image_size": 32, "mean": list(MEAN), "std": list(STD)}},
-        "methods": {"relational": paper_config("relational", _VIEWS, batch_size).model_dump(mode="json")},
-        "protocols": {"knn": {"kind": "knn", "neighbors": 1, "temperature": 0.1}},
+        "methods": {
+            "random": {"kind": "random"},
+            "relational": paper_config("relational", _VIEWS, batch_size).model_dump(mode="json"),
+        },
+        "protocols": {
+            "linear": {"kind": "linear", "label_fraction": 1.0, "epochs": 1, "batch_size": 128, "learning_rate": 0.001},
+            "knn": {"kind": "knn", "neighbors": 1, "temperature": 0.1},
+            "retrieval": {"kind": "retrieval", "distance": "cosine", "cutoffs": [1]},
+        },
     }
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(params, file)
     with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):  # hides the progress
         stages.run_fetch("shapes", None, paths.PARAMS_FILE)
         stages.run_convert("shapes", paths.PARAMS_FILE)
+        run = ("shapes", "conv4", "random", 1)
+        stages.run_pretrain(*run, "cpu", paths.PARAMS_FILE)
+        stages.run_extract(*run, "shapes", "cpu", paths.PARAMS_FILE)
+        for protocol in ("linear", "knn", "retrieval"):
+            stages.run_evaluate(*run, "shapes", protocol, "cpu", paths.PARAMS_FILE)
     path = folder / "data/beton/shapes/train.beton"
     beton = Beton(path, threads=1)
     assert beton.images is not None

@@ -8,10 +8,10 @@ from typing import Any
 
 from rr.errors import UserError
 from rr.params import Params
-from rr.paths import EvaluationPaths, PretrainPaths, record_file
+from rr.paths import EvaluationPaths, FeaturePaths, PretrainPaths, record_file
 from rr.report.inputs.files import RunRecord, read_history, read_metrics, read_png, read_record
 from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embedding_map, read_predictions
-from rr.workflow.grid import evaluations, pretrainings
+from rr.workflow.grid import evaluations, extractions, pretrainings
 
 CLASSIFICATION = ("linear", "finetune", "knn")
 TRAINED_CLASSIFIER = "trained_classifier_accuracy"  # linear evaluation adds it for supervised networks
@@ -47,6 +47,14 @@ class PretrainResult:
 
 
 @dataclass(frozen=True)
+class ExtractionResult:
+    """The record of one feature extraction."""
+
+    paths: FeaturePaths
+    record: RunRecord
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """The outputs of one evaluation run.
 
@@ -77,11 +85,15 @@ class EvaluationResult:
         return self.settings["kind"]
 
 
+StageResult = PretrainResult | ExtractionResult | EvaluationResult
+
+
 @dataclass(frozen=True)
 class GridResults:
     """The results of all runs, in the order of the grid."""
 
     pretrainings: list[PretrainResult]
+    extractions: list[ExtractionResult]
     evaluations: list[EvaluationResult]
 
     @property
@@ -90,9 +102,13 @@ class GridResults:
         return [run.record for runs in self.stages.values() for run in runs]
 
     @property
-    def stages(self) -> dict[str, Sequence[PretrainResult | EvaluationResult]]:
+    def stages(self) -> dict[str, Sequence[StageResult]]:
         """The runs by the title of their stage."""
-        return {"Pretraining": self.pretrainings, "Evaluation": self.evaluations}
+        return {
+            "Pretraining": self.pretrainings,
+            "Feature extraction": self.extractions,
+            "Evaluation": self.evaluations,
+        }
 
     def evaluations_of_kind(self, *kinds: str) -> list[EvaluationResult]:
         """Return the evaluations whose protocol has one of the kinds."""
@@ -114,7 +130,9 @@ def collect_results(params: Params) -> GridResults:
     """
     runs = {run: _collect_pretraining(run) for run in pretrainings(params)}
     results = GridResults(
-        list(runs.values()), [_collect_evaluation(run, runs[run.pretraining]) for run in evaluations(params)]
+        list(runs.values()),
+        [ExtractionResult(run, read_record(run.folder)) for run in extractions(params)],
+        [_collect_evaluation(run, runs[run.pretraining]) for run in evaluations(params)],
     )
     _check_equal(
         (f"the setting {name}", value, record_file(run.paths.folder))

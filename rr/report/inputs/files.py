@@ -60,12 +60,13 @@ class RunRecord:
 _RunRecord = TypeAdapter(RunRecord)
 
 
-def read_record(folder: Path, section: str) -> RunRecord:
+def read_record(folder: Path, section: str | None = None) -> RunRecord:
     """Return the record of a run.
 
     Args:
         folder: the run's folder.
-        section: a section of params.yaml, e.g. "methods.simclr", that the record must contain with a `kind`.
+        section: a section of params.yaml, e.g. "methods.simclr", that the record must contain with a `kind`. If None,
+            no section is required.
 
     Raises:
         UserError: if the record is missing or damaged, or does not contain the section.
@@ -74,8 +75,8 @@ def read_record(folder: Path, section: str) -> RunRecord:
         record = _RunRecord.validate_python(load_record(folder))
     except ValidationError as error:
         raise damaged_file_error(paths.record_file(folder), _first_message(error)) from error
-    settings = record.params.get(section)
-    if not isinstance(settings, dict) or not isinstance(settings.get("kind"), str):
+    settings = record.params.get(section or "")
+    if section and not (isinstance(settings, dict) and isinstance(settings.get("kind"), str)):
         raise damaged_file_error(paths.record_file(folder), f"its params contain no {section} with a 'kind'")
     return record
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from rr.report.formatting import format_count, letter_label
 from rr.report.grouping import unique
-from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
+from rr.report.inputs.collect import GridResults, StageResult
 
 _MAX_NAMES = 6  # runs of a version that the warning names
 
 
-def code_version_labels(runs: Sequence[PretrainResult | EvaluationResult]) -> list[str]:
+def code_version_labels(runs: Sequence[StageResult]) -> list[str]:
     """Return the label (A, B, …) of the code version of each run. Runs with equal file hashes have equal labels."""
     versions = unique(run.record.code for run in runs)
     return [letter_label(versions.index(run.record.code)) for run in runs]
@@ -27,7 +27,7 @@ def code_version_warnings(results: GridResults) -> list[str]:
         changed_files = [file for file in files if len({code.get(file) for code in versions}) > 1]
         descriptions = []
         for index, version in enumerate(versions):
-            # The folders without runs/pretrain/ or runs/evaluate/, i.e. the names that the command line uses.
+            # The folders without runs/<stage>/, i.e. the names that the command line uses.
             names = ["/".join(run.paths.folder.parts[2:]) for run in runs if run.record.code == version]
             more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
             descriptions.append(f"version {letter_label(index)} made {', '.join(names[:_MAX_NAMES])}{more}")

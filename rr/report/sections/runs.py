@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rr.paths import record_file
 from rr.report.formatting import format_count, format_duration, format_energy, letter_label
 from rr.report.grouping import unique
-from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult
+from rr.report.inputs.collect import GridResults, StageResult
 from rr.report.inputs.files import Machine
 from rr.report.sections.code_versions import code_version_labels, describe_commits
 from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
@@ -61,9 +61,7 @@ def _machine_table(machines: Sequence[Machine]) -> TextTable:
     return text_table(["Machine", *labels], [[name, *values] for name, values in rows.items()])
 
 
-def _run_table(
-    runs: Sequence[PretrainResult | EvaluationResult], machines: list[Machine], has_versions: bool, has_energy: bool
-) -> TextTable:
+def _run_table(runs: Sequence[StageResult], machines: list[Machine], has_versions: bool, has_energy: bool) -> TextTable:
     """Return a table with a row per run. Columns without information are left out."""
     numbers = numeric_columns(["Time", "Views/s", "Peak memory", "Energy"])
     rows: list[list[TextCell | str]] = []

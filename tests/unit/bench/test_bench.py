@@ -288,4 +288,4 @@ def test_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 def test_startup_part_runs() -> None:
     results = json.loads(bench.run_benchmark(["startup"], as_json=True, steps=1, smoke_test=True, threads=[1]))
-    assert [case["case"] for case in results["parts"]["startup"]["cases"]] == ["help", "first step"]
+    assert [case["case"] for case in results["parts"]["startup"]["cases"]] == ["help", "first work", "first step"]

@@ -46,6 +46,12 @@ def test_written_beton_is_read_back(path: Path) -> None:
     assert (data.image_size, len(data)) == (SIZE, COUNT)
 
 
+def test_single_images_are_read_in_the_given_order(path: Path) -> None:
+    positions = np.array([699, 0, 5, 5])
+    assert np.array_equal(beton.read_images(path, positions), make_samples()[0][positions])
+    assert beton.read_images(path, positions[:0]).shape == (0, SIZE, SIZE, 3)
+
+
 def test_equal_input_gives_equal_bytes(path: Path, tmp_path: Path) -> None:
     second = tmp_path / "second.beton"
     beton.write(second, *make_samples())

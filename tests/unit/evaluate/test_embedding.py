@@ -8,11 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from rr.data.beton import Beton, write
+from rr.data.feature_file import SplitFeatures
 from rr.evaluate import embedding
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
 from rr.evaluate.result import ProtocolResult
+from rr.evaluate.target import Target
 from rr.params import DatasetConfig, EmbeddingConfig, ShapesSource
+from rr.paths import PretrainPaths
 from rr.views import Augmentation
 
 DATASET = DatasetConfig(
@@ -52,7 +55,11 @@ def compute_features(beton: Beton) -> torch.Tensor:
 
 
 def evaluate(beton: Beton, **changes: object) -> ProtocolResult:
-    inputs = EvaluationInputs(ChannelMeans(), beton, beton, DATASET, num_classes=3, seed=3, device="cpu")
+    split = SplitFeatures(compute_features(beton).numpy(), beton.labels, beton.index)
+    target = Target("mine", DATASET, dict.fromkeys(("train", "test"), beton.path), ["a", "b", "c"])
+    run = PretrainPaths("mine", "conv4", "random", 1)
+    inputs = EvaluationInputs(split, split, target, run, seed=3, device="cpu", threads=1)
+    vars(inputs)["load_backbone"] = ChannelMeans
     return embedding.evaluate(inputs, make_config(**changes))
 
 

@@ -4,31 +4,38 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import EVALUATE, PRETRAIN, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, write_params
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn import functional as F
 
 from rr import backbones, paths
+from rr import extract as extract_stage
 from rr.backbones.weights import load_backbone
 from rr.data.beton import Beton, write
+from rr.data.feature_file import SplitFeatures, read_features
 from rr.data.labels import keep_label_fraction
 from rr.errors import UserError
-from rr.evaluate import inputs, knn, linear
+from rr.evaluate import knn, linear
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.features import extract_features
-from rr.evaluate.stage import Target, evaluate
-from rr.params import DatasetConfig, FinetuneConfig, KnnConfig, LinearConfig, RetrievalConfig, ShapesSource
+from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.target import Target
+from rr.extract import extract
+from rr.params import NUMPY_PROTOCOLS, DatasetConfig, FinetuneConfig, KnnConfig, LinearConfig, ShapesSource
 from rr.views import normalize
 
 FOLDER = Path("runs/evaluate/shapes/conv4/relational/1/shapes")
+FEATURES = Path("runs/features/shapes/conv4/relational/1/shapes")
 SHAPES = DatasetConfig(
     source=ShapesSource(kind="shapes", train=200, test=50, seed=0),
     image_size=32,
@@ -37,12 +44,17 @@ SHAPES = DatasetConfig(
 )
 
 
-def sample_features(seed: int, count: int, num_classes: int = 5) -> tuple[torch.Tensor, np.ndarray]:
+def sample_features(seed: int, count: int, num_classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Return normally distributed features around a center of each class, and the labels."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, num_classes, count)
     centers = np.random.default_rng(99).normal(size=(num_classes, 16))
-    return torch.from_numpy((centers[labels] + rng.normal(size=(count, 16))).astype(np.float32)), labels
+    return (centers[labels] + rng.normal(size=(count, 16))).astype(np.float32), labels
+
+
+def sample_tensors(seed: int, count: int) -> tuple[torch.Tensor, np.ndarray]:
+    features, labels = sample_features(seed, count)
+    return torch.from_numpy(features), labels
 
 
 @pytest.mark.parametrize(("neighbors", "temperature"), [(1, 0.1), (20, 0.1), (50, 0.5)])
@@ -52,9 +64,9 @@ def test_knn_matches_scikit_learn(neighbors: int, temperature: float) -> None:
     probabilities = knn.predict_probabilities(train_features, train_labels, test_features, 5, config)
     classifier = KNeighborsClassifier(
         neighbors, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
-    ).fit(train_features.numpy(), train_labels)
-    assert np.allclose(probabilities, classifier.predict_proba(test_features.numpy()), atol=1e-5)
-    assert np.array_equal(probabilities.argmax(1), classifier.predict(test_features.numpy()))
+    ).fit(train_features, train_labels)
+    assert np.allclose(probabilities, classifier.predict_proba(test_features), atol=1e-5)
+    assert np.array_equal(probabilities.argmax(1), classifier.predict(test_features))
 
 
 def test_knn_with_tiny_temperature_predicts_the_class_of_the_nearest_image() -> None:
@@ -71,7 +83,7 @@ def test_knn_with_tiny_temperature_predicts_the_class_of_the_nearest_image() -> 
 
 
 def test_linear_learns_separable_classes_reproducibly() -> None:
-    train, test = sample_features(0, 1000), sample_features(1, 300)
+    train, test = sample_tensors(0, 1000), sample_tensors(1, 300)
     config = LinearConfig(kind="linear", label_fraction=1.0, epochs=20, batch_size=64, learning_rate=0.01)
     probabilities, metrics = linear.train_and_predict(*train, *test, config, num_classes=5, seed=1)
     assert np.mean(probabilities.argmax(1) == test[1]) > 0.9
@@ -84,7 +96,7 @@ def test_linear_learns_separable_classes_reproducibly() -> None:
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.25])
 def test_linear_does_not_use_images_without_kept_label(fraction: float) -> None:
-    (features, labels), test = sample_features(0, 1000), sample_features(1, 300)
+    (features, labels), test = sample_tensors(0, 1000), sample_tensors(1, 300)
     config = LinearConfig(kind="linear", label_fraction=fraction, epochs=3, batch_size=64, learning_rate=0.01)
     kept = keep_label_fraction(labels, fraction, 1) >= 0
     probabilities, metrics = linear.train_and_predict(features, labels, *test, config, num_classes=5, seed=1)
@@ -137,13 +149,16 @@ def test_linear_on_cached_features_matches_training_on_images(converted_project:
 def test_probabilities_that_are_not_finite_raise(
     converted_project: Path, config: LinearConfig | FinetuneConfig | KnnConfig, remedy: str
 ) -> None:
-    data = Beton(converted_project / "data/beton/shapes/test.beton", threads=1)
+    split = SplitFeatures(np.zeros((50, 1), np.float32), np.arange(50) % 10, np.arange(50))
+    target = Target("shapes", SHAPES, {"test": converted_project / "data/beton/shapes/test.beton"}, ["class"] * 10)
+    run = paths.PretrainPaths("shapes", "conv4", "random", 1)
+    inputs = EvaluationInputs(split, split, target, run, seed=1, device="cpu", threads=1)
     with pytest.raises(
         UserError, match=f"{config.kind}: the predicted class probabilities .*: {remedy} of the protocol"
     ):
-        make_classification_result(np.full((len(data), 10), np.nan), data, {}, config)
+        make_classification_result(np.full((50, 10), np.nan), inputs, {}, config)
     with pytest.raises(UserError, match=f"{config.kind}: loss is inf: {remedy} of the protocol"):
-        make_classification_result(np.full((len(data), 10), 0.1), data, {"loss": np.inf}, config)
+        make_classification_result(np.full((50, 10), 0.1), inputs, {"loss": np.inf}, config)
 
 
 def test_images_are_normalized(converted_project: Path) -> None:
@@ -163,6 +178,7 @@ def pretrained(converted_project: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(folder)
     write_params(folder, lambda params: params["methods"]["relational"].update(epochs=1))
     assert rr(*PRETRAIN).code == 0
+    assert rr(*EXTRACT).code == 0
     return folder
 
 
@@ -240,6 +256,7 @@ def test_target_with_other_classes_size_and_normalization(pretrained: Path, rr: 
     use_target(pretrained, "images")
     for stage in ("fetch", "convert"):
         assert rr(stage, "--dataset", "mine").code == 0
+    assert rr(*EXTRACT[:-1], "mine").code == 0
     outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
     assert outcome.code == 0, outcome.err
     metrics = json.loads((pretrained / FOLDER.parent / "mine" / protocol / "metrics.json").read_text())
@@ -251,6 +268,7 @@ def test_target_images_are_normalized_with_the_mean_and_std_of_the_target(pretra
     use_target(pretrained, "images")
     for stage in ("fetch", "convert"):
         assert rr(stage, "--dataset", "mine").code == 0
+    assert rr(*EXTRACT[:-1], "mine").code == 0
     assert rr(*EVALUATE[:-3], "--target", "mine", "--protocol", "knn").code == 0
     predicted = pq.read_table(pretrained / FOLDER.parent / "mine/knn/predictions.parquet")["confidence"].to_numpy()
     backbone = load_backbone(pretrained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors")
@@ -262,7 +280,7 @@ def test_target_images_are_normalized_with_the_mean_and_std_of_the_target(pretra
             data = Beton(pretrained / f"data/beton/mine/{split}.beton", threads=1)
             pixels = torch.from_numpy(data.images).permute(0, 3, 1, 2).float() / 255
             normalized = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-            features.append(backbone(normalized))
+            features.append(backbone(normalized).numpy())
             labels.append(data.labels)
         return knn.predict_probabilities(features[0], labels[0], features[1], 3, config).max(1)
 
@@ -270,25 +288,59 @@ def test_target_images_are_normalized_with_the_mean_and_std_of_the_target(pretra
     assert not np.allclose(predicted, compute_confidence(SHAPES.mean, SHAPES.std), atol=1e-3)
 
 
-@pytest.mark.parametrize("protocol", ["linear", "knn", "retrieval", "embedding"])
-def test_non_finite_features_raise(pretrained: Path, rr: RunRr, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    extract = inputs.extract_features
+def test_non_finite_features_raise_and_keep_the_former_ones(
+    pretrained: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in (pretrained / FEATURES).iterdir()}
     monkeypatch.setattr(
-        inputs, "extract_features", lambda *arguments: extract(*arguments).index_fill_(0, torch.tensor([3]), torch.inf)
+        extract_stage,
+        "extract_features",
+        lambda *arguments: extract_features(*arguments).index_fill_(0, torch.tensor([3]), torch.inf),
     )
-    outcome = rr(*EVALUATE, protocol)
+    outcome = rr(*EXTRACT)
     assert outcome.code == 2
     assert "the backbone computes NaN or infinity for images of this split" in outcome.err
-    assert not list((pretrained / FOLDER).rglob("metrics.json"))
+    assert {path.name: path.read_bytes() for path in (pretrained / FEATURES).iterdir()} == before
 
 
-@pytest.mark.parametrize("protocol", METRICS)
-def test_target_without_labels_raises(pretrained: Path, rr: RunRr, protocol: str) -> None:
+def test_extract_writes_the_features_of_both_splits(pretrained: Path) -> None:
+    backbone = load_backbone(pretrained / "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors")
+    for split in ("train", "test"):
+        data = Beton(pretrained / f"data/beton/shapes/{split}.beton", threads=1)
+        stored = read_features(pretrained / FEATURES / "features.safetensors", split)
+        assert np.array_equal(stored.labels, data.labels)
+        assert np.array_equal(stored.index, data.index)
+        assert stored.features.dtype == np.float32
+        pixels = torch.from_numpy(data.images).permute(0, 3, 1, 2).float() / 255
+        assert stored.features == pytest.approx(backbone((pixels - 0.5) / 0.25).numpy(), abs=1e-4)
+
+
+def test_protocol_without_features_raises(pretrained: Path, rr: RunRr) -> None:
+    (pretrained / FEATURES / "features.safetensors").unlink()
+    outcome = rr(*EVALUATE, "knn")
+    assert outcome.code == 2
+    assert f"{FEATURES}/features.safetensors is missing: run rr extract first" in outcome.err
+
+
+@pytest.mark.parametrize("protocol", NUMPY_PROTOCOLS)
+def test_numpy_protocols_do_not_load_torch(pretrained: Path, protocol: str) -> None:
+    code = (
+        "import sys\n"
+        "from rr.cli import app\n"
+        "app(standalone_mode=False)\n"
+        "heavy = {'torch', 'numba', 'ffcv', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *EVALUATE, protocol], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_target_without_labels_raises(pretrained: Path, rr: RunRr) -> None:
     write_image_folder(pretrained / "images", {"train": 20, "test": 10})
     use_target(pretrained, "images")
     for stage in ("fetch", "convert"):
         assert rr(stage, "--dataset", "mine").code == 0
-    outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
+    outcome = rr(*EXTRACT[:-1], "mine")
     assert outcome.code == 2
     assert (
         "mine cannot be a target, because 20 of 20 training images and 10 of 10 test images are unlabeled"
@@ -296,16 +348,15 @@ def test_target_without_labels_raises(pretrained: Path, rr: RunRr, protocol: str
     )
 
 
-@pytest.mark.parametrize("protocol", METRICS)
-def test_target_with_one_class_raises(pretrained: Path, rr: RunRr, protocol: str) -> None:
+def test_target_with_one_class_raises(pretrained: Path, rr: RunRr) -> None:
     write_image_folder(pretrained / "images", {"cat": 20})
     use_target(pretrained, "images")
     for stage in ("fetch", "convert"):
         assert rr(stage, "--dataset", "mine").code == 0
-    outcome = rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
+    outcome = rr(*EXTRACT[:-1], "mine")
     assert outcome.code == 2
     assert "mine cannot be a target, because all of its test images belong to one class (cat)" in outcome.err
-    assert not list((pretrained / FOLDER.parent / "mine").rglob("metrics.json"))
+    assert not list((pretrained / FEATURES.parent / "mine").glob("*"))
 
 
 def test_class_without_training_image_raises(pretrained: Path) -> None:
@@ -314,10 +365,12 @@ def test_class_without_training_image_raises(pretrained: Path) -> None:
     for split, labels in (("train", [0, 1, 0, 1]), ("test", [0, 1, 2, 2])):
         betons[split] = pretrained / f"{split}.beton"
         write(betons[split], rng.integers(0, 256, (4, 32, 32, 3), np.uint8), np.array(labels), np.arange(4))
-    run = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "mine", "retrieval")
-    config = RetrievalConfig(kind="retrieval", distance="cosine", cutoffs=[1])
+    run = paths.FeaturePaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "mine")
     with pytest.raises(UserError, match=r"mine cannot be .* contains classes without training images: newt\."):
-        evaluate(config, Target(SHAPES, betons, ["cat", "dog", "newt"]), run, seed=1, device="cpu", threads=1)
+        extract(
+            run.pretraining.weights, Target("mine", SHAPES, betons, ["cat", "dog", "newt"]), run.features, device="cpu",
+            threads=1,
+        )  # fmt: skip
     assert not run.folder.exists()
 
 

@@ -2,30 +2,32 @@
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import NearestNeighbors
-from torch import nn
 
-from rr.data.beton import Beton, write
+from rr.data.beton import write
+from rr.data.feature_file import SplitFeatures
 from rr.evaluate import retrieval
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.target import Target
 from rr.params import DatasetConfig, RetrievalConfig, ShapesSource
+from rr.paths import PretrainPaths
 
 DATASET = DatasetConfig(
     source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=8, mean=(0, 0, 0), std=(1, 1, 1)
 )
 
 
-def write_beton(path, labels: list[int], first_index: int = 0) -> Beton:
-    """Write and open a beton in which the pixel values of each image are its position."""
+def write_split(path, features: list[float], labels: list[int], first_index: int = 0) -> SplitFeatures:
+    """Write a beton in which the pixel values of each image are its position, and return its features."""
     images = (np.full((8, 8, 3), position % 256, np.uint8) for position in range(len(labels)))
-    write(path, images, np.array(labels), np.arange(first_index, first_index + len(labels)))
-    return Beton(path, threads=1)
+    split = SplitFeatures(one_dimensional(features), np.array(labels), first_index + np.arange(len(labels)))
+    write(path, images, split.labels, split.index)
+    return split
 
 
-def one_dimensional(values: list[float]) -> torch.Tensor:
-    return torch.tensor(values)[:, None]
+def one_dimensional(values: list[float]) -> np.ndarray:
+    return np.array(values, np.float32)[:, None]
 
 
 @pytest.fixture
@@ -35,12 +37,11 @@ def inputs(tmp_path) -> EvaluationInputs:
     The query at 0 (class 0) ranks the images 1, 2, 3, 4, of which 1 and 3 are relevant. The query at 5 (class 1) ranks
     them 4, 3, 2, 1, of which 4 and 2 are relevant.
     """
-    train = write_beton(tmp_path / "train", [0, 1, 0, 1], first_index=100)
-    test = write_beton(tmp_path / "test", [0, 1])
-    inputs = EvaluationInputs(nn.Identity(), train, test, DATASET, num_classes=2, seed=0, device="cpu")
-    train_features, test_features = one_dimensional([1.0, 2.0, 3.0, 4.0]), one_dimensional([0.0, 5.0])
-    vars(inputs).update(train_features=train_features, test_features=test_features)  # cached, so not extracted
-    return inputs
+    betons = {split: tmp_path / split for split in ("train", "test")}
+    train = write_split(betons["train"], [1.0, 2.0, 3.0, 4.0], [0, 1, 0, 1], first_index=100)
+    test = write_split(betons["test"], [0.0, 5.0], [0, 1])
+    target, run = Target("mine", DATASET, betons, ["a", "b"]), PretrainPaths("mine", "conv4", "random", 1)
+    return EvaluationInputs(train, test, target, run, seed=0, device="cpu", threads=2)
 
 
 def test_metrics_by_hand(inputs: EvaluationInputs) -> None:
@@ -77,7 +78,9 @@ def test_examples_frame_correct_and_wrong_neighbors(inputs: EvaluationInputs) ->
 def test_ties_are_ranked_in_file_order_and_share_a_rank() -> None:
     gallery, queries = one_dimensional([1.0, 1.0, 1.0, 2.0]), one_dimensional([0.0])
     labels = np.array([1, 0, 1, 0])
-    nearest, _, precision = retrieval.rank_gallery(gallery, labels, queries, np.array([0]), 2, euclidean=True)
+    nearest, _, precision = retrieval.rank_gallery(
+        gallery, labels, queries, np.array([0]), 2, euclidean=True, threads=1
+    )
     assert nearest.tolist() == [[0, 1]]
     # One of the three images that tie is relevant: 1/3. At the last rank, two of four are: 2/4.
     assert precision[0] == pytest.approx((1 / 3 + 2 / 4) / 2)
@@ -93,7 +96,7 @@ def test_ranking_matches_scikit_learn(euclidean: bool, steps: int) -> None:
         gallery, queries = (np.where(a == 0, 1, a) for a in (gallery, queries))
     labels, query_labels = rng.integers(0, 7, 300), rng.integers(0, 7, 600)
     nearest, similarity, precision = retrieval.rank_gallery(
-        torch.from_numpy(gallery), labels, torch.from_numpy(queries), query_labels, 10, euclidean=euclidean
+        gallery, labels, queries, query_labels, 10, euclidean=euclidean, threads=2
     )
     if euclidean:
         scores = -((queries[:, None] - gallery[None]) ** 2).sum(2)

@@ -608,8 +608,8 @@ def test_search_does_not_import_slow_libraries(folder: Path) -> None:
     slow = ["numba", "torchvision", "ffcv", "sklearn", "scipy", "matplotlib", "jinja2", "pyarrow.dataset"]
     code = (
         f"import sys; sys.argv = {['rr', *ASK]!r}\n"
-        "from rr.cli import main\n"
-        "try: main()\n"
+        "from rr.cli import run\n"
+        "try: run()\n"
         "except SystemExit: pass\n"
         f"sys.exit(str([name for name in [*{slow}, 'rr.params', 'torch._dynamo'] if name in sys.modules]))"
     )

@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rr import backbones
-from rr.backbones.weights import load_backbone, load_network, save_backbone
+from rr.backbones.weights import load_backbone, load_classifier, save_backbone
 from rr.data.beton import Beton
 from rr.errors import UserError
-from rr.evaluate.stage import Target, evaluate
+from rr.evaluate.stage import evaluate
+from rr.evaluate.target import Target
+from rr.extract import extract
 from rr.methods.supervised import Supervised, milestone_epochs
 from rr.paths import EvaluationPaths, PretrainPaths
 from rr.views import Augmentation
@@ -90,7 +92,7 @@ def test_network_is_saved_with_its_classifier(tmp_path: Path) -> None:
     outputs = golden.train(data, tmp_path / "run", config)
     state = load_file(outputs.weights)
     assert set(state) >= CLASSIFIER_KEYS
-    backbone, classifier = load_network(outputs.weights)
+    classifier = load_classifier(outputs.weights)
     assert classifier is not None
     assert torch.equal(classifier.weight, state["trained_classifier.weight"])
     assert torch.equal(classifier.bias, state["trained_classifier.bias"])
@@ -106,16 +108,15 @@ def test_network_is_saved_with_its_classifier(tmp_path: Path) -> None:
     torch.optim.SGD(layer.parameters(), 0.1, 0.9).step()
     assert layer.weight.detach().numpy() == pytest.approx(classifier.weight.numpy(), abs=1e-5)
     assert layer.bias.detach().numpy() == pytest.approx(classifier.bias.numpy(), abs=1e-5)
-    assert load_backbone(outputs.weights).state_dict().keys() == backbone.state_dict().keys()
+    assert load_backbone(outputs.weights).state_dict().keys() == reference.state_dict().keys()
 
 
 @pytest.mark.parametrize("name", ["simclr", "rotation", "deepcluster"])
 def test_files_of_other_methods_contain_only_the_backbone(name: str, tmp_path: Path) -> None:
     data = golden.write_images(tmp_path / "train.beton", 64)
     outputs = golden.train(data, tmp_path / "run", small_config(name, epochs=1, batch_size=32))
-    backbone, classifier = load_network(outputs.weights)
-    assert classifier is None
-    assert load_file(outputs.weights).keys() == backbone.state_dict().keys()
+    assert load_classifier(outputs.weights) is None
+    assert load_file(outputs.weights).keys() == load_backbone(outputs.weights).state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_damaged_classifier_raises(weight: torch.Tensor, bias: torch.Tensor | No
         state["trained_classifier.bias"] = bias
     save_file(state, path, {"rr": json.dumps({"backbone": "conv4", "features": 64})})
     with pytest.raises(UserError, match="is damaged"):
-        load_network(path)
+        load_classifier(path)
 
 
 RUN = ("--dataset", "shapes", "--backbone", "conv4", "--method", "supervised", "--seed", "1")
@@ -160,6 +161,7 @@ def supervised(converted_project: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_linear_evaluation_also_tests_the_trained_network(supervised: Path, rr: RunRr) -> None:
+    assert rr("extract", *RUN, "--target", "shapes").code == 0
     assert rr("evaluate", *RUN, "--target", "shapes", "--protocol", "linear").code == 0
     metrics = json.loads((FOLDER / "shapes/linear/metrics.json").read_text())
     assert next(iter(metrics)) == "accuracy"
@@ -184,6 +186,7 @@ def test_linear_evaluation_also_tests_the_trained_network(supervised: Path, rr: 
 def test_trained_network_is_not_tested_on_another_dataset(supervised: Path, rr: RunRr) -> None:
     for stage in ("fetch", "convert"):
         assert rr(stage, "--dataset", "others").code == 0
+    assert rr("extract", *RUN, "--target", "others").code == 0
     assert rr("evaluate", *RUN, "--target", "others", "--protocol", "linear").code == 0
     assert "trained" not in (FOLDER / "others/linear/metrics.json").read_text()
 
@@ -192,8 +195,9 @@ def test_network_of_former_classes_raises(supervised: Path) -> None:
     """If the dataset has changed since the training, the classes of the network are not those of the images."""
     save_backbone(load_backbone(WEIGHTS), WEIGHTS, layers={"trained_classifier": nn.Linear(64, 7)})
     betons = {split: Path(f"data/beton/shapes/{split}.beton") for split in ("train", "test")}
-    target = Target(golden.PARAMS.datasets["shapes"], betons, [f"class {label}" for label in range(10)])
+    target = Target("shapes", golden.PARAMS.datasets["shapes"], betons, [f"class {label}" for label in range(10)])
     run = EvaluationPaths(PretrainPaths("shapes", "conv4", "supervised", 1), "shapes", "linear")
+    extract(WEIGHTS, target, run.extraction.features, device="cpu", threads=1)
     with pytest.raises(UserError, match=r"trained on 7 classes of shapes, which now has 10: run rr pretrain again"):
         evaluate(golden.PARAMS.protocols["linear"], target, run, seed=1, device="cpu", threads=1)
     assert not run.folder.exists()
@@ -205,7 +209,7 @@ def test_exported_and_imported_files_contain_only_the_backbone(
 ) -> None:
     outcome = rr(command[0], WEIGHTS, *command[1:], "--output", "output.safetensors")
     assert outcome.code == 0, outcome.err
-    backbone, classifier = load_network(supervised / "output.safetensors")
-    assert classifier is None
+    backbone = load_backbone(supervised / "output.safetensors")
+    assert load_classifier(supervised / "output.safetensors") is None
     expected = load_backbone(WEIGHTS).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in backbone.state_dict().items())

@@ -77,7 +77,7 @@ def test_knn_leave_one_out_equals_scikit_learn() -> None:
             20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.1)
         ).fit(x[others], labels[others])
         num_correct += reference.predict(x[row : row + 1])[0] == labels[row]
-    assert leave_one_out_knn_accuracy(torch.from_numpy(x), torch.from_numpy(labels)) == pytest.approx(num_correct / 120)
+    assert leave_one_out_knn_accuracy(torch.from_numpy(x), labels) == pytest.approx(num_correct / 120)
 
 
 def test_gradient_norms_of_backbone_and_head() -> None:

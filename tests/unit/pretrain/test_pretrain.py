@@ -218,7 +218,7 @@ def test_supervised_without_labels_raises(project: Path, rr: RunRr) -> None:
         "supervised cannot be trained on mine, because the method needs a label for every training image" in outcome.err
     )
     assert rr("pretrain", *run_arguments, "relational").code == 0
-    outcome = rr("evaluate", *run_arguments, "relational", "--target", "mine", "--protocol", "knn")
+    outcome = rr("extract", *run_arguments, "relational", "--target", "mine")
     assert outcome.code == 2
     assert "mine cannot be a target" in outcome.err
 
@@ -282,6 +282,7 @@ def test_imported_backbone_is_pretrained_and_evaluated(project_copy: Path, rr: R
     written = load_backbone(project_copy / "runs/pretrain/shapes/resnet8/imported/1/backbone.safetensors")
     images = torch.randn(3, 3, 32, 32)
     torch.testing.assert_close(written(images), backbone.eval()(images))
+    assert rr("extract", *run_arguments, "--target", "shapes").code == 0
     assert rr("evaluate", *run_arguments, "--target", "shapes", "--protocol", "knn").code == 0
     (project_copy / "imported.safetensors").write_bytes(b"another file")
     outcome = rr("pretrain", *run_arguments)

@@ -21,7 +21,7 @@ from rr.workflow.records import with_digest
 
 def test_report_run_inputs_are_all_files_of_the_grid(params: Params) -> None:
     inputs = make_report_run(params).inputs
-    assert len(inputs) == len(set(inputs)) == 6 * 3 + 12 * 4
+    assert len(inputs) == len(set(inputs)) == 6 * 3 + 6 + 12 * 4
     assert all(path.is_file() for path in inputs)
     assert Path("runs/history/shapes/conv4/relational/1.csv") in inputs
     assert Path("runs/evaluate/shapes/conv4/random/2/shapes/knn/metrics.json") in inputs

@@ -328,13 +328,13 @@ def test_finding_skips_a_protocol_without_self_supervised_method(
 
 def test_commits_are_listed_and_counted(params: Params) -> None:
     write_report(params)
-    assert "Commit of the code: not recorded (18 runs)." in read_page().text
+    assert "Commit of the code: not recorded (24 runs)." in read_page().text
     change_record(RELATIONAL.folder, commit={"id": "0123456789abcdef" * 2, "changed": True})
     change_record(RELATIONAL.folder.with_name("2"), commit=None)
     write_report(params)
     for text in (read_page().text, read_markdown()):
         assert "0123456789ab with uncommitted changes (1 run)" in text
-        assert "not recorded (17 runs)" in text
+        assert "not recorded (23 runs)" in text
         assert "versions of the code" not in text
 
 

@@ -44,7 +44,7 @@ from rr.report.sections.comparison import build_comparison
 from rr.report.stage import write_report
 from rr.report.statistics import MeanStd
 from rr.workflow import suites
-from rr.workflow.grid import evaluations, pretrainings, stage_params
+from rr.workflow.grid import evaluations, extractions, pretrainings, stage_params
 
 TABLE_1 = ("L5", "L6", "T1", "T2", "G1", "F1")
 
@@ -299,7 +299,7 @@ def collect_suites(params: Params) -> GridResults:
         )
         for run in evaluations(params)
     ]
-    return GridResults(list(pretrain_results.values()), evaluation_results)
+    return GridResults(list(pretrain_results.values()), [], evaluation_results)
 
 
 def test_suites_of_the_paper_match_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,6 +410,9 @@ def write_runs(params: Params, accuracy: Callable[[paths.EvaluationPaths], float
         run.history.write_text("epoch,loss\n")
         write_png(run.views, 1)
         write_record(run.folder, stage_params(params, "pretrain", dataset=run.dataset, method=run.method))
+    for extraction in extractions(params):
+        extraction.folder.mkdir(parents=True)
+        write_record(extraction.folder, stage_params(params, "extract", target=extraction.target))
     for run in evaluations(params):
         run.folder.mkdir(parents=True)
         names = ["accuracy", *(f"{name}_at_{k}" for name in ("precision", "recall", "hit_rate") for k in (1, 5, 10))]

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, PRETRAIN, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, write_params
 
 from rr.data import beton
 from rr.errors import UserError, explain_os_error
@@ -183,7 +183,7 @@ def test_stages_read_the_copies_and_write_equal_outputs(
         else:
             monkeypatch.setenv("RR_SCRATCH", str(scratch))
         opened.clear()
-        for command in (PRETRAIN, (*EVALUATE, "knn")):
+        for command in (PRETRAIN, EXTRACT, (*EVALUATE, "knn")):
             outcome = rr(*command)
             assert outcome.code == 0, outcome.err
         outputs[name] = [

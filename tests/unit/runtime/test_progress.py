@@ -235,7 +235,7 @@ def test_stage_shows_a_sign_of_life(project: Path, command: str) -> None:
         "import sys, time; from rr import cli, stages; sys.argv = ['rr', *sys.argv[1:]]\n"
         f"run = stages.run_{command}\n"
         f"stages.run_{command} = lambda *arguments: (time.sleep(2.5), 'done')[1]\n"
-        "cli.main()"
+        "cli.run()"
     )
     start = time.monotonic()
     done = subprocess.run(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, PRETRAIN, RunRr, select_pairs, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, select_pairs, write_params
 
 from rr.params import load_params
 from rr.pretrain import loop
@@ -28,7 +28,7 @@ SUPERVISED = tuple("supervised" if word == "relational" else word for word in PR
 SHAPES = ("--dataset", "shapes")
 STAGES = {
     "fetch": ("fetch", *SHAPES), "convert": ("convert", *SHAPES), "pretrain": PRETRAIN,
-    "evaluate": (*EVALUATE, "linear"), "report": ("report",),
+    "extract": EXTRACT, "evaluate": (*EVALUATE, "linear"), "report": ("report",),
 }  # fmt: skip
 
 
@@ -136,8 +136,10 @@ def test_interrupted_stage_leaves_no_incomplete_files(
     project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
 ) -> None:
     write_params(project_copy, lambda params: params["grid"].update(method=["relational"], protocol=["linear"]))
-    if stage in ("evaluate", "report"):
+    if stage in ("extract", "evaluate", "report"):
         assert rr(*PRETRAIN).code == 0
+    if stage in ("evaluate", "report"):
+        assert rr(*EXTRACT).code == 0
     if stage == "report":
         assert rr(*STAGES["evaluate"]).code == 0
     run = next(run for run in grid.stage_runs(load_params(project_copy / "params.yaml")) if run.stage == stage)

@@ -145,7 +145,7 @@ def test_unlabeled_target_is_refused_before_training(project: Path, rr: RunRr) -
     assert rr("pretrain", *arguments[:-1], "2").code == 0
     outcome = rr("plan", "--views-per-second", "1000")
     assert outcome.code == 2
-    assert "1 evaluation, not included" in outcome.out
+    assert "1 feature extraction and 1 evaluation\n" in outcome.out
     assert problem in outcome.err
 
 
@@ -209,10 +209,10 @@ def test_minimum_memory_is_counted_by_hand() -> None:
 
 def test_grid_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load(project, lambda params: params["grid"].update(method=["random"], seed=[1, 2]))
-    needed = 250 * 32 * 32 * 3 + 2 * 16 * 24_648
+    needed = 250 * 32 * 32 * 3 + 2 * 16 * 24_648 + 2 * 4 * 64 * 250
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
     assert find_machine_problems(params, "cpu") == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     (problem,) = find_machine_problems(params, "cpu")
-    assert "the betons and weights of the grid need 0.0 GB, but 0.0 GB are free on the disk" in problem
+    assert "the betons, weights and features of the grid need 0.0 GB, but 0.0 GB are free on the disk" in problem

@@ -211,7 +211,8 @@ def test_plan_of_a_grid_without_evaluations(project: Path, rr: RunRr) -> None:
     write_params(project, lambda params: params["grid"].update(target=[]))
     outcome = rr("plan", "--views-per-second", "1000")
     assert outcome.code == 0
-    assert "2 pretraining runs, 2,400 views, 2 s if run one after the other; 0 evaluations" in outcome.out
+    assert "2 pretraining runs, 2,400 views, 2 s if run one after the other\n" in outcome.out
+    assert "not included in the time: 0 feature extractions and 0 evaluations\n" in outcome.out
 
 
 def test_problems_are_listed_after_the_plan(project: Path, rr: RunRr) -> None:

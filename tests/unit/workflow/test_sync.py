@@ -101,7 +101,7 @@ def test_engine_that_fails_is_reported_with_the_command_for_later(
 
 
 def test_sync_registers_only_the_runs_that_match_their_records(registered: list[tuple[str, str]], rr: RunRr) -> None:
-    left_out = "of 9 runs were registered; `rr verify` lists why the others were not\n"
+    left_out = "of 11 runs were registered; `rr verify` lists why the others were not\n"
     assert rr("sync").out == f"sync: 0 {left_out}"
     rr(*FETCH)
     del registered[:]

@@ -1,0 +1,30 @@
+"""Run an `rr` command until its work begins: `python -m rr.bench.first_work rr.evaluate.knn:predict_probabilities ...`.
+
+The process ends when the given function or method, in which the work begins, is called for the first time.
+"""
+
+import os
+import pkgutil
+import sys
+from typing import Any
+from unittest import mock
+
+from rr import cli
+
+
+def main() -> None:
+    """Run the command line with a function that ends the process in place of the given one."""
+    # `cli.run` also sets this variable, but too late, because the next line may load torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    owner, _, name = sys.argv.pop(1).replace(":", ".").rpartition(".")
+    mock.patch.object(pkgutil.resolve_name(owner), name, _exit).start()
+    sys.argv[0] = "rr"
+    cli.run()
+
+
+def _exit(*_arguments: Any, **_options: Any) -> None:
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

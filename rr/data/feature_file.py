@@ -1,0 +1,54 @@
+"""Write and read the file of features of a dataset: a safetensors file with features, labels and indices.
+
+Reading it does not load torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rr.errors import UserError
+from rr.runtime.atomic import atomic_write
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """The features of the images of one split, in the order of the beton.
+
+    Attributes:
+        features: float32 (N, D).
+        labels: label of each image, int64 (N,).
+        index: row of each image in the raw file, int64 (N,).
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def write_features(path: Path, splits: Mapping[str, SplitFeatures]) -> None:
+    """Write the features of several splits, by name. Equal arguments give byte-identical files."""
+    arrays = {f"{split}.{name}": array for split, values in splits.items() for name, array in vars(values).items()}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(arrays))
+
+
+def read_features(path: Path, split: str) -> SplitFeatures:
+    """Read the features of one split.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(f"{split}.{name}") for name in ("features", "labels", "index")}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}): run rr extract again") from error
+    return SplitFeatures(**arrays)

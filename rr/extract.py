@@ -1,0 +1,55 @@
+"""Stage `extract`: compute the features of a target dataset with a pretrained backbone.
+
+As in the paper, the images are not augmented, so all protocols that use features, and all epochs of a protocol, can
+share them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rr.backbones.weights import load_backbone
+from rr.data.beton import Beton
+from rr.data.feature_file import SplitFeatures, write_features
+from rr.errors import UserError
+from rr.evaluate.checks import find_target_problem
+from rr.evaluate.features import extract_features
+from rr.evaluate.target import Target
+from rr.runtime.progress import Progress
+
+
+def extract(weights: Path, target: Target, output: Path, *, device: str, threads: int) -> dict[str, Any]:
+    """Write the features of both splits of `target` to `output`.
+
+    Args:
+        weights: file of the backbone.
+        target: the dataset.
+        output: file to write (see `rr.data.feature_file`).
+        device: torch device on which to compute.
+        threads: number of threads that read images.
+
+    Returns:
+        The number of features, and the number of images of each split.
+
+    Raises:
+        UserError: if the dataset cannot be a target, if the weights are not a valid backbone file, or if a feature is
+            NaN or infinite.
+    """
+    betons = {split: Beton(path, threads=threads) for split, path in target.betons.items()}
+    labels = (betons[split].labels for split in ("train", "test"))
+    if problem := find_target_problem(target.name, target.class_names, *labels):
+        raise UserError(problem)
+    backbone = load_backbone(weights).to(device)
+    splits = {}
+    num_images = sum(map(len, betons.values()))
+    with Progress("extract", num_images, "images") as progress:
+        for split, beton in betons.items():
+            features = extract_features(backbone, beton, target.dataset, device, None, progress.advance)
+            if not features.isfinite().all():
+                raise UserError(
+                    f"{beton.path}: the backbone computes NaN or infinity for images of this split. If the backbone "
+                    "was trained, lower learning_rate of its method in params.yaml and run rr pretrain again. If it "
+                    "was imported, check its weights, and mean and std of the dataset in params.yaml"
+                )
+            splits[split] = SplitFeatures(features.cpu().numpy(), beton.labels, beton.index)
+    write_features(output, splits)
+    return {"features": backbone.features, "images": {split: len(values) for split, values in splits.items()}}
