@@ -18,7 +18,7 @@ from rr.runtime import signals
 from rr.runtime.progress import Progress, is_main_process
 
 if TYPE_CHECKING:
-    from rr.params import DatasetConfig
+    from rr.data.index import Preprocessing
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 suite = typer.Typer(
@@ -448,13 +448,13 @@ def _ensure_utf8_file_names() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
-def _lookup_dataset(name: str | None, params: Path) -> "DatasetConfig | None":
-    """Return the section of params.yaml for the dataset `name`, or None if `name` is None."""
+def _lookup_dataset(name: str | None, params: Path) -> "Preprocessing | None":
+    """Return the preprocessing of the dataset `name`, or None if `name` is None."""
     if name is None:
         return None  # without importing rr.params, so that rr retrieve starts quickly
     from rr import stages
 
-    return stages.lookup_dataset(name, params)
+    return stages.lookup_preprocessing(name, params)
 
 
 def _exit_with_message(message: str, code: int = 2) -> NoReturn:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
 from rr.data.beton import Beton
+from rr.data.index import Preprocessing
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
-from rr.params import DatasetConfig
 from rr.runtime.progress import Progress
 
 
@@ -35,7 +35,7 @@ class EvaluationInputs:
     backbone: Backbone
     train: Beton
     test: Beton
-    dataset: DatasetConfig
+    dataset: Preprocessing
     num_classes: int
     seed: int
     device: str

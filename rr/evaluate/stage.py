@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 
 from rr import paths
 from rr.backbones.weights import load_network
-from rr.data.beton import Beton
+from rr.data.index import Preprocessing
+from rr.data.photographs import open_split
 from rr.errors import UserError
 from rr.evaluate import embedding, finetune, knn, linear, retrieval
 from rr.evaluate.checks import find_protocol_problem, find_target_problem
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.result import ProtocolResult
-from rr.params import DatasetConfig, ProtocolConfig
+from rr.params import ProtocolConfig
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.image_grid import write_png
 
@@ -46,7 +47,7 @@ class Target:
         class_names: names of the classes by label; empty if the dataset has no labels.
     """
 
-    dataset: DatasetConfig
+    dataset: Preprocessing
     betons: dict[str, Path]
     class_names: list[str]
 
@@ -67,7 +68,7 @@ def evaluate(
             are not a valid backbone file.
     """
     backbone, classifier = load_network(run.pretraining.weights)
-    train, test = (Beton(target.betons[split], threads=threads) for split in ("train", "test"))
+    train, test = (open_split(target.betons[split], target.dataset, threads=threads) for split in ("train", "test"))
     problem = find_target_problem(run.target, target.class_names, train.labels, test.labels)
     problem = problem or find_protocol_problem(run.protocol, protocol, run.target, train.labels, test.labels, seed)
     if problem:
