@@ -19,7 +19,7 @@ from rr.runtime import signals
 from rr.runtime.progress import Progress, is_main_process
 
 if TYPE_CHECKING:
-    from rr.params import DatasetConfig
+    from rr.data.index import Preprocessing
 
 
 class _Command(typer.core.TyperCommand):
@@ -203,9 +203,13 @@ def report(
     """Write a report page with the results of the grid."""
     with Progress("report"):
         from rr import stages
+        from rr.exchange.crate import check_crate_path, write_crate
 
-        message = stages.run_report(params, crate)
-    print(message)
+        if crate:
+            check_crate_path(crate)
+        print(stages.run_report(params))
+        if crate:
+            print(write_crate(params_file=params, output=crate))
 
 
 @suite.command("list")
@@ -508,13 +512,13 @@ def _ensure_utf8_file_names() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
-def _lookup_dataset(name: str | None, params: Path) -> "DatasetConfig | None":
-    """Return the section of params.yaml for the dataset `name`, or None if `name` is None."""
+def _lookup_dataset(name: str | None, params: Path) -> "Preprocessing | None":
+    """Return the preprocessing of the dataset `name`, or None if `name` is None."""
     if name is None:
         return None  # without importing rr.params, so that rr retrieve starts quickly
     from rr import stages
 
-    return stages.lookup_dataset(name, params)
+    return stages.lookup_preprocessing(name, params)
 
 
 def _exit_with_message(message: str, code: int = 2) -> NoReturn:

@@ -1,54 +1,140 @@
 """Stage `convert`: decode and resize the images of a dataset; write one beton per split and an index."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from rr.data import beton, raw
-from rr.data.index import write_index
+from rr.data.index import Preprocessing, write_index
 from rr.errors import UserError
+from rr.params import DatasetConfig
 from rr.runtime.atomic import atomic_write
+from rr.runtime.ordered_map import map_ordered
 from rr.runtime.progress import Progress
 
+_MIN_STD = 0.001
 
-def convert(raw_path: Path, image_size: int, beton_paths: dict[str, Path], index_path: Path) -> dict[str, Any]:
-    """Convert a raw file to betons and an index; return the image size and the number of images per split.
 
-    The files are byte-identical on every run. The index holds one row per image: `index` (its row in the raw file,
-    which the betons store too), `split`, `label`, `class`, and `sha256` of its decoded pixels.
+class _ConvertedImage(NamedTuple):
+    """An image to store, the SHA-256 of its pixels, and the number of pixels of each value, int64 (3, 256)."""
+
+    image: np.ndarray | beton.StoredImage
+    sha256: str
+    histogram: np.ndarray
+
+
+def convert(
+    raw_path: Path, dataset: DatasetConfig, beton_paths: dict[str, Path], index_path: Path, *, threads: int
+) -> dict[str, Any]:
+    """Convert a raw file to betons and an index; return facts for the record.
+
+    The files are byte-identical on every run, for any number of threads. The index holds one row per image: `index`
+    (its row in the raw file, which the betons store too), `split`, `label`, `class`, and `sha256` of its resized pixels
+    (before they are encoded as JPEG). It also holds the preprocessing, with the mean and std of the dataset or, if it
+    has none, those of the resized training images.
+
+    Memory use does not depend on the number of images, except for about two kilobytes for each image.
 
     Args:
         raw_path: raw file that `rr fetch` wrote.
-        image_size: height and width of the converted images, in pixels.
+        dataset: the section of the dataset in params.yaml.
         beton_paths: path of the beton to write for each split.
         index_path: path of the index to write.
+        threads: number of threads that decode, resize and encode images.
+
+    Returns:
+        The image size (`side`), the number of images per split (`images`) and the preprocessing.
 
     Raises:
-        UserError: if the raw file or one of its images is damaged.
+        UserError: if the raw file or one of its images is damaged, or if a photograph is too large.
     """
     raw_file = raw.RawFile(raw_path)
     hashes: list[str] = []
+    histogram = np.zeros((3, 256), np.int64)
     with Progress("convert", len(raw_file.labels), "images") as progress:
-
-        def decode(encoded_images: Iterable[tuple[str, bytes]]) -> Iterator[np.ndarray]:
-            for name, data in encoded_images:
-                try:
-                    pixels = raw.decode_image(data, image_size)
-                except ValueError as error:
-                    raise UserError(f"{raw_path}: {name} cannot be decoded ({error}): run rr fetch again") from error
-                hashes.append(hashlib.sha256(pixels.tobytes()).hexdigest())
-                progress.advance(1)
-                yield pixels
-
         encoded_images = raw_file.iter_images()
+        convert_image = partial(_convert_image, raw_path=raw_path, dataset=dataset)
+
+        def iter_images(split: str, count: int) -> Iterator[Any]:
+            for converted in map_ordered(convert_image, islice(encoded_images, count), threads):
+                hashes.append(converted.sha256)
+                if split == "train":
+                    np.add(histogram, converted.histogram, out=histogram)
+                progress.advance(1)
+                yield converted.image
+
         for split in raw.SPLITS:
             rows = np.flatnonzero(raw_file.splits == split)
             with atomic_write(beton_paths[split]) as temporary:
-                beton.write(temporary, decode(islice(encoded_images, len(rows))), raw_file.labels[rows], rows)
-                beton.validate(temporary)
-    write_index(index_path, raw_file.splits, raw_file.labels, hashes, raw_file.class_names)
-    return {"side": image_size, "images": {split: int((raw_file.splits == split).sum()) for split in raw.SPLITS}}
+                images = iter_images(split, len(rows))
+                _write_beton(temporary, images, raw_file.labels[rows], rows, dataset.stored_size)
+    mean, std = (dataset.mean, dataset.std) if dataset.mean and dataset.std else mean_and_std(histogram)
+    preprocessing = Preprocessing(dataset.image_size, mean, std, dataset.stored_size)
+    write_index(index_path, raw_file.splits, raw_file.labels, hashes, raw_file.class_names, preprocessing)
+    return {
+        "side": dataset.image_size,
+        "images": {split: int((raw_file.splits == split).sum()) for split in raw.SPLITS},
+        "preprocessing": asdict(preprocessing),
+    }
+
+
+def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetConfig) -> _ConvertedImage:
+    """Decode, resize and, if it is a photograph, encode an image, given by its name and its encoded bytes."""
+    name, data = image
+    try:
+        if dataset.stored_size is None:
+            pixels = raw.decode_image(data, dataset.image_size)
+        else:
+            pixels = raw.decode_photograph(data, dataset.stored_size)
+    except ValueError as error:
+        raise UserError(f"{raw_path}: {name} cannot be decoded ({error}): run rr fetch again") from error
+    stored: np.ndarray | beton.StoredImage = pixels
+    if dataset.stored_size is not None:
+        stored = beton.encode_photograph(pixels, dataset.quality)
+        limit = beton.max_photograph_bytes(dataset.stored_size)
+        if len(stored.data) > limit:
+            raise UserError(
+                f"{raw_path}: {name} would take up {len(stored.data):,} bytes ({pixels.shape[1]} × {pixels.shape[0]} "
+                f"pixels), and the maximum is {limit:,}: crop the image, or set quality to at most 90 or lower "
+                "stored_size of the dataset in params.yaml"
+            )
+    histogram = np.array(Image.fromarray(pixels).histogram(), np.int64).reshape(3, 256)
+    return _ConvertedImage(stored, hashlib.sha256(pixels.tobytes()).hexdigest(), histogram)
+
+
+def _write_beton(
+    path: Path, images: Iterable[Any], labels: np.ndarray, index: np.ndarray, stored_size: int | None
+) -> None:
+    if stored_size is None:
+        beton.write(path, images, labels, index)
+    else:
+        beton.write_photographs(path, images, labels, index, stored_size)
+    beton.validate(path, photographs=stored_size is not None)
+
+
+def mean_and_std(histogram: np.ndarray) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return the mean and the standard deviation of each channel, for pixel values in [0, 1].
+
+    The sums are integers, so the results do not depend on the order of the images. As in scikit-learn's StandardScaler,
+    the standard deviation of a channel that is (nearly) constant is replaced by 1.
+
+    Args:
+        histogram: number of pixels of each value in [0, 255] for each channel, int64 (3, 256).
+    """
+    means, stds = [], []
+    for counts in histogram.tolist():
+        total = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
+        std = math.sqrt(total * second - first * first) / (255 * total)
+        means.append(first / (255 * total))
+        stds.append(std if std >= _MIN_STD else 1.0)
+    return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rr.backbones.weights import load_backbone
-from rr.data.beton import Beton
 from rr.data.feature_file import SplitFeatures, write_features
+from rr.data.photographs import open_split
 from rr.errors import UserError
 from rr.evaluate.checks import find_target_problem
 from rr.evaluate.features import extract_features
@@ -34,7 +34,7 @@ def extract(weights: Path, target: Target, output: Path, *, device: str, threads
         UserError: if the dataset cannot be a target, if the weights are not a valid backbone file, or if a feature is
             NaN or infinite.
     """
-    betons = {split: Beton(path, threads=threads) for split, path in target.betons.items()}
+    betons = {split: open_split(path, target.dataset, threads=threads) for split, path in target.betons.items()}
     labels = (betons[split].labels for split in ("train", "test"))
     if problem := find_target_problem(target.name, target.class_names, *labels):
         raise UserError(problem)

@@ -9,6 +9,7 @@ is unknown or an input is missing, damaged or outdated.
 
 import random
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -36,6 +37,7 @@ from rr.workflow.sync import register_run, sync_engines, was_started_by_user
 from rr.workflow.verify import describe_grid_changed_files, describe_grid_mismatches
 
 if TYPE_CHECKING:
+    from rr.data.index import Preprocessing
     from rr.pretrain import Job
 
 
@@ -81,9 +83,12 @@ def run_convert(dataset: str, params_file: Path) -> str:
     with record_run(run) as recorder:
         from rr.convert import convert
 
-        recorder.facts = convert(files.images, config.image_size, files.betons, files.index)
+        recorder.facts = convert(files.images, config, files.betons, files.index, threads=params.threads)
     _register_with_engines(run, params_file)
-    return f"{files.beton_dir}: {_format_counts(recorder.facts)}, {config.image_size} x {config.image_size} pixels"
+    size = f"{config.image_size} x {config.image_size} pixels"
+    if config.stored_size:
+        size = f"shorter side of at most {config.stored_size} pixels"
+    return f"{files.beton_dir}: {_format_counts(recorder.facts)}, {size}"
 
 
 def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, params_file: Path) -> str:
@@ -101,7 +106,7 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
         stage_run = grid.make_pretrain_run(params, run)
         with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute import device as devices
-            from rr.data.index import read_class_names
+            from rr.data.index import read_class_names, read_preprocessing
             from rr.pretrain import pretrain
             from rr.pretrain.checkpoint import delete_checkpoints
 
@@ -117,11 +122,18 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
                 }
             )
             num_classes = len(read_class_names(files.index))
-            job = _make_job(params, run, num_classes, recorder.fingerprint(backbone=backbone, seed=seed))
+            preprocessing = read_preprocessing(files.index)
+            fingerprint = recorder.fingerprint(backbone=backbone, seed=seed)
+            job = _make_job(params, run, preprocessing, num_classes, fingerprint)
             beton = files.betons["train"]
             beton = ensure_local_copy(beton, recorder.inputs[str(beton)])
             facts = pretrain(job, beton, run, device=device, threads=params.threads, group=group)
-            recorder.facts = {"device": devices.device_name(device), "processes": group.world_size, **facts}
+            recorder.facts = {
+                "device": devices.device_name(device),
+                "processes": group.world_size,
+                "preprocessing": {f"datasets.{dataset}": asdict(preprocessing)},
+                **facts,
+            }
         if not group.is_main:
             return ""
         # The checkpoints are needed until all outputs and their record have been written.
@@ -137,23 +149,28 @@ def run_extract(
     """Compute the features of the dataset `target` with a pretrained backbone."""
     require_single_process("extract")
     params = load_params(params_file)
-    dataset_config = _lookup(params, "datasets", target, "--target")
+    _lookup(params, "datasets", target, "--target")
     run = paths.FeaturePaths(_pretrain_paths(dataset, backbone, method, seed), target)
     files = paths.DatasetPaths(target)
     device = acquire_device(device)
     stage_run = grid.make_extract_run(params, run)
     with record_run(stage_run) as recorder:
         from rr.compute import device as devices
-        from rr.data.index import read_class_names
+        from rr.data.index import read_class_names, read_preprocessing
         from rr.evaluate.target import Target
         from rr.extract import extract
 
         devices.configure_backends(params.threads)
         keep_freed_memory()
         betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
-        target_data = Target(target, dataset_config, betons, read_class_names(files.index))
+        preprocessing = read_preprocessing(files.index)
+        target_data = Target(target, preprocessing, betons, read_class_names(files.index))
         facts = extract(run.pretraining.weights, target_data, run.features, device=device, threads=params.threads)
-        recorder.facts = {"device": devices.device_name(device), **facts}
+        recorder.facts = {
+            "device": devices.device_name(device),
+            "preprocessing": {f"datasets.{target}": asdict(preprocessing)},
+            **facts,
+        }
     _register_with_engines(stage_run, params_file)
     return f"{run.features}: {facts['features']} features of {_format_counts(facts)} images"
 
@@ -165,7 +182,7 @@ def run_evaluate(
     require_single_process("evaluate")
     params = load_params(params_file)
     protocol_config = _lookup(params, "protocols", protocol)
-    dataset_config = _lookup(params, "datasets", target, "--target")
+    _lookup(params, "datasets", target, "--target")
     run = paths.EvaluationPaths(_pretrain_paths(dataset, backbone, method, seed), target, protocol)
     files = paths.DatasetPaths(target)
     uses_torch = protocol_config.kind not in NUMPY_PROTOCOLS
@@ -173,7 +190,7 @@ def run_evaluate(
     stage_run = grid.make_evaluate_run(params, run)
     with record_run(stage_run) as recorder:
         from rr.compute import device as devices
-        from rr.data.index import read_class_names
+        from rr.data.index import read_class_names, read_preprocessing
         from rr.evaluate.stage import evaluate
         from rr.evaluate.target import Target
 
@@ -181,25 +198,25 @@ def run_evaluate(
             devices.configure_backends(params.threads)
         keep_freed_memory()
         betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
-        target_data = Target(target, dataset_config, betons, read_class_names(files.index))
+        preprocessing = read_preprocessing(files.index)
+        target_data = Target(target, preprocessing, betons, read_class_names(files.index))
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
-        recorder.facts = {"device": devices.device_name(device)}
+        recorder.facts = {
+            "device": devices.device_name(device),
+            "preprocessing": {f"datasets.{target}": asdict(preprocessing)},
+        }
     _register_with_engines(stage_run, params_file)
     name, value = next(iter(metrics.items()))
     return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"
 
 
-def run_report(params_file: Path, crate: Path | None = None) -> str:
-    """Write the report and, if `crate` is given, an RO-Crate with the report and all records.
+def run_report(params_file: Path) -> str:
+    """Write the report.
 
     Raises:
         UserError: if a file on which the report depends has changed since its run.
     """
-    from rr.exchange.crate import check_crate_path, write_crate
-
     require_single_process("report")
-    if crate:
-        check_crate_path(crate)
     params = load_params(params_file)
     messages = describe_grid_changed_files(params)
     if messages:
@@ -211,8 +228,7 @@ def run_report(params_file: Path, crate: Path | None = None) -> str:
 
         write_report(params)
     _register_with_engines(run, params_file)
-    summary = f"report: {paths.REPORT_FILES[0].resolve()}"
-    return f"{summary}\n{write_crate(params, params_file, crate)}" if crate else summary
+    return f"report: {paths.REPORT_FILES[0].resolve()}"
 
 
 def run_plan(
@@ -277,13 +293,13 @@ def _recompute_random_run(params: Params, device: str) -> str:
         raise UserError("--recompute: no method of the grid is trained, so there is no epoch to repeat")
     run = random.choice(runs)
     from rr.compute.device import configure_backends, device_name
-    from rr.data.index import read_class_names
+    from rr.data.index import read_class_names, read_preprocessing
     from rr.workflow.recompute import find_difference, recompute_last_epoch
 
     configure_backends(params.threads)
     record = load_record(run.folder)
     files = paths.DatasetPaths(run.dataset)
-    job = _make_job(params, run, len(read_class_names(files.index)))
+    job = _make_job(params, run, read_preprocessing(files.index), len(read_class_names(files.index)))
     epoch = recompute_last_epoch(job, files.betons["train"], run, device=device, threads=params.threads)
     machine = describe_machine()
     same_device = (record["device"], record["processes"]) == (device_name(device), 1)
@@ -306,13 +322,18 @@ def run_sync(engine: str | None, params_file: Path) -> str:
     return f"sync: {registered} of {total} runs were registered{left_out}"
 
 
-def lookup_dataset(name: str, params_file: Path) -> DatasetConfig:
-    """Return the section of a dataset in the parameter file.
+def lookup_preprocessing(name: str, params_file: Path) -> "Preprocessing":
+    """Return the preprocessing of a dataset in the parameter file.
 
     Raises:
-        UserError: if `name` is unknown.
+        UserError: if `name` is unknown, or if mean and std are not in the file and have not been computed yet.
     """
-    return _lookup(load_params(params_file), "datasets", name)
+    from rr.data.index import Preprocessing, read_preprocessing
+
+    config: DatasetConfig = _lookup(load_params(params_file), "datasets", name)
+    if config.mean and config.std:
+        return Preprocessing(config.image_size, config.mean, config.std, config.stored_size)
+    return read_preprocessing(paths.DatasetPaths(name).index)
 
 
 def _lookup(params: Params, section: str, name: str, option: str | None = None) -> Any:
@@ -324,12 +345,14 @@ def _lookup(params: Params, section: str, name: str, option: str | None = None) 
     return configs[name]
 
 
-def _make_job(params: Params, run: paths.PretrainPaths, num_classes: int, fingerprint: str = "") -> "Job":
+def _make_job(
+    params: Params, run: paths.PretrainPaths, dataset: "Preprocessing", num_classes: int, fingerprint: str = ""
+) -> "Job":
     """Return the description of a pretraining run."""
     from rr.pretrain import Job
 
     return Job(
-        dataset=params.datasets[run.dataset],
+        dataset=dataset,
         backbone=run.backbone,
         method=params.methods[run.method],
         num_classes=num_classes,

@@ -17,7 +17,7 @@ from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.atomic import atomic_write
 
 if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a gallery search
-    from rr.params import DatasetConfig
+    from rr.data.index import Preprocessing
 
 
 # Name prefixes of the tensors of layers that are saved with a backbone. No tensor of a backbone has these prefixes.
@@ -27,7 +27,7 @@ CLASSIFIER_PREFIX, RELATION_HEAD_PREFIX = _LAYER_PREFIXES = "trained_classifier.
 def save_backbone(
     backbone: backbones.Backbone,
     path: Path,
-    dataset: DatasetConfig | None = None,
+    dataset: Preprocessing | None = None,
     layers: Mapping[str, nn.Module] | None = None,
     aggregation: str | None = None,
 ) -> None:
@@ -46,6 +46,8 @@ def save_backbone(
     metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
     if dataset:
         metadata |= {"side": dataset.image_size, "mean": dataset.mean, "std": dataset.std}
+        if dataset.stored_size:
+            metadata["stored_size"] = dataset.stored_size
     if aggregation:
         metadata["aggregation"] = aggregation
     tensors = backbone.state_dict()

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rr.data.index import Preprocessing
 from rr.params import (
-    DatasetConfig,
     MethodConfig,
     RelationalConfig,
     RotationNetConfig,
-    ShapesSource,
     SimCLRConfig,
     SupervisedConfig,
 )
@@ -18,9 +17,7 @@ from rr.views.augmentation import Augmentation
 
 IMAGES, VIEWS, FEATURES = 64, 32, 64  # M, K and D of the paper's Conv-4 runs
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
-DATASET = DatasetConfig(
-    source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=32, mean=MEAN, std=STD
-)  # only mean and std are used
+DATASET = Preprocessing(image_size=32, mean=MEAN, std=STD)
 UNLIMITED_EPOCHS = 10**6  # never reached, because the benchmark stops the training
 
 # The paper's augmentation for relational reasoning.

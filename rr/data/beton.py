@@ -1,4 +1,7 @@
-"""Read and write betons, the dataset files of FFCV. No other module imports ffcv.
+"""Read and write betons, the dataset files of FFCV.
+
+A beton holds square images of one size as raw pixels, or photographs of many sizes (see `rr.data.photographs`) as raw
+pixels or JPEG, whichever is smaller.
 
 The module works around four properties of FFCV 1.0.2. Importing ffcv sets torch to one thread, and creating or
 iterating over a loader sets torch to the loader's number of workers. Writing with several processes gives a different
@@ -8,6 +11,7 @@ damaged file can crash the process. Therefore `validate` checks a file before FF
 """
 
 import importlib
+import io
 import queue
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,10 +19,11 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import numpy as np
+from PIL import Image
 
 from rr.errors import UserError
 
@@ -36,7 +41,16 @@ _ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
 _IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("pointer", "<u8")])
 _SAMPLE = np.dtype([("image", _IMAGE), ("label", "<i8"), ("index", "<i8")], align=True)
 _FIELD_TYPES = (2, 1, 1)
-_RAW_MODE = 1
+_JPEG_MODE, _RAW_MODE = 0, 1
+
+
+class StoredImage(NamedTuple):
+    """An image as it is stored in a beton; `mode` is that of FFCV, 0 for JPEG and 1 for raw pixels."""
+
+    mode: int
+    height: int
+    width: int
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class BetonInfo:
     Attributes:
         labels: label of each image, int64 (N,).
         index: row of each image in the raw file, int64 (N,).
-        image_size: height and width of the images in pixels.
+        image_size: height and width of the images in pixels; 0 for photographs.
         offsets: position of the first byte of each image in the file, int64 (N,).
     """
 
@@ -68,8 +82,8 @@ def _preserve_torch_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _import_ffcv_quickly() -> None:
-    """Import ffcv, with a Python dict in place of its numba dictionary of image modes.
+def import_ffcv() -> None:
+    """Import ffcv quickly, with a Python dict in place of its numba dictionary of image modes.
 
     The numba dictionary takes seconds to compile, but it has only two entries, and only Python code reads it.
     """
@@ -78,10 +92,7 @@ def _import_ffcv_quickly() -> None:
 
 
 def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: np.ndarray) -> None:
-    """Write images with their labels and indices to a beton.
-
-    This process writes the samples in order, so equal inputs give byte-identical files, and errors of the disk or of
-    the iterator `images` reach the caller.
+    """Write square images with their labels and indices to a beton, as raw pixels.
 
     Args:
         path: file to write.
@@ -89,7 +100,58 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
         labels: labels of the images, int64 (N,).
         index: row of each image in the raw file, int64 (N,).
     """
-    _import_ffcv_quickly()
+    images = iter(images)
+    first_image = next(images)
+    stored_images = (encode_raw(image) for image in chain([first_image], images))
+    _write(path, stored_images, labels, index, _page_size(first_image.nbytes))
+
+
+def write_photographs(
+    path: Path, images: Iterable[StoredImage], labels: np.ndarray, index: np.ndarray, stored_size: int
+) -> None:
+    """Write photographs with their labels and indices to a beton.
+
+    Args:
+        path: file to write.
+        images: N images, each of at most `max_photograph_bytes(stored_size)` bytes.
+        labels: labels of the images, int64 (N,).
+        index: row of each image in the raw file, int64 (N,); consecutive numbers.
+        stored_size: maximum length of the shorter side in pixels.
+    """
+    _write(path, images, labels, index, max_photograph_bytes(stored_size))
+
+
+def encode_raw(pixels: np.ndarray) -> StoredImage:
+    """Return an image, uint8 (H, W, 3), as raw pixels."""
+    height, width, _ = pixels.shape
+    return StoredImage(_RAW_MODE, height, width, np.ascontiguousarray(pixels).reshape(-1).data)
+
+
+def encode_photograph(pixels: np.ndarray, quality: int | Literal["raw"]) -> StoredImage:
+    """Return an image, uint8 (H, W, 3), as JPEG of this quality or, if that is not larger, as raw pixels."""
+    image = encode_raw(pixels)
+    if quality == "raw":
+        return image
+    jpeg = io.BytesIO()
+    Image.fromarray(pixels).save(jpeg, "JPEG", quality=quality)
+    return image if jpeg.tell() >= len(image.data) else image._replace(mode=_JPEG_MODE, data=jpeg.getvalue())
+
+
+def max_photograph_bytes(stored_size: int) -> int:
+    """Return the page size of a beton of photographs, which is the maximum size of each of them.
+
+    A page can hold the raw pixels of a photograph that is four times as long as wide.
+    """
+    return _page_size(4 * 3 * stored_size**2)
+
+
+def _write(path: Path, images: Iterable[StoredImage], labels: np.ndarray, index: np.ndarray, page_size: int) -> None:
+    """Write images to a beton.
+
+    This process writes the samples in order, so equal inputs give byte-identical files, and errors of the disk or of
+    the iterator `images` reach the caller.
+    """
+    import_ffcv()
     from ffcv.fields import IntField, RGBImageField
     from ffcv.memory_allocator import MemoryAllocator
     from ffcv.writer import DatasetWriter, worker_job_indexed_dataset
@@ -111,9 +173,7 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
             )  # fmt: skip
             self.finalize(allocations.get())
 
-    images = iter(images)
-    first_image = next(images)
-    samples = zip(chain([first_image], images), labels, index, strict=True)
+    samples = zip(images, labels, index, strict=True)
 
     class SequentialDataset:
         """Makes the iterator `samples` indexable, as FFCV requires. Positions must be requested in order."""
@@ -121,12 +181,19 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
         def __len__(self) -> int:
             return len(labels)
 
-        def __getitem__(self, position: int) -> tuple[np.ndarray, int, int]:
+        def __getitem__(self, position: int) -> tuple[StoredImage, int, int]:
             image, label, row = next(samples)
             return image, int(label), int(row)
 
-    fields = {"image": RGBImageField(write_mode="raw"), "label": IntField(), "index": IntField()}
-    page_size = _page_size(first_image.nbytes)
+    def encode(sample: np.ndarray, image: StoredImage, allocate: Any) -> None:
+        """Replace the method of FFCV's field, which would encode the image in this thread."""
+        sample["mode"], sample["height"], sample["width"] = image.mode, image.height, image.width
+        sample["data_ptr"], memory = allocate(len(image.data))
+        memory[:] = np.frombuffer(image.data, np.uint8)
+
+    image_field = RGBImageField()
+    image_field.encode = encode
+    fields = {"image": image_field, "label": IntField(), "index": IntField()}
     with (
         mock.patch("ffcv.writer.shared_memory", SimpleNamespace(SharedMemory=_LocalBuffer)),
         mock.patch("ffcv.memory_allocator.Value", _LocalValue),
@@ -155,8 +222,12 @@ class _LocalValue:
     get_lock = nullcontext
 
 
-def validate(path: Path) -> BetonInfo:
+def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
     """Check the structure of a beton, without importing ffcv, and return its contents except the pixels.
+
+    Args:
+        path: the file.
+        photographs: whether the file must hold photographs instead of square images of one size.
 
     Raises:
         UserError: if the file is missing or truncated, has another format, or contains pointers outside the file.
@@ -190,17 +261,32 @@ def validate(path: Path) -> BetonInfo:
         raise invalid(f"its size does not match its number of samples, {count:,}")
     samples = np.fromfile(path, _SAMPLE, count, offset=samples_start)
     allocation = np.fromfile(path, _ALLOCATION, count, offset=table_start)
-    image, size = samples["image"], int(samples["image"]["width"][0])
-    image_bytes = size * size * 3
-    if size == 0:
-        raise invalid("its images have no pixels")
-    if header["page"] != _page_size(image_bytes):
-        raise invalid(f"its pages of {header['page']} bytes do not suit images of {size} × {size} pixels")
-    if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
-        raise invalid("its images differ in size or are compressed")
+    image, size = samples["image"], 0
+    if photographs:
+        image_bytes = allocation["size"]
+        is_raw = image["mode"] == _RAW_MODE
+        raw_bytes = image["height"].astype(np.uint64) * image["width"] * 3
+        if np.any(image["mode"] > _RAW_MODE) or np.any(raw_bytes == 0):
+            raise invalid("an image has no pixels or an unknown mode")
+        if np.any(image_bytes[is_raw] != raw_bytes[is_raw]) or np.any(image_bytes == 0):
+            raise invalid("the size of an image does not match its number of bytes")
+        # FFCV finds the number of bytes of an image by a binary search.
+        is_ordered = np.all(image["pointer"][:-1] < image["pointer"][1:])
+        if not is_ordered or np.any(samples["index"] != samples["index"][0] + np.arange(count)):
+            raise invalid("its images are not in order")
+    else:
+        size = int(image["width"][0])
+        image_bytes = np.full(count, size * size * 3, np.uint64)
+        if size == 0:
+            raise invalid("its images have no pixels")
+        if header["page"] != _page_size(size * size * 3):
+            raise invalid(f"its pages of {header['page']} bytes do not suit images of {size} × {size} pixels")
+        if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
+            raise invalid("its images differ in size or are compressed")
     # The bytes of each image must lie between the two tables. Nothing is added to the pointers: a sum could overflow.
-    inside = (image["pointer"] <= table_start - image_bytes) & (image["pointer"] >= samples_start)
-    if table_start < image_bytes or not inside.all():
+    is_small = image_bytes <= table_start
+    end = table_start - np.where(is_small, image_bytes, 0)
+    if not np.all(is_small & (image["pointer"] <= end) & (image["pointer"] >= samples_start)):
         raise invalid("the pixels of an image lie outside the file")
     if not np.array_equal(np.sort(allocation["pointer"]), np.sort(image["pointer"])) or np.any(
         allocation["size"] != image_bytes
@@ -259,7 +345,7 @@ class Beton:
         self.path, self.threads = path, threads
         info = validate(path)
         self.labels, self.index, self.image_size = info.labels, info.index, info.image_size
-        self._loaders: dict[int, Any] = {}
+        self._loader: Any = None
         self.images: np.ndarray | None = None
         count = len(self.labels)
         if count * self.image_size**2 * 3 <= max_resident_bytes:
@@ -289,39 +375,57 @@ class Beton:
 
     def _stream_batches(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Implement `batches` for a split that FFCV streams from the file."""
-        if len(order) == 0:
-            return
-        with _preserve_torch_threads():
-            if batch_size not in self._loaders:
-                self._loaders[batch_size] = self._make_ffcv_loader(batch_size)
-            loader = self._loaders[batch_size]
-            # FFCV calls `sample_order` once, at the start of an epoch, and computes the number of batches from the
-            # length of `first_traversal_order`.
-            loader.traversal_order = SimpleNamespace(sample_order=lambda epoch: order.astype(np.uint64))
-            loader.first_traversal_order = order
-            epoch = iter(loader)
-        try:
-            start = 0
-            for (images,) in epoch:
-                yield images, order[start : start + len(images)]
-                start += len(images)
-        finally:
-            # Without this, the thread of this epoch would wait forever for room in its queue if the caller stops early.
-            epoch.close()
+        if self._loader is None:
+            import_ffcv()
+            from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 
-    def _make_ffcv_loader(self, batch_size: int) -> Any:
-        _import_ffcv_quickly()
+            self._loader = make_loader(self.path, SimpleRGBImageDecoder(), self.threads)
+        start = 0
+        for images in iter_epoch(self._loader, order, batch_size):
+            yield images, order[start : start + len(images)]
+            start += len(images)
+
+
+def make_loader(path: Path, decoder: Any, threads: int, batches_ahead: int = 3) -> Any:
+    """Return FFCV's loader of the images of a beton, which decodes them with the `Operation` `decoder`.
+
+    FFCV compiles the decoder for each loader in the first epoch, which takes seconds.
+    """
+    with _preserve_torch_threads():
+        import_ffcv()
         import numba
-        from ffcv.fields.rgb_image import SimpleRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
 
         return Loader(
-            str(self.path),
-            batch_size=batch_size,
+            str(path),
+            batch_size=1,  # `iter_epoch` sets the batch size of each epoch
             # numba raises an error if the number of threads exceeds this limit.
-            num_workers=min(self.threads, numba.config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
+            num_workers=min(threads, numba.config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
             os_cache=True,
             order=OrderOption.SEQUENTIAL,
             drop_last=False,
-            pipelines={"image": [SimpleRGBImageDecoder()], "label": None, "index": None},
+            batches_ahead=batches_ahead,
+            pipelines={"image": [decoder], "label": None, "index": None},
         )
+
+
+def iter_epoch(loader: Any, order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Yield the batches that FFCV's loader makes of the samples in `order`.
+
+    The array of a batch is only valid until the next batch is requested.
+    """
+    if len(order) == 0:
+        return
+    with _preserve_torch_threads():
+        # FFCV calls `sample_order` once, at the start of an epoch, and computes the number of batches from the length
+        # of `first_traversal_order`.
+        loader.traversal_order = SimpleNamespace(sample_order=lambda epoch: order.astype(np.uint64))
+        loader.first_traversal_order = order
+        loader.batch_size = batch_size
+        epoch = iter(loader)
+    try:
+        for (images,) in epoch:
+            yield images
+    finally:
+        # Without this, the thread of this epoch would wait forever for room in its queue if the caller stops early.
+        epoch.close()

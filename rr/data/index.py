@@ -1,6 +1,7 @@
-"""Write and read `index.parquet`, which holds one row per image of a converted dataset and the class names."""
+"""Write and read `index.parquet`: one row per image of a converted dataset, the class names and the preprocessing."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,40 @@ from rr.errors import UserError
 from rr.runtime.atomic import atomic_write
 
 
-def write_index(path: Path, splits: np.ndarray, labels: np.ndarray, hashes: list[str], class_names: list[str]) -> None:
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the images of a dataset become inputs of a network.
+
+    Attributes:
+        image_size: height and width of the inputs in pixels.
+        mean: mean of each channel, for pixel values in [0, 1].
+        std: standard deviation of each channel.
+        stored_size: maximum length of the shorter side of the stored photographs, or None if the images are stored as
+            squares of `image_size`.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    stored_size: int | None = None
+
+
+def evaluation_side(image_size: int) -> int:
+    """Return the shorter side to which a photograph is resized before an evaluation crops its center.
+
+    The ratio is torchvision's: 256 pixels for a crop of 224.
+    """
+    return round(image_size * 256 / 224)
+
+
+def write_index(
+    path: Path,
+    splits: np.ndarray,
+    labels: np.ndarray,
+    hashes: list[str],
+    class_names: list[str],
+    preprocessing: Preprocessing,
+) -> None:
     """Write the index of a converted dataset, one row per image in the order of the raw file.
 
     Args:
@@ -21,6 +55,7 @@ def write_index(path: Path, splits: np.ndarray, labels: np.ndarray, hashes: list
         labels: label of each image, int64 (N,).
         hashes: SHA-256 of the pixels of each image, N hexadecimal strings.
         class_names: name of each class, indexed by label; empty if the dataset has no labels.
+        preprocessing: the preprocessing of the dataset.
     """
     names = [class_names[label] if 0 <= label < len(class_names) else None for label in labels]
     table = pa.table(
@@ -32,7 +67,7 @@ def write_index(path: Path, splits: np.ndarray, labels: np.ndarray, hashes: list
             "sha256": hashes,
         }
     )
-    metadata = {"class_names": json.dumps(class_names)}
+    metadata = {"class_names": json.dumps(class_names), "preprocessing": json.dumps(asdict(preprocessing))}
     with atomic_write(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary)
 
@@ -47,3 +82,20 @@ def read_class_names(path: Path) -> list[str]:
         return parse_class_names(pq.read_schema(path).metadata)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise UserError(f"{path} is missing or damaged ({error}): run rr convert for this dataset") from error
+
+
+def read_preprocessing(path: Path) -> Preprocessing:
+    """Return the preprocessing of a converted dataset.
+
+    `rr convert` writes the mean and std of params.yaml or, if they are absent there, those that it computed.
+
+    Raises:
+        UserError: if the index is missing, damaged or of an earlier version.
+    """
+    try:
+        values = json.loads((pq.read_schema(path).metadata or {})[b"preprocessing"])
+        return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is missing, damaged or lacks the preprocessing ({error}): run rr convert for this dataset"
+        ) from error

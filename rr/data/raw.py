@@ -197,8 +197,73 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
     Raises:
         UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
     """
+    image = _decode_or_explain(data)
+    if image_size is not None and image.size != (image_size, image_size):
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def decode_photograph(data: bytes, stored_size: int) -> np.ndarray:
+    """Decode an encoded image like `decode_image`, and shrink it with its aspect ratio (bicubic).
+
+    Args:
+        data: the encoded image.
+        stored_size: maximum length of the shorter side in pixels. An image is never enlarged.
+
+    Returns:
+        The RGB pixels, uint8 (H, W, 3).
+
+    Raises:
+        UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
+    """
+    image = _decode_or_explain(data, 2 * stored_size)
+    shorter_side = min(image.size)
+    if shorter_side > stored_size:
+        width, height = (max(round(side * stored_size / shorter_side), 1) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def check_image(data: bytes) -> None:
+    """Decode an encoded image, JPEG at 1/8 of its size, to check that it is readable.
+
+    Raises:
+        UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
+    """
+    _decode_or_explain(data, 1)
+
+
+def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.ndarray:
+    """Resize an image until its shorter side has `shorter_side` pixels, and crop its center.
+
+    The result differs from that of the kernel in `rr.data.photographs`, and of torchvision, by rounding.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        shorter_side: length of the shorter side in pixels, at least `image_size`.
+        image_size: height and width of the result in pixels.
+
+    Returns:
+        uint8 (image_size, image_size, 3).
+    """
+    image = Image.fromarray(pixels)
+    width, height = (int(shorter_side * side / min(image.size)) for side in image.size)
+    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized.crop((left, top, left + image_size, top + image_size)))
+
+
+def _decode_or_explain(data: bytes, draft_size: int | None = None) -> Image.Image:
+    """Decode an image to RGB, and translate the errors of Pillow.
+
+    If `draft_size` is given, a JPEG image may be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster.
+    Its shorter side then has at least `draft_size` pixels.
+
+    Raises:
+        UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
+    """
     try:
-        image = _decode(data)
+        return _decode(data, draft_size)
     except MemoryError:
         raise  # this machine is short of memory; the image may be valid
     except Exception as error:  # Pillow's decoders raise many different exceptions
@@ -213,9 +278,6 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
         if isinstance(error, UnidentifiedImageError):
             raise UnreadableImageError("not an image format that Pillow can read") from error
         raise UnreadableImageError(str(error) or type(error).__name__) from error
-    if image_size is not None and image.size != (image_size, image_size):
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
 
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -231,10 +293,10 @@ _TRANSPOSITIONS = {
 }
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(data: bytes, draft_size: int | None) -> Image.Image:
     """Decode an image to RGB. If the metadata of a PNG image prevents this, decode the image without it."""
     try:
-        return _decode_pixels(data)
+        return _decode_pixels(data, draft_size)
     except (UnreadableImageError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:
@@ -248,8 +310,10 @@ def _decode(data: bytes) -> Image.Image:
             raise error from None
 
 
-def _decode_pixels(data: bytes) -> Image.Image:
+def _decode_pixels(data: bytes, draft_size: int | None = None) -> Image.Image:
     with Image.open(io.BytesIO(data)) as image:
+        if draft_size:
+            image.draft(None, (draft_size, draft_size))
         image.load()
         rgb, transposition = _to_rgb(image), _find_transposition(image)
         return rgb if transposition is None else rgb.transpose(transposition)

@@ -10,6 +10,7 @@ from rr.data.folder import DamagedFile, SkippedFile, file_suffix
 from rr.data.names import display_name
 from rr.errors import UserError
 from rr.runtime.formatting import format_count
+from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 
 UnreadablePolicy = Literal["raise", "skip"]  # what to do with a file that cannot be read
 _MAX_LISTED = 10
@@ -59,24 +60,21 @@ class SkippedFiles:
         if len(self._problems) < _MAX_LISTED:
             self._problems.append(text)
 
-    def is_readable(self, name: str, data: bytes, suffix: str | None = None) -> bool:
-        """Return whether an encoded image can be decoded, and report it if not."""
-        try:
-            raw.decode_image(data)
-        except raw.UnreadableImageError as error:
-            self.add_damaged(DamagedFile(name, error.reason, f"not a readable image ({error})"), suffix)
-            return False
-        return True
-
     def iter_readable(
         self, images: Iterable[raw.EncodedImage], suffix: str | None = None
     ) -> Iterator[raw.EncodedImage]:
-        """Yield the images that can be decoded, and report the others.
+        """Yield the images that can be decoded, and report the others. Several threads decode.
 
         If `raise_if_unreadable` will raise an error, the remaining images are checked, but not yielded.
         """
-        for image in images:
-            if self.is_readable(image.name, image.data, suffix) and not self.will_raise:
+
+        def check(image: raw.EncodedImage) -> tuple[raw.EncodedImage, DamagedFile | None]:
+            return image, find_damage(image.name, image.data)
+
+        for image, damage in map_ordered(check, images, DECODING_THREADS):
+            if damage:
+                self.add_damaged(damage, suffix)
+            elif not self.will_raise:
                 yield image
 
     def raise_if_unreadable(self) -> None:
@@ -88,6 +86,15 @@ class SkippedFiles:
             lines = [f"  {problem}" for problem in self._problems] + ([f"  and {rest:,} more"] if rest else [])
             header, hint = f"{self._num_problems:,} images cannot be read:", self._hint.replace("{them}", "them")
             raise UserError("\n".join([header, *lines, hint]))
+
+
+def find_damage(name: str, data: bytes) -> DamagedFile | None:
+    """Return why an encoded image cannot be decoded, or None if it can."""
+    try:
+        raw.check_image(data)
+    except raw.UnreadableImageError as error:
+        return DamagedFile(name, error.reason, f"not a readable image ({error})")
+    return None
 
 
 def format_skipped(counts: dict[str, dict[str, int]]) -> list[str]:

@@ -1,5 +1,8 @@
 """Load mini-batches of augmented views in the background while training runs.
 
+Views of photographs are cropped while FFCV decodes the photographs. If the augmentation takes no resized crops, each
+photograph is first resized until its shorter side has the image size, and its center is cropped.
+
 On the CPU, a batch contains finished views. On a GPU, it contains the pixels of the images and a table of augmentation
 parameters. `ViewLoader.augment` makes the views from them on the GPU, as the first part of the compiled training step.
 """
@@ -16,8 +19,15 @@ import torch
 from torch import Tensor
 
 from rr.data.beton import Beton
-from rr.params import DatasetConfig
-from rr.views import make_views, sample_view_parameters, torch_ops
+from rr.data.index import Preprocessing
+from rr.data.photographs import Photographs
+from rr.views import (
+    ViewParameters,
+    apply_parameters,
+    sample_crop_parameters,
+    sample_view_parameters,
+    torch_ops,
+)
 from rr.views.augmentation import Augmentation
 
 PREFETCH = 2  # number of batches to prepare ahead of the training step
@@ -56,7 +66,7 @@ class ViewLoader:
     def __init__(
         self,
         data: Beton,
-        dataset: DatasetConfig,
+        dataset: Preprocessing,
         augmentation: Augmentation,
         *,
         num_views: int,
@@ -74,6 +84,8 @@ class ViewLoader:
         self.device = torch.device(device)
         self.augment_on_device = self.device.type != "cpu" if augment_on_device is None else augment_on_device
         self.labels = torch.from_numpy(data.labels).to(self.device)
+        # The data if they are photographs from which resized crops are taken, otherwise None.
+        self.photographs = data if isinstance(data, Photographs) and augmentation.crop == "resized" else None
         self.augment: Callable[..., Tensor] = _identity
         self.device_images: Tensor | None = None
         if self.augment_on_device:
@@ -81,7 +93,7 @@ class ViewLoader:
             self.augment = partial(
                 torch_ops.augment_packed,
                 normalization=torch_ops.to_device(normalization, self.device),
-                num_views=num_views,
+                num_views=1 if self.photographs else num_views,
                 enabled=torch_ops.EnabledOps.from_augmentation(augmentation),
             )
             if data.images is not None:
@@ -102,9 +114,10 @@ class ViewLoader:
         """
         rng = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         order = self.positions[rng.permutation(len(self.positions))[:num_images]]
-        return prefetch(self._iter_batches(number, order[first_step * self.batch_size :]), PREFETCH)
+        return prefetch(self.iter_batches(number, order[first_step * self.batch_size :]), PREFETCH)
 
-    def _iter_batches(self, epoch: int, order: np.ndarray) -> Generator[Batch, None, None]:
+    def iter_batches(self, epoch: int, order: np.ndarray) -> Generator[Batch, None, None]:
+        """Yield batches of the images at the positions in `order`, with the views of an epoch."""
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         if self.device_images is not None:
             for positions in batches:
@@ -113,25 +126,39 @@ class ViewLoader:
             local_order = np.concatenate([positions[self.local_slice(len(positions))] for positions in batches])
             local_size = len(range(self.batch_size)[self.local_slice(self.batch_size)])
             make_batch = self._make_gpu_batch if self.augment_on_device else self._make_cpu_batch
-            for positions, (images, _) in zip(batches, self.data.batches(local_order, local_size), strict=True):
+            for positions, images in zip(batches, self._iter_images(epoch, local_order, local_size), strict=True):
                 yield make_batch(images, positions, epoch)
+
+    def _iter_images(self, epoch: int, order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+        """Yield the images from which the views are made: (M, S, S, 3) or, if they are cropped, (K * M, S, S, 3)."""
+        if self.photographs:
+            for crops, _ in self.photographs.random_crops(
+                order, batch_size, self.augmentation, self.seed, epoch, self.num_views
+            ):
+                yield crops.swapaxes(0, 1).reshape(-1, *crops.shape[2:])
+        elif isinstance(self.data, Photographs):
+            for images, _ in self.data.center_crops(order, batch_size, self.data.image_size):
+                yield images
+        else:
+            for images, _ in self.data.batches(order, batch_size):
+                yield images
+
+    def _sample_parameters(self, positions: np.ndarray, epoch: int) -> ViewParameters:
+        """Sample the parameters of the views of the images at `positions` of `data`."""
+        sample = sample_crop_parameters if self.photographs else sample_view_parameters
+        index = self.data.index[positions]
+        return sample(self.augmentation, self.seed, epoch, index, self.num_views, self.data.image_size)
 
     def _make_cpu_batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
         """Make a batch of finished views."""
-        index = self.data.index[positions[self.local_slice(len(positions))]]
-        views = make_views(
-            images, index, augmentation=self.augmentation, seed=self.seed, epoch=epoch, num_views=self.num_views,
-            mean=self.dataset.mean, std=self.dataset.std, device="cpu",
-        )  # fmt: skip
+        parameters = self._sample_parameters(positions[self.local_slice(len(positions))], epoch)
+        views = apply_parameters(images, parameters, self.dataset.mean, self.dataset.std, "cpu")
         return Batch((views,), self.labels[torch.from_numpy(positions)])
 
     def _make_gpu_batch(self, images: np.ndarray | None, positions: np.ndarray, epoch: int) -> Batch:
         """Make a batch of pixels and augmentation parameters; `images` is None if all images are on the device."""
         local = self.local_slice(len(positions))
-        index = self.data.index[positions[local]]
-        parameters = sample_view_parameters(
-            self.augmentation, self.seed, epoch, index, self.num_views, self.data.image_size
-        )
+        parameters = self._sample_parameters(positions[local], epoch)
         rows = torch_ops.to_device(positions, self.device)
         if self.device_images is not None:
             pixels = self.device_images[rows[local]]

@@ -14,7 +14,7 @@ from rr.views import normalize
 if TYPE_CHECKING:  # `rr retrieve` does not need these imports, which take a tenth of a second
     from rr.backbones.base import Backbone
     from rr.data.beton import Beton
-    from rr.params import DatasetConfig
+    from rr.data.index import Preprocessing
 
 # Batches of images larger than 224 × 224 pixels contain fewer images. Otherwise, their activations would need too much
 # memory.
@@ -29,7 +29,7 @@ def batch_size_for(image_size: int) -> int:
 def extract_features(
     backbone: Backbone,
     beton: Beton,
-    dataset: DatasetConfig,
+    dataset: Preprocessing,
     device: str,
     rows: np.ndarray | None = None,
     on_batch: Callable[[int], None] | None = None,

@@ -48,11 +48,16 @@ class EvaluationInputs:
 
     def read_images(self, split: str, positions: np.ndarray) -> np.ndarray:
         """Return the images at some positions of a split, uint8 (M, S, S, 3), without loading the whole split."""
-        return read_images(self.target.betons[split], positions)
+        if self.target.dataset.stored_size is None:
+            return read_images(self.target.betons[split], positions)
+        batches = self.open_split(split).batches(positions, batch_size=64)
+        return np.concatenate([images.copy() for images, _ in batches])
 
     def open_split(self, split: str) -> Beton:
         """Open the images of a split."""
-        return Beton(self.target.betons[split], threads=self.threads)
+        from rr.data.photographs import open_split
+
+        return open_split(self.target.betons[split], self.target.dataset, threads=self.threads)
 
     def load_backbone(self) -> Backbone:
         """Return the pretrained backbone on `device`, in eval mode and with frozen weights.

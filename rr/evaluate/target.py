@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rr.params import DatasetConfig
+from rr.data.index import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -12,12 +12,12 @@ class Target:
 
     Attributes:
         name: name of the dataset.
-        dataset: the dataset's section of params.yaml.
+        dataset: the preprocessing of the dataset.
         betons: path of the beton of each split, "train" and "test".
         class_names: names of the classes by label; empty if the dataset has no labels.
     """
 
     name: str
-    dataset: DatasetConfig
+    dataset: Preprocessing
     betons: dict[str, Path]
     class_names: list[str]

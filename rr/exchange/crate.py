@@ -11,7 +11,7 @@ from typing import Any
 
 from rr import __version__, paths
 from rr.errors import UserError
-from rr.params import Params
+from rr.params import load_params
 from rr.project import PROJECT_FILES
 from rr.runtime.atomic import atomic_write
 from rr.runtime.hashing import file_sha256
@@ -41,20 +41,20 @@ def check_crate_path(path: Path) -> None:
         raise UserError(f"--crate {path}: a crate is a zip file: give a name that ends in .zip")
 
 
-def write_crate(params: Params, params_file: Path, output: Path) -> str:
+def write_crate(params_file: Path, output: Path) -> str:
     """Write the crate of all runs of the grid to `output`, and return a summary.
 
     The crate contains the report, the records (`run.json`), the metrics, the histories, the parameters and the pipeline
     files. All other inputs and outputs of the runs, such as betons and weights, are described by their SHA-256.
 
     Args:
-        params: all parameters.
-        params_file: the file from which they were read.
+        params_file: the parameter file with the grid.
         output: the zip file to write. If it exists, it is replaced.
 
     Raises:
         UserError: if a record is missing or damaged.
     """
+    params = load_params(params_file)
     crate = _Crate()
     for name, file in (
         ("params.yaml", params_file),
@@ -164,7 +164,10 @@ class _Crate:
                 entity["endTime"] for entity in self.entities.values() if entity["@type"] == "CreateAction"
             ),
             "license": self._license(),
-            "conformsTo": [self.add(profile, "CreativeWork", name=profile, version=profile.rpartition("/")[2]) for profile in _PROFILES],
+            "conformsTo": [
+                self.add(profile, "CreativeWork", name=profile, version=profile.rpartition("/")[2])
+                for profile in _PROFILES
+            ],
             "hasPart": [{"@id": name} for name, entity in self.entities.items() if "File" in entity["@type"]],
             "mainEntity": {"@id": "Snakefile"},
             "mentions": [{"@id": name} for name, entity in self.entities.items() if entity["@type"] == "CreateAction"],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from rr.runtime.formatting import format_count
 from rr.runtime.progress import Progress
 
 if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
-    from rr.params import DatasetConfig
+    from rr.data.index import Preprocessing
 
 
 def embed(
@@ -28,7 +30,7 @@ def embed(
     weights: Path,
     output: Path,
     *,
-    dataset: DatasetConfig | None,
+    dataset: Preprocessing | None,
     on_unreadable: UnreadablePolicy,
     device: str,
 ) -> str:
@@ -81,17 +83,27 @@ def embed_batches(
     """
     rows = cached.find_rows(images)
     num_new = len(images) - len(rows)
-    with Progress("embed", num_new, "images") if num_new else nullcontext() as progress:
-        for start in range(0, len(images), extractor.batch_size):
-            batch = images[start : start + extractor.batch_size]
-            new = [image for image in batch if image.path not in rows]
-            readable, pixels = decode_images(new, extractor.image_size, skipped)
+    batches = [images[start : start + extractor.batch_size] for start in range(0, len(images), extractor.batch_size)]
+
+    def decode(batch: list[ImageFile]) -> tuple[list[ImageFile], np.ndarray]:
+        new = [image for image in batch if image.path not in rows]
+        return decode_images(new, extractor.decode, extractor.image_size, skipped)
+
+    with (
+        Progress("embed", num_new, "images") if num_new else nullcontext() as progress,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        pending = deque(executor.submit(decode, batch) for batch in batches[:1])
+        for number, batch in enumerate(batches):
+            # Decode the next batch while the backbone processes this one.
+            pending.extend(executor.submit(decode, next_batch) for next_batch in batches[number + 1 : number + 2])
+            readable, pixels = pending.popleft().result()
             vectors = dict(zip((image.path for image in readable), extractor.extract(pixels), strict=True))
             vectors |= {image.path: cached.vectors[rows[image.path]] for image in batch if image.path in rows}
             if found := [image for image in batch if image.path in vectors]:
                 yield ImageVectors(found, np.stack([vectors[image.path] for image in found]))
             if progress:
-                progress.advance(len(new))
+                progress.advance(sum(image.path not in rows for image in batch))
 
 
 def check_output_path(option: str, output: Path, weights: Path) -> None:

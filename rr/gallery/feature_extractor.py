@@ -15,12 +15,14 @@ from safetensors import safe_open
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone
 from rr.compute.device import resolve_device
+from rr.data import raw
+from rr.data.index import evaluation_side
 from rr.errors import UserError
 from rr.runtime.hashing import file_sha256
 from rr.views import normalize
 
 if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
-    from rr.params import DatasetConfig
+    from rr.data.index import Preprocessing
 
 # Limits of a batch: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
 _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
@@ -38,6 +40,8 @@ class FeatureExtractor:
         mean: mean of each channel, for values in [0, 1].
         std: standard deviation of each channel, for values in [0, 1].
         device: torch device of the backbone.
+        stored_size: the `stored_size` of the dataset if the backbone was trained on photographs, otherwise None. It
+            determines how an image is resized.
     """
 
     backbone: Backbone
@@ -47,11 +51,13 @@ class FeatureExtractor:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: str
+    stored_size: int | None = None
 
     @property
     def metadata(self) -> dict[str, str]:
         """Everything that determines the vectors, in the form in which an index stores it."""
-        return {
+        photographs = {"stored_size": str(self.stored_size)} if self.stored_size else {}
+        return photographs | {
             "weights": self.sha256,
             "backbone": self.backbone.name,
             "side": str(self.image_size),
@@ -68,6 +74,17 @@ class FeatureExtractor:
     def batch_size(self) -> int:
         """Number of images to process at a time."""
         return max(1, min(_MAX_BATCH_IMAGES, _MAX_BATCH_PIXELS // self.image_size**2))
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Decode and resize an encoded image as `rr evaluate` does, uint8 (image_size, image_size, 3).
+
+        Raises:
+            UnreadableImageError: if the image cannot be decoded.
+        """
+        if self.stored_size is None:
+            return raw.decode_image(data, self.image_size)
+        photograph = raw.decode_photograph(data, self.stored_size)
+        return raw.crop_center(photograph, evaluation_side(self.image_size), self.image_size)
 
     def extract(self, images_BSS3: np.ndarray) -> np.ndarray:
         """Return the features of uint8 images, float32 (B, D), computed in the same way as in `rr evaluate`.
@@ -90,7 +107,7 @@ class FeatureExtractor:
         return features_BD
 
 
-def load_feature_extractor(weights: Path, dataset: DatasetConfig | None, device: str) -> FeatureExtractor:
+def load_feature_extractor(weights: Path, dataset: Preprocessing | None, device: str) -> FeatureExtractor:
     """Load a backbone file as a feature extractor.
 
     Args:
@@ -105,7 +122,7 @@ def load_feature_extractor(weights: Path, dataset: DatasetConfig | None, device:
     device = resolve_device(device)
     backbone = load_backbone(weights).to(device)
     if dataset is not None:
-        image_size, mean, std = dataset.image_size, dataset.mean, dataset.std
+        image_size, mean, std, stored_size = dataset.image_size, dataset.mean, dataset.std, dataset.stored_size
     else:
         with safe_open(weights, "np") as file:
             metadata = json.loads(file.metadata()["rr"])
@@ -115,14 +132,16 @@ def load_feature_extractor(weights: Path, dataset: DatasetConfig | None, device:
                 "dataset in params.yaml (normally the pretraining dataset)"
             )
         image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]
-        is_valid_size = isinstance(image_size, int) and 8 <= image_size <= 1024
+        stored_size = metadata.get("stored_size")
+        sizes = [image_size] if stored_size is None else [image_size, stored_size]
+        is_valid_size = all(isinstance(size, int) and 8 <= size <= 1024 for size in sizes)
         if not (is_valid_size and _is_float_triple(mean) and _is_float_triple(std) and all(std)):
             raise UserError(
                 f"{weights}: its metadata has an invalid image size ({image_size}), mean ({mean}) or std ({std}): add "
                 "--dataset NAME to take them from that dataset in params.yaml (normally the pretraining dataset)"
             )
         mean, std = tuple(mean), tuple(std)
-    return FeatureExtractor(backbone, weights, file_sha256(weights), image_size, mean, std, device)
+    return FeatureExtractor(backbone, weights, file_sha256(weights), image_size, mean, std, device, stored_size)
 
 
 def _is_float_triple(values: object) -> bool:

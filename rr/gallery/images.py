@@ -1,8 +1,7 @@
 """List the image files of a folder, detect changed files and decode them."""
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +20,9 @@ from rr.data.folder import (
 from rr.data.names import display_name, path_to_text
 from rr.data.skipped_files import SkippedFiles
 from rr.errors import UserError
+from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 
-_MAX_THREADS = min(8, os.cpu_count() or 1)  # each thread may hold a photograph that takes up a hundred megabytes
+Decoder = Callable[[bytes], np.ndarray]
 
 
 class ImageFile(NamedTuple):
@@ -80,30 +80,30 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
 
 
 def decode_images(
-    images: Sequence[ImageFile], image_size: int, skipped: SkippedFiles
+    images: Sequence[ImageFile], decode: Decoder, image_size: int, skipped: SkippedFiles
 ) -> tuple[list[ImageFile], np.ndarray]:
     """Return the images that can be read, and their pixels, uint8 (B, image_size, image_size, 3).
 
     Args:
         images: the files to decode.
+        decode: function that decodes and resizes an image.
         image_size: height and width of the decoded images in pixels.
         skipped: object to which the images that cannot be read are reported.
     """
     readable: list[ImageFile] = []
     pixels = np.empty((len(images), image_size, image_size, 3), np.uint8)
-    with ThreadPoolExecutor(_MAX_THREADS) as pool:
-        results = pool.map(partial(_try_read_image, image_size=image_size), [image.path for image in images])
-        for image, result in zip(images, results, strict=True):
-            if isinstance(result, DamagedFile):
-                skipped.add_damaged(result)
-            else:
-                pixels[len(readable)] = result
-                readable.append(image)
+    results = map_ordered(partial(_try_read_image, decode=decode), [image.path for image in images], DECODING_THREADS)
+    for image, result in zip(images, results, strict=True):
+        if isinstance(result, DamagedFile):
+            skipped.add_damaged(result)
+        else:
+            pixels[len(readable)] = result
+            readable.append(image)
     return readable, pixels[: len(readable)]
 
 
-def read_images(paths: Sequence[Path], image_size: int | None = None) -> list[np.ndarray]:
-    """Read image files as RGB, uint8 (H, W, 3); `rr.data.raw.decode_image` describes the conversion.
+def read_images(paths: Sequence[Path], decode: Decoder = raw.decode_image) -> list[np.ndarray]:
+    """Read image files as RGB, uint8 (H, W, 3), each with the function `decode`.
 
     Raises:
         UserError: if files cannot be read or decoded. The message lists them.
@@ -111,7 +111,7 @@ def read_images(paths: Sequence[Path], image_size: int | None = None) -> list[np
     unreadable = SkippedFiles("raise", "repair {them} or give other images")
     images = []
     for path in paths:
-        result = _try_read_image(path, image_size)
+        result = _try_read_image(path, decode)
         if isinstance(result, DamagedFile):
             unreadable.add_damaged(result)
         else:
@@ -125,10 +125,10 @@ def has_image_suffix(path: Path) -> bool:
     return file_suffix(path.name) in image_suffixes()
 
 
-def _try_read_image(path: Path, image_size: int | None) -> np.ndarray | DamagedFile:
+def _try_read_image(path: Path, decode: Decoder) -> np.ndarray | DamagedFile:
     """Return the pixels of an image file, or the reason why it cannot be read."""
     try:
-        return raw.decode_image(path.read_bytes(), image_size)
+        return decode(path.read_bytes())
     except raw.UnreadableImageError as error:
         return DamagedFile(str(path), error.reason, f"not a readable image ({error})")
     except OSError as error:

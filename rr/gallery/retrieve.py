@@ -21,7 +21,7 @@ from rr.gallery.search import Hit, QueryResult, find_nearest
 from rr.runtime.atomic import write_text
 
 if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
-    from rr.params import DatasetConfig
+    from rr.data.index import Preprocessing
 
 
 def retrieve(
@@ -32,7 +32,7 @@ def retrieve(
     top: int,
     page_path: Path | None,
     index_path: Path | None,
-    dataset: DatasetConfig | None,
+    dataset: Preprocessing | None,
     on_unreadable: UnreadablePolicy,
     device: str,
 ) -> str:
@@ -71,7 +71,7 @@ def retrieve(
     extractor = load_feature_extractor(weights, dataset, device)
     index_path = index_path or index.default_index_path(extractor, folder)
     start = time.perf_counter()
-    queries_QD = extractor.extract(np.stack(read_images(queries, extractor.image_size)))
+    queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode)))
     seconds = time.perf_counter() - start
     gallery, num_embedded = _update_index(index_path, extractor, folder, images, skipped)
     skipped.raise_if_unreadable()

@@ -48,8 +48,8 @@ class StrictModel(BaseModel):
     """A section that rejects unknown keys and wrong types, and cannot be changed after loading.
 
     A value that determines a result has no default here. DVC compares the values in `params.yaml`, so it would not
-    notice a changed default. The exceptions are keys of the sources of your own images. The records contain their
-    defaults, so `rr verify` would notice a change.
+    notice a changed default. The exceptions are keys of the sources and the storage of your own images. The records
+    contain their defaults, so `rr verify` would notice a change.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rr.params.base import MAX_COUNT, Fraction, StrictModel
 
@@ -117,10 +117,34 @@ Source = Annotated[
 class DatasetConfig(StrictModel):
     """The source of a dataset and its preprocessing.
 
-    `image_size` is the height and width in pixels. `mean` and `std` are per channel, for pixel values in [0, 1].
+    `image_size` is the height and width in pixels that the network sees. `mean` and `std` are per channel, for pixel
+    values in [0, 1]; without them, `rr convert` computes both from the training images.
+
+    Without `stored_size`, images are stored as squares of `image_size`. With it, photographs keep their aspect ratio,
+    and are shrunk until the shorter side has at most `stored_size` pixels. Views are then cropped from the stored
+    photograph. `quality` is that of JPEG (1 to 100), or "raw" to store the pixels without loss.
     """
 
     source: Source
     image_size: Annotated[int, Field(ge=8, le=1024)]
-    mean: tuple[ChannelMean, ChannelMean, ChannelMean]
-    std: tuple[ChannelStd, ChannelStd, ChannelStd]
+    stored_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    quality: Annotated[int, Field(ge=1, le=100)] | Literal["raw"] = 90
+    mean: tuple[ChannelMean, ChannelMean, ChannelMean] | None = None
+    std: tuple[ChannelStd, ChannelStd, ChannelStd] | None = None
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _check_quality(cls, value: Any) -> Any:
+        """Replace pydantic's errors, one for each type that `quality` may have, with a single one."""
+        if value != "raw" and (type(value) is not int or not 1 <= value <= 100):
+            raise ValueError("must be the quality of JPEG, an integer from 1 to 100, or raw")
+        return value
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> "DatasetConfig":
+        if (self.mean is None) != (self.std is None):
+            given, missing = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ValueError(f"{given} is given without {missing}: add {missing}, or remove {given} to compute both")
+        if self.stored_size is None and "quality" in self.model_fields_set:
+            raise ValueError("quality applies only to photographs with a stored_size: add stored_size or remove it")
+        return self

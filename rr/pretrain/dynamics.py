@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rr.data.beton import Beton
+from rr.data.index import Preprocessing
 from rr.evaluate.features import extract_features
 from rr.evaluate.knn_vote import knn_vote
 from rr.evaluate.representation_metrics import effective_rank
 from rr.methods.base import Method
-from rr.params import DatasetConfig, DynamicsConfig
+from rr.params import DynamicsConfig
 
 NUM_NEIGHBORS, TEMPERATURE = 20, 0.1
 COLUMNS = ("knn_accuracy", "effective_rank", "gradient_norm_backbone", "gradient_norm_head")
@@ -33,7 +34,7 @@ class DynamicsMonitor:
         device: torch device of the method.
     """
 
-    def __init__(self, config: DynamicsConfig, data: Beton, dataset: DatasetConfig, seed: int, device: str) -> None:
+    def __init__(self, config: DynamicsConfig, data: Beton, dataset: Preprocessing, seed: int, device: str) -> None:
         self.every_n_epochs, self.data, self.dataset, self.device = config.every_n_epochs, data, dataset, device
         labeled = np.flatnonzero(data.labels >= 0)
         self.has_labels = len(labeled) > NUM_NEIGHBORS

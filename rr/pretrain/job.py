@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from rr.params import DatasetConfig, DynamicsConfig, MethodConfig
+from rr.data.index import Preprocessing
+from rr.params import DynamicsConfig, MethodConfig
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Job:
         fingerprint: hash of everything that must be equal for the run to continue from a checkpoint.
     """
 
-    dataset: DatasetConfig
+    dataset: Preprocessing
     backbone: str
     method: MethodConfig
     num_classes: int

@@ -26,7 +26,9 @@ from rr.backbones.weights import save_backbone
 from rr.compute.device import compile_for_gpu, single_threaded
 from rr.compute.distributed import ProcessGroup
 from rr.data.beton import Beton
+from rr.data.index import Preprocessing
 from rr.data.labels import keep_label_fraction
+from rr.data.photographs import open_split
 from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
@@ -50,7 +52,6 @@ from rr.runtime.hashing import file_sha256
 from rr.runtime.image_grid import save_image_grid
 from rr.runtime.progress import Progress
 from rr.runtime.signals import defer_signals, exit_for_signal
-from rr.views import make_views
 from rr.views.augmentation import Augmentation
 from rr.views.torch_ops import to_device
 
@@ -91,7 +92,7 @@ def pretrain(
     """
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
-    data = Beton(beton, threads=threads)
+    data = open_split(beton, job.dataset, threads=threads)
     check_training_images(job.method, data, job.num_classes)
     backbone = backbones.build(job.backbone)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
@@ -377,11 +378,13 @@ def _forward(
 
 def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, seed: int, target: Path) -> None:
     """Write an image of the first training images and their views in the first epoch, without normalization."""
-    images, positions = next(data.batches(range(min(6, len(data))), 6))
-    views = make_views(
-        images, data.index[positions], augmentation=augmentation, seed=seed, epoch=0, num_views=num_views,
-        mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), device="cpu",
-    )  # fmt: skip
+    unnormalized = Preprocessing(data.image_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    positions = np.arange(min(6, len(data)))
+    loader = ViewLoader(
+        data, unnormalized, augmentation, num_views=num_views, batch_size=len(positions), seed=seed, device="cpu"
+    )
+    views = next(loader.iter_batches(0, positions)).inputs[0]
+    images = np.array(next(data.batches(positions, len(positions)))[0])
     pixels = (views.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     by_image = pixels.reshape(num_views, len(images), *pixels.shape[1:]).swapaxes(0, 1)
     rows = np.concatenate([images[:, None], by_image], axis=1)

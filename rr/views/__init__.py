@@ -14,13 +14,21 @@ import numpy as np
 from rr.compute.buffers import BufferPool
 from rr.views.augmentation import Augmentation
 from rr.views.checks import check_images, normalization_coefficients
-from rr.views.sampling import ViewParameters, sample_view_parameters
+from rr.views.sampling import ViewParameters, sample_crop_parameters, sample_view_parameters
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Augmentation", "ViewParameters", "make_views", "normalize", "sample_view_parameters"]
+__all__ = [
+    "Augmentation",
+    "ViewParameters",
+    "apply_parameters",
+    "make_views",
+    "normalize",
+    "sample_crop_parameters",
+    "sample_view_parameters",
+]
 
 _buffers = BufferPool(max_buffers=3)  # one that is filled, one that is read, and a spare one
 
@@ -67,12 +75,26 @@ def make_views(
     if len(indices) != num_images:
         raise ValueError(f"image_indices must have one entry per image, got {len(indices)} for {num_images} images")
     parameters = sample_view_parameters(augmentation, seed, epoch, indices, num_views, image_size)
+    return apply_parameters(images, parameters, mean, std, device)
+
+
+def apply_parameters(
+    images: NDArray[np.uint8] | torch.Tensor,
+    parameters: ViewParameters,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: str | torch.device,
+) -> torch.Tensor:
+    """Return the views of images that `parameters` describe; `make_views` describes the other arguments."""
+    import torch
+
     if torch.device(device).type == "cpu":
         from rr.views import cpu
 
-        out = _buffers.empty((num_views, num_images, image_size, image_size, 3))
+        size = parameters.image_size
+        out = _buffers.empty((parameters.num_views, parameters.num_images, size, size, 3))
         views = cpu.augment(np.asarray(images), parameters, mean, std, out)
-        return torch.from_numpy(views).view(-1, image_size, image_size, 3).permute(0, 3, 1, 2)
+        return torch.from_numpy(views).view(-1, size, size, 3).permute(0, 3, 1, 2)
 
     from rr.views import torch_ops
 

@@ -8,7 +8,7 @@ number of workers or the number of views.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,12 @@ class ViewParameters:
     def num_images(self) -> int:
         """M, the number of images."""
         return self.flip.shape[1]
+
+    def as_single_views(self) -> ViewParameters:
+        """Return the same parameters for one view of each of K * M images, which are sorted by view."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "image_size"}
+        merged = {name: array.reshape(1, -1, *array.shape[2:]) for name, array in arrays.items()}
+        return ViewParameters(image_size=self.image_size, **merged)
 
     def inverse_affine_matrices(self) -> NDArray[np.float32]:
         """Return the affine maps from output to input positions as (a, b, c, d, e, f), float32 (K, M, 6).
@@ -139,6 +145,22 @@ def sample_view_parameters(
         p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale, p.affine, p.affine_params, p.erase,
     )  # fmt: skip
     return parameters
+
+
+def sample_crop_parameters(
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+    image_indices: NDArray[np.int64],
+    num_views: int,
+    image_size: int,
+) -> ViewParameters:
+    """Sample the parameters of views that have been cropped already, for one view of each of K * M crops.
+
+    They equal those of `sample_view_parameters`, except that nothing is cropped. The crops are sorted by view.
+    """
+    uncropped = replace(augmentation, crop="none")
+    return sample_view_parameters(uncropped, seed, epoch, image_indices, num_views, image_size).as_single_views()
 
 
 def _check_integer(name: str, value: int, low: int, stop: int) -> None:

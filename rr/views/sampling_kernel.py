@@ -84,23 +84,23 @@ def philox_block(block, seed, epoch, index, view):
 
 
 @njit
-def sample_resized_crop(side, scale, ratio, seed, epoch, index, view):
-    """Return (top, left, height, width) for a square image, like torchvision's `RandomResizedCrop.get_params`."""
+def sample_resized_crop(image_height, image_width, scale, ratio, seed, epoch, index, view):
+    """Return (top, left, height, width) for an image, like torchvision's `RandomResizedCrop.get_params`."""
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(MAX_CROP_TRIES):
         w0, w1, w2, w3 = philox_block(np.uint64(attempt), seed, epoch, index, view)
-        area = side * side * uniform(w0, scale[0], scale[1])
+        area = image_height * image_width * uniform(w0, scale[0], scale[1])
         aspect = math.exp(uniform(w1, log_low, log_high))
         width = np.int64(np.rint(math.sqrt(area * aspect)))
         height = np.int64(np.rint(math.sqrt(area / aspect)))
-        if 0 < width <= side and 0 < height <= side:
-            return randint(w2, side - height + 1), randint(w3, side - width + 1), height, width
-    height = width = side
-    if ratio[0] > 1.0:
-        height = np.int64(np.rint(side / ratio[0]))
-    elif ratio[1] < 1.0:
-        width = np.int64(np.rint(side * ratio[1]))
-    return (side - height) // 2, (side - width) // 2, height, width
+        if 0 < width <= image_width and 0 < height <= image_height:
+            return randint(w2, image_height - height + 1), randint(w3, image_width - width + 1), height, width
+    height, width = image_height, image_width
+    if width / height < ratio[0]:
+        height = np.int64(np.rint(width / ratio[0]))
+    elif width / height > ratio[1]:
+        width = np.int64(np.rint(height * ratio[1]))
+    return (image_height - height) // 2, (image_width - width) // 2, height, width
 
 
 @njit(cache=True, nogil=True)
@@ -125,7 +125,7 @@ def fill_parameters(
             stream = (seed, epoch, np.uint64(indices[m]), np.uint64(view))
             top, left, height, width = np.int64(0), np.int64(0), np.int64(side), np.int64(side)
             if crop_kind == 1:
-                top, left, height, width = sample_resized_crop(side, scale, ratio, *stream)
+                top, left, height, width = sample_resized_crop(side, side, scale, ratio, *stream)
             elif crop_kind == 2:
                 _, _, w2, w3 = philox_block(np.uint64(0), *stream)
                 top = randint(w2, 2 * border + 1) - border

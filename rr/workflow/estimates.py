@@ -13,6 +13,7 @@ from rr import backbones, methods, paths
 from rr.data.beton import MAX_RESIDENT_BYTES
 from rr.params import Params
 from rr.pretrain import checkpoint
+from rr.workflow.checks import estimate_image_bytes
 
 _MAX_IMAGE_SIZE = 128  # pixels; larger images would take seconds to pass through a large network
 _LABEL_BYTES = 8  # size of a cluster label of DeepCluster
@@ -62,14 +63,14 @@ def estimate_io(
     history.
     """
     config: Any = params.methods[run.method]
-    pixels = num_images * params.datasets[run.dataset].image_size ** 2 * 3
+    image_bytes = num_images * estimate_image_bytes(params.datasets[run.dataset])
     with torch.device("meta"):
         method = methods.build(config, backbones.build(run.backbone), num_classes)
     checkpoint_size = checkpoint.estimate_checkpoint_size(method, config.epochs)
     saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
     return IoEstimate(
-        read_bytes=pixels if pixels <= MAX_RESIDENT_BYTES else pixels * config.epochs,
+        read_bytes=image_bytes if image_bytes <= MAX_RESIDENT_BYTES else image_bytes * config.epochs,
         write_bytes=config.epochs * (checkpoint_size + saves_within_epoch * (checkpoint_size + labels)),
         checkpoint_bytes=checkpoint_size + labels,
     )

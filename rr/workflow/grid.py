@@ -18,17 +18,10 @@ from rr.params import GridConfig, Params, lookup
 # Dotted paths into params.yaml. Names in braces stand for the values of the options on the stage's command line.
 STAGE_PARAMETERS = {
     "fetch": ("datasets.{dataset}.source",),
-    "convert": ("datasets.{dataset}.image_size",),
-    "pretrain": (
-        "threads",
-        "precision",
-        "dynamics",
-        "datasets.{dataset}.mean",
-        "datasets.{dataset}.std",
-        "methods.{method}",
-    ),
-    "extract": ("threads", "datasets.{target}.mean", "datasets.{target}.std"),
-    "evaluate": ("threads", "datasets.{target}.mean", "datasets.{target}.std", "protocols.{protocol}"),
+    "convert": ("datasets.{dataset}",),
+    "pretrain": ("threads", "precision", "dynamics", "methods.{method}"),
+    "extract": ("threads",),
+    "evaluate": ("threads", "protocols.{protocol}"),
     "report": ("grid",),
 }
 

@@ -10,7 +10,7 @@ import torch
 
 from rr import backbones, methods, paths
 from rr.compute.distributed import ProcessGroup
-from rr.data.beton import Beton
+from rr.data.photographs import open_split
 from rr.pretrain.checkpoint import load_epoch_start
 from rr.pretrain.job import Job
 from rr.pretrain.loop import Trainer, format_history, save_method
@@ -69,7 +69,7 @@ def recompute_last_epoch(
     """
     recorded = _read_history(run.history.read_text(encoding="utf-8"))
     torch.manual_seed(job.seed)
-    data = Beton(beton, threads=threads)
+    data = open_split(beton, job.dataset, threads=threads)
     method = methods.build(job.method, backbones.build(job.backbone), job.num_classes).to(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(job, method, data, Path(folder, "resume.pt"), device, ProcessGroup())

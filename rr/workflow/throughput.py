@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rr import paths
-from rr.params import DatasetConfig, DynamicsConfig, MethodConfig, Params
+from rr.data.index import Preprocessing
+from rr.params import DynamicsConfig, MethodConfig, Params
 from rr.runtime.formatting import format_count
 from rr.workflow.checks import find_known_dataset
 
@@ -63,7 +64,7 @@ class _OutputPaths(paths.PretrainPaths):
 
 def train_until_stopped(
     config: MethodConfig,
-    dataset: DatasetConfig,
+    dataset: Preprocessing,
     num_classes: int,
     beton: Path,
     directory: Path,
@@ -101,7 +102,7 @@ def train_until_stopped(
         return
 
 
-def _make_job(config: MethodConfig, dataset: DatasetConfig, backbone: str, num_classes: int, precision: str) -> "Job":
+def _make_job(config: MethodConfig, dataset: Preprocessing, backbone: str, num_classes: int, precision: str) -> "Job":
     from rr.pretrain import Job
 
     return Job(
@@ -155,7 +156,7 @@ class StepTimer:
     """
 
     def __init__(
-        self, backbone: "Backbone", dataset: DatasetConfig, *, device: str, threads: int, precision: str
+        self, backbone: "Backbone", dataset: Preprocessing, *, device: str, threads: int, precision: str
     ) -> None:
         self.backbone, self.dataset = backbone, dataset
         self.device, self.threads, self.precision = device, threads, precision
@@ -313,11 +314,11 @@ def measure_throughput(
     is_first = True
     rates: dict[paths.PretrainPaths, float] = {}
     steps_left, num_assumed, backbone = num_steps, 0, None
-    for pair, ((name, _), same_pair) in enumerate(steps.items()):
+    for pair, ((name, image_size), same_pair) in enumerate(steps.items()):
         if backbone is None or backbone.name != name:
             backbone = None  # free the memory of the last one first
             backbone = backbones.build(name).to(device)
-        dataset = params.datasets[next(iter(same_pair.values()))[0].dataset]
+        dataset = Preprocessing(image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         timer = StepTimer(backbone, dataset, device=device, threads=params.threads, precision=params.precision)
         fastest = 0.0  # in forward passes per second, because their number per step differs between methods
         for position, same_step in enumerate(same_pair.values()):

@@ -3,18 +3,20 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from rr.data import raw
 from rr.data.folder import UNREADABLE_FILE, DamagedFile, SkippedFile, image_kind, list_folder
 from rr.data.names import display_name, format_names, path_to_text
-from rr.data.skipped_files import SkippedFiles
+from rr.data.skipped_files import SkippedFiles, find_damage
 from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
 from rr.data.sources.split_names import UNUSED
 from rr.errors import UserError
 from rr.params import FolderSource
 from rr.runtime.formatting import format_count
+from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
 
 
@@ -96,20 +98,29 @@ def _label_files(layout: FolderLayout) -> list[_LabeledFile]:
     ]
 
 
-def _try_read(root: Path, name: str, skipped: SkippedFiles) -> bytes | None:
-    """Return the contents of a file, or report that it cannot be read and return None."""
+def _try_read(root: Path, name: str) -> bytes | DamagedFile:
+    """Return the contents of a file, or the reason why it cannot be read."""
     try:
         return (root / name).read_bytes()
     except OSError as error:
-        skipped.add_damaged(DamagedFile(name, UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror})"))
-        return None
+        return DamagedFile(name, UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror})")
+
+
+def _check(root: Path, file: _LabeledFile) -> bytes | DamagedFile:
+    """Return the SHA-256 of an image file, or the reason why it cannot be read or decoded."""
+    data = _try_read(root, file.name)
+    if isinstance(data, DamagedFile):
+        return data
+    return find_damage(file.name, data) or hashlib.sha256(data).digest()
 
 
 def _read(root: Path, files: Iterable[_LabeledFile], skipped: SkippedFiles) -> Iterator[raw.EncodedImage]:
     """Yield the contents of the files, and report those that the operating system cannot read."""
     for name, split, label, _ in files:
-        data = _try_read(root, name, skipped)
-        if data is not None:
+        data = _try_read(root, name)
+        if isinstance(data, DamagedFile):
+            skipped.add_damaged(data)
+        else:
             yield raw.EncodedImage(split, path_to_text(name), data, label)
 
 
@@ -126,10 +137,11 @@ def _hold_out(
     """
     readable: list[_LabeledFile] = []
     with Progress("fetch", len(files), "images", note="checking") as progress:
-        for file in files:
-            data = _try_read(root, file.name, skipped)
-            if data is not None and skipped.is_readable(file.name, data):
-                readable.append(file._replace(digest=hashlib.sha256(data).digest()))
+        for file, result in zip(files, map_ordered(partial(_check, root), files, DECODING_THREADS), strict=True):
+            if isinstance(result, DamagedFile):
+                skipped.add_damaged(result)
+            else:
+                readable.append(file._replace(digest=result))
             progress.advance(1)
     skipped.raise_if_unreadable()
     digests: dict[int, set[bytes]] = defaultdict(set)

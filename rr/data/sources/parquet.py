@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from rr.data import raw
 from rr.data.folder import DamagedFile, FileKind, SkippedFile, list_folder
 from rr.data.names import display_name, format_names, path_to_text, printable
-from rr.data.skipped_files import SkippedFiles, format_skipped
+from rr.data.skipped_files import SkippedFiles, find_damage, format_skipped
 from rr.data.sources import parquet_layout
 from rr.data.sources.parquet_columns import (
     Columns,
@@ -31,6 +31,7 @@ from rr.data.sources.parquet_columns import (
 from rr.data.sources.split_names import TRAIN, UNUSED
 from rr.errors import UserError
 from rr.params import ParquetSource, SplitNames
+from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
 
 _HINT = "download or export this file again"
@@ -364,9 +365,11 @@ def _hold_out(
     digests: dict[str, dict[int, bytes]] = {file.name: {} for file in files}
     with Progress("fetch", sum(map(len, labels.values())), "images", note="checking") as progress:
         for file in files:
-            for row, name, data in _iter_images(file, columns, skipped):
-                if skipped.is_readable(name, data, ".parquet"):
-                    digests[file.name][row] = hashlib.sha256(data).digest()
+            for row, result in map_ordered(_check, _iter_images(file, columns, skipped), DECODING_THREADS):
+                if isinstance(result, DamagedFile):
+                    skipped.add_damaged(result, ".parquet")
+                else:
+                    digests[file.name][row] = result
                 progress.advance(1)
     skipped.raise_if_unreadable()
     by_label: dict[int, set[bytes]] = defaultdict(set)
@@ -392,6 +395,12 @@ def _hold_out(
         name: {row: "test" if digest in test else "train" for row, digest in rows.items()}
         for name, rows in digests.items()
     }
+
+
+def _check(image: tuple[int, str, bytes]) -> tuple[int, bytes | DamagedFile]:
+    """Return the row of an image and its SHA-256, or the reason why it cannot be decoded."""
+    row, name, data = image
+    return row, find_damage(name, data) or hashlib.sha256(data).digest()
 
 
 def _read_chosen(

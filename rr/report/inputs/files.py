@@ -51,6 +51,7 @@ class RunRecord:
     machine: Machine
     params: dict[str, Any]
     code: dict[str, str]
+    preprocessing: dict[str, Any] = field(default_factory=dict)
     commit: Commit | None = None
     views_per_second: _Finite = 0.0
     energy_joules: dict[str, _Finite] = field(default_factory=dict)

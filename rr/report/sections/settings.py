@@ -13,7 +13,7 @@ def build_settings(results: GridResults) -> dict[str, TextTable]:
     sections: dict[str, dict[str, dict[str, Any]]] = {title: {} for title in _SECTIONS}
     other: dict[str, Any] = {}
     for record in results.records:
-        for path, value in record.params.items():
+        for path, value in (record.params | record.preprocessing).items():
             section, name, key = [*path.split(".", 2), "", ""][:3]
             values = {key: value} if key else value
             if section in sections and name and isinstance(values, dict):

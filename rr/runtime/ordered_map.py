@@ -1,0 +1,40 @@
+"""Apply a function to many items with several threads, and yield the results in the order of the items."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_PENDING_PER_THREAD = 4
+# For images of any size: each thread may hold a photograph that takes up a hundred megabytes.
+DECODING_THREADS = min(8, os.cpu_count() or 1)
+
+
+def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item], num_threads: int) -> Iterator[_Result]:
+    """Yield `function(item)` for each item, in the order of the items.
+
+    Memory use is bounded, because at most four items per thread are in work or wait to be yielded. This helps only if
+    the function releases the GIL for most of its time, as Pillow does when it decodes, resizes or encodes an image.
+
+    Args:
+        function: the function to call. Its exceptions are raised when the result would be yielded.
+        items: the items, which the calling thread requests one by one.
+        num_threads: number of threads that call the function. With a single thread, the calling thread does so.
+    """
+    if num_threads < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(num_threads, "map") as executor:
+        pending: deque[Future[_Result]] = deque()
+        try:
+            for item in items:
+                pending.append(executor.submit(function, item))
+                if len(pending) == _PENDING_PER_THREAD * num_threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)

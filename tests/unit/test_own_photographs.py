@@ -1,0 +1,81 @@
+"""Run all stages on a folder of photographs of many sizes, without a mean and std in params.yaml."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from helpers import RunRr, write_params
+from PIL import Image
+from safetensors import safe_open
+
+from rr.backbones.weights import load_backbone
+from rr.data.index import read_preprocessing
+from rr.data.photographs import Photographs
+from rr.evaluate.features import extract_features
+from rr.workflow.records import load_record
+
+SIZES = [(90, 60), (60, 90), (50, 50), (30, 41), (200, 70)]
+RUN = ("--dataset", "mine", "--backbone", "conv4", "--method", "relational", "--seed", "1")
+
+
+def write_photographs(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("bird", "fish"):
+        for split, count in (("train", 20), ("test", 6)):
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                colors = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+                image = colors.resize(SIZES[number % len(SIZES)], Image.Resampling.BICUBIC)
+                image.save(folder / split / label / f"{number}.jpg", quality=95)
+
+
+def use_photographs(params: dict) -> None:
+    source = {"kind": "imagefolder", "path": "photographs"}
+    params["datasets"] = {"mine": {"source": source, "image_size": 24, "stored_size": 48, "quality": "raw"}}
+    params["grid"].update(data=["mine"], dataset=["mine"], target=["mine"], method=["relational"], protocol=["knn"])
+    params["dynamics"].update(every_n_epochs=1, images=50)
+    params["methods"]["relational"].update(epochs=2, views=3)
+    params["protocols"]["embedding"].update(images=12, perplexity=2.0)
+
+
+@pytest.mark.slow
+def test_all_stages(project: Path, rr: RunRr) -> None:
+    write_photographs(project / "photographs")
+    write_params(project, use_photographs)
+    for command in (
+        ("fetch", "--dataset", "mine"),
+        ("convert", "--dataset", "mine"),
+        ("pretrain", *RUN),
+        ("evaluate", *RUN, "--target", "mine", "--protocol", "knn"),
+        ("evaluate", *RUN, "--target", "mine", "--protocol", "embedding"),
+        ("report",),
+        ("verify", "--recompute"),
+    ):
+        outcome = rr(*command)
+        assert outcome.code == 0, outcome.err
+    assert "bit for bit" in outcome.out
+
+    # The computed mean and std are in the index, the records, the weights and the report.
+    preprocessing = read_preprocessing(project / "data/beton/mine/index.parquet")
+    assert (preprocessing.image_size, preprocessing.stored_size) == (24, 48)
+    run = Path("runs/pretrain/mine/conv4/relational/1")
+    assert load_record(run)["preprocessing"]["datasets.mine"]["mean"] == list(preprocessing.mean)
+    with safe_open(run / "backbone.safetensors", "np") as file:
+        metadata = json.loads(file.metadata()["rr"])
+    assert (metadata["side"], metadata["stored_size"]) == (24, 48)
+    assert (metadata["mean"], metadata["std"]) == ([*preprocessing.mean], [*preprocessing.std])
+    assert f"{preprocessing.mean[0]:.6g}" in Path("report/index.html").read_text()
+
+    # The gallery resizes images as the evaluation does.
+    outcome = rr("embed", "photographs/test", "--weights", run / "backbone.safetensors", "--output", "vectors")
+    assert outcome.code == 0, outcome.err
+    table = pq.read_table("vectors")
+    test = Photographs(project / "data/beton/mine/test.beton", 24, threads=1)
+    features = extract_features(load_backbone(run / "backbone.safetensors"), test, preprocessing, "cpu").numpy()
+    raw_names = pq.read_table("data/raw/mine/images.parquet")["image"].combine_chunks().field("path").to_pylist()
+    positions = [raw_names.index(f"test/{name}") - int(test.index[0]) for name in table["path"].to_pylist()]
+    vectors, features = np.stack(table["vector"].to_numpy(zero_copy_only=False)), features[positions]
+    cosines = (vectors * features).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(features, axis=1)
+    assert cosines.min() > 0.99999
