@@ -50,7 +50,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "effective_rank": effective_rank(features),
         "images": len(rows),
     }
-    batches = test.batches(rows, batch_size_for(inputs.dataset.image_size))
+    batches = test.batches(rows, batch_size_for(inputs.dataset.image_size, inputs.device))
     images = np.concatenate([np.array(batch) for batch, _ in batches])
     return ProtocolResult(
         metrics, rows, {"x": coordinates[:, 0], "y": coordinates[:, 1]}, render_map(images, coordinates)
@@ -63,7 +63,7 @@ def _extract_features_of_two_views(
     """Return the features of two augmented views of each test image in `rows`, float32 (R, D) each."""
     batches = []
     with torch.inference_mode():
-        for images, positions in inputs.test.batches(rows, batch_size_for(inputs.dataset.image_size)):
+        for images, positions in inputs.test.batches(rows, batch_size_for(inputs.dataset.image_size, inputs.device)):
             views = make_views(
                 images, inputs.test.index[positions], augmentation=config.augmentation, seed=inputs.seed, epoch=0,
                 num_views=2, mean=inputs.dataset.mean, std=inputs.dataset.std, device=inputs.device,
