@@ -46,14 +46,13 @@ class Conv4(Backbone):
         Training in float32 on a CPU uses fused layers. They have only first derivatives and do not call the hooks of
         the individual layers.
         """
-        images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
         if self.training and self._can_fuse(images_B3SS):
             return self._forward_fused(images_B3SS)
         return self.forward_unfused(images_B3SS)
 
     def forward_unfused(self, images_B3SS: Tensor) -> Tensor:
         """Call the layers one by one, on any device and for any dtype. Tests compare the fused layers with this."""
-        return self.blocks(images_B3SS).flatten(1)
+        return self.blocks(images_B3SS.contiguous(memory_format=torch.channels_last)).flatten(1)
 
     def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Return the representation (B, 64) and the feature maps (B, 8, S, S) of the first block before its pooling.
@@ -74,7 +73,7 @@ class Conv4(Backbone):
             if i < NUM_FUSED_CONVS:
                 x = fused.conv_bn_relu_pool_train(x, conv, norm)
             else:
-                out = conv(x)
+                out = conv(x.contiguous(memory_format=torch.channels_last))
                 x = fused.bn_relu_pool_train(out, norm, (2, 2) if i < last else (out.shape[2], out.shape[3]))
         return x.flatten(1)
 

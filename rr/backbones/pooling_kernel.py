@@ -43,63 +43,61 @@ def normalize_relu_pool(
     window_rows: int,
     window_columns: int,
     out_BhwC: Array,
+    active_BhwC: Array,
+    centered_BhwC: Array,
     start_tile: int,
     stop_tile: int,
 ) -> None:
-    """Compute `out`, the mean over each window of `max((conv - mean) * scale + bias, 0)`."""
+    """Compute `out`, the mean over each window of `max((conv - mean) * scale + bias, 0)`.
+
+    For each window, the number of values for which ReLU is active and the sum of their `conv - mean` are also computed,
+    for the backward pass.
+    """
     B, h, w, C = out_BhwC.shape
     inverse_area = np.float32(1 / (window_rows * window_columns))
-    total_C = np.empty(C, np.float32)
+    zero, one = np.float32(0), np.float32(1)
+    total_C, active_C, centered_C = np.empty(C, np.float32), np.empty(C, np.float32), np.empty(C, np.float32)
     for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         for y in range(h):
             for x in range(w):
-                total_C[:] = 0
+                total_C[:] = active_C[:] = centered_C[:] = 0
                 for i in range(y * window_rows, (y + 1) * window_rows):
                     for j in range(x * window_columns, (x + 1) * window_columns):
                         for c in range(C):
-                            value = (conv_BHWC[n, i, j, c] - norm_3C[0, c]) * norm_3C[1, c] + norm_3C[2, c]
-                            total_C[c] += np.float32(0) if value < np.float32(0) else value  # unlike max, keeps NaN
+                            centered = conv_BHWC[n, i, j, c] - norm_3C[0, c]
+                            value = centered * norm_3C[1, c] + norm_3C[2, c]
+                            total_C[c] += zero if value < zero else value  # unlike max, this keeps NaN
+                            active_C[c] += one if value > zero else zero
+                            centered_C[c] += centered if value > zero else zero
                 for c in range(C):
                     out_BhwC[n, y, x, c] = inverse_area * total_C[c]
+                    active_BhwC[n, y, x, c] = active_C[c]
+                    centered_BhwC[n, y, x, c] = centered_C[c]
 
 
 @njit(**_options)
 def sum_bn_gradients(
-    conv_BHWC: Array,
-    norm_3C: Array,
-    window_rows: int,
-    window_columns: int,
     grad_BhwC: Array,
+    active_BhwC: Array,
+    centered_BhwC: Array,
+    inverse_area: float,
     partial_sums_2TC: Array,
     start_tile: int,
     stop_tile: int,
 ) -> None:
     """Compute the sums of g and of `g * (conv - mean)` for each channel and tile.
 
-    g is the gradient with respect to the input of ReLU.
+    g is the gradient with respect to the input of ReLU, and `inverse_area` is one divided by the area of a window.
     """
     B, h, w, C = grad_BhwC.shape
-    inverse_area = np.float32(1 / (window_rows * window_columns))
-    zero = np.float32(0)
-    active_C, centered_C = np.empty(C, np.float32), np.empty(C, np.float32)
     partial_sums_2TC[:, start_tile:stop_tile] = 0
     for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
-        tile = n // TILE
         for y in range(h):
             for x in range(w):
-                active_C[:] = 0
-                centered_C[:] = 0
-                for i in range(y * window_rows, (y + 1) * window_rows):
-                    for j in range(x * window_columns, (x + 1) * window_columns):
-                        for c in range(C):
-                            centered = conv_BHWC[n, i, j, c] - norm_3C[0, c]
-                            positive = centered * norm_3C[1, c] + norm_3C[2, c] > zero
-                            active_C[c] += np.float32(1) if positive else zero
-                            centered_C[c] += centered if positive else zero
                 for c in range(C):
-                    g = np.float64(inverse_area * grad_BhwC[n, y, x, c])
-                    partial_sums_2TC[0, tile, c] += g * active_C[c]
-                    partial_sums_2TC[1, tile, c] += g * centered_C[c]
+                    g = inverse_area * grad_BhwC[n, y, x, c]
+                    partial_sums_2TC[0, n // TILE, c] += g * active_BhwC[n, y, x, c]
+                    partial_sums_2TC[1, n // TILE, c] += g * centered_BhwC[n, y, x, c]
 
 
 @njit(**_options)

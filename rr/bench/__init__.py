@@ -19,7 +19,19 @@ from rr.errors import UserError
 from rr.runtime.progress import Progress
 
 SCHEMA = "rr-bench-2"
-PARTS = ("views", "head", "backbone", "loader", "training", "busy", "evaluation", "startup", "machine", "gpu")
+PARTS = (
+    "views",
+    "head",
+    "backbone",
+    "loader",
+    "training",
+    "busy",
+    "evaluation",
+    "startup",
+    "machine",
+    "scaling",
+    "gpu",
+)
 
 
 def run_benchmark(

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torchvision import models, transforms
 
 ChannelValues = Sequence[float]  # a value for each of red, green and blue
 
@@ -110,6 +110,44 @@ class Conv4(nn.Sequential):
         super().__init__(*layers, nn.Flatten())
 
 
+class _ResidualBlock(nn.Module):
+    """Two convolutions with batch norm, added to the input, which a 1×1 convolution projects if the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs),
+        )  # fmt: skip
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        return F.relu(self.residual(x) + self.shortcut(x))
+
+
+class ResNet32(nn.Sequential):
+    """The paper's ResNet for small images: three stages of five blocks, from (B, 3, S, S) to (B, 64)."""
+
+    def __init__(self) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+        for inputs, outputs, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
+            layers.append(_ResidualBlock(inputs, outputs, stride))
+            layers += [_ResidualBlock(outputs, outputs, 1) for _ in range(4)]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def build_backbone(name: str) -> tuple[nn.Module, int]:
+    """Return the backbone "conv4", "resnet32" or "resnet34" and the number of its features."""
+    if name == "resnet34":
+        network = models.resnet34(weights=None)
+        network.fc = nn.Identity()
+        return network, 512
+    return (Conv4() if name == "conv4" else ResNet32()), 64
+
+
 class RelationHead(nn.Sequential):
     """A multilayer perceptron from two concatenated representations to a logit, from (P, 2 D) to (P, 1).
 
@@ -162,9 +200,10 @@ def _optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
 class RelationalModel(nn.Module):
     """Backbone and relation head, trained with Adam."""
 
-    def __init__(self, learning_rate: float = 1e-3) -> None:
+    def __init__(self, backbone: str = "conv4", learning_rate: float = 1e-3) -> None:
         super().__init__()
-        self.backbone, self.head = Conv4(), RelationHead()
+        self.backbone, features = build_backbone(backbone)
+        self.head = RelationHead(features)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.parameters(), learning_rate)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
@@ -178,9 +217,10 @@ class RelationalModel(nn.Module):
 class SupervisedModel(nn.Module):
     """Backbone and linear classifier, trained with SGD with momentum."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, backbone: str = "conv4") -> None:
         super().__init__()
-        self.backbone, self.classifier = Conv4(), nn.Linear(64, num_classes)
+        self.backbone, features = build_backbone(backbone)
+        self.classifier = nn.Linear(features, num_classes)
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
@@ -192,11 +232,13 @@ class SupervisedModel(nn.Module):
 class SimCLRModel(nn.Module):
     """Backbone and projection head, trained with Adam to identify the other view of each image among 2M views."""
 
-    def __init__(self, learning_rate: float = 1e-3, temperature: float = 0.5) -> None:
+    def __init__(self, backbone: str = "conv4", learning_rate: float = 1e-3, temperature: float = 0.5) -> None:
         super().__init__()
         self.temperature = temperature
-        self.backbone = Conv4()
-        self.projection = nn.Sequential(nn.Linear(64, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 64))
+        self.backbone, features = build_backbone(backbone)
+        self.projection = nn.Sequential(
+            nn.Linear(features, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 64)
+        )
         self.optimizer = torch.optim.Adam(self.parameters(), learning_rate)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
@@ -216,9 +258,10 @@ class SimCLRModel(nn.Module):
 class RotationModel(nn.Module):
     """Backbone and linear classifier, trained with Adam to predict one of four rotations."""
 
-    def __init__(self, learning_rate: float = 1e-3) -> None:
+    def __init__(self, backbone: str = "conv4", learning_rate: float = 1e-3) -> None:
         super().__init__()
-        self.backbone, self.classifier = Conv4(), nn.Linear(64, 4)
+        self.backbone, features = build_backbone(backbone)
+        self.classifier = nn.Linear(features, 4)
         self.optimizer = torch.optim.Adam(self.parameters(), learning_rate)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
@@ -229,17 +272,19 @@ class RotationModel(nn.Module):
         return _optimizer_step(loss, self.optimizer)
 
 
-def build_model(method: str, num_classes: int) -> "RelationalModel | SupervisedModel | SimCLRModel | RotationModel":
+def build_model(
+    method: str, num_classes: int, backbone: str = "conv4"
+) -> "RelationalModel | SupervisedModel | SimCLRModel | RotationModel":
     """Return the model of a method: "relational", "supervised", "simclr" or "rotation"."""
     match method:
         case "relational":
-            return RelationalModel()
+            return RelationalModel(backbone)
         case "supervised":
-            return SupervisedModel(num_classes)
+            return SupervisedModel(num_classes, backbone)
         case "simclr":
-            return SimCLRModel()
+            return SimCLRModel(backbone)
         case _:
-            return RotationModel()
+            return RotationModel(backbone)
 
 
 class LinearEvaluator:

@@ -27,6 +27,7 @@ class TrainingTask:
         images: path of the images for the reference.
         labels: path of the labels for the reference.
         scratch: folder for the outputs of rr.
+        backbone: name of the backbone.
     """
 
     method: str
@@ -40,6 +41,7 @@ class TrainingTask:
     images: str
     labels: str
     scratch: str
+    backbone: str = "conv4"
 
     def make_command(self, implementation: str) -> list[str]:
         """Return the command line that trains with the implementation "rr" or "reference"."""
@@ -58,7 +60,7 @@ def train_with_rr(task: TrainingTask, gate: StepGate) -> None:
     config = paper_config(task.method, task.views, task.batch_size)
     train_until_stopped(
         config, DATASET, task.num_classes, Path(task.beton), Path(task.scratch), gate.step_done, device="cpu",
-        threads=task.threads,
+        threads=task.threads, backbone=task.backbone,
     )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def train_with_reference(task: TrainingTask, gate: StepGate) -> None:
     is_contrastive = task.method in ("relational", "simclr")
     make_transform = reference.relational_transform if is_contrastive else reference.supervised_transform
     data = reference.ImageDataset(images, labels, make_transform(images.shape[1], MEAN, STD), task.views)
-    model = reference.build_model(task.method, task.num_classes)
+    model = reference.build_model(task.method, task.num_classes, task.backbone)
     model.train()
     for views, targets in reference.repeat_forever(reference.make_loader(data, task.batch_size, task.workers)):
         model.train_step(views, targets)

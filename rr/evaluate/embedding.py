@@ -60,7 +60,7 @@ def _extract_features_of_two_views(
     backbone, dataset, test = inputs.load_backbone(), inputs.target.dataset, inputs.open_split("test")
     batches = []
     with torch.inference_mode():
-        for images, positions in test.batches(rows, batch_size_for(dataset.image_size)):
+        for images, positions in test.batches(rows, batch_size_for(dataset.image_size, inputs.device)):
             views = make_views(
                 images, test.index[positions], augmentation=config.augmentation, seed=inputs.seed, epoch=0,
                 num_views=2, mean=dataset.mean, std=dataset.std, device=inputs.device,

@@ -17,13 +17,17 @@ if TYPE_CHECKING:  # `rr retrieve` does not need these imports, which take a ten
     from rr.data.index import Preprocessing
 
 # Batches of images larger than 224 × 224 pixels contain fewer images. Otherwise, their activations would need too much
-# memory.
+# memory. On a CPU, batches are smaller, so that the activations of small networks stay in the cache.
 _MAX_BATCH_SIZE, _MAX_BATCH_PIXELS = 512, 512 * 224**2
+_MAX_CPU_BATCH_SIZE, _MIN_CPU_BATCH_SIZE, _CPU_BATCH_PIXELS = 128, 16, 256 * 32**2
 
 
-def batch_size_for(image_size: int) -> int:
-    """Return the number of images of `image_size` × `image_size` pixels to encode at a time."""
-    return min(_MAX_BATCH_SIZE, max(1, _MAX_BATCH_PIXELS // image_size**2))
+def batch_size_for(image_size: int, device: str) -> int:
+    """Return the number of images of `image_size` × `image_size` pixels to encode at a time on `device`."""
+    largest = _MAX_BATCH_SIZE
+    if device == "cpu":
+        largest = min(_MAX_CPU_BATCH_SIZE, max(_MIN_CPU_BATCH_SIZE, _CPU_BATCH_PIXELS // image_size**2))
+    return min(largest, max(1, _MAX_BATCH_PIXELS // image_size**2))
 
 
 def extract_features(
@@ -47,7 +51,7 @@ def extract_features(
     batches = []
     rows = np.arange(len(beton)) if rows is None else rows
     with torch.inference_mode():
-        for images, _ in beton.batches(rows, batch_size_for(dataset.image_size)):
+        for images, _ in beton.batches(rows, batch_size_for(dataset.image_size, device)):
             batches.append(backbone(normalize(images, mean=dataset.mean, std=dataset.std, device=device)).float())
             if on_batch:
                 on_batch(len(images))

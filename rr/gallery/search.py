@@ -31,16 +31,20 @@ def find_nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tu
     Returns:
         Rows, int64 (Q, min(top, N)), and similarities, float32 (Q, min(top, N)), in descending order of similarity.
     """
-    gallery_ND = _normalize_rows(gallery_ND)
+    norm_N = _nonzero_norms(gallery_ND)
     rows, similarities = [], []
-    for query_D in _normalize_rows(queries_QD):  # one query at a time, to hold only N similarities in memory
-        similarity_N = np.clip(gallery_ND @ query_D, -1, 1)
-        order = np.argsort(-similarity_N, kind="stable")[:top]
+    for query_D in queries_QD / _nonzero_norms(queries_QD)[:, None]:  # one at a time, to hold only N similarities
+        distance_N = -np.clip(gallery_ND @ query_D / norm_N, -1, 1)
+        # Only the rows up to the last distance of the result are sorted, which takes a tenth of the time.
+        last = np.partition(distance_N, top - 1)[top - 1] if top < len(distance_N) else 1
+        candidates = np.flatnonzero(~(distance_N > last))  # includes NaN, which is sorted to the end
+        order = candidates[np.argsort(distance_N[candidates], kind="stable")][:top]
         rows.append(order)
-        similarities.append(similarity_N[order])
+        similarities.append(-distance_N[order])
     return np.stack(rows), np.stack(similarities)
 
 
-def _normalize_rows(vectors_ND: np.ndarray) -> np.ndarray:
-    norms_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    return vectors_ND / np.where(norms_N1 > 0, norms_N1, 1)
+def _nonzero_norms(vectors_ND: np.ndarray) -> np.ndarray:
+    """Return the norm of each row, and 1 for rows of zeros."""
+    norm_N = np.sqrt(np.einsum("ij,ij->i", vectors_ND, vectors_ND))  # unlike np.linalg.norm, without a copy
+    return np.where(norm_N > 0, norm_N, 1)

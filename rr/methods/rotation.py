@@ -37,15 +37,14 @@ def rotate_four_ways(views: Tensor) -> tuple[Tensor, Tensor]:
         views: square images (N, 3, S, S) of any dtype.
 
     Returns:
-        The rotated views (4N, 3, S, S) in channels_last memory format: first all views rotated by 0 degrees, then all
-        rotated by 90 degrees, and so on. The labels are the numbers of quarter turns, int64 (4N,).
+        The rotated views (4N, 3, S, S): first all views rotated by 0 degrees, then all rotated by 90 degrees, and so
+        on. The labels are the numbers of quarter turns, int64 (4N,).
 
     Raises:
         RuntimeError: if the images are not square.
     """
-    # In this layout, torch.cat writes the rotated batch in its final memory format, so it is written only once.
-    views_NSSC = views.permute(0, 2, 3, 1)
-    rotated = torch.cat([views_NSSC.rot90(k, (1, 2)) for k in range(NUM_ROTATIONS)]).permute(0, 3, 1, 2)
+    views = views.contiguous()  # rotating and concatenating planes takes a third of the time of channels-last pixels
+    rotated = torch.cat([views.rot90(k, (2, 3)) for k in range(NUM_ROTATIONS)])
     return rotated, _rotation_labels(rotated)
 
 

@@ -58,6 +58,10 @@ class _OutputPaths(paths.PretrainPaths):
         return self.directory
 
     @property
+    def history(self) -> Path:
+        return self.directory / "history.csv"
+
+    @property
     def checkpoint(self) -> Path:
         return self.directory / "resume.pt"
 

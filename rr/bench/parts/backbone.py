@@ -1,4 +1,4 @@
-"""Part `backbone`: forward and backward pass of Conv-4 on 32 × 32 images, with the batch sizes of K = 32 and K = 4."""
+"""Part `backbone`: forward and backward pass on 32 × 32 images, and the forward pass that extracts features."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,26 @@ from rr.bench import reference
 from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.settings import IMAGES, VIEWS, Settings
 
+_TRAINING_BATCHES = (("conv4", VIEWS * IMAGES), ("conv4", 4 * IMAGES), ("resnet32", 128), ("resnet34", 128))
+_INFERENCE_BATCHES = (("conv4", 128), ("resnet32", 128), ("resnet34", 128))
+
 
 def run(settings: Settings) -> PartResult:
-    """Compare the backbone of rr in channels-last memory format with the reference in NCHW format."""
+    """Compare the backbones of rr in channels-last memory format with those of the reference in NCHW format."""
     result = PartResult(notes=["The gradients are computed with respect to the weights, but not to the images."])
     for threads in settings.available_thread_counts(1, 2):
-        for batch_size in (16,) if settings.smoke_test else (VIEWS * IMAGES, 4 * IMAGES):
-            images = torch.randn(batch_size, 3, 32, 32)
-            channels_last = images.to(memory_format=torch.channels_last)
-            candidates = [
-                Candidate("rr", _make_step(backbones.build("conv4"), channels_last), batch_size),
-                Candidate("NCHW", _make_step(reference.Conv4(), images), batch_size),
-            ]
-            result.cases.append(compare_candidates(f"batch {batch_size}", "views", threads, candidates, settings.steps))
+        for make_pass, batches in ((_make_step, _TRAINING_BATCHES), (_make_inference, _INFERENCE_BATCHES)):
+            for backbone, batch_size in batches:
+                batch_size = 16 if settings.smoke_test else batch_size
+                images = torch.randn(batch_size, 3, 32, 32)
+                channels_last = images.to(memory_format=torch.channels_last)
+                candidates = [
+                    Candidate("rr", make_pass(backbones.build(backbone), channels_last), batch_size),
+                    Candidate("NCHW", make_pass(reference.build_backbone(backbone)[0], images), batch_size),
+                ]
+                case = f"{backbone}, {'training' if make_pass is _make_step else 'inference'}, batch {batch_size}"
+                repeats = settings.steps if backbone == "conv4" else settings.capped_repeats(7)
+                result.cases.append(compare_candidates(case, "views", threads, candidates, repeats))
     return result
 
 
@@ -33,3 +40,13 @@ def _make_step(backbone: nn.Module, images: Tensor) -> Callable[[], None]:
         features.backward(torch.ones_like(features))
 
     return step
+
+
+def _make_inference(backbone: nn.Module, images: Tensor) -> Callable[[], None]:
+    backbone.eval()
+
+    def encode() -> None:
+        with torch.inference_mode():
+            backbone(images)
+
+    return encode

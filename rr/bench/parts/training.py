@@ -13,22 +13,24 @@ _PREFETCHED_BATCHES = 2  # mini-batches that each worker process of a DataLoader
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare training steps with Conv-4: relational with K = 32 and K = 4, SimCLR, RotationNet and supervised."""
-    cases = [("relational", VIEWS, IMAGES), ("relational", 4, IMAGES)]
-    cases += [("simclr", 2, 128), ("rotation", 1, 128), ("supervised", 1, 128)]
+    """Compare training steps: all methods of the paper with Conv-4, and two of them with the larger backbones."""
+    cases = [("conv4", "relational", VIEWS, IMAGES), ("conv4", "relational", 4, IMAGES)]
+    cases += [("conv4", "simclr", 2, 128), ("conv4", "rotation", 1, 128), ("conv4", "supervised", 1, 128)]
+    cases += [("resnet32", "relational", 4, IMAGES), ("resnet32", "simclr", 2, 128), ("resnet34", "simclr", 2, 128)]
     if settings.smoke_test:
-        cases = [("relational", 2, 16)]
+        cases = [("conv4", "relational", 2, 16), ("resnet32", "simclr", 2, 4)]
     result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(settings, 256 if settings.smoke_test else 12_800, Path(folder))
         for threads in settings.available_thread_counts(2):
-            for method, views, batch_size in cases:
+            for backbone, method, views, batch_size in cases:
                 # A turn has many steps if they are short, because stopping and resuming a program also takes time.
-                steps = 1 if settings.smoke_test else VIEWS * IMAGES // (views * batch_size)
+                is_short = backbone == "conv4" and not settings.smoke_test
+                steps = VIEWS * IMAGES // (views * batch_size) if is_short else 1
                 task = TrainingTask(
                     method=method, views=views, batch_size=batch_size, steps=steps, num_classes=data.num_classes,
                     threads=threads, workers=num_loader_workers(), beton=str(data.beton), images=str(data.images),
-                    labels=str(data.labels), scratch=tempfile.mkdtemp(dir=folder),
+                    labels=str(data.labels), scratch=tempfile.mkdtemp(dir=folder), backbone=backbone,
                 )  # fmt: skip
                 # The warm-up covers the compilation in rr and the batches that the reference has prefetched.
                 warmup = 2 if settings.smoke_test else -(-(_PREFETCHED_BATCHES * task.workers + 1) // steps)
@@ -36,12 +38,12 @@ def run(settings: Settings) -> PartResult:
                 timings = time_programs(commands, settings.steps, warmup)
                 units = views * batch_size * steps
                 names = [("rr", units), ("DataLoader, PIL, NCHW, all pairs", units)]
-                case = f"{method}, K={views}, M={batch_size}"
+                case = f"{backbone}, {method}, K={views}, M={batch_size}"
                 result.cases.append(summarize(case, "views", threads, names, timings))
     result.notes = [
-        f"Both train on {data.name}. A turn has 2,048 views, during which the other process and its worker processes "
-        f"are stopped. In addition to its threads, the reference has one worker process per core "
-        f"({num_loader_workers()}).",
+        f"Both train on {data.name}. A turn has 2,048 views, or one step with a ResNet. Meanwhile, the other process "
+        "and its worker processes are stopped. In addition to its threads, the reference has one worker process per "
+        f"core ({num_loader_workers()}).",
         "Both run with OMP_WAIT_POLICY=PASSIVE, the default of rr.",
         "rr runs the training loop of rr pretrain, with data loading, views, history and checkpoints.",
     ]

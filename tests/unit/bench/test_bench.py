@@ -97,6 +97,22 @@ def test_every_step_matches_the_reference_in_float32(method: str, views: int, im
         assert rr_loss == pytest.approx(reference_loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnet32", "resnet34"])
+def test_large_backbones_match_the_reference(name: str) -> None:
+    torch.manual_seed(0)
+    rr_backbone, (reference_backbone, num_features) = backbones.build(name).double(), reference.build_backbone(name)
+    copy_weights(rr_backbone, reference_backbone.double())
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    features = [backbone(images) for backbone in (rr_backbone, reference_backbone)]
+    assert features[0].shape == (4, num_features)
+    assert torch.allclose(*features, rtol=1e-9, atol=1e-12)
+    gradients = []
+    for backbone, output in zip((rr_backbone, reference_backbone), features, strict=True):
+        output.square().sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in backbone.parameters()]))
+    assert torch.allclose(*gradients, rtol=1e-6, atol=1e-9)
+
+
 def test_reference_pairs_each_view_with_all_later_views() -> None:
     K, M = 4, 3  # few images, so that the roll starts over at 1
     rows = torch.arange(K * M, dtype=torch.float32).view(K, M, 1)
@@ -139,7 +155,8 @@ def test_views_of_rr_and_reference_have_equal_statistics() -> None:
 
 def test_unknown_part_raises() -> None:
     with pytest.raises(
-        UserError, match=r"unknown part of the benchmark: heads\. Choose from views, head, .*startup, machine, gpu"
+        UserError,
+        match=r"unknown part of the benchmark: heads\. Choose from views, head, .*startup, machine, scaling, gpu",
     ):
         bench.run_benchmark(["head", "heads"])
 
@@ -222,7 +239,7 @@ def test_peak_memory_is_none_if_the_system_reports_current_memory_as_peak(
     assert memory.measure_peak_mib(lambda: None) is None
 
 
-@pytest.mark.parametrize("part", ["views", "head", "loader", "evaluation", "machine"])
+@pytest.mark.parametrize("part", ["views", "head", "loader", "evaluation", "machine", "scaling"])
 def test_part_runs(part: str) -> None:
     text = bench.run_benchmark([part], steps=1, smoke_test=True, threads=[1])
     assert f"{part} (" in text
@@ -279,8 +296,11 @@ def test_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(gpu, "device_name", lambda device: device)
     monkeypatch.setattr(gpu, "train_until_stopped", train)
-    case, *others = gpu.run(Settings(steps=3, smoke_test=True)).cases
-    assert [other.case.split(",")[0] for other in others] == ["conv4", "resnet32"]
+    monkeypatch.setattr(gpu, "first_losses", lambda device: [2.0, 1.0 if device == "cpu" else 1.25])
+    result = gpu.run(Settings(steps=3, smoke_test=True))
+    case, *others = result.cases
+    assert [other.case.split(",")[0] for other in others] == ["conv4", "resnet32", "resnet32"]
+    assert "at most 2.5e-01" in result.notes[1]
     assert case.candidates[0].wall.count == 3
     assert case.candidates[0].num_units == 2 * 64 * 32
 

@@ -12,9 +12,13 @@ from rr.data.beton import Beton
 from rr.evaluate import features
 
 
-@pytest.mark.parametrize(("image_size", "expected"), [(8, 512), (224, 512), (225, 507), (1024, 24), (10_000, 1)])
-def test_batches_of_large_images_are_smaller(image_size: int, expected: int) -> None:
-    assert features.batch_size_for(image_size) == expected
+@pytest.mark.parametrize(
+    ("image_size", "on_gpu", "on_cpu"),
+    [(8, 512, 128), (32, 512, 128), (64, 512, 64), (224, 512, 16), (225, 507, 16), (1024, 24, 16), (10_000, 1, 1)],
+)
+def test_batches_of_large_images_are_smaller(image_size: int, on_gpu: int, on_cpu: int) -> None:
+    assert features.batch_size_for(image_size, "cuda:0") == on_gpu
+    assert features.batch_size_for(image_size, "cpu") == on_cpu
 
 
 def test_batches_are_reported_and_their_size_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

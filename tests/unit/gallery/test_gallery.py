@@ -288,8 +288,9 @@ def test_find_nearest_matches_scikit_learn(seed: int, num_queries: int, size: in
 
 def test_equal_similarities_keep_gallery_order() -> None:
     gallery = np.array([[0, 1], [1, 0], [1, 0], [1, 0]], np.float32)
-    positions, _ = find_nearest(np.array([[2, 0]], np.float32), gallery, 9)
-    assert positions.tolist() == [[1, 2, 3, 0]]
+    for top in (1, 2, 3, 4, 9):
+        positions, _ = find_nearest(np.array([[2, 0]], np.float32), gallery, top)
+        assert positions.tolist() == [[1, 2, 3, 0][:top]]
 
 
 def test_index_is_reused_and_updated(folder: Path, rr: RunRr) -> None:

@@ -45,14 +45,6 @@ def test_rotations_equal_pillow() -> None:
             assert np.array_equal(row, image.transpose(transposed[k]) if k else image)
 
 
-@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_rotated_batch_is_channels_last(memory_format: torch.memory_format) -> None:
-    views = make_images(3).contiguous(memory_format=memory_format)
-    rotated, _ = rotate_four_ways(views)
-    assert rotated.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(rotated[6:9], views.flip(2, 3))
-
-
 def test_images_that_are_not_square_raise() -> None:
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         rotate_four_ways(torch.zeros(2, 3, 8, 9))

@@ -1,0 +1,193 @@
+"""Part `scaling`: time and peak memory as images, views, classes, stages and indexed vectors grow in number.
+
+`python -m rr.bench.parts.scaling RESULTS.json PLOT.svg` draws the results of `rr bench scaling --json`.
+"""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+
+from rr import backbones, methods
+from rr.bench.measure import PartResult, summarize, time_once
+from rr.bench.memory import measure_peak_mib
+from rr.bench.settings import IMAGES, Settings, paper_config
+from rr.compute.device import configure_backends
+from rr.data import beton
+from rr.evaluate import class_metrics, linear
+from rr.gallery.search import find_nearest
+from rr.params import LinearConfig
+from rr.params.loading import load_params
+from rr.workflow.plan import format_plan
+
+_NUM_FEATURES, _NUM_TEST_IMAGES, _NUM_QUERIES, _REPEATS = 64, 2_000, 10, 3
+
+# Creates the work of one size: a function to time.
+_MakeWork = Callable[[int, Path], Callable[[], object]]
+
+
+def run(settings: Settings) -> PartResult:
+    """Time each kind of work at several sizes, and measure the peak memory of one more run in a new process."""
+    result = PartResult(notes=["The peak memory includes the inputs of the work, but not the libraries."])
+    for threads in settings.available_thread_counts(2):
+        configure_backends(threads)
+        for series, unit, sizes, make_work in _list_series():
+            peaks = []
+            for size in sizes[:1] if settings.smoke_test else sizes:
+                with tempfile.TemporaryDirectory() as folder:
+                    work = make_work(size, Path(folder))
+                    timings = [time_once(work) for _ in range(1 + settings.capped_repeats(_REPEATS))][1:]
+                peak = _measure_peak_in_new_process(series, size, threads)
+                case = summarize(f"{series}, {size:,} {unit}", "runs", threads, [("rr", 1)], [timings])
+                case.facts.update(series=series, size=size, size_unit=unit, peak_memory_mib=peak)
+                result.cases.append(case)
+                peaks.append(f"{size:,}: {'unknown' if peak is None else f'{peak:,.0f} MiB'}")
+            result.notes.append(f"Peak memory of {series} by the number of {unit}: {', '.join(peaks)}.")
+    return result
+
+
+def _measure_peak_in_new_process(series: str, size: int, threads: int) -> float | None:
+    """Return the memory in MiB that the work needs, or None if it cannot be measured."""
+    code = f"from rr.bench.parts import scaling; scaling.print_peak_memory({series!r}, {size}, {threads})"
+    return json.loads(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
+
+
+def print_peak_memory(series: str, size: int, threads: int) -> None:
+    """Print the memory in MiB that the work needs, as JSON."""
+    configure_backends(threads)
+    sizes, make_work = next((sizes, make_work) for name, _, sizes, make_work in _list_series() if name == series)
+    with tempfile.TemporaryDirectory() as folder:
+        make_work(sizes[0], Path(folder))()  # loads libraries and compiles code before the measurement
+        print(json.dumps(measure_peak_mib(lambda: make_work(size, Path(folder))())))
+
+
+def _list_series() -> Iterator[tuple[str, str, tuple[int, ...], _MakeWork]]:
+    """Yield name, unit of the size, sizes and work of each series, in ascending order of size."""
+    yield "writing a dataset", "images", (5_000, 50_000, 500_000), _make_write
+    yield "reading a dataset", "images", (5_000, 50_000, 500_000), _make_read
+    yield "training step", "views of an image", (2, 4, 8, 16, 32, 64), _make_training_step
+    yield "linear evaluation", "classes", (10, 100, 1_000, 10_000), _make_linear_evaluation
+    yield "parameters and plan", "runs", (10, 100, 1_000, 10_000), _make_plan
+    for dimension in (64, 512):
+        sizes = (1_000, 10_000, 100_000, 1_000_000)
+        yield f"search, {dimension} features", "vectors", sizes, _make_search(dimension)
+
+
+def _make_write(num_images: int, folder: Path) -> Callable[[], object]:
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    images = np.broadcast_to(image, (num_images, 32, 32, 3))  # needs the memory of one image
+    labels, index = np.arange(num_images) % 10, np.arange(num_images)
+    return lambda: beton.write(folder / "train.beton", images, labels, index)
+
+
+def _make_read(num_images: int, folder: Path) -> Callable[[], object]:
+    """Return a function that opens the dataset and reads all its images once in random order."""
+    _make_write(num_images, folder)()
+    order = np.random.default_rng(0).permutation(num_images)
+
+    def read() -> int:
+        dataset = beton.Beton(folder / "train.beton", threads=torch.get_num_threads())
+        return sum(len(images) for images, _ in dataset.batches(order, 512))
+
+    return read
+
+
+def _make_training_step(num_views: int, folder: Path) -> Callable[[], object]:
+    """Return a function that computes the relation loss of Conv-4 and updates the weights, without making views."""
+    method = methods.build(paper_config("relational", num_views, IMAGES), backbones.build("conv4"), 10).train()
+    optimizer, _ = method.configure_optimizer(1)
+    views, labels = torch.randn(num_views * IMAGES, 3, 32, 32), torch.arange(IMAGES)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        method.loss(views, labels, ())[0].backward()
+        optimizer.step()
+
+    return step
+
+
+def _make_linear_evaluation(num_classes: int, folder: Path) -> Callable[[], object]:
+    """Return a function that trains on 10,000 features for one epoch and evaluates 2,000."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.randn(n, _NUM_FEATURES, generator=generator) for n in (10_000, _NUM_TEST_IMAGES))
+    train_labels, test_labels = (np.arange(len(features)) % num_classes for features in (train, test))
+    config = LinearConfig(kind="linear", label_fraction=1.0, epochs=1, batch_size=128, learning_rate=1e-3)
+
+    def evaluate() -> dict[str, float]:
+        with contextlib.redirect_stderr(io.StringIO()):  # hides the progress
+            probabilities, _ = linear.train_and_predict(
+                train, train_labels, test, test_labels, config, num_classes=num_classes, seed=0
+            )
+        return class_metrics.compute_class_metrics(test_labels, probabilities)
+
+    return evaluate
+
+
+def _make_plan(num_runs: int, folder: Path) -> Callable[[], object]:
+    """Return a function that reads a parameter file with a grid of `num_runs` pretraining runs and plans them."""
+    source = {"kind": "shapes", "train": 100, "test": 100, "seed": 0}
+    axes = {"data": ["shapes"], "dataset": ["shapes"], "backbone": ["conv4"], "method": ["relational"]}
+    axes |= {"target": ["shapes"], "protocol": ["knn"]}
+    params: dict[str, Any] = {
+        "grid": {**axes, "seed": list(range(num_runs))},
+        "threads": 2,
+        "precision": "float32",
+        "dynamics": {"every_n_epochs": 0, "images": 50},
+        "datasets": {"shapes": {"source": source, "image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3}},
+        "methods": {"relational": paper_config("relational", 4, IMAGES).model_dump(mode="json")},
+        "protocols": {"knn": {"kind": "knn", "neighbors": 1, "temperature": 0.1}},
+    }
+    path = folder / "params.yaml"
+    with open(path, "w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(params, file)
+
+    def plan() -> str:
+        with contextlib.chdir(folder):
+            return format_plan(load_params(path), lambda params, runs: {})
+
+    return plan
+
+
+def _make_search(dimension: int) -> _MakeWork:
+    def make(num_vectors: int, folder: Path) -> Callable[[], object]:
+        rng = np.random.default_rng(0)
+        gallery, queries = (rng.random((n, dimension), np.float32) for n in (num_vectors, _NUM_QUERIES))
+        return lambda: find_nearest(queries, gallery, 10)
+
+    return make
+
+
+def save_plot(cases: list[dict[str, Any]], path: Path) -> None:
+    """Draw the time and the peak memory of each series against its size."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "scaling"})
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    for series in dict.fromkeys(case["facts"]["series"] for case in cases):
+        chosen = [case for case in cases if case["facts"]["series"] == series]
+        sizes = [case["facts"]["size"] for case in chosen]
+        seconds = [case["candidates"][0]["wall"]["median"] for case in chosen]
+        label = f"{series} ({chosen[0]['facts']['size_unit']})"
+        time_axes.plot(sizes, seconds, marker="o", ms=3, label=label)
+        peaks = [case["facts"]["peak_memory_mib"] or np.nan for case in chosen]
+        memory_axes.plot(sizes, peaks, marker="o", ms=3, label=label)
+    for axes, name in ((time_axes, "seconds"), (memory_axes, "peak memory, MiB")):
+        axes.set(xscale="log", yscale="log", xlabel="size", ylabel=name)
+        axes.grid(alpha=0.3)
+    figure.legend(*time_axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    save_plot(json.loads(Path(sys.argv[1]).read_text())["parts"]["scaling"]["cases"], Path(sys.argv[2]))
