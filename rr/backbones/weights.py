@@ -43,6 +43,8 @@ def save_backbone(
     """
     # Use a single metadata key, because safetensors writes several keys in random order.
     metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
+    if backbone.image_size:
+        metadata["image_size"] = backbone.image_size
     if dataset:
         metadata |= {"side": dataset.image_size, "mean": dataset.mean, "std": dataset.std}
     if aggregation:
@@ -76,7 +78,7 @@ def load_network(path: Path) -> tuple[backbones.Backbone, nn.Linear | None]:
         raise_if_lfs_pointer(path)
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {})["rr"])
-            backbone = backbones.build(metadata["backbone"])
+            backbone = backbones.build(metadata["backbone"], metadata.get("image_size"))
             names = [name for name in file.keys() if not name.startswith(RELATION_HEAD_PREFIX)]  # noqa: SIM118
             state = {name: file.get_tensor(name) for name in names}
         classifier_state = {key: state.pop(key) for key in list(state) if key.startswith(CLASSIFIER_PREFIX)}

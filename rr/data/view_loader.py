@@ -41,7 +41,8 @@ class ViewLoader:
     Args:
         data: the images and their labels.
         dataset: parameters of the dataset; its mean and standard deviation are used for normalization.
-        augmentation: the random transformations that turn an image into a view.
+        augmentation: the random transformations that turn an image into a view, or a tuple of such policies that the
+            views of an image use in turn.
         num_views: number of views per image (K).
         batch_size: number of images per mini-batch, over all processes.
         seed: seed of the order of the images and of the augmentations.
@@ -57,7 +58,7 @@ class ViewLoader:
         self,
         data: Beton,
         dataset: DatasetConfig,
-        augmentation: Augmentation,
+        augmentation: Augmentation | tuple[Augmentation, ...],
         *,
         num_views: int,
         batch_size: int,

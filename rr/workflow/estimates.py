@@ -1,6 +1,6 @@
 """Estimate the time, input and output, memory and disk space that the pretraining runs of a grid need.
 
-The networks are built on torch's device `meta`, whose tensors have a shape but no data.
+The networks of this project are built on torch's device `meta`, whose tensors have a shape but no data.
 """
 
 import heapq
@@ -15,6 +15,7 @@ from torch import nn
 from rr import backbones, methods, paths
 from rr.data.beton import MAX_RESIDENT_BYTES
 from rr.params import Params
+from rr.params.backbones import BUILTIN_BACKBONES
 from rr.pretrain import checkpoint
 
 _LABEL_BYTES = 8  # size of a cluster label of DeepCluster
@@ -64,10 +65,11 @@ def estimate_io(
     history.
     """
     config: Any = params.methods[run.method]
-    pixels = num_images * params.datasets[run.dataset].image_size ** 2 * 3
+    image_size = params.datasets[run.dataset].image_size
+    pixels = num_images * image_size**2 * 3
     with torch.device("meta"):
-        method = methods.build(config, backbones.build(run.backbone), num_classes)
-    checkpoint_size = checkpoint.estimate_checkpoint_size(method, config.epochs)
+        method = methods.build(config, backbones.build(run.backbone, image_size), num_classes)
+    checkpoint_size = checkpoint.estimate_checkpoint_size(method, config)
     saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
     return IoEstimate(
@@ -88,12 +90,12 @@ def estimate_min_step_bytes(backbone: str, image_size: int, num_views: int, prec
     return 3 * 4 * weights + num_views * (4 * 3 * image_size**2 + bytes_per_output * outputs_per_view)
 
 
-def estimate_output_bytes(backbone: str) -> int:
+def estimate_output_bytes(backbone: str, image_size: int) -> int:
     """Estimate the size in bytes of the outputs of a run: the backbone, and the state before the last epoch.
 
     The state contains the weights and two optimizer moments of each.
     """
-    return (1 + 3) * 4 * _count_values(backbone, 32)[0]
+    return (1 + 3) * 4 * _count_values(backbone, image_size)[0]
 
 
 @cache
@@ -105,8 +107,8 @@ def _count_values(name: str, image_size: int) -> tuple[int, int]:
         nonlocal num_outputs
         num_outputs += output.numel()
 
-    with torch.device("meta"), torch.inference_mode():
-        backbone = backbones.build(name).eval()
+    with torch.device("meta" if name in BUILTIN_BACKBONES else "cpu"), torch.no_grad():
+        backbone = backbones.build(name, image_size).eval()
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count_outputs)
