@@ -10,6 +10,7 @@ from pathlib import Path
 _EXTRAS = {
     **dict.fromkeys(("ffcv", "dvc", "snakemake", "matplotlib"), "workflow"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+    "timm": "timm",
     **dict.fromkeys(("kornia", "lightly", "albumentations"), "bench"),
 }
 

@@ -12,12 +12,13 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from rr import paths
 from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError, format_alternatives
-from rr.params import NUMPY_PROTOCOLS, BackboneName, DatasetConfig, Params, load_params
+from rr.params import NUMPY_PROTOCOLS, DatasetConfig, Params, load_params
+from rr.params.backbones import check_backbone_name
 from rr.params.methods import TrainableConfig
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
@@ -409,10 +410,10 @@ def _register_with_engines(run: grid.StageRun, params_file: Path) -> None:
 
 
 def _pretrain_paths(dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:
-    if backbone not in get_args(BackboneName):
-        raise UserError(
-            f"--backbone {backbone}: unknown backbone; {format_alternatives(backbone, get_args(BackboneName))}"
-        )
+    try:
+        check_backbone_name(backbone)
+    except ValueError as error:
+        raise UserError(f"--backbone: {error}") from error
     return paths.PretrainPaths(dataset, backbone, method, seed)
 
 

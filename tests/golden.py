@@ -75,12 +75,13 @@ def train(
     threads: int = 1,
     workers: int = 1,
     dynamics: DynamicsConfig = NO_DYNAMICS,
+    backbone: str = "conv4",
 ) -> OutputPaths:
     """Pretrain with `threads` torch threads and `workers` loader threads, and return the paths of the outputs."""
     configure_backends(threads)
-    job = Job(PARAMS.datasets["shapes"], "conv4", config, 10, seed, "float32", dynamics, "test")
+    job = Job(PARAMS.datasets["shapes"], backbone, config, 10, seed, "float32", dynamics, "test")
     directory.mkdir(exist_ok=True)
-    outputs = OutputPaths("shapes", "conv4", "method", seed, directory)
+    outputs = OutputPaths("shapes", backbone, "method", seed, directory)
     pretrain(job, data, outputs, device="cpu", threads=workers)
     return outputs
 

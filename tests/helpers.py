@@ -61,7 +61,9 @@ SMALL_PARAMS = {
         "random": {"kind": "random"},
         "supervised": {
             "kind": "supervised", "augmentation": {"crop": "padded", "padding": 0.125, "flip": 0.5}, "views": 1,
-            "batch_size": 64, "epochs": 2, "learning_rate": 0.1, "momentum": 0.9, "milestones": [0.5], "lr_decay": 0.1,
+            "batch_size": 64, "epochs": 2, "learning_rate": 0.1,
+            "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.0},
+            "schedule": {"kind": "steps", "warmup_epochs": 0, "milestones": [0.5], "lr_decay": 0.1},
         },
         "relational": {
             "kind": "relational", "augmentation": PAPER_AUGMENTATION, "views": 4, "batch_size": 32, "epochs": 3,
@@ -74,8 +76,9 @@ SMALL_PARAMS = {
         "knn": {"kind": "knn", "neighbors": 5, "temperature": 0.1},
         "finetune": {
             "kind": "finetune", "label_fraction": 1.0, "augmentation": {"flip": 0.5, "erase": 0.5, "erase_area": 0.25},
-            "epochs": 1, "batch_size": 64, "backbone_lr": 0.0003, "classifier_lr": 0.001, "weight_decay": 0.00001,
-            "milestones": [0.5], "lr_decay": 0.1,
+            "epochs": 1, "batch_size": 64, "backbone_lr": 0.0003, "classifier_lr": 0.001,
+            "optimizer": {"kind": "adam", "weight_decay": 0.00001},
+            "schedule": {"kind": "steps", "warmup_epochs": 0, "milestones": [0.5], "lr_decay": 0.1},
         },
         "retrieval": {"kind": "retrieval", "distance": "cosine", "cutoffs": [1, 5]},
         "embedding": {"kind": "embedding", "images": 40, "perplexity": 5.0, "augmentation": PAPER_AUGMENTATION},

@@ -37,7 +37,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "random": {"kind": "random"},
     "supervised": {
         "kind": "supervised", "augmentation": {"flip": 0.5}, "views": 1, "batch_size": 8, "epochs": 2,
-        "learning_rate": 0.1, "momentum": 0.9, "milestones": [0.5], "lr_decay": 0.1,
+        "learning_rate": 0.1, "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.0},
+        "schedule": {"kind": "steps", "warmup_epochs": 0, "milestones": [0.5], "lr_decay": 0.1},
     },
     "relational": {
         "kind": "relational", "augmentation": {"flip": 0.5}, "views": 4, "batch_size": 8, "epochs": 2,

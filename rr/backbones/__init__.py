@@ -1,18 +1,19 @@
-"""Backbones: networks that map images (B, 3, S, S) of any size S to representations (B, features)."""
-
-from typing import get_args
+"""Backbones: networks that map images (B, 3, S, S) to representations (B, features)."""
 
 from rr.backbones.base import Backbone
 
 
-def build(name: str) -> Backbone:
+def build(name: str, image_size: int | None = None) -> Backbone:
     """Create a backbone with random weights, which depend on torch's global random state.
 
     Args:
-        name: one of `rr.params.BackboneName`.
+        name: a name that `rr.params.backbones.check_backbone_name` accepts.
+        image_size: side of the images in pixels. Backbones that are not in `rr.params.backbones.BUILTIN_BACKBONES` are
+            built for a single size.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or if the image size is missing.
+        UserError: if timm has no model of that name, or if the backbone does not accept images of that size.
     """
     match name:
         case "conv4":
@@ -23,11 +24,17 @@ def build(name: str) -> Backbone:
             from rr.backbones.resnet_cifar import CifarResNet
 
             return CifarResNet(int(name.removeprefix("resnet")))
-        case _:
-            from rr.params import BackboneName  # imports pydantic, which the small backbones do not need
+    from rr.params.backbones import (
+        BUILTIN_BACKBONES,
+        check_backbone_name,
+    )  # imports pydantic, which the small backbones do not need
 
-            if name in get_args(BackboneName):
-                from rr.backbones.resnet_torchvision import TorchvisionResNet
+    if check_backbone_name(name) in BUILTIN_BACKBONES:
+        from rr.backbones.resnet_torchvision import TorchvisionResNet
 
-                return TorchvisionResNet(name)
-    raise ValueError(f"unknown backbone {name!r}; use one of {', '.join(get_args(BackboneName))}")
+        return TorchvisionResNet(name)
+    if image_size is None:
+        raise ValueError(f"the backbone {name} is built for one image size, so image_size must be given")
+    from rr.backbones.wrapped import WrappedNetwork
+
+    return WrappedNetwork(name, image_size)

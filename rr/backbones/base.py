@@ -4,16 +4,19 @@ from torch import Tensor, nn
 
 
 class Backbone(nn.Module):
-    """A network that maps images (B, 3, S, S) of any size S to representations (B, features).
+    """A network that maps images (B, 3, S, S) to representations (B, features).
 
     Attributes:
-        name: name of the architecture, as in `rr.params.BackboneName`.
+        name: name of the architecture, as in `grid.backbone` of params.yaml.
         features: size of a representation.
-        local_channels: number of channels of the feature maps that `forward_with_local_maps` returns.
+        image_size: the side S of the images for which the network was built, or None if it accepts any size.
+        local_channels: number of channels of the feature maps that `forward_with_local_maps` returns. Only those in
+            `rr.params.backbones.BUILTIN_BACKBONES` have such maps.
     """
 
     name: str
     features: int
+    image_size: int | None = None
     local_channels: int
 
     def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The ResNets of torchvision without their classifier. The paper's large backbone is resnet34 (512 features)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models
 
 from rr.backbones.base import Backbone
@@ -10,7 +10,8 @@ from rr.backbones.base import Backbone
 class TorchvisionResNet(Backbone):
     """The layers of `torchvision.models.<name>` up to the global pooling, with torchvision's names and random weights.
 
-    `features` is 512 for networks of basic blocks and 2048 for networks of bottleneck blocks.
+    `features` is 512 for networks of basic blocks and 2048 for networks of bottleneck blocks. If the name ends with
+    `-cifar`, the first convolution is 3×3 without stride, and there is no max pooling, as is usual for small images.
 
     Raises:
         ValueError: if torchvision has no model of that name.
@@ -20,7 +21,11 @@ class TorchvisionResNet(Backbone):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        network = models.get_model(name, weights=None)
+        network = models.get_model(name.removesuffix("-cifar"), weights=None)
+        if name.endswith("-cifar"):
+            network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as in torchvision
+            del network.maxpool
         self.name = name
         self.features = network.fc.in_features
         for layer_name, layer in network.named_children():
@@ -32,7 +37,10 @@ class TorchvisionResNet(Backbone):
         return self.forward_with_local_maps(images_B3SS)[0]
 
     def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the representation (B, features) and the feature maps (B, 64, ⌈S / 2⌉, ⌈S / 2⌉) before max pooling."""
+        """Return the representation (B, features) and the feature maps (B, 64, H, W) before max pooling.
+
+        H = W = ⌈S / 2⌉, or S if the name ends with `-cifar`.
+        """
         x = maps_BCHW = images_B3SS.contiguous(memory_format=torch.channels_last)
         for layer_name, layer in self.named_children():
             x = layer(x)

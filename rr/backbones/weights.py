@@ -44,6 +44,8 @@ def save_backbone(
     """
     # Use a single metadata key, because safetensors writes several keys in random order.
     metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
+    if backbone.image_size:
+        metadata["image_size"] = backbone.image_size
     if dataset:
         metadata |= {"side": dataset.image_size, "mean": dataset.mean, "std": dataset.std}
         if dataset.stored_size:
@@ -65,7 +67,8 @@ def load_backbone(path: Path) -> backbones.Backbone:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
     """
     with _explain_errors(path), safe_open(path, "pt") as file:
-        backbone = backbones.build(_read_metadata(file)["backbone"])
+        metadata = _read_metadata(file)
+        backbone = backbones.build(metadata["backbone"], metadata.get("image_size"))
         names = [name for name in file.keys() if not name.startswith(_LAYER_PREFIXES)]  # noqa: SIM118
         backbone.load_state_dict({name: file.get_tensor(name) for name in names})
         _check_finite(backbone)

@@ -13,6 +13,7 @@ from rr.params import (
     SimCLRConfig,
     SupervisedConfig,
 )
+from rr.params.optimizers import SGDConfig, StepsScheduleConfig
 from rr.views.augmentation import Augmentation
 
 IMAGES, VIEWS, FEATURES = 64, 32, 64  # M, K and D of the paper's Conv-4 runs
@@ -83,5 +84,7 @@ def paper_config(method: str, views: int, batch_size: int) -> MethodConfig:
             return RotationNetConfig(**common)
         case _:
             return SupervisedConfig(
-                **(common | {"learning_rate": 0.1}), momentum=0.9, milestones=[0.5, 0.75], lr_decay=0.1
+                **(common | {"learning_rate": 0.1}),
+                optimizer=SGDConfig(kind="sgd", momentum=0.9, weight_decay=0.0),
+                schedule=StepsScheduleConfig(kind="steps", warmup_epochs=0, milestones=[0.5, 0.75], lr_decay=0.1),
             )

@@ -63,7 +63,13 @@ class Photographs(Beton):
             yield images[:, 0], positions
 
     def random_crops(
-        self, order: np.ndarray, batch_size: int, augmentation: Augmentation, seed: int, epoch: int, num_views: int
+        self,
+        order: np.ndarray,
+        batch_size: int,
+        policies: tuple[Augmentation, ...],
+        seed: int,
+        epoch: int,
+        num_views: int,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield random resized crops of the photographs at the positions in `order`, batch by batch.
 
@@ -73,7 +79,7 @@ class Photographs(Beton):
         Args:
             order: positions of the photographs in the file, int64 (N,).
             batch_size: number of photographs per batch (M).
-            augmentation: the augmentation policy, whose `scale` and `ratio` are used.
+            policies: the augmentation policies, which the views use in turn. Only `scale` and `ratio` are used.
             seed: seed of the boxes, in [0, 2**64).
             epoch: number of the epoch, in [0, 2**32).
             num_views: number of crops of each photograph (K).
@@ -83,10 +89,11 @@ class Photographs(Beton):
             only valid until the next batch is requested.
         """
         # The decoder finds the epoch in the upper half of the sample numbers.
+        ranges = tuple((policy.scale, policy.ratio) for policy in policies)
         samples = np.uint64(epoch) << np.uint64(32) | order.astype(np.uint64)
         return self._stream(
             samples, order, batch_size, num_views,
-            _random_crop_renderer, augmentation.scale, augmentation.ratio, seed, int(self.index[0]),
+            _random_crop_renderer, ranges, seed, int(self.index[0]),
         )  # fmt: skip
 
     def _stream(
@@ -138,15 +145,19 @@ def _center_crop_renderer(shorter_side: int) -> Callable[..., None]:
 
 
 def _random_crop_renderer(
-    scale: tuple[float, float], ratio: tuple[float, float], seed: int, first_row: int
+    ranges: tuple[tuple[tuple[float, float], tuple[float, float]], ...], seed: int, first_row: int
 ) -> Callable[..., None]:
-    """Return a kernel that renders the random resized crops of a photograph in an epoch."""
-    key = np.uint64(seed)
+    """Return a kernel that renders the random resized crops of a photograph in an epoch.
+
+    `ranges` contains the `scale` and the `ratio` of each policy.
+    """
+    key, num_policies = np.uint64(seed), len(ranges)
 
     @njit
     def render(pixels, epoch, position, out):  # type: ignore[no-untyped-def]
         row = np.uint64(first_row) + position
         for view in range(out.shape[0]):
+            scale, ratio = ranges[view % num_policies]
             top, left, height, width = sample_resized_crop(
                 pixels.shape[0], pixels.shape[1], scale, ratio, key, epoch, row, np.uint64(view)
             )

@@ -28,7 +28,7 @@ from rr.views import (
     sample_view_parameters,
     torch_ops,
 )
-from rr.views.augmentation import Augmentation
+from rr.views.augmentation import Augmentation, as_policies
 
 PREFETCH = 2  # number of batches to prepare ahead of the training step
 
@@ -51,7 +51,8 @@ class ViewLoader:
     Args:
         data: the images and their labels.
         dataset: parameters of the dataset; its mean and standard deviation are used for normalization.
-        augmentation: the random transformations that turn an image into a view.
+        augmentation: the random transformations that turn an image into a view, or a tuple of such policies that the
+            views of an image use in turn.
         num_views: number of views per image (K).
         batch_size: number of images per mini-batch, over all processes.
         seed: seed of the order of the images and of the augmentations.
@@ -67,7 +68,7 @@ class ViewLoader:
         self,
         data: Beton,
         dataset: Preprocessing,
-        augmentation: Augmentation,
+        augmentation: Augmentation | tuple[Augmentation, ...],
         *,
         num_views: int,
         batch_size: int,
@@ -78,14 +79,16 @@ class ViewLoader:
         local_slice: Callable[[int], slice] | None = None,
     ) -> None:
         self.positions = np.arange(len(data)) if positions is None else positions
-        self.data, self.dataset, self.augmentation = data, dataset, augmentation
+        self.data, self.dataset, self.policies = data, dataset, as_policies(augmentation)
         self.num_views, self.batch_size, self.seed = num_views, batch_size, seed
         self.local_slice = local_slice or slice
         self.device = torch.device(device)
         self.augment_on_device = self.device.type != "cpu" if augment_on_device is None else augment_on_device
         self.labels = torch.from_numpy(data.labels).to(self.device)
         # The data if they are photographs from which resized crops are taken, otherwise None.
-        self.photographs = data if isinstance(data, Photographs) and augmentation.crop == "resized" else None
+        self.photographs: Photographs | None = None
+        if isinstance(data, Photographs) and all(policy.crop == "resized" for policy in self.policies):
+            self.photographs = data
         self.augment: Callable[..., Tensor] = _identity
         self.device_images: Tensor | None = None
         if self.augment_on_device:
@@ -94,7 +97,7 @@ class ViewLoader:
                 torch_ops.augment_packed,
                 normalization=torch_ops.to_device(normalization, self.device),
                 num_views=1 if self.photographs else num_views,
-                enabled=torch_ops.EnabledOps.from_augmentation(augmentation),
+                enabled=torch_ops.EnabledOps.from_policies(self.policies),
             )
             if data.images is not None:
                 # A split that is held in host memory fits on the device too. Larger splits are streamed to the device.
@@ -133,7 +136,7 @@ class ViewLoader:
         """Yield the images from which the views are made: (M, S, S, 3) or, if they are cropped, (K * M, S, S, 3)."""
         if self.photographs:
             for crops, _ in self.photographs.random_crops(
-                order, batch_size, self.augmentation, self.seed, epoch, self.num_views
+                order, batch_size, self.policies, self.seed, epoch, self.num_views
             ):
                 yield crops.swapaxes(0, 1).reshape(-1, *crops.shape[2:])
         elif isinstance(self.data, Photographs):
@@ -147,7 +150,7 @@ class ViewLoader:
         """Sample the parameters of the views of the images at `positions` of `data`."""
         sample = sample_crop_parameters if self.photographs else sample_view_parameters
         index = self.data.index[positions]
-        return sample(self.augmentation, self.seed, epoch, index, self.num_views, self.data.image_size)
+        return sample(self.policies, self.seed, epoch, index, self.num_views, self.data.image_size)
 
     def _make_cpu_batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
         """Make a batch of finished views."""

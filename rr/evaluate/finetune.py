@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rr.compute.device import single_threaded
+from rr.compute.optimizers import make_optimizer, set_learning_rates
 from rr.data.labels import keep_label_fraction
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
@@ -32,11 +33,10 @@ def evaluate(inputs: EvaluationInputs, config: FinetuneConfig) -> ProtocolResult
 def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple[np.ndarray, dict[str, float]]:
     """Train the backbone with a linear layer and return the class probabilities of the test images.
 
-    The loss is the cross-entropy. The optimizer is Adam, with one learning rate for the backbone and one for the
-    classifier. Both are multiplied by `lr_decay` at the `milestones`. Batch norm layers are in training mode. Each
-    epoch uses one augmented view of every image. If `label_fraction` is below 1, only that fraction of each class's
-    training images is used. If the last mini-batch has a single image, it is skipped, because batch statistics need at
-    least two images.
+    The loss is the cross-entropy. The backbone and the classifier have different learning rates with the same schedule.
+    Batch norm layers are in training mode. Each epoch uses one augmented view of every image. If `label_fraction` is
+    below 1, only that fraction of each class's training images is used. If the last mini-batch has a single image, it
+    is skipped, because batch statistics need at least two images.
 
     Returns:
         Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`
@@ -51,26 +51,20 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     torch.manual_seed(inputs.seed)
     classifier = nn.Linear(backbone.features, inputs.num_classes).to(device)
     rows = np.flatnonzero(keep_label_fraction(train.labels, config.label_fraction, inputs.seed) >= 0)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": backbone.parameters(), "lr": config.backbone_lr},
-            {"params": classifier.parameters(), "lr": config.classifier_lr},
-        ],
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    milestones = [max(1, round(fraction * config.epochs)) for fraction in config.milestones]
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, config.lr_decay)
+    groups = [(backbone.parameters(), config.backbone_lr), (classifier.parameters(), config.classifier_lr)]
+    optimizer = make_optimizer(config.optimizer, groups)
     loader = ViewLoader(
         train, dataset, config.augmentation, num_views=1, batch_size=config.batch_size, seed=inputs.seed,
         device=device, positions=rows,
     )  # fmt: skip
     images_per_epoch = len(rows) - (len(rows) % config.batch_size == 1)
+    steps_per_epoch = math.ceil(images_per_epoch / config.batch_size)
     num_correct = torch.zeros((), dtype=torch.int64, device=device)
     with Progress("evaluate", config.epochs, "epochs") as progress:
         for epoch in range(config.epochs):
             num_correct.zero_()
-            for batch in loader.epoch(epoch, 0, images_per_epoch):
+            for step, batch in enumerate(loader.epoch(epoch, 0, images_per_epoch)):
+                set_learning_rates(optimizer, config.schedule, epoch + step / steps_per_epoch, config.epochs)
                 logits = classifier(backbone(loader.augment(*batch.inputs)))
                 loss = F.cross_entropy(logits, batch.labels)
                 num_correct += (logits.detach().argmax(1) == batch.labels).sum()
@@ -83,7 +77,6 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
                     f"finetune: the loss is {loss.item()} in epoch {epoch + 1}: lower backbone_lr and classifier_lr of "
                     "the protocol in params.yaml"
                 )
-            scheduler.step()
             progress.advance(1)
     with torch.inference_mode():
         logits = classifier(extract_features(backbone.eval(), test, dataset, device))

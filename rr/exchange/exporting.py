@@ -24,16 +24,18 @@ Forward = Callable[[Tensor], Tensor]
 def export_backbone(weights: Path, format: str, output: Path, image_size: int = 32) -> str:
     """Write the backbone in the file `weights` to `output`, load the new file, and compare the features.
 
-    The formats `safetensors` and `state-dict` contain the weights only. The keys are those of this project; for
-    ResNets, they are also the keys of torchvision. The formats `torchscript`, `torch-export` and `onnx` contain the
-    model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B, features), for any B.
+    The formats `safetensors` and `state-dict` contain the weights only. The keys are those of this project; for the
+    networks of torchvision and timm, they are those of these libraries. The formats `torchscript`, `torch-export` and
+    `onnx` contain the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B,
+    features), for any B.
 
     Returns:
         A message for the user.
 
     Raises:
-        UserError: if `weights` is not a backbone file, if `output` is `weights` or a folder, if packages for ONNX are
-            missing, or if the features of the exported model differ. In all these cases, `output` is not changed.
+        UserError: if `weights` is not a backbone file or is for another image size, if `output` is `weights` or a
+            folder, if packages for ONNX are missing, or if the features of the exported model differ. In all these
+            cases, `output` is not changed.
     """
     save, load = _FORMATS[format]
     if output.is_dir() or output.resolve() == weights.resolve():
@@ -45,6 +47,11 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int = 
             f"--format onnx needs the packages {', '.join(missing)}: run pip install 'relational-reasoning[export]'"
         )
     backbone = load_backbone(weights)
+    if backbone.image_size not in (None, image_size):
+        raise UserError(
+            f"--image-size {image_size}: {weights} contains {backbone.name} for images of {backbone.image_size} x "
+            f"{backbone.image_size} pixels: give --image-size {backbone.image_size}"
+        )
     generator = torch.Generator().manual_seed(0)
     example_B3SS, other_B3SS = (torch.randn((B, 3, image_size, image_size), generator=generator) for B in (2, 5))
     with atomic_write(output) as temporary, torch.no_grad(), warnings.catch_warnings():
@@ -83,7 +90,7 @@ def _save_state_dict(backbone: Backbone, example_B3SS: Tensor, target: Path) -> 
 
 
 def _load_state_dict(backbone: Backbone, source: Path) -> Forward:
-    loaded = backbones.build(backbone.name)
+    loaded = backbones.build(backbone.name, backbone.image_size)
     loaded.load_state_dict(torch.load(source, weights_only=True))
     return loaded.eval()
 

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +16,7 @@ from torch import Tensor
 from rr import backbones
 from rr.backbones.weights import save_backbone
 from rr.errors import UserError, format_alternatives, raise_if_lfs_pointer
-from rr.params import BackboneName
+from rr.params.backbones import BUILTIN_BACKBONES
 from rr.paths import PARAMS_FILE
 from rr.runtime.formatting import format_count
 from rr.runtime.hashing import file_sha256
@@ -68,8 +68,8 @@ def import_backbone(file: Path, backbone_name: str, output: Path | None = None, 
             run code, if `output` is `file` or a folder, if the weights do not match the architecture or contain NaN or
             infinite values, or if `key` is missing or wrong.
     """
-    if backbone_name not in get_args(BackboneName):
-        alternatives = format_alternatives(backbone_name, get_args(BackboneName))
+    if backbone_name not in BUILTIN_BACKBONES:
+        alternatives = format_alternatives(backbone_name, BUILTIN_BACKBONES)
         raise UserError(f"--backbone {backbone_name}: unknown backbone; {alternatives}")
     if not file.is_file():
         raise UserError(f"{file} is not an existing file: give the path of a checkpoint")
@@ -324,13 +324,13 @@ def _describe_mismatch(
     """Return the message for a file without matching weights. It names the backbones that the file does contain."""
     others = [
         name
-        for name in get_args(BackboneName)
+        for name in BUILTIN_BACKBONES
         if any(candidate.problem is None for candidate in _find_candidates(name, state_dicts))
     ]
     remedy = (
         f"use --backbone {' or '.join(others)}"
         if others
-        else f"only weights of the following backbones can be imported: {', '.join(get_args(BackboneName))}"
+        else f"only weights of the following backbones can be imported: {', '.join(BUILTIN_BACKBONES)}"
     )
     if candidates:
         place = "" if candidates[0].key == "." else f" under '{candidates[0].key}'"

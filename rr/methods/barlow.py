@@ -18,9 +18,9 @@ class BarlowTwins(Method):
     """Train a backbone and a projector with the `barlow_twins_loss` of two views."""
 
     def __init__(self, config: BarlowTwinsConfig, backbone: Backbone) -> None:
-        super().__init__(backbone, config.learning_rate)
+        super().__init__(backbone)
         self.config = config
-        self.projector = build_projector(self.features, config.hidden_dim, config.projection_dim)
+        self.projector = build_projector(self.features, config)
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the `barlow_twins_loss` of both views, which pass through the networks as one batch."""

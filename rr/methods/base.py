@@ -24,9 +24,11 @@ class Method(nn.Module):
 
     Attributes:
         backbone: the network that is kept after training.
-        learning_rate: the learning rate of the default optimizer.
         epoch: the current epoch, counted from 0. The training loop sets it before `update_pseudo_labels` and
             after a restart.
+        progress: the fraction of the training that was complete before the current step, in [0, 1). The training loop
+            sets it before each step, for `after_step`. A `loss` that used it would be compiled again in every step on a
+            GPU.
         supports_data_parallel: whether several processes can share a mini-batch. This requires that `loss` passes the
             views to the backbone, or to a copy of it, and uses them for nothing else: each process encodes the views of
             its own images, and the backbone returns the representations of all images.
@@ -34,11 +36,11 @@ class Method(nn.Module):
 
     supports_data_parallel = True
 
-    def __init__(self, backbone: Backbone, learning_rate: float = 1e-3) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self.learning_rate = learning_rate
         self.epoch = 0
+        self.progress = 0.0
 
     @property
     def features(self) -> int:
@@ -96,14 +98,3 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Update parameters that have no gradients. The training loop calls this after each optimizer step."""
-
-    def configure_optimizer(
-        self, num_epochs: int
-    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-        """Return the optimizer, and the learning rate scheduler or None.
-
-        The default is Adam with a constant learning rate, which the paper's code uses for every method but supervised
-        training. The training loop steps the scheduler after each epoch.
-        """
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(parameters, self.learning_rate, fused=True), None

@@ -1,6 +1,7 @@
 """BYOL: predict how a moving average of the network encodes another view (Grill et al., NeurIPS 2020)."""
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from rr.backbones.base import Backbone
 from rr.compute.precision import at_least_float32
 from rr.methods.base import Method, Metrics
-from rr.methods.projector import build_projector
+from rr.methods.projector import build_mlp, build_projector
 from rr.methods.similarity import check_view_shapes, count_nearest_matches
 from rr.params import BYOLConfig
 
@@ -21,15 +22,15 @@ class BYOL(Method):
     The target network is a copy of the backbone and the projector. Its parameters are an exponential moving average of
     those of the online network. As in the BYOL paper, its batch norms are in training mode and normalize with the
     statistics of the mini-batch. Their running statistics come from the forward passes of the target network and are
-    not averaged. The momentum is constant, whereas the BYOL paper increases it to 1 during training.
+    not averaged. The predictor has two layers.
     """
 
     def __init__(self, config: BYOLConfig, backbone: Backbone) -> None:
-        super().__init__(backbone, config.learning_rate)
-        self.projector = build_projector(self.features, config.hidden_dim, config.projection_dim)
-        self.predictor = build_projector(config.projection_dim, config.hidden_dim, config.projection_dim)
+        super().__init__(backbone)
+        self.projector = build_projector(self.features, config)
+        self.predictor = build_mlp(config.projection_dim, config.hidden_dim, config.projection_dim)
         self.target = nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(self.projector)).requires_grad_(False)
-        self._update_average = get_ema_multi_avg_fn(config.momentum)
+        self.config = config
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the `byol_loss` of each view's prediction and the target network's projection of the other view.
@@ -46,10 +47,16 @@ class BYOL(Method):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Set the target network's parameters to momentum · target + (1 - momentum) · online (equation 1)."""
+        """Set the target network's parameters to momentum · target + (1 - momentum) · online (equation 1).
+
+        The schedule `cosine` is that of the BYOL paper (section 3.2): 1 - momentum decreases to 0.
+        """
+        momentum = self.config.momentum
+        if self.config.momentum_schedule == "cosine":
+            momentum = 1 - (1 - momentum) * (1 + math.cos(math.pi * self.progress)) / 2
         online = [*self.backbone.parameters(), *self.projector.parameters()]
         # The last argument, the number of steps, does not affect this average.
-        self._update_average(list(self.target.parameters()), online, 0)
+        get_ema_multi_avg_fn(momentum)(list(self.target.parameters()), online, 0)
 
 
 def byol_loss(prediction_VD: Tensor, target_VD: Tensor) -> Tensor:

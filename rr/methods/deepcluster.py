@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rr.backbones.base import Backbone
 from rr.compute.precision import at_least_float32
 from rr.methods.base import Method, Metrics
-from rr.methods.projector import build_projector
+from rr.methods.projector import build_mlp
 from rr.methods.requirements import count_clusters
 from rr.params import DeepClusterConfig
 
@@ -40,10 +40,10 @@ class DeepCluster(Method):
             backbone: the network to train.
             num_classes: number of classes of the dataset.
         """
-        super().__init__(backbone, config.learning_rate)
+        super().__init__(backbone)
         self.config = config
         self.num_clusters = count_clusters(config, num_classes)
-        self.head = build_projector(self.features, config.hidden_dim, self.num_clusters)
+        self.head = build_mlp(self.features, config.hidden_dim, self.num_clusters)
         self.register_buffer("cluster_weights_C", torch.ones(self.num_clusters))
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:

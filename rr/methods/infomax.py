@@ -23,7 +23,7 @@ class InfoMax(Method):
 
     def __init__(self, config: InfoMaxConfig, backbone: Backbone) -> None:
         """Create both discriminators."""
-        super().__init__(backbone, config.learning_rate)
+        super().__init__(backbone)
         self.config = config
         self.local_discriminator = LocalDiscriminator(self.features, backbone.local_channels)
         dim_1, dim_2 = PRIOR_HIDDEN_DIMS

@@ -2,12 +2,24 @@
 
 from torch import nn
 
+from rr.params.methods import ProjectorConfig
 
-def build_projector(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
-    """Create a sequence of Linear, BatchNorm1d, LeakyReLU(0.01) and Linear, as in the paper's code."""
-    return nn.Sequential(
-        nn.Linear(input_dim, hidden_dim),
-        nn.BatchNorm1d(hidden_dim),
-        nn.LeakyReLU(0.01),
-        nn.Linear(hidden_dim, output_dim),
-    )
+
+def build_projector(input_dim: int, config: ProjectorConfig) -> nn.Sequential:
+    """Create the projector that `config` describes; its layers are those of `build_mlp`."""
+    projector = build_mlp(input_dim, config.hidden_dim, config.projection_dim, config.projector_layers)
+    if config.projector_output_norm:
+        projector.append(nn.BatchNorm1d(config.projection_dim))
+    return projector
+
+
+def build_mlp(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int = 2) -> nn.Sequential:
+    """Create a multilayer perceptron with the layers of the paper's code.
+
+    It has Linear, BatchNorm1d and LeakyReLU(0.01) for each of the `num_layers` - 1 hidden layers, and then Linear.
+    """
+    layers: list[nn.Module] = []
+    for _ in range(num_layers - 1):
+        layers += [nn.Linear(input_dim, hidden_dim), nn.BatchNorm1d(hidden_dim), nn.LeakyReLU(0.01)]
+        input_dim = hidden_dim
+    return nn.Sequential(*layers, nn.Linear(input_dim, output_dim))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
 from rr.methods.base import Method, Metrics
-from rr.methods.projector import build_projector
+from rr.methods.projector import build_mlp
 from rr.methods.relation import PairLossConfig, RelationHead, relation_loss
 from rr.methods.relation.dot_product import dot_product_loss
 from rr.methods.relation.pair_loss import PairStatistics
@@ -32,7 +32,7 @@ class RelationalReasoning(Method):
     """
 
     def __init__(self, config: RelationalConfig, backbone: Backbone) -> None:
-        super().__init__(backbone, config.learning_rate)
+        super().__init__(backbone)
         self.config = config
         self.pair_loss_config = PairLossConfig(config.loss, config.gamma, config.alpha)
         self.head: nn.Module
@@ -42,7 +42,7 @@ class RelationalReasoning(Method):
             case "dot":
                 self.head = nn.Identity()
             case "encoder-dot":
-                self.head = build_projector(self.features, *ENCODER_DIMS)
+                self.head = build_mlp(self.features, *ENCODER_DIMS)
 
     @property
     def relation_head(self) -> RelationHead | None:

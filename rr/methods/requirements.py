@@ -8,6 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rr.params import DeepClusterConfig, ImportedConfig, MethodConfig
+from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.runtime.hashing import file_sha256
 
@@ -69,6 +70,16 @@ def find_training_problem(config: MethodConfig, labels: np.ndarray, num_classes:
         _find_label_problem(config, labels, num_classes)
         or _find_cluster_problem(config, len(labels), num_classes)
         or _find_batch_problem(config, len(labels))
+    )
+
+
+def find_backbone_problem(config: MethodConfig, backbone: str) -> str | None:
+    """Return why a method cannot train a backbone, and what to do, or None."""
+    if config.kind != "infomax" or backbone in BUILTIN_BACKBONES:
+        return None
+    return (
+        f"the method needs the feature maps of the first layer, which the backbone {backbone} does not provide: use "
+        f"one of {', '.join(BUILTIN_BACKBONES)}"
     )
 
 

@@ -16,7 +16,7 @@ class RotationNet(Method):
     """Train a backbone and a linear layer with cross-entropy over four rotations, as in the paper's code."""
 
     def __init__(self, config: RotationNetConfig, backbone: Backbone) -> None:
-        super().__init__(backbone, config.learning_rate)
+        super().__init__(backbone)
         self.classifier = nn.Linear(self.features, NUM_ROTATIONS)
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:

@@ -17,9 +17,9 @@ class SimCLR(Method):
     """Train a backbone and a projector with the `simclr_loss` of two views (one of the paper's baselines)."""
 
     def __init__(self, config: SimCLRConfig, backbone: Backbone) -> None:
-        super().__init__(backbone, config.learning_rate)
+        super().__init__(backbone)
         self.config = config
-        self.projector = build_projector(self.features, config.hidden_dim, config.projection_dim)
+        self.projector = build_projector(self.features, config)
 
     def count_pairs(self, num_images: int) -> int:
         """Return the number of ordered pairs of 2M views, (2M)², as the paper counts them."""

@@ -17,7 +17,6 @@ from rr.params.datasets import (
 )
 from rr.params.loading import load_params, parse_params, parse_yaml, read_utf8
 from rr.params.methods import (
-    BackboneName,
     BarlowTwinsConfig,
     BYOLConfig,
     DeepClusterConfig,
@@ -45,7 +44,6 @@ from rr.params.root import DynamicsConfig, GridConfig, Params, lookup
 __all__ = [
     "NUMPY_PROTOCOLS",
     "BYOLConfig",
-    "BackboneName",
     "BarlowTwinsConfig",
     "CifarSource",
     "DatasetConfig",

@@ -17,19 +17,22 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e30)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6)]
 
-# Keys of earlier versions and their current names. They are used only in error messages.
+# Keys of earlier versions and their current names, or their place in a section. They are used only in error messages.
 RENAMED_KEYS = {
     "backbone_rate": "backbone_lr",
     "classifier_rate": "classifier_lr",
     "covariance": "covariance_weight",
-    "decay": "lr_decay",
+    "decay": "schedule.lr_decay",
     "depths": "cutoffs",
     "every": "every_n_epochs",
     "hidden": "hidden_dim",
     "invariance": "invariance_weight",
     "iterations": "max_iter",
     "labelled": "label_fraction",
+    "lr_decay": "schedule.lr_decay",
     "mean": "loss",
+    "milestones": "schedule.milestones",
+    "momentum": "optimizer.momentum",
     "neighbours": "neighbors",
     "outputs": "projection_dim",
     "prior": "prior_weight",
@@ -39,6 +42,7 @@ RENAMED_KEYS = {
     "test_share": "test_fraction",
     "unreadable": "on_unreadable",
     "variance": "variance_weight",
+    "weight_decay": "optimizer.weight_decay",
 }
 
 Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
@@ -48,8 +52,8 @@ class StrictModel(BaseModel):
     """A section that rejects unknown keys and wrong types, and cannot be changed after loading.
 
     A value that determines a result has no default here. DVC compares the values in `params.yaml`, so it would not
-    notice a changed default. The exceptions are keys of the sources and the storage of your own images. The records
-    contain their defaults, so `rr verify` would notice a change.
+    notice a changed default. The exceptions are keys of the sources and the storage of your own images, and keys that
+    are off in the paper's recipes. The records contain their defaults, so `rr verify` would notice a change.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

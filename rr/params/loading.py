@@ -120,7 +120,7 @@ def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
     for position, part in enumerate(location):
         exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
         # A part that is not in the file is the tag that pydantic adds for a union member or, at the end, a missing key.
-        if exists or position == len(location) - 1:
+        if exists or (position == len(location) - 1 and details["type"] == "missing"):
             path.append(str(part))
         if exists:
             node = node[part]
@@ -128,7 +128,7 @@ def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
     if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         valid_keys = _valid_keys(location[:-1])
         new_key = RENAMED_KEYS.get(path[-1])
-        if new_key in valid_keys:
+        if new_key and new_key.partition(".")[0] in valid_keys:
             return f"{where}: this key is now called '{new_key}'"
         return f"{where}: unknown key; {format_alternatives(path[-1], valid_keys)}"
     if details["type"] == "missing":
@@ -161,6 +161,6 @@ def _valid_keys(location: list[Any]) -> list[str]:
         node = tagged[0] if tagged and node is not Params else (arguments[-1] if arguments else node)
     if isinstance(node, type) and issubclass(node, BaseModel):
         return list(node.model_fields)
-    if node is Augmentation:
+    if node is Augmentation or Augmentation in get_args(node):
         return list(Augmentation.__dataclass_fields__)
     return []

@@ -1,38 +1,57 @@
-"""The section `methods`: pretraining methods and their hyperparameters. This module also lists the backbones."""
+"""The section `methods`: pretraining methods and their hyperparameters."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rr.params.base import MAX_COUNT, SHA256, Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
+from rr.params.optimizers import ADAM, CONSTANT, OptimizerConfig, ScheduleConfig
 from rr.views.augmentation import Augmentation
-
-# The backbones of the paper, followed by the other ResNets of torchvision.models.
-BackboneName = Literal[
-    "conv4",
-    "resnet8",
-    "resnet32",
-    "resnet56",
-    "resnet34",
-    "resnet18",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-]
 
 
 class TrainableConfig(StrictModel):
-    """Hyperparameters of every method that trains. `batch_size` counts images, each of which has `views` views."""
+    """Hyperparameters of every method that trains. `batch_size` counts images, each of which has `views` views.
+
+    The keys with a default are off in the paper's recipes: Adam without weight decay, a constant learning rate, and one
+    augmentation policy. With a `second_augmentation`, every second view uses that policy.
+    """
 
     augmentation: Augmentation
+    second_augmentation: Augmentation | None = None
+    views: Count
     batch_size: Count
     epochs: Count
     learning_rate: PositiveFloat
+    optimizer: OptimizerConfig = ADAM
+    schedule: ScheduleConfig = CONSTANT
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """The policies that the views of an image use in turn."""
+        return (self.augmentation, self.second_augmentation) if self.second_augmentation else (self.augmentation,)
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainableConfig":
+        if self.second_augmentation and self.views < 2:
+            raise ValueError("second_augmentation needs at least two views; remove it, or raise views")
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs must be less than epochs, got {self.schedule.warmup_epochs} of {self.epochs}"
+            )
+        return self
+
+
+class ProjectorConfig(TrainableConfig):
+    """Hyperparameters of a method with a projector: a network on the representation that is discarded after training.
+
+    It has `projector_layers` linear layers: `hidden_dim` is the size of all but the last one, and `projection_dim` that
+    of the last one. A batch norm follows the last one if `projector_output_norm` is true.
+    """
+
+    hidden_dim: Count
+    projection_dim: Count
+    projector_layers: Annotated[int, Field(ge=1, le=16)] = 2
+    projector_output_norm: bool = False
 
 
 class RelationalConfig(TrainableConfig):
@@ -60,9 +79,6 @@ class SupervisedConfig(TrainableConfig):
 
     kind: Literal["supervised"]
     views: Annotated[int, Field(ge=1, le=256)]
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    milestones: list[Fraction]
-    lr_decay: PositiveFloat
 
 
 class RandomConfig(StrictModel):
@@ -79,7 +95,7 @@ class ImportedConfig(StrictModel):
     sha256: Annotated[str, Field(pattern=SHA256)]
 
 
-class SimCLRConfig(TrainableConfig):
+class SimCLRConfig(ProjectorConfig):
     """SimCLR: contrastive learning with two views.
 
     Let p be the softmax probability of the positive view. The loss `nt-xent` is the mean of -log p. `log-mean-prob` is
@@ -90,8 +106,6 @@ class SimCLRConfig(TrainableConfig):
     views: Literal[2]
     temperature: PositiveFloat
     loss: Literal["log-mean-prob", "nt-xent"]
-    hidden_dim: Count
-    projection_dim: Count
 
 
 class RotationNetConfig(TrainableConfig):
@@ -125,20 +139,20 @@ class DeepClusterConfig(TrainableConfig):
     max_iter: Count
 
 
-class BYOLConfig(TrainableConfig):
+class BYOLConfig(ProjectorConfig):
     """BYOL: prediction of a target network's projection of the other view.
 
-    The target network is an exponential moving average of the online network with decay `momentum`.
+    The target network is an exponential moving average of the online network with decay `momentum`. If
+    `momentum_schedule` is `cosine`, the decay increases from `momentum` to 1 during the training.
     """
 
     kind: Literal["byol"]
     views: Literal[2]
     momentum: Annotated[float, Field(ge=0, le=1)]
-    hidden_dim: Count
-    projection_dim: Count
+    momentum_schedule: Literal["constant", "cosine"] = "constant"
 
 
-class VICRegConfig(TrainableConfig):
+class VICRegConfig(ProjectorConfig):
     """VICReg: a weighted sum of variance, invariance and covariance terms of the embeddings of two views."""
 
     kind: Literal["vicreg"]
@@ -146,11 +160,9 @@ class VICRegConfig(TrainableConfig):
     invariance_weight: NonNegativeFloat
     variance_weight: NonNegativeFloat
     covariance_weight: NonNegativeFloat
-    hidden_dim: Count
-    projection_dim: Count
 
 
-class BarlowTwinsConfig(TrainableConfig):
+class BarlowTwinsConfig(ProjectorConfig):
     """Barlow Twins: the cross-correlation matrix of the embeddings of two views is trained towards the identity.
 
     `redundancy_weight` is the weight of the off-diagonal entries.
@@ -159,8 +171,6 @@ class BarlowTwinsConfig(TrainableConfig):
     kind: Literal["barlow"]
     views: Literal[2]
     redundancy_weight: PositiveFloat
-    hidden_dim: Count
-    projection_dim: Count
 
 
 MethodConfig = Annotated[

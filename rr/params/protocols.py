@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rr.params.base import Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
+from rr.params.base import Count, PositiveFloat, StrictModel
+from rr.params.optimizers import OptimizerConfig, ScheduleConfig
 from rr.views.augmentation import Augmentation
 
 # Kinds of protocols that use only numpy. They run on the CPU, without loading torch.
@@ -33,9 +34,8 @@ class FinetuneConfig(StrictModel):
     batch_size: Count
     backbone_lr: PositiveFloat
     classifier_lr: PositiveFloat
-    weight_decay: NonNegativeFloat
-    milestones: list[Fraction]
-    lr_decay: PositiveFloat
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
 
 
 class KnnConfig(StrictModel):

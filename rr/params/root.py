@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from rr.errors import format_alternatives
+from rr.params.backbones import BackboneName
 from rr.params.base import Name, StrictModel
 from rr.params.datasets import DatasetConfig
-from rr.params.methods import BackboneName, MethodConfig
+from rr.params.methods import MethodConfig
 from rr.params.protocols import ProtocolConfig
 
 _OPTIONAL_AXES = ("target", "protocol")

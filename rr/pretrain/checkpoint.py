@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from rr import paths
+from rr.compute.optimizers import make_optimizer
 from rr.methods.base import Method
+from rr.params.methods import TrainableConfig
 from rr.runtime.atomic import atomic_write
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
@@ -59,7 +60,6 @@ def save_checkpoint(
     state: TrainState,
     method: nn.Module,
     optimizer: Optimizer,
-    scheduler: LRScheduler | None,
 ) -> None:
     """Write a checkpoint atomically, and keep the one before it as `paths.previous_checkpoint(path)`.
 
@@ -70,7 +70,7 @@ def save_checkpoint(
         return
     # Serialize in memory first, because torch reports a full disk as an internal error.
     buffer = io.BytesIO()
-    torch.save(_checkpoint_dict(fingerprint, state, method, optimizer, scheduler), buffer)
+    torch.save(_checkpoint_dict(fingerprint, state, method, optimizer), buffer)
     with atomic_write(path) as temporary:
         with open(temporary, "wb") as file:
             # torch does not detect a flipped bit in a tensor, so the file starts with a hash of the rest.
@@ -81,7 +81,7 @@ def save_checkpoint(
 
 
 def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:
-    """Write the state before an epoch: the tensors of `method` and `optimizer`, and the learning rates.
+    """Write the state before an epoch: the tensors of `method` and `optimizer`.
 
     Equal states give byte-identical files.
     """
@@ -89,8 +89,6 @@ def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> Non
     state = optimizer.state_dict()
     for position, values in state["state"].items():
         tensors |= {f"optimizer.{position}.{name}": value for name, value in values.items()}
-    for position, group in enumerate(state["param_groups"]):
-        tensors[f"learning_rate.{position}"] = torch.tensor(group["lr"], dtype=torch.float64)
     with atomic_write(path) as temporary:
         temporary.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
 
@@ -104,8 +102,6 @@ def load_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> Non
         kind, _, name = key.partition(".")
         if kind == "method":
             weights[name] = value
-        elif kind == "learning_rate":
-            groups[int(name)]["lr"] = value.item()
         else:
             position, _, name = name.partition(".")
             moments.setdefault(int(position), {})[name] = value
@@ -113,40 +109,37 @@ def load_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> Non
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def _checkpoint_dict(
-    fingerprint: str, state: TrainState, method: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
-) -> dict[str, Any]:
+def _checkpoint_dict(fingerprint: str, state: TrainState, method: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     return {
         "fingerprint": fingerprint,
         "state": vars(state),
         "method": method.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict() if scheduler else None,
     }
 
 
-def estimate_checkpoint_size(method: Method, num_epochs: int) -> int:
+def estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
     """Return the size in bytes of the last checkpoint of a run, without allocating the memory for its weights.
 
     The history is assumed to have only the columns that all methods have.
 
     Args:
         method: the method, built on torch's device `meta`.
-        num_epochs: number of epochs of the run.
+        config: the hyperparameters of the method.
     """
     method.to_empty(device="cpu")  # the system provides memory only when it is written
-    optimizer, scheduler = method.configure_optimizer(num_epochs)
+    optimizer = make_optimizer(config.optimizer, [(method.parameters(), config.learning_rate)])
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     # The optimizer has no moments before its first step. A step of the smallest parameter shows which ones it creates.
     smallest = min(range(len(parameters)), key=lambda position: parameters[position].numel())
     parameters[smallest].grad = torch.zeros_like(parameters[smallest])
     optimizer.step()
     state = TrainState(
-        history=[{"epoch": e, "loss": 0.5, "accuracy": 0.5, "views": 1e9, "pairs": 1e9} for e in range(num_epochs)],
-        epoch_seconds=[0.5 + e for e in range(num_epochs)],
+        history=[{"epoch": e, "loss": 0.5, "accuracy": 0.5, "views": 1e9, "pairs": 1e9} for e in range(config.epochs)],
+        epoch_seconds=[0.5 + e for e in range(config.epochs)],
     )
-    content = _checkpoint_dict("0" * 64, state, method, optimizer, scheduler)
-    moments = content["optimizer"]["state"][smallest]
+    content = _checkpoint_dict("0" * 64, state, method, optimizer)
+    moments = content["optimizer"]["state"].get(smallest, {})  # SGD without momentum has none
     content["optimizer"]["state"] = {
         position: {
             name: parameter if value.shape == parameters[smallest].shape else value for name, value in moments.items()
@@ -172,12 +165,10 @@ def all_finite(method: nn.Module) -> bool:
     return all(bool(value.isfinite().all()) for value in method.state_dict().values())
 
 
-def load_checkpoint(
-    path: Path, fingerprint: str, method: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
-) -> TrainState:
+def load_checkpoint(path: Path, fingerprint: str, method: nn.Module, optimizer: Optimizer) -> TrainState:
     """Load the newest checkpoint that is undamaged and has the same fingerprint, and print what happens.
 
-    The state of `method`, `optimizer` and `scheduler` is restored in place.
+    The state of `method` and `optimizer` is restored in place.
 
     Returns:
         The training state of that checkpoint, or the initial state if there is no such checkpoint.
@@ -194,8 +185,6 @@ def load_checkpoint(
             continue
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        if scheduler:
-            scheduler.load_state_dict(checkpoint["scheduler"])
         state = TrainState(**checkpoint["state"])
         print(f"pretrain: continuing in epoch {state.epoch + 1} after step {state.step}")
         return state

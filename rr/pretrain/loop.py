@@ -25,6 +25,7 @@ from rr import backbones, methods, paths
 from rr.backbones.weights import save_backbone
 from rr.compute.device import compile_for_gpu, single_threaded
 from rr.compute.distributed import ProcessGroup
+from rr.compute.optimizers import make_optimizer, set_learning_rates
 from rr.data.beton import Beton
 from rr.data.index import Preprocessing
 from rr.data.labels import keep_label_fraction
@@ -94,14 +95,14 @@ def pretrain(
     torch.manual_seed(job.seed)
     data = open_split(beton, job.dataset, threads=threads)
     check_training_images(job.method, data, job.num_classes)
-    backbone = backbones.build(job.backbone)
+    backbone = backbones.build(job.backbone, job.dataset.image_size)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
     method = methods.build(job.method, backbone, job.num_classes).to(device)
     state = TrainState()
     if isinstance(job.method, TrainableConfig):
         trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step)
         if group.is_main:
-            _save_view_grid(data, job.method.augmentation, min(job.method.views, 8), job.seed, outputs.views)
+            _save_view_grid(data, job.method.augmentations, min(job.method.views, 8), job.seed, outputs.views)
         state = trainer.run()
     elif group.is_main:
         images, _ = next(data.batches(range(min(48, len(data))), 48))
@@ -162,10 +163,11 @@ class Trainer:
             check_world_size(config.kind, method, group.world_size, self.num_images, config.batch_size)
             checkpoint_hash = file_sha256(self.checkpoint) if self.checkpoint.is_file() else ""
             group.check_identical({f"checkpoint {self.checkpoint}": checkpoint_hash})
-        self.optimizer, self.scheduler = method.configure_optimizer(config.epochs)
+        self.optimizer = make_optimizer(config.optimizer, [(method.parameters(), config.learning_rate)])
+        self.steps_per_epoch = math.ceil(self.num_images / config.batch_size)
         self.loader = ViewLoader(
-            data, job.dataset, config.augmentation, num_views=config.views, batch_size=config.batch_size, seed=job.seed,
-            device=device, local_slice=group.local_slice,
+            data, job.dataset, config.augmentations, num_views=config.views, batch_size=config.batch_size,
+            seed=job.seed, device=device, local_slice=group.local_slice,
         )  # fmt: skip
         label_fraction = data_requirements(job.method).label_fraction
         self.loader.set_labels(keep_label_fraction(data.labels, label_fraction, job.seed))
@@ -174,7 +176,7 @@ class Trainer:
             parallel.wrap(method)
         forward = partial(_forward, parallel or method, self.loader.augment, job.precision)
         self.forward = forward if parallel else compile_for_gpu(forward, device)
-        self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer, self.scheduler)
+        self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer)
         self.state.metric_sums = {name: total.to(device) for name, total in self.state.metric_sums.items()}
         start = paths.last_epoch_start(checkpoint)
         if (self.state.epoch, self.state.step) > (config.epochs - 1, 0) and not start.is_file():
@@ -252,7 +254,11 @@ class Trainer:
         """Update the weights with one mini-batch."""
         state, method = self.state, self.method
         num_images = len(batch.labels)
+        epoch = state.epoch + state.step / self.steps_per_epoch
+        method.progress = epoch / self.config.epochs
+        set_learning_rates(self.optimizer, self.config.schedule, epoch, self.config.epochs)
         generator = _step_generator(self.job.seed, state.epoch, state.step)
+        torch.manual_seed(generator.initial_seed())  # for networks with dropout
         random_inputs = tuple(
             to_device(tensor.numpy(), self.loader.device)
             for tensor in method.sample_random_inputs(num_images, generator)
@@ -312,15 +318,12 @@ class Trainer:
         if self.monitor.every_n_epochs:
             is_due = self.monitor.is_due(state.epoch) and self.group.is_main
             row.update(self.monitor.measure(self.method) if is_due else dict.fromkeys(COLUMNS, math.nan))
-        if self.scheduler:
-            self.scheduler.step()
         return row
 
     def save(self) -> None:
         """Save a checkpoint in the main process."""
         if self.group.is_main:
-            fingerprint = self.job.fingerprint
-            save_checkpoint(self.checkpoint, fingerprint, self.state, self.method, self.optimizer, self.scheduler)
+            save_checkpoint(self.checkpoint, self.job.fingerprint, self.state, self.method, self.optimizer)
         self.last_checkpoint_time = time.monotonic()
 
     def exit_on_signal(self, signal_number: int) -> None:
@@ -376,12 +379,14 @@ def _forward(
     }
 
 
-def _save_view_grid(data: Beton, augmentation: Augmentation, num_views: int, seed: int, target: Path) -> None:
+def _save_view_grid(
+    data: Beton, augmentations: tuple[Augmentation, ...], num_views: int, seed: int, target: Path
+) -> None:
     """Write an image of the first training images and their views in the first epoch, without normalization."""
     unnormalized = Preprocessing(data.image_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     positions = np.arange(min(6, len(data)))
     loader = ViewLoader(
-        data, unnormalized, augmentation, num_views=num_views, batch_size=len(positions), seed=seed, device="cpu"
+        data, unnormalized, augmentations, num_views=num_views, batch_size=len(positions), seed=seed, device="cpu"
     )
     views = next(loader.iter_batches(0, positions)).inputs[0]
     images = np.array(next(data.batches(positions, len(positions)))[0])

@@ -76,7 +76,7 @@ def _comparison_table(table: ComparisonTable) -> str:
     if table.supervised_note:
         caption += f" {table.supervised_note}"
     if table.deviations:
-        caption += f" Deviations from the paper’s settings: {'; '.join(table.deviations)}."
+        caption += f" Deviations from the published settings: {'; '.join(table.deviations)}."
     label = f"comparison-{table.name.lower().replace(' ', '-')}"
     return _format_table(caption, label, ["", *table.matched_columns], rows)
 

@@ -37,7 +37,7 @@ def make_views(
     images: NDArray[np.uint8] | torch.Tensor,
     image_indices: NDArray[np.int64] | torch.Tensor,
     *,
-    augmentation: Augmentation,
+    augmentation: Augmentation | tuple[Augmentation, ...],
     seed: int,
     epoch: int,
     num_views: int,
@@ -54,7 +54,7 @@ def make_views(
     Args:
         images: uint8 (M, S, S, 3); a tensor may already be on the device.
         image_indices: int64 (M,), the index of each image in its dataset, in host memory.
-        augmentation: the augmentation policy.
+        augmentation: the augmentation policy, or a tuple of policies that the views use in turn.
         seed: seed of the random parameters, in [0, 2**64).
         epoch: number of the epoch, in [0, 2**32).
         num_views: number of views per image, K, at least 1.

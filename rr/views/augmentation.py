@@ -11,8 +11,8 @@ from typing import Literal
 class Augmentation:
     """The augmentations of an image and their probabilities. By default, all augmentations are off.
 
-    The operations run in this order: crop, flip, affine map, color jitter, grayscale, normalization, erasing. The
-    policies of the paper use subsets of these operations.
+    The operations run in this order: crop, flip, affine map, color jitter, grayscale, blur, solarization,
+    normalization, erasing. The policies of the paper use subsets of these operations, without blur and solarization.
 
     Attributes:
         crop: `"resized"` crops a random box and resizes it bilinearly to the full image size (`RandomResizedCrop`);
@@ -28,6 +28,9 @@ class Augmentation:
         hue: h in [0, 0.5]; the hue shift is uniformly distributed in [-h, h], as a fraction of a full turn of the color
             wheel.
         grayscale: probability that all three channels are replaced by the luma.
+        blur: probability of a Gaussian blur with a kernel of a tenth of the image size (`GaussianBlur`).
+        blur_sigma: range of the standard deviation of the blur in pixels, uniformly distributed.
+        solarize: probability that all values of at least one half are inverted (`RandomSolarize`).
         affine: probability of the affine map (`RandomAffine`, bilinear, filled with 0).
         degrees: d; the rotation is uniformly distributed in [-d, d].
         translate: t in [0, 1]; each translation is uniformly distributed in [-t * size, t * size], rounded to pixels.
@@ -52,6 +55,9 @@ class Augmentation:
     saturation: float = 0.0
     hue: float = 0.0
     grayscale: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: float = 0.0
     affine: float = 0.0
     degrees: float = 0.0
     translate: float = 0.0
@@ -63,7 +69,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.crop not in ("none", "resized", "padded"):
             raise ValueError(f"crop must be 'none', 'resized' or 'padded', got {self.crop!r}")
-        for name in ("flip", "jitter", "grayscale", "affine", "erase"):
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize", "affine", "erase"):
             self._check_number(name, 0.0, 1.0, "a probability")
         for name in ("brightness", "contrast", "saturation"):
             self._check_number(name, 0.0, math.inf, "a finite number")
@@ -75,6 +81,7 @@ class Augmentation:
         self._check_number("shear", 0.0, math.nextafter(90.0, 0.0), "an angle below 90 degrees")
         self._check_range("scale", 1.0)
         self._check_range("ratio", math.inf)
+        self._check_range("blur_sigma", math.inf)
         self._check_range("zoom", math.inf)
 
     def _check_number(self, name: str, low: float, high: float, description: str) -> None:
@@ -87,6 +94,11 @@ class Augmentation:
         is_pair = isinstance(value, tuple) and len(value) == 2 and all(_is_finite(v) for v in value)
         if not (is_pair and 0.0 < value[0] <= value[1] <= high):
             raise ValueError(f"{name} must be a tuple (low, high) with 0 < low <= high <= {high:g}, got {value!r}")
+
+
+def as_policies(augmentation: Augmentation | tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+    """Return the policies that the views of an image use in turn."""
+    return augmentation if isinstance(augmentation, tuple) else (augmentation,)
 
 
 def _is_finite(value: object) -> bool:

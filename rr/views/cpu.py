@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rr.compute.thread_pool import parallel_for
 from rr.views import cpu_kernel
 from rr.views.checks import check_images, check_parameters, normalization_coefficients
-from rr.views.sampling import ViewParameters
+from rr.views.sampling import ViewParameters, blur_radius
 
 
 def augment(
@@ -64,13 +64,20 @@ def augment(
     images = np.ascontiguousarray(images)
     matrix = parameters.inverse_affine_matrices()
     strip_height = cpu_kernel.rows_per_strip(image_size)
+    has_filters = bool(parameters.blur_sigma.any() or parameters.solarize.any())
+    # The filters come before normalization and erasing, which `filter_range` then does.
+    first_scale, first_offset = (np.ones_like(scale), np.zeros_like(offset)) if has_filters else (scale, offset)
+    first_erase = np.zeros_like(parameters.erase) if has_filters else parameters.erase
 
     def augment_range(start: int, stop: int) -> None:
         p = parameters
         cpu_kernel.augment_range(
             images, start, stop, strip_height, p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale,
-            p.affine, matrix, p.erase, scale, offset, out,
+            p.affine, matrix, first_erase, first_scale, first_offset, out,
         )  # fmt: skip
+        if has_filters:
+            radius = blur_radius(image_size)
+            cpu_kernel.filter_range(out, start, stop, radius, p.blur_sigma, p.solarize, p.erase, scale, offset)
 
     parallel_for(augment_range, num_images, numba.get_num_threads())
     return out

@@ -381,3 +381,83 @@ def augment_range(
                     normalize_and_store(view, strip, grayscale[k, m], scale, offset, out_strips, k, m)
             if erase[k, m, 2] > 0:
                 erase_box(out_rows, k, m, erase)
+
+
+# ----------------------------------------------------------------------------------------------------------- filters
+# A blur needs the rows above and below, so these functions process complete views after `augment_range`.
+
+
+@fast_njit
+def reflect(position, side):
+    """Return the pixel at a position outside the image, which is continued by reflection without its edge."""
+    return side - 1 - abs(side - 1 - abs(position))
+
+
+@fast_njit
+def blur(views, k, m, sigma, weights, padded, rows):
+    """Blur views[k, m], float32 (S, 3 S), like torchvision's gaussian_blur.
+
+    `weights`, float32 (2 * radius + 1,), `padded`, float32 (3 * (S + 2 * radius),), and `rows`, float32 (S, 3 S), are
+    temporary arrays.
+    """
+    side, taps = rows.shape[0], weights.shape[0]
+    radius = taps // 2
+    total = ZERO
+    for t in range(taps):
+        distance = f32(t - radius) / sigma
+        weights[t] = math.exp(f32(-0.5) * distance * distance)
+        total += weights[t]
+    for t in range(taps):
+        weights[t] /= total
+    for y in range(side):
+        for x in range(side + 2 * radius):
+            source = reflect(x - radius, side)
+            for c in range(3):
+                padded[3 * x + c] = views[k, m, y, 3 * source + c]
+        for i in range(3 * side):
+            rows[y, i] = weights[0] * padded[i]
+        for t in range(1, taps):
+            for i in range(3 * side):
+                rows[y, i] += weights[t] * padded[i + 3 * t]
+    for y in range(side):
+        for i in range(3 * side):
+            views[k, m, y, i] = ZERO
+        for t in range(taps):
+            source = reflect(y + t - radius, side)
+            for i in range(3 * side):
+                views[k, m, y, i] += weights[t] * rows[source, i]
+
+
+@fast_njit
+def normalize_in_place(views, k, m, scale, offset):
+    """Normalize views[k, m] with the same rounding as `normalize_and_store`."""
+    for y in range(views.shape[2]):
+        for x in range(views.shape[3]):
+            for c in range(3):
+                views[k, m, y, x, c] = views[k, m, y, x, c] * scale[c] + offset[c]
+
+
+@njit(cache=True, nogil=True)
+def filter_range(views, start, stop, radius, blur_sigma, solarize, erase, scale, offset):
+    """Blur, solarize, normalize and erase all views of images start to stop - 1 in place.
+
+    `views`, float32 (K, M, S, S, 3), is the result of `augment_range` without normalization and erasing. `radius` is
+    that of the blur in pixels. The other arguments are those of `augment_range`.
+    """
+    num_views, num_images, side = views.shape[:3]
+    views_rows = views.reshape((num_views, num_images, side, 3 * side))
+    weights, padded = np.empty(2 * radius + 1, f32), np.empty(3 * (side + 2 * radius), f32)
+    rows = np.empty((side, 3 * side), f32)
+    half = f32(0.5)
+    for m in range(start, stop):
+        for k in range(num_views):
+            if blur_sigma[k, m] > ZERO:
+                blur(views_rows, k, m, blur_sigma[k, m], weights, padded, rows)
+            if solarize[k, m]:
+                for y in range(side):
+                    for i in range(3 * side):
+                        value = views_rows[k, m, y, i]
+                        views_rows[k, m, y, i] = ONE - value if value >= half else value
+            normalize_in_place(views, k, m, scale, offset)
+            if erase[k, m, 2] > 0:
+                erase_box(views_rows, k, m, erase)

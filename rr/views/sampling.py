@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rr.views.augmentation import Augmentation
+from rr.views.augmentation import Augmentation, as_policies
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3
 """The codes in `ViewParameters.jitter_order`, and the columns of `ViewParameters.jitter_factors`."""
@@ -32,6 +32,8 @@ class ViewParameters:
         jitter_factors: float32 (K, M, 4), the factors of brightness, contrast and saturation, and the hue shift.
         jitter_order: int8 (K, M, 4), the order of these four adjustments.
         grayscale: bool (K, M), whether the view is converted to grayscale.
+        blur_sigma: float32 (K, M), the standard deviation of the blur in pixels. 0 means that the view is not blurred.
+        solarize: bool (K, M), whether the view is solarized.
         affine: bool (K, M), whether the affine map applies.
         affine_params: float32 (K, M, 5), the angle in degrees, the horizontal and vertical translation in pixels, the
             zoom factor and the shear in degrees.
@@ -46,6 +48,8 @@ class ViewParameters:
     jitter_factors: NDArray[np.float32]
     jitter_order: NDArray[np.int8]
     grayscale: NDArray[np.bool_]
+    blur_sigma: NDArray[np.float32]
+    solarize: NDArray[np.bool_]
     affine: NDArray[np.bool_]
     affine_params: NDArray[np.float32]
     erase: NDArray[np.int32]
@@ -81,7 +85,7 @@ class ViewParameters:
 
 
 def sample_view_parameters(
-    augmentation: Augmentation,
+    augmentation: Augmentation | tuple[Augmentation, ...],
     seed: int,
     epoch: int,
     image_indices: NDArray[np.int64],
@@ -91,11 +95,11 @@ def sample_view_parameters(
     """Sample the parameters of `num_views` random views of each image.
 
     The distributions are those of torchvision's RandomResizedCrop (including its ten attempts and its central
-    fallback), RandomCrop with padding, RandomHorizontalFlip, ColorJitter, RandomGrayscale, RandomAffine and
-    RandomErasing.
+    fallback), RandomCrop with padding, RandomHorizontalFlip, ColorJitter, RandomGrayscale, GaussianBlur,
+    RandomSolarize, RandomAffine and RandomErasing.
 
     Args:
-        augmentation: the augmentation policy.
+        augmentation: the augmentation policy, or a tuple of policies that the views use in turn.
         seed: in [0, 2**64).
         epoch: in [0, 2**32).
         image_indices: int64 (M,), the index of each image in its dataset, not negative.
@@ -129,26 +133,32 @@ def sample_view_parameters(
         jitter_factors=np.empty((*shape, 4), np.float32),
         jitter_order=np.empty((*shape, 4), np.int8),
         grayscale=np.empty(shape, np.bool_),
+        blur_sigma=np.empty(shape, np.float32),
+        solarize=np.empty(shape, np.bool_),
         affine=np.empty(shape, np.bool_),
         affine_params=np.empty((*shape, 5), np.float32),
         erase=np.empty((*shape, 4), np.int32),
     )
-    a, p = augmentation, parameters
-    sampling_kernel.fill_parameters(
-        np.uint64(seed), np.uint64(epoch), indices.astype(np.int64), int(image_size),
-        ("none", "resized", "padded").index(a.crop), tuple(map(float, a.scale)), tuple(map(float, a.ratio)),
-        round(a.padding * image_size),
-        (float(a.flip), float(a.jitter), float(a.grayscale), float(a.affine), float(a.erase)),
-        (float(a.brightness), float(a.contrast), float(a.saturation), float(a.hue)),
-        (float(a.degrees), float(a.translate * image_size), float(a.zoom[0]), float(a.zoom[1]), float(a.shear)),
-        round(math.sqrt(image_size * image_size * a.erase_area)),
-        p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale, p.affine, p.affine_params, p.erase,
-    )  # fmt: skip
+    p = parameters
+    policies = as_policies(augmentation)
+    for first_view, a in enumerate(policies):
+        sampling_kernel.fill_parameters(
+            np.uint64(seed), np.uint64(epoch), indices.astype(np.int64), int(image_size), first_view, len(policies),
+            ("none", "resized", "padded").index(a.crop), tuple(map(float, a.scale)), tuple(map(float, a.ratio)),
+            round(a.padding * image_size),
+            tuple(map(float, (a.flip, a.jitter, a.grayscale, a.affine, a.erase, a.blur, a.solarize))),
+            (float(a.brightness), float(a.contrast), float(a.saturation), float(a.hue)),
+            tuple(map(float, a.blur_sigma)),
+            (float(a.degrees), float(a.translate * image_size), float(a.zoom[0]), float(a.zoom[1]), float(a.shear)),
+            round(math.sqrt(image_size * image_size * a.erase_area)),
+            p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale, p.blur_sigma, p.solarize, p.affine,
+            p.affine_params, p.erase,
+        )  # fmt: skip
     return parameters
 
 
 def sample_crop_parameters(
-    augmentation: Augmentation,
+    augmentation: Augmentation | tuple[Augmentation, ...],
     seed: int,
     epoch: int,
     image_indices: NDArray[np.int64],
@@ -159,8 +169,16 @@ def sample_crop_parameters(
 
     They equal those of `sample_view_parameters`, except that nothing is cropped. The crops are sorted by view.
     """
-    uncropped = replace(augmentation, crop="none")
+    uncropped = tuple(replace(policy, crop="none") for policy in as_policies(augmentation))
     return sample_view_parameters(uncropped, seed, epoch, image_indices, num_views, image_size).as_single_views()
+
+
+def blur_radius(image_size: int) -> int:
+    """Return how many pixels on each side of a pixel its blurred value depends on.
+
+    As in SimCLR, the kernel has a tenth of the image size, rounded to an odd number, but here at least three pixels.
+    """
+    return min(max(1, image_size // 20), image_size - 1)
 
 
 def _check_integer(name: str, value: int, low: int, stop: int) -> None:

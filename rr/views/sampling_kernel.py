@@ -19,6 +19,7 @@ FACTORS_BLOCK = 11  # brightness, contrast, saturation, hue
 AFFINE_BLOCK = 12  # whether to apply the affine map, angle, horizontal and vertical translation
 AFFINE_BLOCK_2 = 13  # zoom, shear, whether to erase
 ERASE_BLOCK = 14  # top, left
+FILTER_BLOCK = 15  # whether to blur, sigma, whether to solarize
 
 MASK_32 = np.uint64(0xFFFFFFFF)
 SHIFT_32 = np.uint64(32)
@@ -105,22 +106,23 @@ def sample_resized_crop(image_height, image_width, scale, ratio, seed, epoch, in
 
 @njit(cache=True, nogil=True)
 def fill_parameters(
-    seed, epoch, indices, side, crop_kind, scale, ratio, border, probabilities, strengths, affine_ranges, erase_side,
-    crop, flip, jitter, jitter_factors, jitter_order, grayscale, affine, affine_params, erase,
+    seed, epoch, indices, side, first_view, view_step, crop_kind, scale, ratio, border, probabilities, strengths,
+    blur_sigmas, affine_ranges, erase_side, crop, flip, jitter, jitter_factors, jitter_order, grayscale, blur_sigma,
+    solarize, affine, affine_params, erase,
 ):  # fmt: skip
-    """Sample the parameters of all views into the arrays of a `ViewParameters`.
+    """Sample the parameters of every `view_step`-th view from `first_view` into the arrays of a `ViewParameters`.
 
     `seed` and `epoch` (uint64) and `indices` (int64) are arguments of `sampling.sample_view_parameters`; `side` is the
     size of the images. `crop_kind` is 0 for no crop, 1 for a resized crop with the ranges `scale` and `ratio`, and 2
     for a padded crop with a border of `border` pixels. The order of `probabilities` is flip, jitter, grayscale, affine
-    map and erasing; the order of `strengths` is brightness, contrast, saturation and hue. `affine_ranges` are degrees,
-    translation in pixels, lowest and highest zoom, and shear in degrees. `erase_side` is the side of the erased square
-    in pixels.
+    map, erasing, blur and solarization; the order of `strengths` is brightness, contrast, saturation and hue.
+    `blur_sigmas` is the range of the standard deviation of the blur. `affine_ranges` are degrees, translation in
+    pixels, lowest and highest zoom, and shear in degrees. `erase_side` is the side of the erased square in pixels.
     """
     num_views, num_images = flip.shape
-    flip_p, jitter_p, grayscale_p, affine_p, erase_p = probabilities
+    flip_p, jitter_p, grayscale_p, affine_p, erase_p, blur_p, solarize_p = probabilities
     degrees, shift, zoom_low, zoom_high, shear = affine_ranges
-    for view in range(num_views):
+    for view in range(first_view, num_views, view_step):
         for m in range(num_images):
             stream = (seed, epoch, np.uint64(indices[m]), np.uint64(view))
             top, left, height, width = np.int64(0), np.int64(0), np.int64(side), np.int64(side)
@@ -146,6 +148,14 @@ def fill_parameters(
             jitter_factors[view, m, 1] = uniform(w1, max(0.0, 1.0 - strengths[1]), 1.0 + strengths[1])
             jitter_factors[view, m, 2] = uniform(w2, max(0.0, 1.0 - strengths[2]), 1.0 + strengths[2])
             jitter_factors[view, m, 3] = uniform(w3, -strengths[3], strengths[3])
+
+            blur_sigma[view, m] = 0.0
+            solarize[view, m] = False
+            if blur_p > 0.0 or solarize_p > 0.0:
+                w0, w1, w2, _ = philox_block(np.uint64(FILTER_BLOCK), *stream)
+                if uniform01(w0) < blur_p:
+                    blur_sigma[view, m] = uniform(w1, blur_sigmas[0], blur_sigmas[1])
+                solarize[view, m] = uniform01(w2) < solarize_p
 
             affine[view, m] = False
             affine_params[view, m] = (0.0, 0.0, 0.0, 1.0, 0.0)

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rr.views.augmentation import Augmentation
 from rr.views.checks import check_images, check_parameters, normalization_coefficients
-from rr.views.sampling import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
+from rr.views.sampling import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters, blur_radius
 
 
 class EnabledOps(NamedTuple):
@@ -26,13 +27,22 @@ class EnabledOps(NamedTuple):
     jitter: bool
     hue: bool
     grayscale: bool
+    blur: bool
+    solarize: bool
     erase: bool
 
     @classmethod
-    def from_augmentation(cls, augmentation: Augmentation) -> EnabledOps:
-        """Return the operations that a policy may use. They are the same for every batch, as compiled code requires."""
-        a = augmentation
-        return cls(a.affine > 0, a.jitter > 0, a.jitter > 0 and a.hue > 0, a.grayscale > 0, a.erase > 0)
+    def from_policies(cls, policies: Sequence[Augmentation]) -> EnabledOps:
+        """Return the operations that policies may use. They are the same for every batch, as compiled code requires."""
+        return cls(
+            affine=any(a.affine > 0 for a in policies),
+            jitter=any(a.jitter > 0 for a in policies),
+            hue=any(a.jitter > 0 and a.hue > 0 for a in policies),
+            grayscale=any(a.grayscale > 0 for a in policies),
+            blur=any(a.blur > 0 for a in policies),
+            solarize=any(a.solarize > 0 for a in policies),
+            erase=any(a.erase > 0 for a in policies),
+        )
 
 
 def augment(images: Tensor, parameters: ViewParameters, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -57,6 +67,8 @@ def augment(images: Tensor, parameters: ViewParameters, mean: Sequence[float], s
         bool(p.jitter.any()),
         bool(p.jitter.any() and p.jitter_factors[..., HUE].any()),
         bool(p.grayscale.any()),
+        bool(p.blur_sigma.any()),
+        bool(p.solarize.any()),
         bool(p.erase.any()),
     )
     packed_parameters = to_device(pack_parameters(p), images.device)
@@ -71,6 +83,8 @@ _COLUMN_COUNTS = {
     "jitter_factors": 4,
     "jitter_order": 4,
     "grayscale": 1,
+    "blur_sigma": 1,
+    "solarize": 1,
     "affine": 1,
     "matrix": 6,
     "erase": 4,
@@ -78,14 +92,14 @@ _COLUMN_COUNTS = {
 
 
 def pack_parameters(parameters: ViewParameters) -> np.ndarray:
-    """Return all parameters as one float32 (K * M, 26) array, so that one transfer to the device suffices.
+    """Return all parameters as one float32 (K * M, 28) array, so that one transfer to the device suffices.
 
     The integers are small enough to be exact in float32.
     """
     p = parameters
     columns = [
-        p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale, p.affine, p.inverse_affine_matrices(),
-        p.erase,
+        p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale, p.blur_sigma, p.solarize, p.affine,
+        p.inverse_affine_matrices(), p.erase,
     ]  # fmt: skip
     rows = p.num_views * p.num_images
     return np.concatenate([column.reshape(rows, -1).astype(np.float32) for column in columns], axis=1)
@@ -114,7 +128,7 @@ def augment_packed(
 
     Args:
         images: uint8 (M, S, S, 3).
-        packed_parameters: float32 (K * M, 26) from `pack_parameters`, on the device of `images`.
+        packed_parameters: float32 (K * M, 28) from `pack_parameters`, on the device of `images`.
         normalization: float32 (2, 3) from `pack_normalization`, on the device of `images`.
         num_views: number of views per image, K.
         enabled: the operations to run; it must include every operation that a view needs.
@@ -122,7 +136,7 @@ def augment_packed(
     Returns:
         float32 (K * M, 3, S, S) in channels_last memory format, normalized, view-major.
     """
-    crop, flip, jitter, factors, order, grayscale, affine, matrix, erase = packed_parameters.split(
+    crop, flip, jitter, factors, order, grayscale, sigma, solarize, affine, matrix, erase = packed_parameters.split(
         list(_COLUMN_COUNTS.values()), dim=1
     )
     x = _crop_and_flip(images, crop, flip, num_views)
@@ -133,6 +147,10 @@ def augment_packed(
         x = torch.where(jitter[:, :, None] > 0, jittered, x)
     if enabled.grayscale:
         x = torch.where(grayscale[:, :, None] > 0, _luma(x), x)
+    if enabled.blur:
+        x = _blur(x, sigma, blur_radius(images.shape[1]))
+    if enabled.solarize:
+        x = torch.where((solarize[:, :, None] > 0) & (x >= 0.5), 1 - x, x)
     x = x * normalization[0, :, None, None, None] + normalization[1, :, None, None, None]
     if enabled.erase:
         x = torch.where(_box_mask(erase, images.shape[1]), 0.0, x)
@@ -229,6 +247,20 @@ def _adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
     h = torch.remainder(h + 6 * shift, 6)
     ramps = torch.stack([(h - 3).abs() - 1, 2 - (h - 2).abs(), 2 - (h - 4).abs()])
     return low + d * ramps.clamp(0, 1)
+
+
+def _blur(x_3NSS: Tensor, sigma_N1: Tensor, radius: int) -> Tensor:
+    """Blur images like `cpu_kernel.blur`. A standard deviation of 0 leaves an image unchanged."""
+    offset = torch.arange(-radius, radius + 1, device=x_3NSS.device)
+    weights_NT = (-0.5 * (offset / sigma_N1.clamp_min(1e-3)) ** 2).exp()
+    weights_NT = weights_NT / weights_NT.sum(1, keepdim=True)
+    size = x_3NSS.shape[2]
+    for axis in (2, 3):
+        padding = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
+        padded = F.pad(x_3NSS, padding, mode="reflect")
+        taps = range(2 * radius + 1)
+        x_3NSS = sum(weights_NT[:, t, None, None] * padded.narrow(axis, t, size) for t in taps)  # type: ignore[assignment]
+    return x_3NSS
 
 
 def _box_mask(box: Tensor, size: int) -> Tensor:

@@ -23,8 +23,9 @@ from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import slimagenet, tiny_imagenet
 from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem, find_target_problem
-from rr.methods.requirements import find_imported_problem, find_training_problem
+from rr.methods.requirements import find_backbone_problem, find_imported_problem, find_training_problem
 from rr.params import DatasetConfig, Params
+from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid
 from rr.workflow.records import load_record
@@ -83,6 +84,7 @@ def find_grid_problems(params: Params) -> list[str]:
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
     problems = [_find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
     evaluations = list(grid.evaluations(params))
+    problems += [_find_size_problem(params, evaluation) for evaluation in evaluations]
     target_problems = {
         name: find_target_problem(name, *target) if (target := datasets[name]) else None
         for name in dict.fromkeys(evaluation.target for evaluation in evaluations)
@@ -105,8 +107,22 @@ def _find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset:
     if config.kind == "imported":
         problem = find_imported_problem(config, run.backbone)
         return f"methods.{run.method}.path: {problem}" if problem else None
-    problem = dataset and find_training_problem(config, dataset.train_labels, len(dataset.class_names))
+    problem = find_backbone_problem(config, run.backbone)
+    if dataset and not problem:
+        problem = find_training_problem(config, dataset.train_labels, len(dataset.class_names))
     return f"{run.method} cannot be trained on {run.dataset}, because {problem}" if problem else None
+
+
+def _find_size_problem(params: Params, run: paths.EvaluationPaths) -> str | None:
+    """Return why a backbone that was built for one image size cannot be evaluated on a target of another size."""
+    sizes = [params.datasets[name].image_size for name in (run.pretraining.dataset, run.target)]
+    if run.pretraining.backbone in BUILTIN_BACKBONES or sizes[0] == sizes[1]:
+        return None
+    return (
+        f"{run.pretraining.backbone} trained on {run.pretraining.dataset} cannot be evaluated on {run.target}: the "
+        f"backbone is built for images of {sizes[0]} x {sizes[0]} pixels, but the image_size of {run.target} is "
+        f"{sizes[1]}: use the same image_size"
+    )
 
 
 def _read_labels(path: Path) -> KnownDataset:
@@ -132,7 +148,7 @@ def _make_labels(source: Any) -> KnownDataset | None:
 
 
 def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, num_processes: int = 1) -> str | None:
-    """Return why a training step of a run cannot fit in the memory of this machine or its GPU, or None.
+    """Return why the backbone cannot be built or a training step cannot fit in the memory of this machine, or None.
 
     Only a step that certainly does not fit counts as a problem (see `estimate_min_step_bytes`). This loads torch.
 
@@ -150,7 +166,11 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
     dataset = find_known_dataset(params, run.dataset)
     num_images = min(config.batch_size, len(dataset.train_labels)) if dataset else config.batch_size
     num_views, size = max(1, num_images // num_processes) * config.views, params.datasets[run.dataset].image_size
-    needed, available = estimate_min_step_bytes(run.backbone, size, num_views, params.precision), _memory_bytes(device)
+    try:
+        needed = estimate_min_step_bytes(run.backbone, size, num_views, params.precision)
+    except UserError as error:
+        return str(error)
+    available = _memory_bytes(device)
     if needed <= available:
         return None
     place = "this machine" if device == "cpu" else "the GPU"
@@ -171,21 +191,25 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     runs = [run for run in grid.pretrainings(params) if not paths.record_file(run.folder).is_file()]
     different = {(run.dataset, run.backbone, run.method): run for run in runs}  # ignores seeds
     problems = [find_memory_problem(params, run, device) for run in different.values()]
-    needed = sum(estimate_output_bytes(run.backbone) for run in runs)
+    if problems := list(dict.fromkeys(filter(None, problems))):
+        return problems
+    needed = sum(estimate_output_bytes(run.backbone, params.datasets[run.dataset].image_size) for run in runs)
     for name in grid.dataset_names(params):
         if not paths.record_file(paths.DatasetPaths(name).beton_dir).is_file():
             needed += estimate_beton_bytes(params, name)
     num_images = {name: count_images(params, name) for name in grid.dataset_names(params)}
     for extraction in grid.extractions(params):
         if not paths.record_file(extraction.folder).is_file():
-            needed += estimate_features_bytes(extraction.pretraining.backbone, num_images[extraction.target])
+            target = extraction.target
+            size = params.datasets[target].image_size
+            needed += estimate_features_bytes(extraction.pretraining.backbone, size, num_images[target])
     free = shutil.disk_usage(".").free
     if needed > free:
-        problems.append(
+        return [
             f"the betons, weights and features of the grid need {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are "
             "free on the disk of this folder: free some space, or remove datasets from grid.data in params.yaml"
-        )
-    return list(dict.fromkeys(filter(None, problems)))
+        ]
+    return []
 
 
 def estimate_beton_bytes(params: Params, name: str) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 from rr import backbones, methods, paths
 from rr.data.beton import MAX_RESIDENT_BYTES
 from rr.params import Params
+from rr.params.backbones import BUILTIN_BACKBONES
 from rr.pretrain import checkpoint
 from rr.workflow.checks import estimate_image_bytes
 
@@ -63,10 +64,11 @@ def estimate_io(
     history.
     """
     config: Any = params.methods[run.method]
+    image_size = params.datasets[run.dataset].image_size
     image_bytes = num_images * estimate_image_bytes(params.datasets[run.dataset])
     with torch.device("meta"):
-        method = methods.build(config, backbones.build(run.backbone), num_classes)
-    checkpoint_size = checkpoint.estimate_checkpoint_size(method, config.epochs)
+        method = methods.build(config, backbones.build(run.backbone, image_size), num_classes)
+    checkpoint_size = checkpoint.estimate_checkpoint_size(method, config)
     saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
     return IoEstimate(
@@ -88,17 +90,17 @@ def estimate_min_step_bytes(backbone: str, image_size: int, num_views: int, prec
     return 3 * 4 * network.weights + int(num_views * bytes_per_view)
 
 
-def estimate_features_bytes(backbone: str, num_images: int) -> int:
+def estimate_features_bytes(backbone: str, image_size: int, num_images: int) -> int:
     """Return the size in bytes of the features of a number of images, float32."""
-    return 4 * _measure_network(backbone).features * num_images
+    return 4 * _measure_network(backbone, image_size).features * num_images
 
 
-def estimate_output_bytes(backbone: str) -> int:
+def estimate_output_bytes(backbone: str, image_size: int) -> int:
     """Estimate the size in bytes of the outputs of a run: the backbone, and the state before the last epoch.
 
     The state contains the weights and two optimizer moments of each.
     """
-    return (1 + 3) * 4 * _measure_network(backbone).weights
+    return (1 + 3) * 4 * _measure_network(backbone, image_size).weights
 
 
 class _NetworkSize(NamedTuple):
@@ -110,11 +112,11 @@ class _NetworkSize(NamedTuple):
 
 
 @cache
-def _measure_network(name: str, image_size: int = 32) -> _NetworkSize:
+def _measure_network(name: str, image_size: int) -> _NetworkSize:
     """Build a backbone and pass an image through it, without changing torch's random state.
 
-    A large image is replaced by a smaller one, and the number of outputs is extrapolated. The device `meta` is not
-    used, because its forward passes load torch._dynamo, which takes a second.
+    If possible, a large image is replaced by a smaller one, and the number of outputs is extrapolated. The device
+    `meta` is not used, because its forward passes load torch._dynamo, which takes a second.
     """
     num_outputs = 0
 
@@ -122,9 +124,10 @@ def _measure_network(name: str, image_size: int = 32) -> _NetworkSize:
         nonlocal num_outputs
         num_outputs += output.numel()
 
-    side = min(image_size, _MAX_IMAGE_SIZE)
+    # A network that is not of this project is built for one image size.
+    side = min(image_size, _MAX_IMAGE_SIZE) if name in BUILTIN_BACKBONES else image_size
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        backbone = backbones.build(name).eval()
+        backbone = backbones.build(name, side).eval()
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count_outputs)

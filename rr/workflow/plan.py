@@ -70,7 +70,13 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
     extractions = list(grid.extractions(params))
     images = {name: count_images(params, name) for name in datasets}
     features_gigabytes = (
-        sum(estimate_features_bytes(run.pretraining.backbone, images[run.target]) for run in extractions) / 1e9
+        sum(
+            estimate_features_bytes(
+                run.pretraining.backbone, params.datasets[run.target].image_size, images[run.target]
+            )
+            for run in extractions
+        )
+        / 1e9
     )
     lines = [
         format_table(header, rows, text_columns=3),

@@ -70,7 +70,8 @@ def recompute_last_epoch(
     recorded = _read_history(run.history.read_text(encoding="utf-8"))
     torch.manual_seed(job.seed)
     data = open_split(beton, job.dataset, threads=threads)
-    method = methods.build(job.method, backbones.build(job.backbone), job.num_classes).to(device)
+    backbone = backbones.build(job.backbone, job.dataset.image_size)
+    method = methods.build(job.method, backbone, job.num_classes).to(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(job, method, data, Path(folder, "resume.pt"), device, ProcessGroup())
         load_epoch_start(run.last_epoch, method, trainer.optimizer)

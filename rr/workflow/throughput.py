@@ -37,8 +37,8 @@ _FORWARD_PASSES_OF_METHODS = {"rotation": 4 * 3.5, "byol": 3.5 + 1}
 _REPEAT_BELOW_SECONDS = 0.1
 _BASE_SECONDS = 2.5  # for the measurements of `rr plan`; each pair of backbone and image size adds one second
 _KEYS_WITHOUT_EFFECT_ON_SPEED = {
-    "alpha", "covariance_weight", "epochs", "gamma", "invariance_weight", "learning_rate", "lr_decay", "max_iter",
-    "milestones", "momentum", "n_init", "prior_weight", "redundancy_weight", "temperature", "variance_weight",
+    "alpha", "covariance_weight", "epochs", "gamma", "invariance_weight", "learning_rate", "max_iter", "momentum",
+    "momentum_schedule", "n_init", "prior_weight", "redundancy_weight", "schedule", "temperature", "variance_weight",
 }  # fmt: skip
 _STEPS_PER_EPOCH = 50
 
@@ -134,14 +134,14 @@ class _StepSize:
         """The number of pixels of all views, to which most of the time of a step is proportional."""
         return self.images * self.views * self.image_size**2
 
-    def shrink(self, work: int) -> "_StepSize":
+    def shrink(self, work: int, min_image_size: int = _MIN_IMAGE_SIZE) -> "_StepSize":
         """Return a step of about `work` pixels, with fewer images and, if that is not enough, fewer views or pixels.
 
-        At least two images, two views and 32 x 32 pixels remain, unless the step has less.
+        At least two images, two views and `min_image_size` x `min_image_size` pixels remain, unless the step has less.
         """
         images = min(self.images, max(2, work // (self.views * self.image_size**2)))
         views = min(self.views, max(2, work // (images * self.image_size**2)))
-        size = min(self.image_size, max(_MIN_IMAGE_SIZE, math.isqrt(work // (images * views))))
+        size = min(self.image_size, max(min_image_size, math.isqrt(work // (images * views))))
         return _StepSize(images, views, size)
 
 
@@ -164,6 +164,7 @@ class StepTimer:
     ) -> None:
         self.backbone, self.dataset = backbone, dataset
         self.device, self.threads, self.precision = device, threads, precision
+        self.min_image_size = backbone.image_size or _MIN_IMAGE_SIZE
 
     def views_per_second(self, config: Any, num_classes: int, seconds: float) -> float:
         """Return the training speed of a method in views per second, measured for about `seconds`.
@@ -181,7 +182,7 @@ class StepTimer:
         """
         full = _StepSize(config.batch_size, config.views, self.dataset.image_size)
         num_views = full.images * full.views
-        size = full.shrink(_FIRST_WORK)
+        size = full.shrink(_FIRST_WORK, self.min_image_size)
         if self.device != "cpu" or size == full:
             return num_views / self.time_step(config, num_classes, full, seconds / 2)
         if sum(parameter.numel() for parameter in self.backbone.parameters()) > _MAX_TIMED_PARAMETERS:
@@ -191,7 +192,7 @@ class StepTimer:
         seconds_left = start + seconds - time.perf_counter()
         if seconds_left < 2 * small_time:
             return num_views / (small_time * full.work / size.work)
-        large = full.shrink(int(size.work * max(seconds_left / 3 / small_time, 1)))
+        large = full.shrink(int(size.work * max(seconds_left / 3 / small_time, 1)), self.min_image_size)
         large_time = self.time_step(config, num_classes, large, seconds_left / 2)
         time_per_pixel = large_time / large.work
         if large.work > size.work:
@@ -207,7 +208,7 @@ class StepTimer:
         from the last two passes, because reading the weights takes most of the time of a small pass. The measurement
         takes about a second.
         """
-        num_views, image_size = 1, min(_MIN_IMAGE_SIZE, self.dataset.image_size)
+        num_views, image_size = 1, min(self.min_image_size, self.dataset.image_size)
         work, duration = 0, 0.0
         while True:
             last_work, last_duration = work, duration
@@ -319,9 +320,9 @@ def measure_throughput(
     rates: dict[paths.PretrainPaths, float] = {}
     steps_left, num_assumed, backbone = num_steps, 0, None
     for pair, ((name, image_size), same_pair) in enumerate(steps.items()):
-        if backbone is None or backbone.name != name:
+        if backbone is None or backbone.name != name or backbone.image_size not in (None, image_size):
             backbone = None  # free the memory of the last one first
-            backbone = backbones.build(name).to(device)
+            backbone = backbones.build(name, image_size).to(device)
         dataset = Preprocessing(image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         timer = StepTimer(backbone, dataset, device=device, threads=params.threads, precision=params.precision)
         fastest = 0.0  # in forward passes per second, because their number per step differs between methods

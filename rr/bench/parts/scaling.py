@@ -22,11 +22,13 @@ from rr.bench.measure import PartResult, summarize, time_once
 from rr.bench.memory import measure_peak_mib
 from rr.bench.settings import IMAGES, Settings, paper_config
 from rr.compute.device import configure_backends
+from rr.compute.optimizers import make_optimizer
 from rr.data import beton
 from rr.evaluate import class_metrics, linear
 from rr.gallery.search import find_nearest
 from rr.params import LinearConfig
 from rr.params.loading import load_params
+from rr.params.methods import TrainableConfig
 from rr.workflow.plan import format_plan
 
 _NUM_FEATURES, _NUM_TEST_IMAGES, _NUM_QUERIES, _REPEATS = 64, 2_000, 10, 3
@@ -103,8 +105,10 @@ def _make_read(num_images: int, folder: Path) -> Callable[[], object]:
 
 def _make_training_step(num_views: int, folder: Path) -> Callable[[], object]:
     """Return a function that computes the relation loss of Conv-4 and updates the weights, without making views."""
-    method = methods.build(paper_config("relational", num_views, IMAGES), backbones.build("conv4"), 10).train()
-    optimizer, _ = method.configure_optimizer(1)
+    config = paper_config("relational", num_views, IMAGES)
+    assert isinstance(config, TrainableConfig)
+    method = methods.build(config, backbones.build("conv4"), 10).train()
+    optimizer = make_optimizer(config.optimizer, [(method.parameters(), config.learning_rate)])
     views, labels = torch.randn(num_views * IMAGES, 3, 32, 32), torch.arange(IMAGES)
 
     def step() -> None:

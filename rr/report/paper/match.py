@@ -10,7 +10,7 @@ from typing import Any
 
 from rr.report.grouping import group_by
 from rr.report.inputs.collect import TRAINED_CLASSIFIER, EvaluationResult, GridResults
-from rr.report.paper.published import PublishedResult
+from rr.report.paper.published import LIGHTLY, PublishedResult
 from rr.report.paper.settings import Deviation, find_deviations
 from rr.report.statistics import MeanStd, mean_std
 
@@ -70,7 +70,7 @@ def is_comparable(
         method_settings: settings of our pretraining.
         protocol_settings: settings of our evaluation.
     """
-    if protocol_settings["kind"] != published.protocol or protocol_settings["label_fraction"] != 1:
+    if protocol_settings["kind"] != published.protocol or protocol_settings.get("label_fraction", 1) != 1:
         return False
     kind, head = published.method, "relation"
     if kind in ("dot", "encoder-dot"):
@@ -82,7 +82,7 @@ def is_comparable(
         label_fraction = published.label_fraction or 0.0
         required = {"head": head, "aggregation": "cat", "loss": "focal", "label_fraction": label_fraction}
     elif kind == "simclr":
-        required = {"loss": "log-mean-prob"}
+        required = {"loss": "nt-xent" if published.table == LIGHTLY else "log-mean-prob"}
     return all(method_settings[key] == value for key, value in required.items())
 
 

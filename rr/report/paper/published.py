@@ -1,5 +1,7 @@
 """The paper's results from `paper.csv`: one per row, with its source and how reliable it is.
 
+The last rows are results of lightly for methods that are not in the paper, or with another recipe than the paper's.
+
 The tables contain the values of version 1 on arXiv. "Heads" is the head ablation of the final version. "Appendix B"
 lists results that are believed to be in the appendix, but whose values could not be recovered. The comparisons of
 aggregation functions and of losses have no rows, because even their backbones and datasets are unknown.
@@ -14,12 +16,16 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 PAPER_SEEDS = 3  # number of seeds behind every mean of the paper
+LIGHTLY = "lightly"  # the table of the results that are not the paper's
 PAPER_CSV = Path(__file__).with_name("paper.csv")
 
-TableName = Literal["Table 1", "Table 2", "Table 3", "Heads", "Figure 2a", "Figure 2b", "Figure 2c", "Appendix B"]
+TableName = Literal[
+    "Table 1", "Table 2", "Table 3", "Heads", "Figure 2a", "Figure 2b", "Figure 2c", "Appendix B", "lightly"
+]  # fmt: skip
 MethodKind = Literal[
-    "supervised", "random", "deepcluster", "rotation", "infomax", "simclr", "relational", "dot", "encoder-dot"
-]
+    "supervised", "random", "deepcluster", "rotation", "infomax", "simclr", "relational", "dot", "encoder-dot", "byol",
+    "barlow",
+]  # fmt: skip
 DatasetName = Literal["cifar10", "cifar100", "cifar100-20", "tiny-imagenet", "slimagenet64", "stl10", "stl10-unlabeled"]
 # "digitized": read from a plot. "not given": missing in the paper; the report prints "n/a". "not recovered": believed
 # to exist, but no source is available.
@@ -35,6 +41,8 @@ _DISPLAY_NAMES = {
     "relational": "Relational",
     "dot": "Dot product",
     "encoder-dot": "Encoder + dot product",
+    "byol": "BYOL",
+    "barlow": "Barlow Twins",
     "conv4": "Conv-4",
     "resnet8": "ResNet-8",
     "resnet32": "ResNet-32",
@@ -52,7 +60,7 @@ _DISPLAY_NAMES = {
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One result of the paper: mean and standard deviation over three seeds, measured in `unit`.
+    """One result of the paper: mean and standard deviation over `seeds` seeds, measured in `unit`.
 
     `views` (K) and `label_fraction` are set only in the studies that vary them.
     """
@@ -62,10 +70,10 @@ class PublishedResult:
     experiment: Annotated[str, Field(pattern="^[A-Z][1-9]$")]
     table: TableName
     method: MethodKind
-    backbone: Literal["conv4", "resnet8", "resnet32", "resnet34", "resnet56"]
+    backbone: Literal["conv4", "resnet8", "resnet32", "resnet34", "resnet56", "resnet18-cifar"]
     dataset: DatasetName
     target: DatasetName
-    protocol: Literal["linear", "finetune"]
+    protocol: Literal["linear", "finetune", "knn"]
     views: Annotated[int, Field(ge=2)] | None
     label_fraction: Annotated[float, Field(ge=0, le=1)] | None
     mean: float | None
@@ -73,6 +81,11 @@ class PublishedResult:
     unit: Literal["percent", "points above K = 2", "points above conv4"]
     status: Status
     source: Annotated[str, Field(min_length=1)]
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds behind the result."""
+        return 1 if self.table == LIGHTLY else PAPER_SEEDS
 
     @property
     def is_accuracy_of_network(self) -> bool:

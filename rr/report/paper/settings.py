@@ -1,12 +1,12 @@
-"""The settings of the paper's runs, and the deviations of our runs from them.
+"""The settings of the paper's runs and of those of lightly, and the deviations of our runs from them.
 
 The sources are the authors' code and README (mpatacchiola/self-supervised-relational-reasoning), and for K the text of
-the paper.
+the paper. The settings of lightly are those of its cifar10_benchmark.py at commit 42a6a92.
 """
 
 from typing import Any, NamedTuple
 
-from rr.report.paper.published import PublishedResult
+from rr.report.paper.published import LIGHTLY, PublishedResult
 
 _VIEWS = {("resnet32", "tiny-imagenet"): 16, ("resnet34", "stl10-unlabeled"): 25}
 _CROP_FLIP = {"crop": "padded", "padding": 0.125, "flip": 0.5}
@@ -22,31 +22,62 @@ _AFFINE = {
 # The settings of each operation of an augmentation. They have no effect if the operation is disabled.
 _OPERATIONS = {
     "resized": ("scale", "ratio"), "padded": ("padding",), "flip": (), "grayscale": (),
-    "jitter": ("brightness", "contrast", "saturation", "hue"),
+    "jitter": ("brightness", "contrast", "saturation", "hue"), "blur": ("blur_sigma",), "solarize": (),
     "affine": ("degrees", "translate", "zoom", "shear"), "erase": ("erase_area",),
 }  # fmt: skip
-_ADAM = {"batch_size": 128, "learning_rate": 0.001}
+# The recipe of every method but supervised training.
+_RECIPE: dict[str, Any] = {
+    "second_augmentation": None, "optimizer": {"kind": "adam", "weight_decay": 0.0},
+    "schedule": {"kind": "constant", "warmup_epochs": 0},
+}  # fmt: skip
+_ADAM = {"batch_size": 128, "learning_rate": 0.001, **_RECIPE}
+_PROJECTOR = {"projector_layers": 2, "projector_output_norm": False}
 _METHODS: dict[str, dict[str, Any]] = {
     "supervised": {
-        "augmentation": _CROP_FLIP, "views": 1, "batch_size": 128, "learning_rate": 0.1, "momentum": 0.9,
-        "milestones": [0.5, 0.75], "lr_decay": 0.1,
+        "augmentation": _CROP_FLIP, "views": 1, "batch_size": 128, "learning_rate": 0.1, "second_augmentation": None,
+        "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.0},
+        "schedule": {"kind": "steps", "warmup_epochs": 0, "milestones": [0.5, 0.75], "lr_decay": 0.1},
     },
     "random": {},
     "deepcluster": {"augmentation": _CROP_FLIP, **_ADAM, "hidden_dim": 256, "n_init": 5, "max_iter": 30},
     "rotation": {"augmentation": _CROP_FLIP, "views": 1, **_ADAM},
-    "infomax": {"augmentation": {"flip": 0.5}, "batch_size": 128, "learning_rate": 0.0001, "prior_weight": 0.1},
+    "infomax": {"augmentation": {"flip": 0.5}, **_ADAM, "learning_rate": 0.0001, "prior_weight": 0.1},
     "simclr": {
         "augmentation": _STRONG, "views": 2, **_ADAM, "temperature": 0.5, "hidden_dim": 256, "projection_dim": 64,
+        **_PROJECTOR,
     },
     "relational": {
-        "augmentation": _STRONG, "batch_size": 64, "learning_rate": 0.001, "gamma": 2.0, "alpha": 0.5,
+        "augmentation": _STRONG, **_RECIPE, "batch_size": 64, "learning_rate": 0.001, "gamma": 2.0, "alpha": 0.5,
         "negatives": "roll",
     },
+}  # fmt: skip
+_LIGHTLY_COMMON: dict[str, Any] = {
+    "augmentation": _STRONG | {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+    "second_augmentation": None, "epochs": 200, "batch_size": 128, "learning_rate": 0.06,
+    "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.0005},
+    "schedule": {"kind": "cosine", "warmup_epochs": 0}, **_PROJECTOR,
+}  # fmt: skip
+_LIGHTLY: dict[str, dict[str, Any]] = {
+    "simclr": {
+        **_LIGHTLY_COMMON, "temperature": 0.5, "hidden_dim": 512, "projection_dim": 128, "projector_output_norm": True,
+    },
+    # Our loss is twice that of lightly. Half the learning rate and twice the weight decay give the same steps.
+    "byol": {
+        **_LIGHTLY_COMMON, "learning_rate": 0.03, "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.001},
+        "momentum": 0.99, "momentum_schedule": "constant", "hidden_dim": 1024, "projection_dim": 256,
+    },
+    "barlow": {**_LIGHTLY_COMMON, "redundancy_weight": 0.005, "hidden_dim": 2048, "projection_dim": 2048},
 }  # fmt: skip
 # The number of epochs of finetuning is unknown, so it is not compared.
 _PROTOCOLS: dict[str, dict[str, Any]] = {
     "linear": {"epochs": 100, "batch_size": 128, "learning_rate": 0.001},
-    "finetune": {"augmentation": _AFFINE, "backbone_lr": 0.001, "classifier_lr": 0.0001, "weight_decay": 0.00001},
+    "finetune": {
+        "augmentation": _AFFINE,
+        "backbone_lr": 0.001,
+        "classifier_lr": 0.0001,
+        "optimizer": {"kind": "adam", "weight_decay": 0.00001},
+    },
+    "knn": {"neighbors": 200, "temperature": 0.1},
 }
 _BUDGET = {"epochs", "views"}
 _SYMBOLS = {"batch_size": "M", "views": "K"}
@@ -122,6 +153,11 @@ KNOWN_DEVIATIONS = (
         "K views of each image in a mini-batch (the paper gives no details)",
         {"table": "Figure 2b", "method": "supervised"},
     ),
+    KnownDeviation(
+        "lightly’s benchmark",
+        "last epoch (lightly: the best epoch on the test set), and both views in one batch norm",
+        {"table": LIGHTLY},
+    ),
 )
 
 
@@ -157,7 +193,7 @@ def find_deviations(
                 if _enabled_operations(ours or {}) != _enabled_operations(theirs):
                     deviations.append(Deviation(f"different {prefix}augmentation", False))
             elif ours != theirs:
-                text = _describe_deviation(prefix, key, ours, theirs)
+                text = _describe_deviation(prefix, key, ours, theirs, published)
                 deviations.append(Deviation(text, key in _BUDGET and (ours or 0) < theirs))
     if precision != "float32":
         deviations.append(Deviation("mixed precision", False))
@@ -168,7 +204,9 @@ def find_deviations(
 
 
 def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
-    """Return the settings with which the paper trained a method of this kind for a result."""
+    """Return the settings with which the paper, or lightly, trained a method of this kind for a result."""
+    if published.table == LIGHTLY:
+        return _LIGHTLY[kind]
     if kind == "random":
         return {}
     expected = {"epochs": 300 if published.dataset == "stl10-unlabeled" else 200, **_METHODS[kind]}
@@ -191,9 +229,17 @@ def _enabled_operations(augmentation: dict[str, Any]) -> dict[str, Any]:
     return {key: augmentation.get(key) for name in names for key in (name, *_OPERATIONS[name])}
 
 
-def _describe_deviation(prefix: str, key: str, ours: Any, theirs: Any) -> str:
+def _describe_deviation(prefix: str, key: str, ours: Any, theirs: Any, published: PublishedResult) -> str:
     if key == "epochs":
         return f"{ours} of {theirs} {prefix}epochs"
     name = f"{prefix}{_SYMBOLS.get(key, key.replace('_', ' '))}"
-    ours, theirs = (f"{value:g}" if isinstance(value, (int, float)) else value for value in (ours, theirs))
-    return f"{name} = {ours} (paper: {theirs})"
+    source = "lightly" if published.table == LIGHTLY else "paper"
+    return f"{name} = {_format_setting(ours)} ({source}: {_format_setting(theirs)})"
+
+
+def _format_setting(value: Any) -> str:
+    """Return a setting as text, such as `sgd, momentum 0.9, weight decay 0` for an optimizer."""
+    if isinstance(value, dict):
+        others = (f"{key.replace('_', ' ')} {_format_setting(item)}" for key, item in value.items() if key != "kind")
+        return ", ".join(filter(None, [value.get("kind"), *others]))
+    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

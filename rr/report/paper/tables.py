@@ -7,7 +7,7 @@ from rr.report.formatting import format_difference, format_mean_std, format_two_
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
-from rr.report.paper.published import PAPER_SEEDS, PublishedResult, display_name, load_published
+from rr.report.paper.published import LIGHTLY, PublishedResult, display_name, load_published
 from rr.report.paper.verdict import Verdict, judge
 from rr.report.statistics import MeanStd
 from rr.report.text_table import TextTable, numeric_columns, text_table
@@ -18,6 +18,7 @@ TITLES = {
     "Table 3": "Table 3: linear evaluation on SlimageNet64",
     "Heads": "The head ablation, ResNet-32",
     "Appendix B": "Results of the appendix whose values could not be recovered",
+    LIGHTLY: "Not in the paper: lightly’s benchmark, kNN with k = 200, ResNet-18 (one run, best of 200 epochs)",
 }
 _SUPERVISED_NOTE = (
     "Supervised results on the dataset of the training are those of the trained network with its own linear layer. The "
@@ -43,7 +44,7 @@ class ComparisonCell:
         """The paper's result, or None if its value is unknown."""
         if self.published is None or self.published.mean is None:
             return None
-        return MeanStd(self.published.mean, self.published.std, PAPER_SEEDS)
+        return MeanStd(self.published.mean, self.published.std, self.published.seeds)
 
     @property
     def our_text_with_seeds(self) -> str:

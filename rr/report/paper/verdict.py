@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from rr.report.formatting import format_count
 from rr.report.paper.match import Match
-from rr.report.paper.published import PAPER_SEEDS, PublishedResult
+from rr.report.paper.published import PublishedResult
 from rr.report.paper.welch import CONFIDENCE, welch_interval
 from rr.report.statistics import MeanStd
 
@@ -65,7 +65,7 @@ def judge(published: PublishedResult, match: Match | None) -> Verdict:
         return Verdict.TOO_FEW_SEEDS
     if published.std is None or published.status != "confirmed":
         return Verdict.NOT_CONFIRMED
-    low, high = welch_interval(match.value, MeanStd(published.mean, published.std, PAPER_SEEDS))
+    low, high = welch_interval(match.value, MeanStd(published.mean, published.std, published.seeds))
     return Verdict.ABOVE if low > 0 else Verdict.BELOW if high < 0 else Verdict.AGREES
 
 

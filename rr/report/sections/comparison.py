@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rr.report.formatting import format_count, join_words
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.averages import abstract_averages
+from rr.report.paper.published import LIGHTLY
 from rr.report.paper.studies import Study, build_studies
 from rr.report.paper.tables import TITLES, ComparisonCell, ComparisonTable, comparison_table
 from rr.report.paper.verdict import COMPARED, Verdict, describe_chance, explain_verdicts
@@ -24,7 +25,7 @@ class Comparison:
         verdicts: the meaning of each verdict.
         tables: the tables for which we have at least one result.
         missing: a sentence on the tables for which we have no result.
-        averages: the sentences on the averages of the abstract.
+        averages: the sentences on the averages of the abstract; empty if no run corresponds to a result of the paper.
         studies: the studies of which the grid has at least two points.
     """
 
@@ -48,7 +49,7 @@ def build_comparison(results: GridResults) -> Comparison | None:
     missing = [
         name.replace("Heads", "the head ablation")
         for name, table in tables.items()
-        if not table.matched_cells and name != "Appendix B"
+        if not table.matched_cells and name not in ("Appendix B", LIGHTLY)
     ]
     verdicts = _distinct_verdicts([cell for table in matched for cell in table.matched_cells])
     return Comparison(
@@ -58,7 +59,7 @@ def build_comparison(results: GridResults) -> Comparison | None:
         explain_verdicts(_COUNTED),
         matched,
         f"No run of this grid corresponds to {join_words(missing, 'or')}." if missing else "",
-        abstract_averages(tables["Table 1"]),
+        abstract_averages(tables["Table 1"]) if [table.name for table in matched] != [LIGHTLY] else [],
         studies,
     )
 
@@ -68,7 +69,7 @@ def _distinct_verdicts(cells: Sequence[ComparisonCell]) -> list[Verdict]:
     distinct = {
         (cell.published.method, cell.published.backbone, cell.published.dataset, cell.published.target): cell.verdict
         for cell in cells
-        if cell.published
+        if cell.published and cell.published.table != LIGHTLY
     }
     return [verdict for verdict in distinct.values() if verdict in _COUNTED]
 

@@ -3,7 +3,6 @@
 import copy
 import math
 from itertools import pairwise
-from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from rr import backbones
-from rr.params import BackboneName
+from rr.params.backbones import BUILTIN_BACKBONES
 
 # Number of parameters of the first convolution block and of stages 1, 2 and 3.
 STAGE_PARAMETERS = {
@@ -35,8 +34,8 @@ def count_parameters(modules: list[nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", get_args(BackboneName))
-def test_every_backbone_in_params_can_be_built(name: str) -> None:
+@pytest.mark.parametrize("name", BUILTIN_BACKBONES)
+def test_every_builtin_backbone_can_be_built(name: str) -> None:
     with torch.device("meta"):
         backbone = backbones.build(name)
         features, maps = backbone.eval().forward_with_local_maps(torch.empty(2, 3, 64, 64))
@@ -47,9 +46,22 @@ def test_every_backbone_in_params_can_be_built(name: str) -> None:
 
 
 def test_unknown_name_raises() -> None:
-    for name in ("vgg16", "resnet20", ""):
-        with pytest.raises(ValueError, match=r"unknown backbone .*; use one of conv4, resnet8"):
+    for name in ("resnet20", "squeezenet1_0", "timm-", "timm-a.b", ""):
+        with pytest.raises(ValueError, match=r"unknown backbone "):
             backbones.build(name)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_cifar_stem_keeps_the_resolution(name: str) -> None:
+    backbone, plain = backbones.build(f"{name}-cifar"), backbones.build(name)
+    assert backbone.conv1.weight.shape == (64, 3, 3, 3)
+    _, maps = backbone.eval().forward_with_local_maps(random_images(2, 32))
+    assert maps.shape == (2, 64, 32, 32)
+    shapes = {key: value.shape for key, value in plain.state_dict().items() if key != "conv1.weight"}
+    ours = {key: value.shape for key, value in backbone.state_dict().items() if key != "conv1.weight"}
+    assert ours == shapes
+    # The standard deviation of the initial weights is that of torchvision: sqrt(2 / fan_out).
+    assert backbone.conv1.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("name", STAGE_PARAMETERS)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from rr.bench import alternating, memory, reference
 from rr.bench.measure import Candidate, Timing, summarize, time_interleaved
 from rr.bench.parts import busy, gpu
 from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings, paper_config
+from rr.compute.optimizers import make_optimizer
 from rr.errors import UserError
 from rr.views import make_views
 from rr.workflow.throughput import StopTraining
@@ -50,11 +52,12 @@ def train_both(
     If `same_weights` is true, each step starts from the weights of the reference, and the gradients are also compared.
     """
     torch.manual_seed(0)
-    rr_model = methods.build(paper_config(method, views, images), backbones.build("conv4"), 10)
+    config: Any = paper_config(method, views, images)
+    rr_model = methods.build(config, backbones.build("conv4"), 10)
     reference_model = reference.build_model(method, 10)
     copy_weights(rr_model, reference_model)
     rr_model.to(dtype), reference_model.to(dtype)
-    optimizer, _ = rr_model.configure_optimizer(100)
+    optimizer = make_optimizer(config.optimizer, [(rr_model.parameters(), config.learning_rate)])
     labels = torch.arange(images) % 10
     losses, errors = [], []
     for step in range(STEPS):

@@ -24,6 +24,7 @@ from rr.views.sampling_kernel import sample_resized_crop
 SIZE, FIRST_ROW, SEED = 24, 100, 7
 SHAPES = [(40, 60), (60, 40), (40, 40), (15, 90), (90, 15), (10, 12), (41, 53), (24, 24)]  # height, width
 CROP = Augmentation(crop="resized")
+SMALL_CROP = Augmentation(crop="resized", scale=(0.05, 0.1), ratio=(1.0, 1.5))
 PAPER = Augmentation(**PAPER_AUGMENTATION)  # type: ignore[arg-type]
 DATASET = Preprocessing(SIZE, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3), stored_size=64)
 
@@ -55,21 +56,21 @@ def collect(batches: object) -> np.ndarray:
     return np.concatenate([np.array(images) for images, _ in batches])  # type: ignore[attr-defined]
 
 
-def box_of(shape: tuple[int, int], index: int, epoch: int, view: int) -> tuple[int, ...]:
+def box_of(shape: tuple[int, int], index: int, epoch: int, view: int, policy: Augmentation = CROP) -> tuple[int, ...]:
     numbers = (np.uint64(value) for value in (SEED, epoch, index, view))
-    return sample_resized_crop(*shape, CROP.scale, CROP.ratio, *numbers)
+    return sample_resized_crop(*shape, policy.scale, policy.ratio, *numbers)
 
 
 @pytest.mark.slow
 def test_crops_are_those_of_torchvision(photographs: Photographs) -> None:
     order = np.array([5, 0, 3, 4, 1, 2, 7, 6])
-    crops = collect(photographs.random_crops(order, 3, CROP, SEED, 2**32 - 1, 4))
+    crops = collect(photographs.random_crops(order, 3, (CROP, SMALL_CROP), SEED, 2**32 - 1, 4))
     assert crops.shape == (8, 4, SIZE, SIZE, 3)
     images = make_images()
     for row, position in enumerate(order):
         image = torch.from_numpy(images[position]).permute(2, 0, 1).float()
         for view in range(4):
-            box = box_of(SHAPES[position], FIRST_ROW + position, 2**32 - 1, view)
+            box = box_of(SHAPES[position], FIRST_ROW + position, 2**32 - 1, view, (CROP, SMALL_CROP)[view % 2])
             expected = F.resized_crop(image, *box, [SIZE, SIZE], antialias=True).permute(1, 2, 0).numpy()
             assert np.abs(crops[row, view] - expected).max() <= 0.5 + 1e-3
 
@@ -96,15 +97,15 @@ def test_images_are_centered_if_no_crops_are_taken(photographs: Photographs) -> 
 @pytest.mark.slow
 def test_crops_depend_only_on_seed_epoch_image_and_view(photographs: Photographs, tmp_path: Path) -> None:
     order = np.arange(8)
-    crops = collect(photographs.random_crops(order, 8, CROP, SEED, 1, 3))
+    crops = collect(photographs.random_crops(order, 8, (CROP,), SEED, 1, 3))
     shuffled = np.array([6, 1, 4])
-    assert np.array_equal(collect(photographs.random_crops(shuffled, 2, CROP, SEED, 1, 3)), crops[shuffled])
-    assert np.array_equal(collect(photographs.random_crops(order, 8, CROP, SEED, 1, 2)), crops[:, :2])
+    assert np.array_equal(collect(photographs.random_crops(shuffled, 2, (CROP,), SEED, 1, 3)), crops[shuffled])
+    assert np.array_equal(collect(photographs.random_crops(order, 8, (CROP,), SEED, 1, 2)), crops[:, :2])
     other = Photographs(photographs.path, SIZE, threads=1)
-    assert np.array_equal(collect(other.random_crops(order, 5, CROP, SEED, 1, 3)), crops)
+    assert np.array_equal(collect(other.random_crops(order, 5, (CROP,), SEED, 1, 3)), crops)
     for changed in (
-        collect(photographs.random_crops(order, 8, CROP, SEED, 2, 3)),
-        collect(photographs.random_crops(order, 8, CROP, SEED + 1, 1, 3)),
+        collect(photographs.random_crops(order, 8, (CROP,), SEED, 2, 3)),
+        collect(photographs.random_crops(order, 8, (CROP,), SEED + 1, 1, 3)),
     ):
         assert (changed != crops).any(axis=(1, 2, 3, 4)).all()
     assert not np.array_equal(crops[:, 0], crops[:, 1])
@@ -133,7 +134,7 @@ def test_loader_augments_the_crops(photographs: Photographs, on_device: bool) ->
         positions = order[start : start + 3]
         start += len(positions)
         views = loader.augment(*batch.inputs)
-        crops = collect(photographs.random_crops(positions, 3, PAPER, SEED, 4, 3))
+        crops = collect(photographs.random_crops(positions, 3, (PAPER,), SEED, 4, 3))
         for view in range(3):
             expected = make_views(
                 crops[:, view], FIRST_ROW + positions, augmentation=uncropped, seed=SEED, epoch=4, num_views=3,

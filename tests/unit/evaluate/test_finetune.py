@@ -19,6 +19,7 @@ from rr.evaluate import finetune
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.target import Target
 from rr.params import DatasetConfig, FinetuneConfig, ShapesSource
+from rr.params.optimizers import CONSTANT, AdamConfig, StepsScheduleConfig
 from rr.paths import PretrainPaths
 from rr.views import Augmentation, make_views
 
@@ -36,7 +37,8 @@ PAPER = Augmentation(
 def make_config(**changes: object) -> FinetuneConfig:
     values = {
         "label_fraction": 1.0, "augmentation": PAPER, "epochs": 4, "batch_size": 16, "backbone_lr": 0.003,
-        "classifier_lr": 0.01, "weight_decay": 1e-4, "milestones": [0.5], "lr_decay": 0.1,
+        "classifier_lr": 0.01, "optimizer": AdamConfig(kind="adam", weight_decay=1e-4),
+        "schedule": StepsScheduleConfig(kind="steps", warmup_epochs=0, milestones=[0.5], lr_decay=0.1),
     }  # fmt: skip
     return FinetuneConfig(kind="finetune", **(values | changes))
 
@@ -113,10 +115,12 @@ def test_matches_direct_implementation(splits: tuple[Beton, Beton]) -> None:
 
 def test_learns_reproducibly(splits: tuple[Beton, Beton]) -> None:
     backbone = build_backbone()
-    probabilities, metrics = train_and_predict(splits, backbone, epochs=20, augmentation=Augmentation(), milestones=[])
+    probabilities, metrics = train_and_predict(
+        splits, backbone, epochs=20, augmentation=Augmentation(), schedule=CONSTANT
+    )
     assert metrics["train_accuracy"] > 0.8
     probabilities_again, metrics_again = train_and_predict(
-        splits, backbone, epochs=20, augmentation=Augmentation(), milestones=[]
+        splits, backbone, epochs=20, augmentation=Augmentation(), schedule=CONSTANT
     )
     assert np.array_equal(probabilities_again, probabilities)
     assert metrics_again == metrics

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from rr import backbones, methods, params
+from rr.compute.optimizers import make_optimizer
 from rr.methods.barlow import barlow_twins_loss
 from rr.methods.base import Method
 from rr.methods.byol import BYOL, byol_loss
 from rr.methods.simclr import simclr_loss
 from rr.methods.similarity import count_nearest_matches
 from rr.methods.vicreg import vicreg_loss
+from rr.params.optimizers import ADAM
 from rr.views.augmentation import Augmentation
 
 COMMON = {"augmentation": Augmentation(), "batch_size": 16, "epochs": 1, "learning_rate": 0.001}
@@ -229,13 +231,12 @@ def test_num_parameters(config: params.MethodConfig, features: int, parameters: 
     method = methods.build(config, backbone, num_classes=10)
     predictor = 33_600 if config.kind == "byol" else 0
     assert sum(p.numel() for p in method.parameters() if p.requires_grad) == parameters + predictor
-    assert method.configure_optimizer(1)[0].param_groups[0]["lr"] == 0.001
 
 
 @every_method
 def test_loss_falls_on_fixed_images(config: params.MethodConfig) -> None:
     method, views, labels = build(config), two_views(), torch.full((16,), -1)
-    optimizer, _ = method.configure_optimizer(1)
+    optimizer = torch.optim.Adam(method.parameters(), 0.001)
     losses = []
     for _ in range(30):
         loss, statistics = method.loss(views, labels, ())
@@ -277,7 +278,9 @@ def test_byol_target_starts_as_a_copy_and_receives_no_gradient() -> None:
     loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in target)
     assert all(p.grad is not None for p in [*online, *method.predictor.parameters()])
-    trained = {id(p) for group in method.configure_optimizer(1)[0].param_groups for p in group["params"]}
+    trained = {
+        id(p) for group in make_optimizer(ADAM, [(method.parameters(), 0.1)]).param_groups for p in group["params"]
+    }
     assert trained == {id(p) for p in [*online, *method.predictor.parameters()]}
 
 
@@ -308,7 +311,7 @@ def test_byol_target_is_a_moving_average(momentum: float, expected: float) -> No
 
 def test_byol_target_is_in_the_state_dict() -> None:
     trained, restored = byol(0.9), byol(0.9)
-    optimizer, _ = trained.configure_optimizer(1)
+    optimizer = make_optimizer(ADAM, [(trained.parameters(), 0.001)])
     trained.loss(two_views(), torch.full((16,), -1), ())[0].backward()
     optimizer.step()
     trained.after_step()
@@ -316,3 +319,48 @@ def test_byol_target_is_in_the_state_dict() -> None:
     assert all(map(torch.equal, trained.target.state_dict().values(), restored.target.state_dict().values()))
     assert not all(map(torch.equal, trained.target.parameters(), byol(0.9).target.parameters()))
     assert all(not p.requires_grad for p in restored.target.parameters())
+
+
+@pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.9), (0.5, 0.95), (1.0, 1.0)])
+def test_byol_momentum_rises_to_one(progress: float, expected: float) -> None:
+    method = build(CONFIGS["byol"].model_copy(update={"momentum": 0.9, "momentum_schedule": "cosine"}))
+    assert isinstance(method, BYOL)
+    with torch.no_grad():
+        for parameter in [*method.backbone.parameters(), *method.projector.parameters()]:
+            parameter.fill_(0)
+        for parameter in method.target.parameters():
+            parameter.fill_(1)
+    method.progress = progress
+    method.after_step()
+    for parameter in method.target.parameters():
+        torch.testing.assert_close(parameter, torch.full_like(parameter, expected))
+
+
+def test_projector_has_the_requested_layers() -> None:
+    changes = {"projector_layers": 3, "projector_output_norm": True, "hidden_dim": 5, "projection_dim": 7}
+    projector = build(CONFIGS["barlow"].model_copy(update=changes)).projector
+    sizes = [tuple(layer.weight.shape) for layer in projector if isinstance(layer, torch.nn.Linear)]
+    assert sizes == [(5, 64), (5, 5), (7, 5)]
+    norms = [layer.num_features for layer in projector if isinstance(layer, torch.nn.BatchNorm1d)]
+    assert norms == [5, 5, 7]
+    assert isinstance(projector[-1], torch.nn.BatchNorm1d)
+    one = build(CONFIGS["barlow"].model_copy(update={"projector_layers": 1})).projector
+    assert [type(layer).__name__ for layer in one] == ["Linear"]
+
+
+@pytest.mark.parametrize("name", ["nt-xent", "byol", "vicreg", "barlow"])
+def test_losses_and_gradients_equal_those_of_lightly(name: str) -> None:
+    """lightly is installed with the extra `bench`. Its BYOL loss is the negative cosine similarity."""
+    lightly = pytest.importorskip("lightly.loss")
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "nt-xent": lightly.NTXentLoss(temperature=0.5),
+        "byol": lambda first, second: 2 + 2 * lightly.NegativeCosineSimilarity()(first, second),
+        "vicreg": lightly.VICRegLoss(),
+        "barlow": lightly.BarlowTwinsLoss(lambda_param=0.005),
+    }
+    results = []
+    for loss in (LOSSES[name], losses[name]):
+        inputs = [view.requires_grad_() for view in embeddings(32, 16)]
+        value = loss(*inputs)
+        results.append((value, *torch.autograd.grad(value, inputs)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)

@@ -15,12 +15,14 @@ from torch import nn
 
 from rr import backbones
 from rr.backbones.weights import load_backbone, load_classifier, save_backbone
+from rr.compute.optimizers import milestone_epochs, scheduled_learning_rate
 from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.evaluate.stage import evaluate
 from rr.evaluate.target import Target
 from rr.extract import extract
-from rr.methods.supervised import Supervised, milestone_epochs
+from rr.params.methods import TrainableConfig
+from rr.params.optimizers import SGDConfig
 from rr.paths import EvaluationPaths, PretrainPaths
 from rr.views import Augmentation
 
@@ -39,15 +41,12 @@ def authors_rates(num_epochs: int) -> list[float]:
 
 def scheduled_rates(num_epochs: int) -> list[float]:
     """Return the learning rate of each epoch in our training."""
-    method = Supervised(small_config("supervised", epochs=num_epochs), backbones.build("conv4"), 10)
-    optimizer, scheduler = method.configure_optimizer(num_epochs)
-    assert scheduler is not None
-    rates = []
-    for _ in range(num_epochs):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return rates
+    config = small_config("supervised", epochs=num_epochs)
+    assert isinstance(config, TrainableConfig)
+    assert config.optimizer == SGDConfig(kind="sgd", momentum=0.9, weight_decay=0.0)
+    return [
+        scheduled_learning_rate(config.schedule, config.learning_rate, epoch, num_epochs) for epoch in range(num_epochs)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Training:
         self.model.zero_grad()
         self.model(torch.ones(1, 3)).sum().backward()
         self.optimizer.step()
-        checkpoint.save_checkpoint(path, "fingerprint", self.state, self.model, self.optimizer, None)
+        checkpoint.save_checkpoint(path, "fingerprint", self.state, self.model, self.optimizer)
 
     def weights(self) -> list[float]:
         return self.model.weight.flatten().tolist()
@@ -37,7 +37,7 @@ class Training:
 def load(path: Path, fingerprint: str = "fingerprint") -> tuple[int, list[float]]:
     """Return the epoch and the weights that a new training loads."""
     training = Training()
-    state = checkpoint.load_checkpoint(path, fingerprint, training.model, training.optimizer, None)
+    state = checkpoint.load_checkpoint(path, fingerprint, training.model, training.optimizer)
     return state.epoch, training.weights()
 
 

@@ -9,7 +9,9 @@ import pytest
 from golden import small_config, train, write_images
 
 from rr.data import beton
+from rr.params.optimizers import LARSConfig, SmoothScheduleConfig
 from rr.pretrain import loop
+from rr.views.augmentation import Augmentation
 
 # Relative tolerances of the mean loss of each epoch of four steps, because another order of summation changes the loss,
 # and the difference grows with every step. The largest differences between one and two threads, and between the kernels
@@ -43,12 +45,26 @@ def test_losses_of_twenty_steps_equal_the_golden_file(name: str, data: Path, tmp
         assert loss == pytest.approx(golden_loss, rel=tolerance)
 
 
-@pytest.mark.parametrize("name", ["relational", "deepcluster", "supervised", "byol"])
+# An outside recipe, with everything that depends on the position in the training. The backbone has dropout.
+RECIPE = {
+    "optimizer": LARSConfig(kind="lars", momentum=0.9, weight_decay=1e-4, trust_coefficient=0.01),
+    "schedule": SmoothScheduleConfig(kind="cosine", warmup_epochs=1), "momentum_schedule": "cosine",
+    "second_augmentation": Augmentation(crop="resized", blur=0.5, solarize=0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "changes"),
+    [
+        *((name, "conv4", {}) for name in ("relational", "deepcluster", "supervised", "byol")),
+        pytest.param("byol", "mobilenet_v3_small", RECIPE, marks=pytest.mark.slow),
+    ],
+)
 def test_run_continues_from_any_checkpoint_to_identical_results(
-    name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, backbone: str, changes: dict, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoints are those of three epochs of three steps: within and after each epoch."""
-    config = small_config(name, epochs=3, batch_size=20)
+    config = small_config(name, epochs=3, batch_size=20, **changes)
     checkpoints: dict[tuple[int, int], bytes] = {}
     save = loop.save_checkpoint
 
@@ -59,7 +75,7 @@ def test_run_continues_from_any_checkpoint_to_identical_results(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         patch.setattr(loop, "save_checkpoint", save_and_read)
-        expected = read_outputs(train(small_data, tmp_path / "uninterrupted", config))
+        expected = read_outputs(train(small_data, tmp_path / "uninterrupted", config, backbone=backbone))
     assert sorted(checkpoints) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0)]
     for (epoch, step), checkpoint in checkpoints.items():
         directory = tmp_path / f"{epoch}-{step}"
@@ -67,7 +83,7 @@ def test_run_continues_from_any_checkpoint_to_identical_results(
         (directory / "resume.pt").write_bytes(checkpoint)
         if (epoch, step) > (2, 0):
             shutil.copy(tmp_path / "uninterrupted/last_epoch.safetensors", directory)
-        assert read_outputs(train(small_data, directory, config)) == expected
+        assert read_outputs(train(small_data, directory, config, backbone=backbone)) == expected
 
 
 @pytest.mark.slow

@@ -226,7 +226,7 @@ def test_supervised_without_labels_raises(project: Path, rr: RunRr) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--backbone", "conv5"), "--backbone conv5: unknown backbone; did you mean 'conv4'?"),
+        (("--backbone", "conv5"), "--backbone: unknown backbone 'conv5'; did you mean 'conv4'?"),
         (("--method", "relationl"), "--method relationl: not in params.yaml; did you mean 'relational'?"),
         (("--dataset", "shape"), "--dataset shape: not in params.yaml; did you mean 'shapes'?"),
         (("--device", "gpu"), "--device gpu: unknown device; use auto, cpu, cuda or cuda:<number>"),

@@ -1,5 +1,6 @@
 """Tests of the pixels of views: both implementations against torchvision's functional operations."""
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 from torchvision.transforms import functional as F
 
 from rr.views import Augmentation, ViewParameters, cpu, make_views, normalize, sample_view_parameters, torch_ops
+from rr.views.sampling import blur_radius
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 NO_NORMALIZATION = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -34,6 +36,10 @@ POLICIES = {
         crop="resized", flip=0.5, jitter=0.8, grayscale=0.2, affine=0.5, degrees=40.0, translate=0.2, zoom=(0.5, 2.0),
         shear=10.0, erase=0.5, erase_area=0.1, **JITTER,
     ),
+    "filters": Augmentation(
+        crop="resized", flip=0.5, jitter=0.8, grayscale=0.3, blur=0.7, solarize=0.5, erase=0.3, erase_area=0.1, **JITTER
+    ),
+    "blur": Augmentation(blur=1.0, blur_sigma=(0.3, 0.6)),
 }  # fmt: skip
 NUM_IMAGES, NUM_VIEWS = 8, 3
 
@@ -78,6 +84,10 @@ def torchvision_view(image, parameters: ViewParameters, k: int, m: int, mean, st
             x = adjustments[code](x, float(p.jitter_factors[k, m, code]))
     if p.grayscale[k, m]:
         x = F.rgb_to_grayscale(x, 3)
+    if p.blur_sigma[k, m]:
+        x = F.gaussian_blur(x, [2 * blur_radius(size) + 1] * 2, [float(p.blur_sigma[k, m])] * 2)
+    if p.solarize[k, m]:
+        x = F.solarize(x, 0.5)
     if isinstance(x, Image.Image):
         x = F.to_tensor(x)
     x = F.normalize(x, mean, std)
@@ -123,10 +133,37 @@ def test_views_equal_torchvision_on_float_tensors(policy, size, augment):
 
 @pytest.mark.parametrize("augment", [augment_on_cpu, augment_with_torch_ops])
 @pytest.mark.parametrize("size", [1, 2, 5, 32])
-@pytest.mark.parametrize("policy", ["paper", "supervised", "finetune"])
+@pytest.mark.parametrize("policy", ["paper", "supervised", "finetune", "filters"])
 def test_normalization_and_small_images(policy, size, augment):
     images, parameters, mean_std, expected = make_case(policy, size, normalized=True)
     torch.testing.assert_close(augment(images, parameters, *mean_std), expected, rtol=0, atol=2e-5)
+
+
+def test_views_use_the_policies_of_a_tuple_in_turn():
+    images, indices = make_images(16), np.arange(NUM_IMAGES)
+    options = {"seed": 4, "epoch": 1, "num_views": 5, "mean": MEAN, "std": STD}
+    policies = (POLICIES["paper"], POLICIES["filters"], POLICIES["none"])
+    for device in ("cpu", "meta"):
+        views = make_views(images, indices, augmentation=policies, device=device, **options).unflatten(0, (5, -1))
+        for k in range(5 if device == "cpu" else 0):
+            alone = make_views(images, indices, augmentation=policies[k % 3], device="cpu", **options)
+            assert torch.equal(views[k], alone.unflatten(0, (5, -1))[k])
+    enabled = torch_ops.EnabledOps.from_policies(policies)
+    assert enabled == torch_ops.EnabledOps(
+        affine=False, jitter=True, hue=True, grayscale=True, blur=True, solarize=True, erase=True
+    )
+
+
+@pytest.mark.parametrize("size", [5, 32, 37])
+def test_unfiltered_views_do_not_depend_on_the_filtered_ones_in_their_batch(size):
+    """Filtered views are normalized in a second pass, in which other views of their batch take part."""
+    images, indices = make_images(size), np.arange(NUM_IMAGES)
+    policy = dataclasses.replace(POLICIES["all"], blur=0.3, solarize=0.2)
+    filtered, plain = (sample_view_parameters(p, 1, 0, indices, NUM_VIEWS, size) for p in (policy, POLICIES["all"]))
+    unfiltered = (filtered.blur_sigma == 0) & ~filtered.solarize
+    assert 0 < unfiltered.sum() < unfiltered.size
+    actual, expected = (cpu.augment(images, parameters, MEAN, STD) for parameters in (filtered, plain))
+    np.testing.assert_array_equal(actual[unfiltered], expected[unfiltered])
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -166,7 +203,7 @@ def test_pil_does_not_antialias_these_crops():
         assert (F.pil_to_tensor(by_pil) - by_torch).abs().max() <= 1.01  # PIL rounds in both passes
 
 
-@pytest.mark.parametrize("policy", ["paper", "all"])
+@pytest.mark.parametrize("policy", ["paper", "all", "filters"])
 def test_bit_identical_for_any_number_of_threads(policy, monkeypatch):
     images, parameters, mean_std, _ = make_case(policy, 32, normalized=True)
     results = []

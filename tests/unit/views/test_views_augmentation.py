@@ -13,6 +13,7 @@ def test_augmentations_are_off_by_default_and_frozen():
     augmentation = Augmentation()
     assert augmentation.crop == "none"
     assert augmentation.flip == augmentation.jitter == augmentation.affine == augmentation.erase == 0.0
+    assert augmentation.blur == augmentation.solarize == 0.0
     with pytest.raises(dataclasses.FrozenInstanceError):
         augmentation.flip = 1.0  # type: ignore[misc]
 
@@ -37,6 +38,9 @@ def test_augmentations_are_off_by_default_and_frozen():
         ("saturation", -0.5),
         ("hue", 0.6),
         ("grayscale", 2.0),
+        ("blur", 1.5),
+        ("blur_sigma", (0.0, 1.0)),
+        ("solarize", -0.1),
         ("affine", -1.0),
         ("degrees", 200.0),
         ("translate", 1.5),

@@ -11,6 +11,7 @@ from scipy import stats
 from torchvision import transforms as T
 
 from rr.views import Augmentation, ViewParameters, sample_view_parameters
+from rr.views.sampling import blur_radius
 
 ALL_AUGMENTATIONS = Augmentation(
     crop="resized",
@@ -28,6 +29,8 @@ ALL_AUGMENTATIONS = Augmentation(
     shear=10.0,
     erase=0.5,
     erase_area=0.25,
+    blur=0.5,
+    solarize=0.2,
 )
 ARRAYS = [field.name for field in dataclasses.fields(ViewParameters) if field.name != "image_size"]
 N = 4000  # images of a statistical test
@@ -96,6 +99,8 @@ def test_shapes_and_types():
         "jitter_factors": (np.float32, (4,)),
         "jitter_order": (np.int8, (4,)),
         "grayscale": (np.bool_, ()),
+        "blur_sigma": (np.float32, ()),
+        "solarize": (np.bool_, ()),
         "affine": (np.bool_, ()),
         "affine_params": (np.float32, (5,)),
         "erase": (np.int32, (4,)),
@@ -130,10 +135,39 @@ def test_seed_epoch_index_and_view_number_change_the_view():
 
 
 def test_augmentation_does_not_change_the_random_words_of_others():
-    reduced = dataclasses.replace(ALL_AUGMENTATIONS, crop="none", affine=0.0, erase=0.0, jitter=0.0)
+    reduced = dataclasses.replace(
+        ALL_AUGMENTATIONS, crop="none", affine=0.0, erase=0.0, jitter=0.0, blur=0.0, solarize=0.0
+    )
     a, b = (sample_view_parameters(policy, 1, 0, np.arange(50), 2, 32) for policy in (ALL_AUGMENTATIONS, reduced))
     for name in ("flip", "jitter_factors", "jitter_order", "grayscale"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_new_augmentations_do_not_change_the_random_words_of_others():
+    filtered = dataclasses.replace(ALL_AUGMENTATIONS, blur=0.0, solarize=0.0)
+    a, b = (sample_view_parameters(policy, 1, 0, np.arange(50), 2, 32) for policy in (ALL_AUGMENTATIONS, filtered))
+    for name in set(ARRAYS) - {"blur_sigma", "solarize"}:
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    assert not b.blur_sigma.any()
+    assert not b.solarize.any()
+
+
+def test_blur_and_solarization_have_their_distributions():
+    p = sample_view_parameters(
+        Augmentation(blur=0.5, blur_sigma=(0.1, 2.0), solarize=0.2), 0, 0, np.arange(N), num_views=2, image_size=32
+    )
+    blurred = p.blur_sigma > 0
+    assert abs(blurred.mean() - 0.5) < 0.03
+    assert abs(p.solarize.mean() - 0.2) < 0.03
+    assert abs(p.solarize[blurred].mean() - 0.2) < 0.04  # independent of the blur
+    assert_same_distribution(p.blur_sigma[blurred], np.random.default_rng(0).uniform(0.1, 2.0, N))
+
+
+@pytest.mark.parametrize(("image_size", "radius"), [(1, 0), (2, 1), (32, 1), (64, 3), (96, 4), (224, 11)])
+def test_blur_kernel_has_the_size_of_simclr(image_size, radius):
+    assert blur_radius(image_size) == radius
+    if image_size >= 32:  # the formula of SimCLR's GaussianBlur
+        assert blur_radius(image_size) == (image_size // 10) // 2
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,38 @@ def test_problems_of_seeds_and_backbones_are_listed_once(project: Path) -> None:
     assert len(find_grid_problems(load(project, change))) == 2
 
 
+def test_backbone_without_feature_maps_is_refused_for_infomax(project: Path) -> None:
+    def change(params: dict) -> None:
+        shared = {key: params["methods"]["relational"][key] for key in ("augmentation", "batch_size", "learning_rate")}
+        params["methods"]["infomax"] = {"kind": "infomax", "views": 1, "epochs": 1, "prior_weight": 0.1, **shared}
+        params["grid"].update(method=["infomax"], backbone=["conv4", "resnet18-cifar", "mobilenet_v3_small"])
+
+    (problem,) = find_grid_problems(load(project, change))
+    assert problem.startswith(
+        "infomax cannot be trained on shapes, because the method needs the feature maps of the first layer, which the "
+        "backbone mobilenet_v3_small does not provide: use one of conv4, resnet8, "
+    )
+
+
+def test_backbone_for_one_image_size_is_refused_for_targets_of_another(project: Path) -> None:
+    def change(params: dict) -> None:
+        params["datasets"]["large"] = {**params["datasets"]["shapes"], "image_size": 64}
+        params["grid"].update(data=["shapes", "large"], target=["shapes", "large"], backbone=["conv4", "convnext_tiny"])
+
+    (problem,) = find_grid_problems(load(project, change))
+    assert problem == (
+        "convnext_tiny trained on shapes cannot be evaluated on large: the backbone is built for images of 32 x 32 "
+        "pixels, but the image_size of large is 64: use the same image_size"
+    )
+
+
+def test_backbone_that_does_not_accept_the_images_is_refused(project: Path) -> None:
+    params = load(project, lambda params: params["grid"].update(backbone=["alexnet"], method=["relational"]))
+    problems = find_machine_problems(params, "cpu")
+    assert len(problems) == 1
+    assert problems[0].startswith("the backbone alexnet cannot be used with images of 32 x 32 pixels (Given input size")
+
+
 def test_unlabeled_images_of_stl10_are_known_before_fetch(project: Path) -> None:
     def change(params: dict) -> None:
         params["datasets"]["stl10-unlabeled"] = {**params["datasets"]["shapes"], "source": {"kind": "stl10_unlabeled"}}

@@ -1,0 +1,120 @@
+"""Optimizers, and learning rate schedules that are functions of the position in the training.
+
+A schedule has no state, so a training that continues from a checkpoint has the same learning rates.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rr.params.optimizers import OptimizerConfig, ScheduleConfig
+
+
+def make_optimizer(config: OptimizerConfig, groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> Optimizer:
+    """Create an optimizer for the parameters that require a gradient.
+
+    AdamW and LARS do not decay biases and the parameters of normalization layers, which are those with fewer than two
+    dimensions.
+
+    Args:
+        config: the kind of the optimizer and its settings.
+        groups: pairs of parameters and their learning rate, before the schedule.
+    """
+    param_groups: list[dict[str, Any]] = []
+    for parameters, learning_rate in groups:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        parts = [(trained, config.weight_decay)]
+        if config.kind == "adamw":
+            parts = [
+                ([parameter for parameter in trained if parameter.ndim > 1], config.weight_decay),
+                ([parameter for parameter in trained if parameter.ndim <= 1], 0.0),
+            ]
+        for part, weight_decay in parts:
+            if part:
+                rates = {"lr": learning_rate, "base_lr": learning_rate}
+                param_groups.append({"params": part, "weight_decay": weight_decay, **rates})
+    match config.kind:
+        case "adam":
+            return torch.optim.Adam(param_groups, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(param_groups, fused=True)
+        case "sgd":
+            return torch.optim.SGD(param_groups, momentum=config.momentum, fused=True)
+        case "lars":
+            return LARS(param_groups, config.momentum, config.trust_coefficient)
+
+
+def set_learning_rates(optimizer: Optimizer, schedule: ScheduleConfig, epoch: float, num_epochs: int) -> None:
+    """Set the learning rates of the next step of an optimizer of `make_optimizer`.
+
+    Args:
+        optimizer: the optimizer.
+        schedule: the schedule of the learning rates.
+        epoch: number of completed epochs, with a fraction for the completed steps of the current epoch.
+        num_epochs: number of epochs of the training.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = scheduled_learning_rate(schedule, group["base_lr"], epoch, num_epochs)
+
+
+def scheduled_learning_rate(schedule: ScheduleConfig, base: float, epoch: float, num_epochs: int) -> float:
+    """Return the learning rate after `epoch` of `num_epochs` epochs; `base` is the rate without a schedule."""
+    if epoch < schedule.warmup_epochs:
+        return base * epoch / schedule.warmup_epochs
+    if schedule.kind == "cosine":
+        progress = (epoch - schedule.warmup_epochs) / (num_epochs - schedule.warmup_epochs)
+        return base * (1 + math.cos(math.pi * progress)) / 2
+    rate = base
+    if schedule.kind == "steps":
+        for milestone in milestone_epochs(schedule.milestones, num_epochs):
+            rate *= schedule.lr_decay if epoch >= milestone else 1.0
+    return rate
+
+
+def milestone_epochs(fractions: Sequence[float], num_epochs: int) -> list[int]:
+    """Return the epochs before which the learning rate decays, counted from 0.
+
+    As in the paper's code, a fraction of the number of epochs is rounded down, and milestones in the same epoch count
+    once. In contrast to that code, the first epoch is never a milestone.
+    """
+    # Without the inner rounding, 0.29 of 100 epochs would be 28, because 0.29 * 100 is 28.999999999999996.
+    return sorted({max(1, int(round(fraction * num_epochs, 6))) for fraction in fractions})
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg, 2017), as in the official code of Barlow Twins.
+
+    A weight w with the gradient g moves by -lr * v, where v = momentum * v + trust_coefficient * |w| / |d| * d and
+    d = g + weight_decay * w. If |w| or |d| is 0, d is not scaled. Parameters with fewer than two dimensions are biases
+    and parameters of normalization layers. For them, d = g, without scaling.
+
+    Args:
+        params: the parameters, or groups of parameters with their `lr` and `weight_decay`.
+        momentum: the momentum.
+        trust_coefficient: the trust coefficient.
+    """
+
+    def __init__(self, params: Any, momentum: float, trust_coefficient: float) -> None:
+        super().__init__(params, {"momentum": momentum, "trust_coefficient": trust_coefficient})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                update: Tensor = parameter.grad
+                if parameter.ndim > 1:
+                    update = update.add(parameter, alpha=group["weight_decay"])
+                    ratio = group["trust_coefficient"] * parameter.norm() / update.norm()
+                    update = update * torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0)
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+                parameter.add_(velocity, alpha=-group["lr"])

@@ -1,0 +1,69 @@
+"""The keys `optimizer` and `schedule` of methods and protocols that train."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rr.params.base import MAX_COUNT, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+WarmupEpochs = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
+class AdamConfig(StrictModel):
+    """Adam, whose weight decay is part of the gradient, or AdamW, whose weight decay is not.
+
+    AdamW does not decay biases and the parameters of normalization layers, Adam decays all parameters.
+    """
+
+    kind: Literal["adam", "adamw"]
+    weight_decay: NonNegativeFloat
+
+
+class SGDConfig(StrictModel):
+    """Stochastic gradient descent with momentum. The weight decay applies to all parameters."""
+
+    kind: Literal["sgd"]
+    momentum: Momentum
+    weight_decay: NonNegativeFloat
+
+
+class LARSConfig(StrictModel):
+    """LARS: SGD whose steps are scaled to the norm of each weight. Biases and normalization layers are excluded.
+
+    `trust_coefficient` is the ratio of the norms of a step and of the weight, before learning rate and momentum.
+    """
+
+    kind: Literal["lars"]
+    momentum: Momentum
+    weight_decay: NonNegativeFloat
+    trust_coefficient: PositiveFloat
+
+
+class SmoothScheduleConfig(StrictModel):
+    """A constant learning rate, or one that follows half a cosine from its full value to 0.
+
+    During the first `warmup_epochs` epochs, it increases linearly from 0.
+    """
+
+    kind: Literal["constant", "cosine"]
+    warmup_epochs: WarmupEpochs
+
+
+class StepsScheduleConfig(StrictModel):
+    """A learning rate that is multiplied by `lr_decay` after each of the `milestones`.
+
+    A milestone is a fraction of the epochs, rounded down to whole epochs.
+    """
+
+    kind: Literal["steps"]
+    warmup_epochs: WarmupEpochs
+    milestones: list[Fraction]
+    lr_decay: PositiveFloat
+
+
+OptimizerConfig = Annotated[AdamConfig | SGDConfig | LARSConfig, Field(discriminator="kind")]
+ScheduleConfig = Annotated[SmoothScheduleConfig | StepsScheduleConfig, Field(discriminator="kind")]
+
+ADAM = AdamConfig(kind="adam", weight_decay=0.0)
+CONSTANT = SmoothScheduleConfig(kind="constant", warmup_epochs=0)
