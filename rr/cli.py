@@ -96,12 +96,53 @@ def options(
 
 
 @app.command()
+def init(
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="Folder of images, or a Parquet file or a folder of them.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the dataset. By default, the name of the folder or file.")
+    ] = None,
+    run: Annotated[bool, typer.Option("--run", help="Also train on the images and write the report.")] = False,
+    params: ParamsOption = paths.PARAMS_FILE,
+) -> None:
+    """Read your own images, and write them and a grid that trains on them into params.yaml."""
+    from rr import stages
+
+    if run:
+        stages.check_project(params)
+    with Progress("init"):
+        message = stages.run_init(images, name, params)
+    print(message)
+    if run:
+        print(stages.run_pipeline())
+
+
+@app.command()
 def fetch(dataset: DatasetOption, local: LocalCopyOption = None, params: ParamsOption = paths.PARAMS_FILE) -> None:
     """Generate, download or copy the images of a dataset into data/raw, and check them."""
     with Progress("fetch"):
         from rr import stages
 
         message = stages.run_fetch(dataset, local, params)
+    print(message)
+
+
+@app.command()
+def check(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset that rr fetch has fetched, by its name.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="backbone.safetensors of a run: also compare the features of the images."),
+    ] = None,
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
+) -> None:
+    """Find duplicates, test images in the training split, blank images, unusual sizes and small classes."""
+    with Progress("check"):
+        from rr import stages
+
+        message = stages.run_check(dataset, weights, device, params)
     print(message)
 
 

@@ -151,6 +151,23 @@ class RawFile:
                 for image in batch.column("image"):
                     yield image["path"].as_py(), image["bytes"].as_py()
 
+    def read_images(self, rows: Iterable[int]) -> dict[int, bytes]:
+        """Return the encoded bytes of the images in `rows`, by row. Only the row groups that contain them are read.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        todo, start = sorted(set(rows)), 0
+        images: dict[int, bytes] = {}
+        with translate_parquet_errors(self.path, "run rr fetch again"):
+            for group in range(self._file.num_row_groups):
+                stop = start + self._file.metadata.row_group(group).num_rows
+                if inside := [row for row in todo if start <= row < stop]:
+                    column = self._file.read_row_group(group, columns=["image"])["image"]
+                    images |= {row: column[row - start]["bytes"].as_py() for row in inside}
+                start = stop
+        return images
+
 
 @contextmanager
 def translate_parquet_errors(path: Path, hint: str) -> Iterator[None]:

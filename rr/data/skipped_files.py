@@ -2,8 +2,10 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal
+
+import numpy as np
 
 from rr.data import raw
 from rr.data.folder import DamagedFile, SkippedFile, file_suffix
@@ -12,6 +14,7 @@ from rr.errors import UserError
 from rr.runtime.formatting import format_count
 
 UnreadablePolicy = Literal["raise", "skip"]  # what to do with a file that cannot be read
+EXCLUDED = "listed in the exclude file"  # a reason why a file is not used
 _MAX_LISTED = 10
 
 
@@ -22,11 +25,22 @@ class SkippedFiles:
         on_unreadable: what to do about files that cannot be read: "raise" to list them in one error at the end, or
             "skip" to print and count them.
         hint: end of the error message, which states what to do. "{them}" becomes "it" if there is only one file.
+        excluded: display names of images that are not used (see `rr.data.exclude`).
+        on_decoded: function to call with the pixels of each image that could be decoded, uint8 (H, W, 3).
     """
 
-    def __init__(self, on_unreadable: UnreadablePolicy, hint: str) -> None:
+    def __init__(
+        self,
+        on_unreadable: UnreadablePolicy,
+        hint: str,
+        excluded: Collection[str] = (),
+        on_decoded: Callable[[np.ndarray], None] = lambda _: None,
+    ) -> None:
         self._on_unreadable = on_unreadable
         self._hint = hint
+        self._excluded = frozenset(excluded)
+        self._on_decoded = on_decoded
+        self.unknown_excluded = set(excluded)  # those that no source has asked for
         self._counts: Counter[tuple[str, str]] = Counter()
         self._problems: list[str] = []  # the first ten
         self._num_problems = 0
@@ -43,6 +57,16 @@ class SkippedFiles:
         for (reason, suffix), count in sorted(self._counts.items()):
             counts.setdefault(reason, {})[suffix] = count
         return counts
+
+    def is_excluded(self, name: str, suffix: str | None = None) -> bool:
+        """Return whether an image is in the list of excluded images, and count it if so."""
+        text = display_name(name)
+        if text not in self._excluded:
+            return False
+        if text in self.unknown_excluded:
+            self.unknown_excluded.remove(text)
+            self._counts[EXCLUDED, display_name(file_suffix(name)) if suffix is None else suffix] += 1
+        return True
 
     def add(self, file: SkippedFile) -> None:
         """Count a file that is not used."""
@@ -62,10 +86,11 @@ class SkippedFiles:
     def is_readable(self, name: str, data: bytes, suffix: str | None = None) -> bool:
         """Return whether an encoded image can be decoded, and report it if not."""
         try:
-            raw.decode_image(data)
+            pixels = raw.decode_image(data)
         except raw.UnreadableImageError as error:
             self.add_damaged(DamagedFile(name, error.reason, f"not a readable image ({error})"), suffix)
             return False
+        self._on_decoded(pixels)
         return True
 
     def iter_readable(

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from rr.compute.device import single_threaded
-from rr.data.labels import keep_label_fraction
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.features import extract_features
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.labeled_rows import choose_labeled_rows
 from rr.evaluate.result import ProtocolResult
 from rr.params import FinetuneConfig
 from rr.runtime.progress import Progress
@@ -35,8 +35,8 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
 
     The loss is the cross-entropy. The optimizer is Adam, with one learning rate for the backbone and one for the
     classifier. Both are multiplied by `lr_decay` at the `milestones`. Batch norm layers are in training mode. Each
-    epoch uses one augmented view of every image. If `label_fraction` is below 1, only that fraction of each class's
-    training images is used. If the last mini-batch has a single image, it is skipped, because batch statistics need at
+    epoch uses one augmented view of every image. Only the images of `choose_labeled_rows` are used. If the last
+    mini-batch has a single image, it is skipped, because batch statistics need at
     least two images.
 
     Returns:
@@ -50,7 +50,7 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     torch.manual_seed(inputs.seed)
     classifier = nn.Linear(inputs.backbone.features, inputs.num_classes).to(device)
     backbone = copy.deepcopy(inputs.backbone).requires_grad_(True).train()
-    rows = np.flatnonzero(keep_label_fraction(train.labels, config.label_fraction, inputs.seed) >= 0)
+    rows = choose_labeled_rows(train.labels, config, inputs.seed)
     optimizer = torch.optim.Adam(
         [
             {"params": backbone.parameters(), "lr": config.backbone_lr},

@@ -117,7 +117,8 @@ def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
     for position, part in enumerate(location):
         exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
         # A part that is not in the file is the tag that pydantic adds for a union member or, at the end, a missing key.
-        if exists or position == len(location) - 1:
+        # The errors of validators of a whole section end with a tag.
+        if exists or (position == len(location) - 1 and details["type"] != "value_error"):
             path.append(str(part))
         if exists:
             node = node[part]

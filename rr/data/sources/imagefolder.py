@@ -49,6 +49,10 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
             "--from"
         )
     listing = list_folder(root, image_kind())
+    listing = listing._replace(
+        files=[name for name in listing.files if not skipped.is_excluded(name)],
+        damaged=[file for file in listing.damaged if not skipped.is_excluded(file.name)],
+    )
     try:
         layout = find_layout(root, listing, source)
     except UserError:

@@ -323,9 +323,14 @@ def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes, str 
 
 
 def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterator[tuple[int, str, bytes]]:
-    """Yield the number, a name and the encoded image of each row that has an image. Report the other rows."""
+    """Yield the number, a name and the encoded image of each row with an image that is not excluded.
+
+    Rows without an image are reported.
+    """
     for row, data, path in _iter_rows(file, columns):
         name = _row_name(file, row)
+        if skipped.is_excluded(name, ".parquet"):
+            continue
         if data:
             yield row, name, data
         else:
