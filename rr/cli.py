@@ -105,12 +105,30 @@ def options(
 
 
 @app.command()
-def init() -> None:
-    """Create a project in this folder: params.yaml, the pipelines and suites, and a link to the installed code."""
-    from rr.project import create_project
+def init(
+    images: Annotated[
+        Path | None, typer.Argument(metavar="[IMAGES]", help="Folder of images, or a Parquet file or a folder of them.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the dataset. By default, the name of the folder or file.")
+    ] = None,
+    run: Annotated[bool, typer.Option("--run", help="Also train on the images and write the report.")] = False,
+    params: ParamsOption = paths.PARAMS_FILE,
+) -> None:
+    """Create a project in this folder, and add your own images to params.yaml with a grid that trains on them."""
+    from rr import stages
 
-    create_project(Path.cwd())
-    print(f"{Path.cwd()} is a project now: run the example with dvc repro, or snakemake --cores 8")
+    if images is None:
+        if name or run:
+            raise UserError("--name and --run need a folder of images: rr init IMAGES")
+        print(stages.run_init())
+        return
+    if run:
+        stages.check_can_run(params)
+    with Progress("init"):
+        print(stages.run_init_images(images, name, params))
+    if run:
+        print(stages.run_pipeline())
 
 
 @app.command()
@@ -120,6 +138,24 @@ def fetch(dataset: DatasetOption, local: LocalCopyOption = None, params: ParamsO
         from rr import stages
 
         message = stages.run_fetch(dataset, local, params)
+    print(message)
+
+
+@app.command()
+def check(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset that rr fetch has fetched, by its name.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="backbone.safetensors of a run: also compare the features of the images."),
+    ] = None,
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
+) -> None:
+    """Find duplicates, test images in the training split, blank images, unusual sizes and small classes."""
+    with Progress("check"):
+        from rr import stages
+
+        message = stages.run_check(dataset, weights, device, params)
     print(message)
 
 

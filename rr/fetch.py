@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rr.data import raw, sources
+from rr.data.exclude import check_all_known, read_list
+from rr.data.image_summary import ImageSummary, format_summary
 from rr.data.names import display_name, format_names, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
 from rr.params import FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
+from rr.runtime.hashing import file_sha256
 from rr.runtime.progress import Progress
 
 
@@ -25,17 +28,23 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
     Returns:
         Number of images per split (`images`); number of classes (`classes`); number of images of each class in each
         split (`images_per_class`); number of unused files by reason and suffix (`skipped`); and, for your own images,
-        the facts of `rr.data.raw.RawDataset`.
+        the facts of `rr.data.raw.RawDataset` and of `rr.data.image_summary`, and the SHA-256 of the list of excluded
+        images (`exclude_sha256`).
 
     Raises:
         UserError: if the source cannot be read, or if an image cannot be decoded (unless `on_unreadable: skip`).
     """
+    is_own, exclude_list = isinstance(source, FolderSource | ParquetSource), None
+    summary = ImageSummary()
     if isinstance(source, FolderSource | ParquetSource):
+        exclude_list = Path(source.exclude).expanduser() if source.exclude else None
         where = display_name(local_copy) if local_copy else printable(source.path)
         skipped = SkippedFiles(
             source.on_unreadable,
             f"repair or remove {{them}} in {where}, or set 'on_unreadable: skip' in the source of this dataset in "
             "params.yaml",
+            read_list(exclude_list) if exclude_list else (),
+            summary.add_facts,
         )
     else:
         skipped = SkippedFiles("raise", "this copy of the dataset is damaged: delete it and download the dataset again")
@@ -48,9 +57,13 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         with Progress("fetch", dataset.num_images, "images") as progress:
             for image in dataset.images:
                 counts[image.split][image.label] += 1
+                if is_own:
+                    summary.add_encoded(image)
                 progress.advance(1)
                 yield image
         skipped.raise_if_unreadable()
+        if exclude_list:
+            check_all_known(exclude_list, skipped.unknown_excluded)
         _check_classes(counts, dataset.class_names)
 
     images = raw.write(raw_path, dataset._replace(images=iter_images()))
@@ -62,6 +75,8 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
             for split, by_label in counts.items()
         },
         **dataset.facts,
+        **(summary.facts if is_own else {}),
+        **({"exclude_sha256": file_sha256(exclude_list)} if exclude_list else {}),
         "skipped": skipped.counts,
     }
 
@@ -101,4 +116,5 @@ def describe(facts: dict[str, Any]) -> str:
         lines.append(
             "unlabeled images: " + ", ".join(f"{count:,} {split}" for split, count in unlabeled.items() if count)
         )
+    lines += format_summary(facts) if "sizes" in facts else []
     return "\n".join([*lines, *format_skipped(facts["skipped"])])

@@ -44,6 +44,11 @@ class DatasetPaths:
         return {split: self.beton_dir / f"{split}.beton" for split in ("train", "test")}
 
     @property
+    def check_dir(self) -> Path:
+        """Folder of the files that `rr check` writes, which are not outputs of a stage."""
+        return Path("data/check", self.name)
+
+    @property
     def index(self) -> Path:
         """Table with the split, label and SHA-256 of each image in the betons, and with the class names."""
         return self.beton_dir / "index.parquet"

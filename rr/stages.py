@@ -7,7 +7,9 @@ Every `run_` function returns a message for the user (`run_plan` also returns pr
 is unknown or an input is missing, damaged or outdated.
 """
 
+import os
 import random
+import subprocess
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -17,9 +19,19 @@ from typing import TYPE_CHECKING, Any
 from rr import paths
 from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError, format_alternatives
-from rr.params import NUMPY_PROTOCOLS, DatasetConfig, Params, load_params
+from rr.params import (
+    NUMPY_PROTOCOLS,
+    DatasetConfig,
+    FolderSource,
+    Params,
+    ParquetSource,
+    load_params,
+    parse_params,
+    read_utf8,
+)
 from rr.params.backbones import check_backbone_name
 from rr.params.methods import TrainableConfig
+from rr.project import create_project
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
@@ -42,6 +54,69 @@ if TYPE_CHECKING:
     from rr.pretrain import Job
 
 
+def run_init() -> str:
+    """Create a project in the current folder."""
+    require_single_process("init")
+    create_project(Path.cwd())
+    return f"{Path.cwd()} is a project now: run the example with dvc repro, or snakemake --cores 8"
+
+
+def run_init_images(path: Path, name: str | None, params_file: Path) -> str:
+    """Fetch your own images, and add them to the parameter file as a dataset, with a grid that trains on them.
+
+    The parameter file is changed only after all images have been read. If `params.yaml` is missing, a project is
+    created in the current folder first.
+    """
+    from rr.workflow import init
+
+    require_single_process("init")
+    init.check_folder(path)
+    if not params_file.is_file() and params_file == paths.PARAMS_FILE:
+        create_project(Path.cwd())
+    params, text = load_params(params_file), read_utf8(params_file)
+    name, source = init.choose_name(path, name, params), init.make_source(path)
+    files = paths.DatasetPaths(name)
+    new_params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
+    run = grid.make_fetch_run(new_params, name)
+    try:
+        with record_run(run) as recorder:
+            from rr.fetch import describe, fetch
+
+            facts = recorder.facts = fetch(new_params.datasets[name].source, files.images, files.download_dir)
+    except UserError as error:
+        raise UserError(
+            f"{error}\n{params_file} is unchanged. To set keys of the source, add this entry to its section `datasets` "
+            f"and run rr fetch --dataset {name}:\n{init.describe_source(name, source)}"
+        ) from error
+    from rr.data.raw import RawFile
+
+    raw_file = RawFile(files.images)
+    image_size = init.choose_image_size(facts["sizes"]["median_shorter_side"])
+    is_test = raw_file.splits == "test"
+    text = init.add_dataset(text, name, source, image_size)
+    text = init.add_grid(text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test])
+    init.write_params(params_file, text)
+    _register_with_engines(run, params_file)
+    return f"{files.images}: {describe(facts)}\n{init.describe_grid(load_params(params_file), name)}"
+
+
+def check_can_run(params_file: Path) -> None:
+    """Raise UserError if DVC cannot run the stages in this folder with the parameters in `params_file`."""
+    if params_file.resolve() != paths.PARAMS_FILE.resolve():
+        raise UserError(f"--run: DVC reads only {paths.PARAMS_FILE}, not {params_file}: omit --params or --run")
+    if params_file.exists() and not Path("dvc.yaml").exists():
+        raise UserError("--run: dvc.yaml not found: run rr init in the root folder of a project, or in an empty folder")
+
+
+def run_pipeline() -> str:
+    """Run all stages of the grid with DVC, which prints their progress, and return a message with the report's path."""
+    programs = Path(sys.executable).parent  # DVC starts `rr` by its name
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
+    if code := subprocess.run([programs / "dvc", "repro"], env=environment).returncode:
+        raise UserError(f"dvc repro failed with exit code {code}: after you have solved the problem, run dvc repro")
+    return f"report: {paths.REPORT_FILES[0].resolve()}"
+
+
 def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     """Fetch the images of a dataset into `data/raw`. `local_copy`, if given, is read instead of the source."""
     require_single_process("fetch")
@@ -49,8 +124,8 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     config = _lookup(params, "datasets", dataset)
     files = paths.DatasetPaths(dataset)
     run = grid.make_fetch_run(params, dataset)
-    if local_copy and config.source.kind == "shapes":
-        raise UserError(f"--from {local_copy}: the images of {dataset} are generated, not read; omit --from")
+    if local_copy and config.source.kind in ("shapes", "digits"):
+        raise UserError(f"--from {local_copy}: the images of {dataset} are part of the installation; omit --from")
     if not local_copy and (former := _former_local_copy(run)):
         record_file = paths.record_file(run.folder)
         if former.exists():
@@ -70,6 +145,37 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
             facts["local_copy"] = str(local_copy.expanduser().absolute())
     _register_with_engines(run, params_file)
     return f"{files.images}: {describe(facts)}"
+
+
+def run_check(dataset: str, weights: Path | None, device: str, params_file: Path) -> str:
+    """Check the fetched images of a dataset. `weights` is a backbone file whose features are also compared, or None."""
+    require_single_process("check")
+    config = _lookup(load_params(params_file), "datasets", dataset)
+    files = paths.DatasetPaths(dataset)
+    record = load_record(files.raw_dir)
+    from rr.check import CheckFiles, check
+    from rr.data.skipped_files import format_skipped
+
+    extractor = None
+    if weights:
+        from rr.gallery.feature_extractor import load_feature_extractor
+
+        extractor = load_feature_extractor(weights, None, device)
+    source = config.source
+    current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
+    folder = files.check_dir
+    output = CheckFiles(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
+    summary = check(files.images, output, Path(current).expanduser() if current else None, extractor)
+    lines = [summary, *format_skipped(record["skipped"])]
+    if current:
+        copy = "" if Path(current) == output.exclude else f"copy the list to {current}, then "
+        lines.append(f"to leave them out: {copy}run `dvc repro --force fetch@{dataset}`")
+    elif isinstance(source, FolderSource | ParquetSource):
+        lines.append(
+            f"to leave them out: add `exclude: {output.exclude}` to the source of {dataset} in {params_file}, "
+            "then run dvc repro"
+        )
+    return "\n".join(lines)
 
 
 def run_convert(dataset: str, params_file: Path) -> str:

@@ -39,6 +39,10 @@ _fast: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz"},
 }
+# A function that is not inlined exists twice: compiled alone, and in the code of its caller. They may vectorize sums in
+# different ways, and which of them is called depends on whether this process compiled the caller or read it from the
+# cache.
+_inlined = _fast | {"forceinline": True}
 
 
 @njit(**_fast)
@@ -168,19 +172,19 @@ def weight_and_input_gradients(
                         grad_x_BCHW[n, i, y, x] = grad_x_CP[i, first + x]
 
 
-@njit(**_fast)
+@njit(**_inlined)
 def _relu(value: np.float32) -> np.float32:
     """Apply ReLU. Unlike `max`, this keeps NaN, so that the divergence of a network is visible."""
     return np.float32(0) if value < np.float32(0) else value
 
 
-@njit(**_fast)
+@njit(**_inlined)
 def _zero_planes(channels: int, H: int, W: int) -> Array:
     """Return padded planes of zeros."""
     return np.zeros((channels, (H + 2) * (W + 1) + 2), np.float32)
 
 
-@njit(**_fast)
+@njit(**_inlined)
 def _copy_to_planes(x_BCHW: Array, n: int, padded_CQ: Array) -> None:
     """Copy image n into padded planes."""
     _, C, H, W = x_BCHW.shape
@@ -191,7 +195,7 @@ def _copy_to_planes(x_BCHW: Array, n: int, padded_CQ: Array) -> None:
                 padded_CQ[i, first + x] = x_BCHW[n, i, y, x]
 
 
-@njit(**_fast)
+@njit(**_inlined)
 def _convolve(padded_CQ: Array, weight_FC9: Array, row_stride: int, out_FP: Array) -> None:
     """Compute the convolution of padded planes for two output channels at a time, whose 18 weights fit in registers."""
     step = U(row_stride)
@@ -210,7 +214,7 @@ def _convolve(padded_CQ: Array, weight_FC9: Array, row_stride: int, out_FP: Arra
                 out_FP[o + 1, p] += (w0 * a + w1 * b + w2 * c) + (w3 * d + w4 * e + w5 * f) + (w6 * g + w7 * h + w8 * k)
 
 
-@njit(**_fast)
+@njit(**_inlined)
 def _load_taps(weight_FC9: Array, o: int, i: int) -> tuple[float, ...]:
     w = weight_FC9
     return (
@@ -218,7 +222,7 @@ def _load_taps(weight_FC9: Array, o: int, i: int) -> tuple[float, ...]:
     )  # fmt: skip
 
 
-@njit(**_fast)
+@njit(**_inlined)
 def _add_weight_gradient(padded_CQ: Array, grad_conv_FQ: Array, row_stride: int, P: int, out_FC9: Array) -> None:
     """Add the gradient of the weight to `out`: the sum over pixels of the output gradient times the 3×3 input patch.
 
@@ -260,13 +264,13 @@ def _add_weight_gradient(padded_CQ: Array, grad_conv_FQ: Array, row_stride: int,
             _add_taps(out_FC9, o + 1, i, (w0, w1, w2, w3, w4, w5, w6, w7, w8))
 
 
-@njit(**_fast)
+@njit(**_inlined)
 def _add_taps(out_FC9: Array, o: int, i: int, values: tuple[float, ...]) -> None:
     for k in range(9):
         out_FC9[o, i, k] += values[k]
 
 
-@njit(**_fast)
+@njit(**_inlined)
 def _conv_output_gradient(
     conv_BFP: Array, norm_3F: Array, bn_terms_2F: Array, grad_BFhw: Array, n: int, H: int, W: int, grad_conv_FQ: Array
 ) -> None:

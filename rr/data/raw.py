@@ -151,6 +151,23 @@ class RawFile:
                 for image in batch.column("image"):
                     yield image["path"].as_py(), image["bytes"].as_py()
 
+    def read_images(self, rows: Iterable[int]) -> dict[int, bytes]:
+        """Return the encoded bytes of the images in `rows`, by row. Only the row groups that contain them are read.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        todo, start = sorted(set(rows)), 0
+        images: dict[int, bytes] = {}
+        with translate_parquet_errors(self.path, "run rr fetch again"):
+            for group in range(self._file.num_row_groups):
+                stop = start + self._file.metadata.row_group(group).num_rows
+                if inside := [row for row in todo if start <= row < stop]:
+                    column = self._file.read_row_group(group, columns=["image"])["image"]
+                    images |= {row: column[row - start]["bytes"].as_py() for row in inside}
+                start = stop
+        return images
+
 
 @contextmanager
 def translate_parquet_errors(path: Path, hint: str) -> Iterator[None]:
@@ -197,7 +214,7 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
     Raises:
         UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
     """
-    image = _decode_or_explain(data)
+    image, _ = _decode_or_explain(data)
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(image)
@@ -216,7 +233,7 @@ def decode_photograph(data: bytes, stored_size: int) -> np.ndarray:
     Raises:
         UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
     """
-    image = _decode_or_explain(data, 2 * stored_size)
+    image, _ = _decode_or_explain(data, 2 * stored_size)
     shorter_side = min(image.size)
     if shorter_side > stored_size:
         width, height = (max(round(side * stored_size / shorter_side), 1) for side in image.size)
@@ -224,13 +241,17 @@ def decode_photograph(data: bytes, stored_size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def check_image(data: bytes) -> None:
-    """Decode an encoded image, JPEG at 1/8 of its size, to check that it is readable.
+def decode_quickly(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode an encoded image like `decode_image`, but JPEG at 1/8 of its size.
+
+    Returns:
+        The RGB pixels, uint8 (H, W, 3), and the width and height of the image at its full size.
 
     Raises:
         UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
     """
-    _decode_or_explain(data, 1)
+    image, size = _decode_or_explain(data, 1)
+    return np.asarray(image), size
 
 
 def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.ndarray:
@@ -253,11 +274,14 @@ def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.nd
     return np.asarray(resized.crop((left, top, left + image_size, top + image_size)))
 
 
-def _decode_or_explain(data: bytes, draft_size: int | None = None) -> Image.Image:
+def _decode_or_explain(data: bytes, draft_size: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """Decode an image to RGB, and translate the errors of Pillow.
 
     If `draft_size` is given, a JPEG image may be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster.
     Its shorter side then has at least `draft_size` pixels.
+
+    Returns:
+        The decoded image, and its width and height at full size.
 
     Raises:
         UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
@@ -291,9 +315,10 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ROTATIONS = {_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)}  # those that exchange width and height
 
 
-def _decode(data: bytes, draft_size: int | None) -> Image.Image:
+def _decode(data: bytes, draft_size: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """Decode an image to RGB. If the metadata of a PNG image prevents this, decode the image without it."""
     try:
         return _decode_pixels(data, draft_size)
@@ -310,13 +335,16 @@ def _decode(data: bytes, draft_size: int | None) -> Image.Image:
             raise error from None
 
 
-def _decode_pixels(data: bytes, draft_size: int | None = None) -> Image.Image:
+def _decode_pixels(data: bytes, draft_size: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
     with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
         if draft_size:
             image.draft(None, (draft_size, draft_size))
         image.load()
         rgb, transposition = _to_rgb(image), _find_transposition(image)
-        return rgb if transposition is None else rgb.transpose(transposition)
+        if transposition is None:
+            return rgb, (width, height)
+        return rgb.transpose(transposition), (height, width) if transposition in _ROTATIONS else (width, height)
 
 
 def _find_transposition(image: Image.Image) -> Image.Transpose | None:

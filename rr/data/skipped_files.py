@@ -2,17 +2,19 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal
 
 from rr.data import raw
 from rr.data.folder import DamagedFile, SkippedFile, file_suffix
+from rr.data.image_summary import ImageFacts, find_image_facts
 from rr.data.names import display_name
 from rr.errors import UserError
 from rr.runtime.formatting import format_count
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 
 UnreadablePolicy = Literal["raise", "skip"]  # what to do with a file that cannot be read
+EXCLUDED = "listed in the exclude file"  # a reason why a file is not used
 _MAX_LISTED = 10
 
 
@@ -23,11 +25,22 @@ class SkippedFiles:
         on_unreadable: what to do about files that cannot be read: "raise" to list them in one error at the end, or
             "skip" to print and count them.
         hint: end of the error message, which states what to do. "{them}" becomes "it" if there is only one file.
+        excluded: display names of images that are not used (see `rr.data.exclude`).
+        on_readable: function to call with the facts about each image that could be decoded.
     """
 
-    def __init__(self, on_unreadable: UnreadablePolicy, hint: str) -> None:
+    def __init__(
+        self,
+        on_unreadable: UnreadablePolicy,
+        hint: str,
+        excluded: Collection[str] = (),
+        on_readable: Callable[[ImageFacts], None] = lambda _: None,
+    ) -> None:
         self._on_unreadable = on_unreadable
         self._hint = hint
+        self._excluded = frozenset(excluded)
+        self.on_readable = on_readable
+        self.unknown_excluded = set(excluded)  # those that no source has asked for
         self._counts: Counter[tuple[str, str]] = Counter()
         self._problems: list[str] = []  # the first ten
         self._num_problems = 0
@@ -44,6 +57,16 @@ class SkippedFiles:
         for (reason, suffix), count in sorted(self._counts.items()):
             counts.setdefault(reason, {})[suffix] = count
         return counts
+
+    def is_excluded(self, name: str, suffix: str | None = None) -> bool:
+        """Return whether an image is in the list of excluded images, and count it if so."""
+        text = display_name(name)
+        if text not in self._excluded:
+            return False
+        if text in self.unknown_excluded:
+            self.unknown_excluded.remove(text)
+            self._counts[EXCLUDED, display_name(file_suffix(name)) if suffix is None else suffix] += 1
+        return True
 
     def add(self, file: SkippedFile) -> None:
         """Count a file that is not used."""
@@ -68,14 +91,16 @@ class SkippedFiles:
         If `raise_if_unreadable` will raise an error, the remaining images are checked, but not yielded.
         """
 
-        def check(image: raw.EncodedImage) -> tuple[raw.EncodedImage, DamagedFile | None]:
-            return image, find_damage(image.name, image.data)
+        def inspect(image: raw.EncodedImage) -> tuple[raw.EncodedImage, ImageFacts | DamagedFile]:
+            return image, inspect_image(image.name, image.data)
 
-        for image, damage in map_ordered(check, images, DECODING_THREADS):
-            if damage:
-                self.add_damaged(damage, suffix)
-            elif not self.will_raise:
-                yield image
+        for image, result in map_ordered(inspect, images, DECODING_THREADS):
+            if isinstance(result, DamagedFile):
+                self.add_damaged(result, suffix)
+            else:
+                self.on_readable(result)
+                if not self.will_raise:
+                    yield image
 
     def raise_if_unreadable(self) -> None:
         """Raise UserError if files cannot be read, unless they are skipped. The message lists the first ten."""
@@ -88,13 +113,12 @@ class SkippedFiles:
             raise UserError("\n".join([header, *lines, hint]))
 
 
-def find_damage(name: str, data: bytes) -> DamagedFile | None:
-    """Return why an encoded image cannot be decoded, or None if it can."""
+def inspect_image(name: str, data: bytes) -> ImageFacts | DamagedFile:
+    """Return facts about an encoded image, or the reason why it cannot be decoded."""
     try:
-        raw.check_image(data)
+        return find_image_facts(data)
     except raw.UnreadableImageError as error:
         return DamagedFile(name, error.reason, f"not a readable image ({error})")
-    return None
 
 
 def format_skipped(counts: dict[str, dict[str, int]]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rr.params import ProtocolConfig
+from rr.params import LinearConfig, ProtocolConfig
 
 _MAX_LISTED = 10
 
@@ -71,13 +71,24 @@ def find_protocol_problem(
     num_images = len(train_labels)
     match config.kind:
         case "linear" | "finetune":
-            num_classes = len(np.unique(train_labels))
+            counts = np.unique(train_labels, return_counts=True)[1]
+            num_classes, per_class = len(counts), config.images_per_class
             if config.kind == "finetune" and config.batch_size < 2:
                 problem = (
                     f"batch_size: finetuning needs mini-batches of at least two images, got {config.batch_size}: raise "
                     "it in params.yaml"
                 )
-            elif config.label_fraction * num_images < num_classes:
+            elif per_class and per_class > counts.min():
+                problem = (
+                    f"images_per_class: {per_class:,} exceeds the number of training images of the smallest class of "
+                    f"{target} ({counts.min():,}): lower it in params.yaml"
+                )
+            elif config.kind == "linear" and _has_no_validation_images(config, counts):
+                problem = (
+                    f"learning_rate: choosing one of several needs two labeled images of a class of {target}: use more "
+                    "labels or a single learning rate in params.yaml"
+                )
+            elif config.label_fraction and config.label_fraction * num_images < num_classes:
                 problem = (
                     f"label_fraction: {config.label_fraction:g} of the training images of {target} ({num_images:,}) is "
                     f"fewer than one for each of {num_classes:,} classes: raise it in params.yaml"
@@ -118,6 +129,18 @@ def find_protocol_problem(
             else:
                 return None
     return f"protocols.{name}.{problem}"
+
+
+def _has_no_validation_images(config: LinearConfig, counts: np.ndarray) -> bool:
+    """Return whether a learning rate cannot be chosen, because the protocol uses a single image of each class.
+
+    `counts` are the numbers of training images of the classes.
+    """
+    if not isinstance(config.learning_rate, list):
+        return False
+    if config.images_per_class:
+        return config.images_per_class == 1
+    return bool(((config.label_fraction or 1) * counts).round().max() < 2)
 
 
 def sample_test_rows(num_test_images: int, max_images: int, seed: int) -> np.ndarray:

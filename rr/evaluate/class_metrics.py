@@ -6,13 +6,15 @@ does not guarantee unbiased predictions.
 
 import numpy as np
 
+_MAX_CLASSES_WITHOUT_TOP_5 = 10
 NUM_BINS = 15  # confidence bins of the calibration error, as in Guo et al. 2017
 
 
 def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return the accuracy, the accuracies of the worst and the best class, their gap, and the calibration error.
+    """Return the accuracy, the accuracies of the classes (mean, worst and best), and the calibration error.
 
-    Classes without test images are ignored.
+    Classes without test images are ignored. With more than 10 classes, the result also contains the fraction of images
+    whose class is among the five with the highest probabilities; of equal probabilities, the first class counts.
 
     Args:
         labels: true classes, int64 (N,).
@@ -25,8 +27,14 @@ def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict
     is_correct = probabilities.argmax(1) == labels
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     accuracies = np.bincount(labels, is_correct, probabilities.shape[1])[counts > 0] / counts[counts > 0]
+    top_5 = {}
+    if probabilities.shape[1] > _MAX_CLASSES_WITHOUT_TOP_5:
+        highest = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+        top_5 = {"top_5_accuracy": float((highest == labels[:, None]).any(1).mean())}
     return {
         "accuracy": float(is_correct.mean()),
+        "balanced_accuracy": float(accuracies.mean()),
+        **top_5,
         "worst_class_accuracy": float(accuracies.min()),
         "best_class_accuracy": float(accuracies.max()),
         "class_gap": float(accuracies.max() - accuracies.min()),

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from rr.compute.device import single_threaded
 from rr.compute.optimizers import make_optimizer, set_learning_rates
-from rr.data.labels import keep_label_fraction
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.features import extract_features
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.labeled_rows import choose_labeled_rows
 from rr.evaluate.result import ProtocolResult
 from rr.params import FinetuneConfig
 from rr.runtime.progress import Progress
@@ -34,9 +34,9 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     """Train the backbone with a linear layer and return the class probabilities of the test images.
 
     The loss is the cross-entropy. The backbone and the classifier have different learning rates with the same schedule.
-    Batch norm layers are in training mode. Each epoch uses one augmented view of every image. If `label_fraction` is
-    below 1, only that fraction of each class's training images is used. If the last mini-batch has a single image, it
-    is skipped, because batch statistics need at least two images.
+    Batch norm layers are in training mode. Each epoch uses one augmented view of every image. Only the
+    images of `choose_labeled_rows` are used. If the last mini-batch has a single image, it is skipped, because batch
+    statistics need at least two images.
 
     Returns:
         Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`
@@ -50,7 +50,7 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     backbone = inputs.load_backbone().requires_grad_(True).train()
     torch.manual_seed(inputs.seed)
     classifier = nn.Linear(backbone.features, inputs.num_classes).to(device)
-    rows = np.flatnonzero(keep_label_fraction(train.labels, config.label_fraction, inputs.seed) >= 0)
+    rows = choose_labeled_rows(train.labels, config, inputs.seed)
     groups = [(backbone.parameters(), config.backbone_lr), (classifier.parameters(), config.classifier_lr)]
     optimizer = make_optimizer(config.optimizer, groups)
     loader = ViewLoader(

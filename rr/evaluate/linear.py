@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rr.compute.device import single_threaded
-from rr.data.labels import keep_label_fraction
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.labeled_rows import choose_labeled_rows, choose_validation_rows
 from rr.evaluate.result import ProtocolResult
 from rr.params import LinearConfig
 from rr.runtime.progress import Progress
@@ -48,28 +48,70 @@ def train_and_predict(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Train a linear layer and return the class probabilities of the test images.
 
-    The optimizer is Adam with a constant learning rate and without weight decay. Images are shuffled in every epoch. If
-    `label_fraction` is below 1, only that fraction of each class's training images is used.
+    The optimizer is Adam with a constant learning rate and without weight decay. Images are shuffled in every epoch.
+    Only the images of `choose_labeled_rows` are used. If `learning_rate` is a list, each rate is used to train on four
+    fifths of these images, and the rate with the highest accuracy on the others (the first of several such rates) is
+    used to train on all of them.
 
     Args:
         train_features: float32 (N, D).
         train_labels: int64 (N,).
         test_features: float32 (N_test, D).
         test_labels: int64 (N_test,).
-        config: settings with the label fraction, the number of epochs, the batch size and the learning rate.
+        config: settings with the labels to use, the number of epochs, the batch size and the learning rate.
         num_classes: number of classes.
         seed: seed of the initial weights, the order of the images and the choice of labels to keep.
 
     Returns:
         Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`
-        and `train_images` (the number of images trained on).
+        and `train_images` (the number of images trained on). If the learning rate was chosen, it is the metric
+        `learning_rate`, with the accuracy by which it was chosen and the number of images (`validation_accuracy` and
+        `validation_images`).
     """
-    kept = np.flatnonzero(keep_label_fraction(train_labels, config.label_fraction, seed) >= 0)
+    kept = choose_labeled_rows(train_labels, config, seed)
     rows = torch.from_numpy(kept).to(train_features.device)
     features, labels = train_features[rows], torch.from_numpy(train_labels).to(train_features.device)[rows]
+    rate = config.learning_rate
+    choice: dict[str, float] = {}
+    if isinstance(rate, list):
+        rate, choice = _choose_learning_rate(features, labels, config, rate, num_classes, seed)
+    classifier = _train(features, labels, config, rate, num_classes, seed)
+    with torch.inference_mode():
+        logits = classifier(test_features)
+        metrics = {
+            "loss": F.cross_entropy(logits, torch.from_numpy(test_labels).to(logits.device)).item(),
+            "train_accuracy": (classifier(features).argmax(1) == labels).double().mean().item(),
+            "train_images": len(labels),
+        }
+    return logits.double().softmax(1).cpu().numpy(), metrics | choice
+
+
+def _choose_learning_rate(
+    features: Tensor, labels: Tensor, config: LinearConfig, rates: list[float], num_classes: int, seed: int
+) -> tuple[float, dict[str, float]]:
+    """Return the learning rate with the highest accuracy on validation images, and the metrics of this choice."""
+    is_validation = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    is_validation[torch.from_numpy(choose_validation_rows(labels.cpu().numpy(), seed)).to(labels.device)] = True
+    accuracies = []
+    for rate in rates:
+        classifier = _train(features[~is_validation], labels[~is_validation], config, rate, num_classes, seed)
+        with torch.inference_mode():
+            is_correct = classifier(features[is_validation]).argmax(1) == labels[is_validation]
+        accuracies.append(is_correct.double().mean().item())
+    best = int(np.argmax(accuracies))
+    count = int(is_validation.sum())
+    return rates[best], {
+        "learning_rate": rates[best], "validation_accuracy": accuracies[best], "validation_images": count,
+    }  # fmt: skip
+
+
+def _train(
+    features: Tensor, labels: Tensor, config: LinearConfig, learning_rate: float, num_classes: int, seed: int
+) -> nn.Linear:
+    """Return a linear layer that was trained on features, float32 (N, D), and labels, int64 (N,)."""
     torch.manual_seed(seed)
     classifier = nn.Linear(features.shape[1], num_classes).to(features.device)
-    optimizer = torch.optim.Adam(classifier.parameters(), config.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(classifier.parameters(), learning_rate, fused=True)
     generator = torch.Generator().manual_seed(seed)
     # The steps are so small that a second thread and autograd would take most of the time.
     with Progress("evaluate", config.epochs, "epochs") as progress, single_threaded():
@@ -81,14 +123,7 @@ def train_and_predict(
                 set_cross_entropy_gradient(classifier, shuffled_features[batch], shuffled_labels[batch])
                 optimizer.step()
             progress.advance(1)
-    with torch.inference_mode():
-        logits = classifier(test_features)
-        metrics = {
-            "loss": F.cross_entropy(logits, torch.from_numpy(test_labels).to(logits.device)).item(),
-            "train_accuracy": (classifier(features).argmax(1) == labels).double().mean().item(),
-            "train_images": len(labels),
-        }
-    return logits.double().softmax(1).cpu().numpy(), metrics
+    return classifier
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ Nothing here imports torch, so the command line and the Snakefile check paramete
 from rr.params.datasets import (
     CifarSource,
     DatasetConfig,
+    DigitsSource,
     FolderSource,
     ParquetSource,
     ShapesSource,
@@ -48,6 +49,7 @@ __all__ = [
     "CifarSource",
     "DatasetConfig",
     "DeepClusterConfig",
+    "DigitsSource",
     "DynamicsConfig",
     "EmbeddingConfig",
     "FinetuneConfig",

@@ -20,6 +20,13 @@ class ShapesSource(StrictModel):
     seed: Annotated[int, Field(ge=0)]
 
 
+class DigitsSource(StrictModel):
+    """Handwritten digits of 8 × 8 pixels, which scikit-learn contains. `seed` selects the test images."""
+
+    kind: Literal["digits"]
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+
+
 class CifarSource(StrictModel):
     """CIFAR-10, CIFAR-100, or CIFAR-100 with its 20 coarse labels (`cifar100_20`), read by torchvision.
 
@@ -66,7 +73,8 @@ class OwnImages(StrictModel):
 
     `splits` is "auto" to recognize the splits by their names, "none" to use all images, or the names of the splits.
     With `labels: none`, all images are unlabeled. Without test images, `test_fraction` of the images become the test
-    split. `on_unreadable` states what to do with an image that cannot be read.
+    split. `on_unreadable` states what to do with an image that cannot be read. `exclude` is the path of a list of
+    images that are not used.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -74,6 +82,7 @@ class OwnImages(StrictModel):
     labels: Literal["auto", "none"] = "auto"
     test_fraction: Fraction = 0.2
     on_unreadable: Literal["raise", "skip"] = "raise"
+    exclude: Annotated[str, Field(min_length=1)] | None = None
 
     @field_validator("splits", mode="before")
     @classmethod
@@ -109,7 +118,14 @@ class ParquetSource(OwnImages):
 
 
 Source = Annotated[
-    ShapesSource | CifarSource | Stl10Source | TinyImageNetSource | SlimageNetSource | FolderSource | ParquetSource,
+    ShapesSource
+    | DigitsSource
+    | CifarSource
+    | Stl10Source
+    | TinyImageNetSource
+    | SlimageNetSource
+    | FolderSource
+    | ParquetSource,
     Field(discriminator="kind"),
 ]
 

@@ -1,8 +1,8 @@
 """The section `protocols`: how a pretrained backbone is evaluated."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from rr.params.base import Count, PositiveFloat, StrictModel
 from rr.params.optimizers import OptimizerConfig, ScheduleConfig
@@ -14,21 +14,44 @@ NUMPY_PROTOCOLS = ("knn", "retrieval")
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class LinearConfig(StrictModel):
-    """A linear layer trained on frozen features with a fraction of each class's training labels."""
+class LabelUse(StrictModel):
+    """How many training labels of each class a protocol uses: `label_fraction` of them, or `images_per_class`."""
+
+    label_fraction: LabelFraction | None = None
+    images_per_class: Count | None = None
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> "LabelUse":
+        if (self.label_fraction is None) == (self.images_per_class is None):
+            raise ValueError("give either label_fraction or images_per_class")
+        return self
+
+
+class LinearConfig(LabelUse):
+    """A linear layer trained on frozen features with some of each class's training labels.
+
+    If `learning_rate` is a list, the rate with the highest accuracy on a fifth of these images is used.
+    """
 
     kind: Literal["linear"]
-    label_fraction: LabelFraction
     epochs: Count
     batch_size: Count
-    learning_rate: PositiveFloat
+    learning_rate: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=2)]
+
+    @field_validator("learning_rate", mode="wrap")
+    @classmethod
+    def _check_learning_rate(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        """Replace pydantic's errors, one for each type that a learning rate may have, with a single one."""
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError("must be a positive number, or a list of at least two of them to choose from") from None
 
 
-class FinetuneConfig(StrictModel):
+class FinetuneConfig(LabelUse):
     """A backbone and a linear layer trained together, each with its own learning rate."""
 
     kind: Literal["finetune"]
-    label_fraction: LabelFraction
     augmentation: Augmentation
     epochs: Count
     batch_size: Count

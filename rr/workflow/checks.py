@@ -20,7 +20,7 @@ from rr import paths
 from rr.data.arrow import to_numpy
 from rr.data.class_names import parse_class_names
 from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
-from rr.data.sources import slimagenet, tiny_imagenet
+from rr.data.sources import digits, slimagenet, tiny_imagenet
 from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem, find_target_problem
 from rr.methods.requirements import find_backbone_problem, find_imported_problem, find_training_problem
@@ -31,8 +31,9 @@ from rr.workflow import grid
 from rr.workflow.records import load_record
 
 # Numbers of training images, test images and classes of the sources that always have the same size. Their classes all
-# have the same number of images. A dataset without labels has 0 classes.
+# have (in `digits`, almost) the same number of images. A dataset without labels has 0 classes.
 _FIXED_SIZES = {
+    "digits": (digits.TRAIN, digits.CLASSES * digits.TEST_PER_CLASS, digits.CLASSES),
     "cifar10": (50_000, 10_000, 10),
     "cifar100": (50_000, 10_000, 100),
     "cifar100_20": (50_000, 10_000, 20),

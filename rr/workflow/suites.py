@@ -54,15 +54,15 @@ def use_suite(name: str, params_file: Path) -> str:
     """
     load_params(params_file)
     suite = load_suite(name)
-    yaml = _make_yaml()
+    yaml = make_yaml()
     params = yaml.load(params_file.read_text(encoding="utf-8"))
     for axis, values in suite["grid"].items():
         if axis in params["grid"]:
             params["grid"][axis][:] = values  # in place, to keep the style and comment of the line
         else:
             params["grid"][axis] = values  # an unknown key, which parse_params reports
-    _add_methods(params["methods"], suite["methods"], name)
-    text = _dump(yaml, params)
+    add_methods(params["methods"], suite["methods"], name)
+    text = dump_yaml(yaml, params)
     parse_params(text, params_file)
     write_text(params_file, text)
     return f"{params_file} now contains the suite {name}: run it with `dvc repro` or `snakemake --cores 8`"
@@ -94,9 +94,9 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
                 raise UserError(
                     f"suites {other_name} and {name} define methods.{variant} differently: rename it in one of them"
                 )
-        _add_methods(params["methods"], suite.get("methods", {}), name)
+        add_methods(params["methods"], suite.get("methods", {}), name)
     target = paths.suite_params_file("+".join(suites))
-    text = _dump(_make_yaml(), params)
+    text = dump_yaml(make_yaml(), params)
     parse_params(text, target)
     # Every Snakemake job runs this; write only if the content changed.
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
@@ -135,7 +135,17 @@ def _validate_suite(suite: Any, where: str) -> None:
         )
 
 
-def _add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
+def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
+    """Add each variant as a full copy of its `base` with other values.
+
+    Args:
+        methods: the section `methods` of a parameter file, which is changed.
+        variants: the changes by name of the variant.
+        suite: name of the suite for error messages.
+
+    Raises:
+        UserError: if a `base` is missing or unknown.
+    """
     for variant, changes in variants.items():
         values = dict(changes)
         if "like" in values:
@@ -163,13 +173,15 @@ def _read_text(name: str) -> str:
     return read_utf8(SUITES / f"{name}.yaml")
 
 
-def _dump(yaml: YAML, content: Any) -> str:
+def dump_yaml(yaml: YAML, content: Any) -> str:
+    """Return a YAML document as text."""
     text = io.StringIO()
     yaml.dump(content, text)
     return text.getvalue()
 
 
-def _make_yaml() -> YAML:
+def make_yaml() -> YAML:
+    """Return a YAML parser that keeps comments and the style of the file."""
     yaml = YAML()
     yaml.width = 120
     yaml.preserve_quotes = True

@@ -29,7 +29,9 @@ def test_help_imports_no_heavy_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for command in (
+        "init",
         "fetch",
+        "check",
         "convert",
         "pretrain",
         "extract",

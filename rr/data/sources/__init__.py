@@ -5,9 +5,9 @@ from pathlib import Path
 from rr.data.names import printable
 from rr.data.raw import RawDataset
 from rr.data.skipped_files import SkippedFiles
-from rr.data.sources import cifar, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
+from rr.data.sources import cifar, digits, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
 from rr.errors import UserError
-from rr.params import ShapesSource, Source
+from rr.params import DigitsSource, ShapesSource, Source
 
 
 def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, skipped: SkippedFiles) -> RawDataset:
@@ -22,11 +22,13 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
     Raises:
         UserError: if the source is missing, incomplete or damaged, or if the download fails.
     """
-    if local_copy is None and not isinstance(source, ShapesSource) and source.path:
+    if local_copy is None and not isinstance(source, ShapesSource | DigitsSource) and source.path:
         local_copy = _expand_user(source.path)
     match source.kind:
         case "shapes":
             return shapes.read_dataset(source)
+        case "digits":
+            return digits.read_dataset(source)
         case "cifar10" | "cifar100" | "cifar100_20":
             return cifar.read_dataset(source, download_dir, local_copy)
         case "stl10" | "stl10_unlabeled":

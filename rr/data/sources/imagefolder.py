@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from rr.data import raw
 from rr.data.folder import UNREADABLE_FILE, DamagedFile, SkippedFile, image_kind, list_folder
+from rr.data.image_summary import ImageFacts
 from rr.data.names import display_name, format_names, path_to_text
-from rr.data.skipped_files import SkippedFiles, find_damage
+from rr.data.skipped_files import SkippedFiles, inspect_image
 from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
 from rr.data.sources.split_names import UNUSED
 from rr.errors import UserError
@@ -51,6 +52,10 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
             "--from"
         )
     listing = list_folder(root, image_kind())
+    listing = listing._replace(
+        files=[name for name in listing.files if not skipped.is_excluded(name)],
+        damaged=[file for file in listing.damaged if not skipped.is_excluded(file.name)],
+    )
     try:
         layout = find_layout(root, listing, source)
     except UserError:
@@ -106,12 +111,12 @@ def _try_read(root: Path, name: str) -> bytes | DamagedFile:
         return DamagedFile(name, UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror})")
 
 
-def _check(root: Path, file: _LabeledFile) -> bytes | DamagedFile:
-    """Return the SHA-256 of an image file, or the reason why it cannot be read or decoded."""
+def _check(root: Path, file: _LabeledFile) -> tuple[bytes, ImageFacts | DamagedFile]:
+    """Return the SHA-256 of an image file, and facts about it or the reason why it cannot be read or decoded."""
     data = _try_read(root, file.name)
     if isinstance(data, DamagedFile):
-        return data
-    return find_damage(file.name, data) or hashlib.sha256(data).digest()
+        return b"", data
+    return hashlib.sha256(data).digest(), inspect_image(file.name, data)
 
 
 def _read(root: Path, files: Iterable[_LabeledFile], skipped: SkippedFiles) -> Iterator[raw.EncodedImage]:
@@ -137,11 +142,13 @@ def _hold_out(
     """
     readable: list[_LabeledFile] = []
     with Progress("fetch", len(files), "images", note="checking") as progress:
-        for file, result in zip(files, map_ordered(partial(_check, root), files, DECODING_THREADS), strict=True):
+        results = map_ordered(partial(_check, root), files, DECODING_THREADS)
+        for file, (digest, result) in zip(files, results, strict=True):
             if isinstance(result, DamagedFile):
                 skipped.add_damaged(result)
             else:
-                readable.append(file._replace(digest=result))
+                skipped.on_readable(result)
+                readable.append(file._replace(digest=digest))
             progress.advance(1)
     skipped.raise_if_unreadable()
     digests: dict[int, set[bytes]] = defaultdict(set)

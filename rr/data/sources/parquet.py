@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from rr.data import raw
 from rr.data.folder import DamagedFile, FileKind, SkippedFile, list_folder
+from rr.data.image_summary import ImageFacts
 from rr.data.names import display_name, format_names, path_to_text, printable
-from rr.data.skipped_files import SkippedFiles, find_damage, format_skipped
+from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
 from rr.data.sources.parquet_columns import (
     Columns,
@@ -324,9 +325,14 @@ def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes, str 
 
 
 def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterator[tuple[int, str, bytes]]:
-    """Yield the number, a name and the encoded image of each row that has an image. Report the other rows."""
+    """Yield the number, a name and the encoded image of each row with an image that is not excluded.
+
+    Rows without an image are reported.
+    """
     for row, data, path in _iter_rows(file, columns):
         name = _row_name(file, row)
+        if skipped.is_excluded(name, ".parquet"):
+            continue
         if data:
             yield row, name, data
         else:
@@ -365,11 +371,12 @@ def _hold_out(
     digests: dict[str, dict[int, bytes]] = {file.name: {} for file in files}
     with Progress("fetch", sum(map(len, labels.values())), "images", note="checking") as progress:
         for file in files:
-            for row, result in map_ordered(_check, _iter_images(file, columns, skipped), DECODING_THREADS):
+            for row, digest, result in map_ordered(_check, _iter_images(file, columns, skipped), DECODING_THREADS):
                 if isinstance(result, DamagedFile):
                     skipped.add_damaged(result, ".parquet")
                 else:
-                    digests[file.name][row] = result
+                    skipped.on_readable(result)
+                    digests[file.name][row] = digest
                 progress.advance(1)
     skipped.raise_if_unreadable()
     by_label: dict[int, set[bytes]] = defaultdict(set)
@@ -397,10 +404,10 @@ def _hold_out(
     }
 
 
-def _check(image: tuple[int, str, bytes]) -> tuple[int, bytes | DamagedFile]:
-    """Return the row of an image and its SHA-256, or the reason why it cannot be decoded."""
+def _check(image: tuple[int, str, bytes]) -> tuple[int, bytes, ImageFacts | DamagedFile]:
+    """Return the row of an image, its SHA-256, and facts about it or the reason why it cannot be decoded."""
     row, name, data = image
-    return row, find_damage(name, data) or hashlib.sha256(data).digest()
+    return row, hashlib.sha256(data).digest(), inspect_image(name, data)
 
 
 def _read_chosen(

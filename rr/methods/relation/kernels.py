@@ -157,7 +157,7 @@ def fold_batch_norm(
         linear_term_N[n] = np.float32(0.01 * _dot(weight_H, out_NH, n))
 
 
-@njit(**_FAST_OPTIONS)
+@njit(**_FAST_OPTIONS, forceinline=True)  # see rr/backbones/planar_kernel.py
 def _dot(weight_H: Array, rows_NH: Array, n: int) -> float:
     """Return the dot product of `weight` and row n."""
     total = 0.0

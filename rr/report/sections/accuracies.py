@@ -11,6 +11,7 @@ from rr.report.plots.svg import INK, SERIES, Panel, render_svg
 from rr.report.sections.summary import summarize_table
 from rr.report.tables import TRAINED_CLASSIFIER_TITLE, ResultTable, accuracy_tables
 from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
+from rr.runtime.formatting import format_count
 
 _PROTOCOLS = {
     "linear": "a linear layer is trained on the frozen features",
@@ -57,8 +58,9 @@ def build_accuracies(results: GridResults) -> Accuracies | None:
 
 
 def _describe_protocol(settings: dict[str, Any]) -> str:
-    fraction = settings.get("label_fraction", 1)
+    fraction, count = settings.get("label_fraction") or 1, settings.get("images_per_class")
     suffix = f", with {100 * fraction:g} % of the labels of each class" if fraction < 1 else ""
+    suffix = f", with {format_count(count, 'labels')} of each class" if count else suffix
     return f"{_PROTOCOLS[settings['kind']]}{suffix}"
 
 

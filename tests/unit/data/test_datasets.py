@@ -457,7 +457,7 @@ def test_local_copy_of_generated_images_raises(project: Path, rr: RunRr) -> None
     outcome = rr("fetch", "--dataset", "shapes", "--from", ".")
     assert (outcome.code, outcome.err) == (
         2,
-        "rr: --from .: the images of shapes are generated, not read; omit --from\n",
+        "rr: --from .: the images of shapes are part of the installation; omit --from\n",
     )
 
 
@@ -467,6 +467,7 @@ def test_params_yaml_has_all_datasets_of_the_paper() -> None:
     }
     assert datasets == {
         "shapes": ("shapes", 32),
+        "digits": ("digits", 32),
         "cifar10": ("cifar10", 32),
         "cifar100": ("cifar100", 32),
         "cifar100-20": ("cifar100_20", 32),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, recall_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, top_k_accuracy_score
 
 from rr.evaluate.class_metrics import compute_class_metrics, expected_calibration_error
 
@@ -22,6 +22,8 @@ def test_class_metrics_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2])
     metrics = compute_class_metrics(labels, make_probabilities([0, 0, 0, 1, 1, 2, 0], [0.9] * 7, 4))
     assert metrics["accuracy"] == pytest.approx(4 / 7)
+    assert metrics["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
+    assert "top_5_accuracy" not in metrics  # with at most 10 classes
     assert metrics["best_class_accuracy"] == 0.75
     assert metrics["worst_class_accuracy"] == 0  # class 3 has no test image and is left out
     assert metrics["class_gap"] == 0.75
@@ -37,7 +39,8 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(np.array([False]), np.array([0.0])) == 0
 
 
-@given(st.integers(1, 200), st.integers(2, 8), st.integers(0, 2**31))
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@given(st.integers(1, 200), st.integers(2, 20), st.integers(0, 2**31))
 def test_class_metrics_match_scikit_learn(count: int, num_classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.ones(num_classes), count)
@@ -46,6 +49,10 @@ def test_class_metrics_match_scikit_learn(count: int, num_classes: int, seed: in
     predictions = probabilities.argmax(1)
     recalls = recall_score(labels, predictions, labels=np.unique(labels), average=None, zero_division=0)
     assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predictions))
+    if num_classes > 10:
+        expected_top_5 = top_k_accuracy_score(labels, probabilities, k=5, labels=np.arange(num_classes))
+        assert metrics["top_5_accuracy"] == pytest.approx(expected_top_5)
     assert (metrics["worst_class_accuracy"], metrics["best_class_accuracy"]) == pytest.approx(
         (recalls.min(), recalls.max())
     )

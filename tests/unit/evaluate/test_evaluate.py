@@ -182,7 +182,14 @@ def pretrained(converted_project: Path, tmp_path: Path, monkeypatch: pytest.Monk
     return folder
 
 
-CLASS_METRICS = ["accuracy", "worst_class_accuracy", "best_class_accuracy", "class_gap", "calibration_error"]
+CLASS_METRICS = [
+    "accuracy",
+    "balanced_accuracy",
+    "worst_class_accuracy",
+    "best_class_accuracy",
+    "class_gap",
+    "calibration_error",
+]
 TRAINING_METRICS = [*CLASS_METRICS, "loss", "train_accuracy", "train_images"]
 METRICS = {
     "linear": TRAINING_METRICS,

@@ -86,7 +86,7 @@ def test_sources_of_own_images_have_defaults(tmp_path: Path, kind: str) -> None:
     write_params(tmp_path, lambda params: set_value(params, "datasets.shapes.source", source))
     loaded = load_params(tmp_path / "params.yaml")
     columns = {"image": None, "label": None} if kind == "parquet" else {}
-    defaults = {"splits": "auto", "labels": "auto", "test_fraction": 0.2, "on_unreadable": "raise"}
+    defaults = {"splits": "auto", "labels": "auto", "test_fraction": 0.2, "on_unreadable": "raise", "exclude": None}
     assert loaded.datasets["shapes"].source.model_dump() == source | defaults | columns
     # The record of `rr fetch` contains the defaults.
     recorded = grid.stage_params(loaded, "fetch", dataset="shapes")

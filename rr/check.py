@@ -1,0 +1,319 @@
+"""`rr check`: find duplicates, leaks between the splits, blank images, unusual sizes and small classes in a dataset."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from rr.data import exclude, raw
+from rr.data.duplicates import Signature, compute_signature, find_duplicates
+from rr.data.names import display_name, format_names, printable
+from rr.errors import UserError
+from rr.runtime.atomic import atomic_write
+from rr.runtime.formatting import format_count
+from rr.runtime.image_grid import write_png
+from rr.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from rr.gallery.feature_extractor import FeatureExtractor
+
+MAX_ASPECT_RATIO = 3.0  # images are cropped to squares, so at least two thirds of a longer image would be cut off
+MAX_SIZE_FACTOR = 16.0  # largest ratio between an image's number of pixels and the median
+MIN_TRAIN_IMAGES = 10  # of a class
+MIN_SIMILARITY = 0.95  # of features
+# The kinds of findings, in the order of the report, each with the meaning of its value.
+KINDS = {
+    "exact duplicate": "",
+    "near duplicate": "correlation",
+    "mirrored duplicate": "correlation",
+    "blank image": "",
+    "similar features": "cosine similarity",
+    "unusual size": "× the median number of pixels",
+    "long image": "aspect ratio",
+    "small class": "training images",
+    "class without test images": "training images",
+}
+_EXCLUDED = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image")
+_MAX_USUAL_FRACTION = 0.05  # of near and mirrored duplicates
+_MAX_THREADS = min(8, os.cpu_count() or 1)
+_BATCH_SIZE = 64  # images that are decoded together; each may be a photograph of a hundred megabytes
+_FEATURE_BLOCK = 1024  # images whose similarities to all others are computed together
+_TILE, _GAP, _COLUMNS, _LINE, _MAX_SHOWN_PER_KIND = 144, 12, 4, 15, 24
+
+
+class Finding(NamedTuple):
+    """A fault of an image, of a pair of images or of a class.
+
+    Attributes:
+        kind: one of `KINDS`.
+        image: row of the image in the raw file, or None for a class.
+        other: row of the image to which it is similar, or None.
+        label: the class, for a fault of a class.
+        value: the value whose meaning `KINDS` states, or None.
+    """
+
+    kind: str
+    image: int | None = None
+    other: int | None = None
+    label: int = raw.UNLABELED
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class CheckFiles:
+    """The files that `check` writes: all findings, some of them as images, and the list of images to exclude."""
+
+    findings: Path
+    sheet: Path
+    exclude: Path
+
+
+def check(
+    raw_path: Path, files: CheckFiles, current_exclude: Path | None, extractor: FeatureExtractor | None = None
+) -> str:
+    """Check the images of a raw file, write the findings, and return a summary in a few lines.
+
+    Args:
+        raw_path: raw file that `rr fetch` wrote.
+        files: the files to write.
+        current_exclude: list of the images that `rr fetch` left out. The new list contains these images too.
+        extractor: backbone whose features are also compared, or None.
+
+    Raises:
+        UserError: if the raw file or one of its images is damaged.
+    """
+    raw_file = raw.RawFile(raw_path)
+    names, signatures, features = _read_images(raw_file, extractor)
+    is_test = raw_file.splits == "test"
+    duplicates, is_leaked = find_duplicates(signatures, is_test)
+    findings = [Finding(d.kind, d.image, d.other, value=d.correlation) for d in duplicates]
+    findings += [Finding("blank image", row) for row, signature in enumerate(signatures) if signature.is_blank]
+    if features is not None:
+        known = {finding.image for finding in findings}
+        findings += [finding for finding in find_similar(features, is_test) if finding.image not in known]
+    findings += _find_unusual_sizes(signatures)
+    findings += find_small_classes(raw_file.labels, is_test, len(raw_file.class_names))
+    order = list(KINDS)
+    findings.sort(key=lambda finding: order.index(finding.kind))
+
+    excluded = exclude.read_list(current_exclude) if current_exclude else []
+    rows = sorted({finding.image for finding in findings if finding.kind in _EXCLUDED and finding.image is not None})
+    excluded += [names[row] for row in rows]
+    exclude.write_list(files.exclude, excluded)
+    with atomic_write(files.findings) as temporary:
+        pq.write_table(_make_table(findings, names, raw_file), temporary)
+    files.sheet.unlink(missing_ok=True)
+    if shown := _choose_shown(findings, raw_file.splits):
+        write_png(_render_sheet(shown, names, raw_file), files.sheet)
+    lines = [
+        f"{raw_path}: {format_count(len(names), 'images')} checked",
+        f"{is_leaked.sum():,} of {format_count(int(is_test.sum()), 'test images')} have an equal or nearly equal image "
+        "in the training split",
+        *_describe_findings(findings, raw_file),
+        *_warn_of_false_findings(findings, len(names)),
+        f"all findings: {files.findings}" + (f"; some of them as images: {files.sheet}" if shown else ""),
+        f"images to exclude: {files.exclude} ({len(excluded):,})",
+    ]
+    return "\n".join(lines)
+
+
+def _read_images(
+    raw_file: raw.RawFile, extractor: FeatureExtractor | None
+) -> tuple[list[str], list[Signature], np.ndarray | None]:
+    """Return the name, the signature and, with an extractor, the features of each image, float32 (N, D)."""
+    names: list[str] = []
+    signatures: list[Signature] = []
+    features: list[np.ndarray] = []
+    images = raw_file.iter_images()
+    decode = extractor.decode if extractor else None
+    with (
+        Progress("check", len(raw_file.labels), "images") as progress,
+        ThreadPoolExecutor(_MAX_THREADS) as pool,
+    ):
+        while batch := list(islice(images, _BATCH_SIZE)):
+            results = list(pool.map(partial(_read_image, raw_file.path, decode), batch))
+            names += [name for name, _ in batch]
+            signatures += [signature for signature, _ in results]
+            if extractor:
+                features.append(extractor.extract(np.stack([pixels for _, pixels in results if pixels is not None])))
+            progress.advance(len(batch))
+    return names, signatures, np.concatenate(features) if extractor else None
+
+
+def _read_image(
+    path: Path, decode: Callable[[bytes], np.ndarray] | None, image: tuple[str, bytes]
+) -> tuple[Signature, np.ndarray | None]:
+    """Return the signature of an image and what `decode`, if given, returns for it, uint8 (S, S, 3)."""
+    name, data = image
+    try:
+        return compute_signature(raw.decode_image(data)), decode(data) if decode else None
+    except raw.UnreadableImageError as error:
+        raise UserError(f"{path}: {display_name(name)} cannot be decoded ({error}): run rr fetch again") from error
+
+
+def find_similar(features: np.ndarray, is_test: np.ndarray) -> list[Finding]:
+    """Return, for each image, the most similar image before it if their features have a cosine above the minimum.
+
+    Test images are before training images. The mean of all features is subtracted first, because the features of an
+    untrained network, for example, all have similar directions.
+
+    Args:
+        features: float32 (N, D).
+        is_test: whether each image is in the test split, bool (N,).
+    """
+    order = np.argsort(~is_test, kind="stable")
+    vectors = features[order] - features.mean(0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    findings = []
+    for start in range(0, len(order), _FEATURE_BLOCK):
+        block = vectors[start : start + _FEATURE_BLOCK]
+        similarities = block @ vectors[: start + len(block)].T
+        similarities[np.triu_indices(len(block), start, start + len(block))] = -1  # the image itself and later ones
+        best = similarities.argmax(1)
+        values = similarities[np.arange(len(block)), best]
+        findings += [
+            Finding("similar features", int(order[start + row]), int(order[best[row]]), value=float(values[row]))
+            for row in np.flatnonzero(values > MIN_SIMILARITY)
+        ]
+    return findings
+
+
+def _find_unusual_sizes(signatures: Sequence[Signature]) -> list[Finding]:
+    areas = np.array([signature.height * signature.width for signature in signatures])
+    factors = areas / np.median(areas)
+    findings = [
+        Finding("unusual size", row, value=float(factors[row]))
+        for row in np.flatnonzero((factors >= MAX_SIZE_FACTOR) | (factors <= 1 / MAX_SIZE_FACTOR)).tolist()
+    ]
+    for row, signature in enumerate(signatures):
+        ratio = max(signature.height, signature.width) / min(signature.height, signature.width)
+        if ratio >= MAX_ASPECT_RATIO:
+            findings.append(Finding("long image", row, value=ratio))
+    return findings
+
+
+def find_small_classes(labels: np.ndarray, is_test: np.ndarray, num_classes: int) -> list[Finding]:
+    """Return the classes with fewer than `MIN_TRAIN_IMAGES` training images, and those without test images.
+
+    Args:
+        labels: label of each image, int64 (N,); -1 if unlabeled.
+        is_test: whether each image is in the test split, bool (N,).
+        num_classes: number of classes.
+    """
+    train, test = (np.bincount(labels[rows & (labels >= 0)], minlength=num_classes) for rows in (~is_test, is_test))
+    small = [Finding("small class", label=label, value=float(count)) for label, count in enumerate(train.tolist())]
+    return [
+        *(finding for finding in small if finding.value is not None and finding.value < MIN_TRAIN_IMAGES),
+        *(finding._replace(kind="class without test images") for finding in small if not test[finding.label]),
+    ]
+
+
+def _class_name(raw_file: raw.RawFile, label: int) -> str | None:
+    return raw_file.class_names[label] if 0 <= label < len(raw_file.class_names) else None
+
+
+def _make_table(findings: Sequence[Finding], names: Sequence[str], raw_file: raw.RawFile) -> pa.Table:
+    """Return a table with a row for each finding."""
+    columns: dict[str, list[object]] = defaultdict(list)
+    for finding in findings:
+        columns["kind"].append(finding.kind)
+        for prefix, row in (("", finding.image), ("other_", finding.other)):
+            label = finding.label if row is None and not prefix else raw.UNLABELED
+            columns[f"{prefix}image"].append(row)
+            columns[f"{prefix}file"].append(None if row is None else names[row])
+            columns[f"{prefix}split"].append(None if row is None else str(raw_file.splits[row]))
+            columns[f"{prefix}class"].append(_class_name(raw_file, label if row is None else raw_file.labels[row]))
+        columns["value"].append(finding.value)
+    types = {"image": pa.int64(), "other_image": pa.int64(), "value": pa.float64()}
+    keys = ["kind", *(f"{p}{key}" for p in ("", "other_") for key in ("image", "file", "split", "class")), "value"]
+    return pa.table({key: pa.array(columns[key], types.get(key, pa.string())) for key in keys})
+
+
+def _describe_findings(findings: Sequence[Finding], raw_file: raw.RawFile) -> list[str]:
+    """Return a line for each kind of finding with the number of images in each split, or the names of the classes."""
+    by_kind: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        by_kind[finding.kind].append(finding)
+    lines = []
+    for kind, group in by_kind.items():
+        rows = [finding.image for finding in group if finding.image is not None]
+        if not rows:
+            names = [f"{printable(raw_file.class_names[f.label])} ({f.value:.0f})" for f in group]
+            lines.append(f"{kind} ({KINDS[kind]}): {format_names(names)}")
+            continue
+        counts = Counter(raw_file.splits[rows].tolist())
+        line = f"{kind}: {', '.join(f'{counts[split]:,} {split}' for split in raw.SPLITS if counts[split])}"
+        labels = raw_file.labels
+        num_conflicts = sum(f.other is not None and labels[f.image] != labels[f.other] for f in group)
+        lines.append(line + (f"; {num_conflicts:,} with another class than the other image" if num_conflicts else ""))
+    return lines
+
+
+def _warn_of_false_findings(findings: Sequence[Finding], num_images: int) -> list[str]:
+    num_near = sum(finding.kind in ("near duplicate", "mirrored duplicate") for finding in findings)
+    if num_near <= _MAX_USUAL_FRACTION * num_images:
+        return []
+    return [
+        f"{num_near / num_images:.0%} of the images are near or mirrored duplicates. Images with few details, such as "
+        "an object on a plain background, are often similar without being copies: look at them before you exclude any"
+    ]
+
+
+def _choose_shown(findings: Sequence[Finding], splits: np.ndarray) -> list[Finding]:
+    """Return the findings to show: of each kind, pairs across the splits first, and the least similar pairs first."""
+    shown = []
+    for kind in KINDS:
+        group = [finding for finding in findings if finding.kind == kind and finding.image is not None]
+        group.sort(key=lambda f: (f.other is None or splits[f.image] == splits[f.other], f.value or 0))
+        shown += group[:_MAX_SHOWN_PER_KIND]
+    return shown
+
+
+def _render_sheet(findings: Sequence[Finding], names: Sequence[str], raw_file: raw.RawFile) -> np.ndarray:
+    """Return an image of the findings with captions: the kind and the value, and the split and name of each image."""
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 11)
+    rows = [row for finding in findings for row in (finding.image, finding.other) if row is not None]
+    images = raw_file.read_images(rows)
+    width, height = 2 * _TILE + _GAP, _TILE + 3 * _LINE + _GAP
+    num_rows = -(-len(findings) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * (width + _GAP) + _GAP, num_rows * (height + _GAP) + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    def write(text: str, left: int, top: int) -> None:
+        if draw.textlength(text, font) > width:
+            while draw.textlength(f"…{text}", font) > width:  # the end of a path says more than its start
+                text = text[1:]
+            text = f"…{text}"
+        draw.text((left, top), text, "black", font)
+
+    for number, finding in enumerate(findings):
+        row, column = divmod(number, _COLUMNS)
+        left, top = _GAP + column * (width + _GAP), _GAP + row * (height + _GAP)
+        value = (
+            "" if finding.value is None or not KINDS[finding.kind] else f", {KINDS[finding.kind]} {finding.value:.3g}"
+        )
+        write(f"{finding.kind}{value}", left, top + _TILE)
+        for line, image in enumerate((finding.image, finding.other)):
+            if image is None:
+                continue
+            pixels = Image.fromarray(raw.decode_image(images[image]))
+            tile = ImageOps.contain(pixels, (_TILE, _TILE), Image.Resampling.BICUBIC)
+            offset = (_TILE - tile.width) // 2, (_TILE - tile.height) // 2
+            sheet.paste(tile, (left + line * (_TILE + 4) + offset[0], top + offset[1]))
+            name = _class_name(raw_file, raw_file.labels[image])
+            text = f"{raw_file.splits[image]}{f', {name}' if name else ''}: {names[image]}"
+            write(printable(text), left, top + _TILE + (line + 1) * _LINE)
+    return np.asarray(sheet)

@@ -1,0 +1,93 @@
+"""Collect the sizes of your own images while they are fetched, and the faults that are found without much work."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rr.data import raw
+from rr.runtime.formatting import format_count
+
+_MAX_BLANK_RANGE = 4  # largest difference between two pixels of a blank image, of 255
+
+
+class ImageFacts(NamedTuple):
+    """The width and height of an image in pixels, and whether all of its pixels have almost the same color."""
+
+    width: int
+    height: int
+    is_blank: bool
+
+
+def find_image_facts(data: bytes) -> ImageFacts:
+    """Decode an encoded image, if possible at a reduced size, and return facts about it.
+
+    Raises:
+        UnreadableImageError: if the image cannot be decoded.
+    """
+    pixels, size = raw.decode_quickly(data)
+    # A reduced image is an average, which can have a single color although the image does not.
+    return ImageFacts(*size, is_blank(pixels) and is_blank(raw.decode_image(data)))
+
+
+class ImageSummary:
+    """Summary of images, of which the facts and the encoded images are added one by one."""
+
+    def __init__(self) -> None:
+        self._images: list[ImageFacts] = []
+        self._train_digests: set[bytes] = set()
+        self._num_test_copies = 0
+
+    def add_facts(self, image: ImageFacts) -> None:
+        """Add the facts about an image."""
+        self._images.append(image)
+
+    def add_encoded(self, image: raw.EncodedImage) -> None:
+        """Add an encoded image. The training images must be added first."""
+        digest = hashlib.sha256(image.data).digest()
+        if image.split == "train":
+            self._train_digests.add(digest)
+        else:
+            self._num_test_copies += digest in self._train_digests
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The facts for the record.
+
+        `sizes` has the width and height of the smallest and the largest image, and the median of the shorter sides.
+        `blank` is the number of images of a single color. `test_copies` is the number of test images whose file is
+        also in the training split.
+        """
+        sizes = [(image.width, image.height) for image in self._images]
+        by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+        return {
+            "sizes": {
+                "smallest": list(by_area[0]),
+                "largest": list(by_area[-1]),
+                "median_shorter_side": int(np.median([min(size) for size in sizes])),
+            },
+            "blank": sum(image.is_blank for image in self._images),
+            "test_copies": self._num_test_copies,
+        }
+
+
+def is_blank(pixels: np.ndarray) -> bool:
+    """Return whether all pixels of an RGB image, uint8 (H, W, 3), have almost the same color."""
+    sample = pixels[:: max(1, len(pixels) // 16), :: max(1, pixels.shape[1] // 16)]  # to return quickly
+    return all((np.ptp(part.reshape(-1, 3), axis=0) <= _MAX_BLANK_RANGE).all() for part in (sample, pixels))
+
+
+def format_summary(facts: dict[str, Any]) -> list[str]:
+    """Return the facts as lines of text: the sizes and, if there are faults, the faults."""
+    sizes = facts["sizes"]
+    smallest, largest = (f"{width:,} × {height:,}" for width, height in (sizes["smallest"], sizes["largest"]))
+    if smallest == largest:
+        lines = [f"size of all images: {smallest} pixels"]
+    else:
+        lines = [f"sizes: {smallest} to {largest} pixels; median of the shorter side: {sizes['median_shorter_side']:,}"]
+    faults = [
+        f"{format_count(facts['test_copies'], 'test images')} with a copy in the training split",
+        f"{format_count(facts['blank'], 'images')} of a single color",
+    ]
+    found = [text for count, text in zip((facts["test_copies"], facts["blank"]), faults, strict=True) if count]
+    return [*lines, *([f"found {', '.join(found)}; rr check lists them"] if found else [])]

@@ -1,0 +1,48 @@
+"""Choose the labeled training images of a protocol, and hold out some of them for validation."""
+
+import numpy as np
+
+from rr.data.labels import keep_label_fraction
+from rr.params import FinetuneConfig, LinearConfig
+
+_VALIDATION_FRACTION = 0.2
+_VALIDATION_STREAM = 1 << 32  # is added to the class, so that the random numbers differ from those of other choices
+
+
+def choose_labeled_rows(labels: np.ndarray, config: LinearConfig | FinetuneConfig, seed: int) -> np.ndarray:
+    """Return the sorted rows of the images whose labels a protocol uses, int64 (R,).
+
+    These are `images_per_class` random images of each class or, if this is None, `label_fraction` of them. The images
+    of a smaller number are among those of a larger one.
+
+    Args:
+        labels: label of each training image, int64 (N,).
+        config: settings of the protocol.
+        seed: seed of the choice.
+    """
+    if config.images_per_class is None:
+        return np.flatnonzero(keep_label_fraction(labels, config.label_fraction or 1.0, seed) >= 0)
+    rows = [_shuffle_class(labels, label, seed)[: config.images_per_class] for label in np.unique(labels)]
+    return np.sort(np.concatenate(rows))
+
+
+def choose_validation_rows(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return the sorted rows of a fifth of the images of each class, int64 (R,).
+
+    At least one image of a class is chosen, but a class with a single image has none.
+
+    Args:
+        labels: label of each labeled training image, int64 (N,).
+        seed: seed of the choice.
+    """
+    rows = []
+    for label in np.unique(labels):
+        order = _shuffle_class(labels, label, seed, _VALIDATION_STREAM)
+        rows.append(order[: min(max(1, round(_VALIDATION_FRACTION * len(order))), len(order) - 1)])
+    return np.sort(np.concatenate(rows))
+
+
+def _shuffle_class(labels: np.ndarray, label: int, seed: int, stream: int = 0) -> np.ndarray:
+    """Return the rows of a class in random order."""
+    rows = np.flatnonzero(labels == label)
+    return rows[np.random.Generator(np.random.Philox(key=[seed, int(label) + stream])).permutation(len(rows))]

@@ -1,0 +1,192 @@
+"""`rr init`: add your own images to `params.yaml`, with a grid and settings that suit their number and size."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rr.data.folder import image_kind, list_folder
+from rr.data.names import display_name
+from rr.errors import UserError
+from rr.evaluate.checks import find_protocol_problem, find_target_problem
+from rr.params import Params, parse_params
+from rr.params.base import NAME
+from rr.runtime.atomic import write_text
+from rr.runtime.formatting import format_count
+from rr.workflow.suites import add_methods, dump_yaml, make_yaml
+
+# One million views with Conv-4 take from one minute (32 px) to a quarter of an hour (128 px) on two cores.
+MAX_VIEWS = 1_000_000
+_MAX_EPOCHS = 200  # as in the paper
+IMAGE_SIZES = (32, 64, 96, 128)
+_BASE = "relational"
+_PROTOCOLS = ("linear", "knn", "retrieval")
+
+
+class Settings(NamedTuple):
+    """Settings of a pretraining: the number of views of an image in a mini-batch, its images, and the epochs."""
+
+    views: int
+    batch_size: int
+    epochs: int
+
+
+def choose_image_size(median_side: int) -> int:
+    """Return the largest of 32, 64, 96 and 128 that is at most the median of the images' shorter sides, or else 32."""
+    return max((size for size in IMAGE_SIZES if size <= median_side), default=IMAGE_SIZES[0])
+
+
+def choose_settings(num_images: int) -> Settings:
+    """Return settings with which training needs at most a million views, but at least one epoch of two views.
+
+    K is 8, or 4 or 2 if an epoch with more views would exceed the million. The number of epochs is at most 200. A
+    mini-batch has 64 images, or a quarter of the images if there are fewer than 256, but at least two.
+    """
+    views = next((views for views in (8, 4) if views * num_images <= MAX_VIEWS), 2)
+    epochs = min(_MAX_EPOCHS, max(1, MAX_VIEWS // (views * num_images)))
+    return Settings(views, min(64, max(2, num_images // 4)), epochs)
+
+
+def choose_name(path: Path, name: str | None, params: Params) -> str:
+    """Return the name of a new dataset: `name` or, if it is None, the name of the folder or file at `path`.
+
+    Raises:
+        UserError: if the name is not valid, or if `params` has a dataset or a method of this name.
+    """
+    if name is None:
+        name = re.sub("[^A-Za-z0-9_-]+", "-", path.expanduser().resolve().stem).strip("-_")
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"invalid name '{display_name(name)}': give one with --name, of letters, digits, - and _, with a letter or "
+            "digit first"
+        )
+    if name in params.datasets or _method_name(name) in params.methods:
+        raise UserError(
+            f"params.yaml already defines {name}: run `dvc repro` to train on it if the grid lists it, or choose "
+            "another name with --name"
+        )
+    return name
+
+
+def check_folder(path: Path) -> None:
+    """Raise UserError if the current folder is in the folder of images `path`.
+
+    The images that the stages write into the project would then be among the images of the dataset.
+    """
+    if Path.cwd().is_relative_to(path.expanduser().resolve()):
+        raise UserError(
+            f"{display_name(path)} contains the current folder, to which rr would write its results: run rr init in "
+            "another folder, such as a new one (mkdir project, cd project)"
+        )
+
+
+def make_source(path: Path) -> dict[str, str]:
+    """Return the `source` section for a folder of images, or for a Parquet file or a folder of them.
+
+    Raises:
+        UserError: if `path` is neither a folder nor a Parquet file.
+    """
+    expanded = path.expanduser()
+    if expanded.is_file() and expanded.suffix.lower() == ".parquet":
+        kind = "parquet"
+    elif not expanded.is_dir():
+        raise UserError(f"{display_name(path)} is not a folder or a Parquet file: give a folder of images")
+    else:
+        has_images = bool(list_folder(expanded, image_kind()).files)
+        kind = "imagefolder" if has_images or not any(expanded.rglob("*.parquet")) else "parquet"
+    return {"kind": kind, "path": str(path)}
+
+
+def add_dataset(text: str, name: str, source: dict[str, str], image_size: int) -> str:
+    """Return the text of a parameter file with an additional dataset. Comments are kept."""
+    yaml = make_yaml()
+    params = yaml.load(text)
+    value = yaml.load("{source: {}, image_size: 0}")
+    value.fa.set_block_style()
+    value["source"].fa.set_flow_style()
+    value["source"].update(source)
+    value["image_size"] = image_size
+    params["datasets"].insert(0, name, value)  # at the end, it would follow the comment of the next section
+    return dump_yaml(yaml, params)
+
+
+def add_grid(
+    text: str, name: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
+) -> str:
+    """Return the text of a parameter file whose grid trains on the dataset `name` and evaluates on it if possible.
+
+    A method is added with `choose_settings`. If the dataset can be a target, the grid also has random weights as the
+    lower bound, and those protocols that its number of images allows.
+
+    Args:
+        text: the text of the parameter file, which defines the dataset.
+        name: name of the dataset.
+        class_names: names of its classes by label; empty if it has no labels.
+        train_labels: label of each training image, int64 (N,); -1 if unlabeled.
+        test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
+
+    Raises:
+        UserError: if the file does not define the method `relational`.
+    """
+    params = parse_params(text, Path("params.yaml"))
+    method, settings = _method_name(name), choose_settings(len(train_labels))
+    is_target = not find_target_problem(name, class_names, train_labels, test_labels)
+    protocols = [
+        protocol
+        for protocol in _PROTOCOLS
+        if is_target
+        and protocol in params.protocols
+        and not find_protocol_problem(protocol, params.protocols[protocol], name, train_labels, test_labels, 1)
+    ]
+    grid: dict[str, list[Any]] = {
+        "data": [name],
+        "dataset": [name],
+        "backbone": ["conv4"],
+        "method": ["random", method] if protocols and "random" in params.methods else [method],
+        "seed": [1],
+        "target": [name] if protocols else [],
+        "protocol": protocols,
+    }
+    yaml = make_yaml()
+    content = yaml.load(text)
+    for axis, values in grid.items():
+        content["grid"][axis][:] = values  # in place, to keep the style and comment of the line
+    add_methods(content["methods"], {method: {"base": _BASE, **settings._asdict()}}, "rr init")
+    content["methods"].yaml_set_comment_before_after_key(
+        method,
+        f"Written by rr init for {len(train_labels):,} training images: {settings.views} views of each in "
+        f"{format_count(settings.epochs, 'epochs')},\nso that training needs at most {MAX_VIEWS:,} views.",
+        indent=2,
+    )
+    return dump_yaml(yaml, content)
+
+
+def write_params(path: Path, text: str) -> None:
+    """Check the text of a parameter file, and write it."""
+    parse_params(text, path)
+    write_text(path, text)
+
+
+def describe_source(name: str, source: dict[str, str]) -> str:
+    """Return the entry of a dataset for `params.yaml`, for a message that says how to edit it."""
+    keys = ", ".join(f"{key}: {value}" for key, value in source.items())
+    return f"  {name}:\n    source: {{{keys}}}\n    image_size: 64"
+
+
+def describe_grid(params: Params, name: str) -> str:
+    """Return what `params.yaml` contains now and which commands come next, in a few lines."""
+    method = _method_name(name)
+    settings: Any = params.methods[method]
+    grid, size = params.grid[0], params.datasets[name].image_size
+    evaluations = f"evaluations: {', '.join(grid.protocol)}" if grid.target else "no evaluations, for lack of labels"
+    return (
+        f"params.yaml: dataset {name} of {size} × {size} pixels; method {method} with {settings.views} views of each "
+        f"image, batches of {settings.batch_size} and {format_count(settings.epochs, 'epochs')}; {evaluations}\n"
+        f"next: `rr check {name}` looks for duplicates and other faults; `dvc repro` trains and writes the report"
+    )
+
+
+def _method_name(dataset: str) -> str:
+    return f"{_BASE}-{dataset}"

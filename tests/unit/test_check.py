@@ -1,0 +1,208 @@
+"""Tests of `rr check` on folders and files with known faults."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers import RunRr, add_dataset, open_fetched
+from own_images import make_image, make_table, save_file, save_tables, save_tree
+from photographs import photographs
+from PIL import Image, ImageOps
+
+from rr import backbones
+from rr.backbones.weights import save_backbone
+from rr.check import Finding, find_similar, find_small_classes
+from rr.params import load_params
+from rr.runtime.hashing import file_sha256
+
+SOURCE = {"kind": "imagefolder", "path": "images"}
+CHECK = Path("data/check/mine")
+
+
+def save(path: Path, image: np.ndarray | Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)
+
+
+@pytest.fixture
+def faulty_folder(project: Path) -> Path:
+    """Return a folder of images in which one image has each fault."""
+    photos, root = photographs(), project / "images"
+    for number in range(10):
+        save(root / f"train/cat/{number}.png", photos[number])
+        save(root / f"train/dog/{number}.png", photos[10 + number])
+    for number in range(3):
+        save(root / f"test/cat/{number}.png", photos[20 + number])
+        save(root / f"test/dog/{number}.png", photos[25 + number])
+    save(root / "train/cat/copy.png", photos[20])  # of test/cat/0.png
+    save(root / "train/cat/compressed.jpg", photos[21])  # of test/cat/1.png
+    save(root / "train/dog/mirrored.png", ImageOps.mirror(Image.fromarray(photos[1])))  # of train/cat/1.png
+    save(root / "train/dog/gray.png", np.full((213, 213, 3), 128, np.uint8))
+    save(root / "train/cat/panorama.png", Image.fromarray(photos[29]).resize((900, 60)))
+    save(root / "train/cat/large.png", Image.fromarray(photos[23]).resize((900, 900)))
+    (root / "train/cat/notes.txt").touch()
+    add_dataset(project, SOURCE)
+    return root
+
+
+def read_findings() -> set[tuple[str, str, str | None, str | None, str | None]]:
+    """Return the kind, and the file and split of both images, of each finding."""
+    table = pq.read_table(CHECK / "findings.parquet")
+    keys = ("kind", "file", "split", "other_file", "other_split")
+    return {tuple(row[key] for key in keys) for row in table.to_pylist()}
+
+
+def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder: Path, rr: RunRr) -> None:
+    fetched = rr("fetch", "--dataset", "mine").out
+    assert "sizes: 213 × 213 to 900 × 900 pixels; median of the shorter side: 213" in fetched
+    assert "found 1 test image with a copy in the training split, 1 image of a single color; rr check lists" in fetched
+    outcome = rr("check", "mine")
+    assert outcome.code == 0, outcome.err
+    assert read_findings() == {
+        ("exact duplicate", "train/cat/copy.png", "train", "test/cat/0.png", "test"),
+        ("near duplicate", "train/cat/compressed.jpg", "train", "test/cat/1.png", "test"),
+        ("mirrored duplicate", "train/dog/mirrored.png", "train", "train/cat/1.png", "train"),
+        ("blank image", "train/dog/gray.png", "train", None, None),
+        ("unusual size", "train/cat/large.png", "train", None, None),
+        ("long image", "train/cat/panorama.png", "train", None, None),
+    }
+    excluded = ["train/cat/compressed.jpg", "train/cat/copy.png", "train/dog/gray.png", "train/dog/mirrored.png"]
+    assert (CHECK / "exclude.txt").read_text().splitlines() == excluded
+    with Image.open(CHECK / "findings.png") as sheet:
+        assert sheet.width > 1000
+    assert outcome.out.splitlines() == [
+        "data/raw/mine/images.parquet: 32 images checked",
+        "2 of 6 test images have an equal or nearly equal image in the training split",
+        "exact duplicate: 1 train",
+        "near duplicate: 1 train",
+        "mirrored duplicate: 1 train; 1 with another class than the other image",
+        "blank image: 1 train",
+        "unusual size: 1 train",
+        "long image: 1 train",
+        "6% of the images are near or mirrored duplicates. Images with few details, such as an object on a plain "
+        "background, are often similar without being copies: look at them before you exclude any",
+        "all findings: data/check/mine/findings.parquet; some of them as images: data/check/mine/findings.png",
+        "images to exclude: data/check/mine/exclude.txt (4)",
+        "skipped 1 file: not an image (.txt 1)",
+        "to leave them out: add `exclude: data/check/mine/exclude.txt` to the source of mine in params.yaml, "
+        "then run dvc repro",
+    ]
+
+    add_dataset(project, {**SOURCE, "exclude": str(CHECK / "exclude.txt")})
+    outcome = rr("fetch", "--dataset", "mine")
+    assert "skipped 4 files: listed in the exclude file (.png 3, .jpg 1)" in outcome.out
+    names = {name for name, _ in open_fetched(project).iter_images()}
+    assert len(names) == 28
+    assert not names & set(excluded)
+    record = json.loads((project / "data/raw/mine/run.json").read_text())
+    assert record["exclude_sha256"] == file_sha256(project / CHECK / "exclude.txt")
+    assert record["params"]["datasets.mine.source"]["exclude"] == str(CHECK / "exclude.txt")
+    outcome = rr("check", "mine")
+    assert {kind for kind, *_ in read_findings()} == {"unusual size", "long image"}
+    assert (CHECK / "exclude.txt").read_text().splitlines() == excluded  # not only what this check has found
+    assert "to leave them out: run `dvc repro --force fetch@mine`" in outcome.out
+
+
+def test_clean_dataset_has_no_findings(project: Path, rr: RunRr) -> None:
+    for number, photo in enumerate(photographs()):
+        save(project / f"images/{number}.png", photo)
+    add_dataset(project, SOURCE)
+    assert "rr check" not in rr("fetch", "--dataset", "mine").out
+    assert rr("check", "mine").out.splitlines()[1:3] == [
+        "0 of 6 test images have an equal or nearly equal image in the training split",
+        "all findings: data/check/mine/findings.parquet",
+    ]
+    assert read_findings() == set()
+    assert not (CHECK / "findings.png").exists()
+
+
+def test_features_are_compared_if_weights_are_given(project: Path, rr: RunRr) -> None:
+    photos = photographs()
+    for number in range(20):
+        save(project / f"images/{number}.png", photos[number])
+    save(project / "images/rotated.png", Image.fromarray(photos[3]).rotate(6, Image.Resampling.BICUBIC))
+    add_dataset(project, SOURCE)
+    rr("fetch", "--dataset", "mine")
+    rr("check", "mine")
+    assert read_findings() == set()
+    torch.manual_seed(0)
+    save_backbone(backbones.build("conv4"), Path("w.safetensors"), load_params(Path("params.yaml")).datasets["shapes"])
+    assert rr("check", "mine", "--weights", "w.safetensors").code == 0
+    assert {row[0] for row in read_findings()} == {"similar features"}
+    assert all(row["value"] > 0.95 for row in pq.read_table(CHECK / "findings.parquet").to_pylist())
+    assert (CHECK / "exclude.txt").read_text() == ""
+
+
+def test_similar_features_by_hand() -> None:
+    features = np.array([[3, 0], [-3, 0.1], [2, 0], [0, 5], [0, -5.1]], np.float32)  # their mean is almost 0
+    findings = find_similar(features - features.mean(0) + 7, np.array([False, False, True, False, False]))
+    assert [(finding.image, finding.other) for finding in findings] == [(0, 2)]
+    assert findings[0].value == pytest.approx(1, abs=0.01)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2500, 4)).astype(np.float32)  # more than two blocks
+    is_test = rng.random(2500) < 0.2
+    centered = features - features.mean(0)
+    cosines = (centered @ centered.T) / np.outer(*[np.linalg.norm(centered, axis=1)] * 2)
+    ranks = np.argsort(np.argsort(~is_test, kind="stable"))
+    for finding in find_similar(features, is_test):
+        before = np.flatnonzero(ranks < ranks[finding.image])
+        assert finding.other == before[cosines[finding.image, before].argmax()]
+        assert finding.value == pytest.approx(cosines[finding.image, finding.other], abs=1e-5)
+
+
+def test_small_classes_by_hand() -> None:
+    labels = np.array([0] * 10 + [1] * 9 + [-1, 0, 1, 3])
+    is_test = np.arange(len(labels)) >= 20
+    assert find_small_classes(labels, is_test, 4) == [
+        Finding("small class", label=1, value=9),
+        Finding("small class", label=2, value=0),
+        Finding("small class", label=3, value=0),
+        Finding("class without test images", label=2, value=0),
+    ]
+    assert find_small_classes(np.full(5, -1), np.arange(5) > 3, 0) == []
+
+
+def test_small_class_is_printed_by_name(project: Path, rr: RunRr) -> None:
+    save_tree(project / "images", {"cat": 12, "dog": 9})
+    add_dataset(project, SOURCE)
+    rr("fetch", "--dataset", "mine")
+    assert "small class (training images): dog (7)" in rr("check", "mine").out
+
+
+def test_check_before_fetch_raises(project: Path, rr: RunRr) -> None:
+    outcome = rr("check", "shapes")
+    assert (outcome.code, outcome.err) == (2, "rr: data/raw/shapes/run.json is missing: run rr fetch first\n")
+
+
+class TestExclude:
+    def test_rows_of_a_parquet_file(self, project: Path, rr: RunRr) -> None:
+        save_tables(project / "tables", {"train.parquet": make_table([0, 1] * 5), "test.parquet": make_table([0, 1])})
+        (project / "list.txt").write_text("train.parquet, row 3\n\ntrain.parquet, row 4\n")
+        add_dataset(project, {"kind": "parquet", "path": "tables", "exclude": "list.txt"})
+        assert "skipped 2 files: listed in the exclude file (.parquet 2)" in rr("fetch", "--dataset", "mine").out
+        names = [name for name, _ in open_fetched(project).iter_images()]
+        assert names[:4] == [f"train.parquet, row {row}" for row in (0, 1, 2, 5)]
+
+    def test_unreadable_image_and_unprintable_name(self, project: Path, rr: RunRr) -> None:
+        save_tree(project / "images", {"cat": 5})
+        save_file(project / "images/cat/broken.png", b"")
+        save_file(project / "images/cat/two\nlines.png", make_image())
+        (project / "list.txt").write_text("cat/broken.png\ncat/two\\nlines.png\n")
+        add_dataset(project, {**SOURCE, "exclude": "list.txt"})
+        assert rr("fetch", "--dataset", "mine").code == 0
+        assert sorted(name for name, _ in open_fetched(project).iter_images()) == [f"cat/{i}.png" for i in range(5)]
+
+    def test_unknown_name_and_missing_list_raise(self, project: Path, rr: RunRr) -> None:
+        save_tree(project / "images", {"cat": 5})
+        add_dataset(project, {**SOURCE, "exclude": "list.txt"})
+        outcome = rr("fetch", "--dataset", "mine")
+        assert outcome.code == 2
+        assert outcome.err.startswith("rr: exclude: list.txt cannot be read ([Errno 2] No such file")
+        (project / "list.txt").write_text("cat/1.png\nmissing.png\n")
+        outcome = rr("fetch", "--dataset", "mine")
+        assert outcome.code == 2
+        assert "list.txt lists images that the source does not contain: missing.png. Remove these lines" in outcome.err
+        assert not (project / "data/raw/mine/images.parquet").exists()

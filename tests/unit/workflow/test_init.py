@@ -1,0 +1,183 @@
+"""Tests of `rr init`: it adds images to the real params.yaml, and the result can be run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import RunRr
+from own_images import make_table, save_tables, save_tree
+from PIL import Image
+
+from rr.params import load_params
+from rr.workflow import grid
+from rr.workflow.checks import find_grid_problems
+from rr.workflow.init import MAX_VIEWS, choose_image_size, choose_settings
+
+
+def save_images(root: Path, counts: dict[str, int], size: tuple[int, int]) -> Path:
+    """Write random images of a size (width, height) into folders; return `root`."""
+    rng = np.random.default_rng(0)
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [(8, 32), (32, 32), (63, 32), (64, 64), (100, 96), (128, 128), (4000, 128)]
+)
+def test_image_size_is_at_most_the_median(side: int, expected: int) -> None:
+    assert choose_image_size(side) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_images", "expected"),
+    [
+        (2, (8, 2, 200)),
+        (40, (8, 10, 200)),
+        (5_000, (8, 64, 25)),
+        (125_000, (8, 64, 1)),
+        (200_000, (4, 64, 1)),
+        (500_000, (2, 64, 1)),
+        (2_000_000, (2, 64, 1)),
+    ],
+)
+def test_settings_for_a_number_of_images(num_images: int, expected: tuple[int, int, int]) -> None:
+    assert choose_settings(num_images) == expected
+
+
+def test_training_needs_at_most_a_million_views() -> None:
+    for num_images in range(1, 500_000, 997):
+        settings = choose_settings(num_images)
+        assert settings.views * num_images * settings.epochs <= MAX_VIEWS
+
+
+def test_labeled_folder(params_file: Path, rr: RunRr) -> None:
+    before, comments = load_params(params_file), params_file.read_text().count("#")
+    save_images(Path("My birds"), {"robin": 30, "wren": 20}, (90, 70))
+    outcome = rr("init", "My birds")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines() == [
+        "data/raw/My-birds/images.parquet: 40 train, 10 test, 2 classes",
+        "train: all folders; test: 0.2 of the images of each class, held out",
+        "classes (train + test images): robin (24 + 6), wren (16 + 4)",
+        "size of all images: 90 × 70 pixels",
+        "params.yaml: dataset My-birds of 64 × 64 pixels; method relational-My-birds with 8 views of each image, "
+        "batches of 10 and 200 epochs; evaluations: linear, knn, retrieval",
+        "next: `rr check My-birds` looks for duplicates and other faults; `dvc repro` trains and writes the report",
+    ]
+    after = load_params(params_file)
+    assert params_file.read_text().count("#") == comments + 4  # two are copied with the method
+    assert {name: after.datasets[name] for name in before.datasets} == before.datasets
+    assert {name: after.methods[name] for name in before.methods} == before.methods
+    assert (after.protocols, after.threads, after.dynamics) == (before.protocols, before.threads, before.dynamics)
+    changes = {"views": 8, "batch_size": 10, "epochs": 200}
+    assert after.methods["relational-My-birds"] == before.methods["relational"].model_copy(update=changes)
+    assert after.grid[0].model_dump() == {
+        "data": ["My-birds"], "dataset": ["My-birds"], "backbone": ["conv4"], "seed": [1], "target": ["My-birds"],
+        "method": ["random", "relational-My-birds"], "protocol": ["linear", "knn", "retrieval"],
+    }  # fmt: skip
+    assert find_grid_problems(after) == []
+    # The images need not be fetched again.
+    assert grid.make_fetch_run(after, "My-birds").params == {
+        "datasets.My-birds.source": after.datasets["My-birds"].source.model_dump()
+    }
+    assert rr("convert", "--dataset", "My-birds").code == 0
+
+
+def test_protocols_that_need_more_images_are_left_out(params_file: Path, rr: RunRr) -> None:
+    save_images(Path("few"), {"robin": 8, "wren": 8}, (40, 40))
+    assert "evaluations: linear, retrieval" in rr("init", "few").out
+    assert find_grid_problems(load_params(params_file)) == []
+
+
+def test_unlabeled_folder_has_no_target(params_file: Path, rr: RunRr) -> None:
+    save_images(Path("photos"), {"": 10, "holidays": 0}, (40, 40))
+    outcome = rr("init", "photos", "--name", "mine")
+    assert "10 epochs" not in outcome.out
+    assert "no evaluations, for lack of labels" in outcome.out
+    after = load_params(params_file)
+    assert (after.grid[0].dataset, after.grid[0].target, after.grid[0].method) == (["mine"], [], ["relational-mine"])
+    assert find_grid_problems(after) == []
+
+
+@pytest.mark.parametrize("path", ["tables", "tables/train.parquet"])
+def test_parquet(params_file: Path, rr: RunRr, path: str) -> None:
+    save_tables(Path("tables"), {"train.parquet": make_table(["a", "b"] * 20)})
+    outcome = rr("init", path, "--name", "tables")
+    assert outcome.code == 0, outcome.err
+    assert load_params(params_file).datasets["tables"].source.kind == "parquet"
+
+
+def test_existing_name_is_not_overwritten(params_file: Path, rr: RunRr) -> None:
+    save_tree(Path("shapes"), {"a": 5, "b": 5})
+    text = params_file.read_text()
+    outcome = rr("init", "shapes")
+    assert outcome.code == 2
+    assert outcome.err.startswith("rr: params.yaml already defines shapes: ")
+    assert rr("init", "shapes", "--name", "mine").code == 0
+    assert rr("init", "shapes", "--name", "mine").code == 2
+    outcome = rr("init", "shapes", "--name", "$")
+    assert (outcome.code, outcome.err.startswith("rr: invalid name '$': give one with --name")) == (2, True)
+    assert text != params_file.read_text()
+
+
+def test_ambiguous_folder_leaves_the_file_unchanged(params_file: Path, rr: RunRr) -> None:
+    save_tree(Path("images"), {"fold1/cat": 3, "fold1/dog": 3, "fold2/cat": 3, "fold2/dog": 3})
+    text = params_file.read_text()
+    outcome = rr("init", "images")
+    assert outcome.code == 2
+    assert "contain the same subfolders" in outcome.err
+    assert "params.yaml is unchanged" in outcome.err
+    assert "    source: {kind: imagefolder, path: images}" in outcome.err
+    assert params_file.read_text() == text
+    assert not Path("data/raw/images/images.parquet").exists()
+
+
+@pytest.mark.parametrize("path", ["missing", "params.yaml"])
+def test_path_without_images_raises(params_file: Path, rr: RunRr, path: str) -> None:
+    outcome = rr("init", path)
+    assert (outcome.code, outcome.err) == (
+        2,
+        f"rr: {path} is not a folder or a Parquet file: give a folder of images\n",
+    )
+
+
+def test_current_folder_among_the_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
+    (tmp_path / "below").mkdir()
+    for folder in (tmp_path, tmp_path / "below"):
+        monkeypatch.chdir(folder)
+        outcome = rr("init", str(tmp_path))
+        assert outcome.code == 2
+        assert f"{tmp_path} contains the current folder" in outcome.err
+    assert [path.name for path in tmp_path.rglob("*")] == ["below"]
+
+
+def test_project_is_created_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
+    images = save_tree(tmp_path / "images", {"a": 5, "b": 5})
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    outcome = rr("init", str(images))
+    assert outcome.code == 0, outcome.err
+    assert "images" in load_params(Path("params.yaml")).datasets
+    assert Path("dvc.yaml").is_file()
+
+
+def test_name_without_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert rr("init", "--name", "birds").err == "rr: --name and --run need a folder of images: rr init IMAGES\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_outside_a_project_raises_before_anything_is_read(params_file: Path, rr: RunRr) -> None:
+    save_tree(Path("images"), {"a": 5, "b": 5})
+    text = params_file.read_text()
+    assert "--run: dvc.yaml not found" in rr("init", "images", "--run").err
+    assert (
+        "--run: DVC reads only params.yaml, not other.yaml"
+        in rr("init", "images", "--run", "--params", "other.yaml").err
+    )
+    assert params_file.read_text() == text
