@@ -499,14 +499,19 @@ def _check_grid(problems: list[str], params_file: Path) -> None:
 def _former_local_copy(run: grid.StageRun) -> Path | None:
     """Return the path of the local copy from which the current images were fetched, or None.
 
-    An engine that repeats the stage runs it without `--from`.
+    An engine that repeats the stage runs it without `--from`. A local copy replaces the kind and the path of a source,
+    so only a change of one of these means that the local copy is not to be used any more.
     """
     try:
         record = load_record(run.folder)
     except UserError:  # missing or damaged
         return None
     path = record.get("local_copy")
-    return Path(path) if path and record["params"] == run.params else None
+    return Path(path) if path and _kind_and_path(record["params"]) == _kind_and_path(run.params) else None
+
+
+def _kind_and_path(fetch_params: dict[str, Any]) -> list[tuple[str, str | None]]:
+    return [(source["kind"], source.get("path")) for source in fetch_params.values()]
 
 
 def _register_with_engines(run: grid.StageRun, params_file: Path) -> None:

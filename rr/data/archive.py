@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from rr.errors import UserError
+from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.progress import Progress
 
 _HINT = "replace this file with a new download of the official archive, or give another copy with --from"
@@ -85,6 +85,7 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
     except BaseException as error:
         shutil.rmtree(target_dir)
         if _indicates_damage(error):
+            raise_if_lfs_pointer(path)
             # If no member could be read, tarfile's message lists the error of each compression method.
             reason = f"{name}: {error}" if name else "it cannot be opened"
             raise UserError(f"{path} is damaged or not a zip or tar archive ({reason}): {_HINT}") from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rr.errors import UserError
+from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.progress import Progress
 
 TIMEOUT = 60.0  # seconds without any data after which a connection is closed
@@ -68,6 +68,7 @@ def download_file(url: str, path: Path, md5: str | None = None) -> None:
 def check_md5(path: Path, md5: str | None) -> None:
     """Raise UserError if the MD5 of the file differs from `md5` (32 hexadecimal digits); None accepts any file."""
     if md5 is not None and (actual := file_md5(path)) != md5:
+        raise_if_lfs_pointer(path)
         raise UserError(
             f"{path}: wrong checksum: expected md5 {md5}, got {actual}. Delete this file and download it again, "
             "or give another copy with --from"

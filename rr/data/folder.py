@@ -5,6 +5,7 @@
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,7 +14,9 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from rr.data import raw
 from rr.data.names import display_name
+from rr.errors import UserError
 
 # Reasons why a file is not used. They appear in the output of the commands and in the records.
 HIDDEN = "hidden"
@@ -265,6 +268,33 @@ def _is_identified(path: str, formats: tuple[str, ...] | None) -> bool:
 def image_kind() -> FileKind:
     """Return the kind of all image files that Pillow can read."""
     return FileKind(image_suffixes(), _reason_not_an_image)
+
+
+def describe_non_folder(path: Path) -> str:
+    """Return what a path that should be a folder of images is, as the end of "… is not a folder".
+
+    The text is empty if the path does not exist.
+
+    Raises:
+        UserError: if the path is a URL.
+    """
+    raise_if_url(path)
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        content = raw.identify_content(file.read(1024))
+    if content:
+        return f" ({content[0]})"
+    is_image = file_suffix(path.name) in image_suffixes()
+    return " (an image; give the folder that contains it)" if is_image else " (a file; give a folder of images)"
+
+
+def raise_if_url(path: Path) -> None:
+    """Raise UserError if a path does not exist and has the form of a URL, such as `https://…` or `s3://…`."""
+    scheme = re.match("([A-Za-z][A-Za-z0-9+.-]+):/+", str(path))  # a Path has lost the second slash
+    if scheme and not path.exists():
+        url = f"{scheme[1]}://{str(path)[scheme.end() :]}"
+        raise UserError(f"{display_name(url)} is a URL: download the files, and give the path of the local copy")
 
 
 def file_suffix(name: str) -> str:

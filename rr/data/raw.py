@@ -405,6 +405,8 @@ def identify_content(data: bytes) -> tuple[str, str] | None:
     for signature, name in _OTHER_SIGNATURES.items():
         if start.startswith(signature):
             return name, "not an image in spite of its suffix"
+    if data[257:262] == b"ustar":
+        return "a tar archive; extract it", "not an image in spite of its suffix"
     if data[4:8] == b"ftyp":
         name = "a HEIC or AVIF image" if data[8:12] in _HEIF_BRANDS else "a video"
         return f"{name}, which Pillow cannot read; convert it to JPEG or PNG", "in a format that Pillow cannot read"
@@ -418,7 +420,9 @@ _OTHER_SIGNATURES = {
     b"<?xml": "an XML document (of a failed download?)",
     b"{": "a JSON document (of a failed download?)",
     b"%pdf": "a PDF document",
-    b"pk\x03\x04": "a zip archive",
-    b"\x1f\x8b": "a gzip archive",
+    b"pk\x03\x04": "a zip archive; extract it",
+    b"\x1f\x8b": "a gzip archive; extract it",
+    b"rar!\x1a": "a RAR archive; extract it",
+    b"7z\xbc\xaf": "a 7z archive; extract it",
 }
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"}

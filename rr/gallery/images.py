@@ -12,6 +12,7 @@ from rr.data import raw
 from rr.data.folder import (
     UNREADABLE_FILE,
     DamagedFile,
+    describe_non_folder,
     file_suffix,
     image_kind,
     image_suffixes,
@@ -57,7 +58,8 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
         UserError: if `folder` is not a folder or contains no images.
     """
     if not folder.is_dir():
-        raise UserError(f"{display_name(folder)} is not an existing folder: give a folder of images")
+        what = describe_non_folder(folder)
+        raise UserError(f"{display_name(folder)} is not an existing folder{what}: give a folder of images")
     listing = list_folder(folder, image_kind())
     for file in listing.skipped:
         skipped.add(file)

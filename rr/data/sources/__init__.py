@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rr.data.folder import raise_if_url
 from rr.data.names import printable
 from rr.data.raw import RawDataset
 from rr.data.skipped_files import SkippedFiles
@@ -24,6 +25,8 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
     """
     if local_copy is None and not isinstance(source, ShapesSource | DigitsSource) and source.path:
         local_copy = _expand_user(source.path)
+    if local_copy:
+        raise_if_url(local_copy)
     match source.kind:
         case "shapes":
             return shapes.read_dataset(source)

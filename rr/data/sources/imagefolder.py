@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rr.data import raw
-from rr.data.folder import UNREADABLE_FILE, DamagedFile, SkippedFile, image_kind, list_folder
+from rr.data.folder import UNREADABLE_FILE, DamagedFile, SkippedFile, describe_non_folder, image_kind, list_folder
 from rr.data.image_summary import ImageFacts
 from rr.data.names import display_name, format_names, path_to_text
 from rr.data.skipped_files import SkippedFiles, inspect_image
@@ -48,8 +48,8 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     root = local_copy or Path(source.path)
     if not root.is_dir():
         raise UserError(
-            f"{display_name(root)} is not a folder: correct the source's path in params.yaml, or give a path with "
-            "--from"
+            f"{display_name(root)} is not a folder{describe_non_folder(root)}: correct the source's path in "
+            "params.yaml, or give a path with --from"
         )
     listing = list_folder(root, image_kind())
     listing = listing._replace(

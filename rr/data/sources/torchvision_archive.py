@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rr.data.archive import ArchiveLimits, extract_tar
 from rr.data.download import check_md5, download_file, file_md5
-from rr.errors import UserError
+from rr.errors import UserError, raise_if_lfs_pointer
 
 _LIMITS = ArchiveLimits(max_bytes=4 << 30, max_members=100)  # STL-10 expands to 3 GB
 
@@ -78,4 +78,5 @@ def _check_files(folder: Path, files: list[tuple[str, str]]) -> None:
         if not path.is_file():
             raise UserError(f"{path} is missing: {hint}")
         if (actual := file_md5(path)) != md5:
+            raise_if_lfs_pointer(path)
             raise UserError(f"{path}: wrong checksum: expected md5 {md5}, got {actual}; {hint}")

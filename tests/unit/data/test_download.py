@@ -334,6 +334,11 @@ class TestArchives:
         message = error_of(lambda: open_tree(tmp_path / "set", tmp_path / "extracted", LIMITS), expected)
         assert message.endswith("with a new download of the official archive, or give another copy with --from")
 
+    def test_git_lfs_pointer_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "set.zip").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+        expected = "set.zip is a Git LFS pointer instead of the file: run `git lfs pull`"
+        error_of(lambda: open_tree(tmp_path / "set.zip", tmp_path / "extracted", LIMITS), expected)
+
     def test_changed_byte_in_zip_raises(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "set", "w") as file:
             file.writestr("good", b"untouched")

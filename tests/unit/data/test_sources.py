@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from helpers import RunRr, add_dataset, open_fetched
 from PIL import Image
 
 from rr.data import raw
+
+IMAGES = "data/raw/mine/images.parquet"
 
 
 def save_image(path: Path, color: str = "red", size: tuple[int, int] = (20, 30)) -> Path:
@@ -90,6 +93,47 @@ class TestImageFolder:
             save_image(project / "elsewhere/cat" / f"{i}.png", f"#{i:02}0000")
         add_dataset(project, {"kind": "imagefolder", "path": "/nowhere"})
         assert rr("fetch", "--dataset", "mine", "--from", "elsewhere").code == 0
+
+    def test_local_copy_is_read_again_unless_the_path_changes(self, project: Path, rr: RunRr) -> None:
+        save_image(project / "other/cat/1.png")
+        for i in range(10):
+            save_image(project / "elsewhere/cat" / f"{i}.png", f"#{i:02}0000")
+        add_dataset(project, {"kind": "imagefolder", "path": "nowhere"})
+        assert rr("fetch", "--dataset", "mine", "--from", "elsewhere").out.startswith(f"{IMAGES}: 8 train, 2 test")
+        changed = {"kind": "imagefolder", "path": "nowhere", "test_fraction": 0.5, "on_unreadable": "skip"}
+        add_dataset(project, changed)
+        outcome = rr("fetch", "--dataset", "mine")
+        assert "elsewhere again, because data/raw/mine/run.json names it" in outcome.err
+        assert outcome.out.startswith(f"{IMAGES}: 5 train, 5 test")
+        add_dataset(project, changed | {"path": "other"})
+        assert "other: no test image can be held out" in rr("fetch", "--dataset", "mine").err
+
+    @pytest.mark.parametrize(
+        ("name", "data", "expected"),
+        [
+            ("a.zip", b"PK\x03\x04", "a zip archive; extract it"),
+            ("a.tar", bytes(257) + b"ustar", "a tar archive; extract it"),
+            ("a.zip", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer .* run `git lfs pull`"),
+            ("a.jpg", b"\xff\xd8", "an image; give the folder that contains it"),
+            ("a.txt", b"text", "a file; give a folder of images"),
+        ],
+    )
+    def test_file_in_place_of_a_folder_is_named(
+        self, project: Path, rr: RunRr, name: str, data: bytes, expected: str
+    ) -> None:
+        (project / name).write_bytes(data)
+        add_dataset(project, {"kind": "imagefolder", "path": name})
+        outcome = rr("fetch", "--dataset", "mine")
+        assert outcome.code == 2
+        assert re.search(rf"{name} is not a folder \({expected}\): correct the source's path", outcome.err)
+
+    @pytest.mark.parametrize("kind", ["imagefolder", "parquet", "cifar10", "slimagenet64"])
+    def test_url_in_place_of_a_path_is_named(self, project: Path, rr: RunRr, kind: str) -> None:
+        add_dataset(project, {"kind": kind, "path": "https://example.org/a.zip"}, image_size=32)
+        for arguments in ((), ("--from", "https://example.org/a.zip")):
+            outcome = rr("fetch", "--dataset", "mine", *arguments)
+            assert outcome.code == 2
+            assert "https://example.org/a.zip is a URL: download the files" in outcome.err
 
     @pytest.mark.parametrize(
         ("prepare", "expected"),
@@ -197,6 +241,12 @@ class TestCifar:
         outcome = rr("fetch", "--dataset", "mine", "--from", archive)
         assert outcome.code == 2
         assert "wrong checksum" in outcome.err
+        for pointer in (archive.with_name("pointer.tar.gz"), folder / "batches.meta"):
+            content = pointer.read_bytes() if pointer.exists() else b""
+            pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+            outcome = rr("fetch", "--dataset", "mine", "--from", pointer if pointer.suffix == ".gz" else folder)
+            assert f"{pointer} is a Git LFS pointer instead of the file: run `git lfs pull`" in outcome.err
+            pointer.write_bytes(content)
         monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
         assert rr("fetch", "--dataset", "mine", "--from", archive).code == 0
         add_dataset(project, {"kind": "cifar10", "path": str(archive)}, image_size=32)
