@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rr.data.folder import image_kind, list_folder
+from rr.data.folder import describe_non_folder, image_kind, list_folder
 from rr.data.names import display_name
 from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem, find_target_problem
@@ -92,7 +92,8 @@ def make_source(path: Path) -> dict[str, str]:
     if expanded.is_file() and expanded.suffix.lower() == ".parquet":
         kind = "parquet"
     elif not expanded.is_dir():
-        raise UserError(f"{display_name(path)} is not a folder or a Parquet file: give a folder of images")
+        what = describe_non_folder(expanded)
+        raise UserError(f"{display_name(path)} is not a folder or a Parquet file{what}: give a folder of images")
     else:
         has_images = bool(list_folder(expanded, image_kind()).files)
         kind = "imagefolder" if has_images or not any(expanded.rglob("*.parquet")) else "parquet"
