@@ -286,7 +286,7 @@ def describe_non_folder(path: Path) -> str:
     if content:
         return f" ({content[0]})"
     is_image = file_suffix(path.name) in image_suffixes()
-    return " (an image; give the folder that contains it)" if is_image else " (a file; give a folder of images)"
+    return " (it is an image; give its folder)" if is_image else " (it is a file)"
 
 
 def raise_if_url(path: Path) -> None:

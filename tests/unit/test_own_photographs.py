@@ -48,6 +48,7 @@ def test_all_stages(project: Path, rr: RunRr) -> None:
         ("fetch", "--dataset", "mine"),
         ("convert", "--dataset", "mine"),
         ("pretrain", *RUN),
+        ("extract", *RUN, "--target", "mine"),
         ("evaluate", *RUN, "--target", "mine", "--protocol", "knn"),
         ("evaluate", *RUN, "--target", "mine", "--protocol", "embedding"),
         ("report",),

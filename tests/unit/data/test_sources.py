@@ -114,8 +114,8 @@ class TestImageFolder:
             ("a.zip", b"PK\x03\x04", "a zip archive; extract it"),
             ("a.tar", bytes(257) + b"ustar", "a tar archive; extract it"),
             ("a.zip", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer .* run `git lfs pull`"),
-            ("a.jpg", b"\xff\xd8", "an image; give the folder that contains it"),
-            ("a.txt", b"text", "a file; give a folder of images"),
+            ("a.jpg", b"\xff\xd8", "it is an image; give its folder"),
+            ("a.txt", b"text", "it is a file"),
         ],
     )
     def test_file_in_place_of_a_folder_is_named(

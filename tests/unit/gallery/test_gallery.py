@@ -526,7 +526,10 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         ([*ASK, "--output", "w"], "--output w is the weights file"),
         ([*ASK, "--output", "g/b.png"], "--output g/b.png is named like an image"),
         (ASK[:1] + ASK[2:], "IMAGE"),
-        (replace_arguments(EMBED, gallery="g/b.png"), r"g/b.png is not an existing folder \(an image; give the folder"),
+        (
+            replace_arguments(EMBED, gallery="g/b.png"),
+            r"g/b.png is not an existing folder \(it is an image; give its folder\)",
+        ),
         (replace_arguments(EMBED, gallery="s3://a/b"), "s3://a/b is a URL: download the files"),
         (replace_arguments(EMBED, gallery="broken"), "broken/x.png: not a readable image"),
         (

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import EVALUATE, PRETRAIN, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, write_params
 
 from rr.errors import UserError
 from rr.runtime import progress, status
@@ -167,6 +167,7 @@ def test_killed_and_failed_pretrainings_are_listed(converted_project: Path, fold
     assert "the loss is nan in epoch" in rr("status").out
     write_params(folder)
     assert rr(*PRETRAIN).code == 0
+    assert rr(*EXTRACT).code == 0
     assert rr(*EVALUATE, "knn").code == 0
     assert "there are no unfinished runs" in rr("status").out
 

@@ -136,12 +136,12 @@ def test_ambiguous_folder_leaves_the_file_unchanged(params_file: Path, rr: RunRr
     assert not Path("data/raw/images/images.parquet").exists()
 
 
-@pytest.mark.parametrize("path", ["missing", "params.yaml"])
-def test_path_without_images_raises(params_file: Path, rr: RunRr, path: str) -> None:
+@pytest.mark.parametrize(("path", "what"), [("missing", ""), ("params.yaml", " (it is a file)")])
+def test_path_without_images_raises(params_file: Path, rr: RunRr, path: str, what: str) -> None:
     outcome = rr("init", path)
     assert (outcome.code, outcome.err) == (
         2,
-        f"rr: {path} is not a folder or a Parquet file: give a folder of images\n",
+        f"rr: {path} is not a folder or a Parquet file{what}: give a folder of images\n",
     )
 
 
