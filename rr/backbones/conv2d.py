@@ -1,0 +1,26 @@
+"""A convolution that is fast on a GPU for any number of input channels."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution without bias, whose input is padded with zero channels if it is computed in float32 on a GPU.
+
+    cuDNN computes the gradient of the weight with a slow kernel if there are fewer input channels than output channels.
+    On an H100, for 2,048 images of 32 × 32 pixels, it takes 5.1 ms for 3 input and 8 output channels, and 0.35 ms for 8
+    and 8. In bfloat16, there is no such difference.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
+        if x_BCHW.device.type == "cuda" and not torch.is_autocast_enabled("cuda"):
+            return self.forward_padded(x_BCHW)
+        return super().forward(x_BCHW)
+
+    def forward_padded(self, x_BCHW: Tensor) -> Tensor:
+        """Compute the convolution with at least as many input channels as output channels, on any device."""
+        padding = (0, 0, 0, 0, 0, max(0, self.out_channels - self.in_channels))
+        padded_x, padded_weight = F.pad(x_BCHW, padding), F.pad(self.weight, padding)
+        return F.conv2d(padded_x, padded_weight, None, self.stride, self.padding)

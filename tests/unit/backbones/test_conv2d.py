@@ -1,0 +1,27 @@
+"""Tests of the padded convolution, which is used on a GPU, against torch's convolution."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rr.backbones.conv2d import Conv2d
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    [(3, 8, 3, 1, 1), (16, 32, 3, 2, 1), (16, 32, 1, 2, 0), (16, 16, 3, 1, 1), (8, 3, 3, 1, 1)],
+)
+def test_padding_changes_neither_outputs_nor_gradients(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int
+) -> None:
+    torch.manual_seed(0)
+    conv = Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False).double()
+    x = torch.randn(3, in_channels, 9, 8, dtype=torch.float64, requires_grad=True)
+    padded = conv.forward_padded(x)
+    expected = F.conv2d(x, conv.weight, None, stride, padding)
+    torch.testing.assert_close(padded, expected)
+    torch.testing.assert_close(conv(x), expected)
+    grad = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(padded, (x, conv.weight), grad), torch.autograd.grad(expected, (x, conv.weight), grad)
+    )
