@@ -25,7 +25,8 @@ fi
 set -- --dataset "$dataset" --backbone conv4 --method relational-paper --seed 1
 # Linear evaluation needs about 40 seconds.
 seconds=$((${RR_SECONDS:-480} - 40 - $(date +%s) + start))
-if [ "$seconds" -gt 0 ] && timeout "$seconds" rr pretrain "$@" >&2; then
+# `timeout` also stops the processes of torch.compile. A training that is still compiling would then wait for them.
+if [ "$seconds" -gt 0 ] && timeout -k 30 "$seconds" rr pretrain "$@" >&2; then
   rr extract "$@" --target "$dataset" >&2
   rr evaluate "$@" --target "$dataset" --protocol linear >&2
 else
