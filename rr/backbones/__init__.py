@@ -27,7 +27,7 @@ def build(name: str, image_size: int | None = None) -> Backbone:
     from rr.params.backbones import (
         BUILTIN_BACKBONES,
         check_backbone_name,
-    )  # imports pydantic, which the small backbones do not need
+    )  # imports pydantic, so not for small networks
 
     if check_backbone_name(name) in BUILTIN_BACKBONES:
         from rr.backbones.resnet_torchvision import TorchvisionResNet
