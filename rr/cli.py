@@ -175,6 +175,15 @@ def pretrain(
     backbone: BackboneOption,
     method: MethodOption,
     seed: SeedOption,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--tensorboard",
+            metavar="DIR",
+            envvar="RR_TENSORBOARD",
+            help="Folder for TensorBoard event files: also write each epoch's loss and other measurements there.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
@@ -186,7 +195,7 @@ def pretrain(
     with Progress("pretrain") if is_main_process() else nullcontext():
         from rr import stages
 
-        message = stages.run_pretrain(dataset, backbone, method, seed, device, params)
+        message = stages.run_pretrain(dataset, backbone, method, seed, device, params, tensorboard)
     if message:
         print(message)
 
@@ -390,6 +399,9 @@ def embed(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, searched recursively.")],
     weights: WeightsOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
+    map_page: Annotated[
+        Path | None, typer.Option("--map", metavar="FILE", help="HTML page with a map of the images to write as well.")
+    ] = None,
     dataset: PreprocessingOption = None,
     on_unreadable: OnUnreadableOption = "raise",
     device: DeviceOption = "auto",
@@ -400,7 +412,9 @@ def embed(
         from rr.gallery.embed import embed as run_embed
 
         config = _lookup_dataset(dataset, params)
-        message = run_embed(folder, weights, output, dataset=config, on_unreadable=on_unreadable, device=device)
+        message = run_embed(
+            folder, weights, output, map_path=map_page, dataset=config, on_unreadable=on_unreadable, device=device
+        )
     print(message)
 
 

@@ -11,6 +11,7 @@ _EXTRAS = {
     **dict.fromkeys(("ffcv", "dvc", "snakemake", "matplotlib"), "workflow"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
     "timm": "timm",
+    "tensorboard": "tensorboard",
     **dict.fromkeys(("kornia", "lightly", "albumentations"), "bench"),
 }
 

@@ -165,6 +165,11 @@ def last_epoch_start(checkpoint: Path) -> Path:
     return checkpoint.with_name("last_epoch.safetensors")
 
 
+def unfinished_history(checkpoint: Path) -> Path:
+    """Return the path of an unfinished run's history so far, which `rr status` reads. It is not a stage output."""
+    return checkpoint.with_name("history.csv")
+
+
 def record_file(folder: Path) -> Path:
     """Return the path of the provenance record of the stage outputs in `folder`."""
     return folder / RECORD_NAME

@@ -32,6 +32,7 @@ from rr.params import (
 from rr.params.backbones import check_backbone_name
 from rr.params.methods import TrainableConfig
 from rr.project import create_project
+from rr.runtime.atomic import write_text
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
@@ -198,10 +199,18 @@ def run_convert(dataset: str, params_file: Path) -> str:
     return f"{files.beton_dir}: {_format_counts(recorder.facts)}, {size}"
 
 
-def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: str, params_file: Path) -> str:
+def run_pretrain(
+    dataset: str,
+    backbone: str,
+    method: str,
+    seed: int,
+    device: str,
+    params_file: Path,
+    tensorboard: Path | None = None,
+) -> str:
     """Pretrain a backbone, or continue an interrupted pretraining, in one process or in all processes of torchrun.
 
-    The message is empty in all processes but the main one.
+    The message is empty in all processes but the main one. `tensorboard` is a folder for TensorBoard, or None.
     """
     with process_group() as group:
         params = load_params(params_file)
@@ -211,11 +220,22 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
         device = group.local_device(acquire_device(device))
         _check_pretraining(params, run, device, group.world_size, params_file)
         stage_run = grid.make_pretrain_run(params, run)
+        event_writer = None
+        if tensorboard and group.is_main:
+            from rr.runtime.tensorboard import EventWriter
+
+            event_writer = EventWriter(tensorboard.joinpath(dataset, backbone, method, str(seed)))
         with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute import device as devices
             from rr.data.index import read_class_names, read_preprocessing
             from rr.pretrain import pretrain
             from rr.pretrain.checkpoint import delete_checkpoints
+            from rr.pretrain.loop import format_history
+
+            def show_history(history: list[dict[str, float]]) -> None:
+                write_text(paths.unfinished_history(run.checkpoint), format_history(history))
+                if event_writer:
+                    event_writer.write(history)
 
             devices.configure_backends(params.threads)
             keep_freed_memory()
@@ -234,7 +254,7 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
             job = _make_job(params, run, preprocessing, num_classes, fingerprint)
             beton = files.betons["train"]
             beton = ensure_local_copy(beton, recorder.inputs[str(beton)])
-            facts = pretrain(job, beton, run, device=device, threads=params.threads, group=group)
+            facts = pretrain(job, beton, run, device=device, threads=params.threads, group=group, on_epoch=show_history)
             recorder.facts = {
                 "device": devices.device_name(device),
                 "processes": group.world_size,

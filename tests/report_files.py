@@ -135,7 +135,10 @@ def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
     elif kind == "embedding":
         metrics = {"silhouette": -0.25, "alignment": 0.5, "uniformity": -2.0, "effective_rank": 7.5 + seed}
         coordinates = np.arange(20, dtype=np.float32).reshape(2, 10) * [[1], [-1]]
-        table = pa.table(index | {axis: coordinates[i].astype(np.float32) for i, axis in enumerate("xy")})
+        columns = {axis: coordinates[i].astype(np.float32) for i, axis in enumerate("xy")}
+        columns["neighbors"] = pa.array([[(image + 1) % 10, (image + 2) % 10] for image in range(10)])
+        columns["thumbnail"] = pa.array([encode_webp(25 * image) for image in range(10)])
+        table = pa.table(index | columns)
     else:
         accuracy = ACCURACY[run.pretraining.method, run.protocol][seed]
         metrics = {"accuracy": accuracy, "loss": 0.5, "calibration_error": seed / 10, **sizes}
@@ -154,6 +157,13 @@ def write_predictions(run: paths.EvaluationPaths, table: pa.Table, class_names: 
 def write_png(path: Path, shade: int) -> None:
     """Write a small gray image."""
     Image.fromarray(np.full((12, 20, 3), shade, np.uint8)).save(path)
+
+
+def encode_webp(shade: int) -> bytes:
+    """Return a small gray image as the bytes of a WebP file."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), shade, np.uint8)).save(buffer, "WEBP")
+    return buffer.getvalue()
 
 
 def write_dynamics(method: str, seed: int, columns: dict[str, list[Any]], seconds: list[float]) -> None:

@@ -8,7 +8,12 @@ import pyarrow as pa
 
 
 def to_arrow(values: np.ndarray) -> pa.Array:
-    """Return numbers (N,) as an Arrow array, or numbers (N, K) as an array of N lists."""
+    """Return numbers (N,) as an Arrow array, or numbers (N, K) as an array of N lists.
+
+    An object array of bytes (N,) becomes an array of binary values.
+    """
+    if values.dtype == object:
+        return pa.array(values.tolist(), pa.binary())
     values = np.ascontiguousarray(values)
     flat = pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), values.size, [None, pa.py_buffer(values.ravel())])
     if values.ndim == 1:

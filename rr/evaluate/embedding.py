@@ -1,9 +1,11 @@
 """The embedding space: a t-SNE map of test images, and metrics of how classes and views are distributed in it."""
 
+import io
 import warnings
 
 import numpy as np
 import torch
+from PIL import Image
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,10 +15,13 @@ from rr.evaluate.features import batch_size_for
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
 from rr.evaluate.result import ProtocolResult
+from rr.evaluate.similarity import nearest_neighbors
 from rr.params import EmbeddingConfig
 from rr.views import make_views
 
+NUM_NEIGHBORS = 5
 _MAP_SIZE = 1024  # pixels
+_THUMBNAIL_SIZE = 48  # pixels
 
 
 def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResult:
@@ -24,10 +29,10 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
 
     The metrics are `silhouette` (of the classes, by the Euclidean distance between normalized features), `alignment` of
     two augmented views and `uniformity` (Wang and Isola 2020), and `effective_rank`. The table has the coordinates x
-    and y of the map. The example image shows the test images at their map coordinates, without overlap.
+    and y of the map, the index of the nearest images of the sample by cosine similarity, and a thumbnail (WebP). The
+    example image shows the test images at their map coordinates, without overlap.
     """
-    from sklearn.manifold import TSNE  # the import takes a second, and the other protocols do not need it
-    from sklearn.metrics import silhouette_score
+    from sklearn.metrics import silhouette_score  # the import takes a second; the other protocols do not need it
 
     test = inputs.test
     rows = sample_test_rows(len(test), config.images, inputs.seed)
@@ -37,8 +42,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # from a division by zero if all features are identical
         silhouette = float(silhouette_score(normalized, test.labels[rows]))
-        tsne = TSNE(perplexity=config.perplexity, init="pca", random_state=inputs.seed, n_jobs=1)
-        coordinates = tsne.fit_transform(normalized)
+    coordinates = compute_tsne(normalized, config.perplexity, inputs.seed)
     first_views, second_views = _extract_features_of_two_views(inputs, config, rows)
     metrics = {
         "silhouette": silhouette,
@@ -48,9 +52,32 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "images": len(rows),
     }
     images = inputs.read_images("test", rows)
-    return ProtocolResult(
-        metrics, rows, {"x": coordinates[:, 0], "y": coordinates[:, 1]}, render_map(images, coordinates)
-    )
+    columns = {
+        "x": coordinates[:, 0],
+        "y": coordinates[:, 1],
+        "neighbors": test.index[rows][nearest_neighbors(normalized, NUM_NEIGHBORS)],
+        "thumbnail": np.array([_encode_thumbnail(image) for image in images], object),
+    }
+    return ProtocolResult(metrics, rows, columns, render_map(images, coordinates))
+
+
+def compute_tsne(normalized: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
+    """Return the t-SNE coordinates of normalized features (N, D), float32 (N, 2)."""
+    from sklearn.manifold import TSNE
+
+    # Several threads would add up values in an order that differs between runs.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # from a division by zero if all features are identical
+        return TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(normalized)
+
+
+def _encode_thumbnail(image: np.ndarray) -> bytes:
+    """Return an image, uint8 (S, S, 3), as a WebP file of at most 48 x 48 pixels."""
+    thumbnail = Image.fromarray(image)
+    thumbnail.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    thumbnail.save(buffer, "WEBP", quality=90)
+    return buffer.getvalue()
 
 
 def _extract_features_of_two_views(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +17,7 @@ from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.images import ImageFile, decode_images, has_image_suffix, list_images
 from rr.gallery.index import CachedVectors, ImageVectors, StaleIndex, default_index_path, read_index, write_index
-from rr.runtime.atomic import atomic_write
+from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
 from rr.runtime.progress import Progress
 
@@ -30,20 +30,25 @@ def embed(
     weights: Path,
     output: Path,
     *,
+    map_path: Path | None,
     dataset: Preprocessing | None,
     on_unreadable: UnreadablePolicy,
     device: str,
 ) -> str:
     """Write the feature vectors of all images in `folder` and its subfolders to `output`; return a summary.
 
+    If `map_path` is given, a page with a map of the images is written there, too.
+
     `rr.gallery.index` describes the file. Vectors that are stored in `.rr/gallery` are not computed again. If an
     error about unreadable images is raised, the vectors of all other images are stored there.
 
     Raises:
-        UserError: if `output` is a folder, the weights file or named like an image, if the folder has no images, if an
-            image cannot be read (unless `on_unreadable` is "skip"), or if the backbone cannot be loaded.
+        UserError: if `output` or `map_path` is a folder, the weights file or named like an image, if the folder has no
+            images, if an image cannot be read (unless `on_unreadable` is "skip"), or if the backbone cannot be loaded.
     """
     check_output_path("--output", output, weights)
+    if map_path:
+        check_output_path("--map", map_path, weights)
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, dataset, device)
@@ -52,13 +57,22 @@ def embed(
         cached = read_index(index_path, extractor, folder)
     except StaleIndex:
         cached = CachedVectors.empty(extractor.num_features)
+    batches: Iterable[ImageVectors] = embed_batches(extractor, images, cached, skipped)
+    if map_path:
+        batches = list(batches)
     with atomic_write(output, concurrent=True) as temporary:
-        count = write_index(temporary, extractor, folder, embed_batches(extractor, images, cached, skipped), skipped)
+        count = write_index(temporary, extractor, folder, batches, skipped)
         if skipped.will_raise:  # keep the vectors, so that the next try is quick
             with atomic_write(index_path, concurrent=True) as copy:
                 shutil.copyfile(temporary, copy)
         skipped.raise_if_unreadable()
     summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
+    if map_path:
+        from rr.gallery.map_page import render_map_page
+
+        shown = [image for batch in batches for image in batch.images]
+        write_text(map_path, render_map_page(folder, shown, np.concatenate([batch.vectors for batch in batches])))
+        summary += f"; map {map_path} written"
     return "\n".join([summary, *format_skipped(skipped.counts)])
 
 

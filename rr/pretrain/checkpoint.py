@@ -194,6 +194,9 @@ def load_checkpoint(path: Path, fingerprint: str, method: nn.Module, optimizer: 
 
 
 def delete_checkpoints(path: Path) -> None:
-    """Delete the checkpoints, oldest first, and then the start of the last epoch, which the newest checkpoint needs."""
-    for file in (paths.previous_checkpoint(path), path, paths.last_epoch_start(path)):
+    """Delete the files of an unfinished run.
+
+    The start of the last epoch, which the newest checkpoint needs, is deleted after it.
+    """
+    for file in (paths.previous_checkpoint(path), path, paths.last_epoch_start(path), paths.unfinished_history(path)):
         file.unlink(missing_ok=True)

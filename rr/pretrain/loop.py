@@ -70,6 +70,7 @@ def pretrain(
     threads: int,
     group: ProcessGroup | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> dict[str, Any]:
     """Train the backbone of `job`, and write its weights, the history, an image of views and the last epoch's start.
 
@@ -84,6 +85,7 @@ def pretrain(
         group: the processes that train together; only the main process writes. The default is a single process.
         on_step: a function to call after each step with the number of views of the step. If it is given, no progress is
             displayed. An exception that it raises ends the training.
+        on_epoch: a function to call in the main process at the start and after each epoch, with the history so far.
 
     Returns:
         Entries for the record of the run: the durations of the epochs, the number of views, and the views per second.
@@ -100,7 +102,7 @@ def pretrain(
     method = methods.build(job.method, backbone, job.num_classes).to(device)
     state = TrainState()
     if isinstance(job.method, TrainableConfig):
-        trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step)
+        trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step, on_epoch)
         if group.is_main:
             _save_view_grid(data, job.method.augmentations, min(job.method.views, 8), job.seed, outputs.views)
         state = trainer.run()
@@ -135,6 +137,7 @@ class Trainer:
         group: the processes that train together.
         parallel: the data-parallel counterpart of `method` if there are several processes.
         on_step: see `pretrain`.
+        on_epoch: see `pretrain`.
 
     Raises:
         UserError: if the method cannot be trained by that number of processes, or if the file with the start of the
@@ -151,11 +154,12 @@ class Trainer:
         group: ProcessGroup,
         parallel: DataParallelMethod | None = None,
         on_step: Callable[[int], None] | None = None,
+        on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
     ) -> None:
         config = job.method
         assert isinstance(config, TrainableConfig)
         self.job, self.config, self.method, self.data = job, config, method, data
-        self.device, self.group, self.on_step = device, group, on_step
+        self.device, self.group, self.on_step, self.on_epoch = device, group, on_step, on_epoch
         self.progress: Progress | None = None
         self.checkpoint = checkpoint
         self.num_images = images_per_epoch(job.method, len(data))
@@ -202,6 +206,7 @@ class Trainer:
                 progress = Progress("pretrain", num_views, "views", images_done * config.views)
                 self.progress = stack.enter_context(progress)
             self.last_checkpoint_time = time.monotonic()
+            self.call_on_epoch()
             while state.epoch < config.epochs:
                 self.run_epoch()
         return state
@@ -218,6 +223,7 @@ class Trainer:
                 self.save_if_due_and_exit_on_signal()
         state.num_views += self.num_images * self.config.views
         row = self.finish_epoch()
+        self.call_on_epoch()
         self.save()
         self.exit_on_signal(self.group.sync_stop_and_save(self.signals, True)[0])
         if self.progress:
@@ -319,6 +325,11 @@ class Trainer:
             is_due = self.monitor.is_due(state.epoch) and self.group.is_main
             row.update(self.monitor.measure(self.method) if is_due else dict.fromkeys(COLUMNS, math.nan))
         return row
+
+    def call_on_epoch(self) -> None:
+        """Pass the history to the caller of `pretrain`, in the main process."""
+        if self.on_epoch and self.group.is_main:
+            self.on_epoch(self.state.history)
 
     def save(self) -> None:
         """Save a checkpoint in the main process."""

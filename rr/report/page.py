@@ -1,7 +1,5 @@
 """The page `index.html` and its Markdown version `report.md`, both rendered from the same sections."""
 
-import base64
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from jinja2 import Environment
 from rr import paths
 from rr.report.inputs.collect import GridResults
 from rr.report.jinja import make_jinja_environment
+from rr.report.plots.image_map import TEMPLATES, map_script, read_template, script_source
 from rr.report.sections.accuracies import build_accuracies
 from rr.report.sections.classes import build_classes
 from rr.report.sections.comparison import build_comparison
@@ -25,12 +24,12 @@ from rr.report.sections.settings import build_settings
 from rr.report.sections.summary import build_summary
 from rr.report.sections.views import build_view_examples
 
-_TEMPLATES = Path(__file__).parent / "templates"
 # Name, title and content of each section, in the order of the page. The template of a section has its name. A section
 # whose content is None or empty does not appear.
 _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "comparison": ("Comparison with the paper", build_comparison),
     "background": ("Background", lambda results: True),
+    "views": ("Views", build_view_examples),
     "accuracies": ("Accuracies", build_accuracies),
     "classes": ("Classes", build_classes),
     "retrieval": ("Retrieval", build_retrieval),
@@ -38,7 +37,6 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "curves": ("Curves", build_curves),
     "dynamics": ("Dynamics", build_dynamics),
     "efficiency": ("Efficiency", build_efficiency),
-    "views": ("Views", build_view_examples),
     "runs": ("Runs", build_runs),
     "settings": ("Settings", build_settings),
 }
@@ -51,12 +49,15 @@ def build_sections(results: GridResults) -> dict[str, Any]:
 
 def render_html(sections: dict[str, Any]) -> str:
     """Return the page. It needs no other file, apart from the files that its links lead to."""
-    style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
-    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
-    # The page's Content-Security-Policy permits only the script with this hash.
-    script_hash = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = read_template("colors.css") + read_template("page.css")
+    scripts = [read_template("sort.js") + read_template("page.js")]
+    if sections["embedding"]:
+        style += read_template("image_map.css")
+        scripts.append(map_script())
+    # The page's Content-Security-Policy permits only these scripts.
+    script_sources = " ".join(map(script_source, scripts))
     template = _report_environment(autoescape=True).get_template("page.html")
-    return template.render(_template_variables(sections), style=style, script=script, script_hash=script_hash)
+    return template.render(_template_variables(sections), style=style, scripts=scripts, script_sources=script_sources)
 
 
 def render_markdown(sections: dict[str, Any]) -> str:
@@ -87,6 +88,6 @@ def _template_variables(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report_environment(*, autoescape: bool) -> Environment:
-    environment = make_jinja_environment(_TEMPLATES, autoescape=autoescape)
+    environment = make_jinja_environment(TEMPLATES, autoescape=autoescape)
     environment.filters |= {"link": relative_link, "md": escape_markdown}
     return environment

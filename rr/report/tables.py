@@ -64,6 +64,11 @@ class ResultRow:
     role: str
     cells: dict[str, ResultCell]
 
+    @property
+    def color(self) -> int:
+        """Number of the color of the method, from 1."""
+        return next(run.pretraining.color for cell in self.cells.values() for run in cell.evaluations)
+
 
 @dataclass(frozen=True)
 class ResultTable:
@@ -121,7 +126,7 @@ class ResultTable:
         for row in self.rows:
             cells = [row.cells.get(title) for title in self.titles]
             texts = [TextCell(cell.text, is_bold=cell.is_best) if cell else TextCell("–") for cell in cells]
-            rows.append([TextCell(row.method, note=row.role), *texts])
+            rows.append([TextCell(row.method, note=row.role, color=row.color), *texts])
         return text_table(["Method", *numeric_columns(self.titles)], rows)
 
     def best_row(self, title: str) -> ResultRow | None:

@@ -24,6 +24,7 @@ class TextCell:
         link: a file that the text links to.
         is_bold: whether the text is set in bold.
         sort_key: the number to sort by if it cannot be read from the text.
+        color: number of the color that marks the cell, from 1, or None.
     """
 
     text: str
@@ -31,6 +32,7 @@ class TextCell:
     link: Path | None = None
     is_bold: bool = False
     sort_key: float | None = None
+    color: int | None = None
 
     @property
     def full_text(self) -> str:

@@ -94,6 +94,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._send_last_heartbeat()
         with _lock:
             # After an error, an object inside a generator may still be active when the outer object ends.
             while self in _active:
@@ -198,6 +200,14 @@ class Progress:
             percent=self.percent, done=self.done, unit=self.unit, rate=self.rate, seconds_left=self.seconds_left,
             note=self.note,
         )  # fmt: skip
+
+    def _send_last_heartbeat(self) -> None:
+        """Keep the progress at an error or a signal in `rr status`; enclosing objects must not overwrite it."""
+        with _lock:
+            if _active and self is _active[-1]:
+                self._send_heartbeat(time.monotonic())
+                for outer in _active:
+                    outer._last_heartbeat_time = math.inf
 
     def _print_line(self, text: str) -> None:
         global _last_line_time

@@ -4,6 +4,7 @@ The file of a run is created when the run starts, updated with its progress, and
 that remains after its process has ended belongs to a run that failed, was interrupted, or was killed.
 """
 
+import csv
 import json
 import math
 import os
@@ -24,6 +25,9 @@ from rr.runtime.table import format_table
 
 SECONDS_BETWEEN_HEARTBEATS = 3.0
 
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_CURVE_WIDTH = 20  # characters
+
 _current_run: dict[str, Any] | None = None  # a process has at most one stage run at a time
 _lock = threading.Lock()  # a thread of `rr.runtime.progress` sends heartbeats
 
@@ -40,6 +44,7 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
     _current_run = {
         "stage": stage,
         "names": list(folder.parts[2:]),  # after data/raw, runs/pretrain and the like
+        "folder": str(folder),
         "pid": os.getpid(),
         "start_ticks": _start_ticks(os.getpid()),
         "host": socket.gethostname(),
@@ -94,10 +99,12 @@ def _error_message(error: BaseException) -> str:
 
 
 def list_unfinished_runs() -> list[dict[str, Any]]:
-    """Return the stage runs of this folder that have not succeeded: the contents of their files, and `state`.
+    """Return the stage runs of this folder that have not succeeded: the contents of their files, `state` and `history`.
 
     The state is "running", "stopped" (the process no longer exists), "interrupted" (by a signal), "failed" (`error` has
-    the message), or "elsewhere" (started on another host, whose processes cannot be seen from here).
+    the message), or "elsewhere" (started on another host, whose processes cannot be seen from here). The history has a
+    row for each finished epoch of a pretraining run. A run is left out if its outputs have been replaced since it
+    failed, for example by `dvc pull`.
     """
     runs = []
     for path in sorted(paths.STATUS_DIR.rglob("[!.]*.json")):
@@ -109,8 +116,32 @@ def list_unfinished_runs() -> list[dict[str, Any]]:
             continue  # the run has just succeeded
         except (ValueError, TypeError):
             pass  # the contents were lost in a power failure
-        runs.append(run | {"state": _run_state(run)})
+        run["state"] = _run_state(run)
+        if run["state"] == "running" or not _has_finished_since(path, run):
+            runs.append(run | {"history": _read_history(run)})
     return runs
+
+
+def _has_finished_since(status_file: Path, run: dict[str, Any]) -> bool:
+    """Return whether the record of the run's outputs is newer than its status file."""
+    try:
+        record = paths.record_file(Path(run["folder"]))
+        return record.stat().st_mtime_ns > status_file.stat().st_mtime_ns
+    except (OSError, KeyError):
+        return False
+
+
+def _read_history(run: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the rows of the finished epochs of an unfinished pretraining run, without empty cells."""
+    if run["stage"] != "pretrain":
+        return []
+    try:
+        dataset, backbone, method, seed = run["names"]
+        file = paths.unfinished_history(paths.PretrainPaths(dataset, backbone, method, int(seed)).checkpoint)
+        rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+        return [{key: float(value) for key, value in row.items() if value} for row in rows]
+    except (OSError, ValueError, TypeError):
+        return []  # there is no epoch yet, or the file is damaged
 
 
 def _run_state(run: dict[str, Any]) -> str:
@@ -134,30 +165,57 @@ def _start_ticks(pid: int) -> str | None:
 
 
 def render_status(as_json: bool) -> str:
-    """Return the stage runs as a plain-text table or as JSON."""
+    """Return the stage runs as a plain-text table or as JSON.
+
+    Raises:
+        UserError: if the current folder is not a project, and no run was ever started in it.
+    """
+    if not paths.PARAMS_FILE.is_file() and not paths.STATUS_DIR.is_dir():
+        raise UserError(f"{Path.cwd()} is not a project (no {paths.PARAMS_FILE}): run rr status in a project's folder")
     runs = list_unfinished_runs()
     if as_json:
         return json.dumps(runs, indent=1)
     if not runs:
         return "status: there are no unfinished runs in this folder"
-    header = ("stage", "run", "state", "done", "rate", "left", "updated", "message")
-    return format_table(header, map(_table_row, runs), text_columns=len(header))
+    header = ("stage", "run", "state", "done", "rate", "left", "updated", "loss", "accuracy", "message")
+    rows = list(map(_table_row, runs))
+    # Columns without any content, such as the curves if no pretraining run is listed, are left out.
+    used = [column for column in range(len(header)) if column < 4 or any(row[column] for row in rows)]
+    return format_table([header[c] for c in used], [[row[c] for c in used] for row in rows], text_columns=len(used))
 
 
 def _table_row(run: dict[str, Any]) -> tuple[str, ...]:
     percent, done, rate, left = (run.get(key) for key in ("percent", "done", "rate", "seconds_left"))
     unit = run.get("unit", "")
     count = format_count(done, unit) if done and unit else ""
+    is_active = run["state"] in ("running", "elsewhere")
     return (
         run["stage"],
         " ".join(run["names"]),
         run["state"],
         count if percent is None else f"{math.floor(percent)} %",
-        format_rate(rate, unit) if rate else "",
-        format_duration(left) if left is not None and run["state"] in ("running", "elsewhere") else "",
+        format_rate(rate, unit) if rate and is_active else "",
+        format_duration(left) if left is not None and is_active else "",
         f"{format_duration(_seconds_since(run['time']))} ago" if "time" in run else "",
+        *(_curve([row[name] for row in run["history"] if name in row]) for name in ("loss", "accuracy")),
         (run.get("error") or run.get("note") or "").partition("\n")[0],
     )
+
+
+def _curve(values: list[float]) -> str:
+    """Return a curve of block characters from the lowest to the highest value, followed by the last value.
+
+    If there are more values than characters, each character shows the mean of several values.
+    """
+    if not values:
+        return ""
+    width = min(len(values), _CURVE_WIDTH)
+    chunks = [values[len(values) * i // width : len(values) * (i + 1) // width] for i in range(width)]
+    means = [sum(chunk) / len(chunk) for chunk in chunks]
+    low, height = min(means), max(means) - min(means)
+    heights = [(mean - low) / height if height else 0.0 for mean in means]
+    blocks = "".join(_BLOCKS[round(fraction * (len(_BLOCKS) - 1))] for fraction in heights)
+    return f"{blocks} {values[-1]:.4g}"
 
 
 def _seconds_since(timestamp: str) -> float:

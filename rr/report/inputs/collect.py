@@ -9,10 +9,12 @@ from typing import Any
 from rr.errors import UserError
 from rr.params import Params
 from rr.paths import EvaluationPaths, FeaturePaths, PretrainPaths, record_file
+from rr.report.grouping import unique
 from rr.report.inputs.files import RunRecord, read_history, read_metrics, read_png, read_record
 from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embedding_map, read_predictions
 from rr.workflow.grid import evaluations, extractions, pretrainings
 
+NUM_COLORS = 20  # of templates/colors.css
 CLASSIFICATION = ("linear", "finetune", "knn")
 TRAINED_CLASSIFIER = "trained_classifier_accuracy"  # linear evaluation adds it for supervised networks
 RETRIEVAL_METRICS = ("precision", "recall", "hit_rate")  # reported at every cutoff k
@@ -28,12 +30,14 @@ class PretrainResult:
         record: its record (run.json).
         history: the columns of the history, one value per epoch; empty if nothing was trained.
         views_png: an image of training images and their views, as the bytes of a PNG file.
+        color: number of the color of the method in all plots and tables, from 1.
     """
 
     paths: PretrainPaths
     record: RunRecord
     history: dict[str, list[float]]
     views_png: bytes
+    color: int = 1
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -128,7 +132,8 @@ def collect_results(params: Params) -> GridResults:
         UserError: if a file is missing or damaged, if the settings of runs differ, or if evaluations on one target
             have different classes.
     """
-    runs = {run: _collect_pretraining(run) for run in pretrainings(params)}
+    methods = unique(run.method for run in pretrainings(params))
+    runs = {run: _collect_pretraining(run, methods.index(run.method) % NUM_COLORS + 1) for run in pretrainings(params)}
     results = GridResults(
         list(runs.values()),
         [ExtractionResult(run, read_record(run.folder)) for run in extractions(params)],
@@ -148,9 +153,9 @@ def collect_results(params: Params) -> GridResults:
     return results
 
 
-def _collect_pretraining(run: PretrainPaths) -> PretrainResult:
+def _collect_pretraining(run: PretrainPaths, color: int) -> PretrainResult:
     record = read_record(run.folder, f"methods.{run.method}")
-    return PretrainResult(run, record, read_history(run.history), read_png(run.views))
+    return PretrainResult(run, record, read_history(run.history), read_png(run.views), color)
 
 
 def _collect_evaluation(run: EvaluationPaths, pretraining: PretrainResult) -> EvaluationResult:

@@ -22,12 +22,14 @@ class Predictions:
         labels: true classes, int64 (N,).
         predictions: predicted classes, int64 (N,).
         confidence: probability of each predicted class, float64 (N,) in [0, 1].
+        index: number of each image in the dataset, int64 (N,).
     """
 
     class_names: list[str]
     labels: np.ndarray
     predictions: np.ndarray
     confidence: np.ndarray
+    index: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,17 @@ class EmbeddingMap:
         class_names: the name of each class.
         labels: true classes, int64 (N,).
         coordinates: float32 (N, 2), without a unit.
+        index: number of each image in the dataset, int64 (N,).
+        neighbors: rows of the nearest images of each image, int64 (N, K), nearest first.
+        thumbnails: each image as a WebP file.
     """
 
     class_names: list[str]
     labels: np.ndarray
     coordinates: np.ndarray
+    index: np.ndarray
+    neighbors: np.ndarray
+    thumbnails: list[bytes]
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -51,7 +59,7 @@ def read_predictions(path: Path) -> Predictions:
     Raises:
         UserError: if the file is missing or damaged.
     """
-    columns = {"label": pa.int64(), "prediction": pa.int64(), "confidence": pa.float64()}
+    columns = {"label": pa.int64(), "prediction": pa.int64(), "confidence": pa.float64(), "index": pa.int64()}
     table, class_names = _read_table(path, columns)
     predictions = Predictions(class_names, *(table[name].to_numpy() for name in columns))
     _check_classes(path, predictions.predictions, class_names)
@@ -66,11 +74,23 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
     Raises:
         UserError: if the file is missing or damaged.
     """
-    table, class_names = _read_table(path, {"label": pa.int64(), "x": pa.float32(), "y": pa.float32()})
+    columns = {
+        "label": pa.int64(), "x": pa.float32(), "y": pa.float32(), "index": pa.int64(),
+        "neighbors": pa.list_(pa.int64()), "thumbnail": pa.binary(),
+    }  # fmt: skip
+    table, class_names = _read_table(path, columns)
     coordinates = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
     if not np.isfinite(coordinates).all():
         raise damaged_file_error(path, "a coordinate is not a finite number")
-    return EmbeddingMap(class_names, table["label"].to_numpy(), coordinates)
+    index, neighbors = table["index"].to_numpy(), table["neighbors"].to_pylist()
+    rows = {number: row for row, number in enumerate(index.tolist())}
+    if len({len(numbers) for numbers in neighbors}) > 1 or not rows.keys() >= {n for ns in neighbors for n in ns}:
+        raise damaged_file_error(path, "a neighbor is not an image of the table, or the numbers of neighbors differ")
+    return EmbeddingMap(
+        class_names, table["label"].to_numpy(), coordinates, index,
+        np.array([[rows[number] for number in numbers] for numbers in neighbors], np.int64),
+        table["thumbnail"].to_pylist(),
+    )  # fmt: skip
 
 
 def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, list[str]]:

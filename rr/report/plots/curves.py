@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullLocator
 
-from rr.report.plots.svg import SERIES, Panel, render_svg
+from rr.report.plots.svg import SERIES, Panel, format_csv, render_svg
 
 Point = tuple[float, float]
+_LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
 _MAX_MARKERS = 12  # curves of at most this many points have markers; without one, a single point would be invisible
 
 
@@ -20,12 +22,14 @@ class Curve:
     Attributes:
         label: the name in the legend.
         color: the number of the color, from 1 to 20.
-        seeds: for each seed, its points (x, y) by epoch or by another key that seeds have in common.
+        seed_points: for each seed, its points (x, y) by epoch or by another key that seeds have in common.
+        style: the number of the line style, from 0; there are four.
     """
 
     label: str
     color: int
     seed_points: list[dict[float, Point]]
+    style: int = 0
 
     @property
     def mean(self) -> list[Point]:
@@ -56,12 +60,12 @@ def plot_curves(
 
     def plot(axes: Axes) -> None:
         for curve in curves:
-            color = SERIES[curve.color - 1]
+            color, style = SERIES[curve.color - 1], _LINE_STYLES[curve.style % len(_LINE_STYLES)]
             for seed in curve.seed_points if len(curve.seed_points) > 1 else ():
                 axes.plot(*_split_xy(list(seed.values())), color=color, lw=0.8, alpha=0.45)
             mean = curve.mean
             marker = "o" if len(mean) <= _MAX_MARKERS and not mark_ends else None
-            axes.plot(*_split_xy(mean), color=color, lw=1.8, marker=marker, ms=3.2)
+            axes.plot(*_split_xy(mean), color=color, lw=1.8, ls=style, marker=marker, ms=3.2)
             if mark_ends and mean:
                 axes.plot(*_split_xy(mean[:1]), "o", color=color, ms=5.5, mfc="none", mew=1.5)
                 axes.plot(*_split_xy(mean[-1:]), "o", color=color, ms=6)
@@ -69,7 +73,15 @@ def plot_curves(
 
     ranges = [f"{curve.label} from {curve.mean[0][1]:.4g} to {curve.mean[-1][1]:.4g}" for curve in curves if curve.mean]
     svg = render_svg(id_prefix, 2.5, f"{alt_text}, mean over seeds: {', '.join(ranges)}.", plot)
-    return Panel(title, svg, {curve.label: curve.color for curve in curves} if len(curves) > 1 else {})
+    rows = [
+        (curve.label, str(number), epoch, *point)
+        for curve in curves
+        for number, points in enumerate(curve.seed_points, 1)
+        for epoch, point in points.items()
+    ]
+    csv = format_csv(("curve", "run", "epoch", "x", "y"), rows)
+    legend = {curve.label: (curve.color, curve.style % len(_LINE_STYLES)) for curve in curves}
+    return Panel(title, svg, id_prefix, csv, legend if len(curves) > 1 else {})
 
 
 def format_epoch_axis(axes: Axes) -> None:

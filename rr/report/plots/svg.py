@@ -4,13 +4,15 @@ Each panel is a separate small plot, so that a phone shows them one below the ot
 with the placeholder colors of `_COLORS`, which `render_svg` replaces with CSS colors of the page.
 """
 
+import csv
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -18,7 +20,7 @@ from matplotlib.figure import Figure
 
 INK, RULE = "#010101", "#010102"  # placeholders for the colors of text and of lines
 SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholders for the colors of up to 20 series
-# The colors themselves are in templates/page.css, because the dark page has others.
+# The colors themselves are in templates/colors.css, because the dark page has others.
 _COLORS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -42,11 +44,35 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot as an SVG element. `series` maps each label of the legend to the number of its color, from 1."""
+    """A plot.
+
+    Attributes:
+        title: the heading.
+        svg: the plot as an SVG element.
+        name: name of the files when the plot or its data are saved.
+        csv: the data of the plot.
+        series: by label of the legend, the number of its color, from 1, and of its line style, from 0.
+    """
 
     title: str
     svg: str
-    series: dict[str, int] = field(default_factory=dict)
+    name: str
+    csv: str
+    series: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def csv_uri(self) -> str:
+        """The data as a data URI."""
+        return "data:text/csv;charset=utf-8," + quote(self.csv)
+
+
+def format_csv(header: Sequence[str], rows: Iterable[Sequence[str | float]]) -> str:
+    """Return the data of a plot as CSV, with six significant digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([value if isinstance(value, str) else f"{value:.6g}" for value in row] for row in rows)
+    return text.getvalue()
 
 
 def render_svg(id_prefix: str, height: float, alt_text: str, plot: Callable[[Axes], None]) -> str:
@@ -79,7 +105,7 @@ def _inline_svg(text: str, id_prefix: str, alt_text: str) -> str:
     body = re.sub(r'\bid="', f'id="{id_prefix}-', body)
     body = re.sub(r'(xlink:)?href="#', f'href="#{id_prefix}-', body)
     body = body.replace("url(#", f"url(#{id_prefix}-")
-    # Two decimals are more precise than any screen, and they halve the size of a map of thousands of points.
+    # Two decimals are more precise than any screen.
     body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)
     for placeholder, color in _COLORS.items():
         body = body.replace(placeholder, color)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from rr.report.formatting import format_percent, format_seed_counts
 from rr.report.inputs.collect import CLASSIFICATION, GridResults
-from rr.report.plots.svg import INK, SERIES, Panel, render_svg
+from rr.report.plots.svg import SERIES, Panel, format_csv, render_svg
 from rr.report.sections.summary import summarize_table
 from rr.report.tables import TRAINED_CLASSIFIER_TITLE, ResultTable, accuracy_tables
 from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
@@ -74,7 +74,7 @@ def _seed_table(table: ResultTable) -> TextTable:
                 for run in row.cells[column.title].evaluations
             }
             texts = [links.get(seed, TextCell("–")) for seed in table.seeds]
-            rows.append([TextCell(row.method), TextCell(column.title), *texts])
+            rows.append([TextCell(row.method, color=row.color), TextCell(column.title), *texts])
     return text_table(["Method", "Protocol", *numeric_columns(f"seed {seed}" for seed in table.seeds)], rows)
 
 
@@ -84,7 +84,7 @@ def _plot_accuracies(table: ResultTable, protocol: str) -> Panel:
 
     def plot(axes: Axes) -> None:
         for y, row in enumerate(rows):
-            color = INK if row.role else SERIES[0]
+            color = SERIES[row.color - 1]
             accuracies = [100 * run.metrics["accuracy"] for run in row.cells[protocol].evaluations]
             mean = 100 * row.cells[protocol].value.mean
             axes.plot(accuracies, [y] * len(accuracies), "o", color=color, ms=4.5, alpha=0.45, mew=0)
@@ -99,4 +99,10 @@ def _plot_accuracies(table: ResultTable, protocol: str) -> Panel:
     means = ", ".join(f"{row.method} {format_percent(row.cells[protocol].value.mean)}" for row in rows)
     name = f"accuracy-{table.name}-{protocol}"
     alt_text = f"Accuracy in percent under {protocol}: {means}."
-    return Panel(f"{protocol}, %", render_svg(name, 0.75 + 0.3 * len(rows), alt_text, plot))
+    values = [
+        (row.method, str(run.paths.pretraining.seed), 100 * run.metrics["accuracy"])
+        for row in rows
+        for run in row.cells[protocol].evaluations
+    ]
+    svg = render_svg(name, 0.75 + 0.3 * len(rows), alt_text, plot)
+    return Panel(f"{protocol}, %", svg, name, format_csv(("method", "seed", "accuracy"), values))

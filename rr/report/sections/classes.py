@@ -71,6 +71,7 @@ def pool_predictions(evaluations: Sequence[EvaluationResult]) -> Predictions:
         np.concatenate([seed.labels for seed in seeds]),
         np.concatenate([seed.predictions for seed in seeds]),
         np.concatenate([seed.confidence for seed in seeds]),
+        np.concatenate([seed.index for seed in seeds]),
     )
 
 
@@ -109,7 +110,9 @@ def top_confusions(predictions: Predictions) -> list[str]:
 
 
 def _analyze_classes(table: ResultTable) -> ClassAnalysis:
-    extremes, top, confusions, calibration = [], [], [], []
+    extremes: list[list[TextCell | str]] = []
+    top: list[list[TextCell | str]] = []
+    confusions, calibration = [], []
     accuracies: dict[str, np.ndarray] = {}  # of each class under the first protocol, by method
     class_names: list[str] = []
     for row in table.rows:
@@ -117,14 +120,15 @@ def _analyze_classes(table: ResultTable) -> ClassAnalysis:
             predictions = pool_predictions(cell.evaluations)
             class_names, fractions = predictions.class_names, confusion_fractions(predictions)
             cells = _extremes_cells(class_names, fractions.diagonal(), cell.evaluations)
-            extremes.append([row.method, protocol, *cells])
+            extremes.append([TextCell(row.method, color=row.color), protocol, *cells])
             if protocol == table.first_protocol:
                 accuracies[row.method] = fractions.diagonal()
                 name = f"{table.name}-{row.method}"
-                top.append([row.method, "; ".join(top_confusions(predictions)) or "none"])
+                top.append([TextCell(row.method, color=row.color), "; ".join(top_confusions(predictions)) or "none"])
                 if len(class_names) <= _MAX_MATRIX_CLASSES:
                     confusions.append(plot_confusion(f"confusion-{name}", row.method, class_names, fractions))
-                calibration.append(plot_calibration(f"calibration-{name}", row.method, calibration_curve(predictions)))
+                points = calibration_curve(predictions)
+                calibration.append(plot_calibration(f"calibration-{name}", row.method, points, row.color))
     by_class = [
         [name, *(format_percent(values[index]) for values in accuracies.values())]
         for index, name in enumerate(class_names)

@@ -74,9 +74,9 @@ def _plot_losses_and_accuracies(runs: Sequence[PretrainResult], name: str) -> li
     panels = []
     for prefix, title, alt_text, format_axes, scale in _PLOTS:
         curves = []
-        for color, column in enumerate((c for c in common if re.match(rf"{prefix}(_|$)", c)), 1):
+        for style, column in enumerate(c for c in common if re.match(rf"{prefix}(_|$)", c)):
             seeds = [{e: (e, scale * y) for e, y in zip(h["epoch"], h[column], strict=True)} for h in histories]
-            curves.append(Curve(_curve_label(column, runs[0].settings["kind"]), color, seeds))
+            curves.append(Curve(_curve_label(column, runs[0].settings["kind"]), runs[0].color, seeds, style))
         if curves:
             panels.append(plot_curves(f"{name}-{prefix}", title, alt_text, curves, format_axes))
     return panels

@@ -65,7 +65,7 @@ def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positi
     With `positive_only`, values of 0 or less are left out, because a logarithmic axis cannot show them.
     """
     curves = []
-    for color, (column, label) in enumerate(columns.items(), 1):
+    for style, (column, label) in enumerate(columns.items()):
         seeds = [
             {
                 epoch: (epoch, value)
@@ -74,7 +74,7 @@ def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positi
             }
             for run in runs
         ]
-        curve = Curve(label, color, seeds)
+        curve = Curve(label, runs[0].color, seeds, style)
         if curve.mean:
             curves.append(curve)
     return curves
@@ -90,7 +90,7 @@ def _plot_relations(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
             {epoch: (x, y) for epoch, (x, y) in finite_values_by_epoch(run.history, column, "knn_accuracy").items()}
             for run in runs
         ]
-        curve = Curve("kNN accuracy", 1, seeds)
+        curve = Curve("kNN accuracy", runs[0].color, seeds)
         if len(curve.mean) > 1:
             (first, _), (last, _) = curve.mean[0], curve.mean[-1]
             alt_text = f"kNN accuracy in percent while {label} goes from {first:.4g} to {last:.4g}"

@@ -1,7 +1,7 @@
 """Section `efficiency`: the kNN accuracy that a method reaches with a number of pairs, views or seconds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 
@@ -13,7 +13,7 @@ from rr.report.formatting import seed_note
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import GridResults, PretrainResult
 from rr.report.plots.curves import Curve, Point, plot_curves, set_log_ticks
-from rr.report.plots.svg import SERIES, Panel
+from rr.report.plots.svg import Panel
 from rr.report.sections.dynamics import finite_values_by_epoch
 
 _COSTS = {"pairs": "pairs compared", "views": "views seen", "seconds": "seconds of training"}
@@ -27,13 +27,13 @@ class Efficiency:
     Attributes:
         title: dataset and backbone.
         panels: kNN accuracy against each cost.
-        legend: number of each method's color.
+        legend: number of each method's color and line style.
         sentence: comparison of relational reasoning with SimCLR at equal cost; empty if one of them was not run.
     """
 
     title: str
     panels: list[Panel]
-    legend: dict[str, int]
+    legend: dict[str, tuple[int, int]]
     sentence: str
 
 
@@ -57,23 +57,23 @@ def accuracy_at(points: Sequence[Point], cost: float) -> float | None:
 
 def _analyze_methods(runs: Sequence[PretrainResult], dataset: str, backbone: str) -> Efficiency:
     by_method = group_by(runs, lambda run: run.paths.method)
-    colors = {method: index % len(SERIES) + 1 for index, method in enumerate(by_method)}
     panels: list[Panel] = []
+    legend: dict[str, tuple[int, int]] = {}
     means: dict[str, dict[str, list[Point]]] = {}  # by cost and method
     for cost, label in _COSTS.items():
-        curves = [_accuracy_curve(method_runs, cost, colors[method]) for method, method_runs in by_method.items()]
+        curves = [_accuracy_curve(method_runs, cost) for method_runs in by_method.values()]
         curves = [curve for curve in curves if curve.mean]
         if curves:
             name, alt_text = f"efficiency-{dataset}-{backbone}-{cost}", f"kNN accuracy in percent against {label}"
             format_axes = partial(_format_axes, cost=cost, label=label)
             panel = plot_curves(name, f"Against {label}", alt_text, curves, format_axes)
-            panels.append(Panel(panel.title, panel.svg))  # one legend serves all panels
+            legend |= panel.series
+            panels.append(replace(panel, series={}))  # one legend serves all panels
             means[cost] = {curve.label: curve.mean for curve in curves}
-    legend = {method: color for method, color in colors.items() if any(method in methods for methods in means.values())}
     return Efficiency(f"{dataset}, {backbone}", panels, legend, _compare_with_simclr(by_method, means))
 
 
-def _accuracy_curve(runs: Sequence[PretrainResult], cost: str, color: int) -> Curve:
+def _accuracy_curve(runs: Sequence[PretrainResult], cost: str) -> Curve:
     """Return the kNN accuracy of one method in percent against a cost; empty if the cost is 0 or was not recorded."""
     seeds = []
     for run in runs:
@@ -83,7 +83,7 @@ def _accuracy_curve(runs: Sequence[PretrainResult], cost: str, color: int) -> Cu
         is_recorded = len(history.get(cost, [])) == len(history.get("epoch", []))
         rows = finite_values_by_epoch(history, cost, "knn_accuracy") if is_recorded else {}
         seeds.append({epoch: (x, y) for epoch, (x, y) in rows.items() if x > 0})
-    return Curve(runs[0].paths.method, color, seeds)
+    return Curve(runs[0].paths.method, runs[0].color, seeds, style=runs[0].color - 1)
 
 
 def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], means: dict[str, dict[str, list[Point]]]) -> str:

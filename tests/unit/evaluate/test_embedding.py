@@ -1,9 +1,13 @@
 """The embedding protocol: metrics of features compared with independent implementations, and the map."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import silhouette_score
+from sklearn.neighbors import NearestNeighbors
 from torch import nn
 from torch.nn import functional as F
 
@@ -78,6 +82,24 @@ def test_same_seed_gives_identical_result(test_split: Beton) -> None:
     assert first.metrics == second.metrics
     assert np.array_equal(first.columns["x"], second.columns["x"])
     assert np.array_equal(first.examples, second.examples)
+
+
+def test_neighbors_and_thumbnails_belong_to_the_sample(test_split: Beton) -> None:
+    result = evaluate(test_split)
+    features = F.normalize(compute_features(test_split)[result.rows]).numpy()
+    # scikit-learn finds the image itself first.
+    search = NearestNeighbors(n_neighbors=6, metric="cosine", algorithm="brute").fit(features)
+    distances, _ = search.kneighbors(features)
+    neighbors = result.columns["neighbors"]
+    assert neighbors.shape == (40, 5)
+    row_of = {int(test_split.index[row]): position for position, row in enumerate(result.rows)}
+    for position in range(40):
+        found = [row_of[int(index)] for index in neighbors[position]]
+        assert position not in found
+        cosine = 1 - features[found] @ features[position]
+        np.testing.assert_allclose(cosine, distances[position, 1:], atol=1e-5)
+    shown = Image.open(io.BytesIO(result.columns["thumbnail"][0]))
+    assert (shown.format, shown.size) == ("WEBP", (8, 8))
 
 
 def test_effective_rank_of_known_spectra() -> None:

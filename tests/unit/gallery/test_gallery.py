@@ -1,9 +1,11 @@
 """Tests of `rr embed` and `rr retrieve`: vectors, search results, index, page and error messages."""
 
+import base64
 import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +30,7 @@ from rr.data import raw
 from rr.data.names import display_name
 from rr.data.skipped_files import SkippedFiles
 from rr.evaluate.features import extract_features
-from rr.gallery import feature_extractor, index
+from rr.gallery import feature_extractor, index, map_page
 from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import ImageFile
@@ -637,3 +639,33 @@ def single_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_embed_writes_a_map(folder: Path, rr: RunRr) -> None:
+    outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--map", "m.html")
+    assert outcome.out.splitlines()[0] == "f.parquet: 6 images, 64 features; map m.html written"
+    page = Path("m.html").read_text(encoding="utf-8")
+    data = json.loads(re.findall(r'<figure.*?<script type="application/json">(.*?)</script>', page)[0])
+    assert data["names"] == ["a.PNG", "b.png", "deep/c.png", "deep/e.bmp", "deep/er/d.png", "f.webp"]
+    assert data["classes"] == ["deep"]
+    assert np.frombuffer(base64.b64decode(data["labels"]), "<u2").tolist() == [65535, 65535, 0, 0, 0, 65535]
+    assert data["layers"][0]["predictions"] == ""  # with a single class there is nothing to predict
+    assert "Copyright 2010-2026 Mike Bostock" in page
+    assert "http-equiv" in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+
+
+def test_map_needs_images_and_another_file(folder: Path, rr: RunRr) -> None:
+    outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--map", "w")
+    assert outcome.code == 2
+    assert "--map w is the weights file" in outcome.err
+    Path("few").mkdir()
+    shutil.copy("g/a.PNG", "few")
+    outcome = rr("embed", "few", "-o", "f.parquet", "--weights", "w", "--map", "m.html")
+    assert outcome.code == 2
+    assert "a map needs at least 3 images, but few has 1" in outcome.err
+
+
+def test_prediction_is_the_most_frequent_class_of_the_nearest_images() -> None:
+    labels = np.array([[0, 1, 1], [2, 1, -1], [-1, -1, 2], [-1, -1, -1]])
+    assert map_page._vote(labels).tolist() == [1, 2, 2, -1]

@@ -137,5 +137,7 @@ def test_finished_run_deletes_both_checkpoints(project_copy: Path, rr: RunRr, mo
 
     monkeypatch.setattr(checkpoint, "delete_checkpoints", list_and_delete)
     assert rr(*PRETRAIN).code == 0
-    assert {path.name for path in files} == {"resume.pt", "resume.previous.pt", "last_epoch.safetensors"}
+    assert {path.name for path in files} == {
+        "resume.pt", "resume.previous.pt", "last_epoch.safetensors", "history.csv",
+    }  # fmt: skip
     assert list(CHECKPOINT.parent.iterdir()) == []

@@ -119,8 +119,14 @@ def test_damaged_predictions_raise(params: Params, change: Any) -> None:
 
 def test_damaged_map_and_invalid_metrics_raise(full_grid: Params) -> None:
     evaluation = paths.EvaluationPaths(RELATIONAL, "shapes", "embedding")
-    original = evaluation.predictions.read_bytes()
     table = pq.read_table(evaluation.predictions)
+    original = evaluation.predictions.read_bytes()
+    pq.write_table(
+        table.set_column(table.column_names.index("neighbors"), "neighbors", pa.array([[10]] * 10)),
+        evaluation.predictions,
+    )
+    with pytest.raises(UserError, match="a neighbor is not an image of the table"):
+        write_report(full_grid)
     pq.write_table(table.set_column(2, "x", pa.array([math.nan] * 10, pa.float32())), evaluation.predictions)
     with pytest.raises(UserError, match=re.escape(str(evaluation.predictions))):
         write_report(full_grid)

@@ -139,7 +139,7 @@ def test_page_is_self_contained(params: Params) -> None:
     assert not page.unclosed
     assert len(page.ids) == len(set(page.ids))
     assert not {"iframe", "object", "link:stylesheet"} & set(page.elements)
-    # There is one script, and the security policy permits only the script with its hash.
+    # There is one script, because there is no map, and the security policy permits only the script with its hash.
     (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     code = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{code}'; img-src data:" in html
@@ -241,7 +241,7 @@ def test_full_page_has_every_section(full_report: tuple[str, str]) -> None:
     html, _ = full_report
     page = ParsedPage(html)
     sections = [
-        "background", "accuracies", "classes", "retrieval", "embedding", "curves", "dynamics", "efficiency", "views",
+        "background", "views", "accuracies", "classes", "retrieval", "embedding", "curves", "dynamics", "efficiency",
         "runs", "settings",
     ]  # fmt: skip
     assert [name for name in page.ids if name in sections] == sections

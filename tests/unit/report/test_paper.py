@@ -476,7 +476,7 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     write_report(params)
     html, latex = (paths.REPORT_FILES[index].read_text(encoding="utf-8") for index in (0, 3))
     page = ParsedPage(html)
-    assert page.ids[0] == "comparison"
+    assert page.ids[:2] == ["content", "comparison"]
     assert not page.unclosed
     assert len(page.ids) == len(set(page.ids))
     assert page.elements["caption"] == page.elements["table"]

@@ -1,6 +1,7 @@
 """Sections of the page: classes, retrieval, embedding, dynamics and efficiency, with values computed by hand."""
 
 import re
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -35,7 +36,8 @@ from rr.workflow.grid import evaluations
 
 def make_predictions(class_names: list[str]) -> Predictions:
     """Return the predictions of the test files."""
-    return Predictions(class_names, np.array(LABELS), np.array(PREDICTIONS), np.array(CONFIDENCE))
+    values = (np.array(values) for values in (LABELS, PREDICTIONS, CONFIDENCE, range(len(LABELS))))
+    return Predictions(class_names, *values)
 
 
 def test_worst_and_best_class(params: Params) -> None:
@@ -70,7 +72,7 @@ def test_confusions() -> None:
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
 def test_confusion_fractions_match_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     labels, predictions = (np.array(side) for side in zip(*pairs, strict=True))
-    fractions = confusion_fractions(Predictions(list("abcde"), labels, predictions, np.ones(len(labels))))
+    fractions = confusion_fractions(Predictions(list("abcde"), labels, predictions, np.ones(len(labels)), labels))
     # scikit-learn returns 0 for a class without images.
     expected = metrics.confusion_matrix(labels, predictions, labels=range(5), normalize="true")
     np.testing.assert_allclose(np.nan_to_num(fractions), expected)
@@ -181,3 +183,30 @@ def test_records_without_epoch_times_have_no_plot_of_seconds(full_grid: Params) 
     assert "Against pairs compared" in text
     assert "Against seconds of training" not in text
     assert f"{PAIRS_SENTENCE} (linear" in text
+
+
+def test_every_plot_has_its_data(full_report: tuple[str, str]) -> None:
+    html, _ = full_report
+    files = {
+        name: unquote(data)
+        for data, name in re.findall(r'href="data:text/csv;charset=utf-8,(\S*)" download="(\S*)"', html)
+    }
+    assert len(files) == html.count('class="panel"') > 20
+    assert files["accuracy-shapes-conv4-shapes-linear.csv"].splitlines()[:3] == [
+        "method,seed,accuracy", "random,1,40", "random,2,42",
+    ]  # fmt: skip
+    assert files["relational-shapes-conv4-loss.csv"].splitlines()[:3] == [
+        "curve,run,epoch,x,y", "loss,1,1,1,1", "loss,1,2,2,1",
+    ]  # fmt: skip
+
+
+def test_a_method_has_the_same_color_everywhere(full_report: tuple[str, str]) -> None:
+    html, _ = full_report
+    colors = re.findall(r'--series-(\d+)\)"></span>(\w+)', html) + re.findall(
+        r'--series-(\d+)\)">(relational|simclr)<', html
+    )
+    assert set(colors) == {("1", "random"), ("2", "supervised"), ("3", "relational"), ("4", "simclr")}
+    assert len(colors) > 20
+    for method, color in (("relational", "3"), ("simclr", "4")):
+        (plot,) = re.findall(rf'<g id="{method}-shapes-conv4-loss-axes_1".*?</svg>', html, re.DOTALL)
+        assert set(re.findall(r"--series-(\d+)", plot)) == {color}

@@ -1,6 +1,7 @@
 """Tests for `rr status`: active runs with their progress, and runs that failed, were interrupted or were killed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, write_params
 
 from rr.errors import UserError
+from rr.paths import PretrainPaths, unfinished_history
 from rr.runtime import progress, status
 from rr.runtime.progress import Progress
 
@@ -21,9 +23,16 @@ STATUS_FILE = Path(".rr/status/pretrain/shapes/conv4/relational/1.json")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make an empty folder the current one."""
+    """Make a folder with only an empty params.yaml the current one."""
     monkeypatch.chdir(tmp_path)
+    Path("params.yaml").touch()
     return tmp_path
+
+
+def write_history(text: str) -> None:
+    history = unfinished_history(PretrainPaths("shapes", "conv4", "relational", 1).checkpoint)
+    history.parent.mkdir(parents=True, exist_ok=True)
+    history.write_text(text)
 
 
 def single_run() -> dict:
@@ -149,17 +158,89 @@ def test_file_is_updated_without_progress(monkeypatch: pytest.MonkeyPatch) -> No
     assert status.list_unfinished_runs() == []
 
 
+def test_curves_of_the_finished_epochs_are_shown() -> None:
+    write_history("epoch,loss,accuracy\n1,4.0,0.25\n2,3.0,\n3,0.5,0.75\n")
+    with status.track_run("pretrain", FOLDER):
+        assert single_run()["history"] == [
+            {"epoch": 1, "loss": 4.0, "accuracy": 0.25}, {"epoch": 2, "loss": 3.0},
+            {"epoch": 3, "loss": 0.5, "accuracy": 0.75},
+        ]  # fmt: skip
+        header, line = status.render_status(as_json=False).splitlines()
+        assert header.split()[-2:] == ["loss", "accuracy"]
+        # 3.0 is 5/7 of the way from 0.5 to 4.0.
+        assert line.endswith("ago  █▆▁ 0.5  ▁█ 0.75")
+
+
+@pytest.mark.parametrize("text", ["", "epoch,loss,accuracy\n", "loss\nabc\n", "epoch,loss\n1,0.5,7\n"])
+def test_missing_or_damaged_history_has_no_curve(text: str) -> None:
+    write_history(text)
+    with status.track_run("pretrain", FOLDER):
+        assert single_run()["history"] == []
+        assert "loss" not in status.render_status(as_json=False)
+
+
+def test_curve_of_many_values_shows_means() -> None:
+    blocks, last = status._curve([float(value // 2) for value in range(2 * status._CURVE_WIDTH)]).split()
+    assert (len(blocks), last) == (status._CURVE_WIDTH, str(status._CURVE_WIDTH - 1))
+    assert list(blocks) == sorted(blocks)
+    assert set(blocks) == set("▁▂▃▄▅▆▇█")
+    assert status._curve([0.5, 0.5]) == "▁▁ 0.5"
+
+
+def test_progress_of_an_interrupted_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_UPDATES", 0.01)
+    monkeypatch.setattr(status, "SECONDS_BETWEEN_HEARTBEATS", 0.0)
+
+    def train() -> None:
+        with Progress("pretrain"), status.track_run("pretrain", FOLDER), Progress("pretrain", 200, "views") as bar:
+            bar.advance(120, "epoch 3/5")
+            raise KeyboardInterrupt
+
+    # Let the thread update the outer object between the end of the inner one and that of the run.
+    end = Progress.__exit__
+    monkeypatch.setattr(Progress, "__exit__", lambda self, *error: (end(self, *error), time.sleep(0.1))[0])
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    run = single_run()
+    assert (run["state"], run["percent"], run["note"]) == ("interrupted", 60, "epoch 3/5")
+    assert "relational 1  interrupted  60 %" in status.render_status(as_json=False)
+
+
+def test_failure_is_forgotten_when_its_outputs_have_been_replaced() -> None:
+    record = FOLDER / "run.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    os.utime(record, (1, 1))
+    with pytest.raises(ZeroDivisionError), status.track_run("pretrain", FOLDER):
+        raise ZeroDivisionError
+    assert single_run()["state"] == "failed"
+    os.utime(record, (time.time() + 1,) * 2)
+    assert status.list_unfinished_runs() == []
+    with status.track_run("pretrain", FOLDER):
+        os.utime(record, (2**32, 2**32))
+        assert single_run()["state"] == "running"
+
+
+def test_status_outside_a_project_is_an_error(rr: RunRr) -> None:
+    Path("params.yaml").unlink()
+    outcome = rr("status")
+    assert outcome.code == 2
+    assert f"{Path.cwd()} is not a project (no params.yaml)" in outcome.err
+
+
 @pytest.mark.slow
 def test_killed_and_failed_pretrainings_are_listed(converted_project: Path, folder: Path, rr: RunRr) -> None:
     shutil.copytree(converted_project, folder, dirs_exist_ok=True)
     write_params(folder, lambda params: params["methods"]["relational"].update(epochs=1000))
     process = subprocess.Popen([sys.executable, "-m", "rr", *PRETRAIN], stdout=subprocess.DEVNULL, stderr=-3)
-    while not (STATUS_FILE.exists() and "percent" in single_run()):
+    while not (STATUS_FILE.exists() and "percent" in single_run() and single_run()["history"]):
         assert process.poll() is None
         time.sleep(0.01)
     assert "relational 1  running" in rr("status").out
     process.kill()
     process.wait()
+    epochs = [row["epoch"] for row in single_run()["history"]]
+    assert epochs == [*range(1, len(epochs) + 1)]
     assert json.loads(rr("status", "--json").out)[0]["state"] == "stopped"
     write_params(folder, lambda params: params["methods"]["relational"].update(learning_rate=1e30))
     assert rr(*PRETRAIN).code == 2
@@ -167,6 +248,7 @@ def test_killed_and_failed_pretrainings_are_listed(converted_project: Path, fold
     assert "the loss is nan in epoch" in rr("status").out
     write_params(folder)
     assert rr(*PRETRAIN).code == 0
+    assert not Path("runs/resume/shapes/conv4/relational/1/history.csv").exists()
     assert rr(*EXTRACT).code == 0
     assert rr(*EVALUATE, "knn").code == 0
     assert "there are no unfinished runs" in rr("status").out

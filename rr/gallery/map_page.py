@@ -1,0 +1,93 @@
+"""`rr embed --map`: an HTML page with an interactive t-SNE map of the images of a folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from rr.data import raw
+from rr.data.names import display_name, printable
+from rr.errors import UserError
+from rr.evaluate.embedding import NUM_NEIGHBORS, compute_tsne
+from rr.evaluate.similarity import nearest_neighbors, normalize_rows
+from rr.gallery.images import ImageFile, read_images
+from rr.report.jinja import make_jinja_environment
+from rr.report.plots.image_map import (
+    MAX_IMAGES,
+    TEMPLATES,
+    TILE_SIZE,
+    ImageMap,
+    MapLayer,
+    make_sprite,
+    map_script,
+    read_template,
+    script_source,
+)
+from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
+
+_MIN_IMAGES = 3  # t-SNE needs a perplexity of at least 1 and three times as many images
+_PERPLEXITY = 30.0
+_NUM_VOTES = 10
+
+
+def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) -> str:
+    """Return the HTML of a page with a map of images.
+
+    The class of an image is its folder below `folder`, and its prediction is the most frequent class of its 10 nearest
+    images. Images directly in `folder` have no class. Of more than 10,000 images, the map shows a random sample.
+
+    Args:
+        folder: the folder of the images.
+        images: the images.
+        vectors: their features, float32 (N, D).
+
+    Raises:
+        UserError: if there are fewer than three images, or if an image can no longer be read.
+    """
+    if len(images) < _MIN_IMAGES:
+        raise UserError(
+            f"--map: a map needs at least {_MIN_IMAGES} images, but {display_name(folder)} has {len(images)}"
+        )
+    rows = np.sort(np.random.default_rng(0).permutation(len(images))[:MAX_IMAGES])
+    normalized = normalize_rows(vectors[rows])
+    shown = [images[row] for row in rows]
+    folders = [PurePosixPath(image.name).parts[:-1] for image in shown]
+    label_by_folder = {name: label for label, name in enumerate(sorted({parts[0] for parts in folders if parts}))}
+    labels = np.array([label_by_folder[parts[0]] if parts else raw.UNLABELED for parts in folders])
+    voters = nearest_neighbors(normalized, _NUM_VOTES)
+    layer = MapLayer(
+        "map",
+        compute_tsne(normalized, min(_PERPLEXITY, (len(rows) - 1) / 3), seed=0),
+        voters[:, :NUM_NEIGHBORS],
+        _vote(labels[voters]) if len(label_by_folder) > 1 else None,
+    )
+    read_thumbnails = partial(read_images, decode=partial(raw.decode_image, image_size=TILE_SIZE))
+    thumbnails = map_ordered(read_thumbnails, [[image.path] for image in shown], DECODING_THREADS)
+    sprite = make_sprite([pixels for (pixels,) in thumbnails])
+    names = [display_name(image.name) for image in shown]
+    class_names = [printable(name) for name in label_by_folder]
+    image_map = ImageMap("map", class_names, labels, names, sprite, [layer], "by the nearest images")
+    selection = "" if len(rows) == len(images) else f", a random sample of the {len(images):,} images in the folder"
+    script = map_script()
+    template = make_jinja_environment(TEMPLATES, autoescape=True).get_template("image_map_page.html")
+    return template.render(
+        title=f"Map of {display_name(folder)}",
+        note=f"t-SNE map of the features of {len(rows):,} images{selection}. It shows which images are neighbors; the "
+        "sizes of groups and the distances between groups have no meaning.",
+        map=image_map,
+        style=read_template("colors.css") + read_template("image_map.css"),
+        script=script,
+        script_source=script_source(script),
+    )
+
+
+def _vote(labels: np.ndarray) -> np.ndarray:
+    """Return the most frequent class of each row of labels (N, K), int64 (N,); -1 if all labels are missing.
+
+    Of classes with equally many votes, that of the nearest image is returned.
+    """
+    counts = [Counter(label for label in row if label != raw.UNLABELED) for row in labels.tolist()]
+    return np.array([count.most_common(1)[0][0] if count else raw.UNLABELED for count in counts])

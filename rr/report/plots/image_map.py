@@ -1,0 +1,164 @@
+"""An interactive map of images: each image is a dot at its two coordinates, and a script shows the images themselves.
+
+The script `templates/image_map.js` reads the data of a map as JSON from the page, with arrays of numbers as Base64 and
+all images in one sprite. It uses d3 (`templates/d3.js`). The page needs no network and no other file.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+MAX_IMAGES = 10_000
+_NO_CLASS = 65_535  # stands for a missing class in an array of uint16
+TILE_SIZE, _SMALL_TILE = 48, 32  # pixels
+_MAX_LARGE_TILES = 1000
+_QUALITY = 70  # of WebP; an image of 32 x 32 pixels takes about 500 bytes
+
+
+@dataclass(frozen=True)
+class MapLayer:
+    """The map of the images by one backbone.
+
+    Attributes:
+        title: name of the layer.
+        coordinates: float (N, 2); the second coordinate points upwards.
+        neighbors: rows of the nearest images of each image, int64 (N, K), nearest first.
+        predictions: predicted class of each image, int64 (N,), -1 if it is unknown, or None without predictions.
+    """
+
+    title: str
+    coordinates: np.ndarray
+    neighbors: np.ndarray
+    predictions: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ImageMap:
+    """Images and their maps.
+
+    Attributes:
+        name: id of the map, unique on the page.
+        class_names: the name of each class; may be empty.
+        labels: class of each image, int64 (N,); -1 if it is unknown.
+        names: name of each image, such as its file.
+        sprite: the thumbnails of the images.
+        layers: one map for each backbone.
+        prediction_note: what the predictions are, such as "by linear".
+    """
+
+    name: str
+    class_names: list[str]
+    labels: np.ndarray
+    names: Sequence[str]
+    sprite: "Sprite"
+    layers: list[MapLayer]
+    prediction_note: str = ""
+
+    @property
+    def data(self) -> str:
+        """The map as JSON that can be inserted in a script element."""
+        layers = [
+            {
+                "title": layer.title,
+                "points": _encode(_scale(layer.coordinates)),
+                "neighbors": _encode(layer.neighbors),
+                "predictions": "" if layer.predictions is None else _encode(_without_negative(layer.predictions)),
+            }
+            for layer in self.layers
+        ]
+        return _script_json(
+            {
+                "classes": self.class_names,
+                "labels": _encode(_without_negative(self.labels)),
+                "names": list(self.names),
+                "sprite": self.sprite.name,
+                "numNeighbors": self.layers[0].neighbors.shape[1],
+                "predictionNote": self.prediction_note,
+                "layers": layers,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """Thumbnails as the tiles of one WebP image.
+
+    Attributes:
+        name: id of the sprite; equal images give equal ids.
+        tile: height and width of a thumbnail in pixels.
+        columns: number of thumbnails in a row.
+        webp: the image file.
+    """
+
+    name: str
+    tile: int
+    columns: int
+    webp: bytes
+
+    @property
+    def data(self) -> str:
+        """The sprite as JSON that can be inserted in a script element."""
+        uri = "data:image/webp;base64," + base64.b64encode(self.webp).decode("ascii")
+        return _script_json({"tile": self.tile, "columns": self.columns, "uri": uri})
+
+
+def make_sprite(thumbnails: Sequence[np.ndarray]) -> Sprite:
+    """Return the sprite of square images, uint8 (S, S, 3) each.
+
+    Tiles have 48 x 48 pixels, or 32 x 32 if there are more than 1,000 images, but no more pixels than the images.
+    """
+    tile = min(len(thumbnails[0]), TILE_SIZE if len(thumbnails) <= _MAX_LARGE_TILES else _SMALL_TILE)
+    columns = math.ceil(math.sqrt(len(thumbnails)))
+    sprite = Image.new("RGB", (columns * tile, math.ceil(len(thumbnails) / columns) * tile))
+    for position, pixels in enumerate(thumbnails):
+        row, column = divmod(position, columns)
+        image = Image.fromarray(pixels)
+        sprite.paste(image.resize((tile, tile), Image.Resampling.LANCZOS), (column * tile, row * tile))
+    buffer = io.BytesIO()
+    sprite.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    webp = buffer.getvalue()
+    return Sprite(f"sprite-{hashlib.sha256(webp).hexdigest()[:12]}", tile, columns, webp)
+
+
+def read_template(name: str) -> str:
+    """Return the text of a style sheet or script in the folder of templates."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def map_script() -> str:
+    """Return the script that draws all maps of a page, with d3 and its license."""
+    return read_template("d3.js") + read_template("image_map.js")
+
+
+def script_source(script: str) -> str:
+    """Return the source that permits exactly this inline script in a Content-Security-Policy."""
+    return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"
+
+
+def _scale(coordinates: np.ndarray) -> np.ndarray:
+    """Return coordinates in the square from 0 to 65,535, with the same scale on both axes."""
+    low, high = coordinates.min(0), coordinates.max(0)
+    center, size = (low + high) / 2, max(float((high - low).max()), 1e-12)
+    return np.rint(((coordinates - center) / size + 0.5) * 65_535)
+
+
+def _without_negative(classes: np.ndarray) -> np.ndarray:
+    return np.where(classes < 0, _NO_CLASS, classes)
+
+
+def _encode(values: np.ndarray) -> str:
+    return base64.b64encode(values.astype("<u2").tobytes()).decode("ascii")
+
+
+def _script_json(value: object) -> str:
+    # "<" could end the script element, for example in the name of a file.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,0 +1,33 @@
+"""Write the history of a training run as TensorBoard event files."""
+
+import math
+from pathlib import Path
+
+
+class EventWriter:
+    """Writes one scalar per column and epoch into the folder of a run.
+
+    The first call of `write` hides what an earlier process has written to the same folder, and writes all epochs again.
+    The curves are therefore complete and have no epoch twice, even if a run was interrupted.
+
+    Args:
+        folder: folder of the event files of this run.
+
+    Raises:
+        ModuleNotFoundError: if the package `tensorboard` is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=1)
+        self._num_written = 0
+
+    def write(self, history: list[dict[str, float]]) -> None:
+        """Write the rows that have been added to `history` since the last call. NaN and infinity are left out."""
+        for row in history[self._num_written :]:
+            for name, value in row.items():
+                if name != "epoch" and math.isfinite(value):
+                    self._writer.add_scalar(name, value, int(row["epoch"]))
+        self._num_written = len(history)
+        self._writer.flush()

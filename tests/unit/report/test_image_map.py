@@ -1,0 +1,65 @@
+"""The data of a map of images: coordinates, classes and neighbors as the script reads them, and the sprite."""
+
+import base64
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from rr.report.plots.image_map import MAX_IMAGES, ImageMap, MapLayer, make_sprite
+
+
+def decode(text: str) -> list[int]:
+    return np.frombuffer(base64.b64decode(text), "<u2").tolist()
+
+
+def make_map(**changes: object) -> ImageMap:
+    coordinates = np.array([[0.0, 0.0], [10.0, 5.0], [0.0, 5.0]])
+    layer = MapLayer("one", coordinates, np.array([[1, 2], [2, 0], [1, 0]]), np.array([1, -1, 0]))
+    sprite = make_sprite([np.zeros((8, 8, 3), np.uint8)] * 3)
+    values = {
+        "name": "map",
+        "class_names": ["a", "</script>"],
+        "labels": np.array([0, 1, -1]),
+        "names": ["x", "y", "z"],
+    }
+    return ImageMap(**(values | {"sprite": sprite, "layers": [layer]} | changes))  # type: ignore[arg-type]
+
+
+def test_data_of_a_map() -> None:
+    text = make_map().data
+    assert "<" not in text
+    data = json.loads(text)
+    (layer,) = data["layers"]
+    # The wider axis fills the square, and the other one has the same scale and is centered.
+    assert decode(layer["points"]) == [0, 16384, 65535, 49151, 0, 49151]
+    assert decode(layer["neighbors"]) == [1, 2, 2, 0, 1, 0]
+    assert decode(layer["predictions"]) == [1, 65535, 0]
+    assert decode(data["labels"]) == [0, 1, 65535]
+    assert (data["classes"], data["names"], data["numNeighbors"]) == (["a", "</script>"], ["x", "y", "z"], 2)
+
+
+def test_identical_points_and_missing_predictions() -> None:
+    layer = MapLayer("one", np.ones((3, 2)), np.zeros((3, 1), np.int64))
+    (data,) = json.loads(make_map(layers=[layer]).data)["layers"]
+    assert set(decode(data["points"])) == {32768}
+    assert data["predictions"] == ""
+
+
+def test_sprite_contains_every_image_in_its_tile() -> None:
+    shades = [0, 60, 120, 180, 240]
+    sprite = make_sprite([np.full((16, 16, 3), shade, np.uint8) for shade in shades])
+    data = json.loads(sprite.data)
+    assert (data["tile"], data["columns"]) == (16, 3)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["uri"].partition(",")[2]))).convert("L"))
+    assert pixels.shape == (32, 48)
+    centers = [int(pixels[16 * (i // 3) + 8, 16 * (i % 3) + 8]) for i in range(5)]
+    assert np.abs(np.array(centers) - shades).max() <= 3
+
+
+def test_size_of_a_sprite_is_bounded() -> None:
+    assert make_sprite([np.zeros((64, 64, 3), np.uint8)]).tile == 48
+    assert make_sprite([np.zeros((64, 64, 3), np.uint8)] * 1001).tile == 32
+    # Below the maximum size of a WebP image, 16,383 pixels.
+    assert 32 * np.ceil(np.sqrt(MAX_IMAGES)) < 16_383
