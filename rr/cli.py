@@ -300,12 +300,13 @@ def plan(
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
     """Count the runs and views of a grid, estimate its duration on this machine, and check whether it can succeed."""
-    from rr import stages
-
     # Typer's min and max would accept nan.
     if speed is not None and not 1 <= speed <= 1e12:
         raise UserError(f"--views-per-second {speed}: must be a number from 1 to 1e12")
-    message, problems = stages.run_plan(names or [], speed, gpus, device, params)
+    with Progress("plan", use_bar=False):  # drawing a bar would disturb the measurement
+        from rr import stages
+
+        message, problems = stages.run_plan(names or [], speed, gpus, device, params)
     print(message)
     if problems:
         raise UserError("\n".join(["this grid cannot be completed:", *problems]))
@@ -383,8 +384,15 @@ def export(
     format: FormatOption,
     output: Annotated[Path, typer.Option("--output", help="File to write.")],
     image_size: Annotated[
-        int, typer.Option("--image-size", min=8, max=1024, help="Height and width in pixels of the model's input.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            "--image-size",
+            min=8,
+            max=1024,
+            help="Height and width in pixels of the model's input. By default, those of the images of the pretraining "
+            "or, if they are unknown, 32.",
+        ),
+    ] = None,
 ) -> None:
     """Export a backbone to another format, and check that it gives the same features."""
     with Progress("export"):

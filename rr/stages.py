@@ -65,8 +65,8 @@ def run_init() -> str:
 def run_init_images(path: Path, name: str | None, params_file: Path) -> str:
     """Fetch your own images, and add them to the parameter file as a dataset, with a grid that trains on them.
 
-    The parameter file is changed only after all images have been read. If `params.yaml` is missing, a project is
-    created in the current folder first.
+    The parameter file is changed only after all images have been read. A dataset that it defines already with the same
+    path is not changed. If `params.yaml` is missing, a project is created in the current folder first.
     """
     from rr.workflow import init
 
@@ -75,26 +75,31 @@ def run_init_images(path: Path, name: str | None, params_file: Path) -> str:
     if not params_file.is_file() and params_file == paths.PARAMS_FILE:
         create_project(Path.cwd())
     params, text = load_params(params_file), read_utf8(params_file)
-    name, source = init.choose_name(path, name, params), init.make_source(path)
+    name = init.choose_name(path, name, params)
+    is_new, source = name not in params.datasets, init.make_source(path)
+    if is_new:
+        params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
     files = paths.DatasetPaths(name)
-    new_params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
-    run = grid.make_fetch_run(new_params, name)
+    run = grid.make_fetch_run(params, name)
     try:
         with record_run(run) as recorder:
             from rr.fetch import describe, fetch
 
-            facts = recorder.facts = fetch(new_params.datasets[name].source, files.images, files.download_dir)
+            facts = recorder.facts = fetch(params.datasets[name].source, files.images, files.download_dir)
     except UserError as error:
+        if not is_new:
+            raise
         raise UserError(
-            f"{error}\n{params_file} is unchanged. To set keys of the source, add this entry to its section `datasets` "
-            f"and run rr fetch --dataset {name}:\n{init.describe_source(name, source)}"
+            f"{error}\n{params_file} is unchanged. To set keys of the source, add this entry with the keys to its "
+            f"section `datasets`, and run the same command again:\n{init.describe_source(name, source)}"
         ) from error
     from rr.data.raw import RawFile
 
     raw_file = RawFile(files.images)
     image_size = init.choose_image_size(facts["sizes"]["median_shorter_side"])
     is_test = raw_file.splits == "test"
-    text = init.add_dataset(text, name, source, image_size)
+    if is_new:
+        text = init.add_dataset(text, name, source, image_size)
     text = init.add_grid(text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test])
     init.write_params(params_file, text)
     _register_with_engines(run, params_file)
@@ -151,7 +156,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
 def run_check(dataset: str, weights: Path | None, device: str, params_file: Path) -> str:
     """Check the fetched images of a dataset. `weights` is a backbone file whose features are also compared, or None."""
     require_single_process("check")
-    config = _lookup(load_params(params_file), "datasets", dataset)
+    config = _lookup(load_params(params_file), "datasets", dataset, "rr check")
     files = paths.DatasetPaths(dataset)
     record = load_record(files.raw_dir)
     from rr.check import CheckFiles, check
@@ -161,7 +166,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     if weights:
         from rr.gallery.feature_extractor import load_feature_extractor
 
-        extractor = load_feature_extractor(weights, None, device)
+        extractor = load_feature_extractor(weights, None, device, "give the backbone.safetensors of a run")
     source = config.source
     current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
     folder = files.check_dir

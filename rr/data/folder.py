@@ -23,6 +23,7 @@ HIDDEN = "hidden"
 FROM_PROGRAM = "created by another program"
 UNSUPPORTED_FORMAT = "in a format that Pillow cannot read"
 OTHER_SUFFIX = "not an image"
+ARCHIVE = "an archive; if it contains images, extract it"
 MISNAMED_IMAGE = "an image with an unusual suffix; rename it"
 NOT_REGULAR = "not a regular file"
 LISTED_FOLDER = "a link to a folder that is listed already"
@@ -61,9 +62,10 @@ _AMBIGUOUS_SUFFIXES = {".bw", ".fit", ".gbr", ".im", ".msp", ".pcd", ".ras", ".r
 _NON_IMAGE_SUFFIXES = {
     ".txt", ".md", ".rst", ".log", ".json", ".jsonl", ".ndjson", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".toml",
     ".ini", ".cfg", ".html", ".htm", ".py", ".ipynb", ".m", ".mat", ".npy", ".npz", ".pkl", ".pt", ".db", ".sqlite",
-    ".parquet", ".arrow", ".xmp", ".aae", ".thm", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".zip",
-    ".tar", ".gz", ".tgz", ".7z", ".rar", ".doc", ".docx", ".xls", ".xlsx", ".md5", ".sha256", ".lnk", ".url", ".dvc",
+    ".parquet", ".arrow", ".xmp", ".aae", ".thm", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".doc",
+    ".docx", ".xls", ".xlsx", ".md5", ".sha256", ".lnk", ".url", ".dvc",
 }  # fmt: skip
+_ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 # Formats with a signature at the start of the file, by which an image with another suffix is recognized.
 _SIGNED_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF", "ICO", "PSD")
 
@@ -249,6 +251,8 @@ def _reason_not_an_image(path: str, suffix: str) -> str | None:
         return OTHER_SUFFIX if suffix in _AMBIGUOUS_SUFFIXES and not _is_identified(path, None) else None
     if suffix in _UNSUPPORTED_SUFFIXES or suffix in Image.registered_extensions():
         return UNSUPPORTED_FORMAT
+    if suffix in _ARCHIVE_SUFFIXES:
+        return ARCHIVE
     if suffix in _NON_IMAGE_SUFFIXES:
         return OTHER_SUFFIX
     return MISNAMED_IMAGE if _is_identified(path, _SIGNED_FORMATS) else OTHER_SUFFIX

@@ -36,6 +36,8 @@ class ImageSummary:
     def __init__(self) -> None:
         self._images: list[ImageFacts] = []
         self._train_digests: set[bytes] = set()
+        self._labels: dict[bytes, int] = {}
+        self._contradictory: set[bytes] = set()
         self._num_test_copies = 0
 
     def add_facts(self, image: ImageFacts) -> None:
@@ -45,6 +47,8 @@ class ImageSummary:
     def add_encoded(self, image: raw.EncodedImage) -> None:
         """Add an encoded image. The training images must be added first."""
         digest = hashlib.sha256(image.data).digest()
+        if image.label != raw.UNLABELED and self._labels.setdefault(digest, image.label) != image.label:
+            self._contradictory.add(digest)
         if image.split == "train":
             self._train_digests.add(digest)
         else:
@@ -56,7 +60,7 @@ class ImageSummary:
 
         `sizes` has the width and height of the smallest and the largest image, and the median of the shorter sides.
         `blank` is the number of images of a single color. `test_copies` is the number of test images whose file is
-        also in the training split.
+        also in the training split. `contradictory` is the number of different files that occur in several classes.
         """
         sizes = [(image.width, image.height) for image in self._images]
         by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
@@ -68,6 +72,7 @@ class ImageSummary:
             },
             "blank": sum(image.is_blank for image in self._images),
             "test_copies": self._num_test_copies,
+            "contradictory": len(self._contradictory),
         }
 
 
@@ -85,9 +90,10 @@ def format_summary(facts: dict[str, Any]) -> list[str]:
         lines = [f"size of all images: {smallest} pixels"]
     else:
         lines = [f"sizes: {smallest} to {largest} pixels; median of the shorter side: {sizes['median_shorter_side']:,}"]
-    faults = [
-        f"{format_count(facts['test_copies'], 'test images')} with a copy in the training split",
-        f"{format_count(facts['blank'], 'images')} of a single color",
-    ]
-    found = [text for count, text in zip((facts["test_copies"], facts["blank"]), faults, strict=True) if count]
+    faults = {
+        "test_copies": ("test images", "with a copy in the training split"),
+        "contradictory": ("images", "with copies in several classes"),
+        "blank": ("images", "of a single color"),
+    }
+    found = [f"{format_count(facts[key], unit)} {text}" for key, (unit, text) in faults.items() if facts[key]]
     return [*lines, *([f"found {', '.join(found)}; rr check lists them"] if found else [])]

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from torch import Tensor
 from rr import backbones
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, save_backbone
+from rr.data.index import Preprocessing
 from rr.errors import UserError
+from rr.gallery.feature_extractor import read_preprocessing
 from rr.runtime.atomic import atomic_write
 
 TOLERANCE = 1e-5  # maximum difference between the features, relative to the largest feature
@@ -21,16 +23,25 @@ _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 Forward = Callable[[Tensor], Tensor]
 
 
-def export_backbone(weights: Path, format: str, output: Path, image_size: int = 32) -> str:
+class ExportedModel(NamedTuple):
+    """A backbone, images to trace it with, float32 (B, 3, S, S), and the preprocessing of its images, if known."""
+
+    backbone: Backbone
+    example_B3SS: Tensor
+    preprocessing: Preprocessing | None
+
+
+def export_backbone(weights: Path, format: str, output: Path, image_size: int | None = None) -> str:
     """Write the backbone in the file `weights` to `output`, load the new file, and compare the features.
 
     The formats `safetensors` and `state-dict` contain the weights only. The keys are those of this project; for the
     networks of torchvision and timm, they are those of these libraries. The formats `torchscript`, `torch-export` and
     `onnx` contain the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B,
-    features), for any B.
+    features), for any B. Without `image_size`, it is the size of the images with which the backbone was pretrained or,
+    if it is unknown, 32.
 
     Returns:
-        A message for the user.
+        A message for the user, which states the preprocessing of the backbone's images if it is known.
 
     Raises:
         UserError: if `weights` is not a backbone file or is for another image size, if `output` is `weights` or a
@@ -47,6 +58,11 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int = 
             f"--format onnx needs the packages {', '.join(missing)}: run pip install 'relational-reasoning[export]'"
         )
     backbone = load_backbone(weights)
+    try:
+        preprocessing = read_preprocessing(weights)
+    except ValueError as invalid:
+        raise UserError(f"{weights}: {invalid}: export the file of another run") from invalid
+    image_size = image_size or backbone.image_size or (preprocessing.image_size if preprocessing else 32)
     if backbone.image_size not in (None, image_size):
         raise UserError(
             f"--image-size {image_size}: {weights} contains {backbone.name} for images of {backbone.image_size} x "
@@ -56,14 +72,25 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int = 
     example_B3SS, other_B3SS = (torch.randn((B, 3, image_size, image_size), generator=generator) for B in (2, 5))
     with atomic_write(output) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # users cannot act on the warnings of torch's exporters
-        save(backbone, example_B3SS, temporary)
+        save(ExportedModel(backbone, example_B3SS, preprocessing), temporary)
         error = _relative_error(load(backbone, temporary)(other_B3SS), backbone(other_B3SS))
         if not error <= TOLERANCE:
             raise UserError(
                 f"{weights}: after export as {format}, the features have a relative error of {error:.1e} (maximum: "
                 f"{TOLERANCE:.0e}). Nothing was written; choose another --format"
             )
-    return f"{output}: {backbone.name} as {format}, relative error of the features {error:.1e}"
+    message = f"{output}: {backbone.name} as {format}, relative error of the features {error:.1e}"
+    return f"{message}\n{_describe_images(preprocessing)}" if preprocessing else message
+
+
+def _describe_images(preprocessing: Preprocessing) -> str:
+    """Return a line that states which images the backbone was pretrained on."""
+    size = preprocessing.image_size
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (preprocessing.mean, preprocessing.std))
+    return (
+        f"pretrained on RGB images of {size} x {size} pixels with values in [0, 1], normalized with mean ({mean}) and "
+        f"std ({std})"
+    )
 
 
 def _relative_error(actual_BD: Tensor, expected_BD: Tensor) -> float:
@@ -74,18 +101,18 @@ def _relative_error(actual_BD: Tensor, expected_BD: Tensor) -> float:
     return float((actual_BD - expected_BD).abs().max() / expected_BD.abs().max().clamp(min=tiny))
 
 
-def _save_safetensors(backbone: Backbone, example_B3SS: Tensor, target: Path) -> None:
-    save_backbone(backbone, target)
+def _save_safetensors(model: ExportedModel, target: Path) -> None:
+    save_backbone(model.backbone, target, model.preprocessing)
 
 
 def _load_safetensors(backbone: Backbone, source: Path) -> Forward:
     return load_backbone(source)
 
 
-def _save_state_dict(backbone: Backbone, example_B3SS: Tensor, target: Path) -> None:
+def _save_state_dict(model: ExportedModel, target: Path) -> None:
     # Here and below, data are serialized to memory first, because torch reports a full disk as an internal error.
     buffer = io.BytesIO()
-    torch.save(backbone.state_dict(), buffer)
+    torch.save(model.backbone.state_dict(), buffer)
     target.write_bytes(buffer.getvalue())
 
 
@@ -95,9 +122,9 @@ def _load_state_dict(backbone: Backbone, source: Path) -> Forward:
     return loaded.eval()
 
 
-def _save_torchscript(backbone: Backbone, example_B3SS: Tensor, target: Path) -> None:
+def _save_torchscript(model: ExportedModel, target: Path) -> None:
     buffer = io.BytesIO()
-    torch.jit.save(torch.jit.trace(backbone, example_B3SS), buffer)
+    torch.jit.save(torch.jit.trace(model.backbone, model.example_B3SS), buffer)
     target.write_bytes(buffer.getvalue())
 
 
@@ -105,9 +132,9 @@ def _load_torchscript(backbone: Backbone, source: Path) -> Forward:
     return torch.jit.load(source)
 
 
-def _save_torch_export(backbone: Backbone, example_B3SS: Tensor, target: Path) -> None:
+def _save_torch_export(model: ExportedModel, target: Path) -> None:
     buffer = io.BytesIO()
-    program = torch.export.export(backbone, (example_B3SS,), dynamic_shapes=_dynamic_batch_shapes())
+    program = torch.export.export(model.backbone, (model.example_B3SS,), dynamic_shapes=_dynamic_batch_shapes())
     torch.export.save(program, buffer)
     target.write_bytes(buffer.getvalue())
 
@@ -116,10 +143,10 @@ def _load_torch_export(backbone: Backbone, source: Path) -> Forward:
     return torch.export.load(io.BytesIO(source.read_bytes())).module()
 
 
-def _save_onnx(backbone: Backbone, example_B3SS: Tensor, target: Path) -> None:
+def _save_onnx(model: ExportedModel, target: Path) -> None:
     program: Any = torch.onnx.export(
-        backbone, (example_B3SS,), dynamo=True, dynamic_shapes=_dynamic_batch_shapes(), input_names=["images"],
-        output_names=["features"], verbose=False,
+        model.backbone, (model.example_B3SS,), dynamo=True, dynamic_shapes=_dynamic_batch_shapes(),
+        input_names=["images"], output_names=["features"], verbose=False,
     )  # fmt: skip
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # they contain stack traces with paths of this machine

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rr.data.index import Preprocessing
 from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
@@ -20,9 +20,6 @@ from rr.gallery.index import CachedVectors, ImageVectors, StaleIndex, default_in
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
 from rr.runtime.progress import Progress
-
-if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
-    from rr.data.index import Preprocessing
 
 
 def embed(

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,13 +15,10 @@ from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone
 from rr.compute.device import resolve_device
 from rr.data import raw
-from rr.data.index import evaluation_side
+from rr.data.index import Preprocessing, evaluation_side
 from rr.errors import UserError
 from rr.runtime.hashing import file_sha256
 from rr.views import normalize
-
-if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
-    from rr.data.index import Preprocessing
 
 # Limits of a batch: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
 _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
@@ -107,13 +103,19 @@ class FeatureExtractor:
         return features_BD
 
 
-def load_feature_extractor(weights: Path, dataset: Preprocessing | None, device: str) -> FeatureExtractor:
+def load_feature_extractor(
+    weights: Path,
+    dataset: Preprocessing | None,
+    device: str,
+    hint: str = "add --dataset NAME to take them from that dataset in params.yaml (normally the pretraining dataset)",
+) -> FeatureExtractor:
     """Load a backbone file as a feature extractor.
 
     Args:
         weights: the backbone file.
         dataset: dataset whose image size, mean and std are used; by default, those in the metadata of the file.
         device: "auto", "cpu", "cuda" or "cuda:<number>".
+        hint: end of the error message about metadata that lack a valid image size, mean or std.
 
     Raises:
         UserError: if the file is not a valid backbone file, if `dataset` is None and the metadata lacks a valid image
@@ -121,27 +123,36 @@ def load_feature_extractor(weights: Path, dataset: Preprocessing | None, device:
     """
     device = resolve_device(device)
     backbone = load_backbone(weights).to(device)
-    if dataset is not None:
-        image_size, mean, std, stored_size = dataset.image_size, dataset.mean, dataset.std, dataset.stored_size
-    else:
-        with safe_open(weights, "np") as file:
-            metadata = json.loads(file.metadata()["rr"])
-        if not {"side", "mean", "std"} <= metadata.keys():
-            raise UserError(
-                f"{weights}: its metadata lacks the image size, mean or std: add --dataset NAME to take them from that "
-                "dataset in params.yaml (normally the pretraining dataset)"
-            )
-        image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]
-        stored_size = metadata.get("stored_size")
-        sizes = [image_size] if stored_size is None else [image_size, stored_size]
-        is_valid_size = all(isinstance(size, int) and 8 <= size <= 1024 for size in sizes)
-        if not (is_valid_size and _is_float_triple(mean) and _is_float_triple(std) and all(std)):
-            raise UserError(
-                f"{weights}: its metadata has an invalid image size ({image_size}), mean ({mean}) or std ({std}): add "
-                "--dataset NAME to take them from that dataset in params.yaml (normally the pretraining dataset)"
-            )
-        mean, std = tuple(mean), tuple(std)
-    return FeatureExtractor(backbone, weights, file_sha256(weights), image_size, mean, std, device, stored_size)
+    if dataset is None:
+        try:
+            dataset = read_preprocessing(weights)
+        except ValueError as error:
+            raise UserError(f"{weights}: {error}: {hint}") from error
+        if dataset is None:
+            raise UserError(f"{weights}: its metadata lacks the image size, mean or std: {hint}")
+    return FeatureExtractor(
+        backbone, weights, file_sha256(weights), dataset.image_size, dataset.mean, dataset.std, device,
+        dataset.stored_size,
+    )  # fmt: skip
+
+
+def read_preprocessing(weights: Path) -> Preprocessing | None:
+    """Return the preprocessing in the metadata of a backbone file, or None if it lacks the image size, mean or std.
+
+    Raises:
+        ValueError: if one of them is not valid.
+    """
+    with safe_open(weights, "np") as file:
+        metadata = json.loads(file.metadata()["rr"])
+    if not {"side", "mean", "std"} <= metadata.keys():
+        return None
+    image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]
+    stored_size = metadata.get("stored_size")
+    sizes = [image_size] if stored_size is None else [image_size, stored_size]
+    is_valid_size = all(isinstance(size, int) and 8 <= size <= 1024 for size in sizes)
+    if not (is_valid_size and _is_float_triple(mean) and _is_float_triple(std) and all(std)):
+        raise ValueError(f"its metadata has an invalid image size ({image_size}), mean ({mean}) or std ({std})")
+    return Preprocessing(image_size, tuple(mean), tuple(std), stored_size)
 
 
 def _is_float_triple(values: object) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rr.data.index import Preprocessing
 from rr.data.names import display_name, format_names
 from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
@@ -19,9 +19,6 @@ from rr.gallery.images import ImageFile, list_images, read_images
 from rr.gallery.index import CachedVectors, ImageVectors
 from rr.gallery.search import Hit, QueryResult, find_nearest
 from rr.runtime.atomic import write_text
-
-if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
-    from rr.data.index import Preprocessing
 
 
 def retrieve(

@@ -15,7 +15,7 @@ from rr.params import Params, parse_params
 from rr.params.base import NAME
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
-from rr.workflow.suites import add_methods, dump_yaml, make_yaml
+from rr.workflow.suites import add_methods, dump_yaml, make_yaml, set_axis
 
 # One million views with Conv-4 take from one minute (32 px) to a quarter of an hour (128 px) on two cores.
 MAX_VIEWS = 1_000_000
@@ -50,10 +50,12 @@ def choose_settings(num_images: int) -> Settings:
 
 
 def choose_name(path: Path, name: str | None, params: Params) -> str:
-    """Return the name of a new dataset: `name` or, if it is None, the name of the folder or file at `path`.
+    """Return the name of the dataset: `name` or, if it is None, the name of the folder or file at `path`.
+
+    A user who needs other keys of the source defines the dataset first. The definition must then have the same path.
 
     Raises:
-        UserError: if the name is not valid, or if `params` has a dataset or a method of this name.
+        UserError: if the name is not valid, or if `params` has another dataset or a method of this name.
     """
     if name is None:
         name = re.sub("[^A-Za-z0-9_-]+", "-", path.expanduser().resolve().stem).strip("-_")
@@ -62,7 +64,9 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
             f"invalid name '{display_name(name)}': give one with --name, of letters, digits, - and _, with a letter or "
             "digit first"
         )
-    if name in params.datasets or _method_name(name) in params.methods:
+    source_path = getattr(params.datasets[name].source, "path", None) if name in params.datasets else str(path)
+    is_other = source_path is None or Path(source_path).expanduser().resolve() != path.expanduser().resolve()
+    if is_other or _method_name(name) in params.methods:
         raise UserError(
             f"params.yaml already defines {name}: run `dvc repro` to train on it if the grid lists it, or choose "
             "another name with --name"
@@ -153,7 +157,7 @@ def add_grid(
     yaml = make_yaml()
     content = yaml.load(text)
     for axis, values in grid.items():
-        content["grid"][axis][:] = values  # in place, to keep the style and comment of the line
+        set_axis(content["grid"], axis, values)
     add_methods(content["methods"], {method: {"base": _BASE, **settings._asdict()}}, "rr init")
     content["methods"].yaml_set_comment_before_after_key(
         method,
@@ -172,8 +176,7 @@ def write_params(path: Path, text: str) -> None:
 
 def describe_source(name: str, source: dict[str, str]) -> str:
     """Return the entry of a dataset for `params.yaml`, for a message that says how to edit it."""
-    keys = ", ".join(f"{key}: {value}" for key, value in source.items())
-    return f"  {name}:\n    source: {{{keys}}}\n    image_size: 64"
+    return add_dataset("datasets:\n  {}\n", name, source, 64).partition("\n")[2].rstrip()
 
 
 def describe_grid(params: Params, name: str) -> str:

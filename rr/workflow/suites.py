@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from rr import paths
 from rr.errors import UserError, format_alternatives
@@ -58,7 +59,7 @@ def use_suite(name: str, params_file: Path) -> str:
     params = yaml.load(params_file.read_text(encoding="utf-8"))
     for axis, values in suite["grid"].items():
         if axis in params["grid"]:
-            params["grid"][axis][:] = values  # in place, to keep the style and comment of the line
+            set_axis(params["grid"], axis, values)
         else:
             params["grid"][axis] = values  # an unknown key, which parse_params reports
     add_methods(params["methods"], suite["methods"], name)
@@ -171,6 +172,20 @@ def _require_suite(name: str) -> None:
 
 def _read_text(name: str) -> str:
     return read_utf8(SUITES / f"{name}.yaml")
+
+
+def set_axis(grid: Any, axis: str, values: list[Any]) -> None:
+    """Replace the list of an axis of a grid, and keep the style and the comment of its line.
+
+    The exception is an empty list instead of one with a line for each value: its comment is lost, because ruamel.yaml
+    would write a file that is not valid.
+    """
+    is_block = bool(grid[axis]) and not grid[axis].fa.flow_style()  # an empty list has lost its style
+    if is_block and not values:
+        grid.ca.items.pop(axis, None)
+    grid[axis] = CommentedSeq(values)  # the old list may also belong to other axes, by an anchor
+    if not (is_block and values):
+        grid[axis].fa.set_flow_style()
 
 
 def dump_yaml(yaml: YAML, content: Any) -> str:

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,9 +38,9 @@ from helpers import ROOT, copy_project, write_params
 # With RR_ENGINE, the commands of the stages do not register their outputs with DVC and Snakemake.
 ENVIRONMENT = engine_calls.ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "RR_ENGINE": "kill_loop"}
 ENGINE_COMMANDS = {"dvc": [["dvc", "repro"]], "snakemake": [["snakemake", "--cores", "2"]]}
-# A kill happens within this fraction of the undisturbed duration of a command. An engine continues after the completed
-# stages, so its kills still reach all stages.
-KILL_WINDOW = {"rr": 1.0, "dvc": 0.4, "snakemake": 0.4}
+# A kill happens within this fraction of the undisturbed duration of a command, after the start of its first stage. An
+# engine continues after the completed stages, so its kills still reach all stages.
+KILL_WINDOW = 0.4
 # After this number of kills a command is not killed again, so that every run ends and all stage commands are killed.
 KILLS_PER_COMMAND = 10
 
@@ -185,9 +185,13 @@ def leftover_files(folder: Path) -> list[str]:
 
 
 def interrupted_stages(folder: Path, since: float) -> set[str]:
-    """Return the stages whose status file was written after the time `since`: they were running when killed."""
-    status_files = [path for path in folder.glob(".rr/status/**/[!.]*.json") if path.stat().st_mtime >= since]
-    return {path.relative_to(folder / paths.STATUS_DIR).parts[0] for path in status_files}
+    """Return the stages whose status file was written after the time `since`: they are running, or were when killed."""
+    stages = set()
+    for path in folder.glob(".rr/status/**/[!.]*.json"):
+        with suppress(FileNotFoundError):  # the stage has just ended
+            if path.stat().st_mtime >= since:
+                stages.add(path.relative_to(folder / paths.STATUS_DIR).parts[0])
+    return stages
 
 
 def run_kill_loop(
@@ -225,7 +229,7 @@ def run_kill_loop(
         with watcher.watch():
             for command, duration in zip(commands, durations, strict=True):
                 for _ in range(min(kills_per_command, kills - results.kills)):
-                    if run_and_kill(project, command, rng.uniform(0, KILL_WINDOW[engine] * duration), results):
+                    if run_and_kill(project, command, rng.uniform(0, KILL_WINDOW * duration), results):
                         break
                 else:
                     finish(start(project, command), project)
@@ -239,9 +243,11 @@ def run_kill_loop(
 
 
 def run_and_kill(folder: Path, command: list[str], seconds: float, results: KillResults) -> bool:
-    """Run `command` and kill it after `seconds`. Return whether it finished before the kill."""
+    """Run `command` and kill it `seconds` after its first stage has started. Return whether it finished before."""
     start_time = time.time()
     process = start(folder, command)
+    while process.poll() is None and not interrupted_stages(folder, start_time):
+        time.sleep(0.005)
     try:
         process.wait(seconds)
         finish(process, folder)

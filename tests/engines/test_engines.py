@@ -20,11 +20,16 @@ pytestmark = pytest.mark.engine
 ENGINES = {"dvc": ("dvc", "repro"), "snakemake": ("snakemake", "--cores", "1")}
 FAULTS = ("full disk", "killed stage", "killed engine", "Ctrl-C", "bug")
 # A change of a parameter on which the stage depends, but none of the stages before it. `extract` has no such parameter
-# if the target is the dataset of the pretraining (test_signals.py and kill_loop.py interrupt it).
+# if the target is the dataset of the pretraining, so the engines are forced to run it.
+FORCE_EXTRACT = {
+    "dvc": ("--force", "--single-item", "extract@shapes-conv4-relational-1-shapes"),
+    "snakemake": ("--forcerun", "extract"),
+}
 CHANGES: dict[str, Callable[[dict], object]] = {
     "fetch": lambda params: params["datasets"]["shapes"]["source"].update(seed=1),
     "convert": lambda params: params["datasets"]["shapes"].update(image_size=24),
     "pretrain": lambda params: params["methods"]["relational"].update(views=2),
+    "extract": lambda params: None,
     "evaluate": lambda params: params["protocols"]["knn"].update(neighbors=4),
     "report": lambda params: params["grid"]["method"].reverse(),
 }
@@ -222,17 +227,19 @@ def test_failed_stage_keeps_the_former_outputs(
     before = read_artifacts(project)
     write_params(project, CHANGES[stage])
     monkeypatch.chdir(project)
+    options = FORCE_EXTRACT[engine] if stage == "extract" else ()
     try:
         path = f"{Path(__file__).parent / 'faults'}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
         process = subprocess.run(
-            [str(BIN / ENGINES[engine][0]), *ENGINES[engine][1:]], start_new_session=True, capture_output=True,
-            text=True, env=ENVIRONMENT | {"PYTHONPATH": path, "RR_TEST_FAULT": f"{stage}: {fault}"},
+            [str(BIN / ENGINES[engine][0]), *ENGINES[engine][1:], *options],
+            start_new_session=True, capture_output=True, text=True,
+            env=ENVIRONMENT | {"PYTHONPATH": path, "RR_TEST_FAULT": f"{stage}: {fault}"},
         )  # fmt: skip
         assert process.returncode != 0, "the fault did not occur"
         assert f"rr {stage}" in process.stdout + process.stderr
         assert read_artifacts(project) == before
         messages = describe_grid_mismatches(load_params(Path("params.yaml")))
-        assert messages
+        assert bool(messages) == (stage != "extract")
         assert all("its parameters in params.yaml have changed since the run" in message for message in messages)
     finally:
         write_params(project)

@@ -54,6 +54,7 @@ def read_raw_file(path: Path) -> None:
 
 def read_index(path: Path) -> None:
     assert all(isinstance(name, str) for name in index.read_class_names(path))
+    assert len(index.read_preprocessing(path).mean) == 3
 
 
 def fetch_parquet(path: Path) -> None:
@@ -136,7 +137,8 @@ def make_valid_files(kind: str, folder: Path) -> list[bytes]:
             ]
             raw.write(path, raw.RawDataset(names, images))
         case "index":
-            index.write_index(path, np.array(["train"] * 20), labels, ["ab" * 32] * 20, names)
+            preprocessing = index.Preprocessing(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+            index.write_index(path, np.array(["train"] * 20), labels, ["ab" * 32] * 20, names, preprocessing)
         case "predictions":
             columns = {"label": labels, "prediction": labels, "confidence": np.full(20, 0.5)}
             pq.write_table(pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)}), path)

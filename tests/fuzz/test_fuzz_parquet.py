@@ -44,7 +44,7 @@ class RandomFiles:
         self.num_rows: dict[str, int] = {}
         self.must_raise = False
         self._kind = rng.choice(["integers", "names", "names", "texts"])
-        self._columns = rng.choice([{}, {"image": "img", "label": "fine_label"}, {"label": "kind", "id": True}])
+        self._columns = rng.choice([{}, {"image": "img", "label": "fine_label"}, {"label": "class", "number": True}])
         form, prefix = rng.choice(FORMS), rng.choice(["", "", "", "default/"])
         tables = {}
         splits = rng.choice(SPLITS)
@@ -76,8 +76,8 @@ class RandomFiles:
         class_names = names or (["0", "1", "2"] if self._kind == "integers" else CLASSES)
         classes = [class_names[label] if label >= 0 else None for label in labels]
         columns = dict(self._columns)
-        if columns.pop("id", None):
-            columns["image_id"] = list(range(count))
+        if columns.pop("number", None):
+            columns["number"] = list(range(count))
         values = classes if self._kind == "texts" else labels
         table = make_table(values, names, **columns)
         position = table.column_names.index(columns.get("image", "image"))

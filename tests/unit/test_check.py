@@ -1,6 +1,7 @@
 """Tests of `rr check` on folders and files with known faults."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,16 @@ def faulty_folder(project: Path) -> Path:
     (root / "train/cat/notes.txt").touch()
     add_dataset(project, SOURCE)
     return root
+
+
+def test_fetch_counts_images_in_several_classes(project: Path, rr: RunRr) -> None:
+    """Two different files are in two classes each, and one file is twice in one class."""
+    root = save_tree(project / "images", {"cat": 8, "dog": 8})
+    images = sorted((root / "cat").iterdir())
+    for source, copy in zip(images, ("dog/copy0.png", "dog/copy1.png", "cat/copy2.png"), strict=False):
+        shutil.copy(source, root / copy)
+    add_dataset(project, SOURCE)
+    assert "2 images with copies in several classes" in rr("fetch", "--dataset", "mine").out
 
 
 def read_findings() -> set[tuple[str, str, str | None, str | None, str | None]]:
@@ -134,6 +145,9 @@ def test_features_are_compared_if_weights_are_given(project: Path, rr: RunRr) ->
     assert {row[0] for row in read_findings()} == {"similar features"}
     assert all(row["value"] > 0.95 for row in pq.read_table(CHECK / "findings.parquet").to_pylist())
     assert (CHECK / "exclude.txt").read_text() == ""
+    save_backbone(backbones.build("conv4"), Path("w.safetensors"))  # as rr import does
+    outcome = rr("check", "mine", "--weights", "w.safetensors")
+    assert outcome.err.endswith("lacks the image size, mean or std: give the backbone.safetensors of a run\n")
 
 
 def test_similar_features_by_hand() -> None:

@@ -135,7 +135,8 @@ def _hold_out(
     """Check all images, and assign about `fraction` of the distinct images of each class to the test split.
 
     At least one distinct image of a class is left for training and, if there are others, at least one is chosen. The
-    images are ranked by the SHA-256 of their bytes, so copies of an image are in the same split.
+    images are ranked by the SHA-256 of their bytes, and copies of an image are in the same split, also those in other
+    classes.
 
     Raises:
         UserError: if images cannot be read, or if no image can be chosen.
@@ -154,17 +155,20 @@ def _hold_out(
     digests: dict[int, set[bytes]] = defaultdict(set)
     for file in readable:
         digests[file.label].add(file.digest)
-    test: set[tuple[int, bytes]] = set()
-    for label, distinct in digests.items():
+    test: set[bytes] = set()
+    for distinct in digests.values():
         count = min(max(round(fraction * len(distinct)), 1), len(distinct) - 1)
-        test |= {(label, digest) for digest in sorted(distinct)[:count]}
+        test.update(sorted(distinct)[:count])
+    for distinct in digests.values():
+        if distinct <= test:  # some were chosen for other classes
+            test.remove(max(distinct))
     if readable and not test:
         reason = "every distinct image is the only one of its class" if class_names else "all images are equal"
         raise UserError(
             f"{display_name(root)}: no test image can be held out, because {reason}: add images, or give a folder of "
             "test images"
         )
-    chosen = [file._replace(split="test" if (file.label, file.digest) in test else "train") for file in readable]
+    chosen = [file._replace(split="test" if file.digest in test else "train") for file in readable]
     return sorted(chosen, key=lambda file: file.split == "test")
 
 

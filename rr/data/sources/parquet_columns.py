@@ -16,11 +16,8 @@ from rr.params import ParquetSource
 
 _IMAGE_NAMES = ("image", "img")
 _LABEL_NAMES = ("label", "labels", "fine_label")
-_LABEL_LIKE = re.compile(r"(.*[_ ])?(labels?|class|cls|category|target)")  # likely names of text labels
-# Integer columns with such names are not labels.
-_NOT_LABELS = re.compile(
-    r"(.*[_ ])?(ids?|idx|index|width|height|size|bytes|year|count|timestamp)|__index_level_\d+__|unnamed.*"
-)
+# Columns with other names may contain anything, such as an age.
+_LABEL_LIKE = re.compile(r"(.*[_ ])?(labels?|class(es)?|cls|category|categories|targets?)")
 _MAX_SPLITS = 10  # number of distinct values of a column of splits
 _KEY_HINT = "in the source of this dataset in params.yaml"
 
@@ -191,17 +188,10 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
         problem = f"has a column '{named[0]}' that contains neither integers nor text"
         raise _column_error(path, schema, f"{problem}; convert it, or set `label: NAME` or `labels: none` {_KEY_HINT}")
     marked = [name for name in schema.names if is_label(name) and features.get(name, {}).get("_type") == "ClassLabel"]
-
-    def is_candidate(field: pa.Field) -> bool:
-        name = field.name.lower()
-        if pa.types.is_integer(field.type):
-            return not _NOT_LABELS.fullmatch(name)
-        return _label_kind(field.type) == "text" and _LABEL_LIKE.fullmatch(name) is not None
-
-    candidates = marked or [field.name for field in schema if is_label(field.name) and is_candidate(field)]
+    candidates = marked or [name for name in schema.names if is_label(name) and _LABEL_LIKE.fullmatch(name.lower())]
     if len(candidates) == 1:
         return candidates[0]
-    problem = "has several columns that may be labels" if candidates else "has no column of labels"
+    problem = "has several columns that may be labels" if candidates else "has no column that is named like a label"
     raise _column_error(
         path, schema, f"{problem}; set `label: NAME`, or `labels: none` for unlabeled images, {_KEY_HINT}"
     )

@@ -60,6 +60,7 @@ def test_only_suffixes_that_pillow_can_decode_are_images() -> None:
         ("x.h5", folder.UNSUPPORTED_FORMAT),
         ("x.txt", folder.OTHER_SUFFIX),
         ("x.mp4", folder.OTHER_SUFFIX),
+        ("x.ZIP", folder.ARCHIVE),
         ("README", folder.OTHER_SUFFIX),
         ("x.pcd", folder.OTHER_SUFFIX),  # a point cloud; the suffix is also that of PhotoCD images
     ],

@@ -212,6 +212,32 @@ def test_class_with_a_single_distinct_image_stays_in_training(tmp_path: Path) ->
     assert not raw_file(root).with_suffix(".tmp.parquet").exists()
 
 
+def test_copies_in_other_classes_are_in_the_same_split(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"cat": 20, "dog": 20, "copies/of cats": 0})
+    for number in range(20):
+        shutil.copy(root / f"cat/{number}.png", root / f"copies/of cats/{number}.png")
+    for name in ("0.png", "1.png"):
+        shutil.copy(root / "dog" / name, root / "copies" / name)
+    facts = fetch_folder(root)
+    assert (facts["test_copies"], facts["contradictory"]) == (0, 22)
+    assert facts["images_per_class"]["train"].keys() == {"cat", "copies", "dog"}
+    split_by_file = {name: split for name, (split, _) in fetched_labels(root).items()}
+    assert all(split_by_file[f"cat/{n}.png"] == split_by_file[f"copies/of cats/{n}.png"] for n in range(20))
+
+
+def test_class_of_copies_that_are_test_images_elsewhere_keeps_a_training_image(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"cat": 6, "dog": 0})
+    fetch_folder(save_tree(tmp_path / "images", {"dog": 6}), test_fraction=0.5)
+    test_cats = [name for name, (split, label) in fetched_labels(root).items() if (split, label) == ("test", "cat")]
+    shutil.rmtree(root / "dog")
+    (root / "dog").mkdir()
+    for name in test_cats:
+        shutil.copy(root / name, root / "dog")
+    facts = fetch_folder(root, test_fraction=0.5)
+    assert facts["images_per_class"] == {"train": {"cat": 4, "dog": 1}, "test": {"cat": 2, "dog": 2}}
+    assert facts["test_copies"] == 0
+
+
 def test_damage_and_unreadable_images_are_reported_together(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", {"cat": 4, "dog": 4})
     (root / "cat/annex.png").symlink_to("../.git/annex/objects/x")

@@ -197,7 +197,8 @@ def test_fetch_prints_and_records_what_it_found(project: Path, rr: RunRr) -> Non
         "train: folder Train; test: folder Test; not used: Val (1 image)",
         "classes (train + test images): cat (5 + 5), dog (5 + 5)",
         "size of all images: 20 × 30 pixels",
-        "found 10 test images with a copy in the training split, 20 images of a single color; rr check lists them",
+        "found 10 test images with a copy in the training split, 1 image with copies in several classes, 20 images of "
+        "a single color; rr check lists them",
         "skipped 1 file: in a format that Pillow cannot read (.heic 1)",
         "skipped 1 file: outside the splits that are used (.png 1)",
     ]

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import io
 import os
 import re
 from collections import defaultdict
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from rr import backbones
 from rr.backbones.weights import load_backbone, save_backbone
+from rr.data.index import Preprocessing
 from rr.errors import UserError
 from rr.exchange import exporting
 from rr.exchange.exporting import export_backbone
@@ -421,9 +423,29 @@ def test_export_gives_the_same_features_for_any_batch_size(
     assert sorted(os.listdir(tmp_path)) == ["b.safetensors", "out.pt2"]
 
 
+def test_export_keeps_the_preprocessing(tmp_path: Path) -> None:
+    weights, output = tmp_path / "b.safetensors", tmp_path / "out.safetensors"
+    dataset = Preprocessing(24, (0.5, 0.25, 0.125), (0.1, 0.2, 0.3), stored_size=40)
+    save_backbone(random_backbone("conv4"), weights, dataset)
+    message = export_backbone(weights, "safetensors", output)
+    assert "24 x 24 pixels with values in [0, 1], normalized with mean (0.5, 0.25, 0.125) and std (0.1, 0" in message
+    assert output.read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export_has_the_image_size_of_the_pretraining(tmp_path: Path) -> None:
+    weights, output = tmp_path / "b.safetensors", tmp_path / "out.pt2"
+    save_backbone(random_backbone("conv4"), weights, Preprocessing(48, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    export_backbone(weights, "torch-export", output)
+    model = torch.export.load(io.BytesIO(output.read_bytes())).module()
+    assert model(torch.zeros(1, 3, 48, 48)).shape == (1, 64)
+    with pytest.raises(AssertionError, match="48"):
+        model(torch.zeros(1, 3, 32, 32))
+
+
 def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def save_with_changed_bias(backbone: nn.Module, example: Tensor, target: Path) -> None:
-        state = backbone.state_dict()
+    def save_with_changed_bias(model: exporting.ExportedModel, target: Path) -> None:
+        state = model.backbone.state_dict()
         torch.save(state | {"blocks.0.1.bias": state["blocks.0.1.bias"] + 1e-3}, target)
 
     save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")

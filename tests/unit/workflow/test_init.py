@@ -103,6 +103,18 @@ def test_unlabeled_folder_has_no_target(params_file: Path, rr: RunRr) -> None:
     assert find_grid_problems(after) == []
 
 
+def test_datasets_with_and_without_labels_in_turn(params_file: Path, rr: RunRr) -> None:
+    comments = params_file.read_text().count("#")
+    for number in range(6):
+        counts = {"a": 8, "b": 8} if number % 2 else {"": 16}
+        save_tree(Path(f"set{number}"), counts)
+        outcome = rr("init", f"set{number}")
+        assert outcome.code == 0, outcome.err
+        assert load_params(params_file).grid[0].target == ([f"set{number}"] if number % 2 else [])
+    assert set(load_params(params_file).datasets) >= {f"set{number}" for number in range(6)}
+    assert params_file.read_text().count("#") == comments + 4 * 6
+
+
 @pytest.mark.parametrize("path", ["tables", "tables/train.parquet"])
 def test_parquet(params_file: Path, rr: RunRr, path: str) -> None:
     save_tables(Path("tables"), {"train.parquet": make_table(["a", "b"] * 20)})
@@ -122,6 +134,22 @@ def test_existing_name_is_not_overwritten(params_file: Path, rr: RunRr) -> None:
     outcome = rr("init", "shapes", "--name", "$")
     assert (outcome.code, outcome.err.startswith("rr: invalid name '$': give one with --name")) == (2, True)
     assert text != params_file.read_text()
+
+
+def test_dataset_with_keys_of_the_user_is_kept(params_file: Path, rr: RunRr) -> None:
+    """A folder with a damaged image: the message contains an entry, which the user adds with `on_unreadable: skip`."""
+    root = save_tree(Path("My birds: 1"), {"a": 15, "b": 15})
+    (root / "a/damaged.jpg").write_bytes(b"x")
+    outcome = rr("init", str(root))
+    assert (outcome.code, outcome.err.count("run the same command again:\n")) == (2, 1)
+    entry = outcome.err.partition("again:\n")[2].replace("}", ", on_unreadable: skip}").replace("64", "32")
+    text = params_file.read_text().replace("\ndatasets:\n", f"\ndatasets:\n{entry}")
+    params_file.write_text(text)
+    outcome = rr("init", str(root))
+    assert outcome.code == 0, outcome.err
+    assert entry in params_file.read_text()
+    assert load_params(params_file).grid[0].dataset == ["My-birds-1"]
+    assert rr("init", str(root)).err.startswith("rr: params.yaml already defines My-birds-1: ")
 
 
 def test_ambiguous_folder_leaves_the_file_unchanged(params_file: Path, rr: RunRr) -> None:

@@ -29,6 +29,31 @@ def test_use_changes_only_the_grid_and_adds_methods(name: str, params_file: Path
     assert params_file.read_bytes() == once
 
 
+@pytest.mark.parametrize(
+    ("axis", "comment_is_kept"),
+    [
+        ("target: [shapes] # why", True),
+        ("target: [] # why", True),
+        ("target: # why\n  - shapes\n  - digits", False),
+        ("target:\n  # first\n  - shapes", False),
+        ("target: &name [shapes] # why", True),
+    ],
+)
+def test_axis_is_replaced_in_every_style(axis: str, comment_is_kept: bool) -> None:
+    other = "*name" if "&name" in axis else "[shapes]"
+    text = f"grid:\n  # above\n  {axis}\n  data: {other}\n\nthreads: 2 # below\n"
+    for values in (["a"], [], ["b", "c"], [], ["d"]):
+        yaml = suites.make_yaml()
+        content = yaml.load(text)
+        suites.set_axis(content["grid"], "target", values)
+        text = suites.dump_yaml(yaml, content)
+        loaded = suites.make_yaml().load(text)
+        assert loaded == {"grid": {"target": values, "data": ["shapes"]}, "threads": 2}
+        assert "# above" in text
+        assert "# below" in text
+    assert ("# why" in text) == comment_is_kept
+
+
 @pytest.mark.slow
 def test_quick_is_the_default_grid(params_file: Path) -> None:
     before = params.load_params(params_file)
