@@ -3,15 +3,18 @@
 A schedule has no state, so a training that continues from a checkpoint has the same learning rates.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rr.params.optimizers import OptimizerConfig, ScheduleConfig
+if TYPE_CHECKING:
+    from rr.params.optimizers import OptimizerConfig, ScheduleConfig
 
 
 def make_optimizer(config: OptimizerConfig, groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> Optimizer:
