@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from rr import backbones
 from rr.backbones.base import Backbone
-from rr.backbones.weights import load_backbone, save_backbone
+from rr.backbones.weights import load_backbone, read_metadata, save_backbone
+from rr.data.index import Preprocessing
 from rr.errors import UserError
+from rr.exchange.model_card import write_model_card
 from rr.runtime.atomic import atomic_write
 
 TOLERANCE = 1e-5  # maximum difference between the features, relative to the largest feature
@@ -27,7 +30,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int = 
     The formats `safetensors` and `state-dict` contain the weights only. The keys are those of this project; for the
     networks of torchvision and timm, they are those of these libraries. The formats `torchscript`, `torch-export` and
     `onnx` contain the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B,
-    features), for any B.
+    features), for any B. A model card (Markdown) is written next to the file.
 
     Returns:
         A message for the user.
@@ -35,7 +38,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int = 
     Raises:
         UserError: if `weights` is not a backbone file or is for another image size, if `output` is `weights` or a
             folder, if packages for ONNX are missing, or if the features of the exported model differ. In all these
-            cases, `output` is not changed.
+            cases, `output` is not changed. Also if the record next to the weights is damaged.
     """
     save, load = _FORMATS[format]
     if output.is_dir() or output.resolve() == weights.resolve():
@@ -46,7 +49,10 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int = 
         raise UserError(
             f"--format onnx needs the packages {', '.join(missing)}: run pip install 'relational-reasoning[export]'"
         )
-    backbone = load_backbone(weights)
+    backbone, metadata = load_backbone(weights), read_metadata(weights)
+    if format == "safetensors" and "mean" in metadata:
+        preprocessing = Preprocessing(metadata["side"], metadata["mean"], metadata["std"], metadata.get("stored_size"))
+        save = partial(_save_safetensors, preprocessing=preprocessing)
     if backbone.image_size not in (None, image_size):
         raise UserError(
             f"--image-size {image_size}: {weights} contains {backbone.name} for images of {backbone.image_size} x "
@@ -63,7 +69,8 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int = 
                 f"{weights}: after export as {format}, the features have a relative error of {error:.1e} (maximum: "
                 f"{TOLERANCE:.0e}). Nothing was written; choose another --format"
             )
-    return f"{output}: {backbone.name} as {format}, relative error of the features {error:.1e}"
+    card = write_model_card(backbone, weights, output, format, image_size)
+    return f"{output}: {backbone.name} as {format}, relative error of the features {error:.1e}; model card: {card}"
 
 
 def _relative_error(actual_BD: Tensor, expected_BD: Tensor) -> float:
@@ -74,8 +81,10 @@ def _relative_error(actual_BD: Tensor, expected_BD: Tensor) -> float:
     return float((actual_BD - expected_BD).abs().max() / expected_BD.abs().max().clamp(min=tiny))
 
 
-def _save_safetensors(backbone: Backbone, example_B3SS: Tensor, target: Path) -> None:
-    save_backbone(backbone, target)
+def _save_safetensors(
+    backbone: Backbone, example_B3SS: Tensor, target: Path, preprocessing: Preprocessing | None = None
+) -> None:
+    save_backbone(backbone, target, preprocessing)
 
 
 def _load_safetensors(backbone: Backbone, source: Path) -> Forward:

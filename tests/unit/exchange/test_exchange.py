@@ -418,7 +418,7 @@ def test_export_gives_the_same_features_for_any_batch_size(
         for B in (1, 7):
             expected = backbone(random_images(B, image_size))
             assert (forward(random_images(B, image_size)) - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert sorted(os.listdir(tmp_path)) == ["b.safetensors", "out.pt2"]
+    assert sorted(os.listdir(tmp_path)) == ["b.safetensors", "out.pt2", "out.pt2.md"]
 
 
 def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
