@@ -1,3 +1,63 @@
-"""Self-supervised relational reasoning (Patacchiola & Storkey, NeurIPS 2020) as a reproducible workflow."""
+"""Self-supervised relational reasoning (Patacchiola & Storkey, NeurIPS 2020), as a library and a reproducible workflow.
+
+The names in `__all__` are the public interface. Each is imported when it is first used, so `import rr` is fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rr.errors import UserError
+    from rr.gallery.feature_extractor import load_feature_extractor as load_backbone
+    from rr.gallery.gallery import Gallery, compare, embed
+    from rr.methods.relation.head import RelationHead
+    from rr.methods.relation.loss import relation_loss
+    from rr.methods.relation.pair_loss import PairLossConfig
+    from rr.methods.relation.pairs import partners
+    from rr.views import Augmentation, make_views
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Augmentation",
+    "Gallery",
+    "PairLossConfig",
+    "RelationHead",
+    "UserError",
+    "compare",
+    "embed",
+    "load_backbone",
+    "make_views",
+    "partners",
+    "relation_loss",
+]
+
+# The module of each public name, and the name there. The block above repeats it for type checkers.
+_SOURCES = {
+    "Augmentation": ("rr.views", "Augmentation"),
+    "Gallery": ("rr.gallery.gallery", "Gallery"),
+    "PairLossConfig": ("rr.methods.relation.pair_loss", "PairLossConfig"),
+    "RelationHead": ("rr.methods.relation.head", "RelationHead"),
+    "UserError": ("rr.errors", "UserError"),
+    "compare": ("rr.gallery.gallery", "compare"),
+    "embed": ("rr.gallery.gallery", "embed"),
+    "load_backbone": ("rr.gallery.feature_extractor", "load_feature_extractor"),
+    "make_views": ("rr.views", "make_views"),
+    "partners": ("rr.methods.relation.pairs", "partners"),
+    "relation_loss": ("rr.methods.relation.loss", "relation_loss"),
+}
+
+
+if not TYPE_CHECKING:  # otherwise, type checkers would accept every name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name (PEP 562)."""
+        if name not in _SOURCES:
+            raise AttributeError(f"module 'rr' has no attribute {name!r}")
+        module, attribute = _SOURCES[name]
+        value = globals()[name] = getattr(import_module(module), attribute)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

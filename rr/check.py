@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -83,14 +83,17 @@ class CheckFiles:
 
 def check(
     raw_path: Path, files: CheckFiles, current_exclude: Path | None, extractor: FeatureExtractor | None = None
-) -> str:
-    """Check the images of a raw file, write the findings, and return a summary in a few lines.
+) -> tuple[str, dict[str, Any]]:
+    """Check the images of a raw file, and write the findings.
 
     Args:
         raw_path: raw file that `rr fetch` wrote.
         files: the files to write.
         current_exclude: list of the images that `rr fetch` left out. The new list contains these images too.
         extractor: backbone whose features are also compared, or None.
+
+    Returns:
+        A summary in a few lines, and its facts as JSON values.
 
     Raises:
         UserError: if the raw file or one of its images is damaged.
@@ -127,7 +130,15 @@ def check(
         f"all findings: {files.findings}" + (f"; some of them as images: {files.sheet}" if shown else ""),
         f"images to exclude: {files.exclude} ({len(excluded):,})",
     ]
-    return "\n".join(lines)
+    facts = {
+        "images": len(names),
+        "test_images": int(is_test.sum()),
+        "test_images_in_training_split": int(is_leaked.sum()),  # equal, or nearly equal
+        "findings": dict(Counter(finding.kind for finding in findings)),
+        "excluded": len(excluded),
+        "files": {"findings": str(files.findings), "exclude": str(files.exclude)},
+    }
+    return "\n".join(lines), facts
 
 
 def _read_images(

@@ -5,9 +5,11 @@ This module imports only Typer and small modules of `rr`, so that `rr --help` is
 
 import gc
 import io
+import json
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -83,6 +85,7 @@ PreprocessingOption = Annotated[
         help="Dataset in params.yaml whose image_size, mean and std replace those stored with the weights.",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 OnUnreadableOption = Annotated[
     Literal["raise", "skip"],
     typer.Option("--on-unreadable", help="What to do if an image cannot be read: raise an error, or skip the image."),
@@ -148,6 +151,7 @@ def check(
         Path | None,
         typer.Option("--weights", help="backbone.safetensors of a run: also compare the features of the images."),
     ] = None,
+    as_json: JsonOption = False,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
@@ -155,8 +159,8 @@ def check(
     with Progress("check"):
         from rr import stages
 
-        message = stages.run_check(dataset, weights, device, params)
-    print(message)
+        message, facts = stages.run_check(dataset, weights, device, params)
+    print(json.dumps(facts, indent=1) if as_json else message)
 
 
 @app.command()
@@ -296,6 +300,7 @@ def plan(
     gpus: Annotated[
         int, typer.Option("--gpus", min=1, max=10**6, help="Number of GPUs to assume. Each trains one run at a time.")
     ] = 1,
+    as_json: JsonOption = False,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
@@ -306,14 +311,19 @@ def plan(
     with Progress("plan", use_bar=False):  # drawing a bar would disturb the measurement
         from rr import stages
 
-        message, problems = stages.run_plan(names or [], speed, gpus, device, params)
-    print(message)
+        result, problems = stages.run_plan(names or [], speed, gpus, device, params)
+    if as_json:
+        print(json.dumps({**asdict(result), "problems": problems}, indent=1))
+    else:
+        from rr.workflow.plan import format_plan
+
+        print(format_plan(result))
     if problems:
         raise UserError("\n".join(["this grid cannot be completed:", *problems]))
 
 
 @app.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+def status(as_json: JsonOption = False) -> None:
     """Show the unfinished runs of this folder and their progress: running, stopped, interrupted or failed."""
     from rr.runtime.status import render_status
 
@@ -325,6 +335,7 @@ def verify(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Also repeat the last epoch of a randomly chosen pretraining run.")
     ] = False,
+    as_json: JsonOption = False,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
@@ -332,8 +343,17 @@ def verify(
     with Progress("verify"):
         from rr import stages
 
-        message = stages.run_verify(recompute, device, params)
-    print(message)
+        runs, recomputed = stages.run_verify(recompute, device, params)
+    if as_json:
+        entries = [{"stage": run.stage, "folder": str(run.folder), "mismatches": found} for run, found in runs]
+        print(json.dumps({"runs": entries, "recomputed": recomputed}, indent=1))
+    if messages := [message for _, found in runs for message in found]:
+        messages.append(f"mismatches: {len(messages)}; update these files with `dvc repro` or `snakemake --cores 8`")
+        raise UserError("\n".join(messages))
+    if not as_json:
+        print("verify: every artifact matches its record")
+        if recomputed:
+            print(recomputed)
 
 
 @app.command()
@@ -394,12 +414,29 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export a backbone to another format, and check that it gives the same features."""
+    """Export a backbone to another format, check that it gives the same features, and write a model card."""
     with Progress("export"):
         from rr.exchange.exporting import export_backbone
 
         message = export_backbone(file, format, output, image_size)
     print(message)
+
+
+@app.command()
+def croissant(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset that rr fetch has fetched, by its name.")],
+    license: Annotated[
+        str | None, typer.Option("--license", help="License of the images, as a URL or an SPDX identifier.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", help="Page of the dataset.")] = None,
+    creator: Annotated[
+        str | None, typer.Option("--creator", help="Person or organization that made the dataset.")
+    ] = None,
+) -> None:
+    """Describe a fetched dataset in a Croissant file (JSON-LD) next to its images, to share it."""
+    from rr.exchange.croissant import write_croissant
+
+    print(write_croissant(dataset, license=license, url=url, creator=creator))
 
 
 @app.command()
@@ -456,11 +493,11 @@ def retrieve(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: JsonOption = False) -> None:
     """Check the installation (libraries, FFCV, GPU, threads, disk) and, in a project, its repository and its grid."""
     from rr.doctor import run_checks
 
-    raise typer.Exit(run_checks())
+    raise typer.Exit(run_checks(as_json))
 
 
 @app.command()
@@ -473,7 +510,7 @@ def bench(
             "startup, machine, gpu.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: JsonOption = False,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Number of timed repeats of each case.")] = 20,
     threads: Annotated[
         str, typer.Option("--threads", help="Numbers of threads, such as 1,2. By default, each part chooses them.")

@@ -1,6 +1,7 @@
 """`rr doctor`: check the installation, and print for each check a line that starts with `ok` or `FAIL`."""
 
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -8,39 +9,52 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from rr.errors import explain_missing_package
 
 SYSTEM_LIBRARIES = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}  # pkg-config module: apt package
 
 
-def run_checks() -> int:
-    """Run all checks, print a line for each, and return the exit code: 0, or 2 if a check failed."""
+class CheckResult(NamedTuple):
+    """The result of a check: its name, whether it passed, and what it found."""
+
+    name: str
+    passed: bool
+    message: str
+
+
+def run_checks(as_json: bool = False) -> int:
+    """Run all checks, print a line for each or JSON, and return the exit code: 0, or 2 if a check failed."""
     checks = [
         _check_python, _check_system_libraries, _check_torch_and_torchvision, _check_ffcv, _check_engines, _check_gpu,
         _check_threads, _check_disk,
     ]  # fmt: skip
     if Path("dvc.yaml").is_file():
         checks += [_check_repository, _check_grid]
-    else:
+    elif not as_json:
         print(
             "      this folder is not a project (no dvc.yaml), so its repository and grid are not checked", flush=True
         )
-    passed = [_run_check(check) for check in checks]
-    return 0 if all(passed) else 2
+    results = []
+    for check in checks:
+        result = _run_check(check)
+        results.append(result)
+        if not as_json:
+            print(f"{'ok   ' if result.passed else 'FAIL '} {result.name}: {result.message}", flush=True)
+    if as_json:
+        print(json.dumps([result._asdict() for result in results], indent=1))
+    return 0 if all(result.passed for result in results) else 2
 
 
-def _run_check(check: Callable[[], str]) -> bool:
-    """Run a check, print its line, and return whether it passed."""
+def _run_check(check: Callable[[], str]) -> CheckResult:
     name = check.__name__.removeprefix("_check_").replace("_", " ")
     try:
-        print(f"ok    {name}: {check()}", flush=True)
+        return CheckResult(name, True, check())
     except Exception as error:  # a check may raise any error, and the remaining checks should still run
         explained = explain_missing_package(error) if isinstance(error, ModuleNotFoundError) else None
         hint = ": install the packages in requirements.lock" if isinstance(error, ImportError) and not explained else ""
-        print(f"FAIL  {name}: {explained or error}{hint}", flush=True)
-        return False
-    return True
+        return CheckResult(name, False, f"{explained or error}{hint}")
 
 
 def _check_python() -> str:

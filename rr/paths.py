@@ -9,6 +9,7 @@ REPORT_DIR = Path("report")
 REPORT_FILES = [REPORT_DIR / name for name in ("index.html", "report.md", "results.parquet", "tables.tex")]
 RECORD_NAME = "run.json"
 HISTORY_DIR = Path("runs/history")
+EXTENSIONS_DIR = Path("workflow/extensions")  # a user's own methods
 STATUS_DIR = Path(".rr/status")
 
 
@@ -96,6 +97,28 @@ class PretrainPaths:
     def checkpoint(self) -> Path:
         """Training state. It is not a stage output, because it exists only until the run is complete."""
         return "runs/resume" / self._run_path / "resume.pt"
+
+
+@dataclass(frozen=True)
+class PretrainFolder(PretrainPaths):
+    """Paths of the files of a pretraining run that belongs to no project. All are in the folder `directory`."""
+
+    directory: Path
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return self.directory
+
+    @property
+    def history(self) -> Path:
+        """Training history with one row per epoch."""
+        return self.directory / "history.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Training state."""
+        return self.directory / "resume.pt"
 
 
 @dataclass(frozen=True)

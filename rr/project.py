@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent
 PROJECT_FILES = PACKAGE / "project" if (PACKAGE / "project").is_dir() else PACKAGE.parent
 
 _FILES = ("params.yaml", "dvc.yaml", "Snakefile", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
-_FOLDERS = ("workflow/profiles", "workflow/report", "workflow/rules", "workflow/suites")
+_FOLDERS = ("workflow/extensions", "workflow/profiles", "workflow/report", "workflow/rules", "workflow/suites")
 _LINKS = {"rr": PACKAGE, "profiles": Path("workflow/profiles")}  # Snakemake looks for profiles next to the Snakefile
 _LINKED_CODE = "\n# The installed package, linked by `rr init`.\n/rr\n"
 

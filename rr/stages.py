@@ -47,12 +47,13 @@ from rr.workflow.checks import (
     runs_on_cluster,
 )
 from rr.workflow.records import load_record, record_run
-from rr.workflow.sync import register_run, sync_engines, was_started_by_user
-from rr.workflow.verify import describe_grid_changed_files, describe_grid_mismatches
+from rr.workflow.sync import register_run, sync_engines, was_started_by_dvc, was_started_by_user
+from rr.workflow.verify import check_grid, describe_grid_changed_files, describe_mismatches
 
 if TYPE_CHECKING:
     from rr.data.index import Preprocessing
     from rr.pretrain import Job
+    from rr.workflow.plan import Plan
 
 
 def run_init() -> str:
@@ -153,8 +154,12 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     return f"{files.images}: {describe(facts)}"
 
 
-def run_check(dataset: str, weights: Path | None, device: str, params_file: Path) -> str:
-    """Check the fetched images of a dataset. `weights` is a backbone file whose features are also compared, or None."""
+def run_check(dataset: str, weights: Path | None, device: str, params_file: Path) -> tuple[str, dict[str, Any]]:
+    """Check the fetched images of a dataset. `weights` is a backbone file whose features are also compared, or None.
+
+    Returns:
+        A message, and its facts as JSON values.
+    """
     require_single_process("check")
     config = _lookup(load_params(params_file), "datasets", dataset, "rr check")
     files = paths.DatasetPaths(dataset)
@@ -171,7 +176,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
     folder = files.check_dir
     output = CheckFiles(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
-    summary = check(files.images, output, Path(current).expanduser() if current else None, extractor)
+    summary, facts = check(files.images, output, Path(current).expanduser() if current else None, extractor)
     lines = [summary, *format_skipped(record["skipped"])]
     if current:
         copy = "" if Path(current) == output.exclude else f"copy the list to {current}, then "
@@ -181,7 +186,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
             f"to leave them out: add `exclude: {output.exclude}` to the source of {dataset} in {params_file}, "
             "then run dvc repro"
         )
-    return "\n".join(lines)
+    return "\n".join(lines), facts
 
 
 def run_convert(dataset: str, params_file: Path) -> str:
@@ -225,6 +230,9 @@ def run_pretrain(
         device = group.local_device(acquire_device(device))
         _check_pretraining(params, run, device, group.world_size, params_file)
         stage_run = grid.make_pretrain_run(params, run)
+        # For DVC, every run depends on the whole folder of extensions. Do not repeat those that it does not change.
+        if was_started_by_dvc() and not describe_mismatches(stage_run):
+            return f"{run.weights} matches its record and is not trained again (to repeat it, delete {run.folder})"
         event_writer = None
         if tensorboard and group.is_main:
             from rr.runtime.tensorboard import EventWriter
@@ -365,7 +373,7 @@ def run_report(params_file: Path) -> str:
 
 def run_plan(
     suite_names: list[str], views_per_second: float | None, gpus: int, device: str, params_file: Path
-) -> tuple[str, list[str]]:
+) -> tuple["Plan", list[str]]:
     """Count the runs and views of a grid, estimate the time that it takes, and check it.
 
     Args:
@@ -380,7 +388,7 @@ def run_plan(
         the throughput is measured on it.
     """
     from rr.workflow import suites
-    from rr.workflow.plan import format_plan
+    from rr.workflow.plan import make_plan
     from rr.workflow.throughput import measure_throughput
 
     if suite_names:
@@ -388,13 +396,15 @@ def run_plan(
     params = load_params(params_file)
     problems = find_grid_problems(params)
     if views_per_second is not None:
-        return format_plan(params, lambda _, runs: dict.fromkeys(runs, views_per_second), gpus), problems
+        return make_plan(params, lambda _, runs: dict.fromkeys(runs, views_per_second), gpus), problems
     device = acquire_device(device)
     problems += find_machine_problems(params, device)
-    return format_plan(params, partial(measure_throughput, device=device), gpus), problems
+    return make_plan(params, partial(measure_throughput, device=device), gpus), problems
 
 
-def run_verify(recompute: bool, device: str, params_file: Path) -> str:
+def run_verify(
+    recompute: bool, device: str, params_file: Path
+) -> tuple[list[tuple[grid.StageRun, list[str]]], str | None]:
     """Compare every artifact of the grid with its record.
 
     Args:
@@ -402,16 +412,15 @@ def run_verify(recompute: bool, device: str, params_file: Path) -> str:
         device: device for the repeated epoch.
         params_file: parameter file.
 
-    Raises:
-        UserError: if any artifact does not match. The message lists all mismatches.
+    Returns:
+        Each run with a message for each mismatch, and a message about the repeated epoch. No epoch is repeated if any
+        artifact does not match.
     """
     params = load_params(params_file)
-    messages = describe_grid_mismatches(params)
-    if messages:
-        messages.append(f"mismatches: {len(messages)}; update these files with `dvc repro` or `snakemake --cores 8`")
-        raise UserError("\n".join(messages))
-    message = "verify: every artifact matches its record"
-    return f"{message}\n{_recompute_random_run(params, acquire_device(device))}" if recompute else message
+    checked_runs = check_grid(params)
+    if not recompute or any(messages for _, messages in checked_runs):
+        return checked_runs, None
+    return checked_runs, _recompute_random_run(params, acquire_device(device))
 
 
 def _recompute_random_run(params: Params, device: str) -> str:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def params_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "workflow/suites", tmp_path / "workflow/suites")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "params.yaml"
+
+
+@pytest.fixture
+def extensions(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the folder for a user's own modules in the current folder. They are unloaded after the test."""
+    folder = project / "workflow/extensions"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield folder
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -7,17 +7,16 @@ Each entry is the mean loss of each of five epochs of four steps, with Conv-4 an
 
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rr import paths
 from rr.compute.device import configure_backends
 from rr.data import beton
 from rr.data.shapes import generate_shapes
 from rr.params import DynamicsConfig, MethodConfig, Params, load_params
 from rr.params.methods import TrainableConfig
+from rr.paths import PretrainFolder
 from rr.pretrain import Job, pretrain
 
 GOLDEN_FILE = Path(__file__).with_name("golden.json")
@@ -25,25 +24,6 @@ PARAMS: Params = load_params(Path(__file__).parent.parent / "params.yaml")
 TRAINABLE = [name for name, config in PARAMS.methods.items() if isinstance(config, TrainableConfig)]
 NO_DYNAMICS = DynamicsConfig(every_n_epochs=0, images=60)
 NUM_IMAGES, NUM_EPOCHS, BATCH_SIZE = 128, 5, 32
-
-
-@dataclass(frozen=True)
-class OutputPaths(paths.PretrainPaths):
-    """The files of a pretraining run, all in one directory."""
-
-    directory: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.directory
-
-    @property
-    def history(self) -> Path:
-        return self.directory / "history.csv"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.directory / "resume.pt"
 
 
 def small_config(name: str, **changes: object) -> MethodConfig:
@@ -76,12 +56,12 @@ def train(
     workers: int = 1,
     dynamics: DynamicsConfig = NO_DYNAMICS,
     backbone: str = "conv4",
-) -> OutputPaths:
+) -> PretrainFolder:
     """Pretrain with `threads` torch threads and `workers` loader threads, and return the paths of the outputs."""
     configure_backends(threads)
     job = Job(PARAMS.datasets["shapes"], backbone, config, 10, seed, "float32", dynamics, "test")
     directory.mkdir(exist_ok=True)
-    outputs = OutputPaths("shapes", backbone, "method", seed, directory)
+    outputs = PretrainFolder("shapes", backbone, "method", seed, directory)
     pretrain(job, data, outputs, device="cpu", threads=workers)
     return outputs
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -143,6 +144,24 @@ def copy_project(folder: Path, change: Callable[[dict], None] | None = None) -> 
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
+
+
+def python_blocks(page: str) -> list[str]:
+    """Return the Python blocks of a Markdown file of this project."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+SIMSIAM = {
+    "kind": "simsiam:SimSiam", "augmentation": PAPER_AUGMENTATION, "views": 2, "batch_size": 32, "epochs": 2,
+    "learning_rate": 0.001, "hidden_dim": 32, "projection_dim": 16,
+}  # fmt: skip
+
+
+def write_simsiam(folder: Path) -> None:
+    """Write the method of docs/guides/add-a-method.md into a folder of extensions."""
+    (code,) = python_blocks("docs/guides/add-a-method.md")
+    (folder / "simsiam.py").write_text(code)
 
 
 def add_dataset(project: Path, source: dict, image_size: int = 16) -> None:

@@ -75,6 +75,16 @@ def load_backbone(path: Path) -> backbones.Backbone:
     return backbone.requires_grad_(False).eval()
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of a backbone file: the arguments of `save_backbone` as JSON values.
+
+    Raises:
+        UserError: if the file is missing, damaged or not a backbone file.
+    """
+    with _explain_errors(path), safe_open(path, "np") as file:
+        return _read_metadata(file)
+
+
 def load_classifier(path: Path) -> nn.Linear | None:
     """Return the classifier that is stored in a backbone file, or None if the backbone was trained without one.
 

@@ -1,1 +1,1 @@
-"""Convert backbones from and to the formats of other programs (`rr import` and `rr export`)."""
+"""Convert backbones from and to the formats of other programs, and describe weights and data for others."""

@@ -15,6 +15,7 @@ from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.data.index import Preprocessing
 from rr.errors import UserError
+from rr.exchange.model_card import write_model_card
 from rr.gallery.feature_extractor import read_preprocessing
 from rr.runtime.atomic import atomic_write
 
@@ -38,7 +39,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     networks of torchvision and timm, they are those of these libraries. The formats `torchscript`, `torch-export` and
     `onnx` contain the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B,
     features), for any B. Without `image_size`, it is the size of the images with which the backbone was pretrained or,
-    if it is unknown, 32.
+    if it is unknown, 32. A model card (Markdown) is written next to the file.
 
     Returns:
         A message for the user, which states the preprocessing of the backbone's images if it is known.
@@ -46,7 +47,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     Raises:
         UserError: if `weights` is not a backbone file or is for another image size, if `output` is `weights` or a
             folder, if packages for ONNX are missing, or if the features of the exported model differ. In all these
-            cases, `output` is not changed.
+            cases, `output` is not changed. Also if the record next to the weights is damaged.
     """
     save, load = _FORMATS[format]
     if output.is_dir() or output.resolve() == weights.resolve():
@@ -79,7 +80,8 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
                 f"{weights}: after export as {format}, the features have a relative error of {error:.1e} (maximum: "
                 f"{TOLERANCE:.0e}). Nothing was written; choose another --format"
             )
-    message = f"{output}: {backbone.name} as {format}, relative error of the features {error:.1e}"
+    card = write_model_card(backbone, weights, output, format, image_size)
+    message = f"{output}: {backbone.name} as {format}, relative error of the features {error:.1e}; model card: {card}"
     return f"{message}\n{_describe_images(preprocessing)}" if preprocessing else message
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,33 @@ def embed_batches(
                 yield ImageVectors(found, np.stack([vectors[image.path] for image in found]))
             if progress:
                 progress.advance(sum(image.path not in rows for image in batch))
+
+
+def update_index(
+    path: Path | None, extractor: FeatureExtractor, folder: Path, images: list[ImageFile], skipped: SkippedFiles
+) -> tuple[ImageVectors, int]:
+    """Embed new and changed images, and rewrite the index at `path` if its contents change.
+
+    If `path` is None, all images are embedded, and no index is written. The index contains all images that can be
+    read, even if an error about the others follows.
+
+    Returns:
+        The readable images with their vectors, and the number of images that were embedded.
+    """
+    cached = CachedVectors.empty(extractor.num_features)
+    try:
+        cached = read_index(path, extractor, folder) if path else cached
+    except StaleIndex as error:
+        print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
+    batches = list(embed_batches(extractor, images, cached, skipped))
+    gallery = ImageVectors(
+        [image for batch in batches for image in batch.images],
+        np.concatenate([cached.vectors[:0], *(batch.vectors for batch in batches)]),
+    )
+    num_embedded = len(gallery.images) - len(cached.find_rows(gallery.images))
+    if path and (num_embedded or not batches or len(gallery.images) != len(cached.rows)):
+        write_index(path, extractor, folder, [gallery], skipped)
+    return gallery, num_embedded
 
 
 def check_output_path(option: str, output: Path, weights: Path) -> None:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from PIL import Image
 
 from rr.backbones.base import Backbone
-from rr.backbones.weights import load_backbone
+from rr.backbones.weights import load_backbone, read_metadata
 from rr.compute.device import resolve_device
 from rr.data import raw
 from rr.data.index import Preprocessing, evaluation_side
 from rr.errors import UserError
+from rr.gallery.images import read_images
 from rr.runtime.hashing import file_sha256
+from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.views import normalize
+from rr.views.checks import normalization_coefficients
+
+# An image file, by its path; a PIL image; or its RGB pixels, uint8 (H, W, 3).
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
+
+# The modes of PIL images that PNG can store without a conversion.
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 # Limits of a batch: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
 _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
@@ -82,17 +97,49 @@ class FeatureExtractor:
         photograph = raw.decode_photograph(data, self.stored_size)
         return raw.crop_center(photograph, evaluation_side(self.image_size), self.image_size)
 
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+        """Return the features of one or more images.
+
+        Images of any size are accepted, and are decoded, resized and normalized as in `rr evaluate`. Only float tensors
+        must already have the size `image_size`.
+
+        Args:
+            images: an image or a sequence of images. An image is a path, a PIL image, or the RGB pixels as an array or
+                tensor, uint8 (H, W, 3). An array or tensor may also contain several images, uint8 (B, H, W, 3) or, as
+                torchvision's `ToTensor` makes them, float (B, 3, image_size, image_size) with values in [0, 1].
+
+        Returns:
+            float32 (B, D). A single image gives one row.
+
+        Raises:
+            UserError: if a file cannot be read, or if a feature is NaN or infinite.
+            ValueError: if an array or tensor has another shape, type or range of values.
+        """
+        if isinstance(images, torch.Tensor) and images.is_floating_point():
+            return self._extract_in_batches(images[None] if images.ndim == 3 else images, self._normalize_floats)
+        if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
+            images = [images]  # type: ignore[list-item]
+        features = [np.empty((0, self.num_features), np.float32)]
+        decoded = map_ordered(self._load, images, DECODING_THREADS)
+        while batch := list(islice(decoded, self.batch_size)):
+            features.append(self.extract(np.stack(batch)))
+        return np.concatenate(features)
+
     def extract(self, images_BSS3: np.ndarray) -> np.ndarray:
         """Return the features of uint8 images, float32 (B, D), computed in the same way as in `rr evaluate`.
 
         Raises:
             UserError: if a feature is NaN or infinite.
         """
+        return self._extract_in_batches(
+            images_BSS3, partial(normalize, mean=self.mean, std=self.std, device=self.device)
+        )
+
+    def _extract_in_batches(self, images: Any, normalize_batch: Callable[[Any], torch.Tensor]) -> np.ndarray:
         batches = [np.empty((0, self.num_features), np.float32)]
         with torch.inference_mode():
-            for start in range(0, len(images_BSS3), self.batch_size):
-                images = images_BSS3[start : start + self.batch_size]
-                inputs = normalize(images, mean=self.mean, std=self.std, device=self.device)
+            for start in range(0, len(images), self.batch_size):
+                inputs = normalize_batch(images[start : start + self.batch_size])
                 batches.append(self.backbone(inputs).float().cpu().numpy())
         features_BD = np.concatenate(batches)
         if not np.isfinite(features_BD).all():
@@ -102,26 +149,70 @@ class FeatureExtractor:
             )
         return features_BD
 
+    def _load(self, image: ImageLike) -> np.ndarray:
+        """Return the pixels of an image, resized, uint8 (image_size, image_size, 3)."""
+        if isinstance(image, (str, os.PathLike)):
+            return read_images([Path(image).expanduser()], self.decode)[0]
+        if not isinstance(image, Image.Image):
+            pixels = image.cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+                raise ValueError(
+                    f"an image must be a path, a PIL image or RGB pixels, uint8 (H, W, 3), got {type(image).__name__} "
+                    f"of {pixels.dtype} with shape {pixels.shape}; for float values, give a tensor (B, 3, "
+                    f"{self.image_size}, {self.image_size}) with values in [0, 1]"
+                )
+            if self.stored_size is None and pixels.shape[:2] == (self.image_size, self.image_size):
+                return pixels
+            image = Image.fromarray(pixels)
+        # Written as a PNG file, pixels are resized in the same way as those of a file.
+        buffer = io.BytesIO()
+        exif = image.getexif()  # the rotation
+        image = image if image.mode in _PNG_MODES else image.convert("RGB")
+        image.save(buffer, "PNG", compress_level=1, exif=exif)
+        return self.decode(buffer.getvalue())
+
+    def _normalize_floats(self, images_B3SS: torch.Tensor) -> torch.Tensor:
+        shape = (3, self.image_size, self.image_size)
+        if tuple(images_B3SS.shape[1:]) != shape:
+            raise ValueError(
+                f"float images must have shape (B, {', '.join(map(str, shape))}), got {tuple(images_B3SS.shape)}"
+            )
+        lowest, highest = images_B3SS.aminmax()
+        if not (lowest >= 0 and highest <= 1):
+            raise ValueError(
+                f"float images must have values in [0, 1], got {lowest:.3g} to {highest:.3g}; for images that are "
+                "already normalized, call the attribute `backbone`"
+            )
+        scale, offset = (
+            torch.from_numpy(values).to(self.device).view(3, 1, 1)
+            for values in normalization_coefficients(self.mean, self.std)
+        )
+        return images_B3SS.to(self.device, torch.float32) * scale + offset
+
 
 def load_feature_extractor(
-    weights: Path,
-    dataset: Preprocessing | None,
-    device: str,
+    weights: str | os.PathLike[str],
+    dataset: Preprocessing | None = None,
+    device: str = "auto",
     hint: str = "add --dataset NAME to take them from that dataset in params.yaml (normally the pretraining dataset)",
 ) -> FeatureExtractor:
-    """Load a backbone file as a feature extractor.
+    """Load a backbone file, with the image size, mean and std that it contains.
 
     Args:
-        weights: the backbone file.
-        dataset: dataset whose image size, mean and std are used; by default, those in the metadata of the file.
-        device: "auto", "cpu", "cuda" or "cuda:<number>".
+        weights: `backbone.safetensors` of a run, or a file written by `rr import`.
+        dataset: preprocessing to use instead of that in the file.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:<number>".
         hint: end of the error message about metadata that lack a valid image size, mean or std.
+
+    Returns:
+        A function from images to features. Its attribute `backbone` is the network itself, which maps normalized
+        images (B, 3, S, S) to features (B, D).
 
     Raises:
         UserError: if the file is not a valid backbone file, if `dataset` is None and the metadata lacks a valid image
             size, mean or std, or if the device does not exist.
     """
-    device = resolve_device(device)
+    weights, device = Path(weights).expanduser(), resolve_device(device)
     backbone = load_backbone(weights).to(device)
     if dataset is None:
         try:
@@ -142,8 +233,7 @@ def read_preprocessing(weights: Path) -> Preprocessing | None:
     Raises:
         ValueError: if one of them is not valid.
     """
-    with safe_open(weights, "np") as file:
-        metadata = json.loads(file.metadata()["rr"])
+    metadata = read_metadata(weights)
     if not {"side", "mean", "std"} <= metadata.keys():
         return None
     image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import numpy as np
 
 from rr.data.index import Preprocessing
 from rr.data.names import display_name, format_names
-from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
+from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.gallery import index
-from rr.gallery.embed import check_output_path, embed_batches, make_skipped_files
-from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
-from rr.gallery.images import ImageFile, list_images, read_images
-from rr.gallery.index import CachedVectors, ImageVectors
+from rr.gallery.embed import check_output_path, make_skipped_files, update_index
+from rr.gallery.feature_extractor import load_feature_extractor
+from rr.gallery.images import list_images, read_images
 from rr.gallery.search import Hit, QueryResult, find_nearest
 from rr.runtime.atomic import write_text
 
@@ -70,7 +68,7 @@ def retrieve(
     start = time.perf_counter()
     queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode)))
     seconds = time.perf_counter() - start
-    gallery, num_embedded = _update_index(index_path, extractor, folder, images, skipped)
+    gallery, num_embedded = update_index(index_path, extractor, folder, images, skipped)
     skipped.raise_if_unreadable()
     start = time.perf_counter()
     rows_QT, similarities_QT = find_nearest(queries_QD, gallery.vectors, top)
@@ -90,32 +88,6 @@ def retrieve(
     )
     summary = "\n".join([summary, *format_skipped(skipped.counts)])
     return "\n\n".join([*map(_format_result, results), summary])
-
-
-def _update_index(
-    path: Path, extractor: FeatureExtractor, folder: Path, images: list[ImageFile], skipped: SkippedFiles
-) -> tuple[ImageVectors, int]:
-    """Embed new and changed images, and rewrite the index if its contents change.
-
-    The index contains all images that can be read, even if an error about the others follows.
-
-    Returns:
-        The readable images with their vectors, and the number of images that were embedded.
-    """
-    try:
-        cached = index.read_index(path, extractor, folder)
-    except index.StaleIndex as error:
-        print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
-        cached = CachedVectors.empty(extractor.num_features)
-    batches = list(embed_batches(extractor, images, cached, skipped))
-    gallery = ImageVectors(
-        [image for batch in batches for image in batch.images],
-        np.concatenate([cached.vectors[:0], *(batch.vectors for batch in batches)]),
-    )
-    num_embedded = len(gallery.images) - len(cached.find_rows(gallery.images))
-    if num_embedded or not batches or len(gallery.images) != len(cached.rows):
-        index.write_index(path, extractor, folder, [gallery], skipped)
-    return gallery, num_embedded
 
 
 def _format_result(result: QueryResult) -> str:

@@ -66,3 +66,7 @@ def build(config: MethodConfig, backbone: Backbone, num_classes: int) -> Method:
             from rr.methods.imported import load_imported_method
 
             return load_imported_method(config, backbone)
+        case kind:  # a user's own method
+            from rr.params.extensions import load_class
+
+            return load_class(kind)(config, backbone)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from rr.params import DeepClusterConfig, ImportedConfig, MethodConfig
+from rr.params import DeepClusterConfig, ExtensionConfig, ImportedConfig, MethodConfig
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.runtime.hashing import file_sha256
@@ -31,6 +31,8 @@ class Requirements:
 
 def data_requirements(config: MethodConfig) -> Requirements:
     """Return the requirements of a method; the defaults suit most methods."""
+    if isinstance(config, ExtensionConfig):
+        return Requirements(config.min_batch_size, config.drop_last, config.label_fraction)
     match config.kind:
         case "relational":
             # With two views, a single image has a single pair, which has no batch statistics.

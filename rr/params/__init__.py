@@ -1,6 +1,7 @@
 """Strict, typed models of `params.yaml`: an unknown key or a wrong type is an error that names its path.
 
-Nothing here imports torch, so the command line and the Snakefile check parameters within milliseconds.
+Nothing here imports torch, so the command line and the Snakefile check parameters within milliseconds. (A method from
+a user's own module is imported to check its parameters, and imports torch.)
 """
 
 from rr.params.datasets import (
@@ -21,6 +22,7 @@ from rr.params.methods import (
     BarlowTwinsConfig,
     BYOLConfig,
     DeepClusterConfig,
+    ExtensionConfig,
     ImportedConfig,
     InfoMaxConfig,
     MethodConfig,
@@ -52,6 +54,7 @@ __all__ = [
     "DigitsSource",
     "DynamicsConfig",
     "EmbeddingConfig",
+    "ExtensionConfig",
     "FinetuneConfig",
     "FolderSource",
     "GridConfig",

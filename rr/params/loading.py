@@ -11,6 +11,8 @@ from ruamel.yaml.error import YAMLError
 
 from rr.errors import UserError, format_alternatives
 from rr.params.base import NAME, RENAMED_KEYS, SHA256
+from rr.params.extensions import is_extension
+from rr.params.methods import load_extension_config
 from rr.params.root import Params
 from rr.views.augmentation import Augmentation
 
@@ -126,7 +128,7 @@ def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
             node = node[part]
     where = ".".join(part for part in path if part != "[key]")
     if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        valid_keys = _valid_keys(location[:-1])
+        valid_keys = _valid_keys(location[:-1], raw)
         new_key = RENAMED_KEYS.get(path[-1])
         if new_key and new_key.partition(".")[0] in valid_keys:
             return f"{where}: this key is now called '{new_key}'"
@@ -145,9 +147,11 @@ def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
     return f"{where}: {message[0].lower()}{message[1:]}" + (f" (given: {value})" if len(value) < 60 else "")
 
 
-def _valid_keys(location: list[Any]) -> list[str]:
+def _valid_keys(location: list[Any], raw: dict[str, Any]) -> list[str]:
     """Return the keys that the model at `location` accepts, found by following the annotations of the models."""
     node: Any = Params
+    if location[:1] == ["methods"] and len(location) > 1 and is_extension(kind := raw["methods"][location[1]]["kind"]):
+        node, location = load_extension_config(kind), location[2:]
     for part in location:
         if isinstance(node, type) and issubclass(node, BaseModel) and part in node.model_fields:
             node = node.model_fields[part].annotation

@@ -63,7 +63,7 @@ def make_views(
         device: device on which the views are computed and returned.
 
     Returns:
-        float32 (K * M, 3, S, S) in channels_last memory format, view-major: the first M rows are view 1 of all images.
+        float32 (K * M, 3, S, S) in channels_last memory format. The first M rows are view 1 of all images.
 
     Raises:
         ValueError: if an argument has a wrong type, shape or range.

@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from rr import paths
 from rr.params import GridConfig, Params, lookup
+from rr.params.extensions import extension_files, is_extension
 
 # Dotted paths into params.yaml. Names in braces stand for the values of the options on the stage's command line.
 STAGE_PARAMETERS = {
@@ -27,13 +28,17 @@ STAGE_PARAMETERS = {
 
 
 class StageRun(NamedTuple):
-    """A run of one stage: its folder, the parameters and inputs that determine its result, and its output files."""
+    """A run of one stage: its folder, the parameters and inputs that determine its result, and its output files.
+
+    `extension_files` are the files of a user's own method, if the run uses one.
+    """
 
     stage: str
     folder: Path
     params: dict[str, Any]
     inputs: list[Path]
     outputs: list[Path]
+    extension_files: tuple[Path, ...] = ()
 
 
 def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
@@ -105,7 +110,14 @@ def make_pretrain_run(params: Params, run: paths.PretrainPaths) -> StageRun:
     dataset = paths.DatasetPaths(run.dataset)
     values = stage_params(params, "pretrain", dataset=run.dataset, method=run.method)
     inputs = [dataset.betons["train"], dataset.index]
-    return StageRun("pretrain", run.folder, values, inputs, [run.weights, run.last_epoch, run.history, run.views])
+    outputs = [run.weights, run.last_epoch, run.history, run.views]
+    return StageRun("pretrain", run.folder, values, inputs, outputs, tuple(method_files(params, run.method)))
+
+
+def method_files(params: Params, method: str) -> list[Path]:
+    """Return the files of a user's own method, relative to the project. Other methods have none."""
+    kind = lookup(params.methods, method, "methods").kind
+    return extension_files(kind) if is_extension(kind) else []
 
 
 def make_extract_run(params: Params, run: paths.FeaturePaths) -> StageRun:

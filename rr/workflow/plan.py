@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rr import paths
@@ -11,15 +12,78 @@ from rr.runtime.formatting import format_count, format_duration
 from rr.runtime.table import format_table
 from rr.workflow import grid
 from rr.workflow.checks import count_images, estimate_beton_bytes, find_known_dataset, find_pretraining_problem
-from rr.workflow.estimates import IoEstimate, estimate_features_bytes, estimate_io, estimate_makespan
+from rr.workflow.estimates import (
+    IoEstimate,
+    MakespanBounds,
+    estimate_features_bytes,
+    estimate_io,
+    estimate_makespan,
+)
 from rr.workflow.records import load_record
 
 # Returns the views per second of each of several runs.
 ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[paths.PretrainPaths, float]]
 
 
-def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> str:
-    """Return a table of the grid's pretraining runs, followed by estimates for those that are not done yet.
+@dataclass(frozen=True)
+class PlanRow:
+    """The runs of one dataset, backbone and method; only their seeds differ.
+
+    `views` is the number of views of one run, 0 if there is nothing to train, and None if the images are not known yet.
+    `seconds` is the time of all runs. Without views, it and `views_per_second` are None.
+    """
+
+    dataset: str
+    backbone: str
+    method: str
+    runs: int
+    done: int
+    views: int | None
+    views_per_second: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a grid has to run, and estimates of the time and the disk space that this takes.
+
+    Attributes:
+        rows: the pretraining runs, without (`runs`) and with (`done`) a record with the current parameters.
+        views: number of views of all runs that are not done.
+        seconds: time of these runs if they are run one after the other.
+        extractions: number of feature extractions, done or not.
+        evaluations: number of evaluations, done or not.
+        beton_bytes: disk space of the betons.
+        feature_bytes: disk space of the features.
+        longest_run: name of the longest run, or None if no run remains.
+        longest_seconds: its time.
+        gpus: number of GPUs.
+        makespan: the time on these GPUs, or None if no run remains.
+        read_bytes: pixels that the pretraining runs read.
+        written_bytes: checkpoints that they write.
+        stored_bytes: largest size of the checkpoints that exist at the same time.
+        unknown_datasets: datasets whose images are not known until `rr fetch` has run.
+    """
+
+    rows: list[PlanRow]
+    views: int
+    seconds: float
+    extractions: int
+    evaluations: int
+    beton_bytes: float
+    feature_bytes: float
+    longest_run: str | None
+    longest_seconds: float
+    gpus: int
+    makespan: MakespanBounds | None
+    read_bytes: float
+    written_bytes: float
+    stored_bytes: float
+    unknown_datasets: list[str]
+
+
+def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> Plan:
+    """Count the pretraining runs of the grid, and estimate the time of those that are not done yet.
 
     A run is done if its record has the current parameters. The times include only the training loop. They do not
     include feature extraction, evaluations, the clustering of DeepCluster, or reading and writing files.
@@ -43,7 +107,7 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
             if runs and _trains(params, method) and datasets[dataset] and not find_pretraining_problem(params, runs[0])
         ],
     )
-    rows: list[tuple[str, ...]] = []
+    rows: list[PlanRow] = []
     total_views = 0
     seconds: dict[paths.PretrainPaths, float] = {}
     io: list[IoEstimate] = []
@@ -51,8 +115,9 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
     for key, runs in groups.items():
         (dataset, _, method), todo = key, remaining[key]
         known = datasets[dataset]
+        views, rate, time = None, None, None
         if not todo or not _trains(params, method):
-            work = ("0", "–", "–")
+            views = 0
         elif todo[0] in rates and known:
             config: Any = params.methods[method]
             rate, num_images, num_classes = rates[todo[0]], len(known.train_labels), len(known.class_names)
@@ -60,40 +125,74 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
             total_views += len(todo) * views
             seconds |= dict.fromkeys(todo, views / rate)
             io += [estimate_io(params, todo[0], num_images, num_classes, views / rate)] * len(todo)
-            work = (f"{views:,}", _format_rate(rate), _format_time(len(todo) * views / rate))
+            time = len(todo) * views / rate
         else:
-            work = ("?", "?", "?")
             unknown |= set() if known else {dataset}
-        rows.append((*key, f"{len(todo)}", f"{len(runs) - len(todo)}", *work))
-    header = ("dataset", "backbone", "method", "runs", "done", "views per run", "views/s", "time")
-    beton_gigabytes = sum(estimate_beton_bytes(params, name) for name in datasets) / 1e9
+        rows.append(PlanRow(*key, len(todo), len(runs) - len(todo), views, rate, time))
     extractions = list(grid.extractions(params))
     images = {name: count_images(params, name) for name in datasets}
-    features_gigabytes = (
-        sum(
-            estimate_features_bytes(
-                run.pretraining.backbone, params.datasets[run.target].image_size, images[run.target]
-            )
-            for run in extractions
-        )
-        / 1e9
+    feature_bytes = sum(
+        estimate_features_bytes(run.pretraining.backbone, params.datasets[run.target].image_size, images[run.target])
+        for run in extractions
     )
+    longest = max(seconds, key=lambda run: seconds[run]) if seconds else None
+    return Plan(
+        rows=rows,
+        views=total_views,
+        seconds=sum(seconds.values()),
+        extractions=len(extractions),
+        evaluations=len(list(grid.evaluations(params))),
+        beton_bytes=sum(estimate_beton_bytes(params, name) for name in datasets),
+        feature_bytes=feature_bytes,
+        longest_run=f"{longest.method} on {longest.dataset} with {longest.backbone}" if longest else None,
+        longest_seconds=seconds[longest] if longest else 0.0,
+        gpus=gpus,
+        makespan=estimate_makespan(list(seconds.values()), gpus) if seconds else None,
+        read_bytes=sum(run.read_bytes for run in io),
+        written_bytes=sum(run.write_bytes for run in io),
+        # An unfinished run keeps its newest checkpoint and the one before it.
+        stored_bytes=2 * sum(sorted((run.checkpoint_bytes for run in io), reverse=True)[:gpus]),
+        unknown_datasets=sorted(unknown),
+    )
+
+
+def format_plan(plan: Plan) -> str:
+    """Return a table of the grid's pretraining runs, followed by the estimates for those that are not done yet."""
+    header = ("dataset", "backbone", "method", "runs", "done", "views per run", "views/s", "time")
     lines = [
-        format_table(header, rows, text_columns=3),
-        f"{format_count(sum(map(len, remaining.values())), 'pretraining runs')}, {format_count(total_views, 'views')}, "
-        f"{_format_time(sum(seconds.values()))} if run one after the other",
-        f"not included in the time: {format_count(len(extractions), 'feature extractions')} and "
-        f"{format_count(len(list(grid.evaluations(params))), 'evaluations')}",
-        f"disk space: about {beton_gigabytes:,.2f} GB for betons, about as much again for data/raw, and "
-        f"{features_gigabytes:,.2f} GB for features",
+        format_table(header, map(_format_row, plan.rows), text_columns=3),
+        f"{format_count(sum(row.runs for row in plan.rows), 'pretraining runs')}, {format_count(plan.views, 'views')}, "
+        f"{_format_time(plan.seconds)} if run one after the other",
+        f"not included in the time: {format_count(plan.extractions, 'feature extractions')} and "
+        f"{format_count(plan.evaluations, 'evaluations')}",
+        f"disk space: about {plan.beton_bytes / 1e9:,.2f} GB for betons, about as much again for data/raw, and "
+        f"{plan.feature_bytes / 1e9:,.2f} GB for features",
     ]
-    if seconds:
-        lines += [*_makespan_lines(seconds, gpus), _io_line(io, gpus)]
-    if unknown:
+    if plan.makespan:
+        lines.append(f"longest run: {plan.longest_run}, {_format_time(plan.longest_seconds)}")
+        if plan.gpus > 1:
+            lines.append(
+                f"on {plan.gpus} GPUs: {_format_time(plan.makespan.longest_first)} if the longest runs start first; "
+                f"{_format_time(plan.makespan.lower_bound)} to {_format_time(plan.makespan.upper_bound)} in any order"
+            )
         lines.append(
-            f"not included, because the images are not known until rr fetch has run: {', '.join(sorted(unknown))}"
+            f"pretraining reads {plan.read_bytes / 1e9:,.2f} GB of pixels and writes {plan.written_bytes / 1e9:,.2f} "
+            f"GB of checkpoints, of which at most {plan.stored_bytes / 1e9:,.3f} GB exist at any time"
         )
+    if plan.unknown_datasets:
+        names = ", ".join(plan.unknown_datasets)
+        lines.append(f"not included, because the images are not known until rr fetch has run: {names}")
     return "\n".join(lines)
+
+
+def _format_row(row: PlanRow) -> tuple[str, ...]:
+    if row.views is None:
+        work = ("?", "?", "?")
+    elif row.views_per_second is None or row.seconds is None:
+        work = ("0", "–", "–")
+    else:
+        work = (f"{row.views:,}", _format_rate(row.views_per_second), _format_time(row.seconds))
+    return (row.dataset, row.backbone, row.method, f"{row.runs}", f"{row.done}", *work)
 
 
 def _trains(params: Params, method: str) -> bool:
@@ -106,31 +205,6 @@ def _format_rate(views_per_second: float) -> str:
 
 def _format_time(seconds: float) -> str:
     return format_duration(max(seconds, 1)) if seconds else "0 s"
-
-
-def _makespan_lines(seconds: dict[paths.PretrainPaths, float], gpus: int) -> list[str]:
-    """Describe the longest run, which more GPUs do not shorten, and how long all runs take on several GPUs."""
-    longest = max(seconds, key=lambda run: seconds[run])
-    name = f"{longest.method} on {longest.dataset} with {longest.backbone}"
-    lines = [f"longest run: {name}, {_format_time(seconds[longest])}"]
-    if gpus > 1:
-        makespan = estimate_makespan(list(seconds.values()), gpus)
-        lines.append(
-            f"on {gpus} GPUs: {_format_time(makespan.longest_first)} if the longest runs start first; "
-            f"{_format_time(makespan.lower_bound)} to {_format_time(makespan.upper_bound)} in any order"
-        )
-    return lines
-
-
-def _io_line(io: Sequence[IoEstimate], gpus: int) -> str:
-    read = sum(run.read_bytes for run in io) / 1e9
-    written = sum(run.write_bytes for run in io) / 1e9
-    # An unfinished run keeps its newest checkpoint and the one before it.
-    stored = 2 * sum(sorted((run.checkpoint_bytes for run in io), reverse=True)[:gpus]) / 1e9
-    return (
-        f"pretraining reads {read:,.2f} GB of pixels and writes {written:,.2f} GB of checkpoints, of which at most "
-        f"{stored:,.3f} GB exist at any time"
-    )
 
 
 def _is_done(params: Params, run: paths.PretrainPaths) -> bool:

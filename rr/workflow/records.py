@@ -123,7 +123,8 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
 
 
 def _start_recorder(run: StageRun) -> RunRecorder:
-    return RunRecorder(run.params, {str(path): _verified_hash(path) for path in run.inputs}, code_hashes(run.stage))
+    code = code_hashes(run.stage) | {str(path): code_sha256(path) for path in run.extension_files}
+    return RunRecorder(run.params, {str(path): _verified_hash(path) for path in run.inputs}, code)
 
 
 def with_digest(record: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
     return len(runs), len(checked_runs)
 
 
+def was_started_by_dvc() -> bool:
+    """Return whether DVC has started this process."""
+    return "DVC_STAGE" in os.environ
+
+
 def was_started_by_user() -> bool:
     """Return whether no engine has started this process, and the current folder is a project of both engines."""
     # DVC sets DVC_STAGE for the commands that it runs; the Snakefile sets RR_ENGINE.

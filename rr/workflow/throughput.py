@@ -47,25 +47,6 @@ class StopTraining(Exception):
     """Raised by the callback `on_step` to end `train_until_stopped`."""
 
 
-@dataclass(frozen=True)
-class _OutputPaths(paths.PretrainPaths):
-    """The files of a pretraining run in any directory."""
-
-    directory: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.directory
-
-    @property
-    def history(self) -> Path:
-        return self.directory / "history.csv"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.directory / "resume.pt"
-
-
 def train_until_stopped(
     config: MethodConfig,
     dataset: Preprocessing,
@@ -99,7 +80,7 @@ def train_until_stopped(
     from rr.pretrain import pretrain
 
     job = _make_job(config, dataset, backbone, num_classes, precision)
-    outputs = _OutputPaths("throughput", backbone, config.kind, 0, directory)
+    outputs = paths.PretrainFolder("throughput", backbone, config.kind, 0, directory)
     try:
         pretrain(job, beton, outputs, device=device, threads=threads, on_step=on_step)
     except StopTraining:

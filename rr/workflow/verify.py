@@ -48,11 +48,13 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
     except UserError as error:
         return [str(error)]
     messages = []
-    current = {"outputs": run.outputs, "inputs": run.inputs, "code": code_files(run.stage)}
+    code = {name: PACKAGE.parent / name for name in code_files(run.stage)}
+    code |= {name: name for name in run.extension_files}
+    current = {"outputs": run.outputs, "inputs": run.inputs, "code": list(code)}
     for kind, files in current.items():
         role = f"{kind.removesuffix('s')} of {run.folder}"
         for name in files:
-            path, hash_function = (PACKAGE.parent / name, code_sha256) if kind == "code" else (name, hash_file)
+            path, hash_function = (code[name], code_sha256) if kind == "code" else (name, hash_file)
             if str(name) not in record[kind]:
                 messages.append(f"{name} ({role}) is not in the record of the run")
             elif not path.is_file():
@@ -64,11 +66,6 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
     if run.params != record["params"]:
         messages.append(f"{run.folder}: its parameters in params.yaml have changed since the run")
     return messages
-
-
-def describe_grid_mismatches(params: Params) -> list[str]:
-    """Return a message for each difference between the grid's files and their records."""
-    return [message for _, messages in check_grid(params) for message in messages]
 
 
 def check_grid(params: Params) -> list[tuple[StageRun, list[str]]]:

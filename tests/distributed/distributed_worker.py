@@ -25,6 +25,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from rr.paths import PretrainFolder
+
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for golden, if this file is run as a program
 
 import golden
@@ -175,7 +177,7 @@ def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: 
     dynamics = DynamicsConfig(every_n_epochs=1, images=50)
     job = loop.Job(golden.PARAMS.datasets["shapes"], backbone, config, 10, 1, "float32", dynamics, "test")
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = golden.OutputPaths("shapes", backbone, "method", 1, folder)
+    outputs = PretrainFolder("shapes", backbone, "method", 1, folder)
     with (
         mock.patch.object(loop.methods, "build", build_double),
         mock.patch.object(loop, "_forward", observed_forward),

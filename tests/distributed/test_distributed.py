@@ -25,6 +25,7 @@ from rr.data.beton import Beton
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
 from rr.params import DynamicsConfig
+from rr.paths import PretrainFolder
 from rr.pretrain import loop
 from rr.runtime import status
 
@@ -374,7 +375,7 @@ def training_error(config: object, world_size: int, folder: Path) -> str:
     golden.write_images(folder / "train.beton", worker.NUM_IMAGES)
     dynamics = DynamicsConfig(every_n_epochs=0, images=50)
     job = loop.Job(golden.PARAMS.datasets["shapes"], "conv4", config, 10, 1, "float32", dynamics, "test")  # type: ignore[arg-type]
-    outputs = golden.OutputPaths("shapes", "conv4", "method", 1, folder)
+    outputs = PretrainFolder("shapes", "conv4", "method", 1, folder)
     group = ProcessGroup(0, world_size)
     with pytest.raises(UserError) as error:
         loop.pretrain(job, folder / "train.beton", outputs, device="cpu", threads=1, group=group)

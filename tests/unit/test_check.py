@@ -101,6 +101,11 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
         "to leave them out: add `exclude: data/check/mine/exclude.txt` to the source of mine in params.yaml, "
         "then run dvc repro",
     ]
+    kinds = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image", "unusual size", "long image")
+    assert json.loads(rr("check", "mine", "--json").out) == {
+        "images": 32, "test_images": 6, "test_images_in_training_split": 2, "findings": dict.fromkeys(kinds, 1),
+        "excluded": 4, "files": {"findings": f"{CHECK}/findings.parquet", "exclude": f"{CHECK}/exclude.txt"},
+    }  # fmt: skip
 
     add_dataset(project, {**SOURCE, "exclude": str(CHECK / "exclude.txt")})
     outcome = rr("fetch", "--dataset", "mine")

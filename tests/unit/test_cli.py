@@ -63,6 +63,20 @@ def test_invalid_command_line_exits_with_2(project: Path, rr: RunRr, arguments: 
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("fetsh",), "No such command 'fetsh'. Did you mean 'fetch'?"),
+        (("suite", "lst"), "No such command 'lst'. Did you mean 'list'?"),
+        (("fetch", "--datset", "shapes"), "No such option: --datset (Possible options: --dataset)"),
+    ],
+)
+def test_mistyped_words_get_a_suggestion(rr: RunRr, arguments: tuple[str, ...], hint: str) -> None:
+    outcome = rr(*arguments)
+    assert outcome.code == 2
+    assert hint in outcome.err
+
+
 @pytest.mark.slow
 def test_bench_runs_the_requested_part(project: Path, rr: RunRr) -> None:
     assert rr("bench", "loadr").err.startswith("rr: ")
@@ -177,6 +191,13 @@ def test_verify_lists_every_mismatch(project: Path, rr: RunRr) -> None:
     assert outcome.code == 2
     assert "data/beton/shapes/index.parquet (output of data/beton/shapes) has changed since the run" in outcome.err
     assert "run.json is missing: run rr pretrain first" in outcome.err
+    as_json = rr("verify", "--json")
+    assert (as_json.code, as_json.err) == (2, outcome.err)
+    facts = json.loads(as_json.out)
+    assert facts["runs"][0] == {"stage": "fetch", "folder": "data/raw/shapes", "mismatches": []}
+    messages = [message for run in facts["runs"] for message in run["mismatches"]]
+    assert outcome.err.removeprefix("rr: ").splitlines()[:-1] == messages
+    assert facts["recomputed"] is None
 
 
 def test_doctor_passes_on_this_machine(project: Path, rr: RunRr) -> None:

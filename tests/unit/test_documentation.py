@@ -1,5 +1,6 @@
 """Tests of the documentation site in docs/."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+
+from rr.runtime.signals import EXIT_MESSAGES
 
 generate = runpy.run_path(str(ROOT / "docs/generate.py"))
 
@@ -26,3 +29,9 @@ def test_site_is_built_without_warnings(tmp_path: Path) -> None:
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "index.html").is_file()
+
+
+def test_page_of_exit_codes_has_the_code_of_each_signal() -> None:
+    page = (ROOT / "docs/reference/exit-codes.md").read_text(encoding="utf-8")
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert codes == {0, 1, 2, *EXIT_MESSAGES}

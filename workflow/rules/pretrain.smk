@@ -6,6 +6,7 @@ rule pretrain:
         "data/beton/{dataset}/train.beton",
         "data/beton/{dataset}/index.parquet",
         code=code_files("pretrain"),
+        extension=lambda names: grid.method_files(PARAMS, names.method),
     output:
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/backbone.safetensors",
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/last_epoch.safetensors",

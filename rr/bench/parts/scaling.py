@@ -29,7 +29,7 @@ from rr.gallery.search import find_nearest
 from rr.params import LinearConfig
 from rr.params.loading import load_params
 from rr.params.methods import TrainableConfig
-from rr.workflow.plan import format_plan
+from rr.workflow.plan import format_plan, make_plan
 
 _NUM_FEATURES, _NUM_TEST_IMAGES, _NUM_QUERIES, _REPEATS = 64, 2_000, 10, 3
 
@@ -156,7 +156,7 @@ def _make_plan(num_runs: int, folder: Path) -> Callable[[], object]:
 
     def plan() -> str:
         with contextlib.chdir(folder):
-            return format_plan(load_params(path), lambda params, runs: {})
+            return format_plan(make_plan(load_params(path), lambda params, runs: {}))
 
     return plan
 

@@ -14,6 +14,7 @@ from rr.compute.device import single_threaded
 from rr.methods.relation.factorized import factorized_loss
 from rr.methods.relation.head import RelationHead
 from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairStatistics
+from rr.methods.relation.pairs import roll_negative_rows
 
 # Up to this number of views, the implementation in plain torch is faster than the fused kernel.
 TORCH_MAX_VIEWS = 3
@@ -58,7 +59,7 @@ def direct_logits_and_targets(
 def relation_loss(
     head: RelationHead,
     features_KMD: Tensor,
-    negative_rows: Tensor,
+    negative_rows: Tensor | None = None,
     positive_rows: Tensor | None = None,
     config: PairLossConfig = PAPER_PAIR_LOSS,
 ) -> tuple[Tensor, PairStatistics]:
@@ -73,7 +74,7 @@ def relation_loss(
         features_KMD: representations of K views of M images.
         negative_rows: the row in view j of the negative partner of each row of view i, for each pair of views i < j:
             int64 (K(K-1)/2, M), see `rr.methods.relation.pairs`. If M = 1, the shape is (K(K-1)/2, 0), and the loss is
-            over positive pairs only.
+            over positive pairs only. The default is `roll_negative_rows`, as in the paper's code.
         positive_rows: the row of the positive partner, int64 (K(K-1)/2, M). The default is the same image, as in the
             paper.
         config: the loss function of a pair.
@@ -83,6 +84,8 @@ def relation_loss(
             CPU, because reading a tensor on another device would wait for it); or if there is only one pair to
             normalize in training mode (K = 2 and M = 1).
     """
+    if negative_rows is None and features_KMD.ndim == 3:
+        negative_rows = roll_negative_rows(*features_KMD.shape[:2], device=features_KMD.device)
     _check_tensors(head, features_KMD, negative_rows, positive_rows)
     K, M, _ = features_KMD.shape
     if head.norm.training and K == 2 and M == 1:
@@ -122,7 +125,7 @@ def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable
 
 
 def _check_tensors(
-    head: RelationHead, features_KMD: Tensor, negative_rows: Tensor, positive_rows: Tensor | None
+    head: RelationHead, features_KMD: Tensor, negative_rows: Tensor | None, positive_rows: Tensor | None
 ) -> None:
     if features_KMD.ndim != 3:
         raise ValueError(f"features must have shape (views K, images M, size D), got {tuple(features_KMD.shape)}")

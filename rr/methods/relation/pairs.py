@@ -20,7 +20,34 @@ def view_pairs(num_views: int, *, device: torch.device | None = None) -> Tensor:
     return torch.triu_indices(num_views, num_views, offset=1, device=device).T.contiguous()
 
 
-def roll_negative_rows(num_views: int, num_images: int, *, device: torch.device | None = None) -> Tensor:
+def partners(
+    num_views: int,
+    num_images: int,
+    generator: torch.Generator | None = None,
+    *,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Return the row of the negative partner of each image, for each pair of views.
+
+    Args:
+        num_views: number of views of each image, K, at least 2.
+        num_images: number of images of the mini-batch, M.
+        generator: if given, the partners are random, as in Algorithm 1 of the paper (`sample_negative_rows`). By
+            default, they are those of the paper's code (`roll_negative_rows`), which are the same in every mini-batch.
+        device: device of the result.
+
+    Returns:
+        int64 (K(K-1)/2, M). For a single image, there are no negatives, and the shape is (K(K-1)/2, 0).
+
+    Raises:
+        ValueError: if K < 2 or M < 1.
+    """
+    if generator is None:
+        return roll_negative_rows(num_views, num_images, device=device)
+    return sample_negative_rows(num_views, num_images, generator).to(device or generator.device)
+
+
+def roll_negative_rows(num_views: int, num_images: int, *, device: torch.device | str | None = None) -> Tensor:
     """Return the negative partners of the paper's code, which rolls the rows of view j by s positions.
 
     The shift s is 1 for the first pair of views, grows by 1 with each pair and returns to 1 when it reaches M, so no

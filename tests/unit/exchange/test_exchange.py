@@ -420,7 +420,7 @@ def test_export_gives_the_same_features_for_any_batch_size(
         for B in (1, 7):
             expected = backbone(random_images(B, image_size))
             assert (forward(random_images(B, image_size)) - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert sorted(os.listdir(tmp_path)) == ["b.safetensors", "out.pt2"]
+    assert sorted(os.listdir(tmp_path)) == ["b.safetensors", "out.pt2", "out.pt2.md"]
 
 
 def test_export_keeps_the_preprocessing(tmp_path: Path) -> None:

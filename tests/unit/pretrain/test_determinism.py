@@ -10,6 +10,7 @@ from golden import small_config, train, write_images
 
 from rr.data import beton
 from rr.params.optimizers import LARSConfig, SmoothScheduleConfig
+from rr.paths import PretrainFolder
 from rr.pretrain import loop
 from rr.views.augmentation import Augmentation
 
@@ -29,7 +30,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("determinism") / "small.beton", 60)
 
 
-def read_outputs(outputs: golden.OutputPaths) -> tuple[bytes, ...]:
+def read_outputs(outputs: PretrainFolder) -> tuple[bytes, ...]:
     return tuple(path.read_bytes() for path in (outputs.weights, outputs.last_epoch, outputs.history))
 
 

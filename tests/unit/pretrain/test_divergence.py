@@ -10,6 +10,7 @@ import torch
 
 from rr.errors import UserError
 from rr.params import DynamicsConfig
+from rr.paths import PretrainFolder
 from rr.pretrain import Job, dynamics, loop, pretrain
 
 DYNAMICS = DynamicsConfig(every_n_epochs=1, images=50)
@@ -21,11 +22,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return golden.write_images(tmp_path_factory.mktemp("data") / "train.beton", 18)
 
 
-def train(data: Path, folder: Path, name: str, learning_rate: float, precision: str = "float32") -> golden.OutputPaths:
+def train(data: Path, folder: Path, name: str, learning_rate: float, precision: str = "float32") -> PretrainFolder:
     """Train on two mini-batches per epoch (one for a method that drops the last one), and measure every epoch."""
     changes = {"clusters": 4} if name == "deepcluster" else {}
     config = golden.small_config(name, epochs=3, batch_size=16, learning_rate=learning_rate, **changes)
-    outputs = golden.OutputPaths("shapes", "conv4", "method", 1, folder)
+    outputs = PretrainFolder("shapes", "conv4", "method", 1, folder)
     dataset = golden.PARAMS.datasets["shapes"]
     job = Job(dataset, "conv4", config, 10, 1, precision, DYNAMICS, "test")
     pretrain(job, data, outputs, device="cpu", threads=1)
@@ -47,7 +48,7 @@ def test_absurd_learning_rate_raises(data: Path, tmp_path: Path, name: str, prec
     assert all(REMEDY in message for message in messages)
 
 
-def read_history(outputs: golden.OutputPaths) -> list[dict[str, str]]:
+def read_history(outputs: PretrainFolder) -> list[dict[str, str]]:
     with open(outputs.history, newline="") as file:
         return list(csv.DictReader(file))
 

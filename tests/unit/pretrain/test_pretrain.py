@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from rr import backbones
 from rr.backbones.weights import load_backbone
+from rr.paths import PretrainFolder
 from rr.pretrain import Job, pretrain
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
@@ -67,6 +68,18 @@ def test_files_depend_only_on_the_seed(project_copy: Path, rr: RunRr) -> None:
     rr(*PRETRAIN[:-1], "2")
     other = (project_copy / FOLDER.with_name("2") / "backbone.safetensors").read_bytes()
     assert other != first["backbone.safetensors"]
+
+
+def test_dvc_does_not_repeat_a_run_that_matches_its_record(
+    project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "pretrain@shapes-conv4-relational-1")
+    assert "2,400 views" in rr(*PRETRAIN).out
+    record = (project_copy / FOLDER / "run.json").read_bytes()
+    assert "matches its record and is not trained again" in rr(*PRETRAIN).out
+    assert (project_copy / FOLDER / "run.json").read_bytes() == record
+    write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=2))
+    assert "1,600 views" in rr(*PRETRAIN).out
 
 
 @pytest.mark.slow
@@ -306,7 +319,7 @@ def test_on_step_receives_views_replaces_progress_and_can_end_the_training(
 
     job = Job(golden.PARAMS.datasets["shapes"], "conv4", golden.small_config("simclr"), 10, 1, "float32",
               golden.NO_DYNAMICS, "test")  # fmt: skip
-    outputs = golden.OutputPaths("shapes", "conv4", "simclr", 1, tmp_path)
+    outputs = PretrainFolder("shapes", "conv4", "simclr", 1, tmp_path)
     data = golden.write_images(tmp_path / "train.beton", 80)
     with pytest.raises(Stop):
         pretrain(job, data, outputs, device="cpu", threads=1, on_step=on_step)

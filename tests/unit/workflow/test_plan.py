@@ -1,5 +1,6 @@
 """Tests for `rr plan`: counts computed by hand, completed runs, estimates and measured throughput."""
 
+import json
 import random
 import re
 import shutil
@@ -21,7 +22,7 @@ from rr.params import Params, load_params
 from rr.pretrain import loop
 from rr.workflow import suites
 from rr.workflow.estimates import MakespanBounds, estimate_io, estimate_makespan
-from rr.workflow.plan import format_plan
+from rr.workflow.plan import format_plan, make_plan
 
 
 def assume_speed(params: Params, runs: Sequence[paths.PretrainPaths]) -> dict[paths.PretrainPaths, float]:
@@ -60,13 +61,28 @@ def test_views_and_time_of_the_paper(params_file: Path, rr: RunRr) -> None:
     assert load_params(params_file).grid[0].dataset == ["shapes"]  # planning changes no parameters
 
 
+def test_json_has_the_numbers_of_the_table(params_file: Path, rr: RunRr) -> None:
+    outcome = rr("plan", "views", "--views-per-second", "100000", "--gpus", "4", "--json")
+    plan = json.loads(outcome.out)
+    (row,) = [row for row in plan["rows"] if row["method"] == "relational-k32"]
+    assert row == {
+        "dataset": "cifar10", "backbone": "conv4", "method": "relational-k32", "runs": 3, "done": 0,
+        "views": 320_000_000, "views_per_second": 100_000.0, "seconds": 3 * 3200.0,
+    }  # fmt: skip
+    assert plan["evaluations"] == 45
+    assert plan["longest_seconds"] == 3200
+    assert plan["makespan"]["upper_bound"] >= plan["makespan"]["lower_bound"] == plan["seconds"] / 4
+    assert plan["problems"] == []
+    assert outcome.code == 0
+
+
 def test_sizes_of_stl10_and_tiny_imagenet_are_known_before_fetch(params_file: Path) -> None:
     for name, method, views in (
         ("stl10", "relational-stl10", 100_000 * 25 * 300),
         ("tiny-resnet32", "relational-paper-k16", 100_000 * 16 * 200),
     ):
         chosen = load_params(suites.merge_suites({name: suites.load_suite(name)}, params_file))
-        assert rows_by_method(format_plan(chosen, assume_speed))[method][5] == f"{views:,}"
+        assert rows_by_method(format_plan(make_plan(chosen, assume_speed)))[method][5] == f"{views:,}"
 
 
 def test_makespan_matches_examples_computed_by_hand() -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import golden
 import pytest
-from golden import PARAMS, OutputPaths, small_config, train
+from golden import PARAMS, small_config, train
 from safetensors.torch import load_file, save_file
 
 from rr.errors import UserError
 from rr.params import DynamicsConfig, MethodConfig
+from rr.paths import PretrainFolder
 from rr.pretrain import Job
 from rr.workflow.recompute import RecomputedEpoch, find_difference, recompute_last_epoch
 
@@ -22,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return golden.write_images(tmp_path_factory.mktemp("recompute") / "train.beton", 60)
 
 
-def repeat(data: Path, outputs: OutputPaths, config: MethodConfig, seed: int = 1) -> RecomputedEpoch:
+def repeat(data: Path, outputs: PretrainFolder, config: MethodConfig, seed: int = 1) -> RecomputedEpoch:
     job = Job(PARAMS.datasets["shapes"], "conv4", config, 10, seed, "float32", DYNAMICS, "")
     return recompute_last_epoch(job, data, outputs, device="cpu", threads=1)
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rr.methods.relation.pairs import (
     choose_positive_rows,
+    partners,
     replace_same_class_negatives,
     roll_negative_rows,
     sample_negative_rows,
@@ -136,3 +137,9 @@ def test_partners_by_class_are_uniform() -> None:
     assert counts[[0, 2, 4]].sum() == 0
     assert (counts[[1, 3, 5]] - 2000).abs().max() < 150
     assert (choose_positive_rows(labels, torch.full((1, 6), 0.99999997)) == torch.tensor([4, 5, 4, 3, 4, 5])).all()
+
+
+def test_partners_are_rolled_by_default_and_random_with_a_generator() -> None:
+    assert torch.equal(partners(3, 4), roll_negative_rows(3, 4))
+    random = sample_negative_rows(3, 4, torch.Generator().manual_seed(1))
+    assert torch.equal(partners(3, 4, torch.Generator().manual_seed(1)), random)

@@ -187,3 +187,18 @@ def test_single_pair_in_training_mode_raises() -> None:
     loss, stats = relation_loss(head.eval(), features, negative_rows)
     assert torch.isfinite(loss)
     assert (stats.num_positives, stats.num_negatives) == (1, 0)
+
+
+@pytest.mark.parametrize(("K", "M"), [(2, 3), (4, 5), (4, 1)])
+def test_negative_partners_are_rolled_by_default(K: int, M: int) -> None:
+    features = torch.randn(K, M, 6, generator=torch.Generator().manual_seed(0))
+    head = RelationHead(6)
+    loss, stats = relation_loss(head, features)
+    expected, expected_stats = relation_loss(head, features, roll_negative_rows(K, M))
+    assert torch.equal(loss, expected)
+    assert stats == expected_stats
+
+
+def test_features_of_another_shape_raise_without_partners() -> None:
+    with pytest.raises(ValueError, match="features must have shape"):
+        relation_loss(RelationHead(6), torch.zeros(4, 6))

@@ -1,0 +1,149 @@
+"""`rr croissant`: describe the images of a fetched dataset as Croissant metadata (JSON-LD).
+
+The format is Croissant 1.0 (https://docs.mlcommons.org/croissant/docs/croissant-spec.html). Search engines and data
+hubs read it, and the package mlcroissant loads the images with it.
+"""
+
+import json
+from typing import Any
+
+from rr import __version__, paths
+from rr.data.raw import SPLITS, RawFile
+from rr.runtime.atomic import write_text
+from rr.runtime.formatting import format_count
+from rr.workflow.records import load_record
+
+# The context of the specification, which maps the short keys to their full names.
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    **{
+        name: f"cr:{name}"
+        for name in (
+            "citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet",
+            "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet",
+            "references", "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField",
+            "transform",
+        )
+    },
+}  # fmt: skip
+_CIFAR = {"url": "https://www.cs.toronto.edu/~kriz/cifar.html", "creator": "Alex Krizhevsky"}
+_STL10 = {"url": "https://cs.stanford.edu/~acoates/stl10", "creator": "Adam Coates"}
+# What is known about the datasets of the paper, by the kind of their source.
+_KNOWN = {
+    **dict.fromkeys(("cifar10", "cifar100", "cifar100_20"), _CIFAR),
+    **dict.fromkeys(("stl10", "stl10_unlabeled"), _STL10),
+    "tiny_imagenet": {"url": "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "creator": "Stanford CS231n"},
+    "slimagenet64": {
+        "url": "https://zenodo.org/record/3672132",
+        "creator": "Antreas Antoniou",
+    },
+}
+_UNKNOWN = "unknown"
+
+
+def write_croissant(
+    dataset: str, *, license: str | None = None, url: str | None = None, creator: str | None = None
+) -> str:
+    """Write `croissant.json` next to the images of a dataset, and return a message.
+
+    Args:
+        dataset: name of a dataset that `rr fetch` has fetched.
+        license: license of the images, as a URL or a name of SPDX.
+        url: page of the dataset.
+        creator: person or organization that made the dataset.
+
+    Raises:
+        UserError: if the images or their record are missing or damaged.
+    """
+    files = paths.DatasetPaths(dataset)
+    record = load_record(files.raw_dir)
+    raw_file = RawFile(files.images)
+    kind = record["params"][f"datasets.{dataset}.source"]["kind"]
+    required = {"license": license, "url": url, "creator": creator}
+    values = {key: value or _KNOWN.get(kind, {}).get(key, _UNKNOWN) for key, value in required.items()}
+    counts = {split: int((raw_file.splits == split).sum()) for split in SPLITS}
+    metadata = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": dataset,
+        "description": (
+            f"{format_count(counts['train'], 'training images')} and {format_count(counts['test'], 'test images')} of "
+            f"{format_count(len(raw_file.class_names), 'classes')} (source: {kind}), fetched with "
+            f"relational-reasoning {__version__}. The label -1 marks unlabeled images."
+        ),
+        "license": values["license"],
+        "url": values["url"],
+        "creator": {"@type": "sc:Person" if creator is None else "sc:Organization", "name": values["creator"]},
+        "datePublished": record["started"],
+        "version": "1.0.0",
+        "distribution": [
+            {
+                "@type": "cr:FileObject",
+                "@id": files.images.name,
+                "name": files.images.name,
+                "contentUrl": files.images.name,
+                "encodingFormat": "application/x-parquet",
+                "contentSize": f"{files.images.stat().st_size} B",
+                "sha256": record["outputs"][str(files.images)],
+            }
+        ],
+        "recordSet": [
+            *_class_records(raw_file.class_names),
+            {
+                "@type": "cr:RecordSet",
+                "@id": "images",
+                "name": "images",
+                "description": "One record for each image; the training images come first.",
+                "field": [
+                    _field("image", "sc:ImageObject", files.images.name, {"jsonPath": "bytes"}),
+                    _field("label", "sc:Integer", files.images.name),
+                    _field("split", "sc:Text", files.images.name),
+                ],
+            },
+        ],
+    }
+    target = files.raw_dir / "croissant.json"
+    write_text(target, json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
+    missing = [f"--{key}" for key, value in values.items() if value == _UNKNOWN]
+    hint = f"; add {', '.join(missing)}, which the format requires" if missing else ""
+    return f"{target}: {format_count(sum(counts.values()), 'images')}{hint}"
+
+
+def _field(column: str, data_type: str, file: str, transform: dict[str, str] | None = None) -> dict[str, Any]:
+    source: dict[str, Any] = {"fileObject": {"@id": file}, "extract": {"column": column}}
+    if transform:
+        source["transform"] = transform
+    return {
+        "@type": "cr:Field", "@id": f"images/{column}", "name": column, "dataType": data_type, "source": source
+    }  # fmt: skip
+
+
+def _class_records(class_names: list[str]) -> list[dict[str, Any]]:
+    """Return the records that map a label to the name of its class, if the dataset has classes."""
+    if not class_names:
+        return []
+    types = {"label": "sc:Integer", "name": "sc:Text"}
+    return [
+        {
+            "@type": "cr:RecordSet",
+            "@id": "classes",
+            "name": "classes",
+            "description": "The name of the class of each label.",
+            "key": {"@id": "classes/label"},
+            "field": [
+                {"@type": "cr:Field", "@id": f"classes/{name}", "name": name, "dataType": data_type}
+                for name, data_type in types.items()
+            ],
+            "data": [{"classes/label": label, "classes/name": name} for label, name in enumerate(class_names)],
+        }
+    ]

@@ -1,0 +1,146 @@
+"""Write a model card next to exported weights: what they are, how they were trained, and how they were evaluated.
+
+The format is that of the Hugging Face Hub: Markdown with a header in YAML.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from rr import __version__, paths
+from rr.backbones.base import Backbone
+from rr.backbones.weights import read_metadata
+from rr.runtime.atomic import write_text
+from rr.runtime.formatting import format_duration
+from rr.runtime.hashing import file_sha256
+from rr.workflow.records import load_record
+
+# The metrics of a card, if the protocol has them. The file metrics.json of an evaluation contains more.
+_METRICS = ("accuracy", "balanced_accuracy", "top_5_accuracy", "mean_average_precision", "silhouette")
+_HEADER = """---
+tags: [image-feature-extraction, self-supervised-learning]
+pipeline_tag: image-feature-extraction
+---
+"""
+_USE = """```python
+import rr
+
+backbone = rr.load_backbone("{file}")
+features = backbone("image.png")  # float32 (1, {features})
+```
+"""
+
+
+def model_card_path(output: Path) -> Path:
+    """Return the path of the card of an exported file."""
+    return output.with_name(f"{output.name}.md")
+
+
+def write_model_card(backbone: Backbone, weights: Path, output: Path, format: str, image_size: int) -> Path:
+    """Write the card of the exported file `output`, and return its path.
+
+    If the record of the run that trained the weights is next to them, the card contains the facts in it, and the
+    results of the evaluations of these weights.
+
+    Args:
+        backbone: the backbone in `weights`.
+        weights: the file that was exported.
+        output: the file that was written.
+        format: its format, as in `rr export`.
+        image_size: height and width of the images that the exported model accepts.
+
+    Raises:
+        UserError: if the record is damaged.
+    """
+    metadata = read_metadata(weights)
+    sha256 = file_sha256(weights)
+    record = None
+    if paths.record_file(weights.parent).is_file():
+        record = load_record(weights.parent)
+        record = record if sha256 in record["outputs"].values() else None
+    num_parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    size = metadata.get("side", image_size if format not in ("safetensors", "state-dict") else None)
+    inputs = f"RGB images of {size} × {size} pixels" if size else "RGB images"
+    if "mean" in metadata:
+        inputs += f", values in [0, 1], normalized with mean {metadata['mean']} and std {metadata['std']}"
+    sections = [
+        _HEADER,
+        f"# {_title(backbone, record)}\n",
+        "A network that maps images to feature vectors. It was exported with "
+        f"[relational-reasoning](https://arxiv.org/abs/2006.05849) {__version__}.\n",
+        _table(
+            {
+                "architecture": f"{backbone.name}, {num_parameters:,} parameters",
+                "input": inputs,
+                "output": f"{backbone.features} features",
+                "file": f"{output.name} ({format}), SHA-256 {file_sha256(output)}",
+                "source": f"{weights.name}, SHA-256 {sha256}",
+            }
+        ),
+    ]
+    if format == "safetensors" and "mean" in metadata:
+        sections += ["## Use\n", _USE.format(file=output.name, features=backbone.features)]
+    sections += ["## Training\n", _describe_training(record) if record else "The file has no record of its training.\n"]
+    if record and (rows := list(_evaluation_rows(weights.parent, sha256))):
+        header = "| target | protocol | metric | value |\n| --- | --- | --- | ---: |\n"
+        sections += ["## Evaluation\n", header + "".join(rows)]
+    sections += [
+        "## Limits\n",
+        "The features reflect the training images. Evaluate them on your own images before you rely on them. The terms "
+        "of use of the training images may apply to the weights.\n",
+    ]
+    path = model_card_path(output)
+    write_text(path, "\n".join(sections))
+    return path
+
+
+def _title(backbone: Backbone, record: dict[str, Any] | None) -> str:
+    if record is None:
+        return backbone.name
+    dataset, _, method, seed = _run_names(record)
+    return f"{backbone.name}, trained on {dataset} with {method} (seed {seed})"
+
+
+def _run_names(record: dict[str, Any]) -> list[str]:
+    """Return the dataset, the backbone, the method and the seed of a run."""
+    file = next(name for name in record["outputs"] if name.endswith("/backbone.safetensors"))
+    return list(Path(file).parts[-5:-1])
+
+
+def _describe_training(record: dict[str, Any]) -> str:
+    dataset, _, method, seed = _run_names(record)
+    versions, commit = record["machine"]["versions"], record["commit"]
+    facts = {
+        "dataset": dataset,
+        "method": method,
+        "seed": seed,
+        "precision": record["params"]["precision"],
+        "training": f"{record['views']:,} views, {format_duration(max(record['seconds'], 1))}, {record['device']}",
+        "date": record["started"],
+        "commit": f"{commit['id']}{', with changes' if commit['changed'] else ''}" if commit else "unknown",
+        "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "torchvision", "ffcv")),
+    }
+    buffer = io.StringIO()
+    YAML(typ="safe", pure=True).dump({method: record["params"][f"methods.{method}"]}, buffer)
+    return f"{_table(facts)}\nParameters of the method:\n\n```yaml\n{buffer.getvalue()}```\n"
+
+
+def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[str]:
+    """Yield a table row for each metric of each evaluation of the weights in the folder of a run."""
+    run, evaluations = folder.parts[-4:], folder.parents[4] / "evaluate"
+    for file in sorted(evaluations.joinpath(*run).glob("*/*/metrics.json")):
+        if weights_sha256 not in load_record(file.parent)["inputs"].values():
+            continue
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        target, protocol = file.parts[-3:-1]
+        for name in _METRICS:
+            if name in metrics:
+                yield f"| {target} | {protocol} | {name.replace('_', ' ')} | {metrics[name]:.4f} |\n"
+
+
+def _table(facts: dict[str, str]) -> str:
+    return "| | |\n| --- | --- |\n" + "".join(f"| {name} | {value} |\n" for name, value in facts.items())

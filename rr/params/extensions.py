@@ -1,0 +1,83 @@
+"""Load a user's own code, which a `kind` such as `simsiam:SimSiam` in params.yaml names.
+
+The module `simsiam` is a file or a package in the folder `workflow/extensions` of the project. Loading the class
+imports the module, and with it torch.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from rr.paths import EXTENSIONS_DIR
+
+_KIND = re.compile(r"([A-Za-z_]\w*)((?:\.\w+)*):([A-Za-z_]\w*)")
+
+
+def is_extension(kind: object) -> TypeGuard[str]:
+    """Return whether a `kind` names a user's own class."""
+    return isinstance(kind, str) and ":" in kind
+
+
+def extension_files(kind: str) -> list[Path]:
+    """Return the files of the module or package that a `kind` names, relative to the project.
+
+    Raises:
+        ValueError: if `kind` does not have the form `module:Class`, or if there is no such module.
+    """
+    match = _KIND.fullmatch(kind)
+    if match is None:
+        raise ValueError(f"'{kind}' is not of the form module:Class, such as simsiam:SimSiam")
+    path = EXTENSIONS_DIR / match[1]
+    if path.is_dir():
+        return sorted(path.rglob("*.py"))
+    if not path.with_suffix(".py").is_file():
+        raise ValueError(f"{path}.py does not exist: create it, or correct the name of the module")
+    return [path.with_suffix(".py")]
+
+
+def load_class(kind: str) -> Any:
+    """Import the module that a `kind` names, and return the class.
+
+    Raises:
+        ValueError: if the module cannot be imported, has no such class, or imports another extension.
+    """
+    files = extension_files(kind)
+    module_name, _, class_name = kind.partition(":")
+    if other := next((name for file in files for name in _imported_extensions(file)), None):
+        raise ValueError(
+            f"{module_name} imports {other} from {EXTENSIONS_DIR}, whose changes would not be noticed: move both into "
+            "one package"
+        )
+    folder = str(EXTENSIONS_DIR.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(f"{module_name} cannot be imported ({type(error).__name__}: {error}): correct it") from error
+    if not (module.__file__ and Path(module.__file__).is_relative_to(folder)):
+        raise ValueError(f"another module named {module_name} is installed: rename the one in {EXTENSIONS_DIR}")
+    if not hasattr(module, class_name):
+        raise ValueError(f"{files[0]} does not define {class_name}: correct the name of the class")
+    return getattr(module, class_name)
+
+
+def _imported_extensions(file: Path) -> Iterator[str]:
+    """Yield the names of other modules in the folder of extensions that a file imports."""
+    own_name = file.relative_to(EXTENSIONS_DIR).parts[0].removesuffix(".py")
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # the import explains the error
+        return
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for name in (name.partition(".")[0] for name in names):
+            path = EXTENSIONS_DIR / name
+            if name != own_name and (path.is_dir() or path.with_suffix(".py").is_file()):
+                yield name

@@ -1,0 +1,69 @@
+"""Test the Croissant file of a dataset: the fields that the specification requires, and their values."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import RunRr, add_dataset
+from own_images import save_tree
+
+from rr.runtime.hashing import file_sha256
+
+FOLDER = Path("data/raw/shapes")
+# https://docs.mlcommons.org/croissant/docs/croissant-spec.html, section "Dataset-level information"
+REQUIRED = ("@context", "@type", "name", "conformsTo", "description", "license", "url", "creator", "datePublished")
+
+
+@pytest.fixture
+def fetched(project: Path, rr: RunRr) -> Path:
+    assert rr("fetch", "--dataset", "shapes").code == 0
+    return project
+
+
+def test_file_has_the_required_fields(fetched: Path, rr: RunRr) -> None:
+    outcome = rr("croissant", "shapes", "--license", "CC0-1.0", "--url", "https://example.org", "--creator", "Ann")
+    assert outcome.out == "data/raw/shapes/croissant.json: 250 images\n"
+    metadata = json.loads((FOLDER / "croissant.json").read_text())
+    assert [key for key in REQUIRED if not metadata.get(key)] == []
+    assert metadata["conformsTo"] == "http://mlcommons.org/croissant/1.0"
+    assert metadata["@context"]["recordSet"] == "cr:recordSet"
+    assert (metadata["name"], metadata["license"], metadata["creator"]["name"]) == ("shapes", "CC0-1.0", "Ann")
+    assert "200 training images and 50 test images of 10 classes" in metadata["description"]
+    (file,) = metadata["distribution"]
+    assert file["sha256"] == file_sha256(FOLDER / file["contentUrl"])
+    assert file["contentSize"] == f"{(FOLDER / 'images.parquet').stat().st_size} B"
+    classes, images = metadata["recordSet"]
+    assert classes["data"][3] == {"classes/label": 3, "classes/name": "square"}
+    assert [field["source"]["extract"]["column"] for field in images["field"]] == ["image", "label", "split"]
+    assert all(field["source"]["fileObject"]["@id"] == file["@id"] for field in images["field"])
+    identifiers = [entity["@id"] for record_set in (classes, images) for entity in (record_set, *record_set["field"])]
+    assert len(set(identifiers)) == len(identifiers) == 7
+
+
+def test_missing_values_are_named(fetched: Path, rr: RunRr) -> None:
+    assert rr("croissant", "shapes", "--license", "MIT").out.endswith(
+        "; add --url, --creator, which the format requires\n"
+    )
+    assert json.loads((FOLDER / "croissant.json").read_text())["url"] == "unknown"
+
+
+def test_unlabeled_dataset_has_no_classes(project: Path, rr: RunRr) -> None:
+    save_tree(project / "images", {"": 12})
+    add_dataset(project, {"kind": "imagefolder", "path": "images"})
+    assert rr("fetch", "--dataset", "mine").code == 0
+    assert rr("croissant", "mine").code == 0
+    (images,) = json.loads(Path("data/raw/mine/croissant.json").read_text())["recordSet"]
+    assert images["@id"] == "images"
+
+
+def test_dataset_that_was_not_fetched_raises(project: Path, rr: RunRr) -> None:
+    outcome = rr("croissant", "shapes")
+    assert (outcome.code, outcome.err) == (2, "rr: data/raw/shapes/run.json is missing: run rr fetch first\n")
+
+
+def test_mlcroissant_reads_the_images(fetched: Path, rr: RunRr) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    rr("croissant", "shapes")
+    records = list(mlcroissant.Dataset(str(FOLDER / "croissant.json")).records("images"))
+    assert len(records) == 250
+    assert records[0]["images/image"].size == (32, 32)

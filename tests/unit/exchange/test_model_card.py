@@ -1,0 +1,79 @@
+"""Test the model card that `rr export` writes: facts of the record, evaluations, and weights without a record."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr
+from networks import random_backbone
+from ruamel.yaml import YAML
+
+import rr as library
+from rr.backbones.weights import save_backbone
+from rr.runtime.hashing import file_sha256
+
+RUN = Path("runs/pretrain/shapes/conv4/relational/1")
+WEIGHTS = RUN / "backbone.safetensors"
+
+
+@pytest.fixture
+def finished(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> Path:
+    """Return the current folder: a project with a pretraining run and one evaluation."""
+    folder = tmp_path / "project"
+    shutil.copytree(converted_project, folder)
+    monkeypatch.chdir(folder)
+    for command in (PRETRAIN, EXTRACT, (*EVALUATE, "knn")):
+        assert rr(*command).code == 0
+    return folder
+
+
+def export(rr: RunRr, weights: Path, output: str, format: str = "safetensors") -> str:
+    outcome = rr("export", weights, "--format", format, "--output", output)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith(f"; model card: {output}.md\n")
+    return Path(f"{output}.md").read_text()
+
+
+@pytest.mark.slow
+def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr) -> None:
+    card = export(rr, WEIGHTS, "out.safetensors")
+    _, header, body = card.split("---\n", 2)
+    assert YAML(typ="safe").load(header)["pipeline_tag"] == "image-feature-extraction"
+    record = json.loads((RUN / "run.json").read_text())
+    for line in (
+        "# conv4, trained on shapes with relational (seed 1)",
+        "| architecture | conv4, 24,648 parameters |",
+        "| input | RGB images of 32 × 32 pixels, values in [0, 1], normalized with mean [0.5, 0.5, 0.5] and std "
+        "[0.25, 0.25, 0.25] |",
+        f"| file | out.safetensors (safetensors), SHA-256 {file_sha256(Path('out.safetensors'))} |",
+        f"| source | backbone.safetensors, SHA-256 {file_sha256(WEIGHTS)} |",
+        f"| date | {record['started']} |",
+    ):
+        assert f"{line}\n" in body
+    assert "| training | 2,400 views, " in body
+    parameters = YAML(typ="safe").load(body.split("```yaml\n")[1].split("```")[0])
+    assert parameters == {"relational": record["params"]["methods.relational"]}
+    metrics = json.loads(Path(str(RUN).replace("pretrain", "evaluate"), "shapes/knn/metrics.json").read_text())
+    assert f"| shapes | knn | accuracy | {metrics['accuracy']:.4f} |\n" in body
+    # The exported file can be used as the card says.
+    assert library.load_backbone("out.safetensors")(np.zeros((40, 30, 3), np.uint8)).shape == (1, 64)
+    assert 'rr.load_backbone("out.safetensors")' in body
+
+    shutil.copytree(RUN, "other/record/of/other/weights")
+    other = Path("other/record/of/other/weights/backbone.safetensors")
+    save_backbone(random_backbone("conv4"), other)
+    assert "The file has no record of its training." in export(rr, other, "other.safetensors")
+
+
+def test_card_without_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_backbone(random_backbone("resnet8"), Path("w.safetensors"))
+    card = export(rr, Path("w.safetensors"), "out.pt", "state-dict")
+    assert "\n# resnet8\n" in card
+    assert "| input | RGB images |\n" in card
+    assert "The file has no record of its training." in card
+    assert "## Evaluation" not in card
+    assert "## Use" not in card
+    assert "| input | RGB images of 32 × 32 pixels |\n" in export(rr, Path("w.safetensors"), "out.ts", "torchscript")

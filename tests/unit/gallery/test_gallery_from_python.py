@@ -1,0 +1,174 @@
+"""Test the gallery as a library: load_backbone, embed, compare and Gallery."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import random_backbone
+from own_images import save_file, save_tree
+from PIL import Image
+
+import rr
+from rr.backbones.weights import load_backbone, save_backbone
+from rr.data.index import Preprocessing
+from rr.gallery.feature_extractor import FeatureExtractor
+
+SIZE, MEAN, STD = 16, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
+LARGE = np.random.default_rng(1).integers(0, 256, (30, 21, 3), np.uint8)
+
+
+@pytest.fixture
+def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureExtractor:
+    monkeypatch.chdir(tmp_path)
+    save_backbone(random_backbone("conv4"), Path("w"), Preprocessing(SIZE, MEAN, STD))
+    return rr.load_backbone("w")
+
+
+def png(image: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def test_backbone_knows_size_mean_and_std(backbone: FeatureExtractor) -> None:
+    assert (backbone.image_size, backbone.mean, backbone.std) == (SIZE, MEAN, STD)
+    assert backbone.num_features == 64
+
+
+def assert_same_features(features: np.ndarray, expected: np.ndarray) -> None:
+    """Compare features that are computed in batches of another size or memory layout."""
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def features_of_file(backbone: FeatureExtractor, data: bytes) -> np.ndarray:
+    return backbone.extract(np.stack([backbone.decode(data)]))
+
+
+def test_arrays_and_tensors_give_the_features_of_the_network(backbone: FeatureExtractor) -> None:
+    with torch.inference_mode():
+        normalized = (PIXELS / 255 - MEAN) / STD
+        inputs = torch.from_numpy(normalized).permute(0, 3, 1, 2).float()
+        expected = load_backbone(Path("w"))(inputs).numpy()
+    floats = torch.from_numpy(PIXELS).permute(0, 3, 1, 2) / 255
+    for images in (PIXELS, list(PIXELS), torch.from_numpy(PIXELS), floats, floats.double()):
+        features = backbone(images)
+        assert features.dtype == np.float32
+        assert_same_features(features, expected)
+    for single in (PIXELS[2], floats[2], Image.fromarray(PIXELS[2])):
+        assert_same_features(backbone(single), expected[2:3])
+
+
+def test_images_of_other_sizes_are_resized_like_files(backbone: FeatureExtractor) -> None:
+    save_file(Path("large.png"), png(Image.fromarray(LARGE)))
+    expected = features_of_file(backbone, Path("large.png").read_bytes())
+    for image in ("large.png", Path("large.png"), Image.fromarray(LARGE), LARGE, torch.from_numpy(LARGE)):
+        assert_same_features(backbone(image), expected)
+    assert_same_features(backbone([LARGE, "large.png"]), np.concatenate([expected, expected]))
+
+
+def test_transparency_and_rotation_of_pil_images_are_applied(backbone: FeatureExtractor) -> None:
+    transparent = Image.fromarray(np.dstack([LARGE, np.tile(np.arange(21, dtype=np.uint8) * 12, (30, 1))]))
+    rotated = Image.fromarray(LARGE)
+    rotated.getexif()[0x0112] = 6  # the orientation: a quarter turn
+    for image in (transparent, rotated, Image.fromarray(LARGE).convert("P"), Image.fromarray(LARGE).convert("L")):
+        expected = features_of_file(backbone, png(image, exif=image.getexif()))
+        assert_same_features(backbone(image), expected)
+    assert np.abs(backbone(rotated) - backbone(LARGE)).max() > 1e-3
+    assert_same_features(
+        backbone(Image.fromarray(LARGE).convert("CMYK")),
+        backbone(Image.fromarray(LARGE).convert("CMYK").convert("RGB")),
+    )
+
+
+def test_photographs_are_cropped_as_in_evaluation(tmp_path: Path) -> None:
+    preprocessing = Preprocessing(SIZE, MEAN, STD, stored_size=20)
+    save_backbone(random_backbone("conv4"), tmp_path / "w", preprocessing)
+    backbone = rr.load_backbone(tmp_path / "w")
+    expected = features_of_file(backbone, png(Image.fromarray(LARGE)))
+    assert_same_features(backbone(LARGE), expected)
+    assert backbone(PIXELS).shape == (5, 64)
+
+
+def test_no_images_give_no_rows(backbone: FeatureExtractor) -> None:
+    assert backbone([]).shape == (0, 64)
+    assert backbone(torch.empty(0, 3, SIZE, SIZE)).shape == (0, 64)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.full((1, 3, SIZE, SIZE), 1.5), r"values in \[0, 1\], got 1.5 to 1.5"),
+        (torch.full((1, 3, SIZE, SIZE), torch.nan), r"values in \[0, 1\], got nan"),
+        (torch.zeros(1, 3, 8, 8), r"shape \(B, 3, 16, 16\), got \(1, 3, 8, 8\)"),
+        (np.zeros((1, SIZE, SIZE, 3)), r"uint8 \(H, W, 3\), got ndarray of float64 with shape \(16, 16, 3\)"),
+        (np.zeros((1, 3, SIZE, SIZE), np.uint8), r"got ndarray of uint8 with shape \(3, 16, 16\)"),
+    ],
+)
+def test_wrong_arrays_raise(backbone: FeatureExtractor, images: torch.Tensor | np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        backbone(images)
+
+
+def test_unreadable_file_raises(backbone: FeatureExtractor) -> None:
+    save_file(Path("broken.png"), b"\x89PNG")
+    for path in ("broken.png", "missing.png"):
+        with pytest.raises(rr.UserError, match=path):
+            backbone(path)
+
+
+def test_gallery_finds_the_same_image_first(backbone: FeatureExtractor) -> None:
+    save_tree(Path("g"), {"": 2, "deep": 3})
+    gallery = rr.Gallery("g", backbone)
+    assert len(gallery) == 5
+    assert [image.name for image in gallery.images] == ["0.png", "1.png", "deep/0.png", "deep/1.png", "deep/2.png"]
+    assert_same_features(gallery.vectors, backbone([image.path for image in gallery.images]))
+    hits = gallery.search("g/deep/1.png", top=3)
+    assert [hit.rank for hit in hits] == [1, 2, 3]
+    assert hits[0].image.name == "deep/1.png"
+    assert hits[0].similarity == pytest.approx(1, abs=1e-6)
+    assert hits[1].similarity == pytest.approx(rr.compare("g/deep/1.png", hits[1].image.path, backbone), abs=1e-6)
+    assert len(gallery.search("g/0.png", top=99)) == 5
+    assert {path.name for path in Path().iterdir()} == {"g", "w"}  # nothing was written
+
+
+def test_gallery_keeps_its_features_in_an_index(backbone: FeatureExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tree(Path("g"), {"": 3})
+    first = rr.Gallery("g", backbone, index="i.parquet")
+    save_tree(Path("g"), {"new": 1})
+    extracted: list[int] = []
+    extract = FeatureExtractor.extract
+    monkeypatch.setattr(
+        FeatureExtractor, "extract", lambda self, images: (extracted.append(len(images)), extract(self, images))[1]
+    )
+    second = rr.Gallery("g", backbone, index="i.parquet")
+    assert extracted == [1]
+    np.testing.assert_array_equal(second.vectors[:3], first.vectors)
+
+
+def test_unreadable_images_of_a_gallery(backbone: FeatureExtractor) -> None:
+    save_tree(Path("g"), {"": 2})
+    save_file(Path("g/broken.png"), b"\x89PNG")
+    with pytest.raises(rr.UserError, match=r"broken\.png"):
+        rr.Gallery("g", backbone)
+    assert len(rr.Gallery("g", backbone, on_unreadable="skip")) == 2
+
+
+def test_embed_returns_a_table(backbone: FeatureExtractor) -> None:
+    save_tree(Path("g"), {"": 3})
+    table = rr.embed("g", backbone)
+    assert table["path"].to_pylist() == ["0.png", "1.png", "2.png"]
+    np.testing.assert_array_equal(np.stack(table["vector"].to_numpy()), rr.Gallery("g", backbone).vectors)
+    listed = rr.embed(["g/2.png", Path("g/0.png")], backbone)
+    assert listed["path"].to_pylist() == ["g/2.png", "g/0.png"]
+    assert_same_features(np.stack(listed["vector"].to_numpy()), backbone(["g/2.png", "g/0.png"]))
+
+
+def test_compare_is_the_cosine_similarity(backbone: FeatureExtractor) -> None:
+    assert rr.compare(np.array([3, 4]), np.array([4, 3])) == pytest.approx(24 / 25)
+    assert rr.compare(np.array([[1.0, 0]]), np.array([-2.0, 0])) == -1
+    assert rr.compare(np.zeros(2), np.ones(2)) == 0
+    first, second = backbone(PIXELS[:2])
+    assert rr.compare(PIXELS[0], PIXELS[1], backbone) == pytest.approx(rr.compare(first, second))

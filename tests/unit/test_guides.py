@@ -1,0 +1,54 @@
+"""Run the Python blocks of the README and of the guides, as a reader would."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import python_blocks
+from networks import random_backbone
+from own_images import save_tree
+
+from rr.backbones.weights import save_backbone
+from rr.data.index import Preprocessing
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, with weights and a folder of images."""
+    monkeypatch.chdir(tmp_path)
+    save_backbone(random_backbone("conv4"), Path("backbone.safetensors"), Preprocessing(16, (0.5,) * 3, (0.25,) * 3))
+    save_tree(Path("birds"), {"robin": 3, "wren": 3})
+    for name in ("robin", "wren"):
+        shutil.copy(f"birds/{name}/0.png", f"{name}.png")
+    return tmp_path
+
+
+def test_example_of_the_readme(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = python_blocks("README.md")
+    exec(example, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "robin/0.png 1.000"
+    assert len(lines) == 6
+    assert -1 <= float(lines[-1]) <= 1
+
+
+def test_parquet_file_of_embed_is_read_into_a_matrix_in_one_line(folder: Path, rr: Any) -> None:
+    assert rr("embed", "birds", "-o", "features.parquet", "--weights", "backbone.safetensors").code == 0
+    (line,) = python_blocks("docs/reference/python.md")
+    names: dict[str, Any] = {}
+    exec(f"import numpy as np\nimport pyarrow.parquet as pq\n{line}", names)
+    import rr as library
+
+    expected = library.Gallery("birds", library.load_backbone("backbone.safetensors")).vectors
+    assert names["vectors"].dtype == np.float32
+    np.testing.assert_array_equal(names["vectors"], expected)
+
+
+@pytest.mark.slow
+def test_notebook_trains_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    exec("\n".join(python_blocks("docs/guides/notebook.md")), names)
+    assert names["accuracy"] > names["accuracy_before"] + 0.01
+    assert names["correct"] / names["pairs"] > 0.8
