@@ -12,12 +12,13 @@ import numpy as np
 from rr.data.names import display_name, format_names
 from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
+from rr.evaluate.similarity import find_nearest
 from rr.gallery import index
 from rr.gallery.embed import check_output_path, embed_batches, make_skipped_files
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.images import ImageFile, list_images, read_images
 from rr.gallery.index import CachedVectors, ImageVectors
-from rr.gallery.search import Hit, QueryResult, find_nearest
+from rr.gallery.search import Hit, QueryResult
 from rr.runtime.atomic import write_text
 
 if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a search
