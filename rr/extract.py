@@ -11,7 +11,6 @@ from rr.backbones.weights import load_backbone
 from rr.data.feature_file import SplitFeatures, write_features
 from rr.data.photographs import open_split
 from rr.errors import UserError
-from rr.evaluate.checks import find_target_problem
 from rr.evaluate.features import extract_features
 from rr.evaluate.target import Target
 from rr.runtime.progress import Progress
@@ -31,13 +30,9 @@ def extract(weights: Path, target: Target, output: Path, *, device: str, threads
         The number of features, and the number of images of each split.
 
     Raises:
-        UserError: if the dataset cannot be a target, if the weights are not a valid backbone file, or if a feature is
-            NaN or infinite.
+        UserError: if the weights are not a valid backbone file, or if a feature is NaN or infinite.
     """
     betons = {split: open_split(path, target.dataset, threads=threads) for split, path in target.betons.items()}
-    labels = (betons[split].labels for split in ("train", "test"))
-    if problem := find_target_problem(target.name, target.class_names, *labels):
-        raise UserError(problem)
     backbone = load_backbone(weights).to(device)
     splits = {}
     num_images = sum(map(len, betons.values()))

@@ -180,7 +180,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     lines = [summary, *format_skipped(record["skipped"])]
     if current:
         copy = "" if Path(current) == output.exclude else f"copy the list to {current}, then "
-        lines.append(f"to leave them out: {copy}run `dvc repro --force fetch@{dataset}`")
+        lines.append(f"to leave them out: {copy}run `rr fetch --dataset {dataset}`, then dvc repro")
     elif isinstance(source, FolderSource | ParquetSource):
         lines.append(
             f"to leave them out: add `exclude: {output.exclude}` to the source of {dataset} in {params_file}, "

@@ -133,11 +133,15 @@ def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
         columns = {"average_precision": [0.5] * 10, "neighbours": zeros, "neighbour_labels": zeros}
         table = pa.table(index | columns | {"similarities": pa.array([[0.5] * 5] * 10, pa.list_(pa.float32()))})
     elif kind == "embedding":
-        metrics = {"silhouette": -0.25, "alignment": 0.5, "uniformity": -2.0, "effective_rank": 7.5 + seed}
+        metrics = {
+            "silhouette": -0.25, "rankme": 3.5 + seed, "alignment": 0.5, "uniformity": -2.0,
+            "effective_rank": 7.5 + seed,
+        }  # fmt: skip
         coordinates = np.arange(20, dtype=np.float32).reshape(2, 10) * [[1], [-1]]
         columns = {axis: coordinates[i].astype(np.float32) for i, axis in enumerate("xy")}
         columns["neighbors"] = pa.array([[(image + 1) % 10, (image + 2) % 10] for image in range(10)])
         columns["thumbnail"] = pa.array([encode_webp(25 * image) for image in range(10)])
+        columns["cluster"] = [0] * 5 + [1] * 3 + [2] * 2
         table = pa.table(index | columns)
     else:
         accuracy = ACCURACY[run.pretraining.method, run.protocol][seed]

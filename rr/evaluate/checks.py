@@ -1,4 +1,4 @@
-"""Check whether a dataset can be a target, and whether it suits a protocol, without loading torch.
+"""Check whether a dataset suits a protocol, without loading torch.
 
 The stage `evaluate` and `rr.workflow.checks`, which checks a grid before the first training, report the same messages.
 """
@@ -10,12 +10,13 @@ import numpy as np
 from rr.params import LinearConfig, ProtocolConfig
 
 _MAX_LISTED = 10
+_MIN_EMBEDDING_IMAGES = 4  # for t-SNE with a perplexity of at least 1
 
 
 def find_target_problem(
     target: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
 ) -> str | None:
-    """Return why no backbone can be evaluated on a dataset, and what to do, or None.
+    """Return why the protocols that need labels cannot be used on a dataset, and what to do, or None.
 
     Args:
         target: name of the dataset.
@@ -31,7 +32,7 @@ def find_target_problem(
         if (count := int((labels < 0).sum()))
     ]
     if unlabeled:
-        reason = f"{' and '.join(unlabeled)} are unlabeled: label them, or {remove}"
+        reason = f"{' and '.join(unlabeled)} are unlabeled: label them, or use only the protocol embedding, or {remove}"
     elif (highest := max(labels.max() for labels in splits.values())) >= len(class_names):
         reason = (
             f"the label {highest} has no class name (the number of class names is {len(class_names)}): correct the "
@@ -54,21 +55,28 @@ def find_target_problem(
 
 
 def find_protocol_problem(
-    name: str, config: ProtocolConfig, target: str, train_labels: np.ndarray, test_labels: np.ndarray, seed: int
+    name: str,
+    config: ProtocolConfig,
+    target: str,
+    class_names: Sequence[str],
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
 ) -> str | None:
     """Return why a protocol cannot be used on a dataset, and what to do, or None.
 
-    The dataset must have passed `find_target_problem`.
+    All protocols but `embedding` need labels (see `find_target_problem`).
 
     Args:
         name: name of the protocol.
         config: its section of params.yaml.
         target: name of the dataset.
-        train_labels: label of each training image, int64 (N,).
-        test_labels: label of each test image, int64 (N_test,).
-        seed: seed of the evaluation.
+        class_names: names of the classes by label; empty if the dataset has no labels.
+        train_labels: label of each training image, int64 (N,); -1 if unlabeled.
+        test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
     """
-    num_images = len(train_labels)
+    needs_labels, num_images = config.kind != "embedding", len(train_labels)
+    if needs_labels and (target_problem := find_target_problem(target, class_names, train_labels, test_labels)):
+        return target_problem
     match config.kind:
         case "linear" | "finetune":
             counts = np.unique(train_labels, return_counts=True)[1]
@@ -110,24 +118,12 @@ def find_protocol_problem(
                 f"({num_images:,}): lower it in params.yaml"
             )
         case "embedding":
-            labels = test_labels[sample_test_rows(len(test_labels), config.images, seed)]
-            if config.perplexity >= len(labels):
-                problem = (
-                    f"perplexity: must be below the number of sampled test images of {target} ({len(labels):,}), got "
-                    f"{config.perplexity:g}: lower it in params.yaml"
-                )
-            elif not 2 <= len(np.unique(labels)) < len(labels):
-                can_help = len(np.unique(test_labels)) < len(test_labels)
-                remedy = (
-                    f"raise images in params.yaml (at most {len(test_labels):,})" if can_help else "add test images"
-                )
-                problem = (
-                    f"images: the silhouette needs images of two classes, and two images of a class, but the number of "
-                    f"classes of the {len(labels):,} sampled test images of {target} is {len(np.unique(labels)):,}: "
-                    f"{remedy}, or remove {name} from grid.protocol"
-                )
-            else:
+            if len(test_labels) >= _MIN_EMBEDDING_IMAGES:
                 return None
+            problem = (
+                f"images: needs at least {_MIN_EMBEDDING_IMAGES} test images, but {target} has {len(test_labels):,}: "
+                f"add images, or remove {name} from grid.protocol"
+            )
     return f"protocols.{name}.{problem}"
 
 
@@ -141,9 +137,3 @@ def _has_no_validation_images(config: LinearConfig, counts: np.ndarray) -> bool:
     if config.images_per_class:
         return config.images_per_class == 1
     return bool(((config.label_fraction or 1) * counts).round().max() < 2)
-
-
-def sample_test_rows(num_test_images: int, max_images: int, seed: int) -> np.ndarray:
-    """Return the sorted rows of the random sample of test images that the protocol `embedding` uses, int64 (R,)."""
-    order = np.random.Generator(np.random.Philox(key=seed)).permutation(num_test_images)
-    return np.sort(order[:max_images])

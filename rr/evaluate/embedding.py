@@ -1,4 +1,4 @@
-"""The embedding space: a t-SNE map of test images, and metrics of how classes and views are distributed in it."""
+"""The structure of the embedding space, which needs no labels: a map, clusters, neighbors, outliers, and metrics."""
 
 import io
 import warnings
@@ -10,42 +10,59 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from rr.evaluate.checks import sample_test_rows
 from rr.evaluate.features import batch_size_for
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
+from rr.evaluate.representation_metrics import alignment, effective_rank, rankme, uniformity
 from rr.evaluate.result import ProtocolResult
-from rr.evaluate.similarity import nearest_neighbors
+from rr.evaluate.similarity import find_nearest, nearest_neighbors
 from rr.params import EmbeddingConfig
+from rr.runtime.image_grid import make_image_grid, render_text, stack_images
 from rr.views import make_views
 
-NUM_NEIGHBORS = 5
-_MAP_SIZE = 1024  # pixels
+NUM_MAP_NEIGHBORS = 5  # of an image, in the map of the report
+_MAP_SIZE = 896  # pixels, at most the width of the report
+_NUM_NEIGHBORS = 10  # of an image, in the table and in the example image
+_NUM_QUERIES, _NUM_OUTLIERS = 8, 24
+_TILE_SIZE = 64  # pixels of the images in the example image
+_EXAMPLE_COLUMNS = _NUM_NEIGHBORS + 2
 _THUMBNAIL_SIZE = 48  # pixels
 
 
 def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResult:
-    """Compute a t-SNE map and metrics of the features of a random sample of `config.images` test images.
+    """Compute a t-SNE map, clusters, outliers and metrics of the features of a sample of `config.images` test images.
 
-    The metrics are `silhouette` (of the classes, by the Euclidean distance between normalized features), `alignment` of
-    two augmented views and `uniformity` (Wang and Isola 2020), and `effective_rank`. The table has the coordinates x
-    and y of the map, the index of the nearest images of the sample by cosine similarity, and a thumbnail (WebP). The
-    example image shows the test images at their map coordinates, without overlap.
+    All distances are those of features of norm 1. The metrics are `rankme` (Garrido et al. 2023), `alignment` of two
+    augmented views and `uniformity` (Wang and Isola 2020), `effective_rank` and, if labels permit, the `silhouette` of
+    the classes. The table contains, for each image:
+
+    - the coordinates x and y of the map. The perplexity is at most a third of the number of the other images;
+    - its `cluster` from 0 to `config.clusters` − 1 (k-means), in descending order of size;
+    - the `train_neighbors` (rows in the raw file) and `similarities` of the most similar training images;
+    - its `outlier_score`, 1 minus the mean of these similarities;
+    - the `neighbors` (rows in the raw file), the most similar images of the sample;
+    - a `thumbnail` (WebP).
+
+    The example image shows neighbors, clusters, outliers, and the test images at their map coordinates.
     """
-    from sklearn.metrics import silhouette_score  # the import takes a second; the other protocols do not need it
+    from sklearn.exceptions import ConvergenceWarning  # the import takes a second, and other protocols do not need it
 
-    test = inputs.test
+    train, test = inputs.train, inputs.test
     rows = sample_test_rows(len(test), config.images, inputs.seed)
     features = torch.from_numpy(test.features[rows]).to(inputs.device)
     normalized = F.normalize(features).cpu().numpy()
     # Several threads would add up values in an order that differs between runs.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # from a division by zero if all features are identical
-        silhouette = float(silhouette_score(normalized, test.labels[rows]))
+        warnings.simplefilter("ignore", ConvergenceWarning)  # if there are fewer different features than clusters
+        silhouette = _compute_silhouette(normalized, test.labels[rows])
+        clusters, center_distances = _find_clusters(normalized, config.clusters, inputs.seed)
     coordinates = compute_tsne(normalized, config.perplexity, inputs.seed)
+    neighbors, similarities = find_nearest(normalized, train.features, _NUM_NEIGHBORS)
+    outlier_scores = 1 - similarities.mean(1)
     first_views, second_views = _extract_features_of_two_views(inputs, config, rows)
     metrics = {
-        "silhouette": silhouette,
+        **silhouette,
+        "rankme": rankme(features),
         "alignment": alignment(first_views, second_views),
         "uniformity": uniformity(features),
         "effective_rank": effective_rank(features),
@@ -55,20 +72,71 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     columns = {
         "x": coordinates[:, 0],
         "y": coordinates[:, 1],
-        "neighbors": test.index[rows][nearest_neighbors(normalized, NUM_NEIGHBORS)],
+        "cluster": clusters,
+        "outlier_score": outlier_scores,
+        "train_neighbors": train.index[neighbors],
+        "similarities": similarities,
+        "neighbors": test.index[rows][nearest_neighbors(normalized, NUM_MAP_NEIGHBORS)],
         "thumbnail": np.array([_encode_thumbnail(image) for image in images], object),
     }
-    return ProtocolResult(metrics, rows, columns, render_map(images, coordinates))
+    images = _resize_tiles(images)
+    outliers = np.argsort(-outlier_scores, kind="stable")[:_NUM_OUTLIERS]
+    examples = {
+        "Test images and, to the right, the most similar training images": _render_neighbors(inputs, images, neighbors),
+        "Clusters: the number of a cluster, and the test images nearest to its center": _render_clusters(
+            images, clusters, center_distances
+        ),
+        "Outliers: the test images that are least similar to training images": make_image_grid(
+            images[outliers], _EXAMPLE_COLUMNS
+        ),
+        "Map: neighbors have similar features": render_map(images, coordinates),
+    }
+    sections = [part for title, image in examples.items() for part in (render_text(title, _MAP_SIZE, 48), image)]
+    return ProtocolResult(metrics, rows, columns, stack_images(sections))
+
+
+def sample_test_rows(num_test_images: int, max_images: int, seed: int) -> np.ndarray:
+    """Return the sorted rows of the random sample of test images, int64 (R,)."""
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(num_test_images)
+    return np.sort(order[:max_images])
+
+
+def _compute_silhouette(normalized: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the silhouette of the classes of the labeled images by its name.
+
+    The result is empty unless there are at least two classes, and fewer classes than labeled images.
+    """
+    from sklearn.metrics import silhouette_score
+
+    is_labeled = labels >= 0
+    if not 2 <= len(np.unique(labels[is_labeled])) < is_labeled.sum():
+        return {}
+    return {"silhouette": float(silhouette_score(normalized[is_labeled], labels[is_labeled]))}
 
 
 def compute_tsne(normalized: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
-    """Return the t-SNE coordinates of normalized features (N, D), float32 (N, 2)."""
+    """Return the t-SNE coordinates of normalized features (N, D), float32 (N, 2).
+
+    The perplexity is at most a third of the number of the other images.
+    """
     from sklearn.manifold import TSNE
 
+    perplexity = min(perplexity, (len(normalized) - 1) / 3)
     # Several threads would add up values in an order that differs between runs.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # from a division by zero if all features are identical
         return TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(normalized)
+
+
+def _find_clusters(normalized: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cluster of each image, int64 (R,), and its distance to the center of the cluster, float (R,)."""
+    from sklearn.cluster import KMeans
+
+    kmeans = KMeans(min(num_clusters, len(normalized)), n_init=10, random_state=seed).fit(normalized)
+    sizes = np.bincount(kmeans.labels_, minlength=kmeans.n_clusters)
+    ranks = np.argsort(np.argsort(-sizes, kind="stable"))
+    distances = np.linalg.norm(normalized - kmeans.cluster_centers_[kmeans.labels_], axis=1)
+    return ranks[kmeans.labels_], distances
 
 
 def _encode_thumbnail(image: np.ndarray) -> bytes:
@@ -78,6 +146,35 @@ def _encode_thumbnail(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     thumbnail.save(buffer, "WEBP", quality=90)
     return buffer.getvalue()
+
+
+def _resize_tiles(images: np.ndarray) -> np.ndarray:
+    """Return images that are larger than a tile in the size of a tile, uint8 (R, T, T, 3)."""
+    if images.shape[1] <= _TILE_SIZE:
+        return images
+    tiles = (Image.fromarray(image).resize((_TILE_SIZE, _TILE_SIZE), Image.Resampling.BICUBIC) for image in images)
+    return np.stack([np.asarray(tile) for tile in tiles])
+
+
+def _render_neighbors(inputs: EvaluationInputs, images: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+    """Return a grid with a row for each of some test images: the image, a gap, and the most similar training images."""
+    tiles = []
+    for query in np.unique(np.linspace(0, len(images) - 1, _NUM_QUERIES).round().astype(np.int64)):
+        similar = _resize_tiles(inputs.read_images("train", neighbors[query]))
+        tiles += [images[query], np.full_like(images[query], 255), *similar]
+    return make_image_grid(np.stack(tiles), neighbors.shape[1] + 2)
+
+
+def _render_clusters(images: np.ndarray, clusters: np.ndarray, center_distances: np.ndarray) -> np.ndarray:
+    """Return a grid with a row for each cluster: its number, from 1, and the images nearest to its center."""
+    size = images.shape[1]
+    tiles = []
+    for cluster in range(clusters.max() + 1):
+        members = np.flatnonzero(clusters == cluster)
+        members = members[np.argsort(center_distances[members], kind="stable")][: _EXAMPLE_COLUMNS - 1]
+        row = [render_text(str(cluster + 1), size, size), *images[members]]
+        tiles += row + [np.full_like(row[0], 255)] * (_EXAMPLE_COLUMNS - len(row))
+    return make_image_grid(np.stack(tiles), _EXAMPLE_COLUMNS)
 
 
 def _extract_features_of_two_views(

@@ -14,9 +14,26 @@ def effective_rank(features: Tensor) -> float:
     Args:
         features: float (N, D).
     """
-    centered = features.double() - features.double().mean(0)
-    # The singular values of the features are the square roots of the eigenvalues of this small D × D matrix.
-    singular_values = torch.linalg.eigvalsh(centered.T @ centered).clamp(min=0).sqrt()
+    return _exp_entropy_of_singular_values(features.double() - features.double().mean(0))
+
+
+def rankme(features: Tensor) -> float:
+    """Return RankMe, the effective rank of the features without centering, from 1 to min(N, D).
+
+    If all features point in the same direction, i.e. if the network has collapsed, it is 1. See Garrido et al. 2023,
+    *RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their Rank*; their
+    constant of 1e-7, which prevents the logarithm of 0, is omitted.
+
+    Args:
+        features: float (N, D).
+    """
+    return _exp_entropy_of_singular_values(features.double())
+
+
+def _exp_entropy_of_singular_values(matrix: Tensor) -> float:
+    """Return the exponential of the entropy of the normalized singular values, or 1 if all are 0."""
+    # The singular values of the matrix are the square roots of the eigenvalues of this small D × D matrix.
+    singular_values = torch.linalg.eigvalsh(matrix.T @ matrix).clamp(min=0).sqrt()
     if singular_values.sum() == 0:
         return 1.0
     return float(torch.special.entr(singular_values / singular_values.sum()).sum().exp())

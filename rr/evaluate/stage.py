@@ -43,7 +43,8 @@ def evaluate(
             damaged.
     """
     train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
-    if problem := find_protocol_problem(run.protocol, protocol, run.target, train.labels, test.labels, seed):
+    labels = (train.labels, test.labels)
+    if problem := find_protocol_problem(run.protocol, protocol, run.target, target.class_names, *labels):
         raise UserError(problem)
     inputs = EvaluationInputs(train, test, target, run.pretraining, seed, device, threads)
     with threadpool_limits(threads, "blas"):

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from rr.data.skipped_files import UnreadablePolicy
+from rr.evaluate.similarity import find_nearest
 from rr.gallery.embed import make_skipped_files, update_index
 from rr.gallery.feature_extractor import FeatureExtractor, ImageLike
 from rr.gallery.images import list_images
-from rr.gallery.search import Hit, find_nearest
+from rr.gallery.search import Hit
 
 
 class Gallery:

@@ -11,7 +11,7 @@ import numpy as np
 from rr.data import raw
 from rr.data.names import display_name, printable
 from rr.errors import UserError
-from rr.evaluate.embedding import NUM_NEIGHBORS, compute_tsne
+from rr.evaluate.embedding import NUM_MAP_NEIGHBORS, compute_tsne
 from rr.evaluate.similarity import nearest_neighbors, normalize_rows
 from rr.gallery.images import ImageFile, read_images
 from rr.report.jinja import make_jinja_environment
@@ -60,8 +60,8 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
     voters = nearest_neighbors(normalized, _NUM_VOTES)
     layer = MapLayer(
         "map",
-        compute_tsne(normalized, min(_PERPLEXITY, (len(rows) - 1) / 3), seed=0),
-        voters[:, :NUM_NEIGHBORS],
+        compute_tsne(normalized, _PERPLEXITY, seed=0),
+        voters[:, :NUM_MAP_NEIGHBORS],
         _vote(labels[voters]) if len(label_by_folder) > 1 else None,
     )
     read_thumbnails = partial(read_images, decode=partial(raw.decode_image, image_size=TILE_SIZE))

@@ -11,11 +11,12 @@ from rr.data.index import Preprocessing
 from rr.data.names import display_name, format_names
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.errors import UserError
+from rr.evaluate.similarity import find_nearest
 from rr.gallery import index
 from rr.gallery.embed import check_output_path, make_skipped_files, update_index
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import list_images, read_images
-from rr.gallery.search import Hit, QueryResult, find_nearest
+from rr.gallery.search import Hit, QueryResult
 from rr.runtime.atomic import write_text
 
 

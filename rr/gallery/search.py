@@ -1,9 +1,7 @@
-"""Find the most similar vectors by cosine similarity, with an exact search."""
+"""The result of a search in a gallery of images."""
 
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from rr.gallery.images import ImageFile
 
@@ -21,30 +19,3 @@ class QueryResult(NamedTuple):
 
     query: Path
     hits: list[Hit]
-
-
-def find_nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and the cosine similarities of the `top` gallery vectors that are most similar to each query.
-
-    Rows of equal similarity keep the order of the gallery. The similarity to a zero vector is 0.
-
-    Returns:
-        Rows, int64 (Q, min(top, N)), and similarities, float32 (Q, min(top, N)), in descending order of similarity.
-    """
-    norm_N = _nonzero_norms(gallery_ND)
-    rows, similarities = [], []
-    for query_D in queries_QD / _nonzero_norms(queries_QD)[:, None]:  # one at a time, to hold only N similarities
-        distance_N = -np.clip(gallery_ND @ query_D / norm_N, -1, 1)
-        # Only the rows up to the last distance of the result are sorted, which takes a tenth of the time.
-        last = np.partition(distance_N, top - 1)[top - 1] if top < len(distance_N) else 1
-        candidates = np.flatnonzero(~(distance_N > last))  # includes NaN, which is sorted to the end
-        order = candidates[np.argsort(distance_N[candidates], kind="stable")][:top]
-        rows.append(order)
-        similarities.append(-distance_N[order])
-    return np.stack(rows), np.stack(similarities)
-
-
-def _nonzero_norms(vectors_ND: np.ndarray) -> np.ndarray:
-    """Return the norm of each row, and 1 for rows of zeros."""
-    norm_N = np.sqrt(np.einsum("ij,ij->i", vectors_ND, vectors_ND))  # unlike np.linalg.norm, without a copy
-    return np.where(norm_N > 0, norm_N, 1)

@@ -78,14 +78,15 @@ class RetrievalConfig(StrictModel):
 
 
 class EmbeddingConfig(StrictModel):
-    """Geometry of the representation: t-SNE map, silhouette, alignment and uniformity of `images` test images.
+    """Structure of the features of `images` test images: t-SNE map, clusters, neighbors, outliers, and metrics.
 
-    `augmentation` creates the two views of each image that are compared for alignment.
+    It needs no labels. `augmentation` creates the two views of each image that are compared for alignment.
     """
 
     kind: Literal["embedding"]
     images: Annotated[int, Field(ge=10)]
     perplexity: PositiveFloat
+    clusters: Count = 10
     augmentation: Augmentation
 
 

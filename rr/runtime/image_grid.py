@@ -1,9 +1,10 @@
-"""Arrange small images in a grid."""
+"""Arrange small images and text in a larger image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from rr.runtime.atomic import atomic_write
 
@@ -25,6 +26,20 @@ def make_image_grid(images: np.ndarray, columns: int) -> np.ndarray:
         top, left = _GAP + row * (size + _GAP), _GAP + column * (size + _GAP)
         grid[top : top + size, left : left + size] = image
     return grid
+
+
+def stack_images(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack uint8 (H, W, 3) `images` of any size, aligned on the left, on a white background."""
+    width = max(image.shape[1] for image in images)
+    padded = [np.pad(i, ((0, 0), (0, width - i.shape[1]), (0, 0)), constant_values=255) for i in images]
+    return np.concatenate(padded)
+
+
+def render_text(text: str, width: int, height: int) -> np.ndarray:
+    """Return an image of a line of ASCII text, black on white, uint8 (height, width, 3)."""
+    image = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(image).text((2 * _GAP, height // 2), text, "black", ImageFont.load_default(16), anchor="lm")
+    return np.asarray(image)
 
 
 def write_png(pixels: np.ndarray, target: Path) -> None:

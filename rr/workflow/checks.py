@@ -22,13 +22,14 @@ from rr.data.class_names import parse_class_names
 from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import digits, slimagenet, tiny_imagenet
 from rr.errors import UserError
-from rr.evaluate.checks import find_protocol_problem, find_target_problem
+from rr.evaluate.checks import find_protocol_problem
 from rr.methods.requirements import find_backbone_problem, find_imported_problem, find_training_problem
 from rr.params import DatasetConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid
 from rr.workflow.records import load_record
+from rr.workflow.verify import describe_exclude_list
 
 # Numbers of training images, test images and classes of the sources that always have the same size. Their classes all
 # have (in `digits`, almost) the same number of images. A dataset without labels has 0 classes.
@@ -83,19 +84,22 @@ def find_grid_problems(params: Params) -> list[str]:
     Datasets that are not known yet are not checked. This does not load torch.
     """
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
-    problems = [_find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
+    problems = [_find_exclude_problem(params, name) for name in datasets]
+    problems += [_find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
     evaluations = list(grid.evaluations(params))
     problems += [_find_size_problem(params, evaluation) for evaluation in evaluations]
-    target_problems = {
-        name: find_target_problem(name, *target) if (target := datasets[name]) else None
-        for name in dict.fromkeys(evaluation.target for evaluation in evaluations)
-    }
-    problems += target_problems.values()
-    for name, protocol, seed in dict.fromkeys((e.target, e.protocol, e.pretraining.seed) for e in evaluations):
-        if (target := datasets[name]) and not target_problems[name]:
-            labels = (target.train_labels, target.test_labels)
-            problems.append(find_protocol_problem(protocol, params.protocols[protocol], name, *labels, seed))
+    for name, protocol in dict.fromkeys((evaluation.target, evaluation.protocol) for evaluation in evaluations):
+        if target := datasets[name]:
+            problems.append(find_protocol_problem(protocol, params.protocols[protocol], name, *target))
     return list(dict.fromkeys(filter(None, problems)))
+
+
+def _find_exclude_problem(params: Params, name: str) -> str | None:
+    run = grid.make_fetch_run(params, name)
+    try:
+        return describe_exclude_list(run) if paths.record_file(run.folder).is_file() else None
+    except UserError:
+        return None  # the record is damaged
 
 
 def find_pretraining_problem(params: Params, run: paths.PretrainPaths) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from rr.data.folder import describe_non_folder, image_kind, list_folder
 from rr.data.names import display_name
 from rr.errors import UserError
-from rr.evaluate.checks import find_protocol_problem, find_target_problem
+from rr.evaluate.checks import find_protocol_problem
 from rr.params import Params, parse_params
 from rr.params.base import NAME
 from rr.runtime.atomic import write_text
@@ -22,7 +22,8 @@ MAX_VIEWS = 1_000_000
 _MAX_EPOCHS = 200  # as in the paper
 IMAGE_SIZES = (32, 64, 96, 128)
 _BASE = "relational"
-_PROTOCOLS = ("linear", "knn", "retrieval")
+_LABELED_PROTOCOLS = ("linear", "knn", "retrieval")
+_UNLABELED_PROTOCOLS = ("embedding",)  # of images that these three cannot evaluate
 
 
 class Settings(NamedTuple):
@@ -122,8 +123,8 @@ def add_grid(
 ) -> str:
     """Return the text of a parameter file whose grid trains on the dataset `name` and evaluates on it if possible.
 
-    A method is added with `choose_settings`. If the dataset can be a target, the grid also has random weights as the
-    lower bound, and those protocols that its number of images allows.
+    A method is added with `choose_settings`. The grid also has random weights as the lower bound, and those protocols
+    that the labels and the number of images allow; without labels, this is `embedding`.
 
     Args:
         text: the text of the parameter file, which defines the dataset.
@@ -137,14 +138,13 @@ def add_grid(
     """
     params = parse_params(text, Path("params.yaml"))
     method, settings = _method_name(name), choose_settings(len(train_labels))
-    is_target = not find_target_problem(name, class_names, train_labels, test_labels)
-    protocols = [
-        protocol
-        for protocol in _PROTOCOLS
-        if is_target
-        and protocol in params.protocols
-        and not find_protocol_problem(protocol, params.protocols[protocol], name, train_labels, test_labels, 1)
-    ]
+    labels = (class_names, train_labels, test_labels)
+
+    def choose_protocols(candidates: Sequence[str]) -> list[str]:
+        known = [candidate for candidate in candidates if candidate in params.protocols]
+        return [p for p in known if not find_protocol_problem(p, params.protocols[p], name, *labels)]
+
+    protocols = choose_protocols(_LABELED_PROTOCOLS) or choose_protocols(_UNLABELED_PROTOCOLS)
     grid: dict[str, list[Any]] = {
         "data": [name],
         "dataset": [name],
@@ -184,7 +184,7 @@ def describe_grid(params: Params, name: str) -> str:
     method = _method_name(name)
     settings: Any = params.methods[method]
     grid, size = params.grid[0], params.datasets[name].image_size
-    evaluations = f"evaluations: {', '.join(grid.protocol)}" if grid.target else "no evaluations, for lack of labels"
+    evaluations = f"evaluations: {', '.join(grid.protocol)}" if grid.target else "no evaluations: too few test images"
     return (
         f"params.yaml: dataset {name} of {size} × {size} pixels; method {method} with {settings.views} views of each "
         f"image, batches of {settings.batch_size} and {format_count(settings.epochs, 'epochs')}; {evaluations}\n"

@@ -34,6 +34,25 @@ def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = fil
     ]
 
 
+def describe_exclude_list(run: StageRun) -> str | None:
+    """Return a message if the list of excluded images has changed since a run of `fetch`, or None.
+
+    The list is not a file of the project, so the engines do not notice the change.
+
+    Raises:
+        UserError: if the run has no record, or if the record is damaged.
+    """
+    record = load_record(run.folder)
+    name = run.params.get(f"datasets.{run.folder.name}.source", {}).get("exclude")
+    if not name or record["params"] != run.params:  # changed parameters are noticed
+        return None
+    path = Path(name).expanduser()
+    if path.is_file() and file_sha256(path) == record.get("exclude_sha256"):
+        return None
+    state = "has changed since the run" if path.is_file() else "is missing"
+    return f"{name} (exclude of {run.folder}) {state}: run rr fetch --dataset {run.folder.name}"
+
+
 def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
     """Return a message for each difference between the run's record and its current files, code and parameters.
 
@@ -65,6 +84,8 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
         messages += [f"{name} ({role}) is in the record of the run but is no longer used" for name in obsolete]
     if run.params != record["params"]:
         messages.append(f"{run.folder}: its parameters in params.yaml have changed since the run")
+    if run.stage == "fetch" and (message := describe_exclude_list(run)):
+        messages.append(message)
     return messages
 
 

@@ -46,6 +46,25 @@ def test_unlabeled_images_can_be_used_without_a_target(tmp_path: Path, engine: s
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_unlabeled_target_has_an_embedding(tmp_path: Path, engine: str) -> None:
+    write_unlabeled_images(tmp_path / "images")
+
+    def change(params: dict) -> None:
+        add_unlabeled_images(params, tmp_path / "images")
+        params["grid"].update(data=["mine"], dataset=["mine"], target=["mine"], protocol=["embedding"])
+        params["grid"].update(method=["random", "relational"])
+
+    (tmp_path / "project").mkdir()
+    folder = copy_project(tmp_path / "project", change)
+    call(folder, *ENGINES[engine])
+    report = (folder / "report/report.md").read_text()
+    assert "The number of directions that the features of mine use (RankMe) is" in report
+    assert "| random (lower bound) |" in report
+    assert "every artifact matches its record" in call(folder, "rr", "verify")
+    assert call(folder, "rr", "plan", "--views-per-second", "1000").count("mine cannot") == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_target_that_cannot_be_evaluated_is_refused_before_training(tmp_path: Path, engine: str) -> None:
     write_unlabeled_images(tmp_path / "images")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import RunRr, add_dataset, open_fetched
+from helpers import RunRr, add_dataset, open_fetched, write_params
 from own_images import make_image, make_table, save_file, save_tables, save_tree
 from photographs import photographs
 from PIL import Image, ImageOps
@@ -18,6 +18,8 @@ from rr.backbones.weights import save_backbone
 from rr.check import Finding, find_similar, find_small_classes
 from rr.params import load_params
 from rr.runtime.hashing import file_sha256
+from rr.workflow.checks import find_grid_problems
+from rr.workflow.verify import describe_grid_mismatches
 
 SOURCE = {"kind": "imagefolder", "path": "images"}
 CHECK = Path("data/check/mine")
@@ -119,7 +121,40 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
     outcome = rr("check", "mine")
     assert {kind for kind, *_ in read_findings()} == {"unusual size", "long image"}
     assert (CHECK / "exclude.txt").read_text().splitlines() == excluded  # not only what this check has found
-    assert "to leave them out: run `dvc repro --force fetch@mine`" in outcome.out
+    assert "to leave them out: run `rr fetch --dataset mine`, then dvc repro" in outcome.out
+
+
+def test_edit_of_the_exclude_list_is_reported(project: Path, rr: RunRr) -> None:
+    save_tree(project / "images", {"cat": 10, "dog": 10})
+    lists = project / "list.txt"
+    lists.write_text("cat/0.png\n")
+
+    def use_source(source: dict[str, str]) -> None:
+        def change(params: dict) -> None:
+            params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "image_size": 16}
+            params["grid"].update(data=["mine"], dataset=["mine"], target=[])
+
+        write_params(project, change)
+
+    def messages() -> list[str]:
+        params = load_params(project / "params.yaml")
+        assert set(find_grid_problems(params)) <= set(describe_grid_mismatches(params))
+        return find_grid_problems(params)
+
+    use_source({**SOURCE, "exclude": "list.txt"})
+    assert messages() == []  # not fetched yet
+    assert rr("fetch", "--dataset", "mine").code == 0
+    assert messages() == []
+    lists.write_text("cat/1.png\n")
+    assert messages() == ["list.txt (exclude of data/raw/mine) has changed since the run: run rr fetch --dataset mine"]
+    outcome = rr("convert", "--dataset", "mine")
+    assert (outcome.code, messages()[0] in outcome.err) == (2, True)
+    assert rr("fetch", "--dataset", "mine").code == 0
+    assert messages() == []
+    lists.unlink()
+    assert messages() == ["list.txt (exclude of data/raw/mine) is missing: run rr fetch --dataset mine"]
+    use_source(SOURCE)
+    assert messages() == []  # the engines notice that the parameter has changed
 
 
 def test_clean_dataset_has_no_findings(project: Path, rr: RunRr) -> None:

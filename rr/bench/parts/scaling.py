@@ -25,7 +25,7 @@ from rr.compute.device import configure_backends
 from rr.compute.optimizers import make_optimizer
 from rr.data import beton
 from rr.evaluate import class_metrics, linear
-from rr.gallery.search import find_nearest
+from rr.evaluate.similarity import find_nearest
 from rr.params import LinearConfig
 from rr.params.loading import load_params
 from rr.params.methods import TrainableConfig

@@ -179,7 +179,7 @@ def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
             return dict.fromkeys(["mean_average_precision", *at_k], _UNIT_RANGE)
         case "embedding":
             return {
-                "silhouette": (-1, 1), "alignment": (0, 4), "uniformity": (-8, 0), "effective_rank": (1, math.inf),
+                "rankme": (1, math.inf), "alignment": (0, 4), "uniformity": (-8, 0), "effective_rank": (1, math.inf),
             }  # fmt: skip
         case kind if kind in CLASSIFICATION:
             return dict.fromkeys(["accuracy", "calibration_error"], _UNIT_RANGE)

@@ -37,8 +37,9 @@ class EmbeddingMap:
     """A two-dimensional map of the features of N test images.
 
     Attributes:
-        class_names: the name of each class.
-        labels: true classes, int64 (N,).
+        class_names: the name of each class; empty if the images have no labels.
+        labels: true classes, int64 (N,); -1 if unlabeled.
+        clusters: cluster of each image from 0, in descending order of size, int64 (N,).
         coordinates: float32 (N, 2), without a unit.
         index: number of each image in the dataset, int64 (N,).
         neighbors: rows of the nearest images of each image, int64 (N, K), nearest first.
@@ -47,6 +48,7 @@ class EmbeddingMap:
 
     class_names: list[str]
     labels: np.ndarray
+    clusters: np.ndarray
     coordinates: np.ndarray
     index: np.ndarray
     neighbors: np.ndarray
@@ -61,6 +63,7 @@ def read_predictions(path: Path) -> Predictions:
     """
     columns = {"label": pa.int64(), "prediction": pa.int64(), "confidence": pa.float64(), "index": pa.int64()}
     table, class_names = _read_table(path, columns)
+    _check_classes(path, table["label"].to_numpy(), class_names)
     predictions = Predictions(class_names, *(table[name].to_numpy() for name in columns))
     _check_classes(path, predictions.predictions, class_names)
     if not ((predictions.confidence >= -_TOLERANCE) & (predictions.confidence <= 1 + _TOLERANCE)).all():
@@ -75,10 +78,14 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
         UserError: if the file is missing or damaged.
     """
     columns = {
-        "label": pa.int64(), "x": pa.float32(), "y": pa.float32(), "index": pa.int64(),
+        "label": pa.int64(), "cluster": pa.int64(), "x": pa.float32(), "y": pa.float32(), "index": pa.int64(),
         "neighbors": pa.list_(pa.int64()), "thumbnail": pa.binary(),
     }  # fmt: skip
     table, class_names = _read_table(path, columns)
+    labels, clusters = table["label"].to_numpy(), table["cluster"].to_numpy()
+    _check_classes(path, labels[labels >= 0], class_names)
+    if clusters.min() < 0 or clusters.max() >= len(clusters):
+        raise damaged_file_error(path, f"a cluster is not from 0 to {len(clusters) - 1}")
     coordinates = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
     if not np.isfinite(coordinates).all():
         raise damaged_file_error(path, "a coordinate is not a finite number")
@@ -87,7 +94,7 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
     if len({len(numbers) for numbers in neighbors}) > 1 or not rows.keys() >= {n for ns in neighbors for n in ns}:
         raise damaged_file_error(path, "a neighbor is not an image of the table, or the numbers of neighbors differ")
     return EmbeddingMap(
-        class_names, table["label"].to_numpy(), coordinates, index,
+        class_names, labels, clusters, coordinates, index,
         np.array([[rows[number] for number in numbers] for numbers in neighbors], np.int64),
         table["thumbnail"].to_pylist(),
     )  # fmt: skip
@@ -101,7 +108,7 @@ def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, 
         columns: name and type of the columns that the table must contain, without missing values.
 
     Raises:
-        UserError: if the file is missing or damaged, or a label is not the index of a class.
+        UserError: if the file is missing or damaged.
     """
     try:
         table = pq.read_table(pa.BufferReader(read_bytes(path)))
@@ -114,11 +121,10 @@ def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, 
             raise damaged_file_error(path, f"it needs a column {name} of type {dtype} without missing values")
     if not len(table):
         raise damaged_file_error(path, "the table has no rows")
-    _check_classes(path, table["label"].to_numpy(), class_names)
     return table, class_names
 
 
 def _check_classes(path: Path, classes: np.ndarray, class_names: list[str]) -> None:
     """Raise UserError if one of the labels or predictions in `classes` is not the index of a class."""
-    if classes.min() < 0 or classes.max() >= len(class_names):
+    if len(classes) and (classes.min() < 0 or classes.max() >= len(class_names)):
         raise damaged_file_error(path, f"a label or prediction is not from 0 to {len(class_names) - 1}")

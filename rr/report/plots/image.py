@@ -1,11 +1,15 @@
 """Images that the stages have written, embedded in the page."""
 
 import base64
+import io
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 _MAX_WIDTH = 960  # CSS pixels
+_MAX_PNG_BYTES, _WEBP_QUALITY = 400_000, 80  # a larger PNG is embedded as WebP, with a tenth of the bytes
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,16 @@ class ImagePanel:
 
 
 def image_panel(title: str, caption: str, png: bytes, file: Path, max_scale: int = 3) -> ImagePanel:
-    """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`."""
+    """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`.
+
+    If the file is large, the embedded image is compressed with losses.
+    """
     file_width = max(struct.unpack(">I", png[16:20])[0], 1)
     width = file_width * min(max_scale, max(1, _MAX_WIDTH // file_width))
-    return ImagePanel(title, caption, "data:image/png;base64," + base64.b64encode(png).decode("ascii"), width, file)
+    kind, content = "png", png
+    if len(png) > _MAX_PNG_BYTES:
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(png)).save(buffer, "WebP", quality=_WEBP_QUALITY)
+        kind, content = "webp", buffer.getvalue()
+    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return ImagePanel(title, caption, uri, width, file)

@@ -61,11 +61,14 @@ def _describe_protocol(settings: dict[str, Any]) -> str:
     fraction, count = settings.get("label_fraction") or 1, settings.get("images_per_class")
     suffix = f", with {100 * fraction:g} % of the labels of each class" if fraction < 1 else ""
     suffix = f", with {format_count(count, 'labels')} of each class" if count else suffix
+    if isinstance(rates := settings.get("learning_rate"), list):
+        listed = ", ".join(f"{rate:g}" for rate in rates)
+        suffix += f"; the learning rate is chosen from {listed} on a fifth of the labeled images"
     return f"{_PROTOCOLS[settings['kind']]}{suffix}"
 
 
 def _seed_table(table: ResultTable) -> TextTable:
-    """Return the accuracy of each seed with a link to its file."""
+    """Return the accuracy of each seed with a link to its file, and the learning rate if it was chosen."""
     rows = []
     for row in table.rows:
         for column in (column for column in table.columns if column.title in row.cells):
@@ -75,6 +78,16 @@ def _seed_table(table: ResultTable) -> TextTable:
             }
             texts = [links.get(seed, TextCell("–")) for seed in table.seeds]
             rows.append([TextCell(row.method, color=row.color), TextCell(column.title), *texts])
+            rates = {
+                run.paths.pretraining.seed: TextCell(f"{run.metrics['learning_rate']:g}")
+                for run in row.cells[column.title].evaluations
+                if column.metric == "accuracy" and "learning_rate" in run.metrics
+            }
+            if rates:
+                texts = [rates.get(seed, TextCell("–")) for seed in table.seeds]
+                rows.append(
+                    [TextCell(row.method, color=row.color), TextCell(f"{column.title}, chosen learning rate"), *texts]
+                )
     return text_table(["Method", "Protocol", *numeric_columns(f"seed {seed}" for seed in table.seeds)], rows)
 
 

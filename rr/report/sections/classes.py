@@ -1,7 +1,9 @@
 """Section `classes`: worst and best class, confusions and calibration, which a mean accuracy hides."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -17,9 +19,12 @@ from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_column
 
 _MAX_MATRIX_CLASSES = 20  # with more classes a confusion matrix is unreadable
 _NUM_CONFUSIONS = 10
+_MEAN, _TOP_5 = "Class mean", "Top 5"
 _EXTREMES_COLUMNS: list[TextColumn | str] = [
     "Method",
     TextColumn("Protocol", "nowrap"),
+    TextColumn(_MEAN, "number"),
+    TextColumn(_TOP_5, "number"),
     TextColumn("Worst class", "name"),
     TextColumn("Accuracy", "number"),
     TextColumn("Best class", "name"),
@@ -35,7 +40,8 @@ class ClassAnalysis:
     Attributes:
         table: the table of accuracies.
         sentence: the best and the worst class of the best method, and the gap between their accuracies.
-        extremes: worst and best class of every method and protocol.
+        extremes: worst and best class of every method and protocol; the mean of the classes if it differs from the
+            accuracy; and, with more than 10 classes, the top-5 accuracy.
         by_class: accuracy of every class under the first protocol.
         confusions: plots of the confusion matrices under the first protocol; empty if there are too many classes.
         has_numbers: whether the cells of the confusion matrices contain numbers.
@@ -136,7 +142,7 @@ def _analyze_classes(table: ResultTable) -> ClassAnalysis:
     return ClassAnalysis(
         table,
         _summarize_gap(table, class_names, accuracies),
-        text_table(_EXTREMES_COLUMNS, extremes),
+        text_table(_EXTREMES_COLUMNS, extremes, _redundant_columns(table)),
         text_table(["Class", *numeric_columns(accuracies)], by_class),
         confusions,
         len(class_names) <= MAX_NUMBERED_CLASSES,
@@ -151,7 +157,10 @@ def _extremes_cells(
     """Return the cells of one method under one protocol, after the two names."""
     worst, best = int(np.nanargmin(accuracies)), int(np.nanargmax(accuracies))
     calibration_error = mean_std([run.metrics["calibration_error"] for run in evaluations])
+    balanced, top_5 = (_mean_of_metric(evaluations, name) for name in ("balanced_accuracy", "top_5_accuracy"))
     return [
+        balanced,
+        top_5,
         class_names[worst],
         format_percent(accuracies[worst]),
         class_names[best],
@@ -160,6 +169,23 @@ def _extremes_cells(
         format_mean_std(calibration_error, format_percent),
         TextCell("images", link=evaluations[0].paths.examples),
     ]
+
+
+def _mean_of_metric(evaluations: Sequence[EvaluationResult], name: str) -> str:
+    """Return the mean of a metric over seeds in percent, or a dash if a seed does not have it."""
+    return format_percent(fmean(run.metrics.get(name, math.nan) for run in evaluations))
+
+
+def _redundant_columns(table: ResultTable) -> list[str]:
+    """Return the titles of the columns that would show nothing, or only the accuracy again."""
+    runs = [run for row in table.rows for cell in row.cells.values() for run in cell.evaluations]
+    has_equal_classes = all(
+        format_percent(run.metrics.get("balanced_accuracy", run.metrics["accuracy"]))
+        == format_percent(run.metrics["accuracy"])
+        for run in runs
+    )
+    has_top_5 = any("top_5_accuracy" in run.metrics for run in runs)
+    return [*([_MEAN] if has_equal_classes else []), *([] if has_top_5 else [_TOP_5])]
 
 
 def _summarize_gap(table: ResultTable, class_names: list[str], accuracies: dict[str, np.ndarray]) -> str:

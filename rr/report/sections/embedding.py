@@ -1,19 +1,31 @@
-"""Section `embedding`: metrics of the feature space, and an interactive map of each method's first seed."""
+"""Section `embedding`: metrics of the feature space, interactive maps, and examples of each method's first seed."""
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from rr.report.formatting import format_three_decimals
+from rr.report.formatting import format_three_decimals, format_two_decimals
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
 from rr.report.inputs.predictions import EmbeddingMap, Predictions
+from rr.report.plots.image import ImagePanel, image_panel
 from rr.report.plots.image_map import ImageMap, MapLayer, Sprite, make_sprite
 from rr.report.tables import MetricColumn, ResultTable, group_by_method, result_table, split_by_protocol
 
-_METRICS = ("silhouette", "alignment", "uniformity", "effective_rank")
+_TITLES = {
+    "silhouette": "silhouette",
+    "rankme": "RankMe",
+    "effective_rank": "effective rank",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+}
+_MIN_RANKME = 2.0
+_NOT_SELF_SUPERVISED = ("random", "supervised", "imported")
+_CAPTION = (
+    "From top to bottom: test images, each followed by the most similar training images; the test images nearest to "
+    "the center of each cluster; outliers; and the map with the images."
+)
 
 
 @dataclass(frozen=True)
@@ -23,15 +35,17 @@ class EmbeddingTable:
     Attributes:
         table: the metrics.
         num_images: number of test images behind the metrics.
-        map: a map with a layer for each method's first seed.
-        files: by the title of each layer, the file with the same map of the images themselves.
-        sprite: the thumbnails of the map, or None if an earlier table on the page has the same.
+        has_classes: whether the colors of the maps stand for classes. Without labels, they stand for clusters.
+        maps: a map with a layer for each method's first seed or, for clusters, a map for each of them.
+        examples: similar images, clusters and outliers of each method's first seed.
+        sprite: the thumbnails of the maps, or None if an earlier table on the page has the same.
     """
 
     table: ResultTable
     num_images: int
-    map: ImageMap
-    files: dict[str, Path]
+    has_classes: bool
+    maps: list[ImageMap]
+    examples: list[ImagePanel]
     sprite: Sprite | None
 
 
@@ -43,35 +57,76 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
         protocol = runs[0].paths.protocol
         # No value is marked as best, because features that have collapsed to a point have the best alignment.
         columns = [
-            MetricColumn(m.replace("_", " "), protocol, m, format_three_decimals, marks_best=False) for m in _METRICS
+            MetricColumn(title, protocol, metric, format_three_decimals, marks_best=False)
+            for metric, title in _TITLES.items()
+            if any(metric in run.metrics for run in runs)
         ]
         table = result_table(runs, columns)
         first_seeds = [seeds[0] for seeds in group_by_method(runs).values()]
-        first = first_seeds[0].per_image
-        assert isinstance(first, EmbeddingMap)
-        # The sample of images depends on the seed, so methods whose first seed is another one cannot share the map.
-        shared = [run for run in first_seeds if _has_same_images(run, first)]
-        classifier = _find_classifier(results, shared)
+        embeddings = [(run, run.per_image) for run in first_seeds if isinstance(run.per_image, EmbeddingMap)]
+        first = embeddings[0][1]
         key = tuple(first.thumbnails)
         is_new = key not in sprites
         if is_new:
             sprites[key] = make_sprite([np.asarray(Image.open(io.BytesIO(webp)).convert("RGB")) for webp in key])
-        image_map = ImageMap(
-            f"map-{table.name}-{protocol}",
-            first.class_names,
-            first.labels,
-            [f"image {index} of {table.target}" for index in first.index],
-            sprites[key],
-            [_make_layer(run, results, classifier) for run in shared],
-            f"by {classifier}" if classifier else "",
-        )
-        files = {_title(run): run.paths.examples for run in first_seeds}
-        tables.append(EmbeddingTable(table, len(first.labels), image_map, files, sprites[key] if is_new else None))
+        # The sample of images depends on the seed, so methods whose first seed is another one cannot share the maps.
+        shared = [(run, embedding) for run, embedding in embeddings if np.array_equal(embedding.index, first.index)]
+        classifier = _find_classifier(results, [run for run, _ in shared])
+        # Classes are the same for all methods, which therefore share a map. Clusters are not.
+        groups = [shared] if first.class_names else [[pair] for pair in shared]
+        maps = [
+            _make_map(f"map-{table.name}-{protocol}-{number}", group, sprites[key], results, classifier)
+            for number, group in enumerate(groups, 1)
+        ]
+        examples = [image_panel(_title(run), _CAPTION, run.examples_png, run.paths.examples, 1) for run in first_seeds]
+        sprite = sprites[key] if is_new else None
+        tables.append(EmbeddingTable(table, len(first.labels), bool(first.class_names), maps, examples, sprite))
     return tables
 
 
-def _has_same_images(run: EvaluationResult, first: EmbeddingMap) -> bool:
-    return isinstance(run.per_image, EmbeddingMap) and np.array_equal(run.per_image.index, first.index)
+def collapse_warnings(results: GridResults) -> list[str]:
+    """Return a warning for each self-supervised run whose features use fewer directions than those of random weights.
+
+    If the grid has no random weights, the limit is a RankMe of 2.
+    """
+    warnings = []
+    for runs in split_by_protocol(results.evaluations_of_kind("embedding")):
+        bounds = [run.metrics["rankme"] for run in runs if run.pretraining.settings["kind"] == "random"]
+        limit = min(bounds, default=_MIN_RANKME)
+        for run in runs:
+            rank = run.metrics["rankme"]
+            if rank < limit and run.pretraining.settings["kind"] not in _NOT_SELF_SUPERVISED:
+                reason = f"below {'that of random weights, ' if bounds else ''}{format_two_decimals(limit)}"
+                warnings.append(
+                    f"The features of {_title(run)}, may have collapsed: for {run.paths.target}, RankMe is "
+                    f"{format_two_decimals(rank)}, {reason}. Similar images may then have nothing in common: lower "
+                    "learning_rate or raise batch_size of the method in params.yaml."
+                )
+    return warnings
+
+
+def _make_map(
+    name: str,
+    group: list[tuple[EvaluationResult, EmbeddingMap]],
+    sprite: Sprite,
+    results: GridResults,
+    classifier: str | None,
+) -> ImageMap:
+    """Return a map with a layer for each run of a group. The colors are those of the classes or of the clusters."""
+    run, embedding = group[0]
+    names, labels = embedding.class_names, embedding.labels
+    if not names:
+        labels = embedding.clusters
+        names = [f"cluster {number}" for number in range(1, int(labels.max()) + 2)]
+    return ImageMap(
+        name,
+        names,
+        labels,
+        [f"image {index} of {run.paths.target}" for index in embedding.index],
+        sprite,
+        [_make_layer(run, results, classifier) for run, _ in group],
+        f"by {classifier}" if classifier else "",
+    )
 
 
 def _find_classifier(results: GridResults, runs: list[EvaluationResult]) -> str | None:

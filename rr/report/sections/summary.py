@@ -3,11 +3,20 @@
 from dataclasses import dataclass
 from typing import Any
 
-from rr.report.formatting import format_mean_std, format_percent, seed_note
+from rr.report.formatting import format_mean_std, format_percent, format_two_decimals, join_words, seed_note
 from rr.report.grouping import unique
-from rr.report.inputs.collect import GridResults
+from rr.report.inputs.collect import CLASSIFICATION, GridResults
 from rr.report.sections.code_versions import code_version_warnings
-from rr.report.tables import LOWER_BOUND, UPPER_BOUND, ResultTable, accuracy_tables
+from rr.report.sections.embedding import collapse_warnings
+from rr.report.statistics import mean_std
+from rr.report.tables import (
+    LOWER_BOUND,
+    UPPER_BOUND,
+    ResultTable,
+    accuracy_tables,
+    group_by_method,
+    split_by_protocol,
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +25,7 @@ class Summary:
 
     Attributes:
         finding: the main finding.
-        warnings: a sentence for each stage whose runs used several versions of the code.
+        warnings: warnings of collapsed features, and of several versions of the code.
         axes: the values of each axis of the grid that has any.
     """
 
@@ -39,8 +48,24 @@ def build_summary(results: GridResults) -> Summary:
     }
     finding = "This grid has no evaluations, so the report shows only the pretraining."
     if evaluations:
-        finding = summarize_tables(accuracy_tables(results))
-    return Summary(finding, code_version_warnings(results), {axis: values for axis, values in axes.items() if values})
+        finding = f"{summarize_tables(accuracy_tables(results))}{_summarize_ranks(results)}"
+    warnings = [*collapse_warnings(results), *code_version_warnings(results)]
+    return Summary(finding, warnings, {axis: values for axis, values in axes.items() if values})
+
+
+def _summarize_ranks(results: GridResults) -> str:
+    """Return a sentence on RankMe if the grid has no classification protocol and one table of embeddings, or ""."""
+    runs = results.evaluations_of_kind("embedding")
+    if results.evaluations_of_kind(*CLASSIFICATION) or len(split_by_protocol(runs)) != 1:
+        return ""
+    values = {
+        method: mean_std([run.metrics["rankme"] for run in seeds]) for method, seeds in group_by_method(runs).items()
+    }
+    ranks = join_words([f"{format_mean_std(value, format_two_decimals)} for {name}" for name, value in values.items()])
+    return (
+        f" The number of directions that the features of {runs[0].paths.target} use (RankMe) is {ranks}. The section "
+        "Embedding shows which images are similar to the network."
+    )
 
 
 def summarize_tables(tables: list[ResultTable]) -> str:

@@ -15,7 +15,7 @@ from rr.data.beton import Beton, write
 from rr.data.feature_file import SplitFeatures
 from rr.evaluate import embedding
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
+from rr.evaluate.representation_metrics import alignment, effective_rank, rankme, uniformity
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.target import Target
 from rr.params import DatasetConfig, EmbeddingConfig, ShapesSource
@@ -58,8 +58,9 @@ def compute_features(beton: Beton) -> torch.Tensor:
     return ChannelMeans()((images - 0.5) / 0.5)
 
 
-def evaluate(beton: Beton, **changes: object) -> ProtocolResult:
-    split = SplitFeatures(compute_features(beton).numpy(), beton.labels, beton.index)
+def evaluate(beton: Beton, labels: np.ndarray | None = None, **changes: object) -> ProtocolResult:
+    labels = beton.labels if labels is None else labels
+    split = SplitFeatures(compute_features(beton).numpy(), labels, beton.index)
     target = Target("mine", DATASET, dict.fromkeys(("train", "test"), beton.path), ["a", "b", "c"])
     run = PretrainPaths("mine", "conv4", "random", 1)
     inputs = EvaluationInputs(split, split, target, run, seed=3, device="cpu", threads=1)
@@ -75,6 +76,47 @@ def test_metrics_of_flipped_views(test_split: Beton) -> None:
     assert np.array_equal(result.rows, np.unique(result.rows))
     features = F.normalize(compute_features(test_split)[result.rows]).numpy()
     assert result.metrics["silhouette"] == pytest.approx(silhouette_score(features, test_split.labels[result.rows]))
+
+
+def test_silhouette_is_that_of_the_labeled_images(test_split: Beton) -> None:
+    labels = np.where(np.arange(60) < 45, test_split.labels, -1)
+    result = evaluate(test_split, labels)
+    rows = result.rows[labels[result.rows] >= 0]
+    features = F.normalize(compute_features(test_split)[rows]).numpy()
+    assert result.metrics["silhouette"] == pytest.approx(silhouette_score(features, test_split.labels[rows]))
+    for labels in (np.full(60, -1), np.zeros(60, np.int64), np.arange(60)):
+        result = evaluate(test_split, labels)
+        assert list(result.metrics) == ["rankme", "alignment", "uniformity", "effective_rank", "images"]
+
+
+def test_neighbors_and_outliers_match_brute_force(test_split: Beton) -> None:
+    result = evaluate(test_split)
+    features = F.normalize(compute_features(test_split).double()).numpy()
+    similarity = np.sort(features[result.rows] @ features.T, axis=1)[:, :-11:-1]
+    assert result.columns["similarities"] == pytest.approx(similarity, abs=1e-6)
+    assert result.columns["outlier_score"] == pytest.approx(1 - similarity.mean(1), abs=1e-6)
+    positions = np.searchsorted(test_split.index, result.columns["neighbours"])
+    cosines = np.einsum("rd,rkd->rk", features[result.rows], features[positions])
+    assert cosines == pytest.approx(similarity, abs=1e-6)
+
+
+def test_clusters_are_found_and_sorted_by_size(test_split: Beton) -> None:
+    angles = np.repeat([0.0, 2.0, 4.0], [10, 30, 20]) + np.linspace(0, 0.1, 60)
+    clusters, distances = embedding._find_clusters(np.stack([np.cos(angles), np.sin(angles)], 1), 3, seed=0)
+    assert clusters.tolist() == np.repeat([2, 0, 1], [10, 30, 20]).tolist()
+    assert distances.max() < 0.1
+    assert set(evaluate(test_split, clusters=4).columns["cluster"]) == set(range(4))
+
+
+def test_few_or_identical_images_have_a_map(test_split: Beton) -> None:
+    result = evaluate(test_split, images=10, perplexity=1000.0)
+    assert np.isfinite(result.columns["x"]).all()
+    assert test_split.images is not None
+    test_split.images[:] = 100
+    result = evaluate(test_split)
+    assert result.metrics["rankme"] == pytest.approx(1)
+    assert set(result.columns["cluster"]) == {0}
+    assert np.isfinite(result.columns["x"]).all()
 
 
 def test_same_seed_gives_identical_result(test_split: Beton) -> None:
@@ -114,6 +156,18 @@ def test_effective_rank_of_known_spectra() -> None:
     assert effective_rank(x) == pytest.approx(float((-(p * p.log()).sum()).exp()))
 
 
+def test_rankme_of_known_spectra() -> None:
+    square = torch.tensor([[1.0, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0]])
+    assert rankme(square) == pytest.approx(2)
+    assert rankme(square.abs()) == pytest.approx(1, abs=1e-6)  # all features are equal
+    noise = 1e-4 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    assert rankme(1 + noise) < 1.01 < 2 < effective_rank(1 + noise)  # the reason for not subtracting the mean
+    assert rankme(torch.zeros(5, 3)) == 1
+    x = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
+    p = torch.linalg.svdvals(x.double()) / torch.linalg.svdvals(x.double()).sum() + 1e-7  # the paper's equation
+    assert rankme(x) == pytest.approx(float((-(p * p.log()).sum()).exp()), rel=1e-5)
+
+
 def test_alignment_and_uniformity_by_hand() -> None:
     first, second = torch.tensor([[2.0, 0], [0, 3]]), torch.tensor([[0.0, 1], [0, 1]])
     assert alignment(first, second) == pytest.approx(1.0)  # squared distances 2 and 0
@@ -128,3 +182,8 @@ def test_map_places_images_without_overlap() -> None:
     assert canvas.shape == (1024, 1024, 3)
     # y points upwards. The first of two images with the same coordinates is shown. The empty corner is white.
     assert [canvas[0, 0, 0], canvas[0, -1, 0], canvas[-1, 0, 0], canvas[-1, -1, 0]] == [30, 20, 10, 255]
+
+
+def test_larger_samples_contain_the_smaller_ones() -> None:
+    assert np.array_equal(embedding.sample_test_rows(2000, 2000, seed=1), np.arange(2000))
+    assert set(embedding.sample_test_rows(2000, 10, seed=1)) < set(embedding.sample_test_rows(2000, 40, seed=1))

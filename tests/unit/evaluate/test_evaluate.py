@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, Outcome, RunRr, write_params
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from rr import backbones, paths
 from rr import extract as extract_stage
 from rr.backbones.weights import load_backbone
-from rr.data.beton import Beton, write
+from rr.data.beton import Beton
 from rr.data.feature_file import SplitFeatures, read_features
 from rr.data.labels import keep_label_fraction
 from rr.errors import UserError
@@ -30,7 +30,6 @@ from rr.evaluate.classification import make_classification_result
 from rr.evaluate.features import extract_features
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.target import Target
-from rr.extract import extract
 from rr.params import NUMPY_PROTOCOLS, DatasetConfig, FinetuneConfig, KnnConfig, LinearConfig, ShapesSource
 from rr.views import normalize
 
@@ -199,7 +198,7 @@ METRICS = {
         "mean_average_precision", "precision_at_1", "recall_at_1", "hit_rate_at_1",
         "precision_at_5", "recall_at_5", "hit_rate_at_5", "train_images",
     ],
-    "embedding": ["silhouette", "alignment", "uniformity", "effective_rank", "images"],
+    "embedding": ["silhouette", "rankme", "alignment", "uniformity", "effective_rank", "images"],
 }  # fmt: skip
 
 
@@ -342,43 +341,43 @@ def test_numpy_protocols_do_not_load_torch(pretrained: Path, protocol: str) -> N
     assert done.returncode == 0, done.stderr
 
 
-def test_target_without_labels_raises(pretrained: Path, rr: RunRr) -> None:
-    write_image_folder(pretrained / "images", {"train": 20, "test": 10})
-    use_target(pretrained, "images")
-    for stage in ("fetch", "convert"):
-        assert rr(stage, "--dataset", "mine").code == 0
-    outcome = rr(*EXTRACT[:-1], "mine")
-    assert outcome.code == 2
-    assert (
-        "mine cannot be a target, because 20 of 20 training images and 10 of 10 test images are unlabeled"
-        in outcome.err
-    )
+def extract_own_images(project: Path, rr: RunRr, classes: dict[str, int]) -> None:
+    write_image_folder(project / "images", classes)
+    use_target(project, "images")
+    for command in (("fetch", "--dataset", "mine"), ("convert", "--dataset", "mine"), (*EXTRACT[:-1], "mine")):
+        assert rr(*command).code == 0
+
+
+def evaluate_own_images(rr: RunRr, protocol: str) -> Outcome:
+    return rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
+
+
+def test_target_without_labels_has_an_embedding_only(pretrained: Path, rr: RunRr) -> None:
+    extract_own_images(pretrained, rr, {"train": 20, "test": 10})
+    for protocol in set(METRICS) - {"embedding"}:
+        outcome = evaluate_own_images(rr, protocol)
+        assert outcome.code == 2
+        assert (
+            "mine cannot be a target, because 20 of 20 training images and 10 of 10 test images are unlabeled: label "
+            "them, or use only the protocol embedding, or remove mine from grid.target" in outcome.err
+        )
+    outcome = evaluate_own_images(rr, "embedding")
+    assert outcome.code == 0, outcome.err
+    folder = Path("runs/evaluate/shapes/conv4/relational/1/mine/embedding")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert list(metrics) == [*METRICS["embedding"][1:], "test_images", "classes"]  # without the silhouette
+    assert (metrics["images"], metrics["classes"]) == (10, 0)
+    table = pq.read_table(folder / "predictions.parquet")
+    assert table["label"].to_pylist() == [-1] * 10
+    assert json.loads(table.schema.metadata[b"class_names"]) == []
 
 
 def test_target_with_one_class_raises(pretrained: Path, rr: RunRr) -> None:
-    write_image_folder(pretrained / "images", {"cat": 20})
-    use_target(pretrained, "images")
-    for stage in ("fetch", "convert"):
-        assert rr(stage, "--dataset", "mine").code == 0
-    outcome = rr(*EXTRACT[:-1], "mine")
+    extract_own_images(pretrained, rr, {"cat": 20})
+    outcome = evaluate_own_images(rr, "knn")
     assert outcome.code == 2
     assert "mine cannot be a target, because all of its test images belong to one class (cat)" in outcome.err
-    assert not list((pretrained / FEATURES.parent / "mine").glob("*"))
-
-
-def test_class_without_training_image_raises(pretrained: Path) -> None:
-    rng = np.random.default_rng(0)
-    betons = {}
-    for split, labels in (("train", [0, 1, 0, 1]), ("test", [0, 1, 2, 2])):
-        betons[split] = pretrained / f"{split}.beton"
-        write(betons[split], rng.integers(0, 256, (4, 32, 32, 3), np.uint8), np.array(labels), np.arange(4))
-    run = paths.FeaturePaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "mine")
-    with pytest.raises(UserError, match=r"mine cannot be .* contains classes without training images: newt\."):
-        extract(
-            run.pretraining.weights, Target("mine", SHAPES, betons, ["cat", "dog", "newt"]), run.features, device="cpu",
-            threads=1,
-        )  # fmt: skip
-    assert not run.folder.exists()
+    assert not list(pretrained.glob("runs/evaluate/shapes/conv4/relational/1/mine/*/*"))
 
 
 def test_damaged_weights_raise(pretrained: Path, rr: RunRr) -> None:

@@ -96,7 +96,7 @@ def test_learning_rate_is_chosen_on_validation_images() -> None:
     ],
 )
 def test_problems_are_found_before_the_training(changes: dict, expected: str | None) -> None:
-    problem = find_protocol_problem("mine", make_config(**changes), "x", LABELS, LABELS, seed=1)
+    problem = find_protocol_problem("mine", make_config(**changes), "x", ["a", "b", "c"], LABELS, LABELS)
     if expected is None:
         assert problem is None
     else:

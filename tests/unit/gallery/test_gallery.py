@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import RunRr, write_params
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import random_backbone
 from PIL import Image
@@ -34,7 +34,6 @@ from rr.gallery import feature_extractor, index, map_page
 from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import ImageFile
-from rr.gallery.search import find_nearest
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.hashing import file_sha256
 
@@ -270,29 +269,6 @@ def test_retrieve_matches_scikit_learn(folder: Path, rr: RunRr) -> None:
         assert [row[2] for row in rows] == [names[i] for i in row_positions]
         assert [row[1] for row in rows] == pytest.approx(list(1 - row_distances), abs=1e-4)
     assert tables["g/deep/c.png"][0] == (1, 1.0, "deep/c.png")
-
-
-@settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 2**32 - 1), num_queries=st.integers(1, 4), size=st.integers(1, 30), top=st.integers(1, 40))
-def test_find_nearest_matches_scikit_learn(seed: int, num_queries: int, size: int, top: int) -> None:
-    from sklearn.neighbors import NearestNeighbors
-
-    rng = np.random.default_rng(seed)
-    gallery, queries = (rng.integers(-3, 4, (n, 3)).astype(np.float32) for n in (size, num_queries))  # ties and zeros
-    positions, similarities = find_nearest(queries, gallery, top)
-    fitted = NearestNeighbors(n_neighbors=min(top, size), metric="cosine", algorithm="brute").fit(gallery)
-    assert np.allclose(similarities, 1 - fitted.kneighbors(queries)[0], atol=1e-6)
-    normalized = np.nan_to_num(gallery / np.linalg.norm(gallery, axis=1, keepdims=True).clip(1e-9))
-    for row, query, values in zip(positions, queries, similarities, strict=True):
-        assert len(set(row)) == len(row)
-        assert np.allclose(normalized[row] @ query / max(np.linalg.norm(query), 1e-9), values, atol=1e-6)
-
-
-def test_equal_similarities_keep_gallery_order() -> None:
-    gallery = np.array([[0, 1], [1, 0], [1, 0], [1, 0]], np.float32)
-    for top in (1, 2, 3, 4, 9):
-        positions, _ = find_nearest(np.array([[2, 0]], np.float32), gallery, top)
-        assert positions.tolist() == [[1, 2, 3, 0][:top]]
 
 
 def test_index_is_reused_and_updated(folder: Path, rr: RunRr) -> None:

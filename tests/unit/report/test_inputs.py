@@ -130,15 +130,20 @@ def test_damaged_map_and_invalid_metrics_raise(full_grid: Params) -> None:
     pq.write_table(table.set_column(2, "x", pa.array([math.nan] * 10, pa.float32())), evaluation.predictions)
     with pytest.raises(UserError, match=re.escape(str(evaluation.predictions))):
         write_report(full_grid)
+    clusters = pa.array([0] * 9 + [10], pa.int64())
+    position = table.column_names.index("cluster")
+    pq.write_table(table.set_column(position, "cluster", clusters), evaluation.predictions)
+    with pytest.raises(UserError, match="a cluster is not from 0 to 9"):
+        write_report(full_grid)
     evaluation.predictions.write_bytes(original)
-    for protocol, key in (("embedding", "silhouette"), ("retrieval", "hit_rate_at_5"), ("linear", "calibration_error")):
+    for protocol, key in (("embedding", "uniformity"), ("retrieval", "hit_rate_at_5"), ("linear", "calibration_error")):
         path = paths.EvaluationPaths(RELATIONAL, "shapes", protocol).metrics
         text = path.read_text()
         metrics = json.loads(text)
         without_key = {name: value for name, value in metrics.items() if name != key}
         for content, reason in (
             (without_key, f"the metric {key} is missing"),
-            (metrics | {key: -1.5}, f"{key} is -1.5, but must be from"),
+            (metrics | {key: -8.5}, f"{key} is -8.5, but must be from"),
         ):
             path.write_text(json.dumps(content))
             with pytest.raises(UserError, match=re.escape(f"{path} is damaged ({reason}")):

@@ -249,8 +249,8 @@ def test_full_page_has_every_section(full_report: tuple[str, str]) -> None:
     assert not page.unclosed
     assert len(page.ids) == len(set(page.ids))
     assert page.elements["caption"] == page.elements["table"]
-    # There are views and nearest images of four methods. The maps with the images are only linked.
-    assert page.elements["img"] == 8
+    # There are views, nearest images, and examples of the embedding of four methods.
+    assert page.elements["img"] == 12
     assert sum("embedding/examples.png" in link for link in page.links) == 4
     assert set(re.findall(r"#0101[0-9a-f]{2}\b", html)) == set()
     assert html.count("aria-label") >= page.elements["svg"] > 20
@@ -307,7 +307,7 @@ def test_merged_grids_have_every_section(tmp_path: Path, monkeypatch: pytest.Mon
     assert "(linear between epochs). Means are over 1 to 2 seeds." in page.text
     rows = normalized_rows(page)
     assert ["simclr", "–", "45.00"] in rows
-    assert ["simclr", "−0.250", "0.500", "−2.000", "8.500"] in rows
+    assert ["simclr", "−0.250", "4.500", "8.500", "0.500", "−2.000"] in rows
     assert not page.unclosed
 
 

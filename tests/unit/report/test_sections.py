@@ -1,25 +1,35 @@
 """Sections of the page: classes, retrieval, embedding, dynamics and efficiency, with values computed by hand."""
 
+import base64
+import io
+import json
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from report_files import (
     CLASS_NAMES,
     CLASSIFICATION,
     CONFIDENCE,
     LABELS,
     PREDICTIONS,
+    PROTOCOLS,
     RELATIONAL,
     ParsedPage,
     change_record,
+    make_params,
     normalized_rows,
     read_markdown,
     read_page,
     write_dynamics,
+    write_grid_files,
     write_predictions,
 )
 from sklearn import metrics
@@ -114,13 +124,124 @@ def test_retrieval_and_embedding_tables(full_report: tuple[str, str]) -> None:
     values = ["10.00 ± 0.00", "50.00 ± 0.00"] * 3
     assert ["relational", "51.50 ± 0.71", *values] in rows
     assert ["supervised upper bound", "61.50 ± 0.71", *values] in rows
-    assert ["Method", "silhouette", "alignment", "uniformity", "effective rank"] in rows
-    assert ["relational", "−0.250 ± 0.000", "0.500 ± 0.000", "−2.000 ± 0.000", "9.000 ± 0.707"] in rows
+    assert ["Method", "silhouette", "RankMe", "effective rank", "alignment", "uniformity"] in rows
+    embedding = ["−0.250 ± 0.000", "5.000 ± 0.707", "9.000 ± 0.707", "0.500 ± 0.000", "−2.000 ± 0.000"]
+    assert ["relational", *embedding] in rows
     bold = re.findall(r"<td[^>]*><strong>([\d.−]+)", html)
     assert "51.50" in bold
     assert not {"61.50", "9.000"} & set(bold[2:])
     assert "| relational | **51.50 ± 0.71** | **10.00 ± 0.00** |" in markdown
-    assert "| relational | −0.250 ± 0.000 | 0.500 ± 0.000 | −2.000 ± 0.000 | 9.000 ± 0.707 |" in markdown
+    assert f"| relational | {' | '.join(embedding)} |" in markdown
+
+
+def change_metrics(run: paths.EvaluationPaths, removed: tuple[str, ...] = (), **values: float) -> None:
+    metrics = json.loads(run.metrics.read_text())
+    metrics = {name: value for name, value in metrics.items() if name not in removed}
+    run.metrics.write_text(json.dumps(metrics | values))
+
+
+def write_unlabeled_grid() -> Params:
+    params = make_params(protocols=("embedding",), methods=("random", "relational"))
+    write_grid_files(params)
+    for run in evaluations(params):
+        table = pq.read_table(run.predictions)
+        unlabeled = table.set_column(1, "label", pa.array([-1] * 10, pa.int64()))
+        write_predictions(run, unlabeled, [])
+        change_metrics(run, removed=("silhouette",))
+    return params
+
+
+def test_unlabeled_images_are_colored_by_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = write_unlabeled_grid()
+    write_report(params)
+    page, markdown = read_page(), read_markdown()
+    for text in (page.text, " ".join(markdown.split())):
+        assert "use (RankMe) is 5.00 ± 0.71 for random and 5.00 ± 0.71 for relational. The section Embedding" in text
+        assert "None is an accuracy." in text
+        assert "collapsed: for" not in text
+    rows = normalized_rows(page)
+    assert ["Method", "RankMe", "effective rank", "alignment", "uniformity"] in rows
+    assert ["random lower bound", "5.000 ± 0.707", "9.000 ± 0.707", "0.500 ± 0.000", "−2.000 ± 0.000"] in rows
+    assert "cluster 1 cluster 2 cluster 3" in " ".join(page.texts).replace("\n", "")
+    assert "each color is a cluster (k-means; cluster 1 is the largest one of each map)." in page.text
+    html = paths.REPORT_FILES[0].read_text()
+    assert "Map of 10 test images of 3 clusters: relational, seed 1." in html
+    assert page.elements["img"] == 2 + 2  # similar images and views of two methods
+
+
+def test_collapsed_features_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = write_unlabeled_grid()  # RankMe is 4.5 and 5.5 for random weights
+    for run in evaluations(params):
+        if run.pretraining.method == "relational":
+            change_metrics(run, rankme=4.49 if run.pretraining.seed == 2 else 4.51)
+    write_report(params)
+    warning = (
+        "The features of relational, seed 2, may have collapsed: for shapes, RankMe is 4.49, below that of random "
+        "weights, 4.50."
+    )
+    for text in (read_page().text, " ".join(read_markdown().split())):
+        assert warning in text
+        assert text.count("may have collapsed") == 1  # not for random weights
+
+
+@pytest.mark.parametrize(("rank", "count"), [(1.99, 2), (2.01, 0)])
+def test_limit_of_rankme_without_random_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: float, count: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(protocols=("embedding",), methods=("supervised", "relational"))
+    write_grid_files(params)
+    for run in evaluations(params):
+        change_metrics(run, rankme=rank)
+    write_report(params)
+    assert read_page().text.count(f"RankMe is {rank}, below 2.00.") == count
+
+
+def test_large_images_are_embedded_as_webp(full_grid: Params) -> None:
+    run = paths.EvaluationPaths(RELATIONAL, "shapes", "embedding")
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    Image.fromarray(pixels).save(run.examples)
+    write_report(full_grid)
+    (uri,) = re.findall(r"data:image/webp;base64,([^\"]*)", paths.REPORT_FILES[0].read_text())
+    content = base64.b64decode(uri)
+    assert len(content) < run.examples.stat().st_size / 3
+    assert Image.open(io.BytesIO(content)).size == (400, 400)
+
+
+def test_balanced_and_top_5_accuracy_are_shown_if_they_add_something(params: Params) -> None:
+    write_report(params)
+    header = ["Worst class", "Accuracy", "Best class", "Accuracy", "Gap", "Calibration error", "Mistakes"]
+    assert ["Method", "Protocol", *header] in normalized_rows(read_page())
+    for run in evaluations(params):
+        accuracy = json.loads(run.metrics.read_text())["accuracy"]
+        change_metrics(run, balanced_accuracy=accuracy, top_5_accuracy=0.9)
+    write_report(params)
+    assert ["Method", "Protocol", "Top 5", *header] in normalized_rows(read_page())
+    for run in evaluations(params):
+        change_metrics(run, removed=("top_5_accuracy",) if run.protocol == "knn" else (), balanced_accuracy=0.25)
+    write_report(params)
+    rows = normalized_rows(read_page())
+    assert ["Method", "Protocol", "Class mean", "Top 5", *header] in rows
+    assert ["random", "linear", "25.00", "90.00", "dog"] in [row[:5] for row in rows]
+    assert ["random", "knn", "25.00", "–", "dog"] in [row[:5] for row in rows]
+
+
+def test_chosen_learning_rates_are_shown_by_seed(params: Params) -> None:
+    for run in evaluations(params):
+        if run.protocol == "linear":
+            settings = {**PROTOCOLS["linear"], "label_fraction": None, "images_per_class": 5}
+            settings["learning_rate"] = [0.001, 0.01]
+            change_record(run.folder, params={"protocols.linear": settings, "threads": 1})
+            change_metrics(run, learning_rate=0.01 if run.pretraining.seed == 1 else 0.001)
+    write_report(params)
+    assert ["relational", "linear, chosen learning rate", "0.01", "0.001"] in normalized_rows(read_page())
+    for text in (read_page().text, read_markdown()):
+        assert (
+            "a linear layer is trained on the frozen features, with 5 labels of each class; the learning rate is "
+            "chosen from 0.001, 0.01 on a fifth of the labeled images"
+        ) in text
 
 
 def test_dynamics_plot_the_history(full_report: tuple[str, str]) -> None:

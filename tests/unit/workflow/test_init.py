@@ -93,13 +93,20 @@ def test_protocols_that_need_more_images_are_left_out(params_file: Path, rr: Run
     assert find_grid_problems(load_params(params_file)) == []
 
 
-def test_unlabeled_folder_has_no_target(params_file: Path, rr: RunRr) -> None:
-    save_images(Path("photos"), {"": 10, "holidays": 0}, (40, 40))
+@pytest.mark.parametrize(
+    ("count", "evaluations", "target", "methods"),
+    [(30, "evaluations: embedding", ["mine"], ["random"]), (10, "no evaluations: too few test images", [], [])],
+)
+def test_unlabeled_folder(
+    params_file: Path, rr: RunRr, count: int, evaluations: str, target: list[str], methods: list[str]
+) -> None:
+    save_images(Path("photos"), {"": count, "holidays": 0}, (40, 40))
     outcome = rr("init", "photos", "--name", "mine")
-    assert "10 epochs" not in outcome.out
-    assert "no evaluations, for lack of labels" in outcome.out
+    assert outcome.out.splitlines()[-2].endswith(f"; {evaluations}")
     after = load_params(params_file)
-    assert (after.grid[0].dataset, after.grid[0].target, after.grid[0].method) == (["mine"], [], ["relational-mine"])
+    assert (after.grid[0].dataset, after.grid[0].target) == (["mine"], target)
+    assert after.grid[0].method == [*methods, "relational-mine"]
+    assert after.grid[0].protocol == (["embedding"] if target else [])
     assert find_grid_problems(after) == []
 
 
