@@ -2,6 +2,8 @@
 # does only what is out of date.
 VENV := .venv
 PYTHON ?= python3
+# CPU=1 installs torch without the CUDA libraries (docs/install.md). Such an environment contains a lock file of its own.
+CPU ?= $(if $(wildcard $(VENV)/requirements.lock),1)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: main repository setup test test-fast test-cluster lint docs lock audit test-oldest test-newest clean
@@ -18,7 +20,7 @@ repository:
 setup: $(VENV)/ready
 
 $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
-	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash workflow/setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" CPU="$(CPU)" bash workflow/setup.sh
 	@touch $@
 
 test: setup lint

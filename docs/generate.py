@@ -1,16 +1,36 @@
-"""Write the reference pages for params.yaml and the command line. `make docs` runs this before it builds the site."""
+"""Write the reference pages, and the tables and images of the method pages. `make docs` runs this before it builds."""
 
+import dataclasses
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from rr.params.root import Params
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel
 
-REFERENCE = Path(__file__).parent / "reference"
+from rr import backbones, methods
+from rr.data.shapes import generate_shapes
+from rr.methods.rotation import rotate_four_ways
+from rr.params.loading import load_params
+from rr.params.methods import TrainableConfig
+from rr.params.root import Params
+from rr.report.paper.published import LIGHTLY, PublishedResult, display_name, load_published
+from rr.runtime.image_grid import make_image_grid
+from rr.views import make_views
+
+DOCS = Path(__file__).parent
+REFERENCE = DOCS / "reference"
+# The pages of the methods, named like their entries in params.yaml.
+METHOD_PAGES = sorted(path for path in (DOCS / "methods").glob("*.md") if path.stem != "index")
+GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+COLUMNS, IMAGE_SIZE = 8, 64  # of the images of views
 NOTE = "<!-- Written by docs/generate.py (make docs). Do not edit. -->\n"
 BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
+NO_LIMIT = 1_000_000  # bounds from here on only exclude typing errors
 
 
 def parameters_page() -> str:
@@ -47,6 +67,105 @@ def command_line_page() -> str:
     return NOTE + re.sub(r"^\* `--help`: .*\n", "", page, flags=re.MULTILINE)
 
 
+def method_page(name: str, text: str) -> str:
+    """Return the page of a method with up-to-date tables, in place of those between `<!-- generated: … -->` lines."""
+    tables = {"settings": settings_table, "cost": cost_table, "published": published_table}
+    return GENERATED.sub(lambda match: f"{match[1]}\n{tables[match[2]](name)}\n\n{match[3]}", text)
+
+
+def settings_table(name: str) -> str:
+    """Return the keys of a method, with their values in the params.yaml of this project and their valid values."""
+    config = load_params(DOCS.parent / "params.yaml").methods[name]
+    schema = Params.model_json_schema()
+    lines = ["| key | value in `params.yaml` | valid values |", "| --- | --- | --- |"]
+    for key, value in schema["$defs"][type(config).__name__]["properties"].items():
+        if key == "kind":
+            continue
+        setting = getattr(config, key)
+        valid = _describe(value, schema).replace("](#", "](../reference/parameters.md#")
+        default = " (default)" if key not in config.model_fields_set else ""
+        lines.append(f"| `{key}` | {_format_setting(setting)}{default} | {valid} |")
+    return "\n".join(lines)
+
+
+def cost_table(name: str) -> str:
+    """Return the size of a training step with the settings in params.yaml, and the number of weights."""
+    config = load_params(DOCS.parent / "params.yaml").methods[name]
+    assert isinstance(config, TrainableConfig)
+    method = methods.build(config, backbones.build("conv4"), num_classes=10)
+    weights = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
+    kept = sum(parameter.numel() for parameter in method.backbone.parameters())
+    pairs = method.count_pairs(config.batch_size)
+    cells = (config.batch_size, config.views * config.batch_size, pairs, kept, weights - kept)
+    return (
+        "| images per step | views per step | pairs per step | weights of Conv-4 | other trained weights |\n"
+        "| --: | --: | --: | --: | --: |\n| " + " | ".join(f"{cell:,}" if cell else "–" for cell in cells) + " |"
+    )
+
+
+def published_table(name: str) -> str:
+    """Return the published accuracies of a method on the dataset of its training, one row per dataset and backbone."""
+    results: dict[tuple[str, str, str], PublishedResult] = {}
+    for result in load_published():
+        is_main = result.unit == "percent" and result.status == "confirmed" and result.views is None
+        is_same_data = result.target == result.dataset.removesuffix("-unlabeled")
+        if result.method == name and is_main and is_same_data:
+            key = (display_name(result.dataset), result.backbone, result.protocol)
+            results.setdefault(key, result)  # the paper prints some results in two tables
+    lines = ["| dataset | backbone | protocol | accuracy, % | source |", "| --- | --- | --- | --: | --- |"]
+    for (dataset, backbone, protocol), result in sorted(results.items()):
+        if result.table == LIGHTLY:
+            lines.append(f"| {dataset} | `{backbone}` | `{protocol}` | {result.mean} | lightly |")
+        else:
+            accuracy = f"{result.mean:.2f} ± {result.std:.2f}"
+            lines.append(f"| {dataset} | `{backbone}` | `{protocol}` | {accuracy} | paper, {result.table} |")
+    return "\n".join(lines)
+
+
+def views_image(name: str) -> Image.Image:
+    """Return an image with three rows: a generated image, then its first views in the training of a method."""
+    config = load_params(DOCS.parent / "params.yaml").methods[name]
+    assert isinstance(config, TrainableConfig)
+    images, _ = generate_shapes(10, 3, "train", IMAGE_SIZE)
+    images = images[:3]
+    columns = [images]
+    epoch = 0
+    while len(columns) <= COLUMNS:
+        views = make_views(
+            images, np.arange(len(images)), augmentation=config.augmentations, seed=1, epoch=epoch,
+            num_views=config.views, mean=(0.0,) * 3, std=(1.0,) * 3, device="cpu",
+        )  # fmt: skip
+        if config.kind == "rotation":
+            views = rotate_four_ways(views)[0]
+        pixels = (views.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        columns += np.split(pixels, len(pixels) // len(images))
+        epoch += 1
+    rows = np.stack(columns[: COLUMNS + 1], axis=1).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3)
+    return Image.fromarray(make_image_grid(rows, COLUMNS + 1))
+
+
+def _format_setting(value: Any) -> str:
+    """Return a value of params.yaml as Markdown; of a group of keys, only those that are not at their defaults."""
+    if value is None:
+        return "–"
+    if dataclasses.is_dataclass(value):
+        default = type(value)()
+        names = [field.name for field in dataclasses.fields(value)]
+        changed = [name for name in names if getattr(value, name) != getattr(default, name)]
+        return ", ".join(f"`{name}: {_format_number(getattr(value, name))}`" for name in changed)
+    if isinstance(value, BaseModel):
+        return ", ".join(f"`{key}: {_format_number(item)}`" for key, item in value.model_dump().items())
+    return f"`{_format_number(value)}`"
+
+
+def _format_number(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_format_number, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _references(value: Any) -> list[str]:
     """Return the names of the models that a schema refers to, in order."""
     if isinstance(value, dict):
@@ -74,7 +193,7 @@ def _describe(value: dict[str, Any], schema: dict[str, Any]) -> str:
     if "patternProperties" in value:
         (entry,) = value["patternProperties"].values()
         return f"names, each with {_describe(entry, schema)}"
-    bounds = [text.format(value[key]) for key, text in BOUNDS.items() if key in value]
+    bounds = [text.format(value[key]) for key, text in BOUNDS.items() if key in value and value[key] < NO_LIMIT]
     names = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
     return " ".join([names.get(value.get("type", ""), "value"), ", ".join(bounds)]).strip()
 
@@ -97,9 +216,14 @@ def _to_markdown(text: str) -> str:
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write all of them."""
     (REFERENCE / "parameters.md").write_text(parameters_page(), encoding="utf-8")
     (REFERENCE / "command-line.md").write_text(command_line_page(), encoding="utf-8")
+    for path in METHOD_PAGES:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(method_page(path.stem, text), encoding="utf-8")
+        if f"{path.stem}.webp" in text:
+            views_image(path.stem).save(path.with_suffix(".webp"), quality=80)
 
 
 if __name__ == "__main__":

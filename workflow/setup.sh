@@ -24,9 +24,20 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
 fi
 
-echo "setup: installing Python packages into $VENV (takes a few minutes and 6 GB, mostly for torch)"
 "$PYTHON" -m venv "$VENV"
-"$VENV/bin/pip" install --quiet --disable-pip-version-check -r requirements.lock
+if [ "$CPU" = 1 ]; then
+    echo "setup: installing Python packages into $VENV, with torch for CPUs (takes a few minutes and 3 GB)"
+    # The index of the CPU builds has the same versions of torch and torchvision, but other files, so the lock file has
+    # no hashes of them. Everything else but the CUDA libraries is installed from the lock file.
+    awk '/^[a-z]/ {skip = /^(torch|torchvision|triton|cuda-.*|nvidia-.*)==/ && !/^nvidia-ml-py==/} !skip' \
+        requirements.lock >"$VENV/requirements.lock"
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$VENV/requirements.lock"
+    grep -oE '^(torch|torchvision)==[^ ]+' requirements.lock |
+        "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" --no-deps --torch-backend cpu -r -
+else
+    echo "setup: installing Python packages into $VENV (takes a few minutes and 7 GB, mostly for torch)"
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check -r requirements.lock
+fi
 "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps -e .
 "$VENV/bin/python" -c 'import torch, torchvision, ffcv' || {
     echo "setup: importing torch, torchvision and ffcv failed: delete $VENV and run make again" >&2

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from documented_commands import find_block
 from engine_calls import ENVIRONMENT, call
-from helpers import ROOT, copy_project, keep_one_evaluation
+from helpers import copy_project, keep_one_evaluation
 
 pytestmark = pytest.mark.engine
 OUTPUTS = (
@@ -95,14 +96,6 @@ def s3_address() -> Iterator[str]:
         yield address
 
 
-def readme_commands(first_line: str) -> list[str]:
-    """Return the commands of the block of README.md that begins with `$ first_line`."""
-    block = (ROOT / "README.md").read_text().partition(f"```console\n$ {first_line}")[2].partition("```")[0]
-    lines = f"$ {first_line}{block}".splitlines()
-    assert all(line.startswith("$ ") for line in lines)
-    return [line[2:].partition("  #")[0].strip() for line in lines]
-
-
 def run_in_shell(folder: Path, command: str) -> str:
     environment = ENVIRONMENT | {
         f"GIT_{role}_{key}": "t" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")
@@ -121,7 +114,7 @@ def assert_nothing_to_do(clone: Path) -> None:
     assert "Nothing to be done" in call(clone, "snakemake", "-n")
 
 
-def test_readme_commands_share_results_through_a_folder(finished_project: Path, tmp_path: Path) -> None:
+def test_documented_commands_share_results_through_a_folder(finished_project: Path, tmp_path: Path) -> None:
     bare, first, second = tmp_path / "bare", tmp_path / "first", tmp_path / "second"
     shutil.copytree(finished_project, first, symlinks=True)
     git(first, "reset", "-q", "HEAD~1")  # the results are not committed yet
@@ -133,12 +126,12 @@ def test_readme_commands_share_results_through_a_folder(finished_project: Path, 
     git(first, "branch", "-q", "--set-upstream-to", f"origin/{git(first, 'branch', '--show-current')}")
     git(tmp_path, "clone", "-q", str(bare), str(second))
 
-    for command in readme_commands("dvc remote add"):
+    for command in find_block("docs/guides/share.md", "dvc remote add"):
         run_in_shell(first, command.replace("/shared/folder", shlex.quote(str(tmp_path / "store"))))
     assert git(first, "status", "--porcelain") == ""
     call(first, "rr", "sync", "dvc")
     assert_nothing_to_do(first)
-    for command in readme_commands("git pull"):
+    for command in find_block("docs/guides/share.md", "git pull"):
         run_in_shell(second, command)
     assert_nothing_to_do(second)
     assert git(second, "status", "--porcelain") == ""
@@ -171,7 +164,7 @@ def test_clone_pulls_the_pushed_outputs_from_s3(
     assert "every artifact matches its record" in call(clone, "rr", "verify")
 
 
-def test_readme_commands_list_and_undo_experiments(finished_project: Path) -> None:
+def test_documented_commands_list_and_undo_experiments(finished_project: Path) -> None:
     project = finished_project
     artifacts = [*OUTPUTS, "runs/evaluate/shapes/conv4/relational/1/shapes/knn/metrics.json", "params.yaml"]
     before = {name: (project / name).read_bytes() for name in artifacts}
@@ -181,7 +174,7 @@ def test_readme_commands_list_and_undo_experiments(finished_project: Path) -> No
     assert "Stage 'convert@shapes' didn't change" in output
     record = json.loads((project / "runs/pretrain/shapes/conv4/relational/1/run.json").read_text())
     assert record["params"]["methods.relational"]["views"] == 3
-    show, diff, undo = readme_commands("dvc exp show")
+    show, diff, undo = find_block("docs/guides/engines.md", "dvc exp show")
     table = run_in_shell(project, show)
     assert "methods.relational.views" in table
     assert "…" not in table

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import ROOT
+from documented_commands import PAGES, read_blocks
+from helpers import ROOT, RunRr
+from PIL import Image
 
 from rr.runtime.signals import EXIT_MESSAGES
 
@@ -20,6 +23,62 @@ generate = runpy.run_path(str(ROOT / "docs/generate.py"))
 def test_reference_pages_are_up_to_date(page: str, function: str) -> None:
     text = (ROOT / f"docs/reference/{page}.md").read_text(encoding="utf-8")
     assert text == generate[function](), "run make docs"
+
+
+@pytest.mark.parametrize("path", generate["METHOD_PAGES"], ids=lambda path: path.stem)
+def test_method_pages_are_up_to_date(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text == generate["method_page"](path.stem, text), "run make docs"
+    image = path.with_suffix(".webp")
+    assert (image.name in text) == image.is_file()
+    if image.is_file():
+        assert image.stat().st_size < 40_000
+        stored = np.asarray(Image.open(image).convert("RGB"), dtype=float)
+        # WebP is lossy, and the views of another processor may differ by rounding errors.
+        assert np.abs(stored - np.asarray(generate["views_image"](path.stem))).mean() < 8, "run make docs"
+
+
+def test_every_method_has_a_page() -> None:
+    kinds = {config.kind for config in generate["load_params"](ROOT / "params.yaml").methods.values()}
+    assert {path.stem for path in generate["METHOD_PAGES"]} == kinds
+
+
+def test_readme_is_short_and_its_images_are_small() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 120
+    for name in ("light", "dark"):
+        assert (ROOT / f"docs/images/report-{name}.webp").stat().st_size < 120_000
+
+
+def test_links_of_the_readme_exist() -> None:
+    """The site does not contain the README, so Sphinx does not check its links."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]+)(?:#([^)]*))?\)", text):
+        assert (ROOT / link).is_file(), link
+        headings = re.findall(r"^#+ (.*)", (ROOT / link).read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert not anchor or anchor in slugs, f"{link}#{anchor}"
+
+
+def test_every_console_block_is_run_or_states_why_not() -> None:
+    for page in PAGES:
+        for block in read_blocks(page):
+            assert block.commands, page
+            if block.note and block.note["test"]:
+                assert (ROOT / block.note["test"]).is_file(), f"{page}: {block.note[0]}"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("params_file")
+def test_costs_of_the_suites_are_those_of_rr_plan(rr: RunRr) -> None:
+    text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| (\d+) \| ([0-9.]+) \| (\d+) \|$", text, re.MULTILINE)
+    assert len(rows) == 9
+    for suite, runs, billions, evaluations in rows:
+        plan = rr("plan", suite, "--views-per-second", 20_000).out
+        views = int(re.search(rf"^{runs} pretraining runs, ([0-9,]+) views", plan, re.MULTILINE)[1].replace(",", ""))
+        assert f"{views / 1e9:.2f}" == billions, suite
+        assert f" and {evaluations} evaluations" in plan, suite
 
 
 @pytest.mark.slow

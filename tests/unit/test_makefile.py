@@ -1,6 +1,7 @@
-"""Test that `make` checks for a git repository before it installs anything."""
+"""Tests of `make`: it checks for a git repository first, and CPU=1 installs no CUDA libraries."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,3 +24,55 @@ def test_make_without_a_git_repository_installs_nothing(tmp_path: Path) -> None:
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "git repository" not in process.stderr
     assert "setup: no-python is not Python 3.11 to 3.13" in process.stderr
+
+
+def test_cpu_installs_everything_but_torch_and_cuda_from_the_lock_file(tmp_path: Path) -> None:
+    """Programs that only record their arguments stand in for Python, pip, uv and the system libraries."""
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    log, bin_folder, venv = tmp_path / "log", tmp_path / "bin", tmp_path / "venv"
+    bin_folder.mkdir()
+    (venv / "bin").mkdir(parents=True)
+    for folder, names in ((bin_folder, ("c++", "pkg-config", "no-python")), (venv / "bin", ("python", "pip"))):
+        for name in names:
+            (folder / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\n')
+            (folder / name).chmod(0o755)
+    (venv / "bin/uv").write_text(f'#!/bin/sh\necho uv "$@" >>{log}\ncat >>{log}\n')
+    (venv / "bin/uv").chmod(0o755)
+    environment = {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHON": "no-python", "VENV": str(venv)}
+    command = ["bash", ROOT / "workflow/setup.sh"]
+    subprocess.run(command, cwd=tmp_path, env=environment | {"CPU": "1"}, check=True)
+    lines = log.read_text().splitlines()
+    assert f"pip install --quiet --disable-pip-version-check --no-deps -r {venv}/requirements.lock" in lines
+    [uv] = [number for number, line in enumerate(lines) if line.startswith("uv ")]
+    assert "--torch-backend cpu" in lines[uv]
+    pinned = re.compile(r"^[a-z0-9-]+==[^ ;]+", re.MULTILINE)
+    locked = set(pinned.findall((tmp_path / "requirements.lock").read_text()))
+    rest = (venv / "requirements.lock").read_text()
+    assert {line.partition("==")[0] for line in lines[uv + 1 : uv + 3]} == {"torch", "torchvision"}
+    assert set(lines[uv + 1 : uv + 3]) <= locked
+    left_out = {line.partition("==")[0] for line in locked - set(pinned.findall(rest))}
+    assert {"torch", "torchvision", "triton", "nvidia-cublas", "cuda-toolkit"} <= left_out
+    assert all(re.match("torch|triton|nvidia-|cuda-", name) for name in left_out)
+    assert {"numpy", "nvidia-ml-py", "uv"}.isdisjoint(left_out)
+    assert rest.count("--hash=sha256:") > len(pinned.findall(rest)) - 1  # each version keeps its hashes
+
+    log.unlink()
+    subprocess.run(command, cwd=tmp_path, env=environment | {"CPU": ""}, check=True)
+    assert "pip install --quiet --disable-pip-version-check -r requirements.lock" in log.read_text().splitlines()
+    assert "uv" not in log.read_text()
+
+
+def test_make_keeps_the_kind_of_torch_that_is_installed(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "workflow/setup.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    def recipe(*arguments: str) -> str:
+        command = ["make", "--dry-run", "setup", *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    assert 'CPU=""' in recipe()
+    assert 'CPU="1"' in recipe("CPU=1")
+    (tmp_path / ".venv").mkdir()
+    shutil.copy(tmp_path / "requirements.lock", tmp_path / ".venv")  # as setup.sh writes it with CPU=1
+    assert 'CPU="1"' in recipe()

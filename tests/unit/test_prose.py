@@ -34,7 +34,7 @@ PATTERN = re.compile(r"\b(?:" + "|".join(WORDS) + r")\b")
 EXCEPTIONS = re.compile(
     "|".join(
         (
-            "instead of `picture`", r"\(not picture", "neighbours`", "\"neighbours\"", "'neighbours'",
+            "</?picture>", "instead of `picture`", r"\(not picture", "neighbours`", "\"neighbours\"", "'neighbours'",
             r"\blabelled\b.*label_fraction", "unlabelled.*unlabeled", "_unlabelled", r"augmentation\.grey",
         )
     )

@@ -7,6 +7,7 @@ import re
 import socket
 import tarfile
 import threading
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,7 @@ class Server:
         self.cut_after: list[int] = []  # number of bytes after which the next responses end
         self.send_length = True
         self.content_type = "application/gzip"
+        self.requested_paths: list[str] = []
         self.requested_ranges: list[str | None] = []
         self.sent_bytes: list[int] = []  # of each response
         server = self
@@ -56,6 +58,7 @@ class Server:
         self._http.server_close()
 
     def respond(self, request: BaseHTTPRequestHandler) -> None:
+        self.requested_paths.append(request.path)
         requested = request.headers.get("Range")
         self.requested_ranges.append(requested)
         if self.statuses:
@@ -108,6 +111,17 @@ class TestDownload:
         assert [path.name for path in target.parent.iterdir()] == ["set.tar.gz"]
         download.download_file(server.url, target, MD5)
         assert server.requested_ranges == [None]
+
+    def test_proxy_of_the_environment_is_used(
+        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(urllib.request, "_opener", None)  # it would keep the proxies of its first use
+        monkeypatch.setenv("http_proxy", server.url.removesuffix("/set.tar.gz"))
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        download.download_file("http://images.invalid/set.tar.gz", tmp_path / "set", MD5)
+        assert (tmp_path / "set").read_bytes() == DATA
+        assert server.requested_paths == ["http://images.invalid/set.tar.gz"]
 
     def test_existing_file_with_wrong_checksum_raises(self, server: Server, tmp_path: Path) -> None:
         target = tmp_path / "set.tar.gz"
