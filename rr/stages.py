@@ -216,6 +216,7 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
             from rr.data.index import read_class_names, read_preprocessing
             from rr.pretrain import pretrain
             from rr.pretrain.checkpoint import delete_checkpoints
+            from rr.workflow.claims import claim_sha256, grid_claims
 
             devices.configure_backends(params.threads)
             keep_freed_memory()
@@ -238,6 +239,7 @@ def run_pretrain(dataset: str, backbone: str, method: str, seed: int, device: st
             recorder.facts = {
                 "device": devices.device_name(device),
                 "processes": group.world_size,
+                "claims": [claim_sha256(claim) for claim in grid_claims(params)],  # as stated before the training
                 "preprocessing": {f"datasets.{dataset}": asdict(preprocessing)},
                 **facts,
             }

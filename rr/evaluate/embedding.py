@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from rr.evaluate.checks import sample_test_rows
 from rr.evaluate.features import batch_size_for
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.relation_head import MIN_CALIBRATION_IMAGES, measure_calibration
 from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
 from rr.evaluate.result import ProtocolResult
 from rr.params import EmbeddingConfig
@@ -25,6 +26,9 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     The metrics are `silhouette` (of the classes, by the Euclidean distance between normalized features), `alignment` of
     two augmented views and `uniformity` (Wang and Isola 2020), and `effective_rank`. The table has the coordinates x
     and y of the map. The example image shows the test images at their map coordinates, without overlap.
+
+    If the backbone was trained with a relation head, the metrics also contain its calibration on pairs of the two views
+    (`rr.evaluate.relation_head.measure_calibration`), with which `rr compare` computes probabilities.
     """
     from sklearn.manifold import TSNE  # the import takes a second, and the other protocols do not need it
     from sklearn.metrics import silhouette_score
@@ -47,6 +51,10 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "effective_rank": effective_rank(features),
         "images": len(rows),
     }
+    head = inputs.load_relation_head()
+    if head and len(rows) >= MIN_CALIBRATION_IMAGES:
+        views = torch.stack((first_views, second_views)).cpu().numpy()
+        metrics |= measure_calibration(head, views, inputs.seed)
     images = inputs.read_images("test", rows)
     return ProtocolResult(
         metrics, rows, {"x": coordinates[:, 0], "y": coordinates[:, 1]}, render_map(images, coordinates)

@@ -3,6 +3,7 @@
 Nothing here imports torch, so the command line and the Snakefile check parameters within milliseconds.
 """
 
+from rr.params.claims import ClaimConfig
 from rr.params.datasets import (
     CifarSource,
     DatasetConfig,
@@ -32,6 +33,7 @@ from rr.params.methods import (
     VICRegConfig,
 )
 from rr.params.protocols import (
+    CLASSIFICATION_PROTOCOLS,
     NUMPY_PROTOCOLS,
     EmbeddingConfig,
     FinetuneConfig,
@@ -43,10 +45,12 @@ from rr.params.protocols import (
 from rr.params.root import DynamicsConfig, GridConfig, Params, lookup
 
 __all__ = [
+    "CLASSIFICATION_PROTOCOLS",
     "NUMPY_PROTOCOLS",
     "BYOLConfig",
     "BarlowTwinsConfig",
     "CifarSource",
+    "ClaimConfig",
     "DatasetConfig",
     "DeepClusterConfig",
     "DigitsSource",

@@ -11,6 +11,7 @@ from rr.runtime.formatting import format_count, format_duration
 from rr.runtime.table import format_table
 from rr.workflow import grid
 from rr.workflow.checks import count_images, estimate_beton_bytes, find_known_dataset, find_pretraining_problem
+from rr.workflow.claims import describe_required_seeds
 from rr.workflow.estimates import IoEstimate, estimate_features_bytes, estimate_io, estimate_makespan
 from rr.workflow.records import load_record
 
@@ -80,6 +81,7 @@ def format_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -
     )
     lines = [
         format_table(header, rows, text_columns=3),
+        *describe_required_seeds(params),
         f"{format_count(sum(map(len, remaining.values())), 'pretraining runs')}, {format_count(total_views, 'views')}, "
         f"{_format_time(sum(seconds.values()))} if run one after the other",
         f"not included in the time: {format_count(len(extractions), 'feature extractions')} and "

@@ -11,6 +11,7 @@ from rr.data.beton import Beton, write
 from rr.data.feature_file import SplitFeatures
 from rr.evaluate import embedding
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.relation_head import RelationHead
 from rr.evaluate.representation_metrics import alignment, effective_rank, uniformity
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.target import Target
@@ -54,12 +55,13 @@ def compute_features(beton: Beton) -> torch.Tensor:
     return ChannelMeans()((images - 0.5) / 0.5)
 
 
-def evaluate(beton: Beton, **changes: object) -> ProtocolResult:
+def evaluate(beton: Beton, head: RelationHead | None = None, **changes: object) -> ProtocolResult:
     split = SplitFeatures(compute_features(beton).numpy(), beton.labels, beton.index)
     target = Target("mine", DATASET, dict.fromkeys(("train", "test"), beton.path), ["a", "b", "c"])
     run = PretrainPaths("mine", "conv4", "random", 1)
     inputs = EvaluationInputs(split, split, target, run, seed=3, device="cpu", threads=1)
     vars(inputs)["load_backbone"] = ChannelMeans
+    vars(inputs)["load_relation_head"] = lambda: head
     return embedding.evaluate(inputs, make_config(**changes))
 
 
@@ -71,6 +73,15 @@ def test_metrics_of_flipped_views(test_split: Beton) -> None:
     assert np.array_equal(result.rows, np.unique(result.rows))
     features = F.normalize(compute_features(test_split)[result.rows]).numpy()
     assert result.metrics["silhouette"] == pytest.approx(silhouette_score(features, test_split.labels[result.rows]))
+
+
+def test_relation_head_is_calibrated(test_split: Beton) -> None:
+    assert not [name for name in evaluate(test_split).metrics if name.startswith("relation")]
+    # The logit is the larger of two features, each of which is the same in both views of an image.
+    head = RelationHead("max", np.ones((2, 1), np.float32), np.zeros(1, np.float32), np.ones(1, np.float32), 0.0)
+    metrics = evaluate(test_split, head).metrics
+    assert metrics["relation_pairs"] == 40  # 20 images, each in a positive and in a negative pair
+    assert 0 <= metrics["relation_calibration_error"] <= 1
 
 
 def test_same_seed_gives_identical_result(test_split: Beton) -> None:

@@ -1,9 +1,11 @@
 """Sections of the page: classes, retrieval, embedding, dynamics and efficiency, with values computed by hand."""
 
+import json
 import re
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_files import (
@@ -25,10 +27,12 @@ from sklearn import metrics
 
 from rr import paths
 from rr.params import Params
+from rr.report.inputs.collect import collect_results
 from rr.report.inputs.predictions import Predictions
 from rr.report.page import escape_markdown
 from rr.report.sections.classes import calibration_curve, confusion_fractions, top_confusions
 from rr.report.sections.efficiency import accuracy_at
+from rr.report.sections.retrieval import build_retrieval
 from rr.report.stage import write_report
 from rr.workflow.grid import evaluations
 
@@ -119,6 +123,35 @@ def test_retrieval_and_embedding_tables(full_report: tuple[str, str]) -> None:
     assert not {"61.50", "9.000"} & set(bold[2:])
     assert "| relational | **51.50 ± 0.71** | **10.00 ± 0.00** |" in markdown
     assert "| relational | −0.250 ± 0.000 | 0.500 ± 0.000 | −2.000 ± 0.000 | 9.000 ± 0.707 |" in markdown
+
+
+def test_retrieval_shows_whether_the_relation_head_helps(full_report: tuple[str, str]) -> None:
+    html, markdown = full_report
+    page = ParsedPage(html)
+    titles = ["mAP", "mAP, head", "precision at 1", "precision at 1, head", "precision at 5", "precision at 5, head"]
+    rows = normalized_rows(page)
+    assert rows[rows.index(["Method", *titles]) + 1] == [
+        "relational", "51.50 ± 0.71", "53.50 ± 0.85", "10.00 ± 0.00", "20.00 ± 0.00", "50.00 ± 0.00", "50.00 ± 0.00",
+    ]  # fmt: skip
+    # The mean of the changes is 2.00 and their standard error is 0.1; t with one degree of freedom is 12.71.
+    sentence = (
+        "relational: reordering changes the mAP by +2.00 points (95 % interval over seeds +0.73 to +3.27): it helps."
+    )
+    assert sentence in page.text
+    assert sentence in markdown
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"), [([0.02, -0.03], "undecided whether it helps."), ([-0.01, -0.011], "harm.")]
+)
+def test_relation_head_that_does_not_help(full_grid: Params, changes: list[float], end: str) -> None:
+    for seed, change in enumerate(changes, 1):
+        run = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "relational", seed), "shapes", "retrieval")
+        values = json.loads(run.metrics.read_text())
+        values["reranked_mean_average_precision"] = values["mean_average_precision"] + change
+        run.metrics.write_text(json.dumps(values))
+    (table,) = build_retrieval(collect_results(full_grid))
+    assert table.head_sentences[0].endswith(end)
 
 
 def test_dynamics_plot_the_history(full_report: tuple[str, str]) -> None:
