@@ -471,6 +471,14 @@ def retrieve(
     ],
     weights: WeightsOption,
     top: Annotated[int, typer.Option("--top", min=1, help="Number of results for each query.")] = 10,
+    rerank: Annotated[
+        int,
+        typer.Option(
+            "--rerank",
+            min=0,
+            help="Number of the nearest images to reorder by the relation head, e.g. 100 (0 for none).",
+        ),
+    ] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page to write.")] = None,
     index: Annotated[
         Path | None, typer.Option("--index", help="File that caches the features. By default, a file in .rr/gallery.")
@@ -486,9 +494,26 @@ def retrieve(
 
         config = _lookup_dataset(dataset, params)
         message = run_retrieve(
-            images, gallery, weights, top=top, page_path=output, index_path=index, dataset=config,
-            on_unreadable=on_unreadable, device=device,
+            images, gallery, weights, top=top, num_reranked=rerank, page_path=output, index_path=index,
+            dataset=config, on_unreadable=on_unreadable, device=device,
         )  # fmt: skip
+    print(message)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
+    second: Annotated[Path, typer.Argument(metavar="IMAGE", help="Another image.")],
+    weights: WeightsOption,
+    dataset: PreprocessingOption = None,
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
+) -> None:
+    """Print the probability that two images show the same thing, by the relation head of a relational run."""
+    with Progress("compare"):
+        from rr.gallery.compare import compare as run_compare
+
+        message = run_compare(first, second, weights, dataset=_lookup_dataset(dataset, params), device=device)
     print(message)
 
 

@@ -205,6 +205,12 @@ def record_folder(path: Path) -> Path:
     return path.parent
 
 
+def list_metrics() -> list[Path]:
+    """Return the metrics of all evaluations in the current folder, first those on the dataset of the pretraining."""
+    files = Path("runs/evaluate").glob("*/*/*/*/*/*/metrics.json")
+    return sorted(files, key=lambda file: (file.parts[2] != file.parts[6], file))
+
+
 def gallery_index(key: str) -> Path:
     """Return the path of the file in which `rr retrieve` caches features; `key` identifies images and backbone."""
     return Path(".rr/gallery", f"{key}.parquet")

@@ -244,6 +244,7 @@ def run_pretrain(
             from rr.pretrain import pretrain
             from rr.pretrain.checkpoint import delete_checkpoints
             from rr.pretrain.loop import format_history
+            from rr.workflow.claims import claim_sha256, grid_claims
 
             def show_history(history: list[dict[str, float]]) -> None:
                 write_text(paths.unfinished_history(run.checkpoint), format_history(history))
@@ -271,6 +272,7 @@ def run_pretrain(
             recorder.facts = {
                 "device": devices.device_name(device),
                 "processes": group.world_size,
+                "claims": [claim_sha256(claim) for claim in grid_claims(params)],  # as stated before the training
                 "preprocessing": {f"datasets.{dataset}": asdict(preprocessing)},
                 **facts,
             }

@@ -129,6 +129,9 @@ def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
         at_k = {f"{name}_at_{k}": 0.1 * k for name in ("precision", "recall", "hit_rate") for k in (1, 5)}
         offset = 0.1 * ["random", "simclr", "relational", "supervised"].index(run.pretraining.method)
         metrics = {"mean_average_precision": 0.3 + offset + seed / 100, **at_k, **sizes}
+        if run.pretraining.method == "relational":  # the relation head adds 1.9 points for seed 1, and 2.1 for seed 2
+            metrics["reranked_mean_average_precision"] = metrics["mean_average_precision"] + 0.017 + 0.002 * seed
+            metrics |= {"reranked_precision_at_1": 0.2, "reranked_precision_at_5": 0.5}
         zeros = pa.array([[0] * 5] * 10)
         columns = {"average_precision": [0.5] * 10, "neighbours": zeros, "neighbour_labels": zeros}
         table = pa.table(index | columns | {"similarities": pa.array([[0.5] * 5] * 10, pa.list_(pa.float32()))})

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rr.evaluate.features import batch_size_for
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.relation_head import MIN_CALIBRATION_IMAGES, measure_calibration
 from rr.evaluate.representation_metrics import alignment, effective_rank, rankme, uniformity
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import find_nearest, nearest_neighbors
@@ -43,6 +44,9 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     - a `thumbnail` (WebP).
 
     The example image shows neighbors, clusters, outliers, and the test images at their map coordinates.
+
+    If the backbone was trained with a relation head, the metrics also contain its calibration on pairs of the two views
+    (`rr.evaluate.relation_head.measure_calibration`), with which `rr compare` computes probabilities.
     """
     from sklearn.exceptions import ConvergenceWarning  # the import takes a second, and other protocols do not need it
 
@@ -68,6 +72,10 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "effective_rank": effective_rank(features),
         "images": len(rows),
     }
+    head = inputs.load_relation_head()
+    if head and len(rows) >= MIN_CALIBRATION_IMAGES:
+        views = torch.stack((first_views, second_views)).cpu().numpy()
+        metrics |= measure_calibration(head, views, inputs.seed)
     images = inputs.read_images("test", rows)
     columns = {
         "x": coordinates[:, 0],

@@ -10,6 +10,7 @@ import numpy as np
 from rr.data.beton import Beton, read_images
 from rr.data.feature_file import SplitFeatures
 from rr.errors import UserError
+from rr.evaluate.relation_head import RelationHead, load_relation_head
 from rr.evaluate.target import Target
 from rr.paths import PretrainPaths
 
@@ -68,6 +69,14 @@ class EvaluationInputs:
         from rr.backbones.weights import load_backbone
 
         return load_backbone(self.pretraining.weights).to(self.device)
+
+    def load_relation_head(self) -> RelationHead | None:
+        """Return the relation head that was trained with the backbone, or None.
+
+        Raises:
+            UserError: if the weights are not a valid backbone file.
+        """
+        return load_relation_head(self.pretraining.weights)
 
     def load_trained_classifier(self) -> nn.Linear | None:
         """Return the classifier of the target's classes that was trained with the backbone, on `device`, or None.

@@ -6,12 +6,14 @@ import numpy as np
 
 from rr.compute.thread_pool import parallel_for
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.relation_head import RelationHead, sort_by_logit
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import normalize_rows
 from rr.params import RetrievalConfig
 from rr.runtime.image_grid import make_image_grid
 
 _BATCH_SIZE = 256  # queries whose similarities are computed together
+_RERANKED = 100  # the nearest images of a query, which the relation head reorders
 _EXAMPLE_QUERIES, _EXAMPLE_NEIGHBORS = 10, 10
 _FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (30, 140, 60), (200, 40, 40), (255, 255, 255)
 
@@ -30,12 +32,16 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     Images with equal similarity are ranked in file order. The average precision gives them the same rank, as in
     scikit-learn.
 
+    If the backbone was trained with a relation head, the head also reorders the 100 nearest images of each query. The
+    metrics of that ranking are `reranked_mean_average_precision` and `reranked_precision_at_k`.
+
     The example image has a row for the first test image of each class, up to 10 rows. A row shows the query and its 10
     nearest training images. An image of the same class has a green frame, and any other has a red frame.
     """
     train, test = inputs.train, inputs.test
     max_cutoff = max(config.cutoffs)
-    num_neighbors = min(max(max_cutoff, _EXAMPLE_NEIGHBORS), len(train))
+    head = inputs.load_relation_head()
+    num_neighbors = min(max(max_cutoff, _RERANKED if head else _EXAMPLE_NEIGHBORS), len(train))
     nearest, similarity, average_precision = rank_gallery(
         train.features, train.labels, test.features, test.labels, num_neighbors,
         euclidean=config.distance == "euclidean", threads=inputs.threads,
@@ -48,12 +54,23 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
         metrics[f"precision_at_{k}"] = float((num_hits / k).mean())
         metrics[f"recall_at_{k}"] = float((num_hits / num_relevant).mean())
         metrics[f"hit_rate_at_{k}"] = float((num_hits > 0).mean())
+    columns = {}
+    if head:
+        order = _rerank_queries(head, train.features, test.features, nearest[:, :_RERANKED], inputs.threads)
+        reranked = np.take_along_axis(is_relevant[:, :_RERANKED], order, 1)
+        gain = (_sum_precisions(reranked) - _sum_precisions(is_relevant[:, :_RERANKED])) / num_relevant
+        columns["reranked_average_precision"] = average_precision + gain
+        metrics["reranked_mean_average_precision"] = float(columns["reranked_average_precision"].mean())
+        for k in config.cutoffs:  # the images after the first 100 keep their places
+            num_hits = reranked[:, :k].sum(1) + is_relevant[:, _RERANKED:k].sum(1)
+            metrics[f"reranked_precision_at_{k}"] = float((num_hits / k).mean())
     return ProtocolResult(
         metrics=metrics | {"train_images": len(train)},
         rows=np.arange(len(test)),
         predictions=train.labels[nearest[:, 0]],
         columns={
             "average_precision": average_precision,
+            **columns,
             "neighbours": train.index[nearest[:, :max_cutoff]],
             "neighbour_labels": train.labels[nearest[:, :max_cutoff]],
             "similarities": similarity[:, :max_cutoff],
@@ -133,6 +150,28 @@ def _rank_queries(
         num_at_least = len(ascending) - np.searchsorted(ascending, relevant)
         num_relevant_at_least = len(relevant) - np.searchsorted(relevant, relevant)
         average_precision[query] = (num_relevant_at_least / num_at_least).mean()
+
+
+def _rerank_queries(
+    head: RelationHead, gallery: np.ndarray, queries: np.ndarray, nearest: np.ndarray, threads: int
+) -> np.ndarray:
+    """Return the order in which the head ranks the nearest images of each query, int64 (Q, num_neighbors)."""
+    orders = np.empty_like(nearest)
+    gallery_terms, query_terms = head.project(gallery), head.project(queries)
+
+    def rerank_queries(start: int, stop: int) -> None:
+        for query in range(start, stop):
+            own = [terms[query : query + 1] for terms in query_terms]
+            orders[query] = sort_by_logit(head.combine(own, [terms[nearest[query]] for terms in gallery_terms]))
+
+    parallel_for(rerank_queries, len(queries), threads)
+    return orders
+
+
+def _sum_precisions(is_relevant: np.ndarray) -> np.ndarray:
+    """Return the sum of the precisions at the ranks of the relevant images of each ranking, float64 (Q,)."""
+    precisions = is_relevant.cumsum(1) / np.arange(1, is_relevant.shape[1] + 1)
+    return np.asarray((precisions * is_relevant).sum(1))
 
 
 def _render_examples(nearest: np.ndarray, is_relevant: np.ndarray, inputs: EvaluationInputs) -> np.ndarray:

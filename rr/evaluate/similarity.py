@@ -53,6 +53,12 @@ def find_nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tu
     return np.stack(rows), np.stack(similarities)
 
 
+def cosine_similarities(first_PD: np.ndarray, second_PD: np.ndarray) -> np.ndarray:
+    """Return the cosine similarity of each pair of rows, float32 (P,)."""
+    products = np.einsum("ij,ij->i", first_PD, second_PD)
+    return np.asarray(np.clip(products / _nonzero_norms(first_PD) / _nonzero_norms(second_PD), -1, 1))
+
+
 def _nonzero_norms(vectors_ND: np.ndarray) -> np.ndarray:
     """Return the norm of each row, and 1 for rows of zeros."""
     norm_N = np.sqrt(np.einsum("ij,ij->i", vectors_ND, vectors_ND))  # unlike np.linalg.norm, without a copy

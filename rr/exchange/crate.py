@@ -134,11 +134,11 @@ class _Crate:
             "programmingLanguage": {"@id": _SNAKEMAKE},
             "license": self._license(),
             "url": _PAPER,
-            "input": self.add("#parameters", "FormalParameter", name="params.yaml", additionalType="File"),
-            "output": self.add("#report", "FormalParameter", name="report/index.html", additionalType="File"),
+            "input": self.add("#input-parameters", "FormalParameter", name="params.yaml", additionalType="File"),
+            "output": self.add("#output-report", "FormalParameter", name="report/index.html", additionalType="File"),
         }
-        self.entities["params.yaml"]["exampleOfWork"] = {"@id": "#parameters"}
-        self.entities[report_files[0]]["exampleOfWork"] = {"@id": "#report"}
+        self.entities["params.yaml"]["exampleOfWork"] = {"@id": "#input-parameters"}
+        self.entities[report_files[0]]["exampleOfWork"] = {"@id": "#output-report"}
         self.add(
             "#workflow-run",
             "CreateAction",

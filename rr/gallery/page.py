@@ -16,14 +16,15 @@ _THUMBNAIL_SIZE = 256  # longest side of a thumbnail in pixels
 _MAX_PNG_SIZE = 96  # thumbnails up to this size are shown enlarged, so they are stored losslessly
 
 
-def render_page(results: Sequence[QueryResult]) -> str:
-    """Return the HTML of a page that shows each query image and its hits.
+def render_page(results: Sequence[QueryResult], ranking: str) -> str:
+    """Return the HTML of a page that shows each query image and its hits. `ranking` says by what they are ranked.
 
     Raises:
         UserError: if an image can no longer be read.
     """
-    template = make_jinja_environment(Path(__file__).parent, autoescape=True).get_template("page.html")
-    return template.render(results=results, make_thumbnail=make_thumbnail_uri, display_name=display_name)
+    environment = make_jinja_environment(Path(__file__).parent, autoescape=True)
+    environment.globals |= {"make_thumbnail": make_thumbnail_uri, "display_name": display_name}
+    return environment.get_template("page.html").render(results=results, ranking=ranking)
 
 
 def make_thumbnail_uri(path: Path) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,15 @@ from rr.data.index import Preprocessing
 from rr.data.names import display_name, format_names
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.errors import UserError
-from rr.evaluate.similarity import find_nearest
+from rr.evaluate.relation_head import sort_by_logit
+from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery import index
 from rr.gallery.embed import check_output_path, make_skipped_files, update_index
 from rr.gallery.feature_extractor import load_feature_extractor
-from rr.gallery.images import list_images, read_images
-from rr.gallery.search import Hit, QueryResult
+from rr.gallery.images import ImageFile, list_images, read_images
+from rr.gallery.index import ImageVectors
+from rr.gallery.relation import PairScorer, load_pair_scorer
+from rr.gallery.search import Hit, QueryResult, percentiles, sample_pairs
 from rr.runtime.atomic import write_text
 
 
@@ -26,6 +32,7 @@ def retrieve(
     weights: Path,
     *,
     top: int,
+    num_reranked: int,
     page_path: Path | None,
     index_path: Path | None,
     dataset: Preprocessing | None,
@@ -34,13 +41,15 @@ def retrieve(
 ) -> str:
     """Find the images in `folder` that are most similar to each query image; return a table for each query as text.
 
-    The vectors of the images in the folder and its subfolders are kept in an index, which is updated first.
+    The vectors of the images in the folder and its subfolders are kept in an index, which is updated first. A query
+    that is itself an image of the folder is left out of its own results.
 
     Args:
         queries: the query images.
         folder: the folder to search, called the gallery.
         weights: the backbone file.
         top: number of images to find for each query.
+        num_reranked: number of the most similar images that the relation head reorders, or 0.
         page_path: HTML file to write, or None.
         index_path: path of the index. The default is `rr.gallery.index.default_index_path`.
         dataset: dataset whose image size, mean and std are used; by default, those in the metadata of the weights.
@@ -50,9 +59,11 @@ def retrieve(
 
     Raises:
         UserError: if a query image cannot be read, if `page_path` or `index_path` would overwrite another file, if the
-            folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if the backbone
-            cannot be loaded.
+            folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), if the backbone
+            cannot be loaded, or if images are to be reordered and it has no relation head.
     """
+    if 0 < num_reranked < top:
+        raise UserError(f"--rerank {num_reranked}: must be at least the number of results (--top {top})")
     if missing := [display_name(query) for query in queries if not query.is_file()]:
         verb = "is not an existing file" if len(missing) == 1 else "are not existing files"
         raise UserError(f"{format_names(missing)} {verb}: give the path of an image")
@@ -65,6 +76,7 @@ def retrieve(
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, dataset, device)
+    scorer = load_pair_scorer(weights, extractor.sha256) if num_reranked else None
     index_path = index_path or index.default_index_path(extractor, folder)
     start = time.perf_counter()
     queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode)))
@@ -72,28 +84,78 @@ def retrieve(
     gallery, num_embedded = update_index(index_path, extractor, folder, images, skipped)
     skipped.raise_if_unreadable()
     start = time.perf_counter()
-    rows_QT, similarities_QT = find_nearest(queries_QD, gallery.vectors, top)
-    results = [
-        QueryResult(query, [Hit(k + 1, float(similarities[k]), gallery.images[row]) for k, row in enumerate(rows)])
-        for query, rows, similarities in zip(queries, rows_QT, similarities_QT, strict=True)
-    ]
+    results = _search(queries, queries_QD, gallery, top, num_reranked, scorer)
     seconds += time.perf_counter() - start
     if page_path:
         from rr.gallery.page import render_page
 
-        write_text(page_path, render_page(results))
+        score = "probability that both show the same thing" if scorer else "cosine similarity of their features"
+        write_text(page_path, render_page(results, f"the {score}"))
     summary = (
         f"{seconds:.3f} s to search {len(gallery.images):,} images for {len(queries):,} "
         f"{'query' if len(queries) == 1 else 'queries'}; index {index_path}: {num_embedded:,} embedded"
         + (f"; page {page_path} written" if page_path else "")
     )
-    summary = "\n".join([summary, *format_skipped(skipped.counts)])
-    return "\n\n".join([*map(_format_result, results), summary])
+    ranked_by = "probability" if scorer else "similarity"
+    lines = [
+        summary,
+        f"percentile: percentage of random pairs of the gallery with a lower {ranked_by}",
+        *([f"probability: {scorer.description}"] if scorer else []),
+        *format_skipped(skipped.counts),
+    ]
+    return "\n\n".join([*map(_format_result, results), "\n".join(lines)])
+
+
+def _search(
+    queries: Sequence[Path],
+    queries_QD: np.ndarray,
+    gallery: ImageVectors,
+    top: int,
+    num_reranked: int,
+    scorer: PairScorer | None,
+) -> list[QueryResult]:
+    """Return the `top` images of the gallery that are most similar to each query, without the query itself."""
+    own_rows = _find_own_rows(queries, gallery.images)
+    first, second = (gallery.vectors[rows] for rows in sample_pairs(len(gallery.images)))
+    reference = scorer.head.logits(first, second) if scorer else cosine_similarities(first, second)
+    num_candidates = max(top, num_reranked)
+    nearest = find_nearest(queries_QD, gallery.vectors, num_candidates + max(map(len, own_rows)))
+    results = []
+    for query, query_D, own, rows, similarities in zip(queries, queries_QD, own_rows, *nearest, strict=True):
+        is_kept = ~np.isin(rows, own)
+        rows, similarities = rows[is_kept][:num_candidates], similarities[is_kept][:num_candidates]
+        scores, probabilities = similarities, [None] * len(rows)
+        if scorer and len(rows):
+            scores = scorer.head.logits(query_D[None], gallery.vectors[rows])
+            order = sort_by_logit(scores)
+            rows, similarities, scores = rows[order], similarities[order], scores[order]
+            probabilities = scorer.probabilities(scores).tolist()
+        images = [gallery.images[row] for row in rows]
+        columns = (similarities.tolist(), images, probabilities, percentiles(scores, reference).tolist())
+        hits = [Hit(rank, *values) for rank, values in enumerate(zip(*columns, strict=True), 1)]
+        results.append(QueryResult(query, hits[:top]))
+    return results
+
+
+def _find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list[list[int]]:
+    """Return, for each query, the rows of the gallery that are the same file."""
+    rows_by_time = defaultdict(list)
+    for row, image in enumerate(images):
+        rows_by_time[image.size, image.modified].append(row)
+    own_rows = []
+    for query in queries:
+        info = os.stat(query)
+        candidates = rows_by_time[info.st_size, info.st_mtime_ns]
+        own_rows.append([row for row in candidates if os.path.samefile(query, images[row].path)])
+    return own_rows
 
 
 def _format_result(result: QueryResult) -> str:
     """Format the hits of a query as a table."""
-    lines = [display_name(result.query), "rank  similarity  path"]
-    for rank, similarity, image in result.hits:
-        lines.append(f"{rank:>4}  {similarity:>10.4f}  {display_name(image.name)}")
+    has_probabilities = any(hit.probability is not None for hit in result.hits)
+    lines = [display_name(result.query), f"rank  similarity  {'probability  ' * has_probabilities}percentile  path"]
+    for hit in result.hits:
+        probability = "" if hit.probability is None else f"{hit.probability:>11.4f}  "
+        name = display_name(hit.image.name)
+        lines.append(f"{hit.rank:>4}  {hit.similarity:>10.4f}  {probability}{hit.percentile_text:>10}  {name}")
     return "\n".join(lines)

@@ -1,21 +1,67 @@
-"""The result of a search in a gallery of images."""
+"""The result of a search in a gallery of images, and the comparison of its scores with those of random pairs."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from rr.gallery.images import ImageFile
+
+MAX_RANDOM_PAIRS = 10_000
 
 
 class Hit(NamedTuple):
-    """An image of the gallery, its rank (from 1) and its cosine similarity to the query."""
+    """An image of the gallery that is similar to a query.
+
+    Attributes:
+        rank: the rank, from 1.
+        similarity: the cosine similarity to the query.
+        image: the image.
+        probability: the probability that both show the same thing, or None if the relation head was not used.
+        percentile: the percentage of random pairs of the gallery with a lower score, or NaN if this was not computed.
+            The score is the one by which the hits are ranked: the similarity, or the logit of the relation head.
+    """
 
     rank: int
     similarity: float
     image: ImageFile
+    probability: float | None = None
+    percentile: float = math.nan
+
+    @property
+    def score_text(self) -> str:
+        """The probability, or the similarity if there is no probability."""
+        return f"{self.similarity if self.probability is None else self.probability:.4f}"
+
+    @property
+    def percentile_text(self) -> str:
+        """The percentile, or a dash if it is unknown."""
+        return "–" if math.isnan(self.percentile) else f"{self.percentile:.2f}"
 
 
 class QueryResult(NamedTuple):
-    """A query image and the most similar images of the gallery, in descending order of similarity."""
+    """A query image and the most similar images of the gallery in the order of their ranks."""
 
     query: Path
     hits: list[Hit]
+
+
+def sample_pairs(num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of random pairs of different gallery images, int64 (P,) each. The choice is always the same.
+
+    They are all pairs of a small gallery, and 10,000 pairs of a large one.
+    """
+    if num_images * (num_images - 1) // 2 <= MAX_RANDOM_PAIRS:
+        first, second = np.triu_indices(num_images, 1)
+        return first, second
+    rng = np.random.Generator(np.random.Philox(key=0))
+    first = rng.integers(num_images, size=MAX_RANDOM_PAIRS)
+    return first, (first + rng.integers(1, num_images, size=MAX_RANDOM_PAIRS)) % num_images
+
+
+def percentiles(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return the percentage of the scores in `reference` that are less than each score; NaN if there are none."""
+    if not len(reference):
+        return np.full(len(scores), np.nan)
+    return np.asarray(100 * np.searchsorted(np.sort(reference), scores) / len(reference))

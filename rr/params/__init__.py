@@ -4,6 +4,7 @@ Nothing here imports torch, so the command line and the Snakefile check paramete
 a user's own module is imported to check its parameters, and imports torch.)
 """
 
+from rr.params.claims import ClaimConfig
 from rr.params.datasets import (
     CifarSource,
     DatasetConfig,
@@ -34,6 +35,7 @@ from rr.params.methods import (
     VICRegConfig,
 )
 from rr.params.protocols import (
+    CLASSIFICATION_PROTOCOLS,
     NUMPY_PROTOCOLS,
     EmbeddingConfig,
     FinetuneConfig,
@@ -45,10 +47,12 @@ from rr.params.protocols import (
 from rr.params.root import DynamicsConfig, GridConfig, Params, lookup
 
 __all__ = [
+    "CLASSIFICATION_PROTOCOLS",
     "NUMPY_PROTOCOLS",
     "BYOLConfig",
     "BarlowTwinsConfig",
     "CifarSource",
+    "ClaimConfig",
     "DatasetConfig",
     "DeepClusterConfig",
     "DigitsSource",

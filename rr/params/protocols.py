@@ -10,6 +10,7 @@ from rr.views.augmentation import Augmentation
 
 # Kinds of protocols that use only numpy. They run on the CPU, without loading torch.
 NUMPY_PROTOCOLS = ("knn", "retrieval")
+CLASSIFICATION_PROTOCOLS = ("linear", "finetune", "knn")  # kinds that measure an accuracy
 
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
 

@@ -7,18 +7,20 @@ from pydantic import BeforeValidator, Field, model_validator
 from rr.errors import format_alternatives
 from rr.params.backbones import BackboneName
 from rr.params.base import Name, StrictModel
+from rr.params.claims import ClaimConfig
 from rr.params.datasets import DatasetConfig
 from rr.params.methods import MethodConfig
-from rr.params.protocols import ProtocolConfig
+from rr.params.protocols import CLASSIFICATION_PROTOCOLS, ProtocolConfig
 
-_OPTIONAL_AXES = ("target", "protocol")
+_OPTIONAL_AXES = ("target", "protocol", "claims")
 
 
 class GridConfig(StrictModel):
     """The runs to make.
 
     There is one pretraining run for each combination of dataset, backbone, method and seed, and one evaluation for each
-    combination of pretraining run, target and protocol. Without a target or protocol there are no evaluations.
+    combination of pretraining run, target and protocol. Without a target or protocol there are no evaluations. The
+    `claims` do not add runs.
     """
 
     data: list[Name]
@@ -28,6 +30,7 @@ class GridConfig(StrictModel):
     seed: list[Annotated[int, Field(ge=0, lt=2**31)]]
     target: list[Name]
     protocol: list[Name]
+    claims: list[ClaimConfig] = Field(default_factory=list)
 
 
 class DynamicsConfig(StrictModel):
@@ -73,8 +76,8 @@ class Params(StrictModel):
                         f"grid.{axis}: the list is empty; add at least one value (only grid.target and grid.protocol "
                         "may be empty, for pretraining without evaluations)"
                     )
-                if len(set(values)) < len(values):
-                    duplicate = next(value for value in values if values.count(value) > 1)
+                duplicate = next((value for value in values if values.count(value) > 1), None)
+                if duplicate is not None:
                     raise ValueError(f"grid.{axis}: duplicate value {duplicate!r}; remove one")
                 for name in values if axis in sections else ():
                     lookup(sections[axis], name, f"grid.{axis}")
@@ -84,6 +87,16 @@ class Params(StrictModel):
                     raise ValueError(
                         f"grid.{axis}: grid.data, which lists the datasets to fetch, does not contain "
                         f"{', '.join(missing)}; set data: [{', '.join([*grid.data, *missing])}]"
+                    )
+            for number, claim in enumerate(grid.claims):
+                where = f"grid.claims.{number}"
+                for axis in ("method", "dataset", "target", "protocol"):
+                    lookup(sections[axis], getattr(claim, axis), f"{where}.{axis}")
+                lookup(self.methods, claim.above, f"{where}.above")
+                if self.protocols[claim.protocol].kind not in CLASSIFICATION_PROTOCOLS:
+                    raise ValueError(
+                        f"{where}.protocol: '{claim.protocol}' does not measure an accuracy; use a protocol of the "
+                        f"kind {', '.join(CLASSIFICATION_PROTOCOLS)}"
                     )
         return self
 

@@ -12,6 +12,7 @@ from rr.report.inputs.collect import GridResults
 from rr.report.jinja import make_jinja_environment
 from rr.report.plots.image_map import TEMPLATES, map_script, read_template, script_source
 from rr.report.sections.accuracies import build_accuracies
+from rr.report.sections.claims import build_claims
 from rr.report.sections.classes import build_classes
 from rr.report.sections.comparison import build_comparison
 from rr.report.sections.curves import build_curves
@@ -22,15 +23,18 @@ from rr.report.sections.retrieval import build_retrieval
 from rr.report.sections.runs import build_runs
 from rr.report.sections.settings import build_settings
 from rr.report.sections.summary import build_summary
+from rr.report.sections.view_counts import build_view_counts
 from rr.report.sections.views import build_view_examples
 
 # Name, title and content of each section, in the order of the page. The template of a section has its name. A section
 # whose content is None or empty does not appear.
 _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "comparison": ("Comparison with the paper", build_comparison),
+    "claims": ("Claims", build_claims),
     "background": ("Background", lambda results: True),
     "views": ("Views", build_view_examples),
     "accuracies": ("Accuracies", build_accuracies),
+    "view_counts": ("Number of views", build_view_counts),
     "classes": ("Classes", build_classes),
     "retrieval": ("Retrieval", build_retrieval),
     "embedding": ("Embedding", build_embedding),

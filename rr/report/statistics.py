@@ -1,8 +1,13 @@
-"""Mean and standard deviation over seeds."""
+"""Mean, standard deviation and confidence interval over seeds."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -18,3 +23,15 @@ def mean_std(values: Sequence[float]) -> MeanStd:
     """Return the mean and the sample standard deviation of one or more values."""
     std = statistics.stdev(values) if len(values) > 1 else None
     return MeanStd(statistics.fmean(values), std, len(values))
+
+
+def mean_interval(value: MeanStd) -> tuple[float, float]:
+    """Return Student's 95 % confidence interval of a mean.
+
+    Raises:
+        ValueError: if it is a single value, which has no standard deviation.
+    """
+    if value.std is None:
+        raise ValueError("a confidence interval needs at least two values")
+    margin = float(stdtrit(value.count - 1, (1 + CONFIDENCE) / 2)) * value.std / math.sqrt(value.count)
+    return value.mean - margin, value.mean + margin

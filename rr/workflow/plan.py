@@ -12,6 +12,7 @@ from rr.runtime.formatting import format_count, format_duration
 from rr.runtime.table import format_table
 from rr.workflow import grid
 from rr.workflow.checks import count_images, estimate_beton_bytes, find_known_dataset, find_pretraining_problem
+from rr.workflow.claims import describe_required_seeds
 from rr.workflow.estimates import (
     IoEstimate,
     MakespanBounds,
@@ -49,6 +50,7 @@ class Plan:
 
     Attributes:
         rows: the pretraining runs, without (`runs`) and with (`done`) a record with the current parameters.
+        required_seeds: a line for each claim of the grid that states how many seeds it needs.
         views: number of views of all runs that are not done.
         seconds: time of these runs if they are run one after the other.
         extractions: number of feature extractions, done or not.
@@ -66,6 +68,7 @@ class Plan:
     """
 
     rows: list[PlanRow]
+    required_seeds: list[str]
     views: int
     seconds: float
     extractions: int
@@ -138,6 +141,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     longest = max(seconds, key=lambda run: seconds[run]) if seconds else None
     return Plan(
         rows=rows,
+        required_seeds=list(describe_required_seeds(params)),
         views=total_views,
         seconds=sum(seconds.values()),
         extractions=len(extractions),
@@ -161,6 +165,7 @@ def format_plan(plan: Plan) -> str:
     header = ("dataset", "backbone", "method", "runs", "done", "views per run", "views/s", "time")
     lines = [
         format_table(header, map(_format_row, plan.rows), text_columns=3),
+        *plan.required_seeds,
         f"{format_count(sum(row.runs for row in plan.rows), 'pretraining runs')}, {format_count(plan.views, 'views')}, "
         f"{_format_time(plan.seconds)} if run one after the other",
         f"not included in the time: {format_count(plan.extractions, 'feature extractions')} and "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from rr import paths
 from rr.errors import UserError, format_alternatives
@@ -57,11 +57,12 @@ def use_suite(name: str, params_file: Path) -> str:
     suite = load_suite(name)
     yaml = make_yaml()
     params = yaml.load(params_file.read_text(encoding="utf-8"))
-    for axis, values in suite["grid"].items():
+    claims = [_on_one_line(claim) for claim in suite["grid"].get("claims", [])]
+    for axis, values in (suite["grid"] | {"claims": claims}).items():
         if axis in params["grid"]:
             set_axis(params["grid"], axis, values)
-        else:
-            params["grid"][axis] = values  # an unknown key, which parse_params reports
+        elif values:  # the claims, or an unknown key, which parse_params reports
+            params["grid"].insert(0, axis, values)  # at the start, because comments follow the last key
     add_methods(params["methods"], suite["methods"], name)
     text = dump_yaml(yaml, params)
     parse_params(text, params_file)
@@ -157,6 +158,14 @@ def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
             raise UserError(f"suite {suite}, methods.{variant}.base: {problem}; {format_alternatives(base, methods)}")
         # Make a full copy, so that all values of this method can be read in one place.
         methods[variant] = {**copy.deepcopy(dict(methods[base])), **values}
+
+
+def _on_one_line(value: Any) -> Any:
+    """Return a mapping that is written on one line, or on several if it is too long."""
+    if isinstance(value, dict):  # otherwise parse_params reports it
+        value = CommentedMap(value)
+        value.fa.set_flow_style()
+    return value
 
 
 def _suite_names() -> list[str]:

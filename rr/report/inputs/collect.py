@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rr.errors import UserError
-from rr.params import Params
+from rr.params import CLASSIFICATION_PROTOCOLS, ClaimConfig, Params
 from rr.paths import EvaluationPaths, FeaturePaths, PretrainPaths, record_file
 from rr.report.grouping import unique
 from rr.report.inputs.files import RunRecord, read_history, read_metrics, read_png, read_record
 from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embedding_map, read_predictions
+from rr.workflow.claims import grid_claims
 from rr.workflow.grid import evaluations, extractions, pretrainings
 
 NUM_COLORS = 20  # of templates/colors.css
-CLASSIFICATION = ("linear", "finetune", "knn")
+CLASSIFICATION = CLASSIFICATION_PROTOCOLS
 TRAINED_CLASSIFIER = "trained_classifier_accuracy"  # linear evaluation adds it for supervised networks
 RETRIEVAL_METRICS = ("precision", "recall", "hit_rate")  # reported at every cutoff k
 _UNIT_RANGE = (0.0, 1.0)
@@ -94,11 +95,12 @@ StageResult = PretrainResult | ExtractionResult | EvaluationResult
 
 @dataclass(frozen=True)
 class GridResults:
-    """The results of all runs, in the order of the grid."""
+    """The results of all runs, in the order of the grid, and the claims that the grid states."""
 
     pretrainings: list[PretrainResult]
     extractions: list[ExtractionResult]
     evaluations: list[EvaluationResult]
+    claims: list[ClaimConfig] = field(default_factory=list)
 
     @property
     def records(self) -> list[RunRecord]:
@@ -138,6 +140,7 @@ def collect_results(params: Params) -> GridResults:
         list(runs.values()),
         [ExtractionResult(run, read_record(run.folder)) for run in extractions(params)],
         [_collect_evaluation(run, runs[run.pretraining]) for run in evaluations(params)],
+        grid_claims(params),
     )
     _check_equal(
         (f"the setting {name}", value, record_file(run.paths.folder))

@@ -56,6 +56,7 @@ class RunRecord:
     views_per_second: _Finite = 0.0
     energy_joules: dict[str, _Finite] = field(default_factory=dict)
     epoch_seconds: list[_Finite] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
 
 
 _RunRecord = TypeAdapter(RunRecord)

@@ -6,8 +6,8 @@ from enum import StrEnum
 from rr.report.formatting import format_count
 from rr.report.paper.match import Match
 from rr.report.paper.published import PublishedResult
-from rr.report.paper.welch import CONFIDENCE, welch_interval
-from rr.report.statistics import MeanStd
+from rr.report.paper.welch import welch_interval
+from rr.report.statistics import CONFIDENCE, MeanStd
 
 
 class Verdict(StrEnum):

@@ -1,30 +1,53 @@
-"""Welch's confidence interval of the difference of two means, from means, standard deviations and numbers of seeds."""
+"""Welch's test of the difference of two means, from means, standard deviations and numbers of seeds.
+
+Welch (1947) does not assume equal variances. The degrees of freedom follow Welch and Satterthwaite.
+"""
 
 import math
 
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
-from rr.report.statistics import MeanStd
-
-CONFIDENCE = 0.95
+from rr.report.statistics import CONFIDENCE, MeanStd
 
 
-def welch_interval(ours: MeanStd, theirs: MeanStd) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the difference ours − theirs, in the unit of the means.
+def welch_interval(ours: MeanStd, theirs: MeanStd, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the confidence interval of the difference ours − theirs, in the unit of the means.
 
-    Welch (1947) does not assume equal variances. The degrees of freedom follow Welch and Satterthwaite. If both
-    standard deviations are 0, the interval is the difference itself.
+    If both standard deviations are 0, the interval is the difference itself.
 
     Raises:
         ValueError: if one side is a single value, which has no standard deviation.
     """
+    difference = ours.mean - theirs.mean
+    standard_error, degrees = _standard_error(ours, theirs)
+    if standard_error == 0:
+        return difference, difference
+    margin = float(stdtrit(degrees, (1 + confidence) / 2)) * standard_error
+    return difference - margin, difference + margin
+
+
+def welch_p_value(ours: MeanStd, theirs: MeanStd, margin: float) -> float:
+    """Return the two-sided p-value of the hypothesis that the difference ours − theirs is `margin`.
+
+    It is less than 1 − c exactly if the interval with confidence c does not contain the margin.
+
+    Raises:
+        ValueError: if one side is a single value, which has no standard deviation.
+    """
+    distance = abs(ours.mean - theirs.mean - margin)
+    standard_error, degrees = _standard_error(ours, theirs)
+    if standard_error == 0:
+        return float(distance == 0)
+    return float(2 * stdtr(degrees, -distance / standard_error))
+
+
+def _standard_error(ours: MeanStd, theirs: MeanStd) -> tuple[float, float]:
+    """Return the standard error of the difference of the means, and the degrees of freedom (NaN if the error is 0)."""
     if ours.std is None or theirs.std is None:
         raise ValueError("Welch's interval needs at least two values per side: a single one has no standard deviation")
-    difference = ours.mean - theirs.mean
     our_variance, their_variance = (side.std**2 / side.count for side in (ours, theirs) if side.std is not None)
     variance = our_variance + their_variance
     if variance == 0:
-        return difference, difference
+        return 0.0, math.nan
     degrees = variance**2 / (our_variance**2 / (ours.count - 1) + their_variance**2 / (theirs.count - 1))
-    margin = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
-    return difference - margin, difference + margin
+    return math.sqrt(variance), degrees

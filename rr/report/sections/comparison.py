@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rr.report.formatting import format_count, join_words
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.averages import abstract_averages
+from rr.report.paper.backbone_gain import build_backbone_gain
 from rr.report.paper.published import LIGHTLY
 from rr.report.paper.studies import Study, build_studies
 from rr.report.paper.tables import TITLES, ComparisonCell, ComparisonTable, comparison_table
@@ -26,7 +27,7 @@ class Comparison:
         tables: the tables for which we have at least one result.
         missing: a sentence on the tables for which we have no result.
         averages: the sentences on the averages of the abstract; empty if no run corresponds to a result of the paper.
-        studies: the studies of which the grid has at least two points.
+        studies: the gain by a deeper backbone, and the studies of which the grid has at least two points.
     """
 
     sentence: str
@@ -43,7 +44,8 @@ def build_comparison(results: GridResults) -> Comparison | None:
     """Return the comparison with the paper, or None if no run of the grid corresponds to any of its results."""
     tables = {name: comparison_table(results, name) for name in TITLES}
     matched = [table for table in tables.values() if table.matched_cells]
-    studies = build_studies(results)
+    gain = build_backbone_gain(results)
+    studies = [*([gain] if gain else []), *build_studies(results)]
     if not matched and not studies:
         return None
     missing = [

@@ -1,11 +1,16 @@
 """Section `retrieval`: how often the training images nearest to a test image have its class, with examples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rr.report.formatting import format_difference, format_mean_std, format_percent
 from rr.report.inputs.collect import RETRIEVAL_METRICS, EvaluationResult, GridResults, retrieval_cutoffs
 from rr.report.plots.image import ImagePanel, image_panel
+from rr.report.statistics import mean_interval, mean_std
 from rr.report.tables import MetricColumn, ResultTable, group_by_method, result_table, split_by_protocol
+from rr.report.text_table import TextTable, numeric_columns, text_table
 
+_RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
 _CAPTION = (
     "Each row shows a query, the first test image of a class, followed by its ten nearest training images in order of "
     "distance. A green frame marks an image of the same class, a red frame one of another class."
@@ -14,9 +19,19 @@ _CAPTION = (
 
 @dataclass(frozen=True)
 class RetrievalTable:
-    """The metrics of one target under one retrieval protocol, and examples of each method's first seed."""
+    """The results of one target under one retrieval protocol.
+
+    Attributes:
+        table: the metrics.
+        head_table: the metrics before and after the relation head has reordered the nearest images, or None if no
+            method has a relation head.
+        head_sentences: for each method with a relation head, whether reordering helps.
+        images: examples of each method's first seed.
+    """
 
     table: ResultTable
+    head_table: TextTable | None
+    head_sentences: list[str]
     images: list[ImagePanel]
 
 
@@ -32,8 +47,38 @@ def build_retrieval(results: GridResults) -> list[RetrievalTable]:
             for k in cutoffs
         ]
         images = [_example_panel(seeds[0]) for seeds in group_by_method(runs).values()]
-        tables.append(RetrievalTable(result_table(runs, columns), images))
+        with_head = group_by_method([run for run in runs if f"{_RERANKED}mean_average_precision" in run.metrics])
+        sentences = [_describe_head(method, seeds) for method, seeds in with_head.items()]
+        table = _head_table(with_head, cutoffs) if with_head else None
+        tables.append(RetrievalTable(result_table(runs, columns), table, sentences, images))
     return tables
+
+
+def _head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: Sequence[int]) -> TextTable:
+    """Return the mAP and the precision at each cutoff with and without the relation head."""
+    metrics = {"mAP": "mean_average_precision"} | {f"precision at {k}": f"precision_at_{k}" for k in cutoffs}
+    titles = [title for name in metrics for title in (name, f"{name}, head")]
+    rows = []
+    for method, seeds in with_head.items():
+        values = [
+            mean_std([run.metrics[f"{prefix}{metric}"] for run in seeds])
+            for metric in metrics.values()
+            for prefix in ("", _RERANKED)
+        ]
+        rows.append([method, *(format_mean_std(value, format_percent) for value in values)])
+    return text_table(["Method", *numeric_columns(titles)], rows)
+
+
+def _describe_head(method: str, seeds: Sequence[EvaluationResult]) -> str:
+    """Return a sentence on whether the relation head improves the mAP, by the differences of the same seeds."""
+    before, after = "mean_average_precision", f"{_RERANKED}mean_average_precision"
+    change = mean_std([100 * (run.metrics[after] - run.metrics[before]) for run in seeds])
+    text = f"{method}: reordering changes the mAP by {format_difference(change.mean)} points"
+    if change.std is None:
+        return f"{text} (a single seed, so the variation between seeds is unknown)."
+    low, high = mean_interval(change)
+    verdict = "it helps" if low > 0 else "it does harm" if high < 0 else "it is undecided whether it helps"
+    return f"{text} (95 % interval over seeds {format_difference(low)} to {format_difference(high)}): {verdict}."
 
 
 def _example_panel(evaluation: EvaluationResult) -> ImagePanel:

@@ -15,6 +15,7 @@ from rr.data.beton import Beton, write
 from rr.data.feature_file import SplitFeatures
 from rr.evaluate import embedding
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.relation_head import RelationHead
 from rr.evaluate.representation_metrics import alignment, effective_rank, rankme, uniformity
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.target import Target
@@ -58,13 +59,16 @@ def compute_features(beton: Beton) -> torch.Tensor:
     return ChannelMeans()((images - 0.5) / 0.5)
 
 
-def evaluate(beton: Beton, labels: np.ndarray | None = None, **changes: object) -> ProtocolResult:
+def evaluate(
+    beton: Beton, labels: np.ndarray | None = None, head: RelationHead | None = None, **changes: object
+) -> ProtocolResult:
     labels = beton.labels if labels is None else labels
     split = SplitFeatures(compute_features(beton).numpy(), labels, beton.index)
     target = Target("mine", DATASET, dict.fromkeys(("train", "test"), beton.path), ["a", "b", "c"])
     run = PretrainPaths("mine", "conv4", "random", 1)
     inputs = EvaluationInputs(split, split, target, run, seed=3, device="cpu", threads=1)
     vars(inputs)["load_backbone"] = ChannelMeans
+    vars(inputs)["load_relation_head"] = lambda: head
     return embedding.evaluate(inputs, make_config(**changes))
 
 
@@ -95,7 +99,7 @@ def test_neighbors_and_outliers_match_brute_force(test_split: Beton) -> None:
     similarity = np.sort(features[result.rows] @ features.T, axis=1)[:, :-11:-1]
     assert result.columns["similarities"] == pytest.approx(similarity, abs=1e-6)
     assert result.columns["outlier_score"] == pytest.approx(1 - similarity.mean(1), abs=1e-6)
-    positions = np.searchsorted(test_split.index, result.columns["neighbours"])
+    positions = np.searchsorted(test_split.index, result.columns["train_neighbors"])
     cosines = np.einsum("rd,rkd->rk", features[result.rows], features[positions])
     assert cosines == pytest.approx(similarity, abs=1e-6)
 
@@ -117,6 +121,15 @@ def test_few_or_identical_images_have_a_map(test_split: Beton) -> None:
     assert result.metrics["rankme"] == pytest.approx(1)
     assert set(result.columns["cluster"]) == {0}
     assert np.isfinite(result.columns["x"]).all()
+
+
+def test_relation_head_is_calibrated(test_split: Beton) -> None:
+    assert not [name for name in evaluate(test_split).metrics if name.startswith("relation")]
+    # The logit is the larger of two features, each of which is the same in both views of an image.
+    head = RelationHead("max", np.ones((2, 1), np.float32), np.zeros(1, np.float32), np.ones(1, np.float32), 0.0)
+    metrics = evaluate(test_split, head=head).metrics
+    assert metrics["relation_pairs"] == 40  # 20 images, each in a positive and in a negative pair
+    assert 0 <= metrics["relation_calibration_error"] <= 1
 
 
 def test_same_seed_gives_identical_result(test_split: Beton) -> None:

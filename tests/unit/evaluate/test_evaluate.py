@@ -196,9 +196,14 @@ METRICS = {
     "knn": [*CLASS_METRICS, "train_images"],
     "retrieval": [
         "mean_average_precision", "precision_at_1", "recall_at_1", "hit_rate_at_1",
-        "precision_at_5", "recall_at_5", "hit_rate_at_5", "train_images",
+        "precision_at_5", "recall_at_5", "hit_rate_at_5", "reranked_mean_average_precision",
+        "reranked_precision_at_1", "reranked_precision_at_5", "train_images",
     ],
-    "embedding": ["silhouette", "rankme", "alignment", "uniformity", "effective_rank", "images"],
+    "embedding": [
+        "silhouette", "rankme", "alignment", "uniformity", "effective_rank", "images",
+        "relation_slope", "relation_intercept", "relation_pairs", "relation_accuracy", "relation_calibration_error",
+        "relation_uncalibrated_error",
+    ],
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from rr.data.beton import write
 from rr.data.feature_file import SplitFeatures
 from rr.evaluate import retrieval
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.relation_head import RelationHead
 from rr.evaluate.target import Target
 from rr.params import DatasetConfig, RetrievalConfig, ShapesSource
 from rr.paths import PretrainPaths
@@ -41,7 +42,9 @@ def inputs(tmp_path) -> EvaluationInputs:
     train = write_split(betons["train"], [1.0, 2.0, 3.0, 4.0], [0, 1, 0, 1], first_index=100)
     test = write_split(betons["test"], [0.0, 5.0], [0, 1])
     target, run = Target("mine", DATASET, betons, ["a", "b"]), PretrainPaths("mine", "conv4", "random", 1)
-    return EvaluationInputs(train, test, target, run, seed=0, device="cpu", threads=2)
+    inputs = EvaluationInputs(train, test, target, run, seed=0, device="cpu", threads=2)
+    vars(inputs)["load_relation_head"] = lambda: None
+    return inputs
 
 
 def test_metrics_by_hand(inputs: EvaluationInputs) -> None:
@@ -59,6 +62,27 @@ def test_metrics_by_hand(inputs: EvaluationInputs) -> None:
     assert [list(row) for row in result.columns["neighbours"]] == [[100, 101, 102], [103, 102, 101]]
     assert [list(row) for row in result.columns["neighbour_labels"]] == [[0, 1, 0], [1, 0, 1]]
     assert np.allclose(result.columns["similarities"][0], [-1, -4, -9])
+
+
+@pytest.mark.parametrize(("reranked", "order"), [(2, [1, 0, 2, 3]), (100, [3, 2, 1, 0])])
+def test_head_reorders_the_nearest_images(
+    inputs: EvaluationInputs, monkeypatch: pytest.MonkeyPatch, reranked: int, order: list[int]
+) -> None:
+    """A head whose logit is the larger feature reverses the ranking of the query at 0."""
+    sizes = np.ones((1, 1), np.float32)
+    head = RelationHead("max", sizes, np.zeros(1, np.float32), sizes[0], 0.0)
+    vars(inputs)["load_relation_head"] = lambda: head
+    monkeypatch.setattr(retrieval, "_RERANKED", reranked)
+    result = retrieval.evaluate(inputs, RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1, 3]))
+    labels = inputs.train.labels[order]
+    # All logits of the query at 5 are 5, so its order stays 4, 3, 2, 1: both relevant images have the ranks 1 and 3.
+    expected = [average_precision_score(labels == 0, [4, 3, 2, 1]), (1 / 1 + 2 / 3) / 2]
+    assert result.columns["reranked_average_precision"] == pytest.approx(expected)
+    assert result.metrics["reranked_mean_average_precision"] == pytest.approx(np.mean(expected))
+    assert result.metrics["reranked_precision_at_1"] == ((labels[0] == 0) + 1) / 2
+    assert result.metrics["reranked_precision_at_3"] == pytest.approx(((labels[:3] == 0).mean() + 2 / 3) / 2)
+    assert result.metrics["mean_average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)  # without the head
+    assert [list(row) for row in result.columns["neighbours"]] == [[100, 101, 102], [103, 102, 101]]
 
 
 def test_examples_frame_correct_and_wrong_neighbors(inputs: EvaluationInputs) -> None:

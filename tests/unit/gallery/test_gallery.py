@@ -25,15 +25,20 @@ from networks import random_backbone
 from PIL import Image
 from safetensors import safe_open
 
+from rr import paths
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.data import raw
 from rr.data.names import display_name
 from rr.data.skipped_files import SkippedFiles
 from rr.evaluate.features import extract_features
+from rr.evaluate.relation_head import load_relation_head
+from rr.evaluate.similarity import cosine_similarities
 from rr.gallery import feature_extractor, index, map_page
 from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import ImageFile
+from rr.gallery.search import MAX_RANDOM_PAIRS, percentiles, sample_pairs
+from rr.methods.relation import RelationHead
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.hashing import file_sha256
 
@@ -204,7 +209,7 @@ def test_index_is_kept_if_images_cannot_be_read(folder: Path, rr: RunRr) -> None
         assert num_embedded(outcome.out) == 0
         assert outcome.out.endswith("skipped 1 file: an empty file (.jpg 1)\n")
         Path("g/bad.jpg").unlink()
-        assert len(parse_tables(rr(*ask).out)["g/b.png"]) == 7
+        assert len(parse_tables(rr(*ask).out)["g/b.png"]) == 6
     make_image(9).save("g/bad.jpg")
     assert num_embedded(rr(*ask).out) == 1
 
@@ -241,8 +246,10 @@ def parse_tables(out: str) -> dict[str, list[tuple[int, float, str]]]:
     tables = {}
     for block in out.split("\n\n")[:-1]:
         query, heading, *lines = block.split("\n")
-        assert heading.split() == ["rank", "similarity", "path"]
-        tables[query] = [(int(r), float(s), name) for r, s, name in (line.split(None, 2) for line in lines)]
+        assert heading.split() == ["rank", "similarity", "percentile", "path"]
+        rows = [line.split(None, 3) for line in lines]
+        assert all(0 <= float(percentile.replace("–", "0")) <= 100 for _, _, percentile, _ in rows)
+        tables[query] = [(int(rank), float(similarity), name) for rank, similarity, _, name in rows]
     return tables
 
 
@@ -256,19 +263,20 @@ def test_retrieve_matches_scikit_learn(folder: Path, rr: RunRr) -> None:
     from sklearn.neighbors import NearestNeighbors
 
     make_image(20, (90, 50)).save("q.png")
-    outcome = rr("retrieve", "q.png", "g/deep/c.png", "--gallery", "g", "--weights", "w", "--top", 4)
+    shutil.copy("g/deep/c.png", "copy.png")  # a query is not among its own results, but a copy of it is
+    outcome = rr("retrieve", "q.png", "copy.png", "--gallery", "g", "--weights", "w", "--top", 4)
     assert outcome.code == 0
     names = [image.name for image in list_images(Path("g"))]
     gallery = expected_vectors(Path("w"), [Path("g", name) for name in names])
     fitted = NearestNeighbors(n_neighbors=4, metric="cosine").fit(gallery)
     distances, positions = fitted.kneighbors(expected_vectors(Path("w"), [Path("q.png"), Path("g/deep/c.png")]))
     tables = parse_tables(outcome.out)
-    assert list(tables) == ["q.png", "g/deep/c.png"]
+    assert list(tables) == ["q.png", "copy.png"]
     for rows, row_distances, row_positions in zip(tables.values(), distances, positions, strict=True):
         assert [row[0] for row in rows] == [1, 2, 3, 4]
         assert [row[2] for row in rows] == [names[i] for i in row_positions]
         assert [row[1] for row in rows] == pytest.approx(list(1 - row_distances), abs=1e-4)
-    assert tables["g/deep/c.png"][0] == (1, 1.0, "deep/c.png")
+    assert tables["copy.png"][0] == (1, 1.0, "deep/c.png")
 
 
 def test_index_is_reused_and_updated(folder: Path, rr: RunRr) -> None:
@@ -287,14 +295,16 @@ def test_index_is_reused_and_updated(folder: Path, rr: RunRr) -> None:
     make_image(31).save("g/b.png")  # changed
     outcome = rr(*ask)
     assert num_embedded(outcome.out) == 1
-    assert parse_tables(outcome.out)["g/b.png"][0] == (1, 1.0, "b.png")
+    shutil.copy("g/b.png", "copy.png")
+    copied = rr("retrieve", "copy.png", *ask[2:]).out
+    assert parse_tables(copied)["copy.png"][0] == (1, 1.0, "b.png")
     info = Path("g/b.png").stat()
     os.utime("g/b.png", ns=(info.st_atime_ns, info.st_mtime_ns + 1))  # a change of 1 ns is detected
     assert num_embedded(rr(*ask).out) == 1
     Path("g/deep/c.png").unlink()
     outcome = rr(*ask)
     assert num_embedded(outcome.out) == 0
-    assert len(parse_tables(outcome.out)["g/b.png"]) == 6
+    assert len(parse_tables(outcome.out)["g/b.png"]) == 5
     assert "deep/c.png" not in outcome.out
     assert "deep/c.png" not in pq.read_table(index_path)["path"].to_pylist()
     Path("g/deep/e.bmp").rename("g/deep/moved.bmp")
@@ -404,8 +414,9 @@ def test_unusual_names_are_escaped(folder: Path, rr: RunRr) -> None:
     outcome = rr(*ask)
     assert outcome.code == 0, outcome.err
     tables = parse_tables(outcome.out)
-    assert tables["s/caf\\xe9.png"][0] == (1, 1.0, "caf\\xe9.png")
-    assert tables["s/new\\nline.png"][0] == (1, 1.0, "new\\nline.png")
+    assert tables.keys() == {"s/caf\\xe9.png", "s/new\\nline.png"}
+    for query, rows in tables.items():
+        assert {row[2] for row in rows} == {*map(display_name, names)} - {query.removeprefix("s/")}
     assert "\x1b" not in outcome.out
     assert num_embedded(rr(*ask).out) == 0
 
@@ -416,7 +427,8 @@ def test_files_with_the_same_displayed_name_are_distinguished(folder: Path, rr: 
         make_image(seed).save(Path("s", os.fsdecode(name)))
         os.utime(os.path.join(b"s", name), ns=(0, 0))
     for query in (b"a\xff.bmp", b"a\\xff.bmp"):
-        ask = ("retrieve", Path("s", os.fsdecode(query)), "--gallery", "s", "--weights", "w")
+        shutil.copy(Path("s", os.fsdecode(query)), "copy.bmp")
+        ask = ("retrieve", "copy.bmp", "--gallery", "s", "--weights", "w")
         for _ in range(2):
             (rows,) = parse_tables(rr(*ask).out).values()
             assert rows[0][1] == 1.0
@@ -466,7 +478,108 @@ def test_page_is_self_contained_and_escapes_names(folder: Path, rr: RunRr) -> No
 def test_top_above_gallery_size_lists_all_images(folder: Path, rr: RunRr) -> None:
     outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--top", 1000)
     assert outcome.code == 0
-    assert len(parse_tables(outcome.out)["g/b.png"]) == 6
+    assert sorted(row[2] for row in parse_tables(outcome.out)["g/b.png"]) == [
+        "a.PNG", "deep/c.png", "deep/e.bmp", "deep/er/d.png", "f.webp",
+    ]  # fmt: skip
+
+
+def test_query_is_not_among_its_own_results(folder: Path, rr: RunRr) -> None:
+    Path("link.png").symlink_to("g/b.png")
+    shutil.copy2("g/b.png", "g/copy.png")  # has the size and the time of the original
+    for query in ("g/b.png", folder / "g/b.png", "link.png"):
+        (rows,) = parse_tables(rr("retrieve", query, "--gallery", "g", "--weights", "w", "--top", 1).out).values()
+        assert rows == [(1, 1.0, "copy.png")]
+    Path("one").mkdir()
+    make_image(0).save("one/x.png")
+    outcome = rr("retrieve", "one/x.png", "--gallery", "one", "--weights", "w")
+    assert parse_tables(outcome.out) == {"one/x.png": []}
+    outcome = rr("retrieve", "g/b.png", "--gallery", "one", "--weights", "w")
+    assert outcome.out.split("\n")[2].split()[2:] == ["–", "x.png"]  # no pairs to compare with
+
+
+def test_percentiles_of_scores_by_hand() -> None:
+    first, second = sample_pairs(3)
+    assert [*zip(first, second, strict=True)] == [(0, 1), (0, 2), (1, 2)]
+    vectors = np.array([[1, 0], [3, 4], [0, 0]], np.float32)
+    reference = cosine_similarities(vectors[first], vectors[second])
+    assert reference.tolist() == pytest.approx([0.6, 0, 0])
+    assert percentiles(np.array([-1, 0, 0.5, 0.7]), reference).tolist() == pytest.approx([0, 0, 200 / 3, 100])
+    first, second = sample_pairs(1000)
+    assert len(first) == MAX_RANDOM_PAIRS
+    assert (first != second).all()
+    assert np.bincount(second, minlength=1000).std() == pytest.approx(10**0.5, rel=0.2)  # uniform
+
+
+def save_head(path: Path) -> None:
+    """Save weights with a relation head, and an evaluation that has calibrated it, in the current folder."""
+    torch.manual_seed(0)
+    save_backbone(random_backbone("conv4"), path, DATASET, {"relation_head": RelationHead(64)}, "cat")
+    run = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "shapes", "embedding")
+    run.folder.mkdir(parents=True)
+    record = {"inputs": {"features": "0", "runs/backbone.safetensors": file_sha256(path)}}
+    paths.record_file(run.folder).write_text(json.dumps(record))
+    run.metrics.write_text(
+        json.dumps(
+            {
+                "relation_slope": 2.0, "relation_intercept": -0.5, "relation_pairs": 40, "relation_accuracy": 0.9,
+                "relation_calibration_error": 0.02,
+            }
+        )
+    )  # fmt: skip
+
+
+def expected_logit(weights: Path, first: str, second: str) -> float:
+    head = load_relation_head(weights)
+    assert head
+    vectors = expected_vectors(weights, [Path(first), Path(second)])
+    return float(head.logits(vectors[:1], vectors[1:])[0])
+
+
+def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> None:
+    save_head(Path("h"))
+    pair = ("g/b.png", "g/f.webp")
+    outcome = rr("compare", *pair, "--weights", "h")
+    assert outcome.code == 0
+    first_line, calibration = outcome.out.splitlines()
+    probability = 1 / (1 + np.exp(0.5 - 2 * expected_logit(Path("h"), *pair)))
+    assert first_line == f"g/b.png and g/f.webp show the same thing with probability {probability:.4f}"
+    assert calibration.startswith("calibrated (Platt scaling) on 40 pairs of augmented test images of shapes")
+    assert "the accuracy is 90.0 % and the calibration error 2.0 %" in calibration
+    assert rr("compare", *pair[::-1], "--weights", "h").out.splitlines()[0].endswith(f" {probability:.4f}")
+    # A file of other weights has no calibration here, and an unreadable record does not count.
+    shutil.move("runs", "others")
+    outcome = rr("compare", *pair, "--weights", "h")
+    assert f"{1 / (1 + np.exp(-expected_logit(Path('h'), *pair))):.4f}\nnot calibrated" in outcome.out
+    outcome = rr("compare", *pair, "--weights", "w")
+    assert outcome.code == 2
+    assert "rr: w has no relation head: give the backbone.safetensors of a run" in outcome.err
+    assert rr("compare", "g/b.png", "none.png", "--weights", "h").code == 2
+
+
+def test_rerank_orders_the_nearest_by_probability(folder: Path, rr: RunRr) -> None:
+    save_head(Path("h"))
+    ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "h", "--top", 3)
+    nearest = [row[2] for row in parse_tables(rr(*ask).out)["g/b.png"]]
+    outcome = rr(*ask, "--rerank", 3, "--output", "page.html")
+    query, heading, *lines = outcome.out.split("\n\n")[0].split("\n")
+    assert (query, heading.split()) == ("g/b.png", ["rank", "similarity", "probability", "percentile", "path"])
+    names = [line.split()[-1] for line in lines]
+    assert sorted(names) == sorted(nearest)
+    logits = [expected_logit(Path("h"), "g/b.png", f"g/{name}") for name in names]
+    assert logits == sorted(logits, reverse=True)
+    assert [float(line.split()[2]) for line in lines] == pytest.approx(
+        [1 / (1 + np.exp(0.5 - 2 * logit)) for logit in logits], abs=1e-4
+    )
+    assert "probability: calibrated (Platt scaling)" in outcome.out
+    assert "ranked by the probability that both show the same thing" in Path("page.html").read_text()
+    for arguments, message in (
+        ((*ask[:-1], 3, "--rerank", 2), "--rerank 2: must be at least the number of results (--top 3)"),
+        ((*ask[:5], "w", "--rerank", 9), "--rerank 9: must be at least the number of results (--top 10)"),
+        ((*ask[:5], "w", "--rerank", 10), "w has no relation head"),
+    ):
+        outcome = rr(*arguments)
+        assert outcome.code == 2
+        assert message in outcome.err
 
 
 ASK = ["retrieve", "g/b.png", "--gallery", "g", "--weights", "w"]

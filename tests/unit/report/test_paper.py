@@ -41,6 +41,7 @@ from rr.report.paper.tables import comparison_table
 from rr.report.paper.verdict import Verdict, describe_chance, judge
 from rr.report.paper.welch import welch_interval
 from rr.report.sections.comparison import build_comparison
+from rr.report.sections.view_counts import build_view_counts
 from rr.report.stage import write_report
 from rr.report.statistics import MeanStd
 from rr.workflow import suites
@@ -585,6 +586,49 @@ def test_averages_of_our_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "Margin of relational reasoning over SimCLR, averaged over the 6 columns of Table 1: +2.87 points in the "
         "paper, unknown here. Missing: Relational and SimCLR (finetuning on STL-10)."
     )
+
+
+def test_gain_by_a_deeper_backbone_is_plotted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-32 has 7 points more than Conv-4 for SimCLR and 9 for the others; DeepCluster is not in the figure."""
+    params = load_suites(tmp_path, monkeypatch, "cifar")
+    axes = {"method": ["relational-paper", "simclr-paper", "deepcluster-paper"], "protocol": ["linear"]}
+    params = params.model_copy(update={"grid": [params.grid[0].model_copy(update=axes)]})
+
+    def accuracy(run: paths.EvaluationPaths) -> float:
+        gain = 0.07 if run.pretraining.method == "simclr-paper" else 0.09
+        return 0.5 + run.pretraining.seed / 100 + gain * (run.pretraining.backbone == "resnet32")
+
+    write_runs(params, accuracy)
+    comparison = build_comparison(collect_results(params))
+    assert comparison is not None
+    (study,) = comparison.studies
+    assert [panel.title for panel in study.panels] == ["CIFAR-10, points", "CIFAR-100, points"]
+    for panel, relational, simclr in zip(study.panels, ("+13.96", "+12.79"), ("+16.59", "+11.68"), strict=True):
+        assert f"Relational +9.00 (paper {relational}), SimCLR +7.00 (paper {simclr})." in panel.svg
+    assert study.notes == []
+    conv4 = params.grid[0].model_copy(update={"backbone": ["conv4"]})
+    single = build_comparison(collect_results(params.model_copy(update={"grid": [conv4]})))
+    assert single is not None
+    assert single.studies == []
+
+
+def test_accuracy_is_plotted_against_the_number_of_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_suites(tmp_path, monkeypatch, "views")
+
+    def accuracy(run: paths.EvaluationPaths) -> float:
+        return 0.5 + run.pretraining.seed / 100 + int(run.pretraining.method.split("-k")[1]) / 1000
+
+    write_runs(params, accuracy)
+    (panel,) = build_view_counts(collect_results(params))
+    assert panel.title == "cifar10, conv4 → cifar10, linear, %"
+    kinds = ("relational", "rotation", "supervised")
+    assert panel.series == {f"{kind}-k2 to {kind}-k32": (color, 0) for color, kind in enumerate(kinds, 1)}
+    assert "relational-k2 to relational-k32 from 52.2 to 55.2" in panel.svg  # the mean seed adds two points
+    grid = params.grid[0].model_copy(update={"method": ["relational-k2", "relational-k8", "rotation-k4"]})
+    (panel,) = build_view_counts(collect_results(params.model_copy(update={"grid": [grid]})))
+    assert panel.title == "relational-k2 to relational-k8: cifar10, conv4 → cifar10, linear, %"
+    grid = params.grid[0].model_copy(update={"method": ["relational-k2", "rotation-k4"]})
+    assert build_view_counts(collect_results(params.model_copy(update={"grid": [grid]}))) == []
 
 
 def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

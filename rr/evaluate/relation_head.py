@@ -1,0 +1,205 @@
+"""The relation head of a backbone file in numpy, and the calibration of its scores.
+
+The head is trained to tell pairs of views of one image from pairs of views of two images. Its score of a pair is a
+logit. Training with the focal loss makes the logits too small, and held-out images differ from those of the training,
+so a logit becomes a probability only with a calibration (Platt scaling) on held-out pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from rr.errors import UserError
+from rr.evaluate.class_metrics import expected_calibration_error
+
+_PREFIX = "relation_head."
+MIN_CALIBRATION_IMAGES = 4  # two in each half
+_BATCH_NORM_EPS, _NEGATIVE_SLOPE = 1e-5, 0.01  # of rr.methods.relation.head
+
+
+class Calibration(NamedTuple):
+    """Platt scaling: the probability of a pair with logit x is sigmoid(slope · x + intercept)."""
+
+    slope: float
+    intercept: float
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return the probability that each pair shows the same thing, float64 of the shape of `logits`."""
+        return _sigmoid(self.slope * logits.astype(np.float64) + self.intercept)
+
+
+@dataclass(frozen=True)
+class RelationHead:
+    """A trained relation head, with its batch normalization folded into the first layer.
+
+    Attributes:
+        aggregation: how two representations become one input: `cat`, `sum`, `mean` or `max`.
+        weight: first layer, float32 (I, H), where I is 2D for `cat` and D otherwise.
+        bias: float32 (H,).
+        output_weight: second layer, float32 (H,).
+        output_bias: its bias.
+    """
+
+    aggregation: str
+    weight: np.ndarray
+    bias: np.ndarray
+    output_weight: np.ndarray
+    output_bias: float
+
+    def logits(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return the logits of pairs; a logit above 0 predicts two views of one image.
+
+        The logit does not depend on the order of the pair. Only `cat` distinguishes the first from the second
+        representation, and its logit is the mean over both orders.
+
+        Args:
+            first: representations, float32 (P, D), or (1, D) for the same in all pairs.
+            second: representations, float32 (P, D).
+
+        Returns:
+            float32 (P,).
+        """
+        return self.combine(self.project(first), self.project(second))
+
+    def project(self, features: np.ndarray) -> list[np.ndarray]:
+        """Return all that `combine` needs of each representation, so that it is computed once for many pairs.
+
+        Except for `max`, the first layer of a pair is a sum of terms of its two representations.
+
+        Args:
+            features: representations, float32 (N, D).
+
+        Returns:
+            For `cat`, the terms of a first and of a second representation, otherwise a single array; float32 (N, H),
+            or (N, D) for `max`.
+        """
+        match self.aggregation:
+            case "cat":
+                return [features @ weight for weight in np.split(self.weight, 2)]
+            case "max":
+                return [features]
+            case "mean":
+                return [features @ self.weight / 2]
+            case _:
+                return [features @ self.weight]
+
+    def combine(self, first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
+        """Return the logits of pairs from what `project` returns, float32 (P,)."""
+        if self.aggregation == "cat":
+            return (self._output(first[0] + second[1]) + self._output(second[0] + first[1])) / 2
+        if self.aggregation == "max":
+            return self._output(np.maximum(first[0], second[0]) @ self.weight)
+        return self._output(first[0] + second[0])
+
+    def _output(self, hidden: np.ndarray) -> np.ndarray:
+        hidden += self.bias
+        return np.asarray(np.maximum(hidden, _NEGATIVE_SLOPE * hidden) @ self.output_weight + self.output_bias)
+
+
+def load_relation_head(weights: Path) -> RelationHead | None:
+    """Return the relation head in a backbone file, or None if the file has none.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    try:
+        with safe_open(weights, "np") as file:
+            names = [name for name in file.keys() if name.startswith(_PREFIX)]  # noqa: SIM118
+            if not names:
+                return None
+            aggregation = json.loads(file.metadata()["rr"])["aggregation"]
+            layer = {name.removeprefix(_PREFIX): file.get_tensor(name) for name in names}
+        scale = layer["norm.weight"] / np.sqrt(layer["norm.running_var"] + _BATCH_NORM_EPS)
+        return RelationHead(
+            aggregation,
+            np.ascontiguousarray((layer["linear.weight"] * scale[:, None]).T),
+            (layer["linear.bias"] - layer["norm.running_mean"]) * scale + layer["norm.bias"],
+            layer["output.weight"][0],
+            float(layer["output.bias"][0]),
+        )
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{weights} is missing or damaged ({error}): give the backbone.safetensors of a run with kind: relational"
+        ) from error
+
+
+def sort_by_logit(logits: np.ndarray) -> np.ndarray:
+    """Return the positions of the logits from the highest to the lowest; equal logits keep their order. int64 (P,)."""
+    return np.argsort(-logits, kind="stable")
+
+
+def fit_calibration(logits: np.ndarray, is_positive: np.ndarray) -> Calibration:
+    """Fit Platt scaling to pairs, with the smoothed targets of Platt (1999), which also suit separable pairs.
+
+    Args:
+        logits: float (P,).
+        is_positive: whether each pair consists of two views of one image, bool (P,). Both kinds must occur.
+    """
+    from scipy.optimize import minimize  # the import takes a tenth of a second, and retrieval does not need it
+
+    num_positives = int(is_positive.sum())
+    num_negatives = len(is_positive) - num_positives
+    targets = np.where(is_positive, (num_positives + 1) / (num_positives + 2), 1 / (num_negatives + 2))
+    x = logits.astype(np.float64)
+    scale = max(float(x.std()), 1e-12)  # the optimization is well conditioned for logits of any scale
+    x = x / scale
+
+    def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        z = parameters[0] * x + parameters[1]
+        residuals = _sigmoid(z) - targets
+        return float((np.logaddexp(0, z) - targets * z).mean()), np.array([(residuals * x).mean(), residuals.mean()])
+
+    slope, intercept = minimize(loss_and_gradient, [1.0, 0.0], jac=True, method="BFGS").x
+    return Calibration(float(slope) / scale, float(intercept))
+
+
+def measure_calibration(head: RelationHead, views: np.ndarray, seed: int) -> dict[str, float]:
+    """Calibrate the head on pairs of views of one half of some images, and test it on pairs of the other half.
+
+    Each image is in as many positive pairs (with its other view) as negative ones (with a view of a random other image
+    of its half).
+
+    Args:
+        head: the relation head.
+        views: representations of two views of each image, float32 (2, R, D) with R at least `MIN_CALIBRATION_IMAGES`.
+        seed: seed of the halves and of the negative pairs.
+
+    Returns:
+        Metrics: the slope and intercept of the calibration, the number of pairs on which it was fitted, and on the
+        other pairs the accuracy of the calibrated head and the calibration error with and without calibration.
+    """
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(views.shape[1])
+    logits, is_positive = zip(*(_pair_logits(head, views, rows) for rows in np.array_split(order, 2)), strict=True)
+    calibration = fit_calibration(logits[0], is_positive[0])
+
+    def test(calibration: Calibration) -> tuple[np.ndarray, float]:
+        probabilities = calibration.probabilities(logits[1])
+        is_correct = (probabilities > 0.5) == is_positive[1]
+        return is_correct, expected_calibration_error(is_correct, np.maximum(probabilities, 1 - probabilities))
+
+    is_correct, error = test(calibration)
+    return {
+        "relation_slope": calibration.slope,
+        "relation_intercept": calibration.intercept,
+        "relation_pairs": len(logits[0]),
+        "relation_accuracy": float(is_correct.mean()),
+        "relation_calibration_error": error,
+        "relation_uncalibrated_error": test(Calibration(1, 0))[1],
+    }
+
+
+def _pair_logits(head: RelationHead, views: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits of all pairs of the images in `rows`, whose order is random, and which pairs are positive."""
+    first, second = views[:, rows]
+    logits = [head.logits(first, second), head.logits(first, np.roll(second, 1, axis=0))]
+    return np.concatenate(logits), np.repeat([True, False], len(rows))
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return np.asarray((1 + np.tanh(values / 2)) / 2)  # without overflow

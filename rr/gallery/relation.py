@@ -1,0 +1,72 @@
+"""The probability that two images show the same thing, by the relation head that was trained with a backbone."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rr import paths
+from rr.errors import UserError
+from rr.evaluate.relation_head import Calibration, RelationHead, load_relation_head
+
+
+class PairScorer(NamedTuple):
+    """A relation head, the calibration of its logits, and a description of the calibration for the user."""
+
+    head: RelationHead
+    calibration: Calibration
+    description: str
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return the calibrated probabilities of logits, float64 of the same shape."""
+        return self.calibration.probabilities(logits)
+
+
+def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
+    """Load the relation head of a backbone file, and the calibration that an evaluation in this folder has measured.
+
+    Args:
+        weights: the backbone file.
+        sha256: its SHA-256. The calibration is that of an evaluation whose record names these weights.
+
+    Raises:
+        UserError: if the file has no relation head.
+    """
+    head = load_relation_head(weights)
+    if head is None:
+        raise UserError(
+            f"{weights} has no relation head: give the backbone.safetensors of a run whose method has "
+            "`kind: relational` and `head: relation`"
+        )
+    for file in paths.list_metrics():
+        text = file.read_text(encoding="utf-8")
+        if "relation_slope" in text and _evaluated_weights(file) == sha256:
+            metrics = json.loads(text)
+            calibration = Calibration(metrics["relation_slope"], metrics["relation_intercept"])
+            return PairScorer(head, calibration, _describe(file, metrics))
+    return PairScorer(
+        head,
+        Calibration(1, 0),
+        "not calibrated, because no evaluation in this folder has measured these weights: run `rr evaluate` with a "
+        "protocol of `kind: embedding` for them",
+    )
+
+
+def _evaluated_weights(metrics_file: Path) -> str:
+    """Return the SHA-256 of the weights that an evaluation has used, or an empty text if its record is unreadable."""
+    try:
+        inputs = json.loads(paths.record_file(metrics_file.parent).read_text(encoding="utf-8"))["inputs"]
+        return next(value for name, value in inputs.items() if Path(name).name == "backbone.safetensors")
+    except (OSError, ValueError, KeyError, StopIteration):
+        return ""
+
+
+def _describe(file: Path, metrics: dict[str, float]) -> str:
+    pairs = f"{metrics['relation_pairs']:,.0f}"
+    return (
+        f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {file.parent.parent.name}, half of "
+        "them two views of one image and half views of two images; on other such pairs, the accuracy is "
+        f"{100 * metrics['relation_accuracy']:.1f} % and the calibration error "
+        f"{100 * metrics['relation_calibration_error']:.1f} % ({file})"
+    )

@@ -1,0 +1,52 @@
+"""The key `grid.claims`: claims that are stated before the training, and that the report tests."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from rr.params.backbones import BackboneName
+from rr.params.base import Name, StrictModel
+
+Points = Annotated[float, Field(ge=-100, le=100)]
+
+
+class Assumption(StrictModel):
+    """What `rr plan` assumes to compute the number of seeds that a claim needs.
+
+    Attributes:
+        difference: true difference of the accuracies in percentage points.
+        std: standard deviation over seeds of the accuracy of each of the two methods, in percentage points.
+        source: where the numbers come from.
+    """
+
+    difference: Points
+    std: Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2)]
+    source: Annotated[str, Field(min_length=1)]
+
+
+class ClaimConfig(StrictModel):
+    """The claim that the accuracy of `method` exceeds that of the method `above` by more than `margin` points.
+
+    Both methods are pretrained on `dataset` with `backbone`, and evaluated on `target` with `protocol`, whose kind is
+    `linear`, `finetune` or `knn`.
+    """
+
+    method: Name
+    above: Name
+    dataset: Name
+    backbone: BackboneName
+    target: Name
+    protocol: Name
+    margin: Points
+    assumed: Assumption | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClaimConfig":
+        if self.method == self.above:
+            raise ValueError(f"method and above are both '{self.method}'; a claim compares two methods")
+        if self.assumed and self.assumed.difference <= self.margin:
+            raise ValueError(
+                f"assumed.difference must exceed margin ({self.margin:g}), got {self.assumed.difference:g}: otherwise "
+                "no number of seeds would be enough"
+            )
+        return self

@@ -1,0 +1,136 @@
+"""Section `claims`: a verdict on each claim of the grid, corrected for the number of claims."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rr.params import ClaimConfig
+from rr.report.formatting import format_count, format_difference
+from rr.report.inputs.collect import EvaluationResult, GridResults
+from rr.report.paper.welch import welch_interval, welch_p_value
+from rr.report.statistics import MeanStd, mean_std
+from rr.report.tables import group_by_method
+from rr.report.text_table import TextTable, numeric_columns, text_table
+from rr.workflow.claims import ALPHA, claim_sha256, describe_data, describe_difference
+
+
+class ClaimVerdict(StrEnum):
+    """A verdict as the report prints it."""
+
+    HOLDS = "holds"
+    DOES_NOT_HOLD = "does not hold"
+    UNDECIDED = "undecided"
+    UNTESTED = "untested"
+
+
+_EXPLANATION = (
+    "A claim holds if the confidence interval of the difference lies above the margin of the claim (Welch’s interval, "
+    "in percentage points of accuracy). It does not hold if the interval lies below the margin, and otherwise it is "
+    "undecided. The confidence levels are those of Holm’s correction for the number of tested claims, with which the "
+    f"probability of any false verdict is at most {100 * ALPHA:.0f} %. The record of a pretraining run contains the "
+    "hashes of the claims that the grid stated when the training started, so the last column shows which claims were "
+    "added or changed later."
+)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The verdicts: a sentence with their numbers, how they were reached, and a table with a row per claim."""
+
+    sentence: str
+    explanation: str
+    table: TextTable
+
+
+def build_claims(results: GridResults) -> Claims | None:
+    """Return the section, or None if the grid states no claims."""
+    if not results.claims:
+        return None
+    runs_of = [_find_runs(results, claim) for claim in results.claims]
+    p_values = {
+        index: welch_p_value(_mean_accuracy(ours), _mean_accuracy(theirs), claim.margin)
+        for index, (claim, (ours, theirs)) in enumerate(zip(results.claims, runs_of, strict=True))
+        if min(len(ours), len(theirs)) > 1
+    }
+    levels = holm_levels(p_values)
+    rows, verdicts = [], []
+    for index, (claim, (ours, theirs)) in enumerate(zip(results.claims, runs_of, strict=True)):
+        difference = _mean_accuracy(ours).mean - _mean_accuracy(theirs).mean if ours and theirs else None
+        verdict, interval = ClaimVerdict.UNTESTED, "–"
+        if index in levels:
+            low, high = welch_interval(_mean_accuracy(ours), _mean_accuracy(theirs), 1 - levels[index])
+            verdict = _judge(low, high, claim.margin)
+            confidence = f"{100 * (1 - levels[index]):.4g} %"
+            interval = f"{format_difference(low)} to {format_difference(high)} ({confidence})"
+        verdicts.append(verdict)
+        rows.append(
+            [
+                describe_difference(claim),
+                describe_data(claim),
+                verdict,
+                "–" if difference is None else format_difference(difference),
+                interval,
+                _describe_statement(claim, ours, theirs),
+            ]
+        )
+    counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in ClaimVerdict if verdict in verdicts]
+    numbers = numeric_columns(["Difference", "Interval"])
+    return Claims(
+        f"This grid states {format_count(len(verdicts), 'claim')}: {', '.join(counts)}.",
+        _EXPLANATION,
+        text_table(["Claim", "Data", "Verdict", *numbers, "Stated"], rows),
+    )
+
+
+def holm_levels(p_values: dict[int, float]) -> dict[int, float]:
+    """Return the level at which Holm's step-down method tests each hypothesis.
+
+    The hypotheses are tested from the smallest p-value to the largest, at the levels α/m, α/(m − 1), …, α. All
+    hypotheses from the first one that is not rejected are tested at the level of that one, at which none is rejected.
+    (Holm 1979, *A simple sequentially rejective multiple test procedure*.)
+
+    Args:
+        p_values: p-value of each hypothesis.
+    """
+    levels: dict[int, float] = {}
+    level, is_rejecting = ALPHA, True
+    for rank, index in enumerate(sorted(p_values, key=lambda i: p_values[i])):
+        if is_rejecting:
+            level = ALPHA / (len(p_values) - rank)
+            is_rejecting = p_values[index] < level
+        levels[index] = level
+    return levels
+
+
+def _judge(low: float, high: float, margin: float) -> ClaimVerdict:
+    if low > margin:
+        return ClaimVerdict.HOLDS
+    return ClaimVerdict.DOES_NOT_HOLD if high < margin else ClaimVerdict.UNDECIDED
+
+
+def _find_runs(results: GridResults, claim: ClaimConfig) -> tuple[list[EvaluationResult], list[EvaluationResult]]:
+    """Return the evaluations of the two methods of a claim, one per seed."""
+    runs = [
+        run
+        for run in results.evaluations
+        if (run.paths.target, run.paths.protocol) == (claim.target, claim.protocol)
+        and (run.paths.pretraining.dataset, run.paths.pretraining.backbone) == (claim.dataset, claim.backbone)
+    ]
+    by_method = group_by_method(runs)
+    return by_method.get(claim.method, []), by_method.get(claim.above, [])
+
+
+def _mean_accuracy(runs: Sequence[EvaluationResult]) -> MeanStd:
+    return mean_std([100 * run.metrics["accuracy"] for run in runs])
+
+
+def _describe_statement(
+    claim: ClaimConfig, ours: Sequence[EvaluationResult], theirs: Sequence[EvaluationResult]
+) -> str:
+    """Return whether the claim was stated before the training of the runs, or why it is untested."""
+    if not (ours and theirs):
+        return "no such runs"
+    runs = [*ours, *theirs]
+    late = sum(claim_sha256(claim) not in run.pretraining.record.claims for run in runs)
+    text = f"late, after {late} of {len(runs)} runs" if late else "before the training"
+    return text if min(len(ours), len(theirs)) > 1 else f"{text}; one seed cannot be tested"

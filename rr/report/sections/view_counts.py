@@ -1,0 +1,64 @@
+"""Section `view_counts`: accuracy against the number of views K of an image, if the grid has several K."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from matplotlib.axes import Axes
+
+from rr.report.grouping import group_by
+from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
+from rr.report.plots.curves import Curve, Point, plot_curves
+from rr.report.plots.svg import Panel
+from rr.report.tables import split_by_protocol
+from rr.runtime.hashing import json_sha256
+
+
+def build_view_counts(results: GridResults) -> list[Panel]:
+    """Return a plot for each dataset, backbone, target and protocol with runs that differ only in K and the seed."""
+    panels = []
+    for runs in split_by_protocol(results.evaluations_of_kind(*CLASSIFICATION)):
+        series = group_by(
+            (run for run in runs if "views" in run.pretraining.settings),
+            lambda run: json_sha256(run.pretraining.settings | {"views": None}),
+        )
+        several = [own for own in series.values() if len({_views(run) for run in own}) > 1]
+        if several:
+            panels.append(_plot(several))
+    return panels
+
+
+def _plot(series: Sequence[Sequence[EvaluationResult]]) -> Panel:
+    """Plot the accuracy of each series of runs that differ only in K and the seed."""
+    curves = [Curve(_name(own), color, _points_by_seed(own)) for color, own in enumerate(series, 1)]
+    paths = series[0][0].paths
+    run = paths.pretraining
+    title = f"{run.dataset}, {run.backbone} → {paths.target}, {paths.protocol}, %"
+    if len(series) == 1:  # the plot has no legend
+        title = f"{_name(series[0])}: {title}"
+    name = f"view-counts-{run.dataset}-{run.backbone}-{paths.target}-{paths.protocol}"
+    format_axes = partial(_format_axes, ticks=sorted({_views(run) for own in series for run in own}))
+    return plot_curves(name, title, f"Accuracy in percent against the number of views, {title}", curves, format_axes)
+
+
+def _points_by_seed(runs: Sequence[EvaluationResult]) -> list[dict[float, Point]]:
+    by_seed = group_by(sorted(runs, key=_views), lambda run: run.paths.pretraining.seed)
+    return [{_views(run): (_views(run), 100 * run.metrics["accuracy"]) for run in own} for own in by_seed.values()]
+
+
+def _name(runs: Sequence[EvaluationResult]) -> str:
+    """Return the names of the methods of a series, from the smallest K to the largest."""
+    methods = dict.fromkeys(run.paths.pretraining.method for run in sorted(runs, key=_views))
+    return " to ".join([*methods][:: max(len(methods) - 1, 1)])
+
+
+def _views(run: EvaluationResult) -> int:
+    views: int = run.pretraining.settings["views"]
+    return views
+
+
+def _format_axes(axes: Axes, ticks: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("views of an image, K")
+    axes.grid(axis="y")

@@ -1,0 +1,112 @@
+"""`rr report --crate`: a zip file in which every file has its hash, and every reference leads to an entity."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import EXTRACT, PRETRAIN, ROOT, RunRr, write_params
+
+from rr import paths
+from rr.exchange import crate
+from rr.workflow.records import load_record
+
+RANDOM = (*PRETRAIN[:6], "random", *PRETRAIN[7:])
+
+
+def use_random_weights(params: dict) -> None:
+    params["grid"].update(method=["random"], protocol=["knn"])
+
+
+@pytest.fixture
+def finished_project(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> Path:
+    """Change to a project in which only the report is missing, and return it."""
+    shutil.copytree(converted_project, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    write_params(Path(), use_random_weights)
+    for command in (
+        RANDOM,
+        ("extract", *RANDOM[1:], *EXTRACT[-2:]),
+        ("evaluate", *RANDOM[1:], *EXTRACT[-2:], "--protocol", "knn"),
+    ):
+        assert rr(*command).code == 0
+    return Path.cwd()
+
+
+def find_references(value: Any) -> Iterator[str]:
+    """Yield the identifiers to which the properties of an entity refer."""
+    if isinstance(value, dict):
+        if value.keys() == {"@id"}:
+            yield value["@id"]
+        for child in value.values():
+            yield from find_references(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from find_references(child)
+
+
+def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -> None:
+    outcome = rr("report", "--crate", "results.zip")
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[-1] == "results.zip: 6 runs, 15 files"
+    with zipfile.ZipFile("results.zip") as archive:
+        assert archive.testzip() is None
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    metadata = json.loads(contents.pop("ro-crate-metadata.json"))
+    graph = metadata["@graph"]
+    entities = {entity["@id"]: entity for entity in graph}
+    assert len(entities) == len(graph)
+
+    references = {identifier for entity in graph for identifier in find_references(entity)}
+    assert {name for name in references - entities.keys() if not name.startswith("https://")} == set()
+
+    parts = [part["@id"] for part in entities["./"]["hasPart"]]
+    assert {name for name in parts if not name.startswith("ni:")} == contents.keys()
+    for name, content in contents.items():
+        assert entities[name]["sha256"] == hashlib.sha256(content).hexdigest(), name
+        source = ROOT if name in ("dvc.yaml", "Snakefile") else finished_project
+        assert (source / name).read_bytes() == content
+    assert contents.keys() >= {"params.yaml", "dvc.yaml", "Snakefile", *map(str, paths.REPORT_FILES)}
+
+    run = paths.PretrainPaths("shapes", "conv4", "random", 1)
+    actions = {name: entity for name, entity in entities.items() if entity["@type"] == "CreateAction"}
+    assert len(actions) == 6 + 1  # the six stages and the run of the workflow
+    record = load_record(run.folder)
+    weights = f"ni:///sha-256;{record['outputs'][str(run.weights)]}"  # the crate only describes this file
+    assert {"@id": weights} in actions[f"#{run.folder}"]["result"]
+    assert {"@id": weights} in actions[f"#{paths.FeaturePaths(run, 'shapes').folder}"]["object"]
+    assert record["command"] in actions[f"#{run.folder}"]["description"]
+    assert entities["./"]["mainEntity"] == {"@id": "Snakefile"}
+    assert entities["ro-crate-metadata.json"]["about"] == {"@id": "./"}
+
+
+@pytest.mark.parametrize("name", ["results.tar", "results", "folder.zip"])
+def test_other_path_is_refused_before_the_report_is_written(project: Path, rr: RunRr, name: str) -> None:
+    Path("folder.zip").mkdir()
+    outcome = rr("report", "--crate", name)
+    assert outcome.code == 2
+    assert f"rr: --crate {name}: a crate is a zip file: give a name that ends in .zip" in outcome.err
+    assert not paths.REPORT_DIR.exists()
+
+
+def test_former_crate_is_replaced_only_by_a_complete_one(
+    finished_project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("results.zip").write_text("former")
+    with monkeypatch.context() as patch:
+        patch.setattr(crate._Crate, "to_json", lambda self: (_ for _ in ()).throw(OSError(28, "No space left")))
+        assert rr("report", "--crate", "results.zip").code == 2
+    assert Path("results.zip").read_text() == "former"
+    assert rr("report", "--crate", "results.zip").code == 0
+    first = Path("results.zip").read_bytes()
+    assert zipfile.is_zipfile("results.zip")
+    assert [path.name for path in finished_project.glob("*.zip*")] == ["results.zip"]
+    paths.record_file(paths.PretrainPaths("shapes", "conv4", "random", 1).folder).unlink()
+    outcome = rr("report", "--crate", "results.zip")
+    assert outcome.code == 2
+    assert "run.json is missing" in outcome.err
+    assert Path("results.zip").read_bytes() == first

@@ -1,0 +1,141 @@
+"""Claims of a grid: validation, required seeds and hashes."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import RunRr, write_params
+
+from rr import params, paths
+from rr.workflow import suites
+from rr.workflow.claims import claim_sha256, grid_claims, seeds_for_power
+from rr.workflow.records import load_record
+
+CLAIM = {
+    "method": "relational", "above": "random", "dataset": "shapes", "backbone": "conv4", "target": "shapes",
+    "protocol": "knn", "margin": 1.0,
+}  # fmt: skip
+ASSUMED = {"difference": 3.0, "std": [1.0, 2.0], "source": "a pilot study"}
+
+
+def add_claims(*claims: dict) -> Callable[[dict], None]:
+    return lambda content: content["grid"].update(claims=[*claims])
+
+
+@pytest.mark.parametrize(("effect", "seeds"), [(0.5, 64), (0.8, 26), (1.0, 17), (1.2, 12)])
+def test_required_seeds_match_published_tables(effect: float, seeds: int) -> None:
+    """Cohen (1992, A power primer) gives 64 and 26 per group at the level 0.05; the others are from G*Power."""
+    assert seeds_for_power(effect, 0, (1, 1), 0.05) == seeds
+    assert seeds_for_power(10 * effect + 4, 4, (10, 10), 0.05) == seeds  # only the ratio counts
+    assert seeds_for_power(effect, 0, (1, 1), 0.01) > seeds
+
+
+def test_required_seeds_at_the_limits() -> None:
+    assert seeds_for_power(0.1, 0, (0, 0), 0.05) == 2
+    assert seeds_for_power(0.001, 0, (1, 1), 0.05) is None
+    assert seeds_for_power(1, 0, (2, 0), 0.05) == seeds_for_power(1, 0, (0, 2), 0.05)
+
+
+def test_plan_says_how_many_seeds_a_claim_needs(project: Path, rr: RunRr) -> None:
+    other = CLAIM | {"backbone": "resnet32"}
+    write_params(project, add_claims(CLAIM | {"assumed": ASSUMED}, CLAIM, other))
+    outcome = rr("plan", "--views-per-second", 1000)
+    lines = [line for line in outcome.out.splitlines() if line.startswith("claim: ")]
+    start = "claim: relational more than 1 points above random (shapes, conv4 → shapes, knn): "
+    needed = seeds_for_power(3, 1, (1, 2), 0.05 / 3)
+    assert lines == [
+        f"{start}needs {needed} seeds for a power of 80 % if the difference is 3 points and seeds vary by 1 and 2 "
+        "points (a pilot study); the grid has 1",
+        f"{start}the grid has 1; add `assumed` to the claim to compute how many seeds it needs",
+        f"{start.replace('conv4', 'resnet32')}this grid does not test it",
+    ]
+    write_params(project)
+    assert "claim" not in rr("plan", "--views-per-second", 1000).out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "relation"}, "grid.claims.0.method: unknown 'relation'; did you mean 'relational'?"),
+        ({"above": "nothing"}, "grid.claims.0.above: unknown 'nothing'"),
+        ({"above": "relational"}, "method and above are both 'relational'; a claim compares two methods"),
+        (
+            {"protocol": "retrieval"},
+            "'retrieval' does not measure an accuracy; use a protocol of the kind linear",
+        ),
+        ({"assumed": ASSUMED | {"difference": 1.0}}, "assumed.difference must exceed margin (1), got 1"),
+        ({"assumed": ASSUMED | {"std": [1.0]}}, "grid.claims.0.assumed.std"),
+        ({"margins": 1.0}, "grid.claims.0.margins: unknown key"),
+    ],
+)
+def test_invalid_claim_raises(project: Path, rr: RunRr, changes: dict, message: str) -> None:
+    write_params(project, add_claims(CLAIM | changes))
+    outcome = rr("plan", "--views-per-second", 1000)
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_hash_depends_on_every_key(project: Path) -> None:
+    changes: list[dict] = [{}, {"margin": 2.0}, {"protocol": "linear"}, {"assumed": ASSUMED}]
+    write_params(project, add_claims(*(CLAIM | change for change in changes)))
+    claims = grid_claims(params.load_params(project / "params.yaml"))
+    assert len({claim_sha256(claim) for claim in claims}) == len(claims) == 4
+
+
+def test_record_of_a_training_has_the_claims_of_its_start(
+    converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+) -> None:
+    """A later claim does not make the run out of date, but it is not in its record."""
+    shutil.copytree(converted_project, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    write_params(Path(), add_claims(CLAIM))
+    (claim,) = grid_claims(params.load_params(Path("params.yaml")))
+    run = paths.PretrainPaths("shapes", "conv4", "random", 1)
+    arguments = ("--dataset", "shapes", "--backbone", "conv4", "--method", "random", "--seed", "1")
+    assert rr("pretrain", *arguments).code == 0
+    assert load_record(run.folder)["claims"] == [claim_sha256(claim)]
+    write_params(Path(), add_claims(CLAIM, CLAIM | {"margin": 2.0}))
+    assert "runs/pretrain/shapes/conv4/random" not in rr("verify").err
+
+
+def test_suite_replaces_the_claims_of_the_former_suite(params_file: Path) -> None:
+    suites.use_suite("cifar", params_file)
+    assert len(grid_claims(params.load_params(params_file))) == 7
+    suites.use_suite("heads", params_file)
+    assert len(grid_claims(params.load_params(params_file))) == 4
+    suites.use_suite("quick", params_file)
+    assert grid_claims(params.load_params(params_file)) == []
+    merged = suites.merge_suites({name: suites.load_suite(name) for name in ("cifar", "heads")}, params_file)
+    assert len(grid_claims(params.load_params(merged))) == 11
+
+
+def test_claims_of_the_paper_assume_its_results(params_file: Path) -> None:
+    """The assumed differences and standard deviations are those of the paper's tables, and the suites test them."""
+    from rr.report.paper.published import load_published
+
+    for name in ("cifar", "tiny-conv4", "tiny-resnet32", "slim", "stl10", "heads"):
+        suites.use_suite(name, params_file)
+        loaded = params.load_params(params_file)
+        for claim in grid_claims(loaded):
+            kinds = [method.partition("-paper")[0].removesuffix("-stl10") for method in (claim.method, claim.above)]
+            tables = {"head ablation of the paper": "Heads"}
+            assert claim.assumed
+            table = tables.get(claim.assumed.source, claim.assumed.source.removesuffix(" of the paper"))
+            ours, theirs = (
+                next(
+                    result
+                    for result in load_published()
+                    if (result.table, result.method, result.backbone, result.dataset, result.target)
+                    == (table, kind, claim.backbone, claim.dataset, claim.target)
+                )
+                for kind in kinds
+            )
+            assert ours.mean is not None
+            assert theirs.mean is not None
+            assert claim.assumed.difference == pytest.approx(ours.mean - theirs.mean)
+            assert claim.assumed.std == [ours.std, theirs.std]
+            grid = loaded.grid[0]
+            assert {claim.method, claim.above} <= {*grid.method}
+            assert claim.dataset in grid.dataset
+            assert claim.target in grid.target
