@@ -27,14 +27,16 @@ def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item], nu
     if num_threads < 2:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(num_threads, "map") as executor:
-        pending: deque[Future[_Result]] = deque()
-        try:
-            for item in items:
-                pending.append(executor.submit(function, item))
-                if len(pending) == _PENDING_PER_THREAD * num_threads:
-                    yield pending.popleft().result()
-            while pending:
+    executor = ThreadPoolExecutor(num_threads, "map")
+    pending: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            pending.append(executor.submit(function, item))
+            if len(pending) == _PENDING_PER_THREAD * num_threads:
                 yield pending.popleft().result()
-        finally:
-            executor.shutdown(cancel_futures=True)
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # Do not wait for the threads: an abandoned generator is closed by the garbage collector, which may run in a
+        # thread that is just starting and holds a lock that they need.
+        executor.shutdown(wait=False, cancel_futures=True)

@@ -53,3 +53,21 @@ def test_exceptions_of_the_function_and_of_the_items_are_raised(threads: int) ->
 
     with pytest.raises(OSError, match="disk"):
         list(map_ordered(abs, items(), threads))
+
+
+def test_closing_does_not_wait_for_the_threads() -> None:
+    """The garbage collector may close an abandoned generator in a thread that holds a lock that others need to end."""
+    release = threading.Event()
+    was_released: list[bool] = []
+
+    def block(number: int) -> None:
+        if number:
+            was_released.append(release.wait(10))
+
+    results = map_ordered(block, range(100), 2)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    release.set()
+    while len(was_released) < 2:
+        time.sleep(0.01)
+    assert all(was_released)
