@@ -47,7 +47,8 @@ def outdated_stages(project: Path) -> tuple[list[str], list[str]]:
 
 
 def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(project: Path) -> None:
-    records = {path: path.read_bytes() for path in project.rglob("run.json")}
+    folders = (project / name for name in ("data", "runs", "report"))
+    records = {path: path.read_bytes() for folder in folders for path in folder.rglob("run.json")}
     assert len(records) == 6
     for name in ("fetch.py", "convert.py", "views/cpu.py", "report/page.py"):
         edit(project, name, lambda text: text.replace('"""', '"""Another docstring. ', 1) + "# A comment.\n")

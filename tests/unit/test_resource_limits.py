@@ -120,7 +120,8 @@ def test_file_size_limit_raises(project_copy: Path, folder: str) -> None:
     assert process.returncode == 2, process.stderr
     assert "rr: file too large" in process.stderr
     assert "(`ulimit -f`) allows" in process.stderr
-    assert not list(project_copy.rglob("*.tmp*"))
+    # The thread that shows the progress may be writing its status when the process ends.
+    assert not [path for path in project_copy.rglob("*.tmp*") if ".rr/status" not in path.as_posix()]
 
 
 # The limit is set when everything is loaded, so that only the training step needs more memory.
