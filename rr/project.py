@@ -26,11 +26,6 @@ def is_checkout() -> bool:
     return PROJECT_FILES != PACKAGE / "project"
 
 
-def is_project(folder: Path) -> bool:
-    """Return whether `folder` is a project or a clone of the repository."""
-    return (folder / "dvc.yaml").is_file() and (folder / "rr").exists()
-
-
 def create_project(folder: Path) -> None:
     """Write the files of a new project to `folder`, and initialize git if necessary.
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
 
 
 # Name prefixes of the tensors of layers that are saved with a backbone. No tensor of a backbone has these prefixes.
-CLASSIFIER_PREFIX, RELATION_HEAD_PREFIX = _LAYER_PREFIXES = "trained_classifier.", "relation_head."
+CLASSIFIER_PREFIX = "trained_classifier."
+_LAYER_PREFIXES = (CLASSIFIER_PREFIX, "relation_head.")
 
 
 def save_backbone(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from rr.errors import UserError
 from rr.evaluate.class_metrics import expected_calibration_error
 
-_PREFIX = "relation_head."
+_PREFIX = "relation_head."  # as in rr.backbones.weights, which loads torch
 MIN_CALIBRATION_IMAGES = 4  # two in each half
 _BATCH_NORM_EPS, _NEGATIVE_SLOPE = 1e-5, 0.01  # of rr.methods.relation.head
 
