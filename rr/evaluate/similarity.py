@@ -2,7 +2,6 @@
 
 import numpy as np
 
-_BATCH_SIZE = 256  # rows whose similarities are computed together
 _MIN_NORM = 1e-12  # as in torch.nn.functional.normalize
 
 
@@ -22,14 +21,9 @@ def nearest_neighbors(features: np.ndarray, num_neighbors: int) -> np.ndarray:
         int64 (N, K).
     """
     num_neighbors = min(num_neighbors, len(features) - 1)
-    normalized = normalize_rows(features)
-    batches = [np.empty((0, num_neighbors), np.int64)]
-    for start in range(0, len(features), _BATCH_SIZE):
-        similarity = normalized[start : start + _BATCH_SIZE] @ normalized.T
-        rows = np.arange(len(similarity))
-        similarity[rows, start + rows] = -np.inf  # an image is not its own neighbor
-        batches.append(np.argsort(-similarity, axis=1, kind="stable")[:, :num_neighbors])
-    return np.concatenate(batches)
+    # Of several copies of an image, others may precede the image itself.
+    rows, _ = find_nearest(features, features, num_neighbors + 1)
+    return np.stack([nearest[nearest != row][:num_neighbors] for row, nearest in enumerate(rows)])
 
 
 def find_nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
