@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rr.evaluate.similarity import find_nearest
+from rr.evaluate.similarity import find_nearest, nearest_neighbors
 
 
 @settings(deadline=None, max_examples=40)
@@ -28,3 +28,18 @@ def test_equal_similarities_keep_gallery_order() -> None:
     for top in (1, 2, 3, 4, 9):
         positions, _ = find_nearest(np.array([[2, 0]], np.float32), gallery, top)
         assert positions.tolist() == [[1, 2, 3, 0][:top]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 12), count=st.integers(1, 15))
+def test_neighbors_are_the_most_similar_other_images(seed: int, size: int, count: int) -> None:
+    features = np.random.default_rng(seed).integers(-1, 2, (size, 2)).astype(np.float32)  # copies and zeros
+    neighbors = nearest_neighbors(features, count)
+    assert neighbors.shape == (size, min(count, size - 1))
+    norms = np.linalg.norm(features, axis=1)
+    cosines = features @ features.T / np.outer(norms, norms).clip(1e-9)
+    for row, chosen in enumerate(neighbors):
+        others = np.delete(cosines[row], row)
+        assert row not in chosen
+        assert len(set(chosen)) == len(chosen)
+        assert np.allclose(cosines[row, chosen], np.sort(others)[::-1][: len(chosen)], atol=1e-6)
