@@ -9,6 +9,9 @@
 #
 # Each node offers two GPUs, which are copies of /dev/null: CUDA_VISIBLE_DEVICES is set as on a real cluster, but the
 # GPUs do not exist.
+#
+# A test run that is killed cannot stop its cluster. `start` therefore stops a cluster that an earlier run left behind,
+# unless the process that started it still exists.
 set -euo pipefail
 
 command=${1:?use install, start, node or stop}
@@ -38,8 +41,17 @@ start_node() {
 case $command in
 start)
     if [ -e $conf ]; then
-        echo "$conf already exists: this machine belongs to a cluster, or 'slurm.sh stop FOLDER' was not run" >&2
-        exit 2
+        # The first line of a file that this script wrote: "# slurm.sh PID FOLDER".
+        read -r _ author pid former <$conf || true
+        if [ "${author:-}" != slurm.sh ]; then
+            echo "$conf already exists: this machine belongs to a cluster" >&2
+            exit 2
+        fi
+        if kill -0 "$pid" 2>/dev/null; then
+            echo "process $pid is using a test cluster in $former: wait for it, or run 'slurm.sh stop $former'" >&2
+            exit 2
+        fi
+        "$0" stop "$former"
     fi
     mkdir -p "$folder"/{state,n1,n2}
     chmod 755 "$folder"
@@ -53,6 +65,7 @@ start)
     echo "Name=gpu File=$folder/gpu[0-1]" >/etc/slurm/gres.conf
     memory=$(awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
     cat >$conf <<END
+# slurm.sh $PPID $folder
 ClusterName=test
 SlurmctldHost=$(hostname)(127.0.0.1)
 SlurmctldPort=$port
@@ -102,17 +115,19 @@ node)
     ;;
 stop)
     # Cancel all jobs first: without the daemons, nothing would end them.
-    scancel --user root 2>/dev/null || true
-    for _ in $(seq 600); do
-        if [ -z "$(squeue --noheader 2>/dev/null)" ]; then break; fi
-        sleep 0.2
-    done
+    if timeout 10 scancel --user root 2>/dev/null; then
+        for _ in $(seq 600); do
+            if [ -z "$(squeue --noheader 2>/dev/null)" ]; then break; fi
+            sleep 0.2
+        done
+    fi
     rm -f $conf /etc/slurm/gres.conf
     for name in n1 n2 slurmctld munged; do
         if [ -f "$folder/$name.pid" ]; then
             kill "$(cat "$folder/$name.pid")" 2>/dev/null || true
         fi
     done
+    pkill -f "^slurmstepd" 2>/dev/null || true
     ;;
 *)
     echo "unknown command: $command (use install, start, node or stop)" >&2
