@@ -531,8 +531,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="PART",
-            help="Parts to time. By default, all: views, head, backbone, loader, training, evaluation, "
-            "startup, machine, gpu.",
+            help="Parts to time. By default, all: views, head, backbone, loader, training, busy, evaluation, startup, "
+            "machine, scaling, gpu.",
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -20,18 +20,8 @@ from rr.runtime.progress import Progress
 
 SCHEMA = "rr-bench-2"
 PARTS = (
-    "views",
-    "head",
-    "backbone",
-    "loader",
-    "training",
-    "busy",
-    "evaluation",
-    "startup",
-    "machine",
-    "scaling",
-    "gpu",
-)
+    "views", "head", "backbone", "loader", "training", "busy", "evaluation", "startup", "machine", "scaling", "gpu",
+)  # fmt: skip
 
 
 def run_benchmark(
@@ -63,7 +53,10 @@ def run_benchmark(
         raise UserError(f"unknown part of the benchmark: {unknown[0]}. Choose from {', '.join(PARTS)}")
     if steps < 1:
         raise UserError(f"--steps must be at least 1, got {steps}")
-    _check_threads(threads)
+    cores = os.cpu_count() or 1
+    for count in threads or ():
+        if not 1 <= count <= cores:
+            raise UserError(f"--threads must be from 1 to {cores} (the number of cores of this machine), got {count}")
     if data is not None:
         from rr.bench.dataset import find_train_beton
 
@@ -105,10 +98,3 @@ def _run_parts(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
 def _load_averages() -> list[float]:
     """Return the load averages of the system over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]
-
-
-def _check_threads(threads: Sequence[int] | None) -> None:
-    cores = os.cpu_count() or 1
-    for count in threads or ():
-        if not 1 <= count <= cores:
-            raise UserError(f"--threads must be from 1 to {cores} (the number of cores of this machine), got {count}")

@@ -1,6 +1,7 @@
 """Run an `rr` command until its work begins: `python -m rr.bench.first_work rr.evaluate.knn:predict_probabilities ...`.
 
-The process ends when the given function or method, in which the work begins, is called for the first time.
+The process ends when the given function or method is called for the first time: the one in which the work begins, or
+another one, such as the method that the training loop calls after the first step.
 """
 
 import os

@@ -1,6 +1,9 @@
 """Peak memory of a function call, as measured by Linux."""
 
 import gc
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +25,13 @@ def measure_peak_mib(function: Callable[[], object]) -> float | None:
         return _measure_rise_mib(function) if probe > _PROBE_MIB / 2 else None
     except OSError:
         return None
+
+
+def measure_in_new_process(part: str, *arguments: object) -> float | None:
+    """Return what the function `measure_memory` of a part of the benchmark returns in a new process."""
+    call = f"measure_memory(*{arguments!r})"
+    code = f"import json; from rr.bench.parts.{part} import measure_memory; print(json.dumps({call}))"
+    return json.loads(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
 
 
 def _measure_rise_mib(function: Callable[[], object]) -> float:

@@ -81,7 +81,7 @@ def _make_lightly_candidate(images: np.ndarray, image_size: int, views: int, ima
         pil_image = Image.fromarray(image)
         return [view for _ in range(calls) for view in transform(pil_image)]
 
-    return Candidate("lightly", _cycle_through_images(images, images_per_call, make_views), images_per_call * calls * 2)
+    return Candidate("lightly", cycle_through_images(images, images_per_call, make_views), images_per_call * calls * 2)
 
 
 def _make_albumentations_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
@@ -104,12 +104,11 @@ def _make_albumentations_candidate(images: np.ndarray, image_size: int, views: i
     def make_views(image: np.ndarray) -> list[Tensor]:
         return [transform(image=image)["image"] for _ in range(views)]
 
-    return Candidate(
-        "albumentations", _cycle_through_images(images, images_per_call, make_views), images_per_call * views
-    )
+    call = cycle_through_images(images, images_per_call, make_views)
+    return Candidate("albumentations", call, images_per_call * views)
 
 
-def _cycle_through_images(
+def cycle_through_images(
     images: np.ndarray, images_per_call: int, make_views: Callable[[np.ndarray], list[Tensor]]
 ) -> Callable[[], Tensor]:
     """Return a function that makes the views of the next images, and starts over after the last image."""

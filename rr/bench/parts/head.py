@@ -1,8 +1,5 @@
 """Part `head`: forward and backward pass of the relation head over all pairs, and the memory of a step."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -11,7 +8,7 @@ from torch import Tensor
 
 from rr.bench import reference
 from rr.bench.measure import Candidate, PartResult, compare_candidates
-from rr.bench.memory import measure_peak_mib
+from rr.bench.memory import measure_in_new_process, measure_peak_mib
 from rr.bench.settings import FEATURES, IMAGES, VIEWS, Settings
 from rr.compute.device import configure_backends
 from rr.methods.relation.loss import RelationHead, relation_loss
@@ -41,7 +38,7 @@ def run(settings: Settings) -> PartResult:
 
 
 def _add_peak_memory(result: PartResult) -> None:
-    rr_peak, reference_peak = measure_peak_in_new_process("rr"), measure_peak_in_new_process("reference")
+    rr_peak, reference_peak = (measure_in_new_process("head", name) for name in ("rr", "reference"))
     if rr_peak is None or reference_peak is None:
         result.notes.append("The memory was not measured, because this system does not report a process's peak memory.")
         return
@@ -79,15 +76,8 @@ def make_step(implementation: Implementation, num_views: int, num_images: int) -
     return step
 
 
-def measure_peak_in_new_process(implementation: Implementation) -> float | None:
-    """Return the memory in MiB that a step needs in a new process, or None if it cannot be measured."""
-    code = f"from rr.bench.parts.head import print_peak_memory; print_peak_memory({implementation!r})"
-    process = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(process.stdout)
-
-
-def print_peak_memory(implementation: Implementation) -> None:
-    """Print the memory in MiB that a step needs at K = 32 and M = 64, as JSON."""
+def measure_memory(implementation: Implementation) -> float | None:
+    """Return the memory in MiB that a step needs at K = 32 and M = 64, or None if it cannot be measured."""
     configure_backends(1)
     make_step(implementation, VIEWS, 2)()  # loads libraries and compiles code before the measurement
-    print(json.dumps(measure_peak_mib(make_step(implementation, VIEWS, IMAGES))))
+    return measure_peak_mib(make_step(implementation, VIEWS, IMAGES))

@@ -6,7 +6,6 @@
 import contextlib
 import io
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from ruamel.yaml import YAML
 
 from rr import backbones, methods
 from rr.bench.measure import PartResult, summarize, time_once
-from rr.bench.memory import measure_peak_mib
+from rr.bench.memory import measure_in_new_process, measure_peak_mib
 from rr.bench.settings import IMAGES, Settings, paper_config
 from rr.compute.device import configure_backends
 from rr.compute.optimizers import make_optimizer
@@ -48,7 +47,7 @@ def run(settings: Settings) -> PartResult:
                 with tempfile.TemporaryDirectory() as folder:
                     work = make_work(size, Path(folder))
                     timings = [time_once(work) for _ in range(1 + settings.capped_repeats(_REPEATS))][1:]
-                peak = _measure_peak_in_new_process(series, size, threads)
+                peak = measure_in_new_process("scaling", series, size, threads)
                 case = summarize(f"{series}, {size:,} {unit}", "runs", threads, [("rr", 1)], [timings])
                 case.facts.update(series=series, size=size, size_unit=unit, peak_memory_mib=peak)
                 result.cases.append(case)
@@ -57,19 +56,13 @@ def run(settings: Settings) -> PartResult:
     return result
 
 
-def _measure_peak_in_new_process(series: str, size: int, threads: int) -> float | None:
+def measure_memory(series: str, size: int, threads: int) -> float | None:
     """Return the memory in MiB that the work needs, or None if it cannot be measured."""
-    code = f"from rr.bench.parts import scaling; scaling.print_peak_memory({series!r}, {size}, {threads})"
-    return json.loads(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
-
-
-def print_peak_memory(series: str, size: int, threads: int) -> None:
-    """Print the memory in MiB that the work needs, as JSON."""
     configure_backends(threads)
     sizes, make_work = next((sizes, make_work) for name, _, sizes, make_work in _list_series() if name == series)
     with tempfile.TemporaryDirectory() as folder:
         make_work(sizes[0], Path(folder))()  # loads libraries and compiles code before the measurement
-        print(json.dumps(measure_peak_mib(lambda: make_work(size, Path(folder))())))
+        return measure_peak_mib(lambda: make_work(size, Path(folder))())
 
 
 def _list_series() -> Iterator[tuple[str, str, tuple[int, ...], _MakeWork]]:

@@ -33,6 +33,7 @@ _FIRST_WORK = {
     "rr evaluate, retrieval": ("rr.evaluate.retrieval:rank_gallery", ("evaluate", *_TARGET, "--protocol", "retrieval")),
     "rr report": ("rr.report.stage:collect_results", ("report",)),
 }
+_AFTER_FIRST_STEP = "rr.pretrain.loop:Trainer.save_if_due_and_exit_on_signal"
 
 
 def run(settings: Settings) -> PartResult:
@@ -57,10 +58,10 @@ def run(settings: Settings) -> PartResult:
                 f"CPU seconds to the first work minus those of `import torch`, {threads} threads: "
                 + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
             )
-            options = [*_RUN, "relational", "--device", "cpu", "--params", "params.yaml"]
-            rr_pretrain = _make_python_call(["-m", "rr.bench.first_step", "pretrain", *options], folder)
+            command = ("pretrain", *_RUN, "relational", "--device", "cpu", "--params", "params.yaml")
+            call = _make_python_call(["-m", "rr.bench.first_work", _AFTER_FIRST_STEP, *command], folder)
             candidates = [
-                Candidate("rr pretrain", rr_pretrain, 1),
+                Candidate("rr pretrain", call, 1),
                 Candidate("reference", lambda task=task: _run_first_step(task), 1),  # type: ignore[misc]
             ]
             result.cases.append(compare_candidates("first step", "starts", threads, candidates, repeats, warmup))

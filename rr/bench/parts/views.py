@@ -1,10 +1,9 @@
 """Part `views`: views per second with the paper's augmentation."""
 
-from collections.abc import Callable, Iterator
-from itertools import count, cycle
+from collections.abc import Callable
+from itertools import count
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -29,11 +28,7 @@ def run(settings: Settings) -> PartResult:
         for threads in settings.available_thread_counts(1):
             candidates = [
                 Candidate("rr", _make_rr_call(images, views), num_images * views),
-                Candidate(
-                    "torchvision on PIL",
-                    _make_torchvision_call(images, image_size, views, images_per_call),
-                    images_per_call * views,
-                ),
+                _make_torchvision_candidate(images, image_size, views, images_per_call),
             ]
             others, notes = other_libraries.make_candidates(images, image_size, views, images_per_call)
             case = f"{image_size} × {image_size}, K={views}, M={num_images}"
@@ -58,17 +53,12 @@ def _make_rr_call(images: np.ndarray, views: int) -> Callable[[], Tensor]:
     return call
 
 
-def _make_torchvision_call(
-    images: np.ndarray, image_size: int, views: int, images_per_call: int
-) -> Callable[[], Tensor]:
+def _make_torchvision_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     transform = reference.relational_transform(image_size, MEAN, STD)
-    next_images: Iterator[np.ndarray] = cycle(images)
 
-    def call() -> Tensor:
-        batch = []
-        for _ in range(images_per_call):
-            image = Image.fromarray(next(next_images))
-            batch += [transform(image) for _ in range(views)]
-        return torch.stack(batch)
+    def make_views_of(image: np.ndarray) -> list[Tensor]:
+        pil_image = Image.fromarray(image)
+        return [transform(pil_image) for _ in range(views)]
 
-    return call
+    call = other_libraries.cycle_through_images(images, images_per_call, make_views_of)
+    return Candidate("torchvision on PIL", call, images_per_call * views)
