@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -22,9 +20,11 @@ from rr.data import exclude, raw
 from rr.data.duplicates import Signature, compute_signature, find_duplicates
 from rr.data.names import display_name, format_names, printable
 from rr.errors import UserError
+from rr.evaluate.similarity import normalize_rows
 from rr.runtime.atomic import atomic_write
 from rr.runtime.formatting import format_count
 from rr.runtime.image_grid import write_png
+from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ KINDS = {
 }
 _EXCLUDED = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image")
 _MAX_USUAL_FRACTION = 0.05  # of near and mirrored duplicates
-_MAX_THREADS = min(8, os.cpu_count() or 1)
-_BATCH_SIZE = 64  # images that are decoded together; each may be a photograph of a hundred megabytes
+_BATCH_SIZE = 64  # images whose features are computed together
 _FEATURE_BLOCK = 1024  # images whose similarities to all others are computed together
 _TILE, _GAP, _COLUMNS, _LINE, _MAX_SHOWN_PER_KIND = 144, 12, 4, 15, 24
 
@@ -148,29 +147,25 @@ def _read_images(
     names: list[str] = []
     signatures: list[Signature] = []
     features: list[np.ndarray] = []
-    images = raw_file.iter_images()
-    decode = extractor.decode if extractor else None
-    with (
-        Progress("check", len(raw_file.labels), "images") as progress,
-        ThreadPoolExecutor(_MAX_THREADS) as pool,
-    ):
+    read_image = partial(_read_image, raw_file.path, extractor.decode if extractor else None)
+    images = map_ordered(read_image, raw_file.iter_images(), DECODING_THREADS)
+    with Progress("check", len(raw_file.labels), "images") as progress:
         while batch := list(islice(images, _BATCH_SIZE)):
-            results = list(pool.map(partial(_read_image, raw_file.path, decode), batch))
-            names += [name for name, _ in batch]
-            signatures += [signature for signature, _ in results]
+            names += [name for name, _, _ in batch]
+            signatures += [signature for _, signature, _ in batch]
             if extractor:
-                features.append(extractor.extract(np.stack([pixels for _, pixels in results if pixels is not None])))
+                features.append(extractor.extract(np.stack([pixels for _, _, pixels in batch if pixels is not None])))
             progress.advance(len(batch))
     return names, signatures, np.concatenate(features) if extractor else None
 
 
 def _read_image(
     path: Path, decode: Callable[[bytes], np.ndarray] | None, image: tuple[str, bytes]
-) -> tuple[Signature, np.ndarray | None]:
-    """Return the signature of an image and what `decode`, if given, returns for it, uint8 (S, S, 3)."""
+) -> tuple[str, Signature, np.ndarray | None]:
+    """Return the name and the signature of an image, and what `decode`, if given, returns for it, uint8 (S, S, 3)."""
     name, data = image
     try:
-        return compute_signature(raw.decode_image(data)), decode(data) if decode else None
+        return name, compute_signature(raw.decode_image(data)), decode(data) if decode else None
     except raw.UnreadableImageError as error:
         raise UserError(f"{path}: {display_name(name)} cannot be decoded ({error}): run rr fetch again") from error
 
@@ -186,8 +181,7 @@ def find_similar(features: np.ndarray, is_test: np.ndarray) -> list[Finding]:
         is_test: whether each image is in the test split, bool (N,).
     """
     order = np.argsort(~is_test, kind="stable")
-    vectors = features[order] - features.mean(0)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors = normalize_rows(features[order] - features.mean(0))
     findings = []
     for start in range(0, len(order), _FEATURE_BLOCK):
         block = vectors[start : start + _FEATURE_BLOCK]

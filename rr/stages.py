@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from rr import paths
 from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
-from rr.errors import UserError, format_alternatives
+from rr.errors import UserError
 from rr.params import (
     NUMPY_PROTOCOLS,
-    DatasetConfig,
     FolderSource,
     Params,
     ParquetSource,
     load_params,
+    lookup,
     parse_params,
     read_utf8,
 )
@@ -46,12 +46,13 @@ from rr.workflow.checks import (
     find_pretraining_problem,
     runs_on_cluster,
 )
-from rr.workflow.records import load_record, record_run
+from rr.workflow.records import RunRecorder, find_record, load_record, record_run
 from rr.workflow.sync import register_run, sync_engines, was_started_by_dvc, was_started_by_user
 from rr.workflow.verify import check_grid, describe_grid_changed_files, describe_mismatches
 
 if TYPE_CHECKING:
     from rr.data.index import Preprocessing
+    from rr.evaluate.target import Target
     from rr.pretrain import Job
     from rr.workflow.plan import Plan
 
@@ -128,7 +129,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     """Fetch the images of a dataset into `data/raw`. `local_copy`, if given, is read instead of the source."""
     require_single_process("fetch")
     params = load_params(params_file)
-    config = _lookup(params, "datasets", dataset)
+    config = lookup(params.datasets, dataset, "--dataset")
     files = paths.DatasetPaths(dataset)
     run = grid.make_fetch_run(params, dataset)
     if local_copy and config.source.kind in ("shapes", "digits"):
@@ -161,7 +162,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
         A message, and its facts as JSON values.
     """
     require_single_process("check")
-    config = _lookup(load_params(params_file), "datasets", dataset, "rr check")
+    config = lookup(load_params(params_file).datasets, dataset, "rr check")
     files = paths.DatasetPaths(dataset)
     record = load_record(files.raw_dir)
     from rr.check import CheckFiles, check
@@ -193,7 +194,7 @@ def run_convert(dataset: str, params_file: Path) -> str:
     """Write the betons and the index of a dataset."""
     require_single_process("convert")
     params = load_params(params_file)
-    config = _lookup(params, "datasets", dataset)
+    config = lookup(params.datasets, dataset, "--dataset")
     files = paths.DatasetPaths(dataset)
     if dataset in grid.dataset_names(params):
         _check_grid(find_grid_problems(params), params_file)
@@ -224,8 +225,8 @@ def run_pretrain(
     """
     with process_group() as group:
         params = load_params(params_file)
-        _lookup(params, "methods", method)
-        _lookup(params, "datasets", dataset)
+        lookup(params.methods, method, "--method")
+        lookup(params.datasets, dataset, "--dataset")
         run, files = _pretrain_paths(dataset, backbone, method, seed), paths.DatasetPaths(dataset)
         device = group.local_device(acquire_device(device))
         _check_pretraining(params, run, device, group.world_size, params_file)
@@ -291,26 +292,21 @@ def run_extract(
     """Compute the features of the dataset `target` with a pretrained backbone."""
     require_single_process("extract")
     params = load_params(params_file)
-    _lookup(params, "datasets", target, "--target")
+    lookup(params.datasets, target, "--target")
     run = paths.FeaturePaths(_pretrain_paths(dataset, backbone, method, seed), target)
-    files = paths.DatasetPaths(target)
     device = acquire_device(device)
     stage_run = grid.make_extract_run(params, run)
     with record_run(stage_run) as recorder:
         from rr.compute import device as devices
-        from rr.data.index import read_class_names, read_preprocessing
-        from rr.evaluate.target import Target
         from rr.extract import extract
 
         devices.configure_backends(params.threads)
         keep_freed_memory()
-        betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
-        preprocessing = read_preprocessing(files.index)
-        target_data = Target(target, preprocessing, betons, read_class_names(files.index))
+        target_data = _open_target(target, recorder)
         facts = extract(run.pretraining.weights, target_data, run.features, device=device, threads=params.threads)
         recorder.facts = {
             "device": devices.device_name(device),
-            "preprocessing": {f"datasets.{target}": asdict(preprocessing)},
+            "preprocessing": {f"datasets.{target}": asdict(target_data.dataset)},
             **facts,
         }
     _register_with_engines(stage_run, params_file)
@@ -323,33 +319,38 @@ def run_evaluate(
     """Evaluate a pretrained backbone on the dataset `target` with a protocol."""
     require_single_process("evaluate")
     params = load_params(params_file)
-    protocol_config = _lookup(params, "protocols", protocol)
-    _lookup(params, "datasets", target, "--target")
+    protocol_config = lookup(params.protocols, protocol, "--protocol")
+    lookup(params.datasets, target, "--target")
     run = paths.EvaluationPaths(_pretrain_paths(dataset, backbone, method, seed), target, protocol)
-    files = paths.DatasetPaths(target)
     uses_torch = protocol_config.kind not in NUMPY_PROTOCOLS
     device = acquire_device(device) if uses_torch else "cpu"
     stage_run = grid.make_evaluate_run(params, run)
     with record_run(stage_run) as recorder:
         from rr.compute import device as devices
-        from rr.data.index import read_class_names, read_preprocessing
         from rr.evaluate.stage import evaluate
-        from rr.evaluate.target import Target
 
         if uses_torch:
             devices.configure_backends(params.threads)
         keep_freed_memory()
-        betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
-        preprocessing = read_preprocessing(files.index)
-        target_data = Target(target, preprocessing, betons, read_class_names(files.index))
+        target_data = _open_target(target, recorder)
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
         recorder.facts = {
             "device": devices.device_name(device),
-            "preprocessing": {f"datasets.{target}": asdict(preprocessing)},
+            "preprocessing": {f"datasets.{target}": asdict(target_data.dataset)},
         }
     _register_with_engines(stage_run, params_file)
     name, value = next(iter(metrics.items()))
     return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"
+
+
+def _open_target(name: str, recorder: RunRecorder) -> "Target":
+    """Return the target of an extraction or evaluation. Its betons are local copies if RR_SCRATCH is set."""
+    from rr.data.index import read_class_names, read_preprocessing
+    from rr.evaluate.target import Target
+
+    files = paths.DatasetPaths(name)
+    betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
+    return Target(name, read_preprocessing(files.index), betons, read_class_names(files.index))
 
 
 def run_report(params_file: Path) -> str:
@@ -473,19 +474,10 @@ def lookup_preprocessing(name: str, params_file: Path) -> "Preprocessing":
     """
     from rr.data.index import Preprocessing, read_preprocessing
 
-    config: DatasetConfig = _lookup(load_params(params_file), "datasets", name)
+    config = lookup(load_params(params_file).datasets, name, "--dataset")
     if config.mean and config.std:
         return Preprocessing(config.image_size, config.mean, config.std, config.stored_size)
     return read_preprocessing(paths.DatasetPaths(name).index)
-
-
-def _lookup(params: Params, section: str, name: str, option: str | None = None) -> Any:
-    configs = getattr(params, section)
-    if name not in configs:
-        raise UserError(
-            f"{option or f'--{section[:-1]}'} {name}: not in params.yaml; {format_alternatives(name, configs)}"
-        )
-    return configs[name]
 
 
 def _make_job(
@@ -538,10 +530,7 @@ def _former_local_copy(run: grid.StageRun) -> Path | None:
     An engine that repeats the stage runs it without `--from`. A local copy replaces the kind and the path of a source,
     so only a change of one of these means that the local copy is not to be used any more.
     """
-    try:
-        record = load_record(run.folder)
-    except UserError:  # missing or damaged
-        return None
+    record = find_record(run.folder) or {}
     path = record.get("local_copy")
     return Path(path) if path and _kind_and_path(record["params"]) == _kind_and_path(run.params) else None
 

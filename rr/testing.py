@@ -46,10 +46,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
         AssertionError: if a check fails.
         UserError: if the parameter file has mistakes, or if it has no method of that name that trains.
     """
-    try:
-        config = lookup(load_params(params_file).methods, name, "methods")
-    except ValueError as error:
-        raise UserError(f"{params_file}: {error}") from error
+    config = lookup(load_params(params_file).methods, name, f"{params_file}: methods")
     if not isinstance(config, TrainableConfig):
         raise UserError(f"{params_file}: methods.{name} is not trained, so there is nothing to check")
     config = config.model_copy(update={"epochs": 2, "batch_size": _BATCH_SIZE, "schedule": CONSTANT})

@@ -35,11 +35,6 @@ features = backbone("image.png")  # float32 (1, {features})
 """
 
 
-def model_card_path(output: Path) -> Path:
-    """Return the path of the card of an exported file."""
-    return output.with_name(f"{output.name}.md")
-
-
 def write_model_card(backbone: Backbone, weights: Path, output: Path, format: str, image_size: int) -> Path:
     """Write the card of the exported file `output`, and return its path.
 
@@ -93,7 +88,7 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
         "The features reflect the training images. Evaluate them on your own images before you rely on them. The terms "
         "of use of the training images may apply to the weights.\n",
     ]
-    path = model_card_path(output)
+    path = output.with_name(f"{output.name}.md")
     write_text(path, "\n".join(sections))
     return path
 

@@ -36,7 +36,7 @@ def compare(first: Path, second: Path, weights: Path, *, dataset: Preprocessing 
     extractor = load_feature_extractor(weights, dataset, device)
     scorer = load_pair_scorer(weights, extractor.sha256)
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode)))
-    (probability,) = scorer.probabilities(scorer.head.logits(features[:1], features[1:]))
+    (probability,) = scorer.calibration.probabilities(scorer.head.logits(features[:1], features[1:]))
     return (
         f"{display_name(first)} and {display_name(second)} show the same thing with probability {probability:.4f}\n"
         f"{scorer.description}"

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from rr.data.folder import file_suffix, image_suffixes
 from rr.data.index import Preprocessing
 from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
-from rr.gallery.images import ImageFile, decode_images, has_image_suffix, list_images
+from rr.gallery.images import ImageFile, decode_images, list_images
 from rr.gallery.index import CachedVectors, ImageVectors, StaleIndex, default_index_path, read_index, write_index
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
@@ -151,7 +152,7 @@ def check_output_path(option: str, output: Path, weights: Path) -> None:
         problem = "a folder"
     elif output.resolve() == weights.resolve():
         problem = "the weights file"
-    elif has_image_suffix(output):
+    elif file_suffix(output.name) in image_suffixes():
         problem = "named like an image"
     else:
         return

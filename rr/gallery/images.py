@@ -9,15 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rr.data import raw
-from rr.data.folder import (
-    UNREADABLE_FILE,
-    DamagedFile,
-    describe_non_folder,
-    file_suffix,
-    image_kind,
-    image_suffixes,
-    list_folder,
-)
+from rr.data.folder import UNREADABLE_FILE, DamagedFile, describe_non_folder, image_kind, list_folder
 from rr.data.names import display_name, path_to_text
 from rr.data.skipped_files import SkippedFiles
 from rr.errors import UserError
@@ -120,11 +112,6 @@ def read_images(paths: Sequence[Path], decode: Decoder = raw.decode_image) -> li
             images.append(result)
     unreadable.raise_if_unreadable()
     return images
-
-
-def has_image_suffix(path: Path) -> bool:
-    """Return whether `path` has the suffix of an image format."""
-    return file_suffix(path.name) in image_suffixes()
 
 
 def _try_read_image(path: Path, decode: Decoder) -> np.ndarray | DamagedFile:

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from rr import paths
 from rr.errors import UserError
 from rr.evaluate.relation_head import Calibration, RelationHead, load_relation_head
@@ -17,10 +15,6 @@ class PairScorer(NamedTuple):
     head: RelationHead
     calibration: Calibration
     description: str
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return the calibrated probabilities of logits, float64 of the same shape."""
-        return self.calibration.probabilities(logits)
 
 
 def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:

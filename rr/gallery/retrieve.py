@@ -129,7 +129,7 @@ def _search(
             scores = scorer.head.logits(query_D[None], gallery.vectors[rows])
             order = sort_by_logit(scores)
             rows, similarities, scores = rows[order], similarities[order], scores[order]
-            probabilities = scorer.probabilities(scores).tolist()
+            probabilities = scorer.calibration.probabilities(scores).tolist()
         images = [gallery.images[row] for row in rows]
         columns = (similarities.tolist(), images, probabilities, percentiles(scores, reference).tolist())
         hits = [Hit(rank, *values) for rank, values in enumerate(zip(*columns, strict=True), 1)]

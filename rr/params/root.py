@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rr.errors import format_alternatives
+from rr.errors import UserError, format_alternatives
 from rr.params.backbones import BackboneName
 from rr.params.base import Name, StrictModel
 from rr.params.claims import ClaimConfig
@@ -101,12 +101,16 @@ class Params(StrictModel):
         return self
 
 
+class UnknownNameError(UserError, ValueError):
+    """Raised for a name that the parameter file does not define. It is a ValueError too, which pydantic reports."""
+
+
 def lookup(section: dict[str, Any], name: str, where: str) -> Any:
     """Return `section[name]`.
 
     Raises:
-        ValueError: if `name` is not in the section. The message starts with `where` and suggests a similar name.
+        UnknownNameError: if `name` is not in the section. The message starts with `where` and suggests a similar name.
     """
     if name not in section:
-        raise ValueError(f"{where}: unknown '{name}'; {format_alternatives(name, section)}")
+        raise UnknownNameError(f"{where}: unknown '{name}'; {format_alternatives(name, section)}")
     return section[name]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rr.report.statistics import MeanStd
+from rr.runtime.formatting import format_count
 
 _ENERGY_SOURCES = {"processors": "processors", "gpus": "GPUs"}
 
@@ -51,16 +52,11 @@ def format_energy(joules: Mapping[str, float]) -> str:
     return " + ".join(parts) or "–"
 
 
-def format_count(count: int, noun: str) -> str:
-    """Return a number with its noun in the singular or plural, e.g. "1 run" or "3 runs"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def format_seed_counts(counts: Iterable[int]) -> str:
     """Return the range of several numbers of seeds: "1 seed", "3 seeds" or "1 to 3 seeds"."""
     distinct = set(counts) or {0}
     low, high = min(distinct), max(distinct)
-    return format_count(high, "seed") if low == high else f"{low} to {format_count(high, 'seed')}"
+    return format_count(high, "seeds") if low == high else f"{low} to {format_count(high, 'seeds')}"
 
 
 def seed_note(counts: Iterable[int]) -> str:

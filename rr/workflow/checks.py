@@ -84,7 +84,7 @@ def find_grid_problems(params: Params) -> list[str]:
     Datasets that are not known yet are not checked. This does not load torch.
     """
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
-    problems = [_find_exclude_problem(params, name) for name in datasets]
+    problems = [describe_exclude_list(grid.make_fetch_run(params, name)) for name in datasets]
     problems += [_find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
     evaluations = list(grid.evaluations(params))
     problems += [_find_size_problem(params, evaluation) for evaluation in evaluations]
@@ -92,14 +92,6 @@ def find_grid_problems(params: Params) -> list[str]:
         if target := datasets[name]:
             problems.append(find_protocol_problem(protocol, params.protocols[protocol], name, *target))
     return list(dict.fromkeys(filter(None, problems)))
-
-
-def _find_exclude_problem(params: Params, name: str) -> str | None:
-    run = grid.make_fetch_run(params, name)
-    try:
-        return describe_exclude_list(run) if paths.record_file(run.folder).is_file() else None
-    except UserError:
-        return None  # the record is damaged
 
 
 def find_pretraining_problem(params: Params, run: paths.PretrainPaths) -> str | None:

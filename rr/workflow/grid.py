@@ -50,7 +50,7 @@ def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
         **names: the names on the stage's command line, such as `dataset`.
 
     Raises:
-        ValueError: if a name is unknown.
+        UserError: if a name is unknown.
     """
     values = {}
     for template in STAGE_PARAMETERS[stage]:

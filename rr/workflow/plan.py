@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rr import paths
-from rr.errors import UserError
 from rr.params import Params
 from rr.runtime.formatting import format_count, format_duration
 from rr.runtime.table import format_table
@@ -20,7 +19,7 @@ from rr.workflow.estimates import (
     estimate_io,
     estimate_makespan,
 )
-from rr.workflow.records import load_record
+from rr.workflow.records import find_record
 
 # Returns the views per second of each of several runs.
 ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[paths.PretrainPaths, float]]
@@ -213,9 +212,5 @@ def _format_time(seconds: float) -> str:
 
 
 def _is_done(params: Params, run: paths.PretrainPaths) -> bool:
-    if not paths.record_file(run.folder).is_file():
-        return False
-    try:
-        return bool(load_record(run.folder)["params"] == grid.make_pretrain_run(params, run).params)
-    except UserError:
-        return False  # the record is damaged
+    record = find_record(run.folder)
+    return record is not None and record["params"] == grid.make_pretrain_run(params, run).params

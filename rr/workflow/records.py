@@ -166,6 +166,14 @@ def load_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def find_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a folder, or None if it is missing or damaged."""
+    try:
+        return load_record(folder)
+    except UserError:
+        return None
+
+
 def _producing_command(path: Path) -> str:
     """Return the command that writes `path`, without its options."""
     stages = {"raw": "fetch", "beton": "convert", "history": "pretrain", "features": "extract"}

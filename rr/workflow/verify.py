@@ -12,7 +12,7 @@ from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.progress import Progress
 from rr.workflow import grid
 from rr.workflow.grid import StageRun
-from rr.workflow.records import code_files, load_record
+from rr.workflow.records import code_files, find_record, load_record
 
 
 def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
@@ -35,16 +35,13 @@ def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = fil
 
 
 def describe_exclude_list(run: StageRun) -> str | None:
-    """Return a message if the list of excluded images has changed since a run of `fetch`, or None.
+    """Return a message if the list of excluded images has changed since a run of `fetch` with a record, or None.
 
     The list is not a file of the project, so the engines do not notice the change.
-
-    Raises:
-        UserError: if the run has no record, or if the record is damaged.
     """
-    record = load_record(run.folder)
+    record = find_record(run.folder)
     name = run.params.get(f"datasets.{run.folder.name}.source", {}).get("exclude")
-    if not name or record["params"] != run.params:  # changed parameters are noticed
+    if not name or record is None or record["params"] != run.params:  # changed parameters are noticed
         return None
     path = Path(name).expanduser()
     if path.is_file() and file_sha256(path) == record.get("exclude_sha256"):

@@ -11,7 +11,7 @@ from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.paper.match import comparable_accuracy, has_same_data_and_backbone, is_comparable
 from rr.report.paper.published import PublishedResult, display_name, load_published
 from rr.report.paper.settings import find_deviations
-from rr.report.plots.curves import Curve, Point, plot_curves
+from rr.report.plots.curves import Curve, Point, format_view_counts_axis, plot_curves
 from rr.report.plots.svg import Panel
 from rr.runtime.hashing import json_sha256
 
@@ -88,10 +88,7 @@ def _add_labels_plot(study: Study, results: GridResults, published: Sequence[Pub
             seeds.setdefault(run.paths.pretraining.seed, {})[fraction] = point
     theirs: dict[float, Point] = {fraction: (fractions.index(fraction), mean) for fraction, mean in means.items()}
     dataset = display_name(published[0].dataset)
-    name, alt_text = (
-        f"labels-{published[0].dataset}",
-        f"Accuracy in percent on {dataset} by fraction of labels",
-    )
+    name, alt_text = f"labels-{published[0].dataset}", f"Accuracy in percent on {dataset} by fraction of labels"
     curves, format_axes = _make_curves(seeds, theirs), partial(_format_labels_axis, fractions=fractions)
     study.panels.append(plot_curves(name, f"{dataset}, %", alt_text, curves, format_axes))
     _add_deviations(study, dataset, published[0], ours)
@@ -136,12 +133,8 @@ def _add_deviations(
 
 
 def _format_views_axis(axes: Axes, ticks: Sequence[float]) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("views of an image, K")
+    format_view_counts_axis(axes, ticks)
     axes.set_ylabel("points above K = 2")
-    axes.grid(axis="y")
 
 
 def _format_labels_axis(axes: Axes, fractions: Sequence[float]) -> None:

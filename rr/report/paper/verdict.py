@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 
-from rr.report.formatting import format_count
 from rr.report.paper.match import Match
 from rr.report.paper.published import PublishedResult
 from rr.report.paper.welch import welch_interval
 from rr.report.statistics import CONFIDENCE, MeanStd
+from rr.runtime.formatting import format_count
 
 
 class Verdict(StrEnum):
@@ -84,7 +84,7 @@ def describe_chance(verdicts: Iterable[Verdict]) -> str:
         return ""
     verb, risk = "was" if count == 1 else "were", 1 - CONFIDENCE
     return (
-        f"{format_count(count, 'result')} {verb} compared by a confidence interval. If all our results truly agreed "
+        f"{format_count(count, 'results')} {verb} compared by a confidence interval. If all our results truly agreed "
         f"with the paper’s, about {100 * risk:.0f} % of the compared ones (on average {count * risk:.2g}) would still "
         "be “above” or “below” by chance."
     )

@@ -97,6 +97,15 @@ def format_percent_axes(axes: Axes) -> None:
     axes.set_ylim(0, 100)
 
 
+def format_view_counts_axis(axes: Axes, ticks: Sequence[float]) -> None:
+    """Show numbers of views K on a logarithmic x axis, and add horizontal grid lines."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("views of an image, K")
+    axes.grid(axis="y")
+
+
 def set_log_ticks(axis: Axis, formatter: Formatter) -> None:
     """Place the ticks of a logarithmic axis at 1, 2 and 5 times each power of ten."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))

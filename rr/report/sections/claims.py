@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rr.params import ClaimConfig
-from rr.report.formatting import format_count, format_difference
+from rr.report.formatting import format_difference
 from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.paper.welch import welch_interval, welch_p_value
 from rr.report.statistics import MeanStd, mean_std
 from rr.report.tables import group_by_method
 from rr.report.text_table import TextTable, numeric_columns, text_table
+from rr.runtime.formatting import format_count
 from rr.workflow.claims import ALPHA, claim_sha256, describe_data, describe_difference
 
 
@@ -76,7 +77,7 @@ def build_claims(results: GridResults) -> Claims | None:
     counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in ClaimVerdict if verdict in verdicts]
     numbers = numeric_columns(["Difference", "Interval"])
     return Claims(
-        f"This grid states {format_count(len(verdicts), 'claim')}: {', '.join(counts)}.",
+        f"This grid states {format_count(len(verdicts), 'claims')}: {', '.join(counts)}.",
         _EXPLANATION,
         text_table(["Claim", "Data", "Verdict", *numbers, "Stated"], rows),
     )

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from rr.report.formatting import format_count, letter_label
+from rr.report.formatting import letter_label
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults, StageResult
+from rr.runtime.formatting import format_count
 
 _MAX_NAMES = 6  # runs of a version that the warning names
 
@@ -44,4 +45,4 @@ def describe_commits(results: GridResults) -> str:
     for record in results.records:
         changed = " with uncommitted changes" if record.commit and record.commit.changed else ""
         counts[f"{record.commit.id[:12]}{changed}" if record.commit else "not recorded"] += 1
-    return "; ".join(f"{commit} ({format_count(count, 'run')})" for commit, count in counts.items())
+    return "; ".join(f"{commit} ({format_count(count, 'runs')})" for commit, count in counts.items())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rr.report.formatting import format_count, join_words
+from rr.report.formatting import join_words
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.averages import abstract_averages
 from rr.report.paper.backbone_gain import build_backbone_gain
@@ -11,6 +11,7 @@ from rr.report.paper.published import LIGHTLY
 from rr.report.paper.studies import Study, build_studies
 from rr.report.paper.tables import TITLES, ComparisonCell, ComparisonTable, comparison_table
 from rr.report.paper.verdict import COMPARED, Verdict, describe_chance, explain_verdicts
+from rr.runtime.formatting import format_count
 
 _COUNTED = (*COMPARED, Verdict.REDUCED_BUDGET, Verdict.OTHER_SETTINGS, Verdict.TOO_FEW_SEEDS)
 
@@ -81,4 +82,6 @@ def _summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return ""
     counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in _COUNTED if verdict in verdicts]
-    return f"This grid has a counterpart for {format_count(len(verdicts), 'result')} of the paper: {', '.join(counts)}."
+    return (
+        f"This grid has a counterpart for {format_count(len(verdicts), 'results')} of the paper: {', '.join(counts)}."
+    )

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rr.paths import record_file
-from rr.report.formatting import format_count, format_duration, format_energy, letter_label
+from rr.report.formatting import format_duration, format_energy, letter_label
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults, StageResult
 from rr.report.inputs.files import Machine
 from rr.report.sections.code_versions import code_version_labels, describe_commits
 from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
+from rr.runtime.formatting import format_count
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def build_runs(results: GridResults) -> Runs:
         if not runs:
             continue
         duration = format_duration(sum(run.record.seconds for run in runs))
-        total = f"{format_count(len(runs), 'run')}, {duration} in total"
+        total = f"{format_count(len(runs), 'runs')}, {duration} in total"
         stages.append((title, total, _run_table(runs, machines, has_versions, has_energy)))
     return Runs(_machine_table(machines), describe_commits(results), stages, has_energy)
 

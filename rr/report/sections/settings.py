@@ -44,12 +44,8 @@ def _settings_tables(title: str, entries: dict[str, dict[str, Any]]) -> dict[str
     if differing:
         tables[title.capitalize()] = text_table(["Setting", *columns], differing)
     if same:
-        name = (
-            f"{title.capitalize()}: the same for all"
-            if len(columns) > 1
-            else f"{title.capitalize()}: {next(iter(columns))}"
-        )
-        tables[name] = text_table(["Setting", "Value"], same)
+        which = "the same for all" if len(columns) > 1 else next(iter(columns))
+        tables[f"{title.capitalize()}: {which}"] = text_table(["Setting", "Value"], same)
     return tables
 
 

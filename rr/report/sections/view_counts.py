@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 
-from matplotlib.axes import Axes
-
 from rr.report.grouping import group_by
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
-from rr.report.plots.curves import Curve, Point, plot_curves
+from rr.report.plots.curves import Curve, Point, format_view_counts_axis, plot_curves
 from rr.report.plots.svg import Panel
 from rr.report.tables import split_by_protocol
 from rr.runtime.hashing import json_sha256
@@ -36,7 +34,7 @@ def _plot(series: Sequence[Sequence[EvaluationResult]]) -> Panel:
     if len(series) == 1:  # the plot has no legend
         title = f"{_name(series[0])}: {title}"
     name = f"view-counts-{run.dataset}-{run.backbone}-{paths.target}-{paths.protocol}"
-    format_axes = partial(_format_axes, ticks=sorted({_views(run) for own in series for run in own}))
+    format_axes = partial(format_view_counts_axis, ticks=sorted({_views(run) for own in series for run in own}))
     return plot_curves(name, title, f"Accuracy in percent against the number of views, {title}", curves, format_axes)
 
 
@@ -54,11 +52,3 @@ def _name(runs: Sequence[EvaluationResult]) -> str:
 def _views(run: EvaluationResult) -> int:
     views: int = run.pretraining.settings["views"]
     return views
-
-
-def _format_axes(axes: Axes, ticks: Sequence[int]) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("views of an image, K")
-    axes.grid(axis="y")

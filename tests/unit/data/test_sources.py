@@ -310,7 +310,7 @@ class TestCifar:
 def test_unknown_dataset_raises(project: Path, rr: RunRr) -> None:
     outcome = rr("fetch", "--dataset", "shape")
     assert outcome.code == 2
-    assert outcome.err.strip() == "rr: --dataset shape: not in params.yaml; did you mean 'shapes'?"
+    assert outcome.err.strip() == "rr: --dataset: unknown 'shape'; did you mean 'shapes'?"
 
 
 def test_jpeg_is_decoded_by_its_content() -> None:

@@ -609,7 +609,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         ([*ASK, "--dataset", "shapes"], "params.yaml not found"),
         (
             [*ASK, "--dataset", "shape", "--params", "p/params.yaml"],
-            "shape: not in params.yaml.* did you mean 'shapes'",
+            "--dataset: unknown 'shape'; did you mean 'shapes'",
         ),
         ([*ASK, "--device", "tpu"], "--device tpu: unknown"),
         ([*ASK, "--top", "0"], "--top"),

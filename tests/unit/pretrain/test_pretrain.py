@@ -250,8 +250,8 @@ def test_supervised_without_labels_raises(project: Path, rr: RunRr) -> None:
     ("arguments", "expected"),
     [
         (("--backbone", "conv5"), "--backbone: unknown backbone 'conv5'; did you mean 'conv4'?"),
-        (("--method", "relationl"), "--method relationl: not in params.yaml; did you mean 'relational'?"),
-        (("--dataset", "shape"), "--dataset shape: not in params.yaml; did you mean 'shapes'?"),
+        (("--method", "relationl"), "--method: unknown 'relationl'; did you mean 'relational'?"),
+        (("--dataset", "shape"), "--dataset: unknown 'shape'; did you mean 'shapes'?"),
         (("--device", "gpu"), "--device gpu: unknown device; use auto, cpu, cuda or cuda:<number>"),
         (("--device", "cuda"), "torch finds no GPU on this machine"),
     ],
