@@ -85,11 +85,8 @@ def check(
 ) -> tuple[str, dict[str, Any]]:
     """Check the images of a raw file, and write the findings.
 
-    Args:
-        raw_path: raw file that `rr fetch` wrote.
-        files: the files to write.
-        current_exclude: list of the images that `rr fetch` left out. The new list contains these images too.
-        extractor: backbone whose features are also compared, or None.
+    `current_exclude` is the list of the images that `rr fetch` left out; the new list contains these images too. If an
+    `extractor` is given, the features of the images are also compared.
 
     Returns:
         A summary in a few lines, and its facts as JSON values.

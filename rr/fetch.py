@@ -17,13 +17,9 @@ from rr.runtime.progress import Progress
 
 
 def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path | None = None) -> dict[str, Any]:
-    """Write the images of `source` to a raw file and return facts about them.
+    """Write the images of `source` to a raw file (see `rr.data.raw`) and return facts about them.
 
-    Args:
-        source: the dataset's `source` section in params.yaml.
-        raw_path: the raw file to write (see `rr.data.raw`).
-        download_dir: folder for downloaded archives and partial downloads.
-        local_copy: copy of the dataset to use instead of the path or the URL of `source`.
+    `download_dir` and `local_copy` are those of `rr.data.sources.read_dataset`.
 
     Returns:
         Number of images per split (`images`); number of classes (`classes`); number of images of each class in each

@@ -379,12 +379,8 @@ def run_plan(
 ) -> tuple["Plan", list[str]]:
     """Count the runs and views of a grid, estimate the time that it takes, and check it.
 
-    Args:
-        suite_names: suites to plan; if empty, the grid of `params_file`.
-        views_per_second: throughput to assume for every run. If None, it is measured on this machine.
-        gpus: number of GPUs; each trains one run at a time.
-        device: device for the measurement.
-        params_file: parameter file.
+    Without suites, this is the grid of `params_file`. Without `views_per_second`, the throughput of each run is
+    measured on `device`. Each of the `gpus` trains one run at a time.
 
     Returns:
         The plan, and a line for each problem of the grid. The memory and the disk of this machine are checked only if
@@ -410,10 +406,7 @@ def run_verify(
 ) -> tuple[list[tuple[grid.StageRun, list[str]]], str | None]:
     """Compare every artifact of the grid with its record.
 
-    Args:
-        recompute: whether to also repeat the last epoch of a random pretraining run.
-        device: device for the repeated epoch.
-        params_file: parameter file.
+    If `recompute` is true, the last epoch of a random pretraining run is also repeated, on `device`.
 
     Returns:
         Each run with a message for each mismatch, and a message about the repeated epoch. No epoch is repeated if any

@@ -25,8 +25,7 @@ class StepGate:
     The program uses this class; the benchmark uses `WorkerProcess`. The program exits when the benchmark closes its
     standard input.
 
-    Args:
-        steps: number of steps per turn.
+    A turn has `steps` steps.
     """
 
     def __init__(self, steps: int = 1) -> None:
@@ -54,11 +53,7 @@ class StepGate:
 
 
 class WorkerProcess:
-    """A program that the benchmark starts, runs one turn at a time, and kills.
-
-    Args:
-        command: command line of the program, which must use a `StepGate`.
-    """
+    """A program that the benchmark starts, runs one turn at a time, and kills. It must use a `StepGate`."""
 
     def __init__(self, command: Sequence[str]) -> None:
         # The new process group is in the same session, so the system wakes and ends it if this process dies.
@@ -117,10 +112,7 @@ def start_workers(commands: Sequence[Sequence[str]]) -> Iterator[list[WorkerProc
 def time_programs(commands: Sequence[Sequence[str]], repeats: int, warmup: int) -> list[list[Timing]]:
     """Let programs take turns and return the times of the turns, one list per program.
 
-    Args:
-        commands: command line of each program.
-        repeats: number of timed turns of each program. In these turns, the programs alternate.
-        warmup: number of untimed turns of each program before the timed ones. They do not alternate.
+    First, each program makes `warmup` untimed turns. In the `repeats` timed turns, the programs alternate.
 
     Raises:
         RuntimeError: if a program ends early.

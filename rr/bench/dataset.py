@@ -48,10 +48,7 @@ def find_train_beton(folder: Path) -> Path:
 def prepare_data(settings: Settings, num_images: int, scratch: Path) -> BenchData:
     """Write the images for both implementations into the folder `scratch`.
 
-    Args:
-        settings: options of the benchmark, which may name a converted dataset.
-        num_images: number of 32 × 32 images to generate if the settings name no dataset.
-        scratch: folder for the files.
+    If the settings name no dataset, `num_images` images of 32 × 32 pixels are generated.
 
     Raises:
         UserError: if the dataset is too large to be kept in memory, or has images without labels.

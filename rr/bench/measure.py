@@ -118,10 +118,7 @@ def time_once(function: Callable[[], object]) -> Timing:
 def time_interleaved(candidates: Sequence[Candidate], repeats: int, warmup: int = 1) -> list[list[Timing]]:
     """Call the candidates in alternation and return their times, one list per candidate.
 
-    Args:
-        candidates: the candidates.
-        repeats: number of timed calls of each candidate.
-        warmup: number of untimed calls of each candidate at the start.
+    Each candidate is called `warmup` times untimed, and then `repeats` times timed.
     """
     timings: list[list[Timing]] = [[] for _ in candidates]
     for repeat in range(warmup + repeats):
@@ -135,14 +132,10 @@ def time_interleaved(candidates: Sequence[Candidate], repeats: int, warmup: int 
 def summarize(
     case: str, unit: str, threads: int, candidates: Sequence[tuple[str, int]], timings: Sequence[Sequence[Timing]]
 ) -> CaseResult:
-    """Summarize the times of one case.
+    """Summarize the times of one case, given as one list per candidate.
 
-    Args:
-        case: name of the case.
-        unit: name of the unit of work, in the plural.
-        threads: number of threads that were used.
-        candidates: name of each candidate and its units per repeat. All others are compared with the first one.
-        timings: times of each candidate, one per repeat.
+    `candidates` has the name of each candidate and its units of work per repeat. All others are compared with the first
+    one.
     """
     first_units, first_timings = candidates[0][1], timings[0]
     results = []

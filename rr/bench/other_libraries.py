@@ -21,11 +21,8 @@ def make_candidates(
 ) -> tuple[list[Candidate], list[str]]:
     """Return a candidate for each library that can be imported, and a note on each of the other libraries.
 
-    Args:
-        images: uint8 (M, image_size, image_size, 3).
-        image_size: height and width of the images and views in pixels.
-        views: number of views of each image.
-        images_per_call: number of images that a call of a candidate processes. Kornia uses larger batches.
+    `images` is uint8 (M, image_size, image_size, 3). A call processes `images_per_call` of them; kornia uses larger
+    batches.
     """
     candidates, notes = [], []
     functions = {

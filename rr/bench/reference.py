@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
+_LEARNING_RATE, _TEMPERATURE = 1e-3, 0.5  # of Adam, and of SimCLR
 ChannelValues = Sequence[float]  # a value for each of red, green and blue
 
 
@@ -54,11 +55,7 @@ def plain_transform(mean: ChannelValues, std: ChannelValues) -> Callable[[Image.
 class ImageDataset(Dataset[tuple[list[Tensor], int]]):
     """Images in memory, as torchvision keeps CIFAR. An item is a list of views of an image, and the label.
 
-    Args:
-        images: uint8 (N, S, S, 3).
-        labels: int64 (N,).
-        transform: the augmentation.
-        views: number of views per item.
+    `images` is uint8 (N, S, S, 3), and `labels` is int64 (N,).
     """
 
     def __init__(
@@ -149,11 +146,7 @@ def build_backbone(name: str) -> tuple[nn.Module, int]:
 
 
 class RelationHead(nn.Sequential):
-    """A multilayer perceptron from two concatenated representations to a logit, from (P, 2 D) to (P, 1).
-
-    Args:
-        features: size D of a representation.
-    """
+    """A multilayer perceptron from pairs of representations of size D (`features`), (P, 2 D), to logits, (P, 1)."""
 
     def __init__(self, features: int = 64) -> None:
         super().__init__(nn.Linear(2 * features, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 1))
@@ -200,11 +193,11 @@ def _optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
 class RelationalModel(nn.Module):
     """Backbone and relation head, trained with Adam."""
 
-    def __init__(self, backbone: str = "conv4", learning_rate: float = 1e-3) -> None:
+    def __init__(self, backbone: str = "conv4") -> None:
         super().__init__()
         self.backbone, features = build_backbone(backbone)
         self.head = RelationHead(features)
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.parameters(), learning_rate)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.parameters(), _LEARNING_RATE)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
         """Train on K tensors (M, 3, S, S) and return the loss."""
@@ -232,14 +225,13 @@ class SupervisedModel(nn.Module):
 class SimCLRModel(nn.Module):
     """Backbone and projection head, trained with Adam to identify the other view of each image among 2M views."""
 
-    def __init__(self, backbone: str = "conv4", learning_rate: float = 1e-3, temperature: float = 0.5) -> None:
+    def __init__(self, backbone: str = "conv4") -> None:
         super().__init__()
-        self.temperature = temperature
         self.backbone, features = build_backbone(backbone)
         self.projection = nn.Sequential(
             nn.Linear(features, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 64)
         )
-        self.optimizer = torch.optim.Adam(self.parameters(), learning_rate)
+        self.optimizer = torch.optim.Adam(self.parameters(), _LEARNING_RATE)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
         """Train on two tensors (M, 3, S, S) and return the loss.
@@ -248,7 +240,7 @@ class SimCLRModel(nn.Module):
         is inside the logarithm.
         """
         embeddings = F.normalize(self.projection(self.backbone(torch.cat(tuple(views)))))
-        similarities = torch.exp(embeddings @ embeddings.T / self.temperature)
+        similarities = torch.exp(embeddings @ embeddings.T / _TEMPERATURE)
         count = len(embeddings)
         positive = similarities[torch.arange(count), torch.arange(count).roll(count // 2)]
         loss = -torch.log((positive / (similarities.sum(0) - similarities.diagonal())).mean())
@@ -258,11 +250,11 @@ class SimCLRModel(nn.Module):
 class RotationModel(nn.Module):
     """Backbone and linear classifier, trained with Adam to predict one of four rotations."""
 
-    def __init__(self, backbone: str = "conv4", learning_rate: float = 1e-3) -> None:
+    def __init__(self, backbone: str = "conv4") -> None:
         super().__init__()
         self.backbone, features = build_backbone(backbone)
         self.classifier = nn.Linear(features, 4)
-        self.optimizer = torch.optim.Adam(self.parameters(), learning_rate)
+        self.optimizer = torch.optim.Adam(self.parameters(), _LEARNING_RATE)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
         """Train on the four rotations of a list with one view (M, 3, S, S) and return the loss."""
@@ -288,16 +280,11 @@ def build_model(
 
 
 class LinearEvaluator:
-    """A linear classifier on a frozen backbone, whose features are computed again in every epoch.
-
-    Args:
-        backbone: the backbone, from (B, 3, S, S) to (B, 64).
-        num_classes: number of classes.
-    """
+    """A linear classifier on a frozen backbone with 64 features, which are computed again in every epoch."""
 
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
         self.backbone, self.classifier = backbone.eval(), nn.Linear(64, num_classes)
-        self.optimizer = torch.optim.Adam(self.classifier.parameters(), 1e-3)
+        self.optimizer = torch.optim.Adam(self.classifier.parameters(), _LEARNING_RATE)
 
     def train_epoch(self, batches: "DataLoader[Any]") -> None:
         """Train the classifier on every image once."""

@@ -42,14 +42,11 @@ def check_crate_path(path: Path) -> None:
 
 
 def write_crate(params_file: Path, output: Path) -> str:
-    """Write the crate of all runs of the grid to `output`, and return a summary.
+    """Write the crate of all runs of the grid to the zip file `output`, and return a summary.
 
     The crate contains the report, the records (`run.json`), the metrics, the histories, the parameters and the pipeline
-    files. All other inputs and outputs of the runs, such as betons and weights, are described by their SHA-256.
-
-    Args:
-        params_file: the parameter file with the grid.
-        output: the zip file to write. If it exists, it is replaced.
+    files. All other inputs and outputs of the runs, such as betons and weights, are described by their SHA-256. An
+    existing file is replaced.
 
     Raises:
         UserError: if a record is missing or damaged.

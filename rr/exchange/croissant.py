@@ -53,13 +53,10 @@ _UNKNOWN = "unknown"
 def write_croissant(
     dataset: str, *, license: str | None = None, url: str | None = None, creator: str | None = None
 ) -> str:
-    """Write `croissant.json` next to the images of a dataset, and return a message.
+    """Write `croissant.json` next to the images of a dataset that `rr fetch` has fetched, and return a message.
 
-    Args:
-        dataset: name of a dataset that `rr fetch` has fetched.
-        license: license of the images, as a URL or a name of SPDX.
-        url: page of the dataset.
-        creator: person or organization that made the dataset.
+    `license` is a URL or a name of SPDX, `url` the page of the dataset, and `creator` the person or organization that
+    made it.
 
     Raises:
         UserError: if the images or their record are missing or damaged.

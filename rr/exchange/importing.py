@@ -241,14 +241,9 @@ def _find_candidates(backbone_name: str, state_dicts: dict[str, dict[str, Tensor
 def _make_candidate(
     backbone_name: str, names: dict[str, str], path: str, prefix: str, tensors: dict[str, Tensor]
 ) -> Candidate:
-    """Compare the tensors whose names start with `prefix` with the weights of a backbone.
+    """Compare the tensors whose names start with `prefix` with the weights of a backbone (see `Candidate`).
 
-    Args:
-        backbone_name: name of the backbone.
-        names: the names of the weights in the file, without the prefix, by their names in the backbone.
-        path: see `Candidate`.
-        prefix: see `Candidate`.
-        tensors: all tensors of the state dict.
+    `names` are the names of the weights in the file, without the prefix, by their names in the backbone.
     """
     problem = None
     state = {}

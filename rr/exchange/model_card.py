@@ -36,17 +36,10 @@ features = backbone("image.png")  # float32 (1, {features})
 
 
 def write_model_card(backbone: Backbone, weights: Path, output: Path, format: str, image_size: int) -> Path:
-    """Write the card of the exported file `output`, and return its path.
+    """Write the card of the file `output`, to which the backbone in `weights` was exported; return the card's path.
 
     If the record of the run that trained the weights is next to them, the card contains the facts in it, and the
-    results of the evaluations of these weights.
-
-    Args:
-        backbone: the backbone in `weights`.
-        weights: the file that was exported.
-        output: the file that was written.
-        format: its format, as in `rr export`.
-        image_size: height and width of the images that the exported model accepts.
+    results of the evaluations of these weights. `image_size` is that of the images that the exported model accepts.
 
     Raises:
         UserError: if the record is damaged.

@@ -20,12 +20,8 @@ if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a
 def compare(first: Path, second: Path, weights: Path, *, dataset: Preprocessing | None, device: str) -> str:
     """Return the probability that two images show the same thing, and how it was calibrated, as text for the user.
 
-    Args:
-        first: an image file.
-        second: another image file. The order does not matter.
-        weights: the backbone file, which must contain a relation head.
-        dataset: dataset whose image size, mean and std are used; by default, those in the metadata of the weights.
-        device: "auto", "cpu", "cuda" or "cuda:<number>".
+    The order of the images does not matter. The image size, mean and std are those of `dataset` or, by default, those
+    in the metadata of the weights.
 
     Raises:
         UserError: if an image cannot be read, if the backbone cannot be loaded, or if it has no relation head.

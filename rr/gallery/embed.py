@@ -85,11 +85,7 @@ def embed_batches(
 ) -> Iterator[ImageVectors]:
     """Yield images and their vectors in batches, so that memory use does not grow with the number of images.
 
-    Args:
-        extractor: the feature extractor.
-        images: the images.
-        cached: known vectors, which are not computed again.
-        skipped: object to which images that cannot be read are reported.
+    Vectors in `cached` are not computed again. Images that cannot be read are reported to `skipped`.
 
     Raises:
         UserError: if a feature is NaN or infinite.

@@ -42,9 +42,7 @@ class ImageFile(NamedTuple):
 def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
     """Return all image files in `folder` and its subfolders, sorted by name; `rr.data.folder` finds them.
 
-    Args:
-        folder: the folder of the gallery.
-        skipped: object to which all other files are reported.
+    All other files are reported to `skipped`.
 
     Raises:
         UserError: if `folder` is not a folder or contains no images.
@@ -78,11 +76,7 @@ def decode_images(
 ) -> tuple[list[ImageFile], np.ndarray]:
     """Return the images that can be read, and their pixels, uint8 (B, image_size, image_size, 3).
 
-    Args:
-        images: the files to decode.
-        decode: function that decodes and resizes an image.
-        image_size: height and width of the decoded images in pixels.
-        skipped: object to which the images that cannot be read are reported.
+    The function `decode` decodes and resizes an image. Images that cannot be read are reported to `skipped`.
     """
     readable: list[ImageFile] = []
     pixels = np.empty((len(images), image_size, image_size, 3), np.uint8)

@@ -73,13 +73,7 @@ def write_index(
     """Write an index atomically and return its number of rows.
 
     Several processes may write the same index at the same time. The last one to finish determines its contents.
-
-    Args:
-        target: path of the index.
-        extractor: the feature extractor that computed the vectors.
-        folder: the folder of the images.
-        batches: the rows, written batch by batch.
-        skipped: object to which images that cannot be read have been reported.
+    `skipped` is the object to which images that cannot be read have been reported.
 
     Raises:
         UserError: if there are no rows. The message lists the images that cannot be read.

@@ -39,10 +39,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
     The class of an image is its folder below `folder`, and its prediction is the most frequent class of its 10 nearest
     images. Images directly in `folder` have no class. Of more than 10,000 images, the map shows a random sample.
 
-    Args:
-        folder: the folder of the images.
-        images: the images.
-        vectors: their features, float32 (N, D).
+    `vectors` are the features of the images, float32 (N, D).
 
     Raises:
         UserError: if there are fewer than three images, or if an image can no longer be read.

@@ -1,7 +1,5 @@
 """Render the results of a search as a self-contained HTML page."""
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from rr.data.names import display_name
 from rr.gallery.images import read_images
 from rr.gallery.search import QueryResult
 from rr.report.jinja import make_jinja_environment
+from rr.report.plots.image import data_uri, encode_image
 
 _THUMBNAIL_SIZE = 256  # longest side of a thumbnail in pixels
 _MAX_PNG_SIZE = 96  # thumbnails up to this size are shown enlarged, so they are stored losslessly
@@ -32,6 +31,4 @@ def make_thumbnail_uri(path: Path) -> str:
     image = Image.fromarray(read_images([path])[0])
     image.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
     image_format = "png" if max(image.size) <= _MAX_PNG_SIZE else "jpeg"
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, quality=85)
-    return f"data:image/{image_format};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_uri(image_format, encode_image(image, image_format, quality=85))

@@ -20,9 +20,7 @@ class PairScorer(NamedTuple):
 def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     """Load the relation head of a backbone file, and the calibration that an evaluation in this folder has measured.
 
-    Args:
-        weights: the backbone file.
-        sha256: its SHA-256. The calibration is that of an evaluation whose record names these weights.
+    It is the calibration of an evaluation whose record names `sha256`, the hash of the file.
 
     Raises:
         UserError: if the file has no relation head.

@@ -24,6 +24,7 @@ from rr.gallery.index import ImageVectors
 from rr.gallery.relation import PairScorer, load_pair_scorer
 from rr.gallery.search import Hit, QueryResult, percentiles, sample_pairs
 from rr.runtime.atomic import write_text
+from rr.runtime.formatting import format_count
 
 
 def retrieve(
@@ -41,21 +42,14 @@ def retrieve(
 ) -> str:
     """Find the images in `folder` that are most similar to each query image; return a table for each query as text.
 
-    The vectors of the images in the folder and its subfolders are kept in an index, which is updated first. A query
-    that is itself an image of the folder is left out of its own results.
+    The vectors of the images in the folder and its subfolders are kept in an index, which is updated first; by default,
+    at `rr.gallery.index.default_index_path`. A query that is itself an image of the folder is left out of its own
+    results. The relation head reorders the `num_reranked` most similar images, unless this is 0. If `page_path` is
+    given, an HTML page is written.
 
-    Args:
-        queries: the query images.
-        folder: the folder to search, called the gallery.
-        weights: the backbone file.
-        top: number of images to find for each query.
-        num_reranked: number of the most similar images that the relation head reorders, or 0.
-        page_path: HTML file to write, or None.
-        index_path: path of the index. The default is `rr.gallery.index.default_index_path`.
-        dataset: dataset whose image size, mean and std are used; by default, those in the metadata of the weights.
-        on_unreadable: "raise" to raise an error for unreadable images of the gallery, or "skip" to skip them. In both
-            cases, the index keeps the features of all other images.
-        device: "auto", "cpu", "cuda" or "cuda:<number>".
+    The image size, mean and std are those of `dataset` or, by default, those in the metadata of the weights. If
+    `on_unreadable` is "raise", an error about unreadable images is raised after the features of all others have been
+    stored.
 
     Raises:
         UserError: if a query image cannot be read, if `page_path` or `index_path` would overwrite another file, if the
@@ -64,15 +58,7 @@ def retrieve(
     """
     if 0 < num_reranked < top:
         raise UserError(f"--rerank {num_reranked}: must be at least the number of results (--top {top})")
-    if missing := [display_name(query) for query in queries if not query.is_file()]:
-        verb = "is not an existing file" if len(missing) == 1 else "are not existing files"
-        raise UserError(f"{format_names(missing)} {verb}: give the path of an image")
-    if page_path:
-        check_output_path("--output", page_path, weights)
-    if index_path:
-        check_output_path("--index", index_path, weights)
-        if index.is_foreign_file(index_path):
-            raise UserError(f"--index {index_path}: this file exists and is not an index: give another path")
+    _check_paths(queries, weights, page_path, index_path)
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, dataset, device)
@@ -86,24 +72,34 @@ def retrieve(
     start = time.perf_counter()
     results = _search(queries, queries_QD, gallery, top, num_reranked, scorer)
     seconds += time.perf_counter() - start
+    summary = (
+        f"{seconds:.3f} s to search {format_count(len(gallery.images), 'images')} for "
+        f"{format_count(len(queries), 'queries', 'query')}; index {index_path}: {num_embedded:,} embedded"
+    )
     if page_path:
         from rr.gallery.page import render_page
 
         score = "probability that both show the same thing" if scorer else "cosine similarity of their features"
         write_text(page_path, render_page(results, f"the {score}"))
-    summary = (
-        f"{seconds:.3f} s to search {len(gallery.images):,} images for {len(queries):,} "
-        f"{'query' if len(queries) == 1 else 'queries'}; index {index_path}: {num_embedded:,} embedded"
-        + (f"; page {page_path} written" if page_path else "")
-    )
+        summary += f"; page {page_path} written"
     ranked_by = "probability" if scorer else "similarity"
-    lines = [
-        summary,
-        f"percentile: percentage of random pairs of the gallery with a lower {ranked_by}",
-        *([f"probability: {scorer.description}"] if scorer else []),
-        *format_skipped(skipped.counts),
-    ]
+    lines = [summary, f"percentile: percentage of random pairs of the gallery with a lower {ranked_by}"]
+    lines += [f"probability: {scorer.description}"] if scorer else []
+    lines += format_skipped(skipped.counts)
     return "\n\n".join([*map(_format_result, results), "\n".join(lines)])
+
+
+def _check_paths(queries: Sequence[Path], weights: Path, page_path: Path | None, index_path: Path | None) -> None:
+    """Raise UserError if a query does not exist, or if the page or the index would overwrite another file."""
+    if missing := [display_name(query) for query in queries if not query.is_file()]:
+        verb = "is not an existing file" if len(missing) == 1 else "are not existing files"
+        raise UserError(f"{format_names(missing)} {verb}: give the path of an image")
+    if page_path:
+        check_output_path("--output", page_path, weights)
+    if index_path:
+        check_output_path("--index", index_path, weights)
+        if index.is_foreign_file(index_path):
+            raise UserError(f"--index {index_path}: this file exists and is not an index: give another path")
 
 
 def _search(

@@ -8,9 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 def make_jinja_environment(templates: Path, *, autoescape: bool) -> Environment:
     """Return a Jinja environment in which an undefined variable is an error.
 
-    Args:
-        templates: folder of the template files.
-        autoescape: whether to escape HTML in inserted values.
+    With `autoescape`, HTML in inserted values is escaped.
     """
     return Environment(
         loader=FileSystemLoader(templates),

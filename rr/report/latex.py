@@ -84,11 +84,7 @@ def _comparison_table(table: ComparisonTable) -> str:
 def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a `table` environment, followed by further ones for the columns that do not fit.
 
-    Args:
-        caption: the caption as plain text.
-        label: the label without the prefix "tab:".
-        titles: the column titles as plain text.
-        rows: the cells as LaTeX.
+    `caption` and `titles` are plain text, the cells in `rows` are LaTeX, and `label` lacks the prefix "tab:".
     """
     lines = []
     for number, start in enumerate(range(1, max(len(titles), 2), _MAX_COLUMNS), 1):

@@ -161,12 +161,7 @@ def group_by_method(evaluations: Sequence[EvaluationResult]) -> dict[str, list[E
 
 
 def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricColumn]) -> ResultTable:
-    """Return a table with one row per method.
-
-    Args:
-        evaluations: evaluations with the same pretraining dataset, backbone and target.
-        columns: the metrics to show.
-    """
+    """Return a table with a row per method. The evaluations have the same pretraining dataset, backbone and target."""
     by_method = group_by_method(evaluations)
     roles = {method: _ROLES.get(runs[0].pretraining.settings["kind"], "") for method, runs in by_method.items()}
     rows = [ResultRow(method, role, {}) for method, role in roles.items()]
@@ -192,9 +187,7 @@ def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricCo
 def accuracy_tables(results: GridResults, *, with_trained_classifiers: bool = False) -> list[ResultTable]:
     """Return one table of accuracies per dataset, backbone and target, with a column per classification protocol.
 
-    Args:
-        results: the results of the grid.
-        with_trained_classifiers: whether to add a column for the classifiers of supervised networks, if there are any.
+    `with_trained_classifiers` adds a column for the classifiers of supervised networks, if there are any.
     """
     tables = []
     for runs in split_by_target(results.evaluations_of_kind(*CLASSIFICATION)):

@@ -51,12 +51,9 @@ class TextTable:
 def text_table(
     columns: Sequence[TextColumn | str], rows: Iterable[Sequence[TextCell | str]], omitted: Collection[str] = ()
 ) -> TextTable:
-    """Return a table.
+    """Return a table without the columns whose titles are in `omitted`.
 
-    Args:
-        columns: the columns; a string is the title of a column without a CSS class.
-        rows: the cells; a string is the text of a cell without further attributes.
-        omitted: titles of columns to leave out.
+    A string stands for a column without a CSS class, or for a cell without further attributes.
     """
     all_columns = [TextColumn(column) if isinstance(column, str) else column for column in columns]
     kept = [index for index, column in enumerate(all_columns) if column.title not in omitted]

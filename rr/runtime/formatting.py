@@ -27,12 +27,7 @@ def format_rate(rate: float, unit: str) -> str:
 def format_count(count: int, unit: str, singular: str = "") -> str:
     """Return a number with its unit, such as "1 image" for the count 1 and the unit "images".
 
-    Bytes are shown in megabytes.
-
-    Args:
-        count: the number.
-        unit: name of the unit in the plural.
-        singular: name of the unit in the singular. The default is `unit` without its ending s.
+    Bytes are shown in megabytes. The default of `singular` is `unit` without its ending s.
     """
     if unit == "bytes":
         return f"{count / 1e6:,.1f} MB"

@@ -17,10 +17,6 @@ def ensure_local_copy(path: Path, expected_sha256: str) -> Path:
     The copy is named after its hash. All runs on this machine share it, and each run verifies it. If the copy is
     missing or damaged, one process makes a new one while the others wait. Copies are never deleted.
 
-    Args:
-        path: file to copy.
-        expected_sha256: SHA-256 of `path`, as recorded.
-
     Raises:
         UserError: if RR_SCRATCH is not a folder or its file system does not support locks, or if the contents of
             `path` do not match `expected_sha256`.

@@ -19,10 +19,8 @@ def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item], nu
     Memory use is bounded, because at most four items per thread are in work or wait to be yielded. This helps only if
     the function releases the GIL for most of its time, as Pillow does when it decodes, resizes or encodes an image.
 
-    Args:
-        function: the function to call. Its exceptions are raised when the result would be yielded.
-        items: the items, which the calling thread requests one by one.
-        num_threads: number of threads that call the function. With a single thread, the calling thread does so.
+    The calling thread requests the items one by one and, if `num_threads` is 1, also calls the function. An exception
+    is raised when the result would be yielded.
     """
     if num_threads < 2:
         yield from map(function, items)

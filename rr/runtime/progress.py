@@ -112,12 +112,7 @@ class Progress:
             self._thread.join()
 
     def advance(self, count: int, note: str | None = None) -> None:
-        """Add `count` units.
-
-        Args:
-            count: number of units that were done since the last call.
-            note: text to show after the rate, such as the loss. If None, the previous note is kept.
-        """
+        """Add `count` units. `note` is shown after the rate, such as the loss; None keeps the previous note."""
         self.done += count
         self.note = self.note if note is None else note
         if count:

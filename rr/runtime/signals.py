@@ -39,10 +39,8 @@ def defer_signals(*, second_sigint_raises: bool = True) -> Iterator[list[int]]:
     """Collect the three signals in the yielded list while the body runs, instead of ending the program.
 
     The body must check the list and end the program with `exit_for_signal`. A second SIGTERM or SIGUSR1 never ends the
-    program at once, because schedulers and launchers may send several for one event.
-
-    Args:
-        second_sigint_raises: whether a second Ctrl-C ends the program at once, for users who do not want to wait.
+    program at once, because schedulers and launchers may send several for one event. A second Ctrl-C does, for users
+    who do not want to wait, unless `second_sigint_raises` is false.
     """
     received: list[int] = []
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}

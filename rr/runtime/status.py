@@ -36,9 +36,7 @@ _lock = threading.Lock()  # a thread of `rr.runtime.progress` sends heartbeats
 def track_run(stage: str, folder: Path) -> Iterator[None]:
     """Show a run of `stage` in `rr status` while the body runs, and afterwards if the body failed.
 
-    Args:
-        stage: name of the stage.
-        folder: output folder of the run. The run is named by its parts: dataset, backbone and so on.
+    The run is named by the parts of its output folder: dataset, backbone and so on.
     """
     global _current_run
     _current_run = {

@@ -6,10 +6,7 @@ from collections.abc import Iterable, Sequence
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
     """Return a table as plain text, one line per row, without borders, colors, wrapping or truncation.
 
-    Args:
-        header: column names.
-        rows: cells as text without line breaks.
-        text_columns: number of left-aligned columns, which come first. The others are right-aligned.
+    The cells are text without line breaks. The first `text_columns` columns are left-aligned, the others right-aligned.
     """
     from rich.console import Console
     from rich.table import Table

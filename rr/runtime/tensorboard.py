@@ -10,9 +10,6 @@ class EventWriter:
     The first call of `write` hides what an earlier process has written to the same folder, and writes all epochs again.
     The curves are therefore complete and have no epoch twice, even if a run was interrupted.
 
-    Args:
-        folder: folder of the event files of this run.
-
     Raises:
         ModuleNotFoundError: if the package `tensorboard` is not installed.
     """

@@ -60,6 +60,11 @@ class KnownDataset(NamedTuple):
     train_labels: np.ndarray
     test_labels: np.ndarray
 
+    @property
+    def num_images(self) -> int:
+        """The number of images of both splits."""
+        return len(self.train_labels) + len(self.test_labels)
+
 
 def find_known_dataset(params: Params, name: str) -> KnownDataset | None:
     """Return the class names and labels of a dataset, or None if they are unknown until `rr fetch` has run.
@@ -148,12 +153,7 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
     """Return why the backbone cannot be built or a training step cannot fit in the memory of this machine, or None.
 
     Only a step that certainly does not fit counts as a problem (see `estimate_min_step_bytes`). This loads torch.
-
-    Args:
-        params: all parameters.
-        run: the pretraining run.
-        device: torch device of the training.
-        num_processes: number of processes that share a mini-batch.
+    `num_processes` processes share a mini-batch.
     """
     config = params.methods[run.method]
     if not isinstance(config, TrainableConfig):
@@ -191,10 +191,11 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     if problems := list(dict.fromkeys(filter(None, problems))):
         return problems
     needed = sum(estimate_output_bytes(run.backbone, params.datasets[run.dataset].image_size) for run in runs)
-    for name in grid.dataset_names(params):
+    datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
+    num_images = {name: known.num_images if known else 0 for name, known in datasets.items()}
+    for name, count in num_images.items():
         if not paths.record_file(paths.DatasetPaths(name).beton_dir).is_file():
-            needed += estimate_beton_bytes(params, name)
-    num_images = {name: count_images(params, name) for name in grid.dataset_names(params)}
+            needed += count * estimate_image_bytes(params.datasets[name])
     for extraction in grid.extractions(params):
         if not paths.record_file(extraction.folder).is_file():
             target = extraction.target
@@ -207,17 +208,6 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
             "free on the disk of this folder: free some space, or remove datasets from grid.data in params.yaml"
         ]
     return []
-
-
-def estimate_beton_bytes(params: Params, name: str) -> int:
-    """Return the size in bytes of the images of a dataset, or 0 if the number of images is unknown."""
-    return count_images(params, name) * estimate_image_bytes(params.datasets[name])
-
-
-def count_images(params: Params, name: str) -> int:
-    """Return the number of images of both splits of a dataset, or 0 if it is unknown."""
-    dataset = find_known_dataset(params, name)
-    return len(dataset.train_labels) + len(dataset.test_labels) if dataset else 0
 
 
 def estimate_image_bytes(dataset: DatasetConfig) -> int:

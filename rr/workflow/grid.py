@@ -44,10 +44,7 @@ class StageRun(NamedTuple):
 def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
     """Return the parameters that `stage` depends on: JSON values by dotted path.
 
-    Args:
-        params: all parameters.
-        stage: name of the stage.
-        **names: the names on the stage's command line, such as `dataset`.
+    `names` are those on the command line of the stage, such as `dataset`.
 
     Raises:
         UserError: if a name is unknown.

@@ -10,7 +10,7 @@ from rr.params import Params
 from rr.runtime.formatting import format_count, format_duration
 from rr.runtime.table import format_table
 from rr.workflow import grid
-from rr.workflow.checks import count_images, estimate_beton_bytes, find_known_dataset, find_pretraining_problem
+from rr.workflow.checks import KnownDataset, estimate_image_bytes, find_known_dataset, find_pretraining_problem
 from rr.workflow.claims import describe_required_seeds
 from rr.workflow.estimates import (
     IoEstimate,
@@ -88,51 +88,30 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     """Count the pretraining runs of the grid, and estimate the time of those that are not done yet.
 
     A run is done if its record has the current parameters. The times include only the training loop. They do not
-    include feature extraction, evaluations, the clustering of DeepCluster, or reading and writing files.
-
-    Args:
-        params: parameters with the grid.
-        throughput: function that returns the views per second of each of several runs.
-        gpus: number of GPUs; each trains one run at a time.
+    include feature extraction, evaluations, the clustering of DeepCluster, or reading and writing files. Each of the
+    `gpus` trains one run at a time.
     """
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
     groups: dict[tuple[str, str, str], list[paths.PretrainPaths]] = defaultdict(list)
     for run in grid.pretrainings(params):
         groups[run.dataset, run.backbone, run.method].append(run)
     remaining = {key: [run for run in runs if not _is_done(params, run)] for key, runs in groups.items()}
-    # Get the speed of one run per group if its method trains, its dataset is known and the run can succeed.
-    rates = throughput(
-        params,
-        [
-            runs[0]
-            for (dataset, _, method), runs in remaining.items()
-            if runs and _trains(params, method) and datasets[dataset] and not find_pretraining_problem(params, runs[0])
-        ],
-    )
+    first_runs = [runs[0] for runs in remaining.values() if runs]
+    rates = throughput(params, [run for run in first_runs if _can_be_timed(params, run, datasets[run.dataset])])
     rows: list[PlanRow] = []
-    total_views = 0
     seconds: dict[paths.PretrainPaths, float] = {}
     io: list[IoEstimate] = []
-    unknown: set[str] = set()
     for key, runs in groups.items():
-        (dataset, _, method), todo = key, remaining[key]
-        known = datasets[dataset]
-        views, rate, time = None, None, None
-        if not todo or not _trains(params, method):
-            views = 0
-        elif todo[0] in rates and known:
-            config: Any = params.methods[method]
-            rate, num_images, num_classes = rates[todo[0]], len(known.train_labels), len(known.class_names)
-            views = num_images * config.views * config.epochs
-            total_views += len(todo) * views
-            seconds |= dict.fromkeys(todo, views / rate)
-            io += [estimate_io(params, todo[0], num_images, num_classes, views / rate)] * len(todo)
-            time = len(todo) * views / rate
-        else:
-            unknown |= set() if known else {dataset}
-        rows.append(PlanRow(*key, len(todo), len(runs) - len(todo), views, rate, time))
+        todo, known = remaining[key], datasets[key[0]]
+        row = PlanRow(*key, len(todo), len(runs) - len(todo), *_estimate_work(params, todo, known, rates))
+        rows.append(row)
+        if known and row.views and row.views_per_second:
+            duration = row.views / row.views_per_second
+            seconds |= dict.fromkeys(todo, duration)
+            sizes = (len(known.train_labels), len(known.class_names))
+            io += [estimate_io(params, todo[0], *sizes, duration)] * len(todo)
     extractions = list(grid.extractions(params))
-    images = {name: count_images(params, name) for name in datasets}
+    images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     feature_bytes = sum(
         estimate_features_bytes(run.pretraining.backbone, params.datasets[run.target].image_size, images[run.target])
         for run in extractions
@@ -141,11 +120,11 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     return Plan(
         rows=rows,
         required_seeds=list(describe_required_seeds(params)),
-        views=total_views,
+        views=sum(row.runs * (row.views or 0) for row in rows),
         seconds=sum(seconds.values()),
         extractions=len(extractions),
         evaluations=len(list(grid.evaluations(params))),
-        beton_bytes=sum(estimate_beton_bytes(params, name) for name in datasets),
+        beton_bytes=sum(count * estimate_image_bytes(params.datasets[name]) for name, count in images.items()),
         feature_bytes=feature_bytes,
         longest_run=f"{longest.method} on {longest.dataset} with {longest.backbone}" if longest else None,
         longest_seconds=seconds[longest] if longest else 0.0,
@@ -155,8 +134,29 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         written_bytes=sum(run.write_bytes for run in io),
         # An unfinished run keeps its newest checkpoint and the one before it.
         stored_bytes=2 * sum(sorted((run.checkpoint_bytes for run in io), reverse=True)[:gpus]),
-        unknown_datasets=sorted(unknown),
+        unknown_datasets=sorted({row.dataset for row in rows if row.views is None and not datasets[row.dataset]}),
     )
+
+
+def _can_be_timed(params: Params, run: paths.PretrainPaths, known: KnownDataset | None) -> bool:
+    """Return whether the method of a run trains, its dataset is known and the run can succeed."""
+    return _trains(params, run.method) and known is not None and not find_pretraining_problem(params, run)
+
+
+def _estimate_work(
+    params: Params,
+    runs: Sequence[paths.PretrainPaths],
+    known: KnownDataset | None,
+    rates: dict[paths.PretrainPaths, float],
+) -> tuple[int | None, float | None, float | None]:
+    """Return the last three fields of the row of some runs: views of a run, views per second, seconds of all runs."""
+    if not runs or not _trains(params, runs[0].method):
+        return 0, None, None
+    if known is None or runs[0] not in rates:
+        return None, None, None
+    config: Any = params.methods[runs[0].method]
+    views, rate = len(known.train_labels) * config.views * config.epochs, rates[runs[0]]
+    return views, rate, len(runs) * views / rate
 
 
 def format_plan(plan: Plan) -> str:

@@ -42,10 +42,8 @@ class RecomputedEpoch:
 def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
     """Return a description of the first difference, or None.
 
-    Args:
-        epoch: both results.
-        exact: whether they must be equal bit for bit. Otherwise, the loss may differ by 2 %, the accuracy may differ by
-            0.02, and the rest is not compared.
+    If `exact` is true, both must be equal bit for bit. Otherwise, the loss may differ by 2 % and the accuracy by 0.02,
+    and the rest is not compared.
     """
     for column, recorded in epoch.recorded.items():
         repeated = epoch.repeated[column]
@@ -58,15 +56,7 @@ def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
 def recompute_last_epoch(
     job: Job, beton: Path, run: paths.PretrainPaths, *, device: str, threads: int
 ) -> RecomputedEpoch:
-    """Repeat the last epoch of a run in this process. No file of the run is changed.
-
-    Args:
-        job: the description of the run. Its method must be one that trains.
-        beton: the file with the training images.
-        run: the paths of the files of the run.
-        device: a torch device.
-        threads: number of threads that read images.
-    """
+    """Repeat the last epoch of a run whose method trains, in this process. No file of the run is changed."""
     recorded = _read_history(run.history.read_text(encoding="utf-8"))
     torch.manual_seed(job.seed)
     data = open_split(beton, job.dataset, threads=threads)

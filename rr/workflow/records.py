@@ -32,13 +32,13 @@ _REMEDY = (
 _SECTIONS = ("params", "inputs", "code", "outputs")
 
 
-def code_files(stage: str, root: Path = PACKAGE.parent, pipeline: Path = PROJECT_FILES / "dvc.yaml") -> list[Path]:
-    """Return the files of code that determine a stage's result, as listed in `pipeline`, relative to `root`.
+def code_files(stage: str) -> list[Path]:
+    """Return the files of code that determine a stage's result, as listed in dvc.yaml, with paths such as rr/fetch.py.
 
     A folder in the list stands for its modules and templates; `.dvcignore` hides all other files from DVC.
     """
-    entry = YAML(typ="safe", pure=True).load(pipeline)["stages"][stage]
-    files = set()
+    entry = YAML(typ="safe", pure=True).load(PROJECT_FILES / "dvc.yaml")["stages"][stage]
+    root, files = PACKAGE.parent, set()
     for path in (root / dependency for dependency in entry["deps"] if dependency.startswith("rr/")):
         files |= {file for file in path.rglob("*") if file.suffix in CODE_SUFFIXES} if path.is_dir() else {path}
     return sorted(file.relative_to(root) for file in files)
@@ -83,9 +83,7 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
     The outputs that the body writes become visible only when it has succeeded. If it fails or is killed, the former
     outputs and their record are unchanged.
 
-    Args:
-        run: the stage run.
-        is_main: whether this process writes the record. Other processes of a distributed run only check the inputs.
+    In a distributed run, only the main process writes the record. The others only check the inputs (`is_main=False`).
 
     Raises:
         UserError: before the body, if an input is missing or does not match its record, or if another process is

@@ -73,9 +73,7 @@ def use_suite(name: str, params_file: Path) -> str:
 def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     """Write the parameters with the grids and methods of several suites to a new file, and return its path.
 
-    Args:
-        suites: contents of the suites by name.
-        params_file: file with all other parameters.
+    `suites` are the contents of the suites by name. `params_file` has all other parameters.
 
     Raises:
         UserError: if a suite is not valid, if two suites define a method differently, or if the result is not valid.
@@ -138,12 +136,9 @@ def _validate_suite(suite: Any, where: str) -> None:
 
 
 def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
-    """Add each variant as a full copy of its `base` with other values.
+    """Add each variant, given as changes by name, as a full copy of its `base` with other values.
 
-    Args:
-        methods: the section `methods` of a parameter file, which is changed.
-        variants: the changes by name of the variant.
-        suite: name of the suite for error messages.
+    `methods` is the section of a parameter file, which is changed. `suite` is the name of the suite for error messages.
 
     Raises:
         UserError: if a `base` is missing or unknown.

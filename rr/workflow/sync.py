@@ -24,10 +24,7 @@ def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
     and without metadata, Snakemake does not notice a changed parameter. Therefore, a run that does not match its record
     is not registered, and the engines run it again.
 
-    Args:
-        from_engine: the engine that ran last, "dvc" or "snakemake"; the runs are registered only with the other one. If
-            None, they are registered with both.
-        params: parameters with the grid.
+    If `from_engine` is "dvc" or "snakemake", the engine that ran last, the runs are registered only with the other one.
 
     Returns:
         The numbers of registered runs and of all runs.

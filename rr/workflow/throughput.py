@@ -62,20 +62,10 @@ def train_until_stopped(
 ) -> None:
     """Run `rr.pretrain.pretrain` until `on_step` raises StopTraining.
 
-    The training loop is that of `rr pretrain`, including data loading, views, history and checkpoints. torch uses the
-    number of threads that `rr.compute.device.configure_backends` has set.
-
-    Args:
-        config: method to train.
-        dataset: mean and standard deviation of the images.
-        num_classes: number of classes of the dataset.
-        beton: file with the training images.
-        directory: empty directory for the outputs.
-        on_step: called after each training step with its number of views.
-        device: torch device.
-        threads: number of threads that read images.
-        backbone: name of the backbone.
-        precision: `float32` or `bfloat16`.
+    The training loop is that of `rr pretrain`, including data loading, views, history and checkpoints. It calls
+    `on_step` after each step with its number of views. `directory` is an empty folder for the outputs. torch uses the
+    number of threads that `rr.compute.device.configure_backends` has set; `threads` is the number of threads that read
+    images.
     """
     from rr.pretrain import pretrain
 
@@ -130,14 +120,8 @@ class StepTimer:
     """Measure the duration of training steps, with the training loop of `rr pretrain`, on images of random pixels.
 
     The clustering of DeepCluster, measurements between epochs, checkpoints and the reading of images from a file are
-    not included.
-
-    Args:
-        backbone: network to train. Its weights change.
-        dataset: mean, standard deviation and size of the images.
-        device: torch device.
-        threads: number of threads; torch uses the number that `rr.compute.device.configure_backends` has set.
-        precision: `float32` or `bfloat16`.
+    not included. The weights of the backbone change. torch uses the number of threads that
+    `rr.compute.device.configure_backends` has set.
     """
 
     def __init__(
@@ -155,11 +139,6 @@ class StepTimer:
         full step is extrapolated from these two, in proportion to the additional pixels. For a network with many
         parameters, only forward passes are timed. On a GPU, only the full step is timed, because a step of any other
         size would have to be compiled too.
-
-        Args:
-            config: method to train.
-            num_classes: number of classes of the dataset.
-            seconds: duration of the measurement.
         """
         full = _StepSize(config.batch_size, config.views, self.dataset.image_size)
         num_views = full.images * full.views

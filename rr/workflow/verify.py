@@ -53,11 +53,7 @@ def describe_exclude_list(run: StageRun) -> str | None:
 def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
     """Return a message for each difference between the run's record and its current files, code and parameters.
 
-    Code is compared without comments, docstrings and formatting.
-
-    Args:
-        run: the stage run.
-        hash_file: function that returns a file's SHA-256. A cached function hashes shared files only once.
+    Code is compared without comments, docstrings and formatting. A cached `hash_file` hashes shared files only once.
     """
     try:
         record = load_record(run.folder)

@@ -74,9 +74,7 @@ def _write_images(folder: Path, num_images: int) -> Path:
 class StepTimer:
     """Time blocks of training steps. The first block is the warm-up.
 
-    Args:
-        block_size: number of steps per block.
-        repeats: number of blocks to time. If they take longer than half a minute, fewer are timed.
+    `repeats` blocks are timed, or fewer if they take longer than half a minute.
     """
 
     def __init__(self, block_size: int, repeats: int) -> None:

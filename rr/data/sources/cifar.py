@@ -15,10 +15,7 @@ def read_dataset(source: CifarSource, download_dir: Path, local_copy: Path | Non
     The kind `cifar100_20` consists of the images of CIFAR-100 with its 20 coarse labels. No file is unpickled before
     its MD5 has been verified.
 
-    Args:
-        source: the dataset's `source` section in params.yaml.
-        download_dir: folder for the archive and the extracted files.
-        local_copy: the official archive, or a folder that holds the archive or its contents. If None, it is downloaded.
+    See `ensure_extracted` for `local_copy`.
 
     Raises:
         UserError: if a file is missing, if a checksum differs, or if the download fails.

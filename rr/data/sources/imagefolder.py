@@ -36,10 +36,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     `rr.data.sources.folder_layout` recognizes the layout. If there is no folder of test images, about `test_fraction`
     of each class is held out. The choice depends only on the bytes of the images, so it is the same on every machine.
 
-    Args:
-        source: the dataset's `source` section in params.yaml.
-        local_copy: folder to use instead of the path of `source`.
-        skipped: object to which all files that are not used are reported.
+    All files that are not used are reported to `skipped`.
 
     Raises:
         UserError: if the folder is missing, if its layout is ambiguous, if a class has no images, or if train and test

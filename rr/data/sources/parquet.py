@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,75 +70,80 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     `rr.data.sources.parquet_columns` chooses the columns. Without test files, about `test_fraction` of the images form
     the test split.
 
-    Args:
-        source: the dataset's `source` section in params.yaml.
-        local_copy: file or folder to use instead of the path of `source`.
-        skipped: object to which all files that are not used, and all images that cannot be read, are reported.
+    All files that are not used, and all images that cannot be read, are reported to `skipped`.
 
     Raises:
         UserError: if there are no images, if the files are ambiguous, incomplete or damaged, or if their columns or
             labels do not agree.
     """
     path = local_copy or Path(source.path)
-    files_by_name: dict[str, _File] = {}
     root = path.parent if path.is_file() else path
-
-    def get_file(name: str) -> _File:
-        if name not in files_by_name:
-            files_by_name[name] = _inspect(name, root / name)
-        return files_by_name[name]
-
-    if path.is_file():
-        layout = _single_file_layout(path, source)
-    else:
-        names = _list_parquet_files(path, skipped)
-        layout = parquet_layout.find_layout(
-            path, names, source.splits, lambda name: has_image_column(get_file(name).schema, source)
-        )
-        if not layout.train and layout.without_images:
-            first = get_file(layout.without_images[0])
-            choose_columns(first.path, first.schema, source)  # raises an error that lists the columns
-        if not layout.train:
-            found = "; ".join(format_skipped(skipped.counts))
-            raise UserError(
-                f"{display_name(path)}: no Parquet file with images found{found and f' ({found})'}; correct the "
-                "source's path in params.yaml, or give a path with --from"
-            )
+    get_file = cache(partial(_inspect, root))
+    layout = _find_layout(path, source, skipped, get_file)
     train = [get_file(name) for name in layout.train]
-    schema = train[0].schema
-    columns = choose_columns(train[0].path, schema, source)
+    columns = choose_columns(train[0].path, train[0].schema, source)
     test_name, note = _choose_test(layout, train, columns, get_file)
     if source.splits == "auto" and test_name:
         parquet_layout.check_set(root, layout.tests[test_name])
     test = [get_file(name) for name in layout.tests.get(test_name, [])]
     for file in [*train, *test]:
-        check_columns(file.path, file.schema, columns, schema, train[0].path)
+        check_columns(file.path, file.schema, columns, train[0].schema, train[0].path)
     if not test and source.splits == "auto":
         _refuse_split_column(train, columns)
-    for name in layout.without_images:
-        skipped.add(SkippedFile(name, _WITHOUT_IMAGES))
     others = [name for role, files in layout.tests.items() if role != test_name for name in files]
     unused = [*layout.unused, *others]
-    for name in unused:
-        skipped.add(SkippedFile(name, UNUSED))
+    for names, reason in ((layout.without_images, _WITHOUT_IMAGES), (unused, UNUSED)):
+        for name in names:
+            skipped.add(SkippedFile(name, reason))
 
     labels, class_names = _read_labels(train, test, columns)
     splits = {"train": train, "test": test}
-    num_rows = sum(len(values) for values in labels.values())
+    origins = {"train": _list_names(file.name for file in train)}
     if test:
         images = skipped.iter_readable(_read(splits, labels, columns, skipped), ".parquet")
-        origin = format_names([display_name(file.name) for file in test]) + (f" ({note})" if note else "")
+        origins["test"] = _list_names(file.name for file in test) + (f" ({note})" if note else "")
     else:
         images = _read_chosen(train, labels, columns, _hold_out(train, labels, columns, source.test_fraction, skipped))
-        origin = f"{source.test_fraction:g} of the images, held out"
+        origins["test"] = f"{source.test_fraction:g} of the images, held out"
+    if unused:
+        origins["not used"] = _list_names(unused)
     facts = {
-        "splits": {"train": format_names([display_name(file.name) for file in train]), "test": origin}
-        | ({"not used": format_names([display_name(name) for name in unused])} if unused else {}),
+        "splits": origins,
         "files": {split: [path_to_text(file.name) for file in files] for split, files in splits.items() if files},
         "columns": {"image": printable(columns.image), "label": columns.label and printable(columns.label)},
-        "schema": describe_columns(schema),
+        "schema": describe_columns(train[0].schema),
     }
-    return raw.RawDataset(class_names, images, num_rows, facts)
+    return raw.RawDataset(class_names, images, sum(map(len, labels.values())), facts)
+
+
+def _find_layout(
+    path: Path, source: ParquetSource, skipped: SkippedFiles, get_file: Callable[[str], _File]
+) -> parquet_layout.ParquetLayout:
+    """Return which files belong to which split. There is at least one file of training images.
+
+    Raises:
+        UserError: if there are no images, or if the names of the files are ambiguous.
+    """
+    if path.is_file():
+        if isinstance(source.splits, SplitNames):
+            raise UserError(
+                f"splits: {display_name(path)} is a file; name its folder as the path of the source to use splits"
+            )
+        return parquet_layout.ParquetLayout([path.name], {}, [], [])
+    names = _list_parquet_files(path, skipped)
+    layout = parquet_layout.find_layout(
+        path, names, source.splits, lambda name: has_image_column(get_file(name).schema, source)
+    )
+    if layout.train:
+        return layout
+    if layout.without_images:
+        first = get_file(layout.without_images[0])
+        choose_columns(first.path, first.schema, source)  # raises an error that lists the columns
+    found = "; ".join(format_skipped(skipped.counts))
+    raise UserError(
+        f"{display_name(path)}: no Parquet file with images found{found and f' ({found})'}; correct the source's path "
+        "in params.yaml, or give a path with --from"
+    )
 
 
 def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
@@ -162,21 +168,14 @@ def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
     return listing.files
 
 
-def _single_file_layout(path: Path, source: ParquetSource) -> parquet_layout.ParquetLayout:
-    if isinstance(source.splits, SplitNames):
-        raise UserError(
-            f"splits: {display_name(path)} is a file; name its folder as the path of the source to use splits"
-        )
-    return parquet_layout.ParquetLayout([path.name], {}, [], [])
-
-
 @contextmanager
 def _open_file(path: Path) -> Iterator[pq.ParquetFile]:
     with open(path, "rb") as source, pq.ParquetFile(source) as file:  # pyarrow accepts only names that are valid UTF-8
         yield file
 
 
-def _inspect(name: str, path: Path) -> _File:
+def _inspect(root: Path, name: str) -> _File:
+    path = root / name
     try:
         with raw.translate_parquet_errors(path, _HINT), _open_file(path) as file:
             return _File(name, path, file.schema_arrow, file.metadata.num_rows)
@@ -337,6 +336,10 @@ def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterat
             yield row, name, data
         else:
             skipped.add_damaged(DamagedFile(name, "without an image", missing_image_problem(path)), ".parquet")
+
+
+def _list_names(names: Iterable[str]) -> str:
+    return format_names([display_name(name) for name in names])
 
 
 def _row_name(file: _File, row: int) -> str:

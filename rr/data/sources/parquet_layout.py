@@ -64,13 +64,9 @@ class _File(NamedTuple):
 def find_layout(
     root: Path, names: Sequence[str], splits: SplitNames | str, has_images: Callable[[str], bool]
 ) -> ParquetLayout:
-    """Return which of the files `names` in `root` belong to which split.
+    """Return which of the files `names`, relative to `root`, belong to which split.
 
-    Args:
-        root: the folder of the files.
-        names: paths of all Parquet files, relative to `root`.
-        splits: the key `splits` of the source.
-        has_images: function that returns whether a file has a column of images.
+    The function `has_images` returns whether a file has a column of images.
 
     Raises:
         UserError: if the names are ambiguous, or if files of the training split are missing.
@@ -147,10 +143,7 @@ def _group(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:
 def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File] | None = None) -> None:
     """Raise UserError if files of a numbered set are missing, or if their numbers are inconsistent.
 
-    Args:
-        root: the folder of the files.
-        files: the files of the set that are used.
-        existing: all files of the set that exist; by default, those that are used.
+    `files` are those that are used, and `existing` all that exist; by default, they are the same.
     """
     if not files or files[0].number is None or (len(files) == 1 and not files[0].is_separated):
         return

@@ -26,10 +26,8 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     smallest SHA-256 of "class/file" are for training. Folders with different classes are merged, because the published
     archive is split by class for few-shot learning.
 
-    Args:
-        download_dir: folder for the extracted files, if the copy is a tar archive.
-        local_copy: a folder, zip archive or tar archive with one folder per class, or with train and test folders that
-            contain the class folders.
+    `local_copy` is a folder, zip archive or tar archive with one folder per class, or with train and test folders that
+    contain the class folders.
 
     Raises:
         UserError: if there is no copy, or if the number of classes or images is wrong.

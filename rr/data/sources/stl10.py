@@ -23,10 +23,7 @@ def read_dataset(source: Stl10Source, download_dir: Path, local_copy: Path | Non
     The kind `stl10_unlabeled` consists of the 100,000 unlabeled images for training and the same 8,000 test images
     without their labels.
 
-    Args:
-        source: the dataset's `source` section in params.yaml.
-        download_dir: folder for the archive and the extracted files.
-        local_copy: the official archive, or a folder that holds the archive or its contents. If None, it is downloaded.
+    See `ensure_extracted` for `local_copy`.
 
     Raises:
         UserError: if a file is missing, if a checksum differs, or if the download fails.

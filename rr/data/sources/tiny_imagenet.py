@@ -26,9 +26,8 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     No checksum of the archive is published. Therefore, the checksum of each member of a zip archive is verified when
     the member is read. The numbers of training images per class and of validation images are verified too.
 
-    Args:
-        download_dir: folder for the downloaded archive and, if the copy is a tar archive, the extracted files.
-        local_copy: the official archive, or a folder that holds the archive or its contents. If None, it is downloaded.
+    `local_copy` is the official archive, or a folder that holds the archive or its contents. If it is None, the archive
+    is downloaded.
 
     Raises:
         UserError: if the download fails, if the archive is damaged, or if the number of images is wrong.

@@ -193,8 +193,7 @@ def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
 def _check_equal(entries: Iterable[tuple[str, Any, Path]]) -> None:
     """Raise UserError if a value differs between files, because results cannot be averaged or compared then.
 
-    Args:
-        entries: tuples of the description of a value, the value, and the file that contains it.
+    Each entry is the description of a value, the value, and the file that contains it.
     """
     first_values: dict[str, tuple[Any, Path]] = {}
     for description, value, path in entries:

@@ -84,11 +84,7 @@ def read_record(folder: Path, section: str | None = None) -> RunRecord:
 
 
 def read_metrics(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the metrics by name.
-
-    Args:
-        path: the metrics.json file.
-        ranges: minimum and maximum of each metric that must be present.
+    """Return the metrics by name. `ranges` has the minimum and maximum of each metric that must be present.
 
     Raises:
         UserError: if the file is missing or damaged, a value is not finite, or a metric is absent or out of range.

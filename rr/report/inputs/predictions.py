@@ -101,11 +101,7 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
 
 
 def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, list[str]]:
-    """Return the table and its class names.
-
-    Args:
-        path: the Parquet file.
-        columns: name and type of the columns that the table must contain, without missing values.
+    """Return the table and its class names. It must have the `columns` (types by name) without missing values.
 
     Raises:
         UserError: if the file is missing or damaged.

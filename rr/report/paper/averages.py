@@ -13,13 +13,10 @@ _RIVALS = {"the mean of the four self-supervised baselines": BASELINES, "SimCLR"
 
 
 def abstract_averages(table: ComparisonTable) -> list[str]:
-    """Return a sentence on each average of the abstract: the margin of relational reasoning in Table 1.
+    """Return a sentence on each average of the abstract: the margin of relational reasoning in Table 1 (`table`).
 
     The "+14 %" of the abstract is the margin over the mean of four baselines, although the abstract calls it the margin
     over the best competitor. The "+3 %" is the margin over SimCLR. Our average is given only if no result is missing.
-
-    Args:
-        table: Table 1 with our results.
     """
     sentences = []
     for rivals, methods in _RIVALS.items():

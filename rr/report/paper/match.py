@@ -63,13 +63,7 @@ def has_same_data_and_backbone(published: PublishedResult, evaluation: Evaluatio
 def is_comparable(
     published: PublishedResult, method_settings: dict[str, Any], protocol_settings: dict[str, Any]
 ) -> bool:
-    """Return whether a run measures the same quantity as a result of the paper, whatever its budget.
-
-    Args:
-        published: the paper's result.
-        method_settings: settings of our pretraining.
-        protocol_settings: settings of our evaluation.
-    """
+    """Return whether a run with these settings measures the same quantity as a result of the paper, at any budget."""
     if protocol_settings["kind"] != published.protocol or protocol_settings.get("label_fraction", 1) != 1:
         return False
     kind, head = published.method, "relation"

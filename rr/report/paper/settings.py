@@ -174,14 +174,7 @@ def find_deviations(
     protocol_settings: dict[str, Any],
     precision: str = "float32",
 ) -> list[Deviation]:
-    """Return the deviations of a run from the paper's settings, including those that no setting removes.
-
-    Args:
-        published: the paper's result to compare with.
-        method_settings: settings of our pretraining.
-        protocol_settings: settings of our evaluation.
-        precision: floating-point precision of our pretraining.
-    """
+    """Return the deviations of a run from a result of the paper, including those that no setting removes."""
     deviations = []
     for settings, expected, prefix in (
         (method_settings, _paper_settings(published, method_settings["kind"]), ""),

@@ -17,11 +17,7 @@ _MAX_NAME_LENGTH = 14  # characters of a class name on an axis
 def plot_confusion(id_prefix: str, title: str, class_names: Sequence[str], fractions: np.ndarray) -> Panel:
     """Return a plot of a confusion matrix.
 
-    Args:
-        id_prefix: prefix that makes the ids of the plot unique on the page.
-        title: the heading.
-        class_names: the name of each class.
-        fractions: fraction of each true class (row) that got each prediction (column), float64 (C, C).
+    `fractions` is the fraction of each true class (row) that got each prediction (column), float64 (C, C).
     """
     num_classes = len(class_names)
 
@@ -53,11 +49,7 @@ def plot_confusion(id_prefix: str, title: str, class_names: Sequence[str], fract
 def plot_calibration(id_prefix: str, title: str, points: Sequence[tuple[float, float]], color: int) -> Panel:
     """Return a calibration curve: accuracy against confidence, with the diagonal of perfect calibration.
 
-    Args:
-        id_prefix: prefix that makes the ids of the plot unique on the page.
-        title: the heading.
-        points: mean confidence and accuracy of each bin, as fractions.
-        color: number of the color of the curve, from 1.
+    `points` are the mean confidence and the accuracy of each bin, as fractions.
     """
 
     def plot(axes: Axes) -> None:

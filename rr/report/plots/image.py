@@ -5,6 +5,7 @@ import io
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -31,6 +32,18 @@ class ImagePanel:
     file: Path
 
 
+def encode_image(image: Image.Image, image_format: str, **options: Any) -> bytes:
+    """Return the contents of an image file. The options are those of Pillow."""
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def data_uri(image_format: str, content: bytes) -> str:
+    """Return the contents of an image file as a data URI, which a page can contain."""
+    return f"data:image/{image_format};base64,{base64.b64encode(content).decode('ascii')}"
+
+
 def image_panel(title: str, caption: str, png: bytes, file: Path, max_scale: int = 3) -> ImagePanel:
     """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`.
 
@@ -40,8 +53,5 @@ def image_panel(title: str, caption: str, png: bytes, file: Path, max_scale: int
     width = file_width * min(max_scale, max(1, _MAX_WIDTH // file_width))
     kind, content = "png", png
     if len(png) > _MAX_PNG_BYTES:
-        buffer = io.BytesIO()
-        Image.open(io.BytesIO(png)).save(buffer, "WebP", quality=_WEBP_QUALITY)
-        kind, content = "webp", buffer.getvalue()
-    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-    return ImagePanel(title, caption, uri, width, file)
+        kind, content = "webp", encode_image(Image.open(io.BytesIO(png)), "webp", quality=_WEBP_QUALITY)
+    return ImagePanel(title, caption, data_uri(kind, content), width, file)

@@ -6,7 +6,6 @@ all images in one sprite. It uses d3 (`templates/d3.js`). The page needs no netw
 
 import base64
 import hashlib
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from rr.report.plots.image import data_uri, encode_image
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 MAX_IMAGES = 10_000
@@ -107,8 +108,7 @@ class Sprite:
     @property
     def data(self) -> str:
         """The sprite as JSON that can be inserted in a script element."""
-        uri = "data:image/webp;base64," + base64.b64encode(self.webp).decode("ascii")
-        return _script_json({"tile": self.tile, "columns": self.columns, "uri": uri})
+        return _script_json({"tile": self.tile, "columns": self.columns, "uri": data_uri("webp", self.webp)})
 
 
 def make_sprite(thumbnails: Sequence[np.ndarray]) -> Sprite:
@@ -123,9 +123,7 @@ def make_sprite(thumbnails: Sequence[np.ndarray]) -> Sprite:
         row, column = divmod(position, columns)
         image = Image.fromarray(pixels)
         sprite.paste(image.resize((tile, tile), Image.Resampling.LANCZOS), (column * tile, row * tile))
-    buffer = io.BytesIO()
-    sprite.save(buffer, "WEBP", quality=_QUALITY, method=4)
-    webp = buffer.getvalue()
+    webp = encode_image(sprite, "webp", quality=_QUALITY, method=4)
     return Sprite(f"sprite-{hashlib.sha256(webp).hexdigest()[:12]}", tile, columns, webp)
 
 

@@ -89,9 +89,6 @@ def holm_levels(p_values: dict[int, float]) -> dict[int, float]:
     The hypotheses are tested from the smallest p-value to the largest, at the levels α/m, α/(m − 1), …, α. All
     hypotheses from the first one that is not rejected are tested at the level of that one, at which none is rejected.
     (Holm 1979, *A simple sequentially rejective multiple test procedure*.)
-
-    Args:
-        p_values: p-value of each hypothesis.
     """
     levels: dict[int, float] = {}
     level, is_rejecting = ALPHA, True

@@ -52,10 +52,8 @@ def plot_histories(
 ) -> list[HistoryPlots]:
     """Return the plots of each method, dataset and backbone for which `plot` returns at least one.
 
-    Args:
-        results: the results of the grid.
-        plot: function that takes the runs of all seeds and a name that is unique on the page.
-        plot_relations: function of the same arguments that returns `relation_panels`.
+    `plot` and `plot_relations`, which returns `relation_panels`, take the runs of all seeds and a name that is unique
+    on the page.
     """
     groups = group_by(results.pretrainings, lambda run: (run.paths.method, run.paths.dataset, run.paths.backbone))
     sections = []

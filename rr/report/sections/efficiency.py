@@ -47,9 +47,7 @@ def build_efficiency(results: GridResults) -> list[Efficiency]:
 def accuracy_at(points: Sequence[Point], cost: float) -> float | None:
     """Return the accuracy at a cost by linear interpolation, or None outside the range of the points.
 
-    Args:
-        points: pairs of cost and accuracy, in ascending order of the cost.
-        cost: the cost at which to interpolate.
+    `points` are pairs of cost and accuracy, in ascending order of the cost.
     """
     costs, accuracies = zip(*points, strict=True)
     return float(np.interp(cost, costs, accuracies)) if costs[0] <= cost <= costs[-1] else None
@@ -89,11 +87,8 @@ def _accuracy_curve(runs: Sequence[PretrainResult], cost: str) -> Curve:
 def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], means: dict[str, dict[str, list[Point]]]) -> str:
     """Return a sentence that compares the first relational method with the first SimCLR method.
 
-    They are compared at the largest cost that both reach.
-
-    Args:
-        by_method: the runs of each method.
-        means: for each cost and method, pairs of cost and mean accuracy.
+    They are compared at the largest cost that both reach. `means` has the pairs of cost and mean accuracy for each cost
+    and method.
     """
     kinds = {runs[0].settings["kind"]: method for method, runs in reversed(by_method.items())}
     ours, theirs = kinds.get("relational"), kinds.get("simclr")
