@@ -41,6 +41,7 @@ from rr.runtime.malloc import keep_freed_memory
 from rr.workflow import grid
 from rr.workflow.checks import (
     find_grid_problems,
+    find_known_dataset,
     find_machine_problems,
     find_memory_problem,
     find_pretraining_problem,
@@ -499,12 +500,13 @@ def _check_pretraining(
     On a cluster or with several processes, other runs may have more memory, so only the memory for this run is checked.
     """
     if run not in grid.pretrainings(params):
-        problems = [find_pretraining_problem(params, run), find_memory_problem(params, run, device, num_processes)]
+        training_problem = find_pretraining_problem(params, run, find_known_dataset(params, run.dataset))
+        problems = [training_problem, find_memory_problem(params, run, device, num_processes)]
         if any(problems):
             raise UserError("\n".join(filter(None, problems)))
     elif runs_on_cluster() or num_processes > 1:
-        own_problem = find_memory_problem(params, run, device, num_processes)
-        _check_grid([*find_grid_problems(params), *([own_problem] if own_problem else [])], params_file)
+        memory_problem = find_memory_problem(params, run, device, num_processes)
+        _check_grid([*find_grid_problems(params), *([memory_problem] if memory_problem else [])], params_file)
     else:
         _check_grid([*find_grid_problems(params), *find_machine_problems(params, device)], params_file)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from rr.runtime.table import format_table
+from rr.runtime.formatting import format_table
 
 _HEADER = (
     "case", "implementation", "threads", "repeats", "per second", "wall ms", "quartiles", "CPU ms", "ratio",

@@ -83,27 +83,10 @@ def file_md5(path: Path) -> str:
 
 def _download_rest(url: str, part: Path) -> None:
     """Append the missing bytes of `url` to `part`. Raise _NetworkError if not all of them arrive."""
-    size, validator_path = _file_size(part), _validator_path(part)
-    headers = {"User-Agent": "rr"}
-    if size:
-        headers["Range"] = f"bytes={size}-"
-        if validator_path.exists():
-            headers["If-Range"] = validator_path.read_text(encoding="utf-8")
-    try:
-        with _translate_network_errors():
-            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code != 416:
-            raise UserError(
-                f"cannot download {url} (the server answered {error.code} {error.reason}): the file may have "
-                f"moved; try again later, {_OR_LOCAL_COPY}"
-            ) from error
-        # The server has no bytes after ours. Either the part is the complete file, or the server's file is shorter.
-        if (error.headers.get("Content-Range") or "") == f"bytes */{size}":
-            return
-        part.unlink()
-        raise _NetworkError("the file on the server is shorter than the part received before") from error
+    size = _file_size(part)
+    response = _request_rest(url, part, size)
+    if response is None:
+        return
     with response:
         is_rest = response.status == 206
         if not is_rest:
@@ -119,7 +102,7 @@ def _download_rest(url: str, part: Path) -> None:
                 f"{url} returned a web page instead of the file: the file may have moved, or this network may "
                 f"require a login; open the address in a browser and try again, {_OR_LOCAL_COPY}"
             )
-        _save_validator(response.headers, validator_path)
+        _save_validator(response.headers, _validator_path(part))
         with (
             open(part, "ab" if is_rest else "wb") as file,
             Progress(f"download {part.stem}", total, "bytes", size) as progress,
@@ -131,6 +114,37 @@ def _download_rest(url: str, part: Path) -> None:
                 chunk = _read_chunk(response)
         if total is not None and size < total:
             raise _NetworkError(f"the connection ended after {size:,} of {total:,} bytes")
+
+
+def _request_rest(url: str, part: Path, size: int) -> http.client.HTTPResponse | None:
+    """Request the bytes of `url` after the first `size`, which are in `part`. Return None if there are none.
+
+    Raises:
+        UserError: if the server refuses the request.
+        _NetworkError: if the server cannot be reached, or if its file is shorter than the part, which is then deleted.
+    """
+    headers = {"User-Agent": "rr"}
+    if size:
+        headers["Range"] = f"bytes={size}-"
+        if (validator_path := _validator_path(part)).exists():
+            headers["If-Range"] = validator_path.read_text(encoding="utf-8")
+    try:
+        with _translate_network_errors():
+            request = urllib.request.Request(url, headers=headers)
+            response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)
+            return response
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != 416:
+            raise UserError(
+                f"cannot download {url} (the server answered {error.code} {error.reason}): the file may have "
+                f"moved; try again later, {_OR_LOCAL_COPY}"
+            ) from error
+        # The server has no bytes after ours. Either the part is the complete file, or the server's file is shorter.
+        if (error.headers.get("Content-Range") or "") == f"bytes */{size}":
+            return None
+        part.unlink()
+        raise _NetworkError("the file on the server is shorter than the part received before") from error
 
 
 def _read_chunk(response: http.client.HTTPResponse) -> bytes:

@@ -3,7 +3,7 @@
 The stage reads the files of the runs (`inputs`), builds the sections of the page (`sections`, one module each) and
 renders them (`page`, `latex`):
 
-    stage        write_report, the entry point
+    stage        write_report, the entry point, which also writes all metrics as one Parquet table
     inputs       the files of the runs as typed values
     tables       tables of results with mean and standard deviation over seeds
     paper        the paper's results (paper.csv), our matching results, and the verdict on each pair
@@ -12,7 +12,6 @@ renders them (`page`, `latex`):
     templates    HTML, CSS and JavaScript of the page, and its Markdown version
     page         the page and its Markdown version
     latex        LaTeX tables for a publication
-    parquet      all metrics as one Parquet table
     jinja        the settings of the template engine, also used by the gallery
 
 `rr.workflow.grid` lists the input and output files of the stage.

@@ -1,12 +1,20 @@
 """Stage `report`: read the results of all runs of the grid and write the files of the report."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from rr import paths
 from rr.params import Params
-from rr.report.inputs.collect import collect_results
+from rr.report.inputs.collect import EvaluationResult, collect_results
 from rr.report.latex import render_latex
 from rr.report.page import build_sections, render_html, render_markdown
-from rr.report.parquet import write_parquet
-from rr.runtime.atomic import write_text
+from rr.runtime.atomic import atomic_write, write_text
+
+_NAMES = ("dataset", "backbone", "method", "seed", "target", "protocol", "metric")
+_SCHEMA = pa.schema({**dict.fromkeys(_NAMES, pa.string()), "seed": pa.int64(), "value": pa.float64()})
 
 
 def write_report(params: Params) -> None:
@@ -23,7 +31,18 @@ def write_report(params: Params) -> None:
     sections = build_sections(results)
     html, markdown = render_html(sections), render_markdown(sections)
     latex = render_latex(sections["accuracies"], sections["comparison"])
-    write_parquet(results.evaluations, parquet_path)
+    _write_parquet(results.evaluations, parquet_path)
     write_text(latex_path, latex)
     write_text(markdown_path, markdown)
     write_text(html_path, html)
+
+
+def _write_parquet(evaluations: Sequence[EvaluationResult], path: Path) -> None:
+    """Write all metrics of all evaluations in long form: one row per evaluation and metric."""
+    rows = []
+    for evaluation in evaluations:
+        run = evaluation.paths.pretraining
+        names = (run.dataset, run.backbone, run.method, run.seed, evaluation.paths.target, evaluation.paths.protocol)
+        rows += [dict(zip(_SCHEMA.names, (*names, *metric), strict=True)) for metric in evaluation.metrics.items()]
+    with atomic_write(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)

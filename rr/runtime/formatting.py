@@ -1,4 +1,6 @@
-"""Format counts, rates and durations as the progress lines and `rr status` show them."""
+"""Format counts, rates, durations and plain-text tables, for messages and progress lines."""
+
+from collections.abc import Iterable, Sequence
 
 
 def format_duration(seconds: float) -> str:
@@ -32,3 +34,23 @@ def format_count(count: int, unit: str, singular: str = "") -> str:
     if unit == "bytes":
         return f"{count / 1e6:,.1f} MB"
     return f"{count:,} {(singular or unit.removesuffix('s')) if count == 1 else unit}"
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    """Return a table as plain text, one line per row, without borders, colors, wrapping or truncation.
+
+    The cells are text without line breaks. The first `text_columns` columns are left-aligned, the others right-aligned.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column, name in enumerate(header):
+        table.add_column(Text(name), justify="left" if column < text_columns else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(width=10**9, color_system=None)
+    with console.capture() as output:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in output.get().rstrip("\n").split("\n"))

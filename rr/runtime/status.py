@@ -19,9 +19,8 @@ from typing import Any
 
 from rr import paths
 from rr.errors import UserError, explain_os_error
-from rr.runtime.formatting import format_count, format_duration, format_rate
+from rr.runtime.formatting import format_count, format_duration, format_rate, format_table
 from rr.runtime.signals import EXIT_MESSAGES
-from rr.runtime.table import format_table
 
 SECONDS_BETWEEN_HEARTBEATS = 3.0
 

@@ -90,7 +90,7 @@ def find_grid_problems(params: Params) -> list[str]:
     """
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
     problems = [describe_exclude_list(grid.make_fetch_run(params, name)) for name in datasets]
-    problems += [_find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
+    problems += [find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
     evaluations = list(grid.evaluations(params))
     problems += [_find_size_problem(params, evaluation) for evaluation in evaluations]
     for name, protocol in dict.fromkeys((evaluation.target, evaluation.protocol) for evaluation in evaluations):
@@ -99,12 +99,8 @@ def find_grid_problems(params: Params) -> list[str]:
     return list(dict.fromkeys(filter(None, problems)))
 
 
-def find_pretraining_problem(params: Params, run: paths.PretrainPaths) -> str | None:
-    """Return why a pretraining run cannot succeed, and what to do, or None. This does not load torch."""
-    return _find_pretraining_problem(params, run, find_known_dataset(params, run.dataset))
-
-
-def _find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: KnownDataset | None) -> str | None:
+def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: KnownDataset | None) -> str | None:
+    """Return why a pretraining run on a dataset cannot succeed, and what to do, or None. This does not load torch."""
     config = params.methods[run.method]
     if config.kind == "imported":
         problem = find_imported_problem(config, run.backbone)

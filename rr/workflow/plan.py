@@ -7,8 +7,7 @@ from typing import Any
 
 from rr import paths
 from rr.params import Params
-from rr.runtime.formatting import format_count, format_duration
-from rr.runtime.table import format_table
+from rr.runtime.formatting import format_count, format_duration, format_table
 from rr.workflow import grid
 from rr.workflow.checks import KnownDataset, estimate_image_bytes, find_known_dataset, find_pretraining_problem
 from rr.workflow.claims import describe_required_seeds
@@ -140,7 +139,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
 
 def _can_be_timed(params: Params, run: paths.PretrainPaths, known: KnownDataset | None) -> bool:
     """Return whether the method of a run trains, its dataset is known and the run can succeed."""
-    return _trains(params, run.method) and known is not None and not find_pretraining_problem(params, run)
+    return _trains(params, run.method) and known is not None and not find_pretraining_problem(params, run, known)
 
 
 def _estimate_work(

@@ -143,15 +143,13 @@ KNOWN_DEVIATIONS = (
         "assumed shape of the encoder (the paper’s is unknown)",
         {"method": "encoder-dot"},
     ),
-    KnownDeviation(
-        "K views for RotationNet and supervised training",
-        "K views of each image in a mini-batch (the paper gives no details)",
-        {"table": "Figure 2b", "method": "rotation"},
-    ),
-    KnownDeviation(
-        "K views for RotationNet and supervised training",
-        "K views of each image in a mini-batch (the paper gives no details)",
-        {"table": "Figure 2b", "method": "supervised"},
+    *(
+        KnownDeviation(
+            "K views for RotationNet and supervised training",
+            "K views of each image in a mini-batch (the paper gives no details)",
+            {"table": "Figure 2b", "method": method},
+        )
+        for method in ("rotation", "supervised")
     ),
     KnownDeviation(
         "lightly’s benchmark",
