@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,15 +21,6 @@ from rr.runtime.atomic import atomic_write
 
 TOLERANCE = 1e-5  # maximum difference between the features, relative to the largest feature
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-Forward = Callable[[Tensor], Tensor]
-
-
-class ExportedModel(NamedTuple):
-    """A backbone, images to trace it with, float32 (B, 3, S, S), and the preprocessing of its images, if known."""
-
-    backbone: Backbone
-    example_B3SS: Tensor
-    preprocessing: Preprocessing | None
 
 
 def export_backbone(weights: Path, format: str, output: Path, image_size: int | None = None) -> str:
@@ -49,7 +40,6 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
             folder, if packages for ONNX are missing, or if the features of the exported model differ. In all these
             cases, `output` is not changed. Also if the record next to the weights is damaged.
     """
-    save, load = _FORMATS[format]
     if output.is_dir() or output.resolve() == weights.resolve():
         kind = "a folder" if output.is_dir() else "the input file"
         raise UserError(f"--output {output} is {kind}: give the path of another file")
@@ -73,8 +63,8 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     example_B3SS, other_B3SS = (torch.randn((B, 3, image_size, image_size), generator=generator) for B in (2, 5))
     with atomic_write(output) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # users cannot act on the warnings of torch's exporters
-        save(ExportedModel(backbone, example_B3SS, preprocessing), temporary)
-        error = _relative_error(load(backbone, temporary)(other_B3SS), backbone(other_B3SS))
+        _save(backbone, format, temporary, example_B3SS, preprocessing)
+        error = _relative_error(_load(backbone, format, temporary)(other_B3SS), backbone(other_B3SS))
         if not error <= TOLERANCE:
             raise UserError(
                 f"{weights}: after export as {format}, the features have a relative error of {error:.1e} (maximum: "
@@ -103,74 +93,48 @@ def _relative_error(actual_BD: Tensor, expected_BD: Tensor) -> float:
     return float((actual_BD - expected_BD).abs().max() / expected_BD.abs().max().clamp(min=tiny))
 
 
-def _save_safetensors(model: ExportedModel, target: Path) -> None:
-    save_backbone(model.backbone, target, model.preprocessing)
-
-
-def _load_safetensors(backbone: Backbone, source: Path) -> Forward:
-    return load_backbone(source)
-
-
-def _save_state_dict(model: ExportedModel, target: Path) -> None:
-    # Here and below, data are serialized to memory first, because torch reports a full disk as an internal error.
+def _save(
+    backbone: Backbone, format: str, target: Path, example_B3SS: Tensor, preprocessing: Preprocessing | None
+) -> None:
+    """Write a backbone and, with its weights only, the preprocessing of its images. The example serves to trace it."""
+    # Data are serialized to memory first, because torch reports a full disk as an internal error.
     buffer = io.BytesIO()
-    torch.save(model.backbone.state_dict(), buffer)
+    shapes = ({0: torch.export.Dim("batch", min=1)},)  # the batch may have any size
+    match format:
+        case "safetensors":
+            save_backbone(backbone, target, preprocessing)
+            return
+        case "state-dict":
+            torch.save(backbone.state_dict(), buffer)
+        case "torchscript":
+            torch.jit.save(torch.jit.trace(backbone, example_B3SS), buffer)
+        case "torch-export":
+            torch.export.save(torch.export.export(backbone, (example_B3SS,), dynamic_shapes=shapes), buffer)
+        case "onnx":
+            program: Any = torch.onnx.export(
+                backbone, (example_B3SS,), dynamo=True, dynamic_shapes=shapes, input_names=["images"],
+                output_names=["features"], verbose=False,
+            )  # fmt: skip
+            for node in program.model.graph.all_nodes():
+                node.metadata_props.clear()  # they contain stack traces with paths of this machine
+            buffer.write(program.model_proto.SerializeToString())
     target.write_bytes(buffer.getvalue())
 
 
-def _load_state_dict(backbone: Backbone, source: Path) -> Forward:
-    loaded = backbones.build(backbone.name, backbone.image_size)
-    loaded.load_state_dict(torch.load(source, weights_only=True))
-    return loaded.eval()
-
-
-def _save_torchscript(model: ExportedModel, target: Path) -> None:
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.trace(model.backbone, model.example_B3SS), buffer)
-    target.write_bytes(buffer.getvalue())
-
-
-def _load_torchscript(backbone: Backbone, source: Path) -> Forward:
-    return torch.jit.load(source)
-
-
-def _save_torch_export(model: ExportedModel, target: Path) -> None:
-    buffer = io.BytesIO()
-    program = torch.export.export(model.backbone, (model.example_B3SS,), dynamic_shapes=_dynamic_batch_shapes())
-    torch.export.save(program, buffer)
-    target.write_bytes(buffer.getvalue())
-
-
-def _load_torch_export(backbone: Backbone, source: Path) -> Forward:
-    return torch.export.load(io.BytesIO(source.read_bytes())).module()
-
-
-def _save_onnx(model: ExportedModel, target: Path) -> None:
-    program: Any = torch.onnx.export(
-        model.backbone, (model.example_B3SS,), dynamo=True, dynamic_shapes=_dynamic_batch_shapes(),
-        input_names=["images"], output_names=["features"], verbose=False,
-    )  # fmt: skip
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # they contain stack traces with paths of this machine
-    target.write_bytes(program.model_proto.SerializeToString())
-
-
-def _load_onnx(backbone: Backbone, source: Path) -> Forward:
+def _load(backbone: Backbone, format: str, source: Path) -> Callable[[Tensor], Tensor]:
+    """Load the file that `_save` has written for a backbone. The result maps images (B, 3, S, S) to features."""
+    match format:
+        case "safetensors":
+            return load_backbone(source)
+        case "state-dict":
+            loaded = backbones.build(backbone.name, backbone.image_size)
+            loaded.load_state_dict(torch.load(source, weights_only=True))
+            return loaded.eval()
+        case "torchscript":
+            return torch.jit.load(source)
+        case "torch-export":
+            return torch.export.load(io.BytesIO(source.read_bytes())).module()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     return lambda images_B3SS: torch.from_numpy(session.run(None, {"images": images_B3SS.numpy()})[0])
-
-
-def _dynamic_batch_shapes() -> tuple[dict[int, Any]]:
-    """Return the `dynamic_shapes` of a model whose only argument may have any batch size."""
-    return ({0: torch.export.Dim("batch", min=1)},)
-
-
-_FORMATS = {
-    "safetensors": (_save_safetensors, _load_safetensors),
-    "state-dict": (_save_state_dict, _load_state_dict),
-    "torchscript": (_save_torchscript, _load_torchscript),
-    "torch-export": (_save_torch_export, _load_torch_export),
-    "onnx": (_save_onnx, _load_onnx),
-}

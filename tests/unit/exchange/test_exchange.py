@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rr import backbones
+from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.data.index import Preprocessing
 from rr.errors import UserError
@@ -444,13 +445,13 @@ def test_export_has_the_image_size_of_the_pretraining(tmp_path: Path) -> None:
 
 
 def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def save_with_changed_bias(model: exporting.ExportedModel, target: Path) -> None:
-        state = model.backbone.state_dict()
+    def save_with_changed_bias(backbone: Backbone, format: str, target: Path, *_: object) -> None:
+        state = backbone.state_dict()
         torch.save(state | {"blocks.0.1.bias": state["blocks.0.1.bias"] + 1e-3}, target)
 
     save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
     (tmp_path / "out").write_text("old")
-    monkeypatch.setitem(exporting._FORMATS, "state-dict", (save_with_changed_bias, exporting._load_state_dict))
+    monkeypatch.setattr(exporting, "_save", save_with_changed_bias)
     with pytest.raises(UserError, match=r"relative error of .* Nothing was written"):
         export_backbone(tmp_path / "b.safetensors", "state-dict", tmp_path / "out")
     assert (tmp_path / "out").read_text() == "old"
