@@ -76,7 +76,11 @@ SuiteArgument = Annotated[
     str, typer.Argument(metavar="SUITE", help="Name of the suite: a file in workflow/suites, without .yaml.")
 ]
 WeightsOption = Annotated[
-    Path, typer.Option("--weights", help="backbone.safetensors of a run, or a file written by rr import.")
+    Path,
+    typer.Option(
+        "--weights",
+        help="backbone.safetensors of a run, a file written by rr import, or the name of released weights.",
+    ),
 ]
 PreprocessingOption = Annotated[
     str | None,
@@ -413,7 +417,11 @@ def import_(
 @app.command()
 def export(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="backbone.safetensors of a run, or a file written by rr import.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="backbone.safetensors of a run, a file written by rr import, or the name of released weights.",
+        ),
     ],
     format: FormatOption,
     output: Annotated[Path, typer.Option("--output", help="File to write.")],

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Publish the results of a grid as a folder of small files, and check such a folder without training.
 #
-#   workflow/results.sh publish PACK          copy records, metrics, predictions, weights and pictures of the grid to PACK
+#   workflow/results.sh publish PACK          copy the records, metrics, predictions, weights and images of the grid
 #   workflow/results.sh check PACK [FOLDER]   compare the files of PACK with their records, and write their report
 #
 # The images and features are not copied, because they are large and can be computed again. `check` works in FOLDER (by
