@@ -403,18 +403,19 @@ def run_plan(
 
 
 def run_verify(
-    recompute: bool, device: str, params_file: Path
+    recompute: bool, allow_missing: bool, device: str, params_file: Path
 ) -> tuple[list[tuple[grid.StageRun, list[str]]], str | None]:
     """Compare every artifact of the grid with its record.
 
-    If `recompute` is true, the last epoch of a random pretraining run is also repeated, on `device`.
+    If `recompute` is true, the last epoch of a random pretraining run is also repeated, on `device`. With
+    `allow_missing`, a missing record, input or output is no mismatch.
 
     Returns:
         Each run with a message for each mismatch, and a message about the repeated epoch. No epoch is repeated if any
         artifact does not match.
     """
     params = load_params(params_file)
-    checked_runs = check_grid(params)
+    checked_runs = check_grid(params, allow_missing=allow_missing)
     if not recompute or any(messages for _, messages in checked_runs):
         return checked_runs, None
     return checked_runs, _recompute_random_run(params, acquire_device(device))
