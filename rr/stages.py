@@ -199,9 +199,14 @@ def run_convert(dataset: str, params_file: Path) -> str:
         _check_grid(find_grid_problems(params), params_file)
     run = grid.make_convert_run(params, dataset)
     with record_run(run) as recorder:
-        from rr.convert import convert
+        import PIL
 
-        recorder.facts = convert(files.images, config, files.betons, files.index, threads=params.threads)
+        from rr.convert import convert
+        from rr.data.converted_parts import ConvertedParts
+
+        parts = ConvertedParts(files.parts_dir, recorder.fingerprint(pillow=PIL.__version__))
+        recorder.facts = convert(files.images, config, files.betons, files.index, parts, threads=params.threads)
+    parts.delete()  # they are needed until all outputs and their record have been written
     _register_with_engines(run, params_file)
     size = f"{config.image_size} x {config.image_size} pixels"
     if config.stored_size:
