@@ -106,7 +106,7 @@ class ConvertedParts:
         digest, content = bytes(content[:_DIGEST_SIZE]), content[_DIGEST_SIZE:]
         if digest != hashlib.sha256(content).digest():
             return []
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        with np.load(io.BytesIO(content)) as file:
             if str(file["fingerprint"]) != self._fingerprint:
                 return []
             arrays = {name: file[name] for name in ("shapes", "sizes", "data", "sha256", "histogram")}
