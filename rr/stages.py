@@ -109,13 +109,17 @@ def run_init_images(
     raw_file = RawFile(files.images)
     median_side, num_images = facts["sizes"]["median_shorter_side"], len(raw_file.labels)
     is_test = raw_file.splits == "test"
+    image_size, stored_size = init.choose_image_size(median_side), init.choose_stored_size(median_side, num_images)
+    hint, defined = "", params.datasets[name]
     if is_new:
-        stored_size = init.choose_stored_size(median_side, num_images)
-        text = init.add_dataset(text, name, source, init.choose_image_size(median_side), stored_size)
+        text = init.add_dataset(text, name, source, image_size, stored_size)
+    elif (defined.image_size, defined.stored_size) != (image_size, stored_size):
+        sizes = f"image_size: {image_size}" + (f" and stored_size: {stored_size}" if stored_size else "")
+        hint = f"\nthe sizes that {params_file} defines are kept; for a new dataset, rr init would write {sizes}"
     text = init.add_grid(text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test])
     init.write_params(params_file, text)
     _register_with_engines(run, params_file)
-    return f"{files.images}: {describe(facts)}\n{init.describe_grid(load_params(params_file), name)}"
+    return f"{files.images}: {describe(facts)}\n{init.describe_grid(load_params(params_file), name)}{hint}"
 
 
 def check_can_run(params_file: Path) -> None:

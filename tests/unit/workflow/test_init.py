@@ -170,6 +170,18 @@ def test_folder_of_heic_files_says_what_to_do(params_file: Path, rr: RunRr) -> N
     )
 
 
+def test_sizes_that_a_user_has_defined_are_kept(params_file: Path, rr: RunRr) -> None:
+    save_images(Path("birds"), {"": 12}, (400, 300))
+    text = params_file.read_text()
+    entry = "\ndatasets:\n  birds:\n    source: {kind: imagefolder, path: birds}\n    image_size: 64\n"
+    params_file.write_text(text.replace("\ndatasets:\n", entry))
+    assert rr("init", "birds").out.splitlines()[-1] == (
+        "the sizes that params.yaml defines are kept; for a new dataset, rr init would write image_size: 128 and "
+        "stored_size: 256"
+    )
+    assert load_params(params_file).datasets["birds"].image_size == 64
+
+
 def test_options_do_not_change_a_dataset_that_is_defined(params_file: Path, rr: RunRr) -> None:
     save_tree(Path("birds"), {"a": 15, "b": 15})
     text = params_file.read_text()
