@@ -46,7 +46,7 @@ KINDS = {
     "small class": "training images",
     "class without test images": "training images",
 }
-_EXCLUDED = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image")
+EXCLUDED_KINDS = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image")
 _MAX_USUAL_FRACTION = 0.05  # of near and mirrored duplicates
 _BATCH_SIZE = 64  # images whose features are computed together
 _FEATURE_BLOCK = 1024  # images whose similarities to all others are computed together
@@ -109,7 +109,9 @@ def check(
     findings.sort(key=lambda finding: order.index(finding.kind))
 
     excluded = exclude.read_list(current_exclude) if current_exclude else []
-    rows = sorted({finding.image for finding in findings if finding.kind in _EXCLUDED and finding.image is not None})
+    rows = sorted(
+        {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
+    )
     excluded += [names[row] for row in rows]
     exclude.write_list(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:
@@ -123,9 +125,16 @@ def check(
         "in the training split",
         *_describe_findings(findings, raw_file),
         *_warn_of_false_findings(findings, len(names)),
-        f"all findings: {files.findings}" + (f"; some of them as images: {files.sheet}" if shown else ""),
-        f"images to exclude: {files.exclude} ({len(excluded):,})",
     ]
+    if findings:
+        sheet = f"; some of them as images: {files.sheet}" if shown else ""
+        lines.append(f"all findings: {files.findings}{sheet}")
+    else:
+        lines.append("no findings")
+    if rows:
+        lines.append(f"images to exclude: {files.exclude} ({len(excluded):,})")
+    else:
+        lines.append("no further images to exclude" if excluded else "no images to exclude")
     facts = {
         "images": len(names),
         "test_images": int(is_test.sum()),

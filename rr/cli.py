@@ -119,6 +119,12 @@ def init(
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the dataset. By default, the name of the folder or file.")
     ] = None,
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="Use all images without labels. By default, folders may be classes.")
+    ] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read. By default, stop.")
+    ] = False,
     run: Annotated[bool, typer.Option("--run", help="Also train on the images and write the report.")] = False,
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
@@ -126,14 +132,17 @@ def init(
     from rr import stages
 
     if images is None:
-        if name or run:
-            raise UserError("--name and --run need a folder of images: rr init IMAGES")
+        if name or run or no_labels or skip_unreadable:
+            raise UserError("the options of rr init need a folder of images: rr init IMAGES")
         print(stages.run_init())
         return
     if run:
         stages.check_can_run(params)
     with Progress("init"):
-        print(stages.run_init_images(images, name, params))
+        message = stages.run_init_images(
+            images, name, params, use_labels=not no_labels, skip_unreadable=skip_unreadable
+        )
+        print(message)
     if run:
         print(stages.run_pipeline())
 

@@ -2,17 +2,19 @@
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from rr.data import beton, raw
+from rr.data.converted_parts import ConvertedImage, ConvertedParts
 from rr.data.index import Preprocessing, write_index
 from rr.errors import UserError
 from rr.params import DatasetConfig
@@ -23,23 +25,21 @@ from rr.runtime.progress import Progress
 _MIN_STD = 0.001
 
 
-class _ConvertedImage(NamedTuple):
-    """An image to store, the SHA-256 of its pixels, and the number of pixels of each value, int64 (3, 256)."""
-
-    image: np.ndarray | beton.StoredImage
-    sha256: str
-    histogram: np.ndarray
-
-
 def convert(
-    raw_path: Path, dataset: DatasetConfig, beton_paths: dict[str, Path], index_path: Path, *, threads: int
+    raw_path: Path,
+    dataset: DatasetConfig,
+    beton_paths: dict[str, Path],
+    index_path: Path,
+    parts: ConvertedParts,
+    *,
+    threads: int,
 ) -> dict[str, Any]:
     """Convert a raw file to betons and an index; return facts for the record.
 
-    The files are byte-identical on every run, for any number of threads. The index holds one row per image: `index`
-    (its row in the raw file, which the betons store too), `split`, `label`, `class`, and `sha256` of its resized pixels
-    (before they are encoded as JPEG). It also holds the preprocessing, with the mean and std of the dataset or, if it
-    has none, those of the resized training images.
+    The files are byte-identical on every run, for any number of threads, also after interruptions. The index holds one
+    row per image: `index` (its row in the raw file, which the betons store too), `split`, `label`, `class`, and
+    `sha256` of its resized pixels (before they are encoded as JPEG). It also holds the preprocessing, with the mean and
+    std of the dataset or, if it has none, those of the resized training images.
 
     Memory use does not depend on the number of images, except for about two kilobytes for each image.
 
@@ -48,6 +48,7 @@ def convert(
         dataset: the section of the dataset in params.yaml.
         beton_paths: path of the beton to write for each split.
         index_path: path of the index to write.
+        parts: images that an interrupted conversion has converted. The caller deletes them when the outputs are safe.
         threads: number of threads that decode, resize and encode images.
 
     Returns:
@@ -63,19 +64,31 @@ def convert(
         encoded_images = raw_file.iter_images()
         convert_image = partial(_convert_image, raw_path=raw_path, dataset=dataset)
 
-        def iter_images(split: str, count: int) -> Iterator[Any]:
-            for converted in map_ordered(convert_image, islice(encoded_images, count), threads):
-                hashes.append(converted.sha256)
-                if split == "train":
-                    np.add(histogram, converted.histogram, out=histogram)
+        def convert_rest(split: str, count: int, num_kept: int) -> Iterator[ConvertedImage]:
+            if num_kept:
+                progress.skip(num_kept)
+                print(f"convert: continuing after {num_kept:,} {split} images", file=sys.stderr)
+            next(islice(encoded_images, num_kept, num_kept), None)  # read, but do not decode
+            for converted in map_ordered(convert_image, islice(encoded_images, count - num_kept), threads):
                 progress.advance(1)
-                yield converted.image
+                yield converted
+
+        def iter_images(split: str, count: int) -> Iterator[Any]:
+            for image, sha256, part in parts.resume(split, partial(convert_rest, split, count)):
+                hashes.append(sha256)
+                if split == "train":
+                    np.add(histogram, part, out=histogram)
+                is_square = dataset.stored_size is None
+                yield np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3) if is_square else image
 
         for split in raw.SPLITS:
             rows = np.flatnonzero(raw_file.splits == split)
             with atomic_write(beton_paths[split]) as temporary:
                 images = iter_images(split, len(rows))
                 _write_beton(temporary, images, raw_file.labels[rows], rows, dataset.stored_size)
+                # The writer does not ask for more images than it needs. If all were kept, those in the raw file are
+                # skipped here.
+                next(images, None)
     mean, std = (dataset.mean, dataset.std) if dataset.mean and dataset.std else mean_and_std(histogram)
     preprocessing = Preprocessing(dataset.image_size, mean, std, dataset.stored_size)
     write_index(index_path, raw_file.splits, raw_file.labels, hashes, raw_file.class_names, preprocessing)
@@ -86,7 +99,7 @@ def convert(
     }
 
 
-def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetConfig) -> _ConvertedImage:
+def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetConfig) -> ConvertedImage:
     """Decode, resize and, if it is a photograph, encode an image, given by its name and its encoded bytes."""
     name, data = image
     try:
@@ -96,7 +109,7 @@ def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetCon
             pixels = raw.decode_photograph(data, dataset.stored_size)
     except ValueError as error:
         raise UserError(f"{raw_path}: {name} cannot be decoded ({error}): run rr fetch again") from error
-    stored: np.ndarray | beton.StoredImage = pixels
+    stored = beton.encode_raw(pixels)
     if dataset.stored_size is not None:
         stored = beton.encode_photograph(pixels, dataset.quality)
         limit = beton.max_photograph_bytes(dataset.stored_size)
@@ -107,7 +120,7 @@ def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetCon
                 "stored_size of the dataset in params.yaml"
             )
     histogram = np.array(Image.fromarray(pixels).histogram(), np.int64).reshape(3, 256)
-    return _ConvertedImage(stored, hashlib.sha256(pixels.tobytes()).hexdigest(), histogram)
+    return ConvertedImage(stored, hashlib.sha256(pixels.tobytes()).hexdigest(), histogram)
 
 
 def _write_beton(

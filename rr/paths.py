@@ -45,6 +45,11 @@ class DatasetPaths:
         return {split: self.beton_dir / f"{split}.beton" for split in ("train", "test")}
 
     @property
+    def parts_dir(self) -> Path:
+        """Folder of the images that an unfinished conversion has converted. They are not outputs of a stage."""
+        return Path("data/unfinished", self.name)
+
+    @property
     def check_dir(self) -> Path:
         """Folder of the files that `rr check` writes, which are not outputs of a stage."""
         return Path("data/check", self.name)

@@ -4,6 +4,7 @@ A project contains the parameters, the pipeline files of both engines, the suite
 that the engines notice when another version of it is installed.
 """
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ PROJECT_FILES = PACKAGE / "project" if (PACKAGE / "project").is_dir() else PACKA
 _FILES = ("params.yaml", "dvc.yaml", "Snakefile", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 _FOLDERS = ("workflow/extensions", "workflow/profiles", "workflow/report", "workflow/rules", "workflow/suites")
 _LINKS = {"rr": PACKAGE, "profiles": Path("workflow/profiles")}  # Snakemake looks for profiles next to the Snakefile
+_OWN_IMAGES = re.compile(r"^ *source: \{kind: (imagefolder|parquet),", re.MULTILINE)
 _LINKED_CODE = "\n# The installed package, linked by `rr init`.\n/rr\n"
 
 
@@ -43,13 +45,22 @@ def create_project(folder: Path) -> None:
         target = folder / file
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            text = (PROJECT_FILES / file).read_text(encoding="utf-8")
+            text = _read_template(file, git)
             write_text(target, text + _LINKED_CODE if file == Path(".gitignore") else text)
     for name, destination in _LINKS.items():
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(destination)
     if subprocess.run([git, "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
         subprocess.run([git, "init", "--quiet"], cwd=folder, check=True)
+
+
+def _read_template(file: Path, git: str) -> str:
+    """Return the text of a project file. If `rr init` has added images to a clone, return the committed params.yaml."""
+    text = (PROJECT_FILES / file).read_text(encoding="utf-8")
+    if file == Path("params.yaml") and is_checkout() and _OWN_IMAGES.search(text):
+        committed = subprocess.run([git, "show", f"HEAD:./{file}"], cwd=PROJECT_FILES, capture_output=True, text=True)
+        return text if committed.returncode else committed.stdout
+    return text
 
 
 def _project_files() -> list[Path]:

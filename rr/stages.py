@@ -65,7 +65,9 @@ def run_init() -> str:
     return f"{Path.cwd()} is a project now: run the example with dvc repro, or snakemake --cores 8"
 
 
-def run_init_images(path: Path, name: str | None, params_file: Path) -> str:
+def run_init_images(
+    path: Path, name: str | None, params_file: Path, *, use_labels: bool = True, skip_unreadable: bool = False
+) -> str:
     """Fetch your own images, and add them to the parameter file as a dataset, with a grid that trains on them.
 
     The parameter file is changed only after all images have been read. A dataset that it defines already with the same
@@ -79,7 +81,13 @@ def run_init_images(path: Path, name: str | None, params_file: Path) -> str:
         create_project(Path.cwd())
     params, text = load_params(params_file), read_utf8(params_file)
     name = init.choose_name(path, name, params)
-    is_new, source = name not in params.datasets, init.make_source(path)
+    source = init.make_source(path, use_labels=use_labels, skip_unreadable=skip_unreadable)
+    is_new = name not in params.datasets
+    if not is_new and (skip_unreadable or not use_labels):
+        raise UserError(
+            f"--no-labels and --skip-unreadable are for new datasets, and {params_file} already defines {name}: set "
+            "`labels: none` or `on_unreadable: skip` in its source there, or choose another name with --name"
+        )
     if is_new:
         params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
     files = paths.DatasetPaths(name)
@@ -93,20 +101,27 @@ def run_init_images(path: Path, name: str | None, params_file: Path) -> str:
         if not is_new:
             raise
         raise UserError(
-            f"{error}\n{params_file} is unchanged. To set keys of the source, add this entry with the keys to its "
-            f"section `datasets`, and run the same command again:\n{init.describe_source(name, source)}"
+            f"{error}\n{params_file} is unchanged. rr init --no-labels uses all images without labels, and "
+            "--skip-unreadable leaves out those that cannot be read. To set other keys of the source, add this entry "
+            f"with the keys to its section `datasets`, and run the same command again:\n"
+            f"{init.describe_source(name, source)}"
         ) from error
     from rr.data.raw import RawFile
 
     raw_file = RawFile(files.images)
-    image_size = init.choose_image_size(facts["sizes"]["median_shorter_side"])
+    median_side, num_images = facts["sizes"]["median_shorter_side"], len(raw_file.labels)
     is_test = raw_file.splits == "test"
+    image_size, stored_size = init.choose_image_size(median_side), init.choose_stored_size(median_side, num_images)
+    hint, defined = "", params.datasets[name]
     if is_new:
-        text = init.add_dataset(text, name, source, image_size)
+        text = init.add_dataset(text, name, source, image_size, stored_size)
+    elif (defined.image_size, defined.stored_size) != (image_size, stored_size):
+        sizes = f"image_size: {image_size}" + (f" and stored_size: {stored_size}" if stored_size else "")
+        hint = f"\nthe sizes that {params_file} defines are kept; for a new dataset, rr init would write {sizes}"
     text = init.add_grid(text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test])
     init.write_params(params_file, text)
     _register_with_engines(run, params_file)
-    return f"{files.images}: {describe(facts)}\n{init.describe_grid(load_params(params_file), name)}"
+    return f"{files.images}: {describe(facts)}\n{init.describe_grid(load_params(params_file), name)}{hint}"
 
 
 def check_can_run(params_file: Path) -> None:
@@ -166,7 +181,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     config = lookup(load_params(params_file).datasets, dataset, "rr check")
     files = paths.DatasetPaths(dataset)
     record = load_record(files.raw_dir)
-    from rr.check import CheckFiles, check
+    from rr.check import EXCLUDED_KINDS, CheckFiles, check
     from rr.data.skipped_files import format_skipped
 
     extractor = None
@@ -180,10 +195,11 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     output = CheckFiles(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
     summary, facts = check(files.images, output, Path(current).expanduser() if current else None, extractor)
     lines = [summary, *format_skipped(record["skipped"])]
-    if current:
+    can_exclude = bool(facts["findings"].keys() & set(EXCLUDED_KINDS))
+    if can_exclude and current:
         copy = "" if Path(current) == output.exclude else f"copy the list to {current}, then "
         lines.append(f"to leave them out: {copy}run `rr fetch --dataset {dataset}`, then dvc repro")
-    elif isinstance(source, FolderSource | ParquetSource):
+    elif can_exclude and isinstance(source, FolderSource | ParquetSource):
         lines.append(
             f"to leave them out: add `exclude: {output.exclude}` to the source of {dataset} in {params_file}, "
             "then run dvc repro"
@@ -201,9 +217,14 @@ def run_convert(dataset: str, params_file: Path) -> str:
         _check_grid(find_grid_problems(params), params_file)
     run = grid.make_convert_run(params, dataset)
     with record_run(run) as recorder:
-        from rr.convert import convert
+        import PIL
 
-        recorder.facts = convert(files.images, config, files.betons, files.index, threads=params.threads)
+        from rr.convert import convert
+        from rr.data.converted_parts import ConvertedParts
+
+        parts = ConvertedParts(files.parts_dir, recorder.fingerprint(pillow=PIL.__version__))
+        recorder.facts = convert(files.images, config, files.betons, files.index, parts, threads=params.threads)
+    parts.delete()  # they are needed until all outputs and their record have been written
     _register_with_engines(run, params_file)
     size = f"{config.image_size} x {config.image_size} pixels"
     if config.stored_size:

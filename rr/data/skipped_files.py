@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal
 
 from rr.data import raw
-from rr.data.folder import DamagedFile, SkippedFile, file_suffix
+from rr.data.folder import UNSUPPORTED_FORMAT, DamagedFile, SkippedFile, file_suffix
 from rr.data.image_summary import ImageFacts, find_image_facts
 from rr.data.names import display_name
 from rr.errors import UserError
@@ -128,5 +128,7 @@ def format_skipped(counts: dict[str, dict[str, int]]) -> list[str]:
         frequent = sorted(by_suffix.items(), key=lambda item: (-item[1], item[0]))
         suffixes = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in frequent[:5]]
         suffixes += ["…"] if len(frequent) > 5 else []
-        lines.append(f"skipped {format_count(sum(by_suffix.values()), 'files')}: {reason} ({', '.join(suffixes)})")
+        remedy = "; convert photographs to JPEG to use them" if reason == UNSUPPORTED_FORMAT else ""
+        count = format_count(sum(by_suffix.values()), "files")
+        lines.append(f"skipped {count}: {reason} ({', '.join(suffixes)}){remedy}")
     return lines

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
+from rr.data.view_loader import ViewLoader
 from rr.evaluate.features import batch_size_for
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.relation_head import MIN_CALIBRATION_IMAGES, measure_calibration
@@ -18,7 +19,6 @@ from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import find_nearest, nearest_neighbors
 from rr.params import EmbeddingConfig
 from rr.runtime.image_grid import make_image_grid, render_text, stack_images
-from rr.views import make_views
 
 NUM_MAP_NEIGHBORS = 5  # of an image, in the map of the report
 _MAP_SIZE = 896  # pixels, at most the width of the report
@@ -125,8 +125,11 @@ def _compute_silhouette(normalized: np.ndarray, labels: np.ndarray) -> dict[str,
 def compute_tsne(normalized: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
     """Return the t-SNE coordinates of normalized features (N, D), float32 (N, 2).
 
-    The perplexity is at most a third of the number of the other images.
+    The perplexity is at most a third of the number of the other images. If all features are identical, as those of a
+    collapsed network can be, all coordinates are 0.
     """
+    if (normalized == normalized[0]).all():  # scikit-learn would divide by zero, and then crash
+        return np.zeros((len(normalized), 2), np.float32)
     from sklearn.manifold import TSNE
 
     perplexity = min(perplexity, (len(normalized) - 1) / 3)
@@ -190,14 +193,16 @@ def _extract_features_of_two_views(
 ) -> tuple[Tensor, Tensor]:
     """Return the features of two augmented views of each test image in `rows`, float32 (R, D) each."""
     backbone, dataset, test = inputs.load_backbone(), inputs.target.dataset, inputs.open_split("test")
+    # As in training, views of photographs are cropped from the photographs as they are stored.
+    loader = ViewLoader(
+        test, dataset, config.augmentation, num_views=2,
+        batch_size=batch_size_for(dataset.image_size, inputs.device), seed=inputs.seed, device=inputs.device,
+    )  # fmt: skip
     batches = []
     with torch.inference_mode():
-        for images, positions in test.batches(rows, batch_size_for(dataset.image_size, inputs.device)):
-            views = make_views(
-                images, test.index[positions], augmentation=config.augmentation, seed=inputs.seed, epoch=0,
-                num_views=2, mean=dataset.mean, std=dataset.std, device=inputs.device,
-            )  # fmt: skip
-            batches.append(backbone(views).float().view(2, len(positions), -1))
+        for batch in loader.iter_batches(0, rows):
+            views = loader.augment(*batch.inputs)
+            batches.append(backbone(views).float().view(2, len(batch.labels), -1))
     first, second = torch.cat(batches, 1)
     return first, second
 

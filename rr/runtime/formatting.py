@@ -1,4 +1,4 @@
-"""Format counts, rates, durations and plain-text tables, for messages and progress lines."""
+"""Format counts, sizes, rates, durations and plain-text tables, for messages and progress lines."""
 
 from collections.abc import Iterable, Sequence
 
@@ -24,6 +24,13 @@ def format_rate(rate: float, unit: str) -> str:
     seconds = 1 / rate
     duration = f"{seconds:.1f} s" if seconds < 9.95 else format_duration(seconds)
     return f"{duration}/{unit.removesuffix('s')}"
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in the largest suitable unit, e.g. "24 kB", "3.9 MB" or "1.90 GB"."""
+    if count >= 1e9:
+        return f"{count / 1e9:,.2f} GB"
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def format_count(count: int, unit: str, singular: str = "") -> str:

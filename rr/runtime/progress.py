@@ -118,6 +118,11 @@ class Progress:
         if count:
             self._add_sample(time.monotonic())
 
+    def skip(self, count: int) -> None:
+        """Add `count` units that an earlier process has done. They do not count for the rate."""
+        self.done += count
+        self._initial += count
+
     @property
     def rate(self) -> float | None:
         """Units per second, or None as long as there is too little data for an estimate."""

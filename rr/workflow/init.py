@@ -21,6 +21,8 @@ from rr.workflow.suites import add_methods, dump_yaml, make_yaml, set_axis
 MAX_VIEWS = 1_000_000
 _MAX_EPOCHS = 200  # as in the paper
 IMAGE_SIZES = (32, 64, 96, 128)
+_STORED_SIZES = (160, 256)  # 256 keeps the detail of small crops; images between 128 and 160 gain little
+_MAX_IMAGES_OF_LARGEST_SIZE = 100_000  # 3 GB as JPEG
 _BASE = "relational"
 _LABELED_PROTOCOLS = ("linear", "knn", "retrieval")
 _UNLABELED_PROTOCOLS = ("embedding",)  # of images that these three cannot evaluate
@@ -37,6 +39,16 @@ class Settings(NamedTuple):
 def choose_image_size(median_side: int) -> int:
     """Return the largest of 32, 64, 96 and 128 that is at most the median of the images' shorter sides, or else 32."""
     return max((size for size in IMAGE_SIZES if size <= median_side), default=IMAGE_SIZES[0])
+
+
+def choose_stored_size(median_side: int, num_images: int) -> int | None:
+    """Return the size at which photographs are stored, or None if squares of the image size are stored instead.
+
+    This is the largest of 160 and 256 that is at most the median of the images' shorter sides, or 160 if there are more
+    than 100,000 images. Smaller images are stored as squares.
+    """
+    sizes = _STORED_SIZES if num_images <= _MAX_IMAGES_OF_LARGEST_SIZE else _STORED_SIZES[:1]
+    return max((size for size in sizes if size <= median_side), default=None)
 
 
 def choose_settings(num_images: int) -> Settings:
@@ -87,8 +99,13 @@ def check_folder(path: Path) -> None:
         )
 
 
-def make_source(path: Path) -> dict[str, str]:
+def make_source(path: Path, *, use_labels: bool = True, skip_unreadable: bool = False) -> dict[str, str]:
     """Return the `source` section for a folder of images, or for a Parquet file or a folder of them.
+
+    Args:
+        path: the folder or file.
+        use_labels: whether folders or a column may be labels.
+        skip_unreadable: whether to leave out images that cannot be read.
 
     Raises:
         UserError: if `path` is neither a folder nor a Parquet file.
@@ -102,10 +119,15 @@ def make_source(path: Path) -> dict[str, str]:
     else:
         has_images = bool(list_folder(expanded, image_kind()).files)
         kind = "imagefolder" if has_images or not any(expanded.rglob("*.parquet")) else "parquet"
-    return {"kind": kind, "path": str(path)}
+    source = {"kind": kind, "path": str(path)}
+    if not use_labels:
+        source["labels"] = "none"
+    if skip_unreadable:
+        source["on_unreadable"] = "skip"
+    return source
 
 
-def add_dataset(text: str, name: str, source: dict[str, str], image_size: int) -> str:
+def add_dataset(text: str, name: str, source: dict[str, str], image_size: int, stored_size: int | None = None) -> str:
     """Return the text of a parameter file with an additional dataset. Comments are kept."""
     yaml = make_yaml()
     params = yaml.load(text)
@@ -114,6 +136,10 @@ def add_dataset(text: str, name: str, source: dict[str, str], image_size: int) -
     value["source"].fa.set_flow_style()
     value["source"].update(source)
     value["image_size"] = image_size
+    if stored_size:
+        value["stored_size"] = stored_size
+        value.yaml_add_eol_comment("height and width of the views and of the images that are evaluated", "image_size")
+        value.yaml_add_eol_comment("shorter side of the stored photographs, from which they are cropped", "stored_size")
     params["datasets"].insert(0, name, value)  # at the end, it would follow the comment of the next section
     return dump_yaml(yaml, params)
 
@@ -183,10 +209,13 @@ def describe_grid(params: Params, name: str) -> str:
     """Return what `params.yaml` contains now and which commands come next, in a few lines."""
     method = _method_name(name)
     settings: Any = params.methods[method]
-    grid, size = params.grid[0], params.datasets[name].image_size
+    grid, dataset = params.grid[0], params.datasets[name]
+    size = f"{dataset.image_size} × {dataset.image_size} pixels"
+    if dataset.stored_size:
+        size += f", cropped from photographs with a shorter side of at most {dataset.stored_size} pixels"
     evaluations = f"evaluations: {', '.join(grid.protocol)}" if grid.target else "no evaluations: too few test images"
     return (
-        f"params.yaml: dataset {name} of {size} × {size} pixels; method {method} with {settings.views} views of each "
+        f"params.yaml: dataset {name} of {size}; method {method} with {settings.views} views of each "
         f"image, batches of {settings.batch_size} and {format_count(settings.epochs, 'epochs')}; {evaluations}\n"
         f"next: `rr check {name}` looks for duplicates and other faults; `dvc repro` trains and writes the report"
     )

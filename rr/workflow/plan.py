@@ -7,7 +7,7 @@ from typing import Any
 
 from rr import paths
 from rr.params import Params
-from rr.runtime.formatting import format_count, format_duration, format_table
+from rr.runtime.formatting import format_bytes, format_count, format_duration, format_table
 from rr.workflow import grid
 from rr.workflow.checks import KnownDataset, estimate_image_bytes, find_known_dataset, find_pretraining_problem
 from rr.workflow.claims import describe_required_seeds
@@ -168,8 +168,8 @@ def format_plan(plan: Plan) -> str:
         f"{_format_time(plan.seconds)} if run one after the other",
         f"not included in the time: {format_count(plan.extractions, 'feature extractions')} and "
         f"{format_count(plan.evaluations, 'evaluations')}",
-        f"disk space: about {plan.beton_bytes / 1e9:,.2f} GB for betons, about as much again for data/raw, and "
-        f"{plan.feature_bytes / 1e9:,.2f} GB for features",
+        f"disk space: about {format_bytes(plan.beton_bytes)} for betons, as much as the original files for data/raw, "
+        f"and {format_bytes(plan.feature_bytes)} for features",
     ]
     if plan.makespan:
         lines.append(f"longest run: {plan.longest_run}, {_format_time(plan.longest_seconds)}")
@@ -179,8 +179,9 @@ def format_plan(plan: Plan) -> str:
                 f"{_format_time(plan.makespan.lower_bound)} to {_format_time(plan.makespan.upper_bound)} in any order"
             )
         lines.append(
-            f"pretraining reads {plan.read_bytes / 1e9:,.2f} GB of pixels and writes {plan.written_bytes / 1e9:,.2f} "
-            f"GB of checkpoints, of which at most {plan.stored_bytes / 1e9:,.3f} GB exist at any time"
+            f"pretraining reads {format_bytes(plan.read_bytes)} of pixels and writes "
+            f"{format_bytes(plan.written_bytes)} of checkpoints, of which at most {format_bytes(plan.stored_bytes)} "
+            "exist at any time"
         )
     if plan.unknown_datasets:
         names = ", ".join(plan.unknown_datasets)

@@ -121,6 +121,14 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
     outcome = rr("check", "mine")
     assert {kind for kind, *_ in read_findings()} == {"unusual size", "long image"}
     assert (CHECK / "exclude.txt").read_text().splitlines() == excluded  # not only what this check has found
+    assert outcome.out.splitlines()[-3] == "no further images to exclude"
+    assert "to leave them out" not in outcome.out
+
+    # A fault that is new.
+    save(faulty_folder / "train/dog/black.png", np.zeros((213, 213, 3), np.uint8))
+    rr("fetch", "--dataset", "mine")
+    outcome = rr("check", "mine")
+    assert "images to exclude: data/check/mine/exclude.txt (5)" in outcome.out
     assert "to leave them out: run `rr fetch --dataset mine`, then dvc repro" in outcome.out
 
 
@@ -162,9 +170,10 @@ def test_clean_dataset_has_no_findings(project: Path, rr: RunRr) -> None:
         save(project / f"images/{number}.png", photo)
     add_dataset(project, SOURCE)
     assert "rr check" not in rr("fetch", "--dataset", "mine").out
-    assert rr("check", "mine").out.splitlines()[1:3] == [
+    assert rr("check", "mine").out.splitlines()[1:] == [
         "0 of 6 test images have an equal or nearly equal image in the training split",
-        "all findings: data/check/mine/findings.parquet",
+        "no findings",
+        "no images to exclude",
     ]
     assert read_findings() == set()
     assert not (CHECK / "findings.png").exists()

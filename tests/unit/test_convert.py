@@ -1,19 +1,28 @@
 """Tests of `rr convert`: photographs of any size, numbers of threads, computed mean and std, and error messages."""
 
+import errno
 import io
+import itertools
+import math
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import RunRr, write_params
+from own_images import save_tree
 from PIL import Image, ImageOps
 
 from rr.convert import convert, mean_and_std
 from rr.data import beton, raw
+from rr.data.converted_parts import ConvertedParts
 from rr.data.index import Preprocessing, read_class_names, read_preprocessing
 from rr.errors import UserError
 from rr.params import DatasetConfig, ShapesSource
+from rr.runtime.atomic import atomic_write
 
 SIZES = [(60, 40), (40, 60), (33, 33), (20, 90), (15, 10), (64, 48), (48, 48), (41, 100)]  # width, height
 SOURCE = ShapesSource(kind="shapes", train=10, test=10, seed=0)
@@ -41,11 +50,12 @@ def raw_path(tmp_path: Path) -> Path:
     return tmp_path / "images.parquet"
 
 
-def run(raw_path: Path, folder: Path, threads: int = 2, **keys: Any) -> dict[str, Any]:
-    folder.mkdir()
+def run(raw_path: Path, folder: Path, threads: int = 2, fingerprint: str = "", **keys: Any) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
     config = DatasetConfig(source=SOURCE, **({"image_size": 16} | keys))
     betons = {split: folder / f"{split}.beton" for split in raw.SPLITS}
-    return convert(raw_path, config, betons, folder / "index.parquet", threads=threads)
+    parts = ConvertedParts(folder / "parts", fingerprint)
+    return convert(raw_path, config, betons, folder / "index.parquet", parts, threads=threads)
 
 
 @pytest.mark.parametrize("keys", [{}, {"stored_size": 32}, {"stored_size": 32, "quality": "raw"}])
@@ -55,6 +65,93 @@ def test_any_number_of_threads_gives_the_same_bytes(raw_path: Path, tmp_path: Pa
     for name in ("train.beton", "test.beton", "index.parquet"):
         first, *others = ((tmp_path / str(threads) / name).read_bytes() for threads in (1, 2, 5))
         assert all(other == first for other in others)
+
+
+class Decoder:
+    """Counts the images that it decodes, and raises InterruptedError instead if there are more than `limit`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.limit = 0, math.inf
+        for name in ("decode_image", "decode_photograph"):
+            monkeypatch.setattr(raw, name, partial(self.decode, getattr(raw, name)))
+
+    def decode(self, original: Any, data: bytes, size: int) -> np.ndarray:
+        self.count += 1
+        if self.count > self.limit:
+            raise InterruptedError
+        return original(data, size)
+
+
+@pytest.fixture
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Decoder:
+    """Count decoded images, and let each part of a conversion end after three images."""
+    ticks = itertools.count()
+    monkeypatch.setattr("rr.data.converted_parts.time", SimpleNamespace(monotonic=lambda: 10 * next(ticks)))
+    return Decoder(monkeypatch)
+
+
+@pytest.mark.parametrize("keys", [{}, {"stored_size": 32}, {"stored_size": 32, "quality": "raw"}])
+@pytest.mark.parametrize("stop", [2, 10, 30])
+def test_interrupted_conversion_continues_to_the_same_bytes(
+    raw_path: Path, tmp_path: Path, keys: dict[str, Any], stop: int, decoder: Decoder, capsys: Any
+) -> None:
+    expected = run(raw_path, tmp_path / "x", **keys)
+    decoder.count, decoder.limit = 0, stop
+    with pytest.raises(InterruptedError):
+        run(raw_path, tmp_path / "y", 1, **keys)
+    decoder.count, decoder.limit = 0, math.inf
+    assert run(raw_path, tmp_path / "y", 1, **keys) == expected
+    assert decoder.count == {2: 32, 10: 32 - 9, 30: 32 - 24 - 6}[stop]
+    assert ("continuing after" in capsys.readouterr().err) == (stop > 2)
+    for name in ("train.beton", "test.beton", "index.parquet"):
+        assert (tmp_path / "y" / name).read_bytes() == (tmp_path / "x" / name).read_bytes()
+
+
+def test_command_continues_and_deletes_the_parts(project: Path, rr: RunRr, decoder: Decoder) -> None:
+    save_tree(project / "images", {"a": 20, "b": 20})
+    dataset = {"source": {"kind": "imagefolder", "path": "images"}, "image_size": 8}
+    write_params(project, lambda params: params.update(threads=1, datasets={"m": dataset} | params["datasets"]))
+    assert rr("fetch", "--dataset", "m").code == 0
+    decoder.count, decoder.limit = 0, 10
+    with pytest.raises(InterruptedError):
+        rr("convert", "--dataset", "m")
+    assert list((project / "data/unfinished/m").iterdir())
+    decoder.count, decoder.limit = 0, math.inf
+    outcome = rr("convert", "--dataset", "m")
+    assert (outcome.code, decoder.count) == (0, 31)
+    assert "convert: continuing after 9 train images\n" in outcome.err
+    assert list((project / "data/unfinished").iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["damage", "truncate", "fingerprint"])
+def test_damaged_and_foreign_parts_are_not_used(raw_path: Path, tmp_path: Path, change: str, decoder: Decoder) -> None:
+    expected = run(raw_path, tmp_path / "x")
+    parts = sorted((tmp_path / "x/parts").iterdir())
+    assert [part.name for part in parts[:2]] == ["test-000000.npz", "test-000001.npz"]
+    content = (tmp_path / "x/parts/train-000001.npz").read_bytes()
+    if change == "damage":
+        content = content[:900] + bytes([content[900] ^ 1]) + content[901:]
+    if change == "truncate":
+        content = content[:900]
+    (tmp_path / "x/parts/train-000001.npz").write_bytes(content)
+    decoder.count = 0
+    assert run(raw_path, tmp_path / "x", 1, "other" if change == "fingerprint" else "") == expected
+    assert decoder.count == (32 if change == "fingerprint" else 32 - 3 - 6)
+
+
+def test_parts_that_cannot_be_written_are_given_up(
+    raw_path: Path, tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(raw_path, tmp_path / "x")
+
+    def fail(path: Path) -> None:
+        if path.name == "train-000002.npz":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return atomic_write(path)
+
+    monkeypatch.setattr("rr.data.converted_parts.atomic_write", fail)
+    assert run(raw_path, tmp_path / "y") == expected
+    assert not (tmp_path / "y/parts").exists()
 
 
 def test_squares_are_stored_as_before(raw_path: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, copy_project
 
 from rr.errors import UserError
 from rr.project import PACKAGE, create_project
@@ -28,6 +28,18 @@ def test_new_project_has_the_files_of_a_clone(tmp_path: Path) -> None:
         files = {name for name in tracked if name.startswith(f"workflow/{folder}/")}
         assert files
         assert files <= list_tree(tmp_path)
+
+
+def test_images_that_were_added_to_a_clone_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone, project = tmp_path / "clone", tmp_path / "project"
+    copy_project(clone)
+    text = (clone / "params.yaml").read_text()
+    birds = "  birds:\n    source: {kind: imagefolder, path: birds}\n    image_size: 32\n"
+    (clone / "params.yaml").write_text(text.replace("\ndatasets:\n", f"\ndatasets:\n{birds}"))
+    monkeypatch.setattr("rr.project.PROJECT_FILES", clone)
+    project.mkdir()
+    create_project(project)
+    assert (project / "params.yaml").read_text() == text
 
 
 def test_git_ignores_the_link_to_the_code(tmp_path: Path) -> None:

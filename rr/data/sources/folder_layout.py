@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from rr.data.folder import FolderListing, file_suffix
+from rr.data.folder import UNSUPPORTED_FORMAT, FolderListing, file_suffix
 from rr.data.names import compose, display_name, format_names, path_to_text, printable
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role, split_words
 from rr.errors import UserError, format_alternatives
@@ -123,6 +123,7 @@ class _Tree:
         )
         texts = [
             f"{count:,} {display_name(suffix) or 'without suffix'}: {reason}"
+            + (", so convert photographs to JPEG to use them" if reason == UNSUPPORTED_FORMAT else "")
             for (reason, suffix), count in counts.most_common(3)
         ]
         return f" ({'; '.join(texts)})" if texts else ""

@@ -199,7 +199,7 @@ def test_fetch_prints_and_records_what_it_found(project: Path, rr: RunRr) -> Non
         "size of all images: 20 × 30 pixels",
         "found 10 test images with a copy in the training split, 1 image with copies in several classes, 20 images of "
         "a single color; rr check lists them",
-        "skipped 1 file: in a format that Pillow cannot read (.heic 1)",
+        "skipped 1 file: in a format that Pillow cannot read (.heic 1); convert photographs to JPEG to use them",
         "skipped 1 file: outside the splits that are used (.png 1)",
     ]
     record = json.loads((project / "data/raw/mine/run.json").read_text())

@@ -1,6 +1,7 @@
 """The embedding protocol: metrics of features compared with independent implementations, and the map."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 from torch.nn import functional as F
 
-from rr.data.beton import Beton, write
+from rr.data.beton import Beton, encode_photograph, write, write_photographs
 from rr.data.feature_file import SplitFeatures
+from rr.data.photographs import Photographs
 from rr.evaluate import embedding
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.relation_head import RelationHead
@@ -60,11 +62,17 @@ def compute_features(beton: Beton) -> torch.Tensor:
 
 
 def evaluate(
-    beton: Beton, labels: np.ndarray | None = None, head: RelationHead | None = None, **changes: object
+    beton: Beton,
+    labels: np.ndarray | None = None,
+    head: RelationHead | None = None,
+    features: np.ndarray | None = None,
+    stored_size: int | None = None,
+    **changes: object,
 ) -> ProtocolResult:
     labels = beton.labels if labels is None else labels
-    split = SplitFeatures(compute_features(beton).numpy(), labels, beton.index)
-    target = Target("mine", DATASET, dict.fromkeys(("train", "test"), beton.path), ["a", "b", "c"])
+    split = SplitFeatures(compute_features(beton).numpy() if features is None else features, labels, beton.index)
+    dataset = DATASET.model_copy(update={"stored_size": stored_size})
+    target = Target("mine", dataset, dict.fromkeys(("train", "test"), beton.path), ["a", "b", "c"])
     run = PretrainPaths("mine", "conv4", "random", 1)
     inputs = EvaluationInputs(split, split, target, run, seed=3, device="cpu", threads=1)
     vars(inputs)["load_backbone"] = ChannelMeans
@@ -80,6 +88,17 @@ def test_metrics_of_flipped_views(test_split: Beton) -> None:
     assert np.array_equal(result.rows, np.unique(result.rows))
     features = F.normalize(compute_features(test_split)[result.rows]).numpy()
     assert result.metrics["silhouette"] == pytest.approx(silhouette_score(features, test_split.labels[result.rows]))
+
+
+def test_views_of_photographs_are_cropped_from_the_whole_photograph(tmp_path: Path) -> None:
+    """The center of each photograph, which is evaluated, has one color, and its ends have others."""
+    pixels = np.full((16, 80, 3), 128, np.uint8)
+    pixels[:, :20], pixels[:, 60:] = (255, 0, 0), (0, 255, 0)
+    write_photographs(tmp_path / "test", [encode_photograph(pixels, "raw")] * 60, np.arange(60) % 3, np.arange(60), 16)
+    photos = Photographs(tmp_path / "test", 8, threads=1)
+    features = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    result = evaluate(photos, features=features, stored_size=16, augmentation=Augmentation(crop="resized"))
+    assert result.metrics["alignment"] > 0.1
 
 
 def test_silhouette_is_that_of_the_labeled_images(test_split: Beton) -> None:
@@ -121,6 +140,10 @@ def test_few_or_identical_images_have_a_map(test_split: Beton) -> None:
     assert result.metrics["rankme"] == pytest.approx(1)
     assert set(result.columns["cluster"]) == {0}
     assert np.isfinite(result.columns["x"]).all()
+
+
+def test_identical_features_have_a_map() -> None:
+    assert not embedding.compute_tsne(np.full((60, 2), 0.5, np.float32), 5.0, 0).any()
 
 
 def test_relation_head_is_calibrated(test_split: Beton) -> None:

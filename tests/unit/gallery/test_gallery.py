@@ -105,7 +105,7 @@ def test_embed_writes_the_features_of_evaluate(folder: Path, rr: RunRr) -> None:
     assert outcome.out.splitlines() == [
         "f.parquet: 6 images, 64 features",
         "skipped 2 files: hidden (.png 2)",
-        "skipped 1 file: in a format that Pillow cannot read (.pdf 1)",
+        "skipped 1 file: in a format that Pillow cannot read (.pdf 1); convert photographs to JPEG to use them",
         "skipped 1 file: not an image (.txt 1)",
     ]
     table = pq.read_table("f.parquet")

@@ -11,7 +11,7 @@ from PIL import Image
 from rr.params import load_params
 from rr.workflow import grid
 from rr.workflow.checks import find_grid_problems
-from rr.workflow.init import MAX_VIEWS, choose_image_size, choose_settings
+from rr.workflow.init import MAX_VIEWS, choose_image_size, choose_settings, choose_stored_size
 
 
 def save_images(root: Path, counts: dict[str, int], size: tuple[int, int]) -> Path:
@@ -30,6 +30,17 @@ def save_images(root: Path, counts: dict[str, int], size: tuple[int, int]) -> Pa
 )
 def test_image_size_is_at_most_the_median(side: int, expected: int) -> None:
     assert choose_image_size(side) == expected
+
+
+@pytest.mark.parametrize(
+    ("side", "num_images", "expected"),
+    [
+        (128, 100, None), (159, 100, None), (160, 100, 160), (255, 100, 160), (256, 100_000, 256), (256, 100_001, 160),
+        (4000, 500, 256), (4000, 500_000, 160), (100, 500_000, None),
+    ],
+)  # fmt: skip
+def test_stored_size_depends_on_the_number_and_size_of_images(side: int, num_images: int, expected: int | None) -> None:
+    assert choose_stored_size(side, num_images) == expected
 
 
 @pytest.mark.parametrize(
@@ -108,6 +119,77 @@ def test_unlabeled_folder(
     assert after.grid[0].method == [*methods, "relational-mine"]
     assert after.grid[0].protocol == (["embedding"] if target else [])
     assert find_grid_problems(after) == []
+
+
+def test_photographs_are_stored_at_a_size_of_their_own(params_file: Path, rr: RunRr) -> None:
+    before = params_file.read_text()
+    save_images(Path("photos"), {"": 12}, (400, 300))
+    outcome = rr("init", "photos")
+    assert outcome.code == 0, outcome.err
+    assert (
+        "dataset photos of 128 × 128 pixels, cropped from photographs with a shorter side of at most 256 pixels; method"
+        in outcome.out
+    )
+    after = load_params(params_file)
+    assert (after.datasets["photos"].image_size, after.datasets["photos"].stored_size) == (128, 256)
+    assert (
+        "    image_size: 128  # height and width of the views and of the images that are evaluated\n"
+        "    stored_size: 256 # shorter side of the stored photographs, from which they are cropped\n"
+    ) in params_file.read_text()
+    assert params_file.read_text().count("#") == before.count("#") + 6
+    assert find_grid_problems(after) == []
+
+
+def test_folders_that_are_no_classes(params_file: Path, rr: RunRr) -> None:
+    """Photographs in folders by year, with one next to them and a damaged one: two options, no editing."""
+    root = save_tree(Path("photos"), {"2019": 14, "2020": 14, "": 1})
+    (root / "2019/damaged.jpg").write_bytes(b"x")
+    text = params_file.read_text()
+    outcome = rr("init", "photos")
+    assert (outcome.code, params_file.read_text()) == (2, text)
+    assert "rr init --no-labels uses all images without labels" in outcome.err
+    outcome = rr("init", "photos", "--no-labels")
+    assert (outcome.code, params_file.read_text()) == (2, text)
+    assert "--skip-unreadable leaves out those that cannot be read" in outcome.err
+    outcome = rr("init", "photos", "--no-labels", "--skip-unreadable")
+    assert outcome.code == 0, outcome.err
+    assert "skipped 1 file" in outcome.out
+    params = load_params(params_file)
+    source = params.datasets["photos"].source
+    assert (source.labels, source.on_unreadable, params.grid[0].protocol) == ("none", "skip", ["embedding"])
+
+
+def test_folder_of_heic_files_says_what_to_do(params_file: Path, rr: RunRr) -> None:
+    Path("phone").mkdir()
+    Path("phone/IMG_0001.HEIC").write_bytes(b"x")
+    outcome = rr("init", "phone")
+    assert outcome.code == 2
+    assert outcome.err.startswith(
+        "rr: phone has no images (1 .heic: in a format that Pillow cannot read, so convert photographs to JPEG to use "
+        "them): "
+    )
+
+
+def test_sizes_that_a_user_has_defined_are_kept(params_file: Path, rr: RunRr) -> None:
+    save_images(Path("birds"), {"": 12}, (400, 300))
+    text = params_file.read_text()
+    entry = "\ndatasets:\n  birds:\n    source: {kind: imagefolder, path: birds}\n    image_size: 64\n"
+    params_file.write_text(text.replace("\ndatasets:\n", entry))
+    assert rr("init", "birds").out.splitlines()[-1] == (
+        "the sizes that params.yaml defines are kept; for a new dataset, rr init would write image_size: 128 and "
+        "stored_size: 256"
+    )
+    assert load_params(params_file).datasets["birds"].image_size == 64
+
+
+def test_options_do_not_change_a_dataset_that_is_defined(params_file: Path, rr: RunRr) -> None:
+    save_tree(Path("birds"), {"a": 15, "b": 15})
+    text = params_file.read_text()
+    entry = "\ndatasets:\n  birds:\n    source: {kind: imagefolder, path: birds}\n    image_size: 32\n"
+    params_file.write_text(text.replace("\ndatasets:\n", entry))
+    outcome = rr("init", "birds", "--no-labels")
+    assert outcome.code == 2
+    assert "params.yaml already defines birds: set `labels: none`" in outcome.err
 
 
 def test_datasets_with_and_without_labels_in_turn(params_file: Path, rr: RunRr) -> None:
@@ -203,7 +285,7 @@ def test_project_is_created_in_an_empty_folder(tmp_path: Path, monkeypatch: pyte
 
 def test_name_without_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
     monkeypatch.chdir(tmp_path)
-    assert rr("init", "--name", "birds").err == "rr: --name and --run need a folder of images: rr init IMAGES\n"
+    assert rr("init", "--name", "birds").err == "rr: the options of rr init need a folder of images: rr init IMAGES\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,120 @@
+"""Keep the images that `rr convert` has converted, so that it can continue after an interruption.
+
+The images are kept in parts: files that are complete or missing. No stage declares them as outputs.
+"""
+
+import hashlib
+import io
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rr.data.beton import StoredImage
+from rr.runtime.atomic import atomic_write
+
+# A part ends after this many bytes or seconds, so a short conversion of small images writes none.
+_MAX_BYTES, _MAX_SECONDS = 1 << 25, 30.0
+_DIGEST_SIZE = hashlib.sha256().digest_size
+
+
+class ConvertedImage(NamedTuple):
+    """An image to store, the SHA-256 of its pixels, and the number of pixels of each value, int64 (3, 256)."""
+
+    image: StoredImage
+    sha256: str
+    histogram: np.ndarray
+
+
+class ConvertedParts:
+    """The parts of an unfinished conversion.
+
+    Args:
+        folder: folder of the parts. It may be missing.
+        fingerprint: hash of everything that determines the converted images. Parts with another one are not used.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self._folder, self._fingerprint = folder, fingerprint
+        self._is_keeping = True
+
+    def resume(self, split: str, convert: Callable[[int], Iterable[ConvertedImage]]) -> Iterator[ConvertedImage]:
+        """Yield the kept images of a split, then those that `convert` returns for their number, and keep these too.
+
+        Only sums of the histograms are kept: the first image of a part has that of the whole part, the others zeros.
+        """
+        num_kept = 0
+        for number in count():
+            part = self._read(split, number)
+            if not part:
+                break
+            num_kept += len(part)
+            yield from part
+        histogram = np.zeros((3, 256), np.int64)
+        part, size, start = [], 0, time.monotonic()
+        for image in convert(num_kept):
+            if self._is_keeping:
+                part.append(image._replace(histogram=histogram))
+                histogram += image.histogram
+                size += len(image.image.data)
+                if size >= _MAX_BYTES or time.monotonic() - start >= _MAX_SECONDS:
+                    self._write(split, number, part)
+                    histogram = np.zeros_like(histogram)
+                    part, size, start, number = [], 0, time.monotonic(), number + 1
+            yield image
+
+    def delete(self) -> None:
+        """Delete all parts."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, split: str, number: int) -> Path:
+        return self._folder / f"{split}-{number:06}.npz"
+
+    def _write(self, split: str, number: int, part: list[ConvertedImage]) -> None:
+        """Write a part, whose images share one histogram.
+
+        If this is not possible, delete all parts and keep no others: the disk may be almost full.
+        """
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            fingerprint=np.array(self._fingerprint),
+            shapes=np.array([image[:3] for image, _, _ in part], np.int64),
+            sizes=np.array([len(image.data) for image, _, _ in part], np.int64),
+            data=np.frombuffer(b"".join(image.data for image, _, _ in part), np.uint8),
+            sha256=np.array([sha256 for _, sha256, _ in part]),
+            histogram=part[0].histogram,
+        )
+        try:
+            with atomic_write(self._path(split, number)) as temporary, open(temporary, "wb") as file:
+                file.write(hashlib.sha256(buffer.getbuffer()).digest())
+                file.write(buffer.getbuffer())
+        except OSError:
+            self._is_keeping = False
+            self.delete()
+
+    def _read(self, split: str, number: int) -> list[ConvertedImage]:
+        """Return the images of a part; none if it is missing, damaged or has another fingerprint."""
+        try:
+            content = memoryview(self._path(split, number).read_bytes())
+        except FileNotFoundError:
+            return []
+        digest, content = bytes(content[:_DIGEST_SIZE]), content[_DIGEST_SIZE:]
+        if digest != hashlib.sha256(content).digest():
+            return []
+        with np.load(io.BytesIO(content)) as file:
+            if str(file["fingerprint"]) != self._fingerprint:
+                return []
+            arrays = {name: file[name] for name in ("shapes", "sizes", "data", "sha256", "histogram")}
+        data, ends = memoryview(arrays["data"]), np.cumsum(arrays["sizes"]).tolist()
+        histograms = [arrays["histogram"], *[np.zeros_like(arrays["histogram"])] * (len(ends) - 1)]
+        return [
+            ConvertedImage(StoredImage(mode, height, width, data[end - size : end]), str(sha256), histogram)
+            for (mode, height, width), size, end, sha256, histogram in zip(
+                arrays["shapes"].tolist(), arrays["sizes"].tolist(), ends, arrays["sha256"], histograms, strict=True
+            )
+        ]
