@@ -119,7 +119,7 @@ def _save_state_dict(model: ExportedModel, target: Path) -> None:
 
 
 def _load_state_dict(backbone: Backbone, source: Path) -> Forward:
-    loaded = backbones.build(backbone.name, backbone.image_size)
+    loaded = backbones.build(backbone.name, backbone.image_size, backbone.config)
     loaded.load_state_dict(torch.load(source, weights_only=True))
     return loaded.eval()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +41,7 @@ def retrieve(
     dataset: Preprocessing | None,
     on_unreadable: UnreadablePolicy,
     device: str,
+    as_json: bool = False,
 ) -> str:
     """Find the images in `folder` that are most similar to each query image; return a table for each query as text.
 
@@ -56,6 +60,7 @@ def retrieve(
         on_unreadable: "raise" to raise an error for unreadable images of the gallery, or "skip" to skip them. In both
             cases, the index keeps the features of all other images.
         device: "auto", "cpu", "cuda" or "cuda:<number>".
+        as_json: whether to return JSON instead of text.
 
     Raises:
         UserError: if a query image cannot be read, if `page_path` or `index_path` would overwrite another file, if the
@@ -91,6 +96,17 @@ def retrieve(
 
         score = "probability that both show the same thing" if scorer else "cosine similarity of their features"
         write_text(page_path, render_page(results, f"the {score}"))
+    if as_json:
+        facts = {
+            "queries": [{"query": str(result.query), "hits": list(map(_hit_facts, result.hits))} for result in results],
+            "calibration": scorer.description if scorer else None,
+            "images": len(gallery.images),
+            "embedded": num_embedded,
+            "skipped": skipped.counts,
+            "index": str(index_path),
+            "page": str(page_path) if page_path else None,
+        }
+        return json.dumps(facts, indent=1)
     summary = (
         f"{seconds:.3f} s to search {len(gallery.images):,} images for {len(queries):,} "
         f"{'query' if len(queries) == 1 else 'queries'}; index {index_path}: {num_embedded:,} embedded"
@@ -148,6 +164,17 @@ def _find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list
         candidates = rows_by_time[info.st_size, info.st_mtime_ns]
         own_rows.append([row for row in candidates if os.path.samefile(query, images[row].path)])
     return own_rows
+
+
+def _hit_facts(hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON values. `path` is relative to the searched folder."""
+    return {
+        "rank": hit.rank,
+        "path": hit.image.name,
+        "similarity": hit.similarity,
+        "probability": hit.probability,
+        "percentile": None if math.isnan(hit.percentile) else hit.percentile,
+    }
 
 
 def _format_result(result: QueryResult) -> str:

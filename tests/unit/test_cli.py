@@ -231,3 +231,26 @@ def test_tests_have_no_network(in_process: bool) -> None:
     else:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "tests must not use the network" in done.stderr
+
+
+@pytest.mark.slow
+def test_stages_print_their_record_or_metrics_as_json(project: Path, rr: RunRr) -> None:
+    run = ("--dataset", "shapes", "--backbone", "conv4", "--method", "random", "--seed", "1")
+    target = ("--target", "shapes")
+    folders = {
+        ("fetch", "--dataset", "shapes"): "data/raw/shapes/run.json",
+        ("convert", "--dataset", "shapes"): "data/beton/shapes/run.json",
+        ("pretrain", *run): "runs/pretrain/shapes/conv4/random/1/run.json",
+        ("extract", *run, *target): "runs/features/shapes/conv4/random/1/shapes/run.json",
+        ("evaluate", *run, *target, "--protocol", "knn"): "runs/evaluate/shapes/conv4/random/1/shapes/knn/metrics.json",
+    }
+    for command, file in folders.items():
+        outcome = rr(*command, "--json")
+        assert outcome.code == 0, outcome.err
+        assert json.loads(outcome.out) == json.loads(Path(file).read_text())
+
+
+def test_suites_are_listed_as_json(params_file: Path, rr: RunRr) -> None:
+    suites = json.loads(rr("suite", "list", "--json").out)
+    assert [f"{name:<20} {sentence}" for name, sentence in suites.items()] == rr("suite", "list").out.splitlines()
+    assert "cifar" in suites
