@@ -145,7 +145,7 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
         (lambda state: {"optimizer": {0: torch.ones(1)}}, "does not contain a state dict"),
-        (lambda state: {"a.b": torch.ones(1)}, "conv1.weight is missing; give the --backbone .* The file contains a.b$"),
+        (lambda state: {"a.b": torch.ones(1)}, "conv1.weight is missing; give the --backbone .* contains a.b$"),
         (lambda state: {}, "does not contain a state dict"),
     ],
 )
