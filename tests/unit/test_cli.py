@@ -77,6 +77,23 @@ def test_mistyped_words_get_a_suggestion(rr: RunRr, arguments: tuple[str, ...], 
     assert hint in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"), [("rr retr", "retrieve"), ("rr suite sh", "show"), ("rr fetch --j", "--json")]
+)
+def test_shell_completion(project: Path, words: str, expected: str) -> None:
+    variables = {"_RR_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    program = Path(sys.executable).with_name("rr")
+    done = subprocess.run([program], capture_output=True, text=True, env=os.environ | variables)
+    assert done.stdout.split() == [expected]
+
+
+@pytest.mark.parametrize("group", [(), ("suite",)])
+def test_lines_of_the_list_of_commands_are_not_cut(rr: RunRr, group: tuple[str, ...]) -> None:
+    lines = rr(*group, "--help").out.split("Commands:")[1].splitlines()
+    assert len(lines) > 3
+    assert not [line for line in lines if line.rstrip().endswith(("...", "…"))]
+
+
 @pytest.mark.slow
 def test_bench_runs_the_requested_part(project: Path, rr: RunRr) -> None:
     assert rr("bench", "loadr").err.startswith("rr: ")
