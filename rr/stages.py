@@ -513,12 +513,14 @@ def _make_job(
 
 
 def _matches_record(run: grid.StageRun) -> bool:
-    """Return whether DVC has started this process for a run that matches its record.
+    """Return whether DVC has started this process for a run that matches its record and need not be repeated.
 
-    For DVC, a run depends on the whole folder of extensions, and a pretraining on the whole section `backbones`. A run
-    that their change does not affect is not repeated.
+    For DVC, a run depends on the whole folder of extensions, and a pretraining on the whole section `backbones`. Their
+    changes need not affect the run. Without extensions, only `dvc repro --force` starts such a run. A pretraining may
+    take days, so it is not repeated even then.
     """
-    return was_started_by_dvc() and not describe_mismatches(run)
+    may_repeat = run.stage != "pretrain" and not any(paths.EXTENSIONS_DIR.rglob("*.py"))
+    return was_started_by_dvc() and not may_repeat and not describe_mismatches(run)
 
 
 def _skip_message(run: grid.StageRun) -> str:
