@@ -1,6 +1,6 @@
 """The section `datasets`: where the images of each dataset come from and how they are preprocessed."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -125,6 +125,7 @@ class ExtensionSource(StrictModel):
     """
 
     kind: str
+    required_function: ClassVar[str] = "read_dataset"
 
 
 _BuiltinSource = Annotated[

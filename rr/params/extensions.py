@@ -76,11 +76,16 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
     """Return the class `Config` of a user's own class, which checks its entry in params.yaml.
 
     Raises:
-        ValueError: if the class cannot be loaded, or if it has no `Config` that is a subclass of `base`.
+        ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, or if it lacks the
+            function that `base.required_function` names.
     """
-    config_class = getattr(load_class(kind), "Config", None)
+    own_class = load_class(kind)
+    config_class = getattr(own_class, "Config", None)
     if not (isinstance(config_class, type) and issubclass(config_class, base)):
         raise ValueError(f"{kind} has no class Config that is a subclass of rr.params.{base.__name__}: add it")
+    function: str | None = getattr(base, "required_function", None)
+    if function and not callable(getattr(own_class, function, None)):
+        raise ValueError(f"{kind} has no function {function}: add it")
     return config_class
 
 

@@ -100,6 +100,7 @@ class ExtensionProtocolConfig(StrictModel):
 
     kind: str
     needs_labels: ClassVar[bool] = True
+    required_function: ClassVar[str] = "evaluate"
 
 
 _BuiltinConfig = Annotated[

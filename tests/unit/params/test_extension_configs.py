@@ -230,6 +230,22 @@ def test_own_classes_run_through_all_stages(extensions: Path, rr: RunRr) -> None
     assert "run this command in the project that trained it" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("module", "function", "message"),
+    [
+        ("medmnist", "read_dataset", "datasets.own.source: medmnist:MedMnist has no function read_dataset: add it"),
+        ("nearest_mean", "evaluate", "protocols.nearest-mean: nearest_mean:NearestMean has no function evaluate: add"),
+    ],
+)
+def test_missing_function_is_a_user_error(extensions: Path, module: str, function: str, message: str) -> None:
+    write_own_classes(extensions)
+    file = extensions / f"{module}.py"
+    file.write_text(file.read_text().replace(f"def {function}", f"def other_{function}"))
+    write_params(Path(), use_own_classes)
+    with pytest.raises(UserError, match=message):
+        load_params(Path("params.yaml"))
+
+
 def test_local_copy_of_a_source_without_a_path_is_an_error(extensions: Path, rr: RunRr) -> None:
     write_own_classes(extensions)
     file = extensions / "medmnist.py"
