@@ -76,8 +76,8 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
     """Return the class `Config` of a user's own class, which checks its entry in params.yaml.
 
     Raises:
-        ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, or if it lacks the
-            function that `base.required_function` names.
+        ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, or if it has no
+            function of the name `base.required_function`.
     """
     own_class = load_class(kind)
     config_class = getattr(own_class, "Config", None)
