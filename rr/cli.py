@@ -76,7 +76,11 @@ SuiteArgument = Annotated[
     str, typer.Argument(metavar="SUITE", help="Name of the suite: a file in workflow/suites, without .yaml.")
 ]
 WeightsOption = Annotated[
-    Path, typer.Option("--weights", help="backbone.safetensors of a run, or a file written by rr import.")
+    Path,
+    typer.Option(
+        "--weights",
+        help="backbone.safetensors of a run, a file written by rr import, or the name of released weights.",
+    ),
 ]
 PreprocessingOption = Annotated[
     str | None,
@@ -350,6 +354,12 @@ def verify(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Also repeat the last epoch of a randomly chosen pretraining run.")
     ] = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Compare only files that exist, for example if images or features were not copied."
+        ),
+    ] = False,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
@@ -357,16 +367,24 @@ def verify(
     """Compare the outputs, inputs, code and parameters of every run in the grid with its record."""
     with Progress("verify"):
         from rr import stages
+        from rr.workflow.verify import count_files
 
-        runs, recomputed = stages.run_verify(recompute, device, params)
+        runs, recomputed = stages.run_verify(recompute, allow_missing, device, params)
+        existing, missing = count_files([run for run, _ in runs])
     if as_json:
         entries = [{"stage": run.stage, "folder": str(run.folder), "mismatches": found} for run, found in runs]
-        print(json.dumps({"runs": entries, "recomputed": recomputed}, indent=1))
+        files = {"existing": existing, "missing": missing}
+        print(json.dumps({"runs": entries, "files": files, "recomputed": recomputed}, indent=1))
     if messages := [message for _, found in runs for message in found]:
         messages.append(f"mismatches: {len(messages)}; update these files with `dvc repro` or `snakemake --cores 8`")
         raise UserError("\n".join(messages))
+    if not existing:
+        raise UserError("no file of the grid exists, so nothing was compared: run `dvc repro` or `snakemake --cores 8`")
     if not as_json:
-        print("verify: every artifact matches its record")
+        if missing:
+            print(f"verify: the {existing:,} files that exist match their records; {missing:,} files are missing")
+        else:
+            print("verify: every artifact matches its record")
         if recomputed:
             print(recomputed)
 
@@ -420,7 +438,11 @@ def import_(
 @app.command()
 def export(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="backbone.safetensors of a run, or a file written by rr import.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="backbone.safetensors of a run, a file written by rr import, or the name of released weights.",
+        ),
     ],
     format: FormatOption,
     output: Annotated[Path, typer.Option("--output", help="File to write.")],

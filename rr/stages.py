@@ -410,12 +410,13 @@ def run_plan(
 
 
 def run_verify(
-    recompute: bool, device: str, params_file: Path
+    recompute: bool, allow_missing: bool, device: str, params_file: Path
 ) -> tuple[list[tuple[grid.StageRun, list[str]]], str | None]:
     """Compare every artifact of the grid with its record.
 
     Args:
         recompute: whether to also repeat the last epoch of a random pretraining run.
+        allow_missing: whether a missing record, input or output is no mismatch.
         device: device for the repeated epoch.
         params_file: parameter file.
 
@@ -424,7 +425,7 @@ def run_verify(
         artifact does not match.
     """
     params = load_params(params_file)
-    checked_runs = check_grid(params)
+    checked_runs = check_grid(params, allow_missing=allow_missing)
     if not recompute or any(messages for _, messages in checked_runs):
         return checked_runs, None
     return checked_runs, _recompute_random_run(params, acquire_device(device))

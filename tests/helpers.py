@@ -138,8 +138,8 @@ def copy_project(folder: Path, change: Callable[[dict], None] | None = None) -> 
         check=True,
     )
     for name in git.stdout.split():
-        if name.startswith("runs/") or name == "dvc.lock":
-            continue  # results of the user
+        if name.startswith(("runs/", "docs/results/")) or name == "dvc.lock":
+            continue  # results, which no test needs
         if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)

@@ -18,6 +18,7 @@ from rr.errors import UserError
 from rr.exchange.model_card import write_model_card
 from rr.gallery.feature_extractor import read_preprocessing
 from rr.runtime.atomic import atomic_write
+from rr.weights import find_weights
 
 TOLERANCE = 1e-5  # maximum difference between the features, relative to the largest feature
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -45,11 +46,12 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
         A message for the user, which states the preprocessing of the backbone's images if it is known.
 
     Raises:
-        UserError: if `weights` is not a backbone file or is for another image size, if `output` is `weights` or a
+        UserError: if `weights` is not a backbone file, or is for another image size, if `output` is `weights` or a
             folder, if packages for ONNX are missing, or if the features of the exported model differ. In all these
             cases, `output` is not changed. Also if the record next to the weights is damaged.
     """
     save, load = _FORMATS[format]
+    weights = find_weights(weights)
     if output.is_dir() or output.resolve() == weights.resolve():
         kind = "a folder" if output.is_dir() else "the input file"
         raise UserError(f"--output {output} is {kind}: give the path of another file")

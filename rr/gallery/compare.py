@@ -38,7 +38,7 @@ def compare(
         if not path.is_file():
             raise UserError(f"{display_name(path)} is not an existing file: give the path of an image")
     extractor = load_feature_extractor(weights, dataset, device)
-    scorer = load_pair_scorer(weights, extractor.sha256)
+    scorer = load_pair_scorer(extractor.weights, extractor.sha256)
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode)))
     (probability,) = scorer.probabilities(scorer.head.logits(features[:1], features[1:]))
     if as_json:

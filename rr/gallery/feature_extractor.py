@@ -28,6 +28,7 @@ from rr.runtime.hashing import file_sha256
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.views import normalize
 from rr.views.checks import normalization_coefficients
+from rr.weights import find_weights
 
 # An image file, by its path; a PIL image; or its RGB pixels, uint8 (H, W, 3).
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
@@ -199,7 +200,7 @@ def load_feature_extractor(
     """Load a backbone file, with the image size, mean and std that it contains.
 
     Args:
-        weights: `backbone.safetensors` of a run, or a file written by `rr import`.
+        weights: `backbone.safetensors` of a run, a file written by `rr import`, or the name of released weights.
         dataset: preprocessing to use instead of that in the file.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:<number>".
         hint: end of the error message about metadata that lack a valid image size, mean or std.
@@ -212,7 +213,7 @@ def load_feature_extractor(
         UserError: if the file is not a valid backbone file, if `dataset` is None and the metadata lacks a valid image
             size, mean or std, or if the device does not exist.
     """
-    weights, device = Path(weights).expanduser(), resolve_device(device)
+    weights, device = find_weights(weights), resolve_device(device)
     backbone = load_backbone(weights).to(device)
     if dataset is None:
         try:

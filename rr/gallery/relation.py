@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rr import paths
 from rr.errors import UserError
 from rr.evaluate.relation_head import Calibration, RelationHead, load_relation_head
+from rr.weights import FOLDER as RELEASED
 
 
 class PairScorer(NamedTuple):
@@ -24,7 +25,9 @@ class PairScorer(NamedTuple):
 
 
 def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
-    """Load the relation head of a backbone file, and the calibration that an evaluation in this folder has measured.
+    """Load the relation head of a backbone file, and its calibration.
+
+    The calibration is that of released weights, or that which an evaluation in this folder has measured.
 
     Args:
         weights: the backbone file.
@@ -39,12 +42,15 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
             f"{weights} has no relation head: give the backbone.safetensors of a run whose method has "
             "`kind: relational` and `head: relation`"
         )
+    released = weights.with_suffix(".json")
+    if weights.parent == RELEASED and released.is_file():
+        metrics = json.loads(released.read_text(encoding="utf-8"))
+        return PairScorer(head, _calibration(metrics), _describe(released, metrics["target"], metrics))
     for file in paths.list_metrics():
         text = file.read_text(encoding="utf-8")
         if "relation_slope" in text and _evaluated_weights(file) == sha256:
             metrics = json.loads(text)
-            calibration = Calibration(metrics["relation_slope"], metrics["relation_intercept"])
-            return PairScorer(head, calibration, _describe(file, metrics))
+            return PairScorer(head, _calibration(metrics), _describe(file, file.parent.parent.name, metrics))
     return PairScorer(
         head,
         Calibration(1, 0),
@@ -62,10 +68,14 @@ def _evaluated_weights(metrics_file: Path) -> str:
         return ""
 
 
-def _describe(file: Path, metrics: dict[str, float]) -> str:
+def _calibration(metrics: dict[str, Any]) -> Calibration:
+    return Calibration(metrics["relation_slope"], metrics["relation_intercept"])
+
+
+def _describe(file: Path, target: str, metrics: dict[str, Any]) -> str:
     pairs = f"{metrics['relation_pairs']:,.0f}"
     return (
-        f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {file.parent.parent.name}, half of "
+        f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {target}, half of "
         "them two views of one image and half views of two images; on other such pairs, the accuracy is "
         f"{100 * metrics['relation_accuracy']:.1f} % and the calibration error "
         f"{100 * metrics['relation_calibration_error']:.1f} % ({file})"

@@ -81,7 +81,7 @@ def retrieve(
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, dataset, device)
-    scorer = load_pair_scorer(weights, extractor.sha256) if num_reranked else None
+    scorer = load_pair_scorer(extractor.weights, extractor.sha256) if num_reranked else None
     index_path = index_path or index.default_index_path(extractor, folder)
     start = time.perf_counter()
     queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode)))

@@ -53,7 +53,9 @@ def describe_exclude_list(run: StageRun) -> str | None:
     return f"{name} (exclude of {run.folder}) {state}: run rr fetch --dataset {run.folder.name}"
 
 
-def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
+def describe_mismatches(
+    run: StageRun, hash_file: Callable[[Path], str] = file_sha256, *, allow_missing: bool = False
+) -> list[str]:
     """Return a message for each difference between the run's record and its current files, code and parameters.
 
     Code is compared without comments, docstrings and formatting.
@@ -61,7 +63,10 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
     Args:
         run: the stage run.
         hash_file: function that returns a file's SHA-256. A cached function hashes shared files only once.
+        allow_missing: whether a missing record, input or output is no mismatch.
     """
+    if allow_missing and not paths.record_file(run.folder).is_file():
+        return []
     try:
         record = load_record(run.folder)
     except UserError as error:
@@ -77,7 +82,8 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
             if str(name) not in record[kind]:
                 messages.append(f"{name} ({role}) is not in the record of the run")
             elif not path.is_file():
-                messages.append(f"{name} ({role}) is missing")
+                if kind == "code" or not allow_missing:
+                    messages.append(f"{name} ({role}) is missing")
             elif hash_function(path) != record[kind][str(name)]:
                 messages.append(f"{name} ({role}) has changed since the run")
         obsolete = sorted(set(record[kind]) - {str(name) for name in files})
@@ -89,10 +95,17 @@ def describe_mismatches(run: StageRun, hash_file: Callable[[Path], str] = file_s
     return messages
 
 
-def check_grid(params: Params) -> list[tuple[StageRun, list[str]]]:
+def check_grid(params: Params, *, allow_missing: bool = False) -> list[tuple[StageRun, list[str]]]:
     """Return each stage run of the grid with the messages of `describe_mismatches`."""
-    hash_file = functools.cache(file_sha256)
-    return _check_runs("verify", list(grid.stage_runs(params)), lambda run: describe_mismatches(run, hash_file))
+    check = functools.partial(describe_mismatches, hash_file=functools.cache(file_sha256), allow_missing=allow_missing)
+    return _check_runs("verify", list(grid.stage_runs(params)), check)
+
+
+def count_files(runs: list[StageRun]) -> tuple[int, int]:
+    """Return how many records, inputs and outputs of the runs exist and how many are missing, each counted once."""
+    files = {path for run in runs for path in (paths.record_file(run.folder), *run.inputs, *run.outputs)}
+    existing = sum(path.is_file() for path in files)
+    return existing, len(files) - existing
 
 
 def describe_grid_changed_files(params: Params) -> list[str]:

@@ -559,6 +559,31 @@ def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> N
     assert rr("compare", "g/b.png", "none.png", "--weights", "h").code == 2
 
 
+def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_head(Path("h"))
+    metrics = next(Path("runs").rglob("metrics.json"))
+    released = Path("released")
+    released.mkdir()
+    shutil.copy("h", released / "tiny.safetensors")
+    (released / "tiny.json").write_text(json.dumps(json.loads(metrics.read_text()) | {"target": "cifar10"}))
+    shutil.rmtree("runs")
+    monkeypatch.setattr("rr.weights.FOLDER", released)
+    monkeypatch.setattr("rr.gallery.relation.RELEASED", released)
+
+    extractor = load_feature_extractor("tiny")
+    assert extractor.weights == released / "tiny.safetensors"
+    assert (
+        "40 pairs of augmented test images of cifar10" in rr("compare", "g/b.png", "g/f.webp", "--weights", "tiny").out
+    )
+    assert rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "tiny").code == 0
+    assert rr("export", "tiny", "--format", "state-dict", "--output", "out.pt").code == 0
+    outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "tinny")
+    assert outcome.code == 2
+    assert "rr: tinny does not exist and is not the name of released weights (tiny): give" in outcome.err
+    shutil.copy("w", "tiny")  # a file in the current folder
+    assert load_feature_extractor("tiny").weights == Path("tiny")
+
+
 def test_rerank_orders_the_nearest_by_probability(folder: Path, rr: RunRr) -> None:
     save_head(Path("h"))
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "h", "--top", 3)

@@ -118,6 +118,20 @@ def test_run_matches_its_record_after_an_edit_of_a_comment(monkeypatch: pytest.M
     assert verify.describe_mismatches(RUN) == ["rr/fetch.py (code of data/raw/mine) is missing"]
 
 
+def test_missing_files_can_be_allowed_but_changed_files_cannot() -> None:
+    first, second = OUTPUTS
+    first.unlink()
+    assert verify.describe_mismatches(RUN) == [f"{first} (output of data/raw/mine) is missing"]
+    assert verify.describe_mismatches(RUN, allow_missing=True) == []
+    assert verify.count_files([RUN, RUN]) == (2, 1)
+    second.write_text("changed")
+    expected = [f"{second} (output of data/raw/mine) has changed since the run"]
+    assert verify.describe_mismatches(RUN, allow_missing=True) == expected
+    (FOLDER / "run.json").unlink()
+    assert verify.describe_mismatches(RUN, allow_missing=True) == []
+    assert verify.describe_mismatches(RUN) == ["data/raw/mine/run.json is missing: run rr fetch first"]
+
+
 def test_run_continues_only_if_the_project_has_the_code_of_the_running_rr() -> None:
     edit_copy_of_rr("# a comment\n")
     assert code_hashes("fetch") == load_record(FOLDER)["code"]

@@ -1,0 +1,35 @@
+"""Released weights: backbone files that are part of this package.
+
+For each NAME there are `NAME.safetensors`, which is the backbone file of a published run, its model card
+`NAME.safetensors.md` and, if it has a relation head, `NAME.json`: metrics with the calibration of the head, and the
+dataset (`target`) on which it was measured.
+"""
+
+import os
+from pathlib import Path
+
+from rr.errors import UserError
+
+FOLDER = Path(__file__).parent
+
+
+def find_weights(weights: str | os.PathLike[str]) -> Path:
+    """Return the path of a weights file.
+
+    Args:
+        weights: a path, or the name of released weights. A file in the current folder takes precedence over a name.
+
+    Raises:
+        UserError: if it is neither an existing file nor the name of released weights, but looks like a name.
+    """
+    path = Path(weights).expanduser()
+    if path.exists() or len(path.parts) > 1 or path.suffix:
+        return path
+    released = FOLDER / f"{path}.safetensors"
+    if not released.is_file():
+        names = sorted(file.stem for file in FOLDER.glob("*.safetensors"))
+        raise UserError(
+            f"{path} does not exist and is not the name of released weights ({', '.join(names)}): give the "
+            "backbone.safetensors of a run, a file written by rr import, or one of these names"
+        )
+    return released
