@@ -126,13 +126,15 @@ def views_image(name: str) -> Image.Image:
     """Return an image with three rows: a generated image, then its first views in the training of a method."""
     config = load_params(DOCS.parent / "params.yaml").methods[name]
     assert isinstance(config, TrainableConfig)
-    images, _ = generate_shapes(10, 3, "train", IMAGE_SIZE)
+    # Several methods have the same augmentation. With the same seed, their pages would show the same views.
+    seed = [path.stem for path in METHOD_PAGES].index(name) + 1
+    images, _ = generate_shapes(10, seed, "train", IMAGE_SIZE)
     images = images[:3]
     columns = [images]
     epoch = 0
     while len(columns) <= COLUMNS:
         views = make_views(
-            images, np.arange(len(images)), augmentation=config.augmentations, seed=1, epoch=epoch,
+            images, np.arange(len(images)), augmentation=config.augmentations, seed=seed, epoch=epoch,
             num_views=config.views, mean=(0.0,) * 3, std=(1.0,) * 3, device="cpu",
         )  # fmt: skip
         if config.kind == "rotation":

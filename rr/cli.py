@@ -90,6 +90,8 @@ PreprocessingOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+RecordOption = Annotated[bool, typer.Option("--json", help="Print the record of the run (run.json) instead of text.")]
+MetricsOption = Annotated[bool, typer.Option("--json", help="Print the metrics (metrics.json) instead of text.")]
 OnUnreadableOption = Annotated[
     Literal["raise", "skip"],
     typer.Option("--on-unreadable", help="What to do if an image cannot be read: raise an error, or skip the image."),
@@ -148,13 +150,18 @@ def init(
 
 
 @app.command()
-def fetch(dataset: DatasetOption, local: LocalCopyOption = None, params: ParamsOption = paths.PARAMS_FILE) -> None:
+def fetch(
+    dataset: DatasetOption,
+    local: LocalCopyOption = None,
+    as_json: RecordOption = False,
+    params: ParamsOption = paths.PARAMS_FILE,
+) -> None:
     """Generate, download or copy the images of a dataset into data/raw, and check them."""
     with Progress("fetch"):
         from rr import stages
 
         message = stages.run_fetch(dataset, local, params)
-    print(message)
+    _print_result(message, paths.record_file(paths.DatasetPaths(dataset).raw_dir), as_json)
 
 
 @app.command()
@@ -177,13 +184,13 @@ def check(
 
 
 @app.command()
-def convert(dataset: DatasetOption, params: ParamsOption = paths.PARAMS_FILE) -> None:
+def convert(dataset: DatasetOption, as_json: RecordOption = False, params: ParamsOption = paths.PARAMS_FILE) -> None:
     """Convert a dataset to FFCV files (betons), one per split, and write them and an index into data/beton."""
     with Progress("convert"):
         from rr import stages
 
         message = stages.run_convert(dataset, params)
-    print(message)
+    _print_result(message, paths.record_file(paths.DatasetPaths(dataset).beton_dir), as_json)
 
 
 @app.command()
@@ -201,6 +208,7 @@ def pretrain(
             help="Folder for TensorBoard event files: also write each epoch's loss and other measurements there.",
         ),
     ] = None,
+    as_json: RecordOption = False,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
@@ -214,7 +222,8 @@ def pretrain(
 
         message = stages.run_pretrain(dataset, backbone, method, seed, device, params, tensorboard)
     if message:
-        print(message)
+        run = paths.PretrainPaths(dataset, backbone, method, seed)
+        _print_result(message, paths.record_file(run.folder), as_json)
 
 
 @app.command()
@@ -224,6 +233,7 @@ def extract(
     method: MethodOption,
     seed: SeedOption,
     target: TargetOption,
+    as_json: RecordOption = False,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
@@ -232,7 +242,8 @@ def extract(
         from rr import stages
 
         message = stages.run_extract(dataset, backbone, method, seed, target, device, params)
-    print(message)
+    run = paths.FeaturePaths(paths.PretrainPaths(dataset, backbone, method, seed), target)
+    _print_result(message, paths.record_file(run.folder), as_json)
 
 
 @app.command()
@@ -243,6 +254,7 @@ def evaluate(
     seed: SeedOption,
     target: TargetOption,
     protocol: ProtocolOption,
+    as_json: MetricsOption = False,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
@@ -251,7 +263,8 @@ def evaluate(
         from rr import stages
 
         message = stages.run_evaluate(dataset, backbone, method, seed, target, protocol, device, params)
-    print(message)
+    run = paths.EvaluationPaths(paths.PretrainPaths(dataset, backbone, method, seed), target, protocol)
+    _print_result(message, run.metrics, as_json)
 
 
 @app.command()
@@ -275,11 +288,13 @@ def report(
 
 
 @suite.command("list")
-def suite_list() -> None:
+def suite_list(as_json: JsonOption = False) -> None:
     """List the suites with a short description of each."""
     from rr.workflow import suites
 
-    print(suites.describe_suites())
+    sentences = suites.describe_suites()
+    lines = [f"{name:<20} {sentence}" for name, sentence in sentences.items()]
+    print(json.dumps(sentences, indent=1) if as_json else "\n".join(lines))
 
 
 @suite.command("show")
@@ -414,12 +429,18 @@ def import_(
         str | None,
         typer.Option("--key", help="Key of the weights, such as encoder_q, if FILE contains several backbones."),
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size", min=8, max=1024, help="Height and width of the images, for a network built for one size."
+        ),
+    ] = None,
 ) -> None:
     """Convert a checkpoint to a backbone file that a method with `kind: imported` can use."""
     with Progress("import"):
         from rr.exchange.importing import import_backbone
 
-        message = import_backbone(file, backbone, output, key)
+        message = import_backbone(file, backbone, output, key, image_size)
     print(message)
 
 
@@ -514,6 +535,7 @@ def retrieve(
     index: Annotated[
         Path | None, typer.Option("--index", help="File that caches the features. By default, a file in .rr/gallery.")
     ] = None,
+    as_json: JsonOption = False,
     dataset: PreprocessingOption = None,
     on_unreadable: OnUnreadableOption = "raise",
     device: DeviceOption = "auto",
@@ -526,7 +548,7 @@ def retrieve(
         config = _lookup_dataset(dataset, params)
         message = run_retrieve(
             images, gallery, weights, top=top, num_reranked=rerank, page_path=output, index_path=index,
-            dataset=config, on_unreadable=on_unreadable, device=device,
+            dataset=config, on_unreadable=on_unreadable, device=device, as_json=as_json,
         )  # fmt: skip
     print(message)
 
@@ -536,6 +558,7 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
     second: Annotated[Path, typer.Argument(metavar="IMAGE", help="Another image.")],
     weights: WeightsOption,
+    as_json: JsonOption = False,
     dataset: PreprocessingOption = None,
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
@@ -544,7 +567,8 @@ def compare(
     with Progress("compare"):
         from rr.gallery.compare import compare as run_compare
 
-        message = run_compare(first, second, weights, dataset=_lookup_dataset(dataset, params), device=device)
+        config = _lookup_dataset(dataset, params)
+        message = run_compare(first, second, weights, dataset=config, device=device, as_json=as_json)
     print(message)
 
 
@@ -670,6 +694,11 @@ def _lookup_dataset(name: str | None, params: Path) -> "Preprocessing | None":
     from rr import stages
 
     return stages.lookup_preprocessing(name, params)
+
+
+def _print_result(message: str, file: Path, as_json: bool) -> None:
+    """Print the message of a stage, or the JSON file that it has written."""
+    print(file.read_text(encoding="utf-8").rstrip() if as_json else message)
 
 
 def _exit_with_message(message: str, code: int = 2) -> NoReturn:

@@ -11,7 +11,7 @@ from rr.data.image_summary import ImageSummary, format_summary
 from rr.data.names import display_name, format_names, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
-from rr.params import FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
+from rr.params import ExtensionSource, FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
 from rr.runtime.hashing import file_sha256
 from rr.runtime.progress import Progress
 
@@ -43,9 +43,13 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
             summary.add_facts,
         )
     else:
-        skipped = SkippedFiles("raise", "this copy of the dataset is damaged: delete it and download the dataset again")
+        remedy = "this copy of the dataset is damaged: delete it and download the dataset again"
+        if isinstance(source, ExtensionSource):
+            remedy = f"repair {{them}}, or correct {source.kind}"
+        skipped = SkippedFiles("raise", remedy)
     dataset = sources.read_dataset(source, download_dir, local_copy, skipped)
-    if isinstance(source, TinyImageNetSource | SlimageNetSource):  # other sources encode or check the images themselves
+    # Other sources encode or check the images themselves.
+    if isinstance(source, TinyImageNetSource | SlimageNetSource | ExtensionSource):
         dataset = dataset._replace(images=skipped.iter_readable(dataset.images))
     counts: dict[str, Counter[int]] = {split: Counter() for split in raw.SPLITS}
 
@@ -78,7 +82,13 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
 
 
 def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> None:
-    """Raise UserError if a class has test images, but no training images that can be read."""
+    """Raise UserError if a label has no class name, or a class has test images, but no readable training images."""
+    highest = max((label for by_label in counts.values() for label in by_label), default=raw.UNLABELED)
+    if highest >= len(class_names):
+        raise UserError(
+            f"the label {highest} has no class name (the number of class names is {len(class_names)}): correct the "
+            "source in params.yaml, or the class that its kind names"
+        )
     missing = sorted(label for label in counts["test"].keys() - counts["train"].keys() if label != raw.UNLABELED)
     if missing:
         names = format_names([printable(class_names[label]) for label in missing])

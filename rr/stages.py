@@ -148,8 +148,10 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     config = lookup(params.datasets, dataset, "--dataset")
     files = paths.DatasetPaths(dataset)
     run = grid.make_fetch_run(params, dataset)
-    if local_copy and config.source.kind in ("shapes", "digits"):
-        raise UserError(f"--from {local_copy}: the images of {dataset} are part of the installation; omit --from")
+    if local_copy and not hasattr(config.source, "path"):
+        raise UserError(f"--from {local_copy}: the source of {dataset} reads no local copy; omit --from")
+    if _matches_record(run):
+        return _skip_message(run)
     if not local_copy and (former := _former_local_copy(run)):
         record_file = paths.record_file(run.folder)
         if former.exists():
@@ -249,13 +251,12 @@ def run_pretrain(
         params = load_params(params_file)
         lookup(params.methods, method, "--method")
         lookup(params.datasets, dataset, "--dataset")
-        run, files = _pretrain_paths(dataset, backbone, method, seed), paths.DatasetPaths(dataset)
+        run, files = _pretrain_paths(params, dataset, backbone, method, seed), paths.DatasetPaths(dataset)
         device = group.local_device(acquire_device(device))
         _check_pretraining(params, run, device, group.world_size, params_file)
         stage_run = grid.make_pretrain_run(params, run)
-        # For DVC, every run depends on the whole folder of extensions. Do not repeat those that it does not change.
-        if was_started_by_dvc() and not describe_mismatches(stage_run):
-            return f"{run.weights} matches its record and is not trained again (to repeat it, delete {run.folder})"
+        if _matches_record(stage_run):
+            return _skip_message(stage_run)
         event_writer = None
         if tensorboard and group.is_main:
             from rr.runtime.tensorboard import EventWriter
@@ -315,9 +316,11 @@ def run_extract(
     require_single_process("extract")
     params = load_params(params_file)
     lookup(params.datasets, target, "--target")
-    run = paths.FeaturePaths(_pretrain_paths(dataset, backbone, method, seed), target)
-    device = acquire_device(device)
+    run = paths.FeaturePaths(_pretrain_paths(params, dataset, backbone, method, seed), target)
     stage_run = grid.make_extract_run(params, run)
+    if _matches_record(stage_run):
+        return _skip_message(stage_run)
+    device = acquire_device(device)
     with record_run(stage_run) as recorder:
         from rr.compute import device as devices
         from rr.extract import extract
@@ -343,10 +346,12 @@ def run_evaluate(
     params = load_params(params_file)
     protocol_config = lookup(params.protocols, protocol, "--protocol")
     lookup(params.datasets, target, "--target")
-    run = paths.EvaluationPaths(_pretrain_paths(dataset, backbone, method, seed), target, protocol)
+    run = paths.EvaluationPaths(_pretrain_paths(params, dataset, backbone, method, seed), target, protocol)
     uses_torch = protocol_config.kind not in NUMPY_PROTOCOLS
-    device = acquire_device(device) if uses_torch else "cpu"
     stage_run = grid.make_evaluate_run(params, run)
+    if _matches_record(stage_run):
+        return _skip_message(stage_run)
+    device = acquire_device(device) if uses_torch else "cpu"
     with record_run(stage_run) as recorder:
         from rr.compute import device as devices
         from rr.evaluate.stage import evaluate
@@ -511,7 +516,23 @@ def _make_job(
         precision=params.precision,
         dynamics=params.dynamics,
         fingerprint=fingerprint,
+        backbone_config=params.backbones.get(run.backbone),
     )
+
+
+def _matches_record(run: grid.StageRun) -> bool:
+    """Return whether DVC has started this process for a run that matches its record and need not be repeated.
+
+    For DVC, a run depends on the whole folder of extensions, and a pretraining on the whole section `backbones`. Their
+    changes need not affect the run. Without extensions, only `dvc repro --force` starts such a run. A pretraining may
+    take days, so it is not repeated even then.
+    """
+    may_repeat = run.stage != "pretrain" and not any(paths.EXTENSIONS_DIR.rglob("*.py"))
+    return was_started_by_dvc() and not may_repeat and not describe_mismatches(run)
+
+
+def _skip_message(run: grid.StageRun) -> str:
+    return f"{run.outputs[0]} matches its record and is not made again (to repeat the stage, delete {run.folder})"
 
 
 def _check_pretraining(
@@ -562,9 +583,9 @@ def _register_with_engines(run: grid.StageRun, params_file: Path) -> None:
         register_run(run, load_params(params_file))
 
 
-def _pretrain_paths(dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:
+def _pretrain_paths(params: Params, dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:
     try:
-        check_backbone_name(backbone)
+        check_backbone_name(backbone, params.backbones)
     except ValueError as error:
         raise UserError(f"--backbone: {error}") from error
     return paths.PretrainPaths(dataset, backbone, method, seed)

@@ -1,4 +1,7 @@
-"""Check a user's own pretraining method: gradients, reproducibility and continuation after an interruption."""
+"""Check a user's own pretraining method, backbone, source of images or protocol.
+
+Each function takes the name of an entry of the parameter file. The current folder must be the project.
+"""
 
 import signal
 import tempfile
@@ -8,10 +11,18 @@ import numpy as np
 import torch
 
 from rr import backbones, methods, paths
+from rr.backbones.weights import load_backbone, save_backbone
 from rr.compute.device import configure_backends
-from rr.data import beton
+from rr.data import beton, raw
+from rr.data.feature_file import read_features
 from rr.data.index import Preprocessing
+from rr.data.shapes import CLASS_NAMES, generate_shapes
 from rr.errors import UserError
+from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.stage import find_evaluator
+from rr.evaluate.target import Target
+from rr.extract import extract
+from rr.fetch import fetch
 from rr.methods.base import Method
 from rr.methods.requirements import data_requirements
 from rr.params import DynamicsConfig, load_params, lookup
@@ -39,14 +50,15 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 
     Args:
         name: name of the method in the parameter file.
-        params_file: the parameter file. The current folder must be the project.
+        params_file: the parameter file.
         backbone: name of the backbone to train.
 
     Raises:
         AssertionError: if a check fails.
         UserError: if the parameter file has mistakes, or if it has no method of that name that trains.
     """
-    config = lookup(load_params(params_file).methods, name, f"{params_file}: methods")
+    params = load_params(params_file)
+    config = lookup(params.methods, name, f"{params_file}: methods")
     if not isinstance(config, TrainableConfig):
         raise UserError(f"{params_file}: methods.{name} is not trained, so there is nothing to check")
     config = config.model_copy(update={"epochs": 2, "batch_size": _BATCH_SIZE, "schedule": CONSTANT})
@@ -55,13 +67,19 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
     num_images = _NUM_BATCHES * _BATCH_SIZE
     images = rng.integers(0, 256, (num_images, 32, 32, 3), np.uint8)
     labels = np.arange(num_images) % _NUM_CLASSES
-    _check_loss(config, backbone, images, labels)
+    backbone_config = params.backbones.get(backbone)
+    torch.manual_seed(0)
+    _check_loss(config, backbones.build(backbone, _DATASET.image_size, backbone_config), images, labels)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "train.beton")
         beton.write(data, images, labels, np.arange(num_images))
 
         def train(run: str, seed: int = 0, interrupt: bool = False) -> tuple[bytes, bytes]:
-            return _train(config, backbone, data, Path(folder, run), seed, interrupt)
+            job = Job(
+                _DATASET, backbone, config, _NUM_CLASSES, seed, "float32", _NO_DYNAMICS, "check", backbone_config,  # type: ignore[arg-type]
+            )  # fmt: skip
+            outputs = paths.PretrainFolder("random", backbone, "method", seed, Path(folder, run))
+            return _train(job, data, outputs, interrupt)
 
         expected = train("first")
         assert train("second") == expected, (
@@ -74,10 +92,130 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
         )
 
 
-def _check_loss(config: TrainableConfig, backbone_name: str, images: np.ndarray, labels: np.ndarray) -> None:
+def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths.PARAMS_FILE) -> None:
+    """Check that a backbone does what the stages require.
+
+    - It maps images (B, 3, S, S) to finite float32 representations (B, features), in the modes train and eval.
+    - All parameters receive gradients, which are finite and not all zero.
+    - The random state of torch determines the weights.
+    - A backbone that was saved and loaded gives the same representations, bit for bit.
+
+    Args:
+        name: name of the backbone in the parameter file.
+        image_size: side S of the images in pixels.
+        params_file: the parameter file.
+
+    Raises:
+        AssertionError: if a check fails.
+        UserError: if the parameter file has mistakes, or if it has no backbone of that name.
+    """
+    config = lookup(load_params(params_file).backbones, name, f"{params_file}: backbones")
+    configure_backends(1)
+    images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+
+    def build() -> backbones.Backbone:
+        torch.manual_seed(0)
+        return backbones.build(name, image_size, config)
+
+    backbone, other = build().train(), build()
+    assert isinstance(backbone, backbones.Backbone), f"{config.kind} is not a subclass of rr.backbones.base.Backbone"
+    for key, value in backbone.state_dict().items():
+        assert value.equal(other.state_dict()[key]), (
+            f"{key} differs between two networks with the same seed: take all random numbers from torch's global state"
+        )
+    features = backbone(images)
+    expected = (len(images), backbone.features)
+    assert tuple(features.shape) == expected, f"the output must be (B, features) = {expected}, got {features.shape}"
+    assert features.dtype == torch.float32, f"the output must be float32, got {features.dtype}"
+    assert features.isfinite().all(), "the output is NaN or infinite"
+    # A sum would have no gradient after a normalization, so weight the features.
+    (features * torch.linspace(-1, 1, features.numel()).view(expected)).sum().backward()
+    _check_gradients(backbone)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        path = Path(folder, "backbone.safetensors")
+        save_backbone(backbone, path)
+        assert load_backbone(path)(images).equal(backbone.eval()(images)), (
+            "a backbone that was saved and loaded gives other representations: it has a state that is not in its "
+            "state_dict; register it as a buffer"
+        )
+
+
+def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
+    """Check that the source of a dataset does what the stage `fetch` requires. It is read twice.
+
+    - Both splits have images, the training split comes first, and all images can be decoded.
+    - The images are the same each time.
+
+    Args:
+        name: name of the dataset in the parameter file. Downloads are kept in the folder of the dataset, as by fetch.
+        params_file: the parameter file.
+
+    Raises:
+        AssertionError: if a check fails.
+        UserError: if the parameter file has mistakes, if it has no dataset of that name, or if the images cannot be
+            read, for example because a label has no class name.
+    """
+    config = lookup(load_params(params_file).datasets, name, f"{params_file}: datasets")
+    download_dir = paths.DatasetPaths(name).download_dir
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{number}.parquet") for number in (1, 2)]
+        for file in files:
+            fetch(config.source, file, download_dir)
+        images = raw.RawFile(files[0])
+        assert files[0].read_bytes() == files[1].read_bytes(), "the images or their order differ between two readings"
+    is_test = (images.splits == "test").tolist()
+    assert is_test == sorted(is_test), "a training image comes after a test image: yield the training split first"
+
+
+def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
+    """Check that a protocol does what the stage `evaluate` requires, with a random Conv-4 and generated images.
+
+    - The metrics are finite numbers.
+    - Each column of the table, and the predictions if there are any, have one value per row.
+    - The examples are an image, uint8 (H, W, 3).
+    - A second evaluation gives the same result.
+
+    Args:
+        name: name of the protocol in the parameter file.
+        params_file: the parameter file.
+
+    Raises:
+        AssertionError: if a check fails.
+        UserError: if the parameter file has mistakes, or if it has no protocol of that name.
+    """
+    config = lookup(load_params(params_file).protocols, name, f"{params_file}: protocols")
+    configure_backends(1)
+    with tempfile.TemporaryDirectory() as folder:
+        betons = {split: Path(folder, f"{split}.beton") for split in raw.SPLITS}
+        for split, num_images in (("train", 80), ("test", 40)):
+            images, labels = generate_shapes(num_images, 0, split, _DATASET.image_size)
+            beton.write(betons[split], images, labels, np.arange(num_images))
+        run = paths.PretrainFolder("shapes", "conv4", "random", 0, Path(folder))
+        torch.manual_seed(0)
+        save_backbone(backbones.build("conv4"), run.weights, _DATASET)
+        target = Target("shapes", _DATASET, betons, list(CLASS_NAMES))
+        extract(run.weights, target, Path(folder, "features"), device="cpu", threads=1)
+        train, test = (read_features(Path(folder, "features"), split) for split in raw.SPLITS)
+        inputs = EvaluationInputs(train, test, target, run, seed=0, device="cpu", threads=1)
+        first, second = (find_evaluator(config.kind)(inputs, config) for _ in range(2))
+    assert first.metrics, "there are no metrics"
+    for metric, value in first.metrics.items():
+        assert np.isfinite(float(value)), f"the metric {metric} is {value}"
+    per_row = first.columns if first.predictions is None else first.columns | {"predictions": first.predictions}
+    for column, values in per_row.items():
+        num_rows = len(first.rows)
+        assert len(values) == num_rows, f"{column} has {len(values)} values for {num_rows} rows"
+    examples = first.examples
+    is_image = examples.dtype == np.uint8 and examples.ndim == 3 and examples.shape[2] == 3
+    assert is_image, f"the examples must be an image, uint8 (H, W, 3), got {examples.dtype} {examples.shape}"
+    hint = "differ between two evaluations with the same seed: take all random numbers from inputs.seed"
+    assert first.metrics == second.metrics, f"the metrics {hint}"
+    for column in first.columns:
+        assert np.array_equal(first.columns[column], second.columns[column]), f"the values of {column} {hint}"
+
+
+def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: np.ndarray, labels: np.ndarray) -> None:
     """Check the loss of one mini-batch, and its gradients."""
-    torch.manual_seed(0)
-    backbone = backbones.build(backbone_name, _DATASET.image_size)
     method = methods.build(config, backbone, _NUM_CLASSES).train()  # type: ignore[arg-type]
     label_fraction = data_requirements(config).label_fraction  # type: ignore[arg-type]
     M = _BATCH_SIZE
@@ -96,6 +234,10 @@ def _check_loss(config: TrainableConfig, backbone_name: str, images: np.ndarray,
     assert loss.isfinite(), f"the loss is {loss.item()}"
     assert "accuracy" in metrics, f"the metrics have no entry accuracy, only {', '.join(metrics) or 'none at all'}"
     loss.backward()
+    _check_gradients(backbone)
+
+
+def _check_gradients(backbone: backbones.Backbone) -> None:
     for name, parameter in backbone.named_parameters():
         gradient = parameter.grad
         assert gradient is not None, f"the parameter {name} of the backbone receives no gradient"
@@ -103,12 +245,8 @@ def _check_loss(config: TrainableConfig, backbone_name: str, images: np.ndarray,
         assert gradient.any(), f"the gradient of the parameter {name} of the backbone is zero"
 
 
-def _train(
-    config: TrainableConfig, backbone: str, data: Path, folder: Path, seed: int, interrupt: bool
-) -> tuple[bytes, bytes]:
+def _train(job: Job, data: Path, outputs: paths.PretrainFolder, interrupt: bool) -> tuple[bytes, bytes]:
     """Train, and return the weights and the history. If `interrupt` is true, stop in the second epoch and continue."""
-    outputs = paths.PretrainFolder("random", backbone, "method", seed, folder)
-    job = Job(_DATASET, backbone, config, _NUM_CLASSES, seed, "float32", _NO_DYNAMICS, "check")  # type: ignore[arg-type]
     num_steps = 0
 
     def stop_in_second_epoch(num_views: int) -> None:

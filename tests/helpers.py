@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ruamel.yaml import YAML
 
 from rr.data import raw
+from rr.data.shapes import CLASS_NAMES, generate_shapes
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -58,6 +60,7 @@ SMALL_PARAMS = {
             "std": [0.25, 0.25, 0.25],
         }
     },
+    "backbones": {},
     "methods": {
         "random": {"kind": "random"},
         "supervised": {
@@ -160,8 +163,35 @@ SIMSIAM = {
 
 def write_simsiam(folder: Path) -> None:
     """Write the method of docs/guides/add-a-method.md into a folder of extensions."""
-    (code,) = python_blocks("docs/guides/add-a-method.md")
-    (folder / "simsiam.py").write_text(code)
+    write_example(folder, "add-a-method", "simsiam")
+
+
+def write_example(folder: Path, guide: str, module: str) -> None:
+    """Write the Python file of a guide into a folder of extensions."""
+    (code,) = python_blocks(f"docs/guides/{guide}.md")
+    (folder / f"{module}.py").write_text(code)
+
+
+def write_own_classes(folder: Path) -> None:
+    """Write the backbone, the source and the protocol of the guides, and images for the source."""
+    for guide, module in (("backbones", "separable"), ("datasets", "medmnist"), ("evaluation", "nearest_mean")):
+        write_example(folder, guide, module)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 60), ("test", 20)):
+        arrays[f"{split}_images"], labels = generate_shapes(count, 0, split, 16)
+        arrays[f"{split}_labels"] = labels[:, None].astype(np.uint8)
+    np.savez(folder.parent / "images.npz", **arrays)
+
+
+def use_own_classes(params: dict) -> None:
+    """Add the backbone, the source and the protocol of the guides to params.yaml and its grid."""
+    source = {"kind": "medmnist:MedMnist", "path": "workflow/images.npz", "classes": list(CLASS_NAMES)}
+    params["datasets"]["own"] = {**params["datasets"]["shapes"], "source": source, "image_size": 16}
+    params["backbones"]["separable"] = {"kind": "separable:Separable", "width": 8, "blocks": 2}
+    params["protocols"]["nearest-mean"] = {"kind": "nearest_mean:NearestMean", "temperature": 0.1}
+    for axis, name in (("data", "own"), ("dataset", "own"), ("backbone", "separable"), ("protocol", "nearest-mean")):
+        params["grid"][axis].append(name)
+    params["grid"]["target"] = ["own"]
 
 
 def add_dataset(project: Path, source: dict, image_size: int = 16) -> None:

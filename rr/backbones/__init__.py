@@ -1,21 +1,35 @@
 """Backbones: networks that map images (B, 3, S, S) to representations (B, features)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from rr.backbones.base import Backbone
 
+if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a gallery search
+    from rr.params import ExtensionBackboneConfig
 
-def build(name: str, image_size: int | None = None) -> Backbone:
+
+def build(name: str, image_size: int | None = None, config: ExtensionBackboneConfig | None = None) -> Backbone:
     """Create a backbone with random weights, which depend on torch's global random state.
 
     Args:
-        name: a name that `rr.params.backbones.check_backbone_name` accepts.
+        name: a name that `rr.params.backbones.is_known_backbone` accepts, or that of a user's own backbone.
         image_size: side of the images in pixels. Backbones that are not in `rr.params.backbones.BUILTIN_BACKBONES` are
             built for a single size.
+        config: the entry of a user's own backbone in params.yaml, or None.
 
     Raises:
         ValueError: if the name is unknown, or if the image size is missing.
         UserError: if timm has no model of that name, or if the backbone does not accept images of that size.
     """
     match name:
+        case _ if config:  # a user's own backbone
+            from rr.params.extensions import load_class
+
+            backbone: Backbone = load_class(config.kind)(config, image_size)
+            backbone.name, backbone.image_size, backbone.config = name, image_size, config
+            return backbone
         case "conv4":
             from rr.backbones.conv4 import Conv4
 
@@ -24,12 +38,10 @@ def build(name: str, image_size: int | None = None) -> Backbone:
             from rr.backbones.resnet_cifar import CifarResNet
 
             return CifarResNet(int(name.removeprefix("resnet")))
-    from rr.params.backbones import (
-        BUILTIN_BACKBONES,
-        check_backbone_name,
-    )  # imports pydantic, so not for small networks
+    from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name  # imports pydantic
 
-    if check_backbone_name(name) in BUILTIN_BACKBONES:
+    check_backbone_name(name)
+    if name in BUILTIN_BACKBONES:
         from rr.backbones.resnet_torchvision import TorchvisionResNet
 
         return TorchvisionResNet(name)

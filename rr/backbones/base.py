@@ -1,6 +1,13 @@
 """The base class of all backbones."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
+
+if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a gallery search
+    from rr.params import ExtensionBackboneConfig
 
 
 class Backbone(nn.Module):
@@ -12,12 +19,14 @@ class Backbone(nn.Module):
         image_size: the side S of the images for which the network was built, or None if it accepts any size.
         local_channels: number of channels of the feature maps that `forward_with_local_maps` returns. Only those in
             `rr.params.backbones.BUILTIN_BACKBONES` have such maps.
+        config: the entry of a user's own backbone in params.yaml; None for all others.
     """
 
     name: str
     features: int
     image_size: int | None = None
     local_channels: int
+    config: ExtensionBackboneConfig | None = None
 
     def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Return the representations and the feature maps of the first layer, (B, local_channels, H, W)."""

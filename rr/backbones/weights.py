@@ -18,6 +18,7 @@ from rr.runtime.atomic import atomic_write
 
 if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a gallery search
     from rr.data.index import Preprocessing
+    from rr.params import ExtensionBackboneConfig
 
 
 # Name prefixes of the tensors of layers that are saved with a backbone. No tensor of a backbone has these prefixes.
@@ -47,6 +48,8 @@ def save_backbone(
     metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
     if backbone.image_size:
         metadata["image_size"] = backbone.image_size
+    if backbone.config:
+        metadata["config"] = backbone.config.model_dump(mode="json")
     if dataset:
         metadata |= {"side": dataset.image_size, "mean": dataset.mean, "std": dataset.std}
         if dataset.stored_size:
@@ -69,11 +72,26 @@ def load_backbone(path: Path) -> backbones.Backbone:
     """
     with _explain_errors(path), safe_open(path, "pt") as file:
         metadata = _read_metadata(file)
-        backbone = backbones.build(metadata["backbone"], metadata.get("image_size"))
+        config = _load_config(path, metadata["config"]) if "config" in metadata else None
+        backbone = backbones.build(metadata["backbone"], metadata.get("image_size"), config)
         names = [name for name in file.keys() if not name.startswith(_LAYER_PREFIXES)]  # noqa: SIM118
         backbone.load_state_dict({name: file.get_tensor(name) for name in names})
         _check_finite(backbone)
     return backbone.requires_grad_(False).eval()
+
+
+def _load_config(path: Path, entry: dict[str, Any]) -> ExtensionBackboneConfig:
+    """Return the config of a user's own backbone, whose class is in the folder of extensions of this project."""
+    from rr.params import ExtensionBackboneConfig
+    from rr.params.extensions import load_config_class
+
+    try:
+        return load_config_class(entry["kind"], ExtensionBackboneConfig).model_validate_json(json.dumps(entry))
+    except ValueError as error:
+        raise UserError(
+            f"{path} contains a backbone of the kind {entry['kind']}, which cannot be loaded ({error}): run this "
+            "command in the project that trained it"
+        ) from error
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rr.params import LinearConfig, ProtocolConfig
+from rr.params import ExtensionProtocolConfig, LinearConfig, ProtocolConfig
 
 _MAX_LISTED = 10
 _MIN_EMBEDDING_IMAGES = 4  # for t-SNE with a perplexity of at least 1
@@ -64,7 +64,7 @@ def find_protocol_problem(
 ) -> str | None:
     """Return why a protocol cannot be used on a dataset, and what to do, or None.
 
-    All protocols but `embedding` need labels (see `find_target_problem`).
+    All protocols but `embedding` need labels (see `find_target_problem`); a user's own protocol states it.
 
     Args:
         name: name of the protocol.
@@ -75,6 +75,8 @@ def find_protocol_problem(
         test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
     """
     needs_labels, num_images = config.kind != "embedding", len(train_labels)
+    if isinstance(config, ExtensionProtocolConfig):
+        needs_labels = config.needs_labels
     if needs_labels and (target_problem := find_target_problem(target, class_names, train_labels, test_labels)):
         return target_problem
     match config.kind:
@@ -124,6 +126,8 @@ def find_protocol_problem(
                 f"images: needs at least {_MIN_EMBEDDING_IMAGES} test images, but {target} has {len(test_labels):,}: "
                 f"add images, or remove {name} from grid.protocol"
             )
+        case _:  # a user's own protocol
+            return None
     return f"protocols.{name}.{problem}"
 
 

@@ -8,7 +8,7 @@ from rr.errors import UserError
 from rr.evaluate.class_metrics import compute_class_metrics
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.result import ProtocolResult
-from rr.params import FinetuneConfig, KnnConfig, LinearConfig
+from rr.params import ProtocolConfig
 from rr.runtime.image_grid import make_image_grid
 
 _NUM_EXAMPLES, _EXAMPLE_COLUMNS = 60, 10
@@ -23,7 +23,7 @@ def make_classification_result(
     probabilities: np.ndarray,
     inputs: EvaluationInputs,
     additional_metrics: dict[str, float],
-    config: LinearConfig | FinetuneConfig | KnnConfig,
+    config: ProtocolConfig,
 ) -> ProtocolResult:
     """Compute metrics, table columns and example images from class probabilities.
 
@@ -42,7 +42,8 @@ def make_classification_result(
     if not np.isfinite(probabilities).all():
         problems = ["the predicted class probabilities contain NaN or infinity"]
     if problems:
-        raise UserError(f"{config.kind}: {problems[0]}: {_REMEDIES[config.kind]} of the protocol in params.yaml")
+        remedy = _REMEDIES.get(config.kind, "change the settings")
+        raise UserError(f"{config.kind}: {problems[0]}: {remedy} of the protocol in params.yaml")
     labels = inputs.test.labels
     rows = np.arange(len(labels))
     lowest = np.argsort(probabilities[rows, labels], kind="stable")[:_NUM_EXAMPLES]

@@ -48,7 +48,7 @@ def evaluate(
         raise UserError(problem)
     inputs = EvaluationInputs(train, test, target, run.pretraining, seed, device, threads)
     with threadpool_limits(threads, "blas"):
-        result = _find_evaluator(protocol.kind)(inputs, protocol)
+        result = find_evaluator(protocol.kind)(inputs, protocol)
     metrics = result.metrics | {"test_images": len(test), "classes": len(target.class_names)}
     columns = {"index": test.index[result.rows], "label": test.labels[result.rows], **result.columns}
     table = pa.table({name: to_arrow(values) for name, values in columns.items()})
@@ -60,7 +60,7 @@ def evaluate(
     return metrics
 
 
-def _find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResult]:
+def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResult]:
     """Return the function of a protocol. Only its module is imported, because some modules load torch and FFCV."""
     match kind:
         case "linear":
@@ -83,8 +83,11 @@ def _find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResu
             from rr.evaluate import embedding
 
             return embedding.evaluate
-        case _:
-            raise ValueError(f"unknown protocol {kind!r}")
+        case _:  # a user's own protocol
+            from rr.params.extensions import load_class
+
+            evaluator: Callable[[EvaluationInputs, Any], ProtocolResult] = load_class(kind).evaluate
+            return evaluator
 
 
 def _format_confusion_csv(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:

@@ -129,7 +129,7 @@ def _load(backbone: Backbone, format: str, source: Path) -> Callable[[Tensor], T
         case "safetensors":
             return load_backbone(source)
         case "state-dict":
-            loaded = backbones.build(backbone.name, backbone.image_size)
+            loaded = backbones.build(backbone.name, backbone.image_size, backbone.config)
             loaded.load_state_dict(torch.load(source, weights_only=True))
             return loaded.eval()
         case "torchscript":

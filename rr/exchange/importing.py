@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rr import backbones
 from rr.backbones.weights import save_backbone
-from rr.errors import UserError, format_alternatives, raise_if_lfs_pointer
-from rr.params.backbones import BUILTIN_BACKBONES
+from rr.errors import UserError, raise_if_lfs_pointer
+from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name
 from rr.paths import PARAMS_FILE
 from rr.runtime.formatting import format_count
 from rr.runtime.hashing import file_sha256
@@ -48,29 +48,44 @@ class Candidate(NamedTuple):
         return ".".join(filter(None, [self.path, self.prefix.removesuffix(".")])) or "."
 
 
-def import_backbone(file: Path, backbone_name: str, output: Path | None = None, key: str | None = None) -> str:
+def import_backbone(
+    file: Path,
+    backbone_name: str,
+    output: Path | None = None,
+    key: str | None = None,
+    image_size: int | None = None,
+) -> str:
     """Convert the weights in `file` to a backbone file with float32 weights.
 
     The weights may be in any dict of a checkpoint, and their names may have any prefix. Other tensors are ignored.
 
     Args:
         file: checkpoint that `torch.save` has written, or safetensors file. The names of the weights are those of this
-            project, of the authors' code, of torchvision, or of a `torch.nn.Sequential` of the layers.
+            project, of the authors' code, of torchvision or timm, or of a `torch.nn.Sequential` of the layers.
         backbone_name: architecture of the backbone.
         output: file to write; by default `<file>-<backbone_name>.safetensors` in the folder of `file`.
         key: `Candidate.key` of the weights, or its last parts, if `file` contains the weights of several backbones.
+        image_size: side of the images in pixels, for a backbone that is built for one size.
 
     Returns:
         A message for the user, with the lines to add to params.yaml.
 
     Raises:
-        UserError: if `backbone_name` is unknown, if `file` is missing, damaged or contains Python objects that could
-            run code, if `output` is `file` or a folder, if the weights do not match the architecture or contain NaN or
-            infinite values, or if `key` is missing or wrong.
+        UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if `file` is missing,
+            damaged or contains Python objects that could run code, if `output` is `file` or a folder, if the weights
+            do not match the architecture or contain NaN or infinite values, or if `key` is missing or wrong.
     """
-    if backbone_name not in BUILTIN_BACKBONES:
-        alternatives = format_alternatives(backbone_name, BUILTIN_BACKBONES)
-        raise UserError(f"--backbone {backbone_name}: unknown backbone; {alternatives}")
+    try:
+        check_backbone_name(backbone_name)
+    except ValueError as error:
+        raise UserError(f"--backbone {backbone_name}: {error}") from error
+    if backbone_name in BUILTIN_BACKBONES and image_size is not None:
+        raise UserError(f"--image-size {image_size}: {backbone_name} accepts images of any size; omit this option")
+    if backbone_name not in BUILTIN_BACKBONES and image_size is None:
+        raise UserError(
+            f"--backbone {backbone_name}: this network is built for images of one size: give the image_size of your "
+            "dataset with --image-size"
+        )
     if not file.is_file():
         raise UserError(f"{file} is not an existing file: give the path of a checkpoint")
     output = output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
@@ -83,8 +98,8 @@ def import_backbone(file: Path, backbone_name: str, output: Path | None = None, 
             f"{file} does not contain a state dict: give a file with a dict of tensors by name, at the top level or "
             "under a key such as 'state_dict', 'model' or 'backbone'"
         )
-    weights = _choose_candidate(file, backbone_name, state_dicts, key)
-    backbone = backbones.build(backbone_name)
+    weights = _choose_candidate(file, backbone_name, image_size, state_dicts, key)
+    backbone = backbones.build(backbone_name, image_size)
     backbone.load_state_dict(backbone.state_dict() | weights.state)
     not_finite = [name for name, value in backbone.state_dict().items() if not value.isfinite().all()]
     if not_finite:
@@ -190,17 +205,17 @@ def _is_dense(value: Any) -> bool:
 
 
 def _choose_candidate(
-    file: Path, backbone_name: str, state_dicts: dict[str, dict[str, Tensor]], key: str | None
+    file: Path, backbone_name: str, image_size: int | None, state_dicts: dict[str, dict[str, Tensor]], key: str | None
 ) -> Candidate:
     """Return the weights in the file that match a backbone.
 
     Raises:
         UserError: if no weights match, or if several weights match but differ.
     """
-    candidates = _find_candidates(backbone_name, state_dicts)
+    candidates = _find_candidates(backbone_name, image_size, state_dicts)
     matches = [candidate for candidate in candidates if candidate.problem is None]
     if not matches:
-        raise UserError(_describe_mismatch(file, backbone_name, state_dicts, candidates))
+        raise UserError(_describe_mismatch(file, backbone_name, image_size, state_dicts, candidates))
     if key is not None:
         selected = [match for match in matches if match.key == key]
         selected = selected or [match for match in matches if match.key.endswith(f".{key}")]
@@ -224,30 +239,38 @@ def _are_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items() if not _is_batch_count(name))
 
 
-def _find_candidates(backbone_name: str, state_dicts: dict[str, dict[str, Tensor]]) -> list[Candidate]:
+def _find_candidates(
+    backbone_name: str, image_size: int | None, state_dicts: dict[str, dict[str, Tensor]]
+) -> list[Candidate]:
     """Return all sets of tensors that have weights of at least half of the backbone's layers, best match first."""
     candidates = []
-    for names in _name_variants(backbone_name):
+    for names in _name_variants(backbone_name, image_size):
         first, *_ = names.values()
         layers = {_top_level_layer(name) for name in names.values()}
         for path, tensors in state_dicts.items():
             for prefix in [name.removesuffix(first) for name in tensors if f".{name}".endswith(f".{first}")]:
                 present = {_top_level_layer(name) for name in names.values() if prefix + name in tensors}
                 if len(present) >= len(layers) / 2:
-                    candidates.append(_make_candidate(backbone_name, names, path, prefix, tensors))
+                    candidates.append(_make_candidate(backbone_name, image_size, names, path, prefix, tensors))
     return sorted(candidates, key=lambda candidate: (candidate.problem is not None, -len(candidate.names)))
 
 
 def _make_candidate(
-    backbone_name: str, names: dict[str, str], path: str, prefix: str, tensors: dict[str, Tensor]
+    backbone_name: str,
+    image_size: int | None,
+    names: dict[str, str],
+    path: str,
+    prefix: str,
+    tensors: dict[str, Tensor],
 ) -> Candidate:
     """Compare the tensors whose names start with `prefix` with the weights of a backbone (see `Candidate`).
 
-    `names` are the names of the weights in the file, without the prefix, by their names in the backbone.
+    `names` are the names of the weights in the file, without the prefix, by their names in the backbone. `image_size`
+    is the side of the images in pixels, for a backbone that is built for one size.
     """
     problem = None
     state = {}
-    for name, expected in _expected_weights(backbone_name).items():
+    for name, expected in _expected_weights(backbone_name, image_size).items():
         actual_name = prefix + names[name]
         actual = tensors.get(actual_name)
         if actual is None:
@@ -258,9 +281,13 @@ def _make_candidate(
         else:
             state[name] = actual
     used = {prefix + name for name in names.values()} & tensors.keys()
-    # Another tensor in a layer of the backbone belongs to a larger backbone. All other tensors are ignored.
+    # Another tensor in a layer of the backbone belongs to a larger backbone, unless it belongs to the classifier, which
+    # the backbone does not have. All other tensors are ignored.
+    removed = tuple(f"{prefix}{layer}." for layer in _removed_layers(backbone_name, image_size))
     layers = tuple({f"{prefix}{_top_level_layer(name)}." for name in names.values()})
-    unexpected = (name for name in tensors if name not in used and name.startswith(layers))
+    unexpected = (
+        name for name in tensors if name not in used and name.startswith(layers) and not name.startswith(removed)
+    )
     if (unexpected_name := next(unexpected, None)) and not problem:
         problem = f"unexpected key {unexpected_name}"
     return Candidate(path, prefix, state, used, problem)
@@ -277,24 +304,38 @@ def _is_batch_count(name: str) -> bool:
 
 
 @functools.cache
-def _expected_weights(backbone_name: str) -> dict[str, Tensor]:
-    """Return the state dict of a backbone on the meta device: shapes and dtypes, but no values."""
+def _build(backbone_name: str, image_size: int | None) -> backbones.Backbone:
+    """Return a backbone whose weights have no meaning. Those of this project are on the meta device."""
     with torch.device("meta"):
-        return backbones.build(backbone_name).state_dict()
+        return backbones.build(backbone_name, image_size)
+
+
+def _expected_weights(backbone_name: str, image_size: int | None) -> dict[str, Tensor]:
+    """Return the state dict of a backbone, for its shapes and dtypes."""
+    return _build(backbone_name, image_size).state_dict()
+
+
+def _removed_layers(backbone_name: str, image_size: int | None) -> list[str]:
+    """Return the names of the layers of a network of torchvision or timm that have been replaced by the identity."""
+    if backbone_name in BUILTIN_BACKBONES:
+        return []
+    modules = _build(backbone_name, image_size).named_modules()
+    return [name.removeprefix("network.") for name, module in modules if isinstance(module, nn.Identity)]
 
 
 @functools.cache
-def _name_variants(backbone_name: str) -> list[dict[str, str]]:
+def _name_variants(backbone_name: str, image_size: int | None) -> list[dict[str, str]]:
     """Return the names that the weights of a backbone have in different programs, by their names in the backbone.
 
     These are the names in the backbone itself, the names of Conv-4 in the authors' code, and those in a
     `torch.nn.Sequential` of the layers, with and without the layers that have no weights.
     """
-    with torch.device("meta"):
-        layers = list(backbones.build(backbone_name).named_children())
-    weighted_layers = [name for name, layer in layers if layer.state_dict()]
-    names = list(_expected_weights(backbone_name))
+    names = list(_expected_weights(backbone_name, image_size))
     variants = [{name: name for name in names}]
+    if backbone_name not in BUILTIN_BACKBONES:
+        return variants
+    layers = list(_build(backbone_name, image_size).named_children())
+    weighted_layers = [name for name, layer in layers if layer.state_dict()]
     if backbone_name == "conv4":
         variants.append({name: _authors_name(name) for name in names})
     for order in ([name for name, _ in layers], weighted_layers):
@@ -314,23 +355,27 @@ def _describe_tensor(value: Tensor) -> str:
 
 
 def _describe_mismatch(
-    file: Path, backbone_name: str, state_dicts: dict[str, dict[str, Tensor]], candidates: list[Candidate]
+    file: Path,
+    backbone_name: str,
+    image_size: int | None,
+    state_dicts: dict[str, dict[str, Tensor]],
+    candidates: list[Candidate],
 ) -> str:
     """Return the message for a file without matching weights. It names the backbones that the file does contain."""
     others = [
         name
         for name in BUILTIN_BACKBONES
-        if any(candidate.problem is None for candidate in _find_candidates(name, state_dicts))
+        if any(candidate.problem is None for candidate in _find_candidates(name, None, state_dicts))
     ]
     remedy = (
         f"use --backbone {' or '.join(others)}"
         if others
-        else f"only weights of the following backbones can be imported: {', '.join(BUILTIN_BACKBONES)}"
+        else f"give the --backbone of these weights: {', '.join(BUILTIN_BACKBONES)}, or a model of torchvision or timm"
     )
     if candidates:
         place = "" if candidates[0].key == "." else f" under '{candidates[0].key}'"
         return f"the weights in {file}{place} do not match {backbone_name}: {candidates[0].problem}; {remedy}"
-    first = next(iter(_expected_weights(backbone_name)))
+    first = next(iter(_expected_weights(backbone_name, image_size)))
     present = _format_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
     return (
         f"the weights in {file} do not match {backbone_name}: {first} is missing; {remedy}. The file contains {present}"

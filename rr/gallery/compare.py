@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a
     from rr.data.index import Preprocessing
 
 
-def compare(first: Path, second: Path, weights: Path, *, dataset: Preprocessing | None, device: str) -> str:
+def compare(
+    first: Path, second: Path, weights: Path, *, dataset: Preprocessing | None, device: str, as_json: bool = False
+) -> str:
     """Return the probability that two images show the same thing, and how it was calibrated, as text for the user.
 
     The order of the images does not matter. The image size, mean and std are those of `dataset` or, by default, those
-    in the metadata of the weights.
+    in the metadata of the weights. With `as_json`, the text is JSON.
 
     Raises:
         UserError: if an image cannot be read, if the backbone cannot be loaded, or if it has no relation head.
@@ -33,6 +36,9 @@ def compare(first: Path, second: Path, weights: Path, *, dataset: Preprocessing 
     scorer = load_pair_scorer(extractor.weights, extractor.sha256)
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode)))
     (probability,) = scorer.calibration.probabilities(scorer.head.logits(features[:1], features[1:]))
+    if as_json:
+        facts = {"first": str(first), "second": str(second), "probability": float(probability)}
+        return json.dumps(facts | {"calibration": scorer.description}, indent=1)
     return (
         f"{display_name(first)} and {display_name(second)} show the same thing with probability {probability:.4f}\n"
         f"{scorer.description}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +42,7 @@ def retrieve(
     dataset: Preprocessing | None,
     on_unreadable: UnreadablePolicy,
     device: str,
+    as_json: bool = False,
 ) -> str:
     """Find the images in `folder` that are most similar to each query image; return a table for each query as text.
 
@@ -49,7 +53,7 @@ def retrieve(
 
     The image size, mean and std are those of `dataset` or, by default, those in the metadata of the weights. If
     `on_unreadable` is "raise", an error about unreadable images is raised after the features of all others have been
-    stored.
+    stored. With `as_json`, the text is JSON.
 
     Raises:
         UserError: if a query image cannot be read, if `page_path` or `index_path` would overwrite another file, if the
@@ -82,6 +86,17 @@ def retrieve(
         score = "probability that both show the same thing" if scorer else "cosine similarity of their features"
         write_text(page_path, render_page(results, f"the {score}"))
         summary += f"; page {page_path} written"
+    if as_json:
+        facts = {
+            "queries": [{"query": str(result.query), "hits": list(map(_hit_facts, result.hits))} for result in results],
+            "calibration": scorer.description if scorer else None,
+            "images": len(gallery.images),
+            "embedded": num_embedded,
+            "skipped": skipped.counts,
+            "index": str(index_path),
+            "page": str(page_path) if page_path else None,
+        }
+        return json.dumps(facts, indent=1)
     ranked_by = "probability" if scorer else "similarity"
     lines = [summary, f"percentile: percentage of random pairs of the gallery with a lower {ranked_by}"]
     lines += [f"probability: {scorer.description}"] if scorer else []
@@ -144,6 +159,17 @@ def _find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list
         candidates = rows_by_time[info.st_size, info.st_mtime_ns]
         own_rows.append([row for row in candidates if os.path.samefile(query, images[row].path)])
     return own_rows
+
+
+def _hit_facts(hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON values. `path` is relative to the searched folder."""
+    return {
+        "rank": hit.rank,
+        "path": hit.image.name,
+        "similarity": hit.similarity,
+        "probability": hit.probability,
+        "percentile": None if math.isnan(hit.percentile) else hit.percentile,
+    }
 
 
 def _format_result(result: QueryResult) -> str:

@@ -21,7 +21,7 @@ def load_imported_method(config: ImportedConfig, backbone: Backbone) -> Method:
         UserError: if the file is missing or not a backbone of this project, if its SHA-256 is not `config.sha256`, or
             if it contains a backbone of another architecture.
     """
-    if problem := find_imported_problem(config, backbone.name):
+    if problem := find_imported_problem(config, backbone.name, backbone.image_size):
         raise UserError(problem)
     backbone.load_state_dict(load_backbone(Path(config.path)).state_dict())
     return Method(backbone)

@@ -85,12 +85,13 @@ def find_backbone_problem(config: MethodConfig, backbone: str) -> str | None:
     )
 
 
-def find_imported_problem(config: ImportedConfig, backbone: str) -> str | None:
+def find_imported_problem(config: ImportedConfig, backbone: str, image_size: int | None) -> str | None:
     """Return why the file of an imported backbone cannot be used, and what to do, or None.
 
     Args:
         config: the path of the file and its SHA-256.
         backbone: the architecture that the file must contain.
+        image_size: side of the images in pixels, or None for an architecture that accepts any size.
     """
     path = Path(config.path)
     if not path.is_file():
@@ -103,13 +104,19 @@ def find_imported_problem(config: ImportedConfig, backbone: str) -> str | None:
         )
     try:
         with safe_open(path, "np") as file:
-            name = json.loads((file.metadata() or {})["rr"])["backbone"]
+            metadata = json.loads((file.metadata() or {})["rr"])
+            name, built_for = metadata["backbone"], metadata.get("image_size")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         return f"{path}: not a backbone file of this project: create it with rr import"
     if name != backbone:
         return (
             f"{path} contains weights of {name}, but the backbone of this run is {backbone}: run the method with "
             f"backbone {name}"
+        )
+    if built_for not in (None, image_size):
+        return (
+            f"{path} contains {name} for images of {built_for} x {built_for} pixels, but the image_size of the dataset "
+            f"is {image_size}: run rr import with --image-size {image_size}, or change image_size in params.yaml"
         )
     return None
 

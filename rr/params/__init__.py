@@ -4,11 +4,13 @@ Nothing here imports torch, so the command line and the Snakefile check paramete
 a user's own module is imported to check its parameters, and imports torch.)
 """
 
+from rr.params.backbones import ExtensionBackboneConfig
 from rr.params.claims import ClaimConfig
 from rr.params.datasets import (
     CifarSource,
     DatasetConfig,
     DigitsSource,
+    ExtensionSource,
     FolderSource,
     ParquetSource,
     ShapesSource,
@@ -38,6 +40,7 @@ from rr.params.protocols import (
     CLASSIFICATION_PROTOCOLS,
     NUMPY_PROTOCOLS,
     EmbeddingConfig,
+    ExtensionProtocolConfig,
     FinetuneConfig,
     KnnConfig,
     LinearConfig,
@@ -58,7 +61,10 @@ __all__ = [
     "DigitsSource",
     "DynamicsConfig",
     "EmbeddingConfig",
+    "ExtensionBackboneConfig",
     "ExtensionConfig",
+    "ExtensionProtocolConfig",
+    "ExtensionSource",
     "FinetuneConfig",
     "FolderSource",
     "GridConfig",

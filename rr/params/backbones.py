@@ -1,11 +1,15 @@
-"""The names of the backbones."""
+"""The names of the backbones, and the section `backbones`: the networks of a user's own modules."""
 
+import json
 import re
-from typing import Annotated
+from collections.abc import Collection
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import BeforeValidator, SerializeAsAny
 
 from rr.errors import format_alternatives
+from rr.params.base import StrictModel
+from rr.params.extensions import is_extension, load_config_class
 
 _RESNETS = (
     "resnet34", "resnet18", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
@@ -31,20 +35,48 @@ TORCHVISION_BACKBONES = (
 TIMM_PREFIX = "timm-"
 
 
-def check_backbone_name(name: str) -> str:
-    """Return `name` if it is the name of a backbone. Whether timm has a model is checked when it is built.
+class ExtensionBackboneConfig(StrictModel):
+    """Keys of a backbone from a user's own module, whose class `Config` is a subclass of this one."""
+
+    kind: str
+
+    def __hash__(self) -> int:  # that of pydantic requires hashable values
+        return hash(self.model_dump_json())
+
+
+def _validate_entry(value: Any) -> Any:
+    """Check an entry of `backbones` with the class `Config` of its kind."""
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping with the key kind")
+    if not is_extension(kind := value.get("kind")):
+        raise ValueError(f"kind: must be the class of your own network, such as tiny:TinyNet, got {kind!r}")
+    return load_config_class(kind, ExtensionBackboneConfig).model_validate_json(json.dumps(value))
+
+
+BackboneConfig = SerializeAsAny[Annotated[ExtensionBackboneConfig, BeforeValidator(_validate_entry)]]
+
+
+def is_known_backbone(name: str) -> bool:
+    """Return whether this project or torchvision has a backbone of that name, or whether it is one of timm."""
+    return name in (*BUILTIN_BACKBONES, *TORCHVISION_BACKBONES) or bool(re.fullmatch(rf"{TIMM_PREFIX}\w+", name))
+
+
+def check_backbone_name(name: str, own_names: Collection[str] = ()) -> None:
+    """Check the name of a backbone. Whether timm has a model is checked when it is built.
+
+    Args:
+        name: the name.
+        own_names: names of the backbones of the user's own modules.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if it is not the name of a backbone.
     """
+    if name in own_names or is_known_backbone(name):
+        return
     if name.startswith("timm/"):
         raise ValueError(f"write {TIMM_PREFIX}{name.removeprefix('timm/')}, because the name is part of file names")
-    if name not in (*BUILTIN_BACKBONES, *TORCHVISION_BACKBONES) and not re.fullmatch(rf"{TIMM_PREFIX}\w+", name):
-        names = (*BUILTIN_BACKBONES, "a classification model of torchvision", f"{TIMM_PREFIX}NAME for a model of timm")
-        alternatives = format_alternatives(name, (*BUILTIN_BACKBONES, *TORCHVISION_BACKBONES))
-        known = f"known: {', '.join(names)}"
-        raise ValueError(f"unknown backbone '{name}'; {alternatives if 'did you' in alternatives else known}")
-    return name
-
-
-BackboneName = Annotated[str, AfterValidator(check_backbone_name)]
+    names: tuple[str, ...] = (*own_names, *BUILTIN_BACKBONES)
+    alternatives = format_alternatives(name, (*names, *TORCHVISION_BACKBONES))
+    names += ("a classification model of torchvision", f"{TIMM_PREFIX}NAME for a model of timm")
+    known = f"known: {', '.join(names)}"
+    raise ValueError(f"unknown backbone '{name}'; {alternatives if 'did you' in alternatives else known}")

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rr.params.backbones import BackboneName
 from rr.params.base import Name, StrictModel
 
 Points = Annotated[float, Field(ge=-100, le=100)]
@@ -34,7 +33,7 @@ class ClaimConfig(StrictModel):
     method: Name
     above: Name
     dataset: Name
-    backbone: BackboneName
+    backbone: str
     target: Name
     protocol: Name
     margin: Points

@@ -1,10 +1,11 @@
 """The section `datasets`: where the images of each dataset come from and how they are preprocessed."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from rr.params.base import MAX_COUNT, Fraction, StrictModel
+from rr.params.extensions import accept_extensions
 
 # For pixel values in [0, 1]. The bounds reject statistics of pixel values in [0, 255], which would silently ruin a run.
 ChannelMean = Annotated[float, Field(ge=0, le=1)]
@@ -117,7 +118,17 @@ class ParquetSource(OwnImages):
     label: Annotated[str, Field(min_length=1)] | None = None
 
 
-Source = Annotated[
+class ExtensionSource(StrictModel):
+    """Keys of a source from a user's own module, whose class `Config` is a subclass of this one.
+
+    With a key `path: str | None = None`, `rr fetch --from` can give a local copy.
+    """
+
+    kind: str
+    required_function: ClassVar[str] = "read_dataset"
+
+
+_BuiltinSource = Annotated[
     ShapesSource
     | DigitsSource
     | CifarSource
@@ -128,6 +139,7 @@ Source = Annotated[
     | ParquetSource,
     Field(discriminator="kind"),
 ]
+Source = Annotated[_BuiltinSource, accept_extensions(_BuiltinSource, ExtensionSource), SerializeAsAny()]
 
 
 class DatasetConfig(StrictModel):

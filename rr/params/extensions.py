@@ -5,14 +5,20 @@ imports the module, and with it torch.
 """
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
+from pydantic import TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
+
+from rr.params.base import StrictModel
 from rr.paths import EXTENSIONS_DIR
+
+Config = TypeVar("Config", bound=StrictModel)
 
 _KIND = re.compile(r"([A-Za-z_]\w*)((?:\.\w+)*):([A-Za-z_]\w*)")
 
@@ -64,6 +70,39 @@ def load_class(kind: str) -> Any:
     if not hasattr(module, class_name):
         raise ValueError(f"{files[0]} does not define {class_name}: correct the name of the class")
     return getattr(module, class_name)
+
+
+def load_config_class(kind: str, base: type[Config]) -> type[Config]:
+    """Return the class `Config` of a user's own class, which checks its entry in params.yaml.
+
+    Raises:
+        ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, or if it has no
+            function of the name `base.required_function`.
+    """
+    own_class = load_class(kind)
+    config_class = getattr(own_class, "Config", None)
+    if not (isinstance(config_class, type) and issubclass(config_class, base)):
+        raise ValueError(f"{kind} has no class Config that is a subclass of rr.params.{base.__name__}: add it")
+    function: str | None = getattr(base, "required_function", None)
+    if function and not callable(getattr(own_class, function, None)):
+        raise ValueError(f"{kind} has no function {function}: add it")
+    return config_class
+
+
+def accept_extensions(builtin: Any, base: type[StrictModel]) -> WrapValidator:
+    """Return a validator of an entry of params.yaml: of this project (`builtin`), or of a user's own class."""
+    adapter = TypeAdapter[Any](builtin)
+
+    def validate_entry(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        if not isinstance(value, dict):
+            return validate(value)
+        # A function receives Python objects. In JSON, a list may stand for a tuple, but "3" not for 3.
+        text, kind = json.dumps(value), value.get("kind")
+        if is_extension(kind):
+            return load_config_class(kind, base).model_validate_json(text)
+        return adapter.validate_json(text)
+
+    return WrapValidator(validate_entry)
 
 
 def _imported_extensions(file: Path) -> Iterator[str]:

@@ -10,9 +10,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from rr.errors import UserError, format_alternatives
-from rr.params.base import NAME, RENAMED_KEYS, SHA256
-from rr.params.extensions import is_extension
-from rr.params.methods import load_extension_config
+from rr.params.base import NAME, RENAMED_KEYS, SHA256, StrictModel
+from rr.params.extensions import is_extension, load_config_class
 from rr.params.root import Params
 from rr.views.augmentation import Augmentation
 
@@ -150,8 +149,14 @@ def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
 def _valid_keys(location: list[Any], raw: dict[str, Any]) -> list[str]:
     """Return the keys that the model at `location` accepts, found by following the annotations of the models."""
     node: Any = Params
-    if location[:1] == ["methods"] and len(location) > 1 and is_extension(kind := raw["methods"][location[1]]["kind"]):
-        node, location = load_extension_config(kind), location[2:]
+    section: Any = raw
+    for depth, part in enumerate(location, 1):
+        if not isinstance(section, dict) or part not in section:
+            break
+        section = section[part]
+        if isinstance(section, dict) and is_extension(kind := section.get("kind")):
+            node, location = load_config_class(kind, StrictModel), location[depth:]
+            break
     for part in location:
         if isinstance(node, type) and issubclass(node, BaseModel) and part in node.model_fields:
             node = node.model_fields[part].annotation

@@ -1,12 +1,11 @@
 """The section `methods`: pretraining methods and their hyperparameters."""
 
-import json
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import Field, model_validator
 
 from rr.params.base import MAX_COUNT, SHA256, Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
-from rr.params.extensions import is_extension, load_class
+from rr.params.extensions import accept_extensions
 from rr.params.optimizers import ADAM, CONSTANT, OptimizerConfig, ScheduleConfig
 from rr.views.augmentation import Augmentation
 
@@ -187,18 +186,6 @@ class ExtensionConfig(TrainableConfig):
     label_fraction: ClassVar[float] = 0.0
 
 
-def load_extension_config(kind: str) -> type[ExtensionConfig]:
-    """Return the class `Config` of a user's own method.
-
-    Raises:
-        ValueError: if the method cannot be loaded, or if it has no such class.
-    """
-    config_class = getattr(load_class(kind), "Config", None)
-    if not (isinstance(config_class, type) and issubclass(config_class, ExtensionConfig)):
-        raise ValueError(f"{kind} has no class Config that is a subclass of rr.params.ExtensionConfig: add it")
-    return config_class
-
-
 _BuiltinConfig = Annotated[
     RelationalConfig
     | SupervisedConfig
@@ -213,16 +200,4 @@ _BuiltinConfig = Annotated[
     | BarlowTwinsConfig,
     Field(discriminator="kind"),
 ]
-_BUILTIN = TypeAdapter[Any](_BuiltinConfig)
-
-
-def _validate_entry(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Check an entry of `methods` with the class of its kind: one of this project, or `Config` of a user's method."""
-    if not isinstance(value, dict):
-        return validate(value)
-    # A function receives Python objects. In JSON, a list may stand for a tuple, but "3" not for 3.
-    text, kind = json.dumps(value), value.get("kind")
-    return load_extension_config(kind).model_validate_json(text) if is_extension(kind) else _BUILTIN.validate_json(text)
-
-
-MethodConfig = Annotated[_BuiltinConfig, WrapValidator(_validate_entry)]
+MethodConfig = Annotated[_BuiltinConfig, accept_extensions(_BuiltinConfig, ExtensionConfig)]

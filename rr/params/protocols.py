@@ -1,10 +1,11 @@
 """The section `protocols`: how a pretrained backbone is evaluated."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from rr.params.base import Count, PositiveFloat, StrictModel
+from rr.params.extensions import accept_extensions
 from rr.params.optimizers import OptimizerConfig, ScheduleConfig
 from rr.views.augmentation import Augmentation
 
@@ -91,6 +92,18 @@ class EmbeddingConfig(StrictModel):
     augmentation: Augmentation
 
 
-ProtocolConfig = Annotated[
+class ExtensionProtocolConfig(StrictModel):
+    """Settings of a protocol from a user's own module, whose class `Config` is a subclass of this one.
+
+    If `needs_labels` is true, the protocol is rejected for a target with unlabeled images.
+    """
+
+    kind: str
+    needs_labels: ClassVar[bool] = True
+    required_function: ClassVar[str] = "evaluate"
+
+
+_BuiltinConfig = Annotated[
     LinearConfig | FinetuneConfig | KnnConfig | RetrievalConfig | EmbeddingConfig, Field(discriminator="kind")
 ]
+ProtocolConfig = Annotated[_BuiltinConfig, accept_extensions(_BuiltinConfig, ExtensionProtocolConfig)]

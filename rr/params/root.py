@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from rr.errors import UserError, format_alternatives
-from rr.params.backbones import BackboneName
+from rr.params.backbones import BackboneConfig, check_backbone_name, is_known_backbone
 from rr.params.base import Name, StrictModel
 from rr.params.claims import ClaimConfig
 from rr.params.datasets import DatasetConfig
@@ -25,7 +25,7 @@ class GridConfig(StrictModel):
 
     data: list[Name]
     dataset: list[Name]
-    backbone: list[BackboneName]
+    backbone: list[str]
     method: list[Name]
     seed: list[Annotated[int, Field(ge=0, lt=2**31)]]
     target: list[Name]
@@ -49,6 +49,9 @@ class Params(StrictModel):
 
     In that file `grid` is a single grid, because DVC supports only one. In the file that the Snakefile writes for
     several suites, `grid` is a list. The runs of its grids are merged.
+
+    `backbones` defines only the networks of the user's own modules. Those of this project, of torchvision and of timm
+    have no settings.
     """
 
     grid: Annotated[list[GridConfig], Field(min_length=1), BeforeValidator(_as_list)]
@@ -56,6 +59,7 @@ class Params(StrictModel):
     precision: Literal["float32", "bfloat16"]
     dynamics: DynamicsConfig
     datasets: dict[Name, DatasetConfig]
+    backbones: dict[Name, BackboneConfig] = Field(default_factory=dict)
     methods: dict[Name, MethodConfig]
     protocols: dict[Name, ProtocolConfig]
 
@@ -68,6 +72,8 @@ class Params(StrictModel):
             "method": self.methods,
             "protocol": self.protocols,
         }
+        if name := next(filter(is_known_backbone, self.backbones), None):
+            raise ValueError(f"backbones.{name}: this is the name of another backbone; choose a new name")
         for grid in self.grid:
             for axis in GridConfig.model_fields:
                 values = getattr(grid, axis)
@@ -81,6 +87,8 @@ class Params(StrictModel):
                     raise ValueError(f"grid.{axis}: duplicate value {duplicate!r}; remove one")
                 for name in values if axis in sections else ():
                     lookup(sections[axis], name, f"grid.{axis}")
+            for name in grid.backbone:
+                self._check_backbone(name, "grid.backbone")
             for axis in ("dataset", "target"):
                 missing = [name for name in getattr(grid, axis) if name not in grid.data]
                 if missing:
@@ -92,6 +100,7 @@ class Params(StrictModel):
                 where = f"grid.claims.{number}"
                 for axis in ("method", "dataset", "target", "protocol"):
                     lookup(sections[axis], getattr(claim, axis), f"{where}.{axis}")
+                self._check_backbone(claim.backbone, f"{where}.backbone")
                 lookup(self.methods, claim.above, f"{where}.above")
                 if self.protocols[claim.protocol].kind not in CLASSIFICATION_PROTOCOLS:
                     raise ValueError(
@@ -99,6 +108,12 @@ class Params(StrictModel):
                         f"kind {', '.join(CLASSIFICATION_PROTOCOLS)}"
                     )
         return self
+
+    def _check_backbone(self, name: str, where: str) -> None:
+        try:
+            check_backbone_name(name, self.backbones)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
 
 
 class UnknownNameError(UserError, ValueError):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from rr.data.index import Preprocessing
-from rr.params import DynamicsConfig, MethodConfig
+from rr.params import DynamicsConfig, ExtensionBackboneConfig, MethodConfig
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Job:
         precision: `float32` or `bfloat16`.
         dynamics: what to measure during training.
         fingerprint: hash of everything that must be equal for the run to continue from a checkpoint.
+        backbone_config: the entry of a user's own backbone in params.yaml; None for all others.
     """
 
     dataset: Preprocessing
@@ -29,3 +30,4 @@ class Job:
     precision: str
     dynamics: DynamicsConfig
     fingerprint: str
+    backbone_config: ExtensionBackboneConfig | None = None

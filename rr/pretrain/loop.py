@@ -97,7 +97,7 @@ def pretrain(
     torch.manual_seed(job.seed)
     data = open_split(beton, job.dataset, threads=threads)
     check_training_images(job.method, data, job.num_classes)
-    backbone = backbones.build(job.backbone, job.dataset.image_size)
+    backbone = backbones.build(job.backbone, job.dataset.image_size, job.backbone_config)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
     method = methods.build(job.method, backbone, job.num_classes).to(device)
     state = TrainState()

@@ -19,6 +19,7 @@ from rr.report.sections.curves import build_curves
 from rr.report.sections.dynamics import build_dynamics
 from rr.report.sections.efficiency import build_efficiency
 from rr.report.sections.embedding import build_embedding
+from rr.report.sections.own_protocols import build_own_protocols
 from rr.report.sections.retrieval import build_retrieval
 from rr.report.sections.runs import build_runs
 from rr.report.sections.settings import build_settings
@@ -38,6 +39,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "classes": ("Classes", build_classes),
     "retrieval": ("Retrieval", build_retrieval),
     "embedding": ("Embedding", build_embedding),
+    "own_protocols": ("Own protocols", build_own_protocols),
     "curves": ("Curves", build_curves),
     "dynamics": ("Dynamics", build_dynamics),
     "efficiency": ("Efficiency", build_efficiency),

@@ -103,7 +103,7 @@ def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: 
     """Return why a pretraining run on a dataset cannot succeed, and what to do, or None. This does not load torch."""
     config = params.methods[run.method]
     if config.kind == "imported":
-        problem = find_imported_problem(config, run.backbone)
+        problem = find_imported_problem(config, run.backbone, params.datasets[run.dataset].image_size)
         return f"methods.{run.method}.path: {problem}" if problem else None
     problem = find_backbone_problem(config, run.backbone)
     if dataset and not problem:
@@ -160,7 +160,7 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
     num_images = min(config.batch_size, len(dataset.train_labels)) if dataset else config.batch_size
     num_views, size = max(1, num_images // num_processes) * config.views, params.datasets[run.dataset].image_size
     try:
-        needed = estimate_min_step_bytes(run.backbone, size, num_views, params.precision)
+        needed = estimate_min_step_bytes(params, run.backbone, size, num_views)
     except UserError as error:
         return str(error)
     available = _memory_bytes(device)
@@ -186,7 +186,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     problems = [find_memory_problem(params, run, device) for run in different.values()]
     if problems := list(dict.fromkeys(filter(None, problems))):
         return problems
-    needed = sum(estimate_output_bytes(run.backbone, params.datasets[run.dataset].image_size) for run in runs)
+    needed = sum(estimate_output_bytes(params, run.backbone, params.datasets[run.dataset].image_size) for run in runs)
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
     num_images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     for name, count in num_images.items():
@@ -196,7 +196,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
         if not paths.record_file(extraction.folder).is_file():
             target = extraction.target
             size = params.datasets[target].image_size
-            needed += estimate_features_bytes(extraction.pretraining.backbone, size, num_images[target])
+            needed += estimate_features_bytes(params, extraction.pretraining.backbone, size, num_images[target])
     free = shutil.disk_usage(".").free
     if needed > free:
         return [

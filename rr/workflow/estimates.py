@@ -11,7 +11,7 @@ from torch import nn
 
 from rr import backbones, methods, paths
 from rr.data.beton import MAX_RESIDENT_BYTES
-from rr.params import Params
+from rr.params import ExtensionBackboneConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.pretrain import checkpoint
 from rr.workflow.checks import estimate_image_bytes
@@ -67,7 +67,8 @@ def estimate_io(
     image_size = params.datasets[run.dataset].image_size
     image_bytes = num_images * estimate_image_bytes(params.datasets[run.dataset])
     with torch.device("meta"):
-        method = methods.build(config, backbones.build(run.backbone, image_size), num_classes)
+        backbone = backbones.build(run.backbone, image_size, params.backbones.get(run.backbone))
+        method = methods.build(config, backbone, num_classes)
     checkpoint_size = checkpoint.estimate_checkpoint_size(method, config)
     saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
@@ -78,29 +79,29 @@ def estimate_io(
     )
 
 
-def estimate_min_step_bytes(backbone: str, image_size: int, num_views: int, precision: str) -> int:
+def estimate_min_step_bytes(params: Params, backbone: str, image_size: int, num_views: int) -> int:
     """Return a lower bound on the memory in bytes that a training step of `num_views` views needs.
 
     It includes the weights, their gradients and one optimizer moment, the views, and the outputs of the convolutions,
     which the backward pass needs. The actual memory is usually two to three times as large.
     """
-    network = _measure_network(backbone, image_size)
-    bytes_per_output = 2 if precision == "bfloat16" else 4
+    network = _measure_network(backbone, image_size, params.backbones.get(backbone))
+    bytes_per_output = 2 if params.precision == "bfloat16" else 4
     bytes_per_view = 4 * 3 * image_size**2 + bytes_per_output * network.conv_outputs
     return 3 * 4 * network.weights + int(num_views * bytes_per_view)
 
 
-def estimate_features_bytes(backbone: str, image_size: int, num_images: int) -> int:
+def estimate_features_bytes(params: Params, backbone: str, image_size: int, num_images: int) -> int:
     """Return the size in bytes of the features of a number of images, float32."""
-    return 4 * _measure_network(backbone, image_size).features * num_images
+    return 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).features * num_images
 
 
-def estimate_output_bytes(backbone: str, image_size: int) -> int:
+def estimate_output_bytes(params: Params, backbone: str, image_size: int) -> int:
     """Estimate the size in bytes of the outputs of a run: the backbone, and the state before the last epoch.
 
     The state contains the weights and two optimizer moments of each.
     """
-    return (1 + 3) * 4 * _measure_network(backbone, image_size).weights
+    return (1 + 3) * 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).weights
 
 
 class _NetworkSize(NamedTuple):
@@ -112,7 +113,7 @@ class _NetworkSize(NamedTuple):
 
 
 @cache
-def _measure_network(name: str, image_size: int) -> _NetworkSize:
+def _measure_network(name: str, image_size: int, config: ExtensionBackboneConfig | None) -> _NetworkSize:
     """Build a backbone and pass an image through it, without changing torch's random state.
 
     If possible, a large image is replaced by a smaller one, and the number of outputs is extrapolated. The device
@@ -127,7 +128,7 @@ def _measure_network(name: str, image_size: int) -> _NetworkSize:
     # A network that is not of this project is built for one image size.
     side = min(image_size, _MAX_IMAGE_SIZE) if name in BUILTIN_BACKBONES else image_size
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        backbone = backbones.build(name, side).eval()
+        backbone = backbones.build(name, side, config).eval()
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count_outputs)

@@ -16,11 +16,12 @@ from rr import paths
 from rr.params import GridConfig, Params, lookup
 from rr.params.extensions import extension_files, is_extension
 
-# Dotted paths into params.yaml. Names in braces stand for the values of the options on the stage's command line.
+# Dotted paths into params.yaml. Names in braces stand for the values of the options on the stage's command line. The
+# section `backbones` has entries only for the networks of the user's own modules.
 STAGE_PARAMETERS = {
     "fetch": ("datasets.{dataset}.source",),
     "convert": ("datasets.{dataset}",),
-    "pretrain": ("threads", "precision", "dynamics", "methods.{method}"),
+    "pretrain": ("threads", "precision", "dynamics", "methods.{method}", "backbones.{backbone}"),
     "extract": ("threads",),
     "evaluate": ("threads", "protocols.{protocol}"),
     "report": ("grid",),
@@ -30,7 +31,7 @@ STAGE_PARAMETERS = {
 class StageRun(NamedTuple):
     """A run of one stage: its folder, the parameters and inputs that determine its result, and its output files.
 
-    `extension_files` are the files of a user's own method, if the run uses one.
+    `extension_files` are the files of the user's own classes that the run uses.
     """
 
     stage: str
@@ -53,10 +54,42 @@ def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
     for template in STAGE_PARAMETERS[stage]:
         value: Any = params
         keys = [part.format(**names) for part in template.split(".")]
+        if keys[0] == "backbones" and keys[1] not in params.backbones:
+            continue
         for depth, key in enumerate(keys):
             value = getattr(value, key) if isinstance(value, BaseModel) else lookup(value, key, ".".join(keys[:depth]))
         values[".".join(keys)] = to_jsonable_python(value)
     return values
+
+
+def stage_extension_files(params: Params, stage: str, **names: str) -> list[Path]:
+    """Return the files of the user's own classes that a run uses, relative to the project.
+
+    Args:
+        params: all parameters.
+        stage: name of the stage.
+        **names: the names on the stage's command line, such as `dataset`.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    entries: list[Any] = []
+    if stage == "fetch":
+        entries.append(lookup(params.datasets, names["dataset"], "datasets").source)
+    if stage == "pretrain":
+        entries.append(lookup(params.methods, names["method"], "methods"))
+    if stage == "evaluate":
+        entries.append(lookup(params.protocols, names["protocol"], "protocols"))
+    if stage in ("pretrain", "extract", "evaluate"):
+        entries.append(params.backbones.get(names["backbone"]))
+    return [file for entry in entries if entry and is_extension(entry.kind) for file in extension_files(entry.kind)]
+
+
+def _make_run(
+    params: Params, stage: str, folder: Path, inputs: list[Path], outputs: list[Path], **names: str
+) -> StageRun:
+    values, files = stage_params(params, stage, **names), stage_extension_files(params, stage, **names)
+    return StageRun(stage, folder, values, inputs, outputs, tuple(dict.fromkeys(files)))
 
 
 def dataset_names(params: Params) -> list[str]:
@@ -92,37 +125,30 @@ def _pretrainings_of(grid: GridConfig) -> Iterator[paths.PretrainPaths]:
 def make_fetch_run(params: Params, dataset: str) -> StageRun:
     """Return the `fetch` run of a dataset."""
     files = paths.DatasetPaths(dataset)
-    return StageRun("fetch", files.raw_dir, stage_params(params, "fetch", dataset=dataset), [], [files.images])
+    return _make_run(params, "fetch", files.raw_dir, [], [files.images], dataset=dataset)
 
 
 def make_convert_run(params: Params, dataset: str) -> StageRun:
     """Return the `convert` run of a dataset."""
     files = paths.DatasetPaths(dataset)
-    values = stage_params(params, "convert", dataset=dataset)
-    return StageRun("convert", files.beton_dir, values, [files.images], [*files.betons.values(), files.index])
+    outputs = [*files.betons.values(), files.index]
+    return _make_run(params, "convert", files.beton_dir, [files.images], outputs, dataset=dataset)
 
 
 def make_pretrain_run(params: Params, run: paths.PretrainPaths) -> StageRun:
     """Return the `pretrain` run that writes the files of `run`."""
     dataset = paths.DatasetPaths(run.dataset)
-    values = stage_params(params, "pretrain", dataset=run.dataset, method=run.method)
     inputs = [dataset.betons["train"], dataset.index]
     outputs = [run.weights, run.last_epoch, run.history, run.views]
-    return StageRun("pretrain", run.folder, values, inputs, outputs, tuple(method_files(params, run.method)))
-
-
-def method_files(params: Params, method: str) -> list[Path]:
-    """Return the files of a user's own method, relative to the project. Other methods have none."""
-    kind = lookup(params.methods, method, "methods").kind
-    return extension_files(kind) if is_extension(kind) else []
+    names = {"method": run.method, "backbone": run.backbone}
+    return _make_run(params, "pretrain", run.folder, inputs, outputs, **names)
 
 
 def make_extract_run(params: Params, run: paths.FeaturePaths) -> StageRun:
     """Return the `extract` run that writes the files of `run`."""
     target = paths.DatasetPaths(run.target)
-    values = stage_params(params, "extract", target=run.target)
     inputs = [run.pretraining.weights, *target.betons.values(), target.index]
-    return StageRun("extract", run.folder, values, inputs, [run.features])
+    return _make_run(params, "extract", run.folder, inputs, [run.features], backbone=run.pretraining.backbone)
 
 
 def make_evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
@@ -131,10 +157,10 @@ def make_evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
     The inputs are those of all protocols together, because the stages of a DVC matrix have the same dependencies.
     """
     target = paths.DatasetPaths(run.target)
-    values = stage_params(params, "evaluate", target=run.target, protocol=run.protocol)
     inputs = [run.extraction.features, run.pretraining.weights, *target.betons.values(), target.index]
     outputs = [run.metrics, run.predictions, run.confusion, run.examples]
-    return StageRun("evaluate", run.folder, values, inputs, outputs)
+    names = {"backbone": run.pretraining.backbone, "protocol": run.protocol}
+    return _make_run(params, "evaluate", run.folder, inputs, outputs, **names)
 
 
 def make_report_run(params: Params) -> StageRun:

@@ -60,7 +60,7 @@ def recompute_last_epoch(
     recorded = _read_history(run.history.read_text(encoding="utf-8"))
     torch.manual_seed(job.seed)
     data = open_split(beton, job.dataset, threads=threads)
-    backbone = backbones.build(job.backbone, job.dataset.image_size)
+    backbone = backbones.build(job.backbone, job.dataset.image_size, job.backbone_config)
     method = methods.build(job.method, backbone, job.num_classes).to(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(job, method, data, Path(folder, "resume.pt"), device, ProcessGroup())

@@ -24,13 +24,13 @@ SUITES = Path("workflow/suites")
 _SECTIONS = {"grid", "methods"}
 
 
-def describe_suites() -> str:
-    """Return one line per suite: its name and the first sentence of the comment in its file."""
-    lines = []
+def describe_suites() -> dict[str, str]:
+    """Return the first sentence of the comment in the file of each suite, by the name of the suite."""
+    sentences = {}
     for name in _suite_names():
         comment = [line[1:].strip() for line in _read_text(name).splitlines() if line.startswith("#")]
-        lines.append(f"{name:<20} {' '.join(comment).split('. ')[0].rstrip('.')}")
-    return "\n".join(lines)
+        sentences[name] = " ".join(comment).split(". ")[0].rstrip(".")
+    return sentences
 
 
 def suite_text(name: str) -> str:

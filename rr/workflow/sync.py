@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rr.errors import UserError
@@ -60,10 +61,17 @@ def register_run(run: StageRun, params: Params) -> None:
     """Register a finished stage run, which a user started, with both engines.
 
     Nothing happens if the grid does not contain the run, or if the run does not match `params`, which may have changed
-    in the meantime. If an engine cannot register the run, a message is printed.
+    in the meantime. If an engine is not installed or cannot register the run, a message is printed.
     """
     current = next((candidate for candidate in grid.stage_runs(params) if candidate.folder == run.folder), None)
     if current is None or describe_mismatches(current):
+        return
+    if missing := [name for name in ("snakemake", "dvc") if find_spec(name) is None]:
+        print(
+            f"rr: the run was not registered with the engines, because {' and '.join(missing)} cannot be imported: to "
+            "use them, run pip install 'relational-reasoning[workflow]', then rr sync",
+            file=sys.stderr,
+        )
         return
     print("registering the run with Snakemake and DVC", file=sys.stderr)
     for engine, register in (("snakemake", _register_with_snakemake), ("dvc", _register_with_dvc)):

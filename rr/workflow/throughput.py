@@ -282,7 +282,7 @@ def measure_throughput(
     for pair, ((name, image_size), same_pair) in enumerate(steps.items()):
         if backbone is None or backbone.name != name or backbone.image_size not in (None, image_size):
             backbone = None  # free the memory of the last one first
-            backbone = backbones.build(name, image_size).to(device)
+            backbone = backbones.build(name, image_size, params.backbones.get(name)).to(device)
         dataset = Preprocessing(image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         timer = StepTimer(backbone, dataset, device=device, threads=params.threads, precision=params.precision)
         fastest = 0.0  # in forward passes per second, because their number per step differs between methods

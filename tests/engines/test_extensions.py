@@ -1,4 +1,4 @@
-"""Test a method from a user's own module with both engines: which runs an edit makes out of date."""
+"""Test classes from a user's own modules with both engines: which runs an edit makes out of date."""
 
 import os
 from collections.abc import Iterator
@@ -6,24 +6,26 @@ from pathlib import Path
 
 import pytest
 from engine_calls import ENVIRONMENT, call
-from helpers import SIMSIAM, copy_project, keep_one_evaluation, write_simsiam
+from helpers import SIMSIAM, copy_project, keep_one_evaluation, use_own_classes, write_own_classes, write_simsiam
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
-PRETRAIN = "runs/pretrain/shapes/conv4"
+PRETRAIN = "runs/pretrain/own/conv4"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with SimSiam in its grid, whose grid DVC has run."""
+    """A project with a method, a backbone, a source and a protocol of the guides in its grid, which DVC has run."""
 
     def change(params: dict) -> None:
+        use_own_classes(params)
         keep_one_evaluation(params)
-        params["grid"].update(method=["relational", "simsiam"])
+        params["grid"].update(dataset=["own"], method=["random", "simsiam"], protocol=["knn", "nearest-mean"])
         params["methods"]["simsiam"] = SIMSIAM
         params["datasets"]["shapes"]["source"].update(train=64, test=20)
 
     folder = copy_project(tmp_path_factory.mktemp("project"), change)
     write_simsiam(folder / "workflow/extensions")
+    write_own_classes(folder / "workflow/extensions")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENT, "PYTHONPATH", f"{folder}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}")
         call(folder, "dvc", "repro")
@@ -34,35 +36,70 @@ def records(project: Path) -> dict[str, bytes]:
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in project.rglob("run.json")}
 
 
-def test_edits_of_extensions_affect_only_the_runs_of_their_method(project: Path) -> None:
+def test_records_contain_the_files_that_their_runs_use(project: Path) -> None:
+    uses = {
+        "simsiam": lambda parts: parts[1] == "pretrain" and "simsiam" in parts,
+        "separable": lambda parts: parts[0] == "runs" and "separable" in parts,
+        "medmnist": lambda parts: parts[:3] == ("data", "raw", "own"),
+        "nearest_mean": lambda parts: "nearest-mean" in parts,
+    }
+    for name, record in records(project).items():
+        parts = Path(name).parts
+        for module, is_used in uses.items():
+            assert (f'"workflow/extensions/{module}.py": "'.encode() in record) == is_used(parts), (name, module)
+    assert "every artifact matches its record" in call(project, "rr", "verify")
+
+
+def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -> None:
     before = records(project)
-    own = b'"workflow/extensions/simsiam.py": "'
-    assert [name for name, record in before.items() if own in record] == [f"{PRETRAIN}/simsiam/1/run.json"]
     call(project, "rr", "sync", "dvc")
     assert "Nothing to be done" in call(project, "snakemake", "-n")
 
-    # Another method: no run is repeated.
+    # Another class and another backbone: no run is repeated.
     (project / "workflow/extensions/other.py").write_text("CONSTANT = 1\n")
+    params = (project / "params.yaml").read_text()
+    entry = "  other: {kind: 'separable:Separable', width: 4, blocks: 1}\n"
+    assert params.count("backbones:\n") == 1
+    (project / "params.yaml").write_text(params.replace("backbones:\n", f"backbones:\n{entry}"))
     assert "Nothing to be done" in call(project, "snakemake", "-n")
     output = call(project, "dvc", "repro")
-    for method in ("relational", "simsiam"):
-        assert f"{PRETRAIN}/{method}/1/backbone.safetensors matches its record and is not trained again" in output
+    for file in (
+        "data/raw/own/images.parquet", "data/raw/shapes/images.parquet",
+        f"{PRETRAIN}/random/1/backbone.safetensors", f"{PRETRAIN}/simsiam/1/backbone.safetensors",
+        "runs/features/own/separable/simsiam/1/own/features.safetensors",
+        "runs/evaluate/own/conv4/random/1/own/nearest-mean/metrics.json",
+    ):  # fmt: skip
+        assert f"{file} matches its record and is not made again" in output
     assert records(project) == before
     assert "every artifact matches its record" in call(project, "rr", "verify")
     assert "Data and pipelines are up to date." in call(project, "dvc", "repro")
 
-    # An edit of the method: its runs, and what depends on them, are repeated.
-    path = project / "workflow/extensions/simsiam.py"
-    path.write_text(path.read_text().replace("num_layers=3", "num_layers=2"))
-    verify = call(project, "rr", "verify", code=2)
-    assert f"workflow/extensions/simsiam.py (code of {PRETRAIN}/simsiam/1) has changed since the run" in verify
-    assert "mismatches: 1;" in verify
+    # An edit of a class makes the runs that use it out of date. An edit of a docstring does not.
+    for module, code, new_code in (
+        ("separable", "Map float", "Map"),
+        ("medmnist", "encode_png(pixels)", "encode_png(255 - pixels)"),
+        ("simsiam", "num_layers=3", "num_layers=2"),
+        ("nearest_mean", "config.temperature, axis=1", "config.temperature / 2, axis=1"),
+    ):
+        path = project / f"workflow/extensions/{module}.py"
+        text = path.read_text()
+        assert code in text
+        path.write_text(text.replace(code, new_code))
+        is_used = f'"workflow/extensions/{module}.py": "'.encode()
+        users = {name for name, record in before.items() if is_used in record and module != "separable"}
+        verify = call(project, "rr", "verify", code=2 if users else 0)
+        assert verify.count("has changed since the run") == len(users)
+        for name in users:
+            assert f"workflow/extensions/{module}.py (code of {name.removesuffix('/run.json')}) has changed" in verify
+        if module != "nearest_mean":
+            path.write_text(text)
+
+    # They and what depends on them are repeated.
     plan = call(project, "snakemake", "-n")
-    assert "method=simsiam" in plan
-    assert "method=relational" not in plan
-    output = call(project, "dvc", "repro")
-    assert f"{PRETRAIN}/relational/1/backbone.safetensors matches its record and is not trained again" in output
+    assert "protocol=nearest-mean" in plan
+    assert "protocol=knn" not in plan
+    assert "rule extract:" not in plan
+    call(project, "dvc", "repro")
     changed = {name for name, record in records(project).items() if record != before[name]}
-    assert {name.split("/")[1] for name in changed} == {"pretrain", "features", "evaluate", "run.json"}
-    assert all("simsiam" in name for name in changed - {"report/run.json"})
+    assert changed == {*users, "report/run.json"}
     assert "every artifact matches its record" in call(project, "rr", "verify")

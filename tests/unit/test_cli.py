@@ -77,6 +77,23 @@ def test_mistyped_words_get_a_suggestion(rr: RunRr, arguments: tuple[str, ...], 
     assert hint in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"), [("rr retr", "retrieve"), ("rr suite sh", "show"), ("rr fetch --j", "--json")]
+)
+def test_shell_completion(project: Path, words: str, expected: str) -> None:
+    variables = {"_RR_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    program = Path(sys.executable).with_name("rr")
+    done = subprocess.run([program], capture_output=True, text=True, env=os.environ | variables)
+    assert done.stdout.split() == [expected]
+
+
+@pytest.mark.parametrize("group", [(), ("suite",)])
+def test_lines_of_the_list_of_commands_are_not_cut(rr: RunRr, group: tuple[str, ...]) -> None:
+    lines = rr(*group, "--help").out.split("Commands:")[1].splitlines()
+    assert len(lines) > 3
+    assert not [line for line in lines if line.rstrip().endswith(("...", "…"))]
+
+
 @pytest.mark.slow
 def test_bench_runs_the_requested_part(project: Path, rr: RunRr) -> None:
     assert rr("bench", "loadr").err.startswith("rr: ")
@@ -231,3 +248,26 @@ def test_tests_have_no_network(in_process: bool) -> None:
     else:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "tests must not use the network" in done.stderr
+
+
+@pytest.mark.slow
+def test_stages_print_their_record_or_metrics_as_json(project: Path, rr: RunRr) -> None:
+    run = ("--dataset", "shapes", "--backbone", "conv4", "--method", "random", "--seed", "1")
+    target = ("--target", "shapes")
+    folders = {
+        ("fetch", "--dataset", "shapes"): "data/raw/shapes/run.json",
+        ("convert", "--dataset", "shapes"): "data/beton/shapes/run.json",
+        ("pretrain", *run): "runs/pretrain/shapes/conv4/random/1/run.json",
+        ("extract", *run, *target): "runs/features/shapes/conv4/random/1/shapes/run.json",
+        ("evaluate", *run, *target, "--protocol", "knn"): "runs/evaluate/shapes/conv4/random/1/shapes/knn/metrics.json",
+    }
+    for command, file in folders.items():
+        outcome = rr(*command, "--json")
+        assert outcome.code == 0, outcome.err
+        assert json.loads(outcome.out) == json.loads(Path(file).read_text())
+
+
+def test_suites_are_listed_as_json(params_file: Path, rr: RunRr) -> None:
+    suites = json.loads(rr("suite", "list", "--json").out)
+    assert [f"{name:<20} {sentence}" for name, sentence in suites.items()] == rr("suite", "list").out.splitlines()
+    assert "cifar" in suites

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from documented_commands import PAGES, read_blocks
-from helpers import ROOT, RunRr
+from helpers import ROOT, RunRr, write_params
 from PIL import Image
+from ruamel.yaml import YAML
 
+from rr.params import load_params
 from rr.runtime.signals import EXIT_MESSAGES
 
 generate = runpy.run_path(str(ROOT / "docs/generate.py"))
@@ -36,6 +38,22 @@ def test_method_pages_are_up_to_date(path: Path) -> None:
         stored = np.asarray(Image.open(image).convert("RGB"), dtype=float)
         # WebP is lossy, and the views of another processor may differ by rounding errors.
         assert np.abs(stored - np.asarray(generate["views_image"](path.stem))).mean() < 8, "run make docs"
+
+
+def test_each_page_shows_other_views() -> None:
+    images = [path.with_suffix(".webp") for path in generate["METHOD_PAGES"]]
+    contents = [image.read_bytes() for image in images if image.is_file()]
+    assert len(set(contents)) == len(contents) == 9
+
+
+def test_augmentations_on_the_page_of_byol_are_valid(project: Path) -> None:
+    page = (ROOT / "docs/methods/byol.md").read_text(encoding="utf-8")
+    keys = YAML(typ="safe").load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    byol = {"kind": "byol", "views": 2, "batch_size": 8, "epochs": 1, "learning_rate": 0.1, "momentum": 0.9}
+    byol |= {"hidden_dim": 8, "projection_dim": 4}
+    write_params(project, lambda params: params["methods"].update(byol=byol | keys))
+    second = load_params(project / "params.yaml").methods["byol"].augmentations[1]
+    assert (second.blur, second.solarize, second.saturation) == (0.1, 0.2, 0.2)
 
 
 def test_every_method_has_a_page() -> None:

@@ -1,12 +1,12 @@
-"""Test `rr.testing.check_method` on the methods of this project, on that of the guide, and on faulty ones."""
+"""Test `rr.testing` on the methods of this project, on the classes of the guides, and on faulty ones."""
 
 from pathlib import Path
 
 import pytest
-from helpers import SIMSIAM, write_params, write_simsiam
+from helpers import SIMSIAM, use_own_classes, write_own_classes, write_params, write_simsiam
 
 from rr.errors import UserError
-from rr.testing import check_method
+from rr.testing import check_backbone, check_method, check_protocol, check_source
 
 FAULTY = """
 import numpy as np
@@ -74,3 +74,117 @@ def test_unknown_and_untrained_methods_raise(project: Path) -> None:
         check_method("simsiam")
     with pytest.raises(UserError, match=r"params.yaml: methods.random is not trained"):
         check_method("random")
+
+
+@pytest.fixture
+def own_classes(extensions: Path) -> Path:
+    """Return the folder of extensions, with the backbone, the source and the protocol of the guides."""
+    write_own_classes(extensions)
+    write_params(Path(), use_own_classes)
+    return extensions
+
+
+def test_other_classes_of_the_guides_pass(own_classes: Path) -> None:
+    check_backbone("separable", image_size=16)
+    check_source("own")
+    check_protocol("nearest-mean")
+
+
+def test_builtin_sources_and_protocols_pass(project: Path) -> None:
+    check_source("shapes")
+    check_protocol("knn")
+
+
+@pytest.mark.slow
+def test_method_with_an_own_backbone_passes(own_classes: Path) -> None:
+    check_method("relational", backbone="separable")
+
+
+@pytest.mark.parametrize(
+    ("code", "change", "message"),
+    [
+        (".mean((2, 3))", ".mean(3)", r"the output must be \(B, features\) = \(8, 8\)"),
+        (".mean((2, 3))", ".mean((2, 3)).double()", "the output must be float32"),
+        (".mean((2, 3))", ".mean((2, 3)) * torch.inf", "the output is NaN or infinite"),
+        (".mean((2, 3))", ".mean((2, 3)) * 0", "is zero"),
+        (".mean((2, 3))", ".mean((2, 3)).detach() + self.layers[0].weight.mean()", "receives no gradient"),
+        ("        self.features", "        torch.seed()\n        self.features", "differs between two networks with"),
+        (".mean((2, 3))", ".mean((2, 3)) + next(COUNTER)", "a backbone that was saved and loaded gives other"),
+    ],
+)
+def test_faulty_backbones_fail(own_classes: Path, code: str, change: str, message: str) -> None:
+    file = own_classes / "separable.py"
+    text = (
+        file.read_text()
+        .replace(code, change)
+        .replace("from torch import", "import itertools\nimport torch\nfrom torch import")
+    )
+    file.write_text(text.replace("class Separable", "COUNTER = itertools.count()\n\nclass Separable"))
+    with pytest.raises(AssertionError, match=message):
+        check_backbone("separable", image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("code", "change", "message"),
+    [
+        (
+            '("train", "test"):\n                for',
+            '("test", "train"):\n                for',
+            "a training image comes after",
+        ),
+        ("encode_png(pixels)", "encode_png(pixels ^ np.random.randint(255, dtype=np.uint8))", "differ between two rea"),
+    ],
+)
+def test_faulty_sources_fail(own_classes: Path, code: str, change: str, message: str) -> None:
+    file = own_classes / "medmnist.py"
+    assert code in file.read_text()
+    file.write_text(file.read_text().replace(code, change))
+    with pytest.raises(AssertionError, match=message):
+        check_source("own")
+
+
+@pytest.mark.parametrize(
+    ("code", "change", "message"),
+    [
+        (
+            "encode_png(pixels)",
+            'b"nothing"',
+            r"train/0.png: not a readable image [^$]*repair them, or correct medmnist",
+        ),
+        (
+            "source.classes, iter",
+            "source.classes[:3], iter",
+            r"the label 9 has no class name \(the number of class name",
+        ),
+    ],
+)
+def test_unusable_images_and_labels_raise(own_classes: Path, code: str, change: str, message: str) -> None:
+    file = own_classes / "medmnist.py"
+    file.write_text(file.read_text().replace(code, change))
+    with pytest.raises(UserError, match=message):
+        check_source("own")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("metrics={}", "there are no metrics"),
+        ('metrics={"m": float("nan")}', "the metric m is nan"),
+        ("rows=result.rows[:3]", "prediction has 40 values for 3 rows"),
+        ("examples=result.examples[0]", "the examples must be an image"),
+        ('metrics={"m": np.random.rand()}', "the metrics differ between two evaluations"),
+        ('columns={"c": np.random.rand(40)}', "the values of c differ between two evaluations"),
+    ],
+)
+def test_faulty_protocols_fail(own_classes: Path, change: str, message: str) -> None:
+    file = own_classes / "nearest_mean.py"
+    text = file.read_text().replace("return make_classification_result", "result = make_classification_result")
+    file.write_text(f"import dataclasses\n{text}        return dataclasses.replace(result, {change})\n")
+    with pytest.raises(AssertionError, match=message):
+        check_protocol("nearest-mean")
+
+
+def test_unknown_names_raise(project: Path) -> None:
+    for check, section in ((check_backbone, "backbones"), (check_source, "datasets"), (check_protocol, "protocols")):
+        with pytest.raises(UserError, match=rf"params.yaml: {section}: unknown 'mine'"):
+            check("mine")

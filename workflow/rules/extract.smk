@@ -8,6 +8,7 @@ rule extract:
         "data/beton/{target}/test.beton",
         "data/beton/{target}/index.parquet",
         code=code_files("extract"),
+        extension=lambda names: grid.stage_extension_files(PARAMS, "extract", **names),
     output:
         "runs/features/{dataset}/{backbone}/{method}/{seed}/{target}/features.safetensors",
         "runs/features/{dataset}/{backbone}/{method}/{seed}/{target}/run.json",

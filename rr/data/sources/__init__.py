@@ -8,7 +8,7 @@ from rr.data.raw import RawDataset
 from rr.data.skipped_files import SkippedFiles
 from rr.data.sources import cifar, digits, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
 from rr.errors import UserError
-from rr.params import DigitsSource, ShapesSource, Source
+from rr.params import Source
 
 
 def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, skipped: SkippedFiles) -> RawDataset:
@@ -23,8 +23,8 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
     Raises:
         UserError: if the source is missing, incomplete or damaged, or if the download fails.
     """
-    if local_copy is None and not isinstance(source, ShapesSource | DigitsSource) and source.path:
-        local_copy = _expand_user(source.path)
+    if local_copy is None and (path := getattr(source, "path", None)):
+        local_copy = _expand_user(path)
     if local_copy:
         raise_if_url(local_copy)
     match source.kind:
@@ -44,6 +44,11 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
             return imagefolder.read_dataset(source, local_copy, skipped)
         case "parquet":
             return parquet.read_dataset(source, local_copy, skipped)
+        case kind:  # a user's own source
+            from rr.params.extensions import load_class
+
+            dataset: RawDataset = load_class(kind).read_dataset(source, download_dir, local_copy)
+            return dataset
 
 
 def _expand_user(path: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from rr.report.inputs.collect import GridResults
 from rr.report.text_table import TextTable, text_table
 
-_SECTIONS = ("methods", "protocols", "datasets")
+_SECTIONS = ("methods", "backbones", "protocols", "datasets")
 
 
 def build_settings(results: GridResults) -> dict[str, TextTable]:

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torchvision
 from helpers import RunRr
 from networks import random_backbone, random_images
 from safetensors.torch import save_file
@@ -27,6 +29,7 @@ from rr.exchange import exporting
 from rr.exchange.exporting import export_backbone
 from rr.exchange.importing import import_backbone
 from rr.methods.imported import load_imported_method
+from rr.methods.requirements import find_imported_problem
 from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
 
@@ -139,11 +142,11 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
     ("alter", "message"),
     [
         (set_nan, "conv1.weight contains NaN or infinite values"),
-        (convert_to_integers, "conv1.weight is .* int64 instead of .*; only weights of the following backbones"),
+        (convert_to_integers, "conv1.weight is .* int64 instead of .*; give the --backbone of these weights"),
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
         (lambda state: {"optimizer": {0: torch.ones(1)}}, "does not contain a state dict"),
-        (lambda state: {"a.b": torch.ones(1)}, "conv1.weight is missing; only weights .* The file contains a.b$"),
+        (lambda state: {"a.b": torch.ones(1)}, "conv1.weight is missing; give the --backbone .* contains a.b$"),
         (lambda state: {}, "does not contain a state dict"),
     ],
 )
@@ -222,6 +225,53 @@ def test_layout_of_another_program_is_imported(tmp_path: Path, name: str, layout
     assert has_same_features(load_backbone(tmp_path / "b.safetensors"), backbone)
     expected = f"; ignored {ignored}. To use" if ignored else r"features(, from the weights [^;]*)?\. To"
     assert re.search(expected, message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size", "library_model"),
+    [
+        ("mobilenet_v3_small", 32, lambda: torchvision.models.mobilenet_v3_small()),  # keeps a layer of its classifier
+        ("convnext_tiny", 32, lambda: torchvision.models.convnext_tiny()),
+        ("vit_b_32", 64, lambda: torchvision.models.vit_b_32(image_size=64)),
+        ("timm-vit_tiny_patch16_224", 64, lambda: timm.create_model("vit_tiny_patch16_224", img_size=64)),
+        ("timm-convnext_atto", 32, lambda: timm.create_model("convnext_atto")),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "state_dict.module.backbone."])
+def test_state_dict_of_torchvision_and_timm_is_imported(
+    tmp_path: Path, name: str, size: int, library_model: Callable[[], nn.Module], prefix: str
+) -> None:
+    torch.manual_seed(0)
+    model = library_model()
+    state = add_prefix(prefix.removeprefix("state_dict."), model.state_dict())
+    torch.save({"state_dict": state} if prefix else state, tmp_path / "c.pt")
+    message = import_backbone(tmp_path / "c.pt", name, tmp_path / "b", image_size=size)
+    assert "; ignored " in message  # the classifier
+    loaded = load_backbone(tmp_path / "b")
+    assert loaded.image_size == size
+    (classifier,) = [layer for layer in model.modules() if getattr(layer, "out_features", 0) == 1000]
+    features: list[Tensor] = []
+    classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    images = torch.rand(2, 3, size, size)
+    with torch.inference_mode():
+        model.eval()(images)
+        torch.testing.assert_close(loaded(images), features[0])
+
+
+def test_networks_for_one_size_need_the_size(tmp_path: Path) -> None:
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"--backbone shufflenet_v2_x0_5: this network is built for images of one size"):
+        import_backbone(tmp_path / "c.pt", "shufflenet_v2_x0_5")
+    with pytest.raises(UserError, match=r"--image-size 32: conv4 accepts images of any size; omit this option"):
+        import_backbone(tmp_path / "c.pt", "conv4", image_size=32)
+    with pytest.raises(UserError, match=r"do not match shufflenet_v2_x1_0: .*, or a model of torchvision or timm"):
+        import_backbone(tmp_path / "c.pt", "shufflenet_v2_x1_0", image_size=32)
+    import_backbone(tmp_path / "c.pt", "shufflenet_v2_x0_5", tmp_path / "b", image_size=32)
+    config = ImportedConfig(kind="imported", path=str(tmp_path / "b"), sha256=file_sha256(tmp_path / "b"))
+    assert find_imported_problem(config, "shufflenet_v2_x0_5", 32) is None
+    problem = find_imported_problem(config, "shufflenet_v2_x0_5", 64)
+    assert "for images of 32 x 32 pixels, but the image_size of the dataset is 64: run rr import with" in str(problem)
 
 
 def test_prefix_in_a_safetensors_file_is_removed(tmp_path: Path) -> None:

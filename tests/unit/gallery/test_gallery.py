@@ -546,6 +546,9 @@ def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> N
     assert calibration.startswith("calibrated (Platt scaling) on 40 pairs of augmented test images of shapes")
     assert "the accuracy is 90.0 % and the calibration error 2.0 %" in calibration
     assert rr("compare", *pair[::-1], "--weights", "h").out.splitlines()[0].endswith(f" {probability:.4f}")
+    facts = json.loads(rr("compare", *pair, "--weights", "h", "--json").out)
+    assert (facts["first"], facts["second"], facts["calibration"]) == (*pair, calibration)
+    assert facts["probability"] == pytest.approx(probability, abs=1e-6)
     # A file of other weights has no calibration here, and an unreadable record does not count.
     shutil.move("runs", "others")
     outcome = rr("compare", *pair, "--weights", "h")
@@ -596,6 +599,17 @@ def test_rerank_orders_the_nearest_by_probability(folder: Path, rr: RunRr) -> No
         [1 / (1 + np.exp(0.5 - 2 * logit)) for logit in logits], abs=1e-4
     )
     assert "probability: calibrated (Platt scaling)" in outcome.out
+    facts = json.loads(rr(*ask, "--rerank", 3, "--json").out)
+    (result,) = facts["queries"]
+    assert result["query"] == "g/b.png"
+    keys = ("rank", "similarity", "probability", "percentile", "path")
+    assert [f"{h['rank']:>4}  {h['similarity']:>10.4f}  {h['probability']:>11.4f}" for h in result["hits"]] == [
+        line[:29] for line in lines
+    ]
+    assert [h["path"] for h in result["hits"]] == names
+    assert tuple(sorted(result["hits"][0])) == tuple(sorted(keys))
+    assert (facts["embedded"], facts["page"], facts["skipped"]) == (0, None, {})
+    assert rr(*ask, "--json").out.count('"probability": null') == 3
     assert "ranked by the probability that both show the same thing" in Path("page.html").read_text()
     for arguments, message in (
         ((*ask[:-1], 3, "--rerank", 2), "--rerank 2: must be at least the number of results (--top 3)"),

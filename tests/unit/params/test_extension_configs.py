@@ -1,11 +1,21 @@
 """Test methods from a user's own module: the method of the guide, its parameters, and mistakes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, SIMSIAM, RunRr, python_blocks, write_params, write_simsiam
+from helpers import (
+    ROOT,
+    SIMSIAM,
+    RunRr,
+    python_blocks,
+    use_own_classes,
+    write_own_classes,
+    write_params,
+    write_simsiam,
+)
 from ruamel.yaml import YAML
 
 from rr import backbones, methods
@@ -13,6 +23,7 @@ from rr.errors import UserError
 from rr.methods.requirements import Requirements, data_requirements
 from rr.params import MethodConfig, load_params
 from rr.params.extensions import extension_files
+from rr.workflow.grid import stage_runs
 
 EMPTY_METHOD = """
 from typing import ClassVar
@@ -49,17 +60,27 @@ def test_method_of_the_guide_is_short_and_built(extensions: Path) -> None:
     assert metrics["accuracy"][1] == 8
 
 
-def test_entry_of_the_guide_is_valid(extensions: Path) -> None:
+@pytest.mark.parametrize("guide", ["add-a-method", "backbones", "datasets", "evaluation"])
+def test_entry_of_the_guide_is_valid(extensions: Path, guide: str) -> None:
     write_simsiam(extensions)
-    guide = (ROOT / "docs/guides/add-a-method.md").read_text(encoding="utf-8")
-    example = YAML(typ="safe").load(guide.split("```yaml\n")[1].split("```")[0])
+    write_own_classes(extensions)
+    text = (ROOT / f"docs/guides/{guide}.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("grid"))
 
     def change(params: dict) -> None:
-        params["methods"].update(example["methods"])
-        params["grid"].update(example["grid"])
+        for section, entries in YAML(typ="safe").load(example).items():
+            params[section].update(entries)
 
     write_params(Path(), change)
-    assert load_params(Path("params.yaml")).methods["simsiam"].kind == "simsiam:SimSiam"
+    params = load_params(Path("params.yaml"))
+    ((section, entries),) = (
+        (name, values) for name, values in YAML(typ="safe").load(example).items() if name != "grid"
+    )
+    ((name, entry),) = entries.items()
+    loaded = getattr(params, section)[name]
+    kind = entry["source"]["kind"] if section == "datasets" else entry["kind"]
+    assert (loaded.source if section == "datasets" else loaded).kind == kind
+    assert any(name in values for values in params.grid[0].model_dump().values())
 
 
 def test_class_in_a_package_has_all_files_of_the_package(extensions: Path) -> None:
@@ -119,3 +140,125 @@ def test_mistakes_in_a_module_are_user_errors(
     outcome = rr("plan", "--views-per-second", "1000")
     assert outcome.code == 2
     assert outcome.err.startswith(f"rr: params.yaml: methods.mine: {message}")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("backbones.separable.wdith", 1, "backbones.separable.wdith: unknown key; did you mean 'width'?"),
+        ("backbones.separable.width", "8", 'backbones.separable.width: input should be a valid integer (given: "8")'),
+        ("backbones.separable.kind", "conv4", "backbones.separable: kind: must be the class of your own network"),
+        ("backbones.separable.kind", "separable:nn", "backbones.separable: separable:nn has no class Config that is a"),
+        ("backbones.separable", "conv4", "backbones.separable: must be a mapping with the key kind"),
+        ("backbones.resnet18", {"kind": "separable:Separable", "width": 8, "blocks": 2}, "backbones.resnet18: this is"),
+        ("grid.backbone", ["seprable"], "grid.backbone: unknown backbone 'seprable'; did you mean 'separable'?"),
+        ("datasets.own.source.clases", [], "datasets.own.source.clases: unknown key; did you mean 'classes'?"),
+        ("datasets.own.source.kind", "medmnist:Path", "datasets.own.source: medmnist:Path has no class Config that is"),
+        ("datasets.own.source.kind", "shaps", "datasets.own.source.kind: unknown 'shaps'; did you mean 'shapes'?"),
+        ("datasets.own.source.path", 1, "datasets.own.source.path: input should be a valid string (given: 1)"),
+        ("protocols.nearest-mean.temprature", 1, "temprature: unknown key; did you mean 'temperature'?"),
+        ("protocols.nearest-mean.temperature", 0, "temperature: input should be greater than 0 (given: 0)"),
+        ("protocols.nearest-mean.kind", "separable:Separable", "is a subclass of rr.params.ExtensionProtocolConfig"),
+    ],
+)
+def test_mistakes_in_entries_of_other_classes(extensions: Path, path: str, value: object, message: str) -> None:
+    write_own_classes(extensions)
+
+    def change(params: dict) -> None:
+        use_own_classes(params)
+        *parents, key = path.split(".")
+        for parent in parents:
+            params = params[parent]
+        params[key] = value
+
+    write_params(Path(), change)
+    with pytest.raises(UserError) as error:
+        load_params(Path("params.yaml"))
+    assert message in str(error.value)
+
+
+def test_runs_contain_only_the_entries_and_files_that_they_use(extensions: Path) -> None:
+    write_own_classes(extensions)
+    write_params(Path())
+    before = list(stage_runs(load_params(Path("params.yaml"))))
+    write_params(Path(), use_own_classes)
+    after = list(stage_runs(load_params(Path("params.yaml"))))
+    assert [run for run in before if run.stage in ("fetch", "convert", "pretrain")] == [
+        run for run in after if run.folder in {run.folder for run in before} and run.stage != "report"
+    ]
+    for run in after:
+        parts = run.folder.parts
+        is_fetch, is_evaluation = run.stage == "fetch" and "own" in parts, "nearest-mean" in parts
+        names = ["medmnist"] * is_fetch + ["nearest_mean"] * is_evaluation
+        names += ["separable"] * ("separable" in parts)
+        assert [path.stem for path in run.extension_files] == names, run.folder
+        assert ("backbones.separable" in run.params) == (run.stage == "pretrain" and "separable" in parts)
+
+
+@pytest.mark.slow
+def test_own_classes_run_through_all_stages(extensions: Path, rr: RunRr) -> None:
+    write_own_classes(extensions)
+
+    def change(params: dict) -> None:
+        use_own_classes(params)
+        params["grid"].update(
+            data=["own"], dataset=["own"], backbone=["separable"], method=["relational"],
+            protocol=["nearest-mean", "embedding"],
+        )  # fmt: skip
+
+    write_params(Path(), change)
+    run = ("--dataset", "own", "--backbone", "separable", "--method", "relational", "--seed", "1")
+    protocols = [("--target", "own", "--protocol", name) for name in ("nearest-mean", "embedding")]
+    commands = [("fetch", "--dataset", "own"), ("convert", "--dataset", "own"), ("plan",), ("pretrain", *run)]
+    commands += [("extract", *run, "--target", "own"), *(("evaluate", *run, *rest) for rest in protocols)]
+    for command in (*commands, ("report",), ("verify",)):
+        outcome = rr(*command)
+        assert outcome.code == 0, outcome.err
+    assert "## Own protocols" in Path("report/report.md").read_text()
+    assert re.search(r"nearest-mean.*\n\n.*accuracy", Path("report/report.md").read_text())
+    weights = "runs/pretrain/own/separable/relational/1/backbone.safetensors"
+    outcome = rr("export", weights, "--output", "model.pt", "--format", "torchscript")
+    assert outcome.code == 0, outcome.err
+    outcome = rr("verify", "--recompute")
+    assert "bit for bit" in outcome.out
+
+    # The weights need their class.
+    (extensions / "separable.py").rename("separable.py")
+    outcome = rr("embed", ".", "--output", "features.parquet", "--weights", weights)
+    assert outcome.code == 2
+    assert f"{weights} contains a backbone of the kind separable:Separable, which cannot be loaded" in outcome.err
+    assert "run this command in the project that trained it" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "message"),
+    [
+        ("medmnist", "read_dataset", "datasets.own.source: medmnist:MedMnist has no function read_dataset: add it"),
+        ("nearest_mean", "evaluate", "protocols.nearest-mean: nearest_mean:NearestMean has no function evaluate: add"),
+    ],
+)
+def test_missing_function_is_a_user_error(extensions: Path, module: str, function: str, message: str) -> None:
+    write_own_classes(extensions)
+    file = extensions / f"{module}.py"
+    file.write_text(file.read_text().replace(f"def {function}", f"def other_{function}"))
+    write_params(Path(), use_own_classes)
+    with pytest.raises(UserError, match=message):
+        load_params(Path("params.yaml"))
+
+
+def test_local_copy_of_a_source_without_a_path_is_an_error(extensions: Path, rr: RunRr) -> None:
+    write_own_classes(extensions)
+    file = extensions / "medmnist.py"
+    file.write_text(file.read_text().replace("        path: str\n", ""))
+
+    def change(params: dict) -> None:
+        use_own_classes(params)
+        del params["datasets"]["own"]["source"]["path"]
+
+    write_params(Path(), change)
+    outcome = rr("fetch", "--dataset", "own", "--from", "workflow/images.npz")
+    assert outcome.code == 2
+    assert "the source of own reads no local copy; omit --from" in outcome.err
+    outcome = rr("fetch", "--dataset", "own")
+    assert outcome.code == 2
+    assert "rr: None: no such file: download it" in outcome.err

@@ -47,7 +47,7 @@ def set_value(params: dict, path: str, value: object) -> None:
         ("grid.method", ["random", "relationl"], "{path}: unknown 'relationl'; did you mean 'relational'?"),
         ("grid.dataset", ["shape"], "{path}: unknown 'shape'; did you mean 'shapes'?"),
         ("grid.protocol", ["liner"], "{path}: unknown 'liner'; did you mean 'linear'?"),
-        ("grid.backbone", ["conv5"], "{path}.0: unknown backbone 'conv5'; did you mean 'conv4'?"),
+        ("grid.backbone", ["conv5"], "{path}: unknown backbone 'conv5'; did you mean 'conv4'?"),
         ("grid.seed", [], "{path}: the list is empty"),
         ("grid.seed", [1, 1], "{path}: duplicate value 1; remove one"),
         ("grid.seed", [-1], "{path}.0: input should be greater than or equal to 0"),
@@ -58,9 +58,9 @@ def set_value(params: dict, path: str, value: object) -> None:
         ("methods.relational.labelled", 0.1, "{path}: this key is now called 'label_fraction'"),
         ("methods.relational.mean", "of-logs", "{path}: this key is now called 'loss'"),
         ("methods.relational.depths", [1], "{path}: unknown key; did you mean 'epochs'?"),
-        ("grid.backbone", ["mobilenet-v2"], "{path}.0: unknown backbone 'mobilenet-v2'; did you mean 'mobilenet_v2'?"),
-        ("grid.backbone", ["squeezenet1_0"], "{path}.0: unknown backbone 'squeezenet1_0'; known: conv4, resnet8, "),
-        ("grid.backbone", ["timm/vit_tiny"], "{path}.0: write timm-vit_tiny, because the name is part of file names"),
+        ("grid.backbone", ["mobilenet-v2"], "{path}: unknown backbone 'mobilenet-v2'; did you mean 'mobilenet_v2'?"),
+        ("grid.backbone", ["squeezenet1_0"], "{path}: unknown backbone 'squeezenet1_0'; known: conv4, resnet8, "),
+        ("grid.backbone", ["timm/vit_tiny"], "{path}: write timm-vit_tiny, because the name is part of file names"),
         ("methods.supervised.momentum", 0.9, "{path}: this key is now called 'optimizer.momentum'"),
         ("methods.supervised.milestones", [0.5], "{path}: this key is now called 'schedule.milestones'"),
         ("protocols.finetune.lr_decay", 0.1, "{path}: this key is now called 'schedule.lr_decay'"),
@@ -197,7 +197,7 @@ def test_stage_depends_only_on_its_own_parameters() -> None:
     after = Params.model_validate_json(json.dumps(changed))
 
     def pretrain_params(params: Params, method: str) -> dict:
-        return grid.stage_params(params, "pretrain", dataset="shapes", method=method)
+        return grid.stage_params(params, "pretrain", backbone="conv4", method=method)
 
     assert pretrain_params(before, "relational") != pretrain_params(after, "relational")
     assert pretrain_params(before, "supervised") == pretrain_params(after, "supervised")

@@ -297,7 +297,7 @@ def collect_suites(params: Params) -> GridResults:
 
     pretrain_results = {
         run: PretrainResult(
-            run, make_record(stage_params(params, "pretrain", dataset=run.dataset, method=run.method)), {}, b""
+            run, make_record(stage_params(params, "pretrain", backbone=run.backbone, method=run.method)), {}, b""
         )
         for run in pretrainings(params)
     }
@@ -423,7 +423,7 @@ def write_runs(params: Params, accuracy: Callable[[paths.EvaluationPaths], float
         run.history.parent.mkdir(parents=True, exist_ok=True)
         run.history.write_text("epoch,loss\n")
         write_png(run.views, 1)
-        write_record(run.folder, stage_params(params, "pretrain", dataset=run.dataset, method=run.method))
+        write_record(run.folder, stage_params(params, "pretrain", backbone=run.backbone, method=run.method))
     for extraction in extractions(params):
         extraction.folder.mkdir(parents=True)
         write_record(extraction.folder, stage_params(params, "extract", target=extraction.target))
