@@ -61,7 +61,7 @@ class Finding(NamedTuple):
         image: row of the image in the raw file, or None for a class.
         other: row of the image to which it is similar, or None.
         label: the class, for a fault of a class.
-        value: the value whose meaning `KINDS` states, or None.
+        value: a number whose meaning depends on `kind` (see `KINDS`), or None.
     """
 
     kind: str

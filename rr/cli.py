@@ -44,18 +44,22 @@ DeviceOption = Annotated[
     str,
     typer.Option("--device", envvar="RR_DEVICE", help="Device: auto (GPU if available), cpu, cuda or cuda:<number>."),
 ]
-DatasetOption = Annotated[str, typer.Option("--dataset", help="Dataset, by its name under `datasets:` in params.yaml.")]
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", help="Name of the dataset (a key under `datasets:` in params.yaml).")
+]
 BackboneOption = Annotated[str, typer.Option("--backbone", help="Backbone architecture, such as conv4 or resnet32.")]
-MethodOption = Annotated[str, typer.Option("--method", help="Method, by its name under `methods:` in params.yaml.")]
+MethodOption = Annotated[
+    str, typer.Option("--method", help="Name of the method (a key under `methods:` in params.yaml).")
+]
 SeedOption = Annotated[
     int,
     typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the initial weights, the image order and the views."),
 ]
 TargetOption = Annotated[
-    str, typer.Option("--target", help="Dataset to evaluate on, by its name under `datasets:` in params.yaml.")
+    str, typer.Option("--target", help="Name of the dataset to evaluate on (a key under `datasets:` in params.yaml).")
 ]
 ProtocolOption = Annotated[
-    str, typer.Option("--protocol", help="Protocol, by its name under `protocols:` in params.yaml.")
+    str, typer.Option("--protocol", help="Name of the protocol (a key under `protocols:` in params.yaml).")
 ]
 LocalCopyOption = Annotated[
     Path | None, typer.Option("--from", help="Local copy of the dataset to read instead of downloading it.")
@@ -116,7 +120,8 @@ def options(
 @app.command()
 def init(
     images: Annotated[
-        Path | None, typer.Argument(metavar="[IMAGES]", help="Folder of images, or a Parquet file or a folder of them.")
+        Path | None,
+        typer.Argument(metavar="[IMAGES]", help="Folder of images, a Parquet file, or a folder of Parquet files."),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the dataset. By default, the name of the folder or file.")
@@ -166,7 +171,7 @@ def fetch(
 
 @app.command()
 def check(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset that rr fetch has fetched, by its name.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset that rr fetch has fetched.")],
     weights: Annotated[
         Path | None,
         typer.Option("--weights", help="backbone.safetensors of a run: also compare the features of the images."),
@@ -361,7 +366,11 @@ def status(as_json: JsonOption = False) -> None:
 @app.command()
 def verify(
     recompute: Annotated[
-        bool, typer.Option("--recompute", help="Also repeat the last epoch of a randomly chosen pretraining run.")
+        bool,
+        typer.Option(
+            "--recompute",
+            help="Also repeat the last epoch of a randomly chosen pretraining run and compare the results.",
+        ),
     ] = False,
     allow_missing: Annotated[
         bool,
@@ -423,7 +432,7 @@ def import_(
     ],
     backbone: BackboneOption,
     output: Annotated[
-        Path | None, typer.Option("--output", help="File to write. By default, a new file in the folder of FILE.")
+        Path | None, typer.Option("--output", help="File to write. By default, a new file in the same folder as FILE.")
     ] = None,
     key: Annotated[
         str | None,
@@ -476,7 +485,7 @@ def export(
 
 @app.command()
 def croissant(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset that rr fetch has fetched, by its name.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset that rr fetch has fetched.")],
     license: Annotated[
         str | None, typer.Option("--license", help="License of the images, as a URL or an SPDX identifier.")
     ] = None,
@@ -528,7 +537,7 @@ def retrieve(
         typer.Option(
             "--rerank",
             min=0,
-            help="Number of the nearest images to reorder by the relation head, e.g. 100 (0 for none).",
+            help="Number of nearest images to reorder with the relation head, e.g. 100 (0 for none).",
         ),
     ] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page to write.")] = None,

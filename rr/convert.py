@@ -116,8 +116,8 @@ def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetCon
         if len(stored.data) > limit:
             raise UserError(
                 f"{raw_path}: {name} would take up {len(stored.data):,} bytes ({pixels.shape[1]} × {pixels.shape[0]} "
-                f"pixels), and the maximum is {limit:,}: crop the image, or set quality to at most 90 or lower "
-                "stored_size of the dataset in params.yaml"
+                f"pixels), and the maximum is {limit:,}: crop the image or, for this dataset in params.yaml, reduce "
+                "stored_size or set quality to 90 or less"
             )
     histogram = np.array(Image.fromarray(pixels).histogram(), np.int64).reshape(3, 256)
     return ConvertedImage(stored, hashlib.sha256(pixels.tobytes()).hexdigest(), histogram)

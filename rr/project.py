@@ -75,4 +75,7 @@ def _check_folder(folder: Path) -> None:
             raise UserError(f"{folder.resolve()} contains a file or folder {name}: use another folder for the project")
     existing = [file for file in _project_files() if (folder / file).exists() and file != Path(".gitignore")]
     if existing and not (folder / "rr").is_symlink():
-        raise UserError(f"{folder.resolve()} contains {existing[0]}: use another folder for the project")
+        raise UserError(
+            f"{folder.resolve()} already contains {existing[0]}, which is a file of a project: "
+            "use another folder for the project"
+        )

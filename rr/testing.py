@@ -45,7 +45,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 
     - The loss is a finite number, and the metrics contain `accuracy`.
     - All parameters of the backbone receive gradients, which are finite and not all zero.
-    - Two trainings with the same seed give the same bits, and another seed gives other weights.
+    - Two training runs with the same seed give the same bits, and another seed gives other weights.
     - A training that is interrupted within an epoch continues to the same bits.
 
     Args:
@@ -83,12 +83,12 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 
         expected = train("first")
         assert train("second") == expected, (
-            "two trainings with the same seed differ: take all random numbers from sample_random_inputs"
+            "two training runs with the same seed differ: take all random numbers from sample_random_inputs"
         )
-        assert train("other", seed=1)[0] != expected[0], "trainings with different seeds give the same weights"
+        assert train("other", seed=1)[0] != expected[0], "training runs with different seeds give the same weights"
         assert train("interrupted", interrupt=True) == expected, (
-            "a training that was interrupted within an epoch gives another result: the method has a state that is not "
-            "in its state_dict; register it as a buffer"
+            "a training run that was interrupted within an epoch gives a different result: the method has a state that "
+            "is not in its state_dict; register it as a buffer"
         )
 
 
@@ -97,7 +97,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
 
     - It maps images (B, 3, S, S) to finite float32 representations (B, features), in the modes train and eval.
     - All parameters receive gradients, which are finite and not all zero.
-    - The random state of torch determines the weights.
+    - torch's random state determines the weights.
     - A backbone that was saved and loaded gives the same representations, bit for bit.
 
     Args:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the system libraries of FFCV, and install the locked Python packages into a virtual environment. `make setup`
+# Install the FFCV's system libraries, and install the locked Python packages into a virtual environment. `make setup`
 # runs this script.
 set -euo pipefail
 

@@ -15,8 +15,8 @@ NUM_FUSED_CONVS = 2  # number of first blocks with fused convolutions; with more
 class Conv4(Backbone):
     """Four blocks of 3×3 convolution, batch norm, ReLU and average pooling; the last pooling is global.
 
-    Weights of convolutions are initialized from N(0, 2 / (k² · out_channels)), weights of batch norms with one and
-    their biases with zero, as in the authors' code.
+    Convolution weights are initialized from N(0, 2 / (k² · out_channels)), batch norm weights to one and batch norm
+    biases to zero, as in the authors' code.
     """
 
     name = "conv4"

@@ -1,6 +1,6 @@
 """Numba kernels of a Conv-4 block with few channels: convolution, batch norm, ReLU and 2×2 average pooling.
 
-Names: images B, input channels C, output channels F (an even number), sides H and W, pooled sides h = H // 2 and
+Notation: images B, input channels C, output channels F (an even number), sides H and W, pooled sides h = H // 2 and
 w = W // 2, tiles T of `TILE` images. The 9 taps of a 3×3 convolution are in row-major order. Values are float32, sums
 over images float64.
 

@@ -1,6 +1,6 @@
 """Numba kernels of batch norm, ReLU and average pooling, for many channels and channels-last activations.
 
-Names: images B, sides H and W, channels C, pooled sides h and w, tiles T of `TILE` images. A pooling window has
+Notation: images B, sides H and W, channels C, pooled sides h and w, tiles T of `TILE` images. A pooling window has
 `window_rows` × `window_columns` pixels. If a side is not a multiple of the window, the remaining pixels affect only
 the statistics, as in torch. `norm_3C` holds mean, scale and bias. Values are float32, sums over images float64.
 

@@ -17,8 +17,8 @@ CHANNELS = (16, 32, 64)  # of the three stages
 class CifarResNet(Backbone):
     """A 3×3 convolution, three stages of (depth - 2) / 6 basic blocks each, and global average pooling.
 
-    Weights of convolutions are initialized from N(0, 2 / (k² · out_channels)), weights of batch norms with one and
-    their biases with zero.
+    Convolution weights are initialized from N(0, 2 / (k² · out_channels)), batch norm weights to one and batch norm
+    biases to zero.
     """
 
     features = CHANNELS[-1]

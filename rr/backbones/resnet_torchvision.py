@@ -1,4 +1,4 @@
-"""The ResNets of torchvision without their classifier. The paper's large backbone is resnet34 (512 features)."""
+"""torchvision's ResNets without their classifiers. The paper's large backbone is resnet34 (512 features)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm without their classifier, by name."""
+"""torchvision and timm networks without their classifiers, by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WrappedNetwork(Backbone):
     library. The network is always created on the CPU.
 
     Args:
-        name: name of a classification model of torchvision, or `timm-` and the name of a model of timm.
+        name: name of a torchvision classification model, or `timm-` and the name of a timm model.
         image_size: side of the images in pixels.
 
     Raises:
@@ -61,7 +61,7 @@ class WrappedNetwork(Backbone):
 
 
 def _build_torchvision(name: str, image_size: int) -> nn.Module:
-    """Return a model of torchvision whose last layer, the classifier, is replaced by the identity."""
+    """Return a torchvision model whose last layer, the classifier, is replaced by the identity."""
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
         options = {"image_size": image_size}
@@ -75,7 +75,7 @@ def _build_torchvision(name: str, image_size: int) -> nn.Module:
 
 
 def _build_timm(name: str, image_size: int) -> nn.Module:
-    """Return a model of timm without a classifier."""
+    """Return a timm model without its classifier."""
     import timm
 
     if not timm.is_model(name):

@@ -41,7 +41,7 @@ def update_running_stats(
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
     norm.num_batches_tracked.add_(1)
-    # On arrays this small, NumPy takes a tenth of the time of torch, which matters for small batches.
+    # On arrays this small, NumPy takes a tenth of torch's time, which matters for small batches.
     unbiased_C = var_C.numpy() * (values_per_channel / (values_per_channel - 1))
     for running, new_C in ((norm.running_mean, mean_C.numpy()), (norm.running_var, unbiased_C)):
         running_C = running.numpy()

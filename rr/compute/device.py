@@ -40,9 +40,9 @@ def resolve_device(name: str) -> str:
 
 
 def configure_backends(num_threads: int) -> None:
-    """Set the number of threads of torch, make cuDNN deterministic, and make optimizers start quickly.
+    """Set the number of torch threads, make cuDNN deterministic, and make optimizers start quickly.
 
-    On the CPU, results of torch are bit-identical only for the same number of threads. Therefore, the number is a
+    On the CPU, torch results are bit-identical only for the same number of threads. Therefore, the number is a
     parameter of the project and does not depend on the machine. The results of the numba kernels are bit-identical for
     any number of threads.
     """
@@ -73,7 +73,7 @@ def _detach_optimizers_from_dynamo() -> None:
 def single_threaded() -> Iterator[None]:
     """Make torch use a single thread within the `with` block.
 
-    Small operations are faster this way: waking the other threads of torch adds 0.6 ms to a step of Adam. torch stores
+    Small operations are faster this way: waking torch's other threads adds 0.6 ms to an Adam step. torch stores
     the number per Python thread, but a thread that first uses torch during the block keeps the number 1.
     """
     import torch

@@ -1,6 +1,6 @@
 """Optimizers, and learning rate schedules that are functions of the position in the training.
 
-A schedule has no state, so a training that continues from a checkpoint has the same learning rates.
+A schedule has no state, so a training run that continues from a checkpoint has the same learning rates.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def convert_sync_batchnorm(network: nn.Module) -> None:
-    """Replace, in place, every batch norm in `network` with a SyncBatchNorm of equal weights and statistics."""
+    """Convert every batch norm in `network`, in place, to a SyncBatchNorm with the same weights and statistics."""
     for name, module in network.named_children():
         if isinstance(module, _BatchNorm):
             norm = SyncBatchNorm(module.num_features, module.eps, module.momentum)

@@ -1,4 +1,4 @@
-"""Read and write betons, the dataset files of FFCV.
+"""Read and write betons, FFCV's dataset files.
 
 A beton holds square images of one size as raw pixels, or photographs of many sizes (see `rr.data.photographs`) as raw
 pixels or JPEG, whichever is smaller.
@@ -29,7 +29,7 @@ from rr.errors import UserError
 
 _FIELDS = ("image", "label", "index")
 MAX_RESIDENT_BYTES = 1 << 30  # splits whose pixels take up more bytes are streamed from the file
-# FFCV never divides an image between two pages. A small page (FFCV's minimum size) can hold an image of 836 × 836
+# FFCV never splits an image across two pages. A small page (FFCV's minimum size) can hold an image of 836 × 836
 # pixels. A large page can hold five images of 1024 × 1024 pixels, so only a small part of it stays empty.
 _SMALL_PAGE_SIZE, _LARGE_PAGE_SIZE = 1 << 21, 1 << 24
 # Layout of version 2 of the format (`ffcv/types.py`). It is repeated here to validate a file without importing ffcv.
@@ -270,7 +270,7 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
             raise invalid("an image has no pixels or an unknown mode")
         if np.any(image_bytes[is_raw] != raw_bytes[is_raw]) or np.any(image_bytes == 0):
             raise invalid("the size of an image does not match its number of bytes")
-        # FFCV finds the number of bytes of an image by a binary search.
+        # FFCV finds the size of an image in bytes by binary search.
         is_ordered = np.all(image["pointer"][:-1] < image["pointer"][1:])
         if not is_ordered or np.any(samples["index"] != samples["index"][0] + np.arange(count)):
             raise invalid("its images are not in order")

@@ -1,4 +1,4 @@
-"""Write and read the file of features of a dataset: a safetensors file with features, labels and indices.
+"""Read and write the feature file of a dataset: a safetensors file with features, labels and indices.
 
 Reading it does not load torch.
 """

@@ -97,5 +97,5 @@ def read_preprocessing(path: Path) -> Preprocessing:
         return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is missing, damaged or lacks the preprocessing ({error}): run rr convert for this dataset"
+            f"{path} is missing or damaged, or lacks the preprocessing ({error}): run rr convert for this dataset"
         ) from error

@@ -1,6 +1,6 @@
 """Read betons of photographs: FFCV decodes each of them once per batch, and then its views are cropped from it.
 
-The decoders are operations of FFCV that differ from its own in three points. The crops are antialiased. They are a pure
+The decoders are FFCV operations that differ from its own in three points. The crops are antialiased. They are a pure
 function of (seed, epoch, image, view). And a thread needs memory for a single decoded photograph, whereas FFCV's own
 decoders allocate memory for a batch of the largest one.
 """
@@ -167,7 +167,7 @@ def _random_crop_renderer(
 
 
 def _make_decoder(render: Callable[..., None]) -> Any:
-    """Return an operation of FFCV that decodes each image of a batch and calls `render`.
+    """Return an FFCV operation that decodes each image of a batch and calls `render`.
 
     Its attribute `shape` is the shape of the result for one image. It may change between two epochs.
 

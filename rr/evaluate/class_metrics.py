@@ -14,7 +14,7 @@ def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict
     """Return the accuracy, the accuracies of the classes (mean, worst and best), and the calibration error.
 
     Classes without test images are ignored. With more than 10 classes, the result also contains the fraction of images
-    whose class is among the five with the highest probabilities; of equal probabilities, the first class counts.
+    whose class is among the five with the highest probabilities; ties are broken in favor of the first class.
 
     Args:
         labels: true classes, int64 (N,).

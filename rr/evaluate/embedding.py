@@ -36,7 +36,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     augmented views and `uniformity` (Wang and Isola 2020), `effective_rank` and, if labels permit, the `silhouette` of
     the classes. The table contains, for each image:
 
-    - the coordinates x and y of the map. The perplexity is at most a third of the number of the other images;
+    - its coordinates `x` and `y` on the map, whose perplexity is at most a third of the number of other images;
     - its `cluster` from 0 to `config.clusters` − 1 (k-means), in descending order of size;
     - the `train_neighbors` (rows in the raw file) and `similarities` of the most similar training images;
     - its `outlier_score`, 1 minus the mean of these similarities;

@@ -28,7 +28,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     """Write the backbone in the file `weights` to `output`, load the new file, and compare the features.
 
     The formats `safetensors` and `state-dict` contain the weights only. The keys are those of this project; for the
-    networks of torchvision and timm, they are those of these libraries. The formats `torchscript`, `torch-export` and
+    networks from torchvision and timm, they are those of these libraries. The formats `torchscript`, `torch-export` and
     `onnx` contain the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B,
     features), for any B. Without `image_size`, it is the size of the images with which the backbone was pretrained or,
     if it is unknown, 32. A model card (Markdown) is written next to the file.

@@ -220,7 +220,10 @@ def _choose_candidate(
         selected = [match for match in matches if match.key == key]
         selected = selected or [match for match in matches if match.key.endswith(f".{key}")]
         if not selected:
-            raise UserError(f"--key {key}: {file} contains weights of {backbone_name} under {_list_keys(matches)}")
+            raise UserError(
+                f"--key {key}: {file} has no weights of {backbone_name} under this key, only under "
+                f"{_list_keys(matches)}"
+            )
         matches = selected
     if not all(_are_equal(match.state, matches[0].state) for match in matches[1:]):
         raise UserError(
@@ -316,7 +319,7 @@ def _expected_weights(backbone_name: str, image_size: int | None) -> dict[str, T
 
 
 def _removed_layers(backbone_name: str, image_size: int | None) -> list[str]:
-    """Return the names of the layers of a network of torchvision or timm that have been replaced by the identity."""
+    """Return the names of the layers of a torchvision or timm network that have been replaced by the identity."""
     if backbone_name in BUILTIN_BACKBONES:
         return []
     modules = _build(backbone_name, image_size).named_modules()
@@ -370,7 +373,7 @@ def _describe_mismatch(
     remedy = (
         f"use --backbone {' or '.join(others)}"
         if others
-        else f"give the --backbone of these weights: {', '.join(BUILTIN_BACKBONES)}, or a model of torchvision or timm"
+        else f"give the --backbone of these weights: {', '.join(BUILTIN_BACKBONES)}, or a torchvision or timm model"
     )
     if candidates:
         place = "" if candidates[0].key == "." else f" under '{candidates[0].key}'"

@@ -15,10 +15,10 @@ _RESNETS = (
     "resnet34", "resnet18", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
     "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d",
 )  # fmt: skip
-# The paper's backbones and the other ResNets of torchvision. With the suffix `-cifar`, a ResNet has a first layer for
+# The paper's backbones and torchvision's other ResNets. With the suffix `-cifar`, a ResNet has a first layer for
 # small images. These backbones accept images of any size and provide the feature maps that Deep InfoMax needs.
 BUILTIN_BACKBONES = ("conv4", "resnet8", "resnet32", "resnet56", *_RESNETS, *(f"{name}-cifar" for name in _RESNETS))
-# The other classification models of torchvision, except those with auxiliary classifiers (googlenet, inception_v3),
+# torchvision's other classification models, except those with auxiliary classifiers (googlenet, inception_v3),
 # those whose last layer is not linear (squeezenet), and those that cannot be loaded from tensors only (mnasnet).
 TORCHVISION_BACKBONES = (
     "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "densenet121", "densenet161",
@@ -77,6 +77,6 @@ def check_backbone_name(name: str, own_names: Collection[str] = ()) -> None:
         raise ValueError(f"write {TIMM_PREFIX}{name.removeprefix('timm/')}, because the name is part of file names")
     names: tuple[str, ...] = (*own_names, *BUILTIN_BACKBONES)
     alternatives = format_alternatives(name, (*names, *TORCHVISION_BACKBONES))
-    names += ("a classification model of torchvision", f"{TIMM_PREFIX}NAME for a model of timm")
+    names += ("a torchvision classification model", f"{TIMM_PREFIX}NAME for a timm model")
     known = f"known: {', '.join(names)}"
     raise ValueError(f"unknown backbone '{name}'; {alternatives if 'did you' in alternatives else known}")

@@ -22,7 +22,7 @@ class ShapesSource(StrictModel):
 
 
 class DigitsSource(StrictModel):
-    """Handwritten digits of 8 × 8 pixels, which scikit-learn contains. `seed` selects the test images."""
+    """Handwritten digits of 8 × 8 pixels that scikit-learn includes. `seed` selects the test images."""
 
     kind: Literal["digits"]
     seed: Annotated[int, Field(ge=0, lt=2**64)]
@@ -53,7 +53,7 @@ class TinyImageNetSource(StrictModel):
 
 
 class SlimageNetSource(StrictModel):
-    """SlimageNet64. It cannot be downloaded automatically: `path` or `--from` must give a local copy."""
+    """SlimageNet64. It cannot be downloaded automatically: `path` or `--from` must point to a local copy."""
 
     kind: Literal["slimagenet64"]
     path: str | None = None

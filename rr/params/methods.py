@@ -144,7 +144,7 @@ class BYOLConfig(ProjectorConfig):
     """BYOL: prediction of a target network's projection of the other view.
 
     The target network is an exponential moving average of the online network with decay `momentum`. If
-    `momentum_schedule` is `cosine`, the decay increases from `momentum` to 1 during the training.
+    `momentum_schedule` is `cosine`, the decay increases from `momentum` to 1 during training.
     """
 
     kind: Literal["byol"]

@@ -11,9 +11,9 @@ WarmupEpochs = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class AdamConfig(StrictModel):
-    """Adam, whose weight decay is part of the gradient, or AdamW, whose weight decay is not.
+    """Adam, which adds weight decay to the gradient, or AdamW, which applies it separately (decoupled weight decay).
 
-    AdamW does not decay biases and the parameters of normalization layers, Adam decays all parameters.
+    AdamW does not decay biases or the parameters of normalization layers; Adam decays all parameters.
     """
 
     kind: Literal["adam", "adamw"]

@@ -94,7 +94,7 @@ def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> Non
 
 
 def load_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:
-    """Restore the state that `save_epoch_start` wrote: change `method` and `optimizer` in place."""
+    """Restore `method` and `optimizer`, in place, to the state that `save_epoch_start` wrote."""
     groups = optimizer.state_dict()["param_groups"]
     weights: dict[str, Tensor] = {}
     moments: dict[int, dict[str, Tensor]] = {}

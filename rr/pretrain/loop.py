@@ -350,7 +350,7 @@ class Trainer:
         return self.divergence_error(f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step}")
 
     def divergence_error(self, problem: str) -> UserError:
-        """Return the error for a training that has diverged; `problem` states what is NaN or infinite."""
+        """Return the error for a training run that has diverged; `problem` states what is NaN or infinite."""
         kept = f" (the last good checkpoint remains in {self.checkpoint})" if self.checkpoint.is_file() else ""
         return UserError(
             f"{problem}: lower the method's learning_rate in params.yaml and run the command again, which starts the "

@@ -20,8 +20,8 @@ class MetricColumn:
 
     Attributes:
         title: the heading.
-        protocol: the protocol by its name in params.yaml.
-        metric: the metric by its name in metrics.json.
+        protocol: the protocol's name in params.yaml.
+        metric: the metric's name in metrics.json.
         format_value: how to write a value.
         marks_best: whether to mark the highest value of the self-supervised methods.
     """
@@ -55,7 +55,7 @@ class ResultRow:
     """The results of one method.
 
     Attributes:
-        method: the method by its name in params.yaml.
+        method: the method's name in params.yaml.
         role: "lower bound", "upper bound", or empty for a self-supervised method.
         cells: the results by column title. A column that was not run for the method is absent.
     """

@@ -12,7 +12,7 @@ SECONDS_BETWEEN_UPDATES = 60.0  # at full power, the counter of a processor wrap
 
 
 class EnergyMeter:
-    """Sums the increments of the machine's energy counters, which include the energy of all other programs.
+    """Sums the increments of the machine's energy counters, which also count the energy used by other programs.
 
     On Linux, only root can read the processors' counters unless the administrator has changed their permissions. If
     any counter cannot be read, at the start or later, no processor energy is reported, because a partial sum would look

@@ -48,7 +48,7 @@ def acquire_device(name: str) -> str:
 
 
 def acquire_gpu() -> str | None:
-    """Reserve a GPU of RR_GPUS that no other run of this user holds, and make it the only visible one.
+    """Reserve a GPU in RR_GPUS that no other run of this user holds, and make it the only visible one.
 
     If all are in use, wait until one is free. The kernel releases the lock when this process ends. This function does
     not check whether the GPU exists.

@@ -78,7 +78,7 @@ def _write_run_file(run: dict[str, Any]) -> None:
     """Write the file of a run atomically, but do not flush it to disk, because it is useless after a power failure."""
     target = paths.status_file(run["stage"], run["names"])
     temporary = target.with_name(f".{target.stem}.tmp.json")
-    with suppress(OSError):  # a training must not fail because its progress cannot be written
+    with suppress(OSError):  # training must not fail because its progress cannot be written
         target.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(run | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         temporary.write_text(text, encoding="utf-8")

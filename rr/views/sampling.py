@@ -65,7 +65,7 @@ class ViewParameters:
         return self.flip.shape[1]
 
     def as_single_views(self) -> ViewParameters:
-        """Return the same parameters for one view of each of K * M images, which are sorted by view."""
+        """Return the same parameters as one view each of K * M images, in view-major order."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "image_size"}
         merged = {name: array.reshape(1, -1, *array.shape[2:]) for name, array in arrays.items()}
         return ViewParameters(image_size=self.image_size, **merged)

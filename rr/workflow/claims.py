@@ -12,7 +12,7 @@ _MAX_SEEDS = 1000
 
 
 def grid_claims(params: Params) -> list[ClaimConfig]:
-    """Return the claims of all grids, each once."""
+    """Return the claims of all grids, without duplicates."""
     claims: list[ClaimConfig] = []
     for grid in params.grid:
         claims += [claim for claim in grid.claims if claim not in claims]

@@ -100,7 +100,7 @@ def check_folder(path: Path) -> None:
 
 
 def make_source(path: Path, *, use_labels: bool = True, skip_unreadable: bool = False) -> dict[str, str]:
-    """Return the `source` section for a folder of images, or for a Parquet file or a folder of them.
+    """Return the `source` section for a folder of images, a Parquet file, or a folder of Parquet files.
 
     Args:
         path: the folder or file.

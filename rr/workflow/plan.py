@@ -84,7 +84,7 @@ class Plan:
 
 
 def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> Plan:
-    """Count the pretraining runs of the grid, and estimate the time of those that are not done yet.
+    """Count the pretraining runs of the grid, and estimate how long the unfinished ones will take.
 
     A run is done if its record has the current parameters. The times include only the training loop. They do not
     include feature extraction, evaluations, the clustering of DeepCluster, or reading and writing files. Each of the

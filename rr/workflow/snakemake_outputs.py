@@ -1,4 +1,4 @@
-"""Make Snakemake keep the former outputs of a stage until `rr` has replaced them.
+"""Make Snakemake keep the previous outputs of a stage until `rr` has replaced them.
 
 By default, Snakemake deletes the outputs of a job before the job runs and after it fails. Its flag `update()` keeps
 them, but copies every file first, and records a failed job as if it had succeeded. In DVC, `persist: true` keeps them.
@@ -19,7 +19,7 @@ _METHODS = {
 
 
 def keep_former_outputs() -> None:
-    """Change Snakemake in this process, so that a failed or killed job keeps its former outputs and their metadata.
+    """Change Snakemake in this process, so that a failed or killed job keeps its previous outputs and their metadata.
 
     This relies on `rr`, which replaces the outputs of a stage only when all new ones are complete. The Snakefile calls
     this function, including in the processes that Snakemake starts on the nodes of a cluster.
@@ -32,8 +32,8 @@ def keep_former_outputs() -> None:
     ]
     if missing:
         raise WorkflowError(
-            f"Snakemake {snakemake.__version__} has no {', '.join(missing)}, which rr needs to keep the former outputs "
-            "of failed stages: install the version in requirements.lock (`make setup`)"
+            f"Snakemake {snakemake.__version__} has no {', '.join(missing)}, which rr needs to keep the previous "
+            "outputs of failed stages: install the version in requirements.lock (`make setup`)"
         )
     postprocess, incomplete = Job.postprocess, PersistenceBase.incomplete
 

@@ -83,7 +83,7 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     params["grid"] = []
     variants: dict[str, tuple[str, Any]] = {}  # the first suite that defines a variant, and its changes
     for name, suite in suites.items():
-        # Names come from the command line of Snakemake, and become part of a file name.
+        # Names come from Snakemake's command line, and become part of a file name.
         if not re.fullmatch(NAME, name):
             raise UserError(f"invalid suite name '{name}': use letters, digits, - and _, with a letter or digit first")
         _validate_suite(suite, f"suite {name}")

@@ -236,7 +236,7 @@ def _views_per_image(config: Any) -> int:
 
 
 def _num_forward_passes(config: Any) -> float:
-    """Return approximately how many forward passes of the backbone in eval mode take as long as a training step."""
+    """Return the approximate duration of a training step, in eval-mode forward passes of the backbone."""
     return _FORWARD_PASSES_OF_METHODS.get(config.kind, _FORWARD_PASSES_PER_STEP)
 
 
@@ -307,8 +307,8 @@ def measure_throughput(
             steps_left -= 1
     if num_assumed:
         print(
-            f"plan: {num_assumed:,} of the {num_steps:,} steps could not be measured in this time; they are assumed to "
-            "be as fast as the fastest one with the same backbone and image size",
+            f"plan: {num_assumed:,} of the {num_steps:,} steps could not be measured in the time available; they are "
+            "assumed to be as fast as the fastest one with the same backbone and image size",
             file=sys.stderr,
         )
     return rates

@@ -7,7 +7,7 @@ from typing import Any
 _connect, _connect_ex = socket.socket.connect, socket.socket.connect_ex
 
 
-def _refuse_remote(connection: socket.socket, address: Any) -> None:
+def _reject_remote(connection: socket.socket, address: Any) -> None:
     """Raise ConnectionRefusedError if the address is on another machine."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -21,12 +21,12 @@ def _refuse_remote(connection: socket.socket, address: Any) -> None:
 
 
 def _connect_local(self: socket.socket, address: Any) -> None:
-    _refuse_remote(self, address)
+    _reject_remote(self, address)
     _connect(self, address)
 
 
 def _connect_ex_local(self: socket.socket, address: Any) -> int:
-    _refuse_remote(self, address)
+    _reject_remote(self, address)
     return _connect_ex(self, address)
 
 

@@ -247,7 +247,7 @@ def test_index_without_preprocessing_raises(raw_path: Path, tmp_path: Path) -> N
     table = pq.read_table(index)
     metadata = {b"class_names": table.schema.metadata[b"class_names"]}
     pq.write_table(table.replace_schema_metadata(metadata), index)
-    with pytest.raises(UserError, match=r"index\.parquet is missing, damaged or lacks the preprocessing"):
+    with pytest.raises(UserError, match=r"index\.parquet is missing or damaged, or lacks the preprocessing"):
         read_preprocessing(index)
     with pytest.raises(UserError, match="run rr convert"):
         read_preprocessing(tmp_path / "missing")

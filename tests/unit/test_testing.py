@@ -57,8 +57,11 @@ def test_methods_of_this_project_pass(project: Path, name: str) -> None:
         ("metrics = {}", "the metrics have no entry accuracy, only none at all"),
         ("loss = nn.Parameter(torch.ones(()))", "receives no gradient"),
         ("loss = loss * 0", "is zero"),
-        ("loss = loss * (1 + np.random.rand())", "two trainings with the same seed differ"),
-        ("loss = loss * (1 + self.steps)", "a training that was interrupted within an epoch gives another result"),
+        ("loss = loss * (1 + np.random.rand())", "two training runs with the same seed differ"),
+        (
+            "loss = loss * (1 + self.steps)",
+            "a training run that was interrupted within an epoch gives a different result",
+        ),
     ],
 )
 def test_faulty_methods_fail(extensions: Path, fault: str, message: str) -> None:

@@ -56,6 +56,6 @@ def _expand_user(path: str) -> Path:
         path.encode()
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{path}: unknown user in '~user'; correct the source's path in params.yaml") from error
+        raise UserError(f"{path}: no user has the name after '~'; correct the source's path in params.yaml") from error
     except UnicodeEncodeError as error:
         raise UserError(f"{printable(path)} is not valid text: correct the source's path in params.yaml") from error

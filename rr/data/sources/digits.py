@@ -1,4 +1,4 @@
-"""Read the dataset `digits`: 1,797 scanned handwritten digits, which scikit-learn contains."""
+"""Read the dataset `digits`: 1,797 scanned handwritten digits that scikit-learn includes."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Decide which folders are the splits and the classes of a dataset, and refuse an ambiguous layout."""
+"""Decide which folders are the splits and the classes of a dataset, and reject an ambiguous layout."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -145,8 +145,8 @@ def _stated_folders(tree: _Tree, splits: SplitNames) -> dict[str, str]:
         if text not in by_text:
             known = [printable(folder) for folder in by_text if "/" not in folder or len(by_text) <= 10]
             raise UserError(
-                f"splits.{split}: {tree.path('')} has no folder {printable(name)}. Correct it in the source of this "
-                f"dataset in params.yaml; {format_alternatives(name, known)}"
+                f"splits.{split}: {tree.path('')} has no folder {printable(name)}. Correct the name in the source of "
+                f"this dataset in params.yaml; {format_alternatives(name, known)}"
             )
         folders[split] = by_text[text]
     train, test = folders["train"], folders.get("test")
@@ -201,8 +201,8 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
             return _find_split_folders(tree, inner, is_labeled)
     if is_labeled:
         if inner != folder:
-            _refuse_wrapper(tree, children[0])
-        _refuse_splits_in_classes(tree, folder)
+            _reject_wrapper(tree, children[0])
+        _reject_splits_in_classes(tree, folder)
     return {"all": folder if is_labeled else ""}, ""
 
 
@@ -219,7 +219,7 @@ def _choose_test_folder(tree: _Tree, train: str, tests: list[list[str]]) -> tupl
     return first, ""
 
 
-def _refuse_wrapper(tree: _Tree, folder: str) -> None:
+def _reject_wrapper(tree: _Tree, folder: str) -> None:
     """Raise UserError if `folder`, which would be the only class, contains folders that look like classes."""
     subfolders = tree.children(folder)
     if subfolders and not tree.num_direct_images[folder]:
@@ -230,7 +230,7 @@ def _refuse_wrapper(tree: _Tree, folder: str) -> None:
         )
 
 
-def _refuse_repeated_subfolders(tree: _Tree, folder: str) -> None:
+def _reject_repeated_subfolders(tree: _Tree, folder: str) -> None:
     """Raise UserError if several folders contain the same subfolders, which may be the classes."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for child in tree.children(folder):
@@ -246,7 +246,7 @@ def _refuse_repeated_subfolders(tree: _Tree, folder: str) -> None:
         )
 
 
-def _refuse_splits_in_classes(tree: _Tree, folder: str) -> None:
+def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
     """Raise UserError if the names of the class folders, or of folders in them, contain the names of splits."""
     for parent in tree.folders:
         if not is_below(parent, folder):
@@ -295,9 +295,9 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
             "folder"
         )
     if source.splits != "none" and len(children) == 1:
-        _refuse_wrapper(tree, children[0])
+        _reject_wrapper(tree, children[0])
     if source.splits == "auto":
-        _refuse_repeated_subfolders(tree, folder)
+        _reject_repeated_subfolders(tree, folder)
     by_folder: dict[str, list[str]] = defaultdict(list)  # without folders that contain only damaged files
     depth = len(folder) + 1 if folder else 0
     for name in tree.files_below(folder):
@@ -307,8 +307,8 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
         name = compose(path_to_text(_base(child)))
         if name in names:
             raise UserError(
-                f"{tree.path(folder)} has two folders with the same name {display_name(name)}, written in different "
-                f"characters ({_base(names[name])!a} and {_base(child)!a}): merge or rename them"
+                f"{tree.path(folder)} has two folders with the same name {display_name(name)}, encoded in different "
+                f"Unicode forms ({_base(names[name])!a} and {_base(child)!a}): merge or rename them"
             )
         names[name] = child
     return {name: by_folder[child] for name, child in sorted(names.items())}

@@ -89,7 +89,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     for file in [*train, *test]:
         check_columns(file.path, file.schema, columns, train[0].schema, train[0].path)
     if not test and source.splits == "auto":
-        _refuse_split_column(train, columns)
+        _reject_split_column(train, columns)
     others = [name for role, files in layout.tests.items() if role != test_name for name in files]
     unused = [*layout.unused, *others]
     for names, reason in ((layout.without_images, _WITHOUT_IMAGES), (unused, UNUSED)):
@@ -218,7 +218,7 @@ def _choose_test(
     )
 
 
-def _refuse_split_column(files: list[_File], columns: Columns) -> None:
+def _reject_split_column(files: list[_File], columns: Columns) -> None:
     """Raise UserError if the files have a column that states the split of each image."""
     roles: dict[str, set[str]] = defaultdict(set)
     for file in files:
@@ -286,12 +286,12 @@ def _read_names(files: list[_File], labels: dict[str, list[Any]], column: str) -
             where = f"{display_name(file.path)} and {display_name(first.path)} have different class names"
             if label is None:
                 raise UserError(
-                    f"{where}: the former has {len(file_names):,}, the latter {len(names):,}. Export all files again "
+                    f"{where}: the first has {len(file_names):,}, the second {len(names):,}. Export all files again "
                     "from the same dataset"
                 )
             raise UserError(
-                f"{where}: label {label} is {printable(file_names[label])} in the former, but "
-                f"{printable(names[label])} in the latter. Export the files again with the same order of classes"
+                f"{where}: label {label} is {printable(file_names[label])} in the first, but "
+                f"{printable(names[label])} in the second. Export the files again with the same order of classes"
             )
     max_labels = {file.name: max(labels[file.name], default=raw.UNLABELED) for file in files}
     if names is None:

@@ -1,4 +1,4 @@
-"""Decide which Parquet files belong to which split of a dataset, and refuse ambiguous names and missing files."""
+"""Decide which Parquet files belong to which split of a dataset, and reject ambiguous names and missing files."""
 
 import re
 from collections import Counter, defaultdict
@@ -91,7 +91,7 @@ def find_layout(
         places = format_names([display_name(root / config) for config in configs])
         raise UserError(
             f"{display_name(root)} has several configurations of the dataset: {places}. Give one of them as the path "
-            "of the source, or state the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
+            "of the source, or specify the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
         )
     by_role: dict[str, list[_File]] = defaultdict(list)
     for file in known:
@@ -151,7 +151,7 @@ def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File]
     totals = {file.total for file in files}
     if len(totals) > 1:
         raise UserError(
-            f"{where} has files whose names state different numbers of files: {_list(files)}. Remove those that do not "
+            f"{where} has files whose names give different totals (“of N”): {_list(files)}. Remove those that do not "
             "belong to the dataset, or download them again"
         )
     (total,) = totals
@@ -193,7 +193,7 @@ def _stated_layout(root: Path, files: Sequence[_File], splits: SplitNames) -> Pa
         if not matching:
             raise UserError(
                 f"splits.{split}: no Parquet file in {display_name(root)} matches {printable(pattern)}; it contains "
-                f"{_list(files)}. Correct it in the source of this dataset in params.yaml"
+                f"{_list(files)}. Correct the pattern in the source of this dataset in params.yaml"
             )
         if len(matching) > 1:
             for group, members in _group(matching).items():

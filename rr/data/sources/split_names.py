@@ -28,5 +28,5 @@ def find_role(name: str) -> str | None:
 
 
 def split_words(name: str) -> list[str]:
-    """Return the words and the numbers of a name such as `trainA`, `PublicTest` or `02-test`."""
+    """Return the words and numbers in a name such as `trainA`, `PublicTest` or `02-test`."""
     return [word for word in _WORD_BOUNDARY.split(path_to_text(name)) if word]

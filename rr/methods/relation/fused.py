@@ -10,7 +10,7 @@ are. The following is computed in three passes over the pairs, each of which loo
 
 The backward pass of batch norm is linear in these sums, so it is applied once per row instead of once per pair.
 
-Names: N = K·M rows, P pairs, H hidden units.
+Notation: N = K·M rows, P pairs, H hidden units.
 """
 
 import functools

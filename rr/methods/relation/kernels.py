@@ -1,6 +1,6 @@
 """Numba kernels of the fused relation loss. They loop over the partners of each row, without an array of P × H values.
 
-Names: N = K·M rows, H hidden units, P pairs, T tiles of `TILE_ROWS` rows. A compressed list of partners consists of
+Notation: N = K·M rows, H hidden units, P pairs, T tiles of `TILE_ROWS` rows. A compressed list of partners consists of
 `offsets_N1`, int64 (N + 1), and `partners_P`, int64: the partners of row n are
 `partners_P[offsets_N1[n] : offsets_N1[n + 1]]`.
 

@@ -3,7 +3,7 @@
 A mini-batch contains K augmented views of M images. For every pair of views i < j, row m of view i is compared with row
 m of view j (a positive: the same image) and with row `negative_rows[pair, m]` of view j (a negative: another image).
 
-Names: K = `num_views` views and M = `num_images` images, which give Q = K(K-1)/2 pairs of views.
+Notation: K = `num_views` views and M = `num_images` images give Q = K(K-1)/2 pairs of views.
 """
 
 import torch

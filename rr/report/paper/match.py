@@ -20,8 +20,8 @@ class Match:
     """Our result that corresponds to a result of the paper.
 
     Attributes:
-        method: the method by its name in params.yaml.
-        protocol: the protocol by its name in params.yaml.
+        method: the method's name in params.yaml.
+        protocol: the protocol's name in params.yaml.
         value: accuracy in percent, mean and standard deviation over seeds.
         epochs: epochs of the pretraining.
         deviations: deviations from the paper's settings as text.

@@ -1,6 +1,6 @@
 """The paper's results from `paper.csv`: one per row, with its source and how reliable it is.
 
-The last rows are results of lightly for methods that are not in the paper, or with another recipe than the paper's.
+The last rows are lightly's results for methods that are not in the paper, or with another recipe than the paper's.
 
 The tables contain the values of version 1 on arXiv. "Heads" is the head ablation of the final version. "Appendix B"
 lists results that are believed to be in the appendix, but whose values could not be recovered. The comparisons of

@@ -1,7 +1,7 @@
-"""The settings of the paper's runs and of those of lightly, and the deviations of our runs from them.
+"""The settings of the paper's and lightly's runs, and the deviations of our runs from them.
 
 The sources are the authors' code and README (mpatacchiola/self-supervised-relational-reasoning), and for K the text of
-the paper. The settings of lightly are those of its cifar10_benchmark.py at commit 42a6a92.
+the paper. lightly's settings are those of its cifar10_benchmark.py at commit 42a6a92.
 """
 
 from typing import Any, NamedTuple
@@ -61,7 +61,7 @@ _LIGHTLY: dict[str, dict[str, Any]] = {
     "simclr": {
         **_LIGHTLY_COMMON, "temperature": 0.5, "hidden_dim": 512, "projection_dim": 128, "projector_output_norm": True,
     },
-    # Our loss is twice that of lightly. Half the learning rate and twice the weight decay give the same steps.
+    # Our loss is twice lightly's. Half the learning rate and twice the weight decay give the same steps.
     "byol": {
         **_LIGHTLY_COMMON, "learning_rate": 0.03, "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.001},
         "momentum": 0.99, "momentum_schedule": "constant", "hidden_dim": 1024, "projection_dim": 256,

@@ -93,7 +93,7 @@ def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
         (["train-00001-of-00002.parquet"], "numbers 0 to 1, but have none for 0"),
         (["train/0000.parquet", "train/0002.parquet", "train/0004.parquet"], "numbers 0 to 4, but have none for 1, 3"),
         (["0003.parquet"], "numbers 0 to 3, but have none for 0, 1, 2"),
-        (["train-0-of-2.parquet", "train-1-of-3.parquet"], "state different numbers of files: train-0-of-2.parquet"),
+        (["train-0-of-2.parquet", "train-1-of-3.parquet"], "give different totals \\(“of N”\\): train-0-of-2.parquet"),
         (
             ["train-00000-of-00001.parquet", "train-00000-of-00001-abcdef0123.parquet"],
             "several files with the number 0: train-00000-of-00001-abcdef0123.parquet, train-00000-of-00001.parquet",
@@ -356,8 +356,8 @@ def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        ((LABELS, ["cat", "dog"]), (LABELS, ["dog", "cat"]), "label 0 is dog in the former, but cat in the latter"),
-        ((LABELS, ["cat", "dog"]), (LABELS, ["cat", "dog", "owl"]), "the former has 3, the latter 2. Export"),
+        ((LABELS, ["cat", "dog"]), (LABELS, ["dog", "cat"]), "label 0 is dog in the first, but cat in the second"),
+        ((LABELS, ["cat", "dog"]), (LABELS, ["cat", "dog", "owl"]), "the first has 3, the second 2. Export"),
         ((LABELS, ["cat"]), None, "label 1 in column 'label' has no name (the number of class names in "),
         ((LABELS, ["cat", "cat"]), None, "several labels in column 'label' have the name cat: give the classes"),
         ((LABELS, None), ([0, 1, 2], None), "these labels in column 'label' have no training images: 2. Add training"),

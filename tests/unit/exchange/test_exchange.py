@@ -265,7 +265,7 @@ def test_networks_for_one_size_need_the_size(tmp_path: Path) -> None:
         import_backbone(tmp_path / "c.pt", "shufflenet_v2_x0_5")
     with pytest.raises(UserError, match=r"--image-size 32: conv4 accepts images of any size; omit this option"):
         import_backbone(tmp_path / "c.pt", "conv4", image_size=32)
-    with pytest.raises(UserError, match=r"do not match shufflenet_v2_x1_0: .*, or a model of torchvision or timm"):
+    with pytest.raises(UserError, match=r"do not match shufflenet_v2_x1_0: .*, or a torchvision or timm model"):
         import_backbone(tmp_path / "c.pt", "shufflenet_v2_x1_0", image_size=32)
     import_backbone(tmp_path / "c.pt", "shufflenet_v2_x0_5", tmp_path / "b", image_size=32)
     config = ImportedConfig(kind="imported", path=str(tmp_path / "b"), sha256=file_sha256(tmp_path / "b"))

@@ -24,7 +24,7 @@ def test_labeled_images_suit_every_method(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARAMS.methods)
-def test_methods_that_use_labels_refuse_unlabeled_images(name: str) -> None:
+def test_methods_that_use_labels_reject_unlabeled_images(name: str) -> None:
     config = PARAMS.methods[name]
     problem = find_training_problem(config, UNLABELED, 0)
     if data_requirements(config).label_fraction:
@@ -39,7 +39,7 @@ def test_methods_that_use_labels_refuse_unlabeled_images(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["supervised", "relational-10"])
-def test_methods_that_use_labels_refuse_a_single_class(name: str) -> None:
+def test_methods_that_use_labels_reject_a_single_class(name: str) -> None:
     # The other class of the dataset has only test images.
     problem = find_training_problem(PARAMS.methods[name], np.ones(200, np.int64), 2)
     assert problem

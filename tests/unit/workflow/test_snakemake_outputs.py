@@ -1,4 +1,4 @@
-"""Tests for the change of Snakemake that keeps the former outputs of failed jobs."""
+"""Tests for the change of Snakemake that keeps the previous outputs of failed jobs."""
 
 import pytest
 from snakemake.exceptions import WorkflowError

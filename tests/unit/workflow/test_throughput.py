@@ -97,7 +97,7 @@ def test_without_time_methods_are_assumed_to_be_as_fast_as_another_one(
     runs = [paths.PretrainPaths("shapes", "conv4", method, 1) for method in ("relational", "rotation")]
     rates = measure_throughput(params, runs, "cpu")
     assert [rates[run] for run in runs] == pytest.approx([100, 25])  # four rotations of each view
-    assert "plan: 1 of the 2 steps could not be measured in this time" in capsys.readouterr().err
+    assert "plan: 1 of the 2 steps could not be measured in the time available" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
