@@ -49,7 +49,7 @@ def _find_both(results: GridResults, published: PublishedResult) -> tuple[Match,
 def _plot(
     dataset: str, published: Sequence[PublishedResult], gains: dict[PublishedResult, tuple[Match, Match]]
 ) -> Panel:
-    """Plot the differences of one dataset, with a row for each method."""
+    """Plot the differences for one dataset, with a row for each method."""
     ours = {result: deep.value.mean - shallow.value.mean for result, (deep, shallow) in gains.items()}
     names = [display_name(result.method) for result in published]
 

@@ -1,7 +1,7 @@
 """The settings of the paper's and lightly's runs, and the deviations of our runs from them.
 
-The sources are the authors' code and README (mpatacchiola/self-supervised-relational-reasoning), and for K the text of
-the paper. lightly's settings are those of its cifar10_benchmark.py at commit 42a6a92.
+The sources are the authors' code and README (mpatacchiola/self-supervised-relational-reasoning), and, for K, the text
+of the paper. lightly's settings are those of its cifar10_benchmark.py at commit 42a6a92.
 """
 
 from typing import Any, NamedTuple
@@ -89,7 +89,7 @@ class KnownDeviation(NamedTuple):
     Attributes:
         documented_as: the first cell of its row in docs/deviations.md.
         text: the deviation as the report prints it.
-        applies_to: the fields of the paper's results that it affects, with their values.
+        applies_to: field values that identify the published results it affects.
     """
 
     documented_as: str

@@ -27,7 +27,7 @@ _QUALITY = 70  # of WebP; an image of 32 x 32 pixels takes about 500 bytes
 
 @dataclass(frozen=True)
 class MapLayer:
-    """The map of the images by one backbone.
+    """A map of the images, computed with one backbone.
 
     Attributes:
         title: name of the layer.

@@ -23,7 +23,7 @@ _TRAINED_CLASSIFIER = "the linear layer that was trained with the backbone in su
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """One table of accuracies, with a sentence on it, a plot per protocol and the accuracy of each seed."""
+    """One table of accuracies, with a sentence about it, a plot per protocol and the accuracy of each seed."""
 
     table: ResultTable
     summary: str

@@ -29,7 +29,7 @@ _EXPLANATION = (
     "in percentage points of accuracy). It does not hold if the interval lies below the margin, and otherwise it is "
     "undecided. The confidence levels are those of Holm’s correction for the number of tested claims, with which the "
     f"probability of any false verdict is at most {100 * ALPHA:.0f} %. The record of a pretraining run contains the "
-    "hashes of the claims that the grid stated when the training started, so the last column shows which claims were "
+    "hashes of the claims that the grid stated when training started, so the last column shows which claims were "
     "added or changed later."
 )
 
@@ -86,8 +86,8 @@ def build_claims(results: GridResults) -> Claims | None:
 def holm_levels(p_values: dict[int, float]) -> dict[int, float]:
     """Return the level at which Holm's step-down method tests each hypothesis.
 
-    The hypotheses are tested from the smallest p-value to the largest, at the levels α/m, α/(m − 1), …, α. All
-    hypotheses from the first one that is not rejected are tested at the level of that one, at which none is rejected.
+    The hypotheses are tested from the smallest p-value to the largest, at the levels α/m, α/(m − 1), …, α. Once a
+    hypothesis is not rejected, it and all later ones are tested at its level, and none of them is rejected.
     (Holm 1979, *A simple sequentially rejective multiple test procedure*.)
     """
     levels: dict[int, float] = {}
@@ -125,10 +125,10 @@ def _mean_accuracy(runs: Sequence[EvaluationResult]) -> MeanStd:
 def _describe_statement(
     claim: ClaimConfig, ours: Sequence[EvaluationResult], theirs: Sequence[EvaluationResult]
 ) -> str:
-    """Return whether the claim was stated before the training of the runs, or why it is untested."""
+    """Return whether the claim was stated before the runs were trained, or why it is untested."""
     if not (ours and theirs):
         return "no such runs"
     runs = [*ours, *theirs]
     late = sum(claim_sha256(claim) not in run.pretraining.record.claims for run in runs)
-    text = f"late, after {late} of {len(runs)} runs" if late else "before the training"
-    return text if min(len(ours), len(theirs)) > 1 else f"{text}; one seed cannot be tested"
+    text = f"late, after {late} of {len(runs)} runs" if late else "before training"
+    return text if min(len(ours), len(theirs)) > 1 else f"{text}; cannot be tested with one seed"

@@ -84,8 +84,8 @@ def pool_predictions(evaluations: Sequence[EvaluationResult]) -> Predictions:
 def confusion_fractions(predictions: Predictions) -> np.ndarray:
     """Return the confusion matrix normalized over the true classes, float64 (C, C).
 
-    An entry is the fraction of a true class (row) that got a prediction (column). The row of a class without images is
-    NaN.
+    An entry is the fraction of a true class (row) that received a prediction (column). The row of a class without
+    images is NaN.
     """
     num_classes = len(predictions.class_names)
     pairs = predictions.labels * num_classes + predictions.predictions

@@ -28,7 +28,7 @@ class Comparison:
         tables: the tables for which we have at least one result.
         missing: a sentence on the tables for which we have no result.
         averages: the sentences on the averages of the abstract; empty if no run corresponds to a result of the paper.
-        studies: the gain by a deeper backbone, and the studies of which the grid has at least two points.
+        studies: the gain from a deeper backbone, and the studies for which the grid has at least two points.
     """
 
     sentence: str

@@ -1,4 +1,4 @@
-"""Section `efficiency`: the kNN accuracy that a method reaches with a number of pairs, views or seconds."""
+"""Section `efficiency`: the kNN accuracy that a method reaches for a given number of pairs, views or seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +107,7 @@ def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], means: dict
                 parts.append(f"{template.format(max_cost)}, {values}")
     if not parts:
         return ""
-    text = f"kNN accuracy at the largest cost that both reach: {'; '.join(parts)} (linear between epochs)."
+    text = f"kNN accuracy at the largest cost that both reach: {'; '.join(parts)} (interpolated between epochs)."
     return f"{text} {seed_note(len(by_method[method]) for method in (ours, theirs))}"
 
 

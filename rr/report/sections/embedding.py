@@ -100,7 +100,7 @@ def collapse_warnings(results: GridResults) -> list[str]:
                 warnings.append(
                     f"The features of {_title(run)}, may have collapsed: for {run.paths.target}, RankMe is "
                     f"{format_two_decimals(rank)}, {reason}. Similar images may then have nothing in common: lower "
-                    "learning_rate or raise batch_size of the method in params.yaml."
+                    "learning_rate or raise batch_size for the method in params.yaml."
                 )
     return warnings
 

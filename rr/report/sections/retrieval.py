@@ -13,7 +13,7 @@ from rr.report.text_table import TextTable, numeric_columns, text_table
 _RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
 _CAPTION = (
     "Each row shows a query, the first test image of a class, followed by its ten nearest training images in order of "
-    "distance. A green frame marks an image of the same class, a red frame one of another class."
+    "distance. A green frame marks an image of the same class, and a red frame an image of a different class."
 )
 
 
@@ -77,7 +77,7 @@ def _describe_head(method: str, seeds: Sequence[EvaluationResult]) -> str:
     if change.std is None:
         return f"{text} (a single seed, so the variation between seeds is unknown)."
     low, high = mean_interval(change)
-    verdict = "it helps" if low > 0 else "it does harm" if high < 0 else "it is undecided whether it helps"
+    verdict = "it helps" if low > 0 else "it hurts" if high < 0 else "whether it helps is undecided"
     return f"{text} (95 % interval over seeds {format_difference(low)} to {format_difference(high)}): {verdict}."
 
 

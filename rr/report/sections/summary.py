@@ -64,7 +64,7 @@ def _summarize_ranks(results: GridResults) -> str:
     ranks = join_words([f"{format_mean_std(value, format_two_decimals)} for {name}" for name, value in values.items()])
     return (
         f" The number of directions that the features of {runs[0].paths.target} use (RankMe) is {ranks}. The section "
-        "Embedding shows which images are similar to the network."
+        "Embedding shows which images the network considers similar."
     )
 
 
@@ -83,7 +83,7 @@ def summarize_tables(tables: list[ResultTable]) -> str:
             parts.append(f"{text} in {count} of {len(known)} comparisons")
     if not parts:
         return "There is nothing to compare: the grid needs a self-supervised method and a random or supervised one."
-    text = f"The best self-supervised method of each table and protocol {' and '.join(parts)}. "
+    text = f"The best self-supervised method in each table and protocol {' and '.join(parts)}. "
     return text + seed_note(count for table in tables for count in table.seed_counts)
 
 

@@ -93,7 +93,7 @@ def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
         (["train-00001-of-00002.parquet"], "numbers 0 to 1, but have none for 0"),
         (["train/0000.parquet", "train/0002.parquet", "train/0004.parquet"], "numbers 0 to 4, but have none for 1, 3"),
         (["0003.parquet"], "numbers 0 to 3, but have none for 0, 1, 2"),
-        (["train-0-of-2.parquet", "train-1-of-3.parquet"], "give different totals \\(“of N”\\): train-0-of-2.parquet"),
+        (["train-0-of-2.parquet", "train-1-of-3.parquet"], "give different totals (“of N”): train-0-of-2.parquet"),
         (
             ["train-00000-of-00001.parquet", "train-00000-of-00001-abcdef0123.parquet"],
             "several files with the number 0: train-00000-of-00001-abcdef0123.parquet, train-00000-of-00001.parquet",

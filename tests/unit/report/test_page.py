@@ -304,7 +304,7 @@ def test_merged_grids_have_every_section(tmp_path: Path, monkeypatch: pytest.Mon
     write_report(params)
     page = read_page()
     assert {"accuracies", "classes", "retrieval", "embedding", "dynamics", "efficiency"} <= set(page.ids)
-    assert "(linear between epochs). Means are over 1 to 2 seeds." in page.text
+    assert "(interpolated between epochs). Means are over 1 to 2 seeds." in page.text
     rows = normalized_rows(page)
     assert ["simclr", "–", "45.00"] in rows
     assert ["simclr", "−0.250", "4.500", "8.500", "0.500", "−2.000"] in rows
@@ -345,8 +345,8 @@ def test_results_of_several_code_versions_have_a_warning(params: Params) -> None
     write_report(params)
     expected = (
         "Pretraining mixes 2 versions of the code, which alone may explain differences between results. Files that "
-        "differ: rr/pretrain/loop.py. Runs: version A made shapes/conv4/random/1, shapes/conv4/random/2, "
-        "shapes/conv4/supervised/1, shapes/conv4/supervised/2, shapes/conv4/relational/2; version B made "
+        "differ: rr/pretrain/loop.py. Runs: version A produced shapes/conv4/random/1, shapes/conv4/random/2, "
+        "shapes/conv4/supervised/1, shapes/conv4/supervised/2, shapes/conv4/relational/2; version B produced "
         "shapes/conv4/relational/1."
     )
     page = read_page()

@@ -160,7 +160,7 @@ def test_unlabeled_images_are_colored_by_cluster(tmp_path: Path, monkeypatch: py
     page, markdown = read_page(), read_markdown()
     for text in (page.text, " ".join(markdown.split())):
         assert "use (RankMe) is 5.00 ± 0.71 for random and 5.00 ± 0.71 for relational. The section Embedding" in text
-        assert "None is an accuracy." in text
+        assert "None of them is an accuracy." in text
         assert "collapsed: for" not in text
     rows = normalized_rows(page)
     assert ["Method", "RankMe", "effective rank", "alignment", "uniformity"] in rows
@@ -264,7 +264,7 @@ def test_retrieval_shows_whether_the_relation_head_helps(full_report: tuple[str,
 
 
 @pytest.mark.parametrize(
-    ("changes", "end"), [([0.02, -0.03], "undecided whether it helps."), ([-0.01, -0.011], "harm.")]
+    ("changes", "end"), [([0.02, -0.03], "whether it helps is undecided."), ([-0.01, -0.011], "it hurts.")]
 )
 def test_relation_head_that_does_not_help(full_grid: Params, changes: list[float], end: str) -> None:
     for seed, change in enumerate(changes, 1):
@@ -299,7 +299,7 @@ def test_efficiency_at_equal_cost(full_report: tuple[str, str]) -> None:
     # and 30 + 20 × 16/24 = 43.33.
     expected = (
         f"kNN accuracy at the largest cost that both reach: {PAIRS_SENTENCE}; after 32.0 seconds of training, 75.00 % "
-        "for relational and 43.33 % for simclr (linear between epochs). Means are over 2 seeds."
+        "for relational and 43.33 % for simclr (interpolated between epochs). Means are over 2 seeds."
     )
     assert expected in ParsedPage(html).text
     assert expected in markdown
@@ -318,13 +318,13 @@ def test_efficiency_without_common_cost_has_no_sentence(full_grid: Params) -> No
         write_dynamics("simclr", seed, {"accuracy": [0.1], "knn_accuracy": [0.3], "views": [9], "pairs": [0]}, [1.0])
     write_report(full_grid)
     assert "efficiency" in read_page().ids
-    assert "linear between epochs" not in read_page().text
+    assert "interpolated between epochs" not in read_page().text
 
 
 def test_seconds_of_different_devices_are_not_compared(full_grid: Params) -> None:
     change_record(RELATIONAL.folder, device="NVIDIA H100")
     write_report(full_grid)
-    assert f"{PAIRS_SENTENCE} (linear" in read_page().text
+    assert f"{PAIRS_SENTENCE} (interpolated" in read_page().text
 
 
 def test_records_without_epoch_times_have_no_plot_of_seconds(full_grid: Params) -> None:
@@ -335,7 +335,7 @@ def test_records_without_epoch_times_have_no_plot_of_seconds(full_grid: Params) 
     text = read_page().text
     assert "Against pairs compared" in text
     assert "Against seconds of training" not in text
-    assert f"{PAIRS_SENTENCE} (linear" in text
+    assert f"{PAIRS_SENTENCE} (interpolated" in text
 
 
 def test_every_plot_has_its_data(full_report: tuple[str, str]) -> None:
