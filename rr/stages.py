@@ -149,7 +149,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
 
         facts = recorder.facts = fetch(config.source, files.images, files.download_dir, local_copy)
         if local_copy:
-            facts["local_copy"] = str(local_copy.expanduser().absolute())
+            facts["local_copy"] = str(paths.expand_user(local_copy).absolute())
     _register_with_engines(run, params_file)
     return f"{files.images}: {describe(facts)}"
 
@@ -176,8 +176,10 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
     folder = files.check_dir
     output = CheckFiles(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
-    summary, facts = check(files.images, output, Path(current).expanduser() if current else None, extractor)
+    summary, facts = check(files.images, output, paths.expand_user(current) if current else None, extractor)
     lines = [summary, *format_skipped(record["skipped"])]
+    if not output.exclude.read_text(encoding="utf-8"):
+        return "\n".join(lines), facts
     if current:
         copy = "" if Path(current) == output.exclude else f"copy the list to {current}, then "
         lines.append(f"to leave them out: {copy}run `rr fetch --dataset {dataset}`, then dvc repro")

@@ -85,8 +85,9 @@ def find_grid_problems(params: Params) -> list[str]:
     """
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
     problems = [_find_exclude_problem(params, name) for name in datasets]
-    problems += [_find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
     evaluations = list(grid.evaluations(params))
+    problems += [_find_copies_problem(params, name) for name in {run.target: None for run in evaluations}]
+    problems += [_find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
     problems += [_find_size_problem(params, evaluation) for evaluation in evaluations]
     for name, protocol in dict.fromkeys((evaluation.target, evaluation.protocol) for evaluation in evaluations):
         if target := datasets[name]:
@@ -100,6 +101,23 @@ def _find_exclude_problem(params: Params, name: str) -> str | None:
         return describe_exclude_list(run) if paths.record_file(run.folder).is_file() else None
     except UserError:
         return None  # the record is damaged
+
+
+def _find_copies_problem(params: Params, name: str) -> str | None:
+    """Return why no result on a dataset means anything, if each of its test images is also a training image."""
+    run = grid.make_fetch_run(params, name)
+    try:
+        record = load_record(run.folder) if paths.record_file(run.folder).is_file() else {}
+    except UserError:
+        return None  # the record is damaged
+    if not record.get("test_copies") or record["params"] != run.params:
+        return None
+    if record["test_copies"] < record["images"]["test"]:
+        return None
+    return (
+        f"{name} cannot be a target, because each of its test images has a copy in the training split, so no result "
+        f"would mean anything: correct the splits, or remove {name} from grid.target in params.yaml"
+    )
 
 
 def find_pretraining_problem(params: Params, run: paths.PretrainPaths) -> str | None:
