@@ -22,7 +22,7 @@ _HOW_TO_STATE = (
 
 
 # Names of folders of images and of folders of their annotations, such as VOC's JPEGImages and SegmentationClass.
-_IMAGE_FOLDER = re.compile(r"(jpeg|input|rgb)?(images?|imgs?|photos?|pictures?)|rgb|inputs?")
+_IMAGE_FOLDER = re.compile(r"(jpeg|input|rgb)?(images?|imgs?|photos?)|rgb|inputs?")
 _ANNOTATION_FOLDER = re.compile(
     r"(.*(masks?|annotations?|trimaps?|labels?|targets?|depths?|edges)|(gt|ground ?truths?|segmentation|seg)\b.*)"
     r"( ?(images?|imgs?|maps?))?"
