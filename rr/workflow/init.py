@@ -77,10 +77,17 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
 
 
 def check_folder(path: Path) -> None:
-    """Raise UserError if the current folder is in the folder of images `path`.
+    """Raise UserError if `path` is not valid UTF-8, or if the current folder is in this folder of images.
 
     The images that the stages write into the project would then be among the images of the dataset.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{display_name(path)}: the path is not valid UTF-8, so params.yaml cannot contain it: rename the folder, "
+            "or give a link to it"
+        ) from error
     if Path.cwd().is_relative_to(expand_user(path).resolve()):
         raise UserError(
             f"{display_name(path)} contains the current folder, to which rr would write its results: run rr init in "
