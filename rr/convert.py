@@ -23,6 +23,7 @@ from rr.runtime.ordered_map import map_ordered
 from rr.runtime.progress import Progress
 
 _MIN_STD = 0.001
+_MAX_SIDE = 65_500  # of a JPEG image; a beton can store up to 65,535 pixels
 
 
 def convert(
@@ -111,6 +112,11 @@ def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetCon
         raise UserError(f"{raw_path}: {name} cannot be decoded ({error}): run rr fetch again") from error
     stored = beton.encode_raw(pixels)
     if dataset.stored_size is not None:
+        if max(pixels.shape) > _MAX_SIDE:
+            raise UserError(
+                f"{raw_path}: {name} would have {pixels.shape[1]} × {pixels.shape[0]} pixels, and the maximum is "
+                f"{_MAX_SIDE} on each side: crop the image, or lower stored_size of the dataset in params.yaml"
+            )
         stored = beton.encode_photograph(pixels, dataset.quality)
         limit = beton.max_photograph_bytes(dataset.stored_size)
         if len(stored.data) > limit:

@@ -12,6 +12,7 @@ from rr.data.names import display_name, format_names, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
 from rr.params import ExtensionSource, FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
+from rr.paths import expand_user
 from rr.runtime.hashing import file_sha256
 from rr.runtime.progress import Progress
 
@@ -33,7 +34,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
     is_own, exclude_list = isinstance(source, FolderSource | ParquetSource), None
     summary = ImageSummary()
     if isinstance(source, FolderSource | ParquetSource):
-        exclude_list = Path(source.exclude).expanduser() if source.exclude else None
+        exclude_list = expand_user(source.exclude) if source.exclude else None
         where = display_name(local_copy) if local_copy else printable(source.path)
         skipped = SkippedFiles(
             source.on_unreadable,
@@ -105,7 +106,9 @@ def describe(facts: dict[str, Any]) -> str:
     if "columns" in facts:
         types = facts["schema"]
         columns = [(use, name) for use, name in facts["columns"].items() if name]
-        lines.append("columns: " + ", ".join(f"{use} from '{name}' ({types[name]})" for use, name in columns))
+        texts = [f"{use} from '{name}' ({types[name]})" for use, name in columns]
+        texts += [f"not used: images in '{name}'" for name in facts.get("unused_images", [])]
+        lines.append("columns: " + ", ".join(texts))
     if num_classes:
         names = list(dict.fromkeys([*per_class["train"], *per_class["test"]]))
         texts = [

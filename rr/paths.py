@@ -1,8 +1,11 @@
 """Define the paths of all artifacts, relative to the root folder of the project. No other module builds such paths."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rr.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 REPORT_DIR = Path("report")
@@ -11,6 +14,18 @@ RECORD_NAME = "run.json"
 HISTORY_DIR = Path("runs/history")
 EXTENSIONS_DIR = Path("workflow/extensions")  # a user's own methods
 STATUS_DIR = Path(".rr/status")
+
+
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """Return the path with `~` or `~user` at its start replaced by the home folder.
+
+    Raises:
+        UserError: if the user does not exist.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: unknown user in '~user': correct the path") from error
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
 
         facts = recorder.facts = fetch(config.source, files.images, files.download_dir, local_copy)
         if local_copy:
-            facts["local_copy"] = str(local_copy.expanduser().absolute())
+            facts["local_copy"] = str(paths.expand_user(local_copy).absolute())
     _register_with_engines(run, params_file)
     return f"{files.images}: {describe(facts)}"
 
@@ -195,7 +195,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
     folder = files.check_dir
     output = CheckFiles(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
-    summary, facts = check(files.images, output, Path(current).expanduser() if current else None, extractor)
+    summary, facts = check(files.images, output, paths.expand_user(current) if current else None, extractor)
     lines = [summary, *format_skipped(record["skipped"])]
     can_exclude = bool(facts["findings"].keys() & set(EXCLUDED_KINDS))
     if can_exclude and current:

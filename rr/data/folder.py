@@ -40,12 +40,17 @@ _PROGRAM_NAMES = {
     "found.000", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",
     ".ipynb_checkpoints", "__pycache__", ".thumbnails", ".thumb", ".picasaoriginals", "picasa.ini", ".picasa.ini",
     "zbthumbnail.info", "_gsdata_", ".directory", ".stfolder", ".stversions", ".dropbox.cache", ".nomedia",
+    "thumbs.db:encryptable", "thumbnails", "@__thumb", "_vti_cnf", "recycled", "dfsrprivate",
 }  # fmt: skip
 _PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock")
+# Metadata of a file server, and the libraries of photo programs with their previews.
+_PROGRAM_SUFFIXES = ("@synoeastream", "@synoresource", ".lrdata", ".photoslibrary", ".photolibrary", ".aplibrary")
+_FORMER_VERSION = re.compile(r".*\.\w+(_original|~)")  # of an edited file, as ExifTool and text editors name it
 _UNFINISHED_SUFFIXES = {
     ".part", ".partial", ".crdownload", ".opdownload", ".download", ".filepart", ".incomplete", ".aria2", ".!qb",
     ".!ut",
 }  # fmt: skip
+_CLOUD_SUFFIXES = {".nextcloud": "Nextcloud", ".owncloud": "ownCloud"}  # of placeholders, such as x.jpg.nextcloud
 
 # Formats that Pillow identifies, but decodes only with other programs, if at all.
 _UNDECODABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -193,7 +198,10 @@ def _is_link_to_file(
         if file_suffix(name) not in {"", *kind.suffixes}:
             listing.skipped.append(SkippedFile(name, BROKEN_LINK))
         elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            is_annexed = "annex/objects" in os.readlink(entry.path)
+            try:
+                is_annexed = "annex/objects" in os.readlink(entry.path)
+            except OSError:  # the link has just been deleted
+                is_annexed = False
             hint = "; run `git annex get` or `datalad get` in this folder" if is_annexed else ""
             listing.damaged.append(DamagedFile(name, BROKEN_LINK, f"{BROKEN_LINK}{hint}"))
             if not file_suffix(name):  # probably a link to a folder
@@ -210,14 +218,21 @@ def _find_placeholder(name: str, names_in_folder: set[str], suffixes: frozenset[
         return "not downloaded from iCloud; download it in the Finder" if stem[1:] not in names_in_folder else None
     if suffix == ".dvc" and stem and stem not in names_in_folder and file_suffix(stem) in {"", *suffixes}:
         return f"its data ({display_name(stem)}) is missing; run `dvc pull`"
-    if suffix.lower() in _UNFINISHED_SUFFIXES and file_suffix(stem) in suffixes:
+    if suffix.lower() in _CLOUD_SUFFIXES and file_suffix(stem) in suffixes:
+        return f"not downloaded from {_CLOUD_SUFFIXES[suffix.lower()]}; make it available locally"
+    # rclone inserts a random suffix, as in x.jpg.3f2a1b4c.partial.
+    if suffix.lower() in _UNFINISHED_SUFFIXES and {file_suffix(stem), file_suffix(Path(stem).stem)} & suffixes:
+        return "an unfinished download; complete or delete it"
+    if suffix.lower() == ".tmp" and name.startswith((".syncthing.", "~syncthing~")) and file_suffix(stem) in suffixes:
         return "an unfinished download; complete or delete it"
     return None
 
 
 def _reason_to_ignore(name: str) -> str | None:
     lower = name.lower()
-    if lower in _PROGRAM_NAMES or lower.startswith(_PROGRAM_PREFIXES):
+    if lower in _PROGRAM_NAMES or lower.startswith(_PROGRAM_PREFIXES) or lower.endswith(_PROGRAM_SUFFIXES):
+        return FROM_PROGRAM
+    if _FORMER_VERSION.fullmatch(lower):
         return FROM_PROGRAM
     return HIDDEN if name.startswith(".") else None
 

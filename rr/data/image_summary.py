@@ -12,11 +12,12 @@ _MAX_BLANK_RANGE = 4  # largest difference between two pixels of a blank image, 
 
 
 class ImageFacts(NamedTuple):
-    """The width and height of an image in pixels, and whether all of its pixels have almost the same color."""
+    """The size of an image in pixels, whether its pixels all have almost the same color, and whether it has frames."""
 
     width: int
     height: int
     is_blank: bool
+    has_several_frames: bool
 
 
 def find_image_facts(data: bytes) -> ImageFacts:
@@ -27,7 +28,7 @@ def find_image_facts(data: bytes) -> ImageFacts:
     """
     pixels, size = raw.decode_quickly(data)
     # A reduced image is an average, which can have a single color although the image does not.
-    return ImageFacts(*size, is_blank(pixels) and is_blank(raw.decode_image(data)))
+    return ImageFacts(*size, is_blank(pixels) and is_blank(raw.decode_image(data)), raw.has_several_frames(data))
 
 
 class ImageSummary:
@@ -59,7 +60,8 @@ class ImageSummary:
         """The facts for the record.
 
         `sizes` has the width and height of the smallest and the largest image, and the median of the shorter sides.
-        `blank` is the number of images of a single color. `test_copies` is the number of test images whose file is
+        `blank` is the number of images of a single color. `several_frames` is the number of images of which only the
+        first frame is used. `test_copies` is the number of test images whose file is
         also in the training split. `contradictory` is the number of different files that occur in several classes.
         """
         sizes = [(image.width, image.height) for image in self._images]
@@ -71,6 +73,7 @@ class ImageSummary:
                 "median_shorter_side": int(np.median([min(size) for size in sizes])),
             },
             "blank": sum(image.is_blank for image in self._images),
+            "several_frames": sum(image.has_several_frames for image in self._images),
             "test_copies": self._num_test_copies,
             "contradictory": len(self._contradictory),
         }
@@ -90,6 +93,8 @@ def format_summary(facts: dict[str, Any]) -> list[str]:
         lines = [f"size of all images: {smallest} pixels"]
     else:
         lines = [f"sizes: {smallest} to {largest} pixels; median of the shorter side: {sizes['median_shorter_side']:,}"]
+    if facts["several_frames"]:
+        lines.append(f"{format_count(facts['several_frames'], 'images')} with several frames: only the first is used")
     faults = {
         "test_copies": ("test images", "with a copy in the training split"),
         "contradictory": ("images", "with copies in several classes"),

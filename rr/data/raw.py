@@ -254,6 +254,18 @@ def decode_quickly(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
     return np.asarray(image), size
 
 
+def has_several_frames(data: bytes) -> bool:
+    """Return whether an encoded image has several frames, such as an animation or the pages of a TIFF image.
+
+    The additional images that cameras store in a JPEG image do not count.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.format not in ("JPEG", "MPO") and getattr(image, "is_animated", False)
+    except Exception:  # Pillow's decoders raise many different exceptions
+        return False
+
+
 def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.ndarray:
     """Resize an image until its shorter side has `shorter_side` pixels, and crop its center.
 
@@ -420,6 +432,11 @@ _OTHER_SIGNATURES = {
     b"<?xml": "an XML document (of a failed download?)",
     b"{": "a JSON document (of a failed download?)",
     b"%pdf": "a PDF document",
+    b"ivborw0kggo": "an image encoded as base64 text; decode it",
+    b"/9j/": "an image encoded as base64 text; decode it",
+    b"data:image/": "an image encoded as base64 text; decode it",
+    b"\x93numpy": "a NumPy array; save it as PNG",
+    b"\x89hdf": "an HDF5 file",
     b"pk\x03\x04": "a zip archive; extract it",
     b"\x1f\x8b": "a gzip archive; extract it",
     b"rar!\x1a": "a RAR archive; extract it",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rr import backbones
 from rr.backbones.weights import save_backbone
+from rr.data.raw import identify_content
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name
 from rr.paths import PARAMS_FILE
@@ -95,8 +96,8 @@ def import_backbone(
     state_dicts = _find_state_dicts(_load(file))
     if not state_dicts:
         raise UserError(
-            f"{file} does not contain a state dict: give a file with a dict of tensors by name, at the top level or "
-            "under a key such as 'state_dict', 'model' or 'backbone'"
+            f"{file} does not contain a state dict: give a file with a dict of tensors (not NumPy arrays) by name, at "
+            "the top level or under a key such as 'state_dict', 'model' or 'backbone'"
         )
     weights = _choose_candidate(file, backbone_name, image_size, state_dicts, key)
     backbone = backbones.build(backbone_name, image_size)
@@ -175,6 +176,11 @@ def _load(file: Path) -> Any:
                 "If you trust this file, load it yourself with weights_only=False, save only the state_dict() of the "
                 "backbone, and import the saved file"
             ) from error
+        with open(file, "rb") as opened:
+            start = opened.read(1024)
+        # Checkpoints are zip archives.
+        if start and not start.startswith(b"PK") and (content := identify_content(start)):
+            raise UserError(f"{file} is not a checkpoint ({content[0]}): give another file") from error
         reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
         raise UserError(
             f"{file} is damaged or not a checkpoint ({reason}): copy or download it again, or give another file"

@@ -24,6 +24,7 @@ from rr.data import raw
 from rr.data.index import Preprocessing, evaluation_side
 from rr.errors import UserError
 from rr.gallery.images import read_images
+from rr.paths import expand_user
 from rr.runtime.hashing import file_sha256
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.views import normalize
@@ -153,7 +154,7 @@ class FeatureExtractor:
     def _load(self, image: ImageLike) -> np.ndarray:
         """Return the pixels of an image, resized, uint8 (image_size, image_size, 3)."""
         if isinstance(image, (str, os.PathLike)):
-            return read_images([Path(image).expanduser()], self.decode)[0]
+            return read_images([expand_user(image)], self.decode)[0]
         if not isinstance(image, Image.Image):
             pixels = image.cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:

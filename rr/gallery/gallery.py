@@ -15,6 +15,7 @@ from rr.gallery.embed import make_skipped_files, update_index
 from rr.gallery.feature_extractor import FeatureExtractor, ImageLike
 from rr.gallery.images import list_images
 from rr.gallery.search import Hit
+from rr.paths import expand_user
 
 
 class Gallery:
@@ -44,7 +45,7 @@ class Gallery:
         index: str | os.PathLike[str] | None = None,
         on_unreadable: UnreadablePolicy = "raise",
     ) -> None:
-        root, skipped = Path(folder).expanduser(), make_skipped_files(on_unreadable)
+        root, skipped = expand_user(folder), make_skipped_files(on_unreadable)
         files = list_images(root, skipped)
         found, _ = update_index(Path(index) if index else None, backbone, root, files, skipped)
         skipped.raise_if_unreadable()

@@ -11,7 +11,7 @@ import numpy as np
 from rr.data import raw
 from rr.data.folder import UNREADABLE_FILE, DamagedFile, describe_non_folder, image_kind, list_folder
 from rr.data.names import display_name, path_to_text
-from rr.data.skipped_files import SkippedFiles
+from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 
@@ -67,7 +67,11 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
         skipped.add_damaged(damaged_file._replace(name=str(folder / damaged_file.name)))
     if not images:
         skipped.raise_if_unreadable()
-        raise UserError(f"{display_name(folder)} contains no images: add some (.jpg, .png, …) or give another folder")
+        found = "; ".join(format_skipped(skipped.counts))
+        raise UserError(
+            f"{display_name(folder)} contains no images{f' ({found})' if found else ''}: add some (.jpg, .png, …) or "
+            "give another folder"
+        )
     return sorted(images, key=lambda image: image.name)
 
 

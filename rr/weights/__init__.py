@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from rr.errors import UserError
+from rr.paths import expand_user
 
 FOLDER = Path(__file__).parent
 
@@ -22,7 +23,7 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: if it is neither an existing file nor the name of released weights, but looks like a name.
     """
-    path = Path(weights).expanduser()
+    path = expand_user(weights)
     if path.exists() or len(path.parts) > 1 or path.suffix:
         return path
     released = FOLDER / f"{path}.safetensors"

@@ -28,7 +28,7 @@ from rr.params import DatasetConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid
-from rr.workflow.records import load_record
+from rr.workflow.records import find_record, load_record
 from rr.workflow.verify import describe_exclude_list
 
 # Numbers of training images, test images and classes of the sources that always have the same size. Their classes all
@@ -90,13 +90,28 @@ def find_grid_problems(params: Params) -> list[str]:
     """
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
     problems = [describe_exclude_list(grid.make_fetch_run(params, name)) for name in datasets]
-    problems += [find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
     evaluations = list(grid.evaluations(params))
+    problems += [_find_copies_problem(params, name) for name in {run.target: None for run in evaluations}]
+    problems += [find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
     problems += [_find_size_problem(params, evaluation) for evaluation in evaluations]
     for name, protocol in dict.fromkeys((evaluation.target, evaluation.protocol) for evaluation in evaluations):
         if target := datasets[name]:
             problems.append(find_protocol_problem(protocol, params.protocols[protocol], name, *target))
     return list(dict.fromkeys(filter(None, problems)))
+
+
+def _find_copies_problem(params: Params, name: str) -> str | None:
+    """Return why no result on a dataset means anything, if each of its test images is also a training image."""
+    run = grid.make_fetch_run(params, name)
+    record = find_record(run.folder)
+    if not record or not record.get("test_copies") or record["params"] != run.params:
+        return None
+    if record["test_copies"] < record["images"]["test"]:
+        return None
+    return (
+        f"{name} cannot be a target, because each of its test images has a copy in the training split, so no result "
+        f"would mean anything: correct the splits, or remove {name} from grid.target in params.yaml"
+    )
 
 
 def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: KnownDataset | None) -> str | None:

@@ -13,6 +13,7 @@ from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem
 from rr.params import Params, parse_params
 from rr.params.base import NAME
+from rr.paths import expand_user
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
 from rr.workflow.suites import add_methods, dump_yaml, make_yaml, set_axis
@@ -71,14 +72,14 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
         UserError: if the name is not valid, or if `params` has another dataset or a method of this name.
     """
     if name is None:
-        name = re.sub("[^A-Za-z0-9_-]+", "-", path.expanduser().resolve().stem).strip("-_")
+        name = re.sub("[^A-Za-z0-9_-]+", "-", expand_user(path).resolve().stem).strip("-_")
     if not re.fullmatch(NAME, name):
         raise UserError(
             f"invalid name '{display_name(name)}': give one with --name, of letters, digits, - and _, with a letter or "
             "digit first"
         )
     source_path = getattr(params.datasets[name].source, "path", None) if name in params.datasets else str(path)
-    is_other = source_path is None or Path(source_path).expanduser().resolve() != path.expanduser().resolve()
+    is_other = source_path is None or expand_user(source_path).resolve() != expand_user(path).resolve()
     if is_other or _method_name(name) in params.methods:
         raise UserError(
             f"params.yaml already defines {name}: run `dvc repro` to train on it if the grid lists it, or choose "
@@ -88,11 +89,18 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
 
 
 def check_folder(path: Path) -> None:
-    """Raise UserError if the current folder is in the folder of images `path`.
+    """Raise UserError if `path` is not valid UTF-8, or if the current folder is in this folder of images.
 
     The images that the stages write into the project would then be among the images of the dataset.
     """
-    if Path.cwd().is_relative_to(path.expanduser().resolve()):
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{display_name(path)}: the path is not valid UTF-8, so params.yaml cannot contain it: rename the folder, "
+            "or give a link to it"
+        ) from error
+    if Path.cwd().is_relative_to(expand_user(path).resolve()):
         raise UserError(
             f"{display_name(path)} contains the current folder, to which rr would write its results: run rr init in "
             "another folder, such as a new one (mkdir project, cd project)"
@@ -110,7 +118,7 @@ def make_source(path: Path, *, use_labels: bool = True, skip_unreadable: bool = 
     Raises:
         UserError: if `path` is neither a folder nor a Parquet file.
     """
-    expanded = path.expanduser()
+    expanded = expand_user(path)
     if expanded.is_file() and expanded.suffix.lower() == ".parquet":
         kind = "parquet"
     elif not expanded.is_dir():

@@ -43,7 +43,7 @@ def describe_exclude_list(run: StageRun) -> str | None:
     name = run.params.get(f"datasets.{run.folder.name}.source", {}).get("exclude")
     if not name or record is None or record["params"] != run.params:  # changed parameters are noticed
         return None
-    path = Path(name).expanduser()
+    path = paths.expand_user(name)
     if path.is_file() and file_sha256(path) == record.get("exclude_sha256"):
         return None
     state = "has changed since the run" if path.is_file() else "is missing"

@@ -262,6 +262,15 @@ def test_photograph_larger_than_a_page_raises(tmp_path: Path) -> None:
     run(tmp_path / "images.parquet", tmp_path / "y", stored_size=40)  # as JPEG, it fits
 
 
+@pytest.mark.parametrize("quality", [90, "raw"])
+def test_photograph_with_too_long_a_side_raises(tmp_path: Path, quality: int | str) -> None:
+    panorama = encode(np.zeros((1, 66_000, 3), np.uint8))
+    images = [raw.EncodedImage(split, f"{split}.png", panorama, -1) for split in raw.SPLITS]
+    raw.write(tmp_path / "images.parquet", raw.RawDataset([], images))
+    with pytest.raises(UserError, match=r"train\.png would have 66000 × 1 pixels, and the maximum is 65500 on each"):
+        run(tmp_path / "images.parquet", tmp_path / "x", stored_size=40, quality=quality)
+
+
 def test_damaged_image_is_named(tmp_path: Path) -> None:
     images = [raw.EncodedImage(split, f"{split}.png", encode(smooth(0, (9, 9)))[:50], -1) for split in raw.SPLITS]
     raw.write(tmp_path / "images.parquet", raw.RawDataset([], images))

@@ -9,6 +9,7 @@ from rr.data.skipped_files import SkippedFiles
 from rr.data.sources import cifar, digits, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
 from rr.errors import UserError
 from rr.params import Source
+from rr.paths import expand_user
 
 
 def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, skipped: SkippedFiles) -> RawDataset:
@@ -54,8 +55,6 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
 def _expand_user(path: str) -> Path:
     try:
         path.encode()
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{path}: no user has the name after '~'; correct the source's path in params.yaml") from error
+        return expand_user(path)
     except UnicodeEncodeError as error:
         raise UserError(f"{printable(path)} is not valid text: correct the source's path in params.yaml") from error

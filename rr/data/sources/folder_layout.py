@@ -1,6 +1,7 @@
 """Decide which folders are the splits and the classes of a dataset, and reject an ambiguous layout."""
 
 import itertools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 from rr.data.folder import UNSUPPORTED_FORMAT, FolderListing, file_suffix
 from rr.data.names import compose, display_name, format_names, path_to_text, printable
-from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role, split_words
+from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role, split_words, suggest_role
 from rr.errors import UserError, format_alternatives
 from rr.params import FolderSource, SplitNames
 from rr.runtime.formatting import format_count
@@ -17,6 +18,14 @@ _HOW_TO_STATE = (
     "State the layout in the source of this dataset in params.yaml: `splits: {train: FOLDER, test: FOLDER}` (without "
     "test, test_fraction of train is held out), `splits: none` if each folder is a class, or `labels: none` to use all "
     "images without labels"
+)
+
+
+# Names of folders of images and of folders of their annotations, such as VOC's JPEGImages and SegmentationClass.
+_IMAGE_FOLDER = re.compile(r"(jpeg|input|rgb)?(images?|imgs?|photos?)|rgb|inputs?")
+_ANNOTATION_FOLDER = re.compile(
+    r"(.*(masks?|annotations?|trimaps?|labels?|targets?|depths?|edges)|(gt|ground ?truths?|segmentation|seg)\b.*)"
+    r"( ?(images?|imgs?|maps?))?"
 )
 
 
@@ -246,6 +255,31 @@ def _reject_repeated_subfolders(tree: _Tree, folder: str) -> None:
         )
 
 
+def _reject_annotations(tree: _Tree, folder: str) -> None:
+    """Raise UserError if the folders are named like images and their annotations instead of like classes."""
+    names = {child: " ".join(split_words(_base(child))).casefold() for child in tree.children(folder)}
+    images = [child for child, name in names.items() if _IMAGE_FOLDER.fullmatch(name)]
+    annotations = [child for child, name in names.items() if _ANNOTATION_FOLDER.fullmatch(name)]
+    if images and annotations:
+        raise _ambiguous(
+            f"{tree.path(folder)} seems to have a folder of images and folders of their annotations instead of "
+            f"classes: {tree.describe([*images, *annotations])}. To use only the images, give "
+            f"{tree.path(images[0])} as the path of the source"
+        )
+
+
+def _reject_mixed_depths(tree: _Tree, folder: str) -> None:
+    """Raise UserError if some folders contain images, and others only folders of images, which may be the classes."""
+    children = tree.children(folder)
+    groups = [child for child in children if not tree.num_direct_images[child] and len(tree.children(child)) > 1]
+    others = [child for child in children if tree.num_direct_images[child]]
+    if groups and others:
+        raise _ambiguous(
+            f"{tree.path(folder)} has folders of images, {tree.describe(others)}, and folders that contain only "
+            f"folders of images, {tree.describe(groups)}"
+        )
+
+
 def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
     """Raise UserError if the names of the class folders, or of folders in them, contain the names of splits."""
     for parent in tree.folders:
@@ -262,7 +296,7 @@ def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
     for child in tree.children(folder):
         words = split_words(_base(child))
         for position, word in enumerate(words):
-            if role := find_role(word):
+            if role := suggest_role(word):
                 others = [*words[:position], *words[position + 1 :]]
                 by_rest[tuple(other for other in others if len(other) > 1 and not other.isdigit())][role].append(child)
     for by_role in by_rest.values():
@@ -298,6 +332,8 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
         _reject_wrapper(tree, children[0])
     if source.splits == "auto":
         _reject_repeated_subfolders(tree, folder)
+        _reject_annotations(tree, folder)
+        _reject_mixed_depths(tree, folder)
     by_folder: dict[str, list[str]] = defaultdict(list)  # without folders that contain only damaged files
     depth = len(folder) + 1 if folder else 0
     for name in tree.files_below(folder):

@@ -26,6 +26,7 @@ from rr.data.sources.parquet_columns import (
     has_any_label,
     has_image_column,
     missing_image_problem,
+    other_image_columns,
     read_class_names,
     read_labels,
     read_roles,
@@ -37,7 +38,8 @@ from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
 
 _HINT = "download or export this file again"
-_NOT_PARQUET = "without the suffix .parquet"  # this and the next are reasons why a file is not used
+_NOT_PARQUET = "without the suffix .parquet"  # this and the next two are reasons why a file is not used
+_MISNAMED = "a Parquet file without the suffix .parquet; rename it"
 _WITHOUT_IMAGES = "without a column of images"
 _BATCH_ROWS = 64
 
@@ -112,6 +114,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
         "files": {split: [path_to_text(file.name) for file in files] for split, files in splits.items() if files},
         "columns": {"image": printable(columns.image), "label": columns.label and printable(columns.label)},
         "schema": describe_columns(train[0].schema),
+        **({"unused_images": others} if (others := other_image_columns(train[0].schema, columns)) else {}),
     }
     return raw.RawDataset(class_names, images, sum(map(len, labels.values())), facts)
 
@@ -157,7 +160,7 @@ def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
             f"{display_name(root)} is neither a file nor a folder: correct the source's path in params.yaml, or give a "
             "path with --from"
         )
-    kind = FileKind(frozenset({".parquet"}), lambda _, suffix: None if suffix == ".parquet" else _NOT_PARQUET)
+    kind = FileKind(frozenset({".parquet"}), _reason_not_parquet)
     listing = list_folder(root, kind)
     damaged = SkippedFiles("raise", "download or repair them, or remove them from the folder")
     for file in listing.damaged:
@@ -166,6 +169,16 @@ def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
     for skipped_file in listing.skipped:
         skipped.add(skipped_file)
     return listing.files
+
+
+def _reason_not_parquet(path: str, suffix: str) -> str | None:
+    if suffix == ".parquet":
+        return None
+    try:
+        with open(path, "rb") as file:
+            return _MISNAMED if file.read(4) == b"PAR1" else _NOT_PARQUET
+    except OSError:
+        return _NOT_PARQUET
 
 
 @contextmanager

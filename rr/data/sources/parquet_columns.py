@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,24 +102,27 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
 def read_roles(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
     """Return which splits the values of each text column name, except for the columns in `columns`.
 
-    A column with many distinct values names no splits. For a Boolean column such as `is_train`, the name of the column
-    is considered instead of its values.
+    A column with many distinct values names no splits. For a column of Booleans or integers such as `is_train` or
+    `split`, the name of the column is considered instead of its values.
     """
     schema = file.schema_arrow
     roles = {}
     for field in schema:
-        if field.name in columns or schema.names.count(field.name) != 1 or _label_kind(field.type) != "text":
+        kind = _label_kind(field.type)
+        if field.name in columns or schema.names.count(field.name) != 1 or kind is None:
             continue
-        if pa.types.is_boolean(field.type):
-            roles[field.name] = {TRAIN, "test"} if any(map(find_role, split_words(field.name))) else set()
-            continue
-        values: set[str] = set()
+        values: set[Any] = set()
         for batch in file.iter_batches(batch_size=1000, columns=[field.name]):
-            values.update(filter(None, batch.column(field.name).to_pylist()))
+            values.update(value for value in batch.column(field.name).to_pylist() if value not in (None, ""))
             if len(values) > _MAX_SPLITS:
                 values.clear()
                 break
-        roles[field.name] = {role for value in values for word in split_words(value) if (role := find_role(word))}
+        if kind == "text" and not pa.types.is_boolean(field.type):
+            roles[field.name] = {role for value in values for word in split_words(value) if (role := find_role(word))}
+        else:
+            words = split_words(field.name)
+            is_split = any(find_role(word) or word.lower() in ("split", "fold") for word in words)
+            roles[field.name] = {TRAIN, "test"} if values and is_split else set()
     return roles
 
 
@@ -129,6 +133,16 @@ def read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
         return None
     # JSON text may contain escapes of lone surrogates, which are not valid characters.
     return [compose(name.encode("utf-8", "backslashreplace").decode()) for name in names]
+
+
+def other_image_columns(schema: pa.Schema, columns: Columns) -> list[str]:
+    """Return the names of the columns that may contain images, or lists of images, but are not read."""
+
+    def may_be_image(kind: pa.DataType) -> bool:
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        return may_be_image(kind.value_type) if is_list else is_image_type(kind)
+
+    return [printable(field.name) for field in schema if field.name not in columns and may_be_image(field.type)]
 
 
 def is_image_type(kind: pa.DataType) -> bool:
@@ -161,7 +175,7 @@ def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, feature
         return key
     candidates = [field.name for field in schema if is_image_type(field.type) and schema.names.count(field.name) == 1]
     marked = [name for name in candidates if features.get(name, {}).get("_type") == "Image"]
-    named = [name for expected in _IMAGE_NAMES for name in candidates if name.lower() == expected]
+    named = [name for expected in _IMAGE_NAMES for name in _same_names(candidates, expected)]
     choice = named[:1] or (marked if len(marked) == 1 else candidates)
     if len(choice) == 1:
         return choice[0]
@@ -182,7 +196,7 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
         if not is_label(key):
             raise _column_error(path, schema, f"has no column '{printable(key)}' of integers or text (`label`)")
         return key
-    if named := [name for expected in _LABEL_NAMES for name in schema.names if name.lower() == expected]:
+    if named := [name for expected in _LABEL_NAMES for name in _same_names(schema.names, expected)]:
         if is_label(named[0]):
             return named[0]
         problem = f"has a column '{named[0]}' that contains neither integers nor text"
@@ -195,6 +209,11 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
     raise _column_error(
         path, schema, f"{problem}; set `label: NAME`, or `labels: none` for unlabeled images, {_KEY_HINT}"
     )
+
+
+def _same_names(names: Sequence[str], expected: str) -> list[str]:
+    """Return the names that equal `expected`, in lower case, in any case; `expected` itself first."""
+    return sorted((name for name in names if name.lower() == expected), reverse=True)
 
 
 def _label_kind(kind: pa.DataType) -> str | None:

@@ -72,6 +72,13 @@ def find_layout(
         UserError: if the names are ambiguous, or if files of the training split are missing.
     """
     files = [_parse(name) for name in names]
+    partial = [file for file in files if any(find_role(folder[8:]) for folder in _partial_folders(file.name))]
+    if partial and splits == "auto":
+        raise UserError(
+            f"{display_name(root)} contains only the first part of a split ({_list(partial)}), because the Hugging "
+            "Face Hub does not convert more of a large dataset. Download the original files of the dataset or, to use "
+            "this part, state the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
+        )
     if isinstance(splits, SplitNames):
         return _stated_layout(root, files, splits)
     known = [] if splits == "none" else [file for file in files if file.roles]
@@ -130,6 +137,10 @@ def _parse(name: str) -> _File:
         total=int(parts["total"]) if parts.get("total") else None,
         is_separated=parts.get("separator") != "" or not base or number.startswith("0"),
     )
+
+
+def _partial_folders(name: str) -> list[str]:
+    return [folder for folder in name.split("/")[:-1] if folder.startswith("partial-")]
 
 
 def _group(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:

@@ -2,7 +2,7 @@
 
 import re
 
-from rr.data.names import path_to_text
+from rr.data.names import compose, path_to_text
 
 UNUSED = "outside the splits that are used"  # reason why a file is not used
 TRAIN = "train"
@@ -25,6 +25,19 @@ def find_role(name: str) -> str | None:
     """
     match = _PATTERN.fullmatch(re.sub(r"[-_. ]", "", path_to_text(name).casefold()))
     return match.lastgroup if match else None
+
+
+# The first letters of words for training and test images, also in other languages.
+_BEGINNINGS = {
+    TRAIN: ("train", "trein", "entrain", "entraîn", "entren", "addestr", "apprent", "训练", "訓練", "学習"),
+    "test": ("test", "prueba", "prova", "测试", "測試", "テスト"),
+}
+
+
+def suggest_role(word: str) -> str | None:
+    """Return the split that a word may stand for, such as `Trainingsdaten`: a result of `find_role`, or None."""
+    text = compose(word.casefold())
+    return find_role(word) or next((role for role, starts in _BEGINNINGS.items() if text.startswith(starts)), None)
 
 
 def split_words(name: str) -> list[str]:

@@ -90,6 +90,11 @@ def test_image_with_an_unusual_suffix_is_recognized_by_its_contents(
         ("x.jpg.aria2", "an unfinished download; complete or delete it"),
         ("x.jpg.!qB", "an unfinished download; complete or delete it"),
         ("x.jpg.crdownload", "an unfinished download; complete or delete it"),
+        ("x.jpg.3f2a1b4c.partial", "an unfinished download; complete or delete it"),
+        (".syncthing.x.jpg.tmp", "an unfinished download; complete or delete it"),
+        ("~syncthing~x.jpg.tmp", "an unfinished download; complete or delete it"),
+        ("x.jpg.nextcloud", "not downloaded from Nextcloud; make it available locally"),
+        ("x.JPG.owncloud", "not downloaded from ownCloud; make it available locally"),
         (".x.jpg.icloud", "not downloaded from iCloud"),
         ("x.jpg.dvc", "its data (x.jpg) is missing; run `dvc pull`"),
         ("cats.dvc", "its data (cats) is missing; run `dvc pull`"),
@@ -107,6 +112,31 @@ def test_placeholder_next_to_its_file_is_not_damage(tmp_path: Path) -> None:
     save_file(tmp_path / "cats.dvc", b"")
     save_file(tmp_path / "x.txt.part", b"")
     assert list_images(tmp_path).damaged == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "0.jpg_original", "0.png~", "0.png@SynoEAStream", "Thumbs.db:encryptable", "_vti_cnf/0.png", "@__thumb/s0.jpg",
+        "Thumbnails/0.png", "Previews.lrdata/0/0.png", "Photos.photoslibrary/originals/0.png",
+    ],
+)  # fmt: skip
+def test_file_of_a_program_is_no_image(tmp_path: Path, name: str) -> None:
+    save_tree(tmp_path, {"cat": 1, "van_gogh_original": 1})
+    save_file(tmp_path / "cat" / name)
+    listing = list_images(tmp_path)
+    assert listing.files == ["cat/0.png", "van_gogh_original/0.png"]
+    assert reasons(listing) == {f"cat/{name}": folder.FROM_PROGRAM}
+
+
+def test_link_that_is_deleted_while_it_is_listed_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_missing(*args: object) -> str:
+        raise FileNotFoundError
+
+    (tmp_path / "x.png").symlink_to("nowhere")
+    monkeypatch.setattr(os, "readlink", raise_missing)
+    monkeypatch.setattr(os.path, "realpath", str)  # calls readlink
+    assert [file.problem for file in list_images(tmp_path).damaged] == [folder.BROKEN_LINK]
 
 
 def test_links_to_files_and_folders_outside_are_followed(tmp_path: Path) -> None:

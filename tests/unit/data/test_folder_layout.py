@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from own_images import fetch_folder, fetched_labels, raw_file, save_file, save_tree
+from PIL import Image
 
 from rr.data import raw
 from rr.errors import UserError
@@ -96,6 +97,12 @@ def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) ->
         (in_folders("fold1", "fold2"), "the same subfolders (cat, dog): fold1 (6 images), fold2 (6 images)"),
         (in_folders("images", "masks") | {"x": 1}, "(cat, dog): images (6 images), masks (6 images)"),
         (in_folders("train/2020", "train/2021", "test/2020"), "images/train has folders that contain the same subf"),
+        ({"Trainingsdaten": 2, "Testdaten": 2}, "names contain splits: Testdaten (2 images), Trainings"),
+        ({"treino": 2, "teste": 2}, "names contain splits: teste (2 images), treino (2 images)"),
+        ({"images": 2, "masks": 3}, "annotations instead of classes: masks (3 images), images (2 images). To use"),
+        ({"JPEGImages": 2, "SegmentationClass": 2, "SegmentationObject": 2}, "of their annotations instead of classes"),
+        ({"train/rgb": 2, "train/depth": 2, "test/rgb": 2, "test/depth": 2}, "of their annotations instead of classes"),
+        ({"labeled/cat": 2, "labeled/dog": 2, "unlabeled": 2}, "images, unlabeled (2 images), and folders that con"),
         ({"train cat": 2, "val cat": 2}, "names contain splits: train cat (2 images), val cat (2 images)"),
     ],
 )  # fmt: skip
@@ -314,6 +321,16 @@ def test_subfolders_of_classes_are_accepted(tmp_path: Path) -> None:
     assert facts["images_per_class"] == {"train": {"left": 5, "right": 5}, "test": {"left": 1, "right": 1}}
     facts = fetch_folder(root, splits={"train": "left", "test": "right"})
     assert list(facts["images_per_class"]["train"]) == ["cat", "dog"]
+
+
+def test_images_with_several_frames_are_counted(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", CLASSES)
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
+    for name in ("0.tif", "0.gif", "0.webp", "0.mpo"):
+        frames[0].save(root / "cat" / name, save_all=True, append_images=frames[1:])
+    facts = fetch_folder(root)
+    assert facts["several_frames"] == 3
+    assert "\n3 images with several frames: only the first is used\n" in describe(facts)
 
 
 def test_class_without_a_readable_image_is_reported(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
         (["train.parquet", "test.parquet", "test-0.parquet"], "several sets of files for one split: test-0.parquet"),
         (["a.parquet", "b.parquet"], "{root} has several files without the name of a split: a.parquet, b.parquet"),
         (["test.parquet", "val.parquet"], "{root} has no files of training images, but test.parquet, val.parquet"),
+        (["default/partial-train/0000.parquet"], "the first part of a split (default/partial-train/0000.parquet), bec"),
         (["train/test.parquet"], "train/test.parquet contains the names of two splits"),
         ([], "no Parquet file with images found"),
     ],
@@ -146,6 +147,20 @@ def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
     source = ParquetSource(kind="parquet", path="unused")
     facts = fetch(source, tmp_path / "fetched.parquet", tmp_path, folder)
     assert facts["files"] == {"train": ["\\xe9.parquet"]}
+
+
+def test_parquet_file_with_another_suffix_is_reported(tmp_path: Path) -> None:
+    root = save(tmp_path, "train.parquet", "test.pq")
+    skipped = fetch_parquet(root)["skipped"]
+    assert skipped == {"a Parquet file without the suffix .parquet; rename it": {".pq": 1}}
+
+
+def test_images_in_other_columns_are_reported(tmp_path: Path) -> None:
+    images = [{"bytes": make_image(), "path": None}] * 12
+    table = make_table(LABELS, depth=images, views=[images[:2]] * 12, Label=list(range(12)))
+    facts = fetch_parquet(save_tables(tmp_path / "set", {"all.parquet": table}))
+    assert facts["unused_images"] == ["depth", "views"]
+    assert "label from 'label' (int64), not used: images in 'depth', not used: images in 'views'" in describe(facts)
 
 
 def test_folder_without_parquet_files_raises_with_what_it_contains(tmp_path: Path) -> None:
@@ -226,6 +241,9 @@ def test_without_splits_all_files_are_used(tmp_path: Path) -> None:
         ("subset", ["Training", "valid", None] * 4),
         ("Usage", ["Training", "PublicTest", "PrivateTest"] * 4),
         ("is_train", [True, False] * 6),
+        ("is_test", [0, 1] * 6),
+        ("split", [0, 1, 2] * 4),
+        ("fold", [0, 1, 2] * 4),
     ],
 )
 def test_column_of_splits_is_not_ignored_in_silence(tmp_path: Path, name: str, values: list) -> None:
@@ -241,7 +259,13 @@ def test_column_of_splits_is_recognized_in_all_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "columns",
-    [{"caption": [f"train test {row}" for row in range(12)]}, {"license": ["train", "cc"] * 6}, {"new": [True] * 12}],
+    [
+        {"test_score": range(12)},
+        {"age": [1, 2] * 6},
+        {"caption": [f"train test {row}" for row in range(12)]},
+        {"license": ["train", "cc"] * 6},
+        {"new": [True] * 12},
+    ],
 )
 def test_other_columns_of_text_are_ignored(tmp_path: Path, columns: dict) -> None:
     root = save_tables(tmp_path / "set", {"all.parquet": make_table(LABELS, **columns)})

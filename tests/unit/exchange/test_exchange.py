@@ -148,12 +148,30 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
         (lambda state: {"optimizer": {0: torch.ones(1)}}, "does not contain a state dict"),
         (lambda state: {"a.b": torch.ones(1)}, "conv1.weight is missing; give the --backbone .* contains a.b$"),
         (lambda state: {}, "does not contain a state dict"),
+        (
+            lambda state: {"model": {key: value.numpy() for key, value in state.items()}},
+            r"give a file with a dict of tensors \(not NumPy arrays\) by name",
+        ),
     ],
 )
 def test_invalid_state_dict_raises(tmp_path: Path, alter: Callable, message: str) -> None:
     torch.save(alter(random_backbone("resnet8").state_dict()), tmp_path / "c.pt")
     with pytest.raises(UserError, match=message):
         import_backbone(tmp_path / "c.pt", "resnet8")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"<!DOCTYPE html>", r"is not a checkpoint \(an HTML page \(of a failed download\?\)\): give another file"),
+        (b"\x89HDF\r\n\x1a\n", r"is not a checkpoint \(an HDF5 file\)"),
+        (b"PK\x03\x04damaged", "is damaged or not a checkpoint"),
+    ],
+)
+def test_file_of_another_kind_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "c.pt").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        import_backbone(tmp_path / "c.pt", "conv4")
 
 
 def add_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -134,6 +134,18 @@ def test_own_images_have_no_problem_until_they_are_known(project: Path, rr: RunR
     assert find_grid_problems(params) == []
 
 
+def test_target_whose_test_images_are_all_training_images_is_refused(project: Path, rr: RunRr) -> None:
+    write_images(project / "images/train", cat=8, dog=8)
+    write_images(project / "images/test", cat=4, dog=4)
+    params = load(project, use_own_images)
+    assert rr("fetch", "--dataset", "mine").code == 0
+    (problem,) = find_grid_problems(params)
+    assert problem.startswith("mine cannot be a target, because each of its test images has a copy in the training")
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(project / "images/test/cat/new.png")
+    assert rr("fetch", "--dataset", "mine").code == 0
+    assert find_grid_problems(params) == []
+
+
 def test_labels_are_read_from_any_stage(project: Path, rr: RunRr) -> None:
     write_images(project / "images", cat=8, dog=12)
     params = load(project, use_own_images)

@@ -262,6 +262,20 @@ def test_path_without_images_raises(params_file: Path, rr: RunRr, path: str, wha
     )
 
 
+def test_path_that_is_not_utf8_raises(params_file: Path, rr: RunRr) -> None:
+    before = params_file.read_bytes()
+    outcome = rr("init", save_tree(Path("n\udce9"), {"cat": 4}), "--name", "mine")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "n\\xe9: the path is not valid UTF-8, so params.yaml cannot contain it: rename the folder" in outcome.err
+    assert params_file.read_bytes() == before
+
+
+def test_path_of_an_unknown_user_raises(params_file: Path, rr: RunRr) -> None:
+    outcome = rr("init", "~nobody-here/birds")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "~nobody-here/birds: unknown user in '~user'" in outcome.err
+
+
 def test_current_folder_among_the_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
     (tmp_path / "below").mkdir()
     for folder in (tmp_path, tmp_path / "below"):
