@@ -46,6 +46,13 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "runs": ("Runs", build_runs),
     "settings": ("Settings", build_settings),
 }
+# With more entries than these, a page folds them, so that the page of a large grid can be read from top to bottom.
+_LIMITS = {
+    "MAX_UNFOLDED": 2,  # tables of a section
+    "MAX_FIGURES": 6,  # figures of a section
+    "MAX_RUNS": 30,  # rows of the table of pretraining runs
+    "MAX_WARNINGS": 2,
+}
 
 
 def build_sections(results: GridResults) -> dict[str, Any]:
@@ -96,4 +103,5 @@ def _template_variables(sections: dict[str, Any]) -> dict[str, Any]:
 def _report_environment(*, autoescape: bool) -> Environment:
     environment = make_jinja_environment(TEMPLATES, autoescape=autoescape)
     environment.filters |= {"link": relative_link, "md": escape_markdown}
+    environment.globals |= _LIMITS
     return environment

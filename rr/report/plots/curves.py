@@ -11,7 +11,7 @@ from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullLocator
 from rr.report.plots.svg import SERIES, Panel, format_csv, render_svg
 
 Point = tuple[float, float]
-_LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
+LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
 _MAX_MARKERS = 12  # curves of at most this many points have markers; without one, a single point would be invisible
 
 
@@ -60,7 +60,7 @@ def plot_curves(
 
     def plot(axes: Axes) -> None:
         for curve in curves:
-            color, style = SERIES[curve.color - 1], _LINE_STYLES[curve.style % len(_LINE_STYLES)]
+            color, style = SERIES[curve.color - 1], LINE_STYLES[curve.style % len(LINE_STYLES)]
             for seed in curve.seed_points if len(curve.seed_points) > 1 else ():
                 axes.plot(*_split_xy(list(seed.values())), color=color, lw=0.8, alpha=0.45)
             mean = curve.mean
@@ -73,15 +73,24 @@ def plot_curves(
 
     ranges = [f"{curve.label} from {curve.mean[0][1]:.4g} to {curve.mean[-1][1]:.4g}" for curve in curves if curve.mean]
     svg = render_svg(id_prefix, 2.5, f"{alt_text}, mean over seeds: {', '.join(ranges)}.", plot)
-    rows = [
-        (curve.label, str(number), epoch, *point)
-        for curve in curves
-        for number, points in enumerate(curve.seed_points, 1)
-        for epoch, point in points.items()
-    ]
-    csv = format_csv(("curve", "run", "epoch", "x", "y"), rows)
-    legend = {curve.label: (curve.color, curve.style % len(_LINE_STYLES)) for curve in curves}
+    csv = _format_curves(curves)
+    legend = {curve.label: (curve.color, curve.style % len(LINE_STYLES)) for curve in curves}
     return Panel(title, svg, id_prefix, csv, legend if len(curves) > 1 else {})
+
+
+def _format_curves(curves: Sequence[Curve]) -> str:
+    """Return the points as CSV with a row per epoch, and two columns per curve and seed, or one if x is the epoch."""
+    header, columns = ["epoch"], []
+    for curve in curves:
+        for number, points in enumerate(curve.seed_points, 1):
+            name = f"{curve.label} (run {number})"
+            if any(x != epoch for epoch, (x, _) in points.items()):
+                header.append(f"{name}, x")
+                columns.append({epoch: x for epoch, (x, _) in points.items()})
+            header.append(name)
+            columns.append({epoch: y for epoch, (_, y) in points.items()})
+    epochs = sorted({epoch for column in columns for epoch in column})
+    return format_csv(header, ([epoch, *(column.get(epoch, "") for column in columns)] for epoch in epochs))
 
 
 def format_epoch_axis(axes: Axes) -> None:

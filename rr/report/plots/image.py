@@ -10,7 +10,22 @@ from typing import Any
 from PIL import Image
 
 _MAX_WIDTH = 960  # CSS pixels
-_MAX_PNG_BYTES, _WEBP_QUALITY = 400_000, 80  # a larger PNG is embedded as WebP, with a tenth of the bytes
+_MAX_PNG_BYTES, _WEBP_QUALITY = 100_000, 80  # a larger PNG is embedded as WebP, with a tenth of the bytes
+
+
+class ByteBudget:
+    """The bytes that images of one kind may take on the page. The page only links to images that do not fit."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._remaining = num_bytes
+        self._is_first = True
+
+    def take(self, num_bytes: int) -> bool:
+        """Return whether this many bytes are left, and take them. The first request is always granted."""
+        is_granted = self._is_first or num_bytes <= self._remaining
+        self._is_first = False
+        self._remaining -= num_bytes if is_granted else 0
+        return is_granted
 
 
 @dataclass(frozen=True)
@@ -20,7 +35,7 @@ class ImagePanel:
     Attributes:
         title: the heading.
         caption: a description of the content.
-        uri: the image as a data URI.
+        uri: the image as a data URI; empty if the page only links to the file.
         width: width on the page in CSS pixels, a multiple of the width in the file so that the pixels stay square.
         file: the file of the image.
     """
@@ -44,14 +59,15 @@ def data_uri(image_format: str, content: bytes) -> str:
     return f"data:image/{image_format};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def image_panel(title: str, caption: str, png: bytes, file: Path, max_scale: int = 3) -> ImagePanel:
+def image_panel(title: str, caption: str, png: bytes, file: Path, budget: ByteBudget, max_scale: int = 3) -> ImagePanel:
     """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`.
 
-    If the file is large, the embedded image is compressed with losses.
+    If the file is large, the embedded image is compressed with losses. If it exceeds the budget, it is not embedded.
     """
     file_width = max(struct.unpack(">I", png[16:20])[0], 1)
     width = file_width * min(max_scale, max(1, _MAX_WIDTH // file_width))
     kind, content = "png", png
     if len(png) > _MAX_PNG_BYTES:
         kind, content = "webp", encode_image(Image.open(io.BytesIO(png)), "webp", quality=_WEBP_QUALITY)
-    return ImagePanel(title, caption, data_uri(kind, content), width, file)
+    uri = data_uri(kind, content)
+    return ImagePanel(title, caption, uri if budget.take(len(uri)) else "", width, file)

@@ -22,7 +22,7 @@ MAX_IMAGES = 10_000
 _NO_CLASS = 65_535  # stands for a missing class in an array of uint16
 TILE_SIZE, _SMALL_TILE = 48, 32  # pixels
 _MAX_LARGE_TILES = 1000
-_QUALITY = 70  # of WebP; an image of 32 x 32 pixels takes about 500 bytes
+_QUALITY = 50  # of WebP; an image of 32 x 32 pixels takes about 250 bytes
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ with the placeholder colors of `_COLORS`, which `render_svg` replaces with CSS c
 """
 
 import csv
+import hashlib
 import io
 import re
 import warnings
@@ -22,8 +23,12 @@ INK, RULE = "#010101", "#010102"  # placeholders for the colors of text and of l
 SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholders for the colors of up to 20 series
 # The colors themselves are in templates/colors.css, because the dark page has others.
 _COLORS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
+_LONG_PATH = 1000  # characters
+_BARE_GROUP = re.compile(r"<g>((?:[^<]|<(?!/?g[ >]))*)</g>")
+_MARKERS = re.compile(r'<use [^>]* style="([^"]*)"/>(?:<use [^>]* style="\1"/>)+')
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "path.simplify_threshold": 0.3,  # points; a long curve has fewer points, and looks the same
     "text.parse_math": False,  # a name with two dollar signs is not a formula
     "font.size": 9,
     "text.color": INK,
@@ -63,7 +68,7 @@ class Panel:
     @property
     def csv_uri(self) -> str:
         """The data as a data URI."""
-        return "data:text/csv;charset=utf-8," + quote(self.csv)
+        return "data:text/csv;charset=utf-8," + quote(self.csv, safe=" ,/")
 
 
 def format_csv(header: Sequence[str], rows: Iterable[Sequence[str | float]]) -> str:
@@ -102,11 +107,48 @@ def _inline_svg(text: str, id_prefix: str, alt_text: str) -> str:
     view_box = re.search(r'viewBox="[^"]*"', text)
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{id_prefix}-', body)
-    body = re.sub(r'(xlink:)?href="#', f'href="#{id_prefix}-', body)
-    body = body.replace("url(#", f"url(#{id_prefix}-")
-    # Two decimals are more precise than any screen.
-    body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)
+    body = _shorten_svg(body)
+    prefix = f"p{hashlib.sha256(id_prefix.encode()).hexdigest()[:10]}"  # short, because a plot has many references
+    body = re.sub(r'\bid="', f'id="{prefix}-', body)
+    body = re.sub(r'(xlink:)?href="#', f'href="#{prefix}-', body)
+    body = body.replace("url(#", f"url(#{prefix}-")
     for placeholder, color in _COLORS.items():
         body = body.replace(placeholder, color)
     return f'<svg {view_box[0] if view_box else ""} role="img" aria-label="{escape(alt_text)}">{body}'.rstrip()
+
+
+def _shorten_svg(body: str) -> str:
+    """Return the same image without what a page does not need: a page can have a hundred plots.
+
+    Matplotlib names every group, gives every text a list of fonts, and writes numbers with six decimals. Two decimals
+    are more precise than any screen, and one is enough for a long curve.
+    """
+    body = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", body)
+    body = re.sub(r'font-family: [^;"]*;? ?', "", body)
+    body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body)
+    body = re.sub(r'(?<= d=")[^"]*', lambda path: _shorten_path(path[0]), body)
+    body = re.sub(r' (x|y|transform|width|height)="[^"]*"', lambda value: _round(value[0], 2), body)
+    body = re.sub(r'style="[^"]*"', lambda style: style[0].replace("; ", ";").replace(": ", ":"), body)
+    body = re.sub(r">\s+<", "><", body)
+    body = body.replace("<g/>", "")
+    while (shorter := _BARE_GROUP.sub(r"\1", body)) != body:
+        body = shorter
+    return _MARKERS.sub(_share_style, body)
+
+
+def _share_style(markers: re.Match[str]) -> str:
+    """Return markers of the same style as a group that has the style."""
+    style = f' style="{markers[1]}"'
+    return f"<g{style}>{markers[0].replace(style, '')}</g>"
+
+
+def _shorten_path(path: str) -> str:
+    path = _round(" ".join(path.split()), 1 if len(path) > _LONG_PATH else 2)
+    path = re.sub(r"M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 z", r"M\1 \2H\3V\4H\1z", path)  # a rectangle
+    # Points after M and L need no letter of their own, unless there are curves, for which a letter must end the curve.
+    return path if re.search("[CQ]", path) else re.sub(r" L (?=[-\d])", " ", path)
+
+
+def _round(text: str, decimals: int) -> str:
+    """Return text in which all numbers have at most the given number of decimals."""
+    return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.{decimals}f}".rstrip("0").rstrip("."), text)

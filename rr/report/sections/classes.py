@@ -18,6 +18,7 @@ from rr.report.tables import ResultTable, accuracy_tables
 from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
 
 _MAX_MATRIX_CLASSES = 20  # with more classes a confusion matrix is unreadable
+_MAX_TABLES_WITH_ALL_MATRICES = 4
 _NUM_CONFUSIONS = 10
 _MEAN, _TOP_5 = "Class mean", "Top 5"
 _EXTREMES_COLUMNS: list[TextColumn | str] = [
@@ -44,9 +45,10 @@ class ClassAnalysis:
             accuracy; and, with more than 10 classes, the top-5 accuracy.
         by_class: accuracy of every class under the first protocol.
         confusions: plots of the confusion matrices under the first protocol; empty if there are too many classes.
+        has_all_matrices: whether each method has a confusion matrix.
         has_numbers: whether the cells of the confusion matrices contain numbers.
-        top_confusions: the most frequent confusions of each method, printed if there are no plots.
-        calibration: plots of accuracy against confidence under the first protocol.
+        top_confusions: the most frequent confusions of each method, printed if not every method has a matrix.
+        calibration: a plot of accuracy against confidence under the first protocol.
         num_bins: number of confidence bins of those plots.
     """
 
@@ -55,6 +57,7 @@ class ClassAnalysis:
     extremes: TextTable
     by_class: TextTable
     confusions: list[Panel]
+    has_all_matrices: bool
     has_numbers: bool
     top_confusions: TextTable
     calibration: list[Panel]
@@ -62,8 +65,13 @@ class ClassAnalysis:
 
 
 def build_classes(results: GridResults) -> list[ClassAnalysis]:
-    """Return the analysis of each table of accuracies."""
-    return [_analyze_classes(table) for table in accuracy_tables(results)]
+    """Return the analysis of each table of accuracies.
+
+    If there are many tables, only the best self-supervised method of each has a confusion matrix, because the page
+    would otherwise be too large.
+    """
+    tables = accuracy_tables(results)
+    return [_analyze_classes(table, len(tables) > _MAX_TABLES_WITH_ALL_MATRICES) for table in tables]
 
 
 def pool_predictions(evaluations: Sequence[EvaluationResult]) -> Predictions:
@@ -115,10 +123,12 @@ def top_confusions(predictions: Predictions) -> list[str]:
     return [f"{label} as {prediction}: {format_percent(value)}" for value, label, prediction in confusions if value > 0]
 
 
-def _analyze_classes(table: ResultTable) -> ClassAnalysis:
+def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
     extremes: list[list[TextCell | str]] = []
     top: list[list[TextCell | str]] = []
-    confusions, calibration = [], []
+    confusions: list[Panel] = []
+    curves: dict[str, list[tuple[float, float]]] = {}  # of the calibration, by method
+    best = table.best_row(table.first_protocol)
     accuracies: dict[str, np.ndarray] = {}  # of each class under the first protocol, by method
     class_names: list[str] = []
     for row in table.rows:
@@ -129,25 +139,26 @@ def _analyze_classes(table: ResultTable) -> ClassAnalysis:
             extremes.append([TextCell(row.method, color=row.color), protocol, *cells])
             if protocol == table.first_protocol:
                 accuracies[row.method] = fractions.diagonal()
-                name = f"{table.name}-{row.method}"
                 top.append([TextCell(row.method, color=row.color), "; ".join(top_confusions(predictions)) or "none"])
-                if len(class_names) <= _MAX_MATRIX_CLASSES:
-                    confusions.append(plot_confusion(f"confusion-{name}", row.method, class_names, fractions))
-                points = calibration_curve(predictions)
-                calibration.append(plot_calibration(f"calibration-{name}", row.method, points, row.color))
+                if len(class_names) <= _MAX_MATRIX_CLASSES and (row is best or not only_best):
+                    name = f"confusion-{table.name}-{row.method}"
+                    confusions.append(plot_confusion(name, row.method, class_names, fractions))
+                curves[row.method] = calibration_curve(predictions)
     by_class = [
         [name, *(format_percent(values[index]) for values in accuracies.values())]
         for index, name in enumerate(class_names)
     ]
+    colors = {row.method: row.color for row in table.rows}
     return ClassAnalysis(
         table,
         _summarize_gap(table, class_names, accuracies),
         text_table(_EXTREMES_COLUMNS, extremes, _redundant_columns(table)),
         text_table(["Class", *numeric_columns(accuracies)], by_class),
         confusions,
+        len(confusions) == len(curves),
         len(class_names) <= MAX_NUMBERED_CLASSES,
         text_table(["Method", "Confusions"], top),
-        calibration,
+        [plot_calibration(f"calibration-{table.name}", table.first_protocol, curves, colors)],
     )
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from rr.report.formatting import format_three_decimals, format_two_decimals
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
 from rr.report.inputs.predictions import EmbeddingMap, Predictions
-from rr.report.plots.image import ImagePanel, image_panel
+from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
 from rr.report.plots.image_map import ImageMap, MapLayer, Sprite, make_sprite
 from rr.report.tables import MetricColumn, ResultTable, group_by_method, result_table, split_by_protocol
 
@@ -21,6 +21,7 @@ _TITLES = {
     "uniformity": "uniformity",
 }
 _MIN_RANKME = 2.0
+_MAX_EXAMPLE_BYTES, _MAX_MAP_BYTES = 200_000, 800_000  # on the page
 _NOT_SELF_SUPERVISED = ("random", "supervised", "imported")
 _CAPTION = (
     "From top to bottom: test images, each followed by the most similar training images; the test images nearest to "
@@ -36,7 +37,8 @@ class EmbeddingTable:
         table: the metrics.
         num_images: number of test images behind the metrics.
         has_classes: whether the colors of the maps stand for classes. Without labels, they stand for clusters.
-        maps: a map with a layer for each method's first seed or, for clusters, a map for each of them.
+        maps: a map with a layer for each method's first seed or, for clusters, a map for each of them. If a page with
+            all maps would be too large, those of later tables are absent.
         examples: similar images, clusters and outliers of each method's first seed.
         sprite: the thumbnails of the maps, or None if an earlier table on the page has the same.
     """
@@ -52,7 +54,9 @@ class EmbeddingTable:
 def build_embedding(results: GridResults) -> list[EmbeddingTable]:
     """Return one table per dataset, backbone, target and embedding protocol."""
     tables: list[EmbeddingTable] = []
+    example_budget, map_budget = ByteBudget(_MAX_EXAMPLE_BYTES), ByteBudget(_MAX_MAP_BYTES)
     sprites: dict[tuple[bytes, ...], Sprite] = {}
+    shown: set[tuple[bytes, ...]] = set()  # sprites that are on the page
     for runs in split_by_protocol(results.evaluations_of_kind("embedding")):
         protocol = runs[0].paths.protocol
         # No value is marked as best, because features that have collapsed to a point have the best alignment.
@@ -66,8 +70,7 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
         embeddings = [(run, run.per_image) for run in first_seeds if isinstance(run.per_image, EmbeddingMap)]
         first = embeddings[0][1]
         key = tuple(first.thumbnails)
-        is_new = key not in sprites
-        if is_new:
+        if key not in sprites:
             sprites[key] = make_sprite([np.asarray(Image.open(io.BytesIO(webp)).convert("RGB")) for webp in key])
         # The sample of images depends on the seed, so methods whose first seed is another one cannot share the maps.
         shared = [(run, embedding) for run, embedding in embeddings if np.array_equal(embedding.index, first.index)]
@@ -78,8 +81,16 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
             _make_map(f"map-{table.name}-{protocol}-{number}", group, sprites[key], results, classifier)
             for number, group in enumerate(groups, 1)
         ]
-        examples = [image_panel(_title(run), _CAPTION, run.examples_png, run.paths.examples, 1) for run in first_seeds]
-        sprite = sprites[key] if is_new else None
+        examples = [
+            image_panel(_title(run), _CAPTION, run.examples_png, run.paths.examples, example_budget, 1)
+            for run in first_seeds
+        ]
+        sprite = None if key in shown else sprites[key]
+        size = len(sprite.data) if sprite else 0
+        if map_budget.take(size + sum(len(image_map.data) for image_map in maps)):
+            shown.add(key)
+        else:
+            maps, sprite = [], None
         tables.append(EmbeddingTable(table, len(first.labels), bool(first.class_names), maps, examples, sprite))
     return tables
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from rr.report.formatting import format_difference, format_mean_std, format_percent
 from rr.report.inputs.collect import RETRIEVAL_METRICS, EvaluationResult, GridResults, retrieval_cutoffs
-from rr.report.plots.image import ImagePanel, image_panel
+from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
 from rr.report.statistics import mean_interval, mean_std
 from rr.report.tables import MetricColumn, ResultTable, group_by_method, result_table, split_by_protocol
 from rr.report.text_table import TextTable, numeric_columns, text_table
 
 _RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
+_MAX_BYTES = 200_000  # of examples on the page
 _CAPTION = (
     "Each row shows a query, the first test image of a class, followed by its ten nearest training images in order of "
     "distance. A green frame marks an image of the same class, and a red frame an image of a different class."
@@ -37,7 +38,7 @@ class RetrievalTable:
 
 def build_retrieval(results: GridResults) -> list[RetrievalTable]:
     """Return one table per dataset, backbone, target and retrieval protocol."""
-    tables = []
+    tables, budget = [], ByteBudget(_MAX_BYTES)
     for runs in split_by_protocol(results.evaluations_of_kind("retrieval")):
         protocol, cutoffs = runs[0].paths.protocol, retrieval_cutoffs(runs[0].settings)
         columns = [MetricColumn("mAP", protocol, "mean_average_precision")]
@@ -46,7 +47,7 @@ def build_retrieval(results: GridResults) -> list[RetrievalTable]:
             for metric in RETRIEVAL_METRICS
             for k in cutoffs
         ]
-        images = [_example_panel(seeds[0]) for seeds in group_by_method(runs).values()]
+        images = [_example_panel(seeds[0], budget) for seeds in group_by_method(runs).values()]
         with_head = group_by_method([run for run in runs if f"{_RERANKED}mean_average_precision" in run.metrics])
         sentences = [_describe_head(method, seeds) for method, seeds in with_head.items()]
         table = _head_table(with_head, cutoffs) if with_head else None
@@ -81,7 +82,8 @@ def _describe_head(method: str, seeds: Sequence[EvaluationResult]) -> str:
     return f"{text} (95 % interval over seeds {format_difference(low)} to {format_difference(high)}): {verdict}."
 
 
-def _example_panel(evaluation: EvaluationResult) -> ImagePanel:
+def _example_panel(evaluation: EvaluationResult, budget: ByteBudget) -> ImagePanel:
     run = evaluation.paths.pretraining
     title = f"{run.method} on {run.dataset}, {run.backbone}, seed {run.seed}"
-    return image_panel(title, _CAPTION, evaluation.examples_png, evaluation.paths.examples, max_scale=1)
+    file = evaluation.paths.examples
+    return image_panel(title, _CAPTION, evaluation.examples_png, file, budget, max_scale=1)

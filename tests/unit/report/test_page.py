@@ -153,9 +153,9 @@ def test_page_is_self_contained(params: Params) -> None:
     assert "https://" not in html
     assert "@import" not in html
     assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{name}" for name in page.ids}
-    # There are two plots for each of two trained methods, one for each of two protocols, and two for the classes of
-    # each of three methods. Each method has an image of views.
-    assert page.elements["svg"] == 12
+    # There are two plots for each of two trained methods, one for each of two protocols, a confusion matrix for each of
+    # three methods, and one plot of their calibration. Each method has an image of views.
+    assert page.elements["svg"] == 10
     assert page.elements["img"] == 3
     assert page.elements["caption"] == page.elements["table"]
 
@@ -222,7 +222,7 @@ def test_missing_values_of_a_history_leave_a_gap(params: Params) -> None:
         "epoch,loss,accuracy,accuracy_positive,accuracy_negative\n1,1.0,0.5,nan,0.5\n2,0.9,0.6,0.6,0.6\n"
     )
     write_report(params)
-    assert read_page().elements["svg"] == 12
+    assert read_page().elements["svg"] == 10
 
 
 def test_parquet_has_one_row_per_metric(params: Params) -> None:
