@@ -21,7 +21,7 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
         weights: a path, or the name of released weights. A file in the current folder takes precedence over a name.
 
     Raises:
-        UserError: if it is a folder, or neither an existing file nor the name of released weights, but looks like a name.
+        UserError: if it is a folder, or if it looks like a name but is not that of released weights.
     """
     path = expand_user(weights)
     if path.is_dir():
