@@ -144,8 +144,6 @@ def _explain_errors(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} does not exist: give the backbone.safetensors of a run, or a file written by rr import"
         ) from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder: give the backbone.safetensors of a run, or another file") from error
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is damaged or not a safetensors file ({error}): give the backbone.safetensors of a run, or "

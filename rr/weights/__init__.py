@@ -21,9 +21,11 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
         weights: a path, or the name of released weights. A file in the current folder takes precedence over a name.
 
     Raises:
-        UserError: if it is neither an existing file nor the name of released weights, but looks like a name.
+        UserError: if it is a folder, or if it looks like a name but is not that of released weights.
     """
     path = expand_user(weights)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the backbone.safetensors of a run, or another file")
     if path.exists() or len(path.parts) > 1 or path.suffix:
         return path
     released = FOLDER / f"{path}.safetensors"

@@ -168,8 +168,12 @@ def add_grid(
         test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
 
     Raises:
-        UserError: if the file does not define the method `relational`.
+        UserError: if the file does not define the method `relational`, or if there are fewer than two training images.
     """
+    if len(train_labels) < 2:
+        raise UserError(
+            f"{name}: a training split of {format_count(len(train_labels), 'images')} is too small: add images"
+        )
     params = parse_params(text, Path("params.yaml"))
     method, settings = _method_name(name), choose_settings(len(train_labels))
     labels = (class_names, train_labels, test_labels)

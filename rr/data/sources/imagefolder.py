@@ -161,6 +161,8 @@ def _hold_out(
             test.remove(max(distinct))
     if readable and not test:
         reason = "every distinct image is the only one of its class" if class_names else "all images are equal"
+        if len(readable) == 1:
+            reason = "there is only one image"
         raise UserError(
             f"{display_name(root)}: no test image can be held out, because {reason}: add images, or give a folder of "
             "test images"

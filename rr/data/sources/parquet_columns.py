@@ -188,7 +188,7 @@ def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, feature
     )
 
 
-def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, features: dict[str, Any]) -> str:
+def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, features: dict[str, Any]) -> str | None:
     def is_label(name: str) -> bool:
         return schema.names.count(name) == 1 and _label_kind(schema.field(name).type) is not None
 
@@ -205,6 +205,8 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
     candidates = marked or [name for name in schema.names if is_label(name) and _LABEL_LIKE.fullmatch(name.lower())]
     if len(candidates) == 1:
         return candidates[0]
+    if all(is_image_type(field.type) for field in schema):
+        return None
     problem = "has several columns that may be labels" if candidates else "has no column that is named like a label"
     raise _column_error(
         path, schema, f"{problem}; set `label: NAME`, or `labels: none` for unlabeled images, {_KEY_HINT}"

@@ -308,6 +308,13 @@ def test_images_may_be_a_column_of_bytes(tmp_path: Path) -> None:
         assert sum(fetch_parquet(root)["images"].values()) == 12
 
 
+def test_file_without_another_column_is_unlabeled(tmp_path: Path) -> None:
+    table = make_table(LABELS).drop_columns(["label"])
+    facts = fetch_parquet(save_tables(tmp_path / "set", {"train.parquet": table}))
+    assert facts["columns"] == {"image": "image", "label": None}
+    assert "\nunlabeled images: " in describe(facts)
+
+
 IMAGES = [{"bytes": b"x", "path": "x"}]
 
 
@@ -318,8 +325,11 @@ IMAGES = [{"bytes": b"x", "path": "x"}]
         ({"image": ["x.png"], "label": [0]}, {}, "Its columns are 'image' (string), 'label' (int64)"),
         ({"image": [{"path": "x.png"}], "label": [0]}, {}, "paths are not enough). Its columns are 'image' (struct<"),
         ({"a": IMAGES, "b": IMAGES, "label": [0]}, {}, "has several columns of bytes; set `image: NAME`"),
-        ({"image": IMAGES}, {}, "has no column that is named like a label; set `label: NAME`, or `labels: none` for"),
-        ({"image": IMAGES, "age": [3]}, {}, "has no column that is named like a label"),
+        (
+            {"image": IMAGES, "age": [3]},
+            {},
+            "has no column that is named like a label; set `label: NAME`, or `labels: none` for",
+        ),
         ({"image": IMAGES, "category": ["a"], "target": [3]}, {}, "has several columns that may be labels"),
         ({"image": IMAGES, "a_class": [3], "b": [3], "class": [3]}, {}, "several columns that may be labels; set"),
         ({"image": IMAGES, "label": [0.5], "b": [3]}, {}, "has a column 'label' that contains neither integers nor"),

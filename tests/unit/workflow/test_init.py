@@ -262,6 +262,18 @@ def test_path_without_images_raises(params_file: Path, rr: RunRr, path: str, wha
     )
 
 
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(1, "because there is only one image: add images"), (2, "mine: a training split of 1 image is too small")],
+)
+def test_too_few_images_leave_the_file_unchanged(params_file: Path, rr: RunRr, count: int, message: str) -> None:
+    before = params_file.read_bytes()
+    outcome = rr("init", save_tree(Path("mine"), {".": count}))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert message in outcome.err
+    assert params_file.read_bytes() == before
+
+
 def test_path_that_is_not_utf8_raises(params_file: Path, rr: RunRr) -> None:
     before = params_file.read_bytes()
     outcome = rr("init", save_tree(Path("n\udce9"), {"cat": 4}), "--name", "mine")
