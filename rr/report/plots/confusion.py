@@ -1,6 +1,6 @@
 """Plots of a classifier's errors: confusion matrices and calibration curves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ def plot_confusion(id_prefix: str, title: str, class_names: Sequence[str], fract
 
 
 def plot_calibration(
-    id_prefix: str, title: str, points: dict[str, Sequence[tuple[float, float]]], colors: dict[str, int]
+    id_prefix: str, title: str, points: Mapping[str, Sequence[tuple[float, float]]], colors: dict[str, int]
 ) -> Panel:
     """Return calibration curves: accuracy against confidence, with the diagonal of perfect calibration.
 

@@ -378,11 +378,12 @@ def test_columns_of_a_deviation_are_listed_if_it_does_not_affect_the_whole_row(
 ) -> None:
     results = collect_suites(load_suites(tmp_path, monkeypatch, "cifar"))
     assert comparison_table(results, "Table 1").deviations == [
-        "Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on the "
+        "[a] Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on the "
         "fine classes (how the paper got its result is unknown)",
-        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code: on damaged images)",
-        "Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s code: to "
-        "help it)",
+        "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code: on damaged "
+        "images)",
+        "[c] Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s code: "
+        "to help it)",
     ]
 
 
@@ -487,8 +488,8 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [row for row in rows if row[:4] == expected]
     first_column = [row[:2] for row in rows]
     assert ["SimCLR", "62.40 ± 0.10 (3) published 60.43 ± 0.26 +1.97, above"] in first_column
-    assert ["DeepCluster", "50.00 ± 0.10 (3) published 42.88 ± 0.21 +7.12, other settings"] in first_column
-    assert ["Deep InfoMax", "44.60 ± 0.10 (3) published 44.60 ± 0.27 +0.00, other settings"] in first_column
+    assert ["DeepCluster", "50.00 ± 0.10 (3) published 42.88 ± 0.21 +7.12, other settings [a]"] in first_column
+    assert ["Deep InfoMax", "44.60 ± 0.10 (3) published 44.60 ± 0.27 +0.00, other settings [b]"] in first_column
     # The trained network is compared, and the section on accuracies also has a new linear layer on its backbone.
     assert ["Supervised", "80.40 ± 0.10 (3) published 80.46 ± 0.39 −0.06, agrees"] in first_column
     assert ["supervised-paper upper bound", "78.40 ± 0.10", "80.40 ± 0.10"] in rows
@@ -526,7 +527,7 @@ def test_reduced_budget_gets_no_comparison(tmp_path: Path, monkeypatch: pytest.M
     write_report(params)
     page = read_page()
     rows = normalized_rows(page)
-    assert ["Relational", "50.00 (1) published 61.03 ± 0.23 −11.03, reduced budget"] in [row[:2] for row in rows]
+    assert ["Relational", "50.00 (1) published 61.03 ± 0.23 −11.03, reduced budget [g]"] in [row[:2] for row in rows]
     deviations = "3 of 200 epochs, K = 8 (paper: 32), 10 of 100 linear epochs"
     assert f"Relational (relational-3, linear-notebook): {deviations}" in page.text
     assert not re.search(r"\d “(agrees|above|below)”", page.text)
