@@ -378,12 +378,12 @@ def test_columns_of_a_deviation_are_listed_if_it_does_not_affect_the_whole_row(
 ) -> None:
     results = collect_suites(load_suites(tmp_path, monkeypatch, "cifar"))
     assert comparison_table(results, "Table 1").deviations == [
-        "[a] Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on the "
-        "fine classes (how the paper got its result is unknown)",
+        "[a] Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on "
+        "the fine classes (how the paper got its result is unknown)",
         "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code: on damaged "
         "images)",
-        "[c] Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s code: "
-        "to help it)",
+        "[c] Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s "
+        "code: to help it)",
     ]
 
 
