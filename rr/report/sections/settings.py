@@ -74,15 +74,20 @@ def _settings_tables(
         ]
         for key in keys
     }
-    differing = [[TextCell(key), *cells] for key, cells in rows.items() if len(set(cells)) > 1]
-    same = [[TextCell(key), cells[0]] for key, cells in rows.items() if len(set(cells)) == 1]
+    differing: list[list[TextCell]] = []
+    same: list[list[TextCell]] = []
+    for key, cells in rows.items():
+        # Only the entries that have the setting count: a method without training has hardly any.
+        own = [cell for cell, values in zip(cells, columns.values(), strict=True) if key in values]
+        is_same = len(set(cells)) == 1 or (len(set(own)) == 1 and len(own) > 1)
+        (same if is_same else differing).append([TextCell(key), *(own[:1] if is_same else cells)])
     tables = {}
     if differing:
         headings = [TextColumn(name, color=colors.get(name)) for name in columns]
         tables[title.capitalize()] = text_table(["Setting", *headings], differing)
     if same:
         name = (
-            f"{title.capitalize()}: the same for all"
+            f"{title.capitalize()}: the same for all that have them"
             if len(columns) > 1
             else f"{title.capitalize()}: {next(iter(columns))}"
         )

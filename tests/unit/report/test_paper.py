@@ -29,6 +29,7 @@ from scipy.stats import ttest_ind_from_stats
 
 from rr import paths
 from rr.params import Params, load_params
+from rr.paths import REPORT_FILES
 from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult, collect_results
 from rr.report.inputs.files import Machine, RunRecord
 from rr.report.latex import escape_latex
@@ -663,3 +664,16 @@ def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: py
     assert [(study.panels, study.notes) for study in incomplete.studies] == [
         ([], ["Relational: this grid has no run with K = 2 to compare with."])
     ]
+
+
+def test_deviations_are_marked_at_the_cell_in_all_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_suites(tmp_path, monkeypatch, "cifar-conv4-short")
+    write_runs(params, lambda run: 0.5)
+    write_report(params)
+    html, markdown, latex = (REPORT_FILES[i].read_text(encoding="utf-8") for i in (0, 1, 3))
+    for text in (html, markdown, latex):
+        # Markdown escapes brackets.
+        text = text.replace("\\[", "[").replace("\\]", "]")
+        assert "reduced budget [g]" in text
+        assert "[g] Relational (relational-3, linear-notebook): 3 of 200 epochs" in text
+    assert re.search(r'--series-\d+\)"></span>Relational</th>', html)

@@ -16,12 +16,12 @@ def texts(table: TextTable) -> list[list[str]]:
 
 def test_differing_and_equal_settings_are_separate() -> None:
     tables = _settings_tables("methods", ENTRIES, {}, {})
-    assert list(tables) == ["Methods", "Methods: the same for all"]
+    assert list(tables) == ["Methods", "Methods: the same for all that have them"]
     assert [column.title for column in tables["Methods"].columns] == ["Setting", "a", "b"]
     assert texts(tables["Methods"]) == [
         ["kind", "relational", "simclr"], ["augmentation.flip", "0.5", "0.25"], ["nested", "–", "yes"],
     ]  # fmt: skip
-    assert texts(tables["Methods: the same for all"]) == [
+    assert texts(tables["Methods: the same for all that have them"]) == [
         ["augmentation.ratio", "0.75, 4/3"], ["epochs", "200"], ["head", "–"],
     ]  # fmt: skip
 
@@ -53,3 +53,12 @@ def test_settings_that_the_paper_does_not_have_are_not_marked() -> None:
     for published in ({}, {"a": [{}]}):
         (table,) = _settings_tables("methods", {"a": {"kind": "byol", "views": 2}}, published, {}).values()
         assert not any(cell.note for row in table.rows for cell in row)
+
+
+def test_a_method_without_a_setting_does_not_make_it_differ() -> None:
+    entries = {"a": {"epochs": 200, "gamma": 2.0}, "b": {"epochs": 200}, "random": {}}
+    tables = _settings_tables("methods", entries, {}, {})
+    assert {title: texts(table) for title, table in tables.items()} == {
+        "Methods": [["gamma", "2", "–", "–"]],
+        "Methods: the same for all that have them": [["epochs", "200"]],
+    }
