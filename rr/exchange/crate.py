@@ -3,6 +3,7 @@
 Zenodo and WorkflowHub read this format, whose specification is at https://w3id.org/ro/wfrun/workflow/0.5.
 """
 
+import hashlib
 import json
 import zipfile
 from datetime import datetime, timedelta
@@ -25,12 +26,20 @@ _PROFILES = [
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0",
 ]
 _SNAKEMAKE = "https://w3id.org/workflowhub/workflow-ro-crate#snakemake"
+_BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 _PAPER = "https://arxiv.org/abs/2006.05849"
 _MEDIA_TYPES = {
     "": "text/plain", ".csv": "text/csv", ".html": "text/html", ".json": "application/json", ".md": "text/markdown",
     ".parquet": "application/vnd.apache.parquet", ".png": "image/png", ".tex": "application/x-tex",
     ".yaml": "application/yaml",
 }  # fmt: skip
+
+_README = """# Runs of self-supervised relational reasoning
+
+`report/index.html` is the report, and `report/report.md` is its Markdown version. `params.yaml`, `Snakefile` and
+`dvc.yaml` define the workflow. `ro-crate-metadata.json` describes all files and all runs, with the command of each run
+and the SHA-256 of its inputs and outputs. Images, features and weights are described there, but not included.
+"""
 
 _Entity = dict[str, Any]
 
@@ -66,9 +75,10 @@ def write_crate(params_file: Path, output: Path) -> str:
     crate.describe_workflow(records, [str(path) for path in runs[-1].outputs])
     with atomic_write(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("ro-crate-metadata.json", crate.to_json())
+        archive.writestr("README.md", _README)
         for name, file in crate.included.items():
             archive.write(file, name)
-    return f"{output}: {len(runs)} runs, {len(crate.included)} files"
+    return f"{output}: {len(runs)} runs, {len(crate.included) + 1} files"
 
 
 class _Crate:
@@ -131,9 +141,14 @@ class _Crate:
             "programmingLanguage": {"@id": _SNAKEMAKE},
             "license": self._license(),
             "url": _PAPER,
+            "conformsTo": {"@id": _BIOSCHEMAS},
             "input": self.add("#input-parameters", "FormalParameter", name="params.yaml", additionalType="File"),
             "output": self.add("#output-report", "FormalParameter", name="report/index.html", additionalType="File"),
         }
+        self.add(
+            "README.md", "File", name="README.md", about={"@id": "./"}, encodingFormat=_MEDIA_TYPES[".md"],
+            sha256=hashlib.sha256(_README.encode()).hexdigest(),
+        )  # fmt: skip
         self.entities["params.yaml"]["exampleOfWork"] = {"@id": "#input-parameters"}
         self.entities[report_files[0]]["exampleOfWork"] = {"@id": "#output-report"}
         self.add(
@@ -161,6 +176,7 @@ class _Crate:
                 entity["endTime"] for entity in self.entities.values() if entity["@type"] == "CreateAction"
             ),
             "license": self._license(),
+            "author": self._agent(),
             "conformsTo": [
                 self.add(profile, "CreativeWork", name=profile, version=profile.rpartition("/")[2])
                 for profile in _PROFILES

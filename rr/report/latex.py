@@ -19,7 +19,10 @@ _ESCAPES = {
     "’": "'", "“": "``", "”": "''",
 }  # fmt: skip
 _OUR_RESULT = "Our result: mean ± standard deviation in percent (number of seeds)."
-_THEIR_RESULT = "Below it: the paper’s result over three seeds, the difference in percentage points, and the verdict."
+_THEIR_RESULT = (
+    "Below it: the paper’s result over three seeds, the difference in percentage points, and the verdict "
+    "with the letter of the deviations."
+)
 _MAX_COLUMNS = 4  # number of result columns that fit on a page of an article; the others go into further tables
 
 

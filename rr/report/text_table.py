@@ -8,10 +8,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TextColumn:
-    """The heading of a column and its CSS class. Columns of class "number" are right-aligned and sorted by value."""
+    """The heading of a column, its CSS class and, for a method, the number of its color.
+
+    Columns of class "number" are right-aligned and sorted by value.
+    """
 
     title: str
     css_class: Literal["", "number", "name", "nowrap"] = ""
+    color: int | None = None
 
 
 @dataclass(frozen=True)

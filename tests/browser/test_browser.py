@@ -144,6 +144,13 @@ def test_full_page_fits_and_sorts(full_report: tuple[str, str], tmp_path: Path, 
     assert result["sections"] > 8
 
 
+def test_hidden_text_in_a_wide_table_does_not_widen_the_page(full_report: tuple[str, str], tmp_path: Path) -> None:
+    hidden = '<td class="number"><span class="visually-hidden">published </span>'
+    page = full_report[0].replace('<td class="number">', hidden)
+    assert page.count(hidden) > 50
+    assert run_probe(page, PROBE % 360, tmp_path)["overflow"] == 0
+
+
 @pytest.mark.parametrize("width", [360, 1200])
 def test_map_of_images_is_explored(full_report: tuple[str, str], tmp_path: Path, width: int) -> None:
     result = run_probe(full_report[0], MAP_PROBE % width, tmp_path)

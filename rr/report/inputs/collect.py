@@ -8,9 +8,9 @@ from typing import Any
 
 from rr.errors import UserError
 from rr.params import CLASSIFICATION_PROTOCOLS, ClaimConfig, Params
-from rr.paths import EvaluationPaths, FeaturePaths, PretrainPaths, record_file
+from rr.paths import DatasetPaths, EvaluationPaths, FeaturePaths, PretrainPaths, record_file
 from rr.report.grouping import unique
-from rr.report.inputs.files import RunRecord, read_history, read_metrics, read_png, read_record
+from rr.report.inputs.files import RunRecord, read_history, read_image_names, read_metrics, read_png, read_record
 from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embedding_map, read_predictions
 from rr.workflow.claims import grid_claims
 from rr.workflow.grid import evaluations, extractions, pretrainings
@@ -95,12 +95,16 @@ StageResult = PretrainResult | ExtractionResult | EvaluationResult
 
 @dataclass(frozen=True)
 class GridResults:
-    """The results of all runs, in the order of the grid, and the claims that the grid states."""
+    """The results of all runs, in the order of the grid, and the claims that the grid states.
+
+    `image_names` are the names of the images of each target that has an embedding and a raw file.
+    """
 
     pretrainings: list[PretrainResult]
     extractions: list[ExtractionResult]
     evaluations: list[EvaluationResult]
     claims: list[ClaimConfig] = field(default_factory=list)
+    image_names: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def records(self) -> list[RunRecord]:
@@ -142,6 +146,8 @@ def collect_results(params: Params) -> GridResults:
         [_collect_evaluation(run, runs[run.pretraining]) for run in evaluations(params)],
         grid_claims(params),
     )
+    for target in unique(run.paths.target for run in results.evaluations_of_kind("embedding")):
+        results.image_names[target] = read_image_names(DatasetPaths(target).images)
     _check_equal(
         (f"the setting {name}", value, record_file(run.paths.folder))
         for stage_runs in results.stages.values()

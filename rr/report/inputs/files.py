@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, ValidationError
 
 from rr import paths
@@ -120,6 +122,17 @@ def read_history(path: Path) -> dict[str, list[float]]:
     except (ValueError, csv.Error) as error:
         raise damaged_file_error(path, str(error)) from error
     return columns if rows else {}
+
+
+def read_image_names(path: Path) -> list[str]:
+    """Return the name of each image of a raw file, such as its file in the folder of the user.
+
+    The list is empty if the file is absent or cannot be read: published results come without their images.
+    """
+    try:
+        return [image["path"] or "" for image in pq.ParquetFile(path).read(columns=["image.path"])["image"].to_pylist()]
+    except (OSError, pa.ArrowException, KeyError):
+        return []
 
 
 def read_png(path: Path) -> bytes:

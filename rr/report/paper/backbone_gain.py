@@ -12,7 +12,7 @@ from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
 from rr.report.paper.published import PublishedResult, display_name, load_published
 from rr.report.paper.studies import Study
-from rr.report.plots.svg import RULE, SERIES, Panel, format_csv, render_svg
+from rr.report.plots.svg import INK, RULE, SERIES, Panel, format_csv, render_svg
 
 _SHALLOW: Literal["conv4"] = "conv4"
 _CAPTION = (
@@ -56,9 +56,9 @@ def _plot(
     def plot(axes: Axes) -> None:
         for y, result in enumerate(published):
             if result in ours:
-                axes.plot(ours[result], y, "o", color=SERIES[0], ms=6)
+                axes.plot(ours[result], y, "o", color=SERIES[gains[result][0].color - 1], ms=6)
             if result.mean is not None:
-                axes.plot(result.mean, y, "x", color=SERIES[1], ms=6, mew=1.8)
+                axes.plot(result.mean, y, "x", color=INK, ms=6, mew=1.8)
         axes.axvline(0, color=RULE, lw=0.8)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
@@ -80,4 +80,4 @@ def _plot(
             for result in published
         ),
     )
-    return Panel(title, render_svg(name, 1.6, alt_text, plot), name, csv, {"here": (1, 0), "the paper": (2, 0)})
+    return Panel(title, render_svg(name, 1.6, alt_text, plot), name, csv)

@@ -26,6 +26,7 @@ class Match:
         epochs: epochs of the pretraining.
         deviations: deviations from the paper's settings as text.
         has_reduced_budget: whether our runs have fewer epochs or views than the paper's.
+        color: number of the color of our method, from 1.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Match:
     epochs: int
     deviations: list[str]
     has_reduced_budget: bool
+    color: int = 1
 
 
 def find_match(results: GridResults, published: PublishedResult) -> Match | None:
@@ -105,4 +107,5 @@ def _make_match(published: PublishedResult, evaluations: Sequence[EvaluationResu
         epochs=pretraining.settings.get("epochs", 0),
         deviations=[deviation.text for deviation in deviations],
         has_reduced_budget=any(deviation.reduces_budget for deviation in deviations),
+        color=pretraining.color,
     )

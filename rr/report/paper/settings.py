@@ -194,22 +194,41 @@ def find_deviations(
     return deviations
 
 
+def paper_method_settings(kind: str, dataset: str, backbone: str) -> dict[str, Any]:
+    """Return the settings with which the paper trained a method of this kind; empty if the paper does not have it.
+
+    The settings of an augmentation are only those of its enabled operations.
+    """
+    if kind not in _METHODS or kind == "random":
+        return {}
+    expected = {"epochs": 300 if dataset == "stl10-unlabeled" else 200, **_METHODS[kind]}
+    if kind == "relational":
+        expected["views"] = _VIEWS.get((backbone, dataset), 32)
+    if kind == "deepcluster":  # ten clusters per class; the unlabeled images have no classes and got 100
+        total = {"clusters": 100, "clusters_per": "dataset"}
+        expected |= total if dataset == "stl10-unlabeled" else {"clusters": 10, "clusters_per": "class"}
+    if kind == "supervised" and dataset == "stl10":
+        expected["augmentation"] = _AFFINE
+        del expected["epochs"]  # unknown
+    return expected
+
+
+def paper_protocol_settings(kind: str) -> dict[str, Any]:
+    """Return the settings with which the paper evaluated by a protocol of this kind; empty if it did not use it."""
+    return {} if kind == "knn" else _PROTOCOLS.get(kind, {})
+
+
+def is_operation(name: str) -> bool:
+    """Return whether a key of an augmentation is an operation, such as `flip`, which 0 disables."""
+    return name in _OPERATIONS
+
+
 def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
     """Return the settings with which the paper, or lightly, trained a method of this kind for a result."""
     if published.table == LIGHTLY:
         return _LIGHTLY[kind]
-    if kind == "random":
-        return {}
-    expected = {"epochs": 300 if published.dataset == "stl10-unlabeled" else 200, **_METHODS[kind]}
-    if kind == "relational":
-        expected["views"] = _VIEWS.get((published.backbone, published.dataset), 32)
-    if kind == "deepcluster":  # ten clusters per class; the unlabeled images have no classes and got 100
-        total = {"clusters": 100, "clusters_per": "dataset"}
-        expected |= total if published.dataset == "stl10-unlabeled" else {"clusters": 10, "clusters_per": "class"}
-    if kind == "supervised" and published.dataset == "stl10":
-        expected["augmentation"] = _AFFINE
-        del expected["epochs"]  # unknown
-    if published.views:
+    expected = paper_method_settings(kind, published.dataset, published.backbone)
+    if expected and published.views:
         expected["views"] = published.views
     return expected
 

@@ -1,9 +1,10 @@
 """The paper's tables in their own layout, each cell with the paper's result, our result and the verdict."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from rr.report.formatting import format_difference, format_mean_std, format_two_decimals, join_words
+from rr.report.formatting import format_difference, format_mean_std, format_two_decimals, join_words, letter_label
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
@@ -32,12 +33,14 @@ _ROW_TITLES = {"Table 3": "Backbone", "Heads": "Head"}  # in all other tables, t
 class ComparisonCell:
     """A result of the paper, our match for it, and the verdict.
 
-    All accuracies are in percent. `published` is None if the paper has no result for this row and column.
+    All accuracies are in percent. `published` is None if the paper has no result for this row and column. `mark` is the
+    letter of our deviations from the paper's settings in the list below the table, or "".
     """
 
     published: PublishedResult | None = None
     match: Match | None = None
     verdict: Verdict = Verdict.NOT_RUN
+    mark: str = ""
 
     @property
     def published_value(self) -> MeanStd | None:
@@ -66,8 +69,8 @@ class ComparisonCell:
 
     @property
     def verdict_text(self) -> str:
-        """The verdict; empty if we have no result."""
-        return self.verdict if self.match else ""
+        """The verdict with the mark of the deviations; empty if we have no result."""
+        return f"{self.verdict}{f' [{self.mark}]' if self.mark else ''}" if self.match else ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class ComparisonTable:
         name: the name of the table in paper.csv.
         columns: the titles of the columns.
         rows: the cells by row title, one per column.
-        deviations: how our methods deviate from the paper's settings, and in which rows and columns.
+        deviations: how our methods deviate from the paper's settings, and in which rows and columns, with their marks.
     """
 
     name: str
@@ -95,6 +98,18 @@ class ComparisonTable:
     def row_title(self) -> str:
         """The heading of the first column: what the rows are."""
         return _ROW_TITLES.get(self.name, "Method")
+
+    @property
+    def row_colors(self) -> dict[str, int | None]:
+        """The number of the color of our method in each row; None if a row has none, or several."""
+        return {title: _only_color(row) for title, row in self.rows.items()}
+
+    @property
+    def column_colors(self) -> dict[str, int | None]:
+        """The number of the color of our method in each column whose rows are not methods."""
+        columns = zip(self.columns, zip(*self.rows.values(), strict=True), strict=True)
+        is_method = self.row_title not in _ROW_TITLES.values()
+        return {title: None if is_method else _only_color(cells) for title, cells in columns}
 
     @property
     def matched_cells(self) -> list[ComparisonCell]:
@@ -152,8 +167,15 @@ def comparison_table(results: GridResults, name: str) -> ComparisonTable:
     shown = [key for key, cell in cells.items() if cell.match or name != "Appendix B"]
     columns = [title for title in unique(column for _, column in cells) if title in {column for _, column in shown}]
     titles = [title for title in unique(row for row, _ in cells) if title in {row for row, _ in shown}]
+    deviations, marks = _list_deviations(cells)
+    cells = {key: replace(cell, mark=marks.get(key, "")) for key, cell in cells.items()}
     rows = {row: [cells.get((row, column), ComparisonCell()) for column in columns] for row in titles}
-    return ComparisonTable(name, columns, rows, _list_deviations(cells))
+    return ComparisonTable(name, columns, rows, deviations)
+
+
+def _only_color(cells: Sequence[ComparisonCell]) -> int | None:
+    colors = {cell.match.color for cell in cells if cell.match}
+    return colors.pop() if len(colors) == 1 else None
 
 
 def _row_title(published: PublishedResult) -> str:
@@ -177,8 +199,10 @@ def _column_title(published: PublishedResult) -> str:
     return f"{display_name(published.backbone)}: {title}" if has_backbones else title
 
 
-def _list_deviations(cells: dict[tuple[str, str], ComparisonCell]) -> list[str]:
-    """Return the deviations of our methods from the paper's settings, without repetition.
+def _list_deviations(
+    cells: dict[tuple[str, str], ComparisonCell],
+) -> tuple[list[str], dict[tuple[str, str], str]]:
+    """Return the deviations of our methods from the paper's settings, without repetition, and the marks of the cells.
 
     The columns are listed if the deviations do not apply to all our results of the row.
     """
@@ -188,7 +212,11 @@ def _list_deviations(cells: dict[tuple[str, str], ComparisonCell]) -> list[str]:
         if cell.match and cell.match.deviations:
             runs = f"{row} ({cell.match.method}, {cell.match.protocol})"
             columns_of.setdefault((row, runs, ", ".join(cell.match.deviations)), []).append(column)
-    return [
-        f"{runs}{f' in {join_words(columns)}' if len(columns) < num_matched[row] else ''}: {deviations}"
-        for (row, runs, deviations), columns in columns_of.items()
-    ]
+    texts: list[str] = []
+    marks: dict[tuple[str, str], str] = {}
+    for index, ((row, runs, deviations), columns) in enumerate(columns_of.items()):
+        mark = letter_label(index).lower()
+        place = f" in {join_words(columns)}" if len(columns) < num_matched[row] else ""
+        texts.append(f"[{mark}] {runs}{place}: {deviations}")
+        marks |= {(row, column): mark for column in columns}
+    return texts, marks

@@ -153,7 +153,7 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
         table,
         _summarize_gap(table, class_names, accuracies),
         text_table(_EXTREMES_COLUMNS, extremes, _redundant_columns(table)),
-        text_table(["Class", *numeric_columns(accuracies)], by_class),
+        text_table(["Class", *(TextColumn(name, "number", colors[name]) for name in accuracies)], by_class),
         confusions,
         len(confusions) == len(curves),
         len(class_names) <= MAX_NUMBERED_CLASSES,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from rr.data.names import printable
 from rr.report.formatting import format_three_decimals, format_two_decimals
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
 from rr.report.inputs.predictions import EmbeddingMap, Predictions
@@ -133,11 +134,16 @@ def _make_map(
         name,
         names,
         labels,
-        [f"image {index} of {run.paths.target}" for index in embedding.index],
+        _image_names(run.paths.target, embedding.index.tolist(), results.image_names.get(run.paths.target, [])),
         sprite,
         [_make_layer(run, results, classifier) for run, _ in group],
         f"by {classifier}" if classifier else "",
     )
+
+
+def _image_names(target: str, index: list[int], names: list[str]) -> list[str]:
+    """Return the names that the images have in the raw file, or their numbers if the file is not there."""
+    return [printable(names[number]) if number < len(names) else f"image {number} of {target}" for number in index]
 
 
 def _find_classifier(results: GridResults, runs: list[EvaluationResult]) -> str | None:

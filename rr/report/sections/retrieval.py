@@ -8,7 +8,7 @@ from rr.report.inputs.collect import RETRIEVAL_METRICS, EvaluationResult, GridRe
 from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
 from rr.report.statistics import mean_interval, mean_std
 from rr.report.tables import MetricColumn, ResultTable, group_by_method, result_table, split_by_protocol
-from rr.report.text_table import TextTable, numeric_columns, text_table
+from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 
 _RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
 _MAX_BYTES = 200_000  # of examples on the page
@@ -66,7 +66,10 @@ def _head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: Sequence[
             for metric in metrics.values()
             for prefix in ("", _RERANKED)
         ]
-        rows.append([method, *(format_mean_std(value, format_percent) for value in values)])
+        color = seeds[0].pretraining.color
+        rows.append(
+            [TextCell(method, color=color), *(TextCell(format_mean_std(value, format_percent)) for value in values)]
+        )
     return text_table(["Method", *numeric_columns(titles)], rows)
 
 

@@ -1,11 +1,13 @@
 """Section `settings`: the parameters that the runs recorded."""
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 from rr.report.inputs.collect import GridResults
-from rr.report.text_table import TextTable, text_table
+from rr.report.paper.settings import is_operation, paper_method_settings, paper_protocol_settings
+from rr.report.text_table import TextCell, TextColumn, TextTable, text_table
 
 _SECTIONS = ("methods", "backbones", "protocols", "datasets")
 
@@ -13,7 +15,7 @@ _SECTIONS = ("methods", "backbones", "protocols", "datasets")
 def build_settings(results: GridResults) -> dict[str, TextTable]:
     """Return the tables of each section of params.yaml by title: settings that differ, and those that are the same.
 
-    The last table has the remaining parameters.
+    A value that differs from the paper's has the paper's value as a note. The last table has the remaining parameters.
     """
     sections: dict[str, dict[str, dict[str, Any]]] = {title: {} for title in _SECTIONS}
     other: dict[str, Any] = {}
@@ -26,27 +28,81 @@ def build_settings(results: GridResults) -> dict[str, TextTable]:
             else:
                 other[path] = value
     tables: dict[str, TextTable] = {}
+    published = _published_settings(results)
+    colors = {run.paths.method: run.color for run in results.pretrainings}
     for title, entries in sections.items():
-        tables |= _settings_tables(title, entries)
+        tables |= _settings_tables(title, entries, published, colors if title == "methods" else {})
     if other:
         tables["Other"] = text_table(["Setting", "Value"], _flatten(other).items())
     return tables
 
 
-def _settings_tables(title: str, entries: dict[str, dict[str, Any]]) -> dict[str, TextTable]:
-    """Return a table of the settings that differ between the entries of a section, and one of the others."""
+def _published_settings(results: GridResults) -> dict[str, list[dict[str, str]]]:
+    """Return the paper's settings of each method and protocol of the grid, by its name.
+
+    A method has one entry for each backbone and dataset, because the paper's settings depend on them.
+    """
+    published: dict[str, list[dict[str, str]]] = {}
+    for run in results.pretrainings:
+        settings = paper_method_settings(run.settings["kind"], run.paths.dataset, run.paths.backbone)
+        published.setdefault(run.paths.method, []).append(_flatten(settings))
+    for evaluation in results.evaluations:
+        published[evaluation.paths.protocol] = [_flatten(paper_protocol_settings(evaluation.kind))]
+    return published
+
+
+def _settings_tables(
+    title: str,
+    entries: dict[str, dict[str, Any]],
+    published: Mapping[str, list[dict[str, str]]],
+    colors: Mapping[str, int],
+) -> dict[str, TextTable]:
+    """Return a table of the settings that differ between the entries of a section, and one of the others.
+
+    Args:
+        title: the name of the section.
+        entries: the settings of each method, protocol or dataset by its name.
+        published: the paper's settings of each of them.
+        colors: number of the color of each method.
+    """
     columns = {name: _flatten(values) for name, values in entries.items()}
     keys = dict.fromkeys(key for values in columns.values() for key in values)
-    rows = {key: [values.get(key, "–") for values in columns.values()] for key in keys}
-    differing = [[key, *values] for key, values in rows.items() if len(set(values)) > 1]
-    same = [[key, values[0]] for key, values in rows.items() if len(set(values)) == 1]
+    rows = {
+        key: [
+            TextCell(values.get(key, "–"), note=_describe_paper(key, values, published.get(name, [])))
+            for name, values in columns.items()
+        ]
+        for key in keys
+    }
+    differing: list[list[TextCell]] = []
+    same: list[list[TextCell]] = []
+    for key, cells in rows.items():
+        # Only the entries that have the setting count: a method without training has hardly any.
+        own = [cell for cell, values in zip(cells, columns.values(), strict=True) if key in values]
+        is_same = len(set(cells)) == 1 or (len(set(own)) == 1 and len(own) > 1)
+        (same if is_same else differing).append([TextCell(key), *(own[:1] if is_same else cells)])
     tables = {}
     if differing:
-        tables[title.capitalize()] = text_table(["Setting", *columns], differing)
+        headings = [TextColumn(name, color=colors.get(name)) for name in columns]
+        tables[title.capitalize()] = text_table(["Setting", *headings], differing)
     if same:
-        which = "the same for all" if len(columns) > 1 else next(iter(columns))
+        which = "the same for all that have them" if len(columns) > 1 else next(iter(columns))
         tables[f"{title.capitalize()}: {which}"] = text_table(["Setting", "Value"], same)
     return tables
+
+
+def _describe_paper(key: str, values: dict[str, str], published: list[dict[str, str]]) -> str:
+    """Return the paper's value of a setting if it differs from ours in every run; else an empty string."""
+    if key not in values or not all(published):
+        return ""
+    operation = key.removeprefix("augmentation.")
+    theirs = set()
+    for settings in published:
+        if key in settings:
+            theirs.add(settings[key])
+        elif key.startswith("augmentation.") and is_operation(operation) and values[key] != "0":
+            theirs.add("0")
+    return "" if not theirs or values[key] in theirs else f"paper: {' or '.join(sorted(theirs))}"
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -52,7 +52,7 @@ def find_references(value: Any) -> Iterator[str]:
 def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -> None:
     outcome = rr("report", "--crate", "results.zip")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[-1] == "results.zip: 6 runs, 15 files"
+    assert outcome.out.splitlines()[-1] == "results.zip: 6 runs, 16 files"
     with zipfile.ZipFile("results.zip") as archive:
         assert archive.testzip() is None
         contents = {name: archive.read(name) for name in archive.namelist()}
@@ -68,6 +68,8 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
     assert {name for name in parts if not name.startswith("ni:")} == contents.keys()
     for name, content in contents.items():
         assert entities[name]["sha256"] == hashlib.sha256(content).hexdigest(), name
+        if name == "README.md":
+            continue
         source = ROOT if name in ("dvc.yaml", "Snakefile") else finished_project
         assert (source / name).read_bytes() == content
     assert contents.keys() >= {"params.yaml", "dvc.yaml", "Snakefile", *map(str, paths.REPORT_FILES)}
@@ -82,6 +84,13 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
     assert record["command"] in actions[f"#{run.folder}"]["description"]
     assert entities["./"]["mainEntity"] == {"@id": "Snakefile"}
     assert entities["ro-crate-metadata.json"]["about"] == {"@id": "./"}
+    # What the profiles recommend.
+    assert entities["README.md"]["about"] == {"@id": "./"}
+    assert entities["README.md"]["encodingFormat"] == "text/markdown"
+    assert entities["./"]["author"] == {"@id": "#agent"}
+    assert entities["Snakefile"]["conformsTo"]["@id"].startswith(
+        "https://bioschemas.org/profiles/ComputationalWorkflow/"
+    )
 
 
 @pytest.mark.parametrize("name", ["results.tar", "results", "folder.zip"])

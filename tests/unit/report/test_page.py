@@ -7,11 +7,14 @@ import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from report_files import (
     ACCURACY,
     CLASSIFICATION,
+    METHODS,
     PROTOCOLS,
     RELATIONAL,
     ParsedPage,
@@ -58,7 +61,7 @@ def test_page_shows_means_and_seeds(params: Params) -> None:
     assert ["relational", "61.50 ± 2.12", "50.00 ± 0.00", "–"] in rows
     assert ["relational", "linear", "60.00", "63.00"] in rows
     assert ["supervised", "trained classifier", "91.00", "92.00"] in rows
-    assert ["views", "–", "1", "4"] in rows
+    assert ["views", "–", "1", "4 paper: 32"] in rows
     assert ["processor", "Abacus 9"] in rows
     assert page.text.count("1 min 16 s") >= 18
     assert "Pretraining: 6 runs, 7 min 33 s in total" in page.text
@@ -376,3 +379,44 @@ def test_grid_without_evaluations_has_a_page(tmp_path: Path, monkeypatch: pytest
     assert "Accuracies" not in page.text
     assert "Curves" in page.text
     assert pq.read_table(REPORT_FILES[2]).num_rows == 0
+
+
+def test_page_of_a_large_grid_is_folded_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(methods=tuple(METHODS), datasets=("one", "two", "three"), protocols=tuple(PROTOCOLS))
+    write_grid_files(params)
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
+    for run in evaluations(params):
+        Image.fromarray(noise).save(run.examples)
+    monkeypatch.setattr("rr.report.sections.classes._MAX_TABLES_WITH_ALL_MATRICES", 2)
+    write_report(params)
+    html = REPORT_FILES[0].read_text(encoding="utf-8")
+    page = read_page()
+    assert not page.unclosed
+    assert len(page.ids) == len(set(page.ids))
+    # The nine tables of a section, and the views of twelve methods and datasets, are folded.
+    headings = re.findall(r'<details class="entry"><summary><h3 id="([\w-]+)">', html)
+    assert {f"{section}one-conv4-two" for section in ("", "classes-")} <= set(headings)
+    assert "retrieval-one-conv4-two-retrieval" in headings
+    assert "embedding-one-conv4-two-embedding" in headings
+    assert "Views of 10 more methods and datasets" in html
+    assert html.count("<details open") == 1  # the pretraining runs
+    # Each image has about 300 kB. The page contains some of them, and links to the others.
+    assert len(html) < 2_000_000
+    assert "Only as a file: " in html
+    links = re.findall(r'href="\.\./(runs/evaluate/[^"]*/examples\.png)"', html)
+    first_seed = [run for run in evaluations(params) if run.pretraining.seed == 1]
+    assert {str(run.examples) for run in first_seed if run.protocol in ("retrieval", "embedding")} <= set(links)
+    # Only the best self-supervised method of each table has a confusion matrix.
+    assert html.count('aria-label="Confusion matrix of relational.') == html.count('aria-label="Confusion matrix') == 9
+
+
+def test_plots_are_short(params: Params) -> None:
+    write_report(params)
+    html = REPORT_FILES[0].read_text(encoding="utf-8")
+    plots = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    for plot in plots:
+        assert len(plot) < 12_000
+        assert "DejaVu" not in plot
+        assert "rotate(-0" not in plot
+        assert not re.search(r"\.\d\d\d", re.sub(r'aria-label="[^"]*"|opacity:[\d.]*', "", plot))

@@ -29,6 +29,7 @@ from scipy.stats import ttest_ind_from_stats
 
 from rr import paths
 from rr.params import Params, load_params
+from rr.paths import REPORT_FILES
 from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResult, collect_results
 from rr.report.inputs.files import Machine, RunRecord
 from rr.report.latex import escape_latex
@@ -378,11 +379,12 @@ def test_columns_of_a_deviation_are_listed_if_it_does_not_affect_the_whole_row(
 ) -> None:
     results = collect_suites(load_suites(tmp_path, monkeypatch, "cifar"))
     assert comparison_table(results, "Table 1").deviations == [
-        "Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on the "
-        "fine classes (how the paper got its result is unknown)",
-        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code: on damaged images)",
-        "Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s code: to "
-        "help it)",
+        "[a] Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on "
+        "the fine classes (how the paper got its result is unknown)",
+        "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code: on damaged "
+        "images)",
+        "[c] Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s "
+        "code: to help it)",
     ]
 
 
@@ -487,8 +489,8 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [row for row in rows if row[:4] == expected]
     first_column = [row[:2] for row in rows]
     assert ["SimCLR", "62.40 ± 0.10 (3) published 60.43 ± 0.26 +1.97, above"] in first_column
-    assert ["DeepCluster", "50.00 ± 0.10 (3) published 42.88 ± 0.21 +7.12, other settings"] in first_column
-    assert ["Deep InfoMax", "44.60 ± 0.10 (3) published 44.60 ± 0.27 +0.00, other settings"] in first_column
+    assert ["DeepCluster", "50.00 ± 0.10 (3) published 42.88 ± 0.21 +7.12, other settings [a]"] in first_column
+    assert ["Deep InfoMax", "44.60 ± 0.10 (3) published 44.60 ± 0.27 +0.00, other settings [b]"] in first_column
     # The trained network is compared, and the section on accuracies also has a new linear layer on its backbone.
     assert ["Supervised", "80.40 ± 0.10 (3) published 80.46 ± 0.39 −0.06, agrees"] in first_column
     assert ["supervised-paper upper bound", "78.40 ± 0.10", "80.40 ± 0.10"] in rows
@@ -526,7 +528,7 @@ def test_reduced_budget_gets_no_comparison(tmp_path: Path, monkeypatch: pytest.M
     write_report(params)
     page = read_page()
     rows = normalized_rows(page)
-    assert ["Relational", "50.00 (1) published 61.03 ± 0.23 −11.03, reduced budget"] in [row[:2] for row in rows]
+    assert ["Relational", "50.00 (1) published 61.03 ± 0.23 −11.03, reduced budget [g]"] in [row[:2] for row in rows]
     deviations = "3 of 200 epochs, K = 8 (paper: 32), 10 of 100 linear epochs"
     assert f"Relational (relational-3, linear-notebook): {deviations}" in page.text
     assert not re.search(r"\d “(agrees|above|below)”", page.text)
@@ -662,3 +664,16 @@ def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: py
     assert [(study.panels, study.notes) for study in incomplete.studies] == [
         ([], ["Relational: this grid has no run with K = 2 to compare with."])
     ]
+
+
+def test_deviations_are_marked_at_the_cell_in_all_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_suites(tmp_path, monkeypatch, "cifar-conv4-short")
+    write_runs(params, lambda run: 0.5)
+    write_report(params)
+    html, markdown, latex = (REPORT_FILES[i].read_text(encoding="utf-8") for i in (0, 1, 3))
+    for text in (html, markdown, latex):
+        # Markdown escapes brackets.
+        text = text.replace("\\[", "[").replace("\\]", "]")
+        assert "reduced budget [g]" in text
+        assert "[g] Relational (relational-3, linear-notebook): 3 of 200 epochs" in text
+    assert re.search(r'--series-\d+\)"></span>Relational</th>', html)

@@ -36,6 +36,7 @@ from sklearn import metrics
 
 from rr import paths
 from rr.params import Params
+from rr.paths import REPORT_FILES
 from rr.report.inputs.collect import collect_results
 from rr.report.inputs.predictions import Predictions
 from rr.report.page import escape_markdown
@@ -365,3 +366,17 @@ def test_a_method_has_the_same_color_everywhere(full_report: tuple[str, str]) ->
             rf'<div class="panel">(?:(?!<div).)*download="{method}-shapes-conv4-loss.csv"', html, re.DOTALL
         )
         assert set(re.findall(r"--series-(\d+)", plot)) == {color}
+
+
+def test_map_names_the_files_of_images(full_grid: Params) -> None:
+    write_report(full_grid)
+    assert '"names":["image 0 of shapes","image 1 of shapes"' in REPORT_FILES[0].read_text(encoding="utf-8")
+    raw_file = paths.DatasetPaths("shapes").images
+    raw_file.parent.mkdir(parents=True)
+    images = [{"bytes": b"", "path": f"birds/<{number}>.jpg"} for number in range(10)]
+    pq.write_table(pa.table({"image": images}), raw_file)
+    write_report(full_grid)
+    assert '"names":["birds/\\u003c0>.jpg","birds/\\u003c1>.jpg"' in REPORT_FILES[0].read_text(encoding="utf-8")
+    raw_file.write_bytes(b"damaged")
+    write_report(full_grid)
+    assert '"names":["image 0 of shapes"' in REPORT_FILES[0].read_text(encoding="utf-8")

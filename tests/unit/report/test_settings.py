@@ -1,6 +1,7 @@
 """The section `settings`: what differs between methods, and what is the same."""
 
-from rr.report.sections.settings import _settings_tables
+from rr.report.paper.settings import paper_method_settings, paper_protocol_settings
+from rr.report.sections.settings import _flatten, _settings_tables
 from rr.report.text_table import TextTable
 
 ENTRIES = {
@@ -14,19 +15,50 @@ def texts(table: TextTable) -> list[list[str]]:
 
 
 def test_differing_and_equal_settings_are_separate() -> None:
-    tables = _settings_tables("methods", ENTRIES)
-    assert list(tables) == ["Methods", "Methods: the same for all"]
+    tables = _settings_tables("methods", ENTRIES, {}, {})
+    assert list(tables) == ["Methods", "Methods: the same for all that have them"]
     assert [column.title for column in tables["Methods"].columns] == ["Setting", "a", "b"]
     assert texts(tables["Methods"]) == [
         ["kind", "relational", "simclr"], ["augmentation.flip", "0.5", "0.25"], ["nested", "–", "yes"],
     ]  # fmt: skip
-    assert texts(tables["Methods: the same for all"]) == [
+    assert texts(tables["Methods: the same for all that have them"]) == [
         ["augmentation.ratio", "0.75, 4/3"], ["epochs", "200"], ["head", "–"],
     ]  # fmt: skip
 
 
 def test_single_entry_has_one_table() -> None:
-    tables = _settings_tables("methods", {"a": {"learning_rate": 0.0001, "momentum": 0.123456789}})
+    tables = _settings_tables("methods", {"a": {"learning_rate": 0.0001, "momentum": 0.123456789}}, {}, {})
     assert list(tables) == ["Methods: a"]
     assert texts(tables["Methods: a"]) == [["learning_rate", "0.0001"], ["momentum", "0.123457"]]
-    assert _settings_tables("methods", {}) == {}
+    assert _settings_tables("methods", {}, {}, {}) == {}
+
+
+def test_a_value_that_is_not_the_papers_has_a_note() -> None:
+    augmentation = {"flip": 0.5, "jitter": 0.8, "brightness": 0.4, "blur": 0.5, "solarize": 0.0, "padding": 0.125}
+    entries = {"a": {"kind": "relational", "views": 4, "augmentation": augmentation, "epochs": 200}}
+    published = [_flatten(paper_method_settings("relational", "cifar10", "conv4"))]
+    (table,) = _settings_tables("methods", entries, {"a": published}, {}).values()
+    notes = {setting.text: value.note for setting, value in table.rows if value.note}
+    assert notes == {"views": "paper: 32", "augmentation.brightness": "paper: 0.8", "augmentation.blur": "paper: 0"}
+    # In one of two runs, the value is the paper's.
+    entries["a"]["views"] = 16
+    published.append(_flatten(paper_method_settings("relational", "tiny-imagenet", "resnet32")))
+    (table,) = _settings_tables("methods", entries, {"a": published}, {}).values()
+    assert "views" not in {setting.text for setting, value in table.rows if value.note}
+
+
+def test_settings_that_the_paper_does_not_have_are_not_marked() -> None:
+    assert paper_method_settings("byol", "cifar10", "conv4") == {}
+    assert paper_protocol_settings("knn") == {}
+    for published in ({}, {"a": [{}]}):
+        (table,) = _settings_tables("methods", {"a": {"kind": "byol", "views": 2}}, published, {}).values()
+        assert not any(cell.note for row in table.rows for cell in row)
+
+
+def test_a_method_without_a_setting_does_not_make_it_differ() -> None:
+    entries = {"a": {"epochs": 200, "gamma": 2.0}, "b": {"epochs": 200}, "random": {}}
+    tables = _settings_tables("methods", entries, {}, {})
+    assert {title: texts(table) for title, table in tables.items()} == {
+        "Methods": [["gamma", "2", "–", "–"]],
+        "Methods: the same for all that have them": [["epochs", "200"]],
+    }
