@@ -160,6 +160,12 @@ def group_by_method(evaluations: Sequence[EvaluationResult]) -> dict[str, list[E
     return group_by(evaluations, lambda run: run.paths.pretraining.method)
 
 
+def order_for_budget(runs: Sequence[EvaluationResult]) -> list[EvaluationResult]:
+    """Return runs in the order in which their examples are embedded in the page: relational first, bounds last."""
+    kinds = {run.paths: run.pretraining.settings["kind"] for run in runs}
+    return sorted(runs, key=lambda run: (kinds[run.paths] in _ROLES, kinds[run.paths] != "relational"))
+
+
 def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricColumn]) -> ResultTable:
     """Return a table with a row per method. The evaluations have the same pretraining dataset, backbone and target."""
     by_method = group_by_method(evaluations)

@@ -12,7 +12,14 @@ from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResul
 from rr.report.inputs.predictions import EmbeddingMap, Predictions
 from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
 from rr.report.plots.image_map import ImageMap, MapLayer, Sprite, make_sprite
-from rr.report.tables import MetricColumn, ResultTable, group_by_method, result_table, split_by_protocol
+from rr.report.tables import (
+    MetricColumn,
+    ResultTable,
+    group_by_method,
+    order_for_budget,
+    result_table,
+    split_by_protocol,
+)
 
 _TITLES = {
     "silhouette": "silhouette",
@@ -82,10 +89,11 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
             _make_map(f"map-{table.name}-{protocol}-{number}", group, sprites[key], results, classifier)
             for number, group in enumerate(groups, 1)
         ]
-        examples = [
-            image_panel(_title(run), _CAPTION, run.examples_png, run.paths.examples, example_budget, 1)
-            for run in first_seeds
-        ]
+        panels = {
+            run.paths: image_panel(_title(run), _CAPTION, run.examples_png, run.paths.examples, example_budget, 1)
+            for run in order_for_budget(first_seeds)
+        }
+        examples = [panels[run.paths] for run in first_seeds]
         sprite = None if key in shown else sprites[key]
         size = len(sprite.data) if sprite else 0
         if map_budget.take(size + sum(len(image_map.data) for image_map in maps)):

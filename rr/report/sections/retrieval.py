@@ -7,7 +7,14 @@ from rr.report.formatting import format_difference, format_mean_std, format_perc
 from rr.report.inputs.collect import RETRIEVAL_METRICS, EvaluationResult, GridResults, retrieval_cutoffs
 from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
 from rr.report.statistics import mean_interval, mean_std
-from rr.report.tables import MetricColumn, ResultTable, group_by_method, result_table, split_by_protocol
+from rr.report.tables import (
+    MetricColumn,
+    ResultTable,
+    group_by_method,
+    order_for_budget,
+    result_table,
+    split_by_protocol,
+)
 from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 
 _RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
@@ -47,7 +54,9 @@ def build_retrieval(results: GridResults) -> list[RetrievalTable]:
             for metric in RETRIEVAL_METRICS
             for k in cutoffs
         ]
-        images = [_example_panel(seeds[0], budget) for seeds in group_by_method(runs).values()]
+        first_seeds = [seeds[0] for seeds in group_by_method(runs).values()]
+        panels = {run.paths: _example_panel(run, budget) for run in order_for_budget(first_seeds)}
+        images = [panels[run.paths] for run in first_seeds]
         with_head = group_by_method([run for run in runs if f"{_RERANKED}mean_average_precision" in run.metrics])
         sentences = [_describe_head(method, seeds) for method, seeds in with_head.items()]
         table = _head_table(with_head, cutoffs) if with_head else None

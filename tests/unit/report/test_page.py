@@ -407,6 +407,8 @@ def test_page_of_a_large_grid_is_folded_and_small(tmp_path: Path, monkeypatch: p
     links = re.findall(r'href="\.\./(runs/evaluate/[^"]*/examples\.png)"', html)
     first_seed = [run for run in evaluations(params) if run.pretraining.seed == 1]
     assert {str(run.examples) for run in first_seed if run.protocol in ("retrieval", "embedding")} <= set(links)
+    assert re.search(r"<img [^>]*alt=\"relational on one, conv4, seed 1\. Each row shows a query", html)
+    assert not re.search(r"<img [^>]*alt=\"random on one, conv4, seed 1\. Each row shows a query", html)
     # Only the best self-supervised method of each table has a confusion matrix.
     assert html.count('aria-label="Confusion matrix of relational.') == html.count('aria-label="Confusion matrix') == 9
 
