@@ -91,9 +91,9 @@ def milestone_epochs(fractions: Sequence[float], num_epochs: int) -> list[int]:
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg, 2017), as in the official Barlow Twins code.
 
-    A weight w with gradient g moves by -lr * v, where v = momentum * v + trust_coefficient * |w| / |d| * d and d = g +
-    weight_decay * w. If |w| or |d| is 0, d is not scaled. Parameters with fewer than two dimensions are biases and
-    parameters of normalization layers. For these, d = g, without scaling.
+    A weight w with gradient g moves by -lr * v, where v = momentum * v + trust_coefficient * |w| / |d| * d and
+    d = g + weight_decay * w. If |w| or |d| is 0, d is not scaled. Parameters with fewer than two dimensions are biases
+    and parameters of normalization layers. For these, d = g, without scaling.
 
     Args:
         params: the parameters, or groups of parameters with their `lr` and `weight_decay`.
