@@ -1,6 +1,6 @@
 """Self-supervised relational reasoning (Patacchiola & Storkey, NeurIPS 2020), as a library and a reproducible workflow.
 
-The names in `__all__` are the public interface. Each is imported when it is first used, so `import rr` is fast.
+The names in `__all__` are the public interface. Each is imported on first use, so `import rr` is fast.
 """
 
 from importlib import import_module
@@ -32,7 +32,8 @@ __all__ = [
     "relation_loss",
 ]
 
-# The module of each public name, and the name there. The block above repeats it for type checkers.
+# The module that defines each public name, and its name in that module. The imports above repeat this for type
+# checkers.
 _SOURCES = {
     "Augmentation": ("rr.views", "Augmentation"),
     "Gallery": ("rr.gallery.gallery", "Gallery"),

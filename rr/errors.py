@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-# Packages that are installed only with an extra of this project, and the name of the extra (pyproject.toml).
+# Packages that are installed only with one of this project's extras, and the name of that extra (see pyproject.toml).
 _EXTRAS = {
     **dict.fromkeys(("ffcv", "dvc", "snakemake", "matplotlib"), "workflow"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
@@ -19,13 +19,13 @@ _EXTRAS = {
 class UserError(Exception):
     """A mistake in the input, or a problem with the machine, that the user can fix.
 
-    The message states what is wrong, where, and what to do. The command line prints only this message and exits with
+    The message explains what is wrong, where, and what to do. The command line prints only this message and exits with
     code 2. Any other exception is a bug, and is printed with its traceback.
     """
 
 
 class ReportedByAnotherRank(Exception):
-    """Ends a process after another process of the same run has printed the error. `code` is the exit code."""
+    """End this process because another process of the same run has printed the error. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"another process of this run has printed the error (exit code {code})")
@@ -40,7 +40,7 @@ def format_alternatives(word: str, valid_words: Iterable[str]) -> str:
 
 
 def raise_if_lfs_pointer(path: Path) -> None:
-    """Raise UserError if a file contains only the pointer with which Git LFS replaces a file in a clone."""
+    """Raise UserError if a file is only a Git LFS pointer, which a clone contains in place of the file itself."""
     with open(path, "rb") as file:
         if file.read(23) == b"version https://git-lfs":
             raise UserError(f"{path} is a Git LFS pointer instead of the file: run `git lfs pull`")
@@ -55,17 +55,17 @@ def explain_os_error(error: OSError) -> UserError | None:
         case errno.EDQUOT:
             return UserError(f"disk quota exceeded{where}: delete some files, then run the same command again")
         case errno.EACCES | errno.EPERM:
-            return UserError(f"permission denied{where}: check the permissions of the file and of its folder")
+            return UserError(f"permission denied{where}: check the permissions of the file and its folder")
         case errno.EROFS:
-            return UserError(f"the file system is read-only{where}: mount it as writable, or use another folder")
+            return UserError(f"the file system is read-only{where}: remount it as writable, or use a different folder")
         case errno.EFBIG:
             return UserError(
                 f"file too large{where}: the file exceeds the largest size that the file system or your account "
-                "(`ulimit -f`) allows; raise the limit or use another file system"
+                "(`ulimit -f`) allows; raise the limit or use a different file system"
             )
         case errno.ENAMETOOLONG | errno.ELOOP | errno.ENOTDIR | errno.EISDIR:
             return UserError(
-                f"invalid path{where} ({error.strerror}): correct the path, or rename the file or folder in its way"
+                f"invalid path{where} ({error.strerror}): correct the path, or rename the file or folder in the way"
             )
         case errno.EEXIST:
             return UserError(f"a file or folder already exists{where}: rename or delete it")
@@ -75,18 +75,18 @@ def explain_os_error(error: OSError) -> UserError | None:
 
 
 def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:
-    """Return a UserError that says how to install a package of an extra of this project, or None for other packages."""
+    """Return a UserError that says how to install a package from one of our extras, or None for other packages."""
     name = (error.name or "").partition(".")[0]
     extra = _EXTRAS.get(name)
     if extra is None:
         return None
     remedy = f"run pip install 'relational-reasoning[{extra}]'"
-    libraries = ". FFCV is compiled with OpenCV and TurboJPEG (Debian: libopencv-dev, libturbojpeg0-dev)"
+    libraries = ". Compiling FFCV requires OpenCV and TurboJPEG (on Debian: libopencv-dev, libturbojpeg0-dev)"
     return UserError(f"the package {name} is not installed: {remedy}{libraries if name == 'ffcv' else ''}")
 
 
 def _is_about_shared_memory(error: OSError) -> bool:
-    """Return whether an object in /dev/shm caused the error. If set, `error.filename` lacks the folder.
+    """Return whether an object in /dev/shm caused the error. `error.filename`, if set, lacks the folder.
 
     With several worker processes, torch and multiprocessing exchange data through such objects.
     """

@@ -1,4 +1,4 @@
-"""Define the paths of all artifacts, relative to the root folder of the project. No other module builds such paths."""
+"""Define the paths of all artifacts, relative to the project root. No other module builds such paths."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ STATUS_DIR = Path(".rr/status")
 
 
 def expand_user(path: str | os.PathLike[str]) -> Path:
-    """Return the path with `~` or `~user` at its start replaced by the home folder.
+    """Return the path with a leading `~` or `~user` replaced by the user's home folder.
 
     Raises:
         UserError: if the user does not exist.
@@ -30,28 +30,28 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
 
 @dataclass(frozen=True)
 class DatasetPaths:
-    """Paths of the files of a dataset: original images and betons."""
+    """Paths of a dataset's files: original images and betons."""
 
     name: str
 
     @property
     def raw_dir(self) -> Path:
-        """Folder of the original images."""
+        """Folder with the original images."""
         return Path("data/raw", self.name)
 
     @property
     def images(self) -> Path:
-        """File with all images in their original encoding, labels and splits (see `rr.data.raw`)."""
+        """File with all images in their original encoding, and their labels and splits (see `rr.data.raw`)."""
         return self.raw_dir / "images.parquet"
 
     @property
     def download_dir(self) -> Path:
-        """Cache of downloaded archives. No stage declares it as an output, so a failed stage keeps it."""
+        """Cache of downloaded archives. No stage declares it as an output, so it survives a failed stage."""
         return Path("data/download", self.name)
 
     @property
     def beton_dir(self) -> Path:
-        """Folder of the betons and the index."""
+        """Folder with the betons and the index."""
         return Path("data/beton", self.name)
 
     @property
@@ -61,12 +61,12 @@ class DatasetPaths:
 
     @property
     def parts_dir(self) -> Path:
-        """Folder of the images that an unfinished conversion has converted. They are not outputs of a stage."""
+        """Folder with the images that an unfinished conversion has already converted. They are not stage outputs."""
         return Path("data/unfinished", self.name)
 
     @property
     def check_dir(self) -> Path:
-        """Folder of the files that `rr check` writes, which are not outputs of a stage."""
+        """Folder with the files that `rr check` writes. They are not stage outputs."""
         return Path("data/check", self.name)
 
     @property
@@ -77,7 +77,7 @@ class DatasetPaths:
 
 @dataclass(frozen=True)
 class PretrainPaths:
-    """Paths of the files of a pretraining run, which is identified by dataset, backbone, method and seed."""
+    """Paths of a pretraining run's files. The dataset, backbone, method and seed identify the run."""
 
     dataset: str
     backbone: str
@@ -90,7 +90,7 @@ class PretrainPaths:
 
     @property
     def folder(self) -> Path:
-        """Folder of the run."""
+        """The run's folder."""
         return "runs/pretrain" / self._run_path
 
     @property
@@ -121,13 +121,13 @@ class PretrainPaths:
 
 @dataclass(frozen=True)
 class PretrainFolder(PretrainPaths):
-    """Paths of the files of a pretraining run that belongs to no project. All are in the folder `directory`."""
+    """Paths of the files of a pretraining run outside a project. All are in the folder `directory`."""
 
     directory: Path
 
     @property
     def folder(self) -> Path:
-        """Folder of the run."""
+        """The run's folder."""
         return self.directory
 
     @property
@@ -143,14 +143,14 @@ class PretrainFolder(PretrainPaths):
 
 @dataclass(frozen=True)
 class FeaturePaths:
-    """Paths of the features that a pretrained backbone computes for the images of a target."""
+    """Paths of the features that a pretrained backbone computes for a target's images."""
 
     pretraining: PretrainPaths
     target: str
 
     @property
     def folder(self) -> Path:
-        """Folder of the features."""
+        """Folder with the features."""
         return "runs/features" / self.pretraining._run_path / self.target
 
     @property
@@ -161,7 +161,7 @@ class FeaturePaths:
 
 @dataclass(frozen=True)
 class EvaluationPaths:
-    """Paths of the files of an evaluation, which is identified by a pretraining run, a target and a protocol."""
+    """Paths of an evaluation's files. The pretraining run, target and protocol identify the evaluation."""
 
     pretraining: PretrainPaths
     target: str
@@ -169,7 +169,7 @@ class EvaluationPaths:
 
     @property
     def folder(self) -> Path:
-        """Folder of the evaluation."""
+        """The evaluation's folder."""
         return "runs/evaluate" / self.pretraining._run_path / self.target / self.protocol
 
     @property
@@ -184,7 +184,7 @@ class EvaluationPaths:
 
     @property
     def predictions(self) -> Path:
-        """Results for each test image or, with the protocol `embedding`, for each image of a random sample of them."""
+        """Results for each test image or, with the protocol `embedding`, for each image in a random sample of them."""
         return self.folder / "predictions.parquet"
 
     @property
@@ -204,7 +204,7 @@ def previous_checkpoint(checkpoint: Path) -> Path:
 
 
 def last_epoch_start(checkpoint: Path) -> Path:
-    """Return the path at which an unfinished run keeps the file that becomes `PretrainPaths.last_epoch`."""
+    """Return the path where an unfinished run keeps the file that becomes `PretrainPaths.last_epoch`."""
     return checkpoint.with_name("last_epoch.safetensors")
 
 
@@ -214,7 +214,7 @@ def unfinished_history(checkpoint: Path) -> Path:
 
 
 def record_file(folder: Path) -> Path:
-    """Return the path of the provenance record of the stage outputs in `folder`."""
+    """Return the path of the provenance record for the stage outputs in `folder`."""
     return folder / RECORD_NAME
 
 
@@ -226,7 +226,7 @@ def record_folder(path: Path) -> Path:
 
 
 def list_metrics() -> list[Path]:
-    """Return the metrics of all evaluations in the current folder, first those on the dataset of the pretraining."""
+    """Return the paths of all metrics in the current folder. Evaluations on the pretraining dataset come first."""
     files = Path("runs/evaluate").glob("*/*/*/*/*/*/metrics.json")
     return sorted(files, key=lambda file: (file.parts[2] != file.parts[6], file))
 
@@ -237,7 +237,7 @@ def gallery_index(key: str) -> Path:
 
 
 def suite_params_file(names: str) -> Path:
-    """Return the path of the parameter file that the Snakefile writes for the suites `names` (joined with +)."""
+    """Return the path of the parameter file that the Snakefile writes for `names`, the suite names joined with +."""
     return Path(".rr/suites", f"{names}.yaml")
 
 
@@ -247,5 +247,5 @@ def lock_file(folder: Path) -> Path:
 
 
 def status_file(stage: str, names: Sequence[str]) -> Path:
-    """Return the path of the status file of a stage run. `names` identifies the run; it is empty for the report."""
+    """Return the path of a stage run's status file. `names` identifies the run; it is empty for the report."""
     return STATUS_DIR.joinpath(stage, *names[:-1], f"{names[-1] if names else stage}.json")

@@ -1,6 +1,6 @@
-"""Check a user's own pretraining method, backbone, source of images or protocol.
+"""Check a user's own pretraining method, backbone, image source or protocol.
 
-Each function takes the name of an entry of the parameter file. The current folder must be the project.
+Each function takes the name of an entry in the parameter file. The current folder must be the project folder.
 """
 
 import signal
@@ -40,13 +40,14 @@ _NO_DYNAMICS = DynamicsConfig(every_n_epochs=0, images=50)
 def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: str = "conv4") -> None:
     """Check that a method does what the training loop requires.
 
-    The method is trained on the CPU for two epochs of three mini-batches of random images with random labels. The
-    checks are:
+    The method is trained on the CPU for two epochs, each with three mini-batches of random images. Their labels cycle
+    through four classes. The checks are:
 
     - The loss is a finite number, and the metrics contain `accuracy`.
-    - All parameters of the backbone receive gradients, which are finite and not all zero.
-    - Two training runs with the same seed give the same bits, and another seed gives other weights.
-    - A training that is interrupted within an epoch continues to the same bits.
+    - All backbone parameters receive gradients that are finite and not all zero.
+    - Two training runs with the same seed produce bit-identical results, and a different seed produces different
+      weights.
+    - A training run that is interrupted within an epoch and then continued produces the same result, bit for bit.
 
     Args:
         name: name of the method in the parameter file.
@@ -55,7 +56,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 
     Raises:
         AssertionError: if a check fails.
-        UserError: if the parameter file has mistakes, or if it has no method of that name that trains.
+        UserError: if the parameter file contains mistakes, or no trainable method with that name.
     """
     params = load_params(params_file)
     config = lookup(params.methods, name, f"{params_file}: methods")
@@ -85,20 +86,20 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
         assert train("second") == expected, (
             "two training runs with the same seed differ: take all random numbers from sample_random_inputs"
         )
-        assert train("other", seed=1)[0] != expected[0], "training runs with different seeds give the same weights"
+        assert train("other", seed=1)[0] != expected[0], "training runs with different seeds produce the same weights"
         assert train("interrupted", interrupt=True) == expected, (
-            "a training run that was interrupted within an epoch gives a different result: the method has a state that "
-            "is not in its state_dict; register it as a buffer"
+            "a training run that was interrupted within an epoch produces a different result: the method has "
+            "state that is missing from its state_dict; register it as a buffer"
         )
 
 
 def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths.PARAMS_FILE) -> None:
     """Check that a backbone does what the stages require.
 
-    - It maps images (B, 3, S, S) to finite float32 representations (B, features), in the modes train and eval.
-    - All parameters receive gradients, which are finite and not all zero.
-    - torch's random state determines the weights.
-    - A backbone that was saved and loaded gives the same representations, bit for bit.
+    - It maps images (B, 3, S, S) to finite float32 representations (B, features), in both train and eval mode.
+    - All parameters receive gradients that are finite and not all zero.
+    - The weights depend only on torch's random state.
+    - A saved and reloaded backbone produces the same representations, bit for bit.
 
     Args:
         name: name of the backbone in the parameter file.
@@ -107,7 +108,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
 
     Raises:
         AssertionError: if a check fails.
-        UserError: if the parameter file has mistakes, or if it has no backbone of that name.
+        UserError: if the parameter file contains mistakes, or no backbone with that name.
     """
     config = lookup(load_params(params_file).backbones, name, f"{params_file}: backbones")
     configure_backends(1)
@@ -125,34 +126,37 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
         )
     features = backbone(images)
     expected = (len(images), backbone.features)
-    assert tuple(features.shape) == expected, f"the output must be (B, features) = {expected}, got {features.shape}"
+    assert tuple(features.shape) == expected, (
+        f"the output must have shape (B, features) = {expected}, got {features.shape}"
+    )
     assert features.dtype == torch.float32, f"the output must be float32, got {features.dtype}"
     assert features.isfinite().all(), "the output is NaN or infinite"
-    # A sum would have no gradient after a normalization, so weight the features.
+    # After a normalization layer, a plain sum would have no gradient, so weight the features.
     (features * torch.linspace(-1, 1, features.numel()).view(expected)).sum().backward()
     _check_gradients(backbone)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         path = Path(folder, "backbone.safetensors")
         save_backbone(backbone, path)
         assert load_backbone(path)(images).equal(backbone.eval()(images)), (
-            "a backbone that was saved and loaded gives other representations: it has a state that is not in its "
+            "a saved and reloaded backbone produces different representations: it has state that is missing from its "
             "state_dict; register it as a buffer"
         )
 
 
 def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
-    """Check that the source of a dataset does what the stage `fetch` requires. It is read twice.
+    """Check that a dataset's source does what the `fetch` stage requires, by reading it twice.
 
     - Both splits have images, the training split comes first, and all images can be decoded.
-    - The images are the same each time.
+    - Both reads yield the same images.
 
     Args:
-        name: name of the dataset in the parameter file. Downloads are kept in the folder of the dataset, as by fetch.
+        name: name of the dataset in the parameter file. Downloads are kept in the dataset's download folder, as with
+            `rr fetch`.
         params_file: the parameter file.
 
     Raises:
         AssertionError: if a check fails.
-        UserError: if the parameter file has mistakes, if it has no dataset of that name, or if the images cannot be
+        UserError: if the parameter file contains mistakes or no dataset with that name, or if the images cannot be
             read, for example because a label has no class name.
     """
     config = lookup(load_params(params_file).datasets, name, f"{params_file}: datasets")
@@ -162,16 +166,16 @@ def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         for file in files:
             fetch(config.source, file, download_dir)
         images = raw.RawFile(files[0])
-        assert files[0].read_bytes() == files[1].read_bytes(), "the images or their order differ between two readings"
+        assert files[0].read_bytes() == files[1].read_bytes(), "the images or their order differ between two reads"
     is_test = (images.splits == "test").tolist()
     assert is_test == sorted(is_test), "a training image comes after a test image: yield the training split first"
 
 
 def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
-    """Check that a protocol does what the stage `evaluate` requires, with a random Conv-4 and generated images.
+    """Check that a protocol does what the `evaluate` stage requires, using a random Conv-4 and generated images.
 
     - The metrics are finite numbers.
-    - Each column of the table, and the predictions if there are any, have one value per row.
+    - Each table column has one value per row, and so do the predictions, if there are any.
     - The examples are an image, uint8 (H, W, 3).
     - A second evaluation gives the same result.
 
@@ -181,7 +185,7 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
 
     Raises:
         AssertionError: if a check fails.
-        UserError: if the parameter file has mistakes, or if it has no protocol of that name.
+        UserError: if the parameter file contains mistakes, or no protocol with that name.
     """
     config = lookup(load_params(params_file).protocols, name, f"{params_file}: protocols")
     configure_backends(1)
@@ -215,7 +219,7 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
 
 
 def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: np.ndarray, labels: np.ndarray) -> None:
-    """Check the loss of one mini-batch, and its gradients."""
+    """Check the loss of one mini-batch and the gradients of that loss."""
     method = methods.build(config, backbone, _NUM_CLASSES).train()  # type: ignore[arg-type]
     label_fraction = data_requirements(config).label_fraction  # type: ignore[arg-type]
     M = _BATCH_SIZE
@@ -232,7 +236,7 @@ def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: n
     loss, metrics = method.loss(views, batch_labels, random_inputs)
     assert loss.ndim == 0, f"the loss must be a single number, got shape {tuple(loss.shape)}"
     assert loss.isfinite(), f"the loss is {loss.item()}"
-    assert "accuracy" in metrics, f"the metrics have no entry accuracy, only {', '.join(metrics) or 'none at all'}"
+    assert "accuracy" in metrics, f"the metrics must include accuracy, got {', '.join(metrics) or 'none'}"
     loss.backward()
     _check_gradients(backbone)
 
@@ -240,9 +244,9 @@ def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: n
 def _check_gradients(backbone: backbones.Backbone) -> None:
     for name, parameter in backbone.named_parameters():
         gradient = parameter.grad
-        assert gradient is not None, f"the parameter {name} of the backbone receives no gradient"
-        assert gradient.isfinite().all(), f"the gradient of the parameter {name} of the backbone is NaN or infinite"
-        assert gradient.any(), f"the gradient of the parameter {name} of the backbone is zero"
+        assert gradient is not None, f"the backbone parameter {name} receives no gradient"
+        assert gradient.isfinite().all(), f"the gradient of the backbone parameter {name} is NaN or infinite"
+        assert gradient.any(), f"the gradient of the backbone parameter {name} is zero"
 
 
 def _train(job: Job, data: Path, outputs: paths.PretrainFolder, interrupt: bool) -> tuple[bytes, bytes]:

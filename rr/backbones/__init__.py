@@ -14,14 +14,14 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
     """Create a backbone with random weights, which depend on torch's global random state.
 
     Args:
-        name: a name that `rr.params.backbones.is_known_backbone` accepts, or that of a user's own backbone.
+        name: a name that `rr.params.backbones.is_known_backbone` accepts, or the name of a user's own backbone.
         image_size: side of the images in pixels. Backbones that are not in `rr.params.backbones.BUILTIN_BACKBONES` are
             built for a single size.
-        config: the entry of a user's own backbone in params.yaml, or None.
+        config: the params.yaml entry of a user's own backbone, or None.
 
     Raises:
         ValueError: if the name is unknown, or if the image size is missing.
-        UserError: if timm has no model of that name, or if the backbone does not accept images of that size.
+        UserError: if timm has no model with that name, or if the backbone does not accept images of that size.
     """
     match name:
         case _ if config:  # a user's own backbone
@@ -46,7 +46,7 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
 
         return TorchvisionResNet(name)
     if image_size is None:
-        raise ValueError(f"the backbone {name} is built for one image size, so image_size must be given")
+        raise ValueError(f"the backbone {name} is built for one image size, so image_size is required")
     from rr.backbones.wrapped import WrappedNetwork
 
     return WrappedNetwork(name, image_size)

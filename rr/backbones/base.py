@@ -14,12 +14,12 @@ class Backbone(nn.Module):
     """A network that maps images (B, 3, S, S) to representations (B, features).
 
     Attributes:
-        name: name of the architecture, as in `grid.backbone` of params.yaml.
+        name: name of the architecture, as in `grid.backbone` in params.yaml.
         features: size of a representation.
         image_size: the side S of the images for which the network was built, or None if it accepts any size.
-        local_channels: number of channels of the feature maps that `forward_with_local_maps` returns. Only those in
-            `rr.params.backbones.BUILTIN_BACKBONES` have such maps.
-        config: the entry of a user's own backbone in params.yaml; None for all others.
+        local_channels: number of channels of the feature maps that `forward_with_local_maps` returns. Only the
+            backbones in `rr.params.backbones.BUILTIN_BACKBONES` have such maps.
+        config: the params.yaml entry of a user's own backbone; None for all others.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Statistics and gradients of batch norm from the partial sums of the other kernels, for C channels and T tiles.
+"""Compute batch-norm statistics and gradients from the partial sums of the other kernels, for C channels and T tiles.
 
-On arrays this small, calls of NumPy functions would take a tenth of a training step of 128 images.
+The arrays are so small that NumPy calls would take a tenth of a training step with 128 images.
 """
 
 import numpy as np
@@ -23,15 +23,15 @@ def normalization(
     """Compute how to normalize a batch, and update the running statistics as `nn.BatchNorm2d` does.
 
     Args:
-        partial_sums_2TC: sums and sums of squares of the values of each tile, float64. The difference of squares gives
-            an accurate variance, because the values are float32.
+        partial_sums_2TC: sums and sums of squares of the values of each tile, float64. A difference of squares is
+            accurate enough for the variance, because the values are float32.
         count: the number of values per channel, at least 2.
-        gain_C: the weight of the batch norm, float32.
-        bias_C: its bias, float32.
-        eps: its constant.
-        momentum: its momentum.
-        running_mean_C: its running mean, float32.
-        running_var_C: its running variance, float32.
+        gain_C: the batch-norm weight, float32.
+        bias_C: the batch-norm bias, float32.
+        eps: the batch-norm epsilon.
+        momentum: the batch-norm momentum.
+        running_mean_C: the running mean, float32.
+        running_var_C: the running variance, float32.
 
     Returns:
         Mean, scale and bias, float32 (3, C), such that a normalized value is `(value - mean) * scale + bias`, and the
@@ -46,7 +46,7 @@ def normalization(
             squares += partial_sums_2TC[1, t, c]
         mean = total / count
         var = squares / count - mean * mean
-        var = 0.0 if var < 0 else var  # unlike max, this keeps NaN, so that the divergence of a network is visible
+        var = 0.0 if var < 0 else var  # unlike max, this keeps NaN, so a diverging network is noticed
         inverse_std_C[c] = 1 / np.sqrt(var + eps)
         norm_3C[0, c], norm_3C[1, c], norm_3C[2, c] = mean, gain_C[c] * inverse_std_C[c], bias_C[c]
         running_mean_C[c] = (1 - momentum) * running_mean_C[c] + momentum * mean
@@ -56,20 +56,20 @@ def normalization(
 
 @njit(cache=True, error_model="numpy")
 def gradients(partial_sums_2TC: Array, gain_C: Array, inverse_std_C: Array, count: int) -> tuple[Array, Array]:
-    """Compute the gradients of the weight and the bias, and the two terms that the gradient of the input needs.
+    """Compute the gradients of the weight and the bias, and the two terms needed for the input gradient.
 
-    Let g be the gradient with respect to the input of ReLU, and x̂ the normalized value. The gradient with respect to
-    the input of batch norm is `gain * inverse_std * (g - mean(g) - x̂ * mean(g * x̂))` (Ioffe and Szegedy 2015).
+    Let g be the gradient with respect to the ReLU input, and x̂ the normalized value. The gradient with respect to the
+    batch-norm input is `gain * inverse_std * (g - mean(g) - x̂ * mean(g * x̂))` (Ioffe and Szegedy 2015).
 
     Args:
         partial_sums_2TC: the sums of g and of `g * (value - mean)` of each tile, float64.
-        gain_C: the weight of the batch norm, float32.
+        gain_C: the batch-norm weight, float32.
         inverse_std_C: the inverse of the standard deviation, float64.
         count: the number of values per channel.
 
     Returns:
         The gradients of the weight and the bias, float32 (2, C), and the terms, float32 (2, C): the first is
-        `gain * inverse_std * mean(g)`, the second lacks its factor `value - mean`.
+        `gain * inverse_std * mean(g)`, the second must still be multiplied by `value - mean`.
     """
     _, T, C = partial_sums_2TC.shape
     grads_2C, bn_terms_2C = np.empty((2, C), np.float32), np.empty((2, C), np.float32)

@@ -9,7 +9,7 @@ from rr.backbones.base import Backbone
 from rr.backbones.conv2d import Conv2d
 
 CHANNELS = (3, 8, 16, 32, 64)
-NUM_FUSED_CONVS = 2  # number of first blocks with fused convolutions; with more channels, torch is faster
+NUM_FUSED_CONVS = 2  # the first blocks also fuse the convolution; with more channels, torch is faster
 
 
 class Conv4(Backbone):
@@ -44,8 +44,8 @@ class Conv4(Backbone):
     def forward(self, images_B3SS: Tensor) -> Tensor:
         """Map (B, 3, S, S) with S ≥ 8 to (B, 64).
 
-        Training in float32 on a CPU uses fused layers. They have only first derivatives and do not call the hooks of
-        the individual layers.
+        Training in float32 on a CPU uses fused layers. They support only first derivatives and do not call the
+        individual layers' hooks.
         """
         if self.training and self._can_fuse(images_B3SS):
             return self._forward_fused(images_B3SS)
@@ -56,9 +56,9 @@ class Conv4(Backbone):
         return self.blocks(images_B3SS.contiguous(memory_format=torch.channels_last)).flatten(1)
 
     def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the representation (B, 64) and the feature maps (B, 8, S, S) of the first block before its pooling.
+        """Return the representation (B, 64) and the feature maps (B, 8, S, S) of the first block before pooling.
 
-        This uses the unfused layers, because the fused ones do not store these feature maps.
+        This method uses the unfused layers, because the fused ones do not store these feature maps.
         """
         images_B3SS = images_B3SS.contiguous(memory_format=torch.channels_last)
         first_block = cast(nn.Sequential, self.blocks[0])
@@ -82,7 +82,7 @@ class Conv4(Backbone):
         """Return whether the fused layers can be used. For invalid shapes, the unfused layers raise an error."""
         if images_B3SS.device.type != "cpu":
             return False
-        from rr.backbones import fused  # imports numba, which only training on a CPU needs
+        from rr.backbones import fused  # imports numba, which is needed only for training on a CPU
 
         B, channels, H, W = images_B3SS.shape
         stride = 2 ** (len(self.blocks) - 1)

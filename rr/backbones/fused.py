@@ -1,11 +1,11 @@
 """Fused layers of Conv-4 for training on a CPU in float32.
 
 Calling the layers one by one reads or writes each activation about fifteen times. The fused forward pass needs two
-passes over it: one for the batch statistics, and one to normalize and pool. The backward pass needs one: the sums that
-batch norm needs first are computed from two small arrays, which the forward pass stores for each pooling window. The
-`nn.BatchNorm2d` modules still hold the parameters and the running statistics.
+passes over it: one for the batch statistics, and one to normalize and pool. The backward pass needs only one, because
+the sums that batch norm needs first are computed from two small arrays of values per pooling window, which the forward
+pass stores. The `nn.BatchNorm2d` modules still hold the parameters and the running statistics.
 
-The results are bit-identical for any number of threads, except for those of torch's convolutions.
+The results are bit-identical for any number of threads, except where torch computes the convolution.
 """
 
 import functools
@@ -21,23 +21,24 @@ from rr.backbones import batch_norm_kernel, planar_kernel, pooling_kernel
 from rr.compute.buffers import BufferPool
 from rr.compute.thread_pool import parallel_for
 
-# One thread processes activations with fewer values, because waking the other threads takes longer than it saves.
+# A single thread processes activations with fewer values, because waking the other threads would take longer than it
+# saves.
 MIN_PARALLEL_VALUES = 200_000
 
-_buffers = BufferPool(max_buffers=24)  # three for each of two blocks, full and last mini-batches, two graphs at a time
+_buffers = BufferPool(max_buffers=24)  # 3 per block × 2 blocks × 2 batch sizes (full, last) × 2 graphs at a time
 
 
 def can_fuse(images_BCHW: Tensor, layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> bool:
     """Return whether the fused functions can replace these layers.
 
-    They require float32 tensors on a CPU, and batch norms in training mode with running statistics. They support
-    neither autocast nor torch.compile.
+    The fused functions require float32 tensors on a CPU, and batch norms in training mode with running statistics. They
+    support neither autocast nor torch.compile.
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     tensors = [images_BCHW]
     for conv, norm in layers:
-        is_batch_norm = type(norm) is nn.BatchNorm2d  # and not a SyncBatchNorm
+        is_batch_norm = type(norm) is nn.BatchNorm2d  # not a SyncBatchNorm
         if not (is_batch_norm and norm.training and norm.track_running_stats and norm.affine and norm.momentum):
             return False
         tensors += [*conv.parameters(), *norm.parameters()]
@@ -47,8 +48,8 @@ def can_fuse(images_BCHW: Tensor, layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]]
 def conv_bn_relu_pool_train(x_BCHW: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """Apply a 3×3 convolution, batch norm, ReLU and 2×2 average pooling: (B, C, H, W) to (B, F, H // 2, W // 2).
 
-    This is fast for few input channels. The number of output channels must be even. The running statistics of `norm`
-    are updated. Only first derivatives are available.
+    This is fast if there are few input channels. The number of output channels must be even. The running statistics of
+    `norm` are updated. Only first derivatives are available.
     """
     return _ConvBnReluPool.apply(x_BCHW.contiguous(), conv.weight, norm.weight, norm.bias, norm)
 
@@ -59,7 +60,7 @@ def bn_relu_pool_train(conv_BCHW: Tensor, norm: nn.BatchNorm2d, window: tuple[in
     Args:
         conv_BCHW: the output of a convolution, float32.
         norm: the batch norm, whose running statistics are updated.
-        window: numbers of rows and columns of a pooling window.
+        window: numbers of rows and columns in a pooling window.
 
     Returns:
         The pooled activation. Only first derivatives are available.

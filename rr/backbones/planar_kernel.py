@@ -1,4 +1,4 @@
-"""Numba kernels of a Conv-4 block with few channels: convolution, batch norm, ReLU and 2×2 average pooling.
+"""Numba kernels for a Conv-4 block with few channels: convolution, batch norm, ReLU and 2×2 average pooling.
 
 Notation: images B, input channels C, output channels F (an even number), sides H and W, pooled sides h = H // 2 and
 w = W // 2, tiles T of `TILE` images. The 9 taps of a 3×3 convolution are in row-major order. Values are float32, sums
@@ -6,13 +6,13 @@ over images float64.
 
 Arrays are planar: the memory of a channel is contiguous. In the convolution output, image row y starts at
 `y * (W + 1)`. Padded planes (Q positions) have a row of zeros before and after the image. The additional column
-provides the zero to the right of a row and to the left of the next one. The convolution of a plane is therefore one
-long loop over P = H (W + 1) positions with nine constant offsets, which can be vectorized for any side. Position W of
-each row of a result is not a pixel.
+provides the zero to the right of a row and to the left of the next one. Convolving a plane is therefore one long loop
+over P = H (W + 1) positions with nine constant offsets. This loop can be vectorized for any side. In each row of a
+result, position W is not a pixel.
 
-Libraries compute a convolution as a product of matrices, which is efficient for many channels. With 3 input channels,
-these loops are about four times as fast as oneDNN in the forward pass, and twice as fast for the weight gradient.
-With 8 input channels, they are twice as fast in the forward pass and equally fast in the backward pass.
+Libraries compute a convolution as a matrix product, which is efficient for many channels. With 3 input channels, these
+loops are about four times as fast as oneDNN in the forward pass, and twice as fast for the weight gradient. With 8
+input channels, they are twice as fast in the forward pass and equally fast in the backward pass.
 
 Each kernel processes the tiles `start_tile` to `stop_tile - 1` without holding the GIL, so several threads can run it
 at once. Each tile has its own row of partial sums. Results are therefore bit-identical for any number of threads.
@@ -39,9 +39,9 @@ _fast: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz"},
 }
-# A function that is not inlined exists twice: compiled alone, and in the code of its caller. They may vectorize sums in
-# different ways, and which of them is called depends on whether this process compiled the caller or read it from the
-# cache.
+# A function that is not inlined is compiled twice: on its own, and as part of its caller. The two versions may
+# vectorize sums differently, and which one is called depends on whether this process compiled the caller or loaded it
+# from the cache.
 _inlined = _fast | {"forceinline": True}
 
 
@@ -49,7 +49,7 @@ _inlined = _fast | {"forceinline": True}
 def convolve_and_sum(
     x_BCHW: Array, weight_FC9: Array, conv_BFP: Array, partial_sums_2TF: Array, start_tile: int, stop_tile: int
 ) -> None:
-    """Compute the convolution, and the sum and the sum of squares (float64) for each channel and tile."""
+    """Compute the convolution, and the sum and sum of squares (float64) of its output for each channel and tile."""
     B, C, H, W = x_BCHW.shape
     padded_CQ = _zero_planes(C, H, W)
     partial_sums_2TF[:, start_tile:stop_tile] = 0
@@ -82,8 +82,8 @@ def normalize_relu_pool(
 ) -> None:
     """Compute `out`, the mean over 2×2 windows of `max((conv - mean) * scale + bias, 0)`.
 
-    `norm` holds mean, scale and bias (float32). For each window, the number of values for which ReLU is active and the
-    sum of their `conv - mean` are also computed, for the backward pass.
+    `norm` holds mean, scale and bias (float32). For the backward pass, also count the values in each window for which
+    ReLU is active, and sum their `conv - mean`.
     """
     B, F, h, w = out_BFhw.shape
     zero, one, none = np.float32(0), np.uint8(1), np.uint8(0)
@@ -118,7 +118,7 @@ def sum_bn_gradients(
 ) -> None:
     """Compute the sums (float64) of g and of `g * (conv - mean)` for each channel and tile.
 
-    g is the gradient with respect to the input of ReLU.
+    g is the gradient with respect to the ReLU input.
     """
     B, F, h, w = grad_BFhw.shape
     shape = (B, F, h * w)
@@ -151,7 +151,7 @@ def weight_and_input_gradients(
     """Compute the gradients of the weight (float64, one partial sum per tile) and of x (unless `grad_x` is empty).
 
     The gradient with respect to the convolution output is computed for one image at a time. `flipped` is the weight
-    with input and output channels exchanged, zero-padded to an even number of channels, and with its taps reversed.
+    with input and output channels swapped, zero-padded to an even number of channels, and with its taps reversed.
     """
     B, C, H, W = x_BCHW.shape
     F = grad_BFhw.shape[1]
@@ -174,13 +174,13 @@ def weight_and_input_gradients(
 
 @njit(**_inlined)
 def _relu(value: np.float32) -> np.float32:
-    """Apply ReLU. Unlike `max`, this keeps NaN, so that the divergence of a network is visible."""
+    """Apply ReLU. Unlike `max`, this keeps NaN, so a diverging network is noticed."""
     return np.float32(0) if value < np.float32(0) else value
 
 
 @njit(**_inlined)
 def _zero_planes(channels: int, H: int, W: int) -> Array:
-    """Return padded planes of zeros."""
+    """Return padded planes filled with zeros."""
     return np.zeros((channels, (H + 2) * (W + 1) + 2), np.float32)
 
 
@@ -226,7 +226,7 @@ def _load_taps(weight_FC9: Array, o: int, i: int) -> tuple[float, ...]:
 def _add_weight_gradient(padded_CQ: Array, grad_conv_FQ: Array, row_stride: int, P: int, out_FC9: Array) -> None:
     """Add the gradient of the weight to `out`: the sum over pixels of the output gradient times the 3×3 input patch.
 
-    The output gradient is zero at the additional position of each row.
+    The output gradient is zero at the additional position in each row.
     """
     zero = np.float32(0)
     step = U(row_stride)
@@ -277,11 +277,11 @@ def _conv_output_gradient(
     """Compute the gradient with respect to the convolution output of image n, as padded planes.
 
     With g as in `sum_bn_gradients`, it is `scale * g - bn_terms[0] - bn_terms[1] * (conv - mean)` (Ioffe and Szegedy
-    2015). g is zero in the last row or column of an odd side, which no pooling window covers.
+    2015). If a side is odd, no pooling window covers the last row or column, so g is zero there.
     """
     B, F, h, w = grad_BFhw.shape
     grad_BFp = grad_BFhw.reshape((B, F, h * w))
-    widened = np.empty(2 * h * w, np.float32)  # each gradient twice; a single loop over all windows is fast
+    widened = np.empty(2 * h * w, np.float32)  # each gradient twice, so that one fast loop covers all windows
     zero = np.float32(0)
     for o in range(F):
         mean, scale, bias = norm_3F[0, o], norm_3F[1, o], norm_3F[2, o]

@@ -1,8 +1,8 @@
-"""Numba kernels of batch norm, ReLU and average pooling, for many channels and channels-last activations.
+"""Numba kernels for batch norm, ReLU and average pooling, for many channels and channels-last activations.
 
 Notation: images B, sides H and W, channels C, pooled sides h and w, tiles T of `TILE` images. A pooling window has
-`window_rows` × `window_columns` pixels. If a side is not a multiple of the window, the remaining pixels affect only
-the statistics, as in torch. `norm_3C` holds mean, scale and bias. Values are float32, sums over images float64.
+`window_rows` × `window_columns` pixels. If a side is not a multiple of the window size, the remaining pixels affect
+only the statistics, as in torch. `norm_3C` holds mean, scale and bias. Values are float32, sums over images float64.
 
 Each kernel processes the tiles `start_tile` to `stop_tile - 1` without holding the GIL, so several threads can run it
 at once. Each tile has its own row of partial sums. Results are therefore bit-identical for any number of threads.
@@ -50,8 +50,7 @@ def normalize_relu_pool(
 ) -> None:
     """Compute `out`, the mean over each window of `max((conv - mean) * scale + bias, 0)`.
 
-    For each window, the number of values for which ReLU is active and the sum of their `conv - mean` are also computed,
-    for the backward pass.
+    For the backward pass, also count the values in each window for which ReLU is active, and sum their `conv - mean`.
     """
     B, h, w, C = out_BhwC.shape
     inverse_area = np.float32(1 / (window_rows * window_columns))
@@ -87,7 +86,7 @@ def sum_bn_gradients(
 ) -> None:
     """Compute the sums of g and of `g * (conv - mean)` for each channel and tile.
 
-    g is the gradient with respect to the input of ReLU, and `inverse_area` is one divided by the area of a window.
+    g is the gradient with respect to the ReLU input, and `inverse_area` is one divided by the area of a window.
     """
     B, h, w, C = grad_BhwC.shape
     partial_sums_2TC[:, start_tile:stop_tile] = 0

@@ -1,8 +1,8 @@
 """The paper's ResNet-8, ResNet-32 and ResNet-56: residual networks for small images, with 64 features.
 
-Architecture and initialization follow the authors' code (backbones/resnet_small.py) and He et al. 2016, section 4.2. A
-1×1 convolution projects the input of a block whose output has another shape. The modules have torchvision's names, so
-the parameters of the authors' checkpoints have the same names.
+Architecture and initialization follow the authors' code (backbones/resnet_small.py) and He et al. 2016, section 4.2. If
+a block's output has a different shape, a 1×1 convolution projects its input. The modules have torchvision's names, so
+the parameter names match those in the authors' checkpoints.
 """
 
 import torch
@@ -38,7 +38,7 @@ class CifarResNet(Backbone):
                 nn.init.normal_(module.weight, 0, (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Map float (B, 3, S, S) to (B, 64) of the same dtype."""
+        """Map float (B, 3, S, S) to (B, 64) with the same dtype."""
         return self.forward_with_local_maps(images_B3SS)[0]
 
     def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ class BasicBlock(nn.Module):
 
 
 def _make_layer(in_channels: int, out_channels: int, num_blocks: int, stride: int) -> nn.Sequential:
-    """Return a stage of basic blocks, of which only the first one changes the shape."""
+    """Return a stage of basic blocks; only the first block changes the shape."""
     return nn.Sequential(
         BasicBlock(in_channels, out_channels, stride),
         *(BasicBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1)),

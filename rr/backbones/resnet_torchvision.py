@@ -10,11 +10,11 @@ from rr.backbones.base import Backbone
 class TorchvisionResNet(Backbone):
     """The layers of `torchvision.models.<name>` up to the global pooling, with torchvision's names and random weights.
 
-    `features` is 512 for networks of basic blocks and 2048 for networks of bottleneck blocks. If the name ends with
+    `features` is 512 for networks with basic blocks and 2048 for networks with bottleneck blocks. If the name ends with
     `-cifar`, the first convolution is 3×3 without stride, and there is no max pooling, as is usual for small images.
 
     Raises:
-        ValueError: if torchvision has no model of that name.
+        ValueError: if torchvision has no model with that name.
     """
 
     local_channels = 64
@@ -33,7 +33,7 @@ class TorchvisionResNet(Backbone):
                 self.add_module(layer_name, layer)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Map float (B, 3, S, S) to (B, features) of the same dtype."""
+        """Map float (B, 3, S, S) to (B, features) with the same dtype."""
         return self.forward_with_local_maps(images_B3SS)[0]
 
     def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Save and load backbone files: safetensors files of weights, with the name and preprocessing as metadata."""
+"""Save and load backbone files: safetensors files with the weights, and with the name and preprocessing as metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
     from rr.params import ExtensionBackboneConfig
 
 
-# Name prefixes of the tensors of layers that are saved with a backbone. No tensor of a backbone has these prefixes.
+# Name prefixes for the tensors of the layers that are saved with a backbone. No backbone tensor has these prefixes.
 CLASSIFIER_PREFIX = "trained_classifier."
 _LAYER_PREFIXES = (CLASSIFIER_PREFIX, "relation_head.")
 
@@ -33,7 +33,7 @@ def save_backbone(
     layers: Mapping[str, nn.Module] | None = None,
     aggregation: str | None = None,
 ) -> None:
-    """Save the weights of `backbone` to `path`. Equal arguments give byte-identical files.
+    """Save the weights of `backbone` to `path`. Identical arguments produce byte-identical files.
 
     Args:
         backbone: the backbone, on any device.
@@ -44,7 +44,7 @@ def save_backbone(
             trained with the backbone.
         aggregation: how the relation head combines two representations. It is added to the metadata.
     """
-    # Use a single metadata key, because safetensors writes several keys in random order.
+    # Use a single metadata key, because safetensors writes multiple keys in random order.
     metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
     if backbone.image_size:
         metadata["image_size"] = backbone.image_size
@@ -81,7 +81,7 @@ def load_backbone(path: Path) -> backbones.Backbone:
 
 
 def _load_config(path: Path, entry: dict[str, Any]) -> ExtensionBackboneConfig:
-    """Return the config of a user's own backbone, whose class is in the folder of extensions of this project."""
+    """Return the config of a user's own backbone, whose class is in this project's extensions folder."""
     from rr.params import ExtensionBackboneConfig
     from rr.params.extensions import load_config_class
 
@@ -89,7 +89,7 @@ def _load_config(path: Path, entry: dict[str, Any]) -> ExtensionBackboneConfig:
         return load_config_class(entry["kind"], ExtensionBackboneConfig).model_validate_json(json.dumps(entry))
     except ValueError as error:
         raise UserError(
-            f"{path} contains a backbone of the kind {entry['kind']}, which cannot be loaded ({error}): run this "
+            f"{path} contains a backbone of kind {entry['kind']}, which cannot be loaded ({error}): run this "
             "command in the project that trained it"
         ) from error
 
@@ -107,7 +107,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def load_classifier(path: Path) -> nn.Linear | None:
     """Return the classifier that is stored in a backbone file, or None if the backbone was trained without one.
 
-    It is in eval mode and has frozen weights.
+    The classifier is in eval mode, with frozen weights.
 
     Raises:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
@@ -136,17 +136,17 @@ def _check_finite(module: nn.Module) -> None:
 
 @contextmanager
 def _explain_errors(path: Path) -> Iterator[None]:
-    """Raise UserError instead of the errors that reading the backbone file `path` raises in the body."""
+    """Convert errors that reading the backbone file `path` raises in the `with` block into a UserError."""
     try:
         raise_if_lfs_pointer(path)
         yield
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} does not exist: give the backbone.safetensors of a run, or a file written by rr import"
+            f"{path} does not exist: pass the backbone.safetensors of a run, or a file written by rr import"
         ) from error
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is damaged or not a safetensors file ({error}): give the backbone.safetensors of a run, or "
+            f"{path} is damaged or not a safetensors file ({error}): pass the backbone.safetensors of a run, or "
             "convert a checkpoint with rr import"
         ) from error
     except KeyError as error:

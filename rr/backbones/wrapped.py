@@ -15,17 +15,17 @@ from rr.params.backbones import TIMM_PREFIX
 
 
 class WrappedNetwork(Backbone):
-    """A network with random weights for images of one size. Its representation is the input of the classifier.
+    """A network with random weights for images of one size. Its representation is the input to the removed classifier.
 
-    The weights have the names of the library. Some networks have dropout or stochastic depth, which are as in the
-    library. The network is always created on the CPU.
+    The weights keep the library's names. If the library's network uses dropout or stochastic depth, so does this one.
+    The network is always created on the CPU.
 
     Args:
-        name: name of a torchvision classification model, or `timm-` and the name of a timm model.
+        name: name of a torchvision classification model, or `timm-` followed by the name of a timm model.
         image_size: side of the images in pixels.
 
     Raises:
-        UserError: if timm has no model of that name, or if the network does not accept images of that size.
+        UserError: if timm has no model with that name, or if the network does not accept images of that size.
         ModuleNotFoundError: if timm is not installed.
     """
 
@@ -34,7 +34,7 @@ class WrappedNetwork(Backbone):
     def __init__(self, name: str, image_size: int) -> None:
         super().__init__()
         self.name, self.image_size = name, image_size
-        # Some constructors read values of tensors, which the device `meta` does not have.
+        # Some constructors read tensor values, and tensors on the `meta` device have none.
         with torch.device("cpu"):
             try:
                 if name.startswith(TIMM_PREFIX):
@@ -49,7 +49,7 @@ class WrappedNetwork(Backbone):
                 reason = str(error).partition("\n")[0]
                 raise UserError(
                     f"the backbone {name} cannot be used with images of {image_size} x {image_size} pixels ({reason}): "
-                    "choose another backbone, or another image_size of the dataset in params.yaml"
+                    "choose a different backbone, or change the dataset's image_size in params.yaml"
                 ) from error
         self.register_state_dict_post_hook(_remove_prefix)
         self.register_load_state_dict_pre_hook(_add_prefix)

@@ -1,7 +1,7 @@
-"""The statistics of a batch-norm module, for fused kernels that compute the normalization in its place.
+"""Read and update the statistics of a batch-norm module, for fused kernels that normalize in its place.
 
-A fused kernel needs the statistics to normalize with (`BatchNormStats`), and afterwards updates the running statistics
-that the module would have updated itself (`update_running_stats`).
+A fused kernel first reads the statistics for its normalization (`BatchNormStats`). Afterwards, it updates the running
+statistics, as the module would have done (`update_running_stats`).
 """
 
 from typing import NamedTuple, Self
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class BatchNormStats(NamedTuple):
-    """Mean and variance (H,) to normalize H channels with; both are None if the batch's own statistics apply."""
+    """Mean and variance (H,) for normalizing H channels; both are None if the batch's own statistics are used."""
 
     mean: Tensor | None
     var: Tensor | None
@@ -32,8 +32,8 @@ def update_running_stats(
 
     Args:
         norm: a module on the CPU that tracks running statistics with a momentum.
-        mean_C: the batch's mean of each channel, float64 (C,).
-        var_C: the batch's biased variance of each channel, float64 (C,).
+        mean_C: the mean of each channel in the batch, float64 (C,).
+        var_C: the biased variance of each channel in the batch, float64 (C,).
         values_per_channel: the number of values per channel in the batch, at least 2.
     """
     assert norm.running_mean is not None
@@ -41,7 +41,7 @@ def update_running_stats(
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
     norm.num_batches_tracked.add_(1)
-    # On arrays this small, NumPy takes a tenth of torch's time, which matters for small batches.
+    # On arrays this small, NumPy takes a tenth as long as torch, which matters for small batches.
     unbiased_C = var_C.numpy() * (values_per_channel / (values_per_channel - 1))
     for running, new_C in ((norm.running_mean, mean_C.numpy()), (norm.running_var, unbiased_C)):
         running_C = running.numpy()

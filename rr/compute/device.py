@@ -42,9 +42,9 @@ def resolve_device(name: str) -> str:
 def configure_backends(num_threads: int) -> None:
     """Set the number of torch threads, make cuDNN deterministic, and make optimizers start quickly.
 
-    On the CPU, torch results are bit-identical only for the same number of threads. Therefore, the number is a
-    parameter of the project and does not depend on the machine. The results of the numba kernels are bit-identical for
-    any number of threads.
+    On the CPU, torch results are bit-identical only if the number of threads is the same. The number is therefore a
+    project parameter and does not depend on the machine. The numba kernels produce bit-identical results with any
+    number of threads.
     """
     import torch
 
@@ -55,7 +55,7 @@ def configure_backends(num_threads: int) -> None:
 
 
 def _detach_optimizers_from_dynamo() -> None:
-    """Remove the decorators of optimizers that load torch._dynamo.
+    """Remove the optimizer decorators that load torch._dynamo.
 
     Loading it takes about as long as loading torch. Only code that `torch.compile` traces needs these decorators, and
     this project compiles no optimizer.
@@ -73,8 +73,9 @@ def _detach_optimizers_from_dynamo() -> None:
 def single_threaded() -> Iterator[None]:
     """Make torch use a single thread within the `with` block.
 
-    Small operations are faster this way: waking torch's other threads adds 0.6 ms to an Adam step. torch stores
-    the number per Python thread, but a thread that first uses torch during the block keeps the number 1.
+    Small operations are faster this way: waking torch's other threads adds 0.6 ms to an Adam step. torch stores the
+    number of threads separately for each Python thread. However, a Python thread that first uses torch within the block
+    continues to use a single thread.
     """
     import torch
 
@@ -90,7 +91,7 @@ def compile_for_gpu(function: Callable[..., Any], device: str) -> Callable[..., 
     """Compile `function` with torch.compile if `device` is a GPU; return it unchanged otherwise.
 
     The compiled function consists of a few kernels, which are replayed as one CUDA graph per input shape. Without a
-    graph, the host cannot launch kernels fast enough for the small networks of the paper.
+    graph, the host cannot launch kernels fast enough for the paper's small networks.
     """
     import torch
 
@@ -98,7 +99,7 @@ def compile_for_gpu(function: Callable[..., Any], device: str) -> Callable[..., 
 
 
 def device_name(device: str) -> str:
-    """Return the model name of a GPU, or "cpu" and the number of cores, for the record of a run."""
+    """Return the model name of a GPU, or "cpu" and the number of cores, for a run's record."""
     if not device.startswith("cuda"):
         return f"cpu ({os.cpu_count()} cores)"
     import torch

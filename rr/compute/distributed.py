@@ -1,4 +1,4 @@
-"""The processes of one run: how they divide a mini-batch, and what they synchronize.
+"""The processes of one run: how they divide mini-batches, and what they synchronize.
 
 torchrun starts the processes and describes them in environment variables. Only the main process writes files and
 prints. This module imports torch only if there are several processes.
@@ -37,9 +37,9 @@ class ProcessGroup:
     """The processes of a run, from the point of view of one of them. By default, there is a single process.
 
     Attributes:
-        rank: number of this process in the run, from 0.
-        world_size: number of processes of the run.
-        local_rank: number of this process on its host, from 0.
+        rank: number of this process in the run, counted from 0.
+        world_size: number of processes in the run.
+        local_rank: number of this process on its host, counted from 0.
     """
 
     rank: int = 0
@@ -54,8 +54,8 @@ class ProcessGroup:
     def local_slice(self, batch_size: int, rank: int | None = None) -> slice:
         """Return the slice of a mini-batch that this process (or the process `rank`) works on.
 
-        The slices of successive processes are adjacent, and their sizes differ by at most one. The slice of a process
-        never grows if the mini-batch is smaller.
+        The slices of successive processes are adjacent, and their sizes differ by at most one. For a smaller
+        mini-batch, no process has a larger slice.
         """
         rank = self.rank if rank is None else rank
         base, remainder = divmod(batch_size, self.world_size)
@@ -63,10 +63,10 @@ class ProcessGroup:
         return slice(start, start + base + (rank < remainder))
 
     def local_device(self, name: str) -> str:
-        """Return the device of this process in a run with `--device name`, and make it torch's current device.
+        """Return this process's device for `--device name`, and make it torch's current device.
 
         Raises:
-            UserError: if `name` is a single GPU and there are several processes, or if this process has no GPU.
+            UserError: if `name` refers to a single GPU and there are several processes, or if this process has no GPU.
         """
         if self.world_size == 1 or name == "cpu":
             return name
@@ -83,17 +83,17 @@ class ProcessGroup:
         return device
 
     def check_identical(self, facts: dict[str, str]) -> None:
-        """Raise UserError in every process if any value of `facts` differs between processes.
+        """Raise UserError in every process if any value in `facts` differs between processes.
 
         Args:
-            facts: values by name, as shown in the error message; the names are the same in all processes.
+            facts: values, each with the name to show in the error message. All processes must use the same names.
         """
         if self.world_size == 1:
             return
         import torch
         import torch.distributed as dist
 
-        # Hashes are tensors of one size. torch would pickle strings, and unpickling can run code.
+        # Exchange hashes as tensors of a fixed size: torch would pickle strings, and unpickling can run code.
         hashes = torch.tensor([list(hashlib.sha256(text.encode()).digest()) for text in facts.values()])
         all_hashes = [torch.empty_like(hashes) for _ in range(self.world_size)]
         dist.all_gather(all_hashes, hashes)
@@ -134,7 +134,7 @@ class ProcessGroup:
     def broadcast(self, tensor: "Tensor") -> "Tensor":
         """Overwrite `tensor` in every process with the main process's values, and return it.
 
-        The tensor must be on the CPU and have the same shape and type in all processes.
+        The tensor must be on the CPU and have the same shape and dtype in all processes.
         """
         if self.world_size > 1:
             import torch.distributed as dist
@@ -188,7 +188,7 @@ def process_group() -> Iterator[ProcessGroup]:
         dist.destroy_process_group()
     except BaseException as error:
         reports = _register_failure(store, group)
-        if dist.is_initialized():  # otherwise torch's threads may abort this process with an exit code of their own
+        if dist.is_initialized():  # otherwise torch's threads may abort this process with their own exit code
             dist.destroy_process_group()
         if not reports and isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
             raise ReportedByAnotherRank(_exit_code(error)) from error
@@ -196,7 +196,7 @@ def process_group() -> Iterator[ProcessGroup]:
 
 
 def _rendezvous(group: ProcessGroup) -> "Store":
-    """Connect to the other processes, and return the key-value store that all of them share.
+    """Connect to the other processes, and return the key-value store that they all share.
 
     Raises:
         UserError: if the processes cannot connect within TIMEOUT.
@@ -207,10 +207,11 @@ def _rendezvous(group: ProcessGroup) -> "Store":
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     others = format_count(group.world_size - 1, "other processes", "other process")
     note = f"waiting for {others} of this run at {address} (WORLD_SIZE is {group.world_size})"
-    # torch waits without running Python's signal handlers. No work has begun, so signals may end the process.
+    # Python's signal handlers do not run while torch waits. No work has begun yet, so a signal may simply end the
+    # process.
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
     try:
-        with Progress("pretrain", note=note, use_bar=False):  # a signal would leave a bar behind
+        with Progress("pretrain", note=note, use_bar=False):  # a signal would leave a progress bar behind
             store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
             # The processes agree on signals through gloo, even if they train on GPUs, so that no GPU has to wait.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -248,7 +249,7 @@ def translate_comm_errors() -> Iterator[None]:
 
 
 def _is_comm_error(error: RuntimeError) -> bool:
-    """Return whether torch could not reach another process. gloo has no exception class for this."""
+    """Return whether `error` means that torch could not reach another process. gloo has no exception class for this."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 
@@ -259,7 +260,7 @@ def _register_failure(store: "Store | None", group: ProcessGroup) -> bool:
         if store is None:
             return True
         is_first = store.add("failed", 1) == 1
-        # The store ends with the main process, which therefore waits until the other processes have called this too.
+        # The main process hosts the store, so it waits until the other processes have called this function too.
         deadline = time.monotonic() + _REPORT_WAIT_SECONDS
         while group.is_main and store.add("failed", 0) < group.world_size and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -278,7 +279,7 @@ def _read_environment() -> ProcessGroup:
     """Return the process group that torchrun's environment variables describe.
 
     Raises:
-        UserError: if the variables are incomplete or invalid, or if RR_GPUS is set too.
+        UserError: if the variables are incomplete or invalid, or if RR_GPUS is also set.
     """
     if (os.environ.get("WORLD_SIZE") or "1") == "1":
         return ProcessGroup()
@@ -294,7 +295,7 @@ def _read_environment() -> ProcessGroup:
         )
     if os.environ.get("RR_GPUS"):
         raise UserError(
-            "RR_GPUS assigns one GPU to each run, but each process of torchrun needs a GPU of its own: unset RR_GPUS, "
+            "RR_GPUS assigns one GPU to each run, but each torchrun process needs its own GPU: unset RR_GPUS, "
             "and select the GPUs with CUDA_VISIBLE_DEVICES"
         )
     rank, world_size, local_rank = map(int, numbers)

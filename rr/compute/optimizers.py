@@ -1,6 +1,6 @@
-"""Optimizers, and learning rate schedules that are functions of the position in the training.
+"""Optimizers, and learning rate schedules that depend only on the progress of training.
 
-A schedule has no state, so a training run that continues from a checkpoint has the same learning rates.
+A schedule has no state, so a training run that continues from a checkpoint uses the same learning rates.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 def make_optimizer(config: OptimizerConfig, groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> Optimizer:
     """Create an optimizer for the parameters that require a gradient.
 
-    AdamW and LARS do not decay biases and the parameters of normalization layers, which are those with fewer than two
-    dimensions.
+    AdamW and LARS do not decay parameters with fewer than two dimensions, that is, biases and the parameters of
+    normalization layers.
 
     Args:
-        config: the kind of the optimizer and its settings.
-        groups: pairs of parameters and their learning rate, before the schedule.
+        config: the kind of optimizer and its settings.
+        groups: parameters, paired with their learning rate before the schedule is applied.
     """
     param_groups: list[dict[str, Any]] = []
     for parameters, learning_rate in groups:
@@ -52,13 +52,13 @@ def make_optimizer(config: OptimizerConfig, groups: Iterable[tuple[Iterable[nn.P
 
 
 def set_learning_rates(optimizer: Optimizer, schedule: ScheduleConfig, epoch: float, num_epochs: int) -> None:
-    """Set the learning rates of the next step of an optimizer of `make_optimizer`.
+    """Set the learning rates for the next step of an optimizer that `make_optimizer` created.
 
     Args:
         optimizer: the optimizer.
-        schedule: the schedule of the learning rates.
-        epoch: number of completed epochs, with a fraction for the completed steps of the current epoch.
-        num_epochs: number of epochs of the training.
+        schedule: the learning rate schedule.
+        epoch: number of completed epochs, including the completed fraction of the current epoch.
+        num_epochs: total number of epochs.
     """
     for group in optimizer.param_groups:
         group["lr"] = scheduled_learning_rate(schedule, group["base_lr"], epoch, num_epochs)
@@ -79,21 +79,21 @@ def scheduled_learning_rate(schedule: ScheduleConfig, base: float, epoch: float,
 
 
 def milestone_epochs(fractions: Sequence[float], num_epochs: int) -> list[int]:
-    """Return the epochs before which the learning rate decays, counted from 0.
+    """Return the epochs, counted from 0, before which the learning rate decays.
 
     As in the paper's code, a fraction of the number of epochs is rounded down, and milestones in the same epoch count
-    once. In contrast to that code, the first epoch is never a milestone.
+    once. Unlike in that code, the first epoch is never a milestone.
     """
     # Without the inner rounding, 0.29 of 100 epochs would be 28, because 0.29 * 100 is 28.999999999999996.
     return sorted({max(1, int(round(fraction * num_epochs, 6))) for fraction in fractions})
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg, 2017), as in the official code of Barlow Twins.
+    """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg, 2017), as in the official Barlow Twins code.
 
-    A weight w with the gradient g moves by -lr * v, where v = momentum * v + trust_coefficient * |w| / |d| * d and
+    A weight w with gradient g moves by -lr * v, where v = momentum * v + trust_coefficient * |w| / |d| * d and
     d = g + weight_decay * w. If |w| or |d| is 0, d is not scaled. Parameters with fewer than two dimensions are biases
-    and parameters of normalization layers. For them, d = g, without scaling.
+    and parameters of normalization layers. For these, d = g, without scaling.
 
     Args:
         params: the parameters, or groups of parameters with their `lr` and `weight_decay`.

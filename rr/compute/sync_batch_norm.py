@@ -1,4 +1,4 @@
-"""Batch norm over the mini-batch of all processes of a run, on any device.
+"""Batch norm over the combined mini-batch of all processes in a run, on any device.
 
 torch.nn.SyncBatchNorm does the same, but only on GPUs.
 """
@@ -16,11 +16,11 @@ from rr.compute.precision import at_least_float32
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Give the same results as BatchNorm1d, 2d or 3d applied to the concatenated mini-batches of all processes.
+    """Batch norm with the same results as BatchNorm1d, 2d or 3d on the concatenated mini-batches of all processes.
 
-    Outputs, input gradients and running statistics are those of the concatenated mini-batch. Each process computes its
-    contribution to the gradients of weight and bias; the sum over the processes is the complete gradient. All processes
-    must call the module, each with at least one value per channel. Only first derivatives are available.
+    Outputs, input gradients and running statistics are the same as for the concatenated mini-batch. Each process
+    computes its contribution to the gradients of weight and bias; the sum over the processes is the complete gradient.
+    All processes must call the module, each with at least one value per channel. Only first derivatives are available.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased_C.to(self.running_var.dtype), self.momentum)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        pass  # any number of dimensions
+        pass  # accept any number of dimensions
 
 
 def convert_sync_batchnorm(network: nn.Module) -> None:
@@ -60,9 +60,9 @@ class _NormalizeFunction(torch.autograd.Function):
     """Return the output, and the mean, biased variance and number of values of each channel over all processes.
 
     Mean and variance are float64 (C,). On a CPU, torch's batch norm adds up a channel's values one by one in float32.
-    For a million values, its variance has only three correct digits. This function uses torch.sum, which gives six. It
-    sums over the rows of a matrix (images, positions times channels) and then over positions, because torch.sum is fast
-    only for long rows.
+    For a million values, its variance has only three correct digits. With torch.sum, which this function uses, six
+    digits are correct. The function sums over the rows of a matrix (images, positions times channels) and then over
+    positions, because torch.sum is fast only for long rows.
     """
 
     @staticmethod
@@ -75,7 +75,7 @@ class _NormalizeFunction(torch.autograd.Function):
         local_stats = torch.cat((mean_C, var_C, mean_C.new_full((1,), local_count))).double()
         all_stats = [torch.empty_like(local_stats) for _ in range(dist.get_world_size())]
         dist.all_gather(all_stats, local_stats)
-        # Combine central moments (Chan, Golub and LeVeque 1979); sums of squares would lose digits by cancellation.
+        # Combine central moments (Chan, Golub and LeVeque 1979); sums of squares would lose digits to cancellation.
         mean_NC, var_NC, count_N1 = torch.stack(all_stats).split((C, C, 1), 1)
         count = count_N1.sum()
         weight_N1 = count_N1 / count

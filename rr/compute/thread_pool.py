@@ -1,9 +1,9 @@
 """A parallel for-loop for compiled kernels, with a pool of threads that start quickly.
 
 Waking a thread takes about 50 microseconds, so the calling thread works too instead of waiting for the others.
-`concurrent.futures` takes 200 microseconds, which is more than a small mini-batch gains from parallelism. The pool
-consists of Python threads. Unlike numba's threads, they can be used from any thread of the caller, at the same time as
-other compiled code, and after a fork.
+`concurrent.futures` needs 200 microseconds, which is more than a small mini-batch gains from parallelism. The pool
+consists of Python threads. Unlike numba's threads, they can be used from any of the caller's threads, at the same time
+as other compiled code, and after a fork.
 """
 
 import itertools
@@ -18,7 +18,7 @@ _state_lock = threading.Lock()
 
 
 class _ParallelLoop:
-    """The chunks of one call of `parallel_for`, and the number of unfinished ones."""
+    """The chunks of one call to `parallel_for`, and how many of them are unfinished."""
 
     def __init__(self, function: Callable[[int, int], object], num_items: int, num_threads: int) -> None:
         self.function = function
@@ -30,7 +30,7 @@ class _ParallelLoop:
         self.error: BaseException | None = None
 
     def work(self) -> None:
-        """Process chunks until none is left, and keep the first exception."""
+        """Process chunks until none are left, and store the first exception."""
         for start, stop in self.chunks:
             try:
                 self.function(start, stop)
@@ -47,13 +47,13 @@ def parallel_for(function: Callable[[int, int], object], num_items: int, num_thr
     """Call `function(start, stop)` on chunks of `range(num_items)` in parallel, and wait until all are finished.
 
     Args:
-        function: a function of the start and the stop of a chunk. It must release the GIL for most of its time, and its
-            results must not depend on how the range is divided into chunks.
+        function: a function that takes the start and the stop of a chunk. It must release the GIL most of the time, and
+            its results must not depend on how the range is divided into chunks.
         num_items: the length of the range.
         num_threads: the maximum number of threads, including the calling thread.
 
     Raises:
-        BaseException: the first exception that `function` raised. Like a KeyboardInterrupt, it is raised after all
+        BaseException: the first exception that `function` raised. Like a KeyboardInterrupt, it is raised only after all
             chunks have ended.
     """
     num_threads = min(num_threads, num_items)
@@ -68,7 +68,7 @@ def parallel_for(function: Callable[[int, int], object], num_items: int, num_thr
         loop.work()
         loop.finished.acquire()
     except BaseException:  # an interrupt; other threads may still write to the caller's arrays
-        # With a timeout, because the interrupt may have come after a chunk was taken and before it was counted.
+        # Wait with a timeout, because the interrupt may have arrived after a chunk was taken but before it was counted.
         loop.finished.acquire(timeout=10)
         raise
     finally:

@@ -14,9 +14,9 @@ def build(config: MethodConfig, backbone: Backbone, num_classes: int) -> Method:
     """Create the method that `config` describes, for training `backbone`.
 
     Args:
-        config: an entry of `methods` in params.yaml.
+        config: an entry under `methods` in params.yaml.
         backbone: the network to train.
-        num_classes: number of classes of the dataset, 0 if it has none.
+        num_classes: number of classes in the dataset, or 0 if it has none.
 
     Raises:
         UserError: if an imported backbone cannot be loaded.

@@ -1,4 +1,4 @@
-"""The base class of pretraining methods: what the training loop expects of a method."""
+"""The base class of pretraining methods: what the training loop expects from a method."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rr.backbones.base import Backbone
 if TYPE_CHECKING:  # most methods do not need the kernels of the relation loss
     from rr.methods.relation.head import RelationHead
 
-# The metrics of one step by name, each as a numerator and a denominator. The training loop sums both over an epoch.
+# The metrics of one step, by name. Each is a numerator and a denominator, which the training loop sums over an epoch.
 Metrics = dict[str, tuple[Tensor | int, Tensor | int]]
 
 
 class Method(nn.Module):
-    """A backbone and everything that is needed to train it.
+    """A backbone and everything needed to train it.
 
     A subclass implements `loss` and may override the other methods, whose defaults suit most pretraining methods.
 
@@ -26,9 +26,9 @@ class Method(nn.Module):
         backbone: the network that is kept after training.
         epoch: the current epoch, counted from 0. The training loop sets it before `update_pseudo_labels` and
             after a restart.
-        progress: the fraction of the training that was complete before the current step, in [0, 1). The training loop
-            sets it before each step, for `after_step`. A `loss` that used it would be compiled again in every step on a
-            GPU.
+        progress: the fraction of training that was complete before the current step, in [0, 1). The training loop sets
+            it before each step, for use in `after_step`. On a GPU, a `loss` that used it would be recompiled in every
+            step.
         supports_data_parallel: whether several processes can share a mini-batch. This requires that `loss` passes the
             views to the backbone, or to a copy of it, and uses them for nothing else: each process encodes the views of
             its own images, and the backbone returns the representations of all images.
@@ -49,7 +49,7 @@ class Method(nn.Module):
 
     @property
     def trained_classifier(self) -> nn.Linear | None:
-        """The layer that predicts the classes of the dataset, or None. It is saved with the backbone."""
+        """The layer that predicts the dataset's classes, or None. It is saved with the backbone."""
         return None
 
     @property
@@ -63,7 +63,7 @@ class Method(nn.Module):
         Args:
             views: float (K·M, 3, S, S), view-major: the first M rows are view 1 of all images. If several processes
                 share the mini-batch, these are only the views of the images of this process.
-            labels: int64 (M,). A label is -1 if the image has none or if it is withheld (see
+            labels: int64 (M,). A label is -1 if the image has none or if the label is withheld (see
                 `rr.methods.requirements`).
             random_inputs: what `sample_random_inputs` returned for this step, on the device of `views`.
 
@@ -77,14 +77,14 @@ class Method(nn.Module):
         return 0
 
     def sample_random_inputs(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Sample all random numbers that the loss of `num_images` images needs, on the CPU."""
+        """Sample all random numbers that the loss needs for `num_images` images, on the CPU."""
         return ()
 
     def update_pseudo_labels(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor | None:
-        """Compute the labels that replace those of the dataset in the next epoch, if the method uses such labels.
+        """Compute the labels that replace the dataset's labels in the next epoch, if the method uses such labels.
 
-        The training loop calls this before each epoch, in eval mode. It does not call this again if it continues an
-        epoch from a checkpoint, because the checkpoint contains the labels.
+        The training loop calls this before each epoch, in eval mode. If it continues an epoch from a checkpoint, it
+        skips this call, because the checkpoint contains the labels.
 
         Args:
             extract_features: returns the representations of all N training images, float32 (N, D) on the CPU, computed
@@ -92,7 +92,7 @@ class Method(nn.Module):
             seed: a seed that differs between epochs.
 
         Returns:
-            int64 (N,), or None to use the labels of the dataset.
+            int64 (N,), or None to use the dataset's labels.
         """
         return None
 

@@ -20,9 +20,9 @@ class BYOL(Method):
     """Train an online network (backbone, projector and predictor) to predict the projections of a target network.
 
     The target network is a copy of the backbone and the projector. Its parameters are an exponential moving average of
-    those of the online network. As in the BYOL paper, its batch norms are in training mode and normalize with the
-    statistics of the mini-batch. Their running statistics come from the forward passes of the target network and are
-    not averaged. The predictor has two layers.
+    the online network's parameters. As in the BYOL paper, its batch norms are in training mode and normalize with the
+    statistics of the mini-batch. Their running statistics come from the target network's forward passes and are not
+    averaged. The predictor has two layers.
     """
 
     def __init__(self, config: BYOLConfig, backbone: Backbone) -> None:
@@ -33,10 +33,10 @@ class BYOL(Method):
         self.config = config
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return the `byol_loss` of each view's prediction and the target network's projection of the other view.
+        """Return the `byol_loss` between each view's prediction and the target network's projection of the other view.
 
-        Both views pass through each network as one batch. The accuracy is computed from the projections of the online
-        network.
+        Both views pass through each network as one batch. The accuracy is computed from the online network's
+        projections.
         """
         projection_VD = self.projector(self.backbone(views))
         prediction_VD = self.predictor(projection_VD)
@@ -49,7 +49,7 @@ class BYOL(Method):
     def after_step(self) -> None:
         """Set the target network's parameters to momentum · target + (1 - momentum) · online (equation 1).
 
-        The schedule `cosine` is that of the BYOL paper (section 3.2): 1 - momentum decreases to 0.
+        The `cosine` schedule comes from the BYOL paper (section 3.2): 1 - momentum decreases to 0.
         """
         momentum = self.config.momentum
         if self.config.momentum_schedule == "cosine":

@@ -16,18 +16,18 @@ from rr.methods.projector import build_mlp
 from rr.methods.requirements import count_clusters
 from rr.params import DeepClusterConfig
 
-INIT_STD = 0.01  # standard deviation of the new weights of the last layer
-HALVE_PCA_FROM = 512  # whitening keeps half of the principal components if the representation has at least this size
-# k-means is initialized on a sample of this many images, or of this many per cluster if that is more.
+INIT_STD = 0.01  # standard deviation of the last layer's new weights
+HALVE_PCA_FROM = 512  # whitening keeps half of the principal components of representations with at least this size
+# k-means is initialized on a sample of this many images, or this many per cluster if that is more.
 SAMPLE_SIZE, SAMPLES_PER_CLUSTER = 10_000, 10
 RANK_TOLERANCE = 1e-5  # a principal component with a smaller relative standard deviation may be a rounding error
 
 
 class DeepCluster(Method):
-    """Train a backbone and a projector to predict clusters, which are computed again before every epoch.
+    """Train a backbone and a projector to predict clusters, which are recomputed before every epoch.
 
     The paper's code clusters the features of randomly augmented images, which contradicts a comment in that code. Here,
-    the features are those of the images without augmentation, and k-means is initialized on a sample (see `cluster`).
+    the features come from the images without augmentation, and k-means is initialized on a sample (see `cluster`).
     """
 
     cluster_weights_C: Tensor  # a buffer, so that a checkpoint within an epoch contains it
@@ -38,7 +38,7 @@ class DeepCluster(Method):
         Args:
             config: the hyperparameters.
             backbone: the network to train.
-            num_classes: number of classes of the dataset.
+            num_classes: number of classes in the dataset.
         """
         super().__init__(backbone)
         self.config = config
@@ -47,7 +47,7 @@ class DeepCluster(Method):
         self.register_buffer("cluster_weights_C", torch.ones(self.num_clusters))
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        """Return the weighted mean cross-entropy with the clusters (`labels`), in at least float32."""
+        """Return the weighted mean cross-entropy with the clusters (`labels`) as targets, in at least float32."""
         logits_MC = self.head(self.backbone(views))
         correct = (logits_MC.detach().argmax(1) == labels).sum()
         logits_MC = at_least_float32(logits_MC)
@@ -58,7 +58,7 @@ class DeepCluster(Method):
         """Compute the clusters and their weights, and reinitialize the last layer.
 
         The last layer is reinitialized because the new clusters are numbered differently. The weight of a cluster is
-        one minus the fraction of the images that it contains (the "inverse frequency" of the paper's code).
+        one minus the fraction of the images that it contains (the "inverse frequency" in the paper's code).
 
         Returns:
             The cluster of each image, int64 (N,).
@@ -68,7 +68,7 @@ class DeepCluster(Method):
         points_NP = F.normalize(whiten(features_ND, num_components))
         labels = torch.from_numpy(cluster(points_NP.numpy(), self.num_clusters, self.config, seed))
         fraction_C = torch.bincount(labels, minlength=self.num_clusters) / len(labels)
-        # A cluster that contains all images (if features are constant) would get weight 0, and the loss would be 0 / 0.
+        # If all features are constant, one cluster contains all images. Its weight would be 0, and the loss 0 / 0.
         self.cluster_weights_C.copy_((1 - fraction_C).clamp(min=1 / len(labels)))
         last: nn.Linear = self.head[-1]  # type: ignore[assignment]
         with torch.no_grad():
@@ -102,17 +102,17 @@ def whiten(features_ND: Tensor, num_components: int) -> Tensor:
 def cluster(points_NP: np.ndarray, num_clusters: int, config: DeepClusterConfig, seed: int) -> np.ndarray:
     """Assign each point to a cluster with scikit-learn's k-means (k-means++).
 
-    The `n_init` runs use a random sample of 10,000 points (or 10 per cluster, if that is more). Only the best of them
-    continues with all points. For 100 clusters of the features of CIFAR-10 (50,000 points in 64 dimensions), five runs
-    of at most 30 iterations then take 1.1 s instead of 3.8 s, and the within-cluster sum of squares differs by up to
-    0.1 % in either direction. For 1,000 clusters, they take 8 s instead of 35 s, and the sum is 0.1 to 0.2 % larger.
-    Equal seeds give identical results.
+    The `n_init` runs use a random sample of 10,000 points (or 10 per cluster, if that is more). Only the best run
+    continues with all points. For 100 clusters of CIFAR-10 features (50,000 points in 64 dimensions), five runs of at
+    most 30 iterations then take 1.1 s instead of 3.8 s, and the within-cluster sum of squares differs by up to 0.1 % in
+    either direction. For 1,000 clusters, they take 8 s instead of 35 s, and the sum is 0.1 to 0.2 % larger. The same
+    seed always produces the same result.
 
     Args:
         points_NP: the points, float32 (N, P).
         num_clusters: number of clusters.
         config: the hyperparameters, of which only `n_init` and `max_iter` are used.
-        seed: seed of the sample and of k-means.
+        seed: seed for the sample and for k-means.
 
     Returns:
         The cluster of each point, int64 (N,).

@@ -11,15 +11,15 @@ from rr.params import ImportedConfig
 
 
 def load_imported_method(config: ImportedConfig, backbone: Backbone) -> Method:
-    """Load the weights from a file of `rr import` into `backbone`, and return a method that is not trained.
+    """Load weights that `rr import` wrote into `backbone`, and return a method that does no training.
 
     Args:
         config: the path of the file and its SHA-256.
-        backbone: a backbone of the architecture that the file contains.
+        backbone: a backbone with the architecture that the file contains.
 
     Raises:
-        UserError: if the file is missing or not a backbone of this project, if its SHA-256 is not `config.sha256`, or
-            if it contains a backbone of another architecture.
+        UserError: if the file is missing or not a backbone file of this project, if its SHA-256 is not `config.sha256`,
+            or if it contains a backbone with a different architecture.
     """
     if problem := find_imported_problem(config, backbone.name, backbone.image_size):
         raise UserError(problem)

@@ -14,9 +14,9 @@ PRIOR_HIDDEN_DIMS = (512, 128)
 class InfoMax(Method):
     """Train a backbone, a local discriminator and a prior discriminator: DIM(L), as in the paper's code.
 
-    It differs from that code in one respect: there, the encoder helps the prior discriminator. Here, the encoder is
-    trained against the prior discriminator, as in Hjelm et al., so that the distribution of the representations becomes
-    uniform in [0, 1]^D.
+    This class differs from that code in one respect: there, the encoder helps the prior discriminator. Here, the
+    encoder is trained against the prior discriminator, as in Hjelm et al., so that the distribution of the
+    representations becomes uniform in [0, 1]^D.
     """
 
     supports_data_parallel = False  # the local discriminator pairs each image with another image's feature map
@@ -34,7 +34,7 @@ class InfoMax(Method):
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the local loss plus `prior_weight` times the prior loss, in at least float32 even under autocast.
 
-        The accuracy is that of the local discriminator over positive and negative pairs.
+        The accuracy is the fraction of positive and negative pairs that the local discriminator classifies correctly.
         """
         (prior_MD,) = random_inputs
         y_MD, maps_MCHW = self.backbone.forward_with_local_maps(views)

@@ -12,7 +12,7 @@ from rr.compute.precision import at_least_float32
 from rr.compute.thread_pool import parallel_for
 
 HIDDEN_DIM = 256
-_TILE_POSITIONS = 512  # positions per tile; the activations of a tile take 1 MB
+_TILE_POSITIONS = 512  # positions per tile; a tile's activations take 1 MB
 _MAX_GROUPS = 16  # maximum number of groups of images; each group has its own sums of the weight gradients
 _CONV_BATCH_SIZE = 16  # with one thread, torch uses oneDNN for a 1×1 convolution only if there are at least 16 images
 
@@ -93,7 +93,7 @@ def _can_use_tiles(y_MD: Tensor, maps_MCHW: Tensor) -> bool:
 class _TiledLoss(torch.autograd.Function):
     """The loss of the local discriminator. The forward pass also computes the gradients, tile by tile.
 
-    The loss is a mean over positions, so the gradients of a tile of positions depend only on that tile. Its
+    The loss is a mean over positions, so the gradients for a tile of positions depend only on that tile. The tile's
     activations stay in the cache. Storing the activations of all positions until the backward pass would take 134 MB
     for each layer and kind of pair (for 128 maps of 32 × 32 positions).
 
@@ -111,7 +111,7 @@ class _TiledLoss(torch.autograd.Function):
         grad_weights = [weight.new_zeros(num_groups, *weight.shape) for weight in weights]
 
         def process_groups(start: int, stop: int) -> None:
-            torch.set_num_threads(1)  # each thread of the pool has its own number
+            torch.set_num_threads(1)  # each thread in the pool has its own setting
             for group in range(start, stop):
                 for m in range(M * group // num_groups, M * (group + 1) // num_groups):
                     for first in range(0, P, _TILE_POSITIONS):
@@ -152,11 +152,11 @@ def _tile_loss(
     weight_1O: Tensor,
     bias_1: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the sum of the losses of the positions of a tile, and the number of correctly classified pairs.
+    """Return the sum of the losses over the positions of a tile, and the number of correctly classified pairs.
 
     Args:
-        images_2O: output of the first layer for the representations of the positive and the negative pair.
-        maps_TC: feature map of an image at T positions.
+        images_2O: the first layer's output for the representations of the positive and the negative pair.
+        maps_TC: an image's feature map at T positions.
         weight_OC: weight of the first layer for feature maps.
         weight_OO: weight of the second layer.
         bias_O: bias of the second layer.
@@ -164,7 +164,7 @@ def _tile_loss(
         bias_1: bias of the last layer.
     """
     hidden_2TO = (images_2O[:, None] + F.linear(maps_TC, weight_OC)).relu_()
-    # Written as a convolution, this product is computed by oneDNN, which is twice as fast as torch's BLAS on some
+    # If this product is written as a convolution, oneDNN computes it, which is twice as fast as torch's BLAS on some
     # processors.
     batch_size = _CONV_BATCH_SIZE if 2 * len(maps_TC) % _CONV_BATCH_SIZE == 0 else 2
     hidden_BO1X = hidden_2TO.view(batch_size, -1, HIDDEN_DIM).transpose(1, 2)[:, :, None]  # channels last

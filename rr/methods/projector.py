@@ -6,7 +6,7 @@ from rr.params.methods import ProjectorConfig
 
 
 def build_projector(input_dim: int, config: ProjectorConfig) -> nn.Sequential:
-    """Create the projector that `config` describes; its layers are those of `build_mlp`."""
+    """Create the projector that `config` describes, with the layers of `build_mlp`."""
     projector = build_mlp(input_dim, config.hidden_dim, config.projection_dim, config.projector_layers)
     if config.projector_output_norm:
         projector.append(nn.BatchNorm1d(config.projection_dim))
@@ -14,9 +14,10 @@ def build_projector(input_dim: int, config: ProjectorConfig) -> nn.Sequential:
 
 
 def build_mlp(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int = 2) -> nn.Sequential:
-    """Create a multilayer perceptron with the layers of the paper's code.
+    """Create a multilayer perceptron with the same kinds of layers as in the paper's code.
 
-    It has Linear, BatchNorm1d and LeakyReLU(0.01) for each of the `num_layers` - 1 hidden layers, and then Linear.
+    Each of the `num_layers` - 1 hidden layers consists of Linear, BatchNorm1d and LeakyReLU(0.01). The output layer is
+    Linear.
     """
     layers: list[nn.Module] = []
     for _ in range(num_layers - 1):

@@ -19,16 +19,17 @@ from rr.methods.relation.pairs import (
 )
 from rr.params import RelationalConfig
 
-# Hidden and output size of the encoder in head ablation (b). The paper does not give them, so they are those of SimCLR.
+# Hidden and output size of the encoder in head ablation (b). The paper does not specify them, so SimCLR's sizes are
+# used.
 ENCODER_DIMS = (256, 64)
 
 
 class RelationalReasoning(Method):
     """Train a backbone and a head to distinguish pairs of views of one image from pairs of views of two images.
 
-    The paper does not publish how its semi-supervised runs use labels. Here, the positive partner of a labeled image is
+    The paper does not explain how its semi-supervised runs use labels. Here, the positive partner of a labeled image is
     a random image of the mini-batch with the same label, possibly the image itself. The negative partner is an image
-    that does not have the same label.
+    with a different label or none.
     """
 
     def __init__(self, config: RelationalConfig, backbone: Backbone) -> None:
@@ -46,11 +47,11 @@ class RelationalReasoning(Method):
 
     @property
     def relation_head(self) -> RelationHead | None:
-        """The relation head, or None in the ablations that have another head."""
+        """The relation head, or None in the ablations that use a different head."""
         return self.head if isinstance(self.head, RelationHead) else None
 
     def count_pairs(self, num_images: int) -> int:
-        """Return the number of pairs: M(K² − K), half of them positive. One image has only the positive half."""
+        """Return the number of pairs: M(K² − K), half of them positive. A single image has only the positive half."""
         K = self.config.views
         return num_images * (K * K - K) // (1 if num_images > 1 else 2)
 
@@ -102,20 +103,19 @@ class RelationalReasoning(Method):
 def mutual_information_bound(stats: PairStatistics) -> Tensor:
     """Return a lower bound on the Jensen–Shannon mutual information between two views, in bits.
 
-    Let p be the distribution of positive pairs and q that of negative pairs, whose members are independent. For any
-    y(z, z') in (0, 1),
+    Let p be the distribution of positive pairs and q the distribution of negative pairs, whose members are independent.
+    For any y(z, z') in (0, 1),
 
         E_p[log y] + E_q[log(1 − y)]  ≤  2 JSD(p ‖ q) − 2 log 2,
 
-    with equality for y = p / (p + q). Hence JSD(p ‖ q) ≥ log 2 + (E_p[log y] + E_q[log(1 − y)]) / 2. The
-    right-hand side is a constant plus the Bernoulli log-likelihood that `bce` maximizes. The bound also holds, but is
-    looser, for a head that is trained with the focal loss. This is the paper's argument (its section on mutual
-    information).
+    with equality for y = p / (p + q). Hence JSD(p ‖ q) ≥ log 2 + (E_p[log y] + E_q[log(1 − y)]) / 2. The right-hand
+    side is a constant plus the Bernoulli log-likelihood that `bce` maximizes. The bound also holds, but is looser, for
+    a head that is trained with the focal loss. The argument is from the paper's section on mutual information.
 
     The divergence between the joint distribution of two views and the product of their marginals is between 0 and 1
     bit. It is 0 if the views are independent, and 1 if one view identifies the image of the other. The bound is
-    negative if the head predicts worse than a constant. It is computed on the pairs on which the head is trained, so it
-    is an estimate that may exceed the true value.
+    negative if the head predicts worse than a constant. It is computed on the same pairs that the head is trained on,
+    so it is an estimate that may exceed the true value.
 
     With labels, positive pairs share a class, but not always an image. The bound then refers to the information that
     two images of a class have in common.

@@ -1,4 +1,4 @@
-"""What the methods require of their inputs. This module does not load torch, so that a grid is checked quickly."""
+"""What the methods require of their inputs. This module does not load torch, so that checking a grid is fast."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Requirements:
     Attributes:
         min_batch_size: the smallest number of images for which the loss is defined. Datasets whose last mini-batch is
             smaller are rejected.
-        drop_last: whether the last mini-batch of an epoch is left out if it is smaller than the others.
+        drop_last: whether the last mini-batch of an epoch is skipped if it is smaller than the others.
         label_fraction: the fraction of each class's training labels that the loss receives.
     """
 
@@ -35,7 +35,7 @@ def data_requirements(config: MethodConfig) -> Requirements:
         return Requirements(config.min_batch_size, config.drop_last, config.label_fraction)
     match config.kind:
         case "relational":
-            # With two views, a single image has a single pair, which has no batch statistics.
+            # With two views, a single image has a single pair, and a single pair has no batch statistics.
             return Requirements(min_batch_size=1 if config.views > 2 else 2, label_fraction=config.label_fraction)
         case "supervised":
             return Requirements(min_batch_size=1 if config.views > 1 else 2, label_fraction=1.0)
@@ -48,7 +48,7 @@ def data_requirements(config: MethodConfig) -> Requirements:
 
 
 def images_per_epoch(config: MethodConfig, num_images: int) -> int:
-    """Return how many of `num_images` training images one epoch uses. `config` must belong to a method that trains."""
+    """Return how many of `num_images` training images one epoch uses. `config` must belong to a trainable method."""
     assert isinstance(config, TrainableConfig)
     return num_images - (num_images % config.batch_size if data_requirements(config).drop_last else 0)
 
@@ -59,12 +59,12 @@ def count_clusters(config: DeepClusterConfig, num_classes: int) -> int:
 
 
 def find_training_problem(config: MethodConfig, labels: np.ndarray, num_classes: int) -> str | None:
-    """Return why a method cannot be trained on images with these labels, and what to do, or None.
+    """Return why a method cannot be trained on images with these labels, and what to do. Return None if it can.
 
     Args:
-        config: an entry of `methods` in params.yaml.
+        config: an entry under `methods` in params.yaml.
         labels: label of each training image, int64 (N,); -1 if unlabeled.
-        num_classes: number of classes of the dataset, 0 if it has none.
+        num_classes: number of classes in the dataset, or 0 if it has none.
     """
     if not isinstance(config, TrainableConfig):
         return None
@@ -76,7 +76,7 @@ def find_training_problem(config: MethodConfig, labels: np.ndarray, num_classes:
 
 
 def find_backbone_problem(config: MethodConfig, backbone: str) -> str | None:
-    """Return why a method cannot train a backbone, and what to do, or None."""
+    """Return why a method cannot train a backbone, and what to do. Return None if it can."""
     if config.kind != "infomax" or backbone in BUILTIN_BACKBONES:
         return None
     return (
@@ -86,7 +86,7 @@ def find_backbone_problem(config: MethodConfig, backbone: str) -> str | None:
 
 
 def find_imported_problem(config: ImportedConfig, backbone: str, image_size: int | None) -> str | None:
-    """Return why the file of an imported backbone cannot be used, and what to do, or None.
+    """Return why an imported backbone file cannot be used, and what to do. Return None if it can.
 
     Args:
         config: the path of the file and its SHA-256.
@@ -100,7 +100,7 @@ def find_imported_problem(config: ImportedConfig, backbone: str, image_size: int
     if sha256 != config.sha256:
         return (
             f"{path}: the SHA-256 of the file is {sha256}, but the method's sha256 in params.yaml is {config.sha256}: "
-            "restore the file, or set the method's sha256 to that of the file"
+            "restore the file, or update the method's sha256"
         )
     try:
         with safe_open(path, "np") as file:
@@ -115,7 +115,7 @@ def find_imported_problem(config: ImportedConfig, backbone: str, image_size: int
         )
     if built_for not in (None, image_size):
         return (
-            f"{path} contains {name} for images of {built_for} x {built_for} pixels, but the image_size of the dataset "
+            f"{path} contains {name} for images of {built_for} x {built_for} pixels, but the dataset's image_size "
             f"is {image_size}: run rr import with --image-size {image_size}, or change image_size in params.yaml"
         )
     return None
@@ -126,7 +126,7 @@ def _find_label_problem(config: MethodConfig, labels: np.ndarray, num_classes: i
         return None
     remedy = "choose a method that needs no labels"
     if config.kind == "relational":
-        remedy = "set label_fraction: 0.0 of the method in params.yaml"
+        remedy = "set the method's label_fraction to 0.0 in params.yaml"
     num_unlabeled = int((labels < 0).sum())
     if num_unlabeled:
         return (
@@ -141,8 +141,8 @@ def _find_label_problem(config: MethodConfig, labels: np.ndarray, num_classes: i
     num_trained = len(np.unique(labels))
     if num_trained < 2:
         return (
-            "the method needs training images of at least two classes, but the number of their classes is "
-            f"{num_trained}: {remedy}, or add training images of another class"
+            "the method needs training images from at least two classes, but the number of classes with such images is "
+            f"{num_trained}: {remedy}, or add training images from a different class"
         )
     return None
 
@@ -152,14 +152,14 @@ def _find_cluster_problem(config: MethodConfig, num_images: int, num_classes: in
         return None
     if config.clusters_per == "class" and num_classes < 1:
         return (
-            "clusters_per is class, but the dataset has no classes: in params.yaml, set clusters_per: dataset of the "
-            "method, and set its clusters to the total number of clusters"
+            "clusters_per is class, but the dataset has no classes: in params.yaml, set the method's clusters_per to "
+            "dataset and its clusters to the total number of clusters"
         )
     num_clusters = count_clusters(config, num_classes)
     if num_clusters > num_images:
         return (
             f"the method needs at least one training image for each of its {num_clusters:,} clusters, but the number "
-            f"of training images is {num_images:,}: lower clusters of the method in params.yaml"
+            f"of training images is {num_images:,}: lower the method's clusters in params.yaml"
         )
     return None
 
@@ -167,7 +167,7 @@ def _find_cluster_problem(config: MethodConfig, num_images: int, num_classes: in
 def _find_batch_problem(config: TrainableConfig, num_images: int) -> str | None:
     batch_size, requirements = config.batch_size, data_requirements(config)  # type: ignore[arg-type]
     if min(batch_size, num_images) < 2:
-        remedy = "raise batch_size of the method in params.yaml" if batch_size < 2 else "add training images"
+        remedy = "raise the method's batch_size in params.yaml" if batch_size < 2 else "add training images"
         return (
             f"a mini-batch must contain at least two images, but batch_size is {batch_size:,} and the number of "
             f"training images is {num_images:,}: {remedy}"
@@ -176,12 +176,12 @@ def _find_batch_problem(config: TrainableConfig, num_images: int) -> str | None:
         if num_images < batch_size:
             return (
                 f"the method needs at least one whole mini-batch, but batch_size is {batch_size:,} and the number of "
-                f"training images is {num_images:,}: lower batch_size of the method in params.yaml"
+                f"training images is {num_images:,}: lower the method's batch_size in params.yaml"
             )
     elif 0 < num_images % batch_size < requirements.min_batch_size:
         return (
             f"the last mini-batch contains {num_images % batch_size} of the {num_images:,} training images, because "
             f"batch_size is {batch_size:,}, but the method needs at least {requirements.min_batch_size} images in "
-            "every mini-batch: choose another batch_size of the method in params.yaml"
+            "every mini-batch: choose a different batch_size for the method in params.yaml"
         )
     return None

@@ -44,8 +44,8 @@ def simclr_loss(
         first_MD: embeddings of the first view, float (M, D). They need not be normalized.
         second_MD: embeddings of the second view, float (M, D).
         temperature: a number above 0.
-        variant: `nt-xent` is the mean of -log p (SimCLR, equation 1). `log-mean-prob` is -log of the mean of p (the
-            code of the relational reasoning paper, which reports slightly better results with it).
+        variant: `nt-xent` is the mean of -log p (SimCLR, equation 1). `log-mean-prob` is -log of the mean of p (as in
+            the code of the relational reasoning paper, which reports slightly better results with it).
 
     Returns:
         The loss, 0-d, in float32 (float64 for float64 input) even under autocast. The loss of a single image is 0.

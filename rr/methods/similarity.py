@@ -1,7 +1,7 @@
-"""Cosine similarities of two views of a mini-batch, and the matching accuracy that two-view methods report.
+"""Cosine similarities between two views of a mini-batch, and the matching accuracy that two-view methods report.
 
-Each of M images has two embeddings, in `first_MD` and `second_MD`. Together they are V = 2M rows: all first views, then
-all second views. Rows v and (v + M) mod V are therefore views of the same image.
+Each of M images has two embeddings, in `first_MD` and `second_MD`. Together they form V = 2M rows: all first views,
+then all second views. Rows v and (v + M) mod V are therefore views of the same image.
 """
 
 import torch

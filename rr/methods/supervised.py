@@ -1,4 +1,4 @@
-"""Supervised training: the upper bound in the tables of the paper."""
+"""Supervised training: the upper bound in the paper's tables."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +23,7 @@ class Supervised(Method):
 
     @property
     def trained_classifier(self) -> nn.Linear:
-        """The layer that predicts the classes of the dataset."""
+        """The layer that predicts the dataset's classes."""
         return self.classifier
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:

@@ -1,4 +1,4 @@
-"""Pretraining: the training loop, the description of a run, and checkpoints."""
+"""Pretraining: the training loop, run descriptions and checkpoints."""
 
 from rr.pretrain.job import Job
 from rr.pretrain.loop import pretrain

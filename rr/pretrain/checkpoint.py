@@ -29,12 +29,12 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 @dataclass
 class TrainState:
-    """The progress of a run: its position in the training, and its measurements so far.
+    """The progress of a run: its current position, and its measurements so far.
 
     Attributes:
         epoch: number of completed epochs.
-        step: number of completed steps of the current epoch.
-        seconds: time that earlier processes spent in the current epoch.
+        step: number of completed steps in the current epoch.
+        seconds: time that earlier processes spent on the current epoch.
         labels: the pseudo-labels of the current epoch, int64 (N,), or None if the method has none.
         metric_sums: numerator and denominator of each metric, summed over the current epoch, float64 (2,).
         num_views: number of views in all completed epochs.
@@ -61,7 +61,7 @@ def save_checkpoint(
     method: nn.Module,
     optimizer: Optimizer,
 ) -> None:
-    """Write a checkpoint atomically, and keep the one before it as `paths.previous_checkpoint(path)`.
+    """Write a checkpoint atomically, and keep the previous one as `paths.previous_checkpoint(path)`.
 
     If a weight or a metric is NaN or infinite, nothing is written. The last good checkpoint then remains, and the
     training loop raises an error.
@@ -83,7 +83,7 @@ def save_checkpoint(
 def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:
     """Write the state before an epoch: the tensors of `method` and `optimizer`.
 
-    Equal states give byte-identical files.
+    Identical states produce byte-identical files.
     """
     tensors = {f"method.{name}": value for name, value in method.state_dict().items()}
     state = optimizer.state_dict()
@@ -119,18 +119,19 @@ def _checkpoint_dict(fingerprint: str, state: TrainState, method: nn.Module, opt
 
 
 def estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
-    """Return the size in bytes of the last checkpoint of a run, without allocating the memory for its weights.
+    """Return the size in bytes of a run's last checkpoint, without allocating memory for the weights.
 
-    The history is assumed to have only the columns that all methods have.
+    The estimate assumes that the history has only the columns that all methods share.
 
     Args:
         method: the method, built on torch's device `meta`.
         config: the hyperparameters of the method.
     """
-    method.to_empty(device="cpu")  # the system provides memory only when it is written
+    method.to_empty(device="cpu")  # the system allocates memory only when it is written to
     optimizer = make_optimizer(config.optimizer, [(method.parameters(), config.learning_rate)])
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # The optimizer has no moments before its first step. A step of the smallest parameter shows which ones it creates.
+    # The optimizer has no moments before its first step. A step with only the smallest parameter shows which moments it
+    # creates.
     smallest = min(range(len(parameters)), key=lambda position: parameters[position].numel())
     parameters[smallest].grad = torch.zeros_like(parameters[smallest])
     optimizer.step()
@@ -181,7 +182,9 @@ def load_checkpoint(path: Path, fingerprint: str, method: nn.Module, optimizer: 
             continue
         checkpoint = torch.load(io.BytesIO(content[_DIGEST_SIZE:]), weights_only=True, map_location="cpu")
         if checkpoint["fingerprint"] != fingerprint:
-            print(f"pretrain: the checkpoint {file} is from a run with other parameters, data or code and is not used")
+            print(
+                f"pretrain: the checkpoint {file} is from a run with different parameters, data or code and is not used"
+            )
             continue
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -196,7 +199,7 @@ def load_checkpoint(path: Path, fingerprint: str, method: nn.Module, optimizer: 
 def delete_checkpoints(path: Path) -> None:
     """Delete the files of an unfinished run.
 
-    The start of the last epoch, which the newest checkpoint needs, is deleted after it.
+    The newest checkpoint needs the start of the last epoch, so the checkpoint is deleted first.
     """
     for file in (paths.previous_checkpoint(path), path, paths.last_epoch_start(path), paths.unfinished_history(path)):
         file.unlink(missing_ok=True)

@@ -2,11 +2,11 @@
 
 Each process has a full copy of the weights. It computes the views of its part of the mini-batch and encodes them with
 the backbone, whose batch norms are synchronized. The representations z are then gathered in the same order as in a
-single process. Each process computes the complete loss L(z, h), in which h denotes the weights of the head.
+single process. Each process computes the complete loss L(z, h), in which h denotes the head's weights.
 
 DistributedDataParallel averages gradients over the N processes. The gradient dL/dh is the same in all of them, so
 averaging does not change it. The gradient of the backbone's weights w is the sum over the processes r of dL/dz_r ·
-dz_r/dw. Because L is computed N times, the backward pass of `_Gather` returns the sum of N equal gradients, N ·
+dz_r/dw. Because L is computed N times, the backward pass of `_Gather` returns the sum of N identical gradients, N ·
 dL/dz_r. The average over the processes is then the required sum.
 """
 
@@ -33,12 +33,12 @@ class DataParallelMethod:
 
     def __init__(self, group: ProcessGroup, backbone: Backbone) -> None:
         self.group = group
-        self.batch_size = 0  # number of images of the current mini-batch in all processes
+        self.batch_size = 0  # number of images in the current mini-batch, over all processes
         self._parallel: nn.Module | None = None
         convert_sync_batchnorm(backbone)
 
-        # This is a function and not a method, because `copy.deepcopy` of the backbone (for the target of BYOL) would
-        # copy a bound method together with `self`, but does not copy a function.
+        # This is a function instead of a method, because `copy.deepcopy` of the backbone (for BYOL's target network)
+        # would copy a bound method together with `self`, but does not copy a function.
         def gather(module: nn.Module, inputs: Any, rows_ND: Tensor) -> Tensor:
             return _Gather.apply(rows_ND, self.group, self.batch_size) if module.training else rows_ND
 
@@ -97,6 +97,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:
-        # The gradients of all processes are equal, so their sum needs no communication.
+        # The gradients are the same in all processes, so summing them needs no communication.
         grad_GMD = grad_ND.reshape(-1, ctx.batch_size, grad_ND.shape[1])
         return (grad_GMD[:, ctx.local_slice] * ctx.world_size).flatten(0, 1), None, None

@@ -1,4 +1,4 @@
-"""Learning dynamics: measurements of a method between epochs, which do not affect the training."""
+"""Learning dynamics: measurements of a method between epochs, which do not affect training."""
 
 import math
 import sys
@@ -29,8 +29,8 @@ class DynamicsMonitor:
     Args:
         config: how often to measure, and the maximum number of images.
         data: the split that the method is trained on.
-        dataset: configuration with the mean and the standard deviation for normalization.
-        seed: seed of the choice of images.
+        dataset: the configuration, with the mean and standard deviation for normalization.
+        seed: seed for choosing the images.
         device: torch device of the method.
     """
 
@@ -47,9 +47,9 @@ class DynamicsMonitor:
         return self.every_n_epochs > 0 and num_epochs % self.every_n_epochs == 0
 
     def measure(self, method: Method) -> dict[str, float]:
-        """Return a value for each of `COLUMNS`, which is NaN if it is undefined or cannot be computed.
+        """Return a value for each of `COLUMNS`. A value that is undefined or cannot be computed is NaN.
 
-        An error during the measurement is printed and does not end the training.
+        An error during the measurement is printed and does not stop training.
 
         - `knn_accuracy`: leave-one-out accuracy of the kNN classifier (20 neighbors by cosine similarity, temperature
           0.1).
@@ -67,7 +67,7 @@ class DynamicsMonitor:
                 if self.has_labels:
                     values["knn_accuracy"] = leave_one_out_knn_accuracy(features, self.data.labels[self.rows])
                 values["effective_rank"] = effective_rank(features)
-        except Exception as error:  # such as too little memory, or a matrix decomposition that does not converge
+        except Exception as error:  # such as insufficient memory, or a matrix decomposition that does not converge
             missing = ", ".join(name for name, value in values.items() if math.isnan(value))
             print(f"pretrain: these learning dynamics could not be measured: {missing} ({error})", file=sys.stderr)
         finally:
@@ -89,9 +89,9 @@ def leave_one_out_knn_accuracy(features: Tensor, labels: np.ndarray) -> float:
 
 
 def gradient_norms(method: Method) -> tuple[float, float]:
-    """Return the Euclidean norms of the gradients of the backbone and of all other parameters.
+    """Return the Euclidean norms of the gradients of the backbone and all other parameters.
 
-    A norm is NaN if none of the parameters has a gradient.
+    A norm is NaN if none of its parameters has a gradient.
     """
     backbone_ids = {id(parameter) for parameter in method.backbone.parameters()}
     backbone: list[Tensor] = []

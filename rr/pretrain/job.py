@@ -11,15 +11,15 @@ class Job:
     """Everything that determines the result of a pretraining run, except the data and the code.
 
     Attributes:
-        dataset: section of the dataset in params.yaml. Only the image size, mean and standard deviation are used.
+        dataset: the dataset's section in params.yaml. Only the image size, mean and standard deviation are used.
         backbone: name of the backbone.
         method: hyperparameters of the method.
-        num_classes: number of classes of the dataset, 0 if it has none.
-        seed: seed of all random numbers.
+        num_classes: number of classes in the dataset, or 0 if it has none.
+        seed: seed for all random numbers.
         precision: `float32` or `bfloat16`.
         dynamics: what to measure during training.
-        fingerprint: hash of everything that must be equal for the run to continue from a checkpoint.
-        backbone_config: the entry of a user's own backbone in params.yaml; None for all others.
+        fingerprint: hash of everything that must be unchanged for the run to continue from a checkpoint.
+        backbone_config: the params.yaml entry of a user's own backbone; None for all others.
     """
 
     dataset: Preprocessing

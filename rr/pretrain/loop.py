@@ -1,7 +1,7 @@
 """The training loop, which is the same for every method.
 
-The order of the images depends only on (seed, epoch), a view only on (seed, epoch, image, view number), and the random
-inputs of a method only on (seed, epoch, step). A killed run that continues from its checkpoint therefore gives
+The image order depends only on (seed, epoch). A view depends only on (seed, epoch, image, view number), and a method's
+random inputs depend only on (seed, epoch, step). A killed run that continues from its checkpoint therefore produces
 identical results.
 """
 
@@ -56,8 +56,8 @@ from rr.runtime.signals import defer_signals, exit_for_signal
 from rr.views.augmentation import Augmentation
 from rr.views.torch_ops import to_device
 
-# The metric that counts the steps with a finite loss. If the loss diverges, the count is the index (from 0) of the
-# first step whose loss is not finite.
+# This metric counts the steps with a finite loss. If the loss diverges, the count is the index (from 0) of the first
+# step whose loss is not finite.
 _FINITE = "finite"
 
 
@@ -74,7 +74,7 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train the backbone of `job`, and write its weights, the history, an image of views and the last epoch's start.
 
-    The last checkpoint remains. The caller must delete it after writing the record of the run.
+    The last checkpoint is kept. The caller must delete it after writing the run's record.
 
     Args:
         job: the description of the run.
@@ -83,15 +83,16 @@ def pretrain(
         device: a torch device.
         threads: number of threads that read images.
         group: the processes that train together; only the main process writes. The default is a single process.
-        on_step: a function to call after each step with the number of views of the step. If it is given, no progress is
-            displayed. An exception that it raises ends the training.
+        on_step: a function to call after each step with the number of views in that step. If it is set, no progress is
+            displayed. An exception that it raises ends the run.
         on_epoch: a function to call in the main process at the start and after each epoch, with the history so far.
 
     Returns:
-        Entries for the record of the run: the durations of the epochs, the number of views, and the views per second.
+        Entries for the run's record: the duration of each epoch, the number of views, and the views per second.
 
     Raises:
-        UserError: if the data do not suit the method or the number of processes, or if the training diverges.
+        UserError: if the method cannot be trained on this data or with this number of processes, or if training
+            diverges.
     """
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
@@ -126,11 +127,11 @@ def pretrain(
 
 
 class Trainer:
-    """Train a method from its last checkpoint, if there is one, to its last epoch.
+    """Train a method to its last epoch, starting from its last checkpoint if there is one.
 
     Args:
         job: the description of the run.
-        method: the method of the job, on `device`.
+        method: the job's method, on `device`.
         data: the training split.
         checkpoint: the path of the newest checkpoint.
         device: a torch device.
@@ -140,7 +141,7 @@ class Trainer:
         on_epoch: see `pretrain`.
 
     Raises:
-        UserError: if the method cannot be trained by that number of processes, or if the file with the start of the
+        UserError: if the method cannot be trained with that number of processes, or if the file with the start of the
             last epoch is missing.
     """
 
@@ -185,7 +186,7 @@ class Trainer:
         start = paths.last_epoch_start(checkpoint)
         if (self.state.epoch, self.state.step) > (config.epochs - 1, 0) and not start.is_file():
             raise UserError(
-                f"{start} is missing: delete {checkpoint.parent} and run the command again, which starts the training "
+                f"{start} is missing: delete {checkpoint.parent} and run the command again, which starts training "
                 "from the beginning"
             )
         method.train()
@@ -277,7 +278,7 @@ class Trainer:
         with single_threaded():
             self.optimizer.step()
         method.after_step()
-        # The sums stay on the device, so that no step waits for the device.
+        # The sums stay on the device, so no step waits for the device.
         for name, fraction in metrics.items():
             sums = state.metric_sums
             sums[name] = sums[name] + fraction if name in sums else fraction.clone()
@@ -299,7 +300,7 @@ class Trainer:
             self.exit_on_signal(signal)
 
     def finish_epoch(self) -> dict[str, float]:
-        """Add a row to the history, measure the dynamics if that is due, and advance to the next epoch.
+        """Add a row to the history, measure the dynamics if due, and advance to the next epoch.
 
         Raises:
             UserError: if the loss or a weight is NaN or infinite.
@@ -315,7 +316,7 @@ class Trainer:
         if not math.isfinite(row["loss"]):
             # The sum of finite losses can be infinite too.
             raise self.loss_error(row["loss"], min(num_finite + 1, state.step))
-        # After this check, no computation between two epochs receives weights that are not finite.
+        # After this check, all weights that the computations between two epochs receive are finite.
         if not all_finite(self.method):
             raise self.divergence_error(f"a weight is NaN or infinite after epoch {state.epoch + 1}")
         state.history.append(row)
@@ -350,10 +351,10 @@ class Trainer:
         return self.divergence_error(f"the loss is {loss} in epoch {self.state.epoch + 1} at step {step}")
 
     def divergence_error(self, problem: str) -> UserError:
-        """Return the error for a training run that has diverged; `problem` states what is NaN or infinite."""
-        kept = f" (the last good checkpoint remains in {self.checkpoint})" if self.checkpoint.is_file() else ""
+        """Return the error for a training run that has diverged; `problem` says what is NaN or infinite."""
+        kept = f" (the last good checkpoint is kept in {self.checkpoint})" if self.checkpoint.is_file() else ""
         return UserError(
-            f"{problem}: lower the method's learning_rate in params.yaml and run the command again, which starts the "
+            f"{problem}: lower the method's learning_rate in params.yaml and run the command again, which starts "
             f"training from the beginning{kept}"
         )
 
@@ -364,7 +365,7 @@ def loss_is_on_host(loss: Tensor) -> bool:
 
 
 def _step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
-    """Return the random generator of a step. The three numbers are hashed to the 32 bits of a seed that torch uses."""
+    """Return the random generator of a step. The three numbers are hashed to the 32 bits that torch uses of a seed."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0]))
 
 
@@ -393,7 +394,7 @@ def _forward(
 def _save_view_grid(
     data: Beton, augmentations: tuple[Augmentation, ...], num_views: int, seed: int, target: Path
 ) -> None:
-    """Write an image of the first training images and their views in the first epoch, without normalization."""
+    """Write an image grid of the first training images and their first-epoch views, without normalization."""
     unnormalized = Preprocessing(data.image_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     positions = np.arange(min(6, len(data)))
     loader = ViewLoader(
@@ -408,7 +409,7 @@ def _save_view_grid(
 
 
 def save_method(method: Method, job: Job, path: Path) -> None:
-    """Save the backbone of a trained method, with the layers that are kept with it."""
+    """Save the backbone of a trained method, along with the layers that are kept with it."""
     layers = {"trained_classifier": method.trained_classifier, "relation_head": method.relation_head}
     save_backbone(
         method.backbone, path, job.dataset,
@@ -418,7 +419,7 @@ def save_method(method: Method, job: Job, path: Path) -> None:
 
 
 def format_history(history: list[dict[str, float]]) -> str:
-    """Return the history as CSV with a row per epoch. Floats have all digits: identical runs give identical files."""
+    """Return the history as CSV, one row per epoch. Floats have all digits, so identical runs give identical files."""
     text = io.StringIO()
     columns = list(history[0]) if history else ["epoch", "loss", "accuracy"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -30,7 +30,7 @@ __all__ = [
     "sample_view_parameters",
 ]
 
-_buffers = BufferPool(max_buffers=3)  # one that is filled, one that is read, and a spare one
+_buffers = BufferPool(max_buffers=3)  # one being filled, one being read, and a spare
 
 
 def make_views(
@@ -85,7 +85,7 @@ def apply_parameters(
     std: Sequence[float],
     device: str | torch.device,
 ) -> torch.Tensor:
-    """Return the views of images that `parameters` describe; `make_views` describes the other arguments."""
+    """Return the views of images that `parameters` describe; see `make_views` for the other arguments."""
     import torch
 
     if torch.device(device).type == "cpu":

@@ -12,7 +12,7 @@ class Augmentation:
     """The augmentations of an image and their probabilities. By default, all augmentations are off.
 
     The operations run in this order: crop, flip, affine map, color jitter, grayscale, blur, solarization,
-    normalization, erasing. The policies of the paper use subsets of these operations, without blur and solarization.
+    normalization, erasing. The paper's policies use subsets of these operations, without blur and solarization.
 
     Attributes:
         crop: `"resized"` crops a random box and resizes it bilinearly to the full image size (`RandomResizedCrop`);
@@ -30,7 +30,7 @@ class Augmentation:
         grayscale: probability that all three channels are replaced by the luma.
         blur: probability of a Gaussian blur with a kernel of a tenth of the image size (`GaussianBlur`).
         blur_sigma: range of the standard deviation of the blur in pixels, uniformly distributed.
-        solarize: probability that all values of at least one half are inverted (`RandomSolarize`).
+        solarize: probability that every pixel value of at least one half is inverted (`RandomSolarize`).
         affine: probability of the affine map (`RandomAffine`, bilinear, filled with 0).
         degrees: d; the rotation is uniformly distributed in [-d, d].
         translate: t in [0, 1]; each translation is uniformly distributed in [-t * size, t * size], rounded to pixels.

@@ -1,4 +1,4 @@
-"""Argument checks that the CPU kernel and the torch operations share."""
+"""Argument checks shared by the CPU kernel and the torch operations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_images(images: Any, dtype: Any) -> tuple[int, int]:
     """Check that `images` are square RGB images (M, S, S, 3) of type `dtype`, and return (M, S).
 
     Raises:
-        ValueError: if the array or tensor has another shape or type.
+        ValueError: if the array or tensor has a different shape or type.
     """
     shape = tuple(getattr(images, "shape", ()))
     if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[1] < 1:
@@ -26,7 +26,7 @@ def check_images(images: Any, dtype: Any) -> tuple[int, int]:
 
 
 def check_parameters(parameters: ViewParameters, num_images: int, image_size: int) -> None:
-    """Raise ValueError if `parameters` are for another number of images or another image size."""
+    """Raise ValueError if `parameters` are for a different number of images or a different image size."""
     if (parameters.num_images, parameters.image_size) != (num_images, image_size):
         raise ValueError(
             f"parameters are for {parameters.num_images} images of size {parameters.image_size}, but there are "
@@ -40,7 +40,7 @@ def normalization_coefficients(
     """Return scale and offset, float32 (3,) each, such that (x - mean) / std = scale * x + offset.
 
     Raises:
-        ValueError: if `mean` or `std` are not three finite numbers, or `std` is not positive.
+        ValueError: if `mean` or `std` does not consist of three finite numbers, or if `std` is not positive.
     """
     means, stds = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     for name, values in (("mean", means), ("std", stds)):

@@ -7,8 +7,8 @@ hue in 8 bits. On CIFAR-10, views of the paper's policy differ from PIL's by 1.1
 brighter) and by 4/255 at the 99th percentile; single pixels differ by up to 40/255. The border of an affine map fades
 to black over one pixel, as in torchvision for tensors, whereas in PIL it is sharp.
 
-The bilinear resize does not antialias. PIL does when it shrinks an image, but a crop is never larger than the view to
-which it is resized, so both agree.
+The bilinear resize does not antialias. PIL antialiases when it shrinks an image, but a crop is never larger than the
+view to which it is resized, so both agree.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def augment(
     matrix = parameters.inverse_affine_matrices()
     strip_height = cpu_kernel.rows_per_strip(image_size)
     has_filters = bool(parameters.blur_sigma.any() or parameters.solarize.any())
-    # The filters come before normalization and erasing, which `filter_range` then does.
+    # The filters must run before normalization and erasing, so `filter_range` then does all of these.
     first_scale, first_offset = (np.ones_like(scale), np.zeros_like(offset)) if has_filters else (scale, offset)
     first_erase = np.zeros_like(parameters.erase) if has_filters else parameters.erase
 

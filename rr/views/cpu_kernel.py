@@ -1,11 +1,11 @@
 """Numba kernels that compute all views of an image.
 
 A view is processed in strips of rows that fit in the first-level cache. Each strip is resized, color-jittered and
-written. The contrast adjustment needs the mean of the complete view. Therefore, this adjustment and all steps after it
+written. However, the contrast adjustment needs the mean of the complete view, so this adjustment and all steps after it
 form a second pass over the strips.
 
-All functions are in one file, because numba's disk cache detects changes only in the file of the compiled function,
-not in the files of the functions that it calls. Arrays are indexed and not sliced, because a slice updates reference
+All functions are in one file, because numba's disk cache detects changes only in the file of the compiled function, not
+in the files of the functions that it calls. Arrays are indexed instead of sliced, because a slice updates reference
 counts. The innermost index starts at zero, so that LLVM can remove numba's test for negative indices and vectorize the
 loop.
 
@@ -28,9 +28,9 @@ LUMA_R, LUMA_G, LUMA_B = f32(0.2989), f32(0.587), f32(0.114)  # as in torchvisio
 RED, GREEN, BLUE = np.int32(0xFF), np.int32(0xFF00), np.int32(0xFF0000)  # bytes of a packed pixel
 
 # Without `forceinline`, the process that compiles the kernel and those that load it from the cache may call different
-# machine code for a helper, and their pixels differ in the last bit (seen for sides 2, 5 and 37).
+# machine code for a helper, so that their pixels differ in the last bit (observed for sides 2, 5 and 37).
 fast_njit = njit(fastmath=True, forceinline=True)
-# Rounding errors of positions grow with the side, so positions are rounded as in torch. Its resize is compiled with
+# Rounding errors of positions grow with the side, so positions are rounded as in torch. torch's resize is compiled with
 # fused multiply-adds (contract), but its affine grid is not (njit without fastmath).
 contract_njit = njit(fastmath={"contract"}, forceinline=True)
 
@@ -54,9 +54,9 @@ def luma(r, g, b):
 def bilinear_taps(start, length, side, position, weight):
     """Compute the source positions and weights of a bilinear resize along one axis.
 
-    Output i is in[position[i]] + weight[i] * (in[position[i] + 1] - in[position[i]]). The arithmetic is that of torch's
-    upsample_bilinear2d with align_corners=False: float32, half-pixel centers, clamped at the edges of the box. If the
-    source is outside the image, the position is `side`, where `pack_pixel_pairs` stores zero.
+    Output i is in[position[i]] + weight[i] * (in[position[i] + 1] - in[position[i]]). The arithmetic is the same as in
+    torch's upsample_bilinear2d with align_corners=False: float32, half-pixel centers, clamped at the edges of the box.
+    If the source is outside the image, the position is `side`, where `pack_pixel_pairs` stores zero.
 
     Args:
         start: the first pixel of the box, which may be outside the image.
@@ -85,8 +85,8 @@ def pack_pixel_pairs(images, m, pixels, pairs):
         images: uint8 (M, S, 3 S).
         m: the index of the image.
         pixels: a temporary array, uint64 (S + 2,).
-        pairs: the array for the result, uint64 (S + 1, S + 1). The low half of a word holds the bytes of pixel x, the
-            high half those of pixel x + 1. The last row and column are zero.
+        pairs: the array for the result, uint64 (S + 1, S + 1). The low half of a word holds the bytes of pixel x, and
+            the high half holds the bytes of pixel x + 1. The last row and column are zero.
     """
     side = images.shape[1]
     pixels[side] = pixels[side + 1] = np.uint64(0)
@@ -106,8 +106,8 @@ def pack_pixel_pairs(images, m, pixels, pairs):
 def resize_row(pairs, y, xs, x_weight, row_pairs, row_cache, slot):
     """Interpolate image row y horizontally into row_cache[slot], with values in [0, 255 * 256**channel].
 
-    `row_cache` is float32 (2, 3, S). Green and blue keep their place in the word, because shifts take time. The weights
-    of the vertical interpolation include the division by 256 and 65536 at no cost.
+    `row_cache` is float32 (2, 3, S). Green and blue are not shifted within the word, because shifts take time. Instead,
+    the weights of the vertical interpolation include the division by 256 and 65536 at no cost.
     """
     side = xs.shape[0]
     for i in range(side):
@@ -127,7 +127,7 @@ def resize_strip(pairs, strip_index, ys, y_weight, xs, x_weight, row_pairs, row_
     """Resize the output rows of one strip into out[strip_index]; `out` is float32 (strips, 3, rows, S) in [0, 1].
 
     Consecutive output rows mostly interpolate between the same two image rows. `row_cache`, float32 (2, 3, S), holds
-    the last two image rows after horizontal interpolation, and `cached_y`, int64 (2,), their numbers.
+    the last two image rows after horizontal interpolation, and `cached_y`, int64 (2,), holds their numbers.
     """
     height, side = out.shape[2], out.shape[3]
     for r in range(height):
@@ -155,8 +155,9 @@ def resize_strip(pairs, strip_index, ys, y_weight, xs, x_weight, row_pairs, row_
 def warp(source, target, matrix, k, m, side):
     """Apply the affine map of view k of image m to `source`, float32 (strips, 3, rows, S), and write to `target`.
 
-    This equals RandomAffine on a float tensor: grid_sample with zero padding. torchvision then multiplies the
-    result by a mask of the image, which it samples in the same way. Therefore, the border is weighted twice.
+    The result is the same as with RandomAffine on a float tensor, which uses grid_sample with zero padding. torchvision
+    then multiplies the result by a mask of the image, which it samples in the same way. Therefore, the border is
+    weighted twice.
     """
     height = source.shape[2]
     half = f32(0.5) * f32(side)
@@ -255,7 +256,7 @@ def sum_luma(strips, strip_index):
 
 @fast_njit
 def apply_jitter_steps(strips, strip_index, first_step, stop_step, order, factors, k, m, mean):
-    """Apply the steps first_step to stop_step - 1 of the color jitter to a strip; skip those that change nothing.
+    """Apply the steps first_step to stop_step - 1 of the color jitter to a strip; skip steps that change nothing.
 
     `order` and `factors` contain the values of all views; the strip belongs to view k of image m. `mean` is the mean
     luma of the view, which only the contrast adjustment needs.
@@ -312,7 +313,7 @@ def rows_per_strip(side):
     return max(rows for rows in range(1, side + 1) if side % rows == 0 and (rows * side <= STRIP_PIXELS or rows == 1))
 
 
-# Without fastmath, which would also apply to `warp` after inlining.
+# Compile this without fastmath, which would also apply to `warp` after inlining.
 @njit(cache=True, nogil=True)
 def augment_range(
     images, start, stop, strip_height, crop, flip, jitter, factors, order, grayscale, affine, matrix, erase, scale,
@@ -389,7 +390,7 @@ def augment_range(
 
 @fast_njit
 def reflect(position, side):
-    """Return the pixel at a position outside the image, which is continued by reflection without its edge."""
+    """Return the pixel at a position outside the image, which is extended by reflection without repeating its edge."""
     return side - 1 - abs(side - 1 - abs(position))
 
 
@@ -442,7 +443,7 @@ def filter_range(views, start, stop, radius, blur_sigma, solarize, erase, scale,
     """Blur, solarize, normalize and erase all views of images start to stop - 1 in place.
 
     `views`, float32 (K, M, S, S, 3), is the result of `augment_range` without normalization and erasing. `radius` is
-    that of the blur in pixels. The other arguments are those of `augment_range`.
+    the blur radius in pixels. The other arguments are the same as in `augment_range`.
     """
     num_views, num_images, side = views.shape[:3]
     views_rows = views.reshape((num_views, num_images, side, 3 * side))

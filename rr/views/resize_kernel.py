@@ -17,7 +17,7 @@ f32 = np.float32
 def triangle_taps(in_size, out_size, first, starts, counts, weights):
     """Compute the source pixels and weights of the outputs first to first + S - 1 along one axis.
 
-    These are torch's: output i has the center (i + 0.5) * in_size / out_size, and its weights add up to 1.
+    Both are the same as in torch: output i has the center (i + 0.5) * in_size / out_size, and its weights add up to 1.
 
     Args:
         in_size: number of source pixels.
@@ -80,9 +80,9 @@ def resize_box(pixels, top, left, height, width, out_height, out_width, first_ro
     for i in range(side):
         x_start[i] = 3 * (left + x_start[i]) - first_used
     for y in range(out.shape[0]):
-        row[:] = f32(0.5)  # rounds to the nearest integer below
+        row[:] = f32(0.5)  # so that the conversion below rounds to the nearest integer
         for tap in range(y_count[y]):
-            # A slice whose index starts at zero, so that LLVM can vectorize the loop.
+            # Use a slice whose index starts at zero, so that LLVM can vectorize the loop.
             source = rows[top + y_start[y] + tap, first_used : first_used + num_used]
             weight = y_weight[y, tap]
             for x in range(num_used):

@@ -21,7 +21,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """The random parameters of K views of M square images of one size.
+    """The random parameters for K views of each of M square images, all of the same size.
 
     Attributes:
         image_size: side of the images in pixels.
@@ -94,7 +94,7 @@ def sample_view_parameters(
 ) -> ViewParameters:
     """Sample the parameters of `num_views` random views of each image.
 
-    The distributions are those of torchvision's RandomResizedCrop (including its ten attempts and its central
+    The distributions are the same as in torchvision's RandomResizedCrop (including its ten attempts and its central
     fallback), RandomCrop with padding, RandomHorizontalFlip, ColorJitter, RandomGrayscale, GaussianBlur,
     RandomSolarize, RandomAffine and RandomErasing.
 
@@ -165,9 +165,10 @@ def sample_crop_parameters(
     num_views: int,
     image_size: int,
 ) -> ViewParameters:
-    """Sample the parameters of views that have been cropped already, for one view of each of K * M crops.
+    """Sample the parameters of views that have already been cropped, for one view of each of K * M crops.
 
-    They equal those of `sample_view_parameters`, except that nothing is cropped. The crops are sorted by view.
+    The parameters are the same as from `sample_view_parameters`, except that nothing is cropped. The crops are sorted
+    by view.
     """
     uncropped = tuple(replace(policy, crop="none") for policy in as_policies(augmentation))
     return sample_view_parameters(uncropped, seed, epoch, image_indices, num_views, image_size).as_single_views()
@@ -176,7 +177,8 @@ def sample_crop_parameters(
 def blur_radius(image_size: int) -> int:
     """Return how many pixels on each side of a pixel its blurred value depends on.
 
-    As in SimCLR, the kernel has a tenth of the image size, rounded to an odd number, but here at least three pixels.
+    As in SimCLR, the kernel size is a tenth of the image size, rounded to an odd number. Here, it is at least three
+    pixels.
     """
     return min(max(1, image_size // 20), image_size - 1)
 

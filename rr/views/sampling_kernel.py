@@ -11,8 +11,9 @@ import math
 import numpy as np
 from numba import njit
 
-# Random words are generated in blocks of four, which have these numbers. Each value always uses the same word. If one
-# operation needs fewer words (as when a crop is accepted early), the words of the other operations stay the same.
+# Random words are generated in blocks of four, numbered as below. Each value always uses the same word. If one
+# operation needs fewer words (for example, when a crop is accepted early), the other operations still use the same
+# words.
 MAX_CROP_TRIES = 10  # blocks 0 to 9, one per attempt: area, aspect ratio, top, left
 FLAGS_BLOCK = 10  # flip, jitter, grayscale, order of the jitter
 FACTORS_BLOCK = 11  # brightness, contrast, saturation, hue
@@ -116,8 +117,8 @@ def fill_parameters(
     size of the images. `crop_kind` is 0 for no crop, 1 for a resized crop with the ranges `scale` and `ratio`, and 2
     for a padded crop with a border of `border` pixels. The order of `probabilities` is flip, jitter, grayscale, affine
     map, erasing, blur and solarization; the order of `strengths` is brightness, contrast, saturation and hue.
-    `blur_sigmas` is the range of the standard deviation of the blur. `affine_ranges` are degrees, translation in
-    pixels, lowest and highest zoom, and shear in degrees. `erase_side` is the side of the erased square in pixels.
+    `blur_sigmas` is the range of the blur's standard deviation. `affine_ranges` are degrees, translation in pixels,
+    lowest and highest zoom, and shear in degrees. `erase_side` is the side of the erased square in pixels.
     """
     num_views, num_images = flip.shape
     flip_p, jitter_p, grayscale_p, affine_p, erase_p, blur_p, solarize_p = probabilities

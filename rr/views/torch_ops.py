@@ -178,7 +178,7 @@ def _crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor, num_views: int) -
 
 def _bilinear_taps(start: Tensor, length: Tensor, position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return two source pixels (int64) and their weights, (N, S) each, like `cpu_kernel.bilinear_taps`."""
-    # Computed in float64 and then rounded, which equals the fused multiply-add of torch's own resize.
+    # Compute in float64 and then round, which is equivalent to the fused multiply-add of torch's own resize.
     source = ((length / size).double() * (position + 0.5) - 0.5).float().clamp_min(0)
     low = torch.minimum(source.floor(), length - 1)
     high = torch.minimum(low + 1, length - 1)
@@ -190,7 +190,7 @@ def _bilinear_taps(start: Tensor, length: Tensor, position: Tensor, size: int) -
 
 
 def _warp(x_3NSS: Tensor, inverse_matrix_N6: Tensor) -> Tensor:
-    """Warp images by the affine maps whose inverses are given, like `cpu_kernel.warp`."""
+    """Warp images with the affine maps whose inverses are `inverse_matrix_N6`, like `cpu_kernel.warp`."""
     batch_size, size = x_3NSS.shape[1], x_3NSS.shape[2]
     centered = torch.arange(size, device=x_3NSS.device, dtype=torch.float32) + 0.5 - size / 2
     u, v = centered, centered[:, None]
@@ -219,7 +219,7 @@ def _luma(x: Tensor) -> Tensor:
 def _color_jitter(x: Tensor, factors: Tensor, order: Tensor, *, skip_hue: bool) -> Tensor:
     """Apply the color jitter to (3, N, S, S), in the order of each view.
 
-    Brightness, contrast and saturation all blend the image with another one: black, its mean luma, or its luma.
+    Brightness, contrast and saturation all blend the image with a second image: black, its mean luma, or its luma.
     Therefore, one blend computes all three. Its factor is 1 (no change) for views that adjust the hue in this step.
     """
     hue = factors[:, HUE, None, None]

@@ -1,4 +1,4 @@
-"""The head ablation of the paper: a pair's logit is the dot product of two (possibly encoded) representations."""
+"""The paper's head ablation: a pair's logit is the dot product of two (possibly encoded) representations."""
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ def dot_product_loss(
 ) -> tuple[Tensor, PairStatistics]:
     """Return the loss and the statistics of all pairs with logits ⟨z_i, z_j⟩ (paper, head ablations a and b).
 
-    The arguments are those of `rr.methods.relation.relation_loss`. The products are entries of one matrix of size K·M ×
-    K·M. The loss is computed in at least float32, even under autocast.
+    The arguments are those of `rr.methods.relation.relation_loss`. The products are the entries of a single K·M × K·M
+    matrix. The loss is computed in at least float32, even under autocast.
     """
     K, M, D = features_KMD.shape
     left_P, right_P = pair_row_indices(K, M, negative_rows, positive_rows)

@@ -1,8 +1,8 @@
 """The relation loss in plain torch, for any device and dtype.
 
-The output of a linear layer for a concatenation is a sum, W [z_i; z_j] + b = W_a z_i + (W_b z_j + b). The first layer
-is therefore applied once to each of the K·M representations, and the results are added for each pair. The aggregations
-`sum` and `mean` have the same property. `max` does not, so the first layer is applied to every pair.
+A linear layer maps a concatenation to a sum, W [z_i; z_j] + b = W_a z_i + (W_b z_j + b). The first layer is therefore
+applied once to each of the K·M representations, and the results are added for each pair. The aggregations `sum` and
+`mean` have the same property. `max` does not, so the first layer is applied to every pair.
 """
 
 from typing import TYPE_CHECKING
@@ -57,9 +57,10 @@ def factorized_loss(
 def pair_row_indices(
     num_views: int, num_images: int, negative_rows: Tensor, positive_rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the row indices of the left and of the right representation of every pair, int64 (P,) each.
+    """Return the row indices of the left and right representation of every pair, int64 (P,) each.
 
-    Rows index the K·M representations in view-major order. All positive pairs come first, then all negative ones.
+    The indices count the K·M representations in view-major order. All positive pairs come first, then all negative
+    pairs.
     """
     left_Q, right_Q = view_pairs(num_views, device=negative_rows.device).unbind(1)
     image_M = torch.arange(num_images, device=negative_rows.device)
@@ -72,7 +73,7 @@ def pair_row_indices(
 
 
 def first_layer_terms(head: "RelationHead", rows_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what each row contributes to the hidden layer as the left and as the right row of a pair.
+    """Return what each row contributes to the hidden layer as the left and the right row of a pair.
 
     Returns:
         Two tensors (N, H), at least float32. The second one includes the bias.

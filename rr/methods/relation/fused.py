@@ -1,10 +1,11 @@
-"""The relation loss on a CPU in float32: forward and backward together, without an array of P × H hidden values.
+"""The relation loss on a CPU in float32: forward and backward pass together, without an array of P × H hidden values.
 
 The loss of a pair depends only on its logit and on the batch statistics, so its gradient is known as soon as the logits
-are. The following is computed in three passes over the pairs, each of which loops over the partners of every row.
+are. The computation makes three passes over the pairs, each of which loops over the partners of every row. The passes
+compute:
 
-1. Sums of the centered hidden values. They give the batch-norm moments over all P pairs and, in the backward pass, the
-   contribution of these moments to the gradient.
+1. Sums of the centered hidden values. They determine the batch-norm moments over all P pairs and, in the backward pass,
+   the contribution of these moments to the gradient.
 2. The logits, and the gradient of the loss with respect to them (P floats each).
 3. Sums of this gradient times the slope of the LeakyReLU, once for the left and once for the right row of each pair.
 
@@ -71,10 +72,10 @@ def fused_loss(
     positive_rows: Tensor | None,
     config: PairLossConfig,
 ) -> tuple[Tensor, PairStatistics]:
-    """Return what `relation_loss` returns, for float32 on a CPU and any aggregation but `max`.
+    """Return what `relation_loss` returns, for float32 on a CPU and any aggregation except `max`.
 
-    A head in training mode updates its running statistics. Only first derivatives are available. The kernels give
-    bit-identical results for any number of threads. torch's matrix products and means may not.
+    A head in training mode updates its running statistics. Only first derivatives are available. The kernels produce
+    bit-identical results with any number of threads; torch's matrix products and means may not.
     """
     K, M, D = features_KMD.shape
     positive_QM = torch.arange(M).expand(K * (K - 1) // 2, M) if positive_rows is None else positive_rows
@@ -84,9 +85,9 @@ def fused_loss(
     step = 2 if M > 1 else 1  # for M > 1, positives and negatives alternate in the forward list
 
     def mean_loss_and_logit_grad(alternating_logits_P: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of logits of alternating positive and negative pairs, and its gradient, (P,)."""
+        """Return the mean loss and its gradient, (P,), given the logits of alternating positive and negative pairs."""
         wrong_logits_P = alternating_logits_P.clone()
-        wrong_logits_P[::step].neg_()  # the wrong answer to a positive pair has the negated logit
+        wrong_logits_P[::step].neg_()  # the logit of the wrong answer to a positive pair is negated
         alpha = alpha_weights(wrong_logits_P, slice(None, None, step), config)
         loss, grad_P = pair_loss_and_grad(wrong_logits_P, config, alpha)
         grad_P[::step].neg_()

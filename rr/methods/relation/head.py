@@ -9,10 +9,10 @@ Aggregation = Literal["cat", "sum", "mean", "max"]
 
 
 class RelationHead(nn.Module):
-    """Predict whether two representations come from the same image (the paper's section on the relation module).
+    """Predict whether two representations come from the same image (see the paper's section on the relation module).
 
-    The layers are Linear, BatchNorm1d, LeakyReLU(0.01) and Linear; their sizes are those of the paper's code. The input
-    is an aggregated pair of representations, and the output is one logit.
+    The layers are Linear, BatchNorm1d, LeakyReLU(0.01) and Linear, with the same sizes as in the paper's code. The
+    input is an aggregated pair of representations, and the output is one logit.
 
     Args:
         features: the size D of a representation.

@@ -1,4 +1,4 @@
-"""Numba kernels of the fused relation loss. They loop over the partners of each row, without an array of P × H values.
+"""Numba kernels for the fused relation loss. They loop over the partners of each row, without an array of P × H values.
 
 Notation: N = K·M rows, H hidden units, P pairs, T tiles of `TILE_ROWS` rows. A compressed list of partners consists of
 `offsets_N1`, int64 (N + 1), and `partners_P`, int64: the partners of row n are
@@ -230,9 +230,9 @@ def leaky_relu_grad_sums(
 ) -> None:
     """Compute `out[n, c]`, the sum over the partners p of `grad * (0.01 + 0.99 [own[n, c] + other[p, c] > 0])`.
 
-    `logit_grad_P` is the gradient of the loss with respect to the logits, in the order of `partners_P`. Up to the
-    factor of the output weight, `out` is the gradient with respect to the normalized hidden values, summed over the
-    pairs of n. Also compute the sums of `out` and of `out * centered` over the rows of each tile.
+    `logit_grad_P` is the gradient of the loss with respect to the logits, in the order of `partners_P`. Except for the
+    output weight as a factor, `out` is the gradient with respect to the normalized hidden values, summed over the pairs
+    of n. Also compute the sums of `out` and of `out * centered` over the rows of each tile.
     """
     N, H = own_NH.shape
     zero = np.float32(0)

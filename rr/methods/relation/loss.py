@@ -1,7 +1,8 @@
 """The relation loss, and its reference implementation.
 
-`direct_logits_and_targets` is the reference, which is written to be readable. Training uses `relation_loss`. It
-computes the same loss, but usually applies the first linear layer once per representation instead of once per pair.
+`direct_logits_and_targets` is the reference implementation and is written for readability. Training uses
+`relation_loss`, which computes the same loss, but usually applies the first linear layer once per representation
+instead of once per pair.
 """
 
 import contextlib
@@ -16,11 +17,11 @@ from rr.methods.relation.head import RelationHead
 from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairStatistics
 from rr.methods.relation.pairs import roll_negative_rows
 
-# Up to this number of views, the implementation in plain torch is faster than the fused kernel.
+# Up to this number of views, the plain torch implementation is faster than the fused kernel.
 TORCH_MAX_VIEWS = 3
 # Below this number of pairs times hidden units, a second thread costs more than it saves.
 SINGLE_THREAD_MAX_WORK = 1_000_000
-# The first layer needs as much time for this number of its inputs as all later steps need for one partner of a row.
+# For this many inputs, the first layer takes as long as all later steps take for one partner of a row.
 FEATURES_PER_PARTNER = 64
 
 
@@ -66,23 +67,24 @@ def relation_loss(
     """Return the loss of all pairs and the statistics of the predictions.
 
     A head in training mode normalizes with the statistics of all pairs and updates its running statistics as
-    `BatchNorm1d` does. On a CPU, float32 features of more than `TORCH_MAX_VIEWS` views use the fused kernel, which
-    has first derivatives only. All other cases, including the aggregation `max`, use the implementation in plain torch.
+    `BatchNorm1d` does. On a CPU, the fused kernel handles float32 features of more than `TORCH_MAX_VIEWS` views; it
+    supports only first derivatives. All other cases, including the aggregation `max`, use the plain torch
+    implementation.
 
     Args:
         head: the relation head.
         features_KMD: representations of K views of M images.
-        negative_rows: the row in view j of the negative partner of each row of view i, for each pair of views i < j:
-            int64 (K(K-1)/2, M), see `rr.methods.relation.pairs`. If M = 1, the shape is (K(K-1)/2, 0), and the loss is
-            over positive pairs only. The default is `roll_negative_rows`, as in the paper's code.
+        negative_rows: for each pair of views i < j and each row of view i, the row of its negative partner in view j:
+            int64 (K(K-1)/2, M), see `rr.methods.relation.pairs`. If M = 1, the shape is (K(K-1)/2, 0), and the loss
+            covers only positive pairs. The default is `roll_negative_rows`, as in the paper's code.
         positive_rows: the row of the positive partner, int64 (K(K-1)/2, M). The default is the same image, as in the
             paper.
         config: the loss function of a pair.
 
     Raises:
         ValueError: if a tensor has an invalid shape, dtype or device; if a row is out of range (checked only on the
-            CPU, because reading a tensor on another device would wait for it); or if there is only one pair to
-            normalize in training mode (K = 2 and M = 1).
+            CPU, because reading a tensor on a different device would wait for that device); or if there is only one
+            pair to normalize in training mode (K = 2 and M = 1).
     """
     if negative_rows is None and features_KMD.ndim == 3:
         negative_rows = roll_negative_rows(*features_KMD.shape[:2], device=features_KMD.device)

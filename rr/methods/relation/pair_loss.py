@@ -1,4 +1,4 @@
-"""The loss of pairs and the statistics of predictions, which all implementations of the relation loss use."""
+"""The pair loss and the prediction statistics that all implementations of the relation loss use."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -13,7 +13,7 @@ PairLossKind = Literal["focal", "bce"]
 
 @dataclass(frozen=True)
 class PairLossConfig:
-    """The loss function of pairs. The defaults are those of the paper's code.
+    """The loss function for pairs. The defaults are the same as in the paper's code.
 
     Attributes:
         kind: `bce` is the mean binary cross-entropy. `focal` is the mean of the cross-entropy times the weight
@@ -46,9 +46,9 @@ PAPER_PAIR_LOSS = PairLossConfig()
 class PairStatistics(NamedTuple):
     """Counts over the pairs of one step, and sums of the log-likelihoods (in nats) of the correct answers.
 
-    Tensors are 0-d on the device of the features, and the counts among them are int64. A logit above 0 predicts "same
-    image". Positives and negatives are counted by their targets. The paper's code splits its predictions into two
-    halves instead, although positive and negative blocks alternate in them.
+    All values are 0-d tensors on the features' device, and the counts are int64. A logit above 0 predicts "same image".
+    Positives and negatives are counted by their targets. The paper's code instead splits its predictions into two
+    halves, although positive and negative blocks alternate in them.
     """
 
     correct_positives: Tensor
@@ -80,8 +80,8 @@ def alpha_weights(wrong_logits_P: Tensor, positive_slice: slice, config: PairLos
 def pair_loss_and_grad(wrong_logits_P: Tensor, config: PairLossConfig, alpha: Tensor | float) -> tuple[Tensor, Tensor]:
     """Return the mean loss of all pairs, and its derivative with respect to the logit of each pair.
 
-    Let s = sigmoid(w) and c = softplus(w). The cross-entropy of a pair is c, with derivative s. Its focal loss is
-    alpha s^gamma c, with derivative alpha s^gamma (gamma (1 - s) c + s). The derivatives are explicit because autograd
+    Let s = sigmoid(w) and c = softplus(w). The cross-entropy of a pair is c, with derivative s. Its focal loss is alpha
+    s^gamma c, with derivative alpha s^gamma (gamma (1 - s) c + s). The derivatives are written out because autograd
     would need five times as many operations, and would multiply 0 by infinity at s = 0 for gamma < 1.
 
     Args:

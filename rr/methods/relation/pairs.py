@@ -3,7 +3,7 @@
 A mini-batch contains K augmented views of M images. For every pair of views i < j, row m of view i is compared with row
 m of view j (a positive: the same image) and with row `negative_rows[pair, m]` of view j (a negative: another image).
 
-Notation: K = `num_views` views and M = `num_images` images give Q = K(K-1)/2 pairs of views.
+Notation: with K = `num_views` views of M = `num_images` images, there are Q = K(K-1)/2 pairs of views.
 """
 
 import torch
@@ -31,9 +31,10 @@ def partners(
 
     Args:
         num_views: number of views of each image, K, at least 2.
-        num_images: number of images of the mini-batch, M.
-        generator: if given, the partners are random, as in Algorithm 1 of the paper (`sample_negative_rows`). By
-            default, they are those of the paper's code (`roll_negative_rows`), which are the same in every mini-batch.
+        num_images: number of images in the mini-batch, M.
+        generator: if this is not None, the partners are random, as in Algorithm 1 of the paper
+            (`sample_negative_rows`). By default, they are the same in every mini-batch, as in the paper's code
+            (`roll_negative_rows`).
         device: device of the result.
 
     Returns:
@@ -48,7 +49,7 @@ def partners(
 
 
 def roll_negative_rows(num_views: int, num_images: int, *, device: torch.device | str | None = None) -> Tensor:
-    """Return the negative partners of the paper's code, which rolls the rows of view j by s positions.
+    """Return the same negative partners as the paper's code, which rolls the rows of view j by s positions.
 
     The shift s is 1 for the first pair of views, grows by 1 with each pair and returns to 1 when it reaches M, so no
     row becomes its own partner. As with `torch.roll`, the partner of row m is row (m - s) mod M.

@@ -289,7 +289,7 @@ def test_networks_for_one_size_need_the_size(tmp_path: Path) -> None:
     config = ImportedConfig(kind="imported", path=str(tmp_path / "b"), sha256=file_sha256(tmp_path / "b"))
     assert find_imported_problem(config, "shufflenet_v2_x0_5", 32) is None
     problem = find_imported_problem(config, "shufflenet_v2_x0_5", 64)
-    assert "for images of 32 x 32 pixels, but the image_size of the dataset is 64: run rr import with" in str(problem)
+    assert "for images of 32 x 32 pixels, but the dataset's image_size is 64: run rr import with" in str(problem)
 
 
 def test_prefix_in_a_safetensors_file_is_removed(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ def test_methods_that_use_labels_reject_unlabeled_images(name: str) -> None:
     if data_requirements(config).label_fraction:
         assert problem
         assert "needs a label for every training image, but 200 of 200 are unlabeled" in problem
-        assert ("set label_fraction: 0.0" in problem) == (name == "relational-10")
+        assert ("set the method's label_fraction to 0.0" in problem) == (name == "relational-10")
     elif name == "deepcluster":
         assert problem
-        assert "set clusters_per: dataset" in problem
+        assert "set the method's clusters_per to dataset" in problem
     else:
         assert problem is None
 
@@ -43,7 +43,7 @@ def test_methods_that_use_labels_reject_a_single_class(name: str) -> None:
     # The other class of the dataset has only test images.
     problem = find_training_problem(PARAMS.methods[name], np.ones(200, np.int64), 2)
     assert problem
-    assert "training images of at least two classes, but the number of their classes is 1" in problem
+    assert "training images from at least two classes, but the number of classes with such images is 1" in problem
     problem = find_training_problem(PARAMS.methods[name], np.arange(200) % 3, 2)
     assert problem
     assert "the label 2 has no class name (the number of class names is 2)" in problem
@@ -58,10 +58,10 @@ def test_one_unlabeled_image_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "problem"),
     [
-        ("relational", {"batch_size": 1}, "batch_size is 1 and the number of training images is 200: raise batch_size"),
+        ("relational", {"batch_size": 1}, "batch_size is 1 and the number of training images is 200: raise"),
         ("relational", {"batch_size": 199}, None),
         ("relational", {"batch_size": 199, "views": 2}, "the last mini-batch contains 1 of the 200 training images"),
-        ("simclr", {"batch_size": 199}, "the method needs at least 2 images in every mini-batch: choose another"),
+        ("simclr", {"batch_size": 199}, "the method needs at least 2 images in every mini-batch: choose a different"),
         ("supervised", {"batch_size": 199, "views": 1}, "the last mini-batch contains 1"),
         ("supervised", {"batch_size": 199, "views": 2}, None),
         ("rotation", {"batch_size": 199}, None),

@@ -226,7 +226,7 @@ def test_own_classes_run_through_all_stages(extensions: Path, rr: RunRr) -> None
     (extensions / "separable.py").rename("separable.py")
     outcome = rr("embed", ".", "--output", "features.parquet", "--weights", weights)
     assert outcome.code == 2
-    assert f"{weights} contains a backbone of the kind separable:Separable, which cannot be loaded" in outcome.err
+    assert f"{weights} contains a backbone of kind separable:Separable, which cannot be loaded" in outcome.err
     assert "run this command in the project that trained it" in outcome.err
 
 

@@ -94,7 +94,7 @@ def test_checkpoint_of_another_run_is_ignored(path: Path, capsys: pytest.Capture
     training.save(path, 1)
     assert load(path, "another fingerprint")[0] == 0
     output = capsys.readouterr().out
-    assert "is from a run with other parameters, data or code" in output
+    assert "is from a run with different parameters, data or code" in output
     assert "starting from the beginning" in output
 
 
