@@ -411,7 +411,7 @@ def verify(
 
 @app.command()
 def sync(engine: EngineArgument = None, params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Register all runs that match their records with DVC and Snakemake, so that neither engine repeats them.
+    """Register with DVC and Snakemake all runs that match their records, so that neither engine repeats them.
 
     Use this command before you switch to the other engine, or after you have edited comments, docstrings or formatting
     in the code.

@@ -159,8 +159,8 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
             print(f"fetch: reading the local copy {former} again, because {record_file} names it", file=sys.stderr)
         else:
             print(
-                f"fetch: using the source in {params_file}, because {record_file} names the local copy {former}, but "
-                "this no longer exists",
+                f"fetch: using the source in {params_file}, because the local copy {former}, named in {record_file}, "
+                "no longer exists",
                 file=sys.stderr,
             )
     with record_run(run) as recorder:
@@ -481,7 +481,7 @@ def _recompute_random_run(params: Params, device: str) -> str:
 
 
 def run_sync(engine: str | None, params_file: Path) -> str:
-    """Register the runs that match their records with both engines or, if `engine` made them, with the other one."""
+    """Register the runs that match their records, with both engines or, if `engine` ran last, with the other one."""
     registered, total = sync_engines(engine, load_params(params_file))
     left_out = "" if registered == total else "; `rr verify` shows why the others were not"
     return f"sync: {registered} of {total} runs were registered{left_out}"

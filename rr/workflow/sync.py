@@ -18,7 +18,7 @@ from rr.workflow.verify import check_grid, describe_mismatches
 
 
 def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
-    """Register the runs in the grid that match their records with the engines.
+    """Register with the engines all runs in the grid that match their records.
 
     Both engines compare code byte by byte. If only comments, docstrings or formatting are edited, they would repeat
     runs that match their records. Both would also accept outdated files: `dvc commit` does not check them, and
@@ -59,7 +59,7 @@ def was_started_by_user() -> bool:
 
 
 def register_run(run: StageRun, params: Params) -> None:
-    """Register a finished stage run that a user started with both engines.
+    """Register with both engines a finished stage run that was started by a user.
 
     Nothing happens if the run is not in the grid, or if it does not match `params`, which may have changed in the
     meantime. If an engine is not installed or cannot register the run, a message is printed.
