@@ -1,8 +1,8 @@
-# `make` installs everything and runs the grid; `make test` installs everything and runs the tests. A repeated `make`
-# does only what is out of date.
+# `make` installs everything and runs the grid; `make test` installs everything and runs the tests. If you run `make`
+# again, it repeats only what is out of date.
 VENV := .venv
 PYTHON ?= python3
-# CPU=1 installs torch without the CUDA libraries (docs/install.md). Such an environment contains a lock file of its own.
+# CPU=1 installs torch without the CUDA libraries (docs/install.md). Such an environment contains its own lock file.
 CPU ?= $(if $(wildcard $(VENV)/requirements.lock),1)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -11,7 +11,7 @@ main: repository setup
 	dvc repro
 	@echo "report: $(CURDIR)/report/index.html"
 
-# DVC refuses to run in a folder without git, such as an unpacked archive. Check this before the long installation.
+# DVC cannot run in a folder without git, such as an unpacked archive. Check this before the long installation.
 repository:
 	@git rev-parse --git-dir >/dev/null || { \
 		echo "make: DVC needs a git repository: clone the project with git, or, in this folder, run" \
@@ -49,8 +49,8 @@ docs: setup
 	python docs/generate.py
 	sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
 
-# Write the exact versions of the dependencies in pyproject.toml, with hashes. Versions that are already in the file are
-# kept if they are still allowed.
+# Write the exact versions of the dependencies in pyproject.toml to requirements.lock, with hashes. Versions that are
+# already in that file are kept if they are still allowed.
 LOCK = uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 lock: setup
 	$(LOCK) --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
@@ -60,7 +60,7 @@ lock: setup
 audit: setup
 	uv tool run pip-audit --strict --disable-pip --no-deps --requirement requirements.lock
 
-# Run the tests with the oldest and with the newest versions that pyproject.toml allows.
+# Run the tests with the oldest or the newest dependencies that pyproject.toml allows.
 test-oldest: RESOLUTION = lowest-direct
 test-newest: RESOLUTION = highest
 test-oldest test-newest: setup

@@ -27,7 +27,7 @@ keep_former_outputs()
 configfile: "params.yaml"
 
 
-# Built from workflow/Dockerfile. It is used only with `--sdm apptainer`.
+# This image is built from workflow/Dockerfile and is used only with `--sdm apptainer`.
 container: "docker-daemon://relational-reasoning:latest"
 
 
@@ -39,7 +39,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# PyYAML is the parser of Snakemake. It differs from the parser of rr: it follows YAML 1.1, in which 1e-5 is a string.
+# Snakemake reads YAML with PyYAML. Unlike the parser that rr uses, it follows YAML 1.1, in which 1e-5 is a string.
 if config != yaml.safe_load(Path("params.yaml").read_text()):
     raise WorkflowError(
         "--config and --configfile accept only suites, such as workflow/suites/cifar.yaml: set all other parameters in "
@@ -53,10 +53,11 @@ shell.prefix(
 )
 
 
-# `gpu` is the number of GPUs that a job requests from a cluster. `gpu_jobs` limits the number of jobs that use the GPUs of
-# this machine at the same time. The default profile allows one such job; --resources gpu_jobs=4, for example, allows four.
-# One resource would not be enough for both, because Snakemake would also reduce the requests of cluster jobs to its limit.
-# Without a GPU, both are 0. RR_DEVICE takes precedence over the GPUs of this machine, because a cluster may have others.
+# `gpu` is the number of GPUs that a job requests from a cluster. `gpu_jobs` limits the number of jobs that use this
+# machine's GPUs at the same time. The default profile allows one such job; --resources gpu_jobs=4, for example, allows
+# four. A single resource would not be enough, because Snakemake would also reduce the requests of cluster jobs to its
+# limit. Without a GPU, both are 0. RR_DEVICE takes precedence over this machine's GPUs, because a cluster may have
+# different ones.
 DEVICE = os.environ.get("RR_DEVICE", "auto")
 GPU = int(DEVICE.startswith("cuda") or (DEVICE == "auto" and bool(shutil.which("nvidia-smi"))))
 
@@ -65,9 +66,9 @@ resource_scopes:
     gpu_jobs="local",
 
 
-# Before a time limit, Slurm sends SIGUSR1 to every process of a job. `rr` then saves a checkpoint and exits. The Snakemake
-# process of the job must ignore the signal. Otherwise it would terminate and kill `rr`. Child processes inherit this
-# setting, but `rr` handles the signal again.
+# Before a job's time limit, Slurm sends SIGUSR1 to every process of the job. `rr` then saves a checkpoint and exits.
+# The Snakemake process of the job must ignore the signal. Otherwise, Snakemake would terminate and kill `rr`. Child
+# processes inherit this setting, but `rr` installs its own handler.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 

@@ -1,6 +1,6 @@
-"""The `rr` command line. Each stage has a command, which DVC and Snakemake run too.
+"""The `rr` command line. Each stage has a command, which DVC and Snakemake also run.
 
-This module imports only Typer and small modules of `rr`, so that `rr --help` is fast. The commands import the rest.
+This module imports only Typer and small `rr` modules, so that `rr --help` is fast. The commands import the rest.
 """
 
 import gc
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Command(typer.core.TyperCommand):
-    """A command whose line in the list of commands is not cut."""
+    """A command whose line in the command list is not truncated."""
 
     def get_short_help_str(self, limit: int = 0) -> str:
         return super().get_short_help_str(limit=1000)
@@ -53,7 +53,7 @@ MethodOption = Annotated[
 ]
 SeedOption = Annotated[
     int,
-    typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the initial weights, the image order and the views."),
+    typer.Option("--seed", min=0, max=2**31 - 1, help="Seed for the initial weights, the image order and the views."),
 ]
 TargetOption = Annotated[
     str, typer.Option("--target", help="Name of the dataset to evaluate on (a key under `datasets:` in params.yaml).")
@@ -66,7 +66,7 @@ LocalCopyOption = Annotated[
 ]
 EngineArgument = Annotated[
     Literal["dvc", "snakemake"] | None,
-    typer.Argument(metavar="ENGINE", help="Engine that made the outputs: register them only with the other one."),
+    typer.Argument(metavar="ENGINE", help="Engine that wrote the outputs: register them only with the other one."),
 ]
 FormatOption = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
@@ -130,7 +130,7 @@ def init(
         bool, typer.Option("--no-labels", help="Use all images without labels. By default, folders may be classes.")
     ] = False,
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read. By default, stop.")
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read. By default, rr init stops.")
     ] = False,
     run: Annotated[bool, typer.Option("--run", help="Also train on the images and write the report.")] = False,
     params: ParamsOption = paths.PARAMS_FILE,
@@ -140,7 +140,7 @@ def init(
 
     if images is None:
         if name or run or no_labels or skip_unreadable:
-            raise UserError("the options of rr init need a folder of images: rr init IMAGES")
+            raise UserError("these options of rr init need a folder of images: rr init IMAGES")
         print(stages.run_init())
         return
     if run:
@@ -174,7 +174,7 @@ def check(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset that rr fetch has fetched.")],
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="backbone.safetensors of a run: also compare the features of the images."),
+        typer.Option("--weights", help="backbone.safetensors of a run: also compare the features that it computes."),
     ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -221,7 +221,7 @@ def pretrain(
 
     To use N processes: torchrun --nproc-per-node N -m rr pretrain …
     """
-    # Of the processes of torchrun, only the main one shows its progress.
+    # Among the torchrun processes, only the main one shows its progress.
     with Progress("pretrain") if is_main_process() else nullcontext():
         from rr import stages
 
@@ -277,7 +277,7 @@ def report(
     params: ParamsOption = paths.PARAMS_FILE,
     crate: Annotated[
         Path | None,
-        typer.Option("--crate", help="Zip file to write in addition: the report and all records as an RO-Crate."),
+        typer.Option("--crate", help="Zip file to write as well: an RO-Crate with the report and all records."),
     ] = None,
 ) -> None:
     """Write a report page with the results of the grid."""
@@ -304,7 +304,7 @@ def suite_list(as_json: JsonOption = False) -> None:
 
 @suite.command("show")
 def suite_show(name: SuiteArgument) -> None:
-    """Print the file of a suite."""
+    """Print the contents of a suite's file."""
     from rr.workflow import suites
 
     print(suites.suite_text(name))
@@ -322,7 +322,7 @@ def suite_use(name: SuiteArgument, params: ParamsOption = paths.PARAMS_FILE) -> 
 def plan(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SUITE", help="Suites to plan. By default, the grid of params.yaml."),
+        typer.Argument(metavar="SUITE", help="Suites to plan. By default, the grid in params.yaml."),
     ] = None,
     speed: Annotated[
         float | None,
@@ -357,7 +357,7 @@ def plan(
 
 @app.command()
 def status(as_json: JsonOption = False) -> None:
-    """Show the unfinished runs of this folder and their progress: running, stopped, interrupted or failed."""
+    """Show the unfinished runs in this folder and their progress: running, stopped, interrupted or failed."""
     from rr.runtime.status import render_status
 
     print(render_status(as_json))
@@ -397,7 +397,9 @@ def verify(
         messages.append(f"mismatches: {len(messages)}; update these files with `dvc repro` or `snakemake --cores 8`")
         raise UserError("\n".join(messages))
     if not existing:
-        raise UserError("no file of the grid exists, so nothing was compared: run `dvc repro` or `snakemake --cores 8`")
+        raise UserError(
+            "none of the grid's files exists, so nothing was compared: run `dvc repro` or `snakemake --cores 8`"
+        )
     if not as_json:
         if missing:
             print(f"verify: the {existing:,} files that exist match their records; {missing:,} files are missing")
@@ -411,7 +413,8 @@ def verify(
 def sync(engine: EngineArgument = None, params: ParamsOption = paths.PARAMS_FILE) -> None:
     """Register with DVC and Snakemake all runs that match their records, so that neither engine repeats them.
 
-    Use it after the other engine has run, or after an edit of comments, docstrings or formatting in the code.
+    Use this command before you switch to the other engine, or after you have edited comments, docstrings or formatting
+    in the code.
     """
     with Progress("sync"):
         from rr import stages
@@ -426,8 +429,8 @@ def import_(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="File to convert: a checkpoint of the paper's authors or of another PyTorch program, a state dict, or "
-            "a safetensors file.",
+            help="File to convert: a checkpoint from the paper's authors or any other PyTorch program, a state dict, "
+            "or a safetensors file.",
         ),
     ],
     backbone: BackboneOption,
@@ -441,7 +444,10 @@ def import_(
     image_size: Annotated[
         int | None,
         typer.Option(
-            "--image-size", min=8, max=1024, help="Height and width of the images, for a network built for one size."
+            "--image-size",
+            min=8,
+            max=1024,
+            help="Height and width of the images, if the network is built for one size.",
         ),
     ] = None,
 ) -> None:
@@ -470,12 +476,12 @@ def export(
             "--image-size",
             min=8,
             max=1024,
-            help="Height and width in pixels of the model's input. By default, those of the images of the pretraining "
-            "or, if they are unknown, 32.",
+            help="Height and width of the model's input in pixels. By default, the size of the pretraining images or, "
+            "if it is unknown, 32.",
         ),
     ] = None,
 ) -> None:
-    """Export a backbone to another format, check that it gives the same features, and write a model card."""
+    """Export a backbone to a different format, check that its features are the same, and write a model card."""
     with Progress("export"):
         from rr.exchange.exporting import export_backbone
 
@@ -489,7 +495,7 @@ def croissant(
     license: Annotated[
         str | None, typer.Option("--license", help="License of the images, as a URL or an SPDX identifier.")
     ] = None,
-    url: Annotated[str | None, typer.Option("--url", help="Page of the dataset.")] = None,
+    url: Annotated[str | None, typer.Option("--url", help="Web page of the dataset.")] = None,
     creator: Annotated[
         str | None, typer.Option("--creator", help="Person or organization that made the dataset.")
     ] = None,
@@ -506,7 +512,7 @@ def embed(
     weights: WeightsOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     map_page: Annotated[
-        Path | None, typer.Option("--map", metavar="FILE", help="HTML page with a map of the images to write as well.")
+        Path | None, typer.Option("--map", metavar="FILE", help="HTML page to write as well, with a map of the images.")
     ] = None,
     dataset: PreprocessingOption = None,
     on_unreadable: OnUnreadableOption = "raise",
@@ -550,7 +556,7 @@ def retrieve(
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Find the images of a folder that are most similar to each query IMAGE, by cosine similarity of their features."""
+    """Find the images in a folder that are most similar to each query IMAGE, by cosine similarity of their features."""
     with Progress("retrieve"):
         from rr.gallery.retrieve import retrieve as run_retrieve
 
@@ -572,7 +578,7 @@ def compare(
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Print the probability that two images show the same thing, by the relation head of a relational run."""
+    """Print the probability that two images show the same thing, according to the relation head of a relational run."""
     with Progress("compare"):
         from rr.gallery.compare import compare as run_compare
 
@@ -609,16 +615,16 @@ def bench(
         typer.Option(
             "--data",
             envvar="RR_BENCH_DATA",
-            help="Converted dataset to time with, as a path such as data/beton/cifar10. By default, generated images.",
+            help="Path of a converted dataset to use, such as data/beton/cifar10. By default, images are generated.",
         ),
     ] = None,
 ) -> None:
-    """Time this project and a reference implementation of the paper in alternation, and print their ratios."""
+    """Time this project and a reference implementation of the paper alternately, and print the ratios."""
     from rr import bench as benchmark
 
     counts = threads.split(",") if threads else []
     if not all(count.strip().isdigit() and int(count) > 0 for count in counts):
-        raise UserError(f"--threads {threads}: give positive integers separated by commas, such as 1,2")
+        raise UserError(f"--threads {threads}: must be positive integers separated by commas, such as 1,2")
     print(
         benchmark.run_benchmark(
             parts or (), as_json=as_json, steps=steps, threads=[int(c) for c in counts] or None, data=data
@@ -632,7 +638,7 @@ for _group in (app, suite):
 
 
 def main() -> None:
-    """Run the command line, and end the process without unloading libraries, which takes half a second for torch."""
+    """Run the command line, and end the process without unloading libraries, because torch would take half a second."""
     gc.set_threshold(100_000)  # fewer collections save a tenth of the time that imports take
     try:
         run()
@@ -647,15 +653,15 @@ def main() -> None:
 def run() -> None:
     """Run the command line and raise SystemExit.
 
-    After a mistake of the user, only a message is printed, and the exit code is 2. After a bug, the traceback is
-    printed, and the exit code is 1.
+    After a user error, only a message is printed, and the exit code is 2. After a bug, the traceback is printed, and
+    the exit code is 1.
     """
     _ensure_utf8_file_names()
-    # The OpenMP library reads this when it is loaded. Otherwise its threads would busy-wait and slow down those of
-    # numba.
+    # The OpenMP library reads this variable when it is loaded. Otherwise, OpenMP threads would busy-wait and slow down
+    # numba's threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signals.install_handlers()
-    # Log files show progress without delay, and text that a terminal cannot show does not end the command.
+    # Show progress in log files without delay, and do not fail on text that a terminal cannot show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
@@ -670,11 +676,11 @@ def run() -> None:
             raise
         _exit_with_message(str(explained))
     except (MemoryError, RuntimeError) as error:
-        # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text identifies it.
+        # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text reveals the cause.
         texts = ("out of memory", "can't allocate memory", "can't start new thread")
         if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
             raise
-        thread_limit = "; or raise the limit of threads (`ulimit -u`)" if texts[-1] in str(error) else ""
+        thread_limit = "; or raise the thread limit (`ulimit -u`)" if texts[-1] in str(error) else ""
         _exit_with_message(
             "out of memory: lower batch_size or views in params.yaml, or use a machine or GPU with more memory"
             f"{thread_limit}"
@@ -687,7 +693,7 @@ def run() -> None:
 
 
 def _ensure_utf8_file_names() -> None:
-    """Start Python again in its UTF-8 mode if the locale has another encoding.
+    """Restart Python in UTF-8 mode if the locale has a different encoding.
 
     Without this mode, class names and paths with characters that the locale lacks could not be read or written. In the
     POSIX locale, the mode is the default, unless PYTHONUTF8=0 is set.
@@ -706,7 +712,7 @@ def _lookup_dataset(name: str | None, params: Path) -> "Preprocessing | None":
 
 
 def _print_result(message: str, file: Path, as_json: bool) -> None:
-    """Print the message of a stage, or the JSON file that it has written."""
+    """Print a stage's message, or the JSON file that the stage has written."""
     print(file.read_text(encoding="utf-8").rstrip() if as_json else message)
 
 

@@ -1,4 +1,4 @@
-"""`rr doctor`: check the installation, and print for each check a line that starts with `ok` or `FAIL`."""
+"""`rr doctor`: check the installation, and print one line per check that starts with `ok` or `FAIL`."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ class CheckResult(NamedTuple):
 
 
 def run_checks(as_json: bool = False) -> int:
-    """Run all checks, print a line for each or JSON, and return the exit code: 0, or 2 if a check failed."""
+    """Run all checks, print one line per check or JSON, and return the exit code: 0, or 2 if any check failed."""
     checks = [
         _check_python, _check_system_libraries, _check_torch_and_torchvision, _check_ffcv, _check_engines, _check_gpu,
         _check_threads, _check_disk,
@@ -111,9 +111,7 @@ def _check_ffcv() -> str:
         beton.write(path, images, np.zeros(70, np.int64), np.arange(70))
         read = beton.Beton(path, threads=1).images
         if read is None or not np.array_equal(read, images):
-            raise RuntimeError(
-                "images that were read from a beton differ from those written to it: reinstall ffcv 1.0.2"
-            )
+            raise RuntimeError("images read from a beton differ from the images written to it: reinstall ffcv 1.0.2")
     return "writes and reads a beton"
 
 
@@ -166,12 +164,12 @@ def _check_repository() -> str:
     except DvcException as error:
         raise RuntimeError(f"DVC cannot run: {error}") from error
     if not os.path.samefile(root, "."):
-        raise RuntimeError(f"DVC runs in {root}: change to this folder, which contains the folder .dvc")
+        raise RuntimeError(f"DVC runs in {root}: change to that folder, which contains the folder .dvc")
     return "git and DVC can be used in this folder"
 
 
 def _check_grid() -> str:
-    """Check the grid of params.yaml against the datasets that are known, and against this machine."""
+    """Check the grid in params.yaml against the known datasets and against this machine."""
     from rr import paths
     from rr.compute.device import resolve_device
     from rr.params import load_params

@@ -1,7 +1,7 @@
-"""Create the folder of a project for an installed `rr`. A clone of the repository is such a folder already.
+"""Create a project folder for an installed `rr`. A clone of the repository is already such a folder.
 
-A project contains the parameters, the pipeline files of both engines, the suites, and `rr`: a link to the package, so
-that the engines notice when another version of it is installed.
+A project contains the parameters, the pipeline files of both engines, the suites, and `rr`, a link to the package. With
+this link, the engines notice when a different version of the package is installed.
 """
 
 import re
@@ -13,7 +13,7 @@ from rr.errors import UserError
 from rr.runtime.atomic import write_text
 
 PACKAGE = Path(__file__).parent
-# A wheel contains the files of a project in the package (pyproject.toml); in a clone, they are next to it.
+# In a wheel, the project files are inside the package (see pyproject.toml); in a clone, they are next to it.
 PROJECT_FILES = PACKAGE / "project" if (PACKAGE / "project").is_dir() else PACKAGE.parent
 
 _FILES = ("params.yaml", "dvc.yaml", "Snakefile", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
@@ -31,11 +31,11 @@ def is_checkout() -> bool:
 def create_project(folder: Path) -> None:
     """Write the files of a new project to `folder`, and initialize git if necessary.
 
-    In a folder that is a project already, missing files are added and the link to the package is renewed.
+    If the folder is already a project, missing files are added and the link to the package is renewed.
 
     Raises:
-        UserError: if the folder contains other files with the names of a project's files, or if git is missing. Nothing
-            has been written then.
+        UserError: if the folder contains unrelated files with the names of project files, or if git is missing. Nothing
+            is written in these cases.
     """
     git = shutil.which("git")
     if git is None:
@@ -69,13 +69,15 @@ def _project_files() -> list[Path]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise UserError if a new project in `folder` would mix with files that are not part of one."""
+    """Raise UserError if a new project in `folder` would be mixed with unrelated files."""
     for name in _LINKS:
         if (folder / name).exists() and not (folder / name).is_symlink():
-            raise UserError(f"{folder.resolve()} contains a file or folder {name}: use another folder for the project")
+            raise UserError(
+                f"{folder.resolve()} contains a file or folder named {name}: use a different folder for the project"
+            )
     existing = [file for file in _project_files() if (folder / file).exists() and file != Path(".gitignore")]
     if existing and not (folder / "rr").is_symlink():
         raise UserError(
-            f"{folder.resolve()} already contains {existing[0]}, which is a file of a project: "
-            "use another folder for the project"
+            f"{folder.resolve()} already contains {existing[0]}, which has the name of a project file: "
+            "use a different folder for the project"
         )

@@ -1,7 +1,7 @@
-"""Run the commands of `rr`: look up the parameters, check the inputs, do the work and write the record.
+"""Run the `rr` commands: look up the parameters, check the inputs, do the work and write the record.
 
 The functions that do the work take values and paths, and do not read `params.yaml`. They are imported inside the
-functions here, because torch and FFCV take seconds to load.
+functions of this module, because torch and FFCV take seconds to load.
 
 Every `run_` function returns a message for the user (`run_plan` also returns problems), and raises UserError if a name
 is unknown or an input is missing, damaged or outdated.
@@ -62,15 +62,15 @@ def run_init() -> str:
     """Create a project in the current folder."""
     require_single_process("init")
     create_project(Path.cwd())
-    return f"{Path.cwd()} is a project now: run the example with dvc repro, or snakemake --cores 8"
+    return f"{Path.cwd()} is now a project: run the example with dvc repro or snakemake --cores 8"
 
 
 def run_init_images(
     path: Path, name: str | None, params_file: Path, *, use_labels: bool = True, skip_unreadable: bool = False
 ) -> str:
-    """Fetch your own images, and add them to the parameter file as a dataset, with a grid that trains on them.
+    """Fetch a user's own images, and add them to the parameter file as a dataset, with a grid that trains on them.
 
-    The parameter file is changed only after all images have been read. A dataset that it defines already with the same
+    The parameter file is changed only after all images have been read. A dataset that it already defines with the same
     path is not changed. If `params.yaml` is missing, a project is created in the current folder first.
     """
     from rr.workflow import init
@@ -85,7 +85,7 @@ def run_init_images(
     is_new = name not in params.datasets
     if not is_new and (skip_unreadable or not use_labels):
         raise UserError(
-            f"--no-labels and --skip-unreadable are for new datasets, and {params_file} already defines {name}: set "
+            f"--no-labels and --skip-unreadable are for new datasets, but {params_file} already defines {name}: set "
             "`labels: none` or `on_unreadable: skip` in its source there, or choose another name with --name"
         )
     if is_new:
@@ -103,7 +103,7 @@ def run_init_images(
         raise UserError(
             f"{error}\n{params_file} is unchanged. rr init --no-labels uses all images without labels, and "
             "--skip-unreadable leaves out those that cannot be read. To set other keys of the source, add this entry "
-            f"with the keys to its section `datasets`, and run the same command again:\n"
+            f"with those keys to the file's section `datasets`, and run the same command again:\n"
             f"{init.describe_source(name, source)}"
         ) from error
     from rr.data.raw import RawFile
@@ -137,19 +137,19 @@ def run_pipeline() -> str:
     programs = Path(sys.executable).parent  # DVC starts `rr` by its name
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
     if code := subprocess.run([programs / "dvc", "repro"], env=environment).returncode:
-        raise UserError(f"dvc repro failed with exit code {code}: after you have solved the problem, run dvc repro")
+        raise UserError(f"dvc repro failed with exit code {code}: solve the problem, then run dvc repro")
     return f"report: {paths.REPORT_FILES[0].resolve()}"
 
 
 def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
-    """Fetch the images of a dataset into `data/raw`. `local_copy`, if given, is read instead of the source."""
+    """Fetch the images of a dataset into `data/raw`, from `local_copy` if this is not None, or else from the source."""
     require_single_process("fetch")
     params = load_params(params_file)
     config = lookup(params.datasets, dataset, "--dataset")
     files = paths.DatasetPaths(dataset)
     run = grid.make_fetch_run(params, dataset)
     if local_copy and not hasattr(config.source, "path"):
-        raise UserError(f"--from {local_copy}: the source of {dataset} reads no local copy; omit --from")
+        raise UserError(f"--from {local_copy}: the source of {dataset} cannot use a local copy: omit --from")
     if _matches_record(run):
         return _skip_message(run)
     if not local_copy and (former := _former_local_copy(run)):
@@ -159,8 +159,8 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
             print(f"fetch: reading the local copy {former} again, because {record_file} names it", file=sys.stderr)
         else:
             print(
-                f"fetch: using the source in {params_file}, because the local copy {former}, which {record_file} "
-                "names, no longer exists",
+                f"fetch: using the source in {params_file}, because the local copy {former}, named in {record_file}, "
+                "no longer exists",
                 file=sys.stderr,
             )
     with record_run(run) as recorder:
@@ -174,10 +174,10 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
 
 
 def run_check(dataset: str, weights: Path | None, device: str, params_file: Path) -> tuple[str, dict[str, Any]]:
-    """Check the fetched images of a dataset. `weights` is a backbone file whose features are also compared, or None.
+    """Check the fetched images of a dataset and, if `weights` is a backbone file, also compare their features.
 
     Returns:
-        A message, and its facts as JSON values.
+        A message, and the facts in it as JSON values.
     """
     require_single_process("check")
     config = lookup(load_params(params_file).datasets, dataset, "rr check")
@@ -190,7 +190,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     if weights:
         from rr.gallery.feature_extractor import load_feature_extractor
 
-        extractor = load_feature_extractor(weights, None, device, "give the backbone.safetensors of a run")
+        extractor = load_feature_extractor(weights, None, device, "use the backbone.safetensors of a run")
     source = config.source
     current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
     folder = files.check_dir
@@ -243,9 +243,9 @@ def run_pretrain(
     params_file: Path,
     tensorboard: Path | None = None,
 ) -> str:
-    """Pretrain a backbone, or continue an interrupted pretraining, in one process or in all processes of torchrun.
+    """Pretrain a backbone, or continue an interrupted run, in one process or in all torchrun processes.
 
-    The message is empty in all processes but the main one. `tensorboard` is a folder for TensorBoard, or None.
+    The message is empty in all processes except the main one. `tensorboard` is a folder for event files, or None.
     """
     with process_group() as group:
         params = load_params(params_file)
@@ -296,7 +296,7 @@ def run_pretrain(
             recorder.facts = {
                 "device": devices.device_name(device),
                 "processes": group.world_size,
-                "claims": [claim_sha256(claim) for claim in grid_claims(params)],  # as stated before the training
+                "claims": [claim_sha256(claim) for claim in grid_claims(params)],  # as stated before training
                 "preprocessing": {f"datasets.{dataset}": asdict(preprocessing)},
                 **facts,
             }
@@ -384,7 +384,7 @@ def run_report(params_file: Path) -> str:
     """Write the report.
 
     Raises:
-        UserError: if a file on which the report depends has changed since its run.
+        UserError: if a file on which the report depends differs from its record.
     """
     require_single_process("report")
     params = load_params(params_file)
@@ -404,14 +404,14 @@ def run_report(params_file: Path) -> str:
 def run_plan(
     suite_names: list[str], views_per_second: float | None, gpus: int, device: str, params_file: Path
 ) -> tuple["Plan", list[str]]:
-    """Count the runs and views of a grid, estimate the time that it takes, and check it.
+    """Count the runs and views of a grid, estimate how long it takes, and check it.
 
-    Without suites, this is the grid of `params_file`. Without `views_per_second`, the throughput of each run is
-    measured on `device`. Each of the `gpus` trains one run at a time.
+    If there are no suites, this is the grid in `params_file`. If `views_per_second` is None, the throughput of each run
+    is measured on `device`. Each of the `gpus` GPUs trains one run at a time.
 
     Returns:
-        The plan, and a line for each problem of the grid. The memory and the disk of this machine are checked only if
-        the throughput is measured on it.
+        The plan, and one line per problem with the grid. This machine's memory and disk are checked only if the
+        throughput is measured on it.
     """
     from rr.workflow import suites
     from rr.workflow.plan import make_plan
@@ -434,11 +434,11 @@ def run_verify(
     """Compare every artifact of the grid with its record.
 
     If `recompute` is true, the last epoch of a random pretraining run is also repeated, on `device`. With
-    `allow_missing`, a missing record, input or output is no mismatch.
+    `allow_missing`, a missing record, input or output is not a mismatch.
 
     Returns:
-        Each run with a message for each mismatch, and a message about the repeated epoch. No epoch is repeated if any
-        artifact does not match.
+        Each run with one message per mismatch, and a message about the repeated epoch, or None. No epoch is repeated if
+        any artifact does not match.
     """
     params = load_params(params_file)
     checked_runs = check_grid(params, allow_missing=allow_missing)
@@ -448,14 +448,14 @@ def run_verify(
 
 
 def _recompute_random_run(params: Params, device: str) -> str:
-    """Repeat the last epoch of a random pretraining run of the grid, and return a message with the result.
+    """Repeat the last epoch of a random pretraining run in the grid, and return a message with the result.
 
     Raises:
-        UserError: if the grid has no run that was trained, or if the results differ from those of the run.
+        UserError: if no method in the grid is trained, or if the results differ from the run's original results.
     """
     runs = [run for run in grid.pretrainings(params) if isinstance(params.methods[run.method], TrainableConfig)]
     if not runs:
-        raise UserError("--recompute: no method of the grid is trained, so there is no epoch to repeat")
+        raise UserError("--recompute: no method in the grid is trained, so there is no epoch to repeat")
     run = random.choice(runs)
     from rr.compute.device import configure_backends, device_name
     from rr.data.index import read_class_names, read_preprocessing
@@ -471,19 +471,19 @@ def _recompute_random_run(params: Params, device: str) -> str:
     same_machine = all(record["machine"][key] == machine[key] for key in ("processor", "versions"))
     title = f"epoch {epoch.recorded['epoch']} of {run.folder}"
     if problem := find_difference(epoch, exact=same_device and same_machine):
-        raise UserError(f"{title} gives another result when it is repeated: {problem}")
+        raise UserError(f"{title} has a different result when it is repeated: {problem}")
     if epoch.is_identical:
-        return f"verify: {title} was repeated and gives the same loss, accuracy and weights, bit for bit"
+        return f"verify: {title} was repeated, and the loss, accuracy and weights are the same, bit for bit"
     return (
-        f"verify: {title} was repeated and gives the same loss and accuracy within the tolerance for another machine "
-        "or other package versions"
+        f"verify: {title} was repeated, and the loss and accuracy are the same within the tolerance for a different "
+        "machine or different package versions"
     )
 
 
 def run_sync(engine: str | None, params_file: Path) -> str:
-    """Register the runs that match their records with both engines, or those of `engine` with the other one."""
+    """Register the runs that match their records, with both engines or, if `engine` ran last, with the other one."""
     registered, total = sync_engines(engine, load_params(params_file))
-    left_out = "" if registered == total else "; `rr verify` lists why the others were not"
+    left_out = "" if registered == total else "; `rr verify` shows why the others were not"
     return f"sync: {registered} of {total} runs were registered{left_out}"
 
 
@@ -523,22 +523,22 @@ def _make_job(
 def _matches_record(run: grid.StageRun) -> bool:
     """Return whether DVC has started this process for a run that matches its record and need not be repeated.
 
-    For DVC, a run depends on the whole folder of extensions, and a pretraining on the whole section `backbones`. Their
-    changes need not affect the run. Without extensions, only `dvc repro --force` starts such a run. A pretraining may
-    take days, so it is not repeated even then.
+    For DVC, a run depends on the whole extensions folder, and a pretraining run also depends on the whole section
+    `backbones`. Changes there do not necessarily affect the run. Without extensions, only `dvc repro --force` starts
+    such a run. Pretraining may take days, so it is not repeated even then.
     """
     may_repeat = run.stage != "pretrain" and not any(paths.EXTENSIONS_DIR.rglob("*.py"))
     return was_started_by_dvc() and not may_repeat and not describe_mismatches(run)
 
 
 def _skip_message(run: grid.StageRun) -> str:
-    return f"{run.outputs[0]} matches its record and is not made again (to repeat the stage, delete {run.folder})"
+    return f"{run.outputs[0]} matches its record, so the stage was not repeated (to repeat it, delete {run.folder})"
 
 
 def _check_pretraining(
     params: Params, run: paths.PretrainPaths, device: str, num_processes: int, params_file: Path
 ) -> None:
-    """Raise UserError if a pretraining run cannot succeed or, if it belongs to the grid, if any run of the grid cannot.
+    """Raise UserError if a pretraining run or, if it belongs to the grid, any run in the grid cannot succeed.
 
     On a cluster or with several processes, other runs may have more memory, so only the memory for this run is checked.
     """
@@ -555,18 +555,18 @@ def _check_pretraining(
 
 
 def _check_grid(problems: list[str], params_file: Path) -> None:
-    """Raise UserError if the grid has problems."""
+    """Raise UserError if there are problems with the grid."""
     if problems:
         raise UserError(
-            "\n".join([f"the grid of {params_file} cannot be completed, so nothing was started:", *problems])
+            "\n".join([f"the grid in {params_file} cannot be completed, so nothing was started:", *problems])
         )
 
 
 def _former_local_copy(run: grid.StageRun) -> Path | None:
     """Return the path of the local copy from which the current images were fetched, or None.
 
-    An engine that repeats the stage runs it without `--from`. A local copy replaces the kind and the path of a source,
-    so only a change of one of these means that the local copy is not to be used any more.
+    When an engine repeats the stage, it does not pass `--from`. A local copy replaces the kind and the path of a
+    source, so it is used again unless one of these has changed.
     """
     record = find_record(run.folder) or {}
     path = record.get("local_copy")

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Measure the speed of a GPU, in at most 8 minutes (RR_SECONDS changes this limit), and print one JSON object. The script
-# first measures the throughput of the training loop (Conv-4 and ResNet-32) and compares the first losses with those of
-# the CPU. It then repeats the paper's Conv-4 run on CIFAR-10, to linear evaluation (200 epochs, K = 32, seed 1), for
-# which the paper reports an accuracy of 61.03 +- 0.23. If there is not enough time, this run is stopped, and a repeated
-# call continues it. Run the script in the root folder of the project:
+# Measure the speed of a GPU in at most 8 minutes (RR_SECONDS changes this limit), and print one JSON object. The script
+# first measures the throughput of the training loop (Conv-4 and ResNet-32) and compares the first losses with those on
+# the CPU. It then repeats the paper's Conv-4 run on CIFAR-10 (200 epochs, K = 32, seed 1), including linear evaluation.
+# The paper reports an accuracy of 61.03 +- 0.23 for this run. If there is not enough time, the run is stopped, and the
+# next call of the script continues it. Run the script in the root folder of the project:
 #   workflow/gpu.sh [PARAMS] [DATASET]
 # The dataset is downloaded unless it has been converted already. The script needs neither DVC nor Snakemake.
 set -eu
@@ -25,12 +25,12 @@ fi
 set -- --dataset "$dataset" --backbone conv4 --method relational-paper --seed 1
 # Linear evaluation needs about 40 seconds.
 seconds=$((${RR_SECONDS:-480} - 40 - $(date +%s) + start))
-# `timeout` also stops the processes of torch.compile. A training that is still compiling would then wait for them.
+# `timeout` also stops torch.compile's processes. A training run that is still compiling would then wait for them.
 if [ "$seconds" -gt 0 ] && timeout -k 30 "$seconds" rr pretrain "$@" >&2; then
   rr extract "$@" --target "$dataset" >&2
   rr evaluate "$@" --target "$dataset" --protocol linear >&2
 else
-  echo "gpu.sh: the training did not end within $seconds s" >&2
+  echo "gpu.sh: training did not end within $seconds s" >&2
 fi
 python - "$results/bench.json" "runs/pretrain/$dataset/conv4/relational-paper/1/run.json" \
   "runs/evaluate/$dataset/conv4/relational-paper/1/$dataset/linear/metrics.json" <<'EOF'

@@ -2,13 +2,13 @@
 # Publish the results of a grid as a folder of small files, and check such a folder without training.
 #
 #   workflow/results.sh publish PACK          copy the records, metrics, predictions, weights and images of the grid
-#   workflow/results.sh check PACK [FOLDER]   compare the files of PACK with their records, and write their report
+#   workflow/results.sh check PACK [FOLDER]   compare the files in PACK with their records, and write the report
 #
 # The images and features are not copied, because they are large and can be computed again. `check` works in FOLDER (by
-# default .results), a git worktree of the commit whose code made the files: the results remain checkable when the code of
-# the current branch has changed.
+# default .results), a git worktree of the commit whose code produced the files. The results can therefore be checked
+# even after the code on the current branch has changed.
 set -euo pipefail
-usage="use: workflow/results.sh publish PACK, or workflow/results.sh check PACK [FOLDER]"
+usage="usage: workflow/results.sh publish PACK, or workflow/results.sh check PACK [FOLDER]"
 command=${1:?$usage}
 pack=$(realpath -m "${2:?$usage}")
 
@@ -18,7 +18,8 @@ publish)
     git rev-parse HEAD >"$pack/commit"
     cp params.yaml dvc.lock "$pack"
     rm -rf "$pack/runs" "$pack/data"
-    # The state at the start of the last epoch is larger than the weights; only `rr verify --recompute` reads it.
+    # Skip the state at the start of the last epoch: it is larger than the weights, and only `rr verify --recompute`
+    # reads it.
     python - <<'END' | xargs -d '\n' cp --parents --target-directory "$pack"
 from pathlib import Path
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Install the FFCV's system libraries, and install the locked Python packages into a virtual environment. `make setup`
-# runs this script.
+# Install FFCV's system libraries, and install the locked Python packages into a virtual environment. `make setup` runs
+# this script.
 set -euo pipefail
 
 if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-    echo "setup: $PYTHON is not Python 3.11 to 3.13. Install one of them and run, for example, 'make PYTHON=python3.12'" >&2
+    echo "setup: $PYTHON is not Python 3.11 to 3.13. Install one of these versions and run, for example, 'make PYTHON=python3.12'" >&2
     exit 2
 fi
 
@@ -19,7 +19,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo "setup: installing ${missing[*]} (needed to build FFCV)"
     if ! { command -v apt-get >/dev/null && "${as_root[@]}" apt-get update -qq &&
         DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null; }; then
-        echo "setup: cannot install ${missing[*]} (names of Debian packages). Install them, then run make again" >&2
+        echo "setup: cannot install ${missing[*]} (Debian package names). Install them, then run make again" >&2
         exit 2
     fi
 fi
@@ -27,8 +27,8 @@ fi
 "$PYTHON" -m venv "$VENV"
 if [ "$CPU" = 1 ]; then
     echo "setup: installing Python packages into $VENV, with torch for CPUs (takes a few minutes and 3 GB)"
-    # The index of the CPU builds has the same versions of torch and torchvision, but other files, so the lock file has
-    # no hashes of them. Everything else but the CUDA libraries is installed from the lock file.
+    # The index for CPU builds has the same versions of torch and torchvision, but different files, whose hashes are not
+    # in the lock file. Everything else except the CUDA libraries is installed from the lock file.
     awk '/^[a-z]/ {skip = /^(torch|torchvision|triton|cuda-.*|nvidia-.*)==/ && !/^nvidia-ml-py==/} !skip' \
         requirements.lock >"$VENV/requirements.lock"
     "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$VENV/requirements.lock"

@@ -6,8 +6,8 @@
     embed              `rr embed`: write the vectors of a folder
     search             find the most similar vectors by cosine similarity
     retrieve           `rr retrieve`: search a folder and keep its index up to date
-    page               render the results of a search as an HTML page
+    page               render search results as an HTML page
 
-To answer quickly, a search does not import numba, FFCV, scikit-learn or `rr.params`. It imports torchvision only for
-the backbones that come from it.
+To answer quickly, a search does not import numba, FFCV, scikit-learn or `rr.params`. It imports torchvision only if the
+backbone comes from torchvision.
 """

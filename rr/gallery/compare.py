@@ -23,15 +23,15 @@ def compare(
 ) -> str:
     """Return the probability that two images show the same thing, and how it was calibrated, as text for the user.
 
-    The order of the images does not matter. The image size, mean and std are those of `dataset` or, by default, those
-    in the metadata of the weights. With `as_json`, the text is JSON.
+    The order of the images does not matter. The image size, mean and std come from `dataset` or, by default, from the
+    metadata of the weights. With `as_json`, the text is JSON.
 
     Raises:
         UserError: if an image cannot be read, if the backbone cannot be loaded, or if it has no relation head.
     """
     for path in (first, second):
         if not path.is_file():
-            raise UserError(f"{display_name(path)} is not an existing file: give the path of an image")
+            raise UserError(f"{display_name(path)} is not an existing file: use the path of an image")
     extractor = load_feature_extractor(weights, dataset, device)
     scorer = load_pair_scorer(extractor.weights, extractor.sha256)
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode)))

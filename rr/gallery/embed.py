@@ -1,4 +1,4 @@
-"""`rr embed`: write the feature vectors of a folder's images to a Parquet file."""
+"""`rr embed`: write the feature vectors of the images in a folder to a Parquet file."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def embed(
 ) -> str:
     """Write the feature vectors of all images in `folder` and its subfolders to `output`; return a summary.
 
-    If `map_path` is given, a page with a map of the images is written there, too.
+    If `map_path` is not None, a page with a map of the images is written there, too.
 
-    `rr.gallery.index` describes the file. Vectors that are stored in `.rr/gallery` are not computed again. If an
-    error about unreadable images is raised, the vectors of all other images are stored there.
+    `rr.gallery.index` describes the format of `output`. Vectors that are stored in `.rr/gallery` are not computed
+    again. If an error about unreadable images is raised, the vectors of all other images are stored there.
 
     Raises:
         UserError: if `output` or `map_path` is a folder, the weights file or named like an image, if the folder has no
@@ -61,7 +61,7 @@ def embed(
         batches = list(batches)
     with atomic_write(output, concurrent=True) as temporary:
         count = write_index(temporary, extractor, folder, batches, skipped)
-        if skipped.will_raise:  # keep the vectors, so that the next try is quick
+        if skipped.will_raise:  # keep the vectors, so that the next attempt is quick
             with atomic_write(index_path, concurrent=True) as copy:
                 shutil.copyfile(temporary, copy)
         skipped.raise_if_unreadable()
@@ -76,7 +76,7 @@ def embed(
 
 
 def make_skipped_files(on_unreadable: UnreadablePolicy) -> SkippedFiles:
-    """Return an object to which the unused and unreadable files of a gallery are reported."""
+    """Return an object that collects the unused and unreadable files of a gallery."""
     return SkippedFiles(on_unreadable, "repair or remove {them}, or add --on-unreadable skip")
 
 
@@ -120,8 +120,8 @@ def update_index(
 ) -> tuple[ImageVectors, int]:
     """Embed new and changed images, and rewrite the index at `path` if its contents change.
 
-    If `path` is None, all images are embedded, and no index is written. The index contains all images that can be
-    read, even if an error about the others follows.
+    If `path` is None, all images are embedded, and no index is written. The index contains all readable images, even
+    if an error about the others is raised afterwards.
 
     Returns:
         The readable images with their vectors, and the number of images that were embedded.
@@ -152,4 +152,4 @@ def check_output_path(option: str, output: Path, weights: Path) -> None:
         problem = "named like an image"
     else:
         return
-    raise UserError(f"{option} {output} is {problem}: give the path of another file")
+    raise UserError(f"{option} {output} is {problem}: use the path of a different file")

@@ -1,4 +1,4 @@
-"""Extract features with a frozen backbone. The backbone and its preprocessing determine the vector of an image."""
+"""Extract features with a frozen backbone. The backbone and its preprocessing determine an image's vector."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from rr.views import normalize
 from rr.views.checks import normalization_coefficients
 from rr.weights import find_weights
 
-# An image file, by its path; a PIL image; or its RGB pixels, uint8 (H, W, 3).
+# The path of an image file, a PIL image, or RGB pixels, uint8 (H, W, 3).
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 
-# The modes of PIL images that PNG can store without a conversion.
+# PIL image modes that PNG can store without conversion.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
-# Limits of a batch: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
+# Batch limits: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
 _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
 
 
@@ -54,7 +54,7 @@ class FeatureExtractor:
         std: standard deviation of each channel, for values in [0, 1].
         device: torch device of the backbone.
         stored_size: the `stored_size` of the dataset if the backbone was trained on photographs, otherwise None. It
-            determines how an image is resized.
+            determines how images are resized.
     """
 
     backbone: Backbone
@@ -68,7 +68,7 @@ class FeatureExtractor:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Everything that determines the vectors, in the form in which an index stores it."""
+        """Everything that determines the vectors, in the form that an index stores."""
         photographs = {"stored_size": str(self.stored_size)} if self.stored_size else {}
         return photographs | {
             "weights": self.sha256,
@@ -111,11 +111,11 @@ class FeatureExtractor:
                 torchvision's `ToTensor` makes them, float (B, 3, image_size, image_size) with values in [0, 1].
 
         Returns:
-            float32 (B, D). A single image gives one row.
+            The features, float32 (B, D). For a single image, B is 1.
 
         Raises:
             UserError: if a file cannot be read, or if a feature is NaN or infinite.
-            ValueError: if an array or tensor has another shape, type or range of values.
+            ValueError: if the shape, type or range of values of an array or tensor is not one of these.
         """
         if isinstance(images, torch.Tensor) and images.is_floating_point():
             return self._extract_in_batches(images[None] if images.ndim == 3 else images, self._normalize_floats)
@@ -160,15 +160,15 @@ class FeatureExtractor:
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
                 raise ValueError(
                     f"an image must be a path, a PIL image or RGB pixels, uint8 (H, W, 3), got {type(image).__name__} "
-                    f"of {pixels.dtype} with shape {pixels.shape}; for float values, give a tensor (B, 3, "
+                    f"of {pixels.dtype} with shape {pixels.shape}; for float values, pass a tensor (B, 3, "
                     f"{self.image_size}, {self.image_size}) with values in [0, 1]"
                 )
             if self.stored_size is None and pixels.shape[:2] == (self.image_size, self.image_size):
                 return pixels
             image = Image.fromarray(pixels)
-        # Written as a PNG file, pixels are resized in the same way as those of a file.
+        # Pixels that are written as a PNG file are resized in the same way as those of an image file.
         buffer = io.BytesIO()
-        exif = image.getexif()  # the rotation
+        exif = image.getexif()  # includes the rotation
         image = image if image.mode in _PNG_MODES else image.convert("RGB")
         image.save(buffer, "PNG", compress_level=1, exif=exif)
         return self.decode(buffer.getvalue())
@@ -198,13 +198,13 @@ def load_feature_extractor(
     device: str = "auto",
     hint: str = "add --dataset NAME to take them from that dataset in params.yaml (normally the pretraining dataset)",
 ) -> FeatureExtractor:
-    """Load a backbone file, with the image size, mean and std that it contains.
+    """Load a backbone file, with the image size, mean and std that are stored in it.
 
     Args:
         weights: `backbone.safetensors` of a run, a file written by `rr import`, or the name of released weights.
-        dataset: preprocessing to use instead of that in the file.
+        dataset: preprocessing to use instead of the one in the file.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:<number>".
-        hint: end of the error message about metadata that lack a valid image size, mean or std.
+        hint: end of the error message that is raised if the metadata lack a valid image size, mean or std.
 
     Returns:
         A function from images to features. Its attribute `backbone` is the network itself, which maps normalized

@@ -1,4 +1,4 @@
-"""The gallery as a library: embed, compare and search images from Python."""
+"""Embed, compare and search images from Python."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rr.paths import expand_user
 
 
 class Gallery:
-    """The images of a folder and its subfolders with their features, to search for similar images.
+    """The images in a folder and its subfolders with their features, which can be searched for similar images.
 
     Args:
         folder: the folder of images.
-        backbone: what `load_backbone` returned.
-        index: Parquet file in which the features are kept. A later call computes only the features of new and changed
+        backbone: the return value of `load_backbone`.
+        index: Parquet file that stores the features, so that a later call computes only those of new and changed
             images. By default, nothing is written.
         on_unreadable: "raise" to raise an error if images cannot be read, or "skip" to skip them.
 
@@ -55,7 +55,7 @@ class Gallery:
         return len(self.images)
 
     def search(self, query: ImageLike, top: int = 10) -> list[Hit]:
-        """Return the `top` images that are most similar to `query`, by cosine similarity, in descending order."""
+        """Return the `top` images that are most similar to `query`, in descending order of cosine similarity."""
         rows, similarities = (values[0] for values in find_nearest(self.backbone(query), self.vectors, top))
         return [Hit(k + 1, float(similarities[k]), self.images[row]) for k, row in enumerate(rows)]
 
@@ -69,12 +69,12 @@ def embed(
     """Return a table with the path and the feature vector of each image, like the file that `rr embed` writes.
 
     Args:
-        images: a folder, which is searched with its subfolders, or image files.
-        backbone: what `load_backbone` returned.
+        images: a folder, which is searched recursively, or image files.
+        backbone: the return value of `load_backbone`.
         on_unreadable: "raise" to raise an error if images of a folder cannot be read, or "skip" to skip them.
 
     Returns:
-        The columns `path` (in a folder, relative to it) and `vector` (float32, D values).
+        A table with the columns `path` (relative to the folder, if there is one) and `vector` (float32, D values).
 
     Raises:
         UserError: if a folder has no images, or if an image cannot be read.
@@ -97,7 +97,7 @@ def compare(
     Args:
         first: an image, or, without a backbone, the features of an image, (D,) or (1, D).
         second: the other image, or its features.
-        backbone: what `load_backbone` returned.
+        backbone: the return value of `load_backbone`.
 
     Raises:
         UserError: if an image cannot be read.

@@ -1,4 +1,4 @@
-"""List the image files of a folder, detect changed files and decode them."""
+"""List the image files in a folder, detect changed files and decode images."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class ImageFile(NamedTuple):
 
 
 def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
-    """Return all image files in `folder` and its subfolders, sorted by name; `rr.data.folder` finds them.
+    """Return all image files that `rr.data.folder` finds in `folder` and its subfolders, sorted by name.
 
     All other files are reported to `skipped`.
 
@@ -49,7 +49,7 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
     """
     if not folder.is_dir():
         what = describe_non_folder(folder)
-        raise UserError(f"{display_name(folder)} is not an existing folder{what}: give a folder of images")
+        raise UserError(f"{display_name(folder)} is not an existing folder{what}: use a folder of images")
     listing = list_folder(folder, image_kind())
     for file in listing.skipped:
         skipped.add(file)
@@ -70,7 +70,7 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
         found = "; ".join(format_skipped(skipped.counts))
         raise UserError(
             f"{display_name(folder)} contains no images{f' ({found})' if found else ''}: add some (.jpg, .png, …) or "
-            "give another folder"
+            "use a different folder"
         )
     return sorted(images, key=lambda image: image.name)
 
@@ -78,7 +78,7 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
 def decode_images(
     images: Sequence[ImageFile], decode: Decoder, image_size: int, skipped: SkippedFiles
 ) -> tuple[list[ImageFile], np.ndarray]:
-    """Return the images that can be read, and their pixels, uint8 (B, image_size, image_size, 3).
+    """Return the readable images and their pixels, uint8 (B, image_size, image_size, 3).
 
     The function `decode` decodes and resizes an image. Images that cannot be read are reported to `skipped`.
     """
@@ -95,12 +95,12 @@ def decode_images(
 
 
 def read_images(paths: Sequence[Path], decode: Decoder = raw.decode_image) -> list[np.ndarray]:
-    """Read image files as RGB, uint8 (H, W, 3), each with the function `decode`.
+    """Read image files with the function `decode`, and return each one as RGB, uint8 (H, W, 3).
 
     Raises:
         UserError: if files cannot be read or decoded. The message lists them.
     """
-    unreadable = SkippedFiles("raise", "repair {them} or give other images")
+    unreadable = SkippedFiles("raise", "repair {them} or use different images")
     images = []
     for path in paths:
         result = _try_read_image(path, decode)

@@ -44,8 +44,8 @@ class CachedVectors(NamedTuple):
         return cls({}, np.empty((0, num_features), np.float32))
 
     def find_rows(self, images: Sequence[ImageFile]) -> dict[Path, int]:
-        """Return the row of each image whose vector is known, by the path of the image."""
-        # A name that is not valid UTF-8 may have the same text as another name. Such names are not looked up.
+        """Return a dict from the path of each image whose vector is known to the image's row."""
+        # A name that is not valid UTF-8 may have the same text as a different name. Such names are not looked up.
         key_counts = Counter(image.index_key for image in images)
         return {
             image.path: self.rows[image.index_key]
@@ -55,9 +55,9 @@ class CachedVectors(NamedTuple):
 
 
 class StaleIndex(Exception):
-    """Raised if an index is damaged or was written with other settings.
+    """Raised if an index is damaged or was written with different settings.
 
-    The message is the rest of a sentence that starts with the path of the index.
+    The message completes a sentence that starts with the path of the index.
     """
 
 
@@ -73,10 +73,10 @@ def write_index(
     """Write an index atomically and return its number of rows.
 
     Several processes may write the same index at the same time. The last one to finish determines its contents.
-    `skipped` is the object to which images that cannot be read have been reported.
+    `skipped` is the object to which unreadable images have been reported.
 
     Raises:
-        UserError: if there are no rows. The message lists the images that cannot be read.
+        UserError: if there are no rows. The message lists the unreadable images.
     """
     schema = _make_schema(extractor, folder)
     count = 0
@@ -102,7 +102,7 @@ def write_index(
         if count == 0:
             skipped.raise_if_unreadable()
             raise UserError(
-                f"none of the images in {display_name(folder)} can be read: repair them or give another folder"
+                f"none of the images in {display_name(folder)} can be read: repair them or use a different folder"
             )
     return count
 
@@ -111,19 +111,19 @@ def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedV
     """Read the index at `path`; return no vectors if there is no such file.
 
     Raises:
-        StaleIndex: if the file is damaged, or belongs to another folder or feature extractor.
+        StaleIndex: if the file is damaged, or belongs to a different folder or feature extractor.
     """
     schema = _make_schema(extractor, folder)
     try:
         with open(path, "rb") as file:
             table = pq.ParquetFile(file, page_checksum_verification=True).read()  # read_table loads pyarrow.dataset
         if not table.schema.equals(schema):
-            raise StaleIndex("has unexpected columns or vectors of another length")
+            raise StaleIndex("has unexpected columns or vectors of a different length")
         metadata, expected = table.schema.metadata, schema.metadata
         differing = [key.decode() for key in expected if key != b"folder" and metadata.get(key) != expected[key]]
         if differing:
             names = {"side": "image size", "absolute_folder": "folder"}
-            raise StaleIndex(f"was written for other settings ({', '.join(names.get(k, k) for k in differing)})")
+            raise StaleIndex(f"was written with different settings ({', '.join(names.get(k, k) for k in differing)})")
         vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), extractor.num_features)
         keys = zip(*(table[name].to_pylist() for name in ("path", "size", "modified")), strict=True)
         return CachedVectors({key: row for row, key in enumerate(keys)}, vectors)
@@ -134,7 +134,7 @@ def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedV
 
 
 def is_foreign_file(path: Path) -> bool:
-    """Return whether `path` exists but is not an index, so that it must not be overwritten.
+    """Return whether `path` exists but is not an index, and must therefore not be overwritten.
 
     A damaged Parquet file counts as an index, because it may be replaced.
     """

@@ -1,4 +1,4 @@
-"""`rr embed --map`: an HTML page with an interactive t-SNE map of the images of a folder."""
+"""`rr embed --map`: an HTML page with an interactive t-SNE map of the images in a folder."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ _NUM_VOTES = 10
 def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) -> str:
     """Return the HTML of a page with a map of images.
 
-    The class of an image is its folder below `folder`, and its prediction is the most frequent class of its 10 nearest
-    images. Images directly in `folder` have no class. Of more than 10,000 images, the map shows a random sample.
+    An image's class is the first-level subfolder that contains it, and its prediction is the most frequent class among
+    its 10 nearest images. Images directly in `folder` have no class. If there are more than 10,000 images, the map
+    shows a random sample of them.
 
     `vectors` are the features of the images, float32 (N, D).
 
@@ -73,7 +74,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
     return template.render(
         title=f"Map of {display_name(folder)}",
         note=f"t-SNE map of the features of {len(rows):,} images{selection}. It shows which images are neighbors; the "
-        "sizes of groups and the distances between groups have no meaning.",
+        "sizes of groups and the distances between them have no meaning.",
         map=image_map,
         style=read_template("colors.css") + read_template("image_map.css"),
         script=script,
@@ -82,9 +83,9 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
 
 
 def _vote(labels: np.ndarray) -> np.ndarray:
-    """Return the most frequent class of each row of labels (N, K), int64 (N,); -1 if all labels are missing.
+    """Return the most frequent class in each row of labels (N, K), int64 (N,); -1 if all labels are missing.
 
-    Of classes with equally many votes, that of the nearest image is returned.
+    If several classes have the most votes, the class of the nearest image is returned.
     """
     counts = [Counter(label for label in row if label != raw.UNLABELED) for row in labels.tolist()]
     return np.array([count.most_common(1)[0][0] if count else raw.UNLABELED for count in counts])

@@ -1,4 +1,4 @@
-"""Render the results of a search as a self-contained HTML page."""
+"""Render search results as a self-contained HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ _MAX_PNG_SIZE = 96  # thumbnails up to this size are shown enlarged, so they are
 
 
 def render_page(results: Sequence[QueryResult], ranking: str) -> str:
-    """Return the HTML of a page that shows each query image and its hits. `ranking` says by what they are ranked.
+    """Return the HTML of a page that shows each query image and its hits. `ranking` names the score that ranks them.
 
     Raises:
         UserError: if an image can no longer be read.

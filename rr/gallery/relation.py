@@ -1,4 +1,4 @@
-"""The probability that two images show the same thing, by the relation head that was trained with a backbone."""
+"""Compute the probability that two images show the same thing, with the relation head trained with a backbone."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ class PairScorer(NamedTuple):
 def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     """Load the relation head of a backbone file, and its calibration.
 
-    The calibration is that of released weights, or that of an evaluation in this folder whose record names `sha256`,
+    The calibration comes with released weights, or from an evaluation in this folder whose record contains `sha256`,
     the hash of the file.
 
     Raises:
@@ -30,7 +30,7 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     head = load_relation_head(weights)
     if head is None:
         raise UserError(
-            f"{weights} has no relation head: give the backbone.safetensors of a run whose method has "
+            f"{weights} has no relation head: use the backbone.safetensors of a run whose method has "
             "`kind: relational` and `head: relation`"
         )
     released = weights.with_suffix(".json")
@@ -45,13 +45,13 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     return PairScorer(
         head,
         Calibration(1, 0),
-        "not calibrated, because no evaluation in this folder has measured these weights: run `rr evaluate` with a "
-        "protocol of `kind: embedding` for them",
+        "not calibrated, because no evaluation in this folder has calibrated these weights: evaluate them with "
+        "`rr evaluate` and a protocol of `kind: embedding`",
     )
 
 
 def _evaluated_weights(metrics_file: Path) -> str:
-    """Return the SHA-256 of the weights that an evaluation has used, or an empty text if its record is unreadable."""
+    """Return the SHA-256 of the weights that an evaluation used, or an empty string if its record is unreadable."""
     try:
         inputs = json.loads(paths.record_file(metrics_file.parent).read_text(encoding="utf-8"))["inputs"]
         return next(value for name, value in inputs.items() if Path(name).name == "backbone.safetensors")
@@ -66,8 +66,8 @@ def _calibration(metrics: dict[str, Any]) -> Calibration:
 def _describe(file: Path, target: str, metrics: dict[str, Any]) -> str:
     pairs = f"{metrics['relation_pairs']:,.0f}"
     return (
-        f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {target}, half of "
-        "them two views of one image and half views of two images; on other such pairs, the accuracy is "
-        f"{100 * metrics['relation_accuracy']:.1f} % and the calibration error "
+        f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {target}: half of the pairs are two "
+        "views of one image, the others are views of two images; on other such pairs, the accuracy is "
+        f"{100 * metrics['relation_accuracy']:.1f} % and the calibration error is "
         f"{100 * metrics['relation_calibration_error']:.1f} % ({file})"
     )

@@ -46,19 +46,19 @@ def retrieve(
 ) -> str:
     """Find the images in `folder` that are most similar to each query image; return a table for each query as text.
 
-    The vectors of the images in the folder and its subfolders are kept in an index, which is updated first; by default,
-    at `rr.gallery.index.default_index_path`. A query that is itself an image of the folder is left out of its own
-    results. The relation head reorders the `num_reranked` most similar images, unless this is 0. If `page_path` is
-    given, an HTML page is written.
+    The vectors of the images in the folder and its subfolders are stored in an index, which is updated first. By
+    default, `rr.gallery.index.default_index_path` determines its path. A query that is itself an image in the folder is
+    left out of its own results. The relation head reorders the `num_reranked` most similar images, unless this number
+    is 0. If `page_path` is not None, an HTML page is written.
 
-    The image size, mean and std are those of `dataset` or, by default, those in the metadata of the weights. If
-    `on_unreadable` is "raise", an error about unreadable images is raised after the features of all others have been
-    stored. With `as_json`, the text is JSON.
+    The image size, mean and std come from `dataset` or, by default, from the metadata of the weights. If
+    `on_unreadable` is "raise", an error about unreadable images is raised after the features of all other images have
+    been stored. With `as_json`, the text is JSON.
 
     Raises:
         UserError: if a query image cannot be read, if `page_path` or `index_path` would overwrite another file, if the
             folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), if the backbone
-            cannot be loaded, or if images are to be reordered and it has no relation head.
+            cannot be loaded, or if images are to be reordered and the backbone has no relation head.
     """
     if 0 < num_reranked < top:
         raise UserError(f"--rerank {num_reranked}: must be at least the number of results (--top {top})")
@@ -98,7 +98,7 @@ def retrieve(
         }
         return json.dumps(facts, indent=1)
     ranked_by = "probability" if scorer else "similarity"
-    lines = [summary, f"percentile: percentage of random pairs of the gallery with a lower {ranked_by}"]
+    lines = [summary, f"percentile: percentage of random pairs of gallery images with a lower {ranked_by}"]
     lines += [f"probability: {scorer.description}"] if scorer else []
     lines += format_skipped(skipped.counts)
     return "\n\n".join([*map(_format_result, results), "\n".join(lines)])
@@ -108,13 +108,13 @@ def _check_paths(queries: Sequence[Path], weights: Path, page_path: Path | None,
     """Raise UserError if a query does not exist, or if the page or the index would overwrite another file."""
     if missing := [display_name(query) for query in queries if not query.is_file()]:
         verb = "is not an existing file" if len(missing) == 1 else "are not existing files"
-        raise UserError(f"{format_names(missing)} {verb}: give the path of an image")
+        raise UserError(f"{format_names(missing)} {verb}: use the path of an image")
     if page_path:
         check_output_path("--output", page_path, weights)
     if index_path:
         check_output_path("--index", index_path, weights)
         if index.is_foreign_file(index_path):
-            raise UserError(f"--index {index_path}: this file exists and is not an index: give another path")
+            raise UserError(f"--index {index_path}: this file exists and is not an index: use a different path")
 
 
 def _search(
@@ -125,7 +125,7 @@ def _search(
     num_reranked: int,
     scorer: PairScorer | None,
 ) -> list[QueryResult]:
-    """Return the `top` images of the gallery that are most similar to each query, without the query itself."""
+    """Return the `top` gallery images that are most similar to each query, without the query itself."""
     own_rows = _find_own_rows(queries, gallery.images)
     first, second = (gallery.vectors[rows] for rows in sample_pairs(len(gallery.images)))
     reference = scorer.head.logits(first, second) if scorer else cosine_similarities(first, second)
@@ -149,7 +149,7 @@ def _search(
 
 
 def _find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list[list[int]]:
-    """Return, for each query, the rows of the gallery that are the same file."""
+    """Return, for each query, the rows of the gallery images that are the same file."""
     rows_by_time = defaultdict(list)
     for row, image in enumerate(images):
         rows_by_time[image.size, image.modified].append(row)

@@ -1,4 +1,4 @@
-"""The result of a search in a gallery of images, and the comparison of its scores with those of random pairs."""
+"""The result of a search in a gallery of images, and the comparison of its scores with the scores of random pairs."""
 
 import math
 from pathlib import Path
@@ -12,15 +12,15 @@ MAX_RANDOM_PAIRS = 10_000
 
 
 class Hit(NamedTuple):
-    """An image of the gallery that is similar to a query.
+    """A gallery image that is similar to a query.
 
     Attributes:
-        rank: the rank, from 1.
+        rank: the rank, starting at 1.
         similarity: the cosine similarity to the query.
         image: the image.
         probability: the probability that both show the same thing, or None if the relation head was not used.
-        percentile: the percentage of random pairs of the gallery with a lower score, or NaN if this was not computed.
-            The score is the one by which the hits are ranked: the similarity, or the logit of the relation head.
+        percentile: the percentage of random pairs of gallery images with a lower score, or NaN if this was not
+            computed. The score is the value that ranks the hits: the similarity, or the relation head's logit.
     """
 
     rank: int
@@ -41,7 +41,7 @@ class Hit(NamedTuple):
 
 
 class QueryResult(NamedTuple):
-    """A query image and the most similar images of the gallery in the order of their ranks."""
+    """A query image and the most similar gallery images, in the order of their ranks."""
 
     query: Path
     hits: list[Hit]
@@ -50,7 +50,7 @@ class QueryResult(NamedTuple):
 def sample_pairs(num_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of random pairs of different gallery images, int64 (P,) each. The choice is always the same.
 
-    They are all pairs of a small gallery, and 10,000 pairs of a large one.
+    For a small gallery, these are all pairs; for a large one, they are 10,000 pairs.
     """
     if num_images * (num_images - 1) // 2 <= MAX_RANDOM_PAIRS:
         first, second = np.triu_indices(num_images, 1)
@@ -61,7 +61,7 @@ def sample_pairs(num_images: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def percentiles(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return the percentage of the scores in `reference` that are less than each score; NaN if there are none."""
+    """Return the percentage of the scores in `reference` that are less than each score, or NaN if it is empty."""
     if not len(reference):
         return np.full(len(scores), np.nan)
     return np.asarray(100 * np.searchsorted(np.sort(reference), scores) / len(reference))

@@ -1,1 +1,1 @@
-"""Run-time services that cannot change a result: atomic files, locks, status, progress, energy, signals."""
+"""Runtime services that cannot change a result: atomic files, locks, status, progress, energy, signals."""

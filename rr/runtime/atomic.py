@@ -5,17 +5,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_postponed: dict[Path, Path | None] = {}  # by target: its complete temporary file, or None if it is not written yet
+# Maps each target to its complete temporary file, or to None if that file has not been written yet.
+_postponed: dict[Path, Path | None] = {}
 
 
 @contextmanager
 def replace_together(targets: Iterable[Path]) -> Iterator[dict[Path, Path | None]]:
     """Let `atomic_write` postpone the replacement of `targets`; replace all of them if the body succeeds.
 
-    All targets are unchanged if the body fails or if the process is killed while the body runs.
+    No target changes if the body fails or if the process is killed while the body runs.
 
     Yields:
-        By target, the temporary file that will replace it, or None if it has not been written.
+        A dict from each target to the temporary file that will replace it, or to None if that has not been written.
     """
     _postponed.update(dict.fromkeys(targets))
     try:
@@ -34,10 +35,10 @@ def replace_together(targets: Iterable[Path]) -> Iterator[dict[Path, Path | None
 def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
     """Yield a temporary path, which replaces `target` if the body succeeds and is deleted if it fails.
 
-    If an enclosing `replace_together` has this target, it replaces the target when its own body succeeds.
+    If an enclosing `replace_together` includes this target, the target is not replaced until that body succeeds.
 
     The temporary file has a fixed name, so a killed process leaves at most one behind, and the next attempt overwrites
-    it. It has the suffix of `target`, because some writers choose the file format by the suffix.
+    it. It has the same suffix as `target`, because some writers choose the file format according to the suffix.
 
     Args:
         target: file to create or replace. Missing parent folders are created.

@@ -1,4 +1,4 @@
-"""Measure the energy of a stage run with the machine's own counters: RAPL for processors, NVML for GPUs."""
+"""Measure the energy that a stage run uses with the machine's own counters: RAPL for processors, NVML for GPUs."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import pynvml
 
 POWERCAP = Path("/sys/class/powercap")
-SECONDS_BETWEEN_UPDATES = 60.0  # at full power, the counter of a processor wraps around within minutes
+SECONDS_BETWEEN_UPDATES = 60.0  # at full power, a processor's counter wraps around within minutes
 
 
 class EnergyMeter:
@@ -48,10 +48,10 @@ class EnergyMeter:
         self._last_values = values
 
     def joules(self) -> dict[str, float]:
-        """Return the energy in joules since the meter was created.
+        """Return the energy in joules that has been used since the meter was created.
 
         Returns:
-            The values for the keys `processors` and `gpus`. Unknown values are left out.
+            A dict with the keys `processors` and `gpus`. Unknown values are left out.
         """
         self.update()
         joules = {"processors": self._microjoules / 1e6} if self._last_values else {}
@@ -63,7 +63,7 @@ class EnergyMeter:
 
 @contextmanager
 def measure_energy() -> Iterator[EnergyMeter]:
-    """Yield a meter that a thread updates while the body runs. Read the meter after the body."""
+    """Yield a meter that a thread updates while the body runs. Read the meter after the body has ended."""
     meter = EnergyMeter()
     done = threading.Event()
 

@@ -15,7 +15,7 @@ def format_duration(seconds: float) -> str:
 def format_rate(rate: float, unit: str) -> str:
     """Return a positive rate as units per second, or as time per unit if a unit takes more than a second.
 
-    `unit` is the name of the units in the plural, with the ending s. Bytes are shown in megabytes.
+    `unit` is the plural name of the unit, ending in s. Bytes are shown in megabytes.
     """
     if unit == "bytes":
         return f"{rate / 1e6:,.1f} MB/s"
@@ -36,7 +36,7 @@ def format_bytes(count: float) -> str:
 def format_count(count: int, unit: str, singular: str = "") -> str:
     """Return a number with its unit, such as "1 image" for the count 1 and the unit "images".
 
-    Bytes are shown in megabytes. The default of `singular` is `unit` without its ending s.
+    Bytes are shown in megabytes. By default, `singular` is `unit` without its final s.
     """
     if unit == "bytes":
         return f"{count / 1e6:,.1f} MB"

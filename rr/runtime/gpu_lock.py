@@ -1,7 +1,7 @@
 """Distribute runs over the GPUs of one host, without a scheduler.
 
-`RR_GPUS=0,1,2,3` lists the GPUs as CUDA_VISIBLE_DEVICES does. Each run takes the first free one. A GPU that is listed
-twice takes two runs at once: `RR_GPUS=0,1,0,1`.
+`RR_GPUS=0,1,2,3` lists the GPUs in the same way as CUDA_VISIBLE_DEVICES. Each run uses the first free GPU. A GPU that
+is listed twice accepts two runs at once: `RR_GPUS=0,1,0,1`.
 """
 
 import os
@@ -48,7 +48,7 @@ def acquire_device(name: str) -> str:
 
 
 def acquire_gpu() -> str | None:
-    """Reserve a GPU in RR_GPUS that no other run of this user holds, and make it the only visible one.
+    """Reserve a GPU from RR_GPUS that none of this user's other runs holds, and make it the only visible one.
 
     If all are in use, wait until one is free. The kernel releases the lock when this process ends. This function does
     not check whether the GPU exists.
@@ -70,7 +70,7 @@ def acquire_gpu() -> str | None:
     gpus = [_canonical_id(gpu) for gpu in listed.split(",")]
     if not all(re.fullmatch("[A-Za-z0-9][A-Za-z0-9-]*", gpu) for gpu in gpus):
         raise UserError(
-            f"RR_GPUS={listed}: give numbers or UUIDs of GPUs, separated by commas (no spaces), such as 0,1"
+            f"RR_GPUS={listed}: must be GPU numbers or UUIDs, separated by commas without spaces, such as 0,1"
         )
     LOCK_DIR.mkdir(mode=0o700, exist_ok=True)
     waiting = False
@@ -88,5 +88,5 @@ def acquire_gpu() -> str | None:
 
 
 def _canonical_id(gpu: str) -> str:
-    """Return a number without leading zeros, because 0 and 00 must share one lock, and anything else unchanged."""
+    """Return a number without leading zeros, because 0 and 00 must share a lock; return anything else unchanged."""
     return gpu.lstrip("0") or "0" if re.fullmatch("[0-9]+", gpu) else gpu

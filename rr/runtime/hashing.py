@@ -1,4 +1,4 @@
-"""SHA-256 of files, of the code in them, and of JSON values."""
+"""Compute SHA-256 hashes of files, code and JSON values."""
 
 import ast
 import functools
@@ -15,15 +15,15 @@ def file_sha256(path: Path) -> str:
 
 
 def json_sha256(value: Any) -> str:
-    """Return the SHA-256 of a JSON value. It does not depend on the order of keys."""
+    """Return the SHA-256 of a JSON value. The order of keys does not affect it."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def code_sha256(path: Path) -> str:
-    """Return a SHA-256 of a file of code that does not depend on its comments, docstrings and formatting.
+    """Return a SHA-256 of a code file that does not depend on its comments, docstrings and formatting.
 
-    A Python module is hashed by its syntax tree; Python 3.11 to 3.13 give the same hash. Any other file, and a module
-    with a syntax error, is hashed as it is.
+    For a Python module, this is a hash of its syntax tree, which is the same with Python 3.11 to 3.13. For any other
+    file, and for a module with a syntax error, it is a hash of the bytes.
     """
     return _module_sha256(path.read_bytes()) if path.suffix == ".py" else file_sha256(path)
 
@@ -53,5 +53,5 @@ def _describe_syntax(node: Any) -> Any:
 
 
 def _does_nothing(node: Any) -> bool:
-    """Return whether a node is `pass` or a statement that consists of a constant: a docstring, or `...`."""
+    """Return whether a node is `pass` or a statement that consists only of a constant: a docstring, or `...`."""
     return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))

@@ -43,6 +43,6 @@ def render_text(text: str, width: int, height: int) -> np.ndarray:
 
 
 def write_png(pixels: np.ndarray, target: Path) -> None:
-    """Write uint8 (H, W, 3) `pixels` as a PNG atomically. Equal pixels give equal bytes."""
+    """Write uint8 (H, W, 3) `pixels` as a PNG atomically. Identical pixels produce identical bytes."""
     with atomic_write(target) as temporary:
         Image.fromarray(pixels).save(temporary, "PNG")

@@ -57,5 +57,5 @@ def _copy_and_verify(path: Path, copy: Path, expected_sha256: str) -> None:
                 raise UserError(f"{path} changed while it was copied to {copy.parent}: run the command again")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.filename = str(copy)  # shutil sets the name of the file that it reads, and fsync sets no name
+            error.filename = str(copy)  # shutil sets this to the file that it reads, and fsync does not set it
         raise

@@ -39,7 +39,7 @@ def try_lock(path: Path, remedy: str) -> TextIO | None:
 
 
 def wait_until_unlocked(path: Path) -> None:
-    """Wait until no process holds the lock of the file `path`."""
+    """Wait until no process holds the lock on the file `path`."""
     with open(path) as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_SH)
 

@@ -25,11 +25,11 @@ _GIT_OPTIONS: dict[str, Any] = {"capture_output": True, "text": True, "timeout":
 
 
 def git_commit() -> dict[str, Any] | None:
-    """Return the commit of the current folder, and whether files that determine results differ from it.
+    """Return the git commit of the current folder, and whether files that determine results differ from it.
 
     Returns:
-        A dict with the keys `id` and `changed`. None if git is not installed, if the folder is not in a repository with
-        a commit, or if git takes longer than a second. Therefore, a stage never fails because of git.
+        A dict with the keys `id` and `changed`, or None if git is not installed, if the folder is not in a repository
+        with a commit, or if git takes longer than a second. A stage therefore never fails because of git.
     """
     git = ["git", "--no-optional-locks"]
     try:
@@ -43,7 +43,7 @@ def git_commit() -> dict[str, Any] | None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the properties of the machine that can change a result or a duration."""
+    """Return the properties of the machine that can affect a result or a duration."""
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -54,7 +54,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the version of each package that can change a result."""
+    """Return the version of each package that can affect a result."""
     versions = {}
     for package in PACKAGES:
         try:

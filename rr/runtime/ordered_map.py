@@ -9,18 +9,19 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _PENDING_PER_THREAD = 4
-# For images of any size: each thread may hold a photograph that takes up a hundred megabytes.
+# Suitable for images of any size: each thread may hold a photograph that takes up a hundred megabytes.
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 
 
 def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item], num_threads: int) -> Iterator[_Result]:
     """Yield `function(item)` for each item, in the order of the items.
 
-    Memory use is bounded, because at most four items per thread are in work or wait to be yielded. This helps only if
-    the function releases the GIL for most of its time, as Pillow does when it decodes, resizes or encodes an image.
+    Memory use is bounded, because at most four items per thread are being processed or waiting to be yielded. Threads
+    help only if the function releases the GIL most of the time, as Pillow does when it decodes, resizes or encodes an
+    image.
 
-    The calling thread requests the items one by one and, if `num_threads` is 1, also calls the function. An exception
-    is raised when the result would be yielded.
+    The calling thread requests the items one by one and, if `num_threads` is 1, also calls the function. If the
+    function raises an exception, it is raised when the result would have been yielded.
     """
     if num_threads < 2:
         yield from map(function, items)

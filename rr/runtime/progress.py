@@ -1,7 +1,7 @@
 """Show progress with a rate and the time left: a live bar on a terminal, otherwise a line every few seconds.
 
-A thread of the outermost object updates the display, so it changes even if a long time passes between two calls of
-`advance`. `rr status` shows the same progress in any other terminal.
+A thread of the outermost object updates the display, even if a long time passes between two calls of `advance`.
+`rr status` shows the same progress in any other terminal.
 """
 
 import math
@@ -19,18 +19,18 @@ from rr.runtime.formatting import format_count, format_duration, format_rate
 SECONDS_BEFORE_FIRST_LINE = 2.0
 SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_UPDATES = 0.5
-# The speed can change, so the rate is that of the last 30 seconds or, in a long run, the last quarter. It needs
-# five seconds and two calls of `advance` after the first one, which includes preparations such as a compilation.
+# The speed can change, so the rate covers only the last 30 seconds or, in a long run, the last quarter. It requires
+# five seconds and two calls of `advance` after the first call, which includes preparations such as compilation.
 _MIN_WINDOW, _MAX_WINDOW, _MAX_WINDOW_FRACTION = 5.0, 30.0, 0.25
 _MIN_SAMPLES = 3
 
 _lock = threading.Lock()  # for the two variables below, and for printing
-_active: list["Progress"] = []  # nested in each other; the last one is shown
-_last_line_time: float | None = None  # None if the outermost object of `_active` and those inside it printed nothing
+_active: list["Progress"] = []  # nested objects, of which the last one is shown
+_last_line_time: float | None = None  # None if nothing was printed since the outermost object started
 
 
 def is_main_process() -> bool:
-    """Return whether this is the only process of a run, or the one of several (WORLD_SIZE > 1) that prints."""
+    """Return whether this process is a run's only one or, among several (WORLD_SIZE > 1), the one that prints."""
     return (os.environ.get("WORLD_SIZE") or "1") == "1" or (os.environ.get("RANK") or "0") == "0"
 
 
@@ -43,10 +43,10 @@ class Progress:
     Args:
         name: label shown before the progress.
         total: number of units when the work is complete, or None if it is unknown.
-        unit: name of the units, in the plural with the ending s. If it is empty, only the elapsed time is shown.
-        done: number of units that are done at the start.
+        unit: plural name of the unit, ending in s. If it is empty, only the elapsed time is shown.
+        done: number of units that are already done at the start.
         note: text to show at the end.
-        use_bar: whether to draw a bar on a terminal. Drawing would disturb a measurement of time.
+        use_bar: whether to draw a bar on a terminal. Drawing would disturb time measurements.
 
     >>> with Progress("pretrain", total=2000, unit="views") as progress:
     ...     progress.advance(512)
@@ -67,7 +67,7 @@ class Progress:
         self._start_time = time.monotonic()
         self._command_start_time = (_active or [self])[0]._start_time
         self._first_advance_time = math.inf
-        self._samples: deque[tuple[float, int]] = deque()  # times, and the numbers of units that were done
+        self._samples: deque[tuple[float, int]] = deque()  # times, and how many units were done then
         self._has_printed = False
         self._last_heartbeat_time = -math.inf
         self._end = threading.Event()
@@ -112,20 +112,20 @@ class Progress:
             self._thread.join()
 
     def advance(self, count: int, note: str | None = None) -> None:
-        """Add `count` units. `note` is shown after the rate, such as the loss; None keeps the previous note."""
+        """Add `count` units. `note`, such as the loss, is shown after the rate; None keeps the previous note."""
         self.done += count
         self.note = self.note if note is None else note
         if count:
             self._add_sample(time.monotonic())
 
     def skip(self, count: int) -> None:
-        """Add `count` units that an earlier process has done. They do not count for the rate."""
+        """Add `count` units that an earlier process completed. They do not affect the rate."""
         self.done += count
         self._initial += count
 
     @property
     def rate(self) -> float | None:
-        """Units per second, or None as long as there is too little data for an estimate."""
+        """Units per second, or None while there is too little data for an estimate."""
         samples = list(self._samples)
         if len(samples) < _MIN_SAMPLES:
             return None
@@ -179,7 +179,7 @@ class Progress:
                     _active[-1]._update(time.monotonic())
 
     def _update(self, now: float) -> None:
-        """Refresh the bar, print a line and write the status file, each if it is due."""
+        """Refresh the bar or print a line, and write the status file, whenever each of these is due."""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self.done, refresh=True)
         elif _last_line_time is None:
@@ -202,7 +202,7 @@ class Progress:
         )  # fmt: skip
 
     def _send_last_heartbeat(self) -> None:
-        """Keep the progress at an error or a signal in `rr status`; enclosing objects must not overwrite it."""
+        """Keep the progress at an error or a signal visible in `rr status`, so that no outer object overwrites it."""
         with _lock:
             if _active and self is _active[-1]:
                 self._send_heartbeat(time.monotonic())
@@ -212,7 +212,7 @@ class Progress:
     def _print_line(self, text: str) -> None:
         global _last_line_time
         _last_line_time = time.monotonic()
-        with suppress(OSError, ValueError):  # nobody reads stderr any more
+        with suppress(OSError, ValueError):  # nobody reads stderr anymore
             print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-# Messages by exit code, which is 128 plus the number of the signal, as in a shell. A code of 128 or more means that the
-# command continues if it is run again. After code 2 (a mistake of the user) or 1 (a bug), a retry would fail again.
+# Messages by exit code, which is 128 plus the signal number, as in a shell. A code of 128 or more means that the
+# command continues if it is run again. After code 2 (a user error) or 1 (a bug), it would fail again.
 EXIT_MESSAGES = {
     128 + signal.SIGINT: "interrupted",
     128 + signal.SIGTERM: "terminated",

@@ -1,4 +1,4 @@
-"""Track the stage runs of this folder in small files, which `rr status` shows.
+"""Track the stage runs in this folder in small files, which `rr status` reads.
 
 The file of a run is created when the run starts, updated with its progress, and deleted when the run succeeds. A file
 that remains after its process has ended belongs to a run that failed, was interrupted, or was killed.
@@ -35,7 +35,7 @@ _lock = threading.Lock()  # a thread of `rr.runtime.progress` sends heartbeats
 def track_run(stage: str, folder: Path) -> Iterator[None]:
     """Show a run of `stage` in `rr status` while the body runs, and afterwards if the body failed.
 
-    The run is named by the parts of its output folder: dataset, backbone and so on.
+    The run is named after the parts of its output folder: dataset, backbone and so on.
     """
     global _current_run
     _current_run = {
@@ -59,7 +59,7 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
 
 
 def _end_heartbeats() -> dict[str, Any]:
-    """Make later calls of `heartbeat` have no effect, and return the current run."""
+    """Make later calls of `heartbeat` ineffective, and return the current run."""
     global _current_run
     with _lock:
         run, _current_run = _current_run or {}, None
@@ -67,7 +67,7 @@ def _end_heartbeats() -> dict[str, Any]:
 
 
 def heartbeat(**progress: Any) -> None:
-    """Add JSON values that describe the progress to the file of this process's stage run, if there is one."""
+    """Add JSON values that describe the progress to the status file of this process's stage run, if it has one."""
     with _lock:
         if _current_run is not None:
             _current_run.update(progress)
@@ -75,7 +75,7 @@ def heartbeat(**progress: Any) -> None:
 
 
 def _write_run_file(run: dict[str, Any]) -> None:
-    """Write the file of a run atomically, but do not flush it to disk, because it is useless after a power failure."""
+    """Write a run's file atomically, but do not flush it to disk, because it is useless after a power failure."""
     target = paths.status_file(run["stage"], run["names"])
     temporary = target.with_name(f".{target.stem}.tmp.json")
     with suppress(OSError):  # training must not fail because its progress cannot be written
@@ -96,7 +96,7 @@ def _error_message(error: BaseException) -> str:
 
 
 def list_unfinished_runs() -> list[dict[str, Any]]:
-    """Return the stage runs of this folder that have not succeeded: the contents of their files, `state` and `history`.
+    """Return the contents of the files of this folder's unfinished stage runs, with a `state` and a `history` added.
 
     The state is "running", "stopped" (the process no longer exists), "interrupted" (by a signal), "failed" (`error` has
     the message), or "elsewhere" (started on another host, whose processes cannot be seen from here). The history has a
@@ -138,7 +138,7 @@ def _read_history(run: dict[str, Any]) -> list[dict[str, float]]:
         rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
         return [{key: float(value) for key, value in row.items() if value} for row in rows]
     except (OSError, ValueError, TypeError):
-        return []  # there is no epoch yet, or the file is damaged
+        return []  # no epoch has finished yet, or the file is damaged
 
 
 def _run_state(run: dict[str, Any]) -> str:
@@ -152,7 +152,7 @@ def _run_state(run: dict[str, Any]) -> str:
 def _start_ticks(pid: int) -> str | None:
     """Return the start time of process `pid` in clock ticks, or None if it has ended.
 
-    The start time identifies the process: a later process with the same id has another one.
+    The start time identifies the process: a later process with the same id has a different start time.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode("ascii").split()
@@ -168,7 +168,9 @@ def render_status(as_json: bool) -> str:
         UserError: if the current folder is not a project, and no run was ever started in it.
     """
     if not paths.PARAMS_FILE.is_file() and not paths.STATUS_DIR.is_dir():
-        raise UserError(f"{Path.cwd()} is not a project (no {paths.PARAMS_FILE}): run rr status in a project's folder")
+        raise UserError(
+            f"{Path.cwd()} is not a project (no {paths.PARAMS_FILE}): run rr status in the folder of a project"
+        )
     runs = list_unfinished_runs()
     if as_json:
         return json.dumps(runs, indent=1)
@@ -176,7 +178,7 @@ def render_status(as_json: bool) -> str:
         return "status: there are no unfinished runs in this folder"
     header = ("stage", "run", "state", "done", "rate", "left", "updated", "loss", "accuracy", "message")
     rows = list(map(_table_row, runs))
-    # Columns without any content, such as the curves if no pretraining run is listed, are left out.
+    # Leave out columns without any content, such as the curves if no pretraining run is listed.
     used = [column for column in range(len(header)) if column < 4 or any(row[column] for row in rows)]
     return format_table([header[c] for c in used], [[row[c] for c in used] for row in rows], text_columns=len(used))
 
@@ -200,7 +202,7 @@ def _table_row(run: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _curve(values: list[float]) -> str:
-    """Return a curve of block characters from the lowest to the highest value, followed by the last value.
+    """Return a curve of block characters, scaled from the lowest to the highest value, followed by the last value.
 
     If there are more values than characters, each character shows the mean of several values.
     """

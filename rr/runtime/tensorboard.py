@@ -7,8 +7,8 @@ from pathlib import Path
 class EventWriter:
     """Writes one scalar per column and epoch into the folder of a run.
 
-    The first call of `write` hides what an earlier process has written to the same folder, and writes all epochs again.
-    The curves are therefore complete and have no epoch twice, even if a run was interrupted.
+    The first call of `write` hides what an earlier process wrote to the same folder, and writes all epochs again. The
+    curves are therefore complete and contain no epoch twice, even if a run was interrupted.
 
     Raises:
         ModuleNotFoundError: if the package `tensorboard` is not installed.

@@ -1,7 +1,7 @@
-"""Check, before the first training, whether a grid can be completed: labels, numbers of images, memory and disk space.
+"""Check before any training whether a grid can be completed: labels, image counts, memory and disk space.
 
-`rr plan` and `rr doctor` report the problems of the whole grid. `rr convert` and `rr pretrain` stop if there are any,
-so that no training starts for a grid that cannot be completed.
+`rr plan` and `rr doctor` report all problems in the grid. `rr convert` and `rr pretrain` stop if there are any, so that
+no training starts for a grid that cannot be completed.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ from rr.workflow import grid
 from rr.workflow.records import find_record, load_record
 from rr.workflow.verify import describe_exclude_list
 
-# Numbers of training images, test images and classes of the sources that always have the same size. Their classes all
-# have (in `digits`, almost) the same number of images. A dataset without labels has 0 classes.
+# Numbers of training images, test images and classes for the sources whose size never varies. All classes of a source
+# have the same number of images (in `digits`, almost the same). A dataset without labels has 0 classes.
 _FIXED_SIZES = {
     "digits": (digits.TRAIN, digits.CLASSES * digits.TEST_PER_CLASS, digits.CLASSES),
     "cifar10": (50_000, 10_000, 10),
@@ -49,12 +49,12 @@ _FIXED_SIZES = {
         slimagenet.CLASSES,
     ),
 }  # fmt: skip
-# Environment variables of a cluster job, which may run on a different machine than the other jobs of the grid.
+# Environment variables that are set in cluster jobs. The jobs of a grid may run on different machines.
 _CLUSTER_VARIABLES = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
 
 
 class KnownDataset(NamedTuple):
-    """The class names of a dataset, and the label of each image, which is -1 if the image is unlabeled."""
+    """The class names of a dataset and the label of each image (-1 if it is unlabeled)."""
 
     class_names: list[str]
     train_labels: np.ndarray
@@ -62,20 +62,20 @@ class KnownDataset(NamedTuple):
 
     @property
     def num_images(self) -> int:
-        """The number of images of both splits."""
+        """The number of images in both splits together."""
         return len(self.train_labels) + len(self.test_labels)
 
 
 def find_known_dataset(params: Params, name: str) -> KnownDataset | None:
     """Return the class names and labels of a dataset, or None if they are unknown until `rr fetch` has run.
 
-    The files of `rr fetch` and `rr convert` are used unless the images were fetched with other parameters. Damaged
-    files are ignored here, because the stages that read them report the damage.
+    This function reads the files written by `rr fetch` and `rr convert`, unless the images were fetched with different
+    parameters. It ignores damaged files, because the stages that read them report the damage.
     """
     files = paths.DatasetPaths(name)
     try:
         has_record = paths.record_file(files.raw_dir).is_file()
-        # Files without a record of `rr fetch` come from another machine.
+        # Files without an `rr fetch` record come from another machine.
         if not has_record or load_record(files.raw_dir)["params"] == grid.make_fetch_run(params, name).params:
             return _read_labels(files.images if files.images.is_file() else files.index)
     except (OSError, pa.ArrowException, KeyError, ValueError, UserError):
@@ -84,9 +84,9 @@ def find_known_dataset(params: Params, name: str) -> KnownDataset | None:
 
 
 def find_grid_problems(params: Params) -> list[str]:
-    """Return a line for each reason why runs of the grid cannot succeed: what is wrong, where, and what to do.
+    """Return one line per reason why runs in the grid cannot succeed: what is wrong, where, and how to fix it.
 
-    Datasets that are not known yet are not checked. This does not load torch.
+    Datasets whose images are not known yet are not checked. This function does not load torch.
     """
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
     problems = [describe_exclude_list(grid.make_fetch_run(params, name)) for name in datasets]
@@ -101,7 +101,7 @@ def find_grid_problems(params: Params) -> list[str]:
 
 
 def _find_copies_problem(params: Params, name: str) -> str | None:
-    """Return why no result on a dataset means anything, if each of its test images is also a training image."""
+    """Return a problem if every test image of a dataset is also a training image, which makes results meaningless."""
     run = grid.make_fetch_run(params, name)
     record = find_record(run.folder)
     if not record or not record.get("test_copies") or record["params"] != run.params:
@@ -109,13 +109,13 @@ def _find_copies_problem(params: Params, name: str) -> str | None:
     if record["test_copies"] < record["images"]["test"]:
         return None
     return (
-        f"{name} cannot be a target, because each of its test images has a copy in the training split, so no result "
-        f"would mean anything: correct the splits, or remove {name} from grid.target in params.yaml"
+        f"{name} cannot be a target, because every test image has a copy in the training split, so the results would "
+        f"be meaningless: correct the splits, or remove {name} from grid.target in params.yaml"
     )
 
 
 def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: KnownDataset | None) -> str | None:
-    """Return why a pretraining run on a dataset cannot succeed, and what to do, or None. This does not load torch."""
+    """Return why a pretraining run cannot succeed and how to fix it, or None. This function does not load torch."""
     config = params.methods[run.method]
     if config.kind == "imported":
         problem = find_imported_problem(config, run.backbone, params.datasets[run.dataset].image_size)
@@ -127,7 +127,7 @@ def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: 
 
 
 def _find_size_problem(params: Params, run: paths.EvaluationPaths) -> str | None:
-    """Return why a backbone that was built for one image size cannot be evaluated on a target of another size."""
+    """Return why a backbone built for one image size cannot be evaluated on a target with a different image size."""
     sizes = [params.datasets[name].image_size for name in (run.pretraining.dataset, run.target)]
     if run.pretraining.backbone in BUILTIN_BACKBONES or sizes[0] == sizes[1]:
         return None
@@ -139,7 +139,7 @@ def _find_size_problem(params: Params, run: paths.EvaluationPaths) -> str | None
 
 
 def _read_labels(path: Path) -> KnownDataset:
-    """Read the labels from the raw file or the index of a dataset."""
+    """Read the labels from a dataset's raw file or index."""
     table = pq.ParquetFile(path).read(["split", "label"])  # `pq.read_table` would load pyarrow.dataset
     labels = to_numpy(table["label"])
     is_test = np.array(table["split"].to_pylist()) == "test"
@@ -147,7 +147,7 @@ def _read_labels(path: Path) -> KnownDataset:
 
 
 def _make_labels(source: Any) -> KnownDataset | None:
-    """Return labels in an arbitrary order, or None if the source does not have known numbers of images and classes."""
+    """Return labels in arbitrary order, or None if the source's numbers of images and classes are unknown."""
     if source.kind == "shapes":
         num_train, num_test, num_classes = source.train, source.test, len(SHAPES_CLASSES)
     elif source.kind in _FIXED_SIZES:
@@ -161,10 +161,10 @@ def _make_labels(source: Any) -> KnownDataset | None:
 
 
 def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, num_processes: int = 1) -> str | None:
-    """Return why the backbone cannot be built or a training step cannot fit in the memory of this machine, or None.
+    """Return why the backbone cannot be built or a training step cannot fit in this machine's memory, or None.
 
-    Only a step that certainly does not fit counts as a problem (see `estimate_min_step_bytes`). This loads torch.
-    `num_processes` processes share a mini-batch.
+    A step is a problem only if it certainly does not fit (see `estimate_min_step_bytes`). `num_processes` is the number
+    of processes that share a mini-batch. This function loads torch.
     """
     config = params.methods[run.method]
     if not isinstance(config, TrainableConfig):
@@ -190,9 +190,9 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
 
 
 def find_machine_problems(params: Params, device: str) -> list[str]:
-    """Return a line for each reason why the memory or disk space of this machine is too small for the grid.
+    """Return one line per reason why this machine has too little memory or disk space for the grid.
 
-    Runs that have a record are left out. This loads torch.
+    Runs that already have a record are ignored. This function loads torch.
     """
     from rr.workflow.estimates import estimate_features_bytes, estimate_output_bytes
 
@@ -222,7 +222,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
 
 
 def estimate_image_bytes(dataset: DatasetConfig) -> int:
-    """Return the size in bytes of a stored image, assuming photographs of 4:3, and JPEG of an eighth of the pixels."""
+    """Return the size of a stored image in bytes, assuming 4:3 photographs and a JPEG compression ratio of eight."""
     if dataset.stored_size is None:
         return dataset.image_size**2 * 3
     pixels = dataset.stored_size**2 * 4
@@ -235,7 +235,7 @@ def runs_on_cluster() -> bool:
 
 
 def _memory_bytes(device: str) -> int:
-    """Return the bytes of memory of the GPU or, for the CPU, the most that this process may use, including swap."""
+    """Return the GPU memory in bytes or, for the CPU, the most memory that this process may use, including swap."""
     if device != "cpu":
         import torch
 

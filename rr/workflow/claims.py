@@ -1,4 +1,4 @@
-"""Claims that are stated before the training: their hashes, and how many seeds they need."""
+"""Claims that are stated before training: their hashes, and how many seeds they need."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from scipy.special import nctdtr, stdtrit
 from rr.params import ClaimConfig, Params
 from rr.runtime.hashing import json_sha256
 
-ALPHA, POWER = 0.05, 0.8  # probability of a false verdict on any claim, and of the verdict on a true claim
+ALPHA, POWER = 0.05, 0.8  # probability of a false verdict on any claim, and of confirming a true claim
 _MAX_SEEDS = 1000
 
 
@@ -20,35 +20,34 @@ def grid_claims(params: Params) -> list[ClaimConfig]:
 
 
 def claim_sha256(claim: ClaimConfig) -> str:
-    """Return the hash by which the record of a pretraining run shows that a claim was stated before the training."""
+    """Return the hash that a pretraining record contains to show that a claim was stated before training."""
     return json_sha256(claim.model_dump(mode="json"))
 
 
 def describe_difference(claim: ClaimConfig) -> str:
-    """Return which method is claimed to be above which other one."""
+    """Return the claimed difference as text: which method is above which, and by how much."""
     margin = f"more than {claim.margin:g} points above" if claim.margin else "above"
     return f"{claim.method} {margin} {claim.above}"
 
 
 def describe_data(claim: ClaimConfig) -> str:
-    """Return the dataset, backbone, target and protocol of a claim."""
+    """Return the dataset, backbone, target and protocol of a claim as text."""
     return f"{claim.dataset}, {claim.backbone} → {claim.target}, {claim.protocol}"
 
 
 def seeds_for_power(difference: float, margin: float, std: tuple[float, float], alpha: float) -> int | None:
-    """Return how many seeds of each method show with a probability of 80 % that a difference exceeds a margin.
+    """Return how many seeds per method are needed to show, with 80 % probability, that a difference exceeds a margin.
 
-    The test is Welch's, two-sided, with the probability `alpha` of a false result. Its power follows from the
-    noncentral t distribution.
+    The test is a two-sided Welch test at the level `alpha`. Its power is computed with the noncentral t distribution.
 
     Args:
         difference: the true difference.
-        margin: the margin, which is smaller.
-        std: standard deviation over seeds of each method.
+        margin: the margin, which is smaller than the difference.
+        std: each method's standard deviation over seeds.
         alpha: the level of the test.
 
     Returns:
-        The number, at least 2, or None if more than 1,000 would be needed.
+        The number of seeds, at least 2, or None if more than 1,000 would be needed.
     """
     first, second = (value**2 for value in std)
     if first + second == 0:
@@ -62,10 +61,9 @@ def seeds_for_power(difference: float, margin: float, std: tuple[float, float], 
 
 
 def describe_required_seeds(params: Params) -> Iterator[str]:
-    """Yield a line for each claim of the grid: the seeds that it needs, and those that the grid has.
+    """Yield one line per claim in the grid: how many seeds it needs, and how many the grid has.
 
-    The level of the test is that of the most difficult case of Holm's correction, which divides it by the number of
-    claims.
+    The level of the test is the strictest one in Holm's correction: `ALPHA` divided by the number of claims.
     """
     claims = grid_claims(params)
     for claim in claims:
@@ -89,7 +87,7 @@ def describe_required_seeds(params: Params) -> Iterator[str]:
 
 
 def _count_seeds(params: Params, claim: ClaimConfig, method: str) -> int:
-    """Return for how many seeds the grid evaluates one of the methods of a claim as the claim says."""
+    """Return with how many seeds the grid evaluates `method` on the data and with the backbone of a claim."""
     seeds = {
         seed
         for grid in params.grid

@@ -1,4 +1,4 @@
-"""Estimate the time, input and output, memory and disk space that the pretraining runs of a grid need."""
+"""Estimate the time, I/O, memory and disk space that a grid's pretraining runs need."""
 
 import heapq
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from rr.params.backbones import BUILTIN_BACKBONES
 from rr.pretrain import checkpoint
 from rr.workflow.checks import estimate_image_bytes
 
-_MAX_IMAGE_SIZE = 128  # pixels; larger images would take seconds to pass through a large network
-_LABEL_BYTES = 8  # size of a cluster label of DeepCluster
+_MAX_IMAGE_SIZE = 128  # pixels; a large network would take seconds to process a larger image
+_LABEL_BYTES = 8  # size of one DeepCluster cluster label
 
 
 @dataclass(frozen=True)
 class MakespanBounds:
-    """Time that runs take on several GPUs, one run at a time on each GPU, in the unit of their durations.
+    """How long a set of runs takes on several GPUs, with one run at a time on each, in the unit of the durations.
 
     Attributes:
         longest_first: time if the longest runs start first.
-        lower_bound: no order is faster, because some GPU has at least the mean load, and some GPU has the longest run.
-        upper_bound: no order is slower if no GPU is idle while a run waits (R. L. Graham, 1966).
+        lower_bound: no order is faster, because one GPU has at least the mean load, and one GPU has the longest run.
+        upper_bound: no order is slower, as long as no GPU is idle while a run is waiting (R. L. Graham, 1966).
     """
 
     longest_first: float
@@ -45,7 +45,7 @@ class IoEstimate:
 
 
 def estimate_makespan(durations: Sequence[float], gpus: int) -> MakespanBounds:
-    """Return bounds for the time that runs of these `durations` take on `gpus` GPUs."""
+    """Return bounds on how long runs with these `durations` take on `gpus` GPUs."""
     finish_times = [0.0] * max(1, min(gpus, len(durations)))  # GPUs without a run do not count
     for duration in sorted(durations, reverse=True):
         heapq.heapreplace(finish_times, finish_times[0] + duration)
@@ -82,8 +82,8 @@ def estimate_io(
 def estimate_min_step_bytes(params: Params, backbone: str, image_size: int, num_views: int) -> int:
     """Return a lower bound on the memory in bytes that a training step of `num_views` views needs.
 
-    It includes the weights, their gradients and one optimizer moment, the views, and the outputs of the convolutions,
-    which the backward pass needs. The actual memory is usually two to three times as large.
+    The bound includes the weights, their gradients and one optimizer moment, the views, and the convolution outputs
+    that the backward pass needs. Actual memory use is usually two to three times as high.
     """
     network = _measure_network(backbone, image_size, params.backbones.get(backbone))
     bytes_per_output = 2 if params.precision == "bfloat16" else 4
@@ -92,20 +92,20 @@ def estimate_min_step_bytes(params: Params, backbone: str, image_size: int, num_
 
 
 def estimate_features_bytes(params: Params, backbone: str, image_size: int, num_images: int) -> int:
-    """Return the size in bytes of the features of a number of images, float32."""
+    """Return the size in bytes of the float32 features of `num_images` images."""
     return 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).features * num_images
 
 
 def estimate_output_bytes(params: Params, backbone: str, image_size: int) -> int:
-    """Estimate the size in bytes of the outputs of a run: the backbone, and the state before the last epoch.
+    """Estimate the size in bytes of a run's outputs: the backbone, and the state before the last epoch.
 
-    The state contains the weights and two optimizer moments of each.
+    The state contains the weights and two optimizer moments per weight.
     """
     return (1 + 3) * 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).weights
 
 
 class _NetworkSize(NamedTuple):
-    """Numbers of weights and features of a backbone, and of values that its convolutions output for an image."""
+    """The numbers of weights and features of a backbone, and of values that its convolutions output for one image."""
 
     weights: int
     features: int
@@ -117,7 +117,7 @@ def _measure_network(name: str, image_size: int, config: ExtensionBackboneConfig
     """Build a backbone and pass an image through it, without changing torch's random state.
 
     If possible, a large image is replaced by a smaller one, and the number of outputs is extrapolated. The device
-    `meta` is not used, because its forward passes load torch._dynamo, which takes a second.
+    `meta` is not used, because a forward pass on it loads torch._dynamo, which takes a second.
     """
     num_outputs = 0
 
@@ -125,7 +125,7 @@ def _measure_network(name: str, image_size: int, config: ExtensionBackboneConfig
         nonlocal num_outputs
         num_outputs += output.numel()
 
-    # A network that is not of this project is built for one image size.
+    # A network from outside this project is built for one image size.
     side = min(image_size, _MAX_IMAGE_SIZE) if name in BUILTIN_BACKBONES else image_size
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         backbone = backbones.build(name, side, config).eval()

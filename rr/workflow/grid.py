@@ -1,7 +1,7 @@
-"""Expand the grid of `params.yaml` into stage runs, with the parameters and files that each depends on.
+"""Expand the grid in `params.yaml` into stage runs, with the parameters and files that each run depends on.
 
-The Snakefile, the records, the report and `rr verify` use this module. `dvc.yaml` has to repeat it in YAML, and a
-test checks that the two agree.
+The Snakefile, the records, the report and `rr verify` use this module. `dvc.yaml` has to repeat its contents in YAML,
+and a test checks that the two agree.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from rr import paths
 from rr.params import GridConfig, Params, lookup
 from rr.params.extensions import extension_files, is_extension
 
-# Dotted paths into params.yaml. Names in braces stand for the values of the options on the stage's command line. The
-# section `backbones` has entries only for the networks of the user's own modules.
+# Dotted paths into params.yaml. A name in braces stands for the value of that option on the stage's command line. The
+# section `backbones` has entries only for networks from the user's own modules.
 STAGE_PARAMETERS = {
     "fetch": ("datasets.{dataset}.source",),
     "convert": ("datasets.{dataset}",),
@@ -31,7 +31,7 @@ STAGE_PARAMETERS = {
 class StageRun(NamedTuple):
     """A run of one stage: its folder, the parameters and inputs that determine its result, and its output files.
 
-    `extension_files` are the files of the user's own classes that the run uses.
+    `extension_files` are the files that define the user's own classes, if the run uses any.
     """
 
     stage: str
@@ -43,9 +43,9 @@ class StageRun(NamedTuple):
 
 
 def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
-    """Return the parameters that `stage` depends on: JSON values by dotted path.
+    """Return the parameters that `stage` depends on, as JSON values by dotted path.
 
-    `names` are those on the command line of the stage, such as `dataset`.
+    `names` are the names on the stage's command line, such as `dataset`.
 
     Raises:
         UserError: if a name is unknown.
@@ -63,7 +63,7 @@ def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
 
 
 def stage_extension_files(params: Params, stage: str, **names: str) -> list[Path]:
-    """Return the files of the user's own classes that a run uses, relative to the project.
+    """Return the files with the user's own classes that a run uses, as paths relative to the project.
 
     Args:
         params: all parameters.
@@ -98,17 +98,17 @@ def dataset_names(params: Params) -> list[str]:
 
 
 def pretrainings(params: Params) -> Iterator[paths.PretrainPaths]:
-    """Yield each pretraining run of the grid once."""
+    """Yield the pretraining runs in the grid, without duplicates."""
     yield from dict.fromkeys(run for grid in params.grid for run in _pretrainings_of(grid))
 
 
 def extractions(params: Params) -> Iterator[paths.FeaturePaths]:
-    """Yield each feature extraction of the grid once."""
+    """Yield the feature extractions in the grid, without duplicates."""
     yield from dict.fromkeys(evaluation.extraction for evaluation in evaluations(params))
 
 
 def evaluations(params: Params) -> Iterator[paths.EvaluationPaths]:
-    """Yield each evaluation of the grid once."""
+    """Yield the evaluations in the grid, without duplicates."""
     yield from dict.fromkeys(
         paths.EvaluationPaths(run, target, protocol)
         for grid in params.grid
@@ -123,13 +123,13 @@ def _pretrainings_of(grid: GridConfig) -> Iterator[paths.PretrainPaths]:
 
 
 def make_fetch_run(params: Params, dataset: str) -> StageRun:
-    """Return the `fetch` run of a dataset."""
+    """Return the `fetch` run for a dataset."""
     files = paths.DatasetPaths(dataset)
     return _make_run(params, "fetch", files.raw_dir, [], [files.images], dataset=dataset)
 
 
 def make_convert_run(params: Params, dataset: str) -> StageRun:
-    """Return the `convert` run of a dataset."""
+    """Return the `convert` run for a dataset."""
     files = paths.DatasetPaths(dataset)
     outputs = [*files.betons.values(), files.index]
     return _make_run(params, "convert", files.beton_dir, [files.images], outputs, dataset=dataset)
@@ -154,7 +154,8 @@ def make_extract_run(params: Params, run: paths.FeaturePaths) -> StageRun:
 def make_evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
     """Return the `evaluate` run that writes the files of `run`.
 
-    The inputs are those of all protocols together, because the stages of a DVC matrix have the same dependencies.
+    Its inputs include everything that any protocol needs, because all stages in a DVC matrix have the same
+    dependencies.
     """
     target = paths.DatasetPaths(run.target)
     inputs = [run.extraction.features, run.pretraining.weights, *target.betons.values(), target.index]
@@ -164,7 +165,7 @@ def make_evaluate_run(params: Params, run: paths.EvaluationPaths) -> StageRun:
 
 
 def make_report_run(params: Params) -> StageRun:
-    """Return the `report` run, whose inputs are files of all pretraining runs, extractions and evaluations."""
+    """Return the `report` run, whose inputs are files from all pretraining runs, extractions and evaluations."""
     inputs: list[Path] = []
     for run in pretrainings(params):
         inputs += [run.history, run.views, paths.record_file(run.folder)]
@@ -176,7 +177,7 @@ def make_report_run(params: Params) -> StageRun:
 
 
 def stage_runs(params: Params) -> Iterator[StageRun]:
-    """Yield all stage runs of the grid in an order in which they can be run."""
+    """Yield all stage runs in the grid, each one after the runs that it depends on."""
     for name in dataset_names(params):
         yield make_fetch_run(params, name)
         yield make_convert_run(params, name)

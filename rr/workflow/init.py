@@ -18,19 +18,19 @@ from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
 from rr.workflow.suites import add_methods, dump_yaml, make_yaml, set_axis
 
-# One million views with Conv-4 take from one minute (32 px) to a quarter of an hour (128 px) on two cores.
+# On two cores, training Conv-4 on a million views takes between one minute (32 px) and a quarter of an hour (128 px).
 MAX_VIEWS = 1_000_000
 _MAX_EPOCHS = 200  # as in the paper
 IMAGE_SIZES = (32, 64, 96, 128)
-_STORED_SIZES = (160, 256)  # 256 keeps the detail of small crops; images between 128 and 160 gain little
+_STORED_SIZES = (160, 256)  # 256 preserves detail in small crops; below 160, photographs would gain little
 _MAX_IMAGES_OF_LARGEST_SIZE = 100_000  # 3 GB as JPEG
 _BASE = "relational"
 _LABELED_PROTOCOLS = ("linear", "knn", "retrieval")
-_UNLABELED_PROTOCOLS = ("embedding",)  # of images that these three cannot evaluate
+_UNLABELED_PROTOCOLS = ("embedding",)  # for images that those three cannot evaluate
 
 
 class Settings(NamedTuple):
-    """Settings of a pretraining: the number of views of an image in a mini-batch, its images, and the epochs."""
+    """Pretraining settings: the number of views per image, of images per mini-batch, and of epochs."""
 
     views: int
     batch_size: int
@@ -38,25 +38,25 @@ class Settings(NamedTuple):
 
 
 def choose_image_size(median_side: int) -> int:
-    """Return the largest of 32, 64, 96 and 128 that is at most the median of the images' shorter sides, or else 32."""
+    """Return the largest of 32, 64, 96 and 128 that does not exceed the images' median shorter side, or else 32."""
     return max((size for size in IMAGE_SIZES if size <= median_side), default=IMAGE_SIZES[0])
 
 
 def choose_stored_size(median_side: int, num_images: int) -> int | None:
     """Return the size at which photographs are stored, or None if squares of the image size are stored instead.
 
-    This is the largest of 160 and 256 that is at most the median of the images' shorter sides, or 160 if there are more
-    than 100,000 images. Smaller images are stored as squares.
+    The size is 256 or 160, whichever is the largest that does not exceed the images' median shorter side. With more
+    than 100,000 images, it is at most 160. Smaller images are stored as squares.
     """
     sizes = _STORED_SIZES if num_images <= _MAX_IMAGES_OF_LARGEST_SIZE else _STORED_SIZES[:1]
     return max((size for size in sizes if size <= median_side), default=None)
 
 
 def choose_settings(num_images: int) -> Settings:
-    """Return settings with which training needs at most a million views, but at least one epoch of two views.
+    """Return settings that limit training to a million views, but allow at least one epoch with two views per image.
 
-    K is 8, or 4 or 2 if an epoch with more views would exceed the million. The number of epochs is at most 200. A
-    mini-batch has 64 images, or a quarter of the images if there are fewer than 256, but at least two.
+    K is 8, or it is 4 or 2 if an epoch with more views would exceed the million. The number of epochs is at most 200. A
+    mini-batch has 64 images or, if there are fewer than 256 images, a quarter of them, but at least two.
     """
     views = next((views for views in (8, 4) if views * num_images <= MAX_VIEWS), 2)
     epochs = min(_MAX_EPOCHS, max(1, MAX_VIEWS // (views * num_images)))
@@ -66,44 +66,45 @@ def choose_settings(num_images: int) -> Settings:
 def choose_name(path: Path, name: str | None, params: Params) -> str:
     """Return the name of the dataset: `name` or, if it is None, the name of the folder or file at `path`.
 
-    A user who needs other keys of the source defines the dataset first. The definition must then have the same path.
+    Users who need other `source` keys can define the dataset first. The definition must then have the same path.
 
     Raises:
-        UserError: if the name is not valid, or if `params` has another dataset or a method of this name.
+        UserError: if the name is invalid, or if `params` already has a different dataset with this name or a method
+            with the name that `add_grid` would use.
     """
     if name is None:
         name = re.sub("[^A-Za-z0-9_-]+", "-", expand_user(path).resolve().stem).strip("-_")
     if not re.fullmatch(NAME, name):
         raise UserError(
-            f"invalid name '{display_name(name)}': give one with --name, of letters, digits, - and _, with a letter or "
-            "digit first"
+            f"invalid name '{display_name(name)}': choose one with --name, using letters, digits, - and _, with a "
+            "letter or digit first"
         )
     source_path = getattr(params.datasets[name].source, "path", None) if name in params.datasets else str(path)
     is_other = source_path is None or expand_user(source_path).resolve() != expand_user(path).resolve()
     if is_other or _method_name(name) in params.methods:
         raise UserError(
-            f"params.yaml already defines {name}: run `dvc repro` to train on it if the grid lists it, or choose "
-            "another name with --name"
+            f"params.yaml already defines {name}: run `dvc repro` to train on it if the grid lists it, or choose a "
+            "different name with --name"
         )
     return name
 
 
 def check_folder(path: Path) -> None:
-    """Raise UserError if `path` is not valid UTF-8, or if the current folder is in this folder of images.
+    """Raise UserError if `path` is not valid UTF-8, or if the current folder is inside this folder of images.
 
-    The images that the stages write into the project would then be among the images of the dataset.
+    In the second case, the images that the stages write into the project would become part of the dataset.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"{display_name(path)}: the path is not valid UTF-8, so params.yaml cannot contain it: rename the folder, "
-            "or give a link to it"
+            "or use a link to it"
         ) from error
     if Path.cwd().is_relative_to(expand_user(path).resolve()):
         raise UserError(
-            f"{display_name(path)} contains the current folder, to which rr would write its results: run rr init in "
-            "another folder, such as a new one (mkdir project, cd project)"
+            f"{display_name(path)} contains the current folder, to which rr would write its results: run rr init in a "
+            "different folder, such as a new one (mkdir project, cd project)"
         )
 
 
@@ -112,7 +113,7 @@ def make_source(path: Path, *, use_labels: bool = True, skip_unreadable: bool = 
 
     Args:
         path: the folder or file.
-        use_labels: whether folders or a column may be labels.
+        use_labels: whether folder names or a column may serve as labels.
         skip_unreadable: whether to leave out images that cannot be read.
 
     Raises:
@@ -123,7 +124,7 @@ def make_source(path: Path, *, use_labels: bool = True, skip_unreadable: bool = 
         kind = "parquet"
     elif not expanded.is_dir():
         what = describe_non_folder(expanded)
-        raise UserError(f"{display_name(path)} is not a folder or a Parquet file{what}: give a folder of images")
+        raise UserError(f"{display_name(path)} is not a folder or a Parquet file{what}: use a folder of images")
     else:
         has_images = bool(list_folder(expanded, image_kind()).files)
         kind = "imagefolder" if has_images or not any(expanded.rglob("*.parquet")) else "parquet"
@@ -136,7 +137,7 @@ def make_source(path: Path, *, use_labels: bool = True, skip_unreadable: bool = 
 
 
 def add_dataset(text: str, name: str, source: dict[str, str], image_size: int, stored_size: int | None = None) -> str:
-    """Return the text of a parameter file with an additional dataset. Comments are kept."""
+    """Return the text of a parameter file with one more dataset. Comments are kept."""
     yaml = make_yaml()
     params = yaml.load(text)
     value = yaml.load("{source: {}, image_size: 0}")
@@ -146,24 +147,24 @@ def add_dataset(text: str, name: str, source: dict[str, str], image_size: int, s
     value["image_size"] = image_size
     if stored_size:
         value["stored_size"] = stored_size
-        value.yaml_add_eol_comment("height and width of the views and of the images that are evaluated", "image_size")
+        value.yaml_add_eol_comment("height and width of the views and of the evaluated images", "image_size")
         value.yaml_add_eol_comment("shorter side of the stored photographs, from which they are cropped", "stored_size")
-    params["datasets"].insert(0, name, value)  # at the end, it would follow the comment of the next section
+    params["datasets"].insert(0, name, value)  # at the end, it would follow the next section's comment
     return dump_yaml(yaml, params)
 
 
 def add_grid(
     text: str, name: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
 ) -> str:
-    """Return the text of a parameter file whose grid trains on the dataset `name` and evaluates on it if possible.
+    """Return parameter file text whose grid trains on the dataset `name` and, if possible, evaluates on it.
 
-    A method is added with `choose_settings`. The grid also has random weights as the lower bound, and those protocols
-    that the labels and the number of images allow; without labels, this is `embedding`.
+    A method with the settings from `choose_settings` is added. The grid also includes random weights as a lower bound,
+    and the protocols that the labels and the number of images allow. Without labels, the protocol is `embedding`.
 
     Args:
         text: the text of the parameter file, which defines the dataset.
         name: name of the dataset.
-        class_names: names of its classes by label; empty if it has no labels.
+        class_names: class names by label; empty if the dataset has no labels.
         train_labels: label of each training image, int64 (N,); -1 if unlabeled.
         test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
 
@@ -199,7 +200,7 @@ def add_grid(
     add_methods(content["methods"], {method: {"base": _BASE, **settings._asdict()}}, "rr init")
     content["methods"].yaml_set_comment_before_after_key(
         method,
-        f"Written by rr init for {len(train_labels):,} training images: {settings.views} views of each in "
+        f"Written by rr init for {len(train_labels):,} training images: {settings.views} views per image in "
         f"{format_count(settings.epochs, 'epochs')},\nso that training needs at most {MAX_VIEWS:,} views.",
         indent=2,
     )
@@ -213,12 +214,12 @@ def write_params(path: Path, text: str) -> None:
 
 
 def describe_source(name: str, source: dict[str, str]) -> str:
-    """Return the entry of a dataset for `params.yaml`, for a message that says how to edit it."""
+    """Return a dataset's `params.yaml` entry, for a message that explains how to edit the file."""
     return add_dataset("datasets:\n  {}\n", name, source, 64).partition("\n")[2].rstrip()
 
 
 def describe_grid(params: Params, name: str) -> str:
-    """Return what `params.yaml` contains now and which commands come next, in a few lines."""
+    """Return a few lines that say what `params.yaml` now contains and which commands to run next."""
     method = _method_name(name)
     settings: Any = params.methods[method]
     grid, dataset = params.grid[0], params.datasets[name]
@@ -227,9 +228,9 @@ def describe_grid(params: Params, name: str) -> str:
         size += f", cropped from photographs with a shorter side of at most {dataset.stored_size} pixels"
     evaluations = f"evaluations: {', '.join(grid.protocol)}" if grid.target else "no evaluations: too few test images"
     return (
-        f"params.yaml: dataset {name} of {size}; method {method} with {settings.views} views of each "
-        f"image, batches of {settings.batch_size} and {format_count(settings.epochs, 'epochs')}; {evaluations}\n"
-        f"next: `rr check {name}` looks for duplicates and other faults; `dvc repro` trains and writes the report"
+        f"params.yaml: dataset {name} with images of {size}; method {method} with {settings.views} views per "
+        f"image, batches of {settings.batch_size} images and {format_count(settings.epochs, 'epochs')}; {evaluations}\n"
+        f"next: `rr check {name}` looks for duplicates and other problems; `dvc repro` trains and writes the report"
     )
 
 

@@ -20,16 +20,16 @@ from rr.workflow.estimates import (
 )
 from rr.workflow.records import find_record
 
-# Returns the views per second of each of several runs.
+# Returns the views per second of each run.
 ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[paths.PretrainPaths, float]]
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """The runs of one dataset, backbone and method; only their seeds differ.
+    """The runs with the same dataset, backbone and method, which differ only in their seeds.
 
-    `views` is the number of views of one run, 0 if there is nothing to train, and None if the images are not known yet.
-    `seconds` is the time of all runs. Without views, it and `views_per_second` are None.
+    `views` is the number of views in one run: 0 if there is nothing to train, and None if the images are not known yet.
+    In both cases, `views_per_second` and `seconds` are None. `seconds` is the total time of all runs.
     """
 
     dataset: str
@@ -44,24 +44,24 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a grid has to run, and estimates of the time and the disk space that this takes.
+    """The runs that a grid needs, with estimates of the time and disk space that they take.
 
     Attributes:
-        rows: the pretraining runs, without (`runs`) and with (`done`) a record with the current parameters.
-        required_seeds: a line for each claim of the grid that states how many seeds it needs.
-        views: number of views of all runs that are not done.
-        seconds: time of these runs if they are run one after the other.
+        rows: the pretraining runs. `runs` and `done` count those without and with a record of the current parameters.
+        required_seeds: one line per claim in the grid, which says how many seeds the claim needs.
+        views: number of views in all runs that are not done.
+        seconds: how long these runs take one after the other.
         extractions: number of feature extractions, done or not.
         evaluations: number of evaluations, done or not.
-        beton_bytes: disk space of the betons.
-        feature_bytes: disk space of the features.
+        beton_bytes: disk space for the betons.
+        feature_bytes: disk space for the features.
         longest_run: name of the longest run, or None if no run remains.
-        longest_seconds: its time.
+        longest_seconds: how long this run takes.
         gpus: number of GPUs.
-        makespan: the time on these GPUs, or None if no run remains.
-        read_bytes: pixels that the pretraining runs read.
-        written_bytes: checkpoints that they write.
-        stored_bytes: largest size of the checkpoints that exist at the same time.
+        makespan: how long all runs take on these GPUs, or None if no run remains.
+        read_bytes: bytes of pixels that the pretraining runs read.
+        written_bytes: bytes of checkpoints that the pretraining runs write.
+        stored_bytes: maximum total size of the checkpoints that exist at the same time.
         unknown_datasets: datasets whose images are not known until `rr fetch` has run.
     """
 
@@ -84,11 +84,11 @@ class Plan:
 
 
 def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> Plan:
-    """Count the pretraining runs of the grid, and estimate how long the unfinished ones will take.
+    """Count the pretraining runs in the grid, and estimate how long the unfinished ones will take.
 
-    A run is done if its record has the current parameters. The times include only the training loop. They do not
-    include feature extraction, evaluations, the clustering of DeepCluster, or reading and writing files. Each of the
-    `gpus` trains one run at a time.
+    A run is done if its record has the current parameters. The times cover only the training loop, not feature
+    extraction, evaluations, DeepCluster's clustering, or reading and writing files. Each of the `gpus` GPUs trains one
+    run at a time.
     """
     datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
     groups: dict[tuple[str, str, str], list[paths.PretrainPaths]] = defaultdict(list)
@@ -140,7 +140,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
 
 
 def _can_be_timed(params: Params, run: paths.PretrainPaths, known: KnownDataset | None) -> bool:
-    """Return whether the method of a run trains, its dataset is known and the run can succeed."""
+    """Return whether a run trains a network, its dataset is known, and it can succeed."""
     return _trains(params, run.method) and known is not None and not find_pretraining_problem(params, run, known)
 
 
@@ -150,7 +150,7 @@ def _estimate_work(
     known: KnownDataset | None,
     rates: dict[paths.PretrainPaths, float],
 ) -> tuple[int | None, float | None, float | None]:
-    """Return the last three fields of the row of some runs: views of a run, views per second, seconds of all runs."""
+    """Return the last three fields of a `PlanRow`: views per run, views per second, and seconds for all runs."""
     if not runs or not _trains(params, runs[0].method):
         return 0, None, None
     if known is None or runs[0] not in rates:
@@ -161,7 +161,7 @@ def _estimate_work(
 
 
 def format_plan(plan: Plan) -> str:
-    """Return a table of the grid's pretraining runs, followed by the estimates for those that are not done yet."""
+    """Return a table of the grid's pretraining runs, followed by estimates for those that are not done yet."""
     header = ("dataset", "backbone", "method", "runs", "done", "views per run", "views/s", "time")
     lines = [
         format_table(header, map(_format_row, plan.rows), text_columns=3),

@@ -1,4 +1,4 @@
-"""Repeat the last epoch of a finished run from its saved start, to check that it gives the same results."""
+"""Repeat the last epoch of a finished run from its saved starting state, to check that the results are the same."""
 
 import csv
 import math
@@ -15,7 +15,7 @@ from rr.pretrain.checkpoint import load_epoch_start
 from rr.pretrain.job import Job
 from rr.pretrain.loop import Trainer, format_history, save_method
 
-# On another kind of machine, the order of additions differs, and the rounding differences grow with each step.
+# On a different kind of machine, additions happen in a different order, and rounding differences grow with each step.
 _TOLERANCES = {"loss": {"rel_tol": 0.02}, "accuracy": {"rel_tol": 0.0, "abs_tol": 0.02}}
 
 
@@ -24,9 +24,9 @@ class RecomputedEpoch:
     """The last epoch of a run, as recorded and as repeated.
 
     Attributes:
-        recorded: the epoch's row of the history, as text by column.
-        repeated: the row that the repetition gives.
-        equal_weights: whether the repetition gives the same backbone file, byte for byte.
+        recorded: the epoch's row in the history, as the text of each column.
+        repeated: the row that the repetition produces.
+        equal_weights: whether the repetition produces the same backbone file, byte for byte.
     """
 
     recorded: dict[str, str]
@@ -35,15 +35,15 @@ class RecomputedEpoch:
 
     @property
     def is_identical(self) -> bool:
-        """Whether all results are equal bit for bit."""
+        """Whether all results are identical, bit for bit."""
         return self.equal_weights and self.recorded == self.repeated
 
 
 def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
     """Return a description of the first difference, or None.
 
-    If `exact` is true, both must be equal bit for bit. Otherwise, the loss may differ by 2 % and the accuracy by 0.02,
-    and the rest is not compared.
+    If `exact` is true, both must be identical, bit for bit. Otherwise, the loss may differ by 2 % and the accuracy by
+    0.02, and nothing else is compared.
     """
     for column, recorded in epoch.recorded.items():
         repeated = epoch.repeated[column]
@@ -56,7 +56,7 @@ def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
 def recompute_last_epoch(
     job: Job, beton: Path, run: paths.PretrainPaths, *, device: str, threads: int
 ) -> RecomputedEpoch:
-    """Repeat the last epoch of a run whose method trains, in this process. No file of the run is changed."""
+    """Repeat the last epoch of a training run in this process, without changing any of the run's files."""
     recorded = _read_history(run.history.read_text(encoding="utf-8"))
     torch.manual_seed(job.seed)
     data = open_split(beton, job.dataset, threads=threads)

@@ -25,7 +25,7 @@ from rr.workflow.grid import StageRun
 
 CODE_SUFFIXES = (".py", ".html", ".css", ".js", ".md", ".csv")
 _REMEDY = (
-    "run `make setup` here, and use .venv/bin/rr of this folder"
+    "run `make setup` here, and use .venv/bin/rr in this folder"
     if is_checkout()
     else "run `rr init` here, which links the folder rr to the installed code"
 )
@@ -33,7 +33,7 @@ _SECTIONS = ("params", "inputs", "code", "outputs")
 
 
 def code_files(stage: str) -> list[Path]:
-    """Return the files of code that determine a stage's result, as listed in dvc.yaml, with paths such as rr/fetch.py.
+    """Return the code files that determine a stage's result, as listed in dvc.yaml, with paths such as rr/fetch.py.
 
     A folder in the list stands for its modules and templates; `.dvcignore` hides all other files from DVC.
     """
@@ -45,11 +45,11 @@ def code_files(stage: str) -> list[Path]:
 
 
 def code_hashes(stage: str) -> dict[str, str]:
-    """Return the hash of each file of code that `stage` runs, without comments, docstrings and formatting.
+    """Return the hash of each code file that `stage` runs, ignoring comments, docstrings and formatting.
 
     Raises:
-        UserError: if the code in the current folder differs from the code that runs. Both engines look at the files in
-            the current folder, so a project must be run by its own installation of `rr`.
+        UserError: if the code in the current folder differs from the running code. Both engines look at the files in
+            the current folder, so each project must be run with its own installation of `rr`.
     """
     hashes = {}
     for path in code_files(stage):
@@ -80,13 +80,13 @@ class RunRecorder:
 def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
     """Lock the run's folder and execute the body, then replace the outputs and the record (`run.json`).
 
-    The outputs that the body writes become visible only when it has succeeded. If it fails or is killed, the former
-    outputs and their record are unchanged.
+    The outputs that the body writes become visible only when it has succeeded. If it fails or is killed, the
+    previous outputs and their record are unchanged.
 
-    In a distributed run, only the main process writes the record. The others only check the inputs (`is_main=False`).
+    In a distributed run, only the main process writes the record. The others (`is_main=False`) only check the inputs.
 
     Raises:
-        UserError: before the body, if an input is missing or does not match its record, or if another process is
+        UserError: before the body runs, if an input is missing or does not match its record, or if another process is
             writing to the run's folder.
     """
     if not is_main:
@@ -116,7 +116,7 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
                 **recorder.facts,
             }
             write_text(record_file, json.dumps(with_digest(record), indent=1) + "\n")
-            # While the files are replaced, no record may describe other versions of them.
+            # While the files are being replaced, no record may exist that describes different versions of them.
             record_file.unlink(missing_ok=True)
 
 
@@ -126,7 +126,7 @@ def _start_recorder(run: StageRun) -> RunRecorder:
 
 
 def with_digest(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record with a hash of its contents under `digest`, which detects accidental changes, not forgery."""
+    """Return the record with a hash of its contents under `digest`, which reveals accidental changes, not forgery."""
     contents = {key: value for key, value in record.items() if key != "digest"}
     return {**contents, "digest": json_sha256(contents)}
 
@@ -144,7 +144,7 @@ def _verified_hash(path: Path) -> str:
 
 
 def load_record(folder: Path) -> dict[str, Any]:
-    """Read the `run.json` of a folder.
+    """Read the `run.json` in a folder.
 
     Raises:
         UserError: if the file is missing, is not a record, or has changed since it was written.
@@ -165,7 +165,7 @@ def load_record(folder: Path) -> dict[str, Any]:
 
 
 def find_record(folder: Path) -> dict[str, Any] | None:
-    """Return the record of a folder, or None if it is missing or damaged."""
+    """Return the record in a folder, or None if it is missing or damaged."""
     try:
         return load_record(folder)
     except UserError:

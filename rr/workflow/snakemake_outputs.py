@@ -1,7 +1,7 @@
 """Make Snakemake keep the previous outputs of a stage until `rr` has replaced them.
 
-By default, Snakemake deletes the outputs of a job before the job runs and after it fails. Its flag `update()` keeps
-them, but copies every file first, and records a failed job as if it had succeeded. In DVC, `persist: true` keeps them.
+By default, Snakemake deletes a job's outputs before the job runs and after it fails. Snakemake's flag `update()` keeps
+the outputs, but it copies every file first and records failed jobs as successful. In DVC, `persist: true` keeps them.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.jobs import Job
 from snakemake.persistence import PersistenceBase
 
-# Methods that are replaced or called here. Snakemake does not document them, so a later version may not have them.
+# Methods that are replaced or called here. Snakemake does not document them, so later versions may lack them.
 _METHODS = {
     Job: ("postprocess", "remove_existing_output"),
     PersistenceBase: ("incomplete", "_get_key", "_get_recorded_starttime", "_unmark_incomplete"),
@@ -19,13 +19,13 @@ _METHODS = {
 
 
 def keep_former_outputs() -> None:
-    """Change Snakemake in this process, so that a failed or killed job keeps its previous outputs and their metadata.
+    """Patch Snakemake in this process so that a failed or killed job keeps its previous outputs and their metadata.
 
-    This relies on `rr`, which replaces the outputs of a stage only when all new ones are complete. The Snakefile calls
-    this function, including in the processes that Snakemake starts on the nodes of a cluster.
+    This works because `rr` replaces a stage's outputs only when all new ones are complete. The Snakefile calls this
+    function, which includes the processes that Snakemake starts on the nodes of a cluster.
 
     Raises:
-        WorkflowError: if this version of Snakemake lacks one of the methods. In this case, nothing is changed.
+        WorkflowError: if this version of Snakemake lacks any of the methods. In this case, nothing is changed.
     """
     missing = [
         f"{owner.__name__}.{name}" for owner, names in _METHODS.items() for name in names if not hasattr(owner, name)
@@ -50,7 +50,7 @@ def keep_former_outputs() -> None:
             persistence._unmark_incomplete(persistence._get_key(file))
 
     async def replaced_by_killed_job(persistence: PersistenceBase, job: Job) -> list[Any]:
-        """Return the outputs that were written after the start of a job whose end Snakemake did not record."""
+        """Return the outputs that were written after the start of a job that Snakemake did not record as finished."""
         files = []
         for file in await incomplete(persistence, job):
             start = persistence._get_recorded_starttime(persistence._get_key(file))

@@ -1,8 +1,8 @@
-"""Read suites and combine them with `params.yaml`. A suite is a named experiment: a grid and variants of methods.
+"""Read suites and combine them with `params.yaml`. A suite is a named experiment: a grid and method variants.
 
-Each file in `workflow/suites` contains one suite, under the keys `suites` and its name, so that Snakemake can merge
-several `--configfile`s. The stages read a single parameter file. `use_suite` writes a suite into that file, for both
-engines; `merge_suites` writes several suites, such as those that Snakemake received, into a new file.
+Each file in `workflow/suites` contains one suite, under its name in the section `suites`, so that Snakemake can merge
+several `--configfile` arguments. The stages read a single parameter file. `use_suite` writes a suite into that file,
+for both engines; `merge_suites` writes several suites, such as those passed to Snakemake, into a new file.
 """
 
 import copy
@@ -25,7 +25,7 @@ _SECTIONS = {"grid", "methods"}
 
 
 def describe_suites() -> dict[str, str]:
-    """Return the first sentence of the comment in the file of each suite, by the name of the suite."""
+    """Return the first sentence of the comment in each suite's file, by suite name."""
     sentences = {}
     for name in _suite_names():
         comment = [line[1:].strip() for line in _read_text(name).splitlines() if line.startswith("#")]
@@ -46,12 +46,11 @@ def suite_text(name: str) -> str:
 def use_suite(name: str, params_file: Path) -> str:
     """Write the suite `name` into `params_file` and return a message for the user. Comments and other keys are kept.
 
-    The suite's grid replaces the grid of the file. Each method of the suite is added as a copy of the file's method
-    `base` with other values. Using the same suite again changes nothing.
+    The suite's grid replaces the grid in the file. Each of the suite's methods is added as a copy of its `base`, which
+    is a method in the file, with some values changed. Using the same suite again changes nothing.
 
     Raises:
-        UserError: if the suite is unknown, if a `base` is unknown, or if the result is not valid. The file is then
-            unchanged.
+        UserError: if the suite or a `base` is unknown, or if the result is not valid. The file is then unchanged.
     """
     load_params(params_file)
     suite = load_suite(name)
@@ -61,7 +60,7 @@ def use_suite(name: str, params_file: Path) -> str:
     for axis, values in (suite["grid"] | {"claims": claims}).items():
         if axis in params["grid"]:
             set_axis(params["grid"], axis, values)
-        elif values:  # the claims, or an unknown key, which parse_params reports
+        elif values:  # claims, or an unknown key that parse_params reports
             params["grid"].insert(0, axis, values)  # at the start, because comments follow the last key
     add_methods(params["methods"], suite["methods"], name)
     text = dump_yaml(yaml, params)
@@ -71,9 +70,9 @@ def use_suite(name: str, params_file: Path) -> str:
 
 
 def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
-    """Write the parameters with the grids and methods of several suites to a new file, and return its path.
+    """Write a new parameter file with the grids and methods of several suites, and return its path.
 
-    `suites` are the contents of the suites by name. `params_file` has all other parameters.
+    `suites` maps suite names to their contents. All other parameters come from `params_file`.
 
     Raises:
         UserError: if a suite is not valid, if two suites define a method differently, or if the result is not valid.
@@ -105,7 +104,7 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
 
 
 def load_suite(name: str) -> dict[str, Any]:
-    """Return the contents of a suite: `grid` and `methods`, which may be empty.
+    """Return the contents of a suite: `grid`, and `methods`, which may be empty.
 
     Raises:
         UserError: if the suite is unknown or its file is not a valid suite.
@@ -115,14 +114,14 @@ def load_suite(name: str) -> dict[str, Any]:
     content = parse_yaml(_read_text(name), path)
     suites = content.get("suites") if isinstance(content, dict) and set(content) == {"suites"} else None
     if not isinstance(suites, dict) or set(suites) != {name}:
-        raise UserError(f"{path}: the file must contain only the key 'suites', and in it only the key '{name}'")
+        raise UserError(f"{path}: the file must contain only the key 'suites', and under it only the key '{name}'")
     _validate_suite(suites[name], str(path))
     return {"methods": {}} | suites[name]
 
 
 def _validate_suite(suite: Any, where: str) -> None:
     if not isinstance(suite, dict) or not set(suite) <= _SECTIONS or "grid" not in suite:
-        raise UserError(f"{where}: a suite must have the section 'grid', may have 'methods', and has no others")
+        raise UserError(f"{where}: a suite must have the section 'grid', may have 'methods', and no others")
     grid, methods = suite["grid"], suite.get("methods", {})
     if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
         raise UserError(f"{where}: the section 'grid' must contain only lists, such as seed: [1, 2]")
@@ -130,15 +129,16 @@ def _validate_suite(suite: Any, where: str) -> None:
         isinstance(changes, dict) and isinstance(changes.get("base", ""), str) for changes in methods.values()
     ):
         raise UserError(
-            f"{where}: the section 'methods' must contain only mappings with the name of a method as 'base', such as "
+            f"{where}: the section 'methods' must contain only mappings whose 'base' is the name of a method, such as "
             "wide: {base: relational, views: 8}"
         )
 
 
 def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
-    """Add each variant, given as changes by name, as a full copy of its `base` with other values.
+    """Add each variant to `methods`, as a full copy of its `base` with some values changed.
 
-    `methods` is the section of a parameter file, which is changed. `suite` is the name of the suite for error messages.
+    `methods` is the section of a parameter file, and is modified. `variants` maps the names of the variants to their
+    changes. `suite` is the suite name for error messages.
 
     Raises:
         UserError: if a `base` is missing or unknown.
@@ -149,7 +149,7 @@ def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
             raise UserError(f"suite {suite}, methods.{variant}.like: this key is now called 'base'")
         base = values.pop("base", "")
         if base not in methods:
-            problem = f"unknown method '{base}'" if base else "no method is given"
+            problem = f"unknown method '{base}'" if base else "no method is specified"
             raise UserError(f"suite {suite}, methods.{variant}.base: {problem}; {format_alternatives(base, methods)}")
         # Make a full copy, so that all values of this method can be read in one place.
         methods[variant] = {**copy.deepcopy(dict(methods[base])), **values}
@@ -157,7 +157,7 @@ def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
 
 def _on_one_line(value: Any) -> Any:
     """Return a mapping that is written on one line, or on several if it is too long."""
-    if isinstance(value, dict):  # otherwise parse_params reports it
+    if isinstance(value, dict):  # parse_params reports anything else
         value = CommentedMap(value)
         value.fa.set_flow_style()
     return value
@@ -179,15 +179,15 @@ def _read_text(name: str) -> str:
 
 
 def set_axis(grid: Any, axis: str, values: list[Any]) -> None:
-    """Replace the list of an axis of a grid, and keep the style and the comment of its line.
+    """Replace the list of a grid axis, and keep the style and the comment of its line.
 
-    The exception is an empty list instead of one with a line for each value: its comment is lost, because ruamel.yaml
-    would write a file that is not valid.
+    There is one exception: if an empty list replaces a list with one value per line, the comment is lost, because
+    ruamel.yaml would write an invalid file.
     """
     is_block = bool(grid[axis]) and not grid[axis].fa.flow_style()  # an empty list has lost its style
     if is_block and not values:
         grid.ca.items.pop(axis, None)
-    grid[axis] = CommentedSeq(values)  # the old list may also belong to other axes, by an anchor
+    grid[axis] = CommentedSeq(values)  # other axes may share the old list through an anchor
     if not (is_block and values):
         grid[axis].fa.set_flow_style()
 

@@ -1,4 +1,4 @@
-"""Register outputs with DVC and Snakemake, so that an engine does not repeat what the other one or a user has run."""
+"""Register outputs with DVC and Snakemake, so that neither engine repeats what the other one or a user has run."""
 
 import logging
 import os
@@ -18,14 +18,15 @@ from rr.workflow.verify import check_grid, describe_mismatches
 
 
 def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
-    """Register with the engines those runs of the grid that match their records.
+    """Register with the engines all runs in the grid that match their records.
 
-    Both engines compare code by its bytes. After an edit that changes only comments, docstrings or formatting, they
-    would repeat runs that match their records. Both would also accept outdated files: `dvc commit` does not check them,
-    and without metadata, Snakemake does not notice a changed parameter. Therefore, a run that does not match its record
+    Both engines compare code byte by byte. If only comments, docstrings or formatting are edited, they would repeat
+    runs that match their records. Both would also accept outdated files: `dvc commit` does not check them, and
+    Snakemake does not notice a changed parameter if it has no metadata. Therefore, a run that does not match its record
     is not registered, and the engines run it again.
 
-    If `from_engine` is "dvc" or "snakemake", the engine that ran last, the runs are registered only with the other one.
+    `from_engine` is the engine that ran last ("dvc" or "snakemake"), and the runs are registered only with the other
+    one. If it is None, they are registered with both.
 
     Returns:
         The numbers of registered runs and of all runs.
@@ -38,7 +39,7 @@ def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
         code_hashes(stage)  # records refer to the code of the running `rr`, but the engines read this folder
     checked_runs = check_grid(params)
     runs = [run for run, messages in checked_runs if not messages]
-    # Snakemake is first, because it changes modification times, by which DVC notices changes.
+    # Snakemake comes first, because it changes modification times, which DVC uses to detect changes.
     if from_engine != "snakemake":
         _register_with_snakemake(runs)
     if from_engine != "dvc":
@@ -52,16 +53,16 @@ def was_started_by_dvc() -> bool:
 
 
 def was_started_by_user() -> bool:
-    """Return whether no engine has started this process, and the current folder is a project of both engines."""
+    """Return whether no engine has started this process, and the current folder is a project for both engines."""
     # DVC sets DVC_STAGE for the commands that it runs; the Snakefile sets RR_ENGINE.
     return not {"DVC_STAGE", "RR_ENGINE"} & set(os.environ) and Path(".dvc").is_dir() and Path("dvc.yaml").is_file()
 
 
 def register_run(run: StageRun, params: Params) -> None:
-    """Register a finished stage run, which a user started, with both engines.
+    """Register with both engines a finished stage run that was started by a user.
 
-    Nothing happens if the grid does not contain the run, or if the run does not match `params`, which may have changed
-    in the meantime. If an engine is not installed or cannot register the run, a message is printed.
+    Nothing happens if the run is not in the grid, or if it does not match `params`, which may have changed in the
+    meantime. If an engine is not installed or cannot register the run, a message is printed.
     """
     current = next((candidate for candidate in grid.stage_runs(params) if candidate.folder == run.folder), None)
     if current is None or describe_mismatches(current):
@@ -79,19 +80,19 @@ def register_run(run: StageRun, params: Params) -> None:
             register([current])
         except (UserError, OSError, KeyboardInterrupt) as error:
             print(
-                f"rr: {engine} could not register this run and would repeat it ({_summarize(error)}); later, run: "
-                "rr sync",
+                f"rr: {engine} could not register this run and would repeat it ({_summarize(error)}): run rr sync "
+                "later",
                 file=sys.stderr,
             )
 
 
 def _register_with_snakemake(runs: Sequence[StageRun]) -> None:
-    """Let Snakemake write the metadata by which it detects changes. It also sets the modification times of outputs."""
+    """Make Snakemake write the metadata that it uses to detect changes, and update the outputs' modification times."""
     for stage in dict.fromkeys(run.stage for run in runs):
         # If the rules of other stages were allowed, Snakemake would also accept outdated inputs of these runs.
         options = ("--touch", "--force", "--allowed-rules", stage, "--cores", "1")
         outputs = [str(run.outputs[0]) for run in runs if run.stage == stage]
-        # Use the Snakemake that is installed with this interpreter, independent of the PATH of the shell.
+        # Use the Snakemake that is installed with this interpreter, whatever the PATH of the shell is.
         command = [str(Path(sys.executable).with_name("snakemake")), *options, "--", *outputs]
         process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if process.returncode:
@@ -122,7 +123,7 @@ def _register_with_dvc(runs: Sequence[StageRun]) -> None:
 
 
 def _dvc_stage_name(run: StageRun) -> str:
-    """Return the name of the run in DVC, which joins the values of a matrix with hyphens."""
+    """Return the run's name in DVC, which joins matrix values with hyphens."""
     values = "-".join(run.folder.parts[2:])
     return f"{run.stage}@{values}" if values else run.stage
 

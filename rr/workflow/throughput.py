@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from rr.pretrain import Job
 
 _MIN_IMAGE_SIZE = 32  # pixels
-_FIRST_WORK = 2**14  # pixels of the views of the first step: 16 views of 32 x 32 pixels
-# Steps of networks with more parameters are not timed, because updating the weights takes most of a small step.
+_FIRST_WORK = 2**14  # total pixels of the first step's views: 16 views of 32 x 32 pixels
+# Steps of networks with more parameters are not timed, because a small step would mostly consist of the weight update.
 _MAX_TIMED_PARAMETERS = 5_000_000
-# Duration of a training step, in forward passes of the backbone in eval mode. RotationNet trains on four rotations of
-# each view, and BYOL has a second network without a backward pass.
+# Duration of a training step, as a multiple of a forward pass of the backbone in eval mode. RotationNet trains on four
+# rotations of each view, and BYOL has a second network without a backward pass.
 _FORWARD_PASSES_PER_STEP = 3.5
 _FORWARD_PASSES_OF_METHODS = {"rotation": 4 * 3.5, "byol": 3.5 + 1}
 _REPEAT_BELOW_SECONDS = 0.1
-_BASE_SECONDS = 2.5  # for the measurements of `rr plan`; each pair of backbone and image size adds one second
+_BASE_SECONDS = 2.5  # for `rr plan` to measure in; each pair of backbone and image size adds one second
 _KEYS_WITHOUT_EFFECT_ON_SPEED = {
     "alpha", "covariance_weight", "epochs", "gamma", "invariance_weight", "learning_rate", "max_iter", "momentum",
     "momentum_schedule", "n_init", "prior_weight", "redundancy_weight", "schedule", "temperature", "variance_weight",
@@ -62,10 +62,10 @@ def train_until_stopped(
 ) -> None:
     """Run `rr.pretrain.pretrain` until `on_step` raises StopTraining.
 
-    The training loop is that of `rr pretrain`, including data loading, views, history and checkpoints. It calls
-    `on_step` after each step with its number of views. `directory` is an empty folder for the outputs. torch uses the
-    number of threads that `rr.compute.device.configure_backends` has set; `threads` is the number of threads that read
-    images.
+    This is the full training loop of `rr pretrain`, including data loading, views, history and checkpoints. It calls
+    `on_step` after each step with the number of views in that step. `directory` is an empty folder for the outputs.
+    torch uses the number of threads that `rr.compute.device.configure_backends` has set; `threads` is the number of
+    threads that read images.
     """
     from rr.pretrain import pretrain
 
@@ -102,13 +102,13 @@ class _StepSize:
 
     @property
     def work(self) -> int:
-        """The number of pixels of all views, to which most of the time of a step is proportional."""
+        """The number of pixels in all views. Most of a step's duration is proportional to it."""
         return self.images * self.views * self.image_size**2
 
     def shrink(self, work: int, min_image_size: int = _MIN_IMAGE_SIZE) -> "_StepSize":
         """Return a step of about `work` pixels, with fewer images and, if that is not enough, fewer views or pixels.
 
-        At least two images, two views and `min_image_size` x `min_image_size` pixels remain, unless the step has less.
+        At least two images, two views and `min_image_size` x `min_image_size` pixels remain, unless the step has fewer.
         """
         images = min(self.images, max(2, work // (self.views * self.image_size**2)))
         views = min(self.views, max(2, work // (images * self.image_size**2)))
@@ -119,9 +119,9 @@ class _StepSize:
 class StepTimer:
     """Measure the duration of training steps, with the training loop of `rr pretrain`, on images of random pixels.
 
-    The clustering of DeepCluster, measurements between epochs, checkpoints and the reading of images from a file are
-    not included. The weights of the backbone change. torch uses the number of threads that
-    `rr.compute.device.configure_backends` has set.
+    DeepCluster's clustering, measurements between epochs, checkpoints and reading images from a file are not included.
+    The weights of the backbone change. torch uses the number of threads that `rr.compute.device.configure_backends` has
+    set.
     """
 
     def __init__(
@@ -132,11 +132,11 @@ class StepTimer:
         self.min_image_size = backbone.image_size or _MIN_IMAGE_SIZE
 
     def views_per_second(self, config: Any, num_classes: int, seconds: float) -> float:
-        """Return the training speed of a method in views per second, measured for about `seconds`.
+        """Return a method's training speed in views per second, measured for about `seconds`.
 
-        On a CPU, a small step is timed first. Its duration shows how large a second step can be within `seconds`: the
-        full training step if possible, and otherwise a step with fewer images, views or pixels. The duration of the
-        full step is extrapolated from these two, in proportion to the additional pixels. For a network with many
+        On a CPU, a small step is timed first. Its duration determines how large a second step can be within `seconds`:
+        the full training step if possible, and otherwise a step with fewer images, views or pixels. The duration of the
+        full step is extrapolated from these two steps, in proportion to the additional pixels. For a network with many
         parameters, only forward passes are timed. On a GPU, only the full step is timed, because a step of any other
         size would have to be compiled too.
         """
@@ -162,11 +162,11 @@ class StepTimer:
 
     @cached_property
     def forward_pixels_per_second(self) -> float:
-        """The number of pixels of views that the backbone processes per second in forward passes with many views.
+        """The number of pixels that the backbone processes per second in forward passes with many views.
 
-        First the size and then the number of views is increased until a pass takes noticeably longer. The speed follows
-        from the last two passes, because reading the weights takes most of the time of a small pass. The measurement
-        takes about a second.
+        First the size and then the number of views is increased until a pass takes noticeably longer. The speed is
+        computed from the last two passes, because a small pass spends most of its time reading the weights. The
+        measurement takes about a second.
         """
         num_views, image_size = 1, min(self.min_image_size, self.dataset.image_size)
         work, duration = 0, 0.0
@@ -182,7 +182,7 @@ class StepTimer:
                 num_views *= 4
 
     def time_forward(self, num_views: int, image_size: int) -> float:
-        """Return the duration of a forward pass of the backbone in eval mode, the minimum of two if it is short."""
+        """Return how long a forward pass of the backbone in eval mode takes: the minimum of two if it is short."""
         import torch
 
         images = torch.rand(num_views, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
@@ -205,7 +205,7 @@ class StepTimer:
         from rr.data import beton
         from rr.pretrain.loop import Trainer
 
-        # With a tiny learning rate, the loss of random pixels stays finite.
+        # With a tiny learning rate, the loss on random pixels stays finite.
         changes = {"batch_size": size.images, "views": size.views, "learning_rate": 1e-9}
         config, side = config.model_copy(update=changes), size.image_size
         job = _make_job(config, self.dataset, self.backbone.name, num_classes, self.precision)
@@ -230,7 +230,7 @@ class StepTimer:
 
 
 def _views_per_image(config: Any) -> int:
-    """Return how many views of an image a run uses in all of its epochs."""
+    """Return how many views of each image a run uses in all of its epochs together."""
     views: int = config.views * config.epochs
     return views
 
@@ -241,7 +241,7 @@ def _num_forward_passes(config: Any) -> float:
 
 
 def _repeat_images(loader: "ViewLoader") -> "Generator[Batch, None, None]":
-    """Yield mini-batches of the same images without end."""
+    """Yield mini-batches of the same images indefinitely."""
     loader.positions = np.tile(loader.positions, _STEPS_PER_EPOCH)
     for epoch in itertools.count():
         with contextlib.closing(loader.epoch(epoch)) as batches:  # type: ignore[type-var]
@@ -251,11 +251,11 @@ def _repeat_images(loader: "ViewLoader") -> "Generator[Batch, None, None]":
 def measure_throughput(
     params: Params, runs: Sequence[paths.PretrainPaths], device: str
 ) -> dict[paths.PretrainPaths, float]:
-    """Return the views per second of each pretraining run. Runs with equal training steps share a measurement.
+    """Return the views per second of each pretraining run. Runs with identical training steps share a measurement.
 
     On a CPU, all measurements together take about 2.5 seconds plus one second for each pair of a backbone and an image
-    size, unless the machine is busy. The methods with the most views come first. Those for which there is no time are
-    assumed to be as fast as the fastest one of the same pair. A line on stderr states what is measured.
+    size, unless the machine is busy. The methods with the most views are measured first. If time runs out, the others
+    are assumed to be as fast as the fastest method of the same pair. A line on stderr says what is being measured.
     """
     from rr import backbones
     from rr.compute.device import configure_backends
@@ -267,7 +267,7 @@ def measure_throughput(
     if not steps:
         return {}
     num_steps, limit = sum(map(len, steps.values())), _BASE_SECONDS + len(steps)
-    expected = f"up to {limit:.0f} s" if device == "cpu" else "up to a minute for each of them, which is compiled first"
+    expected = f"up to {limit:.0f} s" if device == "cpu" else "up to a minute each, because each is compiled first"
     print(
         f"plan: measuring the speed of {format_count(num_steps, 'different training steps')} on this machine "
         f"({expected})",
@@ -281,13 +281,13 @@ def measure_throughput(
     steps_left, num_assumed, backbone = num_steps, 0, None
     for pair, ((name, image_size), same_pair) in enumerate(steps.items()):
         if backbone is None or backbone.name != name or backbone.image_size not in (None, image_size):
-            backbone = None  # free the memory of the last one first
+            backbone = None  # free the memory of the previous one first
             backbone = backbones.build(name, image_size, params.backbones.get(name)).to(device)
         dataset = Preprocessing(image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         timer = StepTimer(backbone, dataset, device=device, threads=params.threads, precision=params.precision)
         fastest = 0.0  # in forward passes per second, because their number per step differs between methods
         for position, same_step in enumerate(same_pair.values()):
-            # Keep one second for the first step of each later pair.
+            # Reserve one second for the first step of each later pair.
             seconds_left = deadline - time.perf_counter() - (len(steps) - pair - 1)
             run, config = same_step[0], params.methods[same_step[0].method]
             if device != "cpu" or position == 0 or seconds_left > 0:

@@ -35,13 +35,13 @@ def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = fil
 
 
 def describe_exclude_list(run: StageRun) -> str | None:
-    """Return a message if the list of excluded images has changed since a run of `fetch` with a record, or None.
+    """Return a message if the list of excluded images has changed since the recorded `fetch` run, or None.
 
-    The list is not a file of the project, so the engines do not notice the change.
+    The list is not one of the project's files, so the engines do not notice the change.
     """
     record = find_record(run.folder)
     name = run.params.get(f"datasets.{run.folder.name}.source", {}).get("exclude")
-    if not name or record is None or record["params"] != run.params:  # changed parameters are noticed
+    if not name or record is None or record["params"] != run.params:  # the engines notice new parameters
         return None
     path = paths.expand_user(name)
     if path.is_file() and file_sha256(path) == record.get("exclude_sha256"):
@@ -55,8 +55,8 @@ def describe_mismatches(
 ) -> list[str]:
     """Return a message for each difference between the run's record and its current files, code and parameters.
 
-    Code is compared without comments, docstrings and formatting. A cached `hash_file` hashes shared files only once.
-    With `allow_missing`, a missing record, input or output is no mismatch.
+    Comments, docstrings and formatting do not count as differences in code. If `hash_file` is cached, files that
+    several runs share are hashed only once. With `allow_missing`, a missing record, input or output is not a mismatch.
     """
     if allow_missing and not paths.record_file(run.folder).is_file():
         return []
@@ -89,20 +89,20 @@ def describe_mismatches(
 
 
 def check_grid(params: Params, *, allow_missing: bool = False) -> list[tuple[StageRun, list[str]]]:
-    """Return each stage run of the grid with the messages of `describe_mismatches`."""
+    """Return each stage run in the grid with the messages from `describe_mismatches`."""
     check = functools.partial(describe_mismatches, hash_file=functools.cache(file_sha256), allow_missing=allow_missing)
     return _check_runs("verify", list(grid.stage_runs(params)), check)
 
 
 def count_files(runs: list[StageRun]) -> tuple[int, int]:
-    """Return how many records, inputs and outputs of the runs exist and how many are missing, each counted once."""
+    """Return how many of the runs' records, inputs and outputs exist and how many are missing, without duplicates."""
     files = {path for run in runs for path in (paths.record_file(run.folder), *run.inputs, *run.outputs)}
     existing = sum(path.is_file() for path in files)
     return existing, len(files) - existing
 
 
 def describe_grid_changed_files(params: Params) -> list[str]:
-    """Return a message for each file, from the raw images to the inputs of the report, that differs from its record.
+    """Return a message for each file, from the raw images to the report's inputs, that differs from its record.
 
     Missing files are ignored, because weights and images may be on another machine when a report is written. A file
     that several runs read is listed once for each run.
@@ -116,7 +116,7 @@ def describe_grid_changed_files(params: Params) -> list[str]:
 def _check_runs(
     command: str, runs: list[StageRun], check: Callable[[StageRun], list[str]]
 ) -> list[tuple[StageRun, list[str]]]:
-    """Return each run with the messages of `check`, and show the progress of `command` meanwhile."""
+    """Return each run with the messages from `check`, and show progress for `command` meanwhile."""
     checked_runs = []
     with Progress(command, len(runs), "runs", note="comparing files with their records") as progress:
         for run in runs:

@@ -137,7 +137,8 @@ def test_after_dvc_and_sync_both_engines_are_up_to_date(dvc_project: Path) -> No
     verify = call(dvc_project, "rr", "verify", "--recompute")
     assert "every artifact matches its record" in verify
     assert (
-        "/shapes/conv4/relational/1 was repeated and gives the same loss, accuracy and weights, bit for bit" in verify
+        "/shapes/conv4/relational/1 was repeated, and the loss, accuracy and weights are the same, bit for bit"
+        in verify
     )
 
 
@@ -169,7 +170,7 @@ def test_changed_parameter_reruns_only_dependent_stages(dvc_project: Path) -> No
         assert all("/relational/" in name or name.startswith("report/") for name in files)
         # The pretraining run is left out. The other runs match their records.
         output = call(dvc_project, "rr", "sync")
-        assert "sync: 10 of 11 runs were registered; `rr verify` lists why the others were not" in output
+        assert "sync: 10 of 11 runs were registered; `rr verify` shows why the others were not" in output
         assert outdated(dvc_project) == (stages, files)
     finally:
         write_params(dvc_project)

@@ -69,7 +69,7 @@ def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -
         "runs/features/own/separable/simsiam/1/own/features.safetensors",
         "runs/evaluate/own/conv4/random/1/own/nearest-mean/metrics.json",
     ):  # fmt: skip
-        assert f"{file} matches its record and is not made again" in output
+        assert f"{file} matches its record, so the stage was not repeated" in output
     assert records(project) == before
     assert "every artifact matches its record" in call(project, "rr", "verify")
     assert "Data and pipelines are up to date." in call(project, "dvc", "repro")

@@ -59,7 +59,7 @@ def test_engines_do_not_repeat_a_fetch_from_a_local_copy(project: Path, folder_o
     moved = folder_of_images.rename(folder_of_images.with_name("moved"))
     try:
         output = call(project, *dvc, code=255)
-        assert f"the local copy {folder_of_images}, which data/raw/shapes/run.json names, no longer exists" in output
+        assert f"the local copy {folder_of_images}, named in data/raw/shapes/run.json, no longer exists" in output
         assert "nowhere is not a folder" in output
         assert "nowhere is not a folder" in call(project, *snakemake, code=1)
     finally:
@@ -101,7 +101,7 @@ def test_registration_with_a_locked_engine_prints_the_command_for_later(project:
         output = call(project, "rr", "convert", "--dataset", "shapes")
     assert (
         "rr: dvc could not register this run and would repeat it (DVC could not commit the outputs: Unable to acquire "
-        "lock); later, run: rr sync"
+        "lock): run rr sync later"
     ) in output
     call(project, "rr", "sync")
     assert "convert" not in call(project, "dvc", "status")

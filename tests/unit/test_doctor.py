@@ -42,7 +42,7 @@ def test_subfolder_of_a_repository_fails(repository: Path, monkeypatch: pytest.M
     subprocess.run(["git", "init", "-q"], check=True)
     (repository / "copy").mkdir()
     monkeypatch.chdir(repository / "copy")
-    assert f"FAIL: DVC runs in {repository}: change to this folder" in run_check("repository")
+    assert f"FAIL: DVC runs in {repository}: change to that folder" in run_check("repository")
 
 
 def test_problems_of_the_grid_are_listed(project: Path) -> None:

@@ -64,7 +64,7 @@ def test_folder_with_other_files_is_refused_and_unchanged(tmp_path: Path, name: 
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("")
     before = list_tree(tmp_path)
-    with pytest.raises(UserError, match="use another folder for the project"):
+    with pytest.raises(UserError, match="use a different folder for the project"):
         create_project(tmp_path)
     assert list_tree(tmp_path) == before
 

@@ -1,5 +1,5 @@
-# The stages `fetch` and `convert` make betons from the source of a dataset. They have priority over all others, because
-# `rr` uses the fetched datasets to check the whole grid, and no training should start before this check.
+# The stages `fetch` and `convert` make betons from a dataset's source. They have priority over all other stages,
+# because `rr` uses the fetched datasets to check the whole grid, and no training should start before this check.
 
 
 rule fetch:

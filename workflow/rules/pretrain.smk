@@ -1,4 +1,4 @@
-# The stage `pretrain` makes a backbone from a beton.
+# The stage `pretrain` trains a backbone on a beton.
 
 
 rule pretrain:
@@ -24,12 +24,12 @@ rule pretrain:
         "logs/benchmark/pretrain/{dataset}/{backbone}/{method}/{seed}.tsv"
     threads: PARAMS.threads
     resources:
-        # Request at most three times the memory of the first attempt, because a long training may be restarted many times.
+        # Request at most three times the first attempt's memory, because a long run may be restarted many times.
         mem_mb=lambda names, attempt: 8000 * min(attempt, 3),
         runtime=24 * 60,
         gpu=GPU,
         gpu_jobs=GPU,
-        nodes=1,  # otherwise Slurm may allocate GPUs of several nodes
+        nodes=1,  # otherwise Slurm may allocate GPUs on several nodes
         # Slurm sends SIGUSR1 two minutes before the time limit; see the Snakefile.
         slurm_extra="--signal=USR1@120",
     params:

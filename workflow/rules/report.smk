@@ -1,4 +1,4 @@
-# The stage `report` makes one page from all results.
+# The stage `report` writes a page with all results.
 
 REPORT = grid.make_report_run(PARAMS)
 

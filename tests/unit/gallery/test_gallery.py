@@ -337,10 +337,10 @@ def test_output_of_embed_is_a_valid_index(folder: Path, rr: RunRr) -> None:
     save_backbone(random_backbone("conv4"), folder / "w64", DATASET.model_copy(update={"image_size": 64}))
     outcome = rr(*ask, "w64")
     assert num_embedded(outcome.out) == 6
-    assert "the index f.parquet was written for other settings (weights, image size) and is rebuilt" in outcome.err
+    assert "the index f.parquet was written with different settings (weights, image size) and is rebuilt" in outcome.err
     # Files of the same name, size and time in another folder are other images.
     outcome = rr("retrieve", "g/b.png", "--gallery", "g/deep", "--index", "f.parquet", "--weights", "w64")
-    assert "other settings (folder)" in outcome.err
+    assert "different settings (folder)" in outcome.err
 
 
 def test_damaged_index_is_rebuilt(folder: Path, rr: RunRr) -> None:
@@ -555,7 +555,7 @@ def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> N
     assert f"{1 / (1 + np.exp(-expected_logit(Path('h'), *pair))):.4f}\nnot calibrated" in outcome.out
     outcome = rr("compare", *pair, "--weights", "w")
     assert outcome.code == 2
-    assert "rr: w has no relation head: give the backbone.safetensors of a run" in outcome.err
+    assert "rr: w has no relation head: use the backbone.safetensors of a run" in outcome.err
     assert rr("compare", "g/b.png", "none.png", "--weights", "h").code == 2
 
 
@@ -667,7 +667,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         (replace_arguments(EMBED, gallery="broken"), "broken/x.png: not a readable image"),
         (
             [*replace_arguments(EMBED, gallery="broken"), "--on-unreadable", "skip"],
-            "none of the images in broken can be read: repair them or give another folder",
+            "none of the images in broken can be read: repair them or use a different folder",
         ),
         (replace_arguments(EMBED, weights="bare"), "bare: its metadata lacks the image size, mean or std"),
         ([*EMBED, "-o", "w"], "--output w is the weights file"),

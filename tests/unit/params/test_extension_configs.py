@@ -258,7 +258,7 @@ def test_local_copy_of_a_source_without_a_path_is_an_error(extensions: Path, rr:
     write_params(Path(), change)
     outcome = rr("fetch", "--dataset", "own", "--from", "workflow/images.npz")
     assert outcome.code == 2
-    assert "the source of own reads no local copy; omit --from" in outcome.err
+    assert "the source of own cannot use a local copy: omit --from" in outcome.err
     outcome = rr("fetch", "--dataset", "own")
     assert outcome.code == 2
     assert "rr: None: no such file: download it" in outcome.err

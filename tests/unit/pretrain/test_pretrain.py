@@ -76,7 +76,7 @@ def test_dvc_does_not_repeat_a_run_that_matches_its_record(
     monkeypatch.setenv("DVC_STAGE", "pretrain@shapes-conv4-relational-1")
     assert "2,400 views" in rr(*PRETRAIN).out
     record = (project_copy / FOLDER / "run.json").read_bytes()
-    assert "matches its record and is not made again" in rr(*PRETRAIN).out
+    assert "matches its record, so the stage was not repeated" in rr(*PRETRAIN).out
     assert (project_copy / FOLDER / "run.json").read_bytes() == record
     write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=2))
     assert "1,600 views" in rr(*PRETRAIN).out

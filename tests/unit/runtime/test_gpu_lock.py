@@ -140,7 +140,7 @@ def test_invalid_list_raises(monkeypatch: pytest.MonkeyPatch, rr: RunRr, rr_gpus
     monkeypatch.setenv("RR_GPUS", rr_gpus)
     outcome = rr(*PRETRAIN)
     assert (outcome.code, outcome.out) == (2, "")
-    assert f"rr: RR_GPUS={rr_gpus}: give numbers or UUIDs" in outcome.err
+    assert f"rr: RR_GPUS={rr_gpus}: must be GPU numbers or UUIDs" in outcome.err
 
 
 @pytest.mark.usefixtures("no_gpu_acquired")

@@ -140,7 +140,7 @@ def test_target_whose_test_images_are_all_training_images_is_refused(project: Pa
     params = load(project, use_own_images)
     assert rr("fetch", "--dataset", "mine").code == 0
     (problem,) = find_grid_problems(params)
-    assert problem.startswith("mine cannot be a target, because each of its test images has a copy in the training")
+    assert problem.startswith("mine cannot be a target, because every test image has a copy in the training")
     Image.new("RGB", (16, 16), (1, 2, 3)).save(project / "images/test/cat/new.png")
     assert rr("fetch", "--dataset", "mine").code == 0
     assert find_grid_problems(params) == []
@@ -175,7 +175,7 @@ def test_unlabeled_target_is_refused_before_training(project: Path, rr: RunRr) -
     problem = "mine cannot be a target, because 12 of 12 training images and 4 of 4 test images are unlabeled"
     outcome = rr("convert", "--dataset", "mine")
     assert outcome.code == 2
-    assert "the grid of params.yaml cannot be completed, so nothing was started:\nmine cannot" in outcome.err
+    assert "the grid in params.yaml cannot be completed, so nothing was started:\nmine cannot" in outcome.err
     assert problem in outcome.err
     assert not Path("data/beton").exists()
     # With another grid, the same dataset can be converted. A run that is not in the grid is checked for itself only.

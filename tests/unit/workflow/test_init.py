@@ -75,9 +75,9 @@ def test_labeled_folder(params_file: Path, rr: RunRr) -> None:
         "train: all folders; test: 0.2 of the images of each class, held out",
         "classes (train + test images): robin (24 + 6), wren (16 + 4)",
         "size of all images: 90 × 70 pixels",
-        "params.yaml: dataset My-birds of 64 × 64 pixels; method relational-My-birds with 8 views of each image, "
-        "batches of 10 and 200 epochs; evaluations: linear, knn, retrieval",
-        "next: `rr check My-birds` looks for duplicates and other faults; `dvc repro` trains and writes the report",
+        "params.yaml: dataset My-birds with images of 64 × 64 pixels; method relational-My-birds with 8 views per "
+        "image, batches of 10 images and 200 epochs; evaluations: linear, knn, retrieval",
+        "next: `rr check My-birds` looks for duplicates and other problems; `dvc repro` trains and writes the report",
     ]
     after = load_params(params_file)
     assert params_file.read_text().count("#") == comments + 4  # two are copied with the method
@@ -127,13 +127,13 @@ def test_photographs_are_stored_at_a_size_of_their_own(params_file: Path, rr: Ru
     outcome = rr("init", "photos")
     assert outcome.code == 0, outcome.err
     assert (
-        "dataset photos of 128 × 128 pixels, cropped from photographs with a shorter side of at most 256 pixels; method"
-        in outcome.out
+        "dataset photos with images of 128 × 128 pixels, cropped from photographs with a shorter side of at most 256 "
+        "pixels; method" in outcome.out
     )
     after = load_params(params_file)
     assert (after.datasets["photos"].image_size, after.datasets["photos"].stored_size) == (128, 256)
     assert (
-        "    image_size: 128  # height and width of the views and of the images that are evaluated\n"
+        "    image_size: 128  # height and width of the views and of the evaluated images\n"
         "    stored_size: 256 # shorter side of the stored photographs, from which they are cropped\n"
     ) in params_file.read_text()
     assert params_file.read_text().count("#") == before.count("#") + 6
@@ -221,7 +221,7 @@ def test_existing_name_is_not_overwritten(params_file: Path, rr: RunRr) -> None:
     assert rr("init", "shapes", "--name", "mine").code == 0
     assert rr("init", "shapes", "--name", "mine").code == 2
     outcome = rr("init", "shapes", "--name", "$")
-    assert (outcome.code, outcome.err.startswith("rr: invalid name '$': give one with --name")) == (2, True)
+    assert (outcome.code, outcome.err.startswith("rr: invalid name '$': choose one with --name")) == (2, True)
     assert text != params_file.read_text()
 
 
@@ -258,7 +258,7 @@ def test_path_without_images_raises(params_file: Path, rr: RunRr, path: str, wha
     outcome = rr("init", path)
     assert (outcome.code, outcome.err) == (
         2,
-        f"rr: {path} is not a folder or a Parquet file{what}: give a folder of images\n",
+        f"rr: {path} is not a folder or a Parquet file{what}: use a folder of images\n",
     )
 
 
@@ -311,7 +311,7 @@ def test_project_is_created_in_an_empty_folder(tmp_path: Path, monkeypatch: pyte
 
 def test_name_without_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
     monkeypatch.chdir(tmp_path)
-    assert rr("init", "--name", "birds").err == "rr: the options of rr init need a folder of images: rr init IMAGES\n"
+    assert rr("init", "--name", "birds").err == "rr: these options of rr init need a folder of images: rr init IMAGES\n"
     assert list(tmp_path.iterdir()) == []
 
 

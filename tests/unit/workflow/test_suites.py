@@ -91,10 +91,10 @@ def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
         ("grid: {}\nmethods: {new: {base: nothing}}", "suite broken, methods.new.base: unknown method 'nothing'"),
         ("grid: {}\nmethods: {new: {like: simclr}}", "suite broken, methods.new.like: this key is now called 'base'"),
         ("grid: {}\nmethods: {new: {base: simclr, epoch: 3}}", "methods.new.epoch: unknown key"),
-        ("grid: {}\nthreads: 3", "a suite must have the section 'grid', may have 'methods', and has no others"),
+        ("grid: {}\nthreads: 3", "a suite must have the section 'grid', may have 'methods', and no others"),
         ("grid: [", "broken.yaml is not valid YAML"),
         ("- 1", "a suite must have the section 'grid'"),
-        ("grid: {}\nmethods: {new: {epochs: 3}}", "suite broken, methods.new.base: no method is given; known: "),
+        ("grid: {}\nmethods: {new: {epochs: 3}}", "suite broken, methods.new.base: no method is specified; known: "),
         ("grid: {}\nmethods: {new: 3}", "the section 'methods' must contain only mappings"),
         ("grid: {seed: 1}", "the section 'grid' must contain only lists, such as seed: [1, 2]"),
     ],
@@ -114,7 +114,7 @@ def test_file_that_is_not_a_suite_raises(content: str, params_file: Path, rr: Ru
     (params_file.parent / "workflow/suites/broken.yaml").write_text(content)
     outcome = rr("suite", "use", "broken")
     assert outcome.code == 2
-    assert "the file must contain only the key 'suites', and in it only the key 'broken'" in outcome.err
+    assert "the file must contain only the key 'suites', and under it only the key 'broken'" in outcome.err
 
 
 def test_unknown_suite_raises_with_a_suggestion(params_file: Path, rr: RunRr) -> None:

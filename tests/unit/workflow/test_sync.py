@@ -94,14 +94,14 @@ def test_engine_that_fails_is_reported_with_the_command_for_later(
     assert outcome.code == 0
     assert outcome.err.splitlines()[-2:] == [
         "rr: snakemake could not register this run and would repeat it ([Errno 2] No such file or directory: "
-        "'/bin/snakemake'); later, run: rr sync",
+        "'/bin/snakemake'): run rr sync later",
         "rr: dvc could not register this run and would repeat it (DVC could not commit the outputs: Unable to acquire "
-        "lock); later, run: rr sync",
+        "lock): run rr sync later",
     ]
 
 
 def test_sync_registers_only_the_runs_that_match_their_records(registered: list[tuple[str, str]], rr: RunRr) -> None:
-    left_out = "of 11 runs were registered; `rr verify` lists why the others were not\n"
+    left_out = "of 11 runs were registered; `rr verify` shows why the others were not\n"
     assert rr("sync").out == f"sync: 0 {left_out}"
     rr(*FETCH)
     del registered[:]
