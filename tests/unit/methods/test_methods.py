@@ -295,7 +295,7 @@ def test_last_finite_checkpoint_remains_if_the_loss_diverges(
             if not is_on_host:
                 patch.setattr(loop, "loss_is_on_host", lambda loss: False)
             calls.clear()
-            with pytest.raises(UserError, match=r"the loss is nan in epoch 2 at step 2: .*remains in .*resume.pt"):
+            with pytest.raises(UserError, match=r"the loss is nan in epoch 2 at step 2: .*is kept in .*resume.pt"):
                 train(data, directory, small_config("relational"))
         content = (directory / "resume.pt").read_bytes()
         assert hashlib.sha256(content[32:]).digest() == content[:32]
