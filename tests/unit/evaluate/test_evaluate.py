@@ -399,7 +399,7 @@ def test_more_neighbors_than_training_images_raises(pretrained: Path, rr: RunRr)
     write_params(pretrained, lambda params: params["protocols"]["knn"].update(neighbors=500))
     outcome = rr(*EVALUATE, "knn")
     assert outcome.code == 2
-    assert "protocols.knn.neighbors: 500 exceeds the number of training images of shapes (200)" in outcome.err
+    assert "protocols.knn.neighbors: 500 exceeds the number of training images in shapes (200)" in outcome.err
     assert not list((pretrained / FOLDER).rglob("metrics.json"))
 
 

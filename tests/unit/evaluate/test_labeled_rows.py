@@ -85,13 +85,16 @@ def test_learning_rate_is_chosen_on_validation_images() -> None:
         ({"images_per_class": 5}, None),
         (
             {"images_per_class": 6},
-            "images_per_class: 6 exceeds the number of training images of the smallest class of x",
+            "images_per_class: 6 exceeds the number of training images in the smallest class of x",
         ),
         ({"learning_rate": [0.1, 0.01]}, None),
-        ({"learning_rate": [0.1, 0.01], "images_per_class": 1}, "learning_rate: choosing one of several needs two"),
+        (
+            {"learning_rate": [0.1, 0.01], "images_per_class": 1},
+            "learning_rate: choosing among several values requires a",
+        ),
         (
             {"learning_rate": [0.1, 0.01], "images_per_class": None, "label_fraction": 0.02},
-            "learning_rate: choosing one of several needs two",
+            "learning_rate: choosing among several values requires a",
         ),
     ],
 )
