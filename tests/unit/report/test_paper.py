@@ -147,9 +147,9 @@ def test_gains_of_resnet_32_are_differences_of_table_2() -> None:
         ("65.32,0.22,percent,confirmed", ",,percent,confirmed",
          "line 2: a result with the status 'confirmed' needs a mean"),
         ("65.32,0.22,percent,confirmed", "65.32,,percent,not recovered",
-         "line 2: a result with the status 'not recovered' has neither mean nor std"),
+         "line 2: a result with the status 'not recovered' must have neither a mean nor a std"),
         ("L6,Table 1,random,resnet32,tiny-imagenet,tiny-imagenet", "L5,Table 1,random,resnet32,cifar100,cifar100",
-         "line 9: repeats the result of line 8"),
+         "line 9: repeats the result in line 8"),
     ],
 )  # fmt: skip
 def test_invalid_row_raises(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -352,16 +352,16 @@ def test_known_deviations_are_documented() -> None:
 @pytest.mark.parametrize(
     ("experiment", "method", "dataset", "text"),
     [
-        ("L4", "deepcluster", "cifar10", "k-means on unaugmented images (the paper’s code: on damaged images)"),
+        ("L4", "deepcluster", "cifar10", "k-means on unaugmented images (the paper’s code uses damaged images)"),
         (
             "L4",
             "infomax",
             "cifar10",
-            "encoder trained against the prior’s discriminator (the paper’s code: to help it)",
+            "encoder trained against the prior’s discriminator (the paper’s code trains it to help the discriminator)",
         ),
         ("F1", "simclr", "stl10-unlabeled", "assumed number of finetuning epochs (the paper’s is unknown)"),
         ("F1", "supervised", "stl10", "assumed number of epochs (the paper’s is unknown)"),
-        ("L7", "random", "slimagenet64", "another split into training and test images (the paper’s is unknown)"),
+        ("L7", "random", "slimagenet64", "different split into training and test images (the paper’s is unknown)"),
     ],
 )
 def test_known_deviation_is_reported(
@@ -380,9 +380,9 @@ def test_columns_of_a_deviation_are_listed_if_it_does_not_affect_the_whole_row(
     assert comparison_table(results, "Table 1").deviations == [
         "Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on the "
         "fine classes (how the paper got its result is unknown)",
-        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code: on damaged images)",
-        "Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s code: to "
-        "help it)",
+        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses damaged images)",
+        "Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s code "
+        "trains it to help the discriminator)",
     ]
 
 
@@ -410,8 +410,8 @@ def test_chance_differences() -> None:
     assert describe_chance([Verdict.NOT_RUN, Verdict.REDUCED_BUDGET, Verdict.OTHER_SETTINGS]) == ""
     verdicts = [*[Verdict.AGREES] * 38, Verdict.ABOVE, Verdict.BELOW, Verdict.OTHER_SETTINGS, Verdict.TOO_FEW_SEEDS]
     assert describe_chance(verdicts) == (
-        "40 results were compared by a confidence interval. If all our results truly agreed with the paper’s, about "
-        "5 % of the compared ones (on average 2) would still be “above” or “below” by chance."
+        "40 results were compared using a confidence interval. If all our results truly agreed with the paper’s, about "
+        "5 % of the compared results (on average 2) would still be “above” or “below” by chance."
     )
     assert "1 result was compared" in describe_chance([Verdict.ABOVE])
 
@@ -497,9 +497,9 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     sentence += "3 “agrees”, 1 “above”, 1 “below”, 2 “other settings”."
     notes = [
         sentence,
-        "5 results were compared by a confidence interval.",
+        "5 results were compared using a confidence interval.",
         "(on average 0.25) would still be “above” or “below” by chance.",
-        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code: on damaged images)",
+        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses damaged images)",
         "prints this accuracy at the end of supervised training, so the paper most likely reports it.",
     ]
     markdown = read_markdown()
