@@ -74,8 +74,7 @@ def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ru
 
 @pytest.fixture(scope="session")
 def converted_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small project in which `shapes` has been fetched and converted. Tests must copy it before changing
-    it."""
+    """Return a small project in which `shapes` is fetched and converted. Tests must copy it before they change it."""
     folder = tmp_path_factory.mktemp("converted")
     write_params(folder)
     for stage in ("fetch", "convert"):

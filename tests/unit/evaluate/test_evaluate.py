@@ -1,4 +1,4 @@
-"""The evaluate stage, and its protocols compared with independent implementations."""
+"""Test the evaluate stage, and compare its protocols with independent implementations."""
 
 import csv
 import hashlib
@@ -44,7 +44,7 @@ SHAPES = DatasetConfig(
 
 
 def sample_features(seed: int, count: int, num_classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Return normally distributed features around a center of each class, and the labels."""
+    """Return features that are normally distributed around a center for each class, and the labels."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, num_classes, count)
     centers = np.random.default_rng(99).normal(size=(num_classes, 16))

@@ -1,4 +1,4 @@
-"""Tests of the checks of targets and protocols, which `rr evaluate` and the check of a grid share."""
+"""Test the target and protocol checks that `rr evaluate` and the grid check share."""
 
 import json
 

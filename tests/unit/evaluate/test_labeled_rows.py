@@ -1,4 +1,4 @@
-"""Tests of the choice of labeled and of validation images, and of protocols that use it."""
+"""Test how labeled and validation images are chosen, and the protocols that use these images."""
 
 from pathlib import Path
 

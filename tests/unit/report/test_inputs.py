@@ -1,4 +1,4 @@
-"""Files that the report reads: a missing, damaged or inconsistent file raises an error that names the file."""
+"""Test that a missing, damaged or inconsistent file raises an error that names the file."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The comparison with the paper: published results, matching runs, deviations, and verdicts."""
+"""Test the comparison with the paper: published results, matching runs, deviations, and verdicts."""
 
 import json
 import math
@@ -51,7 +51,7 @@ TABLE_1 = ("L5", "L6", "T1", "T2", "G1", "F1")
 
 
 def find_published(experiment: str, method: str, table: str | None = None, **fields: Any) -> PublishedResult:
-    """Return the only result of the paper with these fields."""
+    """Return the only result in the paper with these fields."""
     results = [
         result
         for result in load_published()
@@ -178,11 +178,11 @@ def test_interval_agrees_with_scipy(ours: tuple[float, float, int], theirs: tupl
 
 
 def test_interval_by_hand() -> None:
-    # With equal deviations and numbers of seeds there are four degrees of freedom. The quantile is 2.7764, and the
-    # standard error is √(2 × 0.09 / 3) = 0.24495.
+    # If the standard deviations and seed counts are the same, there are four degrees of freedom. The quantile is
+    # 2.7764, and the standard error is √(2 × 0.09 / 3) = 0.24495.
     low, high = welch_interval(MeanStd(62.0, 0.3, 3), MeanStd(61.0, 0.3, 3))
     assert (low, high) == pytest.approx((1 - 0.68008, 1 + 0.68008), abs=1e-4)
-    # If one side has no variance, the degrees of freedom are n − 1 = 1 of the other side. The quantile is 12.706.
+    # If one side has no variance, the degrees of freedom are the other side's n − 1 = 1. The quantile is 12.706.
     low, high = welch_interval(MeanStd(62.0, 1.0, 2), MeanStd(61.0, 0.0, 3))
     assert high - 1 == pytest.approx(12.7062 / math.sqrt(2), abs=1e-3)
     assert welch_interval(MeanStd(62.0, 0.0, 3), MeanStd(61.5, 0.0, 3)) == (0.5, 0.5)
@@ -216,7 +216,7 @@ def test_verdicts() -> None:
 
 
 def method_settings(params: Params, method: str) -> dict[str, Any]:
-    """Return the settings of a method as a record holds them."""
+    """Return a method's settings as they appear in a record."""
     return to_jsonable_python(params.methods[method])
 
 
@@ -247,7 +247,7 @@ def test_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"negatives": "random"}, "negatives = random (paper: roll)"),
     ):
         assert find_deviations(published, full | change, linear) == [(text, False)]
-    # The settings of an operation that is disabled have no effect.
+    # The settings of a disabled operation have no effect.
     disabled = {"padding": 0.5, "zoom": [0.5, 2.0], "erase_area": 0.5}
     assert find_deviations(published, full | {"augmentation": full["augmentation"] | disabled}, linear) == []
     clusters = method_settings(params, "deepcluster-paper") | {"clusters_per": "dataset"}
@@ -290,7 +290,7 @@ SUITES = (
 
 
 def collect_suites(params: Params) -> GridResults:
-    """Return results of all runs of a grid, as if every accuracy were one half, without writing files."""
+    """Return results for all runs in a grid, as if every accuracy were one half, without writing files."""
 
     def make_record(values: dict[str, Any]) -> RunRecord:
         return RunRecord("", "", "", 0.0, 0.0, Machine("", 1, "", "", {}), values, {})
@@ -316,7 +316,7 @@ def collect_suites(params: Params) -> GridResults:
 
 
 def test_suites_of_the_paper_match_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only deviations of docs/deviations.md remain, and no result that they affect is compared."""
+    """Only deviations listed in docs/deviations.md remain, and no result that they affect is compared."""
     results = collect_suites(load_suites(tmp_path, monkeypatch, *SUITES))
     for published in load_published():
         if published.experiment == "D2" or published.status == "not given":
@@ -394,7 +394,7 @@ def test_network_without_saved_classifier_is_not_compared(tmp_path: Path, monkey
     match = find_match(results, published)
     assert match is not None
     assert (match.value.mean, match.deviations) == (80, [])
-    # To another dataset, only the backbone is transferred.
+    # Only the backbone is transferred to a different dataset.
     transfer = find_match(results, find_published("T1", "supervised"))
     assert transfer is not None
     assert transfer.value.mean == 70
@@ -447,11 +447,12 @@ def test_match_has_the_fewest_deviations(tmp_path: Path, monkeypatch: pytest.Mon
     match = find_match(results, find_published("L1", "relational", "Table 2"))
     assert match is not None
     assert (match.method, match.protocol, match.deviations) == ("relational-k32", "linear", [])
-    # The runs with two and with three epochs have equally many deviations, so the longer run is chosen.
+    # The runs with two and three epochs have the same number of deviations, so the longer run is chosen.
     match = find_match(results, find_published("L1", "deepcluster", "Table 2"))
     assert match is not None
     assert match.method == "deepcluster-3"
-    # The paper uses K = 1 for RotationNet. The run with three epochs has two deviations, the run with K = 2 has one.
+    # The paper uses K = 1 for RotationNet. The run with three epochs has two deviations, and the run with K = 2 has
+    # one.
     match = find_match(results, find_published("L1", "rotation", "Table 2"))
     assert match is not None
     assert (match.method, match.deviations) == ("rotation-k2", ["K = 2 (paper: 1)"])
@@ -489,7 +490,7 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ["SimCLR", "62.40 ± 0.10 (3) published 60.43 ± 0.26 +1.97, above"] in first_column
     assert ["DeepCluster", "50.00 ± 0.10 (3) published 42.88 ± 0.21 +7.12, other settings"] in first_column
     assert ["Deep InfoMax", "44.60 ± 0.10 (3) published 44.60 ± 0.27 +0.00, other settings"] in first_column
-    # The trained network is compared, and the section on accuracies also has a new linear layer on its backbone.
+    # The trained network is compared. The section on accuracies also shows a new linear layer on its backbone.
     assert ["Supervised", "80.40 ± 0.10 (3) published 80.46 ± 0.39 −0.06, agrees"] in first_column
     assert ["supervised-paper upper bound", "78.40 ± 0.10", "80.40 ± 0.10"] in rows
     assert ["RotationNet", "52.00 ± 0.10 (3) published 56.73 ± 1.71 −4.73, below"] in [row[:2] for row in rows]
@@ -589,7 +590,7 @@ def test_averages_of_our_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_gain_by_a_deeper_backbone_is_plotted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNet-32 has 7 points more than Conv-4 for SimCLR and 9 for the others; DeepCluster is not in the figure."""
+    """ResNet-32 gains 7 points over Conv-4 with SimCLR and 9 with the others; DeepCluster is not in the figure."""
     params = load_suites(tmp_path, monkeypatch, "cifar")
     axes = {"method": ["relational-paper", "simclr-paper", "deepcluster-paper"], "protocol": ["linear"]}
     params = params.model_copy(update={"grid": [params.grid[0].model_copy(update=axes)]})

@@ -1,4 +1,4 @@
-"""The section `settings`: what differs between methods, and what is the same."""
+"""Test the section `settings`: what differs between methods, and what is the same."""
 
 from rr.report.sections.settings import _settings_tables
 from rr.report.text_table import TextTable
