@@ -9,7 +9,7 @@ import pytest
 
 
 def write_cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write CIFAR-10 with 20 random images per batch, and set torchvision's MD5s to those of its files."""
+    """Write CIFAR-10 with 20 random images per batch, and make torchvision expect the MD5 hashes of these files."""
     from torchvision.datasets import CIFAR10
 
     def write(name: str, content: dict) -> str:

@@ -17,7 +17,7 @@ from rr.paths import REPORT_FILES
 from rr.report.stage import write_report
 from rr.runtime import progress
 
-# A shell makes background commands of a script ignore SIGINT, and child processes inherit this. The tests of Ctrl-C
+# A shell makes a script's background commands ignore SIGINT, and child processes inherit this setting. The Ctrl-C tests
 # need the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,7 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder, which contains only the small params.yaml."""
+    """Make a folder with only the small params.yaml the current folder, and return it."""
     write_params(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -33,7 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def params_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the real params.yaml, in the current folder, which also contains the real suites."""
+    """Copy the real params.yaml and the real suites to the current folder, and return the path of params.yaml."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "workflow/suites", tmp_path / "workflow/suites")
     monkeypatch.chdir(tmp_path)
@@ -42,7 +42,7 @@ def params_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def extensions(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the folder for a user's own modules in the current folder. They are unloaded after the test."""
+    """Return the folder for a user's own modules in the current folder. The modules are unloaded after the test."""
     folder = project / "workflow/extensions"
     folder.mkdir(parents=True)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -56,7 +56,7 @@ def extensions(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> RunRr:
     """Return a function that runs an `rr` command in this process."""
 
-    # Whether a command prints progress lines would depend on the speed of the machine.
+    # Otherwise, it would depend on the machine's speed whether a command prints progress lines.
     monkeypatch.setattr(progress, "SECONDS_BEFORE_FIRST_LINE", math.inf)
 
     def run(*arguments: object) -> Outcome:
@@ -74,7 +74,7 @@ def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ru
 
 @pytest.fixture(scope="session")
 def converted_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small project in which `shapes` has been fetched and converted. Tests must copy it before a change."""
+    """Return a small project in which `shapes` is fetched and converted. Tests must copy it before they change it."""
     folder = tmp_path_factory.mktemp("converted")
     write_params(folder)
     for stage in ("fetch", "convert"):
@@ -84,7 +84,7 @@ def converted_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def full_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Return the page with every section, and its Markdown version. Check that a second report has the same bytes."""
+    """Return the page with all sections, and its Markdown version. Check that a second report is byte-identical."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("full_report"))
         params = write_full_grid()

@@ -1,4 +1,4 @@
-"""The console blocks of README.md and of the pages in docs/ that a user follows."""
+"""The console blocks in README.md and in the docs/ pages that a user follows."""
 
 import re
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ PAGES = [
     *(ROOT / "docs" / f"{name}.md" for name in ("index", "start", "install", "faq", "known-issues", "experiments")),
     *sorted((ROOT / "docs/guides").glob("*.md")),
 ]
-# A comment above a block states which test file runs it, or why it is not run. Other blocks are run by
-# tests/engines/test_documented_commands.py.
+# A comment above a block specifies which test file runs the block, or why it is not run.
+# tests/engines/test_documented_commands.py runs all other blocks.
 NOTE = re.compile(r"<!-- (?:run by (?P<test>\S+)|not run: (?P<reason>.+)) -->")
 
 
 class Block(NamedTuple):
-    """A console block: its commands, and the note above it, or None."""
+    """A console block: its commands, and the note above it (None if there is no note)."""
 
     page: Path
     commands: list[str]
@@ -26,7 +26,7 @@ class Block(NamedTuple):
 
 
 def read_blocks(page: Path) -> Iterator[Block]:
-    """Yield the console blocks of a page."""
+    """Yield the console blocks on a page."""
     text = page.read_text(encoding="utf-8")
     for match in re.finditer(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         above = text[: match.start() - 1].rpartition("\n")[2]
@@ -42,6 +42,6 @@ def read_blocks(page: Path) -> Iterator[Block]:
 
 
 def find_block(page: str, first_line: str) -> list[str]:
-    """Return the commands of the block of a page whose first command starts with `first_line`."""
+    """Return the commands of the block on a page whose first command starts with `first_line`."""
     [commands] = [b.commands for b in read_blocks(ROOT / page) if b.commands[0].startswith(first_line)]
     return commands

@@ -1,4 +1,4 @@
-"""Run commands of the engines as a user does, in child processes."""
+"""Run engine commands in child processes, as a user does."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Compute the losses of twenty steps of every method. They must not change when code is refactored.
+"""Compute the losses of every method over twenty steps. They must not change when code is refactored.
 
     python tests/golden.py          updates tests/golden.json, after a change that is supposed to change the losses
 
@@ -27,20 +27,20 @@ NUM_IMAGES, NUM_EPOCHS, BATCH_SIZE = 128, 5, 32
 
 
 def small_config(name: str, **changes: object) -> MethodConfig:
-    """Return the config of a method of params.yaml with few epochs, views and clusters, small batches and `changes`."""
+    """Return a method's config from params.yaml with few epochs, views and clusters, small batches and `changes`."""
     config = PARAMS.methods[name]
     defaults: dict[str, object] = {"epochs": NUM_EPOCHS, "batch_size": BATCH_SIZE}
     if config.kind == "relational":
         defaults["views"] = 4
         if config.label_fraction:
-            defaults["label_fraction"] = 0.5  # so that a mini-batch has several labeled images of a class
+            defaults["label_fraction"] = 0.5  # so that a mini-batch contains several labeled images of the same class
     if config.kind == "deepcluster":
         defaults |= {"clusters": 12, "clusters_per": "dataset", "n_init": 2}
     return config.model_copy(update=defaults | changes)
 
 
 def write_images(target: Path, count: int = NUM_IMAGES) -> Path:
-    """Write a beton with images of the built-in dataset, and return its path."""
+    """Write a beton with images from the built-in dataset, and return its path."""
     images, labels = generate_shapes(count, 0, "train")
     beton.write(target, images, labels, np.arange(count))
     return target
@@ -67,7 +67,7 @@ def train(
 
 
 def epoch_losses(name: str, data: Path, directory: Path, threads: int = 1) -> list[float]:
-    """Return the mean loss of each epoch."""
+    """Train a method and return the mean loss of each epoch."""
     rows = train(data, directory, small_config(name), threads=threads).history.read_text().splitlines()[1:]
     return [float(row.split(",")[1]) for row in rows]
 

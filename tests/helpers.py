@@ -1,4 +1,4 @@
-"""Shared helpers: a small project for commands, and an environment without network and without the user's settings."""
+"""Shared helpers: a small project to run commands in, and an environment without network or user settings."""
 
 import itertools
 import json
@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # As in `rr`. Two test processes on two cores would otherwise spend most of their time in OpenMP's busy waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Block the network, here and in every Python process that a test starts.
+# Block the network in this process and in every Python process that a test starts.
 OFFLINE_SITE = Path(__file__).parent / "offline/sitecustomize.py"
 runpy.run_path(str(OFFLINE_SITE))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE_SITE.parent), os.environ.get("PYTHONPATH")]))
 os.environ["DVC_NO_ANALYTICS"] = "1"
-# Remove settings of the user, and of torchrun, from the environment.
+# Remove the user's settings, and those of torchrun, from the environment.
 for variable in (
     "RR_PARAMS", "RR_DEVICE", "RR_GPUS", "RR_SCRATCH", "RR_BENCH_DATA", "RR_ENGINE", "DVC_STAGE", "RANK",
     "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK",
@@ -90,12 +90,12 @@ SMALL_PARAMS = {
 }  # fmt: skip
 
 
-# A long run tests every combination of parameters, and with many rounds.
+# A long run tests every combination of parameters, and runs many rounds.
 LONG = bool(os.environ.get("RR_LONG"))
 
 
 def select_pairs(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:
-    """Return all pairs in a long run (RR_LONG=1), otherwise a few in which each value occurs."""
+    """Return all pairs in a long run (RR_LONG=1); otherwise, return a few pairs that cover every value."""
     a, b = list(first), list(second)
     if LONG:
         return list(itertools.product(a, b))
@@ -103,7 +103,7 @@ def select_pairs(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any,
 
 
 class Outcome(NamedTuple):
-    """Exit code and output of a command."""
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -114,7 +114,7 @@ RunRr = Callable[..., Outcome]
 
 
 def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> None:
-    """Write params.yaml into `folder`. It contains a copy of SMALL_PARAMS, which `change` may modify in place."""
+    """Write a copy of SMALL_PARAMS to params.yaml in `folder`. `change` may modify the copy in place."""
     # JSON makes separate copies of objects that SMALL_PARAMS uses twice. YAML would write them as aliases.
     params = json.loads(json.dumps(SMALL_PARAMS))
     if change:
@@ -124,12 +124,12 @@ def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> 
 
 
 def keep_one_evaluation(params: dict) -> None:
-    """Reduce the grid to one evaluation of one pretraining."""
+    """Reduce the grid to one evaluation of one pretraining run."""
     params["grid"].update(method=["relational"], protocol=["knn"])
 
 
 def copy_project(folder: Path, change: Callable[[dict], None] | None = None) -> Path:
-    """Copy the files of this project to `folder` as git would clone them, write the small params.yaml, and commit."""
+    """Copy this project's files to `folder` as git would clone them, write the small params.yaml, and commit."""
     git = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -139,7 +139,7 @@ def copy_project(folder: Path, change: Callable[[dict], None] | None = None) -> 
     )
     for name in git.stdout.split():
         if name.startswith(("runs/", "docs/results/")) or name == "dvc.lock":
-            continue  # results, which no test needs
+            continue  # results that no test needs
         if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
@@ -150,7 +150,7 @@ def copy_project(folder: Path, change: Callable[[dict], None] | None = None) -> 
 
 
 def python_blocks(page: str) -> list[str]:
-    """Return the Python blocks of a Markdown file of this project."""
+    """Return the Python blocks in one of this project's Markdown files."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
@@ -162,18 +162,18 @@ SIMSIAM = {
 
 
 def write_simsiam(folder: Path) -> None:
-    """Write the method of docs/guides/add-a-method.md into a folder of extensions."""
+    """Write the method from docs/guides/add-a-method.md to a folder for extensions."""
     write_example(folder, "add-a-method", "simsiam")
 
 
 def write_example(folder: Path, guide: str, module: str) -> None:
-    """Write the Python file of a guide into a folder of extensions."""
+    """Write the Python file from a guide to a folder for extensions."""
     (code,) = python_blocks(f"docs/guides/{guide}.md")
     (folder / f"{module}.py").write_text(code)
 
 
 def write_own_classes(folder: Path) -> None:
-    """Write the backbone, the source and the protocol of the guides, and images for the source."""
+    """Write the backbone, the source and the protocol from the guides, and images for the source."""
     for guide, module in (("backbones", "separable"), ("datasets", "medmnist"), ("evaluation", "nearest_mean")):
         write_example(folder, guide, module)
     arrays: dict[str, np.ndarray] = {}
@@ -184,7 +184,7 @@ def write_own_classes(folder: Path) -> None:
 
 
 def use_own_classes(params: dict) -> None:
-    """Add the backbone, the source and the protocol of the guides to params.yaml and its grid."""
+    """Add the backbone, the source and the protocol from the guides to params.yaml and its grid."""
     source = {"kind": "medmnist:MedMnist", "path": "workflow/images.npz", "classes": list(CLASS_NAMES)}
     params["datasets"]["own"] = {**params["datasets"]["shapes"], "source": source, "image_size": 16}
     params["backbones"]["separable"] = {"kind": "separable:Separable", "width": 8, "blocks": 2}
@@ -195,7 +195,7 @@ def use_own_classes(params: dict) -> None:
 
 
 def add_dataset(project: Path, source: dict, image_size: int = 16) -> None:
-    """Write params.yaml with an additional dataset `mine` that has the source `source`."""
+    """Write params.yaml with an additional dataset `mine` whose source is `source`."""
 
     def change(params: dict) -> None:
         params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "image_size": image_size}

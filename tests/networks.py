@@ -21,5 +21,5 @@ def random_backbone(name: str) -> backbones.Backbone:
 
 
 def random_images(B: int, image_size: int) -> Tensor:
-    """Return normally distributed images; equal arguments give equal images."""
+    """Return normally distributed images. The same arguments always produce the same images."""
     return torch.randn((B, 3, image_size, image_size), generator=torch.Generator().manual_seed(image_size))

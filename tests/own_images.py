@@ -1,4 +1,4 @@
-"""Folders and Parquet files of images, for the tests of the sources of your own images."""
+"""Folders and Parquet files of images, for testing the sources that read a user's own images."""
 
 import io
 import itertools
@@ -20,7 +20,7 @@ _numbers = itertools.count()
 
 
 def make_image(image_format: str = "PNG") -> bytes:
-    """Return an encoded image that differs from all others."""
+    """Return an encoded image that differs from all previous ones."""
     buffer = io.BytesIO()
     pixels = np.random.default_rng(next(_numbers)).integers(0, 256, (4, 4, 3), np.uint8)
     Image.fromarray(pixels).save(buffer, image_format)
@@ -28,14 +28,14 @@ def make_image(image_format: str = "PNG") -> bytes:
 
 
 def save_file(path: Path, data: bytes | None = None) -> Path:
-    """Write a file, by default with an image, and its folders."""
+    """Write a file and create its folders. By default, the file contains an image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(make_image() if data is None else data)
     return path
 
 
 def save_tree(root: Path, counts: Mapping[str, int]) -> Path:
-    """Write as many images into each folder as `counts` states; return `root`."""
+    """Write the number of images in `counts` to each folder, and return `root`."""
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -47,7 +47,7 @@ def make_table(
     labels: Sequence[Any] | pa.Array, names: Sequence[str] | None = None, *, image: str = "image", label: str = "label",
     **columns: Any,
 ) -> pa.Table:  # fmt: skip
-    """Return a table as on the Hugging Face Hub. `names` are the class names in its metadata."""
+    """Return a table like those on the Hugging Face Hub. `names` are the class names in its metadata."""
     images = [{"bytes": make_image(), "path": f"{row}.png"} for row in range(len(labels))]
     table = pa.table({image: images, label: labels, **columns})
     if names is None:
@@ -57,7 +57,7 @@ def make_table(
 
 
 def save_tables(root: Path, tables: Mapping[str, pa.Table | bytes]) -> Path:
-    """Write Parquet files, or other files from their bytes; return `root`."""
+    """Write tables as Parquet files and bytes as other files, and return `root`."""
     for name, table in tables.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,12 +69,12 @@ def save_tables(root: Path, tables: Mapping[str, pa.Table | bytes]) -> Path:
 
 
 def fetch_folder(root: Path, **keys: Any) -> dict[str, Any]:
-    """Fetch the images of a folder into a file next to it, and return the facts."""
+    """Fetch the images in a folder into a file next to it, and return the facts."""
     return fetch(FolderSource(kind="imagefolder", path=str(root), **keys), raw_file(root), root.parent / "download")
 
 
 def fetch_parquet(root: Path, **keys: Any) -> dict[str, Any]:
-    """Fetch the images of a Parquet file or a folder into a file next to it, and return the facts."""
+    """Fetch the images in a Parquet file or a folder into a file next to it, and return the facts."""
     return fetch(ParquetSource(kind="parquet", path=str(root), **keys), raw_file(root), root.parent / "download")
 
 
@@ -84,7 +84,7 @@ def raw_file(root: Path) -> Path:
 
 
 def fetched_labels(root: Path) -> dict[str, tuple[str, str]]:
-    """Return the split and the class name (empty if unlabeled) of each image that was fetched, by its name."""
+    """Return, for the name of each fetched image, its split and its class name (empty if unlabeled)."""
     data = raw.RawFile(raw_file(root))
     names = [name for name, _ in data.iter_images()]
     classes = ["" if label < 0 else data.class_names[label] for label in data.labels]

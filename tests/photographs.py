@@ -1,4 +1,4 @@
-"""Photographs for tests: sections of the two that scikit-learn contains."""
+"""Photographs for tests: sections of the two photographs that come with scikit-learn."""
 
 from functools import cache
 
@@ -10,7 +10,7 @@ SIDE = 213
 
 @cache
 def photographs() -> list[np.ndarray]:
-    """Return 30 overlapping sections of photographs, uint8 (213, 213, 3). None is nearly equal to another."""
+    """Return 30 overlapping sections of photographs, uint8 (213, 213, 3). No two of them are nearly identical."""
     return [
         image[top : top + SIDE, left : left + SIDE]
         for image in load_sample_images().images

@@ -1,4 +1,4 @@
-"""Write the files of an imaginary grid, from which the tests of the report render a page."""
+"""Write the files of an imaginary grid so that the report tests can render a page from them."""
 
 import csv
 import io
@@ -57,7 +57,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "embedding": {"kind": "embedding", "images": 10, "perplexity": 3.0, "augmentation": {"flip": 0.5}},
 }
 CLASSIFICATION = ("linear", "knn")
-# Labels and predictions of every classifier: ten test images of three classes. Class 1 has the lowest accuracy.
+# Every classifier's labels and predictions for ten test images of three classes. Class 1 has the lowest accuracy.
 CLASS_NAMES = ["cat", "dog", "$a$ & <b>"]
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
 PREDICTIONS = [0, 0, 0, 1, 0, 0, 1, 2, 2, 2]
@@ -71,7 +71,7 @@ def make_params(
     datasets: tuple[str, ...] = ("shapes",),
     protocols: tuple[str, ...] = CLASSIFICATION,
 ) -> Params:
-    """Return parameters of a grid with the given axes; targets are the datasets."""
+    """Return parameters for a grid with these axes. The datasets are also the targets."""
     dataset = {
         "source": {"kind": "shapes", "train": 20, "test": 10, "seed": 0},
         "image_size": 8,
@@ -92,7 +92,7 @@ def make_params(
 
 
 def write_grid_files(params: Params) -> None:
-    """Write all files that the report reads from the runs of a grid."""
+    """Write all run files of a grid that the report reads."""
     for run in pretrainings(params):
         run.folder.mkdir(parents=True)
         run.history.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def write_grid_files(params: Params) -> None:
 
 
 def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
-    """Write metrics and predictions of one evaluation."""
+    """Write the metrics and predictions of one evaluation."""
     seed = run.pretraining.seed
     sizes = {"test_images": 1000, "train_images": 5000, "classes": 10}
     index = {"index": list(range(10)), "label": LABELS}
@@ -129,7 +129,7 @@ def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
         at_k = {f"{name}_at_{k}": 0.1 * k for name in ("precision", "recall", "hit_rate") for k in (1, 5)}
         offset = 0.1 * ["random", "simclr", "relational", "supervised"].index(run.pretraining.method)
         metrics = {"mean_average_precision": 0.3 + offset + seed / 100, **at_k, **sizes}
-        if run.pretraining.method == "relational":  # the relation head adds 1.9 points for seed 1, and 2.1 for seed 2
+        if run.pretraining.method == "relational":  # the relation head adds 1.9 points with seed 1, and 2.1 with seed 2
             metrics["reranked_mean_average_precision"] = metrics["mean_average_precision"] + 0.017 + 0.002 * seed
             metrics |= {"reranked_precision_at_1": 0.2, "reranked_precision_at_5": 0.5}
         zeros = pa.array([[0] * 5] * 10)
@@ -167,14 +167,14 @@ def write_png(path: Path, shade: int) -> None:
 
 
 def encode_webp(shade: int) -> bytes:
-    """Return a small gray image as the bytes of a WebP file."""
+    """Return a small gray image encoded as WebP."""
     buffer = io.BytesIO()
     Image.fromarray(np.full((8, 8, 3), shade, np.uint8)).save(buffer, "WEBP")
     return buffer.getvalue()
 
 
 def write_dynamics(method: str, seed: int, columns: dict[str, list[Any]], seconds: list[float]) -> None:
-    """Write a history with the given columns, in which None is an epoch without a measurement."""
+    """Write a history with these columns. None stands for an epoch without a measurement."""
     run = paths.PretrainPaths("shapes", "conv4", method, seed)
     epochs = range(1, len(seconds) + 1)
     rows = [["epoch", "loss", *columns]]
@@ -187,7 +187,7 @@ def write_dynamics(method: str, seed: int, columns: dict[str, list[Any]], second
 
 
 def write_record(folder: Path, params: dict[str, Any], **fields: Any) -> None:
-    """Write the record of a run."""
+    """Write a run's record."""
     machine = {"processor": "Abacus 9", "cores": 2, "system": "Linux", "python": "3.11", "versions": {"torch": "2.11"}}
     record = {
         "stage": "any", "command": f"rr made {folder}", "params": params, "inputs": {}, "code": {}, "outputs": {},
@@ -198,13 +198,13 @@ def write_record(folder: Path, params: dict[str, Any], **fields: Any) -> None:
 
 
 def change_record(folder: Path, **changes: Any) -> None:
-    """Change fields of a record."""
+    """Change fields in a record."""
     path = paths.record_file(folder)
     path.write_text(json.dumps(with_digest(json.loads(path.read_text()) | changes)))
 
 
 class ParsedPage(HTMLParser):
-    """The ids, links, table cells, unclosed elements and text of a page."""
+    """A page's ids, links, table cells, unclosed elements and text."""
 
     VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
 
@@ -260,12 +260,12 @@ def read_markdown() -> str:
 
 
 def normalized_rows(page: ParsedPage) -> list[list[str]]:
-    """Return the cells of all tables with single spaces."""
+    """Return the cells of all tables, with runs of whitespace replaced by single spaces."""
     return [[" ".join(cell.split()) for cell in row] for row in page.rows]
 
 
 def write_full_grid() -> Params:
-    """Write a grid with every kind of protocol and learning dynamics: three epochs of relational, two of SimCLR."""
+    """Write a grid with all kinds of protocols, and learning dynamics: three epochs of relational, two of SimCLR."""
     params = make_params(methods=tuple(METHODS), protocols=tuple(PROTOCOLS))
     write_grid_files(params)
     for seed in (1, 2):
@@ -282,7 +282,7 @@ def write_full_grid() -> Params:
 
 
 def check_latex(text: str) -> None:
-    """Check that environments and braces are balanced, that rows have one cell per column, and that all is ASCII."""
+    """Check that environments and braces are balanced, rows have one cell per column, and the text is ASCII."""
     assert text.isascii()
     assert text.count("{") == text.count("}")
     tables = re.findall(r"\\begin\{tabular\}\{(l r*)\}(.*?)\\end\{tabular\}".replace(" ", ""), text, flags=re.DOTALL)
@@ -305,7 +305,7 @@ def check_latex(text: str) -> None:
 
 
 def compile_latex(text: str) -> None:
-    """Compile the tables in an article and check that nothing exceeds the margins."""
+    """Compile an article with the tables and check that nothing exceeds the margins."""
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "paper.tex").write_text(document % text)

@@ -1,7 +1,7 @@
-"""`rr bench`: compare the speed of rr with a reference implementation of the paper, on this machine.
+"""`rr bench`: compare how fast rr and a reference implementation of the paper run on this machine.
 
-The times are printed with their quartiles, the load of the machine and the versions of the libraries. The benchmark
-does not check that both implementations compute the same results. The tests check this.
+The output shows the times with their quartiles, the machine's load and the library versions. The benchmark does not
+check whether both implementations compute the same results; the tests do.
 """
 
 import importlib
@@ -33,24 +33,24 @@ def run_benchmark(
     data: Path | None = None,
     smoke_test: bool = False,
 ) -> str:
-    """Run parts of the benchmark and return the results as tables or as JSON.
+    """Run some or all parts of the benchmark and return the results as tables or JSON.
 
-    The name of the part that is running is printed to stderr.
+    The name of each part is printed to stderr when the part starts.
 
     Args:
-        parts: names of the parts. By default, all parts are run.
+        parts: names of the parts to run. By default, all parts are run.
         as_json: whether to return JSON instead of tables.
         steps: number of timed repeats of each case.
-        threads: numbers of threads to use. By default, each part has its own numbers.
-        data: folder of a converted dataset, for the parts that read images. By default, images are generated.
-        smoke_test: whether to use tiny sizes, which check that everything runs. The times are then meaningless.
+        threads: thread counts to use. By default, each part chooses its own.
+        data: folder of a converted dataset for the parts that read images. By default, images are generated.
+        smoke_test: whether to use tiny sizes just to check that everything runs. The times are then meaningless.
 
     Raises:
         UserError: if a part is unknown, if a number is out of range, or if the folder contains no `train.beton`.
     """
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
-        raise UserError(f"unknown part of the benchmark: {unknown[0]}. Choose from {', '.join(PARTS)}")
+        raise UserError(f"unknown benchmark part: {unknown[0]}. Choose from {', '.join(PARTS)}")
     if steps < 1:
         raise UserError(f"--steps must be at least 1, got {steps}")
     cores = os.cpu_count() or 1
@@ -71,8 +71,8 @@ def run_benchmark(
 
 
 def _run_parts(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
-    """Run the parts and return the results as values that JSON can represent."""
-    # The OpenMP library reads this variable when it is loaded. The processes of both implementations inherit it.
+    """Run the parts and return the results as JSON-serializable values."""
+    # The OpenMP library reads this variable when it is loaded. Both implementations' processes inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from rr.runtime.machine import describe_machine
 
@@ -96,5 +96,5 @@ def _run_parts(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
 
 
 def _load_averages() -> list[float]:
-    """Return the load averages of the system over 1, 5 and 15 minutes."""
+    """Return the system's load averages over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]

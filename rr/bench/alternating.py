@@ -1,8 +1,8 @@
 """Time programs that take turns. A turn consists of one or more steps.
 
-Each program runs in a separate process group, with its threads and worker processes. While one program works, the
-process groups of the others are stopped (SIGSTOP), so that none of their processes takes up CPU time, not even a data
-loader that fills its queue. A program keeps its state while it is stopped.
+Each program runs in its own process group, together with its threads and worker processes. While one program works, the
+other process groups are stopped (SIGSTOP), so that none of their processes uses CPU time, not even a data loader that
+is filling its queue. A program keeps its state while it is stopped.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from rr.bench.measure import Timing, cpu_seconds_with_children
 
-_PREFIX = "turn "  # prefix of the lines in which a program reports the times of its turns
+_PREFIX = "turn "  # prefix of the lines in which a program reports how long its turns took
 
 
 class StepGate:
@@ -25,7 +25,7 @@ class StepGate:
     The program uses this class; the benchmark uses `WorkerProcess`. The program exits when the benchmark closes its
     standard input.
 
-    A turn has `steps` steps.
+    Each turn consists of `steps` steps.
     """
 
     def __init__(self, steps: int = 1) -> None:
@@ -33,9 +33,9 @@ class StepGate:
         self._wait()
 
     def step_done(self, _num_views: int = 0) -> None:
-        """Count a step. After the last step of a turn, report the time of the turn and wait for the next turn.
+        """Count a step. After the last step of a turn, report how long the turn took and wait for the next one.
 
-        The argument is ignored. It allows using this method as a callback of the training loop.
+        The argument is ignored. It exists so that the training loop can use this method as a callback.
         """
         self._steps_left -= 1
         if self._steps_left:
@@ -53,10 +53,10 @@ class StepGate:
 
 
 class WorkerProcess:
-    """A program that the benchmark starts, runs one turn at a time, and kills. It must use a `StepGate`."""
+    """A program that the benchmark starts, runs turn by turn, and kills. It must use a `StepGate`."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        # The new process group is in the same session, so the system wakes and ends it if this process dies.
+        # The new process group stays in the same session, so the system wakes and ends it if this process dies.
         self._command = command
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0,
@@ -64,10 +64,10 @@ class WorkerProcess:
         )  # fmt: skip
 
     def run_turn(self) -> Timing:
-        """Let the program work for one turn, stop it, and return the time of the turn.
+        """Let the program work for one turn, stop it, and return how long the turn took.
 
         Raises:
-            RuntimeError: if the program ends.
+            RuntimeError: if the program ends before it completes the turn.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -83,7 +83,7 @@ class WorkerProcess:
         raise RuntimeError(f"the benchmark program {' '.join(self._command)} ended early with exit code {code}")
 
     def kill(self) -> None:
-        """Kill the process group of the program."""
+        """Kill the program's process group."""
         self._signal(signal.SIGKILL)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -98,7 +98,7 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def start_workers(commands: Sequence[Sequence[str]]) -> Iterator[list[WorkerProcess]]:
-    """Start a program for each command. Kill the programs when the context exits."""
+    """Start one program per command, and kill the programs when the context exits."""
     workers: list[WorkerProcess] = []
     try:
         for command in commands:
@@ -110,9 +110,9 @@ def start_workers(commands: Sequence[Sequence[str]]) -> Iterator[list[WorkerProc
 
 
 def time_programs(commands: Sequence[Sequence[str]], repeats: int, warmup: int) -> list[list[Timing]]:
-    """Let programs take turns and return the times of the turns, one list per program.
+    """Let the programs take turns and return how long the turns took, as one list per program.
 
-    First, each program makes `warmup` untimed turns. In the `repeats` timed turns, the programs alternate.
+    First, each program runs `warmup` untimed turns. Then the programs alternate for `repeats` timed turns each.
 
     Raises:
         RuntimeError: if a program ends early.

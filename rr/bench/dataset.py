@@ -14,7 +14,7 @@ class BenchData:
     """The same images for both implementations: a beton for rr, and NumPy files for the reference.
 
     Attributes:
-        name: description of the images, for the results.
+        name: description of the images to show with the results.
         beton: path of the beton.
         images: path of the images, uint8 (N, S, S, 3).
         labels: path of the labels, int64 (N,).
@@ -31,7 +31,7 @@ class BenchData:
 
 
 def find_train_beton(folder: Path) -> Path:
-    """Return the path of the training split of a converted dataset.
+    """Return the path of a converted dataset's training split.
 
     Raises:
         UserError: if `folder` contains no `train.beton`.
@@ -39,19 +39,19 @@ def find_train_beton(folder: Path) -> Path:
     path = folder / "train.beton"
     if not path.is_file():
         raise UserError(
-            f"--data {folder} contains no train.beton: give a folder written by rr convert, such as "
+            f"--data {folder} contains no train.beton: pass a folder written by rr convert, such as "
             "data/beton/cifar10, or omit --data to use generated images"
         )
     return path
 
 
 def prepare_data(settings: Settings, num_images: int, scratch: Path) -> BenchData:
-    """Write the images for both implementations into the folder `scratch`.
+    """Write the images for both implementations to the folder `scratch`.
 
-    If the settings name no dataset, `num_images` images of 32 × 32 pixels are generated.
+    If the settings do not specify a dataset, `num_images` images of 32 × 32 pixels are generated.
 
     Raises:
-        UserError: if the dataset is too large to be kept in memory, or has images without labels.
+        UserError: if the dataset is too large to keep in memory, or has unlabeled images.
     """
     from rr.data import beton
 
@@ -62,12 +62,12 @@ def prepare_data(settings: Settings, num_images: int, scratch: Path) -> BenchDat
         if images is None:
             raise UserError(
                 f"--data {settings.data}: the dataset is too large for the reference implementation, which keeps all "
-                "images in memory: give a smaller dataset, or omit --data to use generated images"
+                "images in memory: pass a smaller dataset, or omit --data to use generated images"
             )
         if labels.min() < 0:
             raise UserError(
-                f"--data {settings.data} contains images without labels, but supervised training and evaluation need "
-                "labels: give a labeled dataset, or omit --data to use generated images"
+                f"--data {settings.data} contains unlabeled images, but supervised training and evaluation need "
+                "labels: pass a labeled dataset, or omit --data to use generated images"
             )
     else:
         from rr.data.shapes import generate_shapes

@@ -1,7 +1,8 @@
 """Run an `rr` command until its work begins: `python -m rr.bench.first_work rr.evaluate.knn:predict_probabilities ...`.
 
-The process ends when the given function or method is called for the first time: the one in which the work begins, or
-another one, such as the method that the training loop calls after the first step.
+The process ends when the specified function or method is called for the first time. This is usually the function in
+which the work begins, but it can also be a later one, such as the method that the training loop calls after the first
+step.
 """
 
 import os
@@ -14,8 +15,8 @@ from rr import cli
 
 
 def main() -> None:
-    """Run the command line with a function that ends the process in place of the given one."""
-    # `cli.run` also sets this variable, but too late, because the next line may load torch.
+    """Run the command line after replacing the specified function with one that ends the process."""
+    # `cli.run` also sets this variable, but that would be too late, because the next lines may load torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     owner, _, name = sys.argv.pop(1).replace(":", ".").rpartition(".")
     mock.patch.object(pkgutil.resolve_name(owner), name, _exit).start()

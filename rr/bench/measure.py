@@ -1,7 +1,7 @@
 """Time several implementations of the same work in alternation, and summarize the times.
 
-Other processes on the machine disturb measurements. The implementations therefore alternate (A B A B …), and the ratio
-of their times is computed per repeat, because a disturbance affects both times of a repeat similarly.
+Other processes on the machine disturb the measurements. The implementations therefore alternate (A B A B …), and the
+ratio of their times is computed for each repeat, because a disturbance affects both times in a repeat similarly.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Timing(NamedTuple):
-    """Seconds of one repeat: wall-clock time, and CPU time of this process and its children over all cores."""
+    """Seconds per repeat: wall-clock time, and CPU time of this process and its children on all cores."""
 
     wall: float
     cpu: float
@@ -24,7 +24,7 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One implementation of the work: a call of `function` processes `num_units` units."""
+    """One implementation of the work: each call of `function` processes `num_units` units."""
 
     name: str
     function: Callable[[], object]
@@ -52,16 +52,17 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """Times of one implementation.
+    """Times measured for one implementation.
 
     Attributes:
         name: name of the implementation.
         num_units: units of work per repeat.
-        wall: wall-clock seconds of a repeat.
-        cpu: CPU seconds of a repeat.
-        per_second: units per wall-clock second, from the median.
-        per_cpu_second: units per CPU second, from the median, or None if the CPU time is unknown.
-        ratio: time per unit divided by that of the first implementation, computed per repeat; None for the first one.
+        wall: wall-clock seconds per repeat.
+        cpu: CPU seconds per repeat.
+        per_second: units per wall-clock second, computed from the median time.
+        per_cpu_second: units per CPU second, computed from the median time, or None if the CPU time is unknown.
+        ratio: time per unit divided by the first implementation's time per unit, computed for each repeat; None for the
+            first implementation.
         cpu_ratio: the same ratio for CPU time, or None if a CPU time is unknown.
     """
 
@@ -77,7 +78,7 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Results of one case. The first candidate, usually rr, is the one that the others are compared with."""
+    """Results of one case. The other candidates are compared with the first one, which is usually rr."""
 
     case: str
     unit: str
@@ -88,37 +89,37 @@ class CaseResult:
 
 @dataclass
 class PartResult:
-    """Results of one part. The notes explain how the times were measured and what is missing."""
+    """Results of one part. The notes explain how the times were measured and what was not measured."""
 
     cases: list[CaseResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def cpu_seconds_with_children() -> float:
-    """Return the CPU time used so far by this process and its children that have ended.
+    """Return the CPU seconds used so far by this process and by its children that have ended.
 
-    On Linux, running children that were started by `multiprocessing` are included.
+    On Linux, this includes running children that `multiprocessing` started.
     """
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() + children.ru_utime + children.ru_stime
     if sys.platform == "linux":
         for child in multiprocessing.active_children():
-            # The clock id of another process's CPU time, as clock_getcpuclockid(3) computes it.
+            # The clock id for another process's CPU time, computed like clock_getcpuclockid(3).
             seconds += time.clock_gettime((~(child.pid or 0) << 3) | 2)
     return seconds
 
 
 def time_once(function: Callable[[], object]) -> Timing:
-    """Return the time of one call of `function`."""
+    """Return how long one call of `function` takes."""
     cpu, wall = cpu_seconds_with_children(), time.perf_counter()
     function()
     return Timing(time.perf_counter() - wall, cpu_seconds_with_children() - cpu)
 
 
 def time_interleaved(candidates: Sequence[Candidate], repeats: int, warmup: int = 1) -> list[list[Timing]]:
-    """Call the candidates in alternation and return their times, one list per candidate.
+    """Call the candidates in alternation and return their times as one list per candidate.
 
-    Each candidate is called `warmup` times untimed, and then `repeats` times timed.
+    Each candidate is called `warmup` times without timing, and then `repeats` times with timing.
     """
     timings: list[list[Timing]] = [[] for _ in candidates]
     for repeat in range(warmup + repeats):
@@ -132,10 +133,10 @@ def time_interleaved(candidates: Sequence[Candidate], repeats: int, warmup: int 
 def summarize(
     case: str, unit: str, threads: int, candidates: Sequence[tuple[str, int]], timings: Sequence[Sequence[Timing]]
 ) -> CaseResult:
-    """Summarize the times of one case, given as one list per candidate.
+    """Summarize the times of one case, passed as one list per candidate.
 
-    `candidates` has the name of each candidate and its units of work per repeat. All others are compared with the first
-    one.
+    `candidates` lists each candidate's name and its units of work per repeat. All other candidates are compared with
+    the first one.
     """
     first_units, first_timings = candidates[0][1], timings[0]
     results = []
@@ -143,7 +144,7 @@ def summarize(
         wall, cpu = Quantiles.of(t.wall for t in candidate_timings), Quantiles.of(t.cpu for t in candidate_timings)
         pairs = list(zip(candidate_timings, first_timings, strict=True)) if position else []
         scale = first_units / num_units
-        # A CPU time of 0 means that it could not be read.
+        # A CPU time of 0 means that the time could not be read.
         has_cpu_times = bool(pairs) and all(a.cpu > 0 and b.cpu > 0 for a, b in pairs)
         results.append(
             CandidateResult(

@@ -1,4 +1,4 @@
-"""Peak memory of a function call, as measured by Linux."""
+"""Measure the peak memory of a function call with the counters that Linux provides."""
 
 import gc
 import json
@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_PROBE_MIB = 64  # so much that malloc cannot reuse freed memory
+_PROBE_MIB = 64  # large enough that malloc cannot reuse freed memory for it
 
 
 def measure_peak_mib(function: Callable[[], object]) -> float | None:
-    """Call `function` and return by how many MiB the resident memory rose at its peak.
+    """Call `function` and return how far the resident memory rose at its peak, in MiB.
 
-    The result is None if the system does not report the peak.
+    Return None if the system does not report the peak.
     """
     gc.collect()
     try:
-        # Some sandboxes report the current memory as the peak, so an allocation of known size is measured first.
+        # Some sandboxes report the current memory as the peak, so an allocation of a known size is measured first.
         probe = _measure_rise_mib(lambda: np.ones(_PROBE_MIB << 20, np.uint8))
         return _measure_rise_mib(function) if probe > _PROBE_MIB / 2 else None
     except OSError:
@@ -28,14 +28,14 @@ def measure_peak_mib(function: Callable[[], object]) -> float | None:
 
 
 def measure_in_new_process(part: str, *arguments: object) -> float | None:
-    """Return what the function `measure_memory` of a part of the benchmark returns in a new process."""
+    """Call a benchmark part's function `measure_memory` in a new process and return its result."""
     call = f"measure_memory(*{arguments!r})"
     code = f"import json; from rr.bench.parts.{part} import measure_memory; print(json.dumps({call}))"
     return json.loads(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
 
 
 def _measure_rise_mib(function: Callable[[], object]) -> float:
-    _CLEAR.write_text("5")  # resets the peak to the current memory
+    _CLEAR.write_text("5")  # resets the peak to the current value
     before = _read_kib("VmRSS")
     function()
     return (_read_kib("VmHWM") - before) / 1024

@@ -1,4 +1,4 @@
-"""The paper's augmentation with other libraries, which the extra `bench` installs."""
+"""The paper's augmentation implemented with other libraries, which the extra `bench` installs."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ _KORNIA_BATCH_SIZE = 512
 def make_candidates(
     images: np.ndarray, image_size: int, views: int, images_per_call: int
 ) -> tuple[list[Candidate], list[str]]:
-    """Return a candidate for each library that can be imported, and a note on each of the other libraries.
+    """Return a candidate for each library that can be imported, and a note on each library that cannot.
 
-    `images` is uint8 (M, image_size, image_size, 3). A call processes `images_per_call` of them; kornia uses larger
-    batches.
+    `images` is uint8 (M, image_size, image_size, 3). Each call processes `images_per_call` of them, except that kornia
+    uses larger batches.
     """
     candidates, notes = [], []
     functions = {
@@ -66,7 +66,7 @@ def _make_kornia_candidate(images: np.ndarray, image_size: int, views: int, imag
 def _make_lightly_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     from lightly.transforms import SimCLRTransform
 
-    # The transform uses full strength and the ranges from the paper, but no blur. A call returns two views.
+    # The transform uses full strength and the paper's ranges, but no blur. Each call returns two views.
     transform = SimCLRTransform(
         input_size=image_size, cj_prob=0.8, cj_strength=1.0, cj_bright=0.8, cj_contrast=0.8, cj_sat=0.8, cj_hue=0.2,
         min_scale=0.08, random_gray_scale=0.2, gaussian_blur=0.0, hf_prob=0.5,
@@ -108,6 +108,6 @@ def _make_albumentations_candidate(images: np.ndarray, image_size: int, views: i
 def cycle_through_images(
     images: np.ndarray, images_per_call: int, make_views: Callable[[np.ndarray], list[Tensor]]
 ) -> Callable[[], Tensor]:
-    """Return a function that makes the views of the next images, and starts over after the last image."""
+    """Return a function that makes views of the next images on each call, and starts over after the last image."""
     next_images: Iterator[np.ndarray] = cycle(images)
     return lambda: torch.stack([view for _ in range(images_per_call) for view in make_views(next(next_images))])

@@ -1,8 +1,8 @@
-"""A reference implementation of the paper, written from its description, for `rr bench` and the tests.
+"""A reference implementation of the paper for `rr bench` and the tests, written from the paper's description.
 
 The worker processes of a `DataLoader` create the views from PIL images with torchvision transforms. The K views of a
 mini-batch are concatenated view by view. All pairs are built and passed through the head at once. The memory format is
-NCHW. Linear evaluation decodes every image and computes its features in every epoch. The module does not use any other
+NCHW. Linear evaluation decodes every image and computes its features in every epoch. This module does not use any other
 code from rr.
 """
 
@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
-_LEARNING_RATE, _TEMPERATURE = 1e-3, 0.5  # of Adam, and of SimCLR
-ChannelValues = Sequence[float]  # a value for each of red, green and blue
+_LEARNING_RATE, _TEMPERATURE = 1e-3, 0.5  # for Adam, and for SimCLR
+ChannelValues = Sequence[float]  # values for red, green and blue
 
 
 def relational_transform(image_size: int, mean: ChannelValues, std: ChannelValues) -> Callable[[Image.Image], Tensor]:
-    """Return the paper's augmentation for self-supervised training, which ends with a normalized tensor."""
+    """Return the paper's augmentation for self-supervised training; it produces normalized tensors."""
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(image_size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
@@ -36,7 +36,7 @@ def relational_transform(image_size: int, mean: ChannelValues, std: ChannelValue
 
 
 def supervised_transform(image_size: int, mean: ChannelValues, std: ChannelValues) -> Callable[[Image.Image], Tensor]:
-    """Return the paper's augmentation for supervised training: padded crop and flip."""
+    """Return the paper's augmentation for supervised training: a padded crop and a flip."""
     return transforms.Compose(
         [
             transforms.RandomCrop(image_size, padding=image_size // 8),
@@ -48,12 +48,12 @@ def supervised_transform(image_size: int, mean: ChannelValues, std: ChannelValue
 
 
 def plain_transform(mean: ChannelValues, std: ChannelValues) -> Callable[[Image.Image], Tensor]:
-    """Return the transform for evaluation: a normalized tensor without augmentation."""
+    """Return the transform for evaluation, which normalizes images without augmenting them."""
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
 
 
 class ImageDataset(Dataset[tuple[list[Tensor], int]]):
-    """Images in memory, as torchvision keeps CIFAR. An item is a list of views of an image, and the label.
+    """Images kept in memory, as in torchvision's CIFAR classes. An item is a list of views of one image, and its label.
 
     `images` is uint8 (N, S, S, 3), and `labels` is int64 (N,).
     """
@@ -78,7 +78,7 @@ def _use_one_thread(worker: int) -> None:
 def make_loader(data: ImageDataset, batch_size: int, workers: int) -> "DataLoader[Any]":
     """Return a loader of shuffled mini-batches.
 
-    Its worker processes have one thread each and persist between epochs.
+    The worker processes use one thread each and persist between epochs.
     """
     return DataLoader(
         data,
@@ -91,13 +91,13 @@ def make_loader(data: ImageDataset, batch_size: int, workers: int) -> "DataLoade
 
 
 def repeat_forever(batches: "DataLoader[Any]") -> Iterator[Any]:
-    """Yield the mini-batches of one epoch after another, indefinitely."""
+    """Yield mini-batches indefinitely, one epoch after another."""
     while True:
         yield from batches
 
 
 class Conv4(nn.Sequential):
-    """Four blocks of convolution, batch norm, ReLU and pooling, from (B, 3, S, S) to (B, 64)."""
+    """Four blocks of convolution, batch norm, ReLU and pooling that map (B, 3, S, S) to (B, 64)."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
@@ -108,7 +108,10 @@ class Conv4(nn.Sequential):
 
 
 class _ResidualBlock(nn.Module):
-    """Two convolutions with batch norm, added to the input, which a 1×1 convolution projects if the shape changes."""
+    """Two convolutions with batch norm, added to the input.
+
+    If the shape changes, a 1×1 convolution projects the input.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -126,7 +129,7 @@ class _ResidualBlock(nn.Module):
 
 
 class ResNet32(nn.Sequential):
-    """The paper's ResNet for small images: three stages of five blocks, from (B, 3, S, S) to (B, 64)."""
+    """The paper's ResNet for small images: three stages of five blocks that map (B, 3, S, S) to (B, 64)."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
@@ -137,7 +140,7 @@ class ResNet32(nn.Sequential):
 
 
 def build_backbone(name: str) -> tuple[nn.Module, int]:
-    """Return the backbone "conv4", "resnet32" or "resnet34" and the number of its features."""
+    """Return the backbone "conv4", "resnet32" or "resnet34", and its number of features."""
     if name == "resnet34":
         network = models.resnet34(weights=None)
         network.fc = nn.Identity()
@@ -146,17 +149,17 @@ def build_backbone(name: str) -> tuple[nn.Module, int]:
 
 
 class RelationHead(nn.Sequential):
-    """A multilayer perceptron from pairs of representations of size D (`features`), (P, 2 D), to logits, (P, 1)."""
+    """A multilayer perceptron that maps pairs of representations, (P, 2 D), to logits, (P, 1); D is `features`."""
 
     def __init__(self, features: int = 64) -> None:
         super().__init__(nn.Linear(2 * features, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 1))
 
 
 def make_pairs(features_KMD: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
-    """Return all positive pairs and as many negative pairs.
+    """Return all positive pairs and an equal number of negative pairs.
 
-    A positive pair consists of two views of one image. For the negative pairs, the second views are rolled along the
-    batch, by one row more for each pair of views, but never by the whole batch.
+    A positive pair consists of two views of the same image. For the negative pairs, the second views are rolled along
+    the batch. The shift increases by one row with each pair of views, but is never the whole batch.
 
     Args:
         features_KMD: representations of K views of M images, float (K, M, D).
@@ -177,7 +180,7 @@ def make_pairs(features_KMD: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]
 
 
 def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy, weighted by half the squared probability of the wrong class."""
+    """Return the mean binary cross-entropy weighted by half the squared probability of the wrong class."""
     probability = torch.sigmoid(logits)
     wrong_probability = torch.where(targets > 0, 1 - probability, probability)
     return (0.5 * wrong_probability**2 * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).mean()
@@ -200,7 +203,7 @@ class RelationalModel(nn.Module):
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.parameters(), _LEARNING_RATE)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
-        """Train on K tensors (M, 3, S, S) and return the loss."""
+        """Train on K tensors of shape (M, 3, S, S) and return the loss."""
         features = self.backbone(torch.cat(tuple(views)))
         pairs, targets = make_pairs(features.chunk(len(views)))
         loss = focal_loss(self.head(pairs).squeeze(1), targets)
@@ -217,13 +220,13 @@ class SupervisedModel(nn.Module):
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
-        """Train on a list with one view (M, 3, S, S) and return the loss."""
+        """Train on a list that contains one view, (M, 3, S, S), and return the loss."""
         loss = F.cross_entropy(self.classifier(self.backbone(views[0])), labels)
         return _optimizer_step(loss, self.optimizer)
 
 
 class SimCLRModel(nn.Module):
-    """Backbone and projection head, trained with Adam to identify the other view of each image among 2M views."""
+    """Backbone and projection head, trained with Adam to find the other view of each image among 2M views."""
 
     def __init__(self, backbone: str = "conv4") -> None:
         super().__init__()
@@ -234,7 +237,7 @@ class SimCLRModel(nn.Module):
         self.optimizer = torch.optim.Adam(self.parameters(), _LEARNING_RATE)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
-        """Train on two tensors (M, 3, S, S) and return the loss.
+        """Train on two tensors of shape (M, 3, S, S) and return the loss.
 
         The loss is the negative logarithm of the mean softmax probability of the positive view. The mean over the batch
         is inside the logarithm.
@@ -257,7 +260,7 @@ class RotationModel(nn.Module):
         self.optimizer = torch.optim.Adam(self.parameters(), _LEARNING_RATE)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
-        """Train on the four rotations of a list with one view (M, 3, S, S) and return the loss."""
+        """Train on the four rotations of the only view in the list, (M, 3, S, S), and return the loss."""
         rotated = torch.cat([torch.rot90(views[0], quarter_turns, (2, 3)) for quarter_turns in range(4)])
         targets = torch.arange(4).repeat_interleave(len(views[0]))
         loss = F.cross_entropy(self.classifier(self.backbone(rotated)), targets)
@@ -280,7 +283,7 @@ def build_model(
 
 
 class LinearEvaluator:
-    """A linear classifier on a frozen backbone with 64 features, which are computed again in every epoch."""
+    """A linear classifier on a frozen backbone with 64 features. The features are recomputed in every epoch."""
 
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
         self.backbone, self.classifier = backbone.eval(), nn.Linear(64, num_classes)

@@ -1,4 +1,4 @@
-"""Settings of a benchmark run, and sizes and hyperparameters of the paper for several parts."""
+"""Settings of a benchmark run, and the paper's sizes and hyperparameters that several parts use."""
 
 import os
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from rr.params import (
 from rr.params.optimizers import SGDConfig, StepsScheduleConfig
 from rr.views.augmentation import Augmentation
 
-IMAGES, VIEWS, FEATURES = 64, 32, 64  # M, K and D of the paper's Conv-4 runs
+IMAGES, VIEWS, FEATURES = 64, 32, 64  # M, K and D in the paper's Conv-4 runs
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 DATASET = Preprocessing(image_size=32, mean=MEAN, std=STD)
-UNLIMITED_EPOCHS = 10**6  # never reached, because the benchmark stops the training
+UNLIMITED_EPOCHS = 10**6  # never reached, because the benchmark stops training earlier
 
 # The paper's augmentation for relational reasoning.
 AUGMENTATION = Augmentation(
@@ -34,10 +34,10 @@ class Settings:
     """The options of `rr bench`.
 
     Attributes:
-        steps: number of timed repeats of a case. Slow cases use fewer repeats, and the results include the number.
-        threads: numbers of threads for both implementations, or None for the defaults of each part.
-        data: folder of a converted dataset, which contains `train.beton`, or None for generated images.
-        smoke_test: whether to use tiny sizes, which only check that everything runs. The times are then meaningless.
+        steps: number of timed repeats per case. Slow cases use fewer repeats; the results show the actual number.
+        threads: thread counts for both implementations, or None to use each part's defaults.
+        data: folder of a converted dataset (with a `train.beton`), or None to use generated images.
+        smoke_test: whether to use tiny sizes just to check that everything runs. The times are then meaningless.
     """
 
     steps: int = 20
@@ -46,7 +46,7 @@ class Settings:
     smoke_test: bool = False
 
     def available_thread_counts(self, *defaults: int) -> tuple[int, ...]:
-        """Return the requested numbers of threads, or by default the `defaults` up to the number of cores.
+        """Return the requested thread counts or, by default, the `defaults` up to the number of cores.
 
         If all defaults exceed the number of cores, the result is the number of cores.
         """
@@ -56,17 +56,17 @@ class Settings:
         return tuple(count for count in defaults if count <= cores) or (cores,)
 
     def capped_repeats(self, maximum: int) -> int:
-        """Return the number of timed repeats of a slow case: `steps`, but at most `maximum`."""
+        """Return the number of timed repeats for a slow case: `steps`, but at most `maximum`."""
         return min(self.steps, maximum)
 
 
 def num_loader_workers() -> int:
-    """Return the number of worker processes of the reference's data loader: one per core."""
+    """Return the number of worker processes that the reference's data loader uses: one per core."""
     return os.cpu_count() or 1
 
 
 def paper_config(method: str, views: int, batch_size: int) -> MethodConfig:
-    """Return the config of a method with the paper's hyperparameters, without a limit on the number of epochs."""
+    """Return a method's config with the paper's hyperparameters and a practically unlimited number of epochs."""
     is_contrastive = method in ("relational", "simclr")
     common: dict[str, Any] = {
         "kind": method, "augmentation": AUGMENTATION if is_contrastive else CROP_FLIP, "views": views,

@@ -1,4 +1,4 @@
-"""Format the results of a benchmark as text."""
+"""Format benchmark results as text."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ _HEADER = (
 
 
 def format_results(results: dict[str, Any]) -> str:
-    """Return the results of all parts as text, with a table for each part."""
+    """Return the results of all parts as text, with one table per part."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"]
@@ -24,8 +24,8 @@ def format_results(results: dict[str, Any]) -> str:
             lines += [f"  {line}" for line in format_table(_HEADER, rows, text_columns=2).split("\n")]
         lines += [f"  - {note}" for note in part["notes"]] + [""]
     lines.append(
-        "The numbers are medians over repeats. The ratio is the time per unit divided by that of rr. If it is above 1, "
-        "rr is faster. The CPU ratio is the same ratio for the CPU time of all cores."
+        "The numbers are medians over the repeats. The ratio is the time per unit divided by rr's time per unit. If it "
+        "is above 1, rr is faster. The CPU ratio is the same ratio, computed from the CPU time on all cores."
     )
     return "\n".join(lines)
 
@@ -35,7 +35,7 @@ def _format_load(load: dict[str, list[float]]) -> str:
 
 
 def _table_rows(case: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield a row of text per candidate. Only the first row contains the name of the case."""
+    """Yield one row of text per candidate. Only the first row shows the name of the case."""
     case_name = case["case"]
     for candidate in case["candidates"]:
         wall, ratio, cpu_ratio = candidate["wall"], candidate["ratio"], candidate["cpu_ratio"]

@@ -1,6 +1,6 @@
 """The training programs that the benchmarks run alternately.
 
-`python -m rr.bench.workers rr|reference TASK` runs one of them. TASK is a `TrainingTask` as JSON.
+`python -m rr.bench.workers rr|reference TASK` runs one of these programs. TASK is a `TrainingTask` as JSON.
 """
 
 import json
@@ -13,20 +13,20 @@ from rr.bench.alternating import StepGate
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """A training run, described for both implementations.
+    """A description of a training run for both implementations.
 
     Attributes:
         method: name of the method.
-        views: number of views of each image (K).
+        views: number of views per image (K).
         batch_size: number of images per step (M).
         steps: number of steps per turn.
         num_classes: number of classes.
         threads: number of threads.
-        workers: number of worker processes of the reference's data loader.
-        beton: path of the images for rr.
-        images: path of the images for the reference.
-        labels: path of the labels for the reference.
-        scratch: folder for the outputs of rr.
+        workers: number of worker processes for the reference's data loader.
+        beton: path of the images that rr reads.
+        images: path of the images that the reference reads.
+        labels: path of the labels that the reference reads.
+        scratch: folder for rr's outputs.
         backbone: name of the backbone.
     """
 
@@ -65,7 +65,7 @@ def train_with_rr(task: TrainingTask, gate: StepGate) -> None:
 
 
 def train_with_reference(task: TrainingTask, gate: StepGate) -> None:
-    """Train with the reference implementation, which computes the value of the loss after every step."""
+    """Train with the reference implementation. It reads the value of the loss after every step."""
     import numpy as np
     import torch
 
@@ -85,7 +85,7 @@ def train_with_reference(task: TrainingTask, gate: StepGate) -> None:
 
 
 def main() -> None:
-    """Run the training that the command line specifies until the benchmark requests no further turn."""
+    """Train as the command line specifies until the benchmark requests no further turn."""
     implementation, task = sys.argv[1], TrainingTask(**json.loads(sys.argv[2]))
     train = {"rr": train_with_rr, "reference": train_with_reference}[implementation]
     train(task, StepGate(task.steps))

@@ -1,6 +1,7 @@
 """Check whether a dataset suits a protocol, without loading torch.
 
-The stage `evaluate` and `rr.workflow.checks`, which checks a grid before the first training, report the same messages.
+`rr.workflow.checks` uses these functions to check a grid before the first training run. The stage `evaluate` uses them
+again, so both report the same messages.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,11 @@ _MIN_EMBEDDING_IMAGES = 4  # for t-SNE with a perplexity of at least 1
 def find_target_problem(
     target: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
 ) -> str | None:
-    """Return why the protocols that need labels cannot be used on a dataset, and what to do, or None.
+    """Explain why a dataset does not suit protocols that need labels, and what to do; return None if it does.
 
     Args:
         target: name of the dataset.
-        class_names: names of the classes by label; empty if the dataset has no labels.
+        class_names: class names by label; empty if the dataset has no labels.
         train_labels: label of each training image, int64 (N,); -1 if unlabeled.
         test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
     """
@@ -40,14 +41,14 @@ def find_target_problem(
         )
     elif len(classes := np.unique(test_labels)) < 2:
         reason = (
-            f"all of its test images belong to one class ({class_names[classes[0]]}), so no result would mean "
-            f"anything: add test images of another class, or {remove}"
+            f"all of its test images belong to one class ({class_names[classes[0]]}), so the results "
+            f"would be meaningless: add test images of a different class, or {remove}"
         )
     elif missing := sorted(class_names[label] for label in {*classes.tolist()} - {*train_labels.tolist()}):
         more = f" and {len(missing) - _MAX_LISTED:,} more" if len(missing) > _MAX_LISTED else ""
         reason = (
-            f"the test split contains classes without training images: {', '.join(missing[:_MAX_LISTED])}{more}. Add "
-            f"training images of these classes, or remove their test images, or {remove}"
+            f"some classes in the test split have no training images: {', '.join(missing[:_MAX_LISTED])}{more}. Add "
+            f"training images for these classes, or remove their test images, or {remove}"
         )
     else:
         return None
@@ -62,15 +63,16 @@ def find_protocol_problem(
     train_labels: np.ndarray,
     test_labels: np.ndarray,
 ) -> str | None:
-    """Return why a protocol cannot be used on a dataset, and what to do, or None.
+    """Explain why a protocol cannot be used on a dataset, and what to do; return None if it can.
 
-    All protocols but `embedding` need labels (see `find_target_problem`); a user's own protocol states it.
+    All built-in protocols except `embedding` need labels (see `find_target_problem`). A user's own protocol specifies
+    whether it needs them.
 
     Args:
         name: name of the protocol.
-        config: its section of params.yaml.
+        config: the protocol's section in params.yaml.
         target: name of the dataset.
-        class_names: names of the classes by label; empty if the dataset has no labels.
+        class_names: class names by label; empty if the dataset has no labels.
         train_labels: label of each training image, int64 (N,); -1 if unlabeled.
         test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
     """
@@ -90,18 +92,18 @@ def find_protocol_problem(
                 )
             elif per_class and per_class > counts.min():
                 problem = (
-                    f"images_per_class: {per_class:,} exceeds the number of training images of the smallest class of "
+                    f"images_per_class: {per_class:,} exceeds the number of training images in the smallest class of "
                     f"{target} ({counts.min():,}): lower it in params.yaml"
                 )
             elif config.kind == "linear" and _has_no_validation_images(config, counts):
                 problem = (
-                    f"learning_rate: choosing one of several needs two labeled images of a class of {target}: use more "
-                    "labels or a single learning rate in params.yaml"
+                    f"learning_rate: choosing among several values requires a class of {target} with at least two "
+                    "labeled images: use more labels or a single learning rate in params.yaml"
                 )
             elif config.label_fraction and config.label_fraction * num_images < num_classes:
                 problem = (
-                    f"label_fraction: {config.label_fraction:g} of the training images of {target} ({num_images:,}) is "
-                    f"fewer than one for each of {num_classes:,} classes: raise it in params.yaml"
+                    f"label_fraction: {config.label_fraction:g} of the {num_images:,} training images in {target} is "
+                    f"less than one image for each of the {num_classes:,} classes: raise it in params.yaml"
                 )
             else:
                 return None
@@ -109,14 +111,14 @@ def find_protocol_problem(
             if config.neighbors <= num_images:
                 return None
             problem = (
-                f"neighbors: {config.neighbors:,} exceeds the number of training images of {target} ({num_images:,}): "
+                f"neighbors: {config.neighbors:,} exceeds the number of training images in {target} ({num_images:,}): "
                 "lower it in params.yaml"
             )
         case "retrieval":
             if max(config.cutoffs) <= num_images:
                 return None
             problem = (
-                f"cutoffs: {max(config.cutoffs):,} exceeds the number of training images of {target} "
+                f"cutoffs: {max(config.cutoffs):,} exceeds the number of training images in {target} "
                 f"({num_images:,}): lower it in params.yaml"
             )
         case "embedding":
@@ -132,9 +134,9 @@ def find_protocol_problem(
 
 
 def _has_no_validation_images(config: LinearConfig, counts: np.ndarray) -> bool:
-    """Return whether a learning rate cannot be chosen, because the protocol uses a single image of each class.
+    """Return whether no learning rate can be chosen because the protocol uses a single image per class.
 
-    `counts` are the numbers of training images of the classes.
+    `counts` is the number of training images in each class.
     """
     if not isinstance(config.learning_rate, list):
         return False

@@ -1,20 +1,20 @@
-"""Metrics of a classifier's predictions: accuracy, accuracy of the best and worst class, and calibration.
+"""Metrics of a classifier's predictions: overall accuracy, accuracy on the best and worst class, and calibration.
 
-The accuracy over all classes does not show how inaccurate the worst class is. The paper itself states that its method
-does not guarantee unbiased predictions.
+The overall accuracy does not show how poorly a classifier does on its worst class. The paper itself says that its
+method does not guarantee unbiased predictions.
 """
 
 import numpy as np
 
 _MAX_CLASSES_WITHOUT_TOP_5 = 10
-NUM_BINS = 15  # confidence bins of the calibration error, as in Guo et al. 2017
+NUM_BINS = 15  # confidence bins for the calibration error, as in Guo et al. 2017
 
 
 def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return the accuracy, the accuracies of the classes (mean, worst and best), and the calibration error.
+    """Return the overall accuracy, the mean, worst and best class accuracy, and the calibration error.
 
-    Classes without test images are ignored. With more than 10 classes, the result also contains the fraction of images
-    whose class is among the five with the highest probabilities; ties are broken in favor of the first class.
+    Classes without test images are ignored. If there are more than 10 classes, the result also includes the fraction of
+    images whose class is among the five most probable classes; ties are broken in favor of the first class.
 
     Args:
         labels: true classes, int64 (N,).
@@ -43,7 +43,7 @@ def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict
 
 
 def expected_calibration_error(is_correct: np.ndarray, confidence: np.ndarray) -> float:
-    """Return the mean of |accuracy − mean confidence| over the confidence bins, weighted by their numbers of images.
+    """Return the mean of |accuracy − mean confidence| over the confidence bins, weighted by number of images.
 
     See Guo et al. 2017, *On Calibration of Modern Neural Networks*, equation 3.
 
@@ -57,8 +57,8 @@ def expected_calibration_error(is_correct: np.ndarray, confidence: np.ndarray) -
 
 
 def confidence_bin_indices(confidence: np.ndarray) -> np.ndarray:
-    """Return the index of the confidence bin of each prediction, int64 (N,).
+    """Return the confidence bin index of each prediction, int64 (N,).
 
-    Bin b of 15, counted from 1, is the interval ((b − 1) / 15, b / 15]; the first bin includes 0.
+    With 15 bins counted from 1, bin b is the interval ((b − 1) / 15, b / 15]; the first bin includes 0.
     """
     return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)

@@ -25,7 +25,7 @@ def make_classification_result(
     additional_metrics: dict[str, float],
     config: ProtocolConfig,
 ) -> ProtocolResult:
-    """Compute metrics, table columns and example images from class probabilities.
+    """Compute metrics, table columns and example images from the class probabilities.
 
     The examples are the test images whose true class has the lowest probability, in ascending order.
 
@@ -33,7 +33,7 @@ def make_classification_result(
         probabilities: float (N, C), for the test images in file order.
         inputs: the inputs of the protocol.
         additional_metrics: metrics to add after the class metrics.
-        config: settings of the protocol that computed the probabilities, for the error message.
+        config: settings of the protocol that computed the probabilities; used in the error message.
 
     Raises:
         UserError: if a probability or an additional metric is NaN or infinite.
@@ -43,7 +43,7 @@ def make_classification_result(
         problems = ["the predicted class probabilities contain NaN or infinity"]
     if problems:
         remedy = _REMEDIES.get(config.kind, "change the settings")
-        raise UserError(f"{config.kind}: {problems[0]}: {remedy} of the protocol in params.yaml")
+        raise UserError(f"{config.kind}: {problems[0]}: {remedy} for this protocol in params.yaml")
     labels = inputs.test.labels
     rows = np.arange(len(labels))
     lowest = np.argsort(probabilities[rows, labels], kind="stable")[:_NUM_EXAMPLES]

@@ -1,4 +1,4 @@
-"""The structure of the embedding space, which needs no labels: a map, clusters, neighbors, outliers, and metrics."""
+"""Analyze the embedding space without labels: a map, clusters, neighbors, outliers, and metrics."""
 
 import io
 import warnings
@@ -30,14 +30,14 @@ _THUMBNAIL_SIZE = 48  # pixels
 
 
 def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResult:
-    """Compute a t-SNE map, clusters, outliers and metrics of the features of a sample of `config.images` test images.
+    """Compute a t-SNE map, clusters, outliers and metrics from the features of `config.images` sampled test images.
 
-    All distances are those of features of norm 1. The metrics are `rankme` (Garrido et al. 2023), `alignment` of two
-    augmented views and `uniformity` (Wang and Isola 2020), `effective_rank` and, if labels permit, the `silhouette` of
-    the classes. The table contains, for each image:
+    All distances are between features scaled to norm 1. The metrics are `rankme` (Garrido et al. 2023), the `alignment`
+    of two augmented views and the `uniformity` (Wang and Isola 2020), the `effective_rank` and, if the labels allow it,
+    the `silhouette` of the classes. The table contains, for each image:
 
-    - its coordinates `x` and `y` on the map, whose perplexity is at most a third of the number of other images;
-    - its `cluster` from 0 to `config.clusters` − 1 (k-means), in descending order of size;
+    - its coordinates `x` and `y` on the map (the perplexity is at most a third of the number of other images);
+    - its `cluster` from 0 to `config.clusters` − 1 (k-means), numbered in descending order of size;
     - the `train_neighbors` (rows in the raw file) and `similarities` of the most similar training images;
     - its `outlier_score`, 1 minus the mean of these similarities;
     - the `neighbors` (rows in the raw file), the most similar images of the sample;
@@ -45,19 +45,19 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
 
     The example image shows neighbors, clusters, outliers, and the test images at their map coordinates.
 
-    If the backbone was trained with a relation head, the metrics also contain its calibration on pairs of the two views
-    (`rr.evaluate.relation_head.measure_calibration`), with which `rr compare` computes probabilities.
+    If the backbone was trained with a relation head, the metrics also include its calibration on pairs of the two views
+    (`rr.evaluate.relation_head.measure_calibration`). `rr compare` uses this calibration to compute probabilities.
     """
-    from sklearn.exceptions import ConvergenceWarning  # the import takes a second, and other protocols do not need it
+    from sklearn.exceptions import ConvergenceWarning  # imported here because it takes a second
 
     train, test = inputs.train, inputs.test
     rows = sample_test_rows(len(test), config.images, inputs.seed)
     features = torch.from_numpy(test.features[rows]).to(inputs.device)
     normalized = F.normalize(features).cpu().numpy()
-    # Several threads would add up values in an order that differs between runs.
+    # With several threads, values would be summed in a different order in each run.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # from a division by zero if all features are identical
-        warnings.simplefilter("ignore", ConvergenceWarning)  # if there are fewer different features than clusters
+        warnings.simplefilter("ignore", RuntimeWarning)  # raised by a division by zero if all features are identical
+        warnings.simplefilter("ignore", ConvergenceWarning)  # raised if there are fewer distinct features than clusters
         silhouette = _compute_silhouette(normalized, test.labels[rows])
         clusters, center_distances = _find_clusters(normalized, config.clusters, inputs.seed)
     coordinates = compute_tsne(normalized, config.perplexity, inputs.seed)
@@ -104,15 +104,15 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
 
 
 def sample_test_rows(num_test_images: int, max_images: int, seed: int) -> np.ndarray:
-    """Return the sorted rows of the random sample of test images, int64 (R,)."""
+    """Return the sorted row numbers of a random sample of test images, int64 (R,)."""
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(num_test_images)
     return np.sort(order[:max_images])
 
 
 def _compute_silhouette(normalized: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the silhouette of the classes of the labeled images by its name.
+    """Return a dictionary with the silhouette of the classes, computed on the labeled images.
 
-    The result is empty unless there are at least two classes, and fewer classes than labeled images.
+    The dictionary is empty unless there are at least two classes, and fewer classes than labeled images.
     """
     from sklearn.metrics import silhouette_score
 
@@ -125,22 +125,22 @@ def _compute_silhouette(normalized: np.ndarray, labels: np.ndarray) -> dict[str,
 def compute_tsne(normalized: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
     """Return the t-SNE coordinates of normalized features (N, D), float32 (N, 2).
 
-    The perplexity is at most a third of the number of the other images. If all features are identical, as those of a
-    collapsed network can be, all coordinates are 0.
+    The perplexity is at most a third of the number of other images. If all features are identical, which can happen in
+    a collapsed network, all coordinates are 0.
     """
-    if (normalized == normalized[0]).all():  # scikit-learn would divide by zero, and then crash
+    if (normalized == normalized[0]).all():  # scikit-learn would divide by zero and then crash
         return np.zeros((len(normalized), 2), np.float32)
     from sklearn.manifold import TSNE
 
     perplexity = min(perplexity, (len(normalized) - 1) / 3)
-    # Several threads would add up values in an order that differs between runs.
+    # With several threads, values would be summed in a different order in each run.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # from a division by zero if all features are identical
+        warnings.simplefilter("ignore", RuntimeWarning)  # raised by a division by zero if all features are identical
         return TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(normalized)
 
 
 def _find_clusters(normalized: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cluster of each image, int64 (R,), and its distance to the center of the cluster, float (R,)."""
+    """Return the cluster of each image, int64 (R,), and the image's distance to the cluster center, float (R,)."""
     from sklearn.cluster import KMeans
 
     kmeans = KMeans(min(num_clusters, len(normalized)), n_init=10, random_state=seed).fit(normalized)
@@ -160,7 +160,7 @@ def _encode_thumbnail(image: np.ndarray) -> bytes:
 
 
 def _resize_tiles(images: np.ndarray) -> np.ndarray:
-    """Return images that are larger than a tile in the size of a tile, uint8 (R, T, T, 3)."""
+    """Return the images, shrunk to the size of a tile if they are larger, uint8 (R, T, T, 3)."""
     if images.shape[1] <= _TILE_SIZE:
         return images
     tiles = (Image.fromarray(image).resize((_TILE_SIZE, _TILE_SIZE), Image.Resampling.BICUBIC) for image in images)
@@ -168,7 +168,7 @@ def _resize_tiles(images: np.ndarray) -> np.ndarray:
 
 
 def _render_neighbors(inputs: EvaluationInputs, images: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-    """Return a grid with a row for each of some test images: the image, a gap, and the most similar training images."""
+    """Return a grid with one row per test image: the image, a gap, and the most similar training images."""
     tiles = []
     for query in np.unique(np.linspace(0, len(images) - 1, _NUM_QUERIES).round().astype(np.int64)):
         similar = _resize_tiles(inputs.read_images("train", neighbors[query]))
@@ -177,7 +177,7 @@ def _render_neighbors(inputs: EvaluationInputs, images: np.ndarray, neighbors: n
 
 
 def _render_clusters(images: np.ndarray, clusters: np.ndarray, center_distances: np.ndarray) -> np.ndarray:
-    """Return a grid with a row for each cluster: its number, from 1, and the images nearest to its center."""
+    """Return a grid with one row per cluster: its number, counted from 1, and the images nearest to its center."""
     size = images.shape[1]
     tiles = []
     for cluster in range(clusters.max() + 1):
@@ -193,7 +193,7 @@ def _extract_features_of_two_views(
 ) -> tuple[Tensor, Tensor]:
     """Return the features of two augmented views of each test image in `rows`, float32 (R, D) each."""
     backbone, dataset, test = inputs.load_backbone(), inputs.target.dataset, inputs.open_split("test")
-    # As in training, views of photographs are cropped from the photographs as they are stored.
+    # As in training, views of photographs are cropped from the stored photographs.
     loader = ViewLoader(
         test, dataset, config.augmentation, num_views=2,
         batch_size=batch_size_for(dataset.image_size, inputs.device), seed=inputs.seed, device=inputs.device,
@@ -208,10 +208,10 @@ def _extract_features_of_two_views(
 
 
 def render_map(images: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """Return a white square that shows images at their map coordinates, uint8 (W, W, 3).
+    """Return a white square with each image at its map coordinates, uint8 (W, W, 3).
 
-    The square is divided into tiles, each as large as an image, so images never overlap. If several images fall on one
-    tile, only the first is shown.
+    The square is divided into image-sized tiles, so images never overlap. If several images fall on the same tile, only
+    the first is shown.
 
     Args:
         images: uint8 (R, S, S, 3).

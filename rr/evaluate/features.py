@@ -11,13 +11,13 @@ from torch import Tensor
 
 from rr.views import normalize
 
-if TYPE_CHECKING:  # `rr retrieve` does not need these imports, which take a tenth of a second
+if TYPE_CHECKING:  # the imports take a tenth of a second, and `rr retrieve` does not need them
     from rr.backbones.base import Backbone
     from rr.data.beton import Beton
     from rr.data.index import Preprocessing
 
-# Batches of images larger than 224 × 224 pixels contain fewer images. Otherwise, their activations would need too much
-# memory. On a CPU, batches are smaller, so that the activations of small networks stay in the cache.
+# Batches contain fewer images if the images are larger than 224 × 224 pixels. Otherwise, the activations would need too
+# much memory. On a CPU, batches are smaller so that the activations of small networks stay in the cache.
 _MAX_BATCH_SIZE, _MAX_BATCH_PIXELS = 512, 512 * 224**2
 _MAX_CPU_BATCH_SIZE, _MIN_CPU_BATCH_SIZE, _CPU_BATCH_PIXELS = 128, 16, 256 * 32**2
 
@@ -38,12 +38,12 @@ def extract_features(
     rows: np.ndarray | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Return the features of the images of `beton`, without augmentation, float32 (N, D) on `device`.
+    """Return the features of the unaugmented images in `beton`, float32 (N, D) on `device`.
 
     Args:
         backbone: backbone in eval mode, on `device`.
         beton: dataset split that contains the images.
-        dataset: configuration with the image size, and with the mean and the standard deviation for normalization.
+        dataset: configuration with the image size, and the mean and standard deviation for normalization.
         device: torch device on which to compute.
         rows: positions of the images to encode, in this order. By default, all images are encoded in file order.
         on_batch: a function to call after each batch with its number of images.

@@ -21,7 +21,7 @@ from rr.runtime.progress import Progress
 
 
 def evaluate(inputs: EvaluationInputs, config: FinetuneConfig) -> ProtocolResult:
-    """Train the backbone with a linear classifier and test both after the last epoch.
+    """Train the backbone together with a linear classifier, and test both after the last epoch.
 
     Raises:
         UserError: if the loss or a probability is not finite.
@@ -31,16 +31,16 @@ def evaluate(inputs: EvaluationInputs, config: FinetuneConfig) -> ProtocolResult
 
 
 def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple[np.ndarray, dict[str, float]]:
-    """Train the backbone with a linear layer and return the class probabilities of the test images.
+    """Train the backbone together with a linear layer and return class probabilities for the test images.
 
-    The loss is the cross-entropy. The backbone and the classifier have different learning rates with the same schedule.
-    Batch norm layers are in training mode. Each epoch uses one augmented view of every image. Only the
-    images of `choose_labeled_rows` are used. If the last mini-batch has a single image, it is skipped, because batch
-    statistics need at least two images.
+    The loss is the cross-entropy. The backbone and the classifier have different learning rates but the same schedule.
+    Batch norm layers are in training mode. Each epoch uses one augmented view of every image. Only the images that
+    `choose_labeled_rows` returns are used. If the last mini-batch consists of a single image, it is skipped because
+    batch statistics need at least two images.
 
     Returns:
-        Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`
-        (of the augmented images during the last epoch) and `train_images` (the number of images trained on).
+        Probabilities, float64 (N_test, num_classes), and the metrics `loss` (on the test images), `train_accuracy` (on
+        the augmented images during the last epoch) and `train_images` (the number of training images used).
 
     Raises:
         UserError: if the loss becomes NaN or infinite.
@@ -74,8 +74,8 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
                     optimizer.step()
             if not math.isfinite(loss.item()):
                 raise UserError(
-                    f"finetune: the loss is {loss.item()} in epoch {epoch + 1}: lower backbone_lr and classifier_lr of "
-                    "the protocol in params.yaml"
+                    f"finetune: the loss is {loss.item()} in epoch {epoch + 1}: lower backbone_lr and classifier_lr "
+                    "for this protocol in params.yaml"
                 )
             progress.advance(1)
     with torch.inference_mode():

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """The features of both splits of the target and, on demand, its images and the pretrained network.
+    """The features of both splits of the target; its images and the pretrained network are loaded on demand.
 
     Attributes:
         train: features of the training split, with labels.
         test: features of the test split, with labels.
         target: the target dataset.
         pretraining: the run that trained the backbone.
-        seed: seed of all random numbers of the protocol.
-        device: torch device on which to compute. The protocols that use only numpy ignore it.
+        seed: seed for all random numbers that the protocol uses.
+        device: torch device on which to compute. Protocols that use only numpy ignore it.
         threads: number of threads.
     """
 
@@ -44,11 +44,11 @@ class EvaluationInputs:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the target."""
+        """Number of classes in the target."""
         return len(self.target.class_names)
 
     def read_images(self, split: str, positions: np.ndarray) -> np.ndarray:
-        """Return the images at some positions of a split, uint8 (M, S, S, 3), without loading the whole split."""
+        """Return the images at the given positions of a split, uint8 (M, S, S, 3), without loading the whole split."""
         if self.target.dataset.stored_size is None:
             return read_images(self.target.betons[split], positions)
         batches = self.open_split(split).batches(positions, batch_size=64)
@@ -71,7 +71,7 @@ class EvaluationInputs:
         return load_backbone(self.pretraining.weights).to(self.device)
 
     def load_relation_head(self) -> RelationHead | None:
-        """Return the relation head that was trained with the backbone, or None.
+        """Return the relation head that was trained with the backbone, or None if it had no head.
 
         Raises:
             UserError: if the weights are not a valid backbone file.
@@ -79,12 +79,12 @@ class EvaluationInputs:
         return load_relation_head(self.pretraining.weights)
 
     def load_trained_classifier(self) -> nn.Linear | None:
-        """Return the classifier of the target's classes that was trained with the backbone, on `device`, or None.
+        """Return the classifier for the target's classes, on `device`, or None if the backbone was trained without one.
 
         Raises:
             UserError: if the weights are not a valid backbone file, or if the number of classes has changed since.
         """
-        if self.target.name != self.pretraining.dataset:  # the classes of the classifier are those of another dataset
+        if self.target.name != self.pretraining.dataset:  # the classifier has the classes of a different dataset
             return None
         from rr.backbones.weights import load_classifier
 
@@ -93,7 +93,7 @@ class EvaluationInputs:
             return None
         if classifier.out_features != self.num_classes:
             raise UserError(
-                f"{self.pretraining.weights}: the network was trained on {classifier.out_features} classes of "
+                f"{self.pretraining.weights}: the network was trained with {classifier.out_features} classes of "
                 f"{self.target.name}, which now has {self.num_classes}: run rr pretrain again"
             )
         return classifier.to(self.device)

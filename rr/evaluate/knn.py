@@ -9,11 +9,11 @@ from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import normalize_rows
 from rr.params import KnnConfig
 
-_BATCH_SIZE = 128  # test images whose similarities are computed together; larger arrays cause page faults
+_BATCH_SIZE = 128  # number of test images whose similarities are computed together; larger arrays cause page faults
 
 
 def evaluate(inputs: EvaluationInputs, config: KnnConfig) -> ProtocolResult:
-    """Classify each test image by the vote of its most similar training images."""
+    """Classify each test image by a vote among its most similar training images."""
     train = inputs.train
     probabilities = predict_probabilities(
         train.features, train.labels, inputs.test.features, inputs.num_classes, config

@@ -20,10 +20,11 @@ def knn_vote(
     num_queries, num_images = similarity.shape
     nearest = np.argpartition(similarity, num_images - num_neighbors, axis=1)[:, num_images - num_neighbors :]
     cosine = np.take_along_axis(similarity, nearest, 1).astype(np.float64)
-    # The order of the additions must not depend on the order in which `argpartition` returns the neighbors.
+    # The order of summation must not depend on the order in which `argpartition` returns the neighbors.
     order = np.argsort(-cosine, axis=1, kind="stable")
     nearest, cosine = np.take_along_axis(nearest, order, 1), np.take_along_axis(cosine, order, 1)
-    # Subtracting the largest similarity prevents overflow. The largest vote of a query is then 1, so the sum is not 0.
+    # Subtracting the largest similarity prevents overflow. The largest vote for a query is then 1, so the sum is
+    # positive.
     weights = np.exp((cosine - cosine[:, :1]) / temperature)
     cells = np.arange(num_queries)[:, None] * num_classes + labels[nearest]
     votes = np.bincount(cells.ravel(), weights.ravel(), num_queries * num_classes).reshape(num_queries, num_classes)

@@ -1,4 +1,4 @@
-"""Choose the labeled training images of a protocol, and hold out some of them for validation."""
+"""Choose the labeled training images that a protocol uses, and hold out some of them for validation."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ from rr.data.labels import keep_label_fraction
 from rr.params import FinetuneConfig, LinearConfig
 
 _VALIDATION_FRACTION = 0.2
-_VALIDATION_STREAM = 1 << 32  # is added to the class, so that the random numbers differ from those of other choices
+_VALIDATION_STREAM = 1 << 32  # added to the class number so that this choice uses its own random numbers
 
 
 def choose_labeled_rows(labels: np.ndarray, config: LinearConfig | FinetuneConfig, seed: int) -> np.ndarray:
     """Return the sorted rows of the images whose labels a protocol uses, int64 (R,).
 
-    These are `images_per_class` random images of each class or, if this is None, `label_fraction` of them. The images
-    of a smaller number are among those of a larger one.
+    These are `images_per_class` random images of each class or, if it is None, a fraction `label_fraction` of each
+    class. A smaller selection is always a subset of a larger one.
 
     Args:
         labels: label of each training image, int64 (N,).
         config: settings of the protocol.
-        seed: seed of the choice.
+        seed: seed for the random choice.
     """
     if config.images_per_class is None:
         return np.flatnonzero(keep_label_fraction(labels, config.label_fraction or 1.0, seed) >= 0)
@@ -27,13 +27,13 @@ def choose_labeled_rows(labels: np.ndarray, config: LinearConfig | FinetuneConfi
 
 
 def choose_validation_rows(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return the sorted rows of a fifth of the images of each class, int64 (R,).
+    """Return the sorted rows of a random fifth of the images of each class, int64 (R,).
 
-    At least one image of a class is chosen, but a class with a single image has none.
+    At least one image per class is chosen, but none from a class with a single image.
 
     Args:
         labels: label of each labeled training image, int64 (N,).
-        seed: seed of the choice.
+        seed: seed for the random choice.
     """
     rows = []
     for label in np.unique(labels):

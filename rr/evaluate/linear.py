@@ -17,8 +17,8 @@ from rr.runtime.progress import Progress
 def evaluate(inputs: EvaluationInputs, config: LinearConfig) -> ProtocolResult:
     """Train a linear classifier on the training features and test it after the last epoch.
 
-    If the backbone was trained with a classifier of the target's classes, the accuracy of this classifier is an
-    additional metric, `trained_classifier_accuracy`. It does not depend on the settings of the protocol.
+    If the backbone was trained with a classifier for the target's classes, that classifier's accuracy is reported as an
+    additional metric, `trained_classifier_accuracy`. It does not depend on the protocol's settings.
 
     Raises:
         UserError: if the predicted probabilities are not finite.
@@ -46,12 +46,12 @@ def train_and_predict(
     num_classes: int,
     seed: int,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Train a linear layer and return the class probabilities of the test images.
+    """Train a linear layer and return class probabilities for the test images.
 
     The optimizer is Adam with a constant learning rate and without weight decay. Images are shuffled in every epoch.
-    Only the images of `choose_labeled_rows` are used. If `learning_rate` is a list, each rate is used to train on four
-    fifths of these images, and the rate with the highest accuracy on the others (the first of several such rates) is
-    used to train on all of them.
+    Only the images that `choose_labeled_rows` returns are used. If `learning_rate` is a list, a layer is trained with
+    each rate on four fifths of these images. The rate with the highest accuracy on the remaining fifth is then used to
+    train on all of them; in case of a tie, the first such rate is used.
 
     Args:
         train_features: float32 (N, D).
@@ -60,13 +60,13 @@ def train_and_predict(
         test_labels: int64 (N_test,).
         config: settings with the labels to use, the number of epochs, the batch size and the learning rate.
         num_classes: number of classes.
-        seed: seed of the initial weights, the order of the images and the choice of labels to keep.
+        seed: seed for the initial weights, the image order and the choice of labels to keep.
 
     Returns:
-        Probabilities, float64 (N_test, num_classes), and the metrics `loss` (of the test images), `train_accuracy`
-        and `train_images` (the number of images trained on). If the learning rate was chosen, it is the metric
-        `learning_rate`, with the accuracy by which it was chosen and the number of images (`validation_accuracy` and
-        `validation_images`).
+        Probabilities, float64 (N_test, num_classes), and the metrics `loss` (on the test images), `train_accuracy` and
+        `train_images` (the number of training images used). If the learning rate was chosen from a list, the metrics
+        also include `learning_rate`, and the accuracy and number of images with which it was chosen
+        (`validation_accuracy` and `validation_images`).
     """
     kept = choose_labeled_rows(train_labels, config, seed)
     rows = torch.from_numpy(kept).to(train_features.device)
@@ -89,7 +89,7 @@ def train_and_predict(
 def _choose_learning_rate(
     features: Tensor, labels: Tensor, config: LinearConfig, rates: list[float], num_classes: int, seed: int
 ) -> tuple[float, dict[str, float]]:
-    """Return the learning rate with the highest accuracy on validation images, and the metrics of this choice."""
+    """Return the learning rate with the highest accuracy on validation images, and metrics that describe the choice."""
     is_validation = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     is_validation[torch.from_numpy(choose_validation_rows(labels.cpu().numpy(), seed)).to(labels.device)] = True
     accuracies = []
@@ -108,12 +108,12 @@ def _choose_learning_rate(
 def _train(
     features: Tensor, labels: Tensor, config: LinearConfig, learning_rate: float, num_classes: int, seed: int
 ) -> nn.Linear:
-    """Return a linear layer that was trained on features, float32 (N, D), and labels, int64 (N,)."""
+    """Train a linear layer on features, float32 (N, D), and labels, int64 (N,), and return it."""
     torch.manual_seed(seed)
     classifier = nn.Linear(features.shape[1], num_classes).to(features.device)
     optimizer = torch.optim.Adam(classifier.parameters(), learning_rate, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    # The steps are so small that a second thread and autograd would take most of the time.
+    # The steps are so small that a second thread and autograd would mostly add overhead.
     with Progress("evaluate", config.epochs, "epochs") as progress, single_threaded():
         for _ in range(config.epochs):
             order = torch.randperm(len(labels), generator=generator).to(labels.device)
@@ -128,12 +128,12 @@ def _train(
 
 @torch.no_grad()
 def set_cross_entropy_gradient(classifier: nn.Linear, features: Tensor, labels: Tensor) -> None:
-    """Set the gradients of a linear layer for the mean cross-entropy of a mini-batch.
+    """Set the gradients of a linear layer with respect to the mean cross-entropy of a mini-batch.
 
     The gradient with respect to the logits is softmax(logits) − one-hot(labels), divided by the number of images.
 
     Args:
-        classifier: the layer, whose gradients are replaced.
+        classifier: the layer. Its gradients are replaced.
         features: float32 (M, D).
         labels: int64 (M,).
     """

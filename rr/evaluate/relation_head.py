@@ -1,8 +1,9 @@
-"""The relation head of a backbone file in numpy, and the calibration of its scores.
+"""Evaluate the relation head of a backbone file with numpy, and calibrate its scores.
 
-The head is trained to tell pairs of views of one image from pairs of views of two images. Its score of a pair is a
-logit. Training with the focal loss makes the logits too small, and held-out images differ from those of the training,
-so a logit becomes a probability only with a calibration (Platt scaling) on held-out pairs.
+The head is trained to distinguish pairs of views of the same image from pairs of views of different images. Its score
+for a pair is a logit. Training with the focal loss makes the logits too small, and held-out images differ from the
+training images. A logit can therefore be turned into a probability only after calibration (Platt scaling) on held-out
+pairs.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ class Calibration(NamedTuple):
     intercept: float
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return the probability that each pair shows the same thing, float64 of the shape of `logits`."""
+        """Return the probability that each pair shows the same thing, float64 with the shape of `logits`."""
         return _sigmoid(self.slope * logits.astype(np.float64) + self.intercept)
 
 
 @dataclass(frozen=True)
 class RelationHead:
-    """A trained relation head, with its batch normalization folded into the first layer.
+    """A trained relation head whose batch normalization is folded into the first layer.
 
     Attributes:
-        aggregation: how two representations become one input: `cat`, `sum`, `mean` or `max`.
+        aggregation: how two representations are combined into one input: `cat`, `sum`, `mean` or `max`.
         weight: first layer, float32 (I, H), where I is 2D for `cat` and D otherwise.
         bias: float32 (H,).
         output_weight: second layer, float32 (H,).
-        output_bias: its bias.
+        output_bias: bias of the second layer.
     """
 
     aggregation: str
@@ -53,13 +54,13 @@ class RelationHead:
     output_bias: float
 
     def logits(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Return the logits of pairs; a logit above 0 predicts two views of one image.
+        """Return the logits of pairs. A logit above 0 predicts that both views show the same image.
 
-        The logit does not depend on the order of the pair. Only `cat` distinguishes the first from the second
-        representation, and its logit is the mean over both orders.
+        The logit does not depend on the order of the pair. Only `cat` distinguishes the first representation from the
+        second, so its logit is the mean over both orders.
 
         Args:
-            first: representations, float32 (P, D), or (1, D) for the same in all pairs.
+            first: representations, float32 (P, D), or (1, D) to use the same one in all pairs.
             second: representations, float32 (P, D).
 
         Returns:
@@ -68,16 +69,16 @@ class RelationHead:
         return self.combine(self.project(first), self.project(second))
 
     def project(self, features: np.ndarray) -> list[np.ndarray]:
-        """Return all that `combine` needs of each representation, so that it is computed once for many pairs.
+        """Return the terms of each representation that `combine` needs, so that many pairs can share them.
 
-        Except for `max`, the first layer of a pair is a sum of terms of its two representations.
+        Except with `max`, the first layer's output for a pair is a sum of terms, one from each representation.
 
         Args:
             features: representations, float32 (N, D).
 
         Returns:
-            For `cat`, the terms of a first and of a second representation, otherwise a single array; float32 (N, H),
-            or (N, D) for `max`.
+            For `cat`, two arrays: the terms of each representation as the first and as the second one of a pair.
+            Otherwise, a single array. The arrays are float32 (N, H), or (N, D) for `max`.
         """
         match self.aggregation:
             case "cat":
@@ -90,7 +91,7 @@ class RelationHead:
                 return [features @ self.weight]
 
     def combine(self, first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
-        """Return the logits of pairs from what `project` returns, float32 (P,)."""
+        """Return the logits of pairs, float32 (P,), from the terms that `project` returns."""
         if self.aggregation == "cat":
             return (self._output(first[0] + second[1]) + self._output(second[0] + first[1])) / 2
         if self.aggregation == "max":
@@ -103,7 +104,7 @@ class RelationHead:
 
 
 def load_relation_head(weights: Path) -> RelationHead | None:
-    """Return the relation head in a backbone file, or None if the file has none.
+    """Load the relation head from a backbone file, or return None if the file has none.
 
     Raises:
         UserError: if the file is missing or damaged.
@@ -125,23 +126,24 @@ def load_relation_head(weights: Path) -> RelationHead | None:
         )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(
-            f"{weights} is missing or damaged ({error}): give the backbone.safetensors of a run with kind: relational"
+            f"{weights} is missing or damaged ({error}): use the backbone.safetensors of a run with kind: relational"
         ) from error
 
 
 def sort_by_logit(logits: np.ndarray) -> np.ndarray:
-    """Return the positions of the logits from the highest to the lowest; equal logits keep their order. int64 (P,)."""
+    """Return the positions of the logits in descending order, int64 (P,). Equal logits keep their order."""
     return np.argsort(-logits, kind="stable")
 
 
 def fit_calibration(logits: np.ndarray, is_positive: np.ndarray) -> Calibration:
-    """Fit Platt scaling to pairs, with the smoothed targets of Platt (1999), which also suit separable pairs.
+    """Fit Platt scaling to pairs, with the smoothed targets of Platt (1999), which also work for separable pairs.
 
     Args:
         logits: float (P,).
-        is_positive: whether each pair consists of two views of one image, bool (P,). Both kinds must occur.
+        is_positive: whether each pair consists of two views of the same image, bool (P,). Both kinds of pairs must
+            occur.
     """
-    from scipy.optimize import minimize  # the import takes a tenth of a second, and retrieval does not need it
+    from scipy.optimize import minimize  # takes a tenth of a second, and retrieval does not need it
 
     num_positives = int(is_positive.sum())
     num_negatives = len(is_positive) - num_positives
@@ -160,19 +162,20 @@ def fit_calibration(logits: np.ndarray, is_positive: np.ndarray) -> Calibration:
 
 
 def measure_calibration(head: RelationHead, views: np.ndarray, seed: int) -> dict[str, float]:
-    """Calibrate the head on pairs of views of one half of some images, and test it on pairs of the other half.
+    """Calibrate the head on pairs of views from one half of the images, and test it on pairs from the other half.
 
-    Each image is in as many positive pairs (with its other view) as negative ones (with a view of a random other image
-    of its half).
+    Each image is in as many positive pairs (with its other view) as negative pairs (with a view of a random different
+    image from the same half).
 
     Args:
         head: the relation head.
         views: representations of two views of each image, float32 (2, R, D) with R at least `MIN_CALIBRATION_IMAGES`.
-        seed: seed of the halves and of the negative pairs.
+        seed: seed for choosing the halves and the negative pairs.
 
     Returns:
-        Metrics: the slope and intercept of the calibration, the number of pairs on which it was fitted, and on the
-        other pairs the accuracy of the calibrated head and the calibration error with and without calibration.
+        A dictionary with the slope and intercept of the calibration, the number of pairs on which it was fitted and,
+            for the test pairs, the accuracy of the calibrated head, and the calibration error with and without
+            calibration.
     """
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(views.shape[1])
     logits, is_positive = zip(*(_pair_logits(head, views, rows) for rows in np.array_split(order, 2)), strict=True)
@@ -195,11 +198,11 @@ def measure_calibration(head: RelationHead, views: np.ndarray, seed: int) -> dic
 
 
 def _pair_logits(head: RelationHead, views: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits of all pairs of the images in `rows`, whose order is random, and which pairs are positive."""
+    """Return the logits of all pairs of the randomly ordered images in `rows`, and whether each pair is positive."""
     first, second = views[:, rows]
     logits = [head.logits(first, second), head.logits(first, np.roll(second, 1, axis=0))]
     return np.concatenate(logits), np.repeat([True, False], len(rows))
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return np.asarray((1 + np.tanh(values / 2)) / 2)  # without overflow
+    return np.asarray((1 + np.tanh(values / 2)) / 2)  # does not overflow

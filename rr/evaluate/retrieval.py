@@ -12,31 +12,31 @@ from rr.evaluate.similarity import normalize_rows
 from rr.params import RetrievalConfig
 from rr.runtime.image_grid import make_image_grid
 
-_BATCH_SIZE = 256  # queries whose similarities are computed together
-_RERANKED = 100  # the nearest images of a query, which the relation head reorders
+_BATCH_SIZE = 256  # number of queries whose similarities are computed together
+_RERANKED = 100  # number of nearest images per query that the relation head reorders
 _EXAMPLE_QUERIES, _EXAMPLE_NEIGHBORS = 10, 10
 _FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (30, 140, 60), (200, 40, 40), (255, 255, 255)
 
 
 def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResult:
-    """Rank the training images for each test image by cosine similarity or Euclidean distance of their features.
+    """Rank the training images for each test image by the cosine similarity or Euclidean distance of the features.
 
-    A training image is relevant if it has the class of the query. The metrics are the `mean_average_precision` of the
-    whole ranking and, for each cutoff k:
+    A training image is relevant if it has the same class as the query. The metrics are the `mean_average_precision`
+    over the whole ranking and, for each cutoff k:
 
     - `precision_at_k`: fraction of the first k images that are relevant;
     - `recall_at_k`: fraction of the relevant images that are among the first k;
-    - `hit_rate_at_k`: fraction of queries with a relevant image among the first k (in deep metric learning this is
-      called recall at k).
+    - `hit_rate_at_k`: fraction of queries with a relevant image among the first k. In deep metric learning, this is
+      called recall at k.
 
-    Images with equal similarity are ranked in file order. The average precision gives them the same rank, as in
+    Images with equal similarity are ranked in file order. For the average precision, they share the same rank, as in
     scikit-learn.
 
     If the backbone was trained with a relation head, the head also reorders the 100 nearest images of each query. The
-    metrics of that ranking are `reranked_mean_average_precision` and `reranked_precision_at_k`.
+    metrics of the reordered ranking are `reranked_mean_average_precision` and `reranked_precision_at_k`.
 
-    The example image has a row for the first test image of each class, up to 10 rows. A row shows the query and its 10
-    nearest training images. An image of the same class has a green frame, and any other has a red frame.
+    The example image has one row for the first test image of each class, up to 10 rows. Each row shows the query and
+    its 10 nearest training images. Images of the same class have a green frame, and all others have a red frame.
     """
     train, test = inputs.train, inputs.test
     max_cutoff = max(config.cutoffs)
@@ -98,7 +98,7 @@ def rank_gallery(
         query_labels: int64 (Q,).
         num_neighbors: number of images to return for each query.
         euclidean: whether to use the negative squared Euclidean distance as similarity instead of the cosine.
-        threads: number of threads that rank queries.
+        threads: number of threads to rank queries with.
 
     Returns:
         Gallery rows of the nearest images, int64 (Q, num_neighbors); their similarities, float32 (Q, num_neighbors);
@@ -141,7 +141,7 @@ def _rank_queries(
     num_neighbors = nearest.shape[1]
     for query in range(start, stop):
         row = scores[query]
-        ascending = np.sort(row)  # several times as fast as argsort
+        ascending = np.sort(row)  # several times faster than argsort
         candidates = np.flatnonzero(row >= ascending[-num_neighbors])
         order = candidates[np.argsort(-row[candidates], kind="stable")[:num_neighbors]]
         nearest[query], similarity[query] = order, row[order]
@@ -155,7 +155,7 @@ def _rank_queries(
 def _rerank_queries(
     head: RelationHead, gallery: np.ndarray, queries: np.ndarray, nearest: np.ndarray, threads: int
 ) -> np.ndarray:
-    """Return the order in which the head ranks the nearest images of each query, int64 (Q, num_neighbors)."""
+    """Return the order in which the head ranks each query's nearest images, int64 (Q, num_neighbors)."""
     orders = np.empty_like(nearest)
     gallery_terms, query_terms = head.project(gallery), head.project(queries)
 
@@ -169,13 +169,13 @@ def _rerank_queries(
 
 
 def _sum_precisions(is_relevant: np.ndarray) -> np.ndarray:
-    """Return the sum of the precisions at the ranks of the relevant images of each ranking, float64 (Q,)."""
+    """Return, for each ranking, the sum of the precisions at the ranks of the relevant images, float64 (Q,)."""
     precisions = is_relevant.cumsum(1) / np.arange(1, is_relevant.shape[1] + 1)
     return np.asarray((precisions * is_relevant).sum(1))
 
 
 def _render_examples(nearest: np.ndarray, is_relevant: np.ndarray, inputs: EvaluationInputs) -> np.ndarray:
-    """Return a grid with a row for the first query of each class: the query and its nearest training images."""
+    """Return a grid with one row for the first query of each class: the query and its nearest training images."""
     queries = np.unique(inputs.test.labels, return_index=True)[1][:_EXAMPLE_QUERIES]
     tiles = []
     for query, image in zip(queries, inputs.read_images("test", queries), strict=True):

@@ -32,15 +32,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate the pretrained backbone of `run` on `target` and write the results to the paths of `run`.
 
-    The results are the metrics (flat JSON), a table with a row per image (Parquet), the true and predicted classes
-    (CSV) and an image of examples (PNG).
+    The results are the metrics (flat JSON), a table with one row per image (Parquet), the true and predicted classes
+    (CSV) and an image with examples (PNG).
 
     Returns:
         The metrics.
 
     Raises:
-        UserError: if the settings of the protocol do not suit the dataset, or if the weights or the features are
-            damaged.
+        UserError: if the protocol's settings do not suit the dataset, or if the weights or the features are damaged.
     """
     train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
     labels = (train.labels, test.labels)
@@ -61,7 +60,7 @@ def evaluate(
 
 
 def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResult]:
-    """Return the function of a protocol. Only its module is imported, because some modules load torch and FFCV."""
+    """Return a protocol's function. Only its module is imported, because some modules load torch and FFCV."""
     match kind:
         case "linear":
             from rr.evaluate import linear
@@ -91,7 +90,7 @@ def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResul
 
 
 def _format_confusion_csv(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:
-    """Return the true and the predicted class name of each image as CSV.
+    """Return each image's true and predicted class names as CSV.
 
     If `predictions` is None, the CSV consists only of the header.
     """

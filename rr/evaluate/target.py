@@ -12,9 +12,9 @@ class Target:
 
     Attributes:
         name: name of the dataset.
-        dataset: the preprocessing of the dataset.
-        betons: path of the beton of each split, "train" and "test".
-        class_names: names of the classes by label; empty if the dataset has no labels.
+        dataset: how the dataset is preprocessed.
+        betons: path of each split's beton ("train" and "test").
+        class_names: class names by label; empty if the dataset has no labels.
     """
 
     name: str

@@ -3,12 +3,12 @@
 The stage reads the files of the runs (`inputs`), builds the sections of the page (`sections`, one module each) and
 renders them (`page`, `latex`):
 
-    stage        write_report, the entry point, which also writes all metrics as one Parquet table
+    stage        the entry point, write_report; it also writes all metrics as one Parquet table
     inputs       the files of the runs as typed values
     tables       tables of results with mean and standard deviation over seeds
-    paper        the paper's results (paper.csv), our matching results, and the verdict on each pair
+    paper        the paper's results (paper.csv), our corresponding results, and the verdict on each pair
     plots        inline SVG plots and embedded images
-    sections     one module per section; its build function takes the results and returns what a template renders
+    sections     one module per section; its build function turns the results into what a template renders
     templates    HTML, CSS and JavaScript of the page, and its Markdown version
     page         the page and its Markdown version
     latex        LaTeX tables for a publication

@@ -1,4 +1,4 @@
-"""Numbers as text, as the page, its Markdown version and the LaTeX tables print them."""
+"""Format numbers for the page, its Markdown version and the LaTeX tables."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ _ENERGY_SOURCES = {"processors": "processors", "gpus": "GPUs"}
 
 
 def format_percent(fraction: float) -> str:
-    """Return a fraction in percent with two decimals and no percent sign, or a dash for NaN."""
+    """Return a fraction as a percentage with two decimals but no percent sign, or a dash for NaN."""
     return "–" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
@@ -30,13 +30,13 @@ def format_difference(points: float) -> str:
 
 
 def format_mean_std(value: MeanStd, format_value: Callable[[float], str]) -> str:
-    """Return "mean ± standard deviation", or only the mean if there is a single value."""
+    """Return "mean ± standard deviation", or only the mean of a single value."""
     std = "" if value.std is None else f" ± {format_value(value.std)}"
     return f"{format_value(value.mean)}{std}"
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration in seconds, minutes or hours, e.g. "1 min 16 s"."""
+    """Return a duration as text in seconds, minutes or hours, e.g. "1 min 16 s"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -45,7 +45,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_energy(joules: Mapping[str, float]) -> str:
-    """Return the energy in watt-hours by source (`processors`, `gpus`), or a dash if none was measured."""
+    """Return the energy in watt-hours per source (`processors`, `gpus`), or a dash if no energy was measured."""
     parts = [
         f"{joules[source] / 3600:,.2f} Wh ({name})" for source, name in _ENERGY_SOURCES.items() if source in joules
     ]
@@ -53,14 +53,14 @@ def format_energy(joules: Mapping[str, float]) -> str:
 
 
 def format_seed_counts(counts: Iterable[int]) -> str:
-    """Return the range of several numbers of seeds: "1 seed", "3 seeds" or "1 to 3 seeds"."""
+    """Return the range of seed counts as text: "1 seed", "3 seeds" or "1 to 3 seeds"."""
     distinct = set(counts) or {0}
     low, high = min(distinct), max(distinct)
     return format_count(high, "seeds") if low == high else f"{low} to {format_count(high, 'seeds')}"
 
 
 def seed_note(counts: Iterable[int]) -> str:
-    """Return a sentence on the numbers of seeds behind some means, with a caveat if every mean has a single seed."""
+    """Return a sentence that says how many seeds the means are based on, with a caveat if there is only one seed."""
     distinct = set(counts)
     if distinct == {1}:
         return "This is a single seed, so the variation between seeds is unknown."
@@ -68,7 +68,7 @@ def seed_note(counts: Iterable[int]) -> str:
 
 
 def letter_label(index: int) -> str:
-    """Return the label of an item by its index from 0: A to Z, then A1, A2 and so on."""
+    """Return the label of the item with this index (from 0): A to Z, then A1, A2 and so on."""
     return chr(ord("A") + index) if index < 26 else f"A{index - 25}"
 
 

@@ -8,7 +8,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def unique(values: Iterable[Item]) -> list[Item]:
-    """Return the distinct values in order of first appearance. They need not be hashable."""
+    """Return the distinct values in order of first appearance. The values need not be hashable."""
     distinct: list[Item] = []
     for value in values:
         if value not in distinct:
@@ -17,7 +17,7 @@ def unique(values: Iterable[Item]) -> list[Item]:
 
 
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """Return the items by key. Groups and their items keep the order of `items`."""
+    """Group the items by key. The groups and the items in each group keep the order of `items`."""
     groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)

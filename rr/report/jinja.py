@@ -1,4 +1,4 @@
-"""The settings of the template engine Jinja, for the report and the gallery's result page."""
+"""Settings for the template engine Jinja, for the report and the gallery's result page."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 def make_jinja_environment(templates: Path, *, autoescape: bool) -> Environment:
     """Return a Jinja environment in which an undefined variable is an error.
 
-    With `autoescape`, HTML in inserted values is escaped.
+    If `autoescape` is True, HTML in inserted values is escaped.
     """
     return Environment(
         loader=FileSystemLoader(templates),

@@ -1,6 +1,6 @@
-"""The accuracies and the comparison with the paper as LaTeX tables for a publication.
+"""Render the accuracies and the comparison with the paper as LaTeX tables for a publication.
 
-The numbers are formatted in `rr.report.formatting`.
+`rr.report.formatting` formats the numbers.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ _THEIR_RESULT = (
     "Below it: the paper’s result over three seeds, the difference in percentage points, and the verdict "
     "with the letter of the deviations."
 )
-_MAX_COLUMNS = 4  # number of result columns that fit on a page of an article; the others go into further tables
+_MAX_COLUMNS = 4  # number of result columns that fit on a page of an article; the rest go into additional tables
 
 
 def render_latex(accuracies: Accuracies | None, comparison: Comparison | None) -> str:
-    """Return a `table` environment in booktabs style for each table. All explanations are in the captions."""
+    """Return a booktabs-style `table` environment for each table. All explanations are in the captions."""
     tables = [_accuracy_table(entry.table) for entry in accuracies.tables] if accuracies else []
     tables += [_comparison_table(table) for table in comparison.tables] if comparison else []
     return "\n".join([_HEADER, *tables])
 
 
 def escape_latex(text: str) -> str:
-    """Return text in which LaTeX's special characters are escaped."""
+    """Escape LaTeX's special characters in a text."""
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 
@@ -58,7 +58,7 @@ def _format_cell(cell: TextCell) -> str:
 def _comparison_table(table: ComparisonTable) -> str:
     """Return a table with four lines per method: our result, the paper's, the difference and the verdict.
 
-    The table has only the columns that were run, and only our results if the paper's are unknown.
+    The table shows only the columns that were run. If the paper's results are unknown, it shows only ours.
     """
     rows = []
     for name, row in table.rows.items():
@@ -85,9 +85,10 @@ def _comparison_table(table: ComparisonTable) -> str:
 
 
 def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a `table` environment, followed by further ones for the columns that do not fit.
+    """Return a `table` environment, followed by additional ones for the columns that do not fit.
 
-    `caption` and `titles` are plain text, the cells in `rows` are LaTeX, and `label` lacks the prefix "tab:".
+    `caption` and `titles` are plain text, the cells in `rows` are LaTeX, and `label` does not include the prefix
+    "tab:".
     """
     lines = []
     for number, start in enumerate(range(1, max(len(titles), 2), _MAX_COLUMNS), 1):
@@ -111,6 +112,6 @@ def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequenc
 
 
 def _format_title(title: str) -> str:
-    """Return a column title on two lines, broken before its last word."""
+    """Return a column title broken into two lines before its last word."""
     start, space, end = title.rpartition(" ")
     return rf"\shortstack[r]{{{escape_latex(start)}\\{escape_latex(end)}}}" if space else escape_latex(title)

@@ -1,4 +1,4 @@
-"""The page `index.html` and its Markdown version `report.md`, both rendered from the same sections."""
+"""Render the page `index.html` and its Markdown version `report.md` from the same sections."""
 
 import os
 from collections.abc import Callable
@@ -27,8 +27,8 @@ from rr.report.sections.summary import build_summary
 from rr.report.sections.view_counts import build_view_counts
 from rr.report.sections.views import build_view_examples
 
-# Name, title and content of each section, in the order of the page. The template of a section has its name. A section
-# whose content is None or empty does not appear.
+# Name, title and build function of each section, in page order. Each section's template has the section's name. A
+# section whose content is None or empty does not appear.
 _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "comparison": ("Comparison with the paper", build_comparison),
     "claims": ("Claims", build_claims),
@@ -46,22 +46,22 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "runs": ("Runs", build_runs),
     "settings": ("Settings", build_settings),
 }
-# With more entries than these, a page folds them, so that the page of a large grid can be read from top to bottom.
+# The page folds anything that has more entries than these limits, so that even the page of a large grid is readable.
 _LIMITS = {
-    "MAX_UNFOLDED": 2,  # tables of a section
-    "MAX_FIGURES": 6,  # figures of a section
-    "MAX_RUNS": 30,  # rows of the table of pretraining runs
+    "MAX_UNFOLDED": 2,  # tables per section
+    "MAX_FIGURES": 6,  # figures per section
+    "MAX_RUNS": 30,  # rows in the table of pretraining runs
     "MAX_WARNINGS": 2,
 }
 
 
 def build_sections(results: GridResults) -> dict[str, Any]:
-    """Return the content of each section by its name, including the header as "summary"."""
+    """Return the content of each section by name. The header is included as "summary"."""
     return {"summary": build_summary(results)} | {name: build(results) for name, (_, build) in _SECTIONS.items()}
 
 
 def render_html(sections: dict[str, Any]) -> str:
-    """Return the page. It needs no other file, apart from the files that its links lead to."""
+    """Return the page as HTML. It needs no other files, except those that it links to."""
     style = read_template("colors.css") + read_template("page.css")
     scripts = [read_template("sort.js") + read_template("page.js")]
     if sections["embedding"]:
@@ -79,7 +79,7 @@ def render_markdown(sections: dict[str, Any]) -> str:
 
 
 def escape_markdown(text: Any) -> str:
-    """Return text for a cell of a GitHub table, on one line and with all markup escaped."""
+    """Return text for a cell of a GitHub table: on one line, with all markup escaped."""
     line = " ".join(str(text).split())
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         line = line.replace(character, entity)
@@ -87,9 +87,9 @@ def escape_markdown(text: Any) -> str:
 
 
 def relative_link(path: Path) -> str:
-    """Return the path of a file relative to the folder of the page, with forward slashes.
+    """Return a file's path relative to the page's folder, with forward slashes.
 
-    It needs no URL quoting, because the names in it contain only letters, digits, hyphens and underscores.
+    The path needs no URL quoting, because its names contain only letters, digits, hyphens and underscores.
     """
     return Path(os.path.relpath(path, paths.REPORT_DIR)).as_posix()
 

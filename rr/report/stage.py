@@ -1,4 +1,4 @@
-"""Stage `report`: read the results of all runs of the grid and write the files of the report."""
+"""Stage `report`: read the results of all runs in the grid and write the report files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +20,10 @@ _SCHEMA = pa.schema({**dict.fromkeys(_NAMES, pa.string()), "seed": pa.int64(), "
 def write_report(params: Params) -> None:
     """Write the page, its Markdown version, the metrics as Parquet and the tables as LaTeX.
 
-    The same input files always give byte-identical outputs. If an input is invalid, nothing is written.
+    The same input files always produce byte-identical outputs. If an input is invalid, nothing is written.
 
     Raises:
-        UserError: if a file of the runs is missing or damaged, or if the runs are inconsistent in their settings or
-            classes.
+        UserError: if a run's file is missing or damaged, or if the settings or classes of the runs are inconsistent.
     """
     html_path, markdown_path, parquet_path, latex_path = paths.REPORT_FILES
     results = collect_results(params)
@@ -38,7 +37,7 @@ def write_report(params: Params) -> None:
 
 
 def _write_parquet(evaluations: Sequence[EvaluationResult], path: Path) -> None:
-    """Write all metrics of all evaluations in long form: one row per evaluation and metric."""
+    """Write all metrics of all evaluations in long format: one row per evaluation and metric."""
     rows = []
     for evaluation in evaluations:
         run = evaluation.paths.pretraining

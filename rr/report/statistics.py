@@ -29,7 +29,7 @@ def mean_interval(value: MeanStd) -> tuple[float, float]:
     """Return Student's 95 % confidence interval of a mean.
 
     Raises:
-        ValueError: if it is a single value, which has no standard deviation.
+        ValueError: if `value` comes from a single value and thus has no standard deviation.
     """
     if value.std is None:
         raise ValueError("a confidence interval needs at least two values")

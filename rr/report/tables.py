@@ -1,4 +1,4 @@
-"""Tables of results: a row per method, a column per metric of a protocol, mean and standard deviation over seeds."""
+"""Result tables: one row per method, one column per protocol metric, with mean and standard deviation over seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rr.report.statistics import MeanStd, mean_std
 from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 
 LOWER_BOUND, UPPER_BOUND = "lower bound", "upper bound"
-TRAINED_CLASSIFIER_TITLE = "trained classifier"  # no protocol has this name, because their names contain no spaces
+TRAINED_CLASSIFIER_TITLE = "trained classifier"  # not a protocol's name, because those contain no spaces
 _ROLES = {"random": LOWER_BOUND, "supervised": UPPER_BOUND}
 
 
@@ -22,8 +22,8 @@ class MetricColumn:
         title: the heading.
         protocol: the protocol's name in params.yaml.
         metric: the metric's name in metrics.json.
-        format_value: how to write a value.
-        marks_best: whether to mark the highest value of the self-supervised methods.
+        format_value: function that formats a value as text.
+        marks_best: whether to mark the highest value among the self-supervised methods.
     """
 
     title: str
@@ -40,7 +40,7 @@ class ResultCell:
     Attributes:
         value: mean and standard deviation over seeds.
         text: the value as text.
-        is_best: whether the text is the highest of the self-supervised methods.
+        is_best: whether the displayed value is the highest among the self-supervised methods.
         evaluations: the evaluations behind the value, one per seed.
     """
 
@@ -56,8 +56,8 @@ class ResultRow:
 
     Attributes:
         method: the method's name in params.yaml.
-        role: "lower bound", "upper bound", or empty for a self-supervised method.
-        cells: the results by column title. A column that was not run for the method is absent.
+        role: "lower bound" or "upper bound"; empty for a self-supervised method.
+        cells: the results by column title. Columns that were not run for the method are absent.
     """
 
     method: str
@@ -66,13 +66,13 @@ class ResultRow:
 
     @property
     def color(self) -> int:
-        """Number of the color of the method, from 1."""
+        """The method's color number, from 1."""
         return next(run.pretraining.color for cell in self.cells.values() for run in cell.evaluations)
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Results of the backbones pretrained on one dataset, evaluated on one target."""
+    """Results of backbones that were pretrained on one dataset and evaluated on one target."""
 
     dataset: str
     backbone: str
@@ -103,17 +103,17 @@ class ResultTable:
 
     @property
     def seed_counts(self) -> list[int]:
-        """The number of seeds of every cell."""
+        """The number of seeds behind each cell."""
         return [cell.value.count for row in self.rows for cell in row.cells.values()]
 
     @property
     def seeds_text(self) -> str:
-        """The number of seeds as text, as a range if it differs between cells."""
+        """The number of seeds as text; a range if the number differs between cells."""
         return format_seed_counts(self.seed_counts)
 
     @property
     def size_text(self) -> str:
-        """The numbers of test images and classes as text; empty if the evaluations do not agree on them."""
+        """The numbers of test images and classes as text; empty if they differ between evaluations."""
         metrics = [run.metrics for row in self.rows for cell in row.cells.values() for run in cell.evaluations]
         sizes = {(values.get("test_images"), values.get("classes")) for values in metrics}
         images, classes = sizes.pop() if len(sizes) == 1 else (None, None)
@@ -130,11 +130,11 @@ class ResultTable:
         return text_table(["Method", *numeric_columns(self.titles)], rows)
 
     def best_row(self, title: str) -> ResultRow | None:
-        """Return the best self-supervised method of a column; the first one if several are equal."""
+        """Return the row of the best self-supervised method in a column, or the first such row in case of a tie."""
         return next((row for row in self.rows if title in row.cells and row.cells[title].is_best), None)
 
     def bound_row(self, role: str, title: str) -> ResultRow | None:
-        """Return the first method with this role (`LOWER_BOUND` or `UPPER_BOUND`) that has a result in a column."""
+        """Return the first row with this role (`LOWER_BOUND` or `UPPER_BOUND`) that has a result in a column."""
         return next((row for row in self.rows if row.role == role and title in row.cells), None)
 
 
@@ -156,7 +156,7 @@ def split_by_protocol(evaluations: Sequence[EvaluationResult]) -> list[list[Eval
 
 
 def group_by_method(evaluations: Sequence[EvaluationResult]) -> dict[str, list[EvaluationResult]]:
-    """Return the evaluations by the name of the pretraining method."""
+    """Group the evaluations by the name of the pretraining method."""
     return group_by(evaluations, lambda run: run.paths.pretraining.method)
 
 
@@ -167,7 +167,7 @@ def order_for_budget(runs: Sequence[EvaluationResult]) -> list[EvaluationResult]
 
 
 def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricColumn]) -> ResultTable:
-    """Return a table with a row per method. The evaluations have the same pretraining dataset, backbone and target."""
+    """Return a table with one row per method. All evaluations must share the dataset, backbone and target."""
     by_method = group_by_method(evaluations)
     roles = {method: _ROLES.get(runs[0].pretraining.settings["kind"], "") for method, runs in by_method.items()}
     rows = [ResultRow(method, role, {}) for method, role in roles.items()]
@@ -176,7 +176,7 @@ def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricCo
             [run for run in evaluations if run.paths.protocol == column.protocol and column.metric in run.metrics]
         )
         values = {method: mean_std([run.metrics[column.metric] for run in own]) for method, own in runs.items()}
-        # Values are compared as printed: if two values look equal, both are set in bold.
+        # Values are compared as printed: if the best two look the same, both are set in bold.
         candidates = [method for method in runs if column.marks_best and not roles[method]]
         printed = {method: column.format_value(values[method].mean) for method in candidates}
         best = max(printed.values(), key=float, default=None)
@@ -191,7 +191,7 @@ def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricCo
 
 
 def accuracy_tables(results: GridResults, *, with_trained_classifiers: bool = False) -> list[ResultTable]:
-    """Return one table of accuracies per dataset, backbone and target, with a column per classification protocol.
+    """Return one accuracy table per dataset, backbone and target, with one column per classification protocol.
 
     `with_trained_classifiers` adds a column for the classifiers of supervised networks, if there are any.
     """

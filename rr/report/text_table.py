@@ -1,4 +1,4 @@
-"""Tables of text, from which HTML, Markdown and LaTeX tables are rendered."""
+"""Text tables, from which the HTML, Markdown and LaTeX tables are rendered."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class TextCell:
     """One cell.
 
     Attributes:
-        text: the content; for a mean with a standard deviation "mean ± std".
-        note: a short remark printed after the text.
-        link: a file that the text links to.
+        text: the content. A mean with a standard deviation is written as "mean ± std".
+        note: a short note printed after the text.
+        link: the file that the text links to.
         is_bold: whether the text is set in bold.
-        sort_key: the number to sort by if it cannot be read from the text.
-        color: number of the color that marks the cell, from 1, or None.
+        sort_key: the number to sort by, if it cannot be parsed from the text.
+        color: number of the color (from 1) that marks the cell, or None.
     """
 
     text: str
@@ -46,7 +46,7 @@ class TextCell:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table whose first column names the rows."""
+    """A table whose first column holds the row titles."""
 
     columns: list[TextColumn]
     rows: list[list[TextCell]]
@@ -57,7 +57,7 @@ def text_table(
 ) -> TextTable:
     """Return a table without the columns whose titles are in `omitted`.
 
-    A string stands for a column without a CSS class, or for a cell without further attributes.
+    A plain string stands for a column without a CSS class, or for a cell without any other attributes.
     """
     all_columns = [TextColumn(column) if isinstance(column, str) else column for column in columns]
     kept = [index for index, column in enumerate(all_columns) if column.title not in omitted]
@@ -66,5 +66,5 @@ def text_table(
 
 
 def numeric_columns(titles: Iterable[str]) -> list[TextColumn]:
-    """Return one column of numbers per title."""
+    """Return one numeric column per title."""
     return [TextColumn(title, "number") for title in titles]

@@ -1,4 +1,4 @@
-"""The page in Chromium: no console messages, nothing wider than the screen, sortable tables, and the map of images."""
+"""Test the page in Chromium: no console messages, nothing wider than the screen, sortable tables, and the image map."""
 
 import json
 import os
@@ -178,7 +178,7 @@ def test_map_of_images_is_explored(full_report: tuple[str, str], tmp_path: Path,
 
 
 def run_probe(page: str, probe: str, tmp_path: Path) -> Any:
-    """Open `probe` next to the page, and return the result that it sends. Check that the browser prints no message."""
+    """Open `probe` next to the page, and return the result that it sends. Check that the browser prints no messages."""
     results: SimpleQueue[bytes] = SimpleQueue()
 
     class Handler(BaseHTTPRequestHandler):

@@ -24,7 +24,7 @@ if [ "$command" = install ]; then
 fi
 
 folder=$(realpath -m "${2:?FOLDER is missing}")
-# The place where Slurm looks by default. Snakemake's job steps do not pass on SLURM_CONF.
+# The path where Slurm looks by default. Snakemake's job steps do not pass on SLURM_CONF.
 conf=/etc/slurm/slurm.conf
 
 free_ports() {

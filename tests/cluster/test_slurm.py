@@ -1,9 +1,9 @@
-"""Run the stages on a real Slurm cluster and interrupt trainings in every way that Slurm can.
+"""Run the stages on a real Slurm cluster and interrupt training in every way that Slurm can.
 
     make test-cluster
 
-An interrupted training must continue, and its files must equal those of a run without Slurm. Both nodes of the cluster
-are this machine. The tests need root, because slurmd starts jobs under the names of their users.
+An interrupted training run must continue, and its files must be identical to the files of a run without Slurm. Both
+nodes of the cluster are this machine. The tests need root, because slurmd starts each job as the user who submitted it.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ PROFILE = (
 )  # fmt: skip
 RUN = "shapes/conv4/relational-smoke/1"
 WEIGHTS = f"runs/pretrain/{RUN}/backbone.safetensors"
-TIMEOUT = 1800  # seconds; far more than any step needs, so that a test does not fail on a busy machine
+TIMEOUT = 1800  # seconds; far more than any step needs, so that tests do not fail on a busy machine
 
 
 class Job(NamedTuple):
@@ -52,7 +52,7 @@ class Job(NamedTuple):
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Start a Slurm cluster; return its folder."""
+    """Start a Slurm cluster and return its folder."""
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([SLURM, "start", folder], check=True, timeout=TIMEOUT)
     try:
@@ -63,7 +63,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def reference_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a project in which the suite has run without Slurm and without interruptions."""
+    """Return a project in which the suite has run without Slurm and without interruption."""
     folder = make_project(tmp_path_factory.mktemp("reference"))
     assert wait(start_snakemake(folder, "--cores", "2", *SMOKE_SUITE)) == 0, snakemake_output(folder)
     return folder
@@ -87,7 +87,7 @@ def make_project(folder: Path) -> Path:
 
 
 def start_snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-    """Start Snakemake in `folder`, in a process group of its own."""
+    """Start Snakemake in `folder`, in its own process group."""
     with open(folder / "snakemake.txt", "w") as output:
         return subprocess.Popen(
             [str(BIN / "snakemake"), *arguments], cwd=folder, env=ENVIRONMENT | environment, stdout=output,
@@ -101,7 +101,7 @@ def snakemake_output(folder: Path) -> str:
 
 
 def wait(process: subprocess.Popen) -> int:
-    """Wait for the process and return its exit code; kill its process group on a timeout."""
+    """Wait for the process and return its exit code. Kill its process group after a timeout."""
     try:
         return process.wait(TIMEOUT)
     finally:
@@ -134,19 +134,19 @@ def count_restarts(job_id: str) -> int:
 
 
 def elapsed_seconds(job: Job) -> int:
-    """Return the run time of a job so far."""
+    """Return how long a job has been running."""
     run_time = call("scontrol", "show", "job", job.id).split("RunTime=")[1].split()[0]
     hours, minutes, seconds = run_time.split(":")
     return 3600 * int(hours) + 60 * int(minutes) + int(seconds)
 
 
 def call(*command: str) -> str:
-    """Run a command that must succeed; return its output."""
+    """Run a command that must succeed, and return its output."""
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, timeout=TIMEOUT).stdout
 
 
 def read_log(folder: Path) -> str:
-    """Return the log of the current attempt; empty if Snakemake has just deleted that of the previous one."""
+    """Return the current attempt's log; empty if Snakemake has just deleted the previous attempt's log."""
     try:
         return (folder / f"logs/pretrain/{RUN}.log").read_text()
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def checkpoint_path(folder: Path) -> Path:
 
 
 def read_artifacts(folder: Path) -> dict[str, bytes]:
-    """Return all outputs of the stages, except the records (which contain times) and the report (which shows them)."""
+    """Return all stage outputs, except the records, which contain times, and the report, which shows these times."""
     files = (path for top in ("data", "runs") for path in (folder / top).rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != "run.json"}
 
@@ -171,7 +171,7 @@ def resume_position(folder: Path) -> tuple[int, int]:
 
 
 def test_canceled_training_continues_to_same_bytes(slurm: Path, reference_project: Path, tmp_path: Path) -> None:
-    """Run all stages as jobs. scancel sends SIGTERM: the state is saved, and Snakemake's next attempt continues."""
+    """Run all stages as jobs. scancel sends SIGTERM: the state is saved, and the next attempt continues."""
     folder = make_project(tmp_path)
     process = start_snakemake(folder, *PROFILE, *SMOKE_SUITE)
     wait_for(checkpoint_path(folder).exists, process, folder)
@@ -192,7 +192,7 @@ def test_canceled_training_continues_to_same_bytes(slurm: Path, reference_projec
 
 
 def test_training_continues_after_node_failure(slurm: Path, reference_project: Path, converted_project: Path) -> None:
-    """Kill all processes of the node at once, as a power failure would. Slurm requeues the job under the same id."""
+    """Kill all of the node's processes at once, as a power failure would. Slurm requeues the job with the same id."""
     process = start_snakemake(converted_project, WEIGHTS, *PROFILE, *SMOKE_SUITE)
     wait_for(checkpoint_path(converted_project).exists, process, converted_project)
     [job] = list_pretrain_jobs(converted_project)
@@ -210,7 +210,7 @@ def test_training_continues_after_node_failure(slurm: Path, reference_project: P
 
 
 def test_distributed_training_continues(slurm: Path, converted_project: Path) -> None:
-    """Cancel torchrun in a job with two GPUs, which are not real: both CPU processes stop, and both continue."""
+    """Cancel torchrun in a job with two simulated GPUs: both CPU processes stop, and both continue later."""
     process = start_snakemake(
         converted_project, WEIGHTS, *PROFILE, *SMOKE_SUITE, "--set-resources", "pretrain:gpu=2"
     )  # fmt: skip
@@ -229,7 +229,7 @@ def test_distributed_training_continues(slurm: Path, converted_project: Path) ->
 
 
 def test_preempted_training_continues(slurm: Path, reference_project: Path, converted_project: Path) -> None:
-    """Let a job of a partition with priority take both nodes. The state is saved within the grace period."""
+    """Let a job in a partition with priority take both nodes. The state is saved within the grace period."""
     process = start_snakemake(converted_project, WEIGHTS, *PROFILE, *SMOKE_SUITE)
     wait_for(checkpoint_path(converted_project).exists, process, converted_project)
     call("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true")
@@ -251,7 +251,7 @@ def test_training_is_saved_before_time_limit(slurm: Path, converted_project: Pat
     try:
         wait_for(checkpoint_path(converted_project).exists, process, converted_project)
         [job] = list_pretrain_jobs(converted_project)
-        minutes = elapsed_seconds(job) // 60 + 3  # the signal comes two minutes before the limit
+        minutes = elapsed_seconds(job) // 60 + 3  # the signal is sent two minutes before the limit
         call("scontrol", "update", f"jobid={job.id}", f"timelimit={minutes}")
         wait_for(lambda: len(list_pretrain_jobs(converted_project)) == 2, process, converted_project)
         assert list_pretrain_jobs(converted_project)[0].state == "FAILED"
@@ -280,7 +280,7 @@ def test_training_is_saved_before_time_limit(slurm: Path, converted_project: Pat
 def test_sbatch_script_requeues_only_after_saved_checkpoint(
     slurm: Path, tmp_path: Path, exit_codes: str, state: str, restarts: int
 ) -> None:
-    """Replace `rr` by a program that exits with one code after the other."""
+    """Replace `rr` with a program that exits with one code after another."""
     (tmp_path / "codes").write_text("\n".join(exit_codes.split()) + "\n")
     program = tmp_path / "bin/rr"
     program.parent.mkdir()
@@ -304,7 +304,7 @@ def test_sbatch_script_requeues_only_after_saved_checkpoint(
 
 
 def test_concurrent_jobs_get_different_gpus(slurm: Path, converted_project: Path) -> None:
-    """The default profile's limit of one GPU job is local. Both jobs fit on one node, so their GPUs must differ."""
+    """The default profile's limit of one GPU job is local. Both jobs fit on one node, so they need different GPUs."""
     text = (converted_project / "workflow/suites/smoke.yaml").read_text()
     (converted_project / "two.yaml").write_text(text.replace("seed: [1]", "seed: [1, 2]"))
     command = "echo gpu=$CUDA_VISIBLE_DEVICES job=$SLURM_JOB_ID > {log}; sleep 600"
@@ -356,7 +356,7 @@ def test_unavailable_resource_fails_with_message(
 
 
 def kill_node(slurm: Path, job: Job) -> None:
-    """Kill the slurmd of the job's node, the job's steps and all their descendants, before any of them can react."""
+    """Kill the node's slurmd, the job's steps and all their descendants before any of them can react."""
     victims = {int((slurm / f"{job.node}.pid").read_text())}
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
@@ -372,7 +372,7 @@ def kill_node(slurm: Path, job: Job) -> None:
 
 
 def assert_same_artifacts(folder: Path, reference: Path) -> None:
-    """Check that every file of the training equals that of the reference project, and that no checkpoint is left."""
+    """Check that all training files are identical to the reference project's files, and that no checkpoint is left."""
     expected = read_artifacts(reference)
     for name, content in read_artifacts(folder).items():
         assert content == expected[name], name

@@ -1,16 +1,17 @@
-"""Start the processes of a distributed run as torchrun does. Run as a program, this file is one of the processes.
+"""Start the processes of a distributed run as torchrun does. As a program, this file is one of these processes.
 
     python tests/distributed/distributed_worker.py batch_norm
-        compares the synchronized batch norm with that of torch
+        compares the synchronized batch norm with torch's batch norm
     python tests/distributed/distributed_worker.py train FOLDER BACKBONE METHOD…
         trains methods in float64; the main process writes what it observed to FOLDER
     python tests/distributed/distributed_worker.py hang SECONDS
         runs a command whose last process hangs; the others wait with this timeout
     python tests/distributed/distributed_worker.py slow_checkpoints ARGUMENT…
-        runs `rr ARGUMENT…` with a disk on which saving a checkpoint takes two seconds
+        runs `rr ARGUMENT…` as if saving a checkpoint took two seconds
 
-The following command is independent of the tests. It trains every method that supports several processes with this many
-processes and with one, and prints the largest absolute differences of losses, weights and buffers:
+The following command is independent of the tests. It trains every method that supports several processes, once with the
+specified number of processes and once with a single one. Then it prints the largest absolute differences between
+losses, weights and buffers:
 
     python tests/distributed/distributed_worker.py compare 4 conv4
 """
@@ -31,11 +32,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for golden, if this file i
 
 import golden
 
-# The last mini-batch of an epoch has 5 images, so no number of processes divides all mini-batches.
+# The last mini-batch of an epoch has 5 images, so no number of processes divides every mini-batch evenly.
 NUM_IMAGES, BATCH_SIZE, NUM_EPOCHS = 21, 8, 2
 
 DATA_PARALLEL_METHODS = [name for name in golden.TRAINABLE if name != "infomax"]
-# One method for each feature that could fail with several processes: another optimizer, pairs, pairs from labels,
+# One method for each feature that could fail with several processes: a different optimizer, pairs, pairs from labels,
 # several rows per view, pseudo-labels, a second network.
 TESTED_METHODS = ["supervised", "relational", "relational-10", "rotation", "deepcluster", "byol"]
 
@@ -70,7 +71,7 @@ def start_processes(
 
 
 def wait_for_exit(processes: list[subprocess.Popen[str]], timeout: float = 120) -> tuple[list[int], str, str]:
-    """Wait for all processes, and return their exit codes, their concatenated outputs and error outputs."""
+    """Wait for all processes, and return their exit codes, and their concatenated standard output and error output."""
     try:
         outputs = [process.communicate(timeout=timeout) for process in processes]
     finally:
@@ -81,7 +82,7 @@ def wait_for_exit(processes: list[subprocess.Popen[str]], timeout: float = 120) 
 
 
 def compare_batch_norm() -> None:
-    """Compare outputs, gradients and statistics of the synchronized batch norm with those of a single process."""
+    """Compare the synchronized batch norm's outputs, gradients and statistics with the results of a single process."""
     import torch
     import torch.distributed as dist
     from torch import nn
@@ -194,7 +195,7 @@ def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: 
 
 
 def extract_features_in_double(backbone: Any, *arguments: Any) -> Any:
-    """Call `rr.evaluate.features.extract_features` for a backbone in float64."""
+    """Call `rr.evaluate.features.extract_features` with a float64 backbone."""
     from rr.evaluate.features import extract_features
 
     hook = backbone.register_forward_pre_hook(lambda module, inputs: tuple(value.double() for value in inputs))
@@ -205,7 +206,7 @@ def extract_features_in_double(backbone: Any, *arguments: Any) -> Any:
 
 
 def train(folder: Path, backbone: str, names: list[str]) -> None:
-    """Train methods in this process group, and check that the observations of all processes are bit-identical."""
+    """Train methods in this process group, and check that all processes make bit-identical observations."""
     import numpy as np
     import torch
     import torch.distributed as dist
@@ -265,7 +266,7 @@ def run_with_slow_checkpoints(arguments: list[str]) -> None:
 
 
 def train_distributed(world_size: int, folder: Path, names: list[str], backbone: str = "conv4") -> dict[str, Any]:
-    """Train methods with several processes, and return the observations of the main process by method.
+    """Train methods with several processes, and return the main process's observations by method.
 
     Raises:
         AssertionError: if a process fails.

@@ -1,4 +1,4 @@
-"""Tests of runs in several processes: equal results, output by one process, and a single message for each error."""
+"""Test runs in several processes: the same results, output from one process only, and one message per error."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_sync_batch_norm_equals_batch_norm_of_all_values() -> None:
 
 
 def test_two_processes_train_like_a_single_process(tmp_path: Path) -> None:
-    """`distributed_worker.py compare` does the same for any number of processes, any backbone and all methods."""
+    """`distributed_worker.py compare` runs the same test for any number of processes, any backbone and all methods."""
     for name, actual in worker.train_distributed(2, tmp_path, worker.TESTED_METHODS).items():
         run_folder = tmp_path / "single process" / name
         expected = worker.observe_training(name, tmp_path / "train.beton", run_folder, ProcessGroup())
@@ -118,7 +118,7 @@ def start_torchrun(*arguments: object) -> subprocess.Popen[str]:
 
 
 def continue_with_torchrun() -> tuple[int, int]:
-    """Run the training to its end, and return the epoch and the step at which it continued."""
+    """Run the training until it ends, and return the epoch and the step at which it continued."""
     result = subprocess.run(torchrun_command("-m", "rr", *PRETRAIN), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return parse_position(result.stdout)
@@ -131,7 +131,7 @@ def torchrun_workers(torchrun_pid: int) -> list[int]:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 60) -> None:
-    """Wait until a condition holds, and fail if the process ends before that."""
+    """Wait until a condition is true. Fail if the process ends first."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -141,7 +141,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], ti
 
 @pytest.fixture
 def shapes_project(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the converted project, with one thread per process and a training of 4 epochs of 7 steps."""
+    """Return a copy of the converted project, set up to train for 4 epochs of 7 steps with one thread per process."""
     folder = tmp_path / "project"
     shutil.copytree(converted_project, folder)
     monkeypatch.chdir(folder)
@@ -183,7 +183,7 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
 
     shutil.rmtree("runs")
 
-    # Only the second process receives a signal. Both stop after the same step, with one checkpoint and one message.
+    # Only the second process receives a signal. Both stop after the same step and leave one checkpoint and one message.
     processes = start_rr(2, *PRETRAIN)
     wait_until(CHECKPOINT.exists, processes[0])
     processes[1].send_signal(signal.SIGTERM)
@@ -208,7 +208,8 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
 
     assert rr(*EXTRACT).code == 0
     assert rr(*EVALUATE, "knn").code == 0
-    # A single process gets the same values up to rounding errors, which grow with each epoch (measured: 1e-5 to 2e-3).
+    # A single process computes the same values up to rounding errors. They grow with each epoch (measured: 1e-5 to
+    # 2e-3).
     two = np.genfromtxt(HISTORY, delimiter=",", names=True)
     assert rr(*PRETRAIN).code == 0
     assert json.loads((RUN_FOLDER / "run.json").read_text())["processes"] == 1
@@ -223,7 +224,7 @@ def test_signals_to_all_processes_wait_for_the_checkpoint(
 ) -> None:
     """Slurm signals torchrun and its workers, and torchrun forwards a SIGTERM to the workers.
 
-    torchrun ignores SIGUSR1 here, as it does if the Snakefile starts it.
+    torchrun ignores SIGUSR1 here, as it does when the Snakefile starts it.
     """
     handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
@@ -293,7 +294,7 @@ def test_hanging_process_ends_the_others_with_one_message() -> None:
 
 
 def use_other_parameters(folder: Path) -> dict[str, str]:
-    """Return the environment of a process with other parameters."""
+    """Return the environment of a process with different parameters."""
 
     def change(params: dict) -> None:
         shorten_training(params)
@@ -305,7 +306,7 @@ def use_other_parameters(folder: Path) -> dict[str, str]:
 
 
 def use_other_code(folder: Path) -> dict[str, str]:
-    """Return the environment of a process with other code."""
+    """Return the environment of a process with different code."""
     shutil.copytree(ROOT / "rr", folder / "other/rr", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "other")
     with open(folder / "other/rr/methods/relation/dot_product.py", "a") as module:
@@ -371,7 +372,7 @@ def test_processes_with_different_images_raise(shapes_project: Path, tmp_path: P
 
 
 def training_error(config: object, world_size: int, folder: Path) -> str:
-    """Return the message of the main process, which fails before it communicates with the others."""
+    """Return the main process's message. The process fails before it communicates with the others."""
     golden.write_images(folder / "train.beton", worker.NUM_IMAGES)
     dynamics = DynamicsConfig(every_n_epochs=0, images=50)
     job = loop.Job(golden.PARAMS.datasets["shapes"], "conv4", config, 10, 1, "float32", dynamics, "test")  # type: ignore[arg-type]
@@ -479,7 +480,7 @@ def test_process_that_waits_for_the_others_can_be_stopped(shapes_project: Path) 
     assert not list(Path("runs").rglob("*.*"))
 
 
-# Waits for the other processes for four seconds instead of ten minutes.
+# Waits four seconds for the other processes instead of ten minutes.
 IMPATIENT = """
 from datetime import timedelta
 from rr import cli

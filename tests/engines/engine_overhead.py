@@ -1,11 +1,11 @@
-"""Measure the time that DVC and Snakemake themselves need, on grids that are too large to train on this machine.
+"""Measure how much time DVC and Snakemake themselves need for grids that are too large to train on this machine.
 
     python tests/engines/engine_overhead.py --engine snakemake --suite cifar --gpus 64 --seconds 5
     python tests/engines/engine_overhead.py --engine dvc --suite methods
     python tests/engines/engine_overhead.py --engine both --suite cifar --seeds 4
 
-The files, the rules and the schedulers are the real ones. A program replaces `rr`: it writes the outputs of a stage, a
-few bytes each, and `pretrain` first sleeps for `--seconds`. The measured times are printed as JSON, in seconds.
+The files, the rules and the schedulers are real, but a small program replaces `rr`. It writes the outputs of a stage, a
+few bytes each; for `pretrain`, it first sleeps for `--seconds`. The measured times are printed as JSON, in seconds.
 """
 
 import argparse
@@ -57,7 +57,7 @@ for path in [*outputs, record]:
 
 
 def prepare_project(folder: Path, suite: str, seeds: int, seconds: float) -> Params:
-    """Copy the project to `folder`, use the suite with this number of seeds, and write the fake `rr`.
+    """Copy the project to `folder`, select the suite with this number of seeds, and write the fake `rr`.
 
     A fake `nvidia-smi` makes the Snakefile request GPUs.
     """
@@ -81,7 +81,7 @@ def prepare_project(folder: Path, suite: str, seeds: int, seconds: float) -> Par
 
 
 def time_command(command: list[str]) -> tuple[float, str]:
-    """Run a command that must succeed. Return its duration in seconds and its output."""
+    """Run a command that must succeed, and return its duration in seconds and its output."""
     path = os.pathsep.join([str(Path(".bin").absolute()), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(Path.cwd()), "DVC_NO_ANALYTICS": "1"}
     start = time.monotonic()
@@ -94,7 +94,7 @@ def time_command(command: list[str]) -> tuple[float, str]:
 
 
 def count_runs(params: Params) -> Counter[str]:
-    """Count the stage runs of the grid by stage."""
+    """Count the grid's stage runs by stage."""
     return Counter(run.stage for run in grid.stage_runs(params))
 
 
@@ -135,14 +135,14 @@ def measure_dvc(params: Params) -> dict[str, Any]:
 
 
 def measure_both(params: Params, gpus: int) -> dict[str, Any]:
-    """Measure what `rr sync snakemake` does after its check of the records, which the fake `rr` does not write."""
+    """Measure the part of `rr sync snakemake` after its check of the records, which the fake `rr` does not write."""
     snakemake, _ = time_command(snakemake_command(params, gpus))
     commit, _ = time_command(["dvc", "commit", "--force"])
     return {"snakemake": snakemake, "dvc_commit": commit, **measure_dvc_after_grid(params)}
 
 
 def measure_dvc_after_grid(params: Params) -> dict[str, Any]:
-    """Measure DVC when its lock file contains the whole grid: with nothing to do, and with one evaluation to run."""
+    """Measure DVC when its lock file lists the whole grid: with nothing to do, and with one evaluation to run."""
     nothing_to_do, output = time_command(["dvc", "repro"])
     assert "up to date" in output
     status, _ = time_command(["dvc", "status"])

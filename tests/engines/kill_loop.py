@@ -2,10 +2,10 @@
 
     python tests/engines/kill_loop.py --engine dvc --kills 50 --seed 1
 
-`--engine rr` kills the commands of the stages, one after another. A kill sends SIGKILL to the whole process group.
-While a command runs, a watcher checks all declared outputs many times per second: a file must be complete as soon as it
-is visible under its final name. When a run is complete, its files are compared, and the next run starts from nothing.
-All runs use the CPU, so the files must have the same bytes.
+`--engine rr` kills the stage commands, one after another. A kill sends SIGKILL to the whole process group. While a
+command runs, a watcher checks all declared outputs many times per second: a file must be complete as soon as it is
+visible under its final name. When a run is complete, its files are compared, and the next run starts from scratch. All
+runs use the CPU, so the files must be byte-identical.
 """
 
 import argparse
@@ -35,19 +35,19 @@ import engine_calls
 from engine_calls import BIN
 from helpers import ROOT, copy_project, write_params
 
-# With RR_ENGINE, the commands of the stages do not register their outputs with DVC and Snakemake.
+# If RR_ENGINE is set, the stage commands do not register their outputs with DVC and Snakemake.
 ENVIRONMENT = engine_calls.ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "RR_ENGINE": "kill_loop"}
 ENGINE_COMMANDS = {"dvc": [["dvc", "repro"]], "snakemake": [["snakemake", "--cores", "2"]]}
-# A kill happens within this fraction of the undisturbed duration of a command, after the start of its first stage. An
+# A kill happens within this fraction of a command's undisturbed duration, counted from the start of its first stage. An
 # engine continues after the completed stages, so its kills still reach all stages.
 KILL_WINDOW = 0.4
-# After this number of kills a command is not killed again, so that every run ends and all stage commands are killed.
+# After this number of kills, a command is not killed again, so that every run ends and all stage commands get killed.
 KILLS_PER_COMMAND = 10
 
 
 @dataclass
 class KillResults:
-    """Counts of a kill loop, and its errors, of which there must be none."""
+    """The counts of a kill loop, and its errors. There must be no errors."""
 
     kills: int = 0
     runs: int = 0  # completed and compared
@@ -57,7 +57,7 @@ class KillResults:
 
 
 def stage_commands(folder: Path) -> list[list[str]]:
-    """Return the command of every stage run of the grid, in an order in which they can be run."""
+    """Return the command of every stage run in the grid, in an order in which they can be run."""
     commands = []
     options = {
         "fetch": ["dataset"],
@@ -74,7 +74,7 @@ def stage_commands(folder: Path) -> list[list[str]]:
 
 
 def start(folder: Path, command: list[str]) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own."""
+    """Start a command in its own process group."""
     with open(folder / ".kill-loop.log", "w") as log:
         return subprocess.Popen(
             [str(BIN / command[0]), *command[1:]], cwd=folder, env=ENVIRONMENT, text=True, stdout=log, stderr=log,
@@ -89,19 +89,19 @@ def finish(process: subprocess.Popen[str], folder: Path) -> None:
 
 
 def outputs_by_run(folder: Path) -> dict[Path, list[Path]]:
-    """Return the declared outputs of each stage run of the grid by the run's folder."""
+    """Return the declared outputs of each stage run in the grid, by run folder."""
     return {run.folder: run.outputs for run in grid.stage_runs(load_params(folder / "params.yaml"))}
 
 
 def read_outputs(folder: Path) -> dict[Path, bytes]:
-    """Return the contents of all outputs except the report, which contains durations."""
+    """Return the contents of all outputs except the report, which shows durations."""
     outputs = outputs_by_run(folder)
     del outputs[paths.REPORT_DIR]
     return {path: (folder / path).read_bytes() for files in outputs.values() for path in files}
 
 
 class Watcher:
-    """Checks the outputs in `folder` repeatedly while commands run, and adds errors to `results`."""
+    """Check the outputs in `folder` repeatedly while commands run, and add errors to `results`."""
 
     def __init__(self, folder: Path, expected: dict[Path, bytes], results: KillResults) -> None:
         self.folder, self.expected, self.results = folder, expected, results
@@ -137,7 +137,7 @@ class Watcher:
                 self._check_record(run_folder)
 
     def _has_changed(self, path: Path) -> bool:
-        """Return whether the file exists and differs from the last check."""
+        """Return whether the file exists and has changed since the last check."""
         try:
             stat = (self.folder / path).stat()
         except OSError:
@@ -173,19 +173,19 @@ class Watcher:
         for path in self.outputs[run_folder]:
             content = self._read(path)
             differs = content is not None and hashlib.sha256(content).hexdigest() != recorded[str(path)]
-            # If the record has been deleted or replaced meanwhile, the next check decides.
+            # If the record has been deleted or replaced in the meantime, the next check decides.
             if differs and self._read(paths.record_file(run_folder)) == record:
                 self.results.errors.append(f"{path} was visible next to a record of another file")
 
 
 def leftover_files(folder: Path) -> list[str]:
-    """Return temporary files, checkpoints and status files. The files in .rr/lock are allowed to stay."""
+    """Return temporary files, checkpoints and status files. Files in .rr/lock are allowed to remain."""
     files = [*folder.rglob(".*.tmp*"), *folder.glob("runs/resume/**/*.pt"), *folder.glob(".rr/status/**/*.json")]
     return [str(path.relative_to(folder)) for path in files]
 
 
 def interrupted_stages(folder: Path, since: float) -> set[str]:
-    """Return the stages whose status file was written after the time `since`: they are running, or were when killed."""
+    """Return the stages whose status file is newer than `since`: they are running, or were running when killed."""
     stages = set()
     for path in folder.glob(".rr/status/**/[!.]*.json"):
         with suppress(FileNotFoundError):  # the stage has just ended
@@ -200,11 +200,11 @@ def run_kill_loop(
     """Run the grid repeatedly until `kills` kills have been made.
 
     Args:
-        engine: "dvc", "snakemake", or "rr" for the commands of the stages.
+        engine: "dvc", "snakemake", or "rr" for the stage commands.
         kills: total number of kills.
-        seed: seed of the random moments of the kills.
-        folder: empty folder.
-        kills_per_command: maximum number of kills of a command in one run.
+        seed: seed for the random moments of the kills.
+        folder: an empty folder to run in.
+        kills_per_command: how often a command may be killed in one run.
     """
     rng = random.Random(seed)
     results = KillResults()
@@ -243,7 +243,7 @@ def run_kill_loop(
 
 
 def run_and_kill(folder: Path, command: list[str], seconds: float, results: KillResults) -> bool:
-    """Run `command` and kill it `seconds` after its first stage has started. Return whether it finished before."""
+    """Run `command` and kill it `seconds` after its first stage starts. Return whether it finished before that."""
     start_time = time.time()
     process = start(folder, command)
     while process.poll() is None and not interrupted_stages(folder, start_time):
@@ -259,13 +259,13 @@ def run_and_kill(folder: Path, command: list[str], seconds: float, results: Kill
     stages = interrupted_stages(folder, start_time)
     results.killed_stages.update(stages or ["no stage"])
     print(f"kill {results.kills} after {seconds:.1f} s: {', '.join(sorted(stages)) or 'no stage'}", flush=True)
-    if command[0] == "snakemake":  # a killed Snakemake leaves its own lock
+    if command[0] == "snakemake":  # Snakemake leaves its lock when it is killed
         subprocess.run([BIN / "snakemake", "--unlock"], cwd=folder, env=ENVIRONMENT, capture_output=True)
     return False
 
 
 def main() -> None:
-    """Run the command line; exit with 1 if there was an error."""
+    """Run the command line, and exit with 1 if there was an error."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", choices=["dvc", "snakemake", "rr"], required=True)
     parser.add_argument("--kills", type=int, default=50)

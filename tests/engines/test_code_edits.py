@@ -1,4 +1,4 @@
-"""Tests for edits of the code of a project whose runs are finished, with both engines."""
+"""Test, with both engines, what editing the code of a project with finished runs makes out of date."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def edit(project: Path, name: str, change: Callable[[str], str]) -> None:
 
 
 def outdated_stages(project: Path) -> tuple[list[str], list[str]]:
-    """Return the stages whose dependencies have changed according to DVC, and those that Snakemake would run."""
+    """Return the stages whose dependencies have changed according to DVC, and the stages that Snakemake would run."""
     status = call(project, "dvc", "status").splitlines()
     plan = call(project, "snakemake", "-n").splitlines()
     return (
@@ -63,8 +63,8 @@ def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(pro
     output = call(project, "rr", "verify", code=2)
     assert f"rr/evaluate/knn.py (code of {EVALUATION}) has changed since the run" in output
     assert "mismatches: 1;" in output
-    assert "sync: 5 of 6 runs were registered; `rr verify` shows why the others were not" in call(project, "rr", "sync")
-    # DVC does not list the report, which follows if a file that it reads changes.
+    assert "sync: 5 of 6 runs were registered; `rr verify` lists why the others were not" in call(project, "rr", "sync")
+    # DVC does not list the report. The report is rerun if a file that it reads changes.
     assert outdated_stages(project) == (["evaluate"], ["evaluate", "report"])
     assert {path: path.read_bytes() for path in records} == records
 

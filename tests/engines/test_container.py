@@ -1,4 +1,4 @@
-"""Tests for the Dockerfile and the Kubernetes job, without building the image."""
+"""Test the Dockerfile and the Kubernetes job without building the image."""
 
 import fnmatch
 import re
@@ -13,7 +13,7 @@ from helpers import copy_project
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
-DOCKERFILE = re.sub(r"\\\n", "", (ROOT / "workflow/Dockerfile").read_text())  # with continued lines joined
+DOCKERFILE = re.sub(r"\\\n", "", (ROOT / "workflow/Dockerfile").read_text())  # with continuation lines joined
 
 
 def instructions(*keywords: str) -> list[list[str]]:
@@ -71,7 +71,7 @@ def test_kubernetes_job_runs_in_the_project_of_the_image(tmp_path: Path) -> None
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     program, *arguments = container["command"]
     folder = copy_project(tmp_path)
-    shutil.copy(ROOT / "params.yaml", folder)  # the small params.yaml lacks methods of the suites
+    shutil.copy(ROOT / "params.yaml", folder)  # the small params.yaml lacks methods that the suites use
     process = subprocess.run(
         [BIN / program, *arguments, "--dry-run", "--quiet", "all"], cwd=folder, text=True,
         env=ENVIRONMENT | {variable["name"]: variable["value"] for variable in container["env"]}, capture_output=True,

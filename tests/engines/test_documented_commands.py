@@ -1,4 +1,4 @@
-"""Run the commands of README.md and the guides, except those whose note states another test or why they cannot run."""
+"""Run the commands in README.md and the guides, unless a note names a different test or says why they cannot run."""
 
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", BLOCKS)
 def test_commands_of_a_page_succeed(page: str, finished_project: Path, tmp_path: Path) -> None:
-    """The home folder contains birds/, and the project the other files that the commands name."""
+    """The home folder contains birds/. The project contains the other files that the commands mention."""
     project, home = tmp_path / "project", tmp_path / "home"
     shutil.copytree(finished_project, project, symlinks=True)
     shutil.copy(project / WEIGHTS, project / "backbone.safetensors")

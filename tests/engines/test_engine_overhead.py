@@ -36,7 +36,7 @@ def test_snakemake_runs_one_pretraining_per_gpu_at_a_time() -> None:
     results = measure("--engine", "snakemake", "--gpus", "1", "--seconds", "2")
     assert results["stage_runs"] == STAGE_RUNS
     assert results["pretraining_lower_bound"] == 4
-    assert results["pretraining"] >= 4  # the two jobs do sleep, one after the other
+    assert results["pretraining"] >= 4  # the two jobs sleep one after the other
     # The remaining jobs are two extractions, two evaluations and the report.
     assert results["per_remaining_job"] == pytest.approx(results["remaining_stages"] / 5, abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""Tests for both engines: they run the same stages of one params.yaml, and rerun only those that have changed."""
+"""Test that both engines run the same stages for a params.yaml, and rerun only those that have changed."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from rr.workflow.verify import check_grid
 pytestmark = pytest.mark.engine
 ENGINES = {"dvc": ("dvc", "repro"), "snakemake": ("snakemake", "--cores", "1")}
 FAULTS = ("full disk", "killed stage", "killed engine", "Ctrl-C", "bug")
-# A change of a parameter on which the stage depends, but none of the stages before it. `extract` has no such parameter
-# if the target is the dataset of the pretraining, so the engines are forced to run it.
+# Changes to a parameter on which the stage depends, but no earlier stage does. `extract` has no such parameter if the
+# target is the pretraining dataset, so the engines are forced to run it.
 FORCE_EXTRACT = {
     "dvc": ("--force", "--single-item", "extract@shapes-conv4-relational-1-shapes"),
     "snakemake": ("--forcerun", "extract"),
@@ -113,7 +113,8 @@ def test_both_engines_expand_the_same_stages(tmp_path: Path) -> None:
     assert len(stages) == 2 * 2 + 2 * 4 + 12 * 5 + 12 * 2 * 2 + 12 * 2 * 2 * 5 + 5
     for output, (_, inputs) in stages.items():
         folders = {name for name in inputs if "." not in Path(name).name}
-        # DVC cannot list the files of a matrix, so its report depends on folders; Snakemake lists the files in them.
+        # DVC cannot list the files of a matrix, so its report depends on folders. Snakemake lists the files in the
+        # folders.
         files = {name for name in jobs[output] if not any(Path(folder) in Path(name).parents for folder in folders)}
         assert files == inputs - folders
 
@@ -168,7 +169,7 @@ def test_changed_parameter_reruns_only_dependent_stages(dvc_project: Path) -> No
         assert stages == {"pretrain:shapes-conv4-relational-1"}
         assert files
         assert all("/relational/" in name or name.startswith("report/") for name in files)
-        # The pretraining run is left out. The other runs match their records.
+        # The pretraining run is not registered. The other runs match their records.
         output = call(dvc_project, "rr", "sync")
         assert "sync: 10 of 11 runs were registered; `rr verify` shows why the others were not" in output
         assert outdated(dvc_project) == (stages, files)
@@ -247,7 +248,7 @@ def test_failed_stage_keeps_the_former_outputs(
     if engine == "dvc":
         assert "Data and pipelines are up to date." in call(project, "dvc", "status")
     else:
-        call(project, "snakemake", "--unlock")  # a killed Snakemake leaves its own lock
+        call(project, "snakemake", "--unlock")  # Snakemake leaves its lock when it is killed
         assert "Nothing to be done" in call(project, "snakemake", "-n")
 
 
@@ -292,7 +293,7 @@ def test_killed_engine_continues_to_the_same_bits(tmp_path: Path, dvc_project: P
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if engine[0] == "snakemake":
-        call(folder, "snakemake", "--unlock")  # a killed Snakemake leaves its own lock
+        call(folder, "snakemake", "--unlock")  # Snakemake leaves its lock when it is killed
     call(folder, *engine)
     assert read_metrics(folder).items() <= read_metrics(dvc_project).items()
     weights = "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"

@@ -1,4 +1,4 @@
-"""Test classes from a user's own modules with both engines: which runs an edit makes out of date."""
+"""Test, with both engines, which runs become out of date when a class in a user's own module is edited."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ PRETRAIN = "runs/pretrain/own/conv4"
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with a method, a backbone, a source and a protocol of the guides in its grid, which DVC has run."""
+    """A project whose grid uses a method, a backbone, a source and a protocol from the guides. DVC has run the grid."""
 
     def change(params: dict) -> None:
         use_own_classes(params)
@@ -55,7 +55,7 @@ def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -
     call(project, "rr", "sync", "dvc")
     assert "Nothing to be done" in call(project, "snakemake", "-n")
 
-    # Another class and another backbone: no run is repeated.
+    # Adding a class and a backbone does not repeat any run.
     (project / "workflow/extensions/other.py").write_text("CONSTANT = 1\n")
     params = (project / "params.yaml").read_text()
     entry = "  other: {kind: 'separable:Separable', width: 4, blocks: 1}\n"
@@ -74,7 +74,7 @@ def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -
     assert "every artifact matches its record" in call(project, "rr", "verify")
     assert "Data and pipelines are up to date." in call(project, "dvc", "repro")
 
-    # An edit of a class makes the runs that use it out of date. An edit of a docstring does not.
+    # Editing a class makes the runs that use it out of date. Editing a docstring does not.
     for module, code, new_code in (
         ("separable", "Map float", "Map"),
         ("medmnist", "encode_png(pixels)", "encode_png(255 - pixels)"),
@@ -94,7 +94,7 @@ def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -
         if module != "nearest_mean":
             path.write_text(text)
 
-    # They and what depends on them are repeated.
+    # These runs, and the runs that depend on them, are repeated.
     plan = call(project, "snakemake", "-n")
     assert "protocol=nearest-mean" in plan
     assert "protocol=knn" not in plan

@@ -1,4 +1,4 @@
-"""Test `rr init --run` in a copy of the project: from a folder to the report, and nothing is left to do."""
+"""Test `rr init --run` in a copy of the project, from a folder to the report. Nothing may be left to do."""
 
 from pathlib import Path
 
@@ -24,5 +24,5 @@ def test_folder_becomes_a_report(tmp_path: Path) -> None:
     assert output.rstrip().endswith(f"report: {project / 'report/index.html'}")
     page = (project / "report/index.html").read_text()
     assert "relational-photos" in page
-    assert "rr fetch" not in output  # the stage is registered, because rr init has read the images
+    assert "rr fetch" not in output  # the stage is registered because rr init has already read the images
     assert "Data and pipelines are up to date." in call(project, "dvc", "repro")

@@ -1,4 +1,4 @@
-"""Test the wheel outside the repository: in a new project, and without the packages of its extras."""
+"""Test the wheel outside the repository: in a new project, and without the packages from its extras."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_new_project_runs_with_both_engines(site: Path, tmp_path: Path) -> None:
     process = run(site, tmp_path, "snakemake", "-n", "--quiet")
     assert "Nothing to be done" in process.stdout + process.stderr
     assert run(site, tmp_path, "rr", "verify").returncode == 0
-    # Another version of the package makes the results out of date, as an edit does in a clone.
+    # A different version of the package makes the results out of date, as editing the code does in a clone.
     module = site / "rr/evaluate/knn.py"
     source = module.read_text()
     try:

@@ -1,4 +1,4 @@
-"""Tests for kill_loop.py: a short run, and a watcher that detects incomplete files."""
+"""Test kill_loop.py: a short run, and whether the watcher detects incomplete files."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ RECORD = Path("data/beton/shapes/run.json")
 def test_killed_stages_produce_the_same_outputs(tmp_path: Path) -> None:
     results = run_kill_loop("rr", 6, 1, tmp_path / "kill_loop", kills_per_command=1)
     assert results.errors == []
-    assert results.kills == 6  # in one run, unless a stage has ended before its kill
+    assert results.kills == 6  # in one run, unless a stage ended before it was killed
     assert results.killed_stages.keys() != {"no stage"}
     assert results.checks > 100
 

@@ -1,4 +1,4 @@
-"""Tests for DVC remotes: a clone pulls the outputs that another clone has pushed, and then has no stages to run."""
+"""Test DVC remotes: a clone pulls the outputs that a different clone pushed, and then has no stages to run."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def git(folder: Path, *command: str) -> str:
     return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-# The server stores at most `max_objects` objects. Then it exits ("gone") or denies all requests.
+# The server stores at most `max_objects` objects. After that, it exits ("gone") or denies all requests.
 SERVER = """
 import os, sys
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -91,7 +91,7 @@ def s3_server(max_objects: int = 10**9, end: str = "gone", port: int = 0) -> Ite
 
 @pytest.fixture(scope="module")
 def s3_address() -> Iterator[str]:
-    """Address of an S3 server that serves all tests of this module."""
+    """Address of an S3 server that all tests in this module share."""
     with s3_server() as address:
         yield address
 
@@ -137,7 +137,7 @@ def test_documented_commands_share_results_through_a_folder(finished_project: Pa
     assert git(second, "status", "--porcelain") == ""
     for output in OUTPUTS:
         assert (second / output).read_bytes() == (first / output).read_bytes()
-    # A new report has the same bytes, because it contains only the times of the runs.
+    # A new report is byte-identical, because the only times it shows are the run times.
     page = (second / "report/index.html").read_bytes()
     call(second, "rr", "report")
     assert (second / "report/index.html").read_bytes() == page

@@ -1,4 +1,4 @@
-"""Tests for the resources that stages request, and for the Slurm profile on a host without Slurm."""
+"""Test which resources the stages request, and the Slurm profile on a host without Slurm."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def snakemake(folder: Path, *arguments: str, code: int = 0, **environment: str) 
 
 
 def requested_resources(output: str) -> dict[str, dict[str, str]]:
-    """Return the resources that the first job of each rule requests, from the output of Snakemake."""
+    """Return the resources that the first job of each rule requests, parsed from Snakemake's output."""
     resources: dict[str, dict[str, str]] = {}
     rule = ""
     for line in output.splitlines():
@@ -85,7 +85,7 @@ def test_local_jobs_use_the_gpu_one_after_the_other(tmp_path: Path) -> None:
 
 
 def test_pretraining_with_two_gpus_runs_two_processes(tmp_path: Path) -> None:
-    """The processes run on the CPU here. Their number is not a parameter, so a change does not rerun the stage."""
+    """The processes run on the CPU here. Their number is not a parameter, so changing it does not rerun the stage."""
     project = copy_project(tmp_path)
     run = "runs/pretrain/shapes/conv4/relational/1"
     arguments = (f"{run}/backbone.safetensors", "--cores", "2")
@@ -108,7 +108,7 @@ def test_slurm_profile_without_slurm_raises(project: Path) -> None:
 
 
 def path_without(folder: Path, program: str) -> str:
-    """Return a PATH with all programs except `program`, as links in a folder."""
+    """Return a PATH with a single folder that contains links to all programs except `program`."""
     links = folder / f".without-{program}"
     links.mkdir(exist_ok=True)
     for source in ENVIRONMENT["PATH"].split(":"):

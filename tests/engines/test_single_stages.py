@@ -1,4 +1,4 @@
-"""Tests for stages that a user runs without an engine: both engines know their outputs and do not repeat them."""
+"""Test stages that a user runs without an engine: both engines accept their outputs and do not rerun them."""
 
 import fcntl
 import json
@@ -27,7 +27,7 @@ def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_only_from_a_local_copy(params: dict) -> None:
-    """Let the dataset have a source that exists only if it is given with --from."""
+    """Set a source for the dataset that does not exist unless --from specifies it."""
     keep_one_evaluation(params)
     params["methods"]["relational"].update(epochs=1, views=2)
     params["datasets"]["shapes"].update(
@@ -51,11 +51,11 @@ def test_engines_do_not_repeat_a_fetch_from_a_local_copy(project: Path, folder_o
     assert "rule convert:" in plan
     assert "rule fetch:" not in plan
     assert "Stage 'fetch@shapes' didn't change, skipping" in call(project, "dvc", "repro", "convert@shapes")
-    # If the stage has to run for another reason, it reads the local copy again.
+    # If the stage has to run for a different reason, it reads the local copy again.
     dvc = ("dvc", "repro", "--force", "--single-item", "fetch@shapes")
     snakemake = ("snakemake", "--cores", "1", "--forcerun", "fetch", "--", str(IMAGES))
     assert f"reading the local copy {folder_of_images} again" in call(project, *dvc)
-    # If there is no local copy any more, it fails, but the images stay.
+    # If the local copy no longer exists, the stage fails, but the images remain.
     moved = folder_of_images.rename(folder_of_images.with_name("moved"))
     try:
         output = call(project, *dvc, code=255)
@@ -76,7 +76,7 @@ def test_engines_do_not_repeat_stages_that_a_user_has_run(project: Path) -> None
         read_only_from_a_local_copy(params)
         params["datasets"]["shapes"]["image_size"] = 24
 
-    write_params(project, change)  # Snakemake has metadata with the former parameter
+    write_params(project, change)  # Snakemake still has metadata with the old parameter
     call(project, "rr", "convert", "--dataset", "shapes")
     output = call(
         project, "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "rr", *PRETRAIN, "--device", "cpu"

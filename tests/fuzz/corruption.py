@@ -1,7 +1,7 @@
-"""Seeded random corruption of bytes and of trees of values, for the fuzz tests.
+"""Corrupt bytes and trees of values at random with a fixed seed, for the fuzz tests.
 
 The environment variable RR_FUZZ sets the number of rounds (40 by default, 1000 with RR_LONG=1). RR_FUZZ_SEED sets the
-seed. A test that fails reports its round, which the same two numbers reproduce.
+seed. A failing test reports its round. The same values of both variables reproduce it.
 """
 
 import os
@@ -32,12 +32,12 @@ def flip_bit(data: bytes, rng: random.Random, start: int = 0) -> bytes:
 
 
 def damage(data: bytes, rng: random.Random) -> bytes:
-    """Return `data` after up to four random mutations: changed bits or bytes, and deleted, repeated or moved parts."""
+    """Return `data` after up to four random mutations: changed bits or bytes, or deleted, repeated or moved parts."""
     for _ in range(rng.randint(1, 4)):
         if len(data) < 8:
             break
         size = min(len(data) // 2, 2 ** rng.randrange(12))
-        # File formats have their tables at the start or at the end, so more mutations are made there.
+        # File formats have their tables at the start or the end, so more mutations are made there.
         margin = min(len(data) - size, 200)
         start = rng.choice([rng.randint(0, len(data) - size), rng.randint(0, margin), len(data) - size - margin])
         start = max(start, 0)
@@ -86,7 +86,7 @@ def alter(tree: Any, rng: random.Random) -> None:
 
 
 def _nodes(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every node of a tree as its parent and its key or index in the parent. Cycles are visited once."""
+    """Yield every node of a tree, as its parent and its key or index in the parent. Cycles are visited only once."""
     visited, todo = set(), [tree]
     while todo:
         parent = todo.pop()

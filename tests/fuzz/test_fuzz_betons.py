@@ -1,6 +1,6 @@
-"""Fuzz test of corrupted betons: each one raises a UserError or is read as it is, and never crashes the process.
+"""Fuzz test with corrupted betons: each one raises a UserError or is read as it is, and none crashes the process.
 
-FFCV maps files into memory and processes them with machine code, so child processes read the files.
+FFCV maps files into memory and processes them with compiled code that may crash, so child processes read the files.
 """
 
 import json
@@ -19,7 +19,7 @@ from rr.errors import UserError
 pytestmark = pytest.mark.slow
 
 NUM_IMAGES, SIZE = 12, 8
-_TABLES_END = 4000  # bytes: the header, fields and samples of this small file lie before
+_TABLES_END = 4000  # bytes; the header, fields and samples of this small file come before this offset
 _VALUES = (0, 1, 2, 7, SIZE * SIZE * 3, 255, 2**16 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 
 
@@ -61,7 +61,7 @@ def corrupt(content: bytes, rng: random.Random) -> bytes:
 
 
 def read_file(path: Path, number: int) -> str:
-    """Return "read" if FFCV and a resident split give the bytes in the file, or "wrong", or a UserError's message."""
+    """Return "read" if FFCV and a resident split return the file's bytes, "wrong" if not, or a UserError's message."""
     try:
         data = beton.Beton(path, threads=1, max_resident_bytes=0)
         order = np.random.default_rng(number).permutation(len(data))

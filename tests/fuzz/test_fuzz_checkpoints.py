@@ -1,4 +1,4 @@
-"""Fuzz test of checkpoints: loading a damaged one restores the saved state completely or not at all."""
+"""Fuzz test with checkpoints: loading a damaged one restores the saved state completely or not at all."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Fuzz test of corrupted weights, Parquet files, archives and images: each one is read or raises a UserError.
+"""Fuzz test with corrupted weights, Parquet files, archives and images: each one is read or raises a UserError.
 
-Some readers are machine code that may crash, so child processes read the files.
+Some readers are compiled code that may crash, so child processes read the files.
 """
 
 import io
@@ -90,7 +90,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 def read_files(kind: str, paths: Iterable[Path]) -> None:
-    """Read files and print for each its number, "read" or the message, and the temporary files left in the folder."""
+    """Read files and print each one's number, "read" or the message, and the temporary files left in the folder."""
     for path in paths:
         try:
             READERS[kind](path)
@@ -117,7 +117,7 @@ def encode(image: Image.Image, image_format: str = "PNG") -> bytes:
 
 
 def make_valid_files(kind: str, folder: Path) -> list[bytes]:
-    """Return the contents of valid files of a kind."""
+    """Return the contents of valid files of one kind."""
     path = folder / "valid"
     names = ["cat", "dog"]
     labels = np.arange(20) % 2

@@ -1,7 +1,7 @@
-"""Fuzz test of folders of images: every file is taken or reported, or one UserError is raised and nothing is written.
+"""Fuzz test with image folders: every file is used or reported, or one UserError is raised and nothing is written.
 
-The oracle is the generator of the trees. It counts the files, links and special files that it writes, and remembers the
-contents of each image that can be read.
+The tree generator knows the correct result. It counts the files, links and special files that it writes, and remembers
+the contents of each readable image.
 """
 
 import os
@@ -44,9 +44,9 @@ class RandomTree:
     """A random tree of folders, most of them with a usual layout.
 
     Attributes:
-        root: its root.
+        root: root of the tree.
         num_entries: number of entries that are not folders.
-        images: the images that can be read, by their contents.
+        images: the readable images by their contents.
         is_damaged: whether a file that could be an image is damaged.
     """
 
@@ -136,7 +136,7 @@ def test_random_tree_is_fetched_completely_or_raises(tmp_path: Path, keys: dict)
 
 
 def check_fetched(tree: RandomTree, facts: dict, where: str) -> None:
-    """Check that all images were taken or reported, and that each one has the class and the split of its folders."""
+    """Check that all images were used or reported, and that each one has the class and the split of its folders."""
     taken = sum(facts["images"].values())
     assert taken + num_skipped(facts["skipped"]) == tree.num_entries, where
     contents = [data for _, data in raw.RawFile(raw_file(tree.root)).iter_images()]

@@ -1,4 +1,4 @@
-"""Tests for unusual names and images: no program runs a name as a command, and every image is read or raises."""
+"""Test unusual names and images: no program runs a name as a command, and every image is read or raises an error."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def write_images(folder: Path) -> None:
 
 
 def created_files(folder: Path) -> list[Path]:
-    """Return the files that the commands in the names would have created, which are all called `x`."""
+    """Return the files, all called `x`, that the commands in the names would have created."""
     return [path for path in folder.rglob("x") if ".git" not in path.parts]
 
 
@@ -87,7 +87,7 @@ def test_unsafe_suite_name_raises_and_writes_nothing(params_file: Path, name: st
 
 
 def test_images_with_unusual_names_and_modes_are_read(project: Path, rr: RunRr) -> None:
-    """Names with spaces, newlines and invalid UTF-8; CMYK, 16-bit and animated images, and one that is a pixel wide."""
+    """Use names with spaces, newlines and invalid UTF-8, and CMYK, 16-bit, animated and one-pixel-wide images."""
     folder = project / "my images\n;"
     folder.mkdir()
     rng = np.random.default_rng(0)

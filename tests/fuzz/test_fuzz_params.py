@@ -1,4 +1,4 @@
-"""Fuzz test of corrupted parameters, suites and records: a command succeeds or ends with one message."""
+"""Fuzz test with corrupted parameters, suites and records: a command succeeds or ends with one message."""
 
 import copy
 import io
@@ -30,7 +30,7 @@ def dump_yaml(tree: Any) -> bytes:
 
 
 def corrupt_yaml(tree: dict[str, Any], rng: random.Random) -> bytes:
-    """Return `tree` as YAML, with changed values (70 % of the cases) or with damaged text."""
+    """Return `tree` as YAML, with changed values (in 70 % of the cases) or with damaged text."""
     if rng.random() < 0.7:
         tree = copy.deepcopy(tree)
         alter(tree, rng)
@@ -42,7 +42,7 @@ def corrupt_yaml(tree: dict[str, Any], rng: random.Random) -> bytes:
 
 
 def succeeds(rr: RunRr, number: int, *command: object) -> bool:
-    """Run `rr` and return whether it succeeded. The only other outcome allowed is one message and code 2."""
+    """Run `rr` and return whether it succeeded. The only other allowed outcome is one message and exit code 2."""
     try:
         outcome = rr(*command)
     except BaseException as error:
@@ -139,7 +139,7 @@ def test_invalid_source_path_raises(project: Path, rr: RunRr, kind: str, path: s
             10**9,
             PRETRAIN,
             "",
-        ),  # more than the number of images: a mini-batch has all of them
+        ),  # more than the number of images, so a mini-batch contains all of them
         ("datasets.shapes.std", [1e-300] * 3, PRETRAIN, "greater than or equal to 0.001"),
         (
             "datasets.shapes.std",
@@ -150,7 +150,7 @@ def test_invalid_source_path_raises(project: Path, rr: RunRr, kind: str, path: s
         ("datasets.shapes.mean", [125.3, 123.0, 113.9], PRETRAIN, "less than or equal to 1"),
         ("protocols.linear.learning_rate", 1e6, (*EVALUATE, "linear"), ""),
         ("protocols.knn.temperature", 1e-300, (*EVALUATE, "knn"), ""),
-        ("protocols.knn.neighbors", 10**9, (*EVALUATE, "knn"), "exceeds the number of training images of shapes (200)"),
+        ("protocols.knn.neighbors", 10**9, (*EVALUATE, "knn"), "exceeds the number of training images in shapes (200)"),
     ],
 )
 def test_extreme_number_is_used_or_raises(

@@ -1,7 +1,7 @@
-"""Fuzz test of layouts of Parquet files: every row and file is taken or reported, or one UserError is raised.
+"""Fuzz test with Parquet layouts: every row and file is used or reported, or one UserError is raised.
 
-The oracle is the generator. It remembers the contents and the class of each row, the order of the class names in each
-file, and which files of a numbered set it left out.
+The generator knows the correct result. It remembers the contents and the class of each row, the order of the class
+names in each file, and which files of a numbered set it left out.
 """
 
 import random
@@ -29,12 +29,12 @@ class RandomFiles:
     """Random Parquet files, most of them with a usual layout.
 
     Attributes:
-        root: their folder.
-        classes: the class (None if unlabeled) of each image that can be read, by its contents.
-        origins: the name of the file of each image, by its contents.
+        root: folder of the files.
+        classes: the class (None if unlabeled) of each readable image, by the image's contents.
+        origins: the name of each image's file, by the image's contents.
         num_rows: number of rows of each Parquet file that should be considered.
         num_other_files: number of files that should be reported.
-        must_raise: whether the files contain a mistake that cannot be repaired by a guess.
+        must_raise: whether the files contain a mistake that cannot be fixed by guessing.
     """
 
     def __init__(self, root: Path, rng: random.Random) -> None:
@@ -111,7 +111,7 @@ def test_random_files_are_fetched_completely_or_raise(tmp_path: Path, keys: dict
 
 
 def check_fetched(files: RandomFiles, facts: dict, where: str, is_labeled: bool) -> None:
-    """Check that all rows of the used files were taken or reported, with their classes and splits."""
+    """Check that all rows of the selected files were used or reported, with their classes and splits."""
     used = [name for names in facts["files"].values() for name in names]
     skipped = {reason: sum(by_suffix.values()) for reason, by_suffix in facts["skipped"].items()}
     num_unused = len(files.num_rows) - len(used)
@@ -155,5 +155,5 @@ def test_images_are_never_left_out_of_a_random_pool(tmp_path: Path) -> None:
 
 
 def group_by_label(images: list[bytes], labels: list[int]) -> list[set[bytes]]:
-    """Return the distinct images of each label."""
+    """Return the distinct images with each label."""
     return [{image for image, other in zip(images, labels, strict=True) if other == label} for label in {*labels}]

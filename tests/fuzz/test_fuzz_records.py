@@ -1,4 +1,4 @@
-"""Fuzz test of records: a flipped bit in any artifact is detected, and the message names the file."""
+"""Fuzz test with records: a flipped bit in any artifact is detected, and the message names the file."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from rr.workflow.verify import check_grid
 
 pytestmark = pytest.mark.slow
 
-FLIPS = DEFAULT_ROUNDS // 2  # each reads every file of the project
+FLIPS = DEFAULT_ROUNDS // 2  # each round reads every file of the project
 NOT_ARTIFACTS = (".rr", "params.yaml")
 
 

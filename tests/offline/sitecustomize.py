@@ -1,4 +1,4 @@
-"""Refuse connections to other machines: Python loads this file in the process of the tests and in those they start."""
+"""Reject connections to other machines. Python loads this file in the test process and in its child processes."""
 
 import socket
 from ipaddress import ip_address

@@ -1,4 +1,4 @@
-"""Part `backbone`: forward and backward pass on 32 × 32 images, and the forward pass that extracts features."""
+"""Part `backbone`: the forward and backward pass on 32 × 32 images, and the forward pass that extracts features."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ _INFERENCE_BATCHES = (("conv4", 128), ("resnet32", 128), ("resnet34", 128))
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare the backbones of rr in channels-last memory format with those of the reference in NCHW format."""
-    result = PartResult(notes=["The gradients are computed with respect to the weights, but not to the images."])
+    """Compare rr's backbones in channels-last memory format with the reference's backbones in NCHW format."""
+    result = PartResult(notes=["Gradients are computed with respect to the weights, but not the images."])
     for threads in settings.available_thread_counts(1, 2):
         for make_pass, batches in ((_make_step, _TRAINING_BATCHES), (_make_inference, _INFERENCE_BATCHES)):
             for backbone, batch_size in batches:

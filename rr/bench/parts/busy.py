@@ -1,4 +1,4 @@
-"""Part `busy`: the throughput of training while other programs use all cores of the machine."""
+"""Part `busy`: training throughput while other programs use all of the machine's cores."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from rr.bench.measure import PartResult, Timing, summarize
 from rr.bench.settings import IMAGES, VIEWS, Settings
 from rr.bench.workers import TrainingTask
 
-_STEPS = 8  # steps per turn, so that a turn is much longer than a time slice of the scheduler
+_STEPS = 8  # steps per turn; a turn must be much longer than a time slice of the scheduler
 # The loop ends with the benchmark, even if the benchmark is killed.
 _LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
@@ -50,14 +50,16 @@ def run(settings: Settings) -> PartResult:
             case.facts["fraction_kept"] = 1 / ratio.median
             result.cases.append(case)
             kept = f"{100 / ratio.median:.0f} % (quartiles {100 / ratio.q3:.0f} to {100 / ratio.q1:.0f} %)"
-            result.notes.append(f"With the loops, training with {threads} threads keeps {kept} of its throughput.")
-    result.notes.append("The loops have the same priority as the training. They are stopped in every other turn.")
+            result.notes.append(f"With the loops, training on {threads} threads keeps {kept} of its throughput.")
+    result.notes.append(
+        "The loops have the same priority as the training process. They are stopped during every other turn."
+    )
     return result
 
 
 @contextlib.contextmanager
 def stopped_loops(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start programs that use a core each, and stop them (SIGSTOP). Kill them when the context exits."""
+    """Start programs that use one core each and stop them (SIGSTOP). Kill them when the context exits."""
     loops: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):

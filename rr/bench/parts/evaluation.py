@@ -1,4 +1,4 @@
-"""Part `evaluation`: linear evaluation with cached features, and with features computed in every epoch."""
+"""Part `evaluation`: linear evaluation with cached features, and with features recomputed in every epoch."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ _BATCH_SIZE = 128
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare the time of 100 epochs of rr with 100 times that of one epoch of the reference."""
+    """Compare the time that rr needs for 100 epochs with 100 times the time that the reference needs for one epoch."""
     epochs = 2 if settings.smoke_test else 100
     result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
@@ -39,17 +39,17 @@ def run(settings: Settings) -> PartResult:
             timings = [rr_timings, reference_timings]
             result.cases.append(summarize(f"{epochs} epochs, {data.name}", "evaluations", threads, names, timings))
     result.notes = [
-        f"All epochs of the reference take equally long, so single epochs are timed, and their times are multiplied by "
-        f"{epochs}. The reference has one worker process per core ({num_loader_workers()}). The processes persist "
-        "between epochs, and their start is not timed.",
-        "The time of rr includes reading the images, the extraction of features, all epochs and the accuracy. The time "
-        "of the reference does not include its pass over the test images.",
+        f"All epochs of the reference take the same time, so single epochs are timed and the times are multiplied by "
+        f"{epochs}. The reference has one worker process per core ({num_loader_workers()}). These processes persist "
+        "between epochs, and their startup is not timed.",
+        "The time for rr includes reading the images, extracting the features, training for all epochs and computing "
+        "the accuracy. The time for the reference does not include its pass over the test images.",
     ]
     return result
 
 
 class _LinearEvaluation:
-    """Feature extraction and the linear protocol of rr. The first training images are also the test images."""
+    """Feature extraction and the linear protocol in rr. The first training images also serve as test images."""
 
     def __init__(self, data: BenchData, epochs: int, threads: int) -> None:
         self.data, self.threads = data, threads

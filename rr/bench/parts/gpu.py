@@ -1,4 +1,4 @@
-"""Part `gpu`: the training loop of rr on a GPU."""
+"""Part `gpu`: rr's training loop on a GPU."""
 
 import csv
 import tempfile
@@ -14,13 +14,13 @@ from rr.compute.device import configure_backends, device_name
 from rr.data import beton
 from rr.workflow.throughput import StopTraining, train_until_stopped
 
-NO_GPU = "Nothing was measured, because torch finds no GPU."
+NO_GPU = "Nothing was measured, because torch did not find a GPU."
 _CASES = [(backbone, precision) for backbone in ("conv4", "resnet32") for precision in ("float32", "bfloat16")]
 _MAX_SECONDS_PER_CASE = 30
 
 
 def run(settings: Settings) -> PartResult:
-    """Time the relational method on random images, and compare the losses of the first steps with those of the CPU."""
+    """Time the relational method on random images, and compare the losses in the first steps with the CPU's losses."""
     result = PartResult()
     if not torch.cuda.is_available():
         result.notes.append(NO_GPU)
@@ -29,7 +29,7 @@ def run(settings: Settings) -> PartResult:
     for threads in settings.available_thread_counts(2):
         configure_backends(threads)
         for backbone, precision in _CASES:
-            torch.compiler.reset()  # otherwise, the limit of compilations per function would count all cases
+            torch.compiler.reset()  # otherwise, all cases would count toward the limit of compilations per function
             with tempfile.TemporaryDirectory() as folder:
                 path = _write_images(Path(folder), num_images)
                 timer = StepTimer(block_size, settings.steps)
@@ -45,8 +45,8 @@ def run(settings: Settings) -> PartResult:
     difference = max(abs(a - b) / b for a, b in zip(losses["cuda"], losses["cpu"], strict=True))
     result.notes = [
         "Only rr is timed. A repeat is a block of steps and ends when the GPU has finished them.",
-        f"The mean losses of the first three epochs of five steps (Conv-4, float32, K=4, M={IMAGES}) differ from those "
-        f"of the CPU by at most {difference:.1e} (relative difference).",
+        f"The mean losses of the first three epochs of five steps (Conv-4, float32, K=4, M={IMAGES}) differ from the "
+        f"CPU's losses by at most {difference:.1e} (relative difference).",
     ]
     return result
 
@@ -72,9 +72,9 @@ def _write_images(folder: Path, num_images: int) -> Path:
 
 
 class StepTimer:
-    """Time blocks of training steps. The first block is the warm-up.
+    """Time blocks of training steps. The first block is a warm-up.
 
-    `repeats` blocks are timed, or fewer if they take longer than half a minute.
+    Up to `repeats` blocks are timed. Timing stops early if it takes longer than half a minute.
     """
 
     def __init__(self, block_size: int, repeats: int) -> None:
@@ -84,7 +84,7 @@ class StepTimer:
         self._wall = self._cpu = self._first_wall = 0.0
 
     def on_step(self, num_views: int) -> None:
-        """Count a step. At the end of a block, wait for the GPU and record the time of the block.
+        """Count a step. At the end of a block, wait for the GPU and record how long the block took.
 
         Raises:
             StopTraining: if `repeats` blocks have been timed, or if the time is up.

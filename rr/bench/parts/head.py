@@ -1,4 +1,4 @@
-"""Part `head`: forward and backward pass of the relation head over all pairs, and the memory of a step."""
+"""Part `head`: the relation head's forward and backward pass over all pairs, and the memory that a step needs."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -18,12 +18,12 @@ Implementation = Literal["rr", "reference"]
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare the times for K = 2, 4, 8 and 32, with M = 64 and D = 64, and the memory for K = 32."""
+    """Compare the times for K = 2, 4, 8 and 32 (with M = 64 and D = 64), and the memory for K = 32."""
     images = 8 if settings.smoke_test else IMAGES
     result = PartResult(
         notes=[
-            "The loss is the focal loss. The gradients include those with respect to the features. The reference "
-            "builds a (P, 2 D) matrix of all pairs."
+            "The loss is the focal loss. Gradients with respect to the features are included. The reference "
+            "builds a (P, 2 D) matrix with all pairs."
         ]
     )
     for threads in settings.available_thread_counts(1, 2):
@@ -50,7 +50,7 @@ def _add_peak_memory(result: PartResult) -> None:
 
 
 def make_step(implementation: Implementation, num_views: int, num_images: int) -> Callable[[], Tensor]:
-    """Return a function that computes the loss of one mini-batch and its gradients."""
+    """Return a function that computes the loss on one mini-batch and the gradients."""
     torch.manual_seed(0)
     features_KMD = torch.randn(num_views, num_images, FEATURES, requires_grad=True)
     head: torch.nn.Module
@@ -77,7 +77,7 @@ def make_step(implementation: Implementation, num_views: int, num_images: int) -
 
 
 def measure_memory(implementation: Implementation) -> float | None:
-    """Return the memory in MiB that a step needs at K = 32 and M = 64, or None if it cannot be measured."""
+    """Return the memory in MiB that a step needs with K = 32 and M = 64, or None if it cannot be measured."""
     configure_backends(1)
     make_step(implementation, VIEWS, 2)()  # loads libraries and compiles code before the measurement
     return measure_peak_mib(make_step(implementation, VIEWS, IMAGES))

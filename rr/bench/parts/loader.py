@@ -17,7 +17,7 @@ _BATCH_SIZE, _LARGE_BATCH_SIZE = 64, 1024
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare the two loaders of rr (FFCV, array in memory) with a DataLoader whose worker processes use PIL images."""
+    """Compare rr's two loaders (FFCV, in-memory array) with a DataLoader whose worker processes use PIL images."""
     result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(settings, 256 if settings.smoke_test else 10_000, Path(folder))
@@ -38,7 +38,7 @@ def run(settings: Settings) -> PartResult:
                 repeats = settings.capped_repeats(5)
                 result.cases.append(compare_candidates(case, "images", threads, candidates, repeats))
     result.notes = [
-        f"A repeat is an epoch. The reference has one worker process per core ({num_loader_workers()}). The processes "
+        f"A repeat is an epoch. The reference has one worker process per core ({num_loader_workers()}). Its processes "
         "persist between epochs. The reference keeps its images in memory, as torchvision does for CIFAR.",
         "FFCV reads its file from the page cache.",
         "During training, rr keeps datasets of up to 1 GiB of pixels in memory and streams larger ones.",

@@ -1,4 +1,4 @@
-"""Part `machine`: the peak performance of the processor, for the roofline of docs/performance.md."""
+"""Part `machine`: the processor's peak performance, for the roofline in docs/performance.md."""
 
 import torch
 
@@ -10,9 +10,9 @@ _COPY_VALUES = 1 << 26  # 256 MiB of float32, more than the cache of any process
 
 
 def run(settings: Settings) -> PartResult:
-    """Measure the floating-point operations per second of a matrix product, and the bytes per second of a copy."""
+    """Measure a matrix product in floating-point operations per second, and a copy in bytes per second."""
     result = PartResult(
-        notes=["All values are float32. The bytes of a copy count twice, because they are read and written."]
+        notes=["All values are float32. The bytes of a copy count twice, because each byte is read and written."]
     )
     size, values = (64, 1 << 12) if settings.smoke_test else (_MATRIX_SIZE, _COPY_VALUES)
     left, right, source = torch.randn(size, size), torch.randn(size, size), torch.randn(values)

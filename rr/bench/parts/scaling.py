@@ -1,6 +1,6 @@
 """Part `scaling`: time and peak memory as images, views, classes, stages and indexed vectors grow in number.
 
-`python -m rr.bench.parts.scaling RESULTS.json PLOT.svg` draws the results of `rr bench scaling --json`.
+`python -m rr.bench.parts.scaling RESULTS.json PLOT.svg` plots the results of `rr bench scaling --json`.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ from rr.workflow.plan import format_plan, make_plan
 
 _NUM_FEATURES, _NUM_TEST_IMAGES, _NUM_QUERIES, _REPEATS = 64, 2_000, 10, 3
 
-# Creates the work of one size: a function to time.
+# Prepares work of one size and returns the function to time.
 _MakeWork = Callable[[int, Path], Callable[[], object]]
 
 
 def run(settings: Settings) -> PartResult:
-    """Time each kind of work at several sizes, and measure the peak memory of one more run in a new process."""
-    result = PartResult(notes=["The peak memory includes the inputs of the work, but not the libraries."])
+    """Time each kind of work at several sizes, and measure the peak memory of an additional run in a new process."""
+    result = PartResult(notes=["The peak memory includes the inputs, but not the libraries."])
     for threads in settings.available_thread_counts(2):
         configure_backends(threads)
         for series, unit, sizes, make_work in _list_series():
@@ -52,7 +52,7 @@ def run(settings: Settings) -> PartResult:
                 case.facts.update(series=series, size=size, size_unit=unit, peak_memory_mib=peak)
                 result.cases.append(case)
                 peaks.append(f"{size:,}: {'unknown' if peak is None else f'{peak:,.0f} MiB'}")
-            result.notes.append(f"Peak memory of {series} by the number of {unit}: {', '.join(peaks)}.")
+            result.notes.append(f"Peak memory of {series} by number of {unit}: {', '.join(peaks)}.")
     return result
 
 
@@ -66,7 +66,7 @@ def measure_memory(series: str, size: int, threads: int) -> float | None:
 
 
 def _list_series() -> Iterator[tuple[str, str, tuple[int, ...], _MakeWork]]:
-    """Yield name, unit of the size, sizes and work of each series, in ascending order of size."""
+    """Yield the name, size unit, ascending sizes and work of each series."""
     yield "writing a dataset", "images", (5_000, 50_000, 500_000), _make_write
     yield "reading a dataset", "images", (5_000, 50_000, 500_000), _make_read
     yield "training step", "views of an image", (2, 4, 8, 16, 32, 64), _make_training_step
@@ -79,7 +79,7 @@ def _list_series() -> Iterator[tuple[str, str, tuple[int, ...], _MakeWork]]:
 
 def _make_write(num_images: int, folder: Path) -> Callable[[], object]:
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
-    images = np.broadcast_to(image, (num_images, 32, 32, 3))  # needs the memory of one image
+    images = np.broadcast_to(image, (num_images, 32, 32, 3))  # needs memory for only one image
     labels, index = np.arange(num_images) % 10, np.arange(num_images)
     return lambda: beton.write(folder / "train.beton", images, labels, index)
 
@@ -97,7 +97,7 @@ def _make_read(num_images: int, folder: Path) -> Callable[[], object]:
 
 
 def _make_training_step(num_views: int, folder: Path) -> Callable[[], object]:
-    """Return a function that computes the relation loss of Conv-4 and updates the weights, without making views."""
+    """Return a function that computes the relation loss with Conv-4 and updates the weights, without making views."""
     config = paper_config("relational", num_views, IMAGES)
     assert isinstance(config, TrainableConfig)
     method = methods.build(config, backbones.build("conv4"), 10).train()
@@ -113,7 +113,7 @@ def _make_training_step(num_views: int, folder: Path) -> Callable[[], object]:
 
 
 def _make_linear_evaluation(num_classes: int, folder: Path) -> Callable[[], object]:
-    """Return a function that trains on 10,000 features for one epoch and evaluates 2,000."""
+    """Return a function that trains on the features of 10,000 images for one epoch and evaluates on 2,000 images."""
     generator = torch.Generator().manual_seed(0)
     train, test = (torch.randn(n, _NUM_FEATURES, generator=generator) for n in (10_000, _NUM_TEST_IMAGES))
     train_labels, test_labels = (np.arange(len(features)) % num_classes for features in (train, test))
@@ -164,7 +164,7 @@ def _make_search(dimension: int) -> _MakeWork:
 
 
 def save_plot(cases: list[dict[str, Any]], path: Path) -> None:
-    """Draw the time and the peak memory of each series against its size."""
+    """Plot the time and the peak memory of each series against the size."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Part `startup`: the time from the start of a process to the help text, the first work, and the first step."""
+"""Part `startup`: the time from the start of a process to the help text, the first work and the first step."""
 
 import contextlib
 import io
@@ -20,10 +20,10 @@ from rr.bench.workers import TrainingTask
 from rr.data.beton import Beton
 
 _VIEWS = 4
-_IMPORT_TORCH = "import os, torch; os._exit(0)"  # like the other processes, without unloading libraries
+_IMPORT_TORCH = "import os, torch; os._exit(0)"  # exits without unloading libraries, like the other processes
 _RUN = ("--dataset", "shapes", "--backbone", "conv4", "--seed", "1", "--method")
 _TARGET = (*_RUN, "random", "--target", "shapes")
-# The command of each stage, and the function in which its work begins: the first image, mini-batch or file of results.
+# The function in which each stage's work begins (the first image, mini-batch or result file), and the stage's command.
 _FIRST_WORK = {
     "rr convert": ("rr.data.raw:decode_image", ("convert", "--dataset", "shapes")),
     "rr pretrain": ("rr.pretrain.loop:Trainer.run_step", ("pretrain", *_RUN, "relational")),
@@ -37,7 +37,7 @@ _AFTER_FIRST_STEP = "rr.pretrain.loop:Trainer.save_if_due_and_exit_on_signal"
 
 
 def run(settings: Settings) -> PartResult:
-    """Time new processes of rr and of the reference. A first, untimed process of each fills the caches."""
+    """Time new processes of rr and of the reference. An untimed first process of each fills the caches."""
     repeats, warmup = settings.capped_repeats(5), 0 if settings.smoke_test else 1
     result = PartResult()
     help_text = Candidate("rr --help", _make_python_call(["-m", "rr", "--help"], Path.cwd()), 1)
@@ -55,7 +55,7 @@ def run(settings: Settings) -> PartResult:
             torch_seconds = case.candidates[0].cpu.median
             seconds = {stage.name: stage.cpu.median - torch_seconds for stage in case.candidates[1:]}
             result.notes.append(
-                f"CPU seconds to the first work minus those of `import torch`, {threads} threads: "
+                f"CPU seconds to the first work, minus the CPU seconds of `import torch`, with {threads} threads: "
                 + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
             )
             command = ("pretrain", *_RUN, "relational", "--device", "cpu", "--params", "params.yaml")
@@ -66,14 +66,16 @@ def run(settings: Settings) -> PartResult:
             ]
             result.cases.append(compare_candidates("first step", "starts", threads, candidates, repeats, warmup))
     result.notes += [
-        "Reading the parameters, the hashes of inputs and code, and the checks of the grid belong to a start. The work "
-        "begins with the first image, mini-batch or file of results.",
-        f"The method is relational with K={_VIEWS}, M={IMAGES} and Conv-4. The first step is measured "
-        "from the start of the process to its end.",
-        "The time of rr includes the interpreter, imports, parameters, hashes of inputs and code, the training split, "
-        "compiled kernels from numba's cache, the image of example views, and the step.",
-        "The time of the reference includes the interpreter, imports, loading of arrays from disk, the start of worker "
-        "processes with their first mini-batches, and the step. Its CPU time does not include its worker processes.",
+        "A start includes reading the parameters, hashing the inputs and the code, and checking the grid. The work "
+        "begins with the first image, mini-batch or result file.",
+        f"The method is relational with K={_VIEWS}, M={IMAGES} and Conv-4. The first step is timed "
+        "from the start of the process to the end of the step.",
+        "The time for rr includes starting the interpreter, importing modules, reading the parameters, hashing the "
+        "inputs and the code, loading the training split, loading compiled kernels from numba's cache, rendering the "
+        "image of example views, and the step.",
+        "The time for the reference includes starting the interpreter, importing modules, loading arrays from disk, "
+        "starting worker processes and waiting for their first mini-batches, and the step. The CPU time does not "
+        "include the worker processes.",
     ]
     return result
 
@@ -97,10 +99,10 @@ def _run_first_step(task: TrainingTask) -> None:
 
 
 def _create_project(folder: Path, num_images: int, threads: int) -> TrainingTask:
-    """Create a project in `folder` with all inputs of the stages, and the same images for the reference.
+    """Create a project in `folder` with all inputs that the stages need, and the same images for the reference.
 
-    The grid has random weights, so that all its stages can run quickly. The method of the first step is not in it.
-    Return the task of the reference.
+    The grid uses random weights so that all its stages run quickly. It does not include the method that is used to time
+    the first step. Return the reference's task.
     """
     source = {"kind": "shapes", "train": num_images, "test": 10, "seed": 0}
     batch_size = 32 if num_images < IMAGES * 2 else IMAGES

@@ -14,11 +14,11 @@ from rr.views import make_views
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare rr with torchvision, and with other libraries if they are installed, at 32, 64 and 96 pixels."""
+    """Compare rr at 32, 64 and 96 pixels with torchvision and with other libraries that are installed."""
     result = PartResult(
         notes=[
             "By default, each implementation uses one thread. The reference makes its views in this process, so the "
-            "time does not include the transfer from the worker processes of a DataLoader."
+            "time does not include the transfer from DataLoader worker processes."
         ]
     )
     num_images, views = (8, 2) if settings.smoke_test else (IMAGES, VIEWS)

@@ -1,1 +1,1 @@
-"""Read the files of the runs and check them."""
+"""Read and check the files that the runs wrote."""

@@ -1,4 +1,4 @@
-"""Collect the results of all runs of the grid as typed values. Only the package `inputs` reads files of the runs."""
+"""Collect the results of all runs in the grid as typed values. Only the package `inputs` reads the runs' files."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,9 +15,9 @@ from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embeddi
 from rr.workflow.claims import grid_claims
 from rr.workflow.grid import evaluations, extractions, pretrainings
 
-NUM_COLORS = 20  # of templates/colors.css
+NUM_COLORS = 20  # number of colors in templates/colors.css
 CLASSIFICATION = CLASSIFICATION_PROTOCOLS
-TRAINED_CLASSIFIER = "trained_classifier_accuracy"  # linear evaluation adds it for supervised networks
+TRAINED_CLASSIFIER = "trained_classifier_accuracy"  # metric that linear evaluation adds for supervised networks
 RETRIEVAL_METRICS = ("precision", "recall", "hit_rate")  # reported at every cutoff k
 _UNIT_RANGE = (0.0, 1.0)
 
@@ -30,8 +30,8 @@ class PretrainResult:
         paths: the run's files.
         record: its record (run.json).
         history: the columns of the history, one value per epoch; empty if nothing was trained.
-        views_png: an image of training images and their views, as the bytes of a PNG file.
-        color: number of the color of the method in all plots and tables, from 1.
+        views_png: a PNG file that shows training images and their views, as bytes.
+        color: number of the method's color in all plots and tables, from 1.
     """
 
     paths: PretrainPaths
@@ -42,12 +42,12 @@ class PretrainResult:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the method, as the run recorded them."""
+        """The method's settings, as recorded by the run."""
         return self.record.params[f"methods.{self.paths.method}"]
 
     @property
     def precision(self) -> str:
-        """The floating-point precision of the training."""
+        """The floating-point precision used in training."""
         return self.record.params.get("precision", "float32")
 
 
@@ -69,7 +69,7 @@ class EvaluationResult:
         record: its record (run.json).
         metrics: the metrics by name.
         per_image: the predictions of a classification protocol, the map of an embedding protocol, or None.
-        examples_png: an image of examples, such as misclassified images, as the bytes of a PNG file.
+        examples_png: a PNG file with examples, such as misclassified images, as bytes.
     """
 
     paths: EvaluationPaths
@@ -81,7 +81,7 @@ class EvaluationResult:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the protocol, as the run recorded them."""
+        """The protocol's settings, as recorded by the run."""
         return self.record.params[f"protocols.{self.paths.protocol}"]
 
     @property
@@ -95,9 +95,9 @@ StageResult = PretrainResult | ExtractionResult | EvaluationResult
 
 @dataclass(frozen=True)
 class GridResults:
-    """The results of all runs, in the order of the grid, and the claims that the grid states.
+    """The results of all runs, in grid order, and the claims that the grid makes.
 
-    `image_names` are the names of the images of each target that has an embedding and a raw file.
+    `image_names` are the image names of each target that has an embedding and a raw file.
     """
 
     pretrainings: list[PretrainResult]
@@ -113,7 +113,7 @@ class GridResults:
 
     @property
     def stages(self) -> dict[str, Sequence[StageResult]]:
-        """The runs by the title of their stage."""
+        """The runs by stage title."""
         return {
             "Pretraining": self.pretrainings,
             "Feature extraction": self.extractions,
@@ -121,7 +121,7 @@ class GridResults:
         }
 
     def evaluations_of_kind(self, *kinds: str) -> list[EvaluationResult]:
-        """Return the evaluations whose protocol has one of the kinds."""
+        """Return the evaluations whose protocol is of one of these kinds."""
         return [evaluation for evaluation in self.evaluations if evaluation.kind in kinds]
 
 
@@ -132,10 +132,10 @@ def retrieval_cutoffs(settings: dict[str, Any]) -> list[int]:
 
 
 def collect_results(params: Params) -> GridResults:
-    """Read the outputs of every run of the grid.
+    """Read the outputs of every run in the grid.
 
     Raises:
-        UserError: if a file is missing or damaged, if the settings of runs differ, or if evaluations on one target
+        UserError: if a file is missing or damaged, if the runs' settings differ, or if evaluations on the same target
             have different classes.
     """
     methods = unique(run.method for run in pretrainings(params))
@@ -181,7 +181,7 @@ def _collect_evaluation(run: EvaluationPaths, pretraining: PretrainResult) -> Ev
 
 
 def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return the minimum and maximum of each metric that the report needs from a protocol."""
+    """Return the valid minimum and maximum of each metric that the report needs from a protocol."""
     match settings["kind"]:
         case "retrieval":
             at_k = [f"{name}_at_{k}" for name in RETRIEVAL_METRICS for k in retrieval_cutoffs(settings)]
@@ -197,9 +197,9 @@ def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def _check_equal(entries: Iterable[tuple[str, Any, Path]]) -> None:
-    """Raise UserError if a value differs between files, because results cannot be averaged or compared then.
+    """Raise UserError if a value differs between files, because the results could not be averaged or compared.
 
-    Each entry is the description of a value, the value, and the file that contains it.
+    Each entry consists of a description, the value, and the file that contains the value.
     """
     first_values: dict[str, tuple[Any, Path]] = {}
     for description, value, path in entries:

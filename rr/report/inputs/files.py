@@ -16,7 +16,7 @@ from rr.errors import UserError
 from rr.workflow.records import load_record
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_HEADER_BYTES = 33  # signature and header chunk, which holds the width
+_PNG_HEADER_BYTES = 33  # the signature and the header chunk, which includes the width
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Metrics = TypeAdapter(dict[str, _Finite])
 _TOLERANCE = 1e-6  # rounding errors can put a metric slightly outside its range
@@ -35,7 +35,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Commit:
-    """The commit of the code, and whether files that determine results had uncommitted changes."""
+    """The code's commit, and whether files that affect the results had uncommitted changes."""
 
     id: str
     changed: bool
@@ -43,7 +43,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The fields of a `run.json` that the report uses. Those with a default may be absent from the file."""
+    """The fields of `run.json` that the report uses. Fields with a default may be missing from the file."""
 
     command: str
     device: str
@@ -69,11 +69,11 @@ def read_record(folder: Path, section: str | None = None) -> RunRecord:
 
     Args:
         folder: the run's folder.
-        section: a section of params.yaml, e.g. "methods.simclr", that the record must contain with a `kind`. If None,
-            no section is required.
+        section: a section of params.yaml, e.g. "methods.simclr", that the record must include and that must have a
+            `kind`. If None, no section is required.
 
     Raises:
-        UserError: if the record is missing or damaged, or does not contain the section.
+        UserError: if the record is missing or damaged, or does not include the section.
     """
     try:
         record = _RunRecord.validate_python(load_record(folder))
@@ -86,10 +86,10 @@ def read_record(folder: Path, section: str | None = None) -> RunRecord:
 
 
 def read_metrics(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the metrics by name. `ranges` has the minimum and maximum of each metric that must be present.
+    """Return the metrics by name. `ranges` holds the minimum and maximum of each metric that must be present.
 
     Raises:
-        UserError: if the file is missing or damaged, a value is not finite, or a metric is absent or out of range.
+        UserError: if the file is missing or damaged, or if a metric is missing, not finite or out of range.
     """
     try:
         metrics = _Metrics.validate_json(read_bytes(path))
@@ -99,18 +99,18 @@ def read_metrics(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict[
         if name not in metrics:
             raise damaged_file_error(path, f"the metric {name} is missing")
         if not low - _TOLERANCE <= metrics[name] <= high + _TOLERANCE:
-            raise damaged_file_error(path, f"{name} is {metrics[name]:g}, but must be from {low:g} to {high:g}")
+            raise damaged_file_error(path, f"{name} is {metrics[name]:g}, but must be between {low:g} and {high:g}")
     return metrics
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
     """Return the columns of a training history by name.
 
-    Empty cells become NaN. The result is empty if the file has no rows, i.e. if nothing was trained.
+    Empty cells become NaN. The result is empty if the file has no rows, which means that nothing was trained.
 
     Raises:
-        UserError: if the file is missing or damaged, lacks the column `epoch` or `loss`, or contains an epoch or a
-            loss that is not finite.
+        UserError: if the file is missing or damaged, if the column `epoch` or `loss` is missing, or if an epoch or a
+            loss is not finite.
     """
     try:
         header, *rows = list(csv.reader(read_bytes(path).decode("utf-8").splitlines())) or [[]]
@@ -161,12 +161,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def damaged_file_error(path: Path, reason: str) -> UserError:
-    """Return the error for a stage output whose content is invalid."""
+    """Return the error to raise for a stage output with invalid content."""
     folder = paths.record_folder(path)
     return UserError(f"{path} is damaged ({reason}). Delete {folder} and run rr {folder.parts[1]} again")
 
 
 def _first_message(error: ValidationError) -> str:
-    """Return the place and the description of the first error."""
+    """Return the location and the description of the first error."""
     first = error.errors(include_url=False)[0]
     return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from rr.data.class_names import parse_class_names
 from rr.report.inputs.files import damaged_file_error, read_bytes
 
-_TOLERANCE = 1e-6  # of a confidence, for rounding errors
+_TOLERANCE = 1e-6  # allowed rounding error of a confidence
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Predictions:
     """The predictions of a classifier for N test images.
 
     Attributes:
-        class_names: the name of each class.
+        class_names: the class names.
         labels: true classes, int64 (N,).
         predictions: predicted classes, int64 (N,).
         confidence: probability of each predicted class, float64 (N,) in [0, 1].
@@ -37,13 +37,13 @@ class EmbeddingMap:
     """A two-dimensional map of the features of N test images.
 
     Attributes:
-        class_names: the name of each class; empty if the images have no labels.
+        class_names: the class names; empty if the images have no labels.
         labels: true classes, int64 (N,); -1 if unlabeled.
-        clusters: cluster of each image from 0, in descending order of size, int64 (N,).
-        coordinates: float32 (N, 2), without a unit.
+        clusters: cluster of each image, numbered from 0 in descending order of size, int64 (N,).
+        coordinates: map coordinates without a unit, float32 (N, 2).
         index: number of each image in the dataset, int64 (N,).
-        neighbors: rows of the nearest images of each image, int64 (N, K), nearest first.
-        thumbnails: each image as a WebP file.
+        neighbors: for each image, the rows of its nearest images, nearest first, int64 (N, K).
+        thumbnails: each image as the bytes of a WebP file.
     """
 
     class_names: list[str]
@@ -56,7 +56,7 @@ class EmbeddingMap:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Return the predictions of a classification protocol.
+    """Read the predictions of a classification protocol.
 
     Raises:
         UserError: if the file is missing or damaged.
@@ -72,7 +72,7 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def read_embedding_map(path: Path) -> EmbeddingMap:
-    """Return the map of an embedding protocol.
+    """Read the map of an embedding protocol.
 
     Raises:
         UserError: if the file is missing or damaged.
@@ -101,7 +101,7 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
 
 
 def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, list[str]]:
-    """Return the table and its class names. It must have the `columns` (types by name) without missing values.
+    """Read the table and its class names. It must have the `columns` (types by name), without missing values.
 
     Raises:
         UserError: if the file is missing or damaged.
@@ -121,6 +121,6 @@ def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, 
 
 
 def _check_classes(path: Path, classes: np.ndarray, class_names: list[str]) -> None:
-    """Raise UserError if one of the labels or predictions in `classes` is not the index of a class."""
+    """Raise UserError if a label or prediction in `classes` is not a valid class index."""
     if len(classes) and (classes.min() < 0 or classes.max() >= len(class_names)):
         raise damaged_file_error(path, f"a label or prediction is not from 0 to {len(class_names) - 1}")

@@ -1,1 +1,1 @@
-"""The results of the paper, and the comparison of our results with them."""
+"""The paper's results, and the comparison with our results."""

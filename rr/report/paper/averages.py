@@ -1,4 +1,4 @@
-"""The two averages of the paper's abstract, computed from the paper's results and from ours."""
+"""The two averages in the paper's abstract, computed from the paper's results and from ours."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ _RIVALS = {"the mean of the four self-supervised baselines": BASELINES, "SimCLR"
 
 
 def abstract_averages(table: ComparisonTable) -> list[str]:
-    """Return a sentence on each average of the abstract: the margin of relational reasoning in Table 1 (`table`).
+    """Return a sentence on each average in the abstract: a margin of relational reasoning in Table 1 (`table`).
 
-    The "+14 %" of the abstract is the margin over the mean of four baselines, although the abstract calls it the margin
-    over the best competitor. The "+3 %" is the margin over SimCLR. Our average is given only if no result is missing.
+    The abstract's "+14 %" is the margin over the mean of four baselines, although the abstract calls it the margin over
+    the best competitor. The "+3 %" is the margin over SimCLR. The sentence includes our average only if none of our
+    results is missing.
     """
     sentences = []
     for rivals, methods in _RIVALS.items():
@@ -37,13 +38,13 @@ def abstract_averages(table: ComparisonTable) -> list[str]:
 
 
 def mean_margin(rows: Sequence[Sequence[float]]) -> float:
-    """Return how far the first row exceeds the mean of the other rows, as a mean over columns."""
+    """Return by how much the first row exceeds the mean of the other rows, averaged over the columns."""
     first, *others = rows
     return statistics.fmean(ours - statistics.fmean(column) for ours, *column in zip(first, *others, strict=True))
 
 
 def _describe_missing(table: ComparisonTable, rows: dict[str, list[ComparisonCell]]) -> str:
-    """Return text that lists the methods with missing results, and the columns of these results."""
+    """List the methods that have missing results, and the columns in which they are missing."""
     by_missing_columns = group_by(
         rows, lambda row: tuple(c for c, cell in zip(table.columns, rows[row], strict=True) if not cell.match)
     )

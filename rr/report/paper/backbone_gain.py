@@ -16,13 +16,14 @@ from rr.report.plots.svg import INK, RULE, SERIES, Panel, format_csv, render_svg
 
 _SHALLOW: Literal["conv4"] = "conv4"
 _CAPTION = (
-    "Figure 2a: accuracy of linear evaluation with ResNet-32 minus that with Conv-4, in percentage points (means over "
-    "seeds). A circle is our result and a cross the paper’s, whose values are differences of its Table 2."
+    "Figure 2a: accuracy in linear evaluation with ResNet-32 minus the accuracy with Conv-4, in percentage points "
+    "(means over seeds). Circles show our results. Crosses show the paper’s results, which are differences of values "
+    "in its Table 2."
 )
 
 
 def build_backbone_gain(results: GridResults) -> Study | None:
-    """Return the study, or None if the grid has both backbones for no method and dataset."""
+    """Return the study, or None if no method and dataset in the grid has results for both backbones."""
     study = Study("Gain by a deeper backbone", _CAPTION, [], [])
     by_dataset = group_by((r for r in load_published() if r.table == "Figure 2a"), lambda result: result.dataset)
     for dataset, published in by_dataset.items():
@@ -41,7 +42,7 @@ def build_backbone_gain(results: GridResults) -> Study | None:
 
 
 def _find_both(results: GridResults, published: PublishedResult) -> tuple[Match, Match] | None:
-    """Return our results with the deeper backbone and with Conv-4 that correspond to a difference of the paper."""
+    """Return our results with the deeper backbone and with Conv-4 that correspond to a difference in the paper."""
     deep, shallow = find_match(results, published), find_match(results, replace(published, backbone=_SHALLOW))
     return (deep, shallow) if deep and shallow else None
 
@@ -49,7 +50,7 @@ def _find_both(results: GridResults, published: PublishedResult) -> tuple[Match,
 def _plot(
     dataset: str, published: Sequence[PublishedResult], gains: dict[PublishedResult, tuple[Match, Match]]
 ) -> Panel:
-    """Plot the differences for one dataset, with a row for each method."""
+    """Plot the differences for one dataset, with one row per method."""
     ours = {result: deep.value.mean - shallow.value.mean for result, (deep, shallow) in gains.items()}
     names = [display_name(result.method) for result in published]
 
@@ -71,7 +72,7 @@ def _plot(
         for result in ours
     ]
     title = f"{display_name(dataset)}, points"
-    alt_text = f"Accuracy with ResNet-32 minus that with Conv-4 on {title}: {', '.join(texts)}."
+    alt_text = f"Accuracy with ResNet-32 minus the accuracy with Conv-4 on {title}: {', '.join(texts)}."
     name = f"backbone-gain-{dataset}"
     csv = format_csv(
         ("method", "here", "the paper"),

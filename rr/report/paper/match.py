@@ -1,7 +1,7 @@
-"""Find the results of the grid that correspond to a result of the paper.
+"""Find the results of the grid that correspond to a result in the paper.
 
 Methods and protocols are matched by the settings that the runs recorded. Backbones, datasets and targets are matched by
-their names.
+name.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from rr.report.statistics import MeanStd, mean_std
 
 @dataclass(frozen=True)
 class Match:
-    """Our result that corresponds to a result of the paper.
+    """Our result that corresponds to a result in the paper.
 
     Attributes:
         method: the method's name in params.yaml.
         protocol: the protocol's name in params.yaml.
-        value: accuracy in percent, mean and standard deviation over seeds.
-        epochs: epochs of the pretraining.
-        deviations: deviations from the paper's settings as text.
-        has_reduced_budget: whether our runs have fewer epochs or views than the paper's.
-        color: number of the color of our method, from 1.
+        value: accuracy in percent: mean and standard deviation over seeds.
+        epochs: number of pretraining epochs.
+        deviations: deviations from the paper's settings, as text.
+        has_reduced_budget: whether our runs used fewer epochs or views than the paper's runs.
+        color: number of our method's color, from 1.
     """
 
     method: str
@@ -39,7 +39,7 @@ class Match:
 
 
 def find_match(results: GridResults, published: PublishedResult) -> Match | None:
-    """Return our result that corresponds to a result of the paper, or None if the grid has no such result.
+    """Return our result that corresponds to a result in the paper, or None if the grid has no such result.
 
     If several methods or protocols qualify, return the one with the fewest deviations from the paper's settings, then
     the one with the most epochs, then the first one in the grid.
@@ -56,7 +56,7 @@ def find_match(results: GridResults, published: PublishedResult) -> Match | None
 
 
 def has_same_data_and_backbone(published: PublishedResult, evaluation: EvaluationResult) -> bool:
-    """Return whether an evaluation has the dataset, backbone and target of a result of the paper."""
+    """Return whether an evaluation has the same dataset, backbone and target as a result in the paper."""
     run = evaluation.paths.pretraining
     ours = (run.dataset, run.backbone, evaluation.paths.target)
     return ours == (published.dataset, published.backbone, published.target)
@@ -65,7 +65,7 @@ def has_same_data_and_backbone(published: PublishedResult, evaluation: Evaluatio
 def is_comparable(
     published: PublishedResult, method_settings: dict[str, Any], protocol_settings: dict[str, Any]
 ) -> bool:
-    """Return whether a run with these settings measures the same quantity as a result of the paper, at any budget."""
+    """Return whether a run with these settings measures the same quantity as a paper result, whatever its budget."""
     if protocol_settings["kind"] != published.protocol or protocol_settings.get("label_fraction", 1) != 1:
         return False
     kind, head = published.method, "relation"
@@ -83,18 +83,18 @@ def is_comparable(
 
 
 def comparable_accuracy(published: PublishedResult, evaluation: EvaluationResult) -> float:
-    """Return the accuracy that corresponds to a result of the paper, a fraction."""
+    """Return the accuracy (a fraction) that corresponds to a result in the paper."""
     return evaluation.metrics[_comparable_metric(published, [evaluation])]
 
 
 def _comparable_metric(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> str:
-    """Return the name of the metric to compare. Networks trained by an earlier version have no saved classifier."""
+    """Return the name of the metric to compare. Networks trained with earlier versions have no saved classifier."""
     has_classifiers = all(TRAINED_CLASSIFIER in run.metrics for run in evaluations)
     return TRAINED_CLASSIFIER if published.is_accuracy_of_network and has_classifiers else "accuracy"
 
 
 def _make_match(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> Match:
-    """Return the match of evaluations that differ only in the seed."""
+    """Combine evaluations that differ only in the seed into a match."""
     first, pretraining = evaluations[0], evaluations[0].pretraining
     metric = _comparable_metric(published, evaluations)
     deviations = find_deviations(published, pretraining.settings, first.settings, pretraining.precision)

@@ -1,10 +1,10 @@
-"""The paper's results from `paper.csv`: one per row, with its source and how reliable it is.
+"""The paper's results from `paper.csv`. Each row lists one result, its source and its reliability.
 
-The last rows are lightly's results for methods that are not in the paper, or with another recipe than the paper's.
+The last rows are lightly's results for methods that are not in the paper or that use a different recipe.
 
-The tables contain the values of version 1 on arXiv. "Heads" is the head ablation of the final version. "Appendix B"
-lists results that are believed to be in the appendix, but whose values could not be recovered. The comparisons of
-aggregation functions and of losses have no rows, because even their backbones and datasets are unknown.
+The tables contain the values from version 1 on arXiv. "Heads" is the head ablation in the final version. "Appendix B"
+lists results that are believed to be in the appendix but whose values could not be recovered. The paper's comparisons
+of aggregation functions and losses have no rows, because even the backbones and datasets are unknown.
 """
 
 import csv
@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-PAPER_SEEDS = 3  # number of seeds behind every mean of the paper
-LIGHTLY = "lightly"  # the table of the results that are not the paper's
+PAPER_SEEDS = 3  # number of seeds behind every mean in the paper
+LIGHTLY = "lightly"  # the table of results that are not from the paper
 PAPER_CSV = Path(__file__).with_name("paper.csv")
 
 TableName = Literal[
@@ -27,7 +27,7 @@ MethodKind = Literal[
     "barlow",
 ]  # fmt: skip
 DatasetName = Literal["cifar10", "cifar100", "cifar100-20", "tiny-imagenet", "slimagenet64", "stl10", "stl10-unlabeled"]
-# "digitized": read from a plot. "not given": missing in the paper; the report prints "n/a". "not recovered": believed
+# "digitized": read from a plot. "not given": missing from the paper; the report prints "n/a". "not recovered": believed
 # to exist, but no source is available.
 Status = Literal["confirmed", "digitized", "unconfirmed", "not given", "not recovered"]
 
@@ -60,7 +60,7 @@ _DISPLAY_NAMES = {
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One result of the paper: mean and standard deviation over `seeds` seeds, measured in `unit`.
+    """One result from the paper: mean and standard deviation over `seeds` seeds, measured in `unit`.
 
     `views` (K) and `label_fraction` are set only in the studies that vary them.
     """
@@ -89,7 +89,7 @@ class PublishedResult:
 
     @property
     def is_accuracy_of_network(self) -> bool:
-        """Whether this is most likely the accuracy of the trained network itself, not that of a new linear layer.
+        """Whether this is most likely the accuracy of the trained network itself, not of a new linear layer.
 
         The authors' code prints this accuracy at the end of supervised training.
         """
@@ -97,7 +97,7 @@ class PublishedResult:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What was measured, where it is printed, and its status. No two rows have the same key."""
+        """What was measured, where the result is printed, and its status. No two rows have the same key."""
         measured = (self.table, self.method, self.backbone, self.dataset, self.target, self.protocol)
         return (*measured, self.views, self.label_fraction, self.status)
 
@@ -107,7 +107,7 @@ _PublishedResults = TypeAdapter(list[PublishedResult])
 
 @cache
 def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
-    """Return all results in the order of the file.
+    """Return all results in file order.
 
     Raises:
         ValueError: if a value is invalid or inconsistent with the status of its row, or if a row occurs twice.
@@ -126,12 +126,12 @@ def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
         if has_value and result.mean is None:
             raise ValueError(f"{place}: a result with the status {result.status!r} needs a mean")
         if not has_value and (result.mean, result.std) != (None, None):
-            raise ValueError(f"{place}: a result with the status {result.status!r} has neither mean nor std")
+            raise ValueError(f"{place}: a result with the status {result.status!r} must have neither a mean nor a std")
         if first_lines.setdefault(result.key, line) != line:
-            raise ValueError(f"{place}: repeats the result of line {first_lines[result.key]}")
+            raise ValueError(f"{place}: repeats the result in line {first_lines[result.key]}")
     return tuple(results)
 
 
 def display_name(name: str) -> str:
-    """Return a method, backbone or dataset as the paper spells it."""
+    """Return the paper's spelling of the name of a method, backbone or dataset."""
     return _DISPLAY_NAMES[name]

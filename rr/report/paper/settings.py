@@ -1,7 +1,7 @@
-"""The settings of the paper's and lightly's runs, and the deviations of our runs from them.
+"""The settings of the paper's and lightly's runs, and how our runs deviate from them.
 
-The sources are the authors' code and README (mpatacchiola/self-supervised-relational-reasoning), and, for K, the text
-of the paper. lightly's settings are those of its cifar10_benchmark.py at commit 42a6a92.
+The sources are the authors' code and README (mpatacchiola/self-supervised-relational-reasoning) and, for K, the paper's
+text. lightly's settings come from its cifar10_benchmark.py at commit 42a6a92.
 """
 
 from typing import Any, NamedTuple
@@ -14,18 +14,18 @@ _STRONG = {
     "crop": "resized", "scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": 0.5, "jitter": 0.8, "brightness": 0.8,
     "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "grayscale": 0.2,
 }  # fmt: skip
-# The paper uses this augmentation to finetune on STL-10, and for supervised training on STL-10.
+# The paper uses this augmentation for finetuning and for supervised training on STL-10.
 _AFFINE = {
     "flip": 0.5, "affine": 0.5, "degrees": 18.0, "translate": 0.1, "zoom": [0.9, 1.1], "shear": 10.0, "erase": 0.5,
     "erase_area": 0.111,
 }  # fmt: skip
-# The settings of each operation of an augmentation. They have no effect if the operation is disabled.
+# The settings of each augmentation operation. They have no effect if the operation is disabled.
 _OPERATIONS = {
     "resized": ("scale", "ratio"), "padded": ("padding",), "flip": (), "grayscale": (),
     "jitter": ("brightness", "contrast", "saturation", "hue"), "blur": ("blur_sigma",), "solarize": (),
     "affine": ("degrees", "translate", "zoom", "shear"), "erase": ("erase_area",),
 }  # fmt: skip
-# The recipe of every method but supervised training.
+# The recipe for every method except supervised training.
 _RECIPE: dict[str, Any] = {
     "second_augmentation": None, "optimizer": {"kind": "adam", "weight_decay": 0.0},
     "schedule": {"kind": "constant", "warmup_epochs": 0},
@@ -61,14 +61,14 @@ _LIGHTLY: dict[str, dict[str, Any]] = {
     "simclr": {
         **_LIGHTLY_COMMON, "temperature": 0.5, "hidden_dim": 512, "projection_dim": 128, "projector_output_norm": True,
     },
-    # Our loss is twice lightly's. Half the learning rate and twice the weight decay give the same steps.
+    # Our loss is twice lightly's. Half the learning rate and twice the weight decay result in the same steps.
     "byol": {
         **_LIGHTLY_COMMON, "learning_rate": 0.03, "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.001},
         "momentum": 0.99, "momentum_schedule": "constant", "hidden_dim": 1024, "projection_dim": 256,
     },
     "barlow": {**_LIGHTLY_COMMON, "redundancy_weight": 0.005, "hidden_dim": 2048, "projection_dim": 2048},
 }  # fmt: skip
-# The number of epochs of finetuning is unknown, so it is not compared.
+# The number of finetuning epochs is unknown, so it is not compared.
 _PROTOCOLS: dict[str, dict[str, Any]] = {
     "linear": {"epochs": 100, "batch_size": 128, "learning_rate": 0.001},
     "finetune": {
@@ -84,10 +84,10 @@ _SYMBOLS = {"batch_size": "M", "views": "K"}
 
 
 class KnownDeviation(NamedTuple):
-    """A deviation that no setting of params.yaml removes.
+    """A deviation that no setting in params.yaml can remove.
 
     Attributes:
-        documented_as: the first cell of its row in docs/deviations.md.
+        documented_as: the first cell of the deviation's row in docs/deviations.md.
         text: the deviation as the report prints it.
         applies_to: field values that identify the published results it affects.
     """
@@ -100,17 +100,17 @@ class KnownDeviation(NamedTuple):
 KNOWN_DEVIATIONS = (
     KnownDeviation(
         "DeepCluster, data",
-        "k-means on unaugmented images (the paper’s code: on damaged images)",
+        "k-means on unaugmented images (the paper’s code uses damaged images)",
         {"method": "deepcluster"},
     ),
     KnownDeviation(
         "Deep InfoMax, prior",
-        "encoder trained against the prior’s discriminator (the paper’s code: to help it)",
+        "encoder trained against the prior’s discriminator (the paper’s code trains it to help the discriminator)",
         {"method": "infomax"},
     ),
     KnownDeviation(
         "finetuning, schedule",
-        "finetuning with a schedule and an augmentation that take effect (the paper’s code: neither does)",
+        "finetuning with a schedule and an augmentation that take effect (in the paper’s code, neither does)",
         {"protocol": "finetune"},
     ),
     KnownDeviation(
@@ -130,7 +130,7 @@ KNOWN_DEVIATIONS = (
     ),
     KnownDeviation(
         "SlimageNet64, split",
-        "another split into training and test images (the paper’s is unknown)",
+        "different split into training and test images (the paper’s is unknown)",
         {"dataset": "slimagenet64"},
     ),
     KnownDeviation(
@@ -140,7 +140,7 @@ KNOWN_DEVIATIONS = (
     ),
     KnownDeviation(
         "head ablation, encoder",
-        "assumed shape of the encoder (the paper’s is unknown)",
+        "assumed encoder shape (the paper’s is unknown)",
         {"method": "encoder-dot"},
     ),
     *(
@@ -153,14 +153,14 @@ KNOWN_DEVIATIONS = (
     ),
     KnownDeviation(
         "lightly’s benchmark",
-        "last epoch (lightly: the best epoch on the test set), and both views in one batch norm",
+        "result of the last epoch (lightly: of the best epoch on the test set), and both views in one batch norm",
         {"table": LIGHTLY},
     ),
 )
 
 
 class Deviation(NamedTuple):
-    """A setting that differs from the paper's. `reduces_budget` is True for fewer epochs or views."""
+    """A setting that differs from the paper's. `reduces_budget` is True if it means fewer epochs or views."""
 
     text: str
     reduces_budget: bool
@@ -172,7 +172,7 @@ def find_deviations(
     protocol_settings: dict[str, Any],
     precision: str = "float32",
 ) -> list[Deviation]:
-    """Return the deviations of a run from a result of the paper, including those that no setting removes."""
+    """Return a run's deviations from a paper result, including those that no setting can remove."""
     deviations = []
     for settings, expected, prefix in (
         (method_settings, _paper_settings(published, method_settings["kind"]), ""),
@@ -224,7 +224,7 @@ def is_operation(name: str) -> bool:
 
 
 def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
-    """Return the settings with which the paper, or lightly, trained a method of this kind for a result."""
+    """Return the settings that the paper or lightly used to train a method of this kind for a result."""
     if published.table == LIGHTLY:
         return _LIGHTLY[kind]
     expected = paper_method_settings(kind, published.dataset, published.backbone)
@@ -234,7 +234,7 @@ def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
 
 
 def _enabled_operations(augmentation: dict[str, Any]) -> dict[str, Any]:
-    """Return the enabled operations of an augmentation and their settings. Two augmentations are equal if these are."""
+    """Return an augmentation's enabled operations and their settings, which determine its effect."""
     names = [name for name in _OPERATIONS if name == augmentation.get("crop") or augmentation.get(name)]
     return {key: augmentation.get(key) for name in names for key in (name, *_OPERATIONS[name])}
 

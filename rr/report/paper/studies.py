@@ -1,4 +1,4 @@
-"""The paper's two studies as plots with our results: the number of views (K) and the fraction of labels."""
+"""Plots of the paper's two studies with our results: the number of views (K) and the fraction of labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,20 +16,20 @@ from rr.report.plots.svg import Panel
 from rr.runtime.hashing import json_sha256
 
 _VIEWS_CAPTION = (
-    "Linear evaluation, Conv-4 on CIFAR-10: accuracy minus the accuracy of the same seed with K = 2, in percentage "
-    "points. The paper’s points are read from its figure with a precision of about 0.05."
+    "Linear evaluation, Conv-4 on CIFAR-10: accuracy minus the accuracy with K = 2 and the same seed, in percentage "
+    "points. The paper’s points were read from its figure with a precision of about 0.05."
 )
 _LABELS_CAPTION = (
-    "Linear evaluation with all labels, ResNet-32: accuracy in percent by the percentage of labels that supply "
-    "positive pairs in pretraining. The paper’s points above 0 % are read from its figure with a precision of about "
+    "Linear evaluation with all labels, ResNet-32: accuracy in percent against the percentage of labels that supply "
+    "positive pairs in pretraining. The paper’s points above 0 % were read from its figure with a precision of about "
     "0.25. How the paper used the labels is unknown."
 )
-_BASE_VIEWS = 2  # the K with which all others are compared
+_BASE_VIEWS = 2  # the value of K that all other values are compared with
 
 
 @dataclass(frozen=True)
 class Study:
-    """One study: its plots, and notes on missing curves and on deviations from the paper's settings."""
+    """One study: its plots, and notes about missing curves and deviations from the paper's settings."""
 
     title: str
     caption: str
@@ -38,7 +38,7 @@ class Study:
 
 
 def build_studies(results: GridResults) -> list[Study]:
-    """Return the studies for which the grid has at least two values of one method and dataset."""
+    """Return the studies for which the grid has at least two values with the same method and dataset."""
     views = Study("Number of views", _VIEWS_CAPTION, [], [])
     labels = Study("Fraction of labels in pretraining", _LABELS_CAPTION, [], [])
     by_experiment = group_by(load_published(), lambda result: result.experiment)
@@ -68,7 +68,10 @@ def _add_views_plot(study: Study, results: GridResults, published: Sequence[Publ
             if seed in base:
                 seeds[seed][views] = (views, 100 * (comparable_accuracy(published[0], run) - base[seed]))
     theirs = {float(r.views): (float(r.views), r.mean) for r in published if r.views and r.mean is not None}
-    name, alt_text = f"views-{published[0].method}", f"Accuracy of {method} above that with K = 2, in points, against K"
+    name, alt_text = (
+        f"views-{published[0].method}",
+        f"Accuracy of {method} minus its accuracy with K = 2, in points, against K",
+    )
     format_axes = partial(_format_views_axis, ticks=sorted({*ours, *theirs}))
     study.panels.append(plot_curves(name, method, alt_text, _make_curves(seeds, theirs), format_axes))
     _add_deviations(study, method, published[0], ours)
@@ -101,9 +104,9 @@ def _make_curves(seeds: dict[int, dict[float, Point]], theirs: dict[float, Point
 def _largest_series(
     results: GridResults, published: PublishedResult, setting: str
 ) -> dict[float, list[EvaluationResult]]:
-    """Return the largest series of our runs that differ only in `setting` and in the seed, by the value of `setting`.
+    """Return our largest series of runs that differ only in `setting` and seed, grouped by the value of `setting`.
 
-    All runs of the series correspond to a study of the paper, of which `published` is a point.
+    All runs in the series correspond to the study in the paper that the point `published` belongs to.
     """
     runs = [
         run
@@ -120,7 +123,7 @@ def _largest_series(
 def _add_deviations(
     study: Study, name: str, published: PublishedResult, ours: dict[float, list[EvaluationResult]]
 ) -> None:
-    """Add a note on the deviations of our runs from the paper's settings, if there are any."""
+    """Add a note on how our runs deviate from the paper's settings, if they do."""
     texts = []
     for run in (run for runs in ours.values() for run in runs):
         settings = run.pretraining.settings
@@ -138,7 +141,7 @@ def _format_views_axis(axes: Axes, ticks: Sequence[float]) -> None:
 
 
 def _format_labels_axis(axes: Axes, fractions: Sequence[float]) -> None:
-    """Space the fractions equally, because the three smallest ones would coincide on a linear scale."""
+    """Space the fractions evenly, because the three smallest ones would coincide on a linear scale."""
     axes.set_xticks(range(len(fractions)), [f"{100 * fraction:g}" for fraction in fractions])
     axes.set_xlabel("labels, %")
     axes.grid(axis="y")

@@ -1,4 +1,4 @@
-"""The paper's tables in their own layout, each cell with the paper's result, our result and the verdict."""
+"""The paper's tables in their original layout. Each cell shows the paper's result, our result and the verdict."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ TITLES = {
     LIGHTLY: "Not in the paper: lightly’s benchmark, kNN with k = 200, ResNet-18 (one run, best of 200 epochs)",
 }
 _SUPERVISED_NOTE = (
-    "Supervised results on the dataset of the training are those of the trained network with its own linear layer. The "
+    "Supervised results on the training dataset are the accuracy of the trained network with its own linear layer. The "
     "authors’ code prints this accuracy at the end of supervised training, so the paper most likely reports it. The "
-    "tables of accuracies in this report also contain the accuracy of a new linear layer on the frozen backbone."
+    "accuracy tables in this report also show the accuracy of a new linear layer on the frozen backbone."
 )
-_ROW_TITLES = {"Table 3": "Backbone", "Heads": "Head"}  # in all other tables, the rows are methods
+_ROW_TITLES = {"Table 3": "Backbone", "Heads": "Head"}  # in all other tables, each row is a method
 
 
 @dataclass(frozen=True)
 class ComparisonCell:
-    """A result of the paper, our match for it, and the verdict.
+    """A result from the paper, our corresponding result, and the verdict.
 
-    All accuracies are in percent. `published` is None if the paper has no result for this row and column. `mark` is the
+    All accuracies are in percent. `published` is None if the paper has no result in this row and column. `mark` is the
     letter of our deviations from the paper's settings in the list below the table, or "".
     """
 
@@ -51,7 +51,7 @@ class ComparisonCell:
 
     @property
     def our_text_with_seeds(self) -> str:
-        """Our result with the number of seeds in parentheses, or a dash if there is no result."""
+        """Our result with the number of seeds in parentheses, or a dash if we have no result."""
         value = self.match and self.match.value
         return f"{format_mean_std(value, format_two_decimals)} ({value.count})" if value else "–"
 
@@ -62,7 +62,7 @@ class ComparisonCell:
 
     @property
     def difference_text(self) -> str:
-        """Our result minus the paper's in percentage points; empty if one of them is absent."""
+        """Our result minus the paper's in percentage points; empty if one of the two is missing."""
         if not (self.match and self.published_value):
             return ""
         return format_difference(self.match.value.mean - self.published_value.mean)
@@ -80,7 +80,7 @@ class ComparisonTable:
     Attributes:
         name: the name of the table in paper.csv.
         columns: the titles of the columns.
-        rows: the cells by row title, one per column.
+        rows: the cells by row title, with one cell per column.
         deviations: how our methods deviate from the paper's settings, and in which rows and columns, with their marks.
     """
 
@@ -96,7 +96,7 @@ class ComparisonTable:
 
     @property
     def row_title(self) -> str:
-        """The heading of the first column: what the rows are."""
+        """The heading of the first column, which says what the rows are."""
         return _ROW_TITLES.get(self.name, "Method")
 
     @property
@@ -129,7 +129,7 @@ class ComparisonTable:
 
     @property
     def coverage(self) -> str:
-        """A sentence that lists the columns and rows for which we have no result."""
+        """A sentence that lists the columns and rows for which we have no results."""
         if not self.has_published_values:
             return "Our results only, because the paper’s values are unknown."
         missing = [title for title in self.columns if title not in self.matched_columns]
@@ -138,13 +138,13 @@ class ComparisonTable:
 
     @property
     def supervised_note(self) -> str:
-        """A note on which accuracy of supervised networks is compared; empty if none is compared."""
+        """A note that says which accuracy of supervised networks is compared; empty if no such accuracy is compared."""
         cells = (cell.published for cell in self.matched_cells)
         return _SUPERVISED_NOTE if any(published and published.is_accuracy_of_network for published in cells) else ""
 
     @property
     def as_text_table(self) -> TextTable:
-        """The table as text, with the content of each cell on one line."""
+        """The table as text, with each cell on one line."""
         rows = [[title, *map(self._cell_text, row)] for title, row in self.rows.items()]
         return text_table([self.row_title, *numeric_columns(self.columns)], rows)
 
@@ -156,14 +156,14 @@ class ComparisonTable:
 
 
 def comparison_table(results: GridResults, name: str) -> ComparisonTable:
-    """Return one of the paper's tables, by a key of `TITLES`, with our results."""
+    """Return one of the paper's tables (`name` is a key of `TITLES`) together with our results."""
     cells = {}
     for published in load_published():
         if published.table == name:
             match = find_match(results, published)
             key = _row_title(published), _column_title(published)
             cells[key] = ComparisonCell(published, match, judge(published, match))
-    # If the paper's values are unknown, only the rows and columns for which we have results are shown.
+    # If the paper's values are unknown, show only the rows and columns for which we have results.
     shown = [key for key, cell in cells.items() if cell.match or name != "Appendix B"]
     columns = [title for title in unique(column for _, column in cells) if title in {column for _, column in shown}]
     titles = [title for title in unique(row for row, _ in cells) if title in {row for row, _ in shown}]
@@ -204,7 +204,7 @@ def _list_deviations(
 ) -> tuple[list[str], dict[tuple[str, str], str]]:
     """Return the deviations of our methods from the paper's settings, without repetition, and the marks of the cells.
 
-    The columns are listed if the deviations do not apply to all our results of the row.
+    The affected columns are listed unless the deviations apply to all our results in the row.
     """
     columns_of: dict[tuple[str, str, str], list[str]] = {}
     num_matched = Counter(row for (row, _), cell in cells.items() if cell.match)

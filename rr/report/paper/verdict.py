@@ -1,4 +1,4 @@
-"""The verdict on a pair of results: whether our result agrees with the paper's, or why the two cannot be compared."""
+"""Judge whether our result agrees with the paper's, or explain why the two cannot be compared."""
 
 from collections.abc import Collection, Iterable
 from enum import StrEnum
@@ -28,19 +28,19 @@ class Verdict(StrEnum):
 MEANINGS = {
     Verdict.AGREES: (
         "the 95 % confidence interval of the difference (Welch’s, for unequal variances) contains 0. This does not "
-        "mean that the results are equal: with few seeds the interval is wide."
+        "mean that the results are the same: with few seeds, the interval is wide."
     ),
     Verdict.ABOVE: "our result is higher, and the interval does not contain 0.",
     Verdict.BELOW: "our result is lower, and the interval does not contain 0.",
-    Verdict.REDUCED_BUDGET: "our runs have fewer epochs or views than the paper’s, so the results are not compared.",
+    Verdict.REDUCED_BUDGET: "our runs used fewer epochs or views than the paper’s, so the results are not compared.",
     Verdict.OTHER_SETTINGS: (
-        "our runs have other settings than the paper’s, or some of the paper’s settings are unknown, so the results "
-        "are not compared."
+        "our runs used different settings from the paper’s, or some of the paper’s settings are unknown, so the "
+        "results are not compared."
     ),
-    Verdict.TOO_FEW_SEEDS: "our result has a single seed, so there is no confidence interval.",
+    Verdict.TOO_FEW_SEEDS: "our result is from a single seed, so there is no confidence interval.",
     Verdict.NOT_CONFIRMED: "the paper’s value is not confirmed, or its standard deviation is unknown.",
     Verdict.NOT_RECOVERED: "the paper’s value could not be recovered.",
-    Verdict.NOT_GIVEN: "the paper gives no value.",
+    Verdict.NOT_GIVEN: "the paper does not report a value.",
     Verdict.NOT_RUN: "this grid has no corresponding run.",
 }
 
@@ -70,21 +70,21 @@ def judge(published: PublishedResult, match: Match | None) -> Verdict:
 
 
 def explain_verdicts(verdicts: Collection[Verdict]) -> dict[str, str]:
-    """Return the meaning of each of the verdicts, in the order of their definition."""
+    """Return the meaning of each verdict in `verdicts`, in the order in which the verdicts are defined."""
     return {str(verdict): meaning for verdict, meaning in MEANINGS.items() if verdict in verdicts}
 
 
 def describe_chance(verdicts: Iterable[Verdict]) -> str:
-    """Return a sentence on how many of the results were compared, and how many of them differ by chance alone.
+    """Return a sentence that says how many results were compared, and how many would differ purely by chance.
 
-    The sentence is empty if none was compared.
+    The sentence is empty if no results were compared.
     """
     count = sum(verdict in COMPARED for verdict in verdicts)
     if not count:
         return ""
     verb, risk = "was" if count == 1 else "were", 1 - CONFIDENCE
     return (
-        f"{format_count(count, 'results')} {verb} compared by a confidence interval. If all our results truly agreed "
-        f"with the paper’s, about {100 * risk:.0f} % of the compared ones (on average {count * risk:.2g}) would still "
-        "be “above” or “below” by chance."
+        f"{format_count(count, 'results')} {verb} compared using a confidence interval. If all our results truly "
+        f"agreed with the paper’s, about {100 * risk:.0f} % of the compared results (on average {count * risk:.2g}) "
+        "would still be “above” or “below” by chance."
     )

@@ -1,6 +1,6 @@
-"""Welch's test of the difference of two means, from means, standard deviations and numbers of seeds.
+"""Welch's test for the difference of two means, computed from the means, standard deviations and seed counts.
 
-Welch (1947) does not assume equal variances. The degrees of freedom follow Welch and Satterthwaite.
+Welch (1947) does not assume equal variances. The degrees of freedom are computed with the Welch–Satterthwaite equation.
 """
 
 import math
@@ -11,12 +11,12 @@ from rr.report.statistics import CONFIDENCE, MeanStd
 
 
 def welch_interval(ours: MeanStd, theirs: MeanStd, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the confidence interval of the difference ours − theirs, in the unit of the means.
+    """Return the confidence interval of the difference ours − theirs, in the same unit as the means.
 
     If both standard deviations are 0, the interval is the difference itself.
 
     Raises:
-        ValueError: if one side is a single value, which has no standard deviation.
+        ValueError: if one side is a single value and thus has no standard deviation.
     """
     difference = ours.mean - theirs.mean
     standard_error, degrees = _standard_error(ours, theirs)
@@ -27,12 +27,12 @@ def welch_interval(ours: MeanStd, theirs: MeanStd, confidence: float = CONFIDENC
 
 
 def welch_p_value(ours: MeanStd, theirs: MeanStd, margin: float) -> float:
-    """Return the two-sided p-value of the hypothesis that the difference ours − theirs is `margin`.
+    """Return the two-sided p-value for the hypothesis that the difference ours − theirs is `margin`.
 
-    It is less than 1 − c exactly if the interval with confidence c does not contain the margin.
+    The p-value is less than 1 − c if and only if the interval with confidence c does not contain the margin.
 
     Raises:
-        ValueError: if one side is a single value, which has no standard deviation.
+        ValueError: if one side is a single value and thus has no standard deviation.
     """
     distance = abs(ours.mean - theirs.mean - margin)
     standard_error, degrees = _standard_error(ours, theirs)
@@ -44,7 +44,9 @@ def welch_p_value(ours: MeanStd, theirs: MeanStd, margin: float) -> float:
 def _standard_error(ours: MeanStd, theirs: MeanStd) -> tuple[float, float]:
     """Return the standard error of the difference of the means, and the degrees of freedom (NaN if the error is 0)."""
     if ours.std is None or theirs.std is None:
-        raise ValueError("Welch's interval needs at least two values per side: a single one has no standard deviation")
+        raise ValueError(
+            "Welch's interval needs at least two values per side: a single value has no standard deviation"
+        )
     our_variance, their_variance = (side.std**2 / side.count for side in (ours, theirs) if side.std is not None)
     variance = our_variance + their_variance
     if variance == 0:

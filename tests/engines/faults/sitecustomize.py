@@ -1,6 +1,6 @@
 """Make a stage fail when all of its outputs are complete but not yet in place.
 
-Python imports this module at its start if this folder is in PYTHONPATH. RR_TEST_FAULT contains the stage and the fault.
+Python imports this module at startup if this folder is in PYTHONPATH. RR_TEST_FAULT specifies the stage and the fault.
 """
 
 import errno
@@ -15,7 +15,7 @@ fsync = os.fsync
 
 
 def fail_and_fsync(file: int) -> None:
-    """Cause the fault when the stage writes its last file, the record."""
+    """Trigger the fault when the stage writes its last file, the record."""
     stage, _, fault = os.environ["RR_TEST_FAULT"].partition(": ")
     if sys.argv[1:2] == [stage] and os.readlink(f"/proc/self/fd/{file}").endswith("/.run.tmp.json"):
         match fault:

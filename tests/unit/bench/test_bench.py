@@ -159,7 +159,7 @@ def test_views_of_rr_and_reference_have_equal_statistics() -> None:
 def test_unknown_part_raises() -> None:
     with pytest.raises(
         UserError,
-        match=r"unknown part of the benchmark: heads\. Choose from views, head, .*startup, machine, scaling, gpu",
+        match=r"unknown benchmark part: heads\. Choose from views, head, .*startup, machine, scaling, gpu",
     ):
         bench.run_benchmark(["head", "heads"])
 

@@ -1,4 +1,4 @@
-"""Class metrics and calibration, computed by hand and compared with scikit-learn."""
+"""Compare class metrics and calibration with values computed by hand and with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from rr.evaluate.class_metrics import compute_class_metrics, expected_calibratio
 
 
 def make_probabilities(predictions: list[int], confidence: list[float], num_classes: int) -> np.ndarray:
-    """Return probabilities that are `confidence` for the prediction and equal for the other classes."""
+    """Return probabilities: `confidence` for the predicted class, and the same value for all other classes."""
     probabilities = np.empty((len(predictions), num_classes))
     for row, (prediction, value) in enumerate(zip(predictions, confidence, strict=True)):
         probabilities[row] = (1 - value) / (num_classes - 1)

@@ -1,4 +1,4 @@
-"""The embedding protocol: metrics of features compared with independent implementations, and the map."""
+"""Test the embedding protocol: feature metrics compared with independent implementations, and the map."""
 
 import io
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_metrics_of_flipped_views(test_split: Beton) -> None:
 
 
 def test_views_of_photographs_are_cropped_from_the_whole_photograph(tmp_path: Path) -> None:
-    """The center of each photograph, which is evaluated, has one color, and its ends have others."""
+    """The center of each photograph, which is evaluated, has one color; the ends have different colors."""
     pixels = np.full((16, 80, 3), 128, np.uint8)
     pixels[:, :20], pixels[:, 60:] = (255, 0, 0), (0, 255, 0)
     write_photographs(tmp_path / "test", [encode_photograph(pixels, "raw")] * 60, np.arange(60) % 3, np.arange(60), 16)
@@ -151,7 +151,7 @@ def test_relation_head_is_calibrated(test_split: Beton) -> None:
     # The logit is the larger of two features, each of which is the same in both views of an image.
     head = RelationHead("max", np.ones((2, 1), np.float32), np.zeros(1, np.float32), np.ones(1, np.float32), 0.0)
     metrics = evaluate(test_split, head=head).metrics
-    assert metrics["relation_pairs"] == 40  # 20 images, each in a positive and in a negative pair
+    assert metrics["relation_pairs"] == 40  # 20 images, each in one positive and one negative pair
     assert 0 <= metrics["relation_calibration_error"] <= 1
 
 
@@ -183,7 +183,7 @@ def test_neighbors_and_thumbnails_belong_to_the_sample(test_split: Beton) -> Non
 def test_effective_rank_of_known_spectra() -> None:
     square = torch.tensor([[1.0, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0]])
     assert effective_rank(square) == pytest.approx(2)
-    assert effective_rank(square + 5) == pytest.approx(2)  # the mean does not count
+    assert effective_rank(square + 5) == pytest.approx(2)  # the mean has no effect
     assert effective_rank(square * torch.tensor([1.0, 0, 0])) == pytest.approx(1, abs=1e-6)
     assert effective_rank(torch.ones(5, 3)) == 1
     x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
@@ -195,7 +195,7 @@ def test_effective_rank_of_known_spectra() -> None:
 def test_rankme_of_known_spectra() -> None:
     square = torch.tensor([[1.0, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0]])
     assert rankme(square) == pytest.approx(2)
-    assert rankme(square.abs()) == pytest.approx(1, abs=1e-6)  # all features are equal
+    assert rankme(square.abs()) == pytest.approx(1, abs=1e-6)  # all features are identical
     noise = 1e-4 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     assert rankme(1 + noise) < 1.01 < 2 < effective_rank(1 + noise)  # the reason for not subtracting the mean
     assert rankme(torch.zeros(5, 3)) == 1
@@ -216,7 +216,7 @@ def test_map_places_images_without_overlap() -> None:
     images = np.stack([np.full((512, 512, 3), value, np.uint8) for value in (10, 20, 30, 40)])
     canvas = embedding.render_map(images, np.array([[0.0, 0], [1, 1], [0, 1], [0, 1]]))
     assert canvas.shape == (1024, 1024, 3)
-    # y points upwards. The first of two images with the same coordinates is shown. The empty corner is white.
+    # y points upwards. If two images have the same coordinates, only the first is shown. The empty corner is white.
     assert [canvas[0, 0, 0], canvas[0, -1, 0], canvas[-1, 0, 0], canvas[-1, -1, 0]] == [30, 20, 10, 255]
 
 

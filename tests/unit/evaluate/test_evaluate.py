@@ -1,4 +1,4 @@
-"""The evaluate stage, and its protocols compared with independent implementations."""
+"""Test the evaluate stage, and compare its protocols with independent implementations."""
 
 import csv
 import hashlib
@@ -44,7 +44,7 @@ SHAPES = DatasetConfig(
 
 
 def sample_features(seed: int, count: int, num_classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Return normally distributed features around a center of each class, and the labels."""
+    """Return features that are normally distributed around a center for each class, and the labels."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, num_classes, count)
     centers = np.random.default_rng(99).normal(size=(num_classes, 16))
@@ -399,7 +399,7 @@ def test_more_neighbors_than_training_images_raises(pretrained: Path, rr: RunRr)
     write_params(pretrained, lambda params: params["protocols"]["knn"].update(neighbors=500))
     outcome = rr(*EVALUATE, "knn")
     assert outcome.code == 2
-    assert "protocols.knn.neighbors: 500 exceeds the number of training images of shapes (200)" in outcome.err
+    assert "protocols.knn.neighbors: 500 exceeds the number of training images in shapes (200)" in outcome.err
     assert not list((pretrained / FOLDER).rglob("metrics.json"))
 
 

@@ -1,4 +1,4 @@
-"""Tests of the checks of targets and protocols, which `rr evaluate` and the check of a grid share."""
+"""Test the target and protocol checks that `rr evaluate` and the grid check share."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_unlabeled_images_are_counted_by_split() -> None:
 @pytest.mark.parametrize(("train", "test"), [([1, 1], [1, 1]), ([0, 1, 2], [1, 1, 1]), ([0, 1, 2], [1])])
 def test_test_images_of_one_class_are_refused(train: list[int], test: list[int]) -> None:
     problem = target_problem(train, test)
-    assert "all of its test images belong to one class (dog), so no result would mean anything" in problem
+    assert "all of its test images belong to one class (dog), so the results would be meaningless" in problem
 
 
 def test_label_without_class_name_is_refused() -> None:
@@ -52,7 +52,9 @@ def test_label_without_class_name_is_refused() -> None:
 
 
 def test_class_without_training_images_is_refused() -> None:
-    assert "classes without training images: dog, newt. Add training images" in target_problem([0, 0], [0, 1, 2])
+    assert "some classes in the test split have no training images: dog, newt. Add training images" in target_problem(
+        [0, 0], [0, 1, 2]
+    )
     names = [f"class{number:02}" for number in range(30)]
     assert "class10 and 19 more. Add" in target_problem([0, 0], np.arange(30), names)
     assert target_problem([0, 1, 2], [0, 1]) == "None"  # a class without test images
@@ -62,16 +64,20 @@ def test_class_without_training_images_is_refused() -> None:
     ("name", "changes", "problem"),
     [
         ("knn", {"neighbors": 60}, None),
-        ("knn", {"neighbors": 61}, "protocols.knn.neighbors: 61 exceeds the number of training images of mine (60)"),
+        ("knn", {"neighbors": 61}, "protocols.knn.neighbors: 61 exceeds the number of training images in mine (60)"),
         ("retrieval", {"cutoffs": [60]}, None),
         ("retrieval", {"cutoffs": [61, 1]}, "protocols.retrieval.cutoffs: 61 exceeds the number of training images"),
         ("linear", {"label_fraction": 0.05}, None),
         (
             "linear",
             {"label_fraction": 0.04},
-            "protocols.linear.label_fraction: 0.04 of the training images of mine (60)",
+            "protocols.linear.label_fraction: 0.04 of the 60 training images in mine is less",
         ),
-        ("finetune", {"label_fraction": 0.04}, "is fewer than one for each of 3 classes: raise it in params.yaml"),
+        (
+            "finetune",
+            {"label_fraction": 0.04},
+            "is less than one image for each of the 3 classes: raise it in params.yaml",
+        ),
         ("finetune", {"batch_size": 1}, "finetuning needs mini-batches of at least two images, got 1"),
         ("embedding", {"perplexity": 1000.0}, None),
     ],

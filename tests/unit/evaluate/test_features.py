@@ -1,4 +1,4 @@
-"""Tests of feature extraction."""
+"""Test feature extraction."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The finetuning protocol: compared with a direct implementation, and without effect on the pretrained backbone."""
+"""Compare finetuning with a direct implementation, and check that it does not change the pretrained backbone."""
 
 import copy
 

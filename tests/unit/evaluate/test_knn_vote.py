@@ -1,4 +1,4 @@
-"""Tests of the weighted vote of nearest neighbors and of the normalization of features."""
+"""Test the weighted nearest-neighbor vote and feature normalization."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_all_images_may_vote_and_tiny_temperatures_are_finite() -> None:
         votes = knn_vote(similarity, labels, 2, 8, temperature)
         assert np.isfinite(votes).all()
         assert votes.sum(1) == pytest.approx(np.ones(5))
-    assert votes == pytest.approx(np.full((5, 2), 0.5))  # at a high temperature, all votes are equal
+    assert votes == pytest.approx(np.full((5, 2), 0.5))  # at a high temperature, all votes have the same weight
 
 
 def test_rows_are_normalized_and_zeros_stay_zero() -> None:

@@ -1,4 +1,4 @@
-"""Tests of the choice of labeled and of validation images, and of protocols that use it."""
+"""Test how labeled and validation images are chosen, and the protocols that use these images."""
 
 from pathlib import Path
 
@@ -85,13 +85,16 @@ def test_learning_rate_is_chosen_on_validation_images() -> None:
         ({"images_per_class": 5}, None),
         (
             {"images_per_class": 6},
-            "images_per_class: 6 exceeds the number of training images of the smallest class of x",
+            "images_per_class: 6 exceeds the number of training images in the smallest class of x",
         ),
         ({"learning_rate": [0.1, 0.01]}, None),
-        ({"learning_rate": [0.1, 0.01], "images_per_class": 1}, "learning_rate: choosing one of several needs two"),
+        (
+            {"learning_rate": [0.1, 0.01], "images_per_class": 1},
+            "learning_rate: choosing among several values requires a",
+        ),
         (
             {"learning_rate": [0.1, 0.01], "images_per_class": None, "label_fraction": 0.02},
-            "learning_rate: choosing one of several needs two",
+            "learning_rate: choosing among several values requires a",
         ),
     ],
 )

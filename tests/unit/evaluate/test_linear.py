@@ -1,4 +1,4 @@
-"""Tests of linear evaluation: the gradient in closed form, and training as torch does it."""
+"""Test linear evaluation: the closed-form gradient, and training compared with torch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The relation head in numpy compared with the network in torch, and the calibration of its scores."""
+"""Compare the relation head in numpy with the network in torch, and test the calibration of its scores."""
 
 from pathlib import Path
 from typing import get_args
@@ -18,7 +18,7 @@ from rr.methods.relation.head import Aggregation
 
 
 def save_head(path: Path, aggregation: Aggregation) -> TorchHead:
-    """Save a backbone with a random head, whose batch normalization has random statistics, and return the head."""
+    """Save a backbone with a random head and random batch norm statistics, and return the head."""
     torch.manual_seed(0)
     head = TorchHead(64, aggregation)
     for parameter in head.parameters():
@@ -78,7 +78,7 @@ def test_separable_pairs_have_a_finite_calibration() -> None:
 
 def test_calibration_lowers_the_error_on_other_pairs() -> None:
     rng = np.random.default_rng(0)
-    # The logit is 0.1 · max(x, y); both views of a positive pair have the same x, of which high values are rarer.
+    # The logit is 0.1 · max(x, y); both views of a positive pair have the same x, and high values of x are rarer.
     head = RelationHead("max", np.eye(1, dtype=np.float32), np.zeros(1, np.float32), np.full(1, 0.1, np.float32), -0.2)
     x = rng.exponential(size=(1, 2000, 1)).astype(np.float32)
     views = np.concatenate((x, x + rng.normal(size=x.shape).astype(np.float32) * 0.1))

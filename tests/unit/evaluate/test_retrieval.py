@@ -1,4 +1,4 @@
-"""The retrieval protocol: rankings computed by hand, with ties, and compared with scikit-learn."""
+"""Compare the retrieval protocol with rankings computed by hand, including ties, and with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ DATASET = DatasetConfig(
 
 
 def write_split(path, features: list[float], labels: list[int], first_index: int = 0) -> SplitFeatures:
-    """Write a beton in which the pixel values of each image are its position, and return its features."""
+    """Write a beton in which each image's pixel values are its position, and return the features."""
     images = (np.full((8, 8, 3), position % 256, np.uint8) for position in range(len(labels)))
     split = SplitFeatures(one_dimensional(features), np.array(labels), first_index + np.arange(len(labels)))
     write(path, images, split.labels, split.index)
@@ -106,7 +106,7 @@ def test_ties_are_ranked_in_file_order_and_share_a_rank() -> None:
         gallery, labels, queries, np.array([0]), 2, euclidean=True, threads=1
     )
     assert nearest.tolist() == [[0, 1]]
-    # One of the three images that tie is relevant: 1/3. At the last rank, two of four are: 2/4.
+    # One of the three tied images is relevant: 1/3. At the last rank, two of four are relevant: 2/4.
     assert precision[0] == pytest.approx((1 / 3 + 2 / 4) / 2)
 
 

@@ -1,4 +1,4 @@
-"""Tests of the search for the most similar features."""
+"""Test the search for the most similar features."""
 
 import numpy as np
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the report."""
+"""Fixtures for the report tests."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from rr.params import Params
 
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """Return a grid of three methods, two protocols and two seeds whose files are in the current folder."""
+    """Return a grid of three methods, two protocols and two seeds. Its files are in the current folder."""
     monkeypatch.chdir(tmp_path)
     params = make_params()
     write_grid_files(params)
@@ -19,6 +19,6 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 @pytest.fixture
 def full_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """Return a grid with every kind of protocol and learning dynamics whose files are in the current folder."""
+    """Return a grid with all kinds of protocols and learning dynamics. Its files are in the current folder."""
     monkeypatch.chdir(tmp_path)
     return write_full_grid()

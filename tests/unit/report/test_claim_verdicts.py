@@ -1,4 +1,4 @@
-"""The section `claims`: Holm's levels, verdicts and whether a claim was stated before the training."""
+"""Test the section `claims`: Holm's levels, verdicts, and whether a claim was made before training."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def test_p_value_matches_scipy_and_the_interval() -> None:
         p_value = welch_p_value(*sides, margin)
         expected = stats.ttest_ind([value - margin for value in ours], theirs, equal_var=False)
         assert p_value == pytest.approx(expected.pvalue)
-        low, high = welch_interval(*sides, 1 - p_value)  # the margin is an end of this interval
+        low, high = welch_interval(*sides, 1 - p_value)  # the margin is one end of this interval
         assert min(abs(low - margin), abs(high - margin)) < 1e-6
     same = mean_std([1.0, 1.0]), mean_std([0.5, 0.5])
     assert [welch_p_value(*same, margin) for margin in (0.0, 0.5)] == [0, 1]

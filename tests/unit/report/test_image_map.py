@@ -1,4 +1,4 @@
-"""The data of a map of images: coordinates, classes and neighbors as the script reads them, and the sprite."""
+"""Test the data of an image map: coordinates, classes and neighbors as the script reads them, and the sprite."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ def test_data_of_a_map() -> None:
     assert "<" not in text
     data = json.loads(text)
     (layer,) = data["layers"]
-    # The wider axis fills the square, and the other one has the same scale and is centered.
+    # The wider axis fills the square. The other axis has the same scale and is centered.
     assert decode(layer["points"]) == [0, 16384, 65535, 49151, 0, 49151]
     assert decode(layer["neighbors"]) == [1, 2, 2, 0, 1, 0]
     assert decode(layer["predictions"]) == [1, 65535, 0]

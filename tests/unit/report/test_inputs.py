@@ -1,4 +1,4 @@
-"""Files that the report reads: a missing, damaged or inconsistent file raises an error that names the file."""
+"""Test that a missing, damaged or inconsistent file raises an error that names the file."""
 
 import json
 import math
@@ -143,7 +143,7 @@ def test_damaged_map_and_invalid_metrics_raise(full_grid: Params) -> None:
         without_key = {name: value for name, value in metrics.items() if name != key}
         for content, reason in (
             (without_key, f"the metric {key} is missing"),
-            (metrics | {key: -8.5}, f"{key} is -8.5, but must be from"),
+            (metrics | {key: -8.5}, f"{key} is -8.5, but must be between"),
         ):
             path.write_text(json.dumps(content))
             with pytest.raises(UserError, match=re.escape(f"{path} is damaged ({reason}")):

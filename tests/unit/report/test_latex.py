@@ -1,4 +1,4 @@
-"""The LaTeX tables."""
+"""Test the LaTeX tables."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The page and its Markdown version: values computed by hand, escaped text, and no external resources."""
+"""Test the page and its Markdown version: values computed by hand, escaped text, and no external resources."""
 
 import base64
 import hashlib
@@ -142,7 +142,7 @@ def test_page_is_self_contained(params: Params) -> None:
     assert not page.unclosed
     assert len(page.ids) == len(set(page.ids))
     assert not {"iframe", "object", "link:stylesheet"} & set(page.elements)
-    # There is one script, because there is no map, and the security policy permits only the script with its hash.
+    # There is only one script, because there is no map. The security policy permits only the script with this hash.
     (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     code = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{code}'; img-src data:" in html
@@ -198,7 +198,7 @@ def test_markup_in_class_names_is_escaped(params: Params) -> None:
     page = read_page()
     assert not page.unclosed
     assert page.elements["script"] == 1  # the page's own
-    assert page.elements["b"] == len(CLASSIFICATION) + 1  # the columns of the table of accuracies
+    assert page.elements["b"] == len(CLASSIFICATION) + 1  # the columns of the accuracy table
     assert ["relational", "linear", names[1], "25.00", names[2], "100.00"] in [row[:6] for row in page.rows]
     assert "<script" not in read_markdown()
 

@@ -1,4 +1,4 @@
-"""The comparison with the paper: published results, matching runs, deviations, and verdicts."""
+"""Test the comparison with the paper: published results, matching runs, deviations, and verdicts."""
 
 import json
 import math
@@ -52,7 +52,7 @@ TABLE_1 = ("L5", "L6", "T1", "T2", "G1", "F1")
 
 
 def find_published(experiment: str, method: str, table: str | None = None, **fields: Any) -> PublishedResult:
-    """Return the only result of the paper with these fields."""
+    """Return the only result in the paper with these fields."""
     results = [
         result
         for result in load_published()
@@ -148,9 +148,9 @@ def test_gains_of_resnet_32_are_differences_of_table_2() -> None:
         ("65.32,0.22,percent,confirmed", ",,percent,confirmed",
          "line 2: a result with the status 'confirmed' needs a mean"),
         ("65.32,0.22,percent,confirmed", "65.32,,percent,not recovered",
-         "line 2: a result with the status 'not recovered' has neither mean nor std"),
+         "line 2: a result with the status 'not recovered' must have neither a mean nor a std"),
         ("L6,Table 1,random,resnet32,tiny-imagenet,tiny-imagenet", "L5,Table 1,random,resnet32,cifar100,cifar100",
-         "line 9: repeats the result of line 8"),
+         "line 9: repeats the result in line 8"),
     ],
 )  # fmt: skip
 def test_invalid_row_raises(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -179,11 +179,11 @@ def test_interval_agrees_with_scipy(ours: tuple[float, float, int], theirs: tupl
 
 
 def test_interval_by_hand() -> None:
-    # With equal deviations and numbers of seeds there are four degrees of freedom. The quantile is 2.7764, and the
-    # standard error is √(2 × 0.09 / 3) = 0.24495.
+    # If the standard deviations and seed counts are the same, there are four degrees of freedom. The quantile is
+    # 2.7764, and the standard error is √(2 × 0.09 / 3) = 0.24495.
     low, high = welch_interval(MeanStd(62.0, 0.3, 3), MeanStd(61.0, 0.3, 3))
     assert (low, high) == pytest.approx((1 - 0.68008, 1 + 0.68008), abs=1e-4)
-    # If one side has no variance, the degrees of freedom are n − 1 = 1 of the other side. The quantile is 12.706.
+    # If one side has no variance, the degrees of freedom are the other side's n − 1 = 1. The quantile is 12.706.
     low, high = welch_interval(MeanStd(62.0, 1.0, 2), MeanStd(61.0, 0.0, 3))
     assert high - 1 == pytest.approx(12.7062 / math.sqrt(2), abs=1e-3)
     assert welch_interval(MeanStd(62.0, 0.0, 3), MeanStd(61.5, 0.0, 3)) == (0.5, 0.5)
@@ -217,7 +217,7 @@ def test_verdicts() -> None:
 
 
 def method_settings(params: Params, method: str) -> dict[str, Any]:
-    """Return the settings of a method as a record holds them."""
+    """Return a method's settings as they appear in a record."""
     return to_jsonable_python(params.methods[method])
 
 
@@ -248,7 +248,7 @@ def test_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"negatives": "random"}, "negatives = random (paper: roll)"),
     ):
         assert find_deviations(published, full | change, linear) == [(text, False)]
-    # The settings of an operation that is disabled have no effect.
+    # The settings of a disabled operation have no effect.
     disabled = {"padding": 0.5, "zoom": [0.5, 2.0], "erase_area": 0.5}
     assert find_deviations(published, full | {"augmentation": full["augmentation"] | disabled}, linear) == []
     clusters = method_settings(params, "deepcluster-paper") | {"clusters_per": "dataset"}
@@ -291,7 +291,7 @@ SUITES = (
 
 
 def collect_suites(params: Params) -> GridResults:
-    """Return results of all runs of a grid, as if every accuracy were one half, without writing files."""
+    """Return results for all runs in a grid, as if every accuracy were one half, without writing files."""
 
     def make_record(values: dict[str, Any]) -> RunRecord:
         return RunRecord("", "", "", 0.0, 0.0, Machine("", 1, "", "", {}), values, {})
@@ -317,7 +317,7 @@ def collect_suites(params: Params) -> GridResults:
 
 
 def test_suites_of_the_paper_match_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only deviations of docs/deviations.md remain, and no result that they affect is compared."""
+    """Only deviations listed in docs/deviations.md remain, and no result that they affect is compared."""
     results = collect_suites(load_suites(tmp_path, monkeypatch, *SUITES))
     for published in load_published():
         if published.experiment == "D2" or published.status == "not given":
@@ -353,16 +353,16 @@ def test_known_deviations_are_documented() -> None:
 @pytest.mark.parametrize(
     ("experiment", "method", "dataset", "text"),
     [
-        ("L4", "deepcluster", "cifar10", "k-means on unaugmented images (the paper’s code: on damaged images)"),
+        ("L4", "deepcluster", "cifar10", "k-means on unaugmented images (the paper’s code uses damaged images)"),
         (
             "L4",
             "infomax",
             "cifar10",
-            "encoder trained against the prior’s discriminator (the paper’s code: to help it)",
+            "encoder trained against the prior’s discriminator (the paper’s code trains it to help the discriminator)",
         ),
         ("F1", "simclr", "stl10-unlabeled", "assumed number of finetuning epochs (the paper’s is unknown)"),
         ("F1", "supervised", "stl10", "assumed number of epochs (the paper’s is unknown)"),
-        ("L7", "random", "slimagenet64", "another split into training and test images (the paper’s is unknown)"),
+        ("L7", "random", "slimagenet64", "different split into training and test images (the paper’s is unknown)"),
     ],
 )
 def test_known_deviation_is_reported(
@@ -381,10 +381,10 @@ def test_columns_of_a_deviation_are_listed_if_it_does_not_affect_the_whole_row(
     assert comparison_table(results, "Table 1").deviations == [
         "[a] Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on "
         "the fine classes (how the paper got its result is unknown)",
-        "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code: on damaged "
+        "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses damaged "
         "images)",
         "[c] Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s "
-        "code: to help it)",
+        "code trains it to help the discriminator)",
     ]
 
 
@@ -396,7 +396,7 @@ def test_network_without_saved_classifier_is_not_compared(tmp_path: Path, monkey
     match = find_match(results, published)
     assert match is not None
     assert (match.value.mean, match.deviations) == (80, [])
-    # To another dataset, only the backbone is transferred.
+    # Only the backbone is transferred to a different dataset.
     transfer = find_match(results, find_published("T1", "supervised"))
     assert transfer is not None
     assert transfer.value.mean == 70
@@ -412,8 +412,8 @@ def test_chance_differences() -> None:
     assert describe_chance([Verdict.NOT_RUN, Verdict.REDUCED_BUDGET, Verdict.OTHER_SETTINGS]) == ""
     verdicts = [*[Verdict.AGREES] * 38, Verdict.ABOVE, Verdict.BELOW, Verdict.OTHER_SETTINGS, Verdict.TOO_FEW_SEEDS]
     assert describe_chance(verdicts) == (
-        "40 results were compared by a confidence interval. If all our results truly agreed with the paper’s, about "
-        "5 % of the compared ones (on average 2) would still be “above” or “below” by chance."
+        "40 results were compared using a confidence interval. If all our results truly agreed with the paper’s, about "
+        "5 % of the compared results (on average 2) would still be “above” or “below” by chance."
     )
     assert "1 result was compared" in describe_chance([Verdict.ABOVE])
 
@@ -449,11 +449,12 @@ def test_match_has_the_fewest_deviations(tmp_path: Path, monkeypatch: pytest.Mon
     match = find_match(results, find_published("L1", "relational", "Table 2"))
     assert match is not None
     assert (match.method, match.protocol, match.deviations) == ("relational-k32", "linear", [])
-    # The runs with two and with three epochs have equally many deviations, so the longer run is chosen.
+    # The runs with two and three epochs have the same number of deviations, so the longer run is chosen.
     match = find_match(results, find_published("L1", "deepcluster", "Table 2"))
     assert match is not None
     assert match.method == "deepcluster-3"
-    # The paper uses K = 1 for RotationNet. The run with three epochs has two deviations, the run with K = 2 has one.
+    # The paper uses K = 1 for RotationNet. The run with three epochs has two deviations, and the run with K = 2 has
+    # one.
     match = find_match(results, find_published("L1", "rotation", "Table 2"))
     assert match is not None
     assert (match.method, match.deviations) == ("rotation-k2", ["K = 2 (paper: 1)"])
@@ -499,9 +500,9 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     sentence += "3 “agrees”, 1 “above”, 1 “below”, 2 “other settings”."
     notes = [
         sentence,
-        "5 results were compared by a confidence interval.",
+        "5 results were compared using a confidence interval.",
         "(on average 0.25) would still be “above” or “below” by chance.",
-        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code: on damaged images)",
+        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses damaged images)",
         "prints this accuracy at the end of supervised training, so the paper most likely reports it.",
     ]
     markdown = read_markdown()
@@ -591,7 +592,7 @@ def test_averages_of_our_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_gain_by_a_deeper_backbone_is_plotted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNet-32 has 7 points more than Conv-4 for SimCLR and 9 for the others; DeepCluster is not in the figure."""
+    """ResNet-32 gains 7 points over Conv-4 with SimCLR and 9 with the others; DeepCluster is not in the figure."""
     params = load_suites(tmp_path, monkeypatch, "cifar")
     axes = {"method": ["relational-paper", "simclr-paper", "deepcluster-paper"], "protocol": ["linear"]}
     params = params.model_copy(update={"grid": [params.grid[0].model_copy(update=axes)]})

@@ -1,4 +1,4 @@
-"""Sections of the page: classes, retrieval, embedding, dynamics and efficiency, with values computed by hand."""
+"""Compare classes, retrieval, embedding, dynamics and efficiency with values computed by hand."""
 
 import base64
 import io
@@ -56,8 +56,8 @@ def make_predictions(class_names: list[str]) -> Predictions:
 def test_worst_and_best_class(params: Params) -> None:
     write_report(params)
     page = read_page()
-    # Correct are 3 of 4 images of cat, 1 of 4 of dog and 2 of 2 of the last class. The calibration errors of the seeds
-    # are 0.1 and 0.2.
+    # The predictions are correct for 3 of 4 cats, 1 of 4 dogs and both images of the last class. The calibration errors
+    # are 0.1 and 0.2 for the two seeds.
     expected = ["dog", "25.00", "$a$ & <b>", "100.00", "75.00", "15.00 ± 7.07", "images"]
     for method in ("random", "supervised", "relational"):
         for protocol in CLASSIFICATION:

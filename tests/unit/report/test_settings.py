@@ -1,4 +1,4 @@
-"""The section `settings`: what differs between methods, and what is the same."""
+"""Test the section `settings`: what differs between methods, and what is the same."""
 
 from rr.report.paper.settings import paper_method_settings, paper_protocol_settings
 from rr.report.sections.settings import _flatten, _settings_tables
