@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 MAX_ASPECT_RATIO = 3.0  # images are cropped to squares, so at least two thirds of a longer image would be cut off
 MAX_SIZE_FACTOR = 16.0  # largest ratio between an image's number of pixels and the median
-MIN_TRAIN_IMAGES = 10  # of a class
-MIN_SIMILARITY = 0.95  # of features
-# The kinds of findings, in the order of the report, each with the meaning of its value.
+MIN_TRAIN_IMAGES = 10  # per class
+MIN_SIMILARITY = 0.95  # minimum cosine similarity of features
+# The kinds of findings in report order, each with what its value means.
 KINDS = {
     "exact duplicate": "",
     "near duplicate": "correlation",
@@ -47,20 +47,20 @@ KINDS = {
     "class without test images": "training images",
 }
 EXCLUDED_KINDS = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image")
-_MAX_USUAL_FRACTION = 0.05  # of near and mirrored duplicates
+_MAX_USUAL_FRACTION = 0.05  # more near and mirrored duplicates than this are suspicious
 _BATCH_SIZE = 64  # images whose features are computed together
 _FEATURE_BLOCK = 1024  # images whose similarities to all others are computed together
 _TILE, _GAP, _COLUMNS, _LINE, _MAX_SHOWN_PER_KIND = 144, 12, 4, 15, 24
 
 
 class Finding(NamedTuple):
-    """A fault of an image, of a pair of images or of a class.
+    """A problem with an image, a pair of images or a class.
 
     Attributes:
         kind: one of `KINDS`.
         image: row of the image in the raw file, or None for a class.
-        other: row of the image to which it is similar, or None.
-        label: the class, for a fault of a class.
+        other: row of the image that it resembles, or None.
+        label: the class, if the finding is about a class.
         value: a number whose meaning depends on `kind` (see `KINDS`), or None.
     """
 
@@ -73,7 +73,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckFiles:
-    """The files that `check` writes: all findings, some of them as images, and the list of images to exclude."""
+    """The files that `check` writes: all findings, a sheet that shows some of them, and the images to exclude."""
 
     findings: Path
     sheet: Path
@@ -83,13 +83,13 @@ class CheckFiles:
 def check(
     raw_path: Path, files: CheckFiles, current_exclude: Path | None, extractor: FeatureExtractor | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Check the images of a raw file, and write the findings.
+    """Check the images in a raw file and write the findings.
 
-    `current_exclude` is the list of the images that `rr fetch` left out; the new list contains these images too. If an
-    `extractor` is given, the features of the images are also compared.
+    `current_exclude` is the list of images that `rr fetch` left out; the new list includes them too. If `extractor` is
+    given, the image features are also compared.
 
     Returns:
-        A summary in a few lines, and its facts as JSON values.
+        A summary of a few lines, and the same facts as JSON values.
 
     Raises:
         UserError: if the raw file or one of its images is damaged.
@@ -121,8 +121,8 @@ def check(
         write_png(_render_sheet(shown, names, raw_file), files.sheet)
     lines = [
         f"{raw_path}: {format_count(len(names), 'images')} checked",
-        f"{is_leaked.sum():,} of {format_count(int(is_test.sum()), 'test images')} have an equal or nearly equal image "
-        "in the training split",
+        f"{is_leaked.sum():,} of {format_count(int(is_test.sum()), 'test images')} have an identical or nearly "
+        "identical image in the training split",
         *_describe_findings(findings, raw_file),
         *_warn_of_false_findings(findings, len(names)),
     ]
@@ -138,7 +138,7 @@ def check(
     facts = {
         "images": len(names),
         "test_images": int(is_test.sum()),
-        "test_images_in_training_split": int(is_leaked.sum()),  # equal, or nearly equal
+        "test_images_in_training_split": int(is_leaked.sum()),  # identical, or nearly identical
         "findings": dict(Counter(finding.kind for finding in findings)),
         "excluded": len(excluded),
         "files": {"findings": str(files.findings), "exclude": str(files.exclude)},
@@ -149,7 +149,7 @@ def check(
 def _read_images(
     raw_file: raw.RawFile, extractor: FeatureExtractor | None
 ) -> tuple[list[str], list[Signature], np.ndarray | None]:
-    """Return the name, the signature and, with an extractor, the features of each image, float32 (N, D)."""
+    """Return each image's name and signature and, if there is an extractor, the features, float32 (N, D)."""
     names: list[str] = []
     signatures: list[Signature] = []
     features: list[np.ndarray] = []
@@ -168,7 +168,7 @@ def _read_images(
 def _read_image(
     path: Path, decode: Callable[[bytes], np.ndarray] | None, image: tuple[str, bytes]
 ) -> tuple[str, Signature, np.ndarray | None]:
-    """Return the name and the signature of an image, and what `decode`, if given, returns for it, uint8 (S, S, 3)."""
+    """Return an image's name, its signature and, if `decode` is given, the decoded pixels, uint8 (S, S, 3)."""
     name, data = image
     try:
         return name, compute_signature(raw.decode_image(data)), decode(data) if decode else None
@@ -177,10 +177,10 @@ def _read_image(
 
 
 def find_similar(features: np.ndarray, is_test: np.ndarray) -> list[Finding]:
-    """Return, for each image, the most similar image before it if their features have a cosine above the minimum.
+    """Return, for each image, the most similar earlier image if their cosine similarity is above the minimum.
 
-    Test images are before training images. The mean of all features is subtracted first, because the features of an
-    untrained network, for example, all have similar directions.
+    Test images come before training images. The mean of all features is subtracted first, because all features may
+    point in similar directions, for example if the network is untrained.
 
     Args:
         features: float32 (N, D).
@@ -217,7 +217,7 @@ def _find_unusual_sizes(signatures: Sequence[Signature]) -> list[Finding]:
 
 
 def find_small_classes(labels: np.ndarray, is_test: np.ndarray, num_classes: int) -> list[Finding]:
-    """Return the classes with fewer than `MIN_TRAIN_IMAGES` training images, and those without test images.
+    """Return the classes with fewer than `MIN_TRAIN_IMAGES` training images, and the classes without test images.
 
     Args:
         labels: label of each image, int64 (N,); -1 if unlabeled.
@@ -237,7 +237,7 @@ def _class_name(raw_file: raw.RawFile, label: int) -> str | None:
 
 
 def _make_table(findings: Sequence[Finding], names: Sequence[str], raw_file: raw.RawFile) -> pa.Table:
-    """Return a table with a row for each finding."""
+    """Return a table with one row per finding."""
     columns: dict[str, list[object]] = defaultdict(list)
     for finding in findings:
         columns["kind"].append(finding.kind)
@@ -254,7 +254,7 @@ def _make_table(findings: Sequence[Finding], names: Sequence[str], raw_file: raw
 
 
 def _describe_findings(findings: Sequence[Finding], raw_file: raw.RawFile) -> list[str]:
-    """Return a line for each kind of finding with the number of images in each split, or the names of the classes."""
+    """Return one line per kind of finding, with the number of images per split or with the class names."""
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         by_kind[finding.kind].append(finding)
@@ -269,7 +269,7 @@ def _describe_findings(findings: Sequence[Finding], raw_file: raw.RawFile) -> li
         line = f"{kind}: {', '.join(f'{counts[split]:,} {split}' for split in raw.SPLITS if counts[split])}"
         labels = raw_file.labels
         num_conflicts = sum(f.other is not None and labels[f.image] != labels[f.other] for f in group)
-        lines.append(line + (f"; {num_conflicts:,} with another class than the other image" if num_conflicts else ""))
+        lines.append(line + (f"; {num_conflicts:,} in a different class than the other image" if num_conflicts else ""))
     return lines
 
 
@@ -284,7 +284,7 @@ def _warn_of_false_findings(findings: Sequence[Finding], num_images: int) -> lis
 
 
 def _choose_shown(findings: Sequence[Finding], splits: np.ndarray) -> list[Finding]:
-    """Return the findings to show: of each kind, pairs across the splits first, and the least similar pairs first."""
+    """Return the findings to show. Within each kind, pairs across splits come first, then the least similar pairs."""
     shown = []
     for kind in KINDS:
         group = [finding for finding in findings if finding.kind == kind and finding.image is not None]
@@ -294,7 +294,7 @@ def _choose_shown(findings: Sequence[Finding], splits: np.ndarray) -> list[Findi
 
 
 def _render_sheet(findings: Sequence[Finding], names: Sequence[str], raw_file: raw.RawFile) -> np.ndarray:
-    """Return an image of the findings with captions: the kind and the value, and the split and name of each image."""
+    """Return an image that shows the findings, each with its kind, its value, and the split and name of its images."""
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 11)
     rows = [row for finding in findings for row in (finding.image, finding.other) if row is not None]
     images = raw_file.read_images(rows)

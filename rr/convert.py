@@ -23,7 +23,7 @@ from rr.runtime.ordered_map import map_ordered
 from rr.runtime.progress import Progress
 
 _MIN_STD = 0.001
-_MAX_SIDE = 65_500  # of a JPEG image; a beton can store up to 65,535 pixels
+_MAX_SIDE = 65_500  # limit for JPEG images; a beton can store up to 65,535 pixels per side
 
 
 def convert(
@@ -37,19 +37,20 @@ def convert(
 ) -> dict[str, Any]:
     """Convert a raw file to betons and an index; return facts for the record.
 
-    The files are byte-identical on every run, for any number of threads, also after interruptions. The index holds one
-    row per image: `index` (its row in the raw file, which the betons store too), `split`, `label`, `class`, and
-    `sha256` of its resized pixels (before they are encoded as JPEG). It also holds the preprocessing, with the mean and
-    std of the dataset or, if it has none, those of the resized training images.
+    The files are byte-identical on every run, whatever the number of threads, even after interruptions. The index holds
+    one row per image: `index` (its row in the raw file, which the betons store too), `split`, `label`, `class`, and
+    `sha256` of its resized pixels (before they are encoded as JPEG). It also holds the preprocessing. The mean and std
+    in it are the dataset's own or, if the dataset has none, are computed from the resized training images.
 
-    Memory use does not depend on the number of images, except for about two kilobytes for each image.
+    Apart from about two kilobytes per image, memory use does not depend on the number of images.
 
     Args:
         raw_path: raw file that `rr fetch` wrote.
-        dataset: the section of the dataset in params.yaml.
+        dataset: the dataset's section in params.yaml.
         beton_paths: path of the beton to write for each split.
         index_path: path of the index to write.
-        parts: images that an interrupted conversion has converted. The caller deletes them when the outputs are safe.
+        parts: images that an interrupted conversion has already converted. The caller deletes them once the outputs are
+            safe.
         threads: number of threads that decode, resize and encode images.
 
     Returns:
@@ -87,8 +88,8 @@ def convert(
             with atomic_write(beton_paths[split]) as temporary:
                 images = iter_images(split, len(rows))
                 _write_beton(temporary, images, raw_file.labels[rows], rows, dataset.stored_size)
-                # The writer does not ask for more images than it needs. If all were kept, those in the raw file are
-                # skipped here.
+                # The writer requests no more images than it needs. If all images were kept, this line skips the images
+                # in the raw file.
                 next(images, None)
     mean, std = (dataset.mean, dataset.std) if dataset.mean and dataset.std else mean_and_std(histogram)
     preprocessing = Preprocessing(dataset.image_size, mean, std, dataset.stored_size)
@@ -101,7 +102,7 @@ def convert(
 
 
 def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetConfig) -> ConvertedImage:
-    """Decode, resize and, if it is a photograph, encode an image, given by its name and its encoded bytes."""
+    """Decode and resize an image and, if it is a photograph, encode it. `image` is its name and its encoded bytes."""
     name, data = image
     try:
         if dataset.stored_size is None:
@@ -114,15 +115,15 @@ def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetCon
     if dataset.stored_size is not None:
         if max(pixels.shape) > _MAX_SIDE:
             raise UserError(
-                f"{raw_path}: {name} would have {pixels.shape[1]} × {pixels.shape[0]} pixels, and the maximum is "
-                f"{_MAX_SIDE} on each side: crop the image, or lower stored_size of the dataset in params.yaml"
+                f"{raw_path}: {name} would have {pixels.shape[1]} × {pixels.shape[0]} pixels, but the maximum is "
+                f"{_MAX_SIDE} per side: crop the image, or lower the dataset's stored_size in params.yaml"
             )
         stored = beton.encode_photograph(pixels, dataset.quality)
         limit = beton.max_photograph_bytes(dataset.stored_size)
         if len(stored.data) > limit:
             raise UserError(
                 f"{raw_path}: {name} would take up {len(stored.data):,} bytes ({pixels.shape[1]} × {pixels.shape[0]} "
-                f"pixels), and the maximum is {limit:,}: crop the image or, for this dataset in params.yaml, reduce "
+                f"pixels), but the maximum is {limit:,}: crop the image or, for this dataset in params.yaml, reduce "
                 "stored_size or set quality to 90 or less"
             )
     histogram = np.array(Image.fromarray(pixels).histogram(), np.int64).reshape(3, 256)
@@ -146,7 +147,7 @@ def mean_and_std(histogram: np.ndarray) -> tuple[tuple[float, float, float], tup
     the standard deviation of a channel that is (nearly) constant is replaced by 1.
 
     Args:
-        histogram: number of pixels of each value in [0, 255] for each channel, int64 (3, 256).
+        histogram: number of pixels with each value in [0, 255], for each channel, int64 (3, 256).
     """
     means, stds = [], []
     for counts in histogram.tolist():

@@ -20,14 +20,14 @@ def extract(weights: Path, target: Target, output: Path, *, device: str, threads
     """Write the features of both splits of `target` to `output`.
 
     Args:
-        weights: file of the backbone.
+        weights: backbone file.
         target: the dataset.
         output: file to write (see `rr.data.feature_file`).
-        device: torch device on which to compute.
+        device: torch device to compute on.
         threads: number of threads that read images.
 
     Returns:
-        The number of features, and the number of images of each split.
+        The number of features, and the number of images in each split.
 
     Raises:
         UserError: if the weights are not a valid backbone file, or if a feature is NaN or infinite.
@@ -41,9 +41,9 @@ def extract(weights: Path, target: Target, output: Path, *, device: str, threads
             features = extract_features(backbone, beton, target.dataset, device, None, progress.advance)
             if not features.isfinite().all():
                 raise UserError(
-                    f"{beton.path}: the backbone computes NaN or infinity for images of this split. If the backbone "
-                    "was trained, lower learning_rate of its method in params.yaml and run rr pretrain again. If it "
-                    "was imported, check its weights, and mean and std of the dataset in params.yaml"
+                    f"{beton.path}: the backbone computes NaN or infinity for images in this split. If the backbone "
+                    "was trained, lower its method's learning_rate in params.yaml and run rr pretrain again. If it "
+                    "was imported, check its weights and the dataset's mean and std in params.yaml"
                 )
             splits[split] = SplitFeatures(features.cpu().numpy(), beton.labels, beton.index)
     write_features(output, splits)

@@ -20,13 +20,13 @@ from rr.runtime.progress import Progress
 def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path | None = None) -> dict[str, Any]:
     """Write the images of `source` to a raw file (see `rr.data.raw`) and return facts about them.
 
-    `download_dir` and `local_copy` are those of `rr.data.sources.read_dataset`.
+    `rr.data.sources.read_dataset` describes `download_dir` and `local_copy`.
 
     Returns:
-        Number of images per split (`images`); number of classes (`classes`); number of images of each class in each
-        split (`images_per_class`); number of unused files by reason and suffix (`skipped`); and, for your own images,
-        the facts of `rr.data.raw.RawDataset` and of `rr.data.image_summary`, and the SHA-256 of the list of excluded
-        images (`exclude_sha256`).
+        Number of images per split (`images`); number of classes (`classes`); number of images per class in each split
+        (`images_per_class`); number of unused files by reason and suffix (`skipped`); and, for your own images, the
+        facts from `rr.data.raw.RawDataset` and `rr.data.image_summary`, and the SHA-256 of the list of excluded images
+        (`exclude_sha256`).
 
     Raises:
         UserError: if the source cannot be read, or if an image cannot be decoded (unless `on_unreadable: skip`).
@@ -38,7 +38,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         where = display_name(local_copy) if local_copy else printable(source.path)
         skipped = SkippedFiles(
             source.on_unreadable,
-            f"repair or remove {{them}} in {where}, or set 'on_unreadable: skip' in the source of this dataset in "
+            f"repair or remove {{them}} in {where}, or set 'on_unreadable: skip' in this dataset's source in "
             "params.yaml",
             read_list(exclude_list) if exclude_list else (),
             summary.add_facts,
@@ -83,7 +83,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
 
 
 def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> None:
-    """Raise UserError if a label has no class name, or a class has test images, but no readable training images."""
+    """Raise UserError if a label has no class name, or if a class has test images but no readable training images."""
     highest = max((label for by_label in counts.values() for label in by_label), default=raw.UNLABELED)
     if highest >= len(class_names):
         raise UserError(
@@ -97,7 +97,7 @@ def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> N
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """Return a summary of the facts that `fetch` returned, in a few lines."""
+    """Summarize the facts that `fetch` returned in a few lines."""
     images, per_class, num_classes = facts["images"], facts["images_per_class"], facts["classes"]
     counts = [f"{count:,} {split}" for split, count in images.items()]
     lines = [", ".join([*counts, f"{num_classes:,} {'class' if num_classes == 1 else 'classes'}"])]

@@ -17,11 +17,11 @@ from typing import NamedTuple
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.progress import Progress
 
-_HINT = "replace this file with a new download of the official archive, or give another copy with --from"
+_HINT = "replace this file with a new download of the official archive, or use another copy with --from"
 
 
 class ArchiveLimits(NamedTuple):
-    """Upper limits on the total size of the members of an archive in bytes, and on their number."""
+    """Upper limits on the total size of an archive's members in bytes, and on their number."""
 
     max_bytes: int
     max_members: int
@@ -48,13 +48,13 @@ def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
         extract_tar(path, extract_dir, limits)
         path = extract_dir
     if not path.is_dir():
-        raise UserError(f"{path} does not exist: correct --from, or 'path' of the source in params.yaml")
+        raise UserError(f"{path} does not exist: correct --from, or the source's 'path' in params.yaml")
     files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
     return FileTree(_drop_hidden(files), lambda name: (path / name).read_bytes())
 
 
 def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
-    """Replace the contents of `target_dir` with those of a tar archive; remove the folder on failure.
+    """Extract a tar archive to `target_dir`, replacing the folder's contents; remove the folder on failure.
 
     The archive may be compressed.
 
@@ -86,7 +86,7 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
         shutil.rmtree(target_dir)
         if _indicates_damage(error):
             raise_if_lfs_pointer(path)
-            # If no member could be read, tarfile's message lists the error of each compression method.
+            # If no member could be read, tarfile's message lists the error for each compression method.
             reason = f"{name}: {error}" if name else "it cannot be opened"
             raise UserError(f"{path} is damaged or not a zip or tar archive ({reason}): {_HINT}") from error
         raise

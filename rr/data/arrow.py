@@ -1,4 +1,4 @@
-"""Convert between numpy arrays and columns of Arrow tables without pandas.
+"""Convert between numpy arrays and Arrow table columns without pandas.
 
 pyarrow's own conversions load pandas if it is installed, which takes 0.2 s.
 """
@@ -23,5 +23,5 @@ def to_arrow(values: np.ndarray) -> pa.Array:
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a column of numbers without missing values, (N,)."""
+    """Return a numeric column without missing values as an array (N,)."""
     return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks])

@@ -3,11 +3,12 @@
 A beton holds square images of one size as raw pixels, or photographs of many sizes (see `rr.data.photographs`) as raw
 pixels or JPEG, whichever is smaller.
 
-The module works around four properties of FFCV 1.0.2. Importing ffcv sets torch to one thread, and creating or
-iterating over a loader sets torch to the loader's number of workers. Writing with several processes gives a different
-file each time, and hangs if one of them dies. The writer needs shared memory and semaphores, which are not available
-if /dev/shm cannot be written; a single process replaces both by plain objects. FFCV maps files into memory, so a
-damaged file can crash the process. Therefore `validate` checks a file before FFCV opens it.
+This module works around four quirks of FFCV 1.0.2. Importing ffcv limits torch to one thread, and creating or iterating
+over a loader sets torch's number of threads to the loader's number of workers. Writing with several processes produces
+a different file each time, and hangs if a process dies. The writer needs shared memory and semaphores, which are not
+available if /dev/shm is not writable. This module writes with a single process and replaces both with plain objects.
+FFCV maps files into memory, so a damaged file can crash the process. Therefore, `validate` checks a file before FFCV
+opens it.
 """
 
 import importlib
@@ -45,7 +46,7 @@ _JPEG_MODE, _RAW_MODE = 0, 1
 
 
 class StoredImage(NamedTuple):
-    """An image as it is stored in a beton; `mode` is that of FFCV, 0 for JPEG and 1 for raw pixels."""
+    """An image as it is stored in a beton; `mode` is FFCV's image mode: 0 for JPEG, 1 for raw pixels."""
 
     mode: int
     height: int
@@ -97,7 +98,7 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
     Args:
         path: file to write.
         images: N square RGB images of the same size, uint8 (S, S, 3).
-        labels: labels of the images, int64 (N,).
+        labels: label of each image, int64 (N,).
         index: row of each image in the raw file, int64 (N,).
     """
     images = iter(images)
@@ -113,8 +114,8 @@ def write_photographs(
 
     Args:
         path: file to write.
-        images: N images, each of at most `max_photograph_bytes(stored_size)` bytes.
-        labels: labels of the images, int64 (N,).
+        images: N images, each with at most `max_photograph_bytes(stored_size)` bytes.
+        labels: label of each image, int64 (N,).
         index: row of each image in the raw file, int64 (N,); consecutive numbers.
         stored_size: maximum length of the shorter side in pixels.
     """
@@ -128,7 +129,7 @@ def encode_raw(pixels: np.ndarray) -> StoredImage:
 
 
 def encode_photograph(pixels: np.ndarray, quality: int | Literal["raw"]) -> StoredImage:
-    """Return an image, uint8 (H, W, 3), as JPEG of this quality or, if that is not larger, as raw pixels."""
+    """Return an image, uint8 (H, W, 3), as JPEG with the given quality, or as raw pixels if they are not larger."""
     image = encode_raw(pixels)
     if quality == "raw":
         return image
@@ -138,9 +139,9 @@ def encode_photograph(pixels: np.ndarray, quality: int | Literal["raw"]) -> Stor
 
 
 def max_photograph_bytes(stored_size: int) -> int:
-    """Return the page size of a beton of photographs, which is the maximum size of each of them.
+    """Return the page size of a beton of photographs, which is also the maximum size of a photograph.
 
-    A page can hold the raw pixels of a photograph that is four times as long as wide.
+    A page can hold the raw pixels of a photograph that is four times as long as it is wide.
     """
     return _page_size(4 * 3 * stored_size**2)
 
@@ -148,8 +149,8 @@ def max_photograph_bytes(stored_size: int) -> int:
 def _write(path: Path, images: Iterable[StoredImage], labels: np.ndarray, index: np.ndarray, page_size: int) -> None:
     """Write images to a beton.
 
-    This process writes the samples in order, so equal inputs give byte-identical files, and errors of the disk or of
-    the iterator `images` reach the caller.
+    This process writes the samples in order, so the same inputs produce byte-identical files, and errors from the disk
+    or from the iterator `images` reach the caller.
     """
     import_ffcv()
     from ffcv.fields import IntField, RGBImageField
@@ -186,7 +187,7 @@ def _write(path: Path, images: Iterable[StoredImage], labels: np.ndarray, index:
             return image, int(label), int(row)
 
     def encode(sample: np.ndarray, image: StoredImage, allocate: Any) -> None:
-        """Replace the method of FFCV's field, which would encode the image in this thread."""
+        """Replace FFCV's field method, which would encode the image in this thread."""
         sample["mode"], sample["height"], sample["width"] = image.mode, image.height, image.width
         sample["data_ptr"], memory = allocate(len(image.data))
         memory[:] = np.frombuffer(image.data, np.uint8)
@@ -202,19 +203,19 @@ def _write(path: Path, images: Iterable[StoredImage], labels: np.ndarray, index:
 
 
 def _page_size(image_bytes: int) -> int:
-    """Return the page size of a beton whose images have `image_bytes` bytes each."""
+    """Return the page size of a beton whose images take up `image_bytes` bytes each."""
     return _SMALL_PAGE_SIZE if image_bytes <= _SMALL_PAGE_SIZE else _LARGE_PAGE_SIZE
 
 
 class _LocalBuffer:
-    """Replaces `multiprocessing.shared_memory.SharedMemory`, which requires a /dev/shm that can be written."""
+    """Replaces `multiprocessing.shared_memory.SharedMemory`, which requires a writable /dev/shm."""
 
     def __init__(self, create: bool, size: int) -> None:
         self.buf = bytearray(size)
 
 
 class _LocalValue:
-    """Replaces `multiprocessing.Value`, whose lock requires a /dev/shm that can be written."""
+    """Replaces `multiprocessing.Value`, whose lock requires a writable /dev/shm."""
 
     def __init__(self, *_: Any) -> None:
         self.value = 0
@@ -230,7 +231,7 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
         photographs: whether the file must hold photographs instead of square images of one size.
 
     Raises:
-        UserError: if the file is missing or truncated, has another format, or contains pointers outside the file.
+        UserError: if the file is missing or truncated, has a different format, or contains pointers outside the file.
     """
 
     def invalid(reason: str) -> UserError:
@@ -251,7 +252,9 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
     fields = np.fromfile(path, _FIELD, len(_FIELDS), offset=_HEADER.itemsize)
     names = tuple(bytes(name).rstrip(b"\0").decode("ascii", "replace") for name in fields["name"])
     if names != _FIELDS or tuple(fields["type"]) != _FIELD_TYPES:
-        raise invalid(f"its fields ({', '.join(names)}) or their types are not those of rr ({', '.join(_FIELDS)})")
+        raise invalid(
+            f"its fields ({', '.join(names)}) or their types are not the ones that rr uses ({', '.join(_FIELDS)})"
+        )
     count, table_start = int(header["samples"]), int(header["allocation"])
     if (
         count < 1
@@ -270,7 +273,7 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
             raise invalid("an image has no pixels or an unknown mode")
         if np.any(image_bytes[is_raw] != raw_bytes[is_raw]) or np.any(image_bytes == 0):
             raise invalid("the size of an image does not match its number of bytes")
-        # FFCV finds the size of an image in bytes by binary search.
+        # FFCV uses binary search to find an image's size in bytes.
         is_ordered = np.all(image["pointer"][:-1] < image["pointer"][1:])
         if not is_ordered or np.any(samples["index"] != samples["index"][0] + np.arange(count)):
             raise invalid("its images are not in order")
@@ -280,7 +283,7 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
         if size == 0:
             raise invalid("its images have no pixels")
         if header["page"] != _page_size(size * size * 3):
-            raise invalid(f"its pages of {header['page']} bytes do not suit images of {size} × {size} pixels")
+            raise invalid(f"its page size of {header['page']} bytes is wrong for images of {size} × {size} pixels")
         if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
             raise invalid("its images differ in size or are compressed")
     # The bytes of each image must lie between the two tables. Nothing is added to the pointers: a sum could overflow.
@@ -296,7 +299,7 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
 
 
 def read_images(path: Path, positions: np.ndarray) -> np.ndarray:
-    """Return the images of a beton at the positions (M,), uint8 (M, image_size, image_size, 3), and read no others.
+    """Read only the images at the positions (M,) of a beton; return uint8 (M, image_size, image_size, 3).
 
     Raises:
         UserError: if the file is missing or damaged (see `validate`).
@@ -306,10 +309,12 @@ def read_images(path: Path, positions: np.ndarray) -> np.ndarray:
 
 
 def _read_pixels(path: Path, offsets: np.ndarray, image_size: int) -> np.ndarray:
-    """Read images without FFCV, whose decoder takes seconds to compile and is not needed for a few or resident images.
+    """Read images without FFCV's decoder, which takes seconds to compile.
+
+    That decoder is not needed for a few images, or for images that are held in memory.
 
     Returns:
-        The images that start at the bytes `offsets` (M,) of the file, uint8 (M, image_size, image_size, 3).
+        The images that start at the byte `offsets` (M,) in the file, uint8 (M, image_size, image_size, 3).
     """
     images = np.empty((len(offsets), image_size, image_size, 3), np.uint8)
     with open(path, "rb") as file:
@@ -328,8 +333,8 @@ class Beton:
 
     Args:
         path: file to read.
-        threads: number of threads with which FFCV reads and decodes images.
-        max_resident_bytes: maximum size in bytes of the pixels that are held in memory.
+        threads: number of threads that FFCV uses to read and decode images.
+        max_resident_bytes: maximum size of pixels held in memory, in bytes.
 
     Attributes:
         labels: label of each image, int64 (N,); -1 if unlabeled.
@@ -362,8 +367,8 @@ class Beton:
             batch_size: number of images per batch (M).
 
         Yields:
-            The images, uint8 (M, image_size, image_size, 3), and their positions, int64 (M,). The array of images is
-            only valid until the next batch is requested.
+            The images, uint8 (M, image_size, image_size, 3), and their positions, int64 (M,). The image array is only
+            valid until the next batch is requested.
         """
         order = np.asarray(order, dtype=np.int64)
         if self.images is not None:
@@ -387,9 +392,9 @@ class Beton:
 
 
 def make_loader(path: Path, decoder: Any, threads: int, batches_ahead: int = 3) -> Any:
-    """Return FFCV's loader of the images of a beton, which decodes them with the `Operation` `decoder`.
+    """Return an FFCV loader that decodes the images of a beton with the FFCV `Operation` `decoder`.
 
-    FFCV compiles the decoder for each loader in the first epoch, which takes seconds.
+    In a loader's first epoch, FFCV compiles the decoder, which takes seconds.
     """
     with _preserve_torch_threads():
         import_ffcv()
@@ -410,9 +415,9 @@ def make_loader(path: Path, decoder: Any, threads: int, batches_ahead: int = 3) 
 
 
 def iter_epoch(loader: Any, order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield the batches that FFCV's loader makes of the samples in `order`.
+    """Yield the batches that an FFCV loader makes from the samples in `order`.
 
-    The array of a batch is only valid until the next batch is requested.
+    Each array is only valid until the next batch is requested.
     """
     if len(order) == 0:
         return
@@ -427,5 +432,5 @@ def iter_epoch(loader: Any, order: np.ndarray, batch_size: int) -> Iterator[np.n
         for (images,) in epoch:
             yield images
     finally:
-        # Without this, the thread of this epoch would wait forever for room in its queue if the caller stops early.
+        # If the caller stops early, this epoch's thread would otherwise wait forever for room in its queue.
         epoch.close()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 
 def parse_class_names(metadata: Mapping[bytes, bytes] | None) -> list[str]:
-    """Return the class names in the schema metadata of a Parquet file; empty if the dataset has no labels.
+    """Return the class names in a Parquet file's schema metadata; the list is empty if the dataset has no labels.
 
     Raises:
         ValueError: if the metadata has no list of class names.

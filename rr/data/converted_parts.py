@@ -1,6 +1,6 @@
 """Keep the images that `rr convert` has converted, so that it can continue after an interruption.
 
-The images are kept in parts: files that are complete or missing. No stage declares them as outputs.
+The images are kept in parts: files that are either complete or missing. No stage declares them as outputs.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ import numpy as np
 from rr.data.beton import StoredImage
 from rr.runtime.atomic import atomic_write
 
-# A part ends after this many bytes or seconds, so a short conversion of small images writes none.
+# A part ends after this many bytes or seconds, so a short conversion of small images writes no parts.
 _MAX_BYTES, _MAX_SECONDS = 1 << 25, 30.0
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class ConvertedImage(NamedTuple):
-    """An image to store, the SHA-256 of its pixels, and the number of pixels of each value, int64 (3, 256)."""
+    """An image to store, the SHA-256 of its pixels, and the number of pixels with each value, int64 (3, 256)."""
 
     image: StoredImage
     sha256: str
@@ -34,8 +34,9 @@ class ConvertedParts:
     """The parts of an unfinished conversion.
 
     Args:
-        folder: folder of the parts. It may be missing.
-        fingerprint: hash of everything that determines the converted images. Parts with another one are not used.
+        folder: folder that holds the parts. It may be missing.
+        fingerprint: hash of everything that determines the converted images. Parts with a different fingerprint are not
+            used.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -43,9 +44,10 @@ class ConvertedParts:
         self._is_keeping = True
 
     def resume(self, split: str, convert: Callable[[int], Iterable[ConvertedImage]]) -> Iterator[ConvertedImage]:
-        """Yield the kept images of a split, then those that `convert` returns for their number, and keep these too.
+        """Yield the kept images of a split, then the remaining images from `convert`, which are kept too.
 
-        Only sums of the histograms are kept: the first image of a part has that of the whole part, the others zeros.
+        `convert` is called with the number of kept images. For each part, only the sum of the histograms is kept: the
+        first image has this sum as its histogram, and all other images have zeros.
         """
         num_kept = 0
         for number in count():
@@ -77,7 +79,7 @@ class ConvertedParts:
     def _write(self, split: str, number: int, part: list[ConvertedImage]) -> None:
         """Write a part, whose images share one histogram.
 
-        If this is not possible, delete all parts and keep no others: the disk may be almost full.
+        If this fails, delete all parts and stop keeping images, because the disk may be almost full.
         """
         buffer = io.BytesIO()
         np.savez(
@@ -98,7 +100,7 @@ class ConvertedParts:
             self.delete()
 
     def _read(self, split: str, number: int) -> list[ConvertedImage]:
-        """Return the images of a part; none if it is missing, damaged or has another fingerprint."""
+        """Return the images of a part, or an empty list if it is missing, damaged or has a different fingerprint."""
         try:
             content = memoryview(self._path(split, number).read_bytes())
         except FileNotFoundError:

@@ -1,6 +1,6 @@
 """Download files over HTTP.
 
-Interrupted downloads resume. A file gets its final name only if it is complete and its checksum is correct.
+Interrupted downloads resume. A file gets its final name only once it is complete and its checksum is correct.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ TIMEOUT = 60.0  # seconds without any data after which a connection is closed
 RETRY_DELAYS = (1.0, 4.0, 15.0)  # seconds before each retry; the sequence restarts after an attempt that received data
 _CHUNK_SIZE = 1 << 18
 _RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes of temporary errors
-_OR_LOCAL_COPY = "or give a local copy with --from"
+_OR_LOCAL_COPY = "or use a local copy with --from"
 
 
 class _NetworkError(Exception):
@@ -71,12 +71,12 @@ def check_md5(path: Path, md5: str | None) -> None:
         raise_if_lfs_pointer(path)
         raise UserError(
             f"{path}: wrong checksum: expected md5 {md5}, got {actual}. Delete this file and download it again, "
-            "or give another copy with --from"
+            "or use another copy with --from"
         )
 
 
 def file_md5(path: Path) -> str:
-    """Return the MD5 of a file, which many datasets publish. It reveals accidental damage, but not manipulation."""
+    """Return a file's MD5. Many datasets publish this checksum; it reveals accidental damage, but not manipulation."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -93,7 +93,7 @@ def _download_rest(url: str, part: Path) -> None:
             size = 0
         elif not (response.headers.get("Content-Range") or "").startswith(f"bytes {size}-"):
             part.unlink()
-            raise _NetworkError("the server sent another part of the file than requested")
+            raise _NetworkError("the server sent a different part of the file than requested")
         length = response.headers.get("Content-Length")
         total = size + int(length) if length and length.isdigit() else None
         chunk = _read_chunk(response)
@@ -117,11 +117,11 @@ def _download_rest(url: str, part: Path) -> None:
 
 
 def _request_rest(url: str, part: Path, size: int) -> http.client.HTTPResponse | None:
-    """Request the bytes of `url` after the first `size`, which are in `part`. Return None if there are none.
+    """Request the bytes of `url` after the first `size`, which are in `part`. Return None if no bytes are missing.
 
     Raises:
         UserError: if the server refuses the request.
-        _NetworkError: if the server cannot be reached, or if its file is shorter than the part, which is then deleted.
+        _NetworkError: if the server cannot be reached, or if its file is shorter than `part`, which is then deleted.
     """
     headers = {"User-Agent": "rr"}
     if size:
@@ -144,7 +144,7 @@ def _request_rest(url: str, part: Path, size: int) -> http.client.HTTPResponse |
         if (error.headers.get("Content-Range") or "") == f"bytes */{size}":
             return None
         part.unlink()
-        raise _NetworkError("the file on the server is shorter than the part received before") from error
+        raise _NetworkError("the file on the server is shorter than the part received earlier") from error
 
 
 def _read_chunk(response: http.client.HTTPResponse) -> bytes:

@@ -1,4 +1,4 @@
-"""Find images that are equal or nearly equal, by a perceptual hash and a thumbnail of each image."""
+"""Find identical and nearly identical images with a perceptual hash and a thumbnail of each image."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from scipy.fft import dctn
 from rr.data.image_summary import is_blank
 
 # Two images are near duplicates if at most 10 of the 64 bits of their hashes differ, and if the correlation of their
-# thumbnails is above 0.95. In CIFAR-10 and CIFAR-100, about nine of ten such pairs come from the same photograph.
+# thumbnails is above 0.95. In CIFAR-10 and CIFAR-100, about nine out of ten such pairs come from the same photograph.
 MAX_HASH_DISTANCE = 10
 MIN_CORRELATION = 0.95
 _HASH_INPUT, _HASH_SIDE, _THUMBNAIL_SIDE = 32, 8, 8
 
 
 class Signature(NamedTuple):
-    """What is compared of an image.
+    """The properties of an image that are compared with other images.
 
     Attributes:
         digest: SHA-256 of the size and the pixels.
@@ -40,12 +40,12 @@ class Signature(NamedTuple):
 
 
 class Duplicate(NamedTuple):
-    """Two images that are equal or nearly equal.
+    """Two images that are identical or nearly identical.
 
     Attributes:
         kind: "exact duplicate", "near duplicate" or "mirrored duplicate".
         image: the row of the image that can be left out.
-        other: the row of the image that it is equal to.
+        other: the row of the image that it duplicates.
         correlation: correlation of the thumbnails, in [-1, 1].
     """
 
@@ -58,9 +58,9 @@ class Duplicate(NamedTuple):
 def compute_signature(pixels: np.ndarray) -> Signature:
     """Return the signature of an RGB image, uint8 (H, W, 3).
 
-    The hash is the "pHash" of the Python package imagehash: the image is reduced to 32 × 32 gray pixels, and a bit
-    states whether one of the 8 × 8 lowest frequencies of their cosine transform is above the median. The thumbnail is
-    the mean of 4 × 4 blocks of the same 32 × 32 pixels.
+    The hash is the "pHash" of the Python package imagehash: the image is reduced to 32 × 32 gray pixels, and each bit
+    shows whether one of the 8 × 8 lowest frequencies in their cosine transform is above the median. The thumbnail
+    consists of the means of 4 × 4 blocks of the same 32 × 32 pixels.
     """
     height, width = pixels.shape[:2]
     small = Image.fromarray(pixels).resize((_HASH_INPUT, _HASH_INPUT), Image.Resampling.LANCZOS, reducing_gap=3.0)
@@ -84,24 +84,24 @@ def _threshold(frequencies: np.ndarray) -> int:
 
 
 def find_duplicates(signatures: Sequence[Signature], is_test: np.ndarray) -> tuple[list[Duplicate], np.ndarray]:
-    """Find the images that can be left out, because an image that stays is equal or nearly equal.
+    """Find the images that can be left out because an identical or nearly identical image stays.
 
-    Test images stay before training images, and images of a split stay in the order of their rows. A training image is
-    compared with all test images and with the training images that stay. Blank images are only compared for equality,
+    Test images take priority over training images, and within a split, earlier rows take priority. A training image is
+    compared with all test images and with the training images that stay. Blank images count only as exact duplicates,
     because their hashes are noise.
 
-    The time grows with the square of the number of images that stay, at about a nanosecond per pair.
+    The running time grows with the square of the number of images that stay, at about a nanosecond per pair.
 
     Args:
         signatures: signatures of N images.
         is_test: whether each image is in the test split, bool (N,).
 
     Returns:
-        The duplicates, in the order of their rows; and whether each image is a test image with an equal or nearly equal
-        training image, bool (N,).
+        The duplicates, in the order of their rows; and whether each image is a test image with an identical or nearly
+        identical training image, bool (N,).
     """
     duplicates: list[Duplicate] = []
-    groups: dict[bytes, list[int]] = {}  # rows of equal images, test images first
+    groups: dict[bytes, list[int]] = {}  # rows of identical images, test images first
     for row in np.argsort(~is_test, kind="stable").tolist():
         groups.setdefault(signatures[row].digest, []).append(row)
     is_leaked = np.zeros(len(signatures), bool)
@@ -154,7 +154,7 @@ class _Search:
 
 
 def _correlate(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the correlation coefficient of two thumbnails, or 0 if the values of one are all equal."""
+    """Return the correlation coefficient of two thumbnails, or 0 if all values in a thumbnail are the same."""
     first, second = (values.ravel() - values.mean(dtype=np.float64) for values in (first, second))
     norms = np.sqrt(first @ first) * np.sqrt(second @ second)
     return float(first @ second / norms) if norms else 0.0

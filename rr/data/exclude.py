@@ -1,8 +1,7 @@
 """Read and write lists of images to exclude from a dataset.
 
-A list is a text file with one name per line. The names are those in the raw file: a path relative to the folder of
-the source or, for Parquet, a file and a row. Characters that are not printable, such as line breaks, are written as
-escapes.
+A list is a text file with one name per line. The names are the same as in the raw file: a path relative to the source
+folder or, for Parquet, a file and a row. Non-printable characters, such as line breaks, are written as escapes.
 """
 
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ def read_list(path: Path) -> list[str]:
         return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
         raise UserError(
-            f"exclude: {display_name(path)} cannot be read ({error}): correct `exclude` in the source of this dataset "
+            f"exclude: {display_name(path)} cannot be read ({error}): correct `exclude` in this dataset's source "
             "in params.yaml, or remove it"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Read and write the feature file of a dataset: a safetensors file with features, labels and indices.
+"""Read and write a dataset's feature file: a safetensors file with features, labels and indices.
 
 Reading it does not load torch.
 """
@@ -17,7 +17,7 @@ from rr.runtime.atomic import atomic_write
 
 @dataclass(frozen=True)
 class SplitFeatures:
-    """The features of the images of one split, in the order of the beton.
+    """The features of the images in one split, in beton order.
 
     Attributes:
         features: float32 (N, D).
@@ -34,7 +34,7 @@ class SplitFeatures:
 
 
 def write_features(path: Path, splits: Mapping[str, SplitFeatures]) -> None:
-    """Write the features of several splits, by name. Equal arguments give byte-identical files."""
+    """Write the features of several splits, keyed by split name. The same arguments produce byte-identical files."""
     arrays = {f"{split}.{name}": array for split, values in splits.items() for name, array in vars(values).items()}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(arrays))

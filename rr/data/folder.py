@@ -1,4 +1,4 @@
-"""List the files of a folder, and account for each file that is not used.
+"""List the files in a folder, and account for every unused file.
 
 `rr fetch`, `rr embed` and `rr retrieve` list folders only with this module, so all of them use the same files.
 """
@@ -18,7 +18,7 @@ from rr.data import raw
 from rr.data.names import display_name
 from rr.errors import UserError
 
-# Reasons why a file is not used. They appear in the output of the commands and in the records.
+# Reasons why a file is not used. They appear in command output and in the records.
 HIDDEN = "hidden"
 FROM_PROGRAM = "created by another program"
 UNSUPPORTED_FORMAT = "in a format that Pillow cannot read"
@@ -43,16 +43,16 @@ _PROGRAM_NAMES = {
     "thumbs.db:encryptable", "thumbnails", "@__thumb", "_vti_cnf", "recycled", "dfsrprivate",
 }  # fmt: skip
 _PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock")
-# Metadata of a file server, and the libraries of photo programs with their previews.
+# Metadata from file servers, and the libraries of photo programs with their previews.
 _PROGRAM_SUFFIXES = ("@synoeastream", "@synoresource", ".lrdata", ".photoslibrary", ".photolibrary", ".aplibrary")
-_FORMER_VERSION = re.compile(r".*\.\w+(_original|~)")  # of an edited file, as ExifTool and text editors name it
+_FORMER_VERSION = re.compile(r".*\.\w+(_original|~)")  # names that ExifTool and text editors use
 _UNFINISHED_SUFFIXES = {
     ".part", ".partial", ".crdownload", ".opdownload", ".download", ".filepart", ".incomplete", ".aria2", ".!qb",
     ".!ut",
 }  # fmt: skip
-_CLOUD_SUFFIXES = {".nextcloud": "Nextcloud", ".owncloud": "ownCloud"}  # of placeholders, such as x.jpg.nextcloud
+_CLOUD_SUFFIXES = {".nextcloud": "Nextcloud", ".owncloud": "ownCloud"}  # for placeholders such as x.jpg.nextcloud
 
-# Formats that Pillow identifies, but decodes only with other programs, if at all.
+# Formats that Pillow identifies, but can decode only with the help of other programs, if at all.
 _UNDECODABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 # Suffixes of images that Pillow cannot read. (Some versions of Pillow can read AVIF.)
 _UNSUPPORTED_SUFFIXES = {
@@ -61,7 +61,7 @@ _UNSUPPORTED_SUFFIXES = {
     ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".erf", ".kdc",
     ".mrw", ".mef", ".mos", ".dcr", ".raw", ".dcm", ".dicom", ".nii", ".czi", ".lif", ".nd2", ".svs", ".ndpi",
 }  # fmt: skip
-# Image suffixes that are also used for other kinds of files. Such a file is an image only if Pillow identifies it.
+# Image suffixes that other kinds of files use too. Such a file counts as an image only if Pillow identifies it.
 _AMBIGUOUS_SUFFIXES = {".bw", ".fit", ".gbr", ".im", ".msp", ".pcd", ".ras", ".rgb", ".rgba", ".vda", ".vst"}
 # Common suffixes of files that are certainly not images. To save time, these files are not opened.
 _NON_IMAGE_SUFFIXES = {
@@ -71,7 +71,7 @@ _NON_IMAGE_SUFFIXES = {
     ".docx", ".xls", ".xlsx", ".md5", ".sha256", ".lnk", ".url", ".dvc",
 }  # fmt: skip
 _ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
-# Formats with a signature at the start of the file, by which an image with another suffix is recognized.
+# Formats whose files start with a signature, so an image is recognized even if it has a different suffix.
 _SIGNED_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF", "ICO", "PSD")
 
 
@@ -83,7 +83,7 @@ class SkippedFile(NamedTuple):
 
 
 class DamagedFile(NamedTuple):
-    """A file or folder that is damaged or incomplete; `problem` states what is wrong and what to do."""
+    """A file or folder that is damaged or incomplete; `problem` explains what is wrong and what to do."""
 
     name: str
     reason: str
@@ -91,7 +91,7 @@ class DamagedFile(NamedTuple):
 
 
 class FolderListing(NamedTuple):
-    """Everything in a folder. All paths are relative to it; they are sorted by their parts.
+    """Everything in a folder. All paths are relative to the folder and sorted part by part.
 
     Attributes:
         files: files of the requested kind.
@@ -120,7 +120,7 @@ class FileKind(NamedTuple):
 
 
 def list_folder(root: Path, kind: FileKind) -> FolderListing:
-    """List the files of a kind in a folder and its subfolders.
+    """List the files of one kind in a folder and its subfolders.
 
     Hidden files and files that other programs create are skipped. Links to files and folders are followed, unless the
     folder is listed already or contains `root`. Therefore, no folder is listed twice.
@@ -134,7 +134,7 @@ def list_folder(root: Path, kind: FileKind) -> FolderListing:
     todo = [("", str(root), real_root)]
     links: list[tuple[str, str]] = []
     while todo or links:
-        if not todo:  # folders of the tree itself have priority over links to them
+        if not todo:  # folders in the tree itself take priority over links to them
             name, path = min(links)
             links.remove((name, path))
             target = os.path.realpath(path)
@@ -212,7 +212,7 @@ def _is_link_to_file(
 
 
 def _find_placeholder(name: str, names_in_folder: set[str], suffixes: frozenset[str]) -> str | None:
-    """Return what is wrong with a placeholder for a missing file or with an unfinished download, or else None."""
+    """Return the problem if a file is a placeholder for a missing file or an unfinished download, or None."""
     stem, suffix = os.path.splitext(name)
     if suffix == ".icloud" and name.startswith(".") and file_suffix(stem) in suffixes:
         return "not downloaded from iCloud; download it in the Finder" if stem[1:] not in names_in_folder else None
@@ -274,7 +274,7 @@ def _reason_not_an_image(path: str, suffix: str) -> str | None:
 
 
 def _is_identified(path: str, formats: tuple[str, ...] | None) -> bool:
-    """Return whether Pillow identifies a file as an image of one of the formats (None for all formats)."""
+    """Return whether Pillow identifies a file as an image in one of the formats (None means all formats)."""
     try:
         with Image.open(path, formats=formats and [name for name in formats if name in Image.OPEN]):
             return True
@@ -285,12 +285,12 @@ def _is_identified(path: str, formats: tuple[str, ...] | None) -> bool:
 
 
 def image_kind() -> FileKind:
-    """Return the kind of all image files that Pillow can read."""
+    """Return the `FileKind` for all image files that Pillow can read."""
     return FileKind(image_suffixes(), _reason_not_an_image)
 
 
 def describe_non_folder(path: Path) -> str:
-    """Return what a path that should be a folder of images is, as the end of "… is not a folder".
+    """Return what a path that should be an image folder actually is, to complete "… is not a folder".
 
     The text is empty if the path does not exist.
 
@@ -305,15 +305,15 @@ def describe_non_folder(path: Path) -> str:
     if content:
         return f" ({content[0]})"
     is_image = file_suffix(path.name) in image_suffixes()
-    return " (it is an image; give its folder)" if is_image else " (it is a file)"
+    return " (it is an image; use its folder)" if is_image else " (it is a file)"
 
 
 def raise_if_url(path: Path) -> None:
-    """Raise UserError if a path does not exist and has the form of a URL, such as `https://…` or `s3://…`."""
-    scheme = re.match("([A-Za-z][A-Za-z0-9+.-]+):/+", str(path))  # a Path has lost the second slash
+    """Raise UserError if a path does not exist and looks like a URL, such as `https://…` or `s3://…`."""
+    scheme = re.match("([A-Za-z][A-Za-z0-9+.-]+):/+", str(path))  # `Path` drops the second slash
     if scheme and not path.exists():
         url = f"{scheme[1]}://{str(path)[scheme.end() :]}"
-        raise UserError(f"{display_name(url)} is a URL: download the files, and give the path of the local copy")
+        raise UserError(f"{display_name(url)} is a URL: download the files, and use the path of the local copy")
 
 
 def file_suffix(name: str) -> str:

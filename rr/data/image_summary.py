@@ -1,4 +1,4 @@
-"""Collect the sizes of your own images while they are fetched, and the faults that are found without much work."""
+"""Collect the sizes of your own images while they are fetched, and the problems that are quick to find."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -8,11 +8,11 @@ import numpy as np
 from rr.data import raw
 from rr.runtime.formatting import format_count
 
-_MAX_BLANK_RANGE = 4  # largest difference between two pixels of a blank image, of 255
+_MAX_BLANK_RANGE = 4  # largest difference between two pixels of a blank image, out of 255
 
 
 class ImageFacts(NamedTuple):
-    """The size of an image in pixels, whether its pixels all have almost the same color, and whether it has frames."""
+    """The size of an image in pixels, whether its pixels have almost the same color, and whether it has frames."""
 
     width: int
     height: int
@@ -27,12 +27,12 @@ def find_image_facts(data: bytes) -> ImageFacts:
         UnreadableImageError: if the image cannot be decoded.
     """
     pixels, size = raw.decode_quickly(data)
-    # A reduced image is an average, which can have a single color although the image does not.
+    # Reducing an image averages its pixels, so the result can have a single color even if the image does not.
     return ImageFacts(*size, is_blank(pixels) and is_blank(raw.decode_image(data)), raw.has_several_frames(data))
 
 
 class ImageSummary:
-    """Summary of images, of which the facts and the encoded images are added one by one."""
+    """A summary of images. The facts and the encoded images are added one by one."""
 
     def __init__(self) -> None:
         self._images: list[ImageFacts] = []
@@ -60,9 +60,9 @@ class ImageSummary:
         """The facts for the record.
 
         `sizes` has the width and height of the smallest and the largest image, and the median of the shorter sides.
-        `blank` is the number of images of a single color. `several_frames` is the number of images of which only the
-        first frame is used. `test_copies` is the number of test images whose file is
-        also in the training split. `contradictory` is the number of different files that occur in several classes.
+        `blank` is the number of images with a single color. `several_frames` is the number of images with several
+        frames, of which only the first is used. `test_copies` is the number of test images whose file is also in the
+        training split. `contradictory` is the number of different files that occur in several classes.
         """
         sizes = [(image.width, image.height) for image in self._images]
         by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
@@ -86,7 +86,7 @@ def is_blank(pixels: np.ndarray) -> bool:
 
 
 def format_summary(facts: dict[str, Any]) -> list[str]:
-    """Return the facts as lines of text: the sizes and, if there are faults, the faults."""
+    """Return the facts as lines of text: the sizes, and any problems."""
     sizes = facts["sizes"]
     smallest, largest = (f"{width:,} × {height:,}" for width, height in (sizes["smallest"], sizes["largest"]))
     if smallest == largest:

@@ -15,7 +15,7 @@ from rr.runtime.atomic import atomic_write
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the images of a dataset become inputs of a network.
+    """How a dataset's images become network inputs.
 
     Attributes:
         image_size: height and width of the inputs in pixels.
@@ -32,7 +32,7 @@ class Preprocessing:
 
 
 def evaluation_side(image_size: int) -> int:
-    """Return the shorter side to which a photograph is resized before an evaluation crops its center.
+    """Return the length of a photograph's shorter side before its center is cropped for an evaluation.
 
     The ratio is torchvision's: 256 pixels for a crop of 224.
     """
@@ -87,10 +87,10 @@ def read_class_names(path: Path) -> list[str]:
 def read_preprocessing(path: Path) -> Preprocessing:
     """Return the preprocessing of a converted dataset.
 
-    `rr convert` writes the mean and std of params.yaml or, if they are absent there, those that it computed.
+    `rr convert` writes the mean and std from params.yaml or, if that file has none, the values that it computed.
 
     Raises:
-        UserError: if the index is missing, damaged or of an earlier version.
+        UserError: if the index is missing, damaged or was written by an earlier version.
     """
     try:
         values = json.loads((pq.read_schema(path).metadata or {})[b"preprocessing"])

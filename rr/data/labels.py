@@ -1,4 +1,4 @@
-"""Remove a part of the labels, for semi-supervised training and few-label evaluation."""
+"""Remove some of the labels, for semi-supervised training and few-label evaluation."""
 
 import numpy as np
 

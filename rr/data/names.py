@@ -24,11 +24,11 @@ def display_name(path: str | Path) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text with escapes for characters that are not printable."""
+    """Return the text with escapes for non-printable characters."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def format_names(names: Sequence[str]) -> str:
-    """Return the first ten names, separated by commas, and the number of other names. The names must be printable."""
+    """Return the first ten names, separated by commas, and how many more there are. The names must be printable."""
     rest = len(names) - _MAX_LISTED
     return ", ".join(names[:_MAX_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")

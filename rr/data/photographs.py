@@ -1,8 +1,8 @@
-"""Read betons of photographs: FFCV decodes each of them once per batch, and then its views are cropped from it.
+"""Read betons of photographs: FFCV decodes each photograph once per batch, and all its views are cropped from it.
 
-The decoders are FFCV operations that differ from its own in three points. The crops are antialiased. They are a pure
-function of (seed, epoch, image, view). And a thread needs memory for a single decoded photograph, whereas FFCV's own
-decoders allocate memory for a batch of the largest one.
+The decoders are FFCV operations that differ from FFCV's own decoders in three ways. Their crops are antialiased. The
+crops are a pure function of (seed, epoch, image, view). Each thread needs memory for only one decoded photograph,
+whereas FFCV's own decoders allocate memory for a batch of photographs of the largest size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +27,8 @@ class Photographs(Beton):
 
     Args:
         path: file to read.
-        image_size: height and width of the images that are yielded, in pixels.
-        threads: number of threads with which FFCV reads and decodes photographs.
+        image_size: height and width of the yielded images in pixels.
+        threads: number of threads that FFCV uses to read and decode photographs.
 
     Attributes:
         labels: label of each photograph, int64 (N,); -1 if unlabeled.
@@ -47,17 +47,17 @@ class Photographs(Beton):
         self._loaders: dict[tuple[Any, ...], Any] = {}
 
     def batches(self, order: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the photographs at the positions in `order` as they are evaluated, batch by batch.
+        """Yield the photographs at the positions in `order`, prepared for evaluation, batch by batch.
 
-        Each is resized until its shorter side has 256 / 224 of `image_size`, and its center is cropped, as by
-        torchvision's Resize and CenterCrop. See `Beton.batches` for the arguments and the results.
+        Each photograph is resized so that its shorter side is 256 / 224 of `image_size`, and its center is cropped, as
+        with torchvision's Resize and CenterCrop. `Beton.batches` describes the arguments and the results.
         """
         return self.center_crops(order, batch_size, evaluation_side(self.image_size))
 
     def center_crops(
         self, order: Sequence[int] | np.ndarray, batch_size: int, shorter_side: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the photographs like `batches`, but resize them until the shorter side has `shorter_side` pixels."""
+        """Yield the photographs like `batches`, but resize them so that the shorter side is `shorter_side` pixels."""
         order = np.asarray(order, dtype=np.int64)
         for images, positions in self._stream(order, order, batch_size, 1, _center_crop_renderer, shorter_side):
             yield images[:, 0], positions
@@ -73,22 +73,22 @@ class Photographs(Beton):
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield random resized crops of the photographs at the positions in `order`, batch by batch.
 
-        A crop equals torchvision's `resized_crop` with antialiasing. Its box is a pure function of the seed, the epoch,
-        the row in the raw file, the number of the view, and the size of the photograph.
+        A crop is the same as torchvision's `resized_crop` with antialiasing. Its box is a pure function of the seed,
+        the epoch, the row in the raw file, the view number, and the photograph's size.
 
         Args:
             order: positions of the photographs in the file, int64 (N,).
             batch_size: number of photographs per batch (M).
             policies: the augmentation policies, which the views use in turn. Only `scale` and `ratio` are used.
-            seed: seed of the boxes, in [0, 2**64).
-            epoch: number of the epoch, in [0, 2**32).
+            seed: seed for the boxes, in [0, 2**64).
+            epoch: epoch number, in [0, 2**32).
             num_views: number of crops of each photograph (K).
 
         Yields:
             The crops, uint8 (M, K, image_size, image_size, 3), and the positions, int64 (M,). The array of crops is
-            only valid until the next batch is requested.
+            valid only until the next batch is requested.
         """
-        # The decoder finds the epoch in the upper half of the sample numbers.
+        # The decoder reads the epoch from the upper half of the sample numbers.
         ranges = tuple((policy.scale, policy.ratio) for policy in policies)
         samples = np.uint64(epoch) << np.uint64(32) | order.astype(np.uint64)
         return self._stream(
@@ -100,7 +100,7 @@ class Photographs(Beton):
         self, samples: np.ndarray, order: np.ndarray, batch_size: int, num_views: int, make_renderer: Any,
         *arguments: Any,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
-        """Yield what `make_renderer(*arguments)` renders. FFCV compiles a renderer on first use, in two seconds."""
+        """Yield what `make_renderer(*arguments)` renders. On first use, FFCV compiles a renderer in two seconds."""
         key = (make_renderer, *arguments)
         if key not in self._loaders:
             decoder = _make_decoder(make_renderer(*arguments))
@@ -119,7 +119,7 @@ def open_split(path: Path, dataset: Preprocessing, *, threads: int) -> Beton:
     Args:
         path: the beton.
         dataset: the preprocessing of the dataset.
-        threads: number of threads with which FFCV reads and decodes images.
+        threads: number of threads that FFCV uses to read and decode images.
 
     Raises:
         UserError: if the file is missing or damaged.
@@ -169,11 +169,11 @@ def _random_crop_renderer(
 def _make_decoder(render: Callable[..., None]) -> Any:
     """Return an FFCV operation that decodes each image of a batch and calls `render`.
 
-    Its attribute `shape` is the shape of the result for one image. It may change between two epochs.
+    Its attribute `shape` is the shape of the result for one image. It may change between epochs.
 
     Args:
-        render: a compiled function of the pixels, uint8 (H, W, 3); the upper half of the sample number; its lower half,
-            which is the position of the image; and the array for the result.
+        render: a compiled function with these arguments: the pixels, uint8 (H, W, 3); the upper half of the sample
+            number, which is the epoch; its lower half, which is the image position; and the output array.
     """
     import_ffcv()
     from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
@@ -199,7 +199,7 @@ def _make_decoder(render: Callable[..., None]) -> Any:
                     data = read(image["data_ptr"], storage)
                     height, width = np.int64(image["height"]), np.int64(image["width"])
                     if image["mode"] == jpeg_mode:
-                        # FFCV does not report damaged data. Zeros make the result the same each time.
+                        # FFCV does not report damaged data. With zeros, the result is the same each time.
                         pixels = np.zeros((height, width, 3), np.uint8)
                         decode_jpeg(data, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
                     else:

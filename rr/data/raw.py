@@ -1,6 +1,6 @@
 """Read and write the raw format: `images.parquet` holds all images of a dataset in their original encoding.
 
-`rr fetch` writes every kind of source in this format, and `rr convert` reads nothing else. The columns follow the
+`rr fetch` writes every kind of source in this format, and `rr convert` reads only this format. The columns follow the
 Hugging Face convention, so the usual viewers can open the file: `image` (a struct of `bytes` and `path`), `label`
 (int64, -1 if unlabeled) and `split` ("train" or "test"; the training images come first). The schema metadata holds the
 class names.
@@ -34,10 +34,10 @@ _SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
-# A photograph may take up several megabytes, so the size of a row group in bytes is limited too.
+# A photograph may take up several megabytes, so the number of bytes in a row group is limited too.
 _MAX_ROWS_PER_GROUP, _MAX_BYTES_PER_GROUP = 1000, 1 << 26
 
-# Pillow rejects images above a limit, and warns about images with more than half as many pixels, such as panoramas.
+# Pillow rejects images above a size limit, and warns about images above half that limit, such as panoramas.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
@@ -56,7 +56,7 @@ class RawDataset(NamedTuple):
     Attributes:
         class_names: name of each class, indexed by label; empty if the dataset is unlabeled.
         images: the images, with the training split first.
-        num_images: number of images, or None if it is unknown.
+        num_images: number of images, or None if unknown.
         facts: facts about the source, for the record: `splits` (the origin of each split) and, for Parquet files,
             `files`, `columns` and `schema`.
     """
@@ -186,14 +186,14 @@ def translate_parquet_errors(path: Path, hint: str) -> Iterator[None]:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encode an RGB image, uint8 (H, W, 3), as PNG without loss."""
+    """Encode an RGB image, uint8 (H, W, 3), as lossless PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 class UnreadableImageError(ValueError):
-    """Raised for data that cannot be decoded. `reason` is a short description for counting such data."""
+    """Raised for data that cannot be decoded. `reason` is a short description under which such data are counted."""
 
     def __init__(self, message: str, reason: str = "an image that cannot be decoded") -> None:
         super().__init__(message)
@@ -208,11 +208,11 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
 
     Args:
         data: the encoded image.
-        image_size: height and width of the result in pixels. An image of another size is center-cropped to a square
-            and resized (bicubic). None keeps the size of the image.
+        image_size: height and width of the result in pixels. An image of a different size is center-cropped to a square
+            and resized (bicubic). None keeps the image's size.
 
     Raises:
-        UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
+        UnreadableImageError: if the image cannot be decoded, or if its value range is undefined.
     """
     image, _ = _decode_or_explain(data)
     if image_size is not None and image.size != (image_size, image_size):
@@ -221,7 +221,7 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
 
 
 def decode_photograph(data: bytes, stored_size: int) -> np.ndarray:
-    """Decode an encoded image like `decode_image`, and shrink it with its aspect ratio (bicubic).
+    """Decode an encoded image like `decode_image`, and shrink it while keeping its aspect ratio (bicubic).
 
     Args:
         data: the encoded image.
@@ -231,7 +231,7 @@ def decode_photograph(data: bytes, stored_size: int) -> np.ndarray:
         The RGB pixels, uint8 (H, W, 3).
 
     Raises:
-        UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
+        UnreadableImageError: if the image cannot be decoded, or if its value range is undefined.
     """
     image, _ = _decode_or_explain(data, 2 * stored_size)
     shorter_side = min(image.size)
@@ -242,13 +242,13 @@ def decode_photograph(data: bytes, stored_size: int) -> np.ndarray:
 
 
 def decode_quickly(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode an encoded image like `decode_image`, but JPEG at 1/8 of its size.
+    """Decode an encoded image like `decode_image`, but JPEG images at 1/8 of their size.
 
     Returns:
         The RGB pixels, uint8 (H, W, 3), and the width and height of the image at its full size.
 
     Raises:
-        UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
+        UnreadableImageError: if the image cannot be decoded, or if its value range is undefined.
     """
     image, size = _decode_or_explain(data, 1)
     return np.asarray(image), size
@@ -267,9 +267,9 @@ def has_several_frames(data: bytes) -> bool:
 
 
 def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.ndarray:
-    """Resize an image until its shorter side has `shorter_side` pixels, and crop its center.
+    """Resize an image so that its shorter side is `shorter_side` pixels long, and crop its center.
 
-    The result differs from that of the kernel in `rr.data.photographs`, and of torchvision, by rounding.
+    The kernel in `rr.data.photographs` and torchvision round differently, so their results differ slightly.
 
     Args:
         pixels: uint8 (H, W, 3).
@@ -287,7 +287,7 @@ def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.nd
 
 
 def _decode_or_explain(data: bytes, draft_size: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode an image to RGB, and translate the errors of Pillow.
+    """Decode an image to RGB, and translate Pillow's errors.
 
     If `draft_size` is given, a JPEG image may be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster.
     Its shorter side then has at least `draft_size` pixels.
@@ -296,7 +296,7 @@ def _decode_or_explain(data: bytes, draft_size: int | None = None) -> tuple[Imag
         The decoded image, and its width and height at full size.
 
     Raises:
-        UnreadableImageError: if the image cannot be decoded, or if its range of values is not defined.
+        UnreadableImageError: if the image cannot be decoded, or if its value range is undefined.
     """
     try:
         return _decode(data, draft_size)
@@ -310,7 +310,7 @@ def _decode_or_explain(data: bytes, draft_size: int | None = None) -> tuple[Imag
             raise UnreadableImageError(*content) from error
         if isinstance(error, Image.DecompressionBombError):
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-            raise UnreadableImageError(f"more than {limit:,} pixels; save it smaller, or cut it up") from error
+            raise UnreadableImageError(f"more than {limit:,} pixels; save it at a smaller size, or split it") from error
         if isinstance(error, UnidentifiedImageError):
             raise UnreadableImageError("not an image format that Pillow can read") from error
         raise UnreadableImageError(str(error) or type(error).__name__) from error
@@ -327,7 +327,7 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ROTATIONS = {_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)}  # those that exchange width and height
+_ROTATIONS = {_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)}  # those that swap width and height
 
 
 def _decode(data: bytes, draft_size: int | None) -> tuple[Image.Image, tuple[int, int]]:
@@ -360,7 +360,7 @@ def _decode_pixels(data: bytes, draft_size: int | None = None) -> tuple[Image.Im
 
 
 def _find_transposition(image: Image.Image) -> Image.Transpose | None:
-    """Return the rotation or reflection that the EXIF data of an image require, or None. Ignore invalid EXIF data."""
+    """Return the rotation or reflection that an image's EXIF data require, or None. Ignore invalid EXIF data."""
     try:
         return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF data raise many different exceptions
@@ -368,7 +368,7 @@ def _find_transposition(image: Image.Image) -> Image.Transpose | None:
 
 
 def _drop_png_metadata(data: bytes) -> bytes:
-    """Return a PNG image without ancillary chunks such as texts, but with its transparency and EXIF data."""
+    """Return a PNG image without ancillary chunks such as text, but with its transparency and EXIF data."""
     parts, start = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
     while start < len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
@@ -394,8 +394,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             else f"{'signed ' if bits == 16 else ''}{bits or 32}-bit integers"
         )
         raise UnreadableImageError(
-            f"its values are {kind}, so the range from black to white is not defined; save it with 8 or 16 bits per "
-            "channel, without signs"
+            f"its values are {kind}, so the range from black to white is undefined; save it with 8 or 16 unsigned bits "
+            "per channel"
         )
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -404,7 +404,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def identify_content(data: bytes) -> tuple[str, str] | None:
-    """Return what unreadable data contain, as a message and as a reason for counting, or None if it is unknown."""
+    """Return what unreadable data contain, as a message and as a reason to count it under, or None if unknown."""
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()  # a byte order mark and spaces may precede text
     if not data:
         return "the file is empty", "an empty file"
@@ -426,11 +426,11 @@ def identify_content(data: bytes) -> tuple[str, str] | None:
 
 
 _OTHER_SIGNATURES = {
-    b"<!doctype html": "an HTML page (of a failed download?)",
-    b"<html": "an HTML page (of a failed download?)",
+    b"<!doctype html": "an HTML page (from a failed download?)",
+    b"<html": "an HTML page (from a failed download?)",
     b"<svg": "an SVG drawing",
-    b"<?xml": "an XML document (of a failed download?)",
-    b"{": "a JSON document (of a failed download?)",
+    b"<?xml": "an XML document (from a failed download?)",
+    b"{": "a JSON document (from a failed download?)",
     b"%pdf": "a PDF document",
     b"ivborw0kggo": "an image encoded as base64 text; decode it",
     b"/9j/": "an image encoded as base64 text; decode it",

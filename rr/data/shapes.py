@@ -1,4 +1,4 @@
-"""Generate `shapes`, a built-in dataset of small images in ten classes, without any download.
+"""Generate `shapes`, a built-in dataset of small images in ten classes that needs no download.
 
 Each image shows one light object on a darker, textured background with some clutter. Color, position, size, rotation,
 texture and clutter are sampled independently of the class. Only the outline of the object determines the class.
@@ -19,8 +19,8 @@ _NUM_CLUTTER = 3  # number of clutter objects per image
 _NOISE_STD = 0.02  # standard deviation of the pixel noise, for colors in [0, 1]
 
 # Ranges of HSV saturation and value. Any hue may occur, but colors are pale, and the object is always lighter than the
-# background. So the object stays visible in a grayscale view, and images differ more in shape than in color. If colors
-# are strong, relational learning discriminates images by color and needs many more epochs to learn the shapes.
+# background. This keeps the object visible in a grayscale view and makes images differ more in shape than in color. If
+# colors are strong, relational learning discriminates images by color and needs many more epochs to learn the shapes.
 _BACKGROUND_TONES = ((0.05, 0.28), (0.18, 0.36))
 _CLUTTER_TONES = ((0.05, 0.28), (0.25, 0.65))
 _OBJECT_TONES = ((0.01, 0.12), (0.88, 1.0))
@@ -35,7 +35,7 @@ def generate_shapes(num_images: int, seed: int, split: str, image_size: int = 32
     Args:
         num_images: number of images, at least 10 (one per class).
         seed: a non-negative integer.
-        split: "train" or "test". The two have different images from the same distribution.
+        split: "train" or "test". The two splits have different images from the same distribution.
         image_size: height and width in pixels, at least 16.
 
     Returns:
@@ -150,7 +150,7 @@ def _sample_shading(count: int, size: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _object_coordinates(size: int, centers: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y of the pixel centers relative to N objects, as fractions of the size: float32 (N, size, size).
+    """Return pixel centers (x, y) relative to N objects, as fractions of the size: two float32 (N, size, size).
 
     The origin of an object's coordinates is its center, and the axes are rotated by its angle.
     """

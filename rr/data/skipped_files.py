@@ -1,4 +1,4 @@
-"""Account for the files of a source that are not used, and report those that cannot be read in one error."""
+"""Account for a source's unused files, and report all unreadable files in one error."""
 
 import sys
 from collections import Counter
@@ -22,9 +22,9 @@ class SkippedFiles:
     """Counts the unused files by reason and suffix, and collects those that cannot be read.
 
     Args:
-        on_unreadable: what to do about files that cannot be read: "raise" to list them in one error at the end, or
+        on_unreadable: what to do with files that cannot be read: "raise" to list them in one error at the end, or
             "skip" to print and count them.
-        hint: end of the error message, which states what to do. "{them}" becomes "it" if there is only one file.
+        hint: end of the error message, which says what to do. "{them}" becomes "it" if there is only one file.
         excluded: display names of images that are not used (see `rr.data.exclude`).
         on_readable: function to call with the facts about each image that could be decoded.
     """
@@ -40,7 +40,7 @@ class SkippedFiles:
         self._hint = hint
         self._excluded = frozenset(excluded)
         self.on_readable = on_readable
-        self.unknown_excluded = set(excluded)  # those that no source has asked for
+        self.unknown_excluded = set(excluded)  # names that no source has asked about
         self._counts: Counter[tuple[str, str]] = Counter()
         self._problems: list[str] = []  # the first ten
         self._num_problems = 0
@@ -73,7 +73,7 @@ class SkippedFiles:
         self._counts[file.reason, display_name(file_suffix(file.name))] += 1
 
     def add_damaged(self, file: DamagedFile, suffix: str | None = None) -> None:
-        """Report a file that cannot be read. It is counted under `suffix`; by default, under the suffix of its name."""
+        """Report a file that cannot be read. It is counted under `suffix`, by default the suffix of its name."""
         text = f"{display_name(file.name)}: {file.problem}"
         if self._on_unreadable == "skip":
             print(f"skipped {text}", file=sys.stderr)
@@ -86,9 +86,9 @@ class SkippedFiles:
     def iter_readable(
         self, images: Iterable[raw.EncodedImage], suffix: str | None = None
     ) -> Iterator[raw.EncodedImage]:
-        """Yield the images that can be decoded, and report the others. Several threads decode.
+        """Yield the images that can be decoded, and report the others. Several threads decode images.
 
-        If `raise_if_unreadable` will raise an error, the remaining images are checked, but not yielded.
+        If `raise_if_unreadable` will raise an error, the remaining images are checked but not yielded.
         """
 
         def inspect(image: raw.EncodedImage) -> tuple[raw.EncodedImage, ImageFacts | DamagedFile]:
@@ -122,7 +122,7 @@ def inspect_image(name: str, data: bytes) -> ImageFacts | DamagedFile:
 
 
 def format_skipped(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Return a line for each reason, with the number of files and the five most frequent suffixes."""
+    """Return one line per reason, with the number of files and the five most frequent suffixes."""
     lines = []
     for reason, by_suffix in counts.items():
         frequent = sorted(by_suffix.items(), key=lambda item: (-item[1], item[0]))

@@ -1,9 +1,9 @@
 """Load mini-batches of augmented views in the background while training runs.
 
-Views of photographs are cropped while FFCV decodes the photographs. If the augmentation takes no resized crops, each
-photograph is first resized until its shorter side has the image size, and its center is cropped.
+Views of photographs are cropped while FFCV decodes the photographs. If the augmentation does not use resized crops,
+each photograph is first resized so that its shorter side equals the image size, and its center is cropped.
 
-On the CPU, a batch contains finished views. On a GPU, it contains the pixels of the images and a table of augmentation
+On the CPU, a batch contains finished views. On a GPU, it contains the image pixels and a table of augmentation
 parameters. `ViewLoader.augment` makes the views from them on the GPU, as the first part of the compiled training step.
 """
 
@@ -50,12 +50,12 @@ class ViewLoader:
 
     Args:
         data: the images and their labels.
-        dataset: parameters of the dataset; its mean and standard deviation are used for normalization.
+        dataset: the dataset's preprocessing; its mean and standard deviation are used for normalization.
         augmentation: the random transformations that turn an image into a view, or a tuple of such policies that the
             views of an image use in turn.
         num_views: number of views per image (K).
         batch_size: number of images per mini-batch, over all processes.
-        seed: seed of the order of the images and of the augmentations.
+        seed: seed for the image order and the augmentations.
         device: device of the batches, such as "cpu" or "cuda:0".
         positions: positions in `data` of the images to use. The default is all images.
         augment_on_device: whether `augment` makes the views, as it does on a GPU. The default depends on `device`;
@@ -111,7 +111,7 @@ class ViewLoader:
         """Yield the batches of one epoch in random order; the last batch may be smaller.
 
         Args:
-            number: number of the epoch, which determines the order of the images and the augmentations.
+            number: epoch number, which determines the image order and the augmentations.
             first_step: number of batches to skip.
             num_images: number of images to sample for the epoch. The default is all images.
         """
@@ -120,7 +120,7 @@ class ViewLoader:
         return prefetch(self.iter_batches(number, order[first_step * self.batch_size :]), PREFETCH)
 
     def iter_batches(self, epoch: int, order: np.ndarray) -> Generator[Batch, None, None]:
-        """Yield batches of the images at the positions in `order`, with the views of an epoch."""
+        """Yield batches of the images at the positions in `order`, with their views in an epoch."""
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         if self.device_images is not None:
             for positions in batches:
@@ -147,7 +147,7 @@ class ViewLoader:
                 yield images
 
     def _sample_parameters(self, positions: np.ndarray, epoch: int) -> ViewParameters:
-        """Sample the parameters of the views of the images at `positions` of `data`."""
+        """Sample the view parameters for the images at `positions` in `data`."""
         sample = sample_crop_parameters if self.photographs else sample_view_parameters
         index = self.data.index[positions]
         return sample(self.policies, self.seed, epoch, index, self.num_views, self.data.image_size)
@@ -178,7 +178,7 @@ def _identity(views: Tensor) -> Tensor:
 
 def prefetch(source: Generator[Any, None, None], depth: int) -> Iterator[Any]:
     """Yield the items of `source`, which another thread computes up to `depth` items ahead; raise its exceptions."""
-    # numba's number of threads and the CUDA device are set per thread. The new thread gets those of the caller.
+    # numba's number of threads and the CUDA device are set per thread. The new thread gets the caller's.
     threads, device = numba.get_num_threads(), torch.cuda.current_device() if torch.cuda.is_available() else None
 
     def copy_caller_settings() -> None:

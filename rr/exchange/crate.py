@@ -1,6 +1,6 @@
 """Write a Workflow Run RO-Crate: a zip file with the report and the records of its runs, described in JSON-LD.
 
-Zenodo and WorkflowHub read this format, whose specification is at https://w3id.org/ro/wfrun/workflow/0.5.
+Zenodo and WorkflowHub read this format, which is specified at https://w3id.org/ro/wfrun/workflow/0.5.
 """
 
 import hashlib
@@ -47,14 +47,14 @@ _Entity = dict[str, Any]
 def check_crate_path(path: Path) -> None:
     """Raise UserError if `path` is not the path of a zip file."""
     if path.suffix != ".zip" or path.is_dir():
-        raise UserError(f"--crate {path}: a crate is a zip file: give a name that ends in .zip")
+        raise UserError(f"--crate {path}: a crate is a zip file: use a name that ends in .zip")
 
 
 def write_crate(params_file: Path, output: Path) -> str:
-    """Write the crate of all runs of the grid to the zip file `output`, and return a summary.
+    """Write a crate with all runs in the grid to the zip file `output`, and return a summary.
 
     The crate contains the report, the records (`run.json`), the metrics, the histories, the parameters and the pipeline
-    files. All other inputs and outputs of the runs, such as betons and weights, are described by their SHA-256. An
+    files. All other inputs and outputs of the runs, such as betons and weights, are represented by their SHA-256. An
     existing file is replaced.
 
     Raises:
@@ -89,13 +89,13 @@ class _Crate:
         self.included: dict[str, Path] = {}
 
     def add(self, identifier: str, type_: str | list[str], /, **properties: Any) -> _Entity:
-        """Add an entity and return a reference to it. RO-Crate recommends a value instead of a list of one value."""
+        """Add an entity and return a reference to it. RO-Crate recommends a value instead of a list with one value."""
         values = {key: v[0] if isinstance(v, list) and len(v) == 1 else v for key, v in properties.items()}
         self.entities[identifier] = {"@id": identifier, "@type": type_, **values}
         return {"@id": identifier}
 
     def add_file(self, name: str, sha256: str, file: Path | None = None) -> _Entity:
-        """Add a file and return a reference to it. The crate contains it if `file`, its present path, is given.
+        """Add a file and return a reference to it. The crate contains it if `file`, its current path, is given.
 
         The identifier of a file that the crate does not contain is its hash (RFC 6920).
         """
@@ -106,7 +106,7 @@ class _Crate:
         return self.add(identifier, "File", name=name, sha256=sha256, encodingFormat=media_type)
 
     def add_run(self, stage: str, folder: Path, record: dict[str, Any]) -> None:
-        """Add the run of a stage with its command, inputs, outputs and record."""
+        """Add a stage's run with its command, inputs, outputs and record."""
         command = self.add(
             f"#rr-{stage}", "SoftwareApplication", name=f"rr {stage}", softwareVersion=__version__, url=_PAPER
         )

@@ -1,7 +1,7 @@
 """`rr croissant`: describe the images of a fetched dataset as Croissant metadata (JSON-LD).
 
 The format is Croissant 1.0 (https://docs.mlcommons.org/croissant/docs/croissant-spec.html). Search engines and data
-hubs read it, and the package mlcroissant loads the images with it.
+hubs read it, and the package mlcroissant uses it to load the images.
 """
 
 import json
@@ -13,7 +13,7 @@ from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
 from rr.workflow.records import load_record
 
-# The context of the specification, which maps the short keys to their full names.
+# The specification's context, which maps the short keys to their full names.
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -37,7 +37,7 @@ _CONTEXT: dict[str, Any] = {
 }  # fmt: skip
 _CIFAR = {"url": "https://www.cs.toronto.edu/~kriz/cifar.html", "creator": "Alex Krizhevsky"}
 _STL10 = {"url": "https://cs.stanford.edu/~acoates/stl10", "creator": "Adam Coates"}
-# What is known about the datasets of the paper, by the kind of their source.
+# What is known about the paper's datasets, by the kind of their source.
 _KNOWN = {
     **dict.fromkeys(("cifar10", "cifar100", "cifar100_20"), _CIFAR),
     **dict.fromkeys(("stl10", "stl10_unlabeled"), _STL10),
@@ -55,8 +55,8 @@ def write_croissant(
 ) -> str:
     """Write `croissant.json` next to the images of a dataset that `rr fetch` has fetched, and return a message.
 
-    `license` is a URL or a name of SPDX, `url` the page of the dataset, and `creator` the person or organization that
-    made it.
+    `license` is a URL or an SPDX name, `url` is the dataset's web page, and `creator` is the person or organization
+    that made the dataset.
 
     Raises:
         UserError: if the images or their record are missing or damaged.
@@ -126,7 +126,7 @@ def _field(column: str, data_type: str, file: str, transform: dict[str, str] | N
 
 
 def _class_records(class_names: list[str]) -> list[dict[str, Any]]:
-    """Return the records that map a label to the name of its class, if the dataset has classes."""
+    """Return the records that map each label to its class name, if the dataset has classes."""
     if not class_names:
         return []
     types = {"label": "sc:Integer", "name": "sc:Text"}
@@ -135,7 +135,7 @@ def _class_records(class_names: list[str]) -> list[dict[str, Any]]:
             "@type": "cr:RecordSet",
             "@id": "classes",
             "name": "classes",
-            "description": "The name of the class of each label.",
+            "description": "The class name of each label.",
             "key": {"@id": "classes/label"},
             "field": [
                 {"@type": "cr:Field", "@id": f"classes/{name}", "name": name, "dataType": data_type}

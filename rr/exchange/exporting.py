@@ -1,4 +1,4 @@
-"""`rr export`: convert a backbone to a format of other programs, and compare the features of both."""
+"""`rr export`: convert a backbone to a format that other programs can read, and compare the features of both."""
 
 import io
 import warnings
@@ -27,24 +27,24 @@ _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 def export_backbone(weights: Path, format: str, output: Path, image_size: int | None = None) -> str:
     """Write the backbone in the file `weights` to `output`, load the new file, and compare the features.
 
-    The formats `safetensors` and `state-dict` contain the weights only. The keys are those of this project; for the
-    networks from torchvision and timm, they are those of these libraries. The formats `torchscript`, `torch-export` and
-    `onnx` contain the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B,
-    features), for any B. Without `image_size`, it is the size of the images with which the backbone was pretrained or,
-    if it is unknown, 32. A model card (Markdown) is written next to the file.
+    The formats `safetensors` and `state-dict` contain only the weights. They use this project's keys or, for networks
+    from torchvision and timm, the keys of these libraries. The formats `torchscript`, `torch-export` and `onnx` contain
+    the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B, features), for any B.
+    By default, `image_size` is the size of the images on which the backbone was pretrained or, if that is unknown, 32.
+    A model card (Markdown) is written next to the file.
 
     Returns:
-        A message for the user, which states the preprocessing of the backbone's images if it is known.
+        A message for the user, which includes the preprocessing of the backbone's images if it is known.
 
     Raises:
-        UserError: if `weights` is not a backbone file, or is for another image size, if `output` is `weights` or a
+        UserError: if `weights` is not a backbone file or is for a different image size, if `output` is `weights` or a
             folder, if packages for ONNX are missing, or if the features of the exported model differ. In all these
-            cases, `output` is not changed. Also if the record next to the weights is damaged.
+            cases, `output` is not changed. Also raised if the record next to the weights is damaged.
     """
     weights = find_weights(weights)
     if output.is_dir() or output.resolve() == weights.resolve():
         kind = "a folder" if output.is_dir() else "the input file"
-        raise UserError(f"--output {output} is {kind}: give the path of another file")
+        raise UserError(f"--output {output} is {kind}: use a different path")
     missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None] if format == "onnx" else []
     if missing:
         raise UserError(
@@ -59,12 +59,12 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     if backbone.image_size not in (None, image_size):
         raise UserError(
             f"--image-size {image_size}: {weights} contains {backbone.name} for images of {backbone.image_size} x "
-            f"{backbone.image_size} pixels: give --image-size {backbone.image_size}"
+            f"{backbone.image_size} pixels: use --image-size {backbone.image_size}"
         )
     generator = torch.Generator().manual_seed(0)
     example_B3SS, other_B3SS = (torch.randn((B, 3, image_size, image_size), generator=generator) for B in (2, 5))
     with atomic_write(output) as temporary, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # users cannot act on the warnings of torch's exporters
+        warnings.simplefilter("ignore")  # users cannot act on warnings from torch's exporters
         _save(backbone, format, temporary, example_B3SS, preprocessing)
         error = _relative_error(_load(backbone, format, temporary)(other_B3SS), backbone(other_B3SS))
         if not error <= TOLERANCE:
@@ -78,7 +78,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
 
 
 def _describe_images(preprocessing: Preprocessing) -> str:
-    """Return a line that states which images the backbone was pretrained on."""
+    """Return a line that describes the images on which the backbone was pretrained."""
     size = preprocessing.image_size
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (preprocessing.mean, preprocessing.std))
     return (
@@ -98,8 +98,8 @@ def _relative_error(actual_BD: Tensor, expected_BD: Tensor) -> float:
 def _save(
     backbone: Backbone, format: str, target: Path, example_B3SS: Tensor, preprocessing: Preprocessing | None
 ) -> None:
-    """Write a backbone and, with its weights only, the preprocessing of its images. The example serves to trace it."""
-    # Data are serialized to memory first, because torch reports a full disk as an internal error.
+    """Write a backbone and, as safetensors, the preprocessing of its images. The example is used to trace the model."""
+    # The data are serialized to memory first, because torch reports a full disk as an internal error.
     buffer = io.BytesIO()
     shapes = ({0: torch.export.Dim("batch", min=1)},)  # the batch may have any size
     match format:
@@ -124,7 +124,7 @@ def _save(
 
 
 def _load(backbone: Backbone, format: str, source: Path) -> Callable[[Tensor], Tensor]:
-    """Load the file that `_save` has written for a backbone. The result maps images (B, 3, S, S) to features."""
+    """Load the file that `_save` wrote for a backbone. The result maps images (B, 3, S, S) to features."""
     match format:
         case "safetensors":
             return load_backbone(source)

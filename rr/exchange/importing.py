@@ -1,4 +1,4 @@
-"""`rr import`: convert a checkpoint of the authors' code, or of another program, to a backbone file."""
+"""`rr import`: convert a checkpoint from the authors' code or another program to a backbone file."""
 
 import functools
 import json
@@ -31,10 +31,10 @@ class Candidate(NamedTuple):
 
     Attributes:
         path: the keys that lead to the state dict in the file, joined with dots.
-        prefix: the start of the names of the tensors, which the names in the backbone do not have.
+        prefix: the start of the tensor names, which the names in the backbone do not have.
         state: the tensors, by their names in the backbone.
         names: their names in the state dict.
-        problem: why they do not match the backbone, or None if they do.
+        problem: why the tensors do not match the backbone, or None if they do.
     """
 
     path: str
@@ -61,12 +61,12 @@ def import_backbone(
     The weights may be in any dict of a checkpoint, and their names may have any prefix. Other tensors are ignored.
 
     Args:
-        file: checkpoint that `torch.save` has written, or safetensors file. The names of the weights are those of this
-            project, of the authors' code, of torchvision or timm, or of a `torch.nn.Sequential` of the layers.
+        file: checkpoint written by `torch.save`, or safetensors file. The weights are named as in this project, the
+            authors' code, torchvision or timm, or in a `torch.nn.Sequential` of the layers.
         backbone_name: architecture of the backbone.
-        output: file to write; by default `<file>-<backbone_name>.safetensors` in the folder of `file`.
+        output: file to write, by default `<file>-<backbone_name>.safetensors` in the folder of `file`.
         key: `Candidate.key` of the weights, or its last parts, if `file` contains the weights of several backbones.
-        image_size: side of the images in pixels, for a backbone that is built for one size.
+        image_size: height and width of the images in pixels, for a backbone that is built for one size.
 
     Returns:
         A message for the user, with the lines to add to params.yaml.
@@ -84,19 +84,19 @@ def import_backbone(
         raise UserError(f"--image-size {image_size}: {backbone_name} accepts images of any size; omit this option")
     if backbone_name not in BUILTIN_BACKBONES and image_size is None:
         raise UserError(
-            f"--backbone {backbone_name}: this network is built for images of one size: give the image_size of your "
-            "dataset with --image-size"
+            f"--backbone {backbone_name}: this network is built for images of one size: pass your dataset's image_size "
+            "with --image-size"
         )
     if not file.is_file():
-        raise UserError(f"{file} is not an existing file: give the path of a checkpoint")
+        raise UserError(f"{file} is not an existing file: use the path of a checkpoint")
     output = output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     if output.is_dir() or output.resolve() == file.resolve():
         kind = "a folder" if output.is_dir() else "the input file"
-        raise UserError(f"--output {output} is {kind}: give the path of another file")
+        raise UserError(f"--output {output} is {kind}: use a different path")
     state_dicts = _find_state_dicts(_load(file))
     if not state_dicts:
         raise UserError(
-            f"{file} does not contain a state dict: give a file with a dict of tensors (not NumPy arrays) by name, at "
+            f"{file} does not contain a state dict: use a file with a dict of tensors (not NumPy arrays) by name, at "
             "the top level or under a key such as 'state_dict', 'model' or 'backbone'"
         )
     weights = _choose_candidate(file, backbone_name, image_size, state_dicts, key)
@@ -117,7 +117,7 @@ def import_backbone(
 
 
 class _IgnoredObject:
-    """Replaces an object in a checkpoint that is not a tensor, and ignores its values."""
+    """Replaces an object in a checkpoint that is not a tensor, and ignores the object's values."""
 
     def __new__(cls, *_: Any) -> "_IgnoredObject":
         return super().__new__(cls)
@@ -133,7 +133,7 @@ def _make_empty_dict(*_: Any) -> dict[Any, Any]:
     return {}
 
 
-# Python objects that are often saved together with weights. Harmless objects are created instead of them.
+# Python objects that are often saved together with weights. Harmless objects are created in their place.
 _REPLACEMENTS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *(
         (_IgnoredObject, name)
@@ -152,7 +152,7 @@ _REPLACEMENTS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def _load(file: Path) -> Any:
-    """Return the contents of a file, without running code from the file."""
+    """Return the contents of a file without running any code from it."""
     raise_if_lfs_pointer(file)
     with open(file, "rb") as opened:
         is_safetensors = opened.read(9)[8:] == b"{"
@@ -180,10 +180,10 @@ def _load(file: Path) -> Any:
             start = opened.read(1024)
         # Checkpoints are zip archives.
         if start and not start.startswith(b"PK") and (content := identify_content(start)):
-            raise UserError(f"{file} is not a checkpoint ({content[0]}): give another file") from error
+            raise UserError(f"{file} is not a checkpoint ({content[0]}): use another file") from error
         reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
         raise UserError(
-            f"{file} is damaged or not a checkpoint ({reason}): copy or download it again, or give another file"
+            f"{file} is damaged or not a checkpoint ({reason}): copy or download it again, or use another file"
         ) from error
 
 
@@ -244,14 +244,14 @@ def _list_keys(matches: list[Candidate]) -> str:
 
 
 def _are_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    """Return whether two sets of weights are equal, apart from batch counts, which may be missing."""
+    """Return whether two sets of weights are identical, apart from batch counts, which may be missing."""
     return all(torch.equal(value, second[name]) for name, value in first.items() if not _is_batch_count(name))
 
 
 def _find_candidates(
     backbone_name: str, image_size: int | None, state_dicts: dict[str, dict[str, Tensor]]
 ) -> list[Candidate]:
-    """Return all sets of tensors that have weights of at least half of the backbone's layers, best match first."""
+    """Return all sets of tensors with weights for at least half of the backbone's layers, best match first."""
     candidates = []
     for names in _name_variants(backbone_name, image_size):
         first, *_ = names.values()
@@ -274,8 +274,8 @@ def _make_candidate(
 ) -> Candidate:
     """Compare the tensors whose names start with `prefix` with the weights of a backbone (see `Candidate`).
 
-    `names` are the names of the weights in the file, without the prefix, by their names in the backbone. `image_size`
-    is the side of the images in pixels, for a backbone that is built for one size.
+    `names` maps each weight's name in the backbone to its name in the file, without the prefix. `image_size` is the
+    height and width of the images in pixels, for a backbone that is built for one size.
     """
     problem = None
     state = {}
@@ -290,8 +290,8 @@ def _make_candidate(
         else:
             state[name] = actual
     used = {prefix + name for name in names.values()} & tensors.keys()
-    # Another tensor in a layer of the backbone belongs to a larger backbone, unless it belongs to the classifier, which
-    # the backbone does not have. All other tensors are ignored.
+    # Any additional tensor in one of the backbone's layers belongs to a larger backbone, unless it belongs to the
+    # classifier, which the backbone does not have. All other tensors are ignored.
     removed = tuple(f"{prefix}{layer}." for layer in _removed_layers(backbone_name, image_size))
     layers = tuple({f"{prefix}{_top_level_layer(name)}." for name in names.values()})
     unexpected = (
@@ -303,29 +303,29 @@ def _make_candidate(
 
 
 def _top_level_layer(name: str) -> str:
-    """Return the first part of the name of a weight, such as `layer1` for `layer1.0.conv1.weight`."""
+    """Return the first part of a weight's name, such as `layer1` for `layer1.0.conv1.weight`."""
     return name.partition(".")[0]
 
 
 def _is_batch_count(name: str) -> bool:
-    """Return whether a tensor is the batch counter of a batch norm. Old checkpoints do not contain it."""
+    """Return whether a tensor is the batch counter of a batch norm layer. Old checkpoints do not contain it."""
     return name.endswith("num_batches_tracked")
 
 
 @functools.cache
 def _build(backbone_name: str, image_size: int | None) -> backbones.Backbone:
-    """Return a backbone whose weights have no meaning. Those of this project are on the meta device."""
+    """Return a backbone with meaningless weights. For this project's backbones, they are on the meta device."""
     with torch.device("meta"):
         return backbones.build(backbone_name, image_size)
 
 
 def _expected_weights(backbone_name: str, image_size: int | None) -> dict[str, Tensor]:
-    """Return the state dict of a backbone, for its shapes and dtypes."""
+    """Return a backbone's state dict, of which only the shapes and dtypes are used."""
     return _build(backbone_name, image_size).state_dict()
 
 
 def _removed_layers(backbone_name: str, image_size: int | None) -> list[str]:
-    """Return the names of the layers of a torchvision or timm network that have been replaced by the identity."""
+    """Return the names of the layers in a torchvision or timm network that were replaced by the identity."""
     if backbone_name in BUILTIN_BACKBONES:
         return []
     modules = _build(backbone_name, image_size).named_modules()
@@ -334,9 +334,9 @@ def _removed_layers(backbone_name: str, image_size: int | None) -> list[str]:
 
 @functools.cache
 def _name_variants(backbone_name: str, image_size: int | None) -> list[dict[str, str]]:
-    """Return the names that the weights of a backbone have in different programs, by their names in the backbone.
+    """Return the names that a backbone's weights have in different programs, keyed by their names in the backbone.
 
-    These are the names in the backbone itself, the names of Conv-4 in the authors' code, and those in a
+    They include the names in the backbone itself, the names for Conv-4 in the authors' code, and the names in a
     `torch.nn.Sequential` of the layers, with and without the layers that have no weights.
     """
     names = list(_expected_weights(backbone_name, image_size))
@@ -354,7 +354,7 @@ def _name_variants(backbone_name: str, image_size: int | None) -> list[dict[str,
 
 
 def _authors_name(name: str) -> str:
-    """Return the name of a weight of Conv-4 in the authors' code."""
+    """Return the name of a Conv-4 weight in the authors' code."""
     _, block, layer, rest = name.split(".")
     return f"layer{int(block) + 1}.{('conv', 'bn')[int(layer)]}.{rest}"
 
@@ -370,7 +370,7 @@ def _describe_mismatch(
     state_dicts: dict[str, dict[str, Tensor]],
     candidates: list[Candidate],
 ) -> str:
-    """Return the message for a file without matching weights. It names the backbones that the file does contain."""
+    """Return the message for a file without matching weights. It lists the backbones that the file does contain."""
     others = [
         name
         for name in BUILTIN_BACKBONES
@@ -379,7 +379,7 @@ def _describe_mismatch(
     remedy = (
         f"use --backbone {' or '.join(others)}"
         if others
-        else f"give the --backbone of these weights: {', '.join(BUILTIN_BACKBONES)}, or a torchvision or timm model"
+        else f"use the --backbone of these weights: {', '.join(BUILTIN_BACKBONES)}, or a torchvision or timm model"
     )
     if candidates:
         place = "" if candidates[0].key == "." else f" under '{candidates[0].key}'"
@@ -392,7 +392,7 @@ def _describe_mismatch(
 
 
 def _describe_ignored(weights: Candidate, state_dicts: dict[str, dict[str, Tensor]]) -> str:
-    """Return the part of the message that lists the other tensors of the file."""
+    """Return the part of the message that lists the other tensors in the file."""
     names = [name for name in state_dicts[weights.path] if name not in weights.names]
     names += [
         f"{path}.{name}".lstrip(".")

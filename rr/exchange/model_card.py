@@ -1,6 +1,6 @@
 """Write a model card next to exported weights: what they are, how they were trained, and how they were evaluated.
 
-The format is that of the Hugging Face Hub: Markdown with a header in YAML.
+The format is the one that the Hugging Face Hub uses: Markdown with a YAML header.
 """
 
 import io
@@ -19,7 +19,7 @@ from rr.runtime.formatting import format_duration
 from rr.runtime.hashing import file_sha256
 from rr.workflow.records import load_record
 
-# The metrics of a card, if the protocol has them. The file metrics.json of an evaluation contains more.
+# The metrics that a card lists, if the protocol has them. An evaluation's metrics.json contains more.
 _METRICS = ("accuracy", "balanced_accuracy", "top_5_accuracy", "mean_average_precision", "silhouette")
 _HEADER = """---
 tags: [image-feature-extraction, self-supervised-learning]
@@ -36,10 +36,11 @@ features = backbone("image.png")  # float32 (1, {features})
 
 
 def write_model_card(backbone: Backbone, weights: Path, output: Path, format: str, image_size: int) -> Path:
-    """Write the card of the file `output`, to which the backbone in `weights` was exported; return the card's path.
+    """Write a card for the file `output`, to which the backbone in `weights` was exported; return the card's path.
 
-    If the record of the run that trained the weights is next to them, the card contains the facts in it, and the
-    results of the evaluations of these weights. `image_size` is that of the images that the exported model accepts.
+    If the record of the run that trained the weights is next to them, the card includes the facts from that record and
+    the results of all evaluations of these weights. `image_size` is the size of the images that the exported model
+    accepts.
 
     Raises:
         UserError: if the record is damaged.
@@ -72,7 +73,10 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
     ]
     if format == "safetensors" and "mean" in metadata:
         sections += ["## Use\n", _USE.format(file=output.name, features=backbone.features)]
-    sections += ["## Training\n", _describe_training(record) if record else "The file has no record of its training.\n"]
+    sections += [
+        "## Training\n",
+        _describe_training(record) if record else "There is no record of how these weights were trained.\n",
+    ]
     if record and (rows := list(_evaluation_rows(weights.parent, sha256))):
         header = "| target | protocol | metric | value |\n| --- | --- | --- | ---: |\n"
         sections += ["## Evaluation\n", header + "".join(rows)]
@@ -94,7 +98,7 @@ def _title(backbone: Backbone, record: dict[str, Any] | None) -> str:
 
 
 def _run_names(record: dict[str, Any]) -> list[str]:
-    """Return the dataset, the backbone, the method and the seed of a run."""
+    """Return a run's dataset, backbone, method and seed."""
     file = next(name for name in record["outputs"] if name.endswith("/backbone.safetensors"))
     return list(Path(file).parts[-5:-1])
 
@@ -114,11 +118,11 @@ def _describe_training(record: dict[str, Any]) -> str:
     }
     buffer = io.StringIO()
     YAML(typ="safe", pure=True).dump({method: record["params"][f"methods.{method}"]}, buffer)
-    return f"{_table(facts)}\nParameters of the method:\n\n```yaml\n{buffer.getvalue()}```\n"
+    return f"{_table(facts)}\nMethod parameters:\n\n```yaml\n{buffer.getvalue()}```\n"
 
 
 def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[str]:
-    """Yield a table row for each metric of each evaluation of the weights in the folder of a run."""
+    """Yield a table row for each metric of each evaluation of the weights in a run's folder."""
     run, evaluations = folder.parts[-4:], folder.parents[4] / "evaluate"
     for file in sorted(evaluations.joinpath(*run).glob("*/*/metrics.json")):
         if weights_sha256 not in load_record(file.parent)["inputs"].values():

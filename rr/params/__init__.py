@@ -1,7 +1,7 @@
 """Strict, typed models of `params.yaml`: an unknown key or a wrong type is an error that names its path.
 
-Nothing here imports torch, so the command line and the Snakefile check parameters within milliseconds. (A method from
-a user's own module is imported to check its parameters, and imports torch.)
+Nothing here imports torch, so the command line and the Snakefile check parameters within milliseconds. The exception is
+a method from a user's own module: checking its parameters imports the module, which imports torch.
 """
 
 from rr.params.backbones import ExtensionBackboneConfig

@@ -1,4 +1,4 @@
-"""The names of the backbones, and the section `backbones`: the networks of a user's own modules."""
+"""The backbone names, and the section `backbones`: networks from a user's own modules."""
 
 import json
 import re
@@ -36,11 +36,11 @@ TIMM_PREFIX = "timm-"
 
 
 class ExtensionBackboneConfig(StrictModel):
-    """Keys of a backbone from a user's own module, whose class `Config` is a subclass of this one."""
+    """Keys of a backbone from a user's own module; the backbone's `Config` class is a subclass of this class."""
 
     kind: str
 
-    def __hash__(self) -> int:  # that of pydantic requires hashable values
+    def __hash__(self) -> int:  # pydantic's own method requires hashable values
         return hash(self.model_dump_json())
 
 
@@ -49,7 +49,7 @@ def _validate_entry(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError("must be a mapping with the key kind")
     if not is_extension(kind := value.get("kind")):
-        raise ValueError(f"kind: must be the class of your own network, such as tiny:TinyNet, got {kind!r}")
+        raise ValueError(f"kind: must name the class of your own network, such as tiny:TinyNet, got {kind!r}")
     return load_config_class(kind, ExtensionBackboneConfig).model_validate_json(json.dumps(value))
 
 
@@ -57,16 +57,16 @@ BackboneConfig = SerializeAsAny[Annotated[ExtensionBackboneConfig, BeforeValidat
 
 
 def is_known_backbone(name: str) -> bool:
-    """Return whether this project or torchvision has a backbone of that name, or whether it is one of timm."""
+    """Return whether this project or torchvision has a backbone with this name, or whether it is a timm name."""
     return name in (*BUILTIN_BACKBONES, *TORCHVISION_BACKBONES) or bool(re.fullmatch(rf"{TIMM_PREFIX}\w+", name))
 
 
 def check_backbone_name(name: str, own_names: Collection[str] = ()) -> None:
-    """Check the name of a backbone. Whether timm has a model is checked when it is built.
+    """Check the name of a backbone. Whether timm has a model is checked only when the model is built.
 
     Args:
         name: the name.
-        own_names: names of the backbones of the user's own modules.
+        own_names: names of the backbones from the user's own modules.
 
     Raises:
         ValueError: if it is not the name of a backbone.

@@ -1,4 +1,4 @@
-"""Building blocks of the models of `params.yaml`: the strict base class, and bounded types for names and numbers."""
+"""Building blocks of the `params.yaml` models: the strict base class, and bounded types for names and numbers."""
 
 from typing import Annotated
 
@@ -10,14 +10,14 @@ from rr.views.augmentation import Augmentation
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
 Name = Annotated[str, Field(pattern=NAME)]
-# Fits a 32-bit integer. Larger numbers are typing mistakes, and libraries reject them with unclear errors.
+# Fits a 32-bit integer. Larger numbers are typos, and libraries reject them with unclear errors.
 MAX_COUNT = 10**9
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e30)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6)]
 
-# Keys of earlier versions and their current names, or their place in a section. They are used only in error messages.
+# Keys from earlier versions, with their new names or their place in a section. Only error messages use them.
 RENAMED_KEYS = {
     "backbone_rate": "backbone_lr",
     "classifier_rate": "classifier_lr",
@@ -51,9 +51,9 @@ Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow
 class StrictModel(BaseModel):
     """A section that rejects unknown keys and wrong types, and cannot be changed after loading.
 
-    A value that determines a result has no default here. DVC compares the values in `params.yaml`, so it would not
-    notice a changed default. The exceptions are keys of the sources and the storage of your own images, and keys that
-    are off in the paper's recipes. The records contain their defaults, so `rr verify` would notice a change.
+    Values that determine a result have no default here. DVC compares the values in `params.yaml`, so it would not
+    notice a changed default. The exceptions are keys for the source and storage of your own images, and keys that are
+    off in the paper's recipes. The records contain the defaults of these keys, so `rr verify` would notice a change.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""The key `grid.claims`: claims that are stated before the training, and that the report tests."""
+"""The key `grid.claims`: claims that are written down before training and tested in the report."""
 
 from typing import Annotated
 
@@ -13,8 +13,8 @@ class Assumption(StrictModel):
     """What `rr plan` assumes to compute the number of seeds that a claim needs.
 
     Attributes:
-        difference: true difference of the accuracies in percentage points.
-        std: standard deviation over seeds of the accuracy of each of the two methods, in percentage points.
+        difference: true difference between the accuracies in percentage points.
+        std: standard deviation of each method's accuracy over the seeds, in percentage points.
         source: where the numbers come from.
     """
 

@@ -13,7 +13,7 @@ ChannelStd = Annotated[float, Field(ge=0.001, le=1)]
 
 
 class ShapesSource(StrictModel):
-    """Images of geometric shapes, generated from a seed without any download."""
+    """Images of geometric shapes, generated from a seed; no download is needed."""
 
     kind: Literal["shapes"]
     train: Annotated[int, Field(ge=10, le=MAX_COUNT)]
@@ -22,7 +22,7 @@ class ShapesSource(StrictModel):
 
 
 class DigitsSource(StrictModel):
-    """Handwritten digits of 8 × 8 pixels that scikit-learn includes. `seed` selects the test images."""
+    """Handwritten digits of 8 × 8 pixels that come with scikit-learn. `seed` selects the test images."""
 
     kind: Literal["digits"]
     seed: Annotated[int, Field(ge=0, lt=2**64)]
@@ -60,9 +60,9 @@ class SlimageNetSource(StrictModel):
 
 
 class SplitNames(StrictModel):
-    """Where the training and test images are: names of folders or, for Parquet, patterns of file names.
+    """Where the training and test images are: folder names or, for Parquet, file name patterns.
 
-    Without `test`, a part of the training images is held out.
+    Without `test`, some of the training images are held out.
     """
 
     train: Annotated[str, Field(min_length=1)]
@@ -73,9 +73,9 @@ class OwnImages(StrictModel):
     """Keys that the two sources of your own images share.
 
     `splits` is "auto" to recognize the splits by their names, "none" to use all images, or the names of the splits.
-    With `labels: none`, all images are unlabeled. Without test images, `test_fraction` of the images become the test
-    split. `on_unreadable` states what to do with an image that cannot be read. `exclude` is the path of a list of
-    images that are not used.
+    With `labels: none`, all images are unlabeled. If there are no test images, `test_fraction` of the images become the
+    test split. `on_unreadable` specifies what to do with an image that cannot be read. `exclude` is the path of a list
+    of images to leave out.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -88,7 +88,7 @@ class OwnImages(StrictModel):
     @field_validator("splits", mode="before")
     @classmethod
     def _check_splits(cls, value: Any) -> Any:
-        """Replace pydantic's errors, one for each type that `splits` may have, with a single one."""
+        """Replace pydantic's errors, one per possible type of `splits`, with a single error."""
         names = value if isinstance(value, dict) else {}
         is_valid = "train" in names and names.keys() <= {"train", "test"}
         if value not in ("auto", "none") and not (is_valid and all(isinstance(n, str) and n for n in names.values())):
@@ -108,9 +108,9 @@ class FolderSource(OwnImages):
 
 
 class ParquetSource(OwnImages):
-    """Your own Parquet files with a column of encoded images and, unless they are unlabeled, one of labels.
+    """Your own Parquet files with a column of encoded images and, unless the images are unlabeled, a label column.
 
-    `image` and `label` are the names of the columns, needed only if they are not recognized automatically.
+    `image` and `label` are the column names; they are needed only if the columns are not recognized automatically.
     """
 
     kind: Literal["parquet"]
@@ -119,9 +119,9 @@ class ParquetSource(OwnImages):
 
 
 class ExtensionSource(StrictModel):
-    """Keys of a source from a user's own module, whose class `Config` is a subclass of this one.
+    """Keys of a source from a user's own module; the source's `Config` class is a subclass of this class.
 
-    With a key `path: str | None = None`, `rr fetch --from` can give a local copy.
+    If it has a key `path: str | None = None`, `rr fetch --from` can be used to specify a local copy.
     """
 
     kind: str
@@ -143,14 +143,14 @@ Source = Annotated[_BuiltinSource, accept_extensions(_BuiltinSource, ExtensionSo
 
 
 class DatasetConfig(StrictModel):
-    """The source of a dataset and its preprocessing.
+    """A dataset's source and preprocessing.
 
     `image_size` is the height and width in pixels that the network sees. `mean` and `std` are per channel, for pixel
     values in [0, 1]; without them, `rr convert` computes both from the training images.
 
-    Without `stored_size`, images are stored as squares of `image_size`. With it, photographs keep their aspect ratio,
-    and are shrunk until the shorter side has at most `stored_size` pixels. Views are then cropped from the stored
-    photograph. `quality` is that of JPEG (1 to 100), or "raw" to store the pixels without loss.
+    Without `stored_size`, images are stored as squares of `image_size`. With `stored_size`, photographs keep their
+    aspect ratio and are shrunk so that the shorter side has at most `stored_size` pixels. Views are then cropped from
+    the stored photograph. `quality` is the JPEG quality (1 to 100), or "raw" to store the pixels without loss.
     """
 
     source: Source
@@ -163,16 +163,16 @@ class DatasetConfig(StrictModel):
     @field_validator("quality", mode="before")
     @classmethod
     def _check_quality(cls, value: Any) -> Any:
-        """Replace pydantic's errors, one for each type that `quality` may have, with a single one."""
+        """Replace pydantic's errors, one per possible type of `quality`, with a single error."""
         if value != "raw" and (type(value) is not int or not 1 <= value <= 100):
-            raise ValueError("must be the quality of JPEG, an integer from 1 to 100, or raw")
+            raise ValueError("must be the JPEG quality, an integer from 1 to 100, or raw")
         return value
 
     @model_validator(mode="after")
     def _check_keys(self) -> "DatasetConfig":
         if (self.mean is None) != (self.std is None):
             given, missing = ("mean", "std") if self.std is None else ("std", "mean")
-            raise ValueError(f"{given} is given without {missing}: add {missing}, or remove {given} to compute both")
+            raise ValueError(f"{given} is set without {missing}: add {missing}, or remove {given} to compute both")
         if self.stored_size is None and "quality" in self.model_fields_set:
             raise ValueError("quality applies only to photographs with a stored_size: add stored_size or remove it")
         return self

@@ -1,7 +1,7 @@
-"""Load a user's own code, which a `kind` such as `simsiam:SimSiam` in params.yaml names.
+"""Load a user's own code, which is named by a `kind` such as `simsiam:SimSiam` in params.yaml.
 
-The module `simsiam` is a file or a package in the folder `workflow/extensions` of the project. Loading the class
-imports the module, and with it torch.
+The module `simsiam` is a file or a package in the project folder `workflow/extensions`. Loading the class imports the
+module, which imports torch.
 """
 
 import ast
@@ -55,8 +55,8 @@ def load_class(kind: str) -> Any:
     module_name, _, class_name = kind.partition(":")
     if other := next((name for file in files for name in _imported_extensions(file)), None):
         raise ValueError(
-            f"{module_name} imports {other} from {EXTENSIONS_DIR}, whose changes would not be noticed: move both into "
-            "one package"
+            f"{module_name} imports {other} from {EXTENSIONS_DIR}, and changes to that module would not be noticed: "
+            "move both into one package"
         )
     folder = str(EXTENSIONS_DIR.resolve())
     if folder not in sys.path:
@@ -73,11 +73,11 @@ def load_class(kind: str) -> Any:
 
 
 def load_config_class(kind: str, base: type[Config]) -> type[Config]:
-    """Return the class `Config` of a user's own class, which checks its entry in params.yaml.
+    """Return the `Config` class of a user's own class, which checks the class's entry in params.yaml.
 
     Raises:
         ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, or if it has no
-            function of the name `base.required_function`.
+            function named `base.required_function`.
     """
     own_class = load_class(kind)
     config_class = getattr(own_class, "Config", None)
@@ -90,13 +90,13 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
 
 
 def accept_extensions(builtin: Any, base: type[StrictModel]) -> WrapValidator:
-    """Return a validator of an entry of params.yaml: of this project (`builtin`), or of a user's own class."""
+    """Return a validator for a params.yaml entry of a type that is built in (`builtin`) or of a user's own class."""
     adapter = TypeAdapter[Any](builtin)
 
     def validate_entry(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         if not isinstance(value, dict):
             return validate(value)
-        # A function receives Python objects. In JSON, a list may stand for a tuple, but "3" not for 3.
+        # A function receives Python objects. In JSON, a list may stand for a tuple, but "3" may not stand for 3.
         text, kind = json.dumps(value), value.get("kind")
         if is_extension(kind):
             return load_config_class(kind, base).model_validate_json(text)
@@ -106,7 +106,7 @@ def accept_extensions(builtin: Any, base: type[StrictModel]) -> WrapValidator:
 
 
 def _imported_extensions(file: Path) -> Iterator[str]:
-    """Yield the names of other modules in the folder of extensions that a file imports."""
+    """Yield the names of other modules in the extensions folder that a file imports."""
     own_name = file.relative_to(EXTENSIONS_DIR).parts[0].removesuffix(".py")
     try:
         tree = ast.parse(file.read_bytes())

@@ -15,7 +15,7 @@ from rr.params.extensions import is_extension, load_config_class
 from rr.params.root import Params
 from rr.views.augmentation import Augmentation
 
-MAX_VALUES = 100_000  # a hundred times as many as params.yaml has
+MAX_VALUES = 100_000  # params.yaml has about a hundredth of this number
 # Explanations of the patterns that pydantic would print as regular expressions.
 _PATTERN_MESSAGES = {
     NAME: "invalid name; use letters, digits, - and _, with a letter or digit first",
@@ -31,7 +31,7 @@ def load_params(path: Path) -> Params:
     """
     if not path.is_file():
         raise UserError(
-            f"{path} not found: run rr in the root folder of a project (rr init creates one), or give the file with "
+            f"{path} not found: run rr in the root folder of a project (rr init creates one), or specify the file with "
             "--params"
         )
     return parse_params(read_utf8(path), path)
@@ -59,7 +59,7 @@ def parse_params(content: str, path: Path) -> Params:
     if not isinstance(raw, dict):
         raise UserError(f"{path} is empty or not a mapping: it needs the sections {', '.join(Params.model_fields)}")
     try:
-        # In JSON mode a strict model accepts a list for a tuple, but not "3" for 3.
+        # In JSON mode, a strict model accepts a list for a tuple, but not "3" for 3.
         return Params.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         lines = [_explain(raw, dict(details)) for details in error.errors(include_url=False)]
@@ -115,7 +115,7 @@ def _count_values(value: Any, counts: dict[int, int]) -> int:
 
 
 def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
-    """Turn one of pydantic's errors into a line with the path of the key, the problem and a suggestion if possible."""
+    """Turn a pydantic error into one line with the key's path, the problem and, if possible, a suggestion."""
     location, context = list(details["loc"]), details.get("ctx", {})
     path, node = [], raw
     for position, part in enumerate(location):

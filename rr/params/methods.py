@@ -13,8 +13,8 @@ from rr.views.augmentation import Augmentation
 class TrainableConfig(StrictModel):
     """Hyperparameters of every method that trains. `batch_size` counts images, each of which has `views` views.
 
-    The keys with a default are off in the paper's recipes: Adam without weight decay, a constant learning rate, and one
-    augmentation policy. With a `second_augmentation`, every second view uses that policy.
+    Keys with a default are off in the paper's recipes, which use Adam without weight decay, a constant learning rate,
+    and one augmentation policy. With a `second_augmentation`, every second view uses that policy.
     """
 
     augmentation: Augmentation
@@ -45,8 +45,8 @@ class TrainableConfig(StrictModel):
 class ProjectorConfig(TrainableConfig):
     """Hyperparameters of a method with a projector: a network on the representation that is discarded after training.
 
-    It has `projector_layers` linear layers: `hidden_dim` is the size of all but the last one, and `projection_dim` that
-    of the last one. A batch norm follows the last one if `projector_output_norm` is true.
+    It has `projector_layers` linear layers: `hidden_dim` is the size of all but the last layer, and `projection_dim` is
+    the size of the last layer. A batch norm follows the last layer if `projector_output_norm` is true.
     """
 
     hidden_dim: Count
@@ -89,7 +89,7 @@ class RandomConfig(StrictModel):
 
 
 class ImportedConfig(StrictModel):
-    """A pretrained backbone from a file that `rr import` has written, with the SHA-256 of the file."""
+    """A pretrained backbone from a file that `rr import` wrote, and the SHA-256 of the file."""
 
     kind: Literal["imported"]
     path: Annotated[str, Field(min_length=1)]
@@ -128,7 +128,7 @@ class DeepClusterConfig(TrainableConfig):
     """DeepCluster: prediction of cluster assignments, which k-means recomputes before every epoch.
 
     `clusters` is the number of clusters per class, or in total if `clusters_per` is `dataset`. `n_init` and `max_iter`
-    are those of scikit-learn's KMeans.
+    are passed to scikit-learn's KMeans.
     """
 
     kind: Literal["deepcluster"]
@@ -175,9 +175,9 @@ class BarlowTwinsConfig(ProjectorConfig):
 
 
 class ExtensionConfig(TrainableConfig):
-    """Hyperparameters of a method from a user's own module, whose class `Config` is a subclass of this one.
+    """Hyperparameters of a method from a user's own module; the method's `Config` class is a subclass of this class.
 
-    The class variables are the `Requirements` of the method (see `rr.methods.requirements`).
+    The class variables are the method's `Requirements` (see `rr.methods.requirements`).
     """
 
     kind: str

@@ -31,7 +31,7 @@ class SGDConfig(StrictModel):
 class LARSConfig(StrictModel):
     """LARS: SGD whose steps are scaled to the norm of each weight. Biases and normalization layers are excluded.
 
-    `trust_coefficient` is the ratio of the norms of a step and of the weight, before learning rate and momentum.
+    `trust_coefficient` is the ratio between a step's norm and the weight's norm, before learning rate and momentum.
     """
 
     kind: Literal["lars"]

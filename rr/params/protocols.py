@@ -9,7 +9,7 @@ from rr.params.extensions import accept_extensions
 from rr.params.optimizers import OptimizerConfig, ScheduleConfig
 from rr.views.augmentation import Augmentation
 
-# Kinds of protocols that use only numpy. They run on the CPU, without loading torch.
+# Protocol kinds that use only numpy. They run on the CPU, without loading torch.
 NUMPY_PROTOCOLS = ("knn", "retrieval")
 CLASSIFICATION_PROTOCOLS = ("linear", "finetune", "knn")  # kinds that measure an accuracy
 
@@ -25,7 +25,7 @@ class LabelUse(StrictModel):
     @model_validator(mode="after")
     def _check_labels(self) -> "LabelUse":
         if (self.label_fraction is None) == (self.images_per_class is None):
-            raise ValueError("give either label_fraction or images_per_class")
+            raise ValueError("set either label_fraction or images_per_class")
         return self
 
 
@@ -43,7 +43,7 @@ class LinearConfig(LabelUse):
     @field_validator("learning_rate", mode="wrap")
     @classmethod
     def _check_learning_rate(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        """Replace pydantic's errors, one for each type that a learning rate may have, with a single one."""
+        """Replace pydantic's errors, one per possible type of a learning rate, with a single error."""
         try:
             return validate(value)
         except ValidationError:
@@ -80,9 +80,9 @@ class RetrievalConfig(StrictModel):
 
 
 class EmbeddingConfig(StrictModel):
-    """Structure of the features of `images` test images: t-SNE map, clusters, neighbors, outliers, and metrics.
+    """Structure in the features of `images` test images: t-SNE map, clusters, neighbors, outliers, and metrics.
 
-    It needs no labels. `augmentation` creates the two views of each image that are compared for alignment.
+    This protocol needs no labels. `augmentation` creates the two views of each image that are compared for alignment.
     """
 
     kind: Literal["embedding"]
@@ -93,7 +93,7 @@ class EmbeddingConfig(StrictModel):
 
 
 class ExtensionProtocolConfig(StrictModel):
-    """Settings of a protocol from a user's own module, whose class `Config` is a subclass of this one.
+    """Settings of a protocol from a user's own module; the protocol's `Config` class is a subclass of this class.
 
     If `needs_labels` is true, the protocol is rejected for a target with unlabeled images.
     """

@@ -16,10 +16,10 @@ _OPTIONAL_AXES = ("target", "protocol", "claims")
 
 
 class GridConfig(StrictModel):
-    """The runs to make.
+    """The runs to carry out.
 
     There is one pretraining run for each combination of dataset, backbone, method and seed, and one evaluation for each
-    combination of pretraining run, target and protocol. Without a target or protocol there are no evaluations. The
+    combination of pretraining run, target and protocol. Without a target or protocol, there are no evaluations. The
     `claims` do not add runs.
     """
 
@@ -34,7 +34,7 @@ class GridConfig(StrictModel):
 
 
 class DynamicsConfig(StrictModel):
-    """How often pretraining evaluates its backbone, in epochs (0 for never), and on how many images at most."""
+    """How often pretraining evaluates its backbone, in epochs (0 means never), and on how many images at most."""
 
     every_n_epochs: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=50)]
@@ -47,11 +47,11 @@ def _as_list(grid: Any) -> list[Any]:
 class Params(StrictModel):
     """All of `params.yaml`.
 
-    In that file `grid` is a single grid, because DVC supports only one. In the file that the Snakefile writes for
-    several suites, `grid` is a list. The runs of its grids are merged.
+    In that file, `grid` is a single grid, because DVC supports only one. In the file that the Snakefile writes for
+    several suites, `grid` is a list, and the runs in its grids are merged.
 
-    `backbones` defines only the networks of the user's own modules. Those of this project, of torchvision and of timm
-    have no settings.
+    `backbones` defines only the networks from the user's own modules. The networks from this project, torchvision and
+    timm have no settings.
     """
 
     grid: Annotated[list[GridConfig], Field(min_length=1), BeforeValidator(_as_list)]
@@ -104,7 +104,7 @@ class Params(StrictModel):
                 lookup(self.methods, claim.above, f"{where}.above")
                 if self.protocols[claim.protocol].kind not in CLASSIFICATION_PROTOCOLS:
                     raise ValueError(
-                        f"{where}.protocol: '{claim.protocol}' does not measure an accuracy; use a protocol of the "
+                        f"{where}.protocol: '{claim.protocol}' does not measure accuracy; use a protocol of the "
                         f"kind {', '.join(CLASSIFICATION_PROTOCOLS)}"
                     )
         return self
@@ -117,7 +117,7 @@ class Params(StrictModel):
 
 
 class UnknownNameError(UserError, ValueError):
-    """Raised for a name that the parameter file does not define. It is a ValueError too, which pydantic reports."""
+    """Raised for a name that the parameter file does not define. It is also a ValueError, so pydantic reports it."""
 
 
 def lookup(section: dict[str, Any], name: str, where: str) -> Any:

@@ -1,8 +1,8 @@
 """Released weights: backbone files that are part of this package.
 
-For each NAME there are `NAME.safetensors`, which is the backbone file of a published run, its model card
-`NAME.safetensors.md` and, if it has a relation head, `NAME.json`: metrics with the calibration of the head, and the
-dataset (`target`) on which it was measured.
+Each NAME has a backbone file from a published run, `NAME.safetensors`, and a model card, `NAME.safetensors.md`. If the
+run trained a relation head, `NAME.json` holds the metrics, including the head's calibration, and the dataset (`target`)
+on which the calibration was measured.
 """
 
 import os
@@ -21,7 +21,7 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
         weights: a path, or the name of released weights. A file in the current folder takes precedence over a name.
 
     Raises:
-        UserError: if it is a folder, or if it looks like a name but is not that of released weights.
+        UserError: if it is a folder, or if it looks like a name but no released weights have this name.
     """
     path = expand_user(weights)
     if path.is_dir():
@@ -32,7 +32,7 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
     if not released.is_file():
         names = sorted(file.stem for file in FOLDER.glob("*.safetensors"))
         raise UserError(
-            f"{path} does not exist and is not the name of released weights ({', '.join(names)}): give the "
+            f"{path} does not exist and is not the name of released weights ({', '.join(names)}): use the "
             "backbone.safetensors of a run, a file written by rr import, or one of these names"
         )
     return released

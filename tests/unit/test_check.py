@@ -102,10 +102,10 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
         assert sheet.width > 1000
     assert outcome.out.splitlines() == [
         "data/raw/mine/images.parquet: 32 images checked",
-        "2 of 6 test images have an equal or nearly equal image in the training split",
+        "2 of 6 test images have an identical or nearly identical image in the training split",
         "exact duplicate: 1 train",
         "near duplicate: 1 train",
-        "mirrored duplicate: 1 train; 1 with another class than the other image",
+        "mirrored duplicate: 1 train; 1 in a different class than the other image",
         "blank image: 1 train",
         "unusual size: 1 train",
         "long image: 1 train",
@@ -185,7 +185,7 @@ def test_clean_dataset_has_no_findings(project: Path, rr: RunRr) -> None:
     add_dataset(project, SOURCE)
     assert "rr check" not in rr("fetch", "--dataset", "mine").out
     assert rr("check", "mine").out.splitlines()[1:] == [
-        "0 of 6 test images have an equal or nearly equal image in the training split",
+        "0 of 6 test images have an identical or nearly identical image in the training split",
         "no findings",
         "no images to exclude",
     ]

@@ -1,4 +1,4 @@
-"""The sources of images: one module per kind, each with a function `read_dataset` that returns a `RawDataset`."""
+"""Image sources: one module per kind, each with a function `read_dataset` that returns a `RawDataset`."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
     Args:
         source: the dataset's `source` section in params.yaml.
         download_dir: folder for downloaded archives.
-        local_copy: copy of the dataset to use instead of the path or the URL of `source`.
+        local_copy: copy of the dataset to use instead of the path or URL in `source`.
         skipped: object to which the sources of your own images report unused files and images.
 
     Raises:

@@ -12,8 +12,8 @@ from rr.params import CifarSource
 def read_dataset(source: CifarSource, download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return the 50,000 training and 10,000 test images of 32 × 32 pixels in the official order.
 
-    The kind `cifar100_20` consists of the images of CIFAR-100 with its 20 coarse labels. No file is unpickled before
-    its MD5 has been verified.
+    The kind `cifar100_20` consists of the CIFAR-100 images with the 20 coarse labels. No file is unpickled before its
+    MD5 has been verified.
 
     See `ensure_extracted` for `local_copy`.
 

@@ -1,4 +1,4 @@
-"""Read the dataset `digits`: 1,797 scanned handwritten digits that scikit-learn includes."""
+"""Read the dataset `digits`: 1,797 scanned handwritten digits that come with scikit-learn."""
 
 from collections.abc import Iterator
 
@@ -10,13 +10,13 @@ from rr.params import DigitsSource
 CLASSES = 10
 TEST_PER_CLASS = 36
 TRAIN = 1797 - CLASSES * TEST_PER_CLASS
-_MAX_VALUE = 16  # of a pixel: the number of black pixels in a 4 × 4 block of the scan
+_MAX_VALUE = 16  # maximum pixel value; a value is the number of black pixels in a 4 × 4 block of the scan
 
 
 def read_dataset(source: DigitsSource) -> raw.RawDataset:
     """Return the gray images of 8 × 8 pixels, with white digits on black.
 
-    The test split consists of 36 images of each class, which `source.seed` selects. Both splits contain digits of the
+    The test split consists of 36 images of each class, which `source.seed` selects. Both splits contain digits by the
     same writers.
     """
     from sklearn.datasets import load_digits  # the import takes a second

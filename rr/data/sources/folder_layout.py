@@ -1,4 +1,4 @@
-"""Decide which folders are the splits and the classes of a dataset, and reject an ambiguous layout."""
+"""Decide which folders are a dataset's splits and classes, and reject ambiguous layouts."""
 
 import itertools
 import re
@@ -15,13 +15,13 @@ from rr.params import FolderSource, SplitNames
 from rr.runtime.formatting import format_count
 
 _HOW_TO_STATE = (
-    "State the layout in the source of this dataset in params.yaml: `splits: {train: FOLDER, test: FOLDER}` (without "
+    "Specify the layout in this dataset's source in params.yaml: `splits: {train: FOLDER, test: FOLDER}` (without "
     "test, test_fraction of train is held out), `splits: none` if each folder is a class, or `labels: none` to use all "
     "images without labels"
 )
 
 
-# Names of folders of images and of folders of their annotations, such as VOC's JPEGImages and SegmentationClass.
+# Names of image folders and of annotation folders, such as VOC's JPEGImages and SegmentationClass.
 _IMAGE_FOLDER = re.compile(r"(jpeg|input|rgb)?(images?|imgs?|photos?)|rgb|inputs?")
 _ANNOTATION_FOLDER = re.compile(
     r"(.*(masks?|annotations?|trimaps?|labels?|targets?|depths?|edges)|(gt|ground ?truths?|segmentation|seg)\b.*)"
@@ -33,10 +33,10 @@ class FolderLayout(NamedTuple):
     """The images of a dataset by split and class.
 
     Attributes:
-        class_names: names of the classes in alphabetical order; empty if the images are unlabeled.
+        class_names: class names in alphabetical order; empty if the images are unlabeled.
         files: for each split ("train" and "test", or "all" if test images are to be held out), the files of each class,
-            relative to the folder of the dataset. The key of unlabeled images is the empty string.
-        folders: the folder of each split, relative to the folder of the dataset ("" for that folder itself).
+            relative to the dataset folder. The key of unlabeled images is the empty string.
+        folders: the folder of each split, relative to the dataset folder ("" for that folder itself).
         note: why the test folder was chosen, or an empty string.
     """
 
@@ -69,7 +69,7 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
         if not any(classes.values()):
             raise UserError(
                 f"{tree.path(folders[split])} has no images{tree.describe_skipped(folders[split])}: add some (.jpg, "
-                ".png, …), or correct `path` or `splits` in the source of this dataset in params.yaml"
+                ".png, …), or correct `path` or `splits` in this dataset's source in params.yaml"
             )
     if "test" in files:
         _check_same_classes(tree, folders, files)
@@ -80,7 +80,7 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
 class _Tree:
     """The folders of a listing, and the number of images in each.
 
-    A damaged file counts as an image, so that it does not change the layout.
+    A damaged file counts as an image so that it does not change the layout.
     """
 
     def __init__(self, root: Path, listing: FolderListing) -> None:
@@ -114,11 +114,11 @@ class _Tree:
         return [name for name in self._files if is_below(name, folder)]
 
     def path(self, folder: str) -> str:
-        """Return the path of a folder for a message."""
+        """Return a folder's path for a message."""
         return display_name(self.root / folder)
 
     def describe(self, folders: Iterable[str]) -> str:
-        """Return the names of folders with their numbers of images for a message."""
+        """Return the names of folders, with the number of images in each, for a message."""
         texts = [
             f"{display_name(folder)} ({format_count(self.num_images[folder], 'images')})"
             for folder in sorted(folders, key=lambda folder: (-self.num_images[folder], folder))
@@ -154,8 +154,8 @@ def _stated_folders(tree: _Tree, splits: SplitNames) -> dict[str, str]:
         if text not in by_text:
             known = [printable(folder) for folder in by_text if "/" not in folder or len(by_text) <= 10]
             raise UserError(
-                f"splits.{split}: {tree.path('')} has no folder {printable(name)}. Correct the name in the source of "
-                f"this dataset in params.yaml; {format_alternatives(name, known)}"
+                f"splits.{split}: {tree.path('')} has no folder {printable(name)}. Correct the name in this "
+                f"dataset's source in params.yaml; {format_alternatives(name, known)}"
             )
         folders[split] = by_text[text]
     train, test = folders["train"], folders.get("test")
@@ -164,13 +164,13 @@ def _stated_folders(tree: _Tree, splits: SplitNames) -> dict[str, str]:
     if is_below(f"{train}/", test) or is_below(f"{test}/", train):
         raise UserError(
             f"splits: train ({display_name(train)}) and test ({display_name(test)}) must be different folders, "
-            "and neither may contain the other: correct them in the source of this dataset in params.yaml"
+            "and neither may contain the other: correct them in this dataset's source in params.yaml"
         )
     return folders
 
 
 def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dict[str, str], str]:
-    """Return the folder of each split in `folder`, and why the test folder was chosen."""
+    """Return each split's folder in `folder`, and why the test folder was chosen."""
     by_role: dict[str | None, list[str]] = defaultdict(list)
     for child in [*tree.children(folder), *tree.empty_children(folder)]:
         by_role[find_role(_base(child))].append(child)
@@ -200,7 +200,7 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
         if tests:
             names = [child for candidates in tests for child in candidates]
             raise _ambiguous(
-                f"{where} has no folder of training images, but {tree.describe(names)}"
+                f"{where} has no folder of training images, only {tree.describe(names)}"
                 + (f" among other folders: {tree.describe(others)}" if others else "")
             )
     inner = folder
@@ -218,7 +218,7 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
 def _choose_test_folder(tree: _Tree, train: str, tests: list[list[str]]) -> tuple[list[str], str]:
     """Return the folders of the test split, and the reason for the choice (empty for the default).
 
-    The default is the first test split. If it has no class folders, unlike `train`, the next one that has some is used.
+    The default is the first test split. If it has no class folders, but `train` does, the next split with some is used.
     """
     first, *rest = tests
     if tree.children(train) and not any(tree.children(folder) for folder in first):
@@ -234,7 +234,7 @@ def _reject_wrapper(tree: _Tree, folder: str) -> None:
     if subfolders and not tree.num_direct_images[folder]:
         raise _ambiguous(
             f"{tree.path(folder)} would be the only class, but contains folders of images: "
-            f"{tree.describe(subfolders)}. If they are the classes, give {tree.path(folder)} as the path of the "
+            f"{tree.describe(subfolders)}. If they are the classes, use {tree.path(folder)} as the path of the "
             f"source, or {display_name(folder)} in splits"
         )
 
@@ -263,13 +263,13 @@ def _reject_annotations(tree: _Tree, folder: str) -> None:
     if images and annotations:
         raise _ambiguous(
             f"{tree.path(folder)} seems to have a folder of images and folders of their annotations instead of "
-            f"classes: {tree.describe([*images, *annotations])}. To use only the images, give "
-            f"{tree.path(images[0])} as the path of the source"
+            f"classes: {tree.describe([*images, *annotations])}. To use only the images, set "
+            f"the source's path to {tree.path(images[0])}"
         )
 
 
 def _reject_mixed_depths(tree: _Tree, folder: str) -> None:
-    """Raise UserError if some folders contain images, and others only folders of images, which may be the classes."""
+    """Raise UserError if some folders contain images but others only folders of images, which may be the classes."""
     children = tree.children(folder)
     groups = [child for child in children if not tree.num_direct_images[child] and len(tree.children(child)) > 1]
     others = [child for child in children if tree.num_direct_images[child]]
@@ -281,7 +281,7 @@ def _reject_mixed_depths(tree: _Tree, folder: str) -> None:
 
 
 def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
-    """Raise UserError if the names of the class folders, or of folders in them, contain the names of splits."""
+    """Raise UserError if class folders, or folders in them, have names that contain the names of splits."""
     for parent in tree.folders:
         if not is_below(parent, folder):
             continue
@@ -309,7 +309,7 @@ def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
 
 
 def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, list[str]]:
-    """Return the images of each class folder in `folder`; the key of images without a class folder is an empty string.
+    """Return the images of each class folder in `folder`; images without a class folder have the key "".
 
     Raises:
         UserError: if there are images next to class folders, or if a class folder has no images.
@@ -320,7 +320,7 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
     if direct := [name for name in tree.files_below(folder) if _parent(name) == folder]:
         raise UserError(
             f"{tree.path(direct[0])} is next to class folders: move all images in {tree.path(folder)} into class "
-            "folders or elsewhere, or set `labels: none` in the source of this dataset in params.yaml to use all "
+            "folders or elsewhere, or set `labels: none` in this dataset's source in params.yaml to use all "
             "images without labels"
         )
     for child in tree.empty_children(folder):
@@ -343,7 +343,7 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
         name = compose(path_to_text(_base(child)))
         if name in names:
             raise UserError(
-                f"{tree.path(folder)} has two folders with the same name {display_name(name)}, encoded in different "
+                f"{tree.path(folder)} has two folders named {display_name(name)}, encoded in different "
                 f"Unicode forms ({_base(names[name])!a} and {_base(child)!a}): merge or rename them"
             )
         names[name] = child
@@ -358,7 +358,7 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
     train, test = (tree.path(folders[split]) for split in ("train", "test"))
     hold_out = (
         f"To hold out test_fraction of the training images instead, set `splits: {{train: "
-        f"{display_name(folders['train'])}}}` in the source of this dataset in params.yaml"
+        f"{display_name(folders['train'])}}}` in this dataset's source in params.yaml"
     )
     if "" in different:
         without = test if "" in files["test"] else train
@@ -368,8 +368,8 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
         )
     names = format_names([display_name(name) for name in different])
     raise UserError(
-        f"{train} and {test} must have the same class folders: add or remove what is only in one of them: {names}. "
-        f"{hold_out}"
+        f"{train} and {test} must have the same class folders: add or remove the folders that only one of them has: "
+        f"{names}. {hold_out}"
     )
 
 

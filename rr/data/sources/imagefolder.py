@@ -34,9 +34,9 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     """Return the images of a folder that has one subfolder per class, or one per split with class folders inside.
 
     `rr.data.sources.folder_layout` recognizes the layout. If there is no folder of test images, about `test_fraction`
-    of each class is held out. The choice depends only on the bytes of the images, so it is the same on every machine.
+    of each class is held out. The choice depends only on the image bytes, so it is the same on every machine.
 
-    All files that are not used are reported to `skipped`.
+    All unused files are reported to `skipped`.
 
     Raises:
         UserError: if the folder is missing, if its layout is ambiguous, if a class has no images, or if train and test
@@ -46,7 +46,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     if not root.is_dir():
         raise UserError(
             f"{display_name(root)} is not a folder{describe_non_folder(root)}: correct the source's path in "
-            "params.yaml, or give a path with --from"
+            "params.yaml, or specify a path with --from"
         )
     listing = list_folder(root, image_kind())
     listing = listing._replace(
@@ -56,7 +56,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     try:
         layout = find_layout(root, listing, source)
     except UserError:
-        for damaged_file in listing.damaged:  # may be the reason for an unexpected layout
+        for damaged_file in listing.damaged:  # they may be the reason for an unexpected layout
             skipped.add_damaged(damaged_file)
         skipped.raise_if_unreadable()
         raise
@@ -131,9 +131,9 @@ def _hold_out(
 ) -> list[_LabeledFile]:
     """Check all images, and assign about `fraction` of the distinct images of each class to the test split.
 
-    At least one distinct image of a class is left for training and, if there are others, at least one is chosen. The
-    images are ranked by the SHA-256 of their bytes, and copies of an image are in the same split, also those in other
-    classes.
+    At least one distinct image of a class is left for training and, if there are others, at least one of them is
+    chosen. The images are ranked by the SHA-256 of their bytes, and copies of an image are in the same split, even if
+    they are in different classes.
 
     Raises:
         UserError: if images cannot be read, or if no image can be chosen.
@@ -160,11 +160,11 @@ def _hold_out(
         if distinct <= test:  # some were chosen for other classes
             test.remove(max(distinct))
     if readable and not test:
-        reason = "every distinct image is the only one of its class" if class_names else "all images are equal"
+        reason = "every distinct image is the only one of its class" if class_names else "all images are identical"
         if len(readable) == 1:
             reason = "there is only one image"
         raise UserError(
-            f"{display_name(root)}: no test image can be held out, because {reason}: add images, or give a folder of "
+            f"{display_name(root)}: no test image can be held out, because {reason}: add images, or a folder of "
             "test images"
         )
     chosen = [file._replace(split="test" if file.digest in test else "train") for file in readable]
@@ -183,7 +183,7 @@ def _read_checked(root: Path, files: list[_LabeledFile]) -> Iterator[raw.Encoded
         except OSError:
             data = b""
         if hashlib.sha256(data).digest() != digest:
-            raise UserError(f"{display_name(root / name)} has changed while the images were read: run rr fetch again")
+            raise UserError(f"{display_name(root / name)} changed while the images were read: run rr fetch again")
         yield raw.EncodedImage(split, path_to_text(name), data, label)
 
 
@@ -192,7 +192,7 @@ def _describe_folder(folder: str) -> str:
 
 
 def _describe_unused(names: list[str], layout: FolderLayout) -> str:
-    """Return the folders with unused images, at the depth of the split folders, and their numbers of images."""
+    """Return the folders with unused images, at the depth of the split folders, and the number of images in each."""
     depth = max(folder.count("/") for folder in layout.folders.values()) + 1
     counts = Counter("/".join(name.split("/")[:-1][:depth]) for name in names)
     texts = [

@@ -1,4 +1,4 @@
-"""Read your own images from Parquet files, such as those of the Hugging Face Hub."""
+"""Read your own images from Parquet files, such as those on the Hugging Face Hub."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -54,25 +54,24 @@ class _File(NamedTuple):
 
     @contextmanager
     def open(self) -> Iterator[pq.ParquetFile]:
-        """Open the file until the end of the block. There may be more files than a process can keep open.
+        """Open the file for the duration of the block; there may be more files than a process can keep open.
 
         Raises:
             UserError: if the file is damaged or has changed.
         """
         with raw.translate_parquet_errors(self.path, _HINT), _open_file(self.path) as file:
             if file.metadata.num_rows != self.num_rows:
-                raise UserError(f"{display_name(self.path)} has changed while it was read: run rr fetch again")
+                raise UserError(f"{display_name(self.path)} changed while it was read: run rr fetch again")
             yield file
 
 
 def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: SkippedFiles) -> raw.RawDataset:
     """Return the images of a Parquet file, or of all Parquet files in a folder.
 
-    `rr.data.sources.parquet_layout` recognizes the splits by the names of the files, and
-    `rr.data.sources.parquet_columns` chooses the columns. Without test files, about `test_fraction` of the images form
-    the test split.
+    `rr.data.sources.parquet_layout` recognizes the splits by the file names, and `rr.data.sources.parquet_columns`
+    chooses the columns. If there are no test files, about `test_fraction` of the images become the test split.
 
-    All files that are not used, and all images that cannot be read, are reported to `skipped`.
+    All unused files, and all images that cannot be read, are reported to `skipped`.
 
     Raises:
         UserError: if there are no images, if the files are ambiguous, incomplete or damaged, or if their columns or
@@ -125,12 +124,12 @@ def _find_layout(
     """Return which files belong to which split. There is at least one file of training images.
 
     Raises:
-        UserError: if there are no images, or if the names of the files are ambiguous.
+        UserError: if there are no images, or if the file names are ambiguous.
     """
     if path.is_file():
         if isinstance(source.splits, SplitNames):
             raise UserError(
-                f"splits: {display_name(path)} is a file; name its folder as the path of the source to use splits"
+                f"splits: {display_name(path)} is a file; to use splits, set the source's path to its folder"
             )
         return parquet_layout.ParquetLayout([path.name], {}, [], [])
     names = _list_parquet_files(path, skipped)
@@ -145,7 +144,7 @@ def _find_layout(
     found = "; ".join(format_skipped(skipped.counts))
     raise UserError(
         f"{display_name(path)}: no Parquet file with images found{found and f' ({found})'}; correct the source's path "
-        "in params.yaml, or give a path with --from"
+        "in params.yaml, or specify a path with --from"
     )
 
 
@@ -157,8 +156,8 @@ def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
     """
     if not root.is_dir():
         raise UserError(
-            f"{display_name(root)} is neither a file nor a folder: correct the source's path in params.yaml, or give a "
-            "path with --from"
+            f"{display_name(root)} is neither a file nor a folder: correct the source's path in params.yaml, or "
+            "specify a path with --from"
         )
     kind = FileKind(frozenset({".parquet"}), _reason_not_parquet)
     listing = list_folder(root, kind)
@@ -204,7 +203,7 @@ def _choose_test(
 ) -> tuple[str, str]:
     """Return the name of the test split (empty if there are no test files) and the reason for the choice.
 
-    If the training images are labeled, this is the first test split with labels.
+    If the training images are labeled, the first test split that has labels is chosen.
 
     Raises:
         UserError: if the training images are labeled, but the images of all test splits are unlabeled.
@@ -225,14 +224,14 @@ def _choose_test(
             return role, "" if role == roles[0] else f"{roles[0]} has no labels"
     first = get_file(layout.tests[roles[0]][0])
     raise UserError(
-        f"{display_name(first.path)} has no labels, unlike {display_name(train[0].path)}. In the source of this "
-        "dataset in params.yaml, set `splits: {train: 'PATTERN'}` to hold out test_fraction of the training images "
+        f"{display_name(first.path)} has no labels, unlike {display_name(train[0].path)}. In this dataset's "
+        "source in params.yaml, set `splits: {train: 'PATTERN'}` to hold out test_fraction of the training images "
         "instead, or `labels: none` to use all images without labels"
     )
 
 
 def _reject_split_column(files: list[_File], columns: Columns) -> None:
-    """Raise UserError if the files have a column that states the split of each image."""
+    """Raise UserError if the files have a column that assigns each image to a split."""
     roles: dict[str, set[str]] = defaultdict(set)
     for file in files:
         with file.open() as content:
@@ -243,12 +242,12 @@ def _reject_split_column(files: list[_File], columns: Columns) -> None:
             raise UserError(
                 f"{display_name(files[0].path)} has a column '{printable(name)}' that seems to assign rows to splits, "
                 "but rr does not read it: write one file for each split (train.parquet and test.parquet), or set "
-                "`splits: none` in the source of this dataset in params.yaml to ignore the column"
+                "`splits: none` in this dataset's source in params.yaml to ignore the column"
             )
 
 
 def _read_labels(train: list[_File], test: list[_File], columns: Columns) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the labels of each file, int64 (N,), and the names of the classes.
+    """Return the labels of each file, int64 (N,), and the class names.
 
     Raises:
         UserError: if labels and class names do not agree, or differ between files.
@@ -286,7 +285,7 @@ def _read_labels(train: list[_File], test: list[_File], columns: Columns) -> tup
 
 
 def _read_names(files: list[_File], labels: dict[str, list[Any]], column: str) -> list[str]:
-    """Return the names of integer labels: those in the metadata of the files or, without them, the integers as text."""
+    """Return the names of integer labels: those in the files' metadata or, if there are none, the integers as text."""
     first, names = files[0], None
     for file in files:
         file_names = read_class_names(file.schema, column)
@@ -304,7 +303,7 @@ def _read_names(files: list[_File], labels: dict[str, list[Any]], column: str) -
                 )
             raise UserError(
                 f"{where}: label {label} is {printable(file_names[label])} in the first, but "
-                f"{printable(names[label])} in the second. Export the files again with the same order of classes"
+                f"{printable(names[label])} in the second. Export the files again with the same class order"
             )
     max_labels = {file.name: max(labels[file.name], default=raw.UNLABELED) for file in files}
     if names is None:
@@ -325,7 +324,7 @@ def _read_names(files: list[_File], labels: dict[str, list[Any]], column: str) -
 
 
 def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes, str | None]]:
-    """Yield the number, the encoded image (empty if it is missing) and the image path of each row."""
+    """Yield each row's number, its encoded image (empty if it is missing) and its image path."""
     row = 0
     with file.open() as content:
         for batch in content.iter_batches(batch_size=_BATCH_ROWS, columns=[columns.image]):
@@ -337,7 +336,7 @@ def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes, str 
 
 
 def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterator[tuple[int, str, bytes]]:
-    """Yield the number, a name and the encoded image of each row with an image that is not excluded.
+    """Yield the row number, a name and the encoded image of each row with an image that is not excluded.
 
     Rows without an image are reported.
     """
@@ -375,11 +374,11 @@ def _hold_out(
     """Check all images, and choose about `fraction` of them as test images.
 
     The choice depends only on the bytes of each image, so copies of an image are in the same split, and new rows do not
-    change the splits of other rows. The exceptions are small datasets: at least one distinct image of each class is
-    left for training, and at least one image is chosen.
+    change the splits of other rows. Small datasets are an exception: at least one distinct image of each class is left
+    for training, and at least one image is chosen.
 
     Returns:
-        The split of each readable row, by the name of the file.
+        The split of each readable row, by file name.
 
     Raises:
         UserError: if images cannot be read, or if no image can be chosen.
@@ -409,7 +408,9 @@ def _hold_out(
         kept = set().union(*(distinct for distinct in by_label.values() if len(distinct) == 1))
         test = set(sorted(all_digests - kept)[:1])
     if all_digests and not test:
-        reason = "every distinct image is the only one of its class" if max(by_label) >= 0 else "all images are equal"
+        reason = (
+            "every distinct image is the only one of its class" if max(by_label) >= 0 else "all images are identical"
+        )
         raise UserError(
             f"{display_name(files[0].path)}: no test image can be held out, because {reason}: add images, or files of "
             "test images"

@@ -1,4 +1,4 @@
-"""Choose the columns of images and labels in a Parquet file, and read the labels and the names of the classes."""
+"""Choose the image and label columns of a Parquet file, and read the labels and class names."""
 
 import json
 import re
@@ -19,8 +19,8 @@ _IMAGE_NAMES = ("image", "img")
 _LABEL_NAMES = ("label", "labels", "fine_label")
 # Columns with other names may contain anything, such as an age.
 _LABEL_LIKE = re.compile(r"(.*[_ ])?(labels?|class(es)?|cls|category|categories|targets?)")
-_MAX_SPLITS = 10  # number of distinct values of a column of splits
-_KEY_HINT = "in the source of this dataset in params.yaml"
+_MAX_SPLITS = 10  # maximum number of distinct values in a column of splits
+_KEY_HINT = "in this dataset's source in params.yaml"
 
 
 class Columns(NamedTuple):
@@ -31,10 +31,10 @@ class Columns(NamedTuple):
 
 
 def choose_columns(path: Path, schema: pa.Schema, source: ParquetSource) -> Columns:
-    """Return the columns of images and labels that `source` names or, by default, those that can be recognized.
+    """Return the image and label columns that `source` names or, by default, the columns that can be recognized.
 
     Raises:
-        UserError: if the columns do not exist or have other types, or if several columns are possible.
+        UserError: if the columns do not exist or have unsuitable types, or if several columns are possible.
     """
     features = _read_features(schema)
     return Columns(
@@ -44,7 +44,7 @@ def choose_columns(path: Path, schema: pa.Schema, source: ParquetSource) -> Colu
 
 
 def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.Schema, expected_path: Path) -> None:
-    """Raise UserError if a file lacks the columns of another file of the dataset, or has them with other types."""
+    """Raise UserError if a file lacks columns that another file of the dataset has, or if their types differ."""
     for name in filter(None, columns):
         if schema.names.count(name) != 1:
             raise _column_error(
@@ -56,7 +56,7 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.
             raise _column_error(
                 path,
                 schema,
-                f"has another type of column '{printable(name)}' than {display_name(expected_path)} ({other})",
+                f"has a different type of column '{printable(name)}' than {display_name(expected_path)} ({other})",
             )
 
 
@@ -100,10 +100,10 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
 
 
 def read_roles(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
-    """Return which splits the values of each text column name, except for the columns in `columns`.
+    """Return the splits that the values in each text column name, except for the columns in `columns`.
 
-    A column with many distinct values names no splits. For a column of Booleans or integers such as `is_train` or
-    `split`, the name of the column is considered instead of its values.
+    A column with many distinct values does not name splits. For a column of Booleans or integers, such as `is_train` or
+    `split`, the column name is considered instead of the values.
     """
     schema = file.schema_arrow
     roles = {}
@@ -127,11 +127,11 @@ def read_roles(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
 
 
 def read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """Return the names of the classes in the metadata of a file (key `huggingface`), or None if they are missing."""
+    """Return the class names in a file's metadata (key `huggingface`), or None if they are missing."""
     names = _read_features(schema).get(column, {}).get("names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
-    # JSON text may contain escapes of lone surrogates, which are not valid characters.
+    # JSON text may contain escaped lone surrogates, which are not valid characters.
     return [compose(name.encode("utf-8", "backslashreplace").decode()) for name in names]
 
 
@@ -160,7 +160,7 @@ def describe_columns(schema: pa.Schema) -> dict[str, str]:
 
 
 def missing_image_problem(path: Any) -> str:
-    """Return what is wrong with a row without bytes; `path` is the path that it stores instead, or None."""
+    """Return what is wrong with a row without image bytes; `path` is the path that it stores instead, or None."""
     if not path:
         return "the image is missing"
     return (
@@ -214,7 +214,7 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
 
 
 def _same_names(names: Sequence[str], expected: str) -> list[str]:
-    """Return the names that equal `expected`, in lower case, in any case; `expected` itself first."""
+    """Return the names that match `expected` (lower case) regardless of case, with `expected` itself first."""
     return sorted((name for name in names if name.lower() == expected), reverse=True)
 
 
@@ -231,7 +231,7 @@ def _label_kind(kind: pa.DataType) -> str | None:
 
 
 def _read_features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """Return what the `huggingface` metadata of a file says about each column."""
+    """Return what a file's `huggingface` metadata says about each column."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}

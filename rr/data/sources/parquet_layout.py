@@ -1,4 +1,4 @@
-"""Decide which Parquet files belong to which split of a dataset, and reject ambiguous names and missing files."""
+"""Decide which Parquet files belong to which split of a dataset, and report ambiguous names and missing files."""
 
 import re
 from collections import Counter, defaultdict
@@ -17,20 +17,20 @@ _SHARD = re.compile(r"(?P<base>.*?)[-_.]?(?P<index>\d+)[-_]of[-_](?P<total>\d+)(
 _SPARK_PART = re.compile(r"(?P<base>part)-(?P<index>\d+)-[0-9a-f-]{36}.*")
 _NUMBERED = re.compile(r"(?P<base>.*?)(?P<separator>[-_.]?)(?P<index>\d+)")
 _HOW_TO_STATE = (
-    "State the files in the source of this dataset in params.yaml: `splits: {train: 'PATTERN', test: 'PATTERN'}` with "
+    "Specify the files in this dataset's source in params.yaml: `splits: {train: 'PATTERN', test: 'PATTERN'}` with "
     "names, folders or patterns such as 'train-*.parquet' (without test, test_fraction of train is held out), or "
     "`splits: none` to use all files without splits"
 )
 
 
 class ParquetLayout(NamedTuple):
-    """The files of a dataset, as paths relative to its folder.
+    """A dataset's files, as paths relative to its folder.
 
     Attributes:
         train: files of the training images, or of all images if there is no test split.
         tests: files of each possible test split, by its name, in order of preference.
         unused: all other files.
-        without_images: files that have no column of images.
+        without_images: files that have no image column.
     """
 
     train: list[str]
@@ -46,9 +46,9 @@ class _File(NamedTuple):
         name: path relative to the folder of the dataset.
         roles: splits that the names of the file and its folders stand for.
         config: path of the folders whose names do not stand for a split.
-        group: key that is equal for all files of a numbered set.
+        group: key that all files in a numbered set share.
         number: number of the file in its set, or None.
-        total: number of files in its set, if the name states it.
+        total: number of files in its set, if the name includes it.
         is_separated: whether the number is certainly not part of the name, unlike the number in `cifar10`.
     """
 
@@ -64,9 +64,9 @@ class _File(NamedTuple):
 def find_layout(
     root: Path, names: Sequence[str], splits: SplitNames | str, has_images: Callable[[str], bool]
 ) -> ParquetLayout:
-    """Return which of the files `names`, relative to `root`, belong to which split.
+    """Decide which of the files `names`, relative to `root`, belong to which split.
 
-    The function `has_images` returns whether a file has a column of images.
+    The function `has_images` returns whether a file has an image column.
 
     Raises:
         UserError: if the names are ambiguous, or if files of the training split are missing.
@@ -77,7 +77,7 @@ def find_layout(
         raise UserError(
             f"{display_name(root)} contains only the first part of a split ({_list(partial)}), because the Hugging "
             "Face Hub does not convert more of a large dataset. Download the original files of the dataset or, to use "
-            "this part, state the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
+            "this part, specify the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
         )
     if isinstance(splits, SplitNames):
         return _stated_layout(root, files, splits)
@@ -87,7 +87,7 @@ def find_layout(
     if not known:
         groups = _group(others)
         if len(groups) > 1 and splits != "none":
-            raise _ambiguous(f"{display_name(root)} has several files without the name of a split: {_list(others)}")
+            raise _ambiguous(f"{display_name(root)} has several files without a split in their names: {_list(others)}")
         for group in groups.values():
             _check_numbers(root, group)
         return ParquetLayout([file.name for file in others], {}, [], without_images)
@@ -97,7 +97,7 @@ def find_layout(
     if len(configs) > 1:
         places = format_names([display_name(root / config) for config in configs])
         raise UserError(
-            f"{display_name(root)} has several configurations of the dataset: {places}. Give one of them as the path "
+            f"{display_name(root)} has several configurations of the dataset: {places}. Use one of them as the path "
             "of the source, or specify the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
         )
     by_role: dict[str, list[_File]] = defaultdict(list)
@@ -106,14 +106,14 @@ def find_layout(
             raise _ambiguous(f"{display_name(root / file.name)} contains the names of two splits")
         by_role[next(iter(file.roles))].append(file)
     if TRAIN not in by_role:
-        raise _ambiguous(f"{display_name(root)} has no files of training images, but {_list(known)}")
+        raise _ambiguous(f"{display_name(root)} has no files of training images, only {_list(known)}")
     check_set(root, [file.name for file in by_role[TRAIN]])
     tests = {role: [file.name for file in by_role[role]] for role in TEST_ROLES if role in by_role}
     return ParquetLayout([file.name for file in by_role[TRAIN]], tests, [], without_images)
 
 
 def check_set(root: Path, names: Sequence[str]) -> None:
-    """Raise UserError if the files of a split are not a single file or a single complete set of numbered files."""
+    """Raise UserError unless the files of a split are a single file or one complete set of numbered files."""
     files = [_parse(name) for name in names]
     if len(_group(files)) > 1:
         raise _ambiguous(f"{display_name(root)} has several sets of files for one split: {_list(files)}")
@@ -154,7 +154,7 @@ def _group(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:
 def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File] | None = None) -> None:
     """Raise UserError if files of a numbered set are missing, or if their numbers are inconsistent.
 
-    `files` are those that are used, and `existing` all that exist; by default, they are the same.
+    `files` are the files to use, and `existing` all files that exist; by default, the two are the same.
     """
     if not files or files[0].number is None or (len(files) == 1 and not files[0].is_separated):
         return
@@ -162,8 +162,8 @@ def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File]
     totals = {file.total for file in files}
     if len(totals) > 1:
         raise UserError(
-            f"{where} has files whose names give different totals (“of N”): {_list(files)}. Remove those that do not "
-            "belong to the dataset, or download them again"
+            f"{where} has files whose names contain different totals (“of N”): {_list(files)}. Remove those that do "
+            "not belong to the dataset, or download them again"
         )
     (total,) = totals
     counts = Counter(file.number for file in existing or files if file.number is not None)
@@ -187,7 +187,7 @@ def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File]
         numbers = format_names(missing)
         raise UserError(
             f"{where}: files are missing. Files named like {_list(files[:1])} should have the numbers {first} to "
-            f"{last}, but have none for {numbers}. Download these files, or renumber the others to use only those"
+            f"{last}, but these are missing: {numbers}. Download these files, or renumber the others to use only those"
         )
 
 
@@ -204,7 +204,7 @@ def _stated_layout(root: Path, files: Sequence[_File], splits: SplitNames) -> Pa
         if not matching:
             raise UserError(
                 f"splits.{split}: no Parquet file in {display_name(root)} matches {printable(pattern)}; it contains "
-                f"{_list(files)}. Correct the pattern in the source of this dataset in params.yaml"
+                f"{_list(files)}. Correct the pattern in this dataset's source in params.yaml"
             )
         if len(matching) > 1:
             for group, members in _group(matching).items():
@@ -212,8 +212,8 @@ def _stated_layout(root: Path, files: Sequence[_File], splits: SplitNames) -> Pa
         chosen[split] = [file.name for file in matching]
     if both := [name for name in chosen["train"] if name in chosen.get("test", [])]:
         raise UserError(
-            f"splits: {display_name(both[0])} matches the patterns of train and test; correct them in the source of "
-            "this dataset in params.yaml"
+            f"splits: {display_name(both[0])} matches the patterns of both train and test; correct them in this "
+            "dataset's source in params.yaml"
         )
     used = {name for matching in chosen.values() for name in matching}
     unused = [file.name for file in files if file.name not in used]
@@ -221,7 +221,7 @@ def _stated_layout(root: Path, files: Sequence[_File], splits: SplitNames) -> Pa
 
 
 def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Return whether the parts of a path match those of a pattern. The part `**` matches any number of folders."""
+    """Return whether the parts of a path match the parts of a pattern. `**` matches any number of folders."""
     if not pattern:
         return not name
     first, *rest = pattern

@@ -34,15 +34,15 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """
     if local_copy is None:
         raise UserError(
-            f"rr cannot download slimagenet64: get it from {URL}, then give the archive or folder with --from, or as "
-            "'path' of the source in params.yaml"
+            f"rr cannot download slimagenet64: get it from {URL}, then pass the archive or folder to --from, or "
+            "set the source's 'path' to it in params.yaml"
         )
     tree = open_tree(local_copy, download_dir / "unpacked", _LIMITS)
     splits = _assign_splits(tree, local_copy)
     class_names = sorted(splits["train"])
     if len(class_names) != CLASSES:
         raise UserError(
-            f"{local_copy}: expected {CLASSES} classes, found {len(class_names)}: give a copy with one folder per "
+            f"{local_copy}: expected {CLASSES} classes, found {len(class_names)}: use a copy with one folder per "
             f"class, or with train and test folders that contain the class folders; the dataset is at {URL}"
         )
 
@@ -56,7 +56,7 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
 
 
 def _assign_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
-    """Return the names of the images of each class in each split."""
+    """Return the image names of each class in each split."""
     folders = _group_by_folder(tree)
     if "train" in folders and "test" in folders:
         train, test = folders["train"], folders["test"]
@@ -87,7 +87,7 @@ def _assign_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
 
 
 def _group_by_folder(tree: FileTree) -> dict[str, FilesByClass]:
-    """Group the images by the folder above their class folder (train, val, test or another), then by class."""
+    """Group the images by the folder above their class folder (train, val, test or any other), then by class."""
     folders: dict[str, FilesByClass] = {}
     for name in tree.names:
         parent, _, filename = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""Recognize the names of splits in the names of folders and files, such as `train`, `Testing` or `val_set`."""
+"""Recognize split names in the names of folders and files, such as `train`, `Testing` or `val_set`."""
 
 import re
 
@@ -27,7 +27,7 @@ def find_role(name: str) -> str | None:
     return match.lastgroup if match else None
 
 
-# The first letters of words for training and test images, also in other languages.
+# The beginnings of words for training and test images, including words in other languages.
 _BEGINNINGS = {
     TRAIN: ("train", "trein", "entrain", "entraîn", "entren", "addestr", "apprent", "训练", "訓練", "学習"),
     "test": ("test", "prueba", "prova", "测试", "測試", "テスト"),

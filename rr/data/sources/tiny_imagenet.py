@@ -1,7 +1,7 @@
-"""Tiny-ImageNet (Stanford CS231n, 2015): 200 classes of ImageNet as JPEG images of 64 × 64 pixels.
+"""Tiny-ImageNet (Stanford CS231n, 2015): 200 ImageNet classes as JPEG images of 64 × 64 pixels.
 
-The archive contains `wnids.txt`, the WordNet IDs of the classes; `words.txt`, the ID and the words of every class of
-ImageNet; `train/<ID>/images/*.JPEG`; and `val/images/*.JPEG`, whose classes are in `val/val_annotations.txt` (file, ID,
+The archive contains `wnids.txt`, the WordNet IDs of the classes; `words.txt`, the ID and the words of every ImageNet
+class; `train/<ID>/images/*.JPEG`; and `val/images/*.JPEG`, whose classes are in `val/val_annotations.txt` (file, ID,
 bounding box). Its `test` folder has no labels and is not used.
 """
 
@@ -41,7 +41,7 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     tree = open_tree(path, download_dir / "unpacked", _LIMITS)
     root = next((name.removesuffix("wnids.txt") for name in tree.names if Path(name).name == "wnids.txt"), None)
     if root is None:
-        raise UserError(f"{path} contains no wnids.txt: give the official {filename}, or the folder extracted from it")
+        raise UserError(f"{path} contains no wnids.txt: use the official {filename}, or the folder extracted from it")
     wnids = sorted(_read_lines(tree, f"{root}wnids.txt", path))
     if len(wnids) != CLASSES:
         raise UserError(f"{path}: expected {CLASSES} classes, found {len(wnids)}: {_HINT}")

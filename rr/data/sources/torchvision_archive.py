@@ -28,7 +28,8 @@ def ensure_extracted(
     Args:
         dataset: a class in `torchvision.datasets`.
         files: name and MD5 of each required file.
-        local_copy: the official archive, or a folder that holds the archive or its contents. If None, it is downloaded.
+        local_copy: the official archive, or a folder that holds the archive or its contents. If None, the archive
+            is downloaded.
         download_dir: folder for the archive and the extracted files.
 
     Raises:
@@ -56,7 +57,7 @@ def _find_local_copy(local_copy: Path, dataset: type[TorchvisionDataset]) -> Pat
     """Return the path of the extracted folder or of the archive, which may be `local_copy` or inside it."""
     if not local_copy.exists():
         raise UserError(
-            f"{local_copy} does not exist: correct --from, or 'path' of the source in params.yaml, so that it leads to "
+            f"{local_copy} does not exist: correct --from, or the source's 'path' in params.yaml, so that it leads to "
             f"{dataset.filename} or to the folder extracted from it"
         )
     if local_copy.is_file() or local_copy.name == dataset.base_folder:
@@ -65,14 +66,14 @@ def _find_local_copy(local_copy: Path, dataset: type[TorchvisionDataset]) -> Pat
         if path.exists():
             return path
     raise UserError(
-        f"{local_copy} contains neither {dataset.filename} nor {dataset.base_folder}: correct --from, or 'path' of the "
-        "source in params.yaml"
+        f"{local_copy} contains neither {dataset.filename} nor {dataset.base_folder}: correct --from, or the source's "
+        "'path' in params.yaml"
     )
 
 
 def _check_files(folder: Path, files: list[tuple[str, str]]) -> None:
     """Raise UserError if a file is missing or its MD5 differs."""
-    hint = "extract the official archive again, or give the archive itself with --from"
+    hint = "extract the official archive again, or use the archive itself with --from"
     for name, md5 in files:
         path = folder / name
         if not path.is_file():

@@ -56,7 +56,7 @@ def test_features_and_weights(name: str, image_size: int, features: int, tmp_pat
         with torch.no_grad():
             assert torch.equal(copied(images), expected)
     export_backbone(tmp_path / "weights", "torchscript", tmp_path / "program", image_size)
-    with pytest.raises(UserError, match=f"give --image-size {image_size}"):
+    with pytest.raises(UserError, match=f"use --image-size {image_size}"):
         export_backbone(tmp_path / "weights", "torchscript", tmp_path / "program", image_size + 32)
 
 

@@ -87,7 +87,7 @@ def test_large_images_are_read_back(tmp_path: Path, size: int, page_size: int) -
 
 def test_other_page_size_raises(path: Path, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
-    for page_size, message in ((1 << 22, "not an FFCV file"), (1 << 24, "do not suit images of 16 × 16 pixels")):
+    for page_size, message in ((1 << 22, "not an FFCV file"), (1 << 24, "is wrong for images of 16 × 16 pixels")):
         content[4:8] = page_size.to_bytes(4, "little")
         (tmp_path / "x.beton").write_bytes(content)
         with pytest.raises(UserError, match=message):

@@ -397,9 +397,7 @@ class TestSlimageNet:
         add_dataset(project, {"kind": "slimagenet64"}, image_size=64)
         outcome = rr(*FETCH)
         assert outcome.code == 2
-        assert (
-            "get it from https://zenodo.org/record/3672132, then give the archive or folder with --from" in outcome.err
-        )
+        assert "get it from https://zenodo.org/record/3672132, then pass the archive or folder to --from" in outcome.err
 
 
 class TestCifar:

@@ -346,7 +346,7 @@ class TestArchives:
         (tmp_path / "set").write_bytes(content)
         expected = f"{tmp_path / 'set'} is damaged or not a zip or tar archive (it cannot be opened): replace this file"
         message = error_of(lambda: open_tree(tmp_path / "set", tmp_path / "extracted", LIMITS), expected)
-        assert message.endswith("with a new download of the official archive, or give another copy with --from")
+        assert message.endswith("with a new download of the official archive, or use another copy with --from")
 
     def test_git_lfs_pointer_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "set.zip").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")

@@ -81,9 +81,9 @@ def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) ->
         (in_folders("train", "Training", "test"), "2 folders of training images: Training (6 images), train (6"),
         (in_folders("train", "Training"), "2 folders of training images"),
         (in_folders("train", "test", "Testing"), "2 folders of test images: Testing (6 images), test (6 images)"),
-        (CLASSES | {"test": 2}, "no folder of training images, but test (2 images) among other folders: cat (3"),
-        (in_folders("test"), "no folder of training images, but test (6 images)"),
-        (in_folders("test", "val"), "no folder of training images, but test (6 images), val (6 images)"),
+        (CLASSES | {"test": 2}, "no folder of training images, only test (2 images) among other folders: cat (3"),
+        (in_folders("test"), "no folder of training images, only test (6 images)"),
+        (in_folders("test", "val"), "no folder of training images, only test (6 images), val (6 images)"),
         (CLASSES | {"train": 2}, "has a folder train, but none of test images, and other folders: cat (3 images), dog"),
         (in_folders("birds"), "birds would be the only class, but contains folders of images: birds/cat (3 images)"),
         (in_folders("a/birds"), "a would be the only class, but contains folders of images: a/birds (6 images)"),
@@ -194,7 +194,7 @@ def test_equal_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> Non
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     counts = {f"train/{composed}": 2, f"test/{decomposed}": 2, "train/dog": 2, "test/dog": 2}
     assert fetch_folder(save_tree(tmp_path / "a", counts))["images_per_class"]["test"] == {composed: 2, "dog": 2}
-    with pytest.raises(UserError, match=r"two folders with the same name café, .* \('cafe\\u0301' and 'caf\\xe9'\)"):
+    with pytest.raises(UserError, match=r"two folders named café, .* \('cafe\\u0301' and 'caf\\xe9'\)"):
         fetch_folder(save_tree(tmp_path / "b", {composed: 2, decomposed: 2}))
 
 
@@ -258,8 +258,8 @@ def test_damage_and_unreadable_images_are_reported_together(tmp_path: Path) -> N
         "  cat/annex.png: a link that leads nowhere; run `git annex get` or `datalad get` in this folder",
         "  dog/empty.png: not a readable image (the file is empty)",
         "  dog/lfs.png: not a readable image (a Git LFS pointer instead of the file; run `git lfs pull`)",
-        "  dog/page.png: not a readable image (an HTML page (of a failed download?))",
-        f"repair or remove them in {root}, or set 'on_unreadable: skip' in the source of this dataset in params.yaml",
+        "  dog/page.png: not a readable image (an HTML page (from a failed download?))",
+        f"repair or remove them in {root}, or set 'on_unreadable: skip' in this dataset's source in params.yaml",
     ]
     assert not raw_file(root).exists()
     facts = fetch_folder(root, on_unreadable="skip", test_fraction=0.5)
@@ -303,7 +303,7 @@ def test_file_that_changes_while_it_is_read_raises(tmp_path: Path, monkeypatch: 
         return read_bytes(path) + (b"x" if calls.count(path) == 2 and path.name == "3.png" else b"")
 
     monkeypatch.setattr(Path, "read_bytes", read_changed_bytes)
-    with pytest.raises(UserError, match=r"cat/3\.png has changed while the images were read: run rr fetch again"):
+    with pytest.raises(UserError, match=r"cat/3\.png changed while the images were read: run rr fetch again"):
         fetch_folder(root)
     assert not raw_file(root).exists()
 

@@ -78,7 +78,7 @@ def test_files_without_test_images_are_split(tmp_path: Path, names: list[str]) -
 def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
     root = save(tmp_path, "train-00001-of-00003.parquet", "x.parquet")
     assert sum(fetch_parquet(root / "train-00001-of-00003.parquet")["images"].values()) == 12
-    with pytest.raises(UserError, match=r"x\.parquet is a file; name its folder"):
+    with pytest.raises(UserError, match=r"x\.parquet is a file; to use splits, set the source's path"):
         fetch_parquet(root / "x.parquet", splits={"train": "x.parquet"})
 
 
@@ -88,25 +88,28 @@ def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
         (
             ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"],
             "files are missing. Files named like train-00000-of-00003.parquet should have the numbers 0 to 2, but "
-            "have none for 1",
+            "these are missing: 1",
         ),
-        (["train-00001-of-00002.parquet"], "numbers 0 to 1, but have none for 0"),
-        (["train/0000.parquet", "train/0002.parquet", "train/0004.parquet"], "numbers 0 to 4, but have none for 1, 3"),
-        (["0003.parquet"], "numbers 0 to 3, but have none for 0, 1, 2"),
-        (["train-0-of-2.parquet", "train-1-of-3.parquet"], "give different totals (“of N”): train-0-of-2.parquet"),
+        (["train-00001-of-00002.parquet"], "numbers 0 to 1, but these are missing: 0"),
+        (
+            ["train/0000.parquet", "train/0002.parquet", "train/0004.parquet"],
+            "numbers 0 to 4, but these are missing: 1, 3",
+        ),
+        (["0003.parquet"], "numbers 0 to 3, but these are missing: 0, 1, 2"),
+        (["train-0-of-2.parquet", "train-1-of-3.parquet"], "contain different totals (“of N”): train-0-of-2.parquet"),
         (
             ["train-00000-of-00001.parquet", "train-00000-of-00001-abcdef0123.parquet"],
             "several files with the number 0: train-00000-of-00001-abcdef0123.parquet, train-00000-of-00001.parquet",
         ),
         (["train-0-of-2.parquet", "train-1-of-2.parquet", "train-5-of-2.parquet"], "5-of-2.parquet has a number above"),
-        (["a/train.parquet", "b/train.parquet"], "several configurations of the dataset: {root}/a, {root}/b. Give one"),
+        (["a/train.parquet", "b/train.parquet"], "several configurations of the dataset: {root}/a, {root}/b. Use one"),
         (["train.parquet", "data/train.parquet"], "several configurations of the dataset: {root}, {root}/data"),
         (["train.parquet", "train_old.parquet"], "next to train.parquet, {root} has other files of images: train_old"),
         (["train/0000.parquet", "train/old.parquet"], "several sets of files for one split: train/0000.parquet"),
         (["train.parquet", "training.parquet"], "several sets of files for one split"),
         (["train.parquet", "test.parquet", "test-0.parquet"], "several sets of files for one split: test-0.parquet"),
-        (["a.parquet", "b.parquet"], "{root} has several files without the name of a split: a.parquet, b.parquet"),
-        (["test.parquet", "val.parquet"], "{root} has no files of training images, but test.parquet, val.parquet"),
+        (["a.parquet", "b.parquet"], "{root} has several files without a split in their names: a.parquet, b.parquet"),
+        (["test.parquet", "val.parquet"], "{root} has no files of training images, only test.parquet, val.parquet"),
         (["default/partial-train/0000.parquet"], "the first part of a split (default/partial-train/0000.parquet), bec"),
         (["train/test.parquet"], "train/test.parquet contains the names of two splits"),
         ([], "no Parquet file with images found"),
@@ -212,8 +215,8 @@ def test_stated_patterns_are_used(tmp_path: Path, splits: dict[str, str], train:
             {"train": "prt-*"},
             "splits.train: no Parquet file in {root} matches prt-*; it contains part-0.parquet, part-2",
         ),
-        ({"train": "part-*"}, "numbers 0 to 2, but have none for 1"),
-        ({"train": "part-0.parquet", "test": "*-[0]*"}, "part-0.parquet matches the patterns of train and test"),
+        ({"train": "part-*"}, "numbers 0 to 2, but these are missing: 1"),
+        ({"train": "part-0.parquet", "test": "*-[0]*"}, "part-0.parquet matches the patterns of both train and test"),
         ({"train": "../set/*"}, "matches ../set/*"),
     ],
 )
@@ -350,7 +353,7 @@ def test_files_with_other_columns_raise(tmp_path: Path) -> None:
         (make_table(LABELS, label="kind"), make_table(["a"] * 12), make_table(LABELS, image="x"))
     ):
         root = save_tables(tmp_path / f"{number}", {"train.parquet": make_table(LABELS), "test.parquet": other})
-        with pytest.raises(UserError, match=r"test\.parquet has (no|another type of) "):
+        with pytest.raises(UserError, match=r"test\.parquet has (no|a different type of) "):
             fetch_parquet(root)
 
 

@@ -128,7 +128,7 @@ def test_data_that_is_no_image_is_named(data: bytes, message: str) -> None:
 
 def test_number_of_pixels_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
-    with pytest.raises(raw.UnreadableImageError, match="more than 160 pixels; save it smaller, or cut it up"):
+    with pytest.raises(raw.UnreadableImageError, match="more than 160 pixels; save it at a smaller size, or split it"):
         raw.decode_image(to_png(Image.new("L", (20, 10))))
 
 

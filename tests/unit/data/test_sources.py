@@ -114,7 +114,7 @@ class TestImageFolder:
             ("a.zip", b"PK\x03\x04", "a zip archive; extract it"),
             ("a.tar", bytes(257) + b"ustar", "a tar archive; extract it"),
             ("a.zip", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer .* run `git lfs pull`"),
-            ("a.jpg", b"\xff\xd8", "it is an image; give its folder"),
+            ("a.jpg", b"\xff\xd8", "it is an image; use its folder"),
             ("a.txt", b"text", "it is a file"),
         ],
     )
@@ -147,7 +147,7 @@ class TestImageFolder:
             ),
             (
                 lambda folder: (save_image(folder / "train/cat/1.png"), save_image(folder / "test/dog/1.png")),
-                "only in one of them: cat, dog",
+                "that only one of them has: cat, dog",
             ),
         ],
     )

@@ -110,8 +110,8 @@ def test_problems_are_found_before_the_training(changes: dict, expected: str | N
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"images_per_class": 3}, "protocols.linear: give either label_fraction or images_per_class"),
-        ({"label_fraction": None}, "protocols.linear: give either label_fraction or images_per_class"),
+        ({"images_per_class": 3}, "protocols.linear: set either label_fraction or images_per_class"),
+        ({"label_fraction": None}, "protocols.linear: set either label_fraction or images_per_class"),
         (
             {"learning_rate": [0.1]},
             "protocols.linear.learning_rate: must be a positive number, or a list of at least two",

@@ -98,7 +98,7 @@ def test_other_path_is_refused_before_the_report_is_written(project: Path, rr: R
     Path("folder.zip").mkdir()
     outcome = rr("report", "--crate", name)
     assert outcome.code == 2
-    assert f"rr: --crate {name}: a crate is a zip file: give a name that ends in .zip" in outcome.err
+    assert f"rr: --crate {name}: a crate is a zip file: use a name that ends in .zip" in outcome.err
     assert not paths.REPORT_DIR.exists()
 
 

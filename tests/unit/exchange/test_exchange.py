@@ -142,15 +142,15 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
     ("alter", "message"),
     [
         (set_nan, "conv1.weight contains NaN or infinite values"),
-        (convert_to_integers, "conv1.weight is .* int64 instead of .*; give the --backbone of these weights"),
+        (convert_to_integers, "conv1.weight is .* int64 instead of .*; use the --backbone of these weights"),
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
         (lambda state: {"optimizer": {0: torch.ones(1)}}, "does not contain a state dict"),
-        (lambda state: {"a.b": torch.ones(1)}, "conv1.weight is missing; give the --backbone .* contains a.b$"),
+        (lambda state: {"a.b": torch.ones(1)}, "conv1.weight is missing; use the --backbone .* contains a.b$"),
         (lambda state: {}, "does not contain a state dict"),
         (
             lambda state: {"model": {key: value.numpy() for key, value in state.items()}},
-            r"give a file with a dict of tensors \(not NumPy arrays\) by name",
+            r"use a file with a dict of tensors \(not NumPy arrays\) by name",
         ),
     ],
 )
@@ -163,7 +163,7 @@ def test_invalid_state_dict_raises(tmp_path: Path, alter: Callable, message: str
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"<!DOCTYPE html>", r"is not a checkpoint \(an HTML page \(of a failed download\?\)\): give another file"),
+        (b"<!DOCTYPE html>", r"is not a checkpoint \(an HTML page \(from a failed download\?\)\): use another file"),
         (b"\x89HDF\r\n\x1a\n", r"is not a checkpoint \(an HDF5 file\)"),
         (b"PK\x03\x04damaged", "is damaged or not a checkpoint"),
     ],

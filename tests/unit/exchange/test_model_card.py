@@ -64,7 +64,7 @@ def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr) -> None:
     shutil.copytree(RUN, "other/record/of/other/weights")
     other = Path("other/record/of/other/weights/backbone.safetensors")
     save_backbone(random_backbone("conv4"), other)
-    assert "The file has no record of its training." in export(rr, other, "other.safetensors")
+    assert "There is no record of how these weights were trained." in export(rr, other, "other.safetensors")
 
 
 def test_card_without_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
@@ -73,7 +73,7 @@ def test_card_without_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     card = export(rr, Path("w.safetensors"), "out.pt", "state-dict")
     assert "\n# resnet8\n" in card
     assert "| input | RGB images |\n" in card
-    assert "The file has no record of its training." in card
+    assert "There is no record of how these weights were trained." in card
     assert "## Evaluation" not in card
     assert "## Use" not in card
     assert "| input | RGB images of 32 × 32 pixels |\n" in export(rr, Path("w.safetensors"), "out.ts", "torchscript")

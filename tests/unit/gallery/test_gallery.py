@@ -661,7 +661,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         (ASK[:1] + ASK[2:], "IMAGE"),
         (
             replace_arguments(EMBED, gallery="g/b.png"),
-            r"g/b.png is not an existing folder \(it is an image; give its folder\)",
+            r"g/b.png is not an existing folder \(it is an image; use its folder\)",
         ),
         (replace_arguments(EMBED, gallery="s3://a/b"), "s3://a/b is a URL: download the files"),
         (replace_arguments(EMBED, gallery="broken"), "broken/x.png: not a readable image"),

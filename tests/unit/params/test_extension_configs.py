@@ -147,7 +147,7 @@ def test_mistakes_in_a_module_are_user_errors(
     [
         ("backbones.separable.wdith", 1, "backbones.separable.wdith: unknown key; did you mean 'width'?"),
         ("backbones.separable.width", "8", 'backbones.separable.width: input should be a valid integer (given: "8")'),
-        ("backbones.separable.kind", "conv4", "backbones.separable: kind: must be the class of your own network"),
+        ("backbones.separable.kind", "conv4", "backbones.separable: kind: must name the class of your own network"),
         ("backbones.separable.kind", "separable:nn", "backbones.separable: separable:nn has no class Config that is a"),
         ("backbones.separable", "conv4", "backbones.separable: must be a mapping with the key kind"),
         ("backbones.resnet18", {"kind": "separable:Separable", "width": 8, "blocks": 2}, "backbones.resnet18: this is"),
