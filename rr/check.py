@@ -153,7 +153,7 @@ def _read_images(
     names: list[str] = []
     signatures: list[Signature] = []
     features: list[np.ndarray] = []
-    read_image = partial(_read_image, raw_file.path, extractor.decode if extractor else None)
+    read_image = partial(_read_image, raw_file.path, extractor.decode_and_resize if extractor else None)
     images = map_ordered(read_image, raw_file.iter_images(), DECODING_THREADS)
     with Progress("check", len(raw_file.labels), "images") as progress:
         while batch := list(islice(images, _BATCH_SIZE)):

@@ -111,7 +111,7 @@ def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetCon
             pixels = raw.decode_photograph(data, dataset.stored_size)
     except ValueError as error:
         raise UserError(f"{raw_path}: {name} cannot be decoded ({error}): run rr fetch again") from error
-    stored = beton.encode_raw(pixels)
+    stored = beton.encode_pixels(pixels)
     if dataset.stored_size is not None:
         if max(pixels.shape) > _MAX_SIDE:
             raise UserError(

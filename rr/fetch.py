@@ -7,7 +7,7 @@ from typing import Any
 
 from rr.data import raw, sources
 from rr.data.exclude import check_all_known, read_list
-from rr.data.image_summary import ImageSummary, format_summary
+from rr.data.image_summary import ImageSummary, format_sizes_and_faults
 from rr.data.names import display_name, format_names, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
@@ -96,7 +96,7 @@ def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> N
         raise UserError(f"no training image of {names} can be read: repair or add training images")
 
 
-def describe(facts: dict[str, Any]) -> str:
+def format_fetch_facts(facts: dict[str, Any]) -> str:
     """Summarize the facts that `fetch` returned in a few lines."""
     images, per_class, num_classes = facts["images"], facts["images_per_class"], facts["classes"]
     counts = [f"{count:,} {split}" for split, count in images.items()]
@@ -125,5 +125,5 @@ def describe(facts: dict[str, Any]) -> str:
         lines.append(
             "unlabeled images: " + ", ".join(f"{count:,} {split}" for split, count in unlabeled.items() if count)
         )
-    lines += format_summary(facts) if "sizes" in facts else []
+    lines += format_sizes_and_faults(facts) if "sizes" in facts else []
     return "\n".join([*lines, *format_skipped(facts["skipped"])])

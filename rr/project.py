@@ -41,7 +41,7 @@ def create_project(folder: Path) -> None:
     if git is None:
         raise UserError("git is not installed, and DVC needs it: install git, then run rr init again")
     _check_folder(folder)
-    for file in _project_files():
+    for file in _files_to_copy():
         target = folder / file
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def _read_template(file: Path, git: str) -> str:
     return text
 
 
-def _project_files() -> list[Path]:
+def _files_to_copy() -> list[Path]:
     folders = (file for name in _FOLDERS for file in (PROJECT_FILES / name).rglob("*") if file.is_file())
     return [Path(name) for name in _FILES] + sorted(file.relative_to(PROJECT_FILES) for file in folders)
 
@@ -75,7 +75,7 @@ def _check_folder(folder: Path) -> None:
             raise UserError(
                 f"{folder.resolve()} contains a file or folder named {name}: use a different folder for the project"
             )
-    existing = [file for file in _project_files() if (folder / file).exists() and file != Path(".gitignore")]
+    existing = [file for file in _files_to_copy() if (folder / file).exists() and file != Path(".gitignore")]
     if existing and not (folder / "rr").is_symlink():
         raise UserError(
             f"{folder.resolve()} already contains {existing[0]}, which has the name of a project file: "

@@ -49,7 +49,7 @@ from rr.workflow.checks import (
 )
 from rr.workflow.records import RunRecorder, find_record, load_record, record_run
 from rr.workflow.sync import register_run, sync_engines, was_started_by_dvc, was_started_by_user
-from rr.workflow.verify import check_grid, describe_grid_changed_files, describe_mismatches
+from rr.workflow.verify import find_grid_changed_files, find_grid_mismatches, find_mismatches
 
 if TYPE_CHECKING:
     from rr.data.index import Preprocessing
@@ -94,7 +94,7 @@ def run_init_images(
     run = grid.make_fetch_run(params, name)
     try:
         with record_run(run) as recorder:
-            from rr.fetch import describe, fetch
+            from rr.fetch import fetch, format_fetch_facts
 
             facts = recorder.facts = fetch(params.datasets[name].source, files.images, files.download_dir)
     except UserError as error:
@@ -121,7 +121,7 @@ def run_init_images(
     text = init.add_grid(text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test])
     init.write_params(params_file, text)
     _register_with_engines(run, params_file)
-    return f"{files.images}: {describe(facts)}\n{init.describe_grid(load_params(params_file), name)}{hint}"
+    return f"{files.images}: {format_fetch_facts(facts)}\n{init.describe_grid(load_params(params_file), name)}{hint}"
 
 
 def check_can_run(params_file: Path) -> None:
@@ -164,13 +164,13 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
                 file=sys.stderr,
             )
     with record_run(run) as recorder:
-        from rr.fetch import describe, fetch
+        from rr.fetch import fetch, format_fetch_facts
 
         facts = recorder.facts = fetch(config.source, files.images, files.download_dir, local_copy)
         if local_copy:
             facts["local_copy"] = str(paths.expand_user(local_copy).absolute())
     _register_with_engines(run, params_file)
-    return f"{files.images}: {describe(facts)}"
+    return f"{files.images}: {format_fetch_facts(facts)}"
 
 
 def run_check(dataset: str, weights: Path | None, device: str, params_file: Path) -> tuple[str, dict[str, Any]]:
@@ -275,7 +275,7 @@ def run_pretrain(
                 if event_writer:
                     event_writer.write(history)
 
-            devices.configure_backends(params.threads)
+            devices.configure_torch(params.threads)
             keep_freed_memory()
             group.check_identical(
                 {
@@ -325,7 +325,7 @@ def run_extract(
         from rr.compute import device as devices
         from rr.extract import extract
 
-        devices.configure_backends(params.threads)
+        devices.configure_torch(params.threads)
         keep_freed_memory()
         target_data = _open_target(target, recorder)
         facts = extract(run.pretraining.weights, target_data, run.features, device=device, threads=params.threads)
@@ -357,7 +357,7 @@ def run_evaluate(
         from rr.evaluate.stage import evaluate
 
         if uses_torch:
-            devices.configure_backends(params.threads)
+            devices.configure_torch(params.threads)
         keep_freed_memory()
         target_data = _open_target(target, recorder)
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
@@ -388,7 +388,7 @@ def run_report(params_file: Path) -> str:
     """
     require_single_process("report")
     params = load_params(params_file)
-    messages = describe_grid_changed_files(params)
+    messages = find_grid_changed_files(params)
     if messages:
         messages.append("no report was written: update these files with `dvc repro` or `snakemake --cores 8`")
         raise UserError("\n".join(messages))
@@ -441,7 +441,7 @@ def run_verify(
         any artifact does not match.
     """
     params = load_params(params_file)
-    checked_runs = check_grid(params, allow_missing=allow_missing)
+    checked_runs = find_grid_mismatches(params, allow_missing=allow_missing)
     if not recompute or any(messages for _, messages in checked_runs):
         return checked_runs, None
     return checked_runs, _recompute_random_run(params, acquire_device(device))
@@ -457,11 +457,11 @@ def _recompute_random_run(params: Params, device: str) -> str:
     if not runs:
         raise UserError("--recompute: no method in the grid is trained, so there is no epoch to repeat")
     run = random.choice(runs)
-    from rr.compute.device import configure_backends, device_name
+    from rr.compute.device import configure_torch, device_name
     from rr.data.index import read_class_names, read_preprocessing
     from rr.workflow.recompute import find_difference, recompute_last_epoch
 
-    configure_backends(params.threads)
+    configure_torch(params.threads)
     record = load_record(run.folder)
     files = paths.DatasetPaths(run.dataset)
     job = _make_job(params, run, read_preprocessing(files.index), len(read_class_names(files.index)))
@@ -528,7 +528,7 @@ def _matches_record(run: grid.StageRun) -> bool:
     such a run. Pretraining may take days, so it is not repeated even then.
     """
     may_repeat = run.stage != "pretrain" and not any(paths.EXTENSIONS_DIR.rglob("*.py"))
-    return was_started_by_dvc() and not may_repeat and not describe_mismatches(run)
+    return was_started_by_dvc() and not may_repeat and not find_mismatches(run)
 
 
 def _skip_message(run: grid.StageRun) -> str:

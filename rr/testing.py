@@ -12,7 +12,7 @@ import torch
 
 from rr import backbones, methods, paths
 from rr.backbones.weights import load_backbone, save_backbone
-from rr.compute.device import configure_backends
+from rr.compute.device import configure_torch
 from rr.data import beton, raw
 from rr.data.feature_file import read_features
 from rr.data.index import Preprocessing
@@ -63,7 +63,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
     if not isinstance(config, TrainableConfig):
         raise UserError(f"{params_file}: methods.{name} is not trained, so there is nothing to check")
     config = config.model_copy(update={"epochs": 2, "batch_size": _BATCH_SIZE, "schedule": CONSTANT})
-    configure_backends(1)
+    configure_torch(1)
     rng = np.random.default_rng(0)
     num_images = _NUM_BATCHES * _BATCH_SIZE
     images = rng.integers(0, 256, (num_images, 32, 32, 3), np.uint8)
@@ -111,7 +111,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
         UserError: if the parameter file contains mistakes, or no backbone with that name.
     """
     config = lookup(load_params(params_file).backbones, name, f"{params_file}: backbones")
-    configure_backends(1)
+    configure_torch(1)
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
 
     def build() -> backbones.Backbone:
@@ -188,7 +188,7 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         UserError: if the parameter file contains mistakes, or no protocol with that name.
     """
     config = lookup(load_params(params_file).protocols, name, f"{params_file}: protocols")
-    configure_backends(1)
+    configure_torch(1)
     with tempfile.TemporaryDirectory() as folder:
         betons = {split: Path(folder, f"{split}.beton") for split in raw.SPLITS}
         for split, num_images in (("train", 80), ("test", 40)):

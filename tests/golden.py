@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rr.compute.device import configure_backends
+from rr.compute.device import configure_torch
 from rr.data import beton
 from rr.data.shapes import generate_shapes
 from rr.params import DynamicsConfig, MethodConfig, Params, load_params
@@ -58,7 +58,7 @@ def train(
     backbone: str = "conv4",
 ) -> PretrainFolder:
     """Pretrain with `threads` torch threads and `workers` loader threads, and return the paths of the outputs."""
-    configure_backends(threads)
+    configure_torch(threads)
     job = Job(PARAMS.datasets["shapes"], backbone, config, 10, seed, "float32", dynamics, "test")
     directory.mkdir(exist_ok=True)
     outputs = PretrainFolder("shapes", backbone, "method", seed, directory)

@@ -10,7 +10,7 @@ Array = np.ndarray
 
 
 @njit(cache=True, error_model="numpy")
-def normalization(
+def compute_norm_and_update_stats(
     partial_sums_2TC: Array,
     count: int,
     gain_C: Array,
@@ -55,7 +55,9 @@ def normalization(
 
 
 @njit(cache=True, error_model="numpy")
-def gradients(partial_sums_2TC: Array, gain_C: Array, inverse_std_C: Array, count: int) -> tuple[Array, Array]:
+def compute_gradients_and_bn_terms(
+    partial_sums_2TC: Array, gain_C: Array, inverse_std_C: Array, count: int
+) -> tuple[Array, Array]:
     """Compute the gradients of the weight and the bias, and the two terms needed for the input gradient.
 
     Let g be the gradient with respect to the ReLU input, and x̂ the normalized value. The gradient with respect to the

@@ -16,10 +16,10 @@ class Conv2d(nn.Conv2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
         if x_BCHW.device.type == "cuda" and not torch.is_autocast_enabled("cuda"):
-            return self.forward_padded(x_BCHW)
+            return self.forward_with_padded_channels(x_BCHW)
         return super().forward(x_BCHW)
 
-    def forward_padded(self, x_BCHW: Tensor) -> Tensor:
+    def forward_with_padded_channels(self, x_BCHW: Tensor) -> Tensor:
         """Compute the convolution with at least as many input channels as output channels, on any device."""
         padding = (0, 0, 0, 0, 0, max(0, self.out_channels - self.in_channels))
         padded_x, padded_weight = F.pad(x_BCHW, padding), F.pad(self.weight, padding)

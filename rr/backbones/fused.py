@@ -83,7 +83,7 @@ class _ConvBnReluPool(torch.autograd.Function):
         _run_kernel(
             num_values, num_tiles, planar_kernel.convolve_and_sum, x_BCHW, weight_FC9, conv_BFP, partial_sums_2TF
         )
-        norm_3F, inverse_std_F = _normalization(partial_sums_2TF, B * H * W, norm)
+        norm_3F, inverse_std_F = _compute_norm_and_update_stats(partial_sums_2TF, B * H * W, norm)
         out_BFhw, centered_BFhw = (_buffers.empty((B, F, H // 2, W // 2)) for _ in range(2))
         active_BFhw = np.empty(out_BFhw.shape, np.uint8)
         _run_kernel(
@@ -110,7 +110,9 @@ class _ConvBnReluPool(torch.autograd.Function):
             grad_BFhw.size, num_tiles, planar_kernel.sum_bn_gradients,
             grad_BFhw, active_BFhw, centered_BFhw, partial_sums_2TF,
         )  # fmt: skip
-        grads_2F, bn_terms_2F = batch_norm_kernel.gradients(partial_sums_2TF, gain.numpy(), inverse_std_F, B * H * W)
+        grads_2F, bn_terms_2F = batch_norm_kernel.compute_gradients_and_bn_terms(
+            partial_sums_2TF, gain.numpy(), inverse_std_F, B * H * W
+        )
         grad_x_BCHW = np.empty((B if ctx.needs_input_grad[0] else 0, C, H, W), np.float32)
         partial_sums_TFC9 = np.empty((num_tiles, F, C, 9))
         _run_kernel(
@@ -134,7 +136,7 @@ class _BnReluPool(torch.autograd.Function):
         num_tiles = _num_tiles(B, pooling_kernel.TILE)
         partial_sums_2TC = np.empty((2, num_tiles, C))
         _run_kernel(conv.numel(), num_tiles, pooling_kernel.sum_values_and_squares, conv_BHWC, partial_sums_2TC)
-        norm_3C, inverse_std_C = _normalization(partial_sums_2TC, B * H * W, norm)
+        norm_3C, inverse_std_C = _compute_norm_and_update_stats(partial_sums_2TC, B * H * W, norm)
         shape = (B, H // window[0], W // window[1], C)
         out_BhwC, active_BhwC, centered_BhwC = (np.empty(shape, np.float32) for _ in range(3))
         _run_kernel(
@@ -161,7 +163,9 @@ class _BnReluPool(torch.autograd.Function):
             grad_BhwC, active_BhwC, centered_BhwC, inverse_area, partial_sums_2TC,
         )  # fmt: skip
         gain_C = gain.detach().numpy()
-        grads_2C, bn_terms_2C = batch_norm_kernel.gradients(partial_sums_2TC, gain_C, inverse_std_C, B * H * W)
+        grads_2C, bn_terms_2C = batch_norm_kernel.compute_gradients_and_bn_terms(
+            partial_sums_2TC, gain_C, inverse_std_C, B * H * W
+        )
         grad_conv_BHWC = np.empty_like(conv_BHWC)
         _run_kernel(
             conv.numel(), num_tiles, pooling_kernel.conv_output_gradient,
@@ -174,8 +178,10 @@ def _channels_last(tensor_BCHW: Tensor) -> np.ndarray:
     return tensor_BCHW.detach().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _normalization(partial_sums_2TC: np.ndarray, count: int, norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `batch_norm_kernel.normalization` returns, and update the running statistics of `norm`."""
+def _compute_norm_and_update_stats(
+    partial_sums_2TC: np.ndarray, count: int, norm: nn.BatchNorm2d
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the result of `batch_norm_kernel.compute_norm_and_update_stats` for `norm`, and count the batch."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -183,7 +189,7 @@ def _normalization(partial_sums_2TC: np.ndarray, count: int, norm: nn.BatchNorm2
     norm.num_batches_tracked.add_(1)
     parameters = (norm.weight.detach().numpy(), norm.bias.detach().numpy(), norm.eps, norm.momentum)
     running_stats = (norm.running_mean.numpy(), norm.running_var.numpy())
-    return batch_norm_kernel.normalization(partial_sums_2TC, count, *parameters, *running_stats)
+    return batch_norm_kernel.compute_norm_and_update_stats(partial_sums_2TC, count, *parameters, *running_stats)
 
 
 def _num_tiles(num_images: int, tile_size: int) -> int:

@@ -38,9 +38,9 @@ class WrappedNetwork(Backbone):
         with torch.device("cpu"):
             try:
                 if name.startswith(TIMM_PREFIX):
-                    self.network = _build_timm(name.removeprefix(TIMM_PREFIX), image_size)
+                    self.network = _build_timm_without_classifier(name.removeprefix(TIMM_PREFIX), image_size)
                 else:
-                    self.network = _build_torchvision(name, image_size)
+                    self.network = _build_torchvision_without_classifier(name, image_size)
                 with torch.no_grad():
                     shape = self.network.eval()(torch.zeros(1, 3, image_size, image_size)).shape
                 self.network.train()
@@ -60,7 +60,7 @@ class WrappedNetwork(Backbone):
         return features
 
 
-def _build_torchvision(name: str, image_size: int) -> nn.Module:
+def _build_torchvision_without_classifier(name: str, image_size: int) -> nn.Module:
     """Return a torchvision model whose last layer, the classifier, is replaced by the identity."""
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
@@ -74,7 +74,7 @@ def _build_torchvision(name: str, image_size: int) -> nn.Module:
     return network
 
 
-def _build_timm(name: str, image_size: int) -> nn.Module:
+def _build_timm_without_classifier(name: str, image_size: int) -> nn.Module:
     """Return a timm model without its classifier."""
     import timm
 

@@ -51,11 +51,11 @@ class TrainingTask:
 def train_with_rr(task: TrainingTask, gate: StepGate) -> None:
     """Train with the training loop of `rr pretrain`."""
     from rr.bench.settings import DATASET, paper_config
-    from rr.compute.device import configure_backends
+    from rr.compute.device import configure_torch
     from rr.runtime.malloc import keep_freed_memory
     from rr.workflow.throughput import train_until_stopped
 
-    configure_backends(task.threads)
+    configure_torch(task.threads)
     keep_freed_memory()
     config = paper_config(task.method, task.views, task.batch_size)
     train_until_stopped(

@@ -39,7 +39,7 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def configure_backends(num_threads: int) -> None:
+def configure_torch(num_threads: int) -> None:
     """Set the number of torch threads, make cuDNN deterministic, and make optimizers start quickly.
 
     On the CPU, torch results are bit-identical only if the number of threads is the same. The number is therefore a

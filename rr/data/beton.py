@@ -103,7 +103,7 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
     """
     images = iter(images)
     first_image = next(images)
-    stored_images = (encode_raw(image) for image in chain([first_image], images))
+    stored_images = (encode_pixels(image) for image in chain([first_image], images))
     _write(path, stored_images, labels, index, _page_size(first_image.nbytes))
 
 
@@ -122,7 +122,7 @@ def write_photographs(
     _write(path, images, labels, index, max_photograph_bytes(stored_size))
 
 
-def encode_raw(pixels: np.ndarray) -> StoredImage:
+def encode_pixels(pixels: np.ndarray) -> StoredImage:
     """Return an image, uint8 (H, W, 3), as raw pixels."""
     height, width, _ = pixels.shape
     return StoredImage(_RAW_MODE, height, width, np.ascontiguousarray(pixels).reshape(-1).data)
@@ -130,7 +130,7 @@ def encode_raw(pixels: np.ndarray) -> StoredImage:
 
 def encode_photograph(pixels: np.ndarray, quality: int | Literal["raw"]) -> StoredImage:
     """Return an image, uint8 (H, W, 3), as JPEG with the given quality, or as raw pixels if they are not larger."""
-    image = encode_raw(pixels)
+    image = encode_pixels(pixels)
     if quality == "raw":
         return image
     jpeg = io.BytesIO()

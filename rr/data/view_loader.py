@@ -26,7 +26,7 @@ from rr.views import (
     apply_parameters,
     sample_crop_parameters,
     sample_view_parameters,
-    torch_ops,
+    torch_views,
 )
 from rr.views.augmentation import Augmentation, as_policies
 
@@ -92,12 +92,12 @@ class ViewLoader:
         self.augment: Callable[..., Tensor] = _identity
         self.device_images: Tensor | None = None
         if self.augment_on_device:
-            normalization = torch_ops.pack_normalization(dataset.mean, dataset.std)
+            normalization = torch_views.pack_normalization(dataset.mean, dataset.std)
             self.augment = partial(
-                torch_ops.augment_packed,
-                normalization=torch_ops.to_device(normalization, self.device),
+                torch_views.augment_packed,
+                normalization=torch_views.to_device(normalization, self.device),
                 num_views=1 if self.photographs else num_views,
-                enabled=torch_ops.EnabledOps.from_policies(self.policies),
+                enabled=torch_views.EnabledOps.from_policies(self.policies),
             )
             if data.images is not None:
                 # A split that is held in host memory fits on the device too. Larger splits are streamed to the device.
@@ -107,7 +107,7 @@ class ViewLoader:
         """Replace the labels of all images in `data`, int64 (N,), from the next epoch on."""
         self.labels = torch.from_numpy(labels).to(self.device)
 
-    def epoch(self, number: int, first_step: int = 0, num_images: int | None = None) -> Iterator[Batch]:
+    def iter_epoch(self, number: int, first_step: int = 0, num_images: int | None = None) -> Iterator[Batch]:
         """Yield the batches of one epoch in random order; the last batch may be smaller.
 
         Args:
@@ -162,13 +162,13 @@ class ViewLoader:
         """Make a batch of pixels and augmentation parameters; `images` is None if all images are on the device."""
         local = self.local_slice(len(positions))
         parameters = self._sample_parameters(positions[local], epoch)
-        rows = torch_ops.to_device(positions, self.device)
+        rows = torch_views.to_device(positions, self.device)
         if self.device_images is not None:
             pixels = self.device_images[rows[local]]
         else:
-            pixels = torch_ops.to_device(np.array(images), self.device)
+            pixels = torch_views.to_device(np.array(images), self.device)
         return Batch(
-            (pixels, torch_ops.to_device(torch_ops.pack_parameters(parameters), self.device)), self.labels[rows]
+            (pixels, torch_views.to_device(torch_views.pack_parameters(parameters), self.device)), self.labels[rows]
         )
 
 

@@ -16,7 +16,7 @@ from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.relation_head import MIN_CALIBRATION_IMAGES, measure_calibration
 from rr.evaluate.representation_metrics import alignment, effective_rank, rankme, uniformity
 from rr.evaluate.result import ProtocolResult
-from rr.evaluate.similarity import find_nearest, nearest_neighbors
+from rr.evaluate.similarity import find_nearest, nearest_other_images
 from rr.params import EmbeddingConfig
 from rr.runtime.image_grid import make_image_grid, render_text, stack_images
 
@@ -84,7 +84,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "outlier_score": outlier_scores,
         "train_neighbors": train.index[neighbors],
         "similarities": similarities,
-        "neighbors": test.index[rows][nearest_neighbors(normalized, NUM_MAP_NEIGHBORS)],
+        "neighbors": test.index[rows][nearest_other_images(normalized, NUM_MAP_NEIGHBORS)],
         "thumbnail": np.array([_encode_thumbnail(image) for image in images], object),
     }
     images = _resize_tiles(images)

@@ -63,7 +63,7 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     with Progress("evaluate", config.epochs, "epochs") as progress:
         for epoch in range(config.epochs):
             num_correct.zero_()
-            for step, batch in enumerate(loader.epoch(epoch, 0, images_per_epoch)):
+            for step, batch in enumerate(loader.iter_epoch(epoch, 0, images_per_epoch)):
                 set_learning_rates(optimizer, config.schedule, epoch + step / steps_per_epoch, config.epochs)
                 logits = classifier(backbone(loader.augment(*batch.inputs)))
                 loss = F.cross_entropy(logits, batch.labels)

@@ -10,7 +10,7 @@ import numpy as np
 from rr.data.beton import Beton, read_images
 from rr.data.feature_file import SplitFeatures
 from rr.errors import UserError
-from rr.evaluate.relation_head import RelationHead, load_relation_head
+from rr.evaluate.relation_head import NumpyRelationHead, load_relation_head
 from rr.evaluate.target import Target
 from rr.paths import PretrainPaths
 
@@ -70,7 +70,7 @@ class EvaluationInputs:
 
         return load_backbone(self.pretraining.weights).to(self.device)
 
-    def load_relation_head(self) -> RelationHead | None:
+    def load_relation_head(self) -> NumpyRelationHead | None:
         """Return the relation head that was trained with the backbone, or None if it had no head.
 
         Raises:

@@ -36,7 +36,7 @@ class Calibration(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RelationHead:
+class NumpyRelationHead:
     """A trained relation head whose batch normalization is folded into the first layer.
 
     Attributes:
@@ -103,7 +103,7 @@ class RelationHead:
         return np.asarray(np.maximum(hidden, _NEGATIVE_SLOPE * hidden) @ self.output_weight + self.output_bias)
 
 
-def load_relation_head(weights: Path) -> RelationHead | None:
+def load_relation_head(weights: Path) -> NumpyRelationHead | None:
     """Load the relation head from a backbone file, or return None if the file has none.
 
     Raises:
@@ -117,7 +117,7 @@ def load_relation_head(weights: Path) -> RelationHead | None:
             aggregation = json.loads(file.metadata()["rr"])["aggregation"]
             layer = {name.removeprefix(_PREFIX): file.get_tensor(name) for name in names}
         scale = layer["norm.weight"] / np.sqrt(layer["norm.running_var"] + _BATCH_NORM_EPS)
-        return RelationHead(
+        return NumpyRelationHead(
             aggregation,
             np.ascontiguousarray((layer["linear.weight"] * scale[:, None]).T),
             (layer["linear.bias"] - layer["norm.running_mean"]) * scale + layer["norm.bias"],
@@ -161,7 +161,7 @@ def fit_calibration(logits: np.ndarray, is_positive: np.ndarray) -> Calibration:
     return Calibration(float(slope) / scale, float(intercept))
 
 
-def measure_calibration(head: RelationHead, views: np.ndarray, seed: int) -> dict[str, float]:
+def measure_calibration(head: NumpyRelationHead, views: np.ndarray, seed: int) -> dict[str, float]:
     """Calibrate the head on pairs of views from one half of the images, and test it on pairs from the other half.
 
     Each image is in as many positive pairs (with its other view) as negative pairs (with a view of a random different
@@ -197,7 +197,7 @@ def measure_calibration(head: RelationHead, views: np.ndarray, seed: int) -> dic
     }
 
 
-def _pair_logits(head: RelationHead, views: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pair_logits(head: NumpyRelationHead, views: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the logits of all pairs of the randomly ordered images in `rows`, and whether each pair is positive."""
     first, second = views[:, rows]
     logits = [head.logits(first, second), head.logits(first, np.roll(second, 1, axis=0))]

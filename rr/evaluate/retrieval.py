@@ -6,7 +6,7 @@ import numpy as np
 
 from rr.compute.thread_pool import parallel_for
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.relation_head import RelationHead, sort_by_logit
+from rr.evaluate.relation_head import NumpyRelationHead, sort_by_logit
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import normalize_rows
 from rr.params import RetrievalConfig
@@ -153,7 +153,7 @@ def _rank_queries(
 
 
 def _rerank_queries(
-    head: RelationHead, gallery: np.ndarray, queries: np.ndarray, nearest: np.ndarray, threads: int
+    head: NumpyRelationHead, gallery: np.ndarray, queries: np.ndarray, nearest: np.ndarray, threads: int
 ) -> np.ndarray:
     """Return the order in which the head ranks each query's nearest images, int64 (Q, num_neighbors)."""
     orders = np.empty_like(nearest)

@@ -10,7 +10,7 @@ def normalize_rows(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), _MIN_NORM)
 
 
-def nearest_neighbors(features: np.ndarray, num_neighbors: int) -> np.ndarray:
+def nearest_other_images(features: np.ndarray, num_neighbors: int) -> np.ndarray:
     """Return the rows of the other images with the highest cosine similarity to each image, highest first.
 
     Args:

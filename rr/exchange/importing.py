@@ -65,7 +65,7 @@ def import_backbone(
             authors' code, torchvision or timm, or in a `torch.nn.Sequential` of the layers.
         backbone_name: architecture of the backbone.
         output: file to write, by default `<file>-<backbone_name>.safetensors` in the folder of `file`.
-        key: `Candidate.key` of the weights, or its last parts, if `file` contains the weights of several backbones.
+        key: `Candidate.key` of the weights, or its last parts, if `file` contains several backbones.
         image_size: height and width of the images in pixels, for a backbone that is built for one size.
 
     Returns:

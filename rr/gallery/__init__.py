@@ -6,7 +6,7 @@
     embed              `rr embed`: write the vectors of a folder
     search             find the most similar vectors by cosine similarity
     retrieve           `rr retrieve`: search a folder and keep its index up to date
-    page               render search results as an HTML page
+    search_page        render search results as an HTML page
 
 To answer quickly, a search does not import numba, FFCV, scikit-learn or `rr.params`. It imports torchvision only if the
 backbone comes from torchvision.

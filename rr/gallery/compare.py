@@ -34,7 +34,7 @@ def compare(
             raise UserError(f"{display_name(path)} is not an existing file: use the path of an image")
     extractor = load_feature_extractor(weights, dataset, device)
     scorer = load_pair_scorer(extractor.weights, extractor.sha256)
-    features = extractor.extract(np.stack(read_images([first, second], extractor.decode)))
+    features = extractor.extract(np.stack(read_images([first, second], extractor.decode_and_resize)))
     (probability,) = scorer.calibration.probabilities(scorer.head.logits(features[:1], features[1:]))
     if as_json:
         facts = {"first": str(first), "second": str(second), "probability": float(probability)}

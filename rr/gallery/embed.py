@@ -96,7 +96,7 @@ def embed_batches(
 
     def decode(batch: list[ImageFile]) -> tuple[list[ImageFile], np.ndarray]:
         new = [image for image in batch if image.path not in rows]
-        return decode_images(new, extractor.decode, extractor.image_size, skipped)
+        return decode_images(new, extractor.decode_and_resize, extractor.image_size, skipped)
 
     with (
         Progress("embed", num_new, "images") if num_new else nullcontext() as progress,

@@ -88,7 +88,7 @@ class FeatureExtractor:
         """Number of images to process at a time."""
         return max(1, min(_MAX_BATCH_IMAGES, _MAX_BATCH_PIXELS // self.image_size**2))
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode_and_resize(self, data: bytes) -> np.ndarray:
         """Decode and resize an encoded image as `rr evaluate` does, uint8 (image_size, image_size, 3).
 
         Raises:
@@ -154,7 +154,7 @@ class FeatureExtractor:
     def _load(self, image: ImageLike) -> np.ndarray:
         """Return the pixels of an image, resized, uint8 (image_size, image_size, 3)."""
         if isinstance(image, (str, os.PathLike)):
-            return read_images([expand_user(image)], self.decode)[0]
+            return read_images([expand_user(image)], self.decode_and_resize)[0]
         if not isinstance(image, Image.Image):
             pixels = image.cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -171,7 +171,7 @@ class FeatureExtractor:
         exif = image.getexif()  # includes the rotation
         image = image if image.mode in _PNG_MODES else image.convert("RGB")
         image.save(buffer, "PNG", compress_level=1, exif=exif)
-        return self.decode(buffer.getvalue())
+        return self.decode_and_resize(buffer.getvalue())
 
     def _normalize_floats(self, images_B3SS: torch.Tensor) -> torch.Tensor:
         shape = (3, self.image_size, self.image_size)

@@ -12,7 +12,7 @@ from rr.data import raw
 from rr.data.names import display_name, printable
 from rr.errors import UserError
 from rr.evaluate.embedding import NUM_MAP_NEIGHBORS, compute_tsne
-from rr.evaluate.similarity import nearest_neighbors, normalize_rows
+from rr.evaluate.similarity import nearest_other_images, normalize_rows
 from rr.gallery.images import ImageFile, read_images
 from rr.report.jinja import make_jinja_environment
 from rr.report.plots.image_map import (
@@ -55,7 +55,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
     folders = [PurePosixPath(image.name).parts[:-1] for image in shown]
     label_by_folder = {name: label for label, name in enumerate(sorted({parts[0] for parts in folders if parts}))}
     labels = np.array([label_by_folder[parts[0]] if parts else raw.UNLABELED for parts in folders])
-    voters = nearest_neighbors(normalized, _NUM_VOTES)
+    voters = nearest_other_images(normalized, _NUM_VOTES)
     layer = MapLayer(
         "map",
         compute_tsne(normalized, _PERPLEXITY, seed=0),

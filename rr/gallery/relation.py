@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 from rr import paths
 from rr.errors import UserError
-from rr.evaluate.relation_head import Calibration, RelationHead, load_relation_head
+from rr.evaluate.relation_head import Calibration, NumpyRelationHead, load_relation_head
 from rr.weights import FOLDER as RELEASED
 
 
 class PairScorer(NamedTuple):
     """A relation head, the calibration of its logits, and a description of the calibration for the user."""
 
-    head: RelationHead
+    head: NumpyRelationHead
     calibration: Calibration
     description: str
 

@@ -69,7 +69,7 @@ def retrieve(
     scorer = load_pair_scorer(extractor.weights, extractor.sha256) if num_reranked else None
     index_path = index_path or index.default_index_path(extractor, folder)
     start = time.perf_counter()
-    queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode)))
+    queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode_and_resize)))
     seconds = time.perf_counter() - start
     gallery, num_embedded = update_index(index_path, extractor, folder, images, skipped)
     skipped.raise_if_unreadable()
@@ -81,7 +81,7 @@ def retrieve(
         f"{format_count(len(queries), 'queries', 'query')}; index {index_path}: {num_embedded:,} embedded"
     )
     if page_path:
-        from rr.gallery.page import render_page
+        from rr.gallery.search_page import render_page
 
         score = "probability that both show the same thing" if scorer else "cosine similarity of their features"
         write_text(page_path, render_page(results, f"the {score}"))

@@ -54,7 +54,7 @@ from rr.runtime.image_grid import save_image_grid
 from rr.runtime.progress import Progress
 from rr.runtime.signals import defer_signals, exit_for_signal
 from rr.views.augmentation import Augmentation
-from rr.views.torch_ops import to_device
+from rr.views.torch_views import to_device
 
 # This metric counts the steps with a finite loss. If the loss diverges, the count is the index (from 0) of the first
 # step whose loss is not finite.
@@ -217,7 +217,7 @@ class Trainer:
         state = self.state
         self.epoch_start = time.monotonic() - state.seconds
         self.prepare_epoch()
-        for batch in self.loader.epoch(state.epoch, state.step, self.num_images):
+        for batch in self.loader.iter_epoch(state.epoch, state.step, self.num_images):
             self.run_step(batch)
             # Do not save a checkpoint after the last step: it would lack the gradients, which the monitor needs.
             if state.step * self.config.batch_size < self.num_images:

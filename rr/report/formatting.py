@@ -35,7 +35,7 @@ def format_mean_std(value: MeanStd, format_value: Callable[[float], str]) -> str
     return f"{format_value(value.mean)}{std}"
 
 
-def format_duration(seconds: float) -> str:
+def format_exact_duration(seconds: float) -> str:
     """Return a duration as text in seconds, minutes or hours, e.g. "1 min 16 s"."""
     if seconds < 60:
         return f"{seconds:.1f} s"

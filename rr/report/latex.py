@@ -28,8 +28,8 @@ _MAX_COLUMNS = 4  # number of result columns that fit on a page of an article; t
 
 def render_latex(accuracies: Accuracies | None, comparison: Comparison | None) -> str:
     """Return a booktabs-style `table` environment for each table. All explanations are in the captions."""
-    tables = [_accuracy_table(entry.table) for entry in accuracies.tables] if accuracies else []
-    tables += [_comparison_table(table) for table in comparison.tables] if comparison else []
+    tables = [_render_accuracy_table(entry.table) for entry in accuracies.tables] if accuracies else []
+    tables += [_render_comparison_table(table) for table in comparison.tables] if comparison else []
     return "\n".join([_HEADER, *tables])
 
 
@@ -38,7 +38,7 @@ def escape_latex(text: str) -> str:
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 
-def _accuracy_table(table: ResultTable) -> str:
+def _render_accuracy_table(table: ResultTable) -> str:
     statistic = "" if len(table.seeds) == 1 else "mean ± standard deviation over "
     caption = (
         f"Accuracy in percent on {table.target} of {table.backbone} pretrained on {table.dataset}, {statistic}"
@@ -55,7 +55,7 @@ def _format_cell(cell: TextCell) -> str:
     return rf"\textbf{{{text}}}" if cell.is_bold else text
 
 
-def _comparison_table(table: ComparisonTable) -> str:
+def _render_comparison_table(table: ComparisonTable) -> str:
     """Return a table with four lines per method: our result, the paper's, the difference and the verdict.
 
     The table shows only the columns that were run. If the paper's results are unknown, it shows only ours.
@@ -101,7 +101,7 @@ def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequenc
             r"\medskip",
             rf"\begin{{tabular}}{{l{'r' * (len(part_titles) - 1)}}}",
             r"\toprule",
-            " & ".join(map(_format_title, part_titles)) + r" \\",
+            " & ".join(map(_break_column_title, part_titles)) + r" \\",
             r"\midrule",
             *(" & ".join(row) + r" \\" for row in part_rows),
             r"\bottomrule",
@@ -111,7 +111,7 @@ def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequenc
     return "\n".join(lines)
 
 
-def _format_title(title: str) -> str:
+def _break_column_title(title: str) -> str:
     """Return a column title broken into two lines before its last word."""
     start, space, end = title.rpartition(" ")
     return rf"\shortstack[r]{{{escape_latex(start)}\\{escape_latex(end)}}}" if space else escape_latex(title)

@@ -1,6 +1,6 @@
 """Make normalized, randomly augmented views of uint8 images.
 
-`sampling` samples the random parameters of views; `cpu` and `torch_ops` apply them to images. Importing this package
+`sampling` samples the random parameters of views; `cpu` and `torch_views` apply them to images. Importing this package
 loads neither torch nor numba.
 """
 
@@ -96,9 +96,9 @@ def apply_parameters(
         views = cpu.augment(np.asarray(images), parameters, mean, std, out)
         return torch.from_numpy(views).view(-1, size, size, 3).permute(0, 3, 1, 2)
 
-    from rr.views import torch_ops
+    from rr.views import torch_views
 
-    return torch_ops.augment(torch.as_tensor(images).to(device, non_blocking=True), parameters, mean, std)
+    return torch_views.augment(torch.as_tensor(images).to(device, non_blocking=True), parameters, mean, std)
 
 
 def normalize(

@@ -34,7 +34,7 @@ from rr.workflow.verify import describe_exclude_list
 # Numbers of training images, test images and classes for the sources whose size never varies. All classes of a source
 # have the same number of images (in `digits`, almost the same). A dataset without labels has 0 classes.
 _FIXED_SIZES = {
-    "digits": (digits.TRAIN, digits.CLASSES * digits.TEST_PER_CLASS, digits.CLASSES),
+    "digits": (digits.NUM_TRAIN, digits.CLASSES * digits.TEST_PER_CLASS, digits.CLASSES),
     "cifar10": (50_000, 10_000, 10),
     "cifar100": (50_000, 10_000, 100),
     "cifar100_20": (50_000, 10_000, 20),

@@ -14,7 +14,7 @@ from rr.params import Params
 from rr.workflow import grid
 from rr.workflow.grid import StageRun
 from rr.workflow.records import code_hashes
-from rr.workflow.verify import check_grid, describe_mismatches
+from rr.workflow.verify import find_grid_mismatches, find_mismatches
 
 
 def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
@@ -37,7 +37,7 @@ def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
     """
     for stage in grid.STAGE_PARAMETERS:
         code_hashes(stage)  # records refer to the code of the running `rr`, but the engines read this folder
-    checked_runs = check_grid(params)
+    checked_runs = find_grid_mismatches(params)
     runs = [run for run, messages in checked_runs if not messages]
     # Snakemake comes first, because it changes modification times, which DVC uses to detect changes.
     if from_engine != "snakemake":
@@ -65,7 +65,7 @@ def register_run(run: StageRun, params: Params) -> None:
     meantime. If an engine is not installed or cannot register the run, a message is printed.
     """
     current = next((candidate for candidate in grid.stage_runs(params) if candidate.folder == run.folder), None)
-    if current is None or describe_mismatches(current):
+    if current is None or find_mismatches(current):
         return
     if missing := [name for name in ("snakemake", "dvc") if find_spec(name) is None]:
         print(

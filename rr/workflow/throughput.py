@@ -64,7 +64,7 @@ def train_until_stopped(
 
     This is the full training loop of `rr pretrain`, including data loading, views, history and checkpoints. It calls
     `on_step` after each step with the number of views in that step. `directory` is an empty folder for the outputs.
-    torch uses the number of threads that `rr.compute.device.configure_backends` has set; `threads` is the number of
+    torch uses the number of threads that `rr.compute.device.configure_torch` has set; `threads` is the number of
     threads that read images.
     """
     from rr.pretrain import pretrain
@@ -120,7 +120,7 @@ class StepTimer:
     """Measure the duration of training steps, with the training loop of `rr pretrain`, on images of random pixels.
 
     DeepCluster's clustering, measurements between epochs, checkpoints and reading images from a file are not included.
-    The weights of the backbone change. torch uses the number of threads that `rr.compute.device.configure_backends` has
+    The weights of the backbone change. torch uses the number of threads that `rr.compute.device.configure_torch` has
     set.
     """
 
@@ -244,7 +244,7 @@ def _repeat_images(loader: "ViewLoader") -> "Generator[Batch, None, None]":
     """Yield mini-batches of the same images indefinitely."""
     loader.positions = np.tile(loader.positions, _STEPS_PER_EPOCH)
     for epoch in itertools.count():
-        with contextlib.closing(loader.epoch(epoch)) as batches:  # type: ignore[type-var]
+        with contextlib.closing(loader.iter_epoch(epoch)) as batches:  # type: ignore[type-var]
             yield from batches
 
 
@@ -258,7 +258,7 @@ def measure_throughput(
     are assumed to be as fast as the fastest method of the same pair. A line on stderr says what is being measured.
     """
     from rr import backbones
-    from rr.compute.device import configure_backends
+    from rr.compute.device import configure_torch
 
     steps: dict[tuple[str, int], dict[str, list[paths.PretrainPaths]]] = defaultdict(lambda: defaultdict(list))
     for run in sorted(runs, key=lambda run: (run.backbone, -_views_per_image(params.methods[run.method]))):
@@ -274,7 +274,7 @@ def measure_throughput(
         file=sys.stderr,
         flush=True,
     )
-    configure_backends(params.threads)
+    configure_torch(params.threads)
     deadline = time.perf_counter() + limit
     is_first = True
     rates: dict[paths.PretrainPaths, float] = {}

@@ -15,7 +15,7 @@ from rr.workflow.grid import StageRun
 from rr.workflow.records import code_files, find_record, load_record
 
 
-def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
+def find_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
     """Return a message for each existing input or output file that differs from the run's record.
 
     If the run has no record, nothing is compared.
@@ -50,7 +50,7 @@ def describe_exclude_list(run: StageRun) -> str | None:
     return f"{name} (exclude of {run.folder}) {state}: run rr fetch --dataset {run.folder.name}"
 
 
-def describe_mismatches(
+def find_mismatches(
     run: StageRun, hash_file: Callable[[Path], str] = file_sha256, *, allow_missing: bool = False
 ) -> list[str]:
     """Return a message for each difference between the run's record and its current files, code and parameters.
@@ -88,9 +88,9 @@ def describe_mismatches(
     return messages
 
 
-def check_grid(params: Params, *, allow_missing: bool = False) -> list[tuple[StageRun, list[str]]]:
-    """Return each stage run in the grid with the messages from `describe_mismatches`."""
-    check = functools.partial(describe_mismatches, hash_file=functools.cache(file_sha256), allow_missing=allow_missing)
+def find_grid_mismatches(params: Params, *, allow_missing: bool = False) -> list[tuple[StageRun, list[str]]]:
+    """Return each stage run in the grid with the messages from `find_mismatches`."""
+    check = functools.partial(find_mismatches, hash_file=functools.cache(file_sha256), allow_missing=allow_missing)
     return _check_runs("verify", list(grid.stage_runs(params)), check)
 
 
@@ -101,7 +101,7 @@ def count_files(runs: list[StageRun]) -> tuple[int, int]:
     return existing, len(files) - existing
 
 
-def describe_grid_changed_files(params: Params) -> list[str]:
+def find_grid_changed_files(params: Params) -> list[str]:
     """Return a message for each file, from the raw images to the report's inputs, that differs from its record.
 
     Missing files are ignored, because weights and images may be on another machine when a report is written. A file
@@ -109,7 +109,7 @@ def describe_grid_changed_files(params: Params) -> list[str]:
     """
     hash_file = functools.cache(file_sha256)
     runs = [run for run in grid.stage_runs(params) if run.stage != "report"]
-    checked_runs = _check_runs("report", runs, lambda run: describe_changed_files(run, hash_file))
+    checked_runs = _check_runs("report", runs, lambda run: find_changed_files(run, hash_file))
     return [message for _, messages in checked_runs for message in messages]
 
 

@@ -151,12 +151,12 @@ def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: 
     import torch
 
     from rr import methods
-    from rr.compute.device import configure_backends
+    from rr.compute.device import configure_torch
     from rr.data import view_loader
     from rr.params import DynamicsConfig
     from rr.pretrain import loop
 
-    configure_backends(1)
+    configure_torch(1)
     losses, weights, built_methods = [], [], []
     build, forward = methods.build, loop._forward
 

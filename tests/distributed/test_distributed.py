@@ -68,7 +68,7 @@ def test_local_views_are_those_of_a_single_process(tmp_path: Path, resident: boo
         )  # fmt: skip
         return [
             (loader.augment(*inputs).numpy().reshape(K, -1, 3, 32, 32).copy(), labels.numpy())
-            for inputs, labels in loader.epoch(1, first_step)
+            for inputs, labels in loader.iter_epoch(1, first_step)
         ]
 
     for world_size, first_step in ((2, 0), (3, 1), (5, 2)):

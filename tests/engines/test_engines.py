@@ -14,7 +14,7 @@ from engine_calls import BIN, ENVIRONMENT, call
 from helpers import ROOT, copy_project, keep_one_evaluation, select_pairs, write_params
 
 from rr.params import load_params
-from rr.workflow.verify import check_grid
+from rr.workflow.verify import find_grid_mismatches
 
 pytestmark = pytest.mark.engine
 ENGINES = {"dvc": ("dvc", "repro"), "snakemake": ("snakemake", "--cores", "1")}
@@ -240,7 +240,7 @@ def test_failed_stage_keeps_the_former_outputs(
         assert process.returncode != 0, "the fault did not occur"
         assert f"rr {stage}" in process.stdout + process.stderr
         assert read_artifacts(project) == before
-        messages = [message for _, found in check_grid(load_params(Path("params.yaml"))) for message in found]
+        messages = [message for _, found in find_grid_mismatches(load_params(Path("params.yaml"))) for message in found]
         assert bool(messages) == (stage != "extract")
         assert all("its parameters in params.yaml have changed since the run" in message for message in messages)
     finally:

@@ -11,7 +11,7 @@ from corruption import DEFAULT_ROUNDS, flip_bit, rounds
 from helpers import RunRr, write_params
 
 from rr.params import load_params
-from rr.workflow.verify import check_grid
+from rr.workflow.verify import find_grid_mismatches
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def list_artifacts(folder: Path) -> list[Path]:
 
 def test_verify_detects_every_flipped_bit(project_copy: Path) -> None:
     params = load_params(Path("params.yaml"))
-    assert not any(found for _, found in check_grid(params))
+    assert not any(found for _, found in find_grid_mismatches(params))
     files = list_artifacts(project_copy)
     assert {path.name for path in files} == {
         "images.parquet", "train.beton", "test.beton", "index.parquet", "run.json", "1.csv", "views.png",
@@ -81,10 +81,10 @@ def test_verify_detects_every_flipped_bit(project_copy: Path) -> None:
         path = files[number % len(files)]
         content = path.read_bytes()
         path.write_bytes(flip_bit(content, rng))
-        messages = [message for _, found in check_grid(params) for message in found]
+        messages = [message for _, found in find_grid_mismatches(params) for message in found]
         assert any(str(path) in message for message in messages), f"round {number}: a change of {path} was not detected"
         path.write_bytes(content)
-    assert not any(found for _, found in check_grid(params))
+    assert not any(found for _, found in find_grid_mismatches(params))
 
 
 def test_report_raises_if_a_file_has_changed(project_copy: Path, rr: RunRr) -> None:

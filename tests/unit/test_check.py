@@ -19,7 +19,7 @@ from rr.check import Finding, find_similar, find_small_classes
 from rr.params import load_params
 from rr.runtime.hashing import file_sha256
 from rr.workflow.checks import find_grid_problems
-from rr.workflow.verify import check_grid
+from rr.workflow.verify import find_grid_mismatches
 
 SOURCE = {"kind": "imagefolder", "path": "images"}
 CHECK = Path("data/check/mine")
@@ -160,7 +160,9 @@ def test_edit_of_the_exclude_list_is_reported(project: Path, rr: RunRr) -> None:
 
     def messages() -> list[str]:
         params = load_params(project / "params.yaml")
-        assert set(find_grid_problems(params)) <= {message for _, found in check_grid(params) for message in found}
+        assert set(find_grid_problems(params)) <= {
+            message for _, found in find_grid_mismatches(params) for message in found
+        }
         return find_grid_problems(params)
 
     use_source({**SOURCE, "exclude": "list.txt"})

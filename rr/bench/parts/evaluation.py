@@ -12,7 +12,7 @@ from rr.bench import reference
 from rr.bench.dataset import BenchData, prepare_data
 from rr.bench.measure import Candidate, PartResult, Timing, summarize, time_interleaved
 from rr.bench.settings import DATASET, MEAN, STD, Settings, num_loader_workers
-from rr.compute.device import configure_backends
+from rr.compute.device import configure_torch
 from rr.data.beton import Beton
 from rr.evaluate import linear
 from rr.evaluate.features import extract_features
@@ -28,7 +28,7 @@ def run(settings: Settings) -> PartResult:
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(settings, 256 if settings.smoke_test else 5_000, Path(folder))
         for threads in settings.available_thread_counts(2):
-            configure_backends(threads)
+            configure_torch(threads)
             candidates = [
                 Candidate("rr, features extracted once", _LinearEvaluation(data, epochs, threads), 1),
                 Candidate(f"features in every epoch, one epoch × {epochs}", _ReferenceEpoch(data), 1),

@@ -10,7 +10,7 @@ import torch
 
 from rr.bench.measure import PartResult, Timing, summarize
 from rr.bench.settings import DATASET, IMAGES, VIEWS, Settings, paper_config
-from rr.compute.device import configure_backends, device_name
+from rr.compute.device import configure_torch, device_name
 from rr.data import beton
 from rr.workflow.throughput import StopTraining, train_until_stopped
 
@@ -27,7 +27,7 @@ def run(settings: Settings) -> PartResult:
         return result
     num_images, block_size = (2 * IMAGES, 2) if settings.smoke_test else (200 * IMAGES, 50)
     for threads in settings.available_thread_counts(2):
-        configure_backends(threads)
+        configure_torch(threads)
         for backbone, precision in _CASES:
             torch.compiler.reset()  # otherwise, all cases would count toward the limit of compilations per function
             with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from rr.bench import reference
 from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.memory import measure_in_new_process, measure_peak_mib
 from rr.bench.settings import FEATURES, IMAGES, VIEWS, Settings
-from rr.compute.device import configure_backends
+from rr.compute.device import configure_torch
 from rr.methods.relation.loss import RelationHead, relation_loss
 from rr.methods.relation.pairs import roll_negative_rows
 
@@ -33,11 +33,11 @@ def run(settings: Settings) -> PartResult:
             name = f"K={views}, M={images}, {images * (views**2 - views):,} pairs"
             result.cases.append(compare_candidates(name, "steps", threads, candidates, settings.steps))
     if not settings.smoke_test:
-        _add_peak_memory(result)
+        _measure_peak_memory(result)
     return result
 
 
-def _add_peak_memory(result: PartResult) -> None:
+def _measure_peak_memory(result: PartResult) -> None:
     rr_peak, reference_peak = (measure_in_new_process("head", name) for name in ("rr", "reference"))
     if rr_peak is None or reference_peak is None:
         result.notes.append("The memory was not measured, because this system does not report a process's peak memory.")
@@ -78,6 +78,6 @@ def make_step(implementation: Implementation, num_views: int, num_images: int) -
 
 def measure_memory(implementation: Implementation) -> float | None:
     """Return the memory in MiB that a step needs with K = 32 and M = 64, or None if it cannot be measured."""
-    configure_backends(1)
+    configure_torch(1)
     make_step(implementation, VIEWS, 2)()  # loads libraries and compiles code before the measurement
     return measure_peak_mib(make_step(implementation, VIEWS, IMAGES))

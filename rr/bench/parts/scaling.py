@@ -20,7 +20,7 @@ from rr import backbones, methods
 from rr.bench.measure import PartResult, summarize, time_once
 from rr.bench.memory import measure_in_new_process, measure_peak_mib
 from rr.bench.settings import IMAGES, Settings, paper_config
-from rr.compute.device import configure_backends
+from rr.compute.device import configure_torch
 from rr.compute.optimizers import make_optimizer
 from rr.data import beton
 from rr.evaluate import class_metrics, linear
@@ -40,7 +40,7 @@ def run(settings: Settings) -> PartResult:
     """Time each kind of work at several sizes, and measure the peak memory of an additional run in a new process."""
     result = PartResult(notes=["The peak memory includes the inputs, but not the libraries."])
     for threads in settings.available_thread_counts(2):
-        configure_backends(threads)
+        configure_torch(threads)
         for series, unit, sizes, make_work in _list_series():
             peaks = []
             for size in sizes[:1] if settings.smoke_test else sizes:
@@ -58,7 +58,7 @@ def run(settings: Settings) -> PartResult:
 
 def measure_memory(series: str, size: int, threads: int) -> float | None:
     """Return the memory in MiB that the work needs, or None if it cannot be measured."""
-    configure_backends(threads)
+    configure_torch(threads)
     sizes, make_work = next((sizes, make_work) for name, _, sizes, make_work in _list_series() if name == series)
     with tempfile.TemporaryDirectory() as folder:
         make_work(sizes[0], Path(folder))()  # loads libraries and compiles code before the measurement

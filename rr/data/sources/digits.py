@@ -9,7 +9,7 @@ from rr.params import DigitsSource
 
 CLASSES = 10
 TEST_PER_CLASS = 36
-TRAIN = 1797 - CLASSES * TEST_PER_CLASS
+NUM_TRAIN = 1797 - CLASSES * TEST_PER_CLASS
 _MAX_VALUE = 16  # maximum pixel value; a value is the number of black pixels in a 4 × 4 block of the scan
 
 

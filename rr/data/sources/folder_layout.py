@@ -56,7 +56,7 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
     tree = _Tree(root, listing)
     is_labeled = source.labels != "none"
     if isinstance(source.splits, SplitNames):
-        folders, note = _stated_folders(tree, source.splits), ""
+        folders, note = _folders_from_names(tree, source.splits), ""
     elif source.splits == "none":
         folders, note = {"all": ""}, ""
     else:
@@ -143,7 +143,7 @@ def is_below(name: str, folder: str) -> bool:
     return not folder or name.startswith(f"{folder}/")
 
 
-def _stated_folders(tree: _Tree, splits: SplitNames) -> dict[str, str]:
+def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
     """Return the folders of the splits that params.yaml names."""
     by_text = {compose(path_to_text(folder)): folder for folder in tree.folders}
     folders = {}

@@ -80,7 +80,7 @@ def find_layout(
             "this part, specify the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
         )
     if isinstance(splits, SplitNames):
-        return _stated_layout(root, files, splits)
+        return _layout_from_patterns(root, files, splits)
     known = [] if splits == "none" else [file for file in files if file.roles]
     without_images = [file.name for file in files if file not in known and not has_images(file.name)]
     others = [file for file in files if file not in known and file.name not in without_images]
@@ -191,7 +191,7 @@ def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File]
         )
 
 
-def _stated_layout(root: Path, files: Sequence[_File], splits: SplitNames) -> ParquetLayout:
+def _layout_from_patterns(root: Path, files: Sequence[_File], splits: SplitNames) -> ParquetLayout:
     """Return the files that match the patterns in params.yaml."""
     groups = _group(files)
     chosen: dict[str, list[str]] = {}

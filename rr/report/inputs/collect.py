@@ -10,7 +10,7 @@ from rr.errors import UserError
 from rr.params import CLASSIFICATION_PROTOCOLS, ClaimConfig, Params
 from rr.paths import DatasetPaths, EvaluationPaths, FeaturePaths, PretrainPaths, record_file
 from rr.report.grouping import unique
-from rr.report.inputs.files import RunRecord, read_history, read_image_names, read_metrics, read_png, read_record
+from rr.report.inputs.files import RunRecord, read_history, read_image_names, read_metrics, read_png, read_typed_record
 from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embedding_map, read_predictions
 from rr.workflow.claims import grid_claims
 from rr.workflow.grid import evaluations, extractions, pretrainings
@@ -142,7 +142,7 @@ def collect_results(params: Params) -> GridResults:
     runs = {run: _collect_pretraining(run, methods.index(run.method) % NUM_COLORS + 1) for run in pretrainings(params)}
     results = GridResults(
         list(runs.values()),
-        [ExtractionResult(run, read_record(run.folder)) for run in extractions(params)],
+        [ExtractionResult(run, read_typed_record(run.folder)) for run in extractions(params)],
         [_collect_evaluation(run, runs[run.pretraining]) for run in evaluations(params)],
         grid_claims(params),
     )
@@ -163,13 +163,13 @@ def collect_results(params: Params) -> GridResults:
 
 
 def _collect_pretraining(run: PretrainPaths, color: int) -> PretrainResult:
-    record = read_record(run.folder, f"methods.{run.method}")
+    record = read_typed_record(run.folder, f"methods.{run.method}")
     return PretrainResult(run, record, read_history(run.history), read_png(run.views), color)
 
 
 def _collect_evaluation(run: EvaluationPaths, pretraining: PretrainResult) -> EvaluationResult:
     section = f"protocols.{run.protocol}"
-    record = read_record(run.folder, section)
+    record = read_typed_record(run.folder, section)
     settings = record.params[section]
     metrics = read_metrics(run.metrics, _metric_ranges(settings))
     per_image: Predictions | EmbeddingMap | None = None

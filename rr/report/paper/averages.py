@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rr.report.formatting import format_difference, join_words
 from rr.report.grouping import group_by
-from rr.report.paper.published import display_name
+from rr.report.paper.published import paper_name
 from rr.report.paper.tables import ComparisonCell, ComparisonTable
 
 BASELINES = ("deepcluster", "rotation", "infomax", "simclr")
@@ -21,7 +21,7 @@ def abstract_averages(table: ComparisonTable) -> list[str]:
     """
     sentences = []
     for rivals, methods in _RIVALS.items():
-        rows = {title: table.rows[title] for title in map(display_name, ("relational", *methods))}
+        rows = {title: table.rows[title] for title in map(paper_name, ("relational", *methods))}
         published = [[cell.published_value.mean for cell in row if cell.published_value] for row in rows.values()]
         matches = [[cell.match for cell in row if cell.match] for row in rows.values()]
         theirs = format_difference(mean_margin(published))

@@ -10,7 +10,7 @@ from rr.report.formatting import format_difference, join_words
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
-from rr.report.paper.published import PublishedResult, display_name, load_published
+from rr.report.paper.published import PublishedResult, load_published, paper_name
 from rr.report.paper.studies import Study
 from rr.report.plots.svg import INK, RULE, SERIES, Panel, format_csv, render_svg
 
@@ -37,7 +37,7 @@ def build_backbone_gain(results: GridResults) -> Study | None:
                 if match.deviations
             )
             if deviating:
-                study.notes.append(f"Deviations on {display_name(dataset)}: {join_words(deviating)}.")
+                study.notes.append(f"Deviations on {paper_name(dataset)}: {join_words(deviating)}.")
     return study if study.panels else None
 
 
@@ -52,7 +52,7 @@ def _plot(
 ) -> Panel:
     """Plot the differences for one dataset, with one row per method."""
     ours = {result: deep.value.mean - shallow.value.mean for result, (deep, shallow) in gains.items()}
-    names = [display_name(result.method) for result in published]
+    names = [paper_name(result.method) for result in published]
 
     def plot(axes: Axes) -> None:
         for y, result in enumerate(published):
@@ -68,16 +68,16 @@ def _plot(
         axes.grid(axis="x")
 
     texts = [
-        f"{display_name(result.method)} {format_difference(ours[result])} (paper {format_difference(result.mean or 0)})"
+        f"{paper_name(result.method)} {format_difference(ours[result])} (paper {format_difference(result.mean or 0)})"
         for result in ours
     ]
-    title = f"{display_name(dataset)}, points"
+    title = f"{paper_name(dataset)}, points"
     alt_text = f"Accuracy with ResNet-32 minus the accuracy with Conv-4 on {title}: {', '.join(texts)}."
     name = f"backbone-gain-{dataset}"
     csv = format_csv(
         ("method", "here", "the paper"),
         (
-            (display_name(result.method), ours.get(result, ""), "" if result.mean is None else result.mean)
+            (paper_name(result.method), ours.get(result, ""), "" if result.mean is None else result.mean)
             for result in published
         ),
     )

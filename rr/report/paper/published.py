@@ -31,7 +31,7 @@ DatasetName = Literal["cifar10", "cifar100", "cifar100-20", "tiny-imagenet", "sl
 # to exist, but no source is available.
 Status = Literal["confirmed", "digitized", "unconfirmed", "not given", "not recovered"]
 
-_DISPLAY_NAMES = {
+_PAPER_NAMES = {
     "supervised": "Supervised",
     "random": "Random weights",
     "deepcluster": "DeepCluster",
@@ -132,6 +132,6 @@ def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
     return tuple(results)
 
 
-def display_name(name: str) -> str:
+def paper_name(name: str) -> str:
     """Return the paper's spelling of the name of a method, backbone or dataset."""
-    return _DISPLAY_NAMES[name]
+    return _PAPER_NAMES[name]

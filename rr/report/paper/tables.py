@@ -8,7 +8,7 @@ from rr.report.formatting import format_difference, format_mean_std, format_two_
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
-from rr.report.paper.published import LIGHTLY, PublishedResult, display_name, load_published
+from rr.report.paper.published import LIGHTLY, PublishedResult, load_published, paper_name
 from rr.report.paper.verdict import Verdict, judge
 from rr.report.statistics import MeanStd
 from rr.report.text_table import TextTable, numeric_columns, text_table
@@ -181,22 +181,22 @@ def _only_color(cells: Sequence[ComparisonCell]) -> int | None:
 def _row_title(published: PublishedResult) -> str:
     if (published.table, published.method) == ("Heads", "relational"):
         return "Relation module"
-    return display_name(published.backbone if published.table == "Table 3" else published.method)
+    return paper_name(published.backbone if published.table == "Table 3" else published.method)
 
 
 def _column_title(published: PublishedResult) -> str:
     if published.table == "Table 3":
-        return display_name(published.method)
+        return paper_name(published.method)
     if published.target == "stl10":
         return "finetuning on STL-10"
     if published.target == "cifar100-20":
         title = "grain CIFAR-100-20"
     elif published.dataset != published.target:
-        title = f"{display_name(published.dataset)} → {display_name(published.target)}"
+        title = f"{paper_name(published.dataset)} → {paper_name(published.target)}"
     else:
-        title = display_name(published.target)
+        title = paper_name(published.target)
     has_backbones = published.table in ("Table 2", "Appendix B")
-    return f"{display_name(published.backbone)}: {title}" if has_backbones else title
+    return f"{paper_name(published.backbone)}: {title}" if has_backbones else title
 
 
 def _list_deviations(

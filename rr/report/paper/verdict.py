@@ -5,8 +5,8 @@ from enum import StrEnum
 
 from rr.report.paper.match import Match
 from rr.report.paper.published import PublishedResult
-from rr.report.paper.welch import welch_interval
 from rr.report.statistics import CONFIDENCE, MeanStd
+from rr.report.welch import welch_interval
 from rr.runtime.formatting import format_count
 
 

@@ -7,10 +7,10 @@ from enum import StrEnum
 from rr.params import ClaimConfig
 from rr.report.formatting import format_difference
 from rr.report.inputs.collect import EvaluationResult, GridResults
-from rr.report.paper.welch import welch_interval, welch_p_value
 from rr.report.statistics import MeanStd, mean_std
 from rr.report.tables import group_by_method
 from rr.report.text_table import TextTable, numeric_columns, text_table
+from rr.report.welch import welch_interval, welch_p_value
 from rr.runtime.formatting import format_count
 from rr.workflow.claims import ALPHA, claim_sha256, describe_data, describe_difference
 

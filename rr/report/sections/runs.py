@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rr.paths import record_file
-from rr.report.formatting import format_duration, format_energy, letter_label
+from rr.report.formatting import format_energy, format_exact_duration, letter_label
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults, StageResult
 from rr.report.inputs.files import Machine
@@ -40,7 +40,7 @@ def build_runs(results: GridResults) -> Runs:
     for title, runs in results.stages.items():
         if not runs:
             continue
-        duration = format_duration(sum(run.record.seconds for run in runs))
+        duration = format_exact_duration(sum(run.record.seconds for run in runs))
         total = f"{format_count(len(runs), 'runs')}, {duration} in total"
         stages.append((title, total, _run_table(runs, machines, has_versions, has_energy)))
     return Runs(_machine_table(machines), describe_commits(results), stages, has_energy)
@@ -73,7 +73,7 @@ def _run_table(runs: Sequence[StageResult], machines: list[Machine], has_version
             record.device,
             letter_label(machines.index(record.machine)),
             version,
-            TextCell(format_duration(record.seconds), sort_key=record.seconds),
+            TextCell(format_exact_duration(record.seconds), sort_key=record.seconds),
             f"{record.views_per_second:,.0f}" if record.views_per_second else "–",
             f"{record.peak_memory_mib:,.0f} MiB",
             TextCell(format_energy(record.energy_joules), sort_key=sum(record.energy_joules.values())),

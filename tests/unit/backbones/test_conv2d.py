@@ -17,7 +17,7 @@ def test_padding_changes_neither_outputs_nor_gradients(
     torch.manual_seed(0)
     conv = Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False).double()
     x = torch.randn(3, in_channels, 9, 8, dtype=torch.float64, requires_grad=True)
-    padded = conv.forward_padded(x)
+    padded = conv.forward_with_padded_channels(x)
     expected = F.conv2d(x, conv.weight, None, stride, padding)
     torch.testing.assert_close(padded, expected)
     torch.testing.assert_close(conv(x), expected)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rr.data import raw
 from rr.errors import UserError
-from rr.fetch import describe
+from rr.fetch import format_fetch_facts
 
 CLASSES = {"cat": 3, "dog": 3}
 
@@ -64,7 +64,7 @@ def test_test_folder_has_priority_and_other_folders_are_reported(tmp_path: Path,
     assert facts["splits"]["not used"] == ", ".join(
         ["outside of folders (1 image)", *(f"{name} (6 images)" for name in folders)]
     )
-    assert f"not used: {facts['splits']['not used']}" in describe(facts)
+    assert f"not used: {facts['splits']['not used']}" in format_fetch_facts(facts)
 
 
 def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_images_without_labels(tmp_path: Path, counts: dict, splits: object, exp
     assert tuple(facts["images"].values()) == expected
     assert facts["classes"] == 0
     assert set(raw.RawFile(raw_file(root)).labels) == {raw.UNLABELED}
-    assert f"unlabeled images: {expected[0]} train, {expected[1]} test" in describe(facts)
+    assert f"unlabeled images: {expected[0]} train, {expected[1]} test" in format_fetch_facts(facts)
 
 
 def test_flat_test_folder_raises_with_both_ways_out(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_class_name_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", {os.fsdecode(b"caf\xe9"): 5, "a\nb": 5})
     facts = fetch_folder(root)
     assert list(facts["images_per_class"]["train"]) == ["a\nb", "caf\\xe9"]
-    assert "classes (train + test images): a\\nb (4 + 1), caf\\xe9 (4 + 1)" in describe(facts)
+    assert "classes (train + test images): a\\nb (4 + 1), caf\\xe9 (4 + 1)" in format_fetch_facts(facts)
 
 
 def test_class_with_a_single_distinct_image_stays_in_training(tmp_path: Path) -> None:
@@ -330,13 +330,13 @@ def test_images_with_several_frames_are_counted(tmp_path: Path) -> None:
         frames[0].save(root / "cat" / name, save_all=True, append_images=frames[1:])
     facts = fetch_folder(root)
     assert facts["several_frames"] == 3
-    assert "\n3 images with several frames: only the first is used\n" in describe(facts)
+    assert "\n3 images with several frames: only the first is used\n" in format_fetch_facts(facts)
 
 
 def test_class_without_a_readable_image_is_reported(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", CLASSES)
     save_file(root / "owl/0.png", b"")
-    assert "dog (2 + 1); 1 without images" in describe(fetch_folder(root, on_unreadable="skip"))
+    assert "dog (2 + 1); 1 without images" in format_fetch_facts(fetch_folder(root, on_unreadable="skip"))
 
 
 def test_class_folder_with_only_damaged_files_is_skipped(tmp_path: Path) -> None:

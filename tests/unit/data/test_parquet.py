@@ -15,7 +15,7 @@ from own_images import fetch_parquet, fetched_labels, make_image, make_table, ra
 
 from rr.data import raw
 from rr.errors import UserError
-from rr.fetch import describe, fetch
+from rr.fetch import fetch, format_fetch_facts
 from rr.params import ParquetSource
 
 LABELS = [0, 1] * 6
@@ -163,7 +163,9 @@ def test_images_in_other_columns_are_reported(tmp_path: Path) -> None:
     table = make_table(LABELS, depth=images, views=[images[:2]] * 12, Label=list(range(12)))
     facts = fetch_parquet(save_tables(tmp_path / "set", {"all.parquet": table}))
     assert facts["unused_images"] == ["depth", "views"]
-    assert "label from 'label' (int64), not used: images in 'depth', not used: images in 'views'" in describe(facts)
+    assert "label from 'label' (int64), not used: images in 'depth', not used: images in 'views'" in format_fetch_facts(
+        facts
+    )
 
 
 def test_folder_without_parquet_files_raises_with_what_it_contains(tmp_path: Path) -> None:
@@ -296,7 +298,7 @@ def test_columns_are_chosen_by_name_and_type(tmp_path: Path, columns: dict, keys
     assert facts["columns"] == {"image": expected[0], "label": expected[1]}
     assert facts["classes"] == (2 if expected[1] else 0)
     assert facts["schema"][expected[0]] == "struct<bytes: binary, path: string>"
-    assert f"columns: image from '{expected[0]}' (struct<bytes: binary, path: string>)" in describe(facts)
+    assert f"columns: image from '{expected[0]}' (struct<bytes: binary, path: string>)" in format_fetch_facts(facts)
 
 
 def test_class_label_is_preferred_to_other_integers(tmp_path: Path) -> None:
@@ -315,7 +317,7 @@ def test_file_without_another_column_is_unlabeled(tmp_path: Path) -> None:
     table = make_table(LABELS).drop_columns(["label"])
     facts = fetch_parquet(save_tables(tmp_path / "set", {"train.parquet": table}))
     assert facts["columns"] == {"image": "image", "label": None}
-    assert "\nunlabeled images: " in describe(facts)
+    assert "\nunlabeled images: " in format_fetch_facts(facts)
 
 
 IMAGES = [{"bytes": b"x", "path": "x"}]
@@ -431,8 +433,8 @@ def test_class_names_are_text(tmp_path: Path) -> None:
     table = make_table(LABELS).replace_schema_metadata({"huggingface": metadata})
     facts = fetch_parquet(save_tables(tmp_path / "set", {"train.parquet": table}))
     assert list(facts["images_per_class"]["train"]) == ["\\ud800", "b\n"]
-    assert "\\ud800 (" in describe(facts)
-    assert "b\\n (" in describe(facts)
+    assert "\\ud800 (" in format_fetch_facts(facts)
+    assert "b\\n (" in format_fetch_facts(facts)
 
 
 def test_rows_without_embedded_images_raise_in_one_error(tmp_path: Path) -> None:

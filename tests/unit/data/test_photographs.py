@@ -130,7 +130,7 @@ def test_loader_augments_the_crops(photographs: Photographs, on_device: bool) ->
     )
     order, start = np.random.Generator(np.random.Philox(key=[SEED, 4])).permutation(8), 0
     uncropped = replace(PAPER, crop="none")
-    for batch in loader.epoch(4):
+    for batch in loader.iter_epoch(4):
         positions = order[start : start + 3]
         start += len(positions)
         views = loader.augment(*batch.inputs)
@@ -164,7 +164,7 @@ def test_processes_load_their_slices(photographs: Photographs) -> None:
             photographs, DATASET, PAPER, num_views=2, batch_size=8, seed=SEED, device="cpu",
             local_slice=local_slice,  # type: ignore[arg-type]
         )  # fmt: skip
-        return next(iter(loader.epoch(0))).inputs[0].clone().view(2, -1, 3, SIZE, SIZE)
+        return next(iter(loader.iter_epoch(0))).inputs[0].clone().view(2, -1, 3, SIZE, SIZE)
 
     parts = [load(lambda size, rank=rank: slice(rank * size // 2, (rank + 1) * size // 2)) for rank in (0, 1)]
     assert torch.equal(torch.cat(parts, 1), load(slice))

@@ -47,7 +47,7 @@ def make_loader(path: Path, *, resident: bool = True, on_device: bool = False) -
 
 
 def list_batches(loader: ViewLoader, epoch: int, first_step: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(loader.augment(*batch.inputs).clone(), batch.labels) for batch in loader.epoch(epoch, first_step)]
+    return [(loader.augment(*batch.inputs).clone(), batch.labels) for batch in loader.iter_epoch(epoch, first_step)]
 
 
 def test_every_code_path_gives_the_same_views(path: Path) -> None:
@@ -120,7 +120,7 @@ def test_gpu_step_is_one_graph_compiled_once_per_shape(path: Path, precision: st
         partial(_forward, method, loader.augment, precision), backend=counter, fullgraph=True, dynamic=False
     )
     for epoch in range(2):
-        for batch, reference_batch in zip(loader.epoch(epoch), reference.epoch(epoch), strict=True):
+        for batch, reference_batch in zip(loader.iter_epoch(epoch), reference.iter_epoch(epoch), strict=True):
             state = copy.deepcopy(method.state_dict())
             loss, fractions = compiled(batch.inputs, batch.labels, ())
             loss.backward()

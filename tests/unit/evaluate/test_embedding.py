@@ -17,7 +17,7 @@ from rr.data.feature_file import SplitFeatures
 from rr.data.photographs import Photographs
 from rr.evaluate import embedding
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.relation_head import RelationHead
+from rr.evaluate.relation_head import NumpyRelationHead
 from rr.evaluate.representation_metrics import alignment, effective_rank, rankme, uniformity
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.target import Target
@@ -64,7 +64,7 @@ def compute_features(beton: Beton) -> torch.Tensor:
 def evaluate(
     beton: Beton,
     labels: np.ndarray | None = None,
-    head: RelationHead | None = None,
+    head: NumpyRelationHead | None = None,
     features: np.ndarray | None = None,
     stored_size: int | None = None,
     **changes: object,
@@ -149,7 +149,7 @@ def test_identical_features_have_a_map() -> None:
 def test_relation_head_is_calibrated(test_split: Beton) -> None:
     assert not [name for name in evaluate(test_split).metrics if name.startswith("relation")]
     # The logit is the larger of two features, each of which is the same in both views of an image.
-    head = RelationHead("max", np.ones((2, 1), np.float32), np.zeros(1, np.float32), np.ones(1, np.float32), 0.0)
+    head = NumpyRelationHead("max", np.ones((2, 1), np.float32), np.zeros(1, np.float32), np.ones(1, np.float32), 0.0)
     metrics = evaluate(test_split, head=head).metrics
     assert metrics["relation_pairs"] == 40  # 20 images, each in one positive and one negative pair
     assert 0 <= metrics["relation_calibration_error"] <= 1

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rr import backbones
-from rr.compute.device import configure_backends
+from rr.compute.device import configure_torch
 from rr.data.beton import Beton, write
 from rr.data.feature_file import SplitFeatures
 from rr.data.labels import keep_label_fraction
@@ -62,7 +62,7 @@ def build_backbone(name: str = "conv4") -> nn.Module:
 def train_and_predict(
     splits: tuple[Beton, Beton], backbone: nn.Module | None = None, **changes: object
 ) -> tuple[np.ndarray, dict[str, float]]:
-    configure_backends(1)
+    configure_torch(1)
     train, test = (SplitFeatures(np.zeros((len(split), 64)), split.labels, split.index) for split in splits)
     target = Target("mine", DATASET, {"train": splits[0].path, "test": splits[1].path}, ["class"] * 10)
     run = PretrainPaths("mine", "conv4", "random", 1)

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from rr.backbones.weights import save_backbone
 from rr.errors import UserError
-from rr.evaluate.relation_head import Calibration, RelationHead, fit_calibration, load_relation_head, sort_by_logit
+from rr.evaluate.relation_head import Calibration, NumpyRelationHead, fit_calibration, load_relation_head, sort_by_logit
 from rr.evaluate.relation_head import measure_calibration as measure
 from rr.methods.relation import RelationHead as TorchHead
 from rr.methods.relation.head import Aggregation
@@ -79,7 +79,9 @@ def test_separable_pairs_have_a_finite_calibration() -> None:
 def test_calibration_lowers_the_error_on_other_pairs() -> None:
     rng = np.random.default_rng(0)
     # The logit is 0.1 · max(x, y); both views of a positive pair have the same x, and high values of x are rarer.
-    head = RelationHead("max", np.eye(1, dtype=np.float32), np.zeros(1, np.float32), np.full(1, 0.1, np.float32), -0.2)
+    head = NumpyRelationHead(
+        "max", np.eye(1, dtype=np.float32), np.zeros(1, np.float32), np.full(1, 0.1, np.float32), -0.2
+    )
     x = rng.exponential(size=(1, 2000, 1)).astype(np.float32)
     views = np.concatenate((x, x + rng.normal(size=x.shape).astype(np.float32) * 0.1))
     metrics = measure(head, views, seed=0)

@@ -9,7 +9,7 @@ from rr.data.beton import write
 from rr.data.feature_file import SplitFeatures
 from rr.evaluate import retrieval
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.relation_head import RelationHead
+from rr.evaluate.relation_head import NumpyRelationHead
 from rr.evaluate.target import Target
 from rr.params import DatasetConfig, RetrievalConfig, ShapesSource
 from rr.paths import PretrainPaths
@@ -70,7 +70,7 @@ def test_head_reorders_the_nearest_images(
 ) -> None:
     """A head whose logit is the larger feature reverses the ranking of the query at 0."""
     sizes = np.ones((1, 1), np.float32)
-    head = RelationHead("max", sizes, np.zeros(1, np.float32), sizes[0], 0.0)
+    head = NumpyRelationHead("max", sizes, np.zeros(1, np.float32), sizes[0], 0.0)
     vars(inputs)["load_relation_head"] = lambda: head
     monkeypatch.setattr(retrieval, "_RERANKED", reranked)
     result = retrieval.evaluate(inputs, RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1, 3]))

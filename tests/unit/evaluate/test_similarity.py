@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rr.evaluate.similarity import find_nearest, nearest_neighbors
+from rr.evaluate.similarity import find_nearest, nearest_other_images
 
 
 @settings(deadline=None, max_examples=40)
@@ -34,7 +34,7 @@ def test_equal_similarities_keep_gallery_order() -> None:
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 12), count=st.integers(1, 15))
 def test_neighbors_are_the_most_similar_other_images(seed: int, size: int, count: int) -> None:
     features = np.random.default_rng(seed).integers(-1, 2, (size, 2)).astype(np.float32)  # copies and zeros
-    neighbors = nearest_neighbors(features, count)
+    neighbors = nearest_other_images(features, count)
     assert neighbors.shape == (size, min(count, size - 1))
     norms = np.linalg.norm(features, axis=1)
     cosines = features @ features.T / np.outer(norms, norms).clip(1e-9)

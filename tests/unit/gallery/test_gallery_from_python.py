@@ -44,7 +44,7 @@ def assert_same_features(features: np.ndarray, expected: np.ndarray) -> None:
 
 
 def features_of_file(backbone: FeatureExtractor, data: bytes) -> np.ndarray:
-    return backbone.extract(np.stack([backbone.decode(data)]))
+    return backbone.extract(np.stack([backbone.decode_and_resize(data)]))
 
 
 def test_arrays_and_tensors_give_the_features_of_the_network(backbone: FeatureExtractor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from rr import backbones, methods
-from rr.compute.device import configure_backends
+from rr.compute.device import configure_torch
 from rr.data import beton
 from rr.data.shapes import generate_shapes
 from rr.data.view_loader import ViewLoader
@@ -150,7 +150,7 @@ def load_batches(path: Path, method: Method, config: MethodConfig, epochs: int) 
     labels = method.update_pseudo_labels(lambda: extract_features(method.backbone, data, SHAPES, "cpu"), 0)
     if labels is not None:
         loader.set_labels(labels.numpy())
-    return [(batch.inputs[0].clone(), batch.labels) for epoch in range(epochs) for batch in loader.epoch(epoch)]
+    return [(batch.inputs[0].clone(), batch.labels) for epoch in range(epochs) for batch in loader.iter_epoch(epoch)]
 
 
 def permute_second_views(views: Tensor, count: int) -> Tensor:
@@ -162,7 +162,7 @@ def permute_second_views(views: Tensor, count: int) -> Tensor:
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_method_overfits_64_images(name: str, data: Path) -> None:
     """After training on one batch, the loss is low for these views, and not for pairs of views of different images."""
-    configure_backends(1)
+    configure_torch(1)
     config = small_config(name, batch_size=64)
     method = build(config)
     ((views, labels),) = load_batches(data, method, config, 1)
@@ -203,7 +203,7 @@ EXCLUDED = ("deepcluster", "infomax", "dot", "relational-10")
 @pytest.mark.parametrize("name", [name for name in TRAINABLE if name not in EXCLUDED])
 def test_method_generalizes_to_new_images(name: str, tmp_path: Path) -> None:
     """Training improves the method's own predictions on images that it was not trained on."""
-    configure_backends(1)
+    configure_torch(1)
     beton.write(tmp_path / "train.beton", *color_gradients(640, 0), np.arange(640))
     beton.write(tmp_path / "test.beton", *color_gradients(64, 1), np.arange(64))
     config = small_config(name, batch_size=64)
@@ -237,7 +237,7 @@ def test_gpu_step_compiles_to_one_graph_per_shape(name: str, data: Path) -> None
     )
     shapes = set()
     for epoch in range(2):
-        for batch in loader.epoch(epoch, 0, images_per_epoch(config, 64)):
+        for batch in loader.iter_epoch(epoch, 0, images_per_epoch(config, 64)):
             random_inputs = method.sample_random_inputs(len(batch.labels), torch.Generator().manual_seed(0))
             loss, _ = step(batch.inputs, batch.labels.clamp(max=9), random_inputs)
             loss.backward()

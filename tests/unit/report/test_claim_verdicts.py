@@ -10,10 +10,10 @@ from scipy import stats
 from rr.params import ClaimConfig, Params
 from rr.paths import PretrainPaths
 from rr.report.inputs.collect import collect_results
-from rr.report.paper.welch import welch_interval, welch_p_value
 from rr.report.sections.claims import build_claims, holm_levels
 from rr.report.stage import write_report
 from rr.report.statistics import mean_interval, mean_std
+from rr.report.welch import welch_interval, welch_p_value
 from rr.workflow.claims import claim_sha256
 
 

@@ -40,11 +40,11 @@ from rr.report.paper.published import PAPER_CSV, PublishedResult, load_published
 from rr.report.paper.settings import KNOWN_DEVIATIONS, find_deviations
 from rr.report.paper.tables import comparison_table
 from rr.report.paper.verdict import Verdict, describe_chance, judge
-from rr.report.paper.welch import welch_interval
 from rr.report.sections.comparison import build_comparison
 from rr.report.sections.view_counts import build_view_counts
 from rr.report.stage import write_report
 from rr.report.statistics import MeanStd
+from rr.report.welch import welch_interval
 from rr.workflow import suites
 from rr.workflow.grid import evaluations, extractions, pretrainings, stage_params
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as F
 
-from rr.views import Augmentation, ViewParameters, cpu, make_views, normalize, sample_view_parameters, torch_ops
+from rr.views import Augmentation, ViewParameters, cpu, make_views, normalize, sample_view_parameters, torch_views
 from rr.views.sampling import blur_radius
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
@@ -115,14 +115,14 @@ def augment_on_cpu(images, parameters, mean, std) -> torch.Tensor:
     return torch.from_numpy(views).flatten(0, 1).permute(0, 3, 1, 2)
 
 
-def augment_with_torch_ops(images, parameters, mean, std) -> torch.Tensor:
-    views = torch_ops.augment(torch.from_numpy(images), parameters, mean, std)
+def augment_with_torch_views(images, parameters, mean, std) -> torch.Tensor:
+    views = torch_views.augment(torch.from_numpy(images), parameters, mean, std)
     assert views.dtype == torch.float32
     assert views.is_contiguous(memory_format=torch.channels_last)
     return views
 
 
-@pytest.mark.parametrize("augment", [augment_on_cpu, augment_with_torch_ops])
+@pytest.mark.parametrize("augment", [augment_on_cpu, augment_with_torch_views])
 @pytest.mark.parametrize("size", [32, 37, 64, 96])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_views_equal_torchvision_on_float_tensors(policy, size, augment):
@@ -131,7 +131,7 @@ def test_views_equal_torchvision_on_float_tensors(policy, size, augment):
     torch.testing.assert_close(augment(images, parameters, *mean_std), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("augment", [augment_on_cpu, augment_with_torch_ops])
+@pytest.mark.parametrize("augment", [augment_on_cpu, augment_with_torch_views])
 @pytest.mark.parametrize("size", [1, 2, 5, 32])
 @pytest.mark.parametrize("policy", ["paper", "supervised", "finetune", "filters"])
 def test_normalization_and_small_images(policy, size, augment):
@@ -148,8 +148,8 @@ def test_views_use_the_policies_of_a_tuple_in_turn():
         for k in range(5 if device == "cpu" else 0):
             alone = make_views(images, indices, augmentation=policies[k % 3], device="cpu", **options)
             assert torch.equal(views[k], alone.unflatten(0, (5, -1))[k])
-    enabled = torch_ops.EnabledOps.from_policies(policies)
-    assert enabled == torch_ops.EnabledOps(
+    enabled = torch_views.EnabledOps.from_policies(policies)
+    assert enabled == torch_views.EnabledOps(
         affine=False, jitter=True, hue=True, grayscale=True, blur=True, solarize=True, erase=True
     )
 
@@ -213,7 +213,7 @@ def test_bit_identical_for_any_number_of_threads(policy, monkeypatch):
     assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
 
 
-@pytest.mark.parametrize("implementation", ["cpu", "torch_ops"])
+@pytest.mark.parametrize("implementation", ["cpu", "torch_views"])
 def test_pixels_of_a_view_do_not_depend_on_its_batch(implementation):
     images, indices = make_images(32), np.arange(NUM_IMAGES) + 7
     options = {"augmentation": POLICIES["paper"], "seed": 1, "epoch": 5, "mean": MEAN, "std": STD, "device": "cpu"}
@@ -223,7 +223,7 @@ def test_pixels_of_a_view_do_not_depend_on_its_batch(implementation):
             views = make_views(images[positions], indices[positions], num_views=num_views, **options)
         else:
             parameters = sample_view_parameters(POLICIES["paper"], 1, 5, indices[positions], num_views, 32)
-            views = torch_ops.augment(torch.from_numpy(images[positions]), parameters, MEAN, STD)
+            views = torch_views.augment(torch.from_numpy(images[positions]), parameters, MEAN, STD)
         return views.unflatten(0, (num_views, len(positions)))
 
     batch, subset = make(np.arange(NUM_IMAGES), 4), make(np.array([6, 2]), 3)
@@ -286,7 +286,7 @@ def test_make_views_without_augmentation_equals_normalize(as_tensor):
     torch.testing.assert_close(views, normalized.repeat(3, 1, 1, 1), rtol=0, atol=2e-6)
 
 
-def test_make_views_on_another_device_uses_torch_ops():
+def test_make_views_on_another_device_uses_torch_views():
     """Tensors on the meta device have no values, so the operations cannot depend on them."""
     views = make_views(
         make_images(16), np.arange(NUM_IMAGES), augmentation=POLICIES["all"], seed=0, epoch=0, num_views=2,
@@ -332,7 +332,7 @@ def test_parameters_or_out_of_another_shape_raise():
     with pytest.raises(ValueError, match="parameters are for 7 images of size 8, but there are 8 images of size 8"):
         cpu.augment(images, parameters, MEAN, STD)
     with pytest.raises(ValueError, match="parameters are for 7 images"):
-        torch_ops.augment(torch.from_numpy(images), parameters, MEAN, STD)
+        torch_views.augment(torch.from_numpy(images), parameters, MEAN, STD)
     with pytest.raises(ValueError, match="out must be C-contiguous float32 of shape"):
         cpu.augment(images[1:], parameters, MEAN, STD, out=np.empty((1, 7, 8, 8, 3)))
     with pytest.raises(ValueError, match="images must be square"):

@@ -78,7 +78,7 @@ with record_run(RUN):
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
     visible = {name: text for name, text in read_folder().items() if not name.startswith(".")}
     assert visible == before
-    assert verify.describe_changed_files(RUN) == []
+    assert verify.find_changed_files(RUN) == []
     with record_run(RUN):  # the next run removes the temporary files of the killed one
         write_outputs("newer")
     assert set(read_folder()) == {"a.txt", "b.txt", "run.json"}
@@ -111,25 +111,25 @@ def edit_copy_of_rr(text: str) -> None:
 def test_run_matches_its_record_after_an_edit_of_a_comment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(verify, "PACKAGE", tmp_path / "rr")
     edit_copy_of_rr("# a comment\n")
-    assert verify.describe_mismatches(RUN) == []
+    assert verify.find_mismatches(RUN) == []
     edit_copy_of_rr("CONSTANT = 1\n")
-    assert verify.describe_mismatches(RUN) == ["rr/fetch.py (code of data/raw/mine) has changed since the run"]
+    assert verify.find_mismatches(RUN) == ["rr/fetch.py (code of data/raw/mine) has changed since the run"]
     Path("rr/fetch.py").unlink()
-    assert verify.describe_mismatches(RUN) == ["rr/fetch.py (code of data/raw/mine) is missing"]
+    assert verify.find_mismatches(RUN) == ["rr/fetch.py (code of data/raw/mine) is missing"]
 
 
 def test_missing_files_can_be_allowed_but_changed_files_cannot() -> None:
     first, second = OUTPUTS
     first.unlink()
-    assert verify.describe_mismatches(RUN) == [f"{first} (output of data/raw/mine) is missing"]
-    assert verify.describe_mismatches(RUN, allow_missing=True) == []
+    assert verify.find_mismatches(RUN) == [f"{first} (output of data/raw/mine) is missing"]
+    assert verify.find_mismatches(RUN, allow_missing=True) == []
     assert verify.count_files([RUN, RUN]) == (2, 1)
     second.write_text("changed")
     expected = [f"{second} (output of data/raw/mine) has changed since the run"]
-    assert verify.describe_mismatches(RUN, allow_missing=True) == expected
+    assert verify.find_mismatches(RUN, allow_missing=True) == expected
     (FOLDER / "run.json").unlink()
-    assert verify.describe_mismatches(RUN, allow_missing=True) == []
-    assert verify.describe_mismatches(RUN) == ["data/raw/mine/run.json is missing: run rr fetch first"]
+    assert verify.find_mismatches(RUN, allow_missing=True) == []
+    assert verify.find_mismatches(RUN) == ["data/raw/mine/run.json is missing: run rr fetch first"]
 
 
 def test_run_continues_only_if_the_project_has_the_code_of_the_running_rr() -> None:

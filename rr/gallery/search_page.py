@@ -23,7 +23,7 @@ def render_page(results: Sequence[QueryResult], ranking: str) -> str:
     """
     environment = make_jinja_environment(Path(__file__).parent, autoescape=True)
     environment.globals |= {"make_thumbnail": make_thumbnail_uri, "display_name": display_name}
-    return environment.get_template("page.html").render(results=results, ranking=ranking)
+    return environment.get_template("search_page.html").render(results=results, ranking=ranking)
 
 
 def make_thumbnail_uri(path: Path) -> str:
