@@ -146,7 +146,9 @@ def test_documented_commands_share_results_through_a_folder(finished_project: Pa
 def test_published_results_are_checked_without_training(finished_project: Path, tmp_path: Path) -> None:
     project, clone = tmp_path / "project", tmp_path / "clone"
     shutil.copytree(finished_project, project, symlinks=True)
-    run_in_shell(project, "workflow/results.sh publish results")
+    (publish,) = find_block("docs/guides/share.md", "workflow/results.sh publish")
+    (check,) = find_block("docs/guides/share.md", "workflow/results.sh check")
+    run_in_shell(project, publish)
     assert not {"train.beton", "features.safetensors"} & {path.name for path in (project / "results").rglob("*")}
     # Later versions of the code do not matter.
     (project / "rr/evaluate/knn.py").write_text("")
@@ -154,14 +156,14 @@ def test_published_results_are_checked_without_training(finished_project: Path, 
     git(project, "commit", "-qm", "results")
     git(tmp_path, "clone", "-q", str(project), str(clone))
 
-    assert "files that exist match their records" in run_in_shell(clone, "workflow/results.sh check results")
+    assert "files that exist match their records" in run_in_shell(clone, check)
     for output in OUTPUTS:
         assert (clone / ".results" / output).read_bytes() == (project / output).read_bytes()
     assert git(clone, "status", "--porcelain") == ""
 
     metrics = clone / "results/runs/evaluate/shapes/conv4/relational/1/shapes/knn/metrics.json"
     metrics.write_text(metrics.read_text().replace("0.", "0.9", 1))
-    message = run_in_shell(clone, "workflow/results.sh check results || test $? = 2")
+    message = run_in_shell(clone, f"{check} || test $? = 2")
     assert f"{metrics.relative_to(clone / 'results')} (output of" in message
     assert "report:" not in message
 
