@@ -11,7 +11,7 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
-exclude_patterns = ["_build", "generate.py"]
+exclude_patterns = ["_build", "generate.py", "results/**"]
 
 html_theme = "furo"
 html_title = project
