@@ -142,11 +142,11 @@ def _explain_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} does not exist: pass the backbone.safetensors of a run, or a file written by rr import"
+            f"{path} does not exist: use the backbone.safetensors of a run, or a file written by rr import"
         ) from error
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is damaged or not a safetensors file ({error}): pass the backbone.safetensors of a run, or "
+            f"{path} is damaged or not a safetensors file ({error}): use the backbone.safetensors of a run, or "
             "convert a checkpoint with rr import"
         ) from error
     except KeyError as error:

@@ -25,7 +25,7 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
     """
     path = expand_user(weights)
     if path.is_dir():
-        raise UserError(f"{path} is a folder: give the backbone.safetensors of a run, or another file")
+        raise UserError(f"{path} is a folder: use the backbone.safetensors of a run, or another file")
     if path.exists() or len(path.parts) > 1 or path.suffix:
         return path
     released = FOLDER / f"{path}.safetensors"

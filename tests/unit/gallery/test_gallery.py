@@ -640,7 +640,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         (replace_arguments(ASK, gallery="none"), "none is not an existing folder"),
         (replace_arguments(ASK, gallery="empty"), "empty contains no images: add some"),
         (replace_arguments(EMBED, gallery="p"), r"p contains no images \(skipped 1 file: not an image \(.yaml 1\)\)"),
-        (replace_arguments(EMBED, weights="g"), "g is a folder: pass the backbone.safetensors of a run"),
+        (replace_arguments(EMBED, weights="g"), "g is a folder: use the backbone.safetensors of a run"),
         (replace_arguments(EMBED, weights="~nobody-here/w"), "~nobody-here/w: unknown user in '~user'"),
         (replace_arguments(ASK, weights="none"), "none does not exist"),
         (replace_arguments(ASK, weights="text.png"), "text.png is damaged or not a safetensors file"),
