@@ -544,7 +544,7 @@ def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> N
     probability = 1 / (1 + np.exp(0.5 - 2 * expected_logit(Path("h"), *pair)))
     assert first_line == f"g/b.png and g/f.webp show the same thing with probability {probability:.4f}"
     assert calibration.startswith("calibrated (Platt scaling) on 40 pairs of augmented test images of shapes")
-    assert "the accuracy is 90.0 % and the calibration error 2.0 %" in calibration
+    assert "the accuracy is 90.0 % and the calibration error is 2.0 %" in calibration
     assert rr("compare", *pair[::-1], "--weights", "h").out.splitlines()[0].endswith(f" {probability:.4f}")
     facts = json.loads(rr("compare", *pair, "--weights", "h", "--json").out)
     assert (facts["first"], facts["second"], facts["calibration"]) == (*pair, calibration)
@@ -579,7 +579,7 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
     assert rr("export", "tiny", "--format", "state-dict", "--output", "out.pt").code == 0
     outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "tinny")
     assert outcome.code == 2
-    assert "rr: tinny does not exist and is not the name of released weights (tiny): give" in outcome.err
+    assert "rr: tinny does not exist and is not the name of released weights (tiny): use" in outcome.err
     shutil.copy("w", "tiny")  # a file in the current folder
     assert load_feature_extractor("tiny").weights == Path("tiny")
 
