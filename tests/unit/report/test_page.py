@@ -61,6 +61,7 @@ def test_page_shows_means_and_seeds(params: Params) -> None:
     assert ["relational", "61.50 ± 2.12", "50.00 ± 0.00", "–"] in rows
     assert ["relational", "linear", "60.00", "63.00"] in rows
     assert ["supervised", "trained classifier", "91.00", "92.00"] in rows
+    assert "in percent on shapes (1,000 test images, 10 classes); 2 seeds." in " ".join(page.text.split())
     assert ["views", "–", "1", "4 paper: 32"] in rows
     assert ["processor", "Abacus 9"] in rows
     assert page.text.count("1 min 16 s") >= 18
