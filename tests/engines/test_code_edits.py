@@ -63,7 +63,7 @@ def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(pro
     output = call(project, "rr", "verify", code=2)
     assert f"rr/evaluate/knn.py (code of {EVALUATION}) has changed since the run" in output
     assert "mismatches: 1;" in output
-    assert "sync: 5 of 6 runs were registered; `rr verify` lists why the others were not" in call(project, "rr", "sync")
+    assert "sync: 5 of 6 runs were registered; `rr verify` shows why the others were not" in call(project, "rr", "sync")
     # DVC does not list the report. The report is rerun if a file that it reads changes.
     assert outdated_stages(project) == (["evaluate"], ["evaluate", "report"])
     assert {path: path.read_bytes() for path in records} == records

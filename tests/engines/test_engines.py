@@ -126,7 +126,9 @@ def test_dvc_and_the_grid_agree_on_the_parameters_of_each_stage(tmp_path: Path) 
 
     stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
     for stage, keys in STAGE_PARAMETERS.items():
-        assert tuple(key.replace("${item.", "{") for key in stages[stage]["params"]) == keys
+        listed = [key.replace("${item.", "{") for key in stages[stage]["params"]]
+        # Most backbones have no entry in `backbones`, and DVC requires that a listed key exists.
+        assert ["backbones.{backbone}" if key == "backbones" else key for key in listed] == list(keys)
 
 
 def test_after_dvc_and_sync_both_engines_are_up_to_date(dvc_project: Path) -> None:

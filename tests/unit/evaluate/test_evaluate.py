@@ -153,10 +153,10 @@ def test_probabilities_that_are_not_finite_raise(
     run = paths.PretrainPaths("shapes", "conv4", "random", 1)
     inputs = EvaluationInputs(split, split, target, run, seed=1, device="cpu", threads=1)
     with pytest.raises(
-        UserError, match=f"{config.kind}: the predicted class probabilities .*: {remedy} of the protocol"
+        UserError, match=f"{config.kind}: the predicted class probabilities .*: {remedy} for this protocol"
     ):
         make_classification_result(np.full((50, 10), np.nan), inputs, {}, config)
-    with pytest.raises(UserError, match=f"{config.kind}: loss is inf: {remedy} of the protocol"):
+    with pytest.raises(UserError, match=f"{config.kind}: loss is inf: {remedy} for this protocol"):
         make_classification_result(np.full((50, 10), 0.1), inputs, {"loss": np.inf}, config)
 
 

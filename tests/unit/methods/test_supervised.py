@@ -197,7 +197,7 @@ def test_network_of_former_classes_raises(supervised: Path) -> None:
     target = Target("shapes", golden.PARAMS.datasets["shapes"], betons, [f"class {label}" for label in range(10)])
     run = EvaluationPaths(PretrainPaths("shapes", "conv4", "supervised", 1), "shapes", "linear")
     extract(WEIGHTS, target, run.extraction.features, device="cpu", threads=1)
-    with pytest.raises(UserError, match=r"trained on 7 classes of shapes, which now has 10: run rr pretrain again"):
+    with pytest.raises(UserError, match=r"trained with 7 classes of shapes, which now has 10: run rr pretrain again"):
         evaluate(golden.PARAMS.protocols["linear"], target, run, seed=1, device="cpu", threads=1)
     assert not run.folder.exists()
 

@@ -62,7 +62,7 @@ def test_plan_says_how_many_seeds_a_claim_needs(project: Path, rr: RunRr) -> Non
         ({"above": "relational"}, "method and above are both 'relational'; a claim compares two methods"),
         (
             {"protocol": "retrieval"},
-            "'retrieval' does not measure an accuracy; use a protocol of the kind linear",
+            "'retrieval' does not measure accuracy; use a protocol of the kind linear",
         ),
         ({"assumed": ASSUMED | {"difference": 1.0}}, "assumed.difference must exceed margin (1), got 1"),
         ({"assumed": ASSUMED | {"std": [1.0]}}, "grid.claims.0.assumed.std"),
