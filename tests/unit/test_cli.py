@@ -144,8 +144,8 @@ def test_missing_params_file_raises(tmp_path: Path, rr: RunRr, monkeypatch: pyte
     assert outcome.code == 2
     assert (
         outcome.err.strip()
-        == "rr: params.yaml not found: run rr in the root folder of a project (rr init creates one), or specify the file "
-        "with --params"
+        == "rr: params.yaml not found: run rr in the root folder of a project (rr init creates one), or specify the "
+        "file with --params"
     )
 
 
