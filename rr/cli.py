@@ -388,21 +388,21 @@ def verify(
         from rr.workflow.verify import count_files
 
         runs, recomputed = stages.run_verify(recompute, allow_missing, device, params)
-        existing, missing = count_files([run for run, _ in runs])
+        compared, others = count_files([run for run, _ in runs])
     if as_json:
         entries = [{"stage": run.stage, "folder": str(run.folder), "mismatches": found} for run, found in runs]
-        files = {"existing": existing, "missing": missing}
+        files = {"compared": compared, "not_compared": others}
         print(json.dumps({"runs": entries, "files": files, "recomputed": recomputed}, indent=1))
     if messages := [message for _, found in runs for message in found]:
         messages.append(f"mismatches: {len(messages)}; update these files with `dvc repro` or `snakemake --cores 8`")
         raise UserError("\n".join(messages))
-    if not existing:
+    if not compared:
         raise UserError(
-            "none of the grid's files exists, so nothing was compared: run `dvc repro` or `snakemake --cores 8`"
+            "no run of the grid has a record, so nothing was compared: run `dvc repro` or `snakemake --cores 8`"
         )
     if not as_json:
-        if missing:
-            print(f"verify: the {existing:,} files that exist match their records; {missing:,} files are missing")
+        if others:
+            print(f"verify: {compared:,} files match their records; {others:,} are missing or have no record")
         else:
             print("verify: every artifact matches its record")
         if recomputed:

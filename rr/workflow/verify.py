@@ -95,10 +95,17 @@ def find_grid_mismatches(params: Params, *, allow_missing: bool = False) -> list
 
 
 def count_files(runs: list[StageRun]) -> tuple[int, int]:
-    """Return how many of the runs' records, inputs and outputs exist and how many are missing, without duplicates."""
-    files = {path for run in runs for path in (paths.record_file(run.folder), *run.inputs, *run.outputs)}
-    existing = sum(path.is_file() for path in files)
-    return existing, len(files) - existing
+    """Return how many records, inputs and outputs of the runs can be compared, and how many cannot, each counted once.
+
+    A file cannot be compared if it is missing, or if no run that has a record reads or writes it.
+    """
+    recorded = [run for run in runs if paths.record_file(run.folder).is_file()]
+    files, recorded_files = (
+        {path for run in group for path in (paths.record_file(run.folder), *run.inputs, *run.outputs)}
+        for group in (runs, recorded)
+    )
+    comparable = sum(path.is_file() for path in recorded_files)
+    return comparable, len(files) - comparable
 
 
 def find_grid_changed_files(params: Params) -> list[str]:

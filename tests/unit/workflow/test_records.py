@@ -129,6 +129,7 @@ def test_missing_files_can_be_allowed_but_changed_files_cannot() -> None:
     assert verify.find_mismatches(RUN, allow_missing=True) == expected
     (FOLDER / "run.json").unlink()
     assert verify.find_mismatches(RUN, allow_missing=True) == []
+    assert verify.count_files([RUN]) == (0, 3)  # without a record, the second file is not compared
     assert verify.find_mismatches(RUN) == ["data/raw/mine/run.json is missing: run rr fetch first"]
 
 
