@@ -111,7 +111,7 @@ def format_view_counts_axis(axes: Axes, ticks: Sequence[float]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("views of an image, K")
+    axes.set_xlabel("views per image, K")
     axes.grid(axis="y")
 
 
