@@ -17,11 +17,11 @@ from rr import paths
 from rr.errors import UserError
 from rr.params import NUMPY_PROTOCOLS, load_params
 from rr.workflow import grid, suites
-from rr.workflow.snakemake_outputs import keep_former_outputs
+from rr.workflow.snakemake_patch import patch_snakemake_to_keep_outputs
 from rr.workflow.records import code_files
 
 min_version("9.19")  # the first version that reads profile.yaml and compares touched files by checksum
-keep_former_outputs()
+patch_snakemake_to_keep_outputs()
 
 
 configfile: "params.yaml"

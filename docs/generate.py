@@ -18,7 +18,7 @@ from rr.methods.rotation import rotate_four_ways
 from rr.params.loading import load_params
 from rr.params.methods import TrainableConfig
 from rr.params.root import Params
-from rr.report.paper.published import LIGHTLY, PublishedResult, load_published, paper_name
+from rr.report.paper.published import LIGHTLY, PublishedResult, load_published, name_in_paper
 from rr.runtime.image_grid import make_image_grid
 from rr.views import make_views
 
@@ -110,7 +110,7 @@ def published_table(name: str) -> str:
         is_main = result.unit == "percent" and result.status == "confirmed" and result.views is None
         is_same_data = result.target == result.dataset.removesuffix("-unlabeled")
         if result.method == name and is_main and is_same_data:
-            key = (paper_name(result.dataset), result.backbone, result.protocol)
+            key = (name_in_paper(result.dataset), result.backbone, result.protocol)
             results.setdefault(key, result)  # the paper prints some results in two tables
     lines = ["| dataset | backbone | protocol | accuracy, % | source |", "| --- | --- | --- | --: | --- |"]
     for (dataset, backbone, protocol), result in sorted(results.items()):

@@ -7,24 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rr.data.preprocessing import Preprocessing
     from rr.errors import UserError
-    from rr.gallery.feature_extractor import load_feature_extractor as load_backbone
-    from rr.gallery.gallery import Gallery, compare, embed
+    from rr.gallery.python_api import Gallery, compare, cosine_similarity, embed, load_backbone
     from rr.methods.relation.head import RelationHead
     from rr.methods.relation.loss import relation_loss
     from rr.methods.relation.pair_loss import PairLossConfig
     from rr.methods.relation.pairs import partners
     from rr.views import Augmentation, make_views
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Augmentation",
     "Gallery",
     "PairLossConfig",
+    "Preprocessing",
     "RelationHead",
     "UserError",
     "compare",
+    "cosine_similarity",
     "embed",
     "load_backbone",
     "make_views",
@@ -36,13 +38,15 @@ __all__ = [
 # checkers.
 _SOURCES = {
     "Augmentation": ("rr.views", "Augmentation"),
-    "Gallery": ("rr.gallery.gallery", "Gallery"),
+    "Gallery": ("rr.gallery.python_api", "Gallery"),
     "PairLossConfig": ("rr.methods.relation.pair_loss", "PairLossConfig"),
+    "Preprocessing": ("rr.data.preprocessing", "Preprocessing"),
     "RelationHead": ("rr.methods.relation.head", "RelationHead"),
     "UserError": ("rr.errors", "UserError"),
-    "compare": ("rr.gallery.gallery", "compare"),
-    "embed": ("rr.gallery.gallery", "embed"),
-    "load_backbone": ("rr.gallery.feature_extractor", "load_feature_extractor"),
+    "compare": ("rr.gallery.python_api", "compare"),
+    "cosine_similarity": ("rr.gallery.python_api", "cosine_similarity"),
+    "embed": ("rr.gallery.python_api", "embed"),
+    "load_backbone": ("rr.gallery.python_api", "load_backbone"),
     "make_views": ("rr.views", "make_views"),
     "partners": ("rr.methods.relation.pairs", "partners"),
     "relation_loss": ("rr.methods.relation.loss", "relation_loss"),

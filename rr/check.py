@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from rr.data import exclude, raw
 from rr.data.duplicates import Signature, compute_signature, find_duplicates
+from rr.data.image_decoding import UnreadableImageError, decode_image
 from rr.data.names import display_name, format_names, printable
 from rr.errors import UserError
 from rr.evaluate.similarity import normalize_rows
@@ -72,7 +73,7 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CheckFiles:
+class CheckOutputPaths:
     """The files that `check` writes: all findings, a sheet that shows some of them, and the images to exclude."""
 
     findings: Path
@@ -81,7 +82,7 @@ class CheckFiles:
 
 
 def check(
-    raw_path: Path, files: CheckFiles, current_exclude: Path | None, extractor: FeatureExtractor | None = None
+    raw_path: Path, files: CheckOutputPaths, current_exclude: Path | None, extractor: FeatureExtractor | None = None
 ) -> tuple[str, dict[str, Any]]:
     """Check the images in a raw file and write the findings.
 
@@ -89,7 +90,7 @@ def check(
     given, the image features are also compared.
 
     Returns:
-        A summary of a few lines, and the same facts as JSON values.
+        A summary of a few lines, and the same information as JSON values.
 
     Raises:
         UserError: if the raw file or one of its images is damaged.
@@ -108,12 +109,12 @@ def check(
     order = list(KINDS)
     findings.sort(key=lambda finding: order.index(finding.kind))
 
-    excluded = exclude.read_list(current_exclude) if current_exclude else []
+    excluded = exclude.read_excluded_names(current_exclude) if current_exclude else []
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
     excluded += [names[row] for row in rows]
-    exclude.write_list(files.exclude, excluded)
+    exclude.write_excluded_names(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:
         pq.write_table(_make_table(findings, names, raw_file), temporary)
     files.sheet.unlink(missing_ok=True)
@@ -171,8 +172,8 @@ def _read_image(
     """Return an image's name, its signature and, if `decode` is given, the decoded pixels, uint8 (S, S, 3)."""
     name, data = image
     try:
-        return name, compute_signature(raw.decode_image(data)), decode(data) if decode else None
-    except raw.UnreadableImageError as error:
+        return name, compute_signature(decode_image(data)), decode(data) if decode else None
+    except UnreadableImageError as error:
         raise UserError(f"{path}: {display_name(name)} cannot be decoded ({error}): run rr fetch again") from error
 
 
@@ -320,7 +321,7 @@ def _render_sheet(findings: Sequence[Finding], names: Sequence[str], raw_file: r
         for line, image in enumerate((finding.image, finding.other)):
             if image is None:
                 continue
-            pixels = Image.fromarray(raw.decode_image(images[image]))
+            pixels = Image.fromarray(decode_image(images[image]))
             tile = ImageOps.contain(pixels, (_TILE, _TILE), Image.Resampling.BICUBIC)
             offset = (_TILE - tile.width) // 2, (_TILE - tile.height) // 2
             sheet.paste(tile, (left + line * (_TILE + 4) + offset[0], top + offset[1]))

@@ -21,7 +21,7 @@ from rr.runtime import signals
 from rr.runtime.progress import Progress, is_main_process
 
 if TYPE_CHECKING:
-    from rr.data.index import Preprocessing
+    from rr.data.preprocessing import Preprocessing
 
 
 class _Command(typer.core.TyperCommand):
@@ -34,6 +34,7 @@ class _Command(typer.core.TyperCommand):
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 suite = typer.Typer(
     help="List, show or use a suite: a file that defines a set of runs.",
+    short_help="List, show or use a suite (a file that defines a set of runs).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -72,8 +73,8 @@ FormatOption = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
     typer.Option(
         "--format",
-        help="Output format: weights only (safetensors, state-dict) or a complete model (torchscript, torch-export, "
-        "onnx).",
+        help="Output format: a copy of the file (safetensors), the backbone's weights (state-dict), or the backbone as "
+        "a complete model (torchscript, torch-export, onnx).",
     ),
 ]
 SuiteArgument = Annotated[
@@ -83,7 +84,8 @@ WeightsOption = Annotated[
     Path,
     typer.Option(
         "--weights",
-        help="backbone.safetensors of a run, a file written by rr import, or the name of released weights.",
+        help="backbone.safetensors from a run, a file written by rr import, the name of released weights, or "
+        "hf-hub:OWNER/NAME (Hugging Face Hub).",
     ),
 ]
 PreprocessingOption = Annotated[
@@ -127,7 +129,8 @@ def init(
         str | None, typer.Option("--name", help="Name of the dataset. By default, the name of the folder or file.")
     ] = None,
     no_labels: Annotated[
-        bool, typer.Option("--no-labels", help="Use all images without labels. By default, folders may be classes.")
+        bool,
+        typer.Option("--no-labels", help="Treat all images as unlabeled. By default, folders may be used as classes."),
     ] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read. By default, rr init stops.")
@@ -135,12 +138,15 @@ def init(
     run: Annotated[bool, typer.Option("--run", help="Also train on the images and write the report.")] = False,
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Create a project in this folder, and add your own images to params.yaml with a grid that trains on them."""
+    """Create a project in this folder and, with IMAGES, add them to params.yaml with a grid that trains on them."""
     from rr import stages
 
     if images is None:
         if name or run or no_labels or skip_unreadable:
-            raise UserError("these options of rr init need a folder of images: rr init IMAGES")
+            raise UserError(
+                "--name, --no-labels, --skip-unreadable and --run require images: specify a folder of images or a "
+                "Parquet file, as in rr init IMAGES"
+            )
         print(stages.run_init())
         return
     if run:
@@ -174,7 +180,7 @@ def check(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset that rr fetch has fetched.")],
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="backbone.safetensors of a run: also compare the features that it computes."),
+        typer.Option("--weights", help="Also compare the features computed by this backbone.safetensors."),
     ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -210,7 +216,7 @@ def pretrain(
             "--tensorboard",
             metavar="DIR",
             envvar="RR_TENSORBOARD",
-            help="Folder for TensorBoard event files: also write each epoch's loss and other measurements there.",
+            help="Folder to which to also write each epoch's loss and other measurements, for TensorBoard.",
         ),
     ] = None,
     as_json: RecordOption = False,
@@ -277,7 +283,7 @@ def report(
     params: ParamsOption = paths.PARAMS_FILE,
     crate: Annotated[
         Path | None,
-        typer.Option("--crate", help="Zip file to write as well: an RO-Crate with the report and all records."),
+        typer.Option("--crate", help="Also write this zip file: an RO-Crate with the report and all records."),
     ] = None,
 ) -> None:
     """Write a report page with the results of the grid."""
@@ -357,7 +363,7 @@ def plan(
 
 @app.command()
 def status(as_json: JsonOption = False) -> None:
-    """Show the unfinished runs in this folder and their progress: running, stopped, interrupted or failed."""
+    """Show the unfinished runs in this folder: their state (running, stopped, interrupted or failed) and progress."""
     from rr.runtime.status import render_status
 
     print(render_status(as_json))
@@ -385,10 +391,10 @@ def verify(
     """Compare the outputs, inputs, code and parameters of every run in the grid with its record."""
     with Progress("verify"):
         from rr import stages
-        from rr.workflow.verify import count_files
+        from rr.workflow.verify import count_comparable_files
 
         runs, recomputed = stages.run_verify(recompute, allow_missing, device, params)
-        compared, others = count_files([run for run, _ in runs])
+        compared, others = count_comparable_files([run for run, _ in runs])
     if as_json:
         entries = [{"stage": run.stage, "folder": str(run.folder), "mismatches": found} for run, found in runs]
         files = {"compared": compared, "not_compared": others}
@@ -398,7 +404,7 @@ def verify(
         raise UserError("\n".join(messages))
     if not compared:
         raise UserError(
-            "no run of the grid has a record, so nothing was compared: run `dvc repro` or `snakemake --cores 8`"
+            "no run in the grid has a record, so nothing was compared: run `dvc repro` or `snakemake --cores 8`"
         )
     if not as_json:
         if others:
@@ -447,7 +453,7 @@ def import_(
             "--image-size",
             min=8,
             max=1024,
-            help="Height and width of the images, if the network is built for one size.",
+            help="Height and width of the images, if the network requires a fixed size.",
         ),
     ] = None,
 ) -> None:
@@ -465,7 +471,8 @@ def export(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="backbone.safetensors of a run, a file written by rr import, or the name of released weights.",
+            help="backbone.safetensors from a run, a file written by rr import, the name of released weights, or "
+            "hf-hub:OWNER/NAME (Hugging Face Hub).",
         ),
     ],
     format: FormatOption,
@@ -481,7 +488,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export a backbone to a different format, check that its features are the same, and write a model card."""
+    """Export a backbone to a different format, check that its features are unchanged, and write a model card."""
     with Progress("export"):
         from rr.exchange.exporting import export_backbone
 
@@ -497,10 +504,10 @@ def croissant(
     ] = None,
     url: Annotated[str | None, typer.Option("--url", help="Web page of the dataset.")] = None,
     creator: Annotated[
-        str | None, typer.Option("--creator", help="Person or organization that made the dataset.")
+        str | None, typer.Option("--creator", help="Person or organization that created the dataset.")
     ] = None,
 ) -> None:
-    """Describe a fetched dataset in a Croissant file (JSON-LD) next to its images, to share it."""
+    """Write a Croissant file (JSON-LD) that describes a fetched dataset, next to its images."""
     from rr.exchange.croissant import write_croissant
 
     print(write_croissant(dataset, license=license, url=url, creator=creator))
@@ -512,7 +519,7 @@ def embed(
     weights: WeightsOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     map_page: Annotated[
-        Path | None, typer.Option("--map", metavar="FILE", help="HTML page to write as well, with a map of the images.")
+        Path | None, typer.Option("--map", metavar="FILE", help="Also write this HTML page, with a map of the images.")
     ] = None,
     dataset: PreprocessingOption = None,
     on_unreadable: OnUnreadableOption = "raise",
@@ -523,9 +530,15 @@ def embed(
     with Progress("embed"):
         from rr.gallery.embed import embed as run_embed
 
-        config = _lookup_dataset(dataset, params)
+        preprocessing = _lookup_preprocessing(dataset, params)
         message = run_embed(
-            folder, weights, output, map_path=map_page, dataset=config, on_unreadable=on_unreadable, device=device
+            folder,
+            weights,
+            output,
+            map_path=map_page,
+            preprocessing=preprocessing,
+            on_unreadable=on_unreadable,
+            device=device,
         )
     print(message)
 
@@ -560,10 +573,10 @@ def retrieve(
     with Progress("retrieve"):
         from rr.gallery.retrieve import retrieve as run_retrieve
 
-        config = _lookup_dataset(dataset, params)
+        preprocessing = _lookup_preprocessing(dataset, params)
         message = run_retrieve(
             images, gallery, weights, top=top, num_reranked=rerank, page_path=output, index_path=index,
-            dataset=config, on_unreadable=on_unreadable, device=device, as_json=as_json,
+            preprocessing=preprocessing, on_unreadable=on_unreadable, device=device, as_json=as_json,
         )  # fmt: skip
     print(message)
 
@@ -578,12 +591,12 @@ def compare(
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Print the probability that two images show the same thing, according to the relation head of a relational run."""
+    """Print the probability that two images are views of the same image, according to a relation head."""
     with Progress("compare"):
         from rr.gallery.compare import compare as run_compare
 
-        config = _lookup_dataset(dataset, params)
-        message = run_compare(first, second, weights, dataset=config, device=device, as_json=as_json)
+        preprocessing = _lookup_preprocessing(dataset, params)
+        message = run_compare(first, second, weights, preprocessing=preprocessing, device=device, as_json=as_json)
     print(message)
 
 
@@ -606,9 +619,9 @@ def bench(
         ),
     ] = None,
     as_json: JsonOption = False,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Number of timed repeats of each case.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Number of timed repetitions of each case.")] = 20,
     threads: Annotated[
-        str, typer.Option("--threads", help="Numbers of threads, such as 1,2. By default, each part chooses them.")
+        str, typer.Option("--threads", help="Thread counts to use, such as 1,2. By default, each part chooses its own.")
     ] = "",
     data: Annotated[
         Path | None,
@@ -619,7 +632,7 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Time this project and a reference implementation of the paper alternately, and print the ratios."""
+    """Time this project against a reference implementation of the paper, in alternating runs, and print the ratios."""
     from rr import bench as benchmark
 
     counts = threads.split(",") if threads else []
@@ -702,7 +715,7 @@ def _ensure_utf8_file_names() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
-def _lookup_dataset(name: str | None, params: Path) -> "Preprocessing | None":
+def _lookup_preprocessing(name: str | None, params: Path) -> "Preprocessing | None":
     """Return the preprocessing of the dataset `name`, or None if `name` is None."""
     if name is None:
         return None  # without importing rr.params, so that rr retrieve starts quickly

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rr.data import beton, raw
+from rr.data import beton, image_decoding, raw
 from rr.data.converted_parts import ConvertedImage, ConvertedParts
-from rr.data.index import Preprocessing, write_index
+from rr.data.index import write_index
+from rr.data.names import display_name
+from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 from rr.params import DatasetConfig
 from rr.runtime.atomic import atomic_write
@@ -35,7 +37,7 @@ def convert(
     *,
     threads: int,
 ) -> dict[str, Any]:
-    """Convert a raw file to betons and an index; return facts for the record.
+    """Convert a raw file to betons and an index, and return the information for the record.
 
     The files are byte-identical on every run, whatever the number of threads, even after interruptions. The index holds
     one row per image: `index` (its row in the raw file, which the betons store too), `split`, `label`, `class`, and
@@ -106,25 +108,25 @@ def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetCon
     name, data = image
     try:
         if dataset.stored_size is None:
-            pixels = raw.decode_image(data, dataset.image_size)
+            pixels = image_decoding.decode_image(data, dataset.image_size)
         else:
-            pixels = raw.decode_photograph(data, dataset.stored_size)
+            pixels = image_decoding.decode_photograph(data, dataset.stored_size)
     except ValueError as error:
-        raise UserError(f"{raw_path}: {name} cannot be decoded ({error}): run rr fetch again") from error
-    stored = beton.encode_pixels(pixels)
+        raise UserError(f"{raw_path}: {display_name(name)} cannot be decoded ({error}): run rr fetch again") from error
+    stored = beton.wrap_raw_pixels(pixels)
     if dataset.stored_size is not None:
+        size, where = f"{pixels.shape[1]} × {pixels.shape[0]} pixels", f"{raw_path}: {display_name(name)}"
         if max(pixels.shape) > _MAX_SIDE:
             raise UserError(
-                f"{raw_path}: {name} would have {pixels.shape[1]} × {pixels.shape[0]} pixels, but the maximum is "
-                f"{_MAX_SIDE} per side: crop the image, or lower the dataset's stored_size in params.yaml"
+                f"{where} would have {size}, but the maximum is {_MAX_SIDE} per side: crop the image, or lower the "
+                "dataset's stored_size in params.yaml"
             )
         stored = beton.encode_photograph(pixels, dataset.quality)
         limit = beton.max_photograph_bytes(dataset.stored_size)
         if len(stored.data) > limit:
             raise UserError(
-                f"{raw_path}: {name} would take up {len(stored.data):,} bytes ({pixels.shape[1]} × {pixels.shape[0]} "
-                f"pixels), but the maximum is {limit:,}: crop the image or, for this dataset in params.yaml, reduce "
-                "stored_size or set quality to 90 or less"
+                f"{where} would take up {len(stored.data):,} bytes ({size}), but the maximum is {limit:,}: crop the "
+                "image or, for this dataset in params.yaml, reduce stored_size or set quality to 90 or less"
             )
     histogram = np.array(Image.fromarray(pixels).histogram(), np.int64).reshape(3, 256)
     return ConvertedImage(stored, hashlib.sha256(pixels.tobytes()).hexdigest(), histogram)

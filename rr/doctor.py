@@ -27,8 +27,8 @@ class CheckResult(NamedTuple):
 def run_checks(as_json: bool = False) -> int:
     """Run all checks, print one line per check or JSON, and return the exit code: 0, or 2 if any check failed."""
     checks = [
-        _check_python, _check_system_libraries, _check_torch_and_torchvision, _check_ffcv, _check_engines, _check_gpu,
-        _check_threads, _check_disk,
+        _check_python, _check_system_libraries, _check_torch_and_torchvision, _check_ffcv, _check_workflow_engines,
+        _check_gpu, _check_threads, _check_disk,
     ]  # fmt: skip
     if Path("dvc.yaml").is_file():
         checks += [_check_repository, _check_grid]
@@ -115,7 +115,7 @@ def _check_ffcv() -> str:
     return "writes and reads a beton"
 
 
-def _check_engines() -> str:
+def _check_workflow_engines() -> str:
     from importlib.metadata import version
 
     return f"dvc {version('dvc')}, snakemake {version('snakemake')}"
@@ -175,7 +175,7 @@ def _check_grid() -> str:
     from rr.params import load_params
     from rr.runtime.formatting import format_count
     from rr.workflow import grid
-    from rr.workflow.checks import find_grid_problems, find_known_dataset, find_machine_problems
+    from rr.workflow.checks import find_dataset_labels, find_grid_problems, find_machine_problems
 
     params = load_params(paths.PARAMS_FILE)
     problems = [*find_grid_problems(params), *find_machine_problems(params, resolve_device("auto"))]
@@ -183,5 +183,5 @@ def _check_grid() -> str:
         raise RuntimeError("it cannot be completed:\n      " + "\n      ".join(problems))
     num_pretrainings, num_evaluations = len(list(grid.pretrainings(params))), len(list(grid.evaluations(params)))
     counts = f"{format_count(num_pretrainings, 'pretraining runs')}, {format_count(num_evaluations, 'evaluations')}"
-    unknown = [name for name in grid.dataset_names(params) if find_known_dataset(params, name) is None]
+    unknown = [name for name in grid.dataset_names(params) if find_dataset_labels(params, name) is None]
     return f"{counts}; not checked, because rr fetch has not run: {', '.join(unknown)}" if unknown else counts

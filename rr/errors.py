@@ -65,7 +65,7 @@ def explain_os_error(error: OSError) -> UserError | None:
             )
         case errno.ENAMETOOLONG | errno.ELOOP | errno.ENOTDIR | errno.EISDIR:
             return UserError(
-                f"invalid path{where} ({error.strerror}): correct the path, or rename the file or folder in the way"
+                f"invalid path{where} ({error.strerror}): correct the path, or rename the file or folder that blocks it"
             )
         case errno.EEXIST:
             return UserError(f"a file or folder already exists{where}: rename or delete it")

@@ -32,13 +32,13 @@ def extract(weights: Path, target: Target, output: Path, *, device: str, threads
     Raises:
         UserError: if the weights are not a valid backbone file, or if a feature is NaN or infinite.
     """
-    betons = {split: open_split(path, target.dataset, threads=threads) for split, path in target.betons.items()}
+    betons = {split: open_split(path, target.preprocessing, threads=threads) for split, path in target.betons.items()}
     backbone = load_backbone(weights).to(device)
     splits = {}
     num_images = sum(map(len, betons.values()))
     with Progress("extract", num_images, "images") as progress:
         for split, beton in betons.items():
-            features = extract_features(backbone, beton, target.dataset, device, None, progress.advance)
+            features = extract_features(backbone, beton, target.preprocessing, device, None, progress.advance)
             if not features.isfinite().all():
                 raise UserError(
                     f"{beton.path}: the backbone computes NaN or infinity for images in this split. If the backbone "
@@ -47,4 +47,4 @@ def extract(weights: Path, target: Target, output: Path, *, device: str, threads
                 )
             splits[split] = SplitFeatures(features.cpu().numpy(), beton.labels, beton.index)
     write_features(output, splits)
-    return {"features": backbone.features, "images": {split: len(values) for split, values in splits.items()}}
+    return {"features": backbone.num_features, "images": {split: len(values) for split, values in splits.items()}}

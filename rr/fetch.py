@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rr.data import raw, sources
-from rr.data.exclude import check_all_known, read_list
+from rr.data.exclude import check_all_known, read_excluded_names
 from rr.data.image_summary import ImageSummary, format_sizes_and_faults
 from rr.data.names import display_name, format_names, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
@@ -18,7 +18,7 @@ from rr.runtime.progress import Progress
 
 
 def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path | None = None) -> dict[str, Any]:
-    """Write the images of `source` to a raw file (see `rr.data.raw`) and return facts about them.
+    """Write the images of `source` to a raw file (see `rr.data.raw`) and return information about them.
 
     `rr.data.sources.read_dataset` describes `download_dir` and `local_copy`.
 
@@ -40,7 +40,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
             source.on_unreadable,
             f"repair or remove {{them}} in {where}, or set 'on_unreadable: skip' in this dataset's source in "
             "params.yaml",
-            read_list(exclude_list) if exclude_list else (),
+            read_excluded_names(exclude_list) if exclude_list else (),
             summary.add_facts,
         )
     else:
@@ -97,7 +97,7 @@ def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> N
 
 
 def format_fetch_facts(facts: dict[str, Any]) -> str:
-    """Summarize the facts that `fetch` returned in a few lines."""
+    """Summarize what `fetch` returned in a few lines."""
     images, per_class, num_classes = facts["images"], facts["images_per_class"], facts["classes"]
     counts = [f"{count:,} {split}" for split, count in images.items()]
     lines = [", ".join([*counts, f"{num_classes:,} {'class' if num_classes == 1 else 'classes'}"])]

@@ -60,12 +60,12 @@ class DatasetPaths:
         return {split: self.beton_dir / f"{split}.beton" for split in ("train", "test")}
 
     @property
-    def parts_dir(self) -> Path:
+    def unfinished_conversion_dir(self) -> Path:
         """Folder with the images that an unfinished conversion has already converted. They are not stage outputs."""
         return Path("data/unfinished", self.name)
 
     @property
-    def check_dir(self) -> Path:
+    def dataset_check_dir(self) -> Path:
         """Folder with the files that `rr check` writes. They are not stage outputs."""
         return Path("data/check", self.name)
 
@@ -184,7 +184,7 @@ class EvaluationPaths:
 
     @property
     def predictions(self) -> Path:
-        """Results for each test image or, with the protocol `embedding`, for each image in a random sample of them."""
+        """Results for each test image or, with the `embedding` protocol, for each image in a random sample of them."""
         return self.folder / "predictions.parquet"
 
     @property
@@ -218,7 +218,7 @@ def record_file(folder: Path) -> Path:
     return folder / RECORD_NAME
 
 
-def record_folder(path: Path) -> Path:
+def find_record_folder(path: Path) -> Path:
     """Return the folder whose `run.json` describes the stage output `path`."""
     if path.is_relative_to(HISTORY_DIR):
         return "runs/pretrain" / path.relative_to(HISTORY_DIR).with_suffix("")

@@ -23,7 +23,7 @@ _OWN_IMAGES = re.compile(r"^ *source: \{kind: (imagefolder|parquet),", re.MULTIL
 _LINKED_CODE = "\n# The installed package, linked by `rr init`.\n/rr\n"
 
 
-def is_checkout() -> bool:
+def runs_from_git_clone() -> bool:
     """Return whether the running package is in a clone of the repository."""
     return PROJECT_FILES != PACKAGE / "project"
 
@@ -57,7 +57,7 @@ def create_project(folder: Path) -> None:
 def _read_template(file: Path, git: str) -> str:
     """Return the text of a project file. If `rr init` has added images to a clone, return the committed params.yaml."""
     text = (PROJECT_FILES / file).read_text(encoding="utf-8")
-    if file == Path("params.yaml") and is_checkout() and _OWN_IMAGES.search(text):
+    if file == Path("params.yaml") and runs_from_git_clone() and _OWN_IMAGES.search(text):
         committed = subprocess.run([git, "show", f"HEAD:./{file}"], cwd=PROJECT_FILES, capture_output=True, text=True)
         return text if committed.returncode else committed.stdout
     return text

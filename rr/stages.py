@@ -1,7 +1,7 @@
 """Run the `rr` commands: look up the parameters, check the inputs, do the work and write the record.
 
 The functions that do the work take values and paths, and do not read `params.yaml`. They are imported inside the
-functions of this module, because torch and FFCV take seconds to load.
+functions of this module, because torch and FFCV take several seconds to load.
 
 Every `run_` function returns a message for the user (`run_plan` also returns problems), and raises UserError if a name
 is unknown or an input is missing, damaged or outdated.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rr import paths
-from rr.compute.distributed import process_group, require_single_process, translate_comm_errors
+from rr.compute.process_group import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError
 from rr.params import (
     NUMPY_PROTOCOLS,
@@ -33,6 +33,7 @@ from rr.params.backbones import check_backbone_name
 from rr.params.methods import TrainableConfig
 from rr.project import create_project
 from rr.runtime.atomic import write_text
+from rr.runtime.formatting import utc_now
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
@@ -40,8 +41,8 @@ from rr.runtime.machine import describe_machine, package_versions
 from rr.runtime.malloc import keep_freed_memory
 from rr.workflow import grid
 from rr.workflow.checks import (
+    find_dataset_labels,
     find_grid_problems,
-    find_known_dataset,
     find_machine_problems,
     find_memory_problem,
     find_pretraining_problem,
@@ -52,7 +53,7 @@ from rr.workflow.sync import register_run, sync_engines, was_started_by_dvc, was
 from rr.workflow.verify import find_grid_changed_files, find_grid_mismatches, find_mismatches
 
 if TYPE_CHECKING:
-    from rr.data.index import Preprocessing
+    from rr.data.preprocessing import Preprocessing
     from rr.evaluate.target import Target
     from rr.pretrain import Job
     from rr.workflow.plan import Plan
@@ -81,7 +82,7 @@ def run_init_images(
         create_project(Path.cwd())
     params, text = load_params(params_file), read_utf8(params_file)
     name = init.choose_name(path, name, params)
-    source = init.make_source(path, use_labels=use_labels, skip_unreadable=skip_unreadable)
+    source = init.make_source_config(path, use_labels=use_labels, skip_unreadable=skip_unreadable)
     is_new = name not in params.datasets
     if not is_new and (skip_unreadable or not use_labels):
         raise UserError(
@@ -101,10 +102,10 @@ def run_init_images(
         if not is_new:
             raise
         raise UserError(
-            f"{error}\n{params_file} is unchanged. rr init --no-labels uses all images without labels, and "
+            f"{error}\n{params_file} is unchanged. rr init --no-labels treats all images as unlabeled, and "
             "--skip-unreadable leaves out those that cannot be read. To set other keys of the source, add this entry "
             f"with those keys to the file's section `datasets`, and run the same command again:\n"
-            f"{init.describe_source(name, source)}"
+            f"{init.format_dataset_entry(name, source)}"
         ) from error
     from rr.data.raw import RawFile
 
@@ -118,7 +119,9 @@ def run_init_images(
     elif (defined.image_size, defined.stored_size) != (image_size, stored_size):
         sizes = f"image_size: {image_size}" + (f" and stored_size: {stored_size}" if stored_size else "")
         hint = f"\nthe sizes that {params_file} defines are kept; for a new dataset, rr init would write {sizes}"
-    text = init.add_grid(text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test])
+    text = init.set_grid_for_dataset(
+        text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test]
+    )
     init.write_params(params_file, text)
     _register_with_engines(run, params_file)
     return f"{files.images}: {format_fetch_facts(facts)}\n{init.describe_grid(load_params(params_file), name)}{hint}"
@@ -137,7 +140,9 @@ def run_pipeline() -> str:
     programs = Path(sys.executable).parent  # DVC starts `rr` by its name
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
     if code := subprocess.run([programs / "dvc", "repro"], env=environment).returncode:
-        raise UserError(f"dvc repro failed with exit code {code}: solve the problem, then run dvc repro")
+        raise UserError(
+            f"dvc repro failed with exit code {code}: fix the error that it printed above, then run dvc repro again"
+        )
     return f"report: {paths.REPORT_FILES[0].resolve()}"
 
 
@@ -150,7 +155,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     run = grid.make_fetch_run(params, dataset)
     if local_copy and not hasattr(config.source, "path"):
         raise UserError(f"--from {local_copy}: the source of {dataset} cannot use a local copy: omit --from")
-    if _matches_record(run):
+    if _can_be_skipped(run):
         return _skip_message(run)
     if not local_copy and (former := _former_local_copy(run)):
         record_file = paths.record_file(run.folder)
@@ -177,24 +182,24 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     """Check the fetched images of a dataset and, if `weights` is a backbone file, also compare their features.
 
     Returns:
-        A message, and the facts in it as JSON values.
+        A message, and its contents as JSON values.
     """
     require_single_process("check")
     config = lookup(load_params(params_file).datasets, dataset, "rr check")
     files = paths.DatasetPaths(dataset)
     record = load_record(files.raw_dir)
-    from rr.check import EXCLUDED_KINDS, CheckFiles, check
+    from rr.check import EXCLUDED_KINDS, CheckOutputPaths, check
     from rr.data.skipped_files import format_skipped
 
     extractor = None
     if weights:
         from rr.gallery.feature_extractor import load_feature_extractor
 
-        extractor = load_feature_extractor(weights, None, device, "use the backbone.safetensors of a run")
+        extractor = load_feature_extractor(weights, None, device, "use the backbone.safetensors from a run")
     source = config.source
     current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
-    folder = files.check_dir
-    output = CheckFiles(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
+    folder = files.dataset_check_dir
+    output = CheckOutputPaths(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
     summary, facts = check(files.images, output, paths.expand_user(current) if current else None, extractor)
     lines = [summary, *format_skipped(record["skipped"])]
     can_exclude = bool(facts["findings"].keys() & set(EXCLUDED_KINDS))
@@ -224,7 +229,7 @@ def run_convert(dataset: str, params_file: Path) -> str:
         from rr.convert import convert
         from rr.data.converted_parts import ConvertedParts
 
-        parts = ConvertedParts(files.parts_dir, recorder.fingerprint(pillow=PIL.__version__))
+        parts = ConvertedParts(files.unfinished_conversion_dir, recorder.fingerprint(pillow=PIL.__version__))
         recorder.facts = convert(files.images, config, files.betons, files.index, parts, threads=params.threads)
     parts.delete()  # they are needed until all outputs and their record have been written
     _register_with_engines(run, params_file)
@@ -255,7 +260,7 @@ def run_pretrain(
         device = group.local_device(acquire_device(device))
         _check_pretraining(params, run, device, group.world_size, params_file)
         stage_run = grid.make_pretrain_run(params, run)
-        if _matches_record(stage_run):
+        if _can_be_skipped(stage_run):
             return _skip_message(stage_run)
         event_writer = None
         if tensorboard and group.is_main:
@@ -270,7 +275,7 @@ def run_pretrain(
             from rr.pretrain.loop import format_history
             from rr.workflow.claims import claim_sha256, grid_claims
 
-            def show_history(history: list[dict[str, float]]) -> None:
+            def write_history(history: list[dict[str, float]]) -> None:
                 write_text(paths.unfinished_history(run.checkpoint), format_history(history))
                 if event_writer:
                     event_writer.write(history)
@@ -292,11 +297,22 @@ def run_pretrain(
             job = _make_job(params, run, preprocessing, num_classes, fingerprint)
             beton = files.betons["train"]
             beton = ensure_local_copy(beton, recorder.inputs[str(beton)])
-            facts = pretrain(job, beton, run, device=device, threads=params.threads, group=group, on_epoch=show_history)
+            about_this_process = {"device": devices.device_name(device), "processes": group.world_size}
+            session = {
+                "started": utc_now(),
+                **about_this_process,
+                "machine": describe_machine(),
+                "claims": [claim_sha256(claim) for claim in grid_claims(params)],
+            }
+            facts = pretrain(
+                job, beton, run, device=device, threads=params.threads, group=group, on_epoch=write_history,
+                session=session,
+            )  # fmt: skip
+            sessions = facts.pop("sessions")
+            recorder.earlier_sessions = sessions[:-1]
             recorder.facts = {
-                "device": devices.device_name(device),
-                "processes": group.world_size,
-                "claims": [claim_sha256(claim) for claim in grid_claims(params)],  # as stated before training
+                **about_this_process,
+                "claims": sessions[0]["claims"],  # as stated when the training started
                 "preprocessing": {f"datasets.{dataset}": asdict(preprocessing)},
                 **facts,
             }
@@ -318,7 +334,7 @@ def run_extract(
     lookup(params.datasets, target, "--target")
     run = paths.FeaturePaths(_pretrain_paths(params, dataset, backbone, method, seed), target)
     stage_run = grid.make_extract_run(params, run)
-    if _matches_record(stage_run):
+    if _can_be_skipped(stage_run):
         return _skip_message(stage_run)
     device = acquire_device(device)
     with record_run(stage_run) as recorder:
@@ -331,7 +347,7 @@ def run_extract(
         facts = extract(run.pretraining.weights, target_data, run.features, device=device, threads=params.threads)
         recorder.facts = {
             "device": devices.device_name(device),
-            "preprocessing": {f"datasets.{target}": asdict(target_data.dataset)},
+            "preprocessing": {f"datasets.{target}": asdict(target_data.preprocessing)},
             **facts,
         }
     _register_with_engines(stage_run, params_file)
@@ -349,7 +365,7 @@ def run_evaluate(
     run = paths.EvaluationPaths(_pretrain_paths(params, dataset, backbone, method, seed), target, protocol)
     uses_torch = protocol_config.kind not in NUMPY_PROTOCOLS
     stage_run = grid.make_evaluate_run(params, run)
-    if _matches_record(stage_run):
+    if _can_be_skipped(stage_run):
         return _skip_message(stage_run)
     device = acquire_device(device) if uses_torch else "cpu"
     with record_run(stage_run) as recorder:
@@ -363,7 +379,7 @@ def run_evaluate(
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
         recorder.facts = {
             "device": devices.device_name(device),
-            "preprocessing": {f"datasets.{target}": asdict(target_data.dataset)},
+            "preprocessing": {f"datasets.{target}": asdict(target_data.preprocessing)},
         }
     _register_with_engines(stage_run, params_file)
     name, value = next(iter(metrics.items()))
@@ -372,12 +388,11 @@ def run_evaluate(
 
 def _open_target(name: str, recorder: RunRecorder) -> "Target":
     """Return the target of an extraction or evaluation. Its betons are local copies if RR_SCRATCH is set."""
-    from rr.data.index import read_class_names, read_preprocessing
-    from rr.evaluate.target import Target
+    from rr.evaluate.target import read_target
 
     files = paths.DatasetPaths(name)
     betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
-    return Target(name, read_preprocessing(files.index), betons, read_class_names(files.index))
+    return read_target(name, betons, files.index)
 
 
 def run_report(params_file: Path) -> str:
@@ -415,7 +430,7 @@ def run_plan(
     """
     from rr.workflow import suites
     from rr.workflow.plan import make_plan
-    from rr.workflow.throughput import measure_throughput
+    from rr.workflow.training_speed import measure_views_per_second
 
     if suite_names:
         params_file = suites.merge_suites({name: suites.load_suite(name) for name in suite_names}, params_file)
@@ -425,7 +440,7 @@ def run_plan(
         return make_plan(params, lambda _, runs: dict.fromkeys(runs, views_per_second), gpus), problems
     device = acquire_device(device)
     problems += find_machine_problems(params, device)
-    return make_plan(params, partial(measure_throughput, device=device), gpus), problems
+    return make_plan(params, partial(measure_views_per_second, device=device), gpus), problems
 
 
 def run_verify(
@@ -467,8 +482,11 @@ def _recompute_random_run(params: Params, device: str) -> str:
     job = _make_job(params, run, read_preprocessing(files.index), len(read_class_names(files.index)))
     epoch = recompute_last_epoch(job, files.betons["train"], run, device=device, threads=params.threads)
     machine = describe_machine()
-    same_device = (record["device"], record["processes"]) == (device_name(device), 1)
-    same_machine = all(record["machine"][key] == machine[key] for key in ("processor", "versions"))
+    sessions = [*record.get("earlier_sessions", []), record]
+    same_device = all((session["device"], session["processes"]) == (device_name(device), 1) for session in sessions)
+    same_machine = all(
+        session["machine"][key] == machine[key] for session in sessions for key in ("processor", "versions")
+    )
     title = f"epoch {epoch.recorded['epoch']} of {run.folder}"
     if problem := find_difference(epoch, exact=same_device and same_machine):
         raise UserError(f"{title} has a different result when it is repeated: {problem}")
@@ -493,7 +511,8 @@ def lookup_preprocessing(name: str, params_file: Path) -> "Preprocessing":
     Raises:
         UserError: if `name` is unknown, or if mean and std are not in the file and have not been computed yet.
     """
-    from rr.data.index import Preprocessing, read_preprocessing
+    from rr.data.index import read_preprocessing
+    from rr.data.preprocessing import Preprocessing
 
     config = lookup(load_params(params_file).datasets, name, "--dataset")
     if config.mean and config.std:
@@ -502,13 +521,13 @@ def lookup_preprocessing(name: str, params_file: Path) -> "Preprocessing":
 
 
 def _make_job(
-    params: Params, run: paths.PretrainPaths, dataset: "Preprocessing", num_classes: int, fingerprint: str = ""
+    params: Params, run: paths.PretrainPaths, preprocessing: "Preprocessing", num_classes: int, fingerprint: str = ""
 ) -> "Job":
     """Return the description of a pretraining run."""
     from rr.pretrain import Job
 
     return Job(
-        dataset=dataset,
+        preprocessing=preprocessing,
         backbone=run.backbone,
         method=params.methods[run.method],
         num_classes=num_classes,
@@ -520,7 +539,7 @@ def _make_job(
     )
 
 
-def _matches_record(run: grid.StageRun) -> bool:
+def _can_be_skipped(run: grid.StageRun) -> bool:
     """Return whether DVC has started this process for a run that matches its record and need not be repeated.
 
     For DVC, a run depends on the whole extensions folder, and a pretraining run also depends on the whole section
@@ -543,7 +562,7 @@ def _check_pretraining(
     On a cluster or with several processes, other runs may have more memory, so only the memory for this run is checked.
     """
     if run not in grid.pretrainings(params):
-        training_problem = find_pretraining_problem(params, run, find_known_dataset(params, run.dataset))
+        training_problem = find_pretraining_problem(params, run, find_dataset_labels(params, run.dataset))
         problems = [training_problem, find_memory_problem(params, run, device, num_processes)]
         if any(problems):
             raise UserError("\n".join(filter(None, problems)))

@@ -15,7 +15,7 @@ from rr.backbones.weights import load_backbone, save_backbone
 from rr.compute.device import configure_torch
 from rr.data import beton, raw
 from rr.data.feature_file import read_features
-from rr.data.index import Preprocessing
+from rr.data.preprocessing import Preprocessing
 from rr.data.shapes import CLASS_NAMES, generate_shapes
 from rr.errors import UserError
 from rr.evaluate.inputs import EvaluationInputs
@@ -23,7 +23,6 @@ from rr.evaluate.stage import find_evaluator
 from rr.evaluate.target import Target
 from rr.extract import extract
 from rr.fetch import fetch
-from rr.methods.base import Method
 from rr.methods.requirements import data_requirements
 from rr.params import DynamicsConfig, load_params, lookup
 from rr.params.methods import TrainableConfig
@@ -61,7 +60,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
     params = load_params(params_file)
     config = lookup(params.methods, name, f"{params_file}: methods")
     if not isinstance(config, TrainableConfig):
-        raise UserError(f"{params_file}: methods.{name} is not trained, so there is nothing to check")
+        raise UserError(f"{params_file}: methods.{name} is not a trainable method, so there is nothing to check")
     config = config.model_copy(update={"epochs": 2, "batch_size": _BATCH_SIZE, "schedule": CONSTANT})
     configure_torch(1)
     rng = np.random.default_rng(0)
@@ -96,7 +95,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths.PARAMS_FILE) -> None:
     """Check that a backbone does what the stages require.
 
-    - It maps images (B, 3, S, S) to finite float32 representations (B, features), in both train and eval mode.
+    - It maps images (B, 3, S, S) to finite float32 representations (B, num_features), in both train and eval mode.
     - All parameters receive gradients that are finite and not all zero.
     - The weights depend only on torch's random state.
     - A saved and reloaded backbone produces the same representations, bit for bit.
@@ -125,9 +124,9 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
             f"{key} differs between two networks with the same seed: take all random numbers from torch's global state"
         )
     features = backbone(images)
-    expected = (len(images), backbone.features)
+    expected = (len(images), backbone.num_features)
     assert tuple(features.shape) == expected, (
-        f"the output must have shape (B, features) = {expected}, got {features.shape}"
+        f"the output must have shape (B, num_features) = {expected}, got {features.shape}"
     )
     assert features.dtype == torch.float32, f"the output must be float32, got {features.dtype}"
     assert features.isfinite().all(), "the output is NaN or infinite"
@@ -227,11 +226,9 @@ def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: n
         images[:M], np.arange(M), augmentation=config.augmentations, seed=0, epoch=0, num_views=config.views,
         mean=_DATASET.mean, std=_DATASET.std, device="cpu",
     )  # fmt: skip
-    if type(method).update_pseudo_labels is not Method.update_pseudo_labels:
-        new_labels = method.update_pseudo_labels(lambda: torch.randn(len(images), method.features), 0)
-        batch_labels = torch.from_numpy(labels[:M]) if new_labels is None else new_labels[:M]
-    else:
-        batch_labels = torch.from_numpy(labels[:M] if label_fraction else np.full(M, -1))
+    pseudo_labels = method.update_pseudo_labels(lambda: torch.randn(len(images), method.num_features), 0)
+    kept_labels = torch.from_numpy(labels[:M] if label_fraction else np.full(M, -1))
+    batch_labels = kept_labels if pseudo_labels is None else pseudo_labels[:M]
     random_inputs = method.sample_random_inputs(M, torch.Generator().manual_seed(0))
     loss, metrics = method.loss(views, batch_labels, random_inputs)
     assert loss.ndim == 0, f"the loss must be a single number, got shape {tuple(loss.shape)}"

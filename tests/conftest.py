@@ -25,7 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder with only the small params.yaml the current folder, and return it."""
+    """Change to a new folder that contains only the small params.yaml, and return it."""
     write_params(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE_SITE.parent
 os.environ["DVC_NO_ANALYTICS"] = "1"
 # Remove the user's settings, and those of torchrun, from the environment.
 for variable in (
-    "RR_PARAMS", "RR_DEVICE", "RR_GPUS", "RR_SCRATCH", "RR_BENCH_DATA", "RR_ENGINE", "DVC_STAGE", "RANK",
+    "RR_PARAMS", "RR_DEVICE", "RR_GPUS", "RR_SCRATCH", "RR_BENCH_DATA", "RR_ENGINE", "RR_TENSORBOARD", "DVC_STAGE",
+    "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST", "RANK",
     "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK",
     "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
     "MASTER_PORT", *(name for name in os.environ if name.startswith("TORCHELASTIC_")),
@@ -92,6 +94,17 @@ SMALL_PARAMS = {
 
 # A long run tests every combination of parameters, and runs many rounds.
 LONG = bool(os.environ.get("RR_LONG"))
+
+
+def wait_until(
+    condition: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 120
+) -> None:
+    """Wait until `condition` returns a true value. Fail after some seconds, or if the process ends first."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the condition did not become true"
+        time.sleep(0.002)
 
 
 def select_pairs(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:

@@ -133,7 +133,7 @@ def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
             metrics["reranked_mean_average_precision"] = metrics["mean_average_precision"] + 0.017 + 0.002 * seed
             metrics |= {"reranked_precision_at_1": 0.2, "reranked_precision_at_5": 0.5}
         zeros = pa.array([[0] * 5] * 10)
-        columns = {"average_precision": [0.5] * 10, "neighbours": zeros, "neighbour_labels": zeros}
+        columns = {"average_precision": [0.5] * 10, "neighbors": zeros, "neighbor_labels": zeros}
         table = pa.table(index | columns | {"similarities": pa.array([[0.5] * 5] * 10, pa.list_(pa.float32()))})
     elif kind == "embedding":
         metrics = {

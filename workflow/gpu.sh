@@ -11,7 +11,7 @@ start=$(date +%s)
 params=${1:-workflow/gpu.yaml}
 dataset=${2:-cifar10}
 if [ -z "${RR_DEVICE:-}" ] && ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  echo "gpu.sh: no GPU found. On a CPU, the run would take about a day; to run it anyway, set RR_DEVICE=cpu" >&2
+  echo "gpu.sh: no GPU found. On a CPU, the run would take hours (see rr plan); to run it anyway, set RR_DEVICE=cpu" >&2
   exit 2
 fi
 results=$(mktemp -d)
@@ -26,12 +26,19 @@ set -- --dataset "$dataset" --backbone conv4 --method relational-paper --seed 1
 # Linear evaluation needs about 40 seconds.
 seconds=$((${RR_SECONDS:-480} - 40 - $(date +%s) + start))
 # `timeout` also stops torch.compile's processes. A training run that is still compiling would then wait for them.
-if [ "$seconds" -gt 0 ] && timeout -k 30 "$seconds" rr pretrain "$@" >&2; then
-  rr extract "$@" --target "$dataset" >&2
-  rr evaluate "$@" --target "$dataset" --protocol linear >&2
-else
-  echo "gpu.sh: training did not end within $seconds s" >&2
+status=124
+if [ "$seconds" -gt 0 ]; then
+  status=0
+  timeout -k 30 "$seconds" rr pretrain "$@" >&2 || status=$?
 fi
+case $status in
+  0)
+    rr extract "$@" --target "$dataset" >&2
+    rr evaluate "$@" --target "$dataset" --protocol linear >&2
+    ;;
+  124 | 137) echo "gpu.sh: training did not end within the time limit; run this script again to continue it" >&2 ;;
+  *) exit "$status" ;;
+esac
 python - "$results/bench.json" "runs/pretrain/$dataset/conv4/relational-paper/1/run.json" \
   "runs/evaluate/$dataset/conv4/relational-paper/1/$dataset/linear/metrics.json" <<'EOF'
 import json, pathlib, sys

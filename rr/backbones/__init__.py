@@ -1,10 +1,11 @@
-"""Backbones: networks that map images (B, 3, S, S) to representations (B, features)."""
+"""Backbones: networks that map images (B, 3, S, S) to representations (B, num_features)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from rr.backbones.base import Backbone
+from rr.errors import UserError
 
 if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a gallery search
     from rr.params import ExtensionBackboneConfig
@@ -21,7 +22,8 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
 
     Raises:
         ValueError: if the name is unknown, or if the image size is missing.
-        UserError: if timm has no model with that name, or if the backbone does not accept images of that size.
+        UserError: if timm has no model with that name, if the backbone does not accept images of that size, or if a
+            user's own backbone does not define `num_features`.
     """
     match name:
         case _ if config:  # a user's own backbone
@@ -29,6 +31,7 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
 
             backbone: Backbone = load_class(config.kind)(config, image_size)
             backbone.name, backbone.image_size, backbone.config = name, image_size, config
+            _check_num_features(backbone, config.kind)
             return backbone
         case "conv4":
             from rr.backbones.conv4 import Conv4
@@ -50,3 +53,16 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
     from rr.backbones.wrapped import WrappedNetwork
 
     return WrappedNetwork(name, image_size)
+
+
+def _check_num_features(backbone: Backbone, kind: str) -> None:
+    """Raise UserError unless a user's own backbone defines `num_features`, which earlier versions called `features`."""
+    value = getattr(backbone, "num_features", None)
+    if not isinstance(value, int):
+        problem = "does not define num_features" if value is None else f"defines num_features as {value!r}"
+        renamed = (
+            "; its attribute features must be renamed to num_features"
+            if isinstance(getattr(backbone, "features", None), int)
+            else ""
+        )
+        raise UserError(f"{kind} {problem}: set it to the size of a representation, an int{renamed}")

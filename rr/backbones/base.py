@@ -11,11 +11,11 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
 
 
 class Backbone(nn.Module):
-    """A network that maps images (B, 3, S, S) to representations (B, features).
+    """A network that maps images (B, 3, S, S) to representations (B, num_features).
 
     Attributes:
         name: name of the architecture, as in `grid.backbone` in params.yaml.
-        features: size of a representation.
+        num_features: size of a representation.
         image_size: the side S of the images for which the network was built, or None if it accepts any size.
         local_channels: number of channels of the feature maps that `forward_with_local_maps` returns. Only the
             backbones in `rr.params.backbones.BUILTIN_BACKBONES` have such maps.
@@ -23,7 +23,7 @@ class Backbone(nn.Module):
     """
 
     name: str
-    features: int
+    num_features: int
     image_size: int | None = None
     local_channels: int
     config: ExtensionBackboneConfig | None = None

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution without bias that pads its input with zero channels when it runs in float32 on a GPU.
+    """A convolution (groups=1) that, in float32 on a GPU, pads its input with all-zero channels.
 
     If there are fewer input channels than output channels, cuDNN computes the weight gradient with a slow kernel. On an
     H100, with 2,048 images of 32 × 32 pixels, this gradient takes 5.1 ms for 3 input and 8 output channels, but 0.35 ms
@@ -23,4 +23,4 @@ class Conv2d(nn.Conv2d):
         """Compute the convolution with at least as many input channels as output channels, on any device."""
         padding = (0, 0, 0, 0, 0, max(0, self.out_channels - self.in_channels))
         padded_x, padded_weight = F.pad(x_BCHW, padding), F.pad(self.weight, padding)
-        return F.conv2d(padded_x, padded_weight, None, self.stride, self.padding)
+        return F.conv2d(padded_x, padded_weight, self.bias, self.stride, self.padding, self.dilation)

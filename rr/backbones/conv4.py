@@ -20,7 +20,7 @@ class Conv4(Backbone):
     """
 
     name = "conv4"
-    features = CHANNELS[-1]
+    num_features = CHANNELS[-1]
     local_channels = CHANNELS[1]
 
     def __init__(self) -> None:

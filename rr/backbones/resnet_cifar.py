@@ -21,7 +21,7 @@ class CifarResNet(Backbone):
     biases to zero.
     """
 
-    features = CHANNELS[-1]
+    num_features = CHANNELS[-1]
     local_channels = CHANNELS[0]
 
     def __init__(self, depth: int) -> None:

@@ -10,8 +10,9 @@ from rr.backbones.base import Backbone
 class TorchvisionResNet(Backbone):
     """The layers of `torchvision.models.<name>` up to the global pooling, with torchvision's names and random weights.
 
-    `features` is 512 for networks with basic blocks and 2048 for networks with bottleneck blocks. If the name ends with
-    `-cifar`, the first convolution is 3×3 without stride, and there is no max pooling, as is usual for small images.
+    `num_features` is 512 for networks with basic blocks and 2048 for networks with bottleneck blocks. If the name ends
+    with `-cifar`, the first convolution is 3×3 without stride, and there is no max pooling, as is common for small
+    images.
 
     Raises:
         ValueError: if torchvision has no model with that name.
@@ -27,17 +28,17 @@ class TorchvisionResNet(Backbone):
             nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as in torchvision
             del network.maxpool
         self.name = name
-        self.features = network.fc.in_features
+        self.num_features = network.fc.in_features
         for layer_name, layer in network.named_children():
             if layer_name != "fc":
                 self.add_module(layer_name, layer)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Map float (B, 3, S, S) to (B, features) with the same dtype."""
+        """Map float (B, 3, S, S) to (B, num_features) with the same dtype."""
         return self.forward_with_local_maps(images_B3SS)[0]
 
     def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the representation (B, features) and the feature maps (B, 64, H, W) before max pooling.
+        """Return the representation (B, num_features) and the feature maps (B, 64, H, W) before max pooling.
 
         H = W = ⌈S / 2⌉, or S if the name ends with `-cifar`.
         """

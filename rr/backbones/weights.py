@@ -13,11 +13,11 @@ from safetensors.torch import save
 from torch import nn
 
 from rr import backbones
+from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.atomic import atomic_write
 
 if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a gallery search
-    from rr.data.index import Preprocessing
     from rr.params import ExtensionBackboneConfig
 
 
@@ -29,7 +29,7 @@ _LAYER_PREFIXES = (CLASSIFIER_PREFIX, "relation_head.")
 def save_backbone(
     backbone: backbones.Backbone,
     path: Path,
-    dataset: Preprocessing | None = None,
+    preprocessing: Preprocessing | None = None,
     layers: Mapping[str, nn.Module] | None = None,
     aggregation: str | None = None,
 ) -> None:
@@ -38,22 +38,22 @@ def save_backbone(
     Args:
         backbone: the backbone, on any device.
         path: the file to write.
-        dataset: the dataset on which the backbone was pretrained. Its image size, mean and std are added to the
+        preprocessing: the preprocessing of the dataset on which the backbone was pretrained. It is added to the
             metadata.
         layers: layers to save in the same file, by name: the `trained_classifier` or the `relation_head` that was
             trained with the backbone.
         aggregation: how the relation head combines two representations. It is added to the metadata.
     """
     # Use a single metadata key, because safetensors writes multiple keys in random order.
-    metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.features}
+    metadata: dict[str, Any] = {"backbone": backbone.name, "features": backbone.num_features}
     if backbone.image_size:
         metadata["image_size"] = backbone.image_size
     if backbone.config:
         metadata["config"] = backbone.config.model_dump(mode="json")
-    if dataset:
-        metadata |= {"side": dataset.image_size, "mean": dataset.mean, "std": dataset.std}
-        if dataset.stored_size:
-            metadata["stored_size"] = dataset.stored_size
+    if preprocessing:
+        metadata |= {"side": preprocessing.image_size, "mean": preprocessing.mean, "std": preprocessing.std}
+        if preprocessing.stored_size:
+            metadata["stored_size"] = preprocessing.stored_size
     if aggregation:
         metadata["aggregation"] = aggregation
     tensors = backbone.state_dict()
@@ -104,8 +104,19 @@ def read_metadata(path: Path) -> dict[str, Any]:
         return _read_metadata(file)
 
 
+def list_layers(path: Path) -> list[str]:
+    """Return the names of the layers that are saved with a backbone: `trained_classifier` and `relation_head`.
+
+    Raises:
+        UserError: if the file is missing, damaged or not a backbone file.
+    """
+    with _explain_errors(path), safe_open(path, "np") as file:
+        keys = list(file.keys())
+    return [prefix[:-1] for prefix in _LAYER_PREFIXES if any(key.startswith(prefix) for key in keys)]
+
+
 def load_classifier(path: Path) -> nn.Linear | None:
-    """Return the classifier that is stored in a backbone file, or None if the backbone was trained without one.
+    """Return the classifier stored in a backbone file, or None if the backbone was trained without one.
 
     The classifier is in eval mode, with frozen weights.
 
@@ -142,11 +153,11 @@ def _explain_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} does not exist: use the backbone.safetensors of a run, or a file written by rr import"
+            f"{path} does not exist: use the backbone.safetensors from a run, or a file written by rr import"
         ) from error
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is damaged or not a safetensors file ({error}): use the backbone.safetensors of a run, or "
+            f"{path} is damaged or not a safetensors file ({error}): use the backbone.safetensors from a run, or "
             "convert a checkpoint with rr import"
         ) from error
     except KeyError as error:

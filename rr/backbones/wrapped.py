@@ -44,18 +44,18 @@ class WrappedNetwork(Backbone):
                 with torch.no_grad():
                     shape = self.network.eval()(torch.zeros(1, 3, image_size, image_size)).shape
                 self.network.train()
-                _, self.features = shape
+                _, self.num_features = shape
             except (RuntimeError, ValueError, AssertionError) as error:
                 reason = str(error).partition("\n")[0]
                 raise UserError(
                     f"the backbone {name} cannot be used with images of {image_size} x {image_size} pixels ({reason}): "
                     "choose a different backbone, or change the dataset's image_size in params.yaml"
                 ) from error
-        self.register_state_dict_post_hook(_remove_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
+        self.register_state_dict_post_hook(_remove_network_prefix)
+        self.register_load_state_dict_pre_hook(_add_network_prefix)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Map float (B, 3, S, S) to (B, features)."""
+        """Map float (B, 3, S, S) to (B, num_features)."""
         features: Tensor = self.network(images_B3SS.contiguous(memory_format=torch.channels_last))
         return features
 
@@ -88,11 +88,11 @@ def _build_timm_without_classifier(name: str, image_size: int) -> nn.Module:
     return network
 
 
-def _remove_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+def _remove_network_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     for key in [key for key in state if key.startswith(f"{prefix}network.")]:
         state[prefix + key.removeprefix(f"{prefix}network.")] = state.pop(key)
 
 
-def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _add_network_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for key in [key for key in state if key.startswith(prefix)]:
         state[f"{prefix}network.{key.removeprefix(prefix)}"] = state.pop(key)

@@ -76,25 +76,25 @@ def _run_parts(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from rr.runtime.machine import describe_machine
 
-    load_before, results = _load_averages(), {}
+    load_before, results = _get_load_averages(), {}
     with Progress("bench", len(parts), "parts", use_bar=False) as progress:
         for name in parts:
             print(f"bench: running the part {name} …", file=sys.stderr, flush=True)
             progress.advance(0, f"part {name}")
-            part_load_before, start = _load_averages(), time.monotonic()
+            part_load_before, start = _get_load_averages(), time.monotonic()
             result = importlib.import_module(f"rr.bench.parts.{name}").run(settings)
-            load = {"before": part_load_before, "after": _load_averages()}
+            load = {"before": part_load_before, "after": _get_load_averages()}
             results[name] = {**asdict(result), "seconds": round(time.monotonic() - start, 1), "load": load}
             progress.advance(1, "")
     return {
         "schema": SCHEMA,
         "settings": {**asdict(settings), "data": str(settings.data) if settings.data else None},
         "machine": describe_machine(),
-        "load": {"before": load_before, "after": _load_averages()},
+        "load": {"before": load_before, "after": _get_load_averages()},
         "parts": results,
     }
 
 
-def _load_averages() -> list[float]:
+def _get_load_averages() -> list[float]:
     """Return the system's load averages over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]

@@ -30,7 +30,7 @@ class StepGate:
 
     def __init__(self, steps: int = 1) -> None:
         self._steps = self._steps_left = steps
-        self._wait()
+        self._wait_for_turn()
 
     def step_done(self, _num_views: int = 0) -> None:
         """Count a step. After the last step of a turn, report how long the turn took and wait for the next one.
@@ -43,9 +43,9 @@ class StepGate:
         self._steps_left = self._steps
         seconds = [time.perf_counter() - self._wall, cpu_seconds_with_children() - self._cpu]
         print(_PREFIX + json.dumps(seconds), flush=True)
-        self._wait()
+        self._wait_for_turn()
 
-    def _wait(self) -> None:
+    def _wait_for_turn(self) -> None:
         if not sys.stdin.readline():
             # Worker processes end with their parent, so there is nothing to clean up.
             raise SystemExit
@@ -71,27 +71,27 @@ class WorkerProcess:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._signal(signal.SIGCONT)
+        self._send_signal(signal.SIGCONT)
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write("\n")
             self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith(_PREFIX):
-                self._signal(signal.SIGSTOP)
+                self._send_signal(signal.SIGSTOP)
                 return Timing(*json.loads(line.removeprefix(_PREFIX)))
         code = self._process.wait()
         raise RuntimeError(f"the benchmark program {' '.join(self._command)} ended early with exit code {code}")
 
     def kill(self) -> None:
         """Kill the program's process group."""
-        self._signal(signal.SIGKILL)
+        self._send_signal(signal.SIGKILL)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
 
-    def _signal(self, number: int) -> None:
+    def _send_signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 

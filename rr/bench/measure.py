@@ -43,7 +43,7 @@ class Quantiles:
     count: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Quantiles":
+    def from_values(cls, values: Iterable[float]) -> "Quantiles":
         """Return the quantiles of `values`."""
         sample = np.asarray(list(values), dtype=np.float64)
         low, q1, median, q3, high = (float(value) for value in np.percentile(sample, (0, 25, 50, 75, 100)))
@@ -141,7 +141,10 @@ def summarize(
     first_units, first_timings = candidates[0][1], timings[0]
     results = []
     for position, ((name, num_units), candidate_timings) in enumerate(zip(candidates, timings, strict=True)):
-        wall, cpu = Quantiles.of(t.wall for t in candidate_timings), Quantiles.of(t.cpu for t in candidate_timings)
+        wall, cpu = (
+            Quantiles.from_values(t.wall for t in candidate_timings),
+            Quantiles.from_values(t.cpu for t in candidate_timings),
+        )
         pairs = list(zip(candidate_timings, first_timings, strict=True)) if position else []
         scale = first_units / num_units
         # A CPU time of 0 means that the time could not be read.
@@ -154,8 +157,8 @@ def summarize(
                 cpu=cpu,
                 per_second=num_units / wall.median,
                 per_cpu_second=num_units / cpu.median if cpu.median else None,
-                ratio=Quantiles.of(a.wall / b.wall * scale for a, b in pairs) if pairs else None,
-                cpu_ratio=Quantiles.of(a.cpu / b.cpu * scale for a, b in pairs) if has_cpu_times else None,
+                ratio=Quantiles.from_values(a.wall / b.wall * scale for a, b in pairs) if pairs else None,
+                cpu_ratio=Quantiles.from_values(a.cpu / b.cpu * scale for a, b in pairs) if has_cpu_times else None,
             )
         )
     return CaseResult(case, unit, threads, results)

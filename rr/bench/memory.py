@@ -27,7 +27,7 @@ def measure_peak_mib(function: Callable[[], object]) -> float | None:
         return None
 
 
-def measure_in_new_process(part: str, *arguments: object) -> float | None:
+def measure_memory_in_new_process(part: str, *arguments: object) -> float | None:
     """Call a benchmark part's function `measure_memory` in a new process and return its result."""
     call = f"measure_memory(*{arguments!r})"
     code = f"import json; from rr.bench.parts.{part} import measure_memory; print(json.dumps({call}))"

@@ -16,7 +16,7 @@ from rr.bench.settings import MEAN, STD
 _KORNIA_BATCH_SIZE = 512
 
 
-def make_candidates(
+def make_library_candidates(
     images: np.ndarray, image_size: int, views: int, images_per_call: int
 ) -> tuple[list[Candidate], list[str]]:
     """Return a candidate for each library that can be imported, and a note on each library that cannot.
@@ -66,7 +66,7 @@ def _make_kornia_candidate(images: np.ndarray, image_size: int, views: int, imag
 def _make_lightly_candidate(images: np.ndarray, image_size: int, views: int, images_per_call: int) -> Candidate:
     from lightly.transforms import SimCLRTransform
 
-    # The transform uses full strength and the paper's ranges, but no blur. Each call returns two views.
+    # Color jitter at full strength, the paper's ranges, and no blur. Each call returns two views.
     transform = SimCLRTransform(
         input_size=image_size, cj_prob=0.8, cj_strength=1.0, cj_bright=0.8, cj_contrast=0.8, cj_sat=0.8, cj_hue=0.2,
         min_scale=0.08, random_gray_scale=0.2, gaussian_blur=0.0, hf_prob=0.5,

@@ -149,10 +149,10 @@ def build_backbone(name: str) -> tuple[nn.Module, int]:
 
 
 class RelationHead(nn.Sequential):
-    """A multilayer perceptron that maps pairs of representations, (P, 2 D), to logits, (P, 1); D is `features`."""
+    """A multilayer perceptron that maps pairs of representations, (P, 2 D), to logits, (P, 1); D is `num_features`."""
 
-    def __init__(self, features: int = 64) -> None:
-        super().__init__(nn.Linear(2 * features, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 1))
+    def __init__(self, num_features: int = 64) -> None:
+        super().__init__(nn.Linear(2 * num_features, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 1))
 
 
 def make_pairs(features_KMD: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
@@ -198,8 +198,8 @@ class RelationalModel(nn.Module):
 
     def __init__(self, backbone: str = "conv4") -> None:
         super().__init__()
-        self.backbone, features = build_backbone(backbone)
-        self.head = RelationHead(features)
+        self.backbone, num_features = build_backbone(backbone)
+        self.head = RelationHead(num_features)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.parameters(), _LEARNING_RATE)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
@@ -215,8 +215,8 @@ class SupervisedModel(nn.Module):
 
     def __init__(self, num_classes: int, backbone: str = "conv4") -> None:
         super().__init__()
-        self.backbone, features = build_backbone(backbone)
-        self.classifier = nn.Linear(features, num_classes)
+        self.backbone, num_features = build_backbone(backbone)
+        self.classifier = nn.Linear(num_features, num_classes)
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:
@@ -230,9 +230,9 @@ class SimCLRModel(nn.Module):
 
     def __init__(self, backbone: str = "conv4") -> None:
         super().__init__()
-        self.backbone, features = build_backbone(backbone)
+        self.backbone, num_features = build_backbone(backbone)
         self.projection = nn.Sequential(
-            nn.Linear(features, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 64)
+            nn.Linear(num_features, 256), nn.BatchNorm1d(256), nn.LeakyReLU(), nn.Linear(256, 64)
         )
         self.optimizer = torch.optim.Adam(self.parameters(), _LEARNING_RATE)
 
@@ -255,8 +255,8 @@ class RotationModel(nn.Module):
 
     def __init__(self, backbone: str = "conv4") -> None:
         super().__init__()
-        self.backbone, features = build_backbone(backbone)
-        self.classifier = nn.Linear(features, 4)
+        self.backbone, num_features = build_backbone(backbone)
+        self.classifier = nn.Linear(num_features, 4)
         self.optimizer = torch.optim.Adam(self.parameters(), _LEARNING_RATE)
 
     def train_step(self, views: Sequence[Tensor], labels: Tensor) -> float:

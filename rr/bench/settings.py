@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rr.data.index import Preprocessing
+from rr.data.preprocessing import Preprocessing
 from rr.params import (
     MethodConfig,
     RelationalConfig,
@@ -45,7 +45,7 @@ class Settings:
     data: Path | None = None
     smoke_test: bool = False
 
-    def available_thread_counts(self, *defaults: int) -> tuple[int, ...]:
+    def choose_thread_counts(self, *defaults: int) -> tuple[int, ...]:
         """Return the requested thread counts or, by default, the `defaults` up to the number of cores.
 
         If all defaults exceed the number of cores, the result is the number of cores.

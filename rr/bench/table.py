@@ -16,9 +16,9 @@ def format_results(results: dict[str, Any]) -> str:
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"]
-    lines += [versions, f"load average {_format_load(results['load'])}", ""]
+    lines += [versions, f"load average {_format_load_averages(results['load'])}", ""]
     for name, part in results["parts"].items():
-        lines += [f"{name} ({part['seconds']:.0f} s, load average {_format_load(part['load'])})"]
+        lines += [f"{name} ({part['seconds']:.0f} s, load average {_format_load_averages(part['load'])})"]
         if part["cases"]:
             rows = [row for case in part["cases"] for row in _table_rows(case)]
             lines += [f"  {line}" for line in format_table(_HEADER, rows, text_columns=2).split("\n")]
@@ -30,7 +30,7 @@ def format_results(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _format_load(load: dict[str, list[float]]) -> str:
+def _format_load_averages(load: dict[str, list[float]]) -> str:
     return f"{load['before'][0]:.1f} before, {load['after'][0]:.1f} after"
 
 

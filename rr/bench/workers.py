@@ -53,7 +53,7 @@ def train_with_rr(task: TrainingTask, gate: StepGate) -> None:
     from rr.bench.settings import DATASET, paper_config
     from rr.compute.device import configure_torch
     from rr.runtime.malloc import keep_freed_memory
-    from rr.workflow.throughput import train_until_stopped
+    from rr.workflow.training_speed import train_until_stopped
 
     configure_torch(task.threads)
     keep_freed_memory()
@@ -85,7 +85,7 @@ def train_with_reference(task: TrainingTask, gate: StepGate) -> None:
 
 
 def main() -> None:
-    """Train as the command line specifies until the benchmark requests no further turn."""
+    """Train as specified on the command line until the benchmark stops requesting turns."""
     implementation, task = sys.argv[1], TrainingTask(**json.loads(sys.argv[2]))
     train = {"rr": train_with_rr, "reference": train_with_reference}[implementation]
     train(task, StepGate(task.steps))

@@ -22,7 +22,7 @@ class _ParallelLoop:
 
     def __init__(self, function: Callable[[int, int], object], num_items: int, num_threads: int) -> None:
         self.function = function
-        bounds = _chunk_bounds(num_items, num_threads)
+        bounds = _shrinking_chunk_bounds(num_items, num_threads)
         self.chunks = iter(list(itertools.pairwise(bounds)))  # next() is atomic under the GIL
         self.num_unfinished = len(bounds) - 1
         self.finished = threading.Lock()
@@ -81,7 +81,7 @@ def _noop(start: int, stop: int) -> None:
     """Do nothing. This replaces the function of a loop that has ended."""
 
 
-def _chunk_bounds(num_items: int, num_threads: int) -> list[int]:
+def _shrinking_chunk_bounds(num_items: int, num_threads: int) -> list[int]:
     """Return the bounds of chunks that shrink towards the end.
 
     Large chunks need few calls; small ones at the end let all threads finish at about the same time.

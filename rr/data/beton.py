@@ -86,7 +86,7 @@ def _preserve_torch_threads() -> Iterator[None]:
 def import_ffcv() -> None:
     """Import ffcv quickly, with a Python dict in place of its numba dictionary of image modes.
 
-    The numba dictionary takes seconds to compile, but it has only two entries, and only Python code reads it.
+    The numba dictionary takes several seconds to compile, but it has only two entries, and only Python code reads it.
     """
     with _preserve_torch_threads(), mock.patch("numba.typed.Dict", dict):
         importlib.import_module("ffcv")
@@ -103,8 +103,8 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
     """
     images = iter(images)
     first_image = next(images)
-    stored_images = (encode_pixels(image) for image in chain([first_image], images))
-    _write(path, stored_images, labels, index, _page_size(first_image.nbytes))
+    stored_images = (wrap_raw_pixels(image) for image in chain([first_image], images))
+    _write(path, stored_images, labels, index, _beton_page_size(first_image.nbytes))
 
 
 def write_photographs(
@@ -122,7 +122,7 @@ def write_photographs(
     _write(path, images, labels, index, max_photograph_bytes(stored_size))
 
 
-def encode_pixels(pixels: np.ndarray) -> StoredImage:
+def wrap_raw_pixels(pixels: np.ndarray) -> StoredImage:
     """Return an image, uint8 (H, W, 3), as raw pixels."""
     height, width, _ = pixels.shape
     return StoredImage(_RAW_MODE, height, width, np.ascontiguousarray(pixels).reshape(-1).data)
@@ -130,7 +130,7 @@ def encode_pixels(pixels: np.ndarray) -> StoredImage:
 
 def encode_photograph(pixels: np.ndarray, quality: int | Literal["raw"]) -> StoredImage:
     """Return an image, uint8 (H, W, 3), as JPEG with the given quality, or as raw pixels if they are not larger."""
-    image = encode_pixels(pixels)
+    image = wrap_raw_pixels(pixels)
     if quality == "raw":
         return image
     jpeg = io.BytesIO()
@@ -143,7 +143,7 @@ def max_photograph_bytes(stored_size: int) -> int:
 
     A page can hold the raw pixels of a photograph that is four times as long as it is wide.
     """
-    return _page_size(4 * 3 * stored_size**2)
+    return _beton_page_size(4 * 3 * stored_size**2)
 
 
 def _write(path: Path, images: Iterable[StoredImage], labels: np.ndarray, index: np.ndarray, page_size: int) -> None:
@@ -202,7 +202,7 @@ def _write(path: Path, images: Iterable[StoredImage], labels: np.ndarray, index:
         InProcessWriter(str(path), fields, page_size=page_size, num_workers=1).from_indexed_dataset(SequentialDataset())
 
 
-def _page_size(image_bytes: int) -> int:
+def _beton_page_size(image_bytes: int) -> int:
     """Return the page size of a beton whose images take up `image_bytes` bytes each."""
     return _SMALL_PAGE_SIZE if image_bytes <= _SMALL_PAGE_SIZE else _LARGE_PAGE_SIZE
 
@@ -282,7 +282,7 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
         image_bytes = np.full(count, size * size * 3, np.uint64)
         if size == 0:
             raise invalid("its images have no pixels")
-        if header["page"] != _page_size(size * size * 3):
+        if header["page"] != _beton_page_size(size * size * 3):
             raise invalid(f"its page size of {header['page']} bytes is wrong for images of {size} × {size} pixels")
         if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
             raise invalid("its images differ in size or are compressed")
@@ -309,7 +309,7 @@ def read_images(path: Path, positions: np.ndarray) -> np.ndarray:
 
 
 def _read_pixels(path: Path, offsets: np.ndarray, image_size: int) -> np.ndarray:
-    """Read images without FFCV's decoder, which takes seconds to compile.
+    """Read images without FFCV's decoder, which takes several seconds to compile.
 
     That decoder is not needed for a few images, or for images that are held in memory.
 
@@ -394,7 +394,7 @@ class Beton:
 def make_loader(path: Path, decoder: Any, threads: int, batches_ahead: int = 3) -> Any:
     """Return an FFCV loader that decodes the images of a beton with the FFCV `Operation` `decoder`.
 
-    In a loader's first epoch, FFCV compiles the decoder, which takes seconds.
+    In a loader's first epoch, FFCV compiles the decoder, which takes several seconds.
     """
     with _preserve_torch_threads():
         import_ffcv()

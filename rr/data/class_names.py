@@ -1,4 +1,4 @@
-"""Parse the class names in the metadata of a Parquet file: a JSON list under the key `class_names`."""
+"""Parse the class names in the metadata of a Parquet file: a JSON list under the `class_names` key."""
 
 import json
 from collections.abc import Mapping

@@ -50,8 +50,8 @@ class ConvertedParts:
         first image has this sum as its histogram, and all other images have zeros.
         """
         num_kept = 0
-        for number in count():
-            part = self._read(split, number)
+        for part_number in count():
+            part = self._read_part(split, part_number)
             if not part:
                 break
             num_kept += len(part)
@@ -64,19 +64,19 @@ class ConvertedParts:
                 histogram += image.histogram
                 size += len(image.image.data)
                 if size >= _MAX_BYTES or time.monotonic() - start >= _MAX_SECONDS:
-                    self._write(split, number, part)
+                    self._write_part(split, part_number, part)
                     histogram = np.zeros_like(histogram)
-                    part, size, start, number = [], 0, time.monotonic(), number + 1
+                    part, size, start, part_number = [], 0, time.monotonic(), part_number + 1
             yield image
 
     def delete(self) -> None:
         """Delete all parts."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _path(self, split: str, number: int) -> Path:
-        return self._folder / f"{split}-{number:06}.npz"
+    def _path(self, split: str, part_number: int) -> Path:
+        return self._folder / f"{split}-{part_number:06}.npz"
 
-    def _write(self, split: str, number: int, part: list[ConvertedImage]) -> None:
+    def _write_part(self, split: str, part_number: int, part: list[ConvertedImage]) -> None:
         """Write a part, whose images share one histogram.
 
         If this fails, delete all parts and stop keeping images, because the disk may be almost full.
@@ -92,17 +92,17 @@ class ConvertedParts:
             histogram=part[0].histogram,
         )
         try:
-            with atomic_write(self._path(split, number)) as temporary, open(temporary, "wb") as file:
+            with atomic_write(self._path(split, part_number)) as temporary, open(temporary, "wb") as file:
                 file.write(hashlib.sha256(buffer.getbuffer()).digest())
                 file.write(buffer.getbuffer())
         except OSError:
             self._is_keeping = False
             self.delete()
 
-    def _read(self, split: str, number: int) -> list[ConvertedImage]:
+    def _read_part(self, split: str, part_number: int) -> list[ConvertedImage]:
         """Return the images of a part, or an empty list if it is missing, damaged or has a different fingerprint."""
         try:
-            content = memoryview(self._path(split, number).read_bytes())
+            content = memoryview(self._path(split, part_number).read_bytes())
         except FileNotFoundError:
             return []
         digest, content = bytes(content[:_DIGEST_SIZE]), content[_DIGEST_SIZE:]

@@ -24,7 +24,7 @@ _OR_LOCAL_COPY = "or use a local copy with --from"
 
 
 class _NetworkError(Exception):
-    """The file, or a part of it, could not be received. A retry may succeed."""
+    """The download failed or was interrupted. A retry may succeed."""
 
 
 def download_file(url: str, path: Path, md5: str | None = None) -> None:

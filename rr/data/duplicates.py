@@ -70,8 +70,8 @@ def compute_signature(pixels: np.ndarray) -> Signature:
     mirrored = frequencies * np.where(np.arange(_HASH_SIDE) % 2, -1, 1)  # mirroring negates the odd frequencies
     return Signature(
         digest=hashlib.sha256(f"{height} {width} ".encode() + pixels.tobytes()).digest(),
-        hash=_threshold(frequencies),
-        mirrored_hash=_threshold(mirrored),
+        hash=_hash_bits(frequencies),
+        mirrored_hash=_hash_bits(mirrored),
         thumbnail=np.rint(blocks.mean((1, 3))).astype(np.uint8),
         height=height,
         width=width,
@@ -79,7 +79,7 @@ def compute_signature(pixels: np.ndarray) -> Signature:
     )
 
 
-def _threshold(frequencies: np.ndarray) -> int:
+def _hash_bits(frequencies: np.ndarray) -> int:
     return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
 
 
@@ -147,13 +147,13 @@ class _Search:
         ):
             distances = np.bitwise_count(self._hashes[: self._count] ^ np.uint64(value))
             for other in self._rows[np.flatnonzero(distances <= MAX_HASH_DISTANCE)].tolist():
-                correlation = _correlate(thumbnail, self._signatures[other].thumbnail)
+                correlation = _correlation(thumbnail, self._signatures[other].thumbnail)
                 if correlation > MIN_CORRELATION:
                     duplicates.append(Duplicate(kind, row, other, correlation))
         return duplicates
 
 
-def _correlate(first: np.ndarray, second: np.ndarray) -> float:
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Return the correlation coefficient of two thumbnails, or 0 if all values in a thumbnail are the same."""
     first, second = (values.ravel() - values.mean(dtype=np.float64) for values in (first, second))
     norms = np.sqrt(first @ first) * np.sqrt(second @ second)

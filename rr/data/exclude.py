@@ -12,7 +12,7 @@ from rr.errors import UserError
 from rr.runtime.atomic import write_text
 
 
-def read_list(path: Path) -> list[str]:
+def read_excluded_names(path: Path) -> list[str]:
     """Return the names in a list of excluded images.
 
     Raises:
@@ -27,7 +27,7 @@ def read_list(path: Path) -> list[str]:
         ) from error
 
 
-def write_list(path: Path, names: Iterable[str]) -> None:
+def write_excluded_names(path: Path, names: Iterable[str]) -> None:
     """Write a list of excluded images. Names are converted to printable text."""
     write_text(path, "".join(f"{display_name(name)}\n" for name in names))
 

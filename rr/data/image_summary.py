@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rr.data import raw
+from rr.data.image_decoding import decode_at_reduced_size, decode_image, has_several_frames
 from rr.runtime.formatting import format_count
 
 _MAX_BLANK_RANGE = 4  # largest difference between two pixels of a blank image, out of 255
@@ -21,18 +22,18 @@ class ImageFacts(NamedTuple):
 
 
 def find_image_facts(data: bytes) -> ImageFacts:
-    """Decode an encoded image, if possible at a reduced size, and return facts about it.
+    """Decode an encoded image, if possible at a reduced size, and return information about it.
 
     Raises:
         UnreadableImageError: if the image cannot be decoded.
     """
-    pixels, size = raw.decode_quickly(data)
+    pixels, size = decode_at_reduced_size(data)
     # Reducing an image averages its pixels, so the result can have a single color even if the image does not.
-    return ImageFacts(*size, is_blank(pixels) and is_blank(raw.decode_image(data)), raw.has_several_frames(data))
+    return ImageFacts(*size, is_blank(pixels) and is_blank(decode_image(data)), has_several_frames(data))
 
 
 class ImageSummary:
-    """A summary of images. The facts and the encoded images are added one by one."""
+    """A summary of images. The images and the information about them are added one by one."""
 
     def __init__(self) -> None:
         self._images: list[ImageFacts] = []
@@ -42,7 +43,7 @@ class ImageSummary:
         self._num_test_copies = 0
 
     def add_facts(self, image: ImageFacts) -> None:
-        """Add the facts about an image."""
+        """Add the information about an image."""
         self._images.append(image)
 
     def add_encoded(self, image: raw.EncodedImage) -> None:
@@ -57,7 +58,7 @@ class ImageSummary:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The facts for the record.
+        """The summary for the record.
 
         `sizes` has the width and height of the smallest and the largest image, and the median of the shorter sides.
         `blank` is the number of images with a single color. `several_frames` is the number of images with several
@@ -86,7 +87,7 @@ def is_blank(pixels: np.ndarray) -> bool:
 
 
 def format_sizes_and_faults(facts: dict[str, Any]) -> list[str]:
-    """Return the facts as lines of text: the sizes, and any problems."""
+    """Return the summary as lines of text: the sizes, and any problems."""
     sizes = facts["sizes"]
     smallest, largest = (f"{width:,} × {height:,}" for width, height in (sizes["smallest"], sizes["largest"]))
     if smallest == largest:

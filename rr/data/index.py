@@ -1,7 +1,7 @@
 """Write and read `index.parquet`: one row per image of a converted dataset, the class names and the preprocessing."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,34 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data.class_names import parse_class_names
+from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 from rr.runtime.atomic import atomic_write
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a dataset's images become network inputs.
-
-    Attributes:
-        image_size: height and width of the inputs in pixels.
-        mean: mean of each channel, for pixel values in [0, 1].
-        std: standard deviation of each channel.
-        stored_size: maximum length of the shorter side of the stored photographs, or None if the images are stored as
-            squares of `image_size`.
-    """
-
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    stored_size: int | None = None
-
-
-def evaluation_side(image_size: int) -> int:
-    """Return the length of a photograph's shorter side before its center is cropped for an evaluation.
-
-    The ratio is torchvision's: 256 pixels for a crop of 224.
-    """
-    return round(image_size * 256 / 224)
 
 
 def write_index(

@@ -13,7 +13,7 @@ def path_to_text(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def compose(text: str) -> str:
+def normalize_unicode(text: str) -> str:
     """Return the text in the composed form of Unicode (NFC), so that equivalent names compare equal."""
     return unicodedata.normalize("NFC", text)
 

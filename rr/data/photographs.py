@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from rr.data.beton import Beton, import_ffcv, iter_epoch, make_loader, validate
-from rr.data.index import Preprocessing, evaluation_side
+from rr.data.preprocessing import Preprocessing, shorter_side_before_crop
 from rr.views.augmentation import Augmentation
 from rr.views.resize_kernel import resize_box
 from rr.views.sampling_kernel import sample_resized_crop
@@ -52,7 +52,7 @@ class Photographs(Beton):
         Each photograph is resized so that its shorter side is 256 / 224 of `image_size`, and its center is cropped, as
         with torchvision's Resize and CenterCrop. `Beton.batches` describes the arguments and the results.
         """
-        return self.center_crops(order, batch_size, evaluation_side(self.image_size))
+        return self.center_crops(order, batch_size, shorter_side_before_crop(self.image_size))
 
     def center_crops(
         self, order: Sequence[int] | np.ndarray, batch_size: int, shorter_side: int
@@ -113,20 +113,20 @@ class Photographs(Beton):
             start += len(images)
 
 
-def open_split(path: Path, dataset: Preprocessing, *, threads: int) -> Beton:
+def open_split(path: Path, preprocessing: Preprocessing, *, threads: int) -> Beton:
     """Open a split of a converted dataset.
 
     Args:
         path: the beton.
-        dataset: the preprocessing of the dataset.
+        preprocessing: the preprocessing of the dataset.
         threads: number of threads that FFCV uses to read and decode images.
 
     Raises:
         UserError: if the file is missing or damaged.
     """
-    if dataset.stored_size is None:
+    if preprocessing.stored_size is None:
         return Beton(path, threads=threads)
-    return Photographs(path, dataset.image_size, threads=threads)
+    return Photographs(path, preprocessing.image_size, threads=threads)
 
 
 def _center_crop_renderer(shorter_side: int) -> Callable[..., None]:

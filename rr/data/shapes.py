@@ -116,7 +116,7 @@ def _blend(images: np.ndarray, masks: np.ndarray, colors: np.ndarray) -> np.ndar
 def _sample_colors(rng: np.random.Generator, count: int, tones: ToneRange) -> np.ndarray:
     """Sample colors of any hue, with saturation and value in the given ranges; return RGB, float32 (count, 1, 1, 3)."""
     hue, saturation, value = (rng.uniform(*bounds, (count, 1, 1, 1)) for bounds in ((0.0, 1.0), *tones))
-    # The usual closed form of HSV to RGB: each channel is a clipped triangle wave of the hue.
+    # The common closed form of HSV to RGB: each channel is a clipped triangle wave of the hue.
     phase = (hue * 6 + np.array([5, 3, 1])) % 6
     wave = np.clip(np.minimum(phase, 4 - phase), 0, 1)
     return (value * (1 - saturation * wave)).astype(np.float32)

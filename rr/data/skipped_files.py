@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal
 
 from rr.data import raw
-from rr.data.folder import UNSUPPORTED_FORMAT, DamagedFile, SkippedFile, file_suffix
+from rr.data.folder_listing import UNSUPPORTED_FORMAT, DamagedFile, SkippedFile, file_suffix
+from rr.data.image_decoding import UnreadableImageError
 from rr.data.image_summary import ImageFacts, find_image_facts
 from rr.data.names import display_name
 from rr.errors import UserError
@@ -26,7 +27,7 @@ class SkippedFiles:
             "skip" to print and count them.
         hint: end of the error message, which says what to do. "{them}" becomes "it" if there is only one file.
         excluded: display names of images that are not used (see `rr.data.exclude`).
-        on_readable: function to call with the facts about each image that could be decoded.
+        on_readable: function to call with information about each image that could be decoded.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class SkippedFiles:
             self._counts[EXCLUDED, display_name(file_suffix(name)) if suffix is None else suffix] += 1
         return True
 
-    def add(self, file: SkippedFile) -> None:
+    def count(self, file: SkippedFile) -> None:
         """Count a file that is not used."""
         self._counts[file.reason, display_name(file_suffix(file.name))] += 1
 
@@ -117,7 +118,7 @@ def inspect_image(name: str, data: bytes) -> ImageFacts | DamagedFile:
     """Return facts about an encoded image, or the reason why it cannot be decoded."""
     try:
         return find_image_facts(data)
-    except raw.UnreadableImageError as error:
+    except UnreadableImageError as error:
         return DamagedFile(name, error.reason, f"not a readable image ({error})")
 
 

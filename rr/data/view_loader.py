@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from rr.data.beton import Beton
-from rr.data.index import Preprocessing
 from rr.data.photographs import Photographs
+from rr.data.preprocessing import Preprocessing
 from rr.views import (
     ViewParameters,
-    apply_parameters,
-    sample_crop_parameters,
+    apply_view_parameters,
+    sample_precropped_view_parameters,
     sample_view_parameters,
     torch_views,
 )
@@ -50,7 +50,7 @@ class ViewLoader:
 
     Args:
         data: the images and their labels.
-        dataset: the dataset's preprocessing; its mean and standard deviation are used for normalization.
+        preprocessing: the dataset's preprocessing; its mean and standard deviation are used for normalization.
         augmentation: the random transformations that turn an image into a view, or a tuple of such policies that the
             views of an image use in turn.
         num_views: number of views per image (K).
@@ -67,7 +67,7 @@ class ViewLoader:
     def __init__(
         self,
         data: Beton,
-        dataset: Preprocessing,
+        preprocessing: Preprocessing,
         augmentation: Augmentation | tuple[Augmentation, ...],
         *,
         num_views: int,
@@ -79,7 +79,7 @@ class ViewLoader:
         local_slice: Callable[[int], slice] | None = None,
     ) -> None:
         self.positions = np.arange(len(data)) if positions is None else positions
-        self.data, self.dataset, self.policies = data, dataset, as_policies(augmentation)
+        self.data, self.preprocessing, self.policies = data, preprocessing, as_policies(augmentation)
         self.num_views, self.batch_size, self.seed = num_views, batch_size, seed
         self.local_slice = local_slice or slice
         self.device = torch.device(device)
@@ -92,7 +92,7 @@ class ViewLoader:
         self.augment: Callable[..., Tensor] = _identity
         self.device_images: Tensor | None = None
         if self.augment_on_device:
-            normalization = torch_views.pack_normalization(dataset.mean, dataset.std)
+            normalization = torch_views.pack_normalization(preprocessing.mean, preprocessing.std)
             self.augment = partial(
                 torch_views.augment_packed,
                 normalization=torch_views.to_device(normalization, self.device),
@@ -148,14 +148,14 @@ class ViewLoader:
 
     def _sample_parameters(self, positions: np.ndarray, epoch: int) -> ViewParameters:
         """Sample the view parameters for the images at `positions` in `data`."""
-        sample = sample_crop_parameters if self.photographs else sample_view_parameters
+        sample = sample_precropped_view_parameters if self.photographs else sample_view_parameters
         index = self.data.index[positions]
         return sample(self.policies, self.seed, epoch, index, self.num_views, self.data.image_size)
 
     def _make_cpu_batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
         """Make a batch of finished views."""
         parameters = self._sample_parameters(positions[self.local_slice(len(positions))], epoch)
-        views = apply_parameters(images, parameters, self.dataset.mean, self.dataset.std, "cpu")
+        views = apply_view_parameters(images, parameters, self.preprocessing.mean, self.preprocessing.std, "cpu")
         return Batch((views,), self.labels[torch.from_numpy(positions)])
 
     def _make_gpu_batch(self, images: np.ndarray | None, positions: np.ndarray, epoch: int) -> Batch:

@@ -1,6 +1,6 @@
 """Check whether a dataset suits a protocol, without loading torch.
 
-`rr.workflow.checks` uses these functions to check a grid before the first training run. The stage `evaluate` uses them
+`rr.workflow.checks` uses these functions to check a grid before the first training run. The `evaluate` stage uses them
 again, so both report the same messages.
 """
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rr.data.names import format_names, printable
 from rr.params import ExtensionProtocolConfig, LinearConfig, ProtocolConfig
 
-_MAX_LISTED = 10
 _MIN_EMBEDDING_IMAGES = 4  # for t-SNE with a perplexity of at least 1
 
 
@@ -41,14 +41,14 @@ def find_target_problem(
         )
     elif len(classes := np.unique(test_labels)) < 2:
         reason = (
-            f"all of its test images belong to one class ({class_names[classes[0]]}), so the results "
+            f"all of its test images belong to one class ({printable(class_names[classes[0]])}), so the results "
             f"would be meaningless: add test images of a different class, or {remove}"
         )
     elif missing := sorted(class_names[label] for label in {*classes.tolist()} - {*train_labels.tolist()}):
-        more = f" and {len(missing) - _MAX_LISTED:,} more" if len(missing) > _MAX_LISTED else ""
+        names = format_names([printable(name) for name in missing])
         reason = (
-            f"some classes in the test split have no training images: {', '.join(missing[:_MAX_LISTED])}{more}. Add "
-            f"training images for these classes, or remove their test images, or {remove}"
+            f"some classes in the test split have no training images: {names}. Add training images for these classes, "
+            f"or remove their test images, or {remove}"
         )
     else:
         return None

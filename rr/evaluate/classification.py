@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from rr.errors import UserError
-from rr.evaluate.class_metrics import compute_class_metrics
+from rr.evaluate.classification_metrics import compute_classification_metrics
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.result import ProtocolResult
 from rr.params import ProtocolConfig
@@ -49,7 +49,7 @@ def make_classification_result(
     lowest = np.argsort(probabilities[rows, labels], kind="stable")[:_NUM_EXAMPLES]
     predictions = probabilities.argmax(1).astype(np.int64)
     return ProtocolResult(
-        metrics=compute_class_metrics(labels, probabilities) | additional_metrics,
+        metrics=compute_classification_metrics(labels, probabilities) | additional_metrics,
         rows=rows,
         predictions=predictions,
         columns={

@@ -18,7 +18,7 @@ from rr.evaluate.representation_metrics import alignment, effective_rank, rankme
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import find_nearest, nearest_other_images
 from rr.params import EmbeddingConfig
-from rr.runtime.image_grid import make_image_grid, render_text, stack_images
+from rr.runtime.image_grid import make_image_grid, render_text, vstack_images
 
 NUM_MAP_NEIGHBORS = 5  # of an image, in the map of the report
 _MAP_SIZE = 896  # pixels, at most the width of the report
@@ -100,7 +100,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "Map: neighbors have similar features": render_map(images, coordinates),
     }
     sections = [part for title, image in examples.items() for part in (render_text(title, _MAP_SIZE, 48), image)]
-    return ProtocolResult(metrics, rows, columns, stack_images(sections))
+    return ProtocolResult(metrics, rows, columns, vstack_images(sections))
 
 
 def sample_test_rows(num_test_images: int, max_images: int, seed: int) -> np.ndarray:
@@ -192,11 +192,12 @@ def _extract_features_of_two_views(
     inputs: EvaluationInputs, config: EmbeddingConfig, rows: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Return the features of two augmented views of each test image in `rows`, float32 (R, D) each."""
-    backbone, dataset, test = inputs.load_backbone(), inputs.target.dataset, inputs.open_split("test")
+    backbone, test = inputs.load_backbone(), inputs.open_split("test")
+    preprocessing = inputs.target.preprocessing
     # As in training, views of photographs are cropped from the stored photographs.
     loader = ViewLoader(
-        test, dataset, config.augmentation, num_views=2,
-        batch_size=batch_size_for(dataset.image_size, inputs.device), seed=inputs.seed, device=inputs.device,
+        test, preprocessing, config.augmentation, num_views=2,
+        batch_size=batch_size_for(preprocessing.image_size, inputs.device), seed=inputs.seed, device=inputs.device,
     )  # fmt: skip
     batches = []
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from rr.views import normalize
 if TYPE_CHECKING:  # the imports take a tenth of a second, and `rr retrieve` does not need them
     from rr.backbones.base import Backbone
     from rr.data.beton import Beton
-    from rr.data.index import Preprocessing
+    from rr.data.preprocessing import Preprocessing
 
 # Batches contain fewer images if the images are larger than 224 × 224 pixels. Otherwise, the activations would need too
 # much memory. On a CPU, batches are smaller so that the activations of small networks stay in the cache.
@@ -33,7 +33,7 @@ def batch_size_for(image_size: int, device: str) -> int:
 def extract_features(
     backbone: Backbone,
     beton: Beton,
-    dataset: Preprocessing,
+    preprocessing: Preprocessing,
     device: str,
     rows: np.ndarray | None = None,
     on_batch: Callable[[int], None] | None = None,
@@ -43,7 +43,7 @@ def extract_features(
     Args:
         backbone: backbone in eval mode, on `device`.
         beton: dataset split that contains the images.
-        dataset: configuration with the image size, and the mean and standard deviation for normalization.
+        preprocessing: image size, and mean and standard deviation for normalization.
         device: torch device on which to compute.
         rows: positions of the images to encode, in this order. By default, all images are encoded in file order.
         on_batch: a function to call after each batch with its number of images.
@@ -51,8 +51,10 @@ def extract_features(
     batches = []
     rows = np.arange(len(beton)) if rows is None else rows
     with torch.inference_mode():
-        for images, _ in beton.batches(rows, batch_size_for(dataset.image_size, device)):
-            batches.append(backbone(normalize(images, mean=dataset.mean, std=dataset.std, device=device)).float())
+        for images, _ in beton.batches(rows, batch_size_for(preprocessing.image_size, device)):
+            batches.append(
+                backbone(normalize(images, mean=preprocessing.mean, std=preprocessing.std, device=device)).float()
+            )
             if on_batch:
                 on_batch(len(images))
     return torch.cat(batches).clone()

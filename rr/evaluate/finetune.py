@@ -45,16 +45,16 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     Raises:
         UserError: if the loss becomes NaN or infinite.
     """
-    train, test, dataset = inputs.open_split("train"), inputs.open_split("test"), inputs.target.dataset
+    train, test, preprocessing = inputs.open_split("train"), inputs.open_split("test"), inputs.target.preprocessing
     device = inputs.device
     backbone = inputs.load_backbone().requires_grad_(True).train()
     torch.manual_seed(inputs.seed)
-    classifier = nn.Linear(backbone.features, inputs.num_classes).to(device)
+    classifier = nn.Linear(backbone.num_features, inputs.num_classes).to(device)
     rows = choose_labeled_rows(train.labels, config, inputs.seed)
     groups = [(backbone.parameters(), config.backbone_lr), (classifier.parameters(), config.classifier_lr)]
     optimizer = make_optimizer(config.optimizer, groups)
     loader = ViewLoader(
-        train, dataset, config.augmentation, num_views=1, batch_size=config.batch_size, seed=inputs.seed,
+        train, preprocessing, config.augmentation, num_views=1, batch_size=config.batch_size, seed=inputs.seed,
         device=device, positions=rows,
     )  # fmt: skip
     images_per_epoch = len(rows) - (len(rows) % config.batch_size == 1)
@@ -79,7 +79,7 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
                 )
             progress.advance(1)
     with torch.inference_mode():
-        logits = classifier(extract_features(backbone.eval(), test, dataset, device))
+        logits = classifier(extract_features(backbone.eval(), test, preprocessing, device))
         loss = F.cross_entropy(logits, torch.from_numpy(test.labels).to(logits.device))
     metrics = {
         "loss": loss.item(),

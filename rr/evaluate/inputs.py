@@ -49,7 +49,7 @@ class EvaluationInputs:
 
     def read_images(self, split: str, positions: np.ndarray) -> np.ndarray:
         """Return the images at the given positions of a split, uint8 (M, S, S, 3), without loading the whole split."""
-        if self.target.dataset.stored_size is None:
+        if self.target.preprocessing.stored_size is None:
             return read_images(self.target.betons[split], positions)
         batches = self.open_split(split).batches(positions, batch_size=64)
         return np.concatenate([images.copy() for images, _ in batches])
@@ -58,7 +58,7 @@ class EvaluationInputs:
         """Open the images of a split."""
         from rr.data.photographs import open_split
 
-        return open_split(self.target.betons[split], self.target.dataset, threads=self.threads)
+        return open_split(self.target.betons[split], self.target.preprocessing, threads=self.threads)
 
     def load_backbone(self) -> Backbone:
         """Return the pretrained backbone on `device`, in eval mode and with frozen weights.
@@ -71,7 +71,7 @@ class EvaluationInputs:
         return load_backbone(self.pretraining.weights).to(self.device)
 
     def load_relation_head(self) -> NumpyRelationHead | None:
-        """Return the relation head that was trained with the backbone, or None if it had no head.
+        """Return the relation head trained with the backbone, or None if it had no head.
 
         Raises:
             UserError: if the weights are not a valid backbone file.

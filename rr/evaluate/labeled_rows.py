@@ -5,7 +5,6 @@ import numpy as np
 from rr.data.labels import keep_label_fraction
 from rr.params import FinetuneConfig, LinearConfig
 
-_VALIDATION_FRACTION = 0.2
 _VALIDATION_STREAM = 1 << 32  # added to the class number so that this choice uses its own random numbers
 
 
@@ -26,19 +25,20 @@ def choose_labeled_rows(labels: np.ndarray, config: LinearConfig | FinetuneConfi
     return np.sort(np.concatenate(rows))
 
 
-def choose_validation_rows(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return the sorted rows of a random fifth of the images of each class, int64 (R,).
+def choose_validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return the sorted rows of a random fraction of the images of each class, int64 (R,).
 
     At least one image per class is chosen, but none from a class with a single image.
 
     Args:
         labels: label of each labeled training image, int64 (N,).
+        fraction: fraction of each class to choose, within (0, 1).
         seed: seed for the random choice.
     """
     rows = []
     for label in np.unique(labels):
         order = _shuffle_class(labels, label, seed, _VALIDATION_STREAM)
-        rows.append(order[: min(max(1, round(_VALIDATION_FRACTION * len(order))), len(order) - 1)])
+        rows.append(order[: min(max(1, round(fraction * len(order))), len(order) - 1)])
     return np.sort(np.concatenate(rows))
 
 

@@ -13,6 +13,9 @@ from rr.evaluate.result import ProtocolResult
 from rr.params import LinearConfig
 from rr.runtime.progress import Progress
 
+# The fraction of the labeled training images with which a learning rate is chosen.
+_VALIDATION_FRACTION = 0.2
+
 
 def evaluate(inputs: EvaluationInputs, config: LinearConfig) -> ProtocolResult:
     """Train a linear classifier on the training features and test it after the last epoch.
@@ -60,7 +63,7 @@ def train_and_predict(
         test_labels: int64 (N_test,).
         config: settings with the labels to use, the number of epochs, the batch size and the learning rate.
         num_classes: number of classes.
-        seed: seed for the initial weights, the image order and the choice of labels to keep.
+        seed: seed for the initial weights, the image order and the selection of the labels to keep.
 
     Returns:
         Probabilities, float64 (N_test, num_classes), and the metrics `loss` (on the test images), `train_accuracy` and
@@ -89,9 +92,10 @@ def train_and_predict(
 def _choose_learning_rate(
     features: Tensor, labels: Tensor, config: LinearConfig, rates: list[float], num_classes: int, seed: int
 ) -> tuple[float, dict[str, float]]:
-    """Return the learning rate with the highest accuracy on validation images, and metrics that describe the choice."""
+    """Return the learning rate with the highest accuracy on validation images, and metrics about this selection."""
+    rows = choose_validation_rows(labels.cpu().numpy(), _VALIDATION_FRACTION, seed)
     is_validation = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
-    is_validation[torch.from_numpy(choose_validation_rows(labels.cpu().numpy(), seed)).to(labels.device)] = True
+    is_validation[torch.from_numpy(rows).to(labels.device)] = True
     accuracies = []
     for rate in rates:
         classifier = _train(features[~is_validation], labels[~is_validation], config, rate, num_classes, seed)

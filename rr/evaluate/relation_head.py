@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rr.errors import UserError
-from rr.evaluate.class_metrics import expected_calibration_error
+from rr.evaluate.classification_metrics import expected_calibration_error
 
 _PREFIX = "relation_head."  # as in rr.backbones.weights, which loads torch
 MIN_CALIBRATION_IMAGES = 4  # two in each half
@@ -31,7 +31,7 @@ class Calibration(NamedTuple):
     intercept: float
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return the probability that each pair shows the same thing, float64 with the shape of `logits`."""
+        """Return the probability that the images of a pair are views of the same image, float64, shape as `logits`."""
         return _sigmoid(self.slope * logits.astype(np.float64) + self.intercept)
 
 
@@ -66,10 +66,10 @@ class NumpyRelationHead:
         Returns:
             float32 (P,).
         """
-        return self.combine(self.project(first), self.project(second))
+        return self.logits_from_terms(self.compute_pair_terms(first), self.compute_pair_terms(second))
 
-    def project(self, features: np.ndarray) -> list[np.ndarray]:
-        """Return the terms of each representation that `combine` needs, so that many pairs can share them.
+    def compute_pair_terms(self, features: np.ndarray) -> list[np.ndarray]:
+        """Return the terms of each representation that `logits_from_terms` needs, so that many pairs can share them.
 
         Except with `max`, the first layer's output for a pair is a sum of terms, one from each representation.
 
@@ -90,15 +90,15 @@ class NumpyRelationHead:
             case _:
                 return [features @ self.weight]
 
-    def combine(self, first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
-        """Return the logits of pairs, float32 (P,), from the terms that `project` returns."""
+    def logits_from_terms(self, first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
+        """Return the logits of pairs, float32 (P,), from the terms that `compute_pair_terms` returns."""
         if self.aggregation == "cat":
-            return (self._output(first[0] + second[1]) + self._output(second[0] + first[1])) / 2
+            return (self._compute_logits(first[0] + second[1]) + self._compute_logits(second[0] + first[1])) / 2
         if self.aggregation == "max":
-            return self._output(np.maximum(first[0], second[0]) @ self.weight)
-        return self._output(first[0] + second[0])
+            return self._compute_logits(np.maximum(first[0], second[0]) @ self.weight)
+        return self._compute_logits(first[0] + second[0])
 
-    def _output(self, hidden: np.ndarray) -> np.ndarray:
+    def _compute_logits(self, hidden: np.ndarray) -> np.ndarray:
         hidden += self.bias
         return np.asarray(np.maximum(hidden, _NEGATIVE_SLOPE * hidden) @ self.output_weight + self.output_bias)
 
@@ -126,11 +126,11 @@ def load_relation_head(weights: Path) -> NumpyRelationHead | None:
         )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(
-            f"{weights} is missing or damaged ({error}): use the backbone.safetensors of a run with kind: relational"
+            f"{weights} is missing or damaged ({error}): use the backbone.safetensors from a run with kind: relational"
         ) from error
 
 
-def sort_by_logit(logits: np.ndarray) -> np.ndarray:
+def argsort_descending(logits: np.ndarray) -> np.ndarray:
     """Return the positions of the logits in descending order, int64 (P,). Equal logits keep their order."""
     return np.argsort(-logits, kind="stable")
 
@@ -178,26 +178,30 @@ def measure_calibration(head: NumpyRelationHead, views: np.ndarray, seed: int) -
             calibration.
     """
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(views.shape[1])
-    logits, is_positive = zip(*(_pair_logits(head, views, rows) for rows in np.array_split(order, 2)), strict=True)
+    logits, is_positive = zip(
+        *(_pair_logits_and_labels(head, views, rows) for rows in np.array_split(order, 2)), strict=True
+    )
     calibration = fit_calibration(logits[0], is_positive[0])
 
-    def test(calibration: Calibration) -> tuple[np.ndarray, float]:
+    def evaluate_calibration(calibration: Calibration) -> tuple[np.ndarray, float]:
         probabilities = calibration.probabilities(logits[1])
         is_correct = (probabilities > 0.5) == is_positive[1]
         return is_correct, expected_calibration_error(is_correct, np.maximum(probabilities, 1 - probabilities))
 
-    is_correct, error = test(calibration)
+    is_correct, error = evaluate_calibration(calibration)
     return {
         "relation_slope": calibration.slope,
         "relation_intercept": calibration.intercept,
         "relation_pairs": len(logits[0]),
         "relation_accuracy": float(is_correct.mean()),
         "relation_calibration_error": error,
-        "relation_uncalibrated_error": test(Calibration(1, 0))[1],
+        "relation_uncalibrated_error": evaluate_calibration(Calibration(1, 0))[1],
     }
 
 
-def _pair_logits(head: NumpyRelationHead, views: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pair_logits_and_labels(
+    head: NumpyRelationHead, views: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the logits of all pairs of the randomly ordered images in `rows`, and whether each pair is positive."""
     first, second = views[:, rows]
     logits = [head.logits(first, second), head.logits(first, np.roll(second, 1, axis=0))]

@@ -6,7 +6,7 @@ import numpy as np
 
 from rr.compute.thread_pool import parallel_for
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.relation_head import NumpyRelationHead, sort_by_logit
+from rr.evaluate.relation_head import NumpyRelationHead, argsort_descending
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import normalize_rows
 from rr.params import RetrievalConfig
@@ -56,7 +56,7 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
         metrics[f"hit_rate_at_{k}"] = float((num_hits > 0).mean())
     columns = {}
     if head:
-        order = _rerank_queries(head, train.features, test.features, nearest[:, :_RERANKED], inputs.threads)
+        order = _rerank_nearest(head, train.features, test.features, nearest[:, :_RERANKED], inputs.threads)
         reranked = np.take_along_axis(is_relevant[:, :_RERANKED], order, 1)
         gain = (_sum_precisions(reranked) - _sum_precisions(is_relevant[:, :_RERANKED])) / num_relevant
         columns["reranked_average_precision"] = average_precision + gain
@@ -71,8 +71,8 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
         columns={
             "average_precision": average_precision,
             **columns,
-            "neighbours": train.index[nearest[:, :max_cutoff]],
-            "neighbour_labels": train.labels[nearest[:, :max_cutoff]],
+            "neighbors": train.index[nearest[:, :max_cutoff]],
+            "neighbor_labels": train.labels[nearest[:, :max_cutoff]],
             "similarities": similarity[:, :max_cutoff],
         },
         examples=_render_examples(nearest[:, :_EXAMPLE_NEIGHBORS], is_relevant[:, :_EXAMPLE_NEIGHBORS], inputs),
@@ -117,14 +117,14 @@ def rank_gallery(
         scores = (2 * products - squared_norms - np.square(batch).sum(1, keepdims=True)) if euclidean else products
         stop = start + len(batch)
         rank = partial(
-            _rank_queries, scores, query_labels[start:stop], rows_by_class,
+            _rank_gallery_for_queries, scores, query_labels[start:stop], rows_by_class,
             nearest[start:stop], similarity[start:stop], average_precision[start:stop],
         )  # fmt: skip
         parallel_for(rank, len(batch), threads)
     return nearest, similarity, average_precision
 
 
-def _rank_queries(
+def _rank_gallery_for_queries(
     scores: np.ndarray,
     query_labels: np.ndarray,
     rows_by_class: dict[int, np.ndarray],
@@ -152,19 +152,21 @@ def _rank_queries(
         average_precision[query] = (num_relevant_at_least / num_at_least).mean()
 
 
-def _rerank_queries(
+def _rerank_nearest(
     head: NumpyRelationHead, gallery: np.ndarray, queries: np.ndarray, nearest: np.ndarray, threads: int
 ) -> np.ndarray:
     """Return the order in which the head ranks each query's nearest images, int64 (Q, num_neighbors)."""
     orders = np.empty_like(nearest)
-    gallery_terms, query_terms = head.project(gallery), head.project(queries)
+    gallery_terms, query_terms = head.compute_pair_terms(gallery), head.compute_pair_terms(queries)
 
-    def rerank_queries(start: int, stop: int) -> None:
+    def rerank_for_queries(start: int, stop: int) -> None:
         for query in range(start, stop):
             own = [terms[query : query + 1] for terms in query_terms]
-            orders[query] = sort_by_logit(head.combine(own, [terms[nearest[query]] for terms in gallery_terms]))
+            orders[query] = argsort_descending(
+                head.logits_from_terms(own, [terms[nearest[query]] for terms in gallery_terms])
+            )
 
-    parallel_for(rerank_queries, len(queries), threads)
+    parallel_for(rerank_for_queries, len(queries), threads)
     return orders
 
 

@@ -34,9 +34,9 @@ def find_nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tu
     Returns:
         Rows, int64 (Q, min(top, N)), and similarities, float32 (Q, min(top, N)), in descending order of similarity.
     """
-    norm_N = _nonzero_norms(gallery_ND)
+    norm_N = _norms_or_one(gallery_ND)
     rows, similarities = [], []
-    for query_D in queries_QD / _nonzero_norms(queries_QD)[:, None]:  # one at a time, to hold only N similarities
+    for query_D in queries_QD / _norms_or_one(queries_QD)[:, None]:  # one at a time, to hold only N similarities
         distance_N = -np.clip(gallery_ND @ query_D / norm_N, -1, 1)
         # Sorting only the rows up to the last distance in the result takes a tenth of the time of a full sort.
         last = np.partition(distance_N, top - 1)[top - 1] if top < len(distance_N) else 1
@@ -50,10 +50,10 @@ def find_nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, top: int) -> tu
 def cosine_similarities(first_PD: np.ndarray, second_PD: np.ndarray) -> np.ndarray:
     """Return the cosine similarity of each pair of rows, float32 (P,)."""
     products = np.einsum("ij,ij->i", first_PD, second_PD)
-    return np.asarray(np.clip(products / _nonzero_norms(first_PD) / _nonzero_norms(second_PD), -1, 1))
+    return np.asarray(np.clip(products / _norms_or_one(first_PD) / _norms_or_one(second_PD), -1, 1))
 
 
-def _nonzero_norms(vectors_ND: np.ndarray) -> np.ndarray:
+def _norms_or_one(vectors_ND: np.ndarray) -> np.ndarray:
     """Return the norm of each row, or 1 for all-zero rows."""
     norm_N = np.sqrt(np.einsum("ij,ij->i", vectors_ND, vectors_ND))  # unlike np.linalg.norm, this makes no copy
     return np.where(norm_N > 0, norm_N, 1)

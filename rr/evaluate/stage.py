@@ -53,7 +53,9 @@ def evaluate(
     table = pa.table({name: to_arrow(values) for name, values in columns.items()})
     with atomic_write(run.predictions) as temporary:
         pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(target.class_names)}), temporary)
-    write_text(run.confusion, _format_confusion_csv(target.class_names, test.labels[result.rows], result.predictions))
+    write_text(
+        run.confusion, _format_true_and_predicted_csv(target.class_names, test.labels[result.rows], result.predictions)
+    )
     write_png(result.examples, run.examples)
     write_text(run.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
@@ -89,7 +91,7 @@ def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResul
             return evaluator
 
 
-def _format_confusion_csv(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:
+def _format_true_and_predicted_csv(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:
     """Return each image's true and predicted class names as CSV.
 
     If `predictions` is None, the CSV consists only of the header.

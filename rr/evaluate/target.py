@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rr.data.index import Preprocessing
+from rr.data.index import read_class_names, read_preprocessing
+from rr.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -12,12 +13,21 @@ class Target:
 
     Attributes:
         name: name of the dataset.
-        dataset: how the dataset is preprocessed.
+        preprocessing: how its images become network inputs.
         betons: path of each split's beton ("train" and "test").
         class_names: class names by label; empty if the dataset has no labels.
     """
 
     name: str
-    dataset: Preprocessing
+    preprocessing: Preprocessing
     betons: dict[str, Path]
     class_names: list[str]
+
+
+def read_target(name: str, betons: dict[str, Path], index: Path) -> Target:
+    """Return the converted dataset `name`. Its preprocessing and class names are read from `index`.
+
+    Raises:
+        UserError: if the index is missing or damaged.
+    """
+    return Target(name, read_preprocessing(index), betons, read_class_names(index))

@@ -216,4 +216,6 @@ def _start_time(record: dict[str, Any]) -> datetime:
 
 
 def _end_time(record: dict[str, Any]) -> datetime:
-    return _start_time(record) + timedelta(seconds=round(record["seconds"]))
+    if "ended" in record:
+        return datetime.fromisoformat(record["ended"])
+    return _start_time(record) + timedelta(seconds=round(record["seconds"]))  # a record of an earlier version

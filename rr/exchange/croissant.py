@@ -102,9 +102,9 @@ def write_croissant(
                 "name": "images",
                 "description": "One record for each image; the training images come first.",
                 "field": [
-                    _field("image", "sc:ImageObject", files.images.name, {"jsonPath": "bytes"}),
-                    _field("label", "sc:Integer", files.images.name),
-                    _field("split", "sc:Text", files.images.name),
+                    _make_field("image", "sc:ImageObject", files.images.name, {"jsonPath": "bytes"}),
+                    _make_field("label", "sc:Integer", files.images.name),
+                    _make_field("split", "sc:Text", files.images.name),
                 ],
             },
         ],
@@ -116,7 +116,7 @@ def write_croissant(
     return f"{target}: {format_count(sum(counts.values()), 'images')}{hint}"
 
 
-def _field(column: str, data_type: str, file: str, transform: dict[str, str] | None = None) -> dict[str, Any]:
+def _make_field(column: str, data_type: str, file: str, transform: dict[str, str] | None = None) -> dict[str, Any]:
     source: dict[str, Any] = {"fileObject": {"@id": file}, "extract": {"column": column}}
     if transform:
         source["transform"] = transform

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from rr import backbones
 from rr.backbones.base import Backbone
-from rr.backbones.weights import load_backbone, save_backbone
-from rr.data.index import Preprocessing
+from rr.backbones.weights import list_layers, load_backbone, read_metadata
+from rr.data.preprocessing import Preprocessing, parse_preprocessing
 from rr.errors import UserError
 from rr.exchange.model_card import write_model_card
-from rr.gallery.feature_extractor import read_preprocessing
 from rr.runtime.atomic import atomic_write
 from rr.weights import find_weights
 
@@ -27,11 +26,12 @@ _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 def export_backbone(weights: Path, format: str, output: Path, image_size: int | None = None) -> str:
     """Write the backbone in the file `weights` to `output`, load the new file, and compare the features.
 
-    The formats `safetensors` and `state-dict` contain only the weights. They use this project's keys or, for networks
-    from torchvision and timm, the keys of these libraries. The formats `torchscript`, `torch-export` and `onnx` contain
-    the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B, features), for any B.
-    By default, `image_size` is the size of the images on which the backbone was pretrained or, if that is unknown, 32.
-    A model card (Markdown) is written next to the file.
+    The format `safetensors` is a copy of the file, with the layers that were saved with the backbone. All other formats
+    contain only the backbone. `state-dict` has its weights, with this project's keys or, for networks from torchvision
+    and timm, with the keys of these libraries. The formats `torchscript`, `torch-export` and `onnx` contain
+    the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B, num_features), for any
+    B. By default, `image_size` is the size of the images on which the backbone was pretrained or, if that is unknown,
+    32. A model card (Markdown) is written next to the file.
 
     Returns:
         A message for the user, which includes the preprocessing of the backbone's images if it is known.
@@ -52,7 +52,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
         )
     backbone = load_backbone(weights)
     try:
-        preprocessing = read_preprocessing(weights)
+        preprocessing = parse_preprocessing(read_metadata(weights))
     except ValueError as invalid:
         raise UserError(f"{weights}: {invalid}: export the file of another run") from invalid
     image_size = image_size or backbone.image_size or (preprocessing.image_size if preprocessing else 32)
@@ -65,8 +65,11 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     example_B3SS, other_B3SS = (torch.randn((B, 3, image_size, image_size), generator=generator) for B in (2, 5))
     with atomic_write(output) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # users cannot act on warnings from torch's exporters
-        _save(backbone, format, temporary, example_B3SS, preprocessing)
-        error = _relative_error(_load(backbone, format, temporary)(other_B3SS), backbone(other_B3SS))
+        if format == "safetensors":
+            temporary.write_bytes(weights.read_bytes())
+        else:
+            temporary.write_bytes(_serialize(backbone, format, example_B3SS))
+        error = _relative_error(_load_model(backbone, format, temporary)(other_B3SS), backbone(other_B3SS))
         if not error <= TOLERANCE:
             raise UserError(
                 f"{weights}: after export as {format}, the features have a relative error of {error:.1e} (maximum: "
@@ -74,6 +77,8 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
             )
     card = write_model_card(backbone, weights, output, format, image_size)
     message = f"{output}: {backbone.name} as {format}, relative error of the features {error:.1e}; model card: {card}"
+    if format != "safetensors" and (layers := list_layers(weights)):
+        message += f"\nnot exported, because this format contains only the backbone: {' and '.join(layers)}"
     return f"{message}\n{_describe_images(preprocessing)}" if preprocessing else message
 
 
@@ -95,17 +100,14 @@ def _relative_error(actual_BD: Tensor, expected_BD: Tensor) -> float:
     return float((actual_BD - expected_BD).abs().max() / expected_BD.abs().max().clamp(min=tiny))
 
 
-def _save(
-    backbone: Backbone, format: str, target: Path, example_B3SS: Tensor, preprocessing: Preprocessing | None
-) -> None:
-    """Write a backbone and, as safetensors, the preprocessing of its images. The example is used to trace the model."""
-    # The data are serialized to memory first, because torch reports a full disk as an internal error.
+def _serialize(backbone: Backbone, format: str, example_B3SS: Tensor) -> bytes:
+    """Return the contents of the file for a backbone. The example is used to trace the model.
+
+    They are not written directly to a file, because torch reports a full disk as an internal error.
+    """
     buffer = io.BytesIO()
     shapes = ({0: torch.export.Dim("batch", min=1)},)  # the batch may have any size
     match format:
-        case "safetensors":
-            save_backbone(backbone, target, preprocessing)
-            return
         case "state-dict":
             torch.save(backbone.state_dict(), buffer)
         case "torchscript":
@@ -120,11 +122,11 @@ def _save(
             for node in program.model.graph.all_nodes():
                 node.metadata_props.clear()  # they contain stack traces with paths of this machine
             buffer.write(program.model_proto.SerializeToString())
-    target.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
-def _load(backbone: Backbone, format: str, source: Path) -> Callable[[Tensor], Tensor]:
-    """Load the file that `_save` wrote for a backbone. The result maps images (B, 3, S, S) to features."""
+def _load_model(backbone: Backbone, format: str, source: Path) -> Callable[[Tensor], Tensor]:
+    """Load the file that `export_backbone` wrote. The result maps images (B, 3, S, S) to features."""
     match format:
         case "safetensors":
             return load_backbone(source)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rr import backbones
 from rr.backbones.weights import save_backbone
-from rr.data.raw import identify_content
+from rr.data.image_decoding import identify_unreadable_content
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name
 from rr.paths import PARAMS_FILE
@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The path and the prefix, as the option `--key` expects them; "." if both are empty."""
+        """The path and the prefix, as the `--key` option expects them; "." if both are empty."""
         return ".".join(filter(None, [self.path, self.prefix.removesuffix(".")])) or "."
 
 
@@ -66,7 +66,7 @@ def import_backbone(
         backbone_name: architecture of the backbone.
         output: file to write, by default `<file>-<backbone_name>.safetensors` in the folder of `file`.
         key: `Candidate.key` of the weights, or its last parts, if `file` contains several backbones.
-        image_size: height and width of the images in pixels, for a backbone that is built for one size.
+        image_size: height and width of the images in pixels, for a backbone built for one size.
 
     Returns:
         A message for the user, with the lines to add to params.yaml.
@@ -93,7 +93,7 @@ def import_backbone(
     if output.is_dir() or output.resolve() == file.resolve():
         kind = "a folder" if output.is_dir() else "the input file"
         raise UserError(f"--output {output} is {kind}: use a different path")
-    state_dicts = _find_state_dicts(_load(file))
+    state_dicts = _find_state_dicts(_load_tensors(file))
     if not state_dicts:
         raise UserError(
             f"{file} does not contain a state dict: use a file with a dict of tensors (not NumPy arrays) by name, at "
@@ -110,8 +110,8 @@ def import_backbone(
     # Stages run in the project folder. In any other folder, a relative path would be wrong, so print an absolute one.
     path = output if PARAMS_FILE.is_file() else output.resolve()
     return (
-        f"{output}: {backbone_name}, {backbone.features} features{place}{_describe_ignored(weights, state_dicts)}. To "
-        "use this file, add a method with these lines to params.yaml:\n"
+        f"{output}: {backbone_name}, {backbone.num_features} features{place}{_describe_ignored(weights, state_dicts)}. "
+        "To use this file, add a method with these lines to params.yaml:\n"
         f"    kind: imported\n    path: {json.dumps(str(path))}\n    sha256: {file_sha256(output)}"
     )
 
@@ -151,7 +151,7 @@ _REPLACEMENTS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 ]  # fmt: skip
 
 
-def _load(file: Path) -> Any:
+def _load_tensors(file: Path) -> Any:
     """Return the contents of a file without running any code from it."""
     raise_if_lfs_pointer(file)
     with open(file, "rb") as opened:
@@ -179,7 +179,7 @@ def _load(file: Path) -> Any:
         with open(file, "rb") as opened:
             start = opened.read(1024)
         # Checkpoints are zip archives.
-        if start and not start.startswith(b"PK") and (content := identify_content(start)):
+        if start and not start.startswith(b"PK") and (content := identify_unreadable_content(start)):
             raise UserError(f"{file} is not a checkpoint ({content[0]}): use another file") from error
         reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
         raise UserError(
@@ -192,7 +192,7 @@ def _find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     visited: set[int] = set()
 
-    def visit(value: Any, path: str, depth: int) -> None:
+    def collect_state_dicts(value: Any, path: str, depth: int) -> None:
         if not isinstance(value, dict) or id(value) in visited or depth > _MAX_DEPTH:
             return
         visited.add(id(value))
@@ -200,9 +200,9 @@ def _find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
         if tensors := {key: item for key, item in items.items() if _is_dense(item)}:
             found[path] = tensors
         for key, item in items.items():
-            visit(item, f"{path}.{key}" if path else key, depth + 1)
+            collect_state_dicts(item, f"{path}.{key}" if path else key, depth + 1)
 
-    visit(content, "", 0)
+    collect_state_dicts(content, "", 0)
     return found
 
 
@@ -253,7 +253,7 @@ def _find_candidates(
 ) -> list[Candidate]:
     """Return all sets of tensors with weights for at least half of the backbone's layers, best match first."""
     candidates = []
-    for names in _name_variants(backbone_name, image_size):
+    for names in _weight_name_variants(backbone_name, image_size):
         first, *_ = names.values()
         layers = {_top_level_layer(name) for name in names.values()}
         for path, tensors in state_dicts.items():
@@ -275,7 +275,7 @@ def _make_candidate(
     """Compare the tensors whose names start with `prefix` with the weights of a backbone (see `Candidate`).
 
     `names` maps each weight's name in the backbone to its name in the file, without the prefix. `image_size` is the
-    height and width of the images in pixels, for a backbone that is built for one size.
+    height and width of the images in pixels, for a backbone built for one size.
     """
     problem = None
     state = {}
@@ -333,7 +333,7 @@ def _removed_layers(backbone_name: str, image_size: int | None) -> list[str]:
 
 
 @functools.cache
-def _name_variants(backbone_name: str, image_size: int | None) -> list[dict[str, str]]:
+def _weight_name_variants(backbone_name: str, image_size: int | None) -> list[dict[str, str]]:
     """Return the names that a backbone's weights have in different programs, keyed by their names in the backbone.
 
     They include the names in the backbone itself, the names for Conv-4 in the authors' code, and the names in a
@@ -346,14 +346,14 @@ def _name_variants(backbone_name: str, image_size: int | None) -> list[dict[str,
     layers = list(_build(backbone_name, image_size).named_children())
     weighted_layers = [name for name, layer in layers if layer.state_dict()]
     if backbone_name == "conv4":
-        variants.append({name: _authors_name(name) for name in names})
+        variants.append({name: _name_in_authors_code(name) for name in names})
     for order in ([name for name, _ in layers], weighted_layers):
         renamed = {name: f"{order.index(_top_level_layer(name))}.{name.partition('.')[2]}" for name in names}
         variants.append(renamed)
     return variants
 
 
-def _authors_name(name: str) -> str:
+def _name_in_authors_code(name: str) -> str:
     """Return the name of a Conv-4 weight in the authors' code."""
     _, block, layer, rest = name.split(".")
     return f"layer{int(block) + 1}.{('conv', 'bn')[int(layer)]}.{rest}"
@@ -385,7 +385,7 @@ def _describe_mismatch(
         place = "" if candidates[0].key == "." else f" under '{candidates[0].key}'"
         return f"the weights in {file}{place} do not match {backbone_name}: {candidates[0].problem}; {remedy}"
     first = next(iter(_expected_weights(backbone_name, image_size)))
-    present = _format_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
+    present = _abbreviate_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
     return (
         f"the weights in {file} do not match {backbone_name}: {first} is missing; {remedy}. The file contains {present}"
     )
@@ -400,8 +400,8 @@ def _describe_ignored(weights: Candidate, state_dicts: dict[str, dict[str, Tenso
         for name in tensors
         if path != weights.path
     ]
-    return f"; ignored {format_count(len(names), 'tensors')}: {_format_names(names)}" if names else ""
+    return f"; ignored {format_count(len(names), 'tensors')}: {_abbreviate_names(names)}" if names else ""
 
 
-def _format_names(names: list[str]) -> str:
+def _abbreviate_names(names: list[str]) -> str:
     return ", ".join([*names[:_MAX_NAMES], *(["…"] if len(names) > _MAX_NAMES else [])])

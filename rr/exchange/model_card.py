@@ -21,6 +21,11 @@ from rr.workflow.records import load_record
 
 # The metrics that a card lists, if the protocol has them. An evaluation's metrics.json contains more.
 _METRICS = ("accuracy", "balanced_accuracy", "top_5_accuracy", "mean_average_precision", "silhouette")
+_ACCURACIES = ("accuracy", "top_5_accuracy")  # proportions of the test images
+_INTERVAL = (
+    "The interval (Wilson) covers only the random selection of the test images. Other seeds for pretraining give "
+    "different values.\n"
+)
 _HEADER = """---
 tags: [image-feature-extraction, self-supervised-learning]
 pipeline_tag: image-feature-extraction
@@ -30,7 +35,7 @@ _USE = """```python
 import rr
 
 backbone = rr.load_backbone("{file}")
-features = backbone("image.png")  # float32 (1, {features})
+features = backbone("image.png")  # float32 (1, {num_features})
 ```
 """
 
@@ -38,8 +43,9 @@ features = backbone("image.png")  # float32 (1, {features})
 def write_model_card(backbone: Backbone, weights: Path, output: Path, format: str, image_size: int) -> Path:
     """Write a card for the file `output`, to which the backbone in `weights` was exported; return the card's path.
 
-    If the record of the run that trained the weights is next to them, the card includes the facts from that record and
-    the results of all evaluations of these weights. `image_size` is the size of the images that the exported model
+    If the record of the run that trained the weights is next to them, the card includes its information and
+    the results of all evaluations of these weights. If their own card is next to them, as with released weights, its
+    sections about training and evaluation are copied. `image_size` is the size of the images that the exported model
     accepts.
 
     Raises:
@@ -61,64 +67,82 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
         f"# {_title(backbone, record)}\n",
         "A network that maps images to feature vectors. It was exported with "
         f"[relational-reasoning](https://arxiv.org/abs/2006.05849) {__version__}.\n",
-        _table(
+        _format_table(
             {
                 "architecture": f"{backbone.name}, {num_parameters:,} parameters",
                 "input": inputs,
-                "output": f"{backbone.features} features",
+                "output": f"{backbone.num_features} features",
                 "file": f"{output.name} ({format}), SHA-256 {file_sha256(output)}",
                 "source": f"{weights.name}, SHA-256 {sha256}",
             }
         ),
     ]
     if format == "safetensors" and "mean" in metadata:
-        sections += ["## Use\n", _USE.format(file=output.name, features=backbone.features)]
-    sections += [
-        "## Training\n",
-        _describe_training(record) if record else "There is no record of how these weights were trained.\n",
-    ]
+        sections += ["## Use\n", _USE.format(file=output.name, num_features=backbone.num_features)]
+    if record is None and (copied := _copy_training_sections(card_path(weights), sha256)):
+        sections.append(copied)
+    else:
+        sections += [
+            "## Training\n",
+            _describe_training(record) if record else "There is no record of how these weights were trained.\n",
+        ]
     if record and (rows := list(_evaluation_rows(weights.parent, sha256))):
-        header = "| target | protocol | metric | value |\n| --- | --- | --- | ---: |\n"
-        sections += ["## Evaluation\n", header + "".join(rows)]
+        header = "| target | protocol | metric | value | 95 % interval |\n| --- | --- | --- | ---: | ---: |\n"
+        note = f"\n{_INTERVAL}" if any(" to " in row for row in rows) else ""
+        sections += ["## Evaluation\n", header + "".join(rows) + note]
     sections += [
         "## Limits\n",
         "The features reflect the training images. Evaluate them on your own images before you rely on them. The terms "
         "of use of the training images may apply to the weights.\n",
     ]
-    path = output.with_name(f"{output.name}.md")
+    path = card_path(output)
     write_text(path, "\n".join(sections))
     return path
+
+
+def card_path(weights: Path) -> Path:
+    """Return the path of the model card of a file."""
+    return weights.with_name(f"{weights.name}.md")
+
+
+def _copy_training_sections(card: Path, weights_sha256: str) -> str:
+    """Return the sections about training and evaluation of the card of the same weights, or an empty string."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    first, last = text.find("## Training\n"), text.find("## Limits\n")
+    return text[first:last].rstrip("\n") + "\n" if weights_sha256 in text and 0 < first < last else ""
 
 
 def _title(backbone: Backbone, record: dict[str, Any] | None) -> str:
     if record is None:
         return backbone.name
-    dataset, _, method, seed = _run_names(record)
+    dataset, _, method, seed = _dataset_backbone_method_seed(record)
     return f"{backbone.name}, trained on {dataset} with {method} (seed {seed})"
 
 
-def _run_names(record: dict[str, Any]) -> list[str]:
+def _dataset_backbone_method_seed(record: dict[str, Any]) -> list[str]:
     """Return a run's dataset, backbone, method and seed."""
     file = next(name for name in record["outputs"] if name.endswith("/backbone.safetensors"))
     return list(Path(file).parts[-5:-1])
 
 
 def _describe_training(record: dict[str, Any]) -> str:
-    dataset, _, method, seed = _run_names(record)
+    dataset, _, method, seed = _dataset_backbone_method_seed(record)
     versions, commit = record["machine"]["versions"], record["commit"]
+    # In records of earlier versions, `seconds` covers only the last process.
+    seconds = max(record["seconds"], sum(record.get("epoch_seconds", [])), 1)
     facts = {
         "dataset": dataset,
         "method": method,
         "seed": seed,
         "precision": record["params"]["precision"],
-        "training": f"{record['views']:,} views, {format_duration(max(record['seconds'], 1))}, {record['device']}",
+        "training": f"{record['views']:,} views, {format_duration(seconds)}, {record['device']}",
         "date": record["started"],
         "commit": f"{commit['id']}{', with changes' if commit['changed'] else ''}" if commit else "unknown",
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "torchvision", "ffcv")),
     }
     buffer = io.StringIO()
     YAML(typ="safe", pure=True).dump({method: record["params"][f"methods.{method}"]}, buffer)
-    return f"{_table(facts)}\nMethod parameters:\n\n```yaml\n{buffer.getvalue()}```\n"
+    return f"{_format_table(facts)}\nMethod parameters:\n\n```yaml\n{buffer.getvalue()}```\n"
 
 
 def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[str]:
@@ -131,8 +155,18 @@ def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[str]:
         target, protocol = file.parts[-3:-1]
         for name in _METRICS:
             if name in metrics:
-                yield f"| {target} | {protocol} | {name.replace('_', ' ')} | {metrics[name]:.4f} |\n"
+                is_proportion = name in _ACCURACIES and 0 <= metrics[name] <= 1  # a user's own protocol may differ
+                interval = _accuracy_interval(metrics[name], metrics["test_images"]) if is_proportion else "–"
+                yield f"| {target} | {protocol} | {name.replace('_', ' ')} | {metrics[name]:.4f} | {interval} |\n"
 
 
-def _table(facts: dict[str, str]) -> str:
+def _accuracy_interval(accuracy: float, num_images: int) -> str:
+    """Return Wilson's score interval of an accuracy on `num_images` test images, as text."""
+    from scipy.stats import binomtest  # takes half a second to import
+
+    interval = binomtest(round(accuracy * num_images), num_images).proportion_ci(method="wilson")
+    return f"{interval.low:.4f} to {interval.high:.4f}"
+
+
+def _format_table(facts: dict[str, str]) -> str:
     return "| | |\n| --- | --- |\n" + "".join(f"| {name} | {value} |\n" for name, value in facts.items())

@@ -2,11 +2,15 @@
 
     images             list the image files of a folder and decode them
     feature_extractor  a backbone, with the image size, mean and std that it expects
-    index              a Parquet file of feature vectors, which is reused as long as it is valid
+    vector_file        a Parquet file of feature vectors, which is reused as an index as long as it is valid
     embed              `rr embed`: write the vectors of a folder
-    search             find the most similar vectors by cosine similarity
     retrieve           `rr retrieve`: search a folder and keep its index up to date
-    search_page        render search results as an HTML page
+    hits               the results of a search
+    pair_scorer        the relation head, with the calibration of its logits
+    compare            `rr compare`: the probability that two images are views of the same image
+    search_page        an HTML page of search results
+    map_page           an HTML page with a map of the images
+    python_api         the functions and classes for use from Python
 
 To answer quickly, a search does not import numba, FFCV, scikit-learn or `rr.params`. It imports torchvision only if the
 backbone comes from torchvision.

@@ -1,30 +1,27 @@
-"""`rr compare`: the probability that two images show the same thing."""
+"""`rr compare`: the probability that two images are views of the same image."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rr.data.names import display_name
+from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import read_images
-from rr.gallery.relation import load_pair_scorer
-
-if TYPE_CHECKING:  # at run time, this import would add a tenth of a second to a comparison
-    from rr.data.index import Preprocessing
+from rr.gallery.pair_scorer import load_pair_scorer
 
 
 def compare(
-    first: Path, second: Path, weights: Path, *, dataset: Preprocessing | None, device: str, as_json: bool = False
+    first: Path, second: Path, weights: Path, *, preprocessing: Preprocessing | None, device: str, as_json: bool = False
 ) -> str:
-    """Return the probability that two images show the same thing, and how it was calibrated, as text for the user.
+    """Return the probability that two images are views of the same image, and its calibration, as text for the user.
 
-    The order of the images does not matter. The image size, mean and std come from `dataset` or, by default, from the
-    metadata of the weights. With `as_json`, the text is JSON.
+    The order of the images does not matter. The image size, mean and std come from `preprocessing` or, by default, from
+    the metadata of the weights. With `as_json`, the text is JSON.
 
     Raises:
         UserError: if an image cannot be read, if the backbone cannot be loaded, or if it has no relation head.
@@ -32,7 +29,7 @@ def compare(
     for path in (first, second):
         if not path.is_file():
             raise UserError(f"{display_name(path)} is not an existing file: use the path of an image")
-    extractor = load_feature_extractor(weights, dataset, device)
+    extractor = load_feature_extractor(weights, preprocessing, device)
     scorer = load_pair_scorer(extractor.weights, extractor.sha256)
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode_and_resize)))
     (probability,) = scorer.calibration.probabilities(scorer.head.logits(features[:1], features[1:]))
@@ -40,6 +37,6 @@ def compare(
         facts = {"first": str(first), "second": str(second), "probability": float(probability)}
         return json.dumps(facts | {"calibration": scorer.description}, indent=1)
     return (
-        f"{display_name(first)} and {display_name(second)} show the same thing with probability {probability:.4f}\n"
-        f"{scorer.description}"
+        f"{display_name(first)} and {display_name(second)} are views of the same image with probability "
+        f"{probability:.4f}\n{scorer.description}"
     )

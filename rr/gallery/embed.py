@@ -12,13 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
-from rr.data.folder import file_suffix, image_suffixes
-from rr.data.index import Preprocessing
+from rr.data.folder_listing import file_suffix, image_suffixes
+from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.images import ImageFile, decode_images, list_images
-from rr.gallery.index import CachedVectors, ImageVectors, StaleIndex, default_index_path, read_index, write_index
+from rr.gallery.vector_file import (
+    CachedVectors,
+    ImageVectors,
+    StaleIndexError,
+    default_index_path,
+    is_foreign_file,
+    read_index,
+    write_index,
+)
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
 from rr.runtime.progress import Progress
@@ -30,7 +38,7 @@ def embed(
     output: Path,
     *,
     map_path: Path | None,
-    dataset: Preprocessing | None,
+    preprocessing: Preprocessing | None,
     on_unreadable: UnreadablePolicy,
     device: str,
 ) -> str:
@@ -38,7 +46,7 @@ def embed(
 
     If `map_path` is not None, a page with a map of the images is written there, too.
 
-    `rr.gallery.index` describes the format of `output`. Vectors that are stored in `.rr/gallery` are not computed
+    `rr.gallery.vector_file` describes the format of `output`. Vectors stored in `.rr/gallery` are not computed
     again. If an error about unreadable images is raised, the vectors of all other images are stored there.
 
     Raises:
@@ -50,11 +58,11 @@ def embed(
         check_output_path("--map", map_path, weights)
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
-    extractor = load_feature_extractor(weights, dataset, device)
+    extractor = load_feature_extractor(weights, preprocessing, device)
     index_path = default_index_path(extractor, folder)
     try:
         cached = read_index(index_path, extractor, folder)
-    except StaleIndex:
+    except StaleIndexError:
         cached = CachedVectors.empty(extractor.num_features)
     batches: Iterable[ImageVectors] = embed_batches(extractor, images, cached, skipped)
     if map_path:
@@ -94,7 +102,7 @@ def embed_batches(
     num_new = len(images) - len(rows)
     batches = [images[start : start + extractor.batch_size] for start in range(0, len(images), extractor.batch_size)]
 
-    def decode(batch: list[ImageFile]) -> tuple[list[ImageFile], np.ndarray]:
+    def decode_new(batch: list[ImageFile]) -> tuple[list[ImageFile], np.ndarray]:
         new = [image for image in batch if image.path not in rows]
         return decode_images(new, extractor.decode_and_resize, extractor.image_size, skipped)
 
@@ -102,10 +110,10 @@ def embed_batches(
         Progress("embed", num_new, "images") if num_new else nullcontext() as progress,
         ThreadPoolExecutor(1) as executor,
     ):
-        pending = deque(executor.submit(decode, batch) for batch in batches[:1])
+        pending = deque(executor.submit(decode_new, batch) for batch in batches[:1])
         for number, batch in enumerate(batches):
             # Decode the next batch while the backbone processes this one.
-            pending.extend(executor.submit(decode, next_batch) for next_batch in batches[number + 1 : number + 2])
+            pending.extend(executor.submit(decode_new, next_batch) for next_batch in batches[number + 1 : number + 2])
             readable, pixels = pending.popleft().result()
             vectors = dict(zip((image.path for image in readable), extractor.extract(pixels), strict=True))
             vectors |= {image.path: cached.vectors[rows[image.path]] for image in batch if image.path in rows}
@@ -129,7 +137,7 @@ def update_index(
     cached = CachedVectors.empty(extractor.num_features)
     try:
         cached = read_index(path, extractor, folder) if path else cached
-    except StaleIndex as error:
+    except StaleIndexError as error:
         print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
     batches = list(embed_batches(extractor, images, cached, skipped))
     gallery = ImageVectors(
@@ -153,3 +161,10 @@ def check_output_path(option: str, output: Path, weights: Path) -> None:
     else:
         return
     raise UserError(f"{option} {output} is {problem}: use the path of a different file")
+
+
+def check_index_path(option: str, index: Path, weights: Path) -> None:
+    """Raise UserError if `index` is a path where no index may be written; `option` is for the message."""
+    check_output_path(option, index, weights)
+    if is_foreign_file(index):
+        raise UserError(f"{option} {index}: this file exists and is not an index: use a different path")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from PIL import Image
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, read_metadata
 from rr.compute.device import resolve_device
-from rr.data import raw
-from rr.data.index import Preprocessing, evaluation_side
+from rr.data.image_decoding import crop_center, decode_image, decode_photograph
+from rr.data.preprocessing import Preprocessing, parse_preprocessing, shorter_side_before_crop
 from rr.errors import UserError
 from rr.gallery.images import read_images
 from rr.paths import expand_user
@@ -81,7 +80,7 @@ class FeatureExtractor:
     @property
     def num_features(self) -> int:
         """Length of a feature vector."""
-        return self.backbone.features
+        return self.backbone.num_features
 
     @property
     def batch_size(self) -> int:
@@ -95,9 +94,9 @@ class FeatureExtractor:
             UnreadableImageError: if the image cannot be decoded.
         """
         if self.stored_size is None:
-            return raw.decode_image(data, self.image_size)
-        photograph = raw.decode_photograph(data, self.stored_size)
-        return raw.crop_center(photograph, evaluation_side(self.image_size), self.image_size)
+            return decode_image(data, self.image_size)
+        photograph = decode_photograph(data, self.stored_size)
+        return crop_center(photograph, shorter_side_before_crop(self.image_size), self.image_size)
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Return the features of one or more images.
@@ -166,7 +165,7 @@ class FeatureExtractor:
             if self.stored_size is None and pixels.shape[:2] == (self.image_size, self.image_size):
                 return pixels
             image = Image.fromarray(pixels)
-        # Pixels that are written as a PNG file are resized in the same way as those of an image file.
+        # Encode the pixels as PNG, so that they are resized exactly like an image file.
         buffer = io.BytesIO()
         exif = image.getexif()  # includes the rotation
         image = image if image.mode in _PNG_MODES else image.convert("RGB")
@@ -194,58 +193,33 @@ class FeatureExtractor:
 
 def load_feature_extractor(
     weights: str | os.PathLike[str],
-    dataset: Preprocessing | None = None,
+    preprocessing: Preprocessing | None = None,
     device: str = "auto",
     hint: str = "add --dataset NAME to take them from that dataset in params.yaml (normally the pretraining dataset)",
 ) -> FeatureExtractor:
-    """Load a backbone file, with the image size, mean and std that are stored in it.
+    """Load a backbone file, with the preprocessing stored in it.
 
     Args:
-        weights: `backbone.safetensors` of a run, a file written by `rr import`, or the name of released weights.
-        dataset: preprocessing to use instead of the one in the file.
+        weights: the file, or a name that `rr.load_backbone` accepts.
+        preprocessing: preprocessing to use instead of the one in the file.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:<number>".
-        hint: end of the error message that is raised if the metadata lack a valid image size, mean or std.
-
-    Returns:
-        A function from images to features. Its attribute `backbone` is the network itself, which maps normalized
-        images (B, 3, S, S) to features (B, D).
+        hint: end of the error message that is raised if the metadata lacks a valid image size, mean or std. By default,
+            it is for the users of a command.
 
     Raises:
-        UserError: if the file is not a valid backbone file, if `dataset` is None and the metadata lacks a valid image
-            size, mean or std, or if the device does not exist.
+        UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid
+            image size, mean or std, or if the device does not exist.
     """
     weights, device = find_weights(weights), resolve_device(device)
     backbone = load_backbone(weights).to(device)
-    if dataset is None:
+    if preprocessing is None:
         try:
-            dataset = read_preprocessing(weights)
+            preprocessing = parse_preprocessing(read_metadata(weights))
         except ValueError as error:
             raise UserError(f"{weights}: {error}: {hint}") from error
-        if dataset is None:
+        if preprocessing is None:
             raise UserError(f"{weights}: its metadata lacks the image size, mean or std: {hint}")
     return FeatureExtractor(
-        backbone, weights, file_sha256(weights), dataset.image_size, dataset.mean, dataset.std, device,
-        dataset.stored_size,
+        backbone, weights, file_sha256(weights), preprocessing.image_size, preprocessing.mean, preprocessing.std,
+        device, preprocessing.stored_size,
     )  # fmt: skip
-
-
-def read_preprocessing(weights: Path) -> Preprocessing | None:
-    """Return the preprocessing in the metadata of a backbone file, or None if it lacks the image size, mean or std.
-
-    Raises:
-        ValueError: if one of them is not valid.
-    """
-    metadata = read_metadata(weights)
-    if not {"side", "mean", "std"} <= metadata.keys():
-        return None
-    image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]
-    stored_size = metadata.get("stored_size")
-    sizes = [image_size] if stored_size is None else [image_size, stored_size]
-    is_valid_size = all(isinstance(size, int) and 8 <= size <= 1024 for size in sizes)
-    if not (is_valid_size and _is_float_triple(mean) and _is_float_triple(std) and all(std)):
-        raise ValueError(f"its metadata has an invalid image size ({image_size}), mean ({mean}) or std ({std})")
-    return Preprocessing(image_size, tuple(mean), tuple(std), stored_size)
-
-
-def _is_float_triple(values: object) -> bool:
-    return isinstance(values, list) and len(values) == 3 and all(isinstance(v, float) and isfinite(v) for v in values)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rr.data import raw
-from rr.data.folder import UNREADABLE_FILE, DamagedFile, describe_non_folder, image_kind, list_folder
+from rr.data.folder_listing import UNREADABLE_FILE, DamagedFile, describe_non_folder, image_kind, list_folder
+from rr.data.image_decoding import UnreadableImageError, decode_image
 from rr.data.names import display_name, path_to_text
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
@@ -40,7 +40,7 @@ class ImageFile(NamedTuple):
 
 
 def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
-    """Return all image files that `rr.data.folder` finds in `folder` and its subfolders, sorted by name.
+    """Return all image files that `rr.data.folder_listing` finds in `folder` and its subfolders, sorted by name.
 
     All other files are reported to `skipped`.
 
@@ -52,7 +52,7 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
         raise UserError(f"{display_name(folder)} is not an existing folder{what}: use a folder of images")
     listing = list_folder(folder, image_kind())
     for file in listing.skipped:
-        skipped.add(file)
+        skipped.count(file)
     damaged = listing.damaged
     images = []
     for name in listing.files:
@@ -94,7 +94,7 @@ def decode_images(
     return readable, pixels[: len(readable)]
 
 
-def read_images(paths: Sequence[Path], decode: Decoder = raw.decode_image) -> list[np.ndarray]:
+def read_images(paths: Sequence[Path], decode: Decoder = decode_image) -> list[np.ndarray]:
     """Read image files with the function `decode`, and return each one as RGB, uint8 (H, W, 3).
 
     Raises:
@@ -116,7 +116,7 @@ def _try_read_image(path: Path, decode: Decoder) -> np.ndarray | DamagedFile:
     """Return the pixels of an image file, or the reason why it cannot be read."""
     try:
         return decode(path.read_bytes())
-    except raw.UnreadableImageError as error:
+    except UnreadableImageError as error:
         return DamagedFile(str(path), error.reason, f"not a readable image ({error})")
     except OSError as error:
         return DamagedFile(str(path), UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror or error})")

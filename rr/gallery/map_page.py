@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from rr.data import raw
+from rr.data.image_decoding import decode_image
 from rr.data.names import display_name, printable
 from rr.errors import UserError
 from rr.evaluate.embedding import NUM_MAP_NEIGHBORS, compute_tsne
@@ -21,10 +22,10 @@ from rr.report.plots.image_map import (
     TILE_SIZE,
     ImageMap,
     MapLayer,
+    content_security_policy_hash,
+    image_map_script,
     make_sprite,
-    map_script,
     read_template,
-    script_source,
 )
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 
@@ -62,14 +63,14 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
         voters[:, :NUM_MAP_NEIGHBORS],
         _vote(labels[voters]) if len(label_by_folder) > 1 else None,
     )
-    read_thumbnails = partial(read_images, decode=partial(raw.decode_image, image_size=TILE_SIZE))
+    read_thumbnails = partial(read_images, decode=partial(decode_image, image_size=TILE_SIZE))
     thumbnails = map_ordered(read_thumbnails, [[image.path] for image in shown], DECODING_THREADS)
     sprite = make_sprite([pixels for (pixels,) in thumbnails])
     names = [display_name(image.name) for image in shown]
     class_names = [printable(name) for name in label_by_folder]
     image_map = ImageMap("map", class_names, labels, names, sprite, [layer], "by the nearest images")
     selection = "" if len(rows) == len(images) else f", a random sample of the {len(images):,} images in the folder"
-    script = map_script()
+    script = image_map_script()
     template = make_jinja_environment(TEMPLATES, autoescape=True).get_template("image_map_page.html")
     return template.render(
         title=f"Map of {display_name(folder)}",
@@ -78,7 +79,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
         map=image_map,
         style=read_template("colors.css") + read_template("image_map.css"),
         script=script,
-        script_source=script_source(script),
+        content_security_policy_hash=content_security_policy_hash(script),
     )
 
 

@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from rr.data.index import Preprocessing
 from rr.data.names import display_name, format_names
+from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.errors import UserError
-from rr.evaluate.relation_head import sort_by_logit
+from rr.evaluate.relation_head import argsort_descending
 from rr.evaluate.similarity import cosine_similarities, find_nearest
-from rr.gallery import index
-from rr.gallery.embed import check_output_path, make_skipped_files, update_index
+from rr.gallery import vector_file
+from rr.gallery.embed import check_index_path, check_output_path, make_skipped_files, update_index
 from rr.gallery.feature_extractor import load_feature_extractor
+from rr.gallery.hits import Hit, QueryResult, percentiles, sample_pairs
 from rr.gallery.images import ImageFile, list_images, read_images
-from rr.gallery.index import ImageVectors
-from rr.gallery.relation import PairScorer, load_pair_scorer
-from rr.gallery.search import Hit, QueryResult, percentiles, sample_pairs
+from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
+from rr.gallery.vector_file import ImageVectors
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
 
@@ -39,7 +39,7 @@ def retrieve(
     num_reranked: int,
     page_path: Path | None,
     index_path: Path | None,
-    dataset: Preprocessing | None,
+    preprocessing: Preprocessing | None,
     on_unreadable: UnreadablePolicy,
     device: str,
     as_json: bool = False,
@@ -47,11 +47,11 @@ def retrieve(
     """Find the images in `folder` that are most similar to each query image; return a table for each query as text.
 
     The vectors of the images in the folder and its subfolders are stored in an index, which is updated first. By
-    default, `rr.gallery.index.default_index_path` determines its path. A query that is itself an image in the folder is
-    left out of its own results. The relation head reorders the `num_reranked` most similar images, unless this number
-    is 0. If `page_path` is not None, an HTML page is written.
+    default, `rr.gallery.vector_file.default_index_path` determines its path. A query that is itself an image in the
+    folder is left out of its own results. The relation head reorders the `num_reranked` most similar images, unless
+    this number is 0. If `page_path` is not None, an HTML page is written.
 
-    The image size, mean and std come from `dataset` or, by default, from the metadata of the weights. If
+    The image size, mean and std come from `preprocessing` or, by default, from the metadata of the weights. If
     `on_unreadable` is "raise", an error about unreadable images is raised after the features of all other images have
     been stored. With `as_json`, the text is JSON.
 
@@ -65,9 +65,9 @@ def retrieve(
     _check_paths(queries, weights, page_path, index_path)
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
-    extractor = load_feature_extractor(weights, dataset, device)
+    extractor = load_feature_extractor(weights, preprocessing, device)
     scorer = load_pair_scorer(extractor.weights, extractor.sha256) if num_reranked else None
-    index_path = index_path or index.default_index_path(extractor, folder)
+    index_path = index_path or vector_file.default_index_path(extractor, folder)
     start = time.perf_counter()
     queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode_and_resize)))
     seconds = time.perf_counter() - start
@@ -83,7 +83,7 @@ def retrieve(
     if page_path:
         from rr.gallery.search_page import render_page
 
-        score = "probability that both show the same thing" if scorer else "cosine similarity of their features"
+        score = "probability that both are views of the same image" if scorer else "cosine similarity of their features"
         write_text(page_path, render_page(results, f"the {score}"))
         summary += f"; page {page_path} written"
     if as_json:
@@ -112,9 +112,7 @@ def _check_paths(queries: Sequence[Path], weights: Path, page_path: Path | None,
     if page_path:
         check_output_path("--output", page_path, weights)
     if index_path:
-        check_output_path("--index", index_path, weights)
-        if index.is_foreign_file(index_path):
-            raise UserError(f"--index {index_path}: this file exists and is not an index: use a different path")
+        check_index_path("--index", index_path, weights)
 
 
 def _search(
@@ -138,7 +136,7 @@ def _search(
         scores, probabilities = similarities, [None] * len(rows)
         if scorer and len(rows):
             scores = scorer.head.logits(query_D[None], gallery.vectors[rows])
-            order = sort_by_logit(scores)
+            order = argsort_descending(scores)
             rows, similarities, scores = rows[order], similarities[order], scores[order]
             probabilities = scorer.calibration.probabilities(scores).tolist()
         images = [gallery.images[row] for row in rows]

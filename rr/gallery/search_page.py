@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from rr.data.names import display_name
+from rr.gallery.hits import QueryResult
 from rr.gallery.images import read_images
-from rr.gallery.search import QueryResult
 from rr.report.jinja import make_jinja_environment
 from rr.report.plots.image import data_uri, encode_image
 

@@ -20,7 +20,7 @@ class BarlowTwins(Method):
     def __init__(self, config: BarlowTwinsConfig, backbone: Backbone) -> None:
         super().__init__(backbone)
         self.config = config
-        self.projector = build_projector(self.features, config)
+        self.projector = build_projector(self.num_features, config)
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the `barlow_twins_loss` of both views, which pass through the networks as one batch."""

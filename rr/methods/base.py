@@ -43,9 +43,9 @@ class Method(nn.Module):
         self.progress = 0.0
 
     @property
-    def features(self) -> int:
+    def num_features(self) -> int:
         """The size D of a representation."""
-        return self.backbone.features
+        return self.backbone.num_features
 
     @property
     def trained_classifier(self) -> nn.Linear | None:

@@ -27,7 +27,7 @@ class BYOL(Method):
 
     def __init__(self, config: BYOLConfig, backbone: Backbone) -> None:
         super().__init__(backbone)
-        self.projector = build_projector(self.features, config)
+        self.projector = build_projector(self.num_features, config)
         self.predictor = build_mlp(config.projection_dim, config.hidden_dim, config.projection_dim)
         self.target = nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(self.projector)).requires_grad_(False)
         self.config = config

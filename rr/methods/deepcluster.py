@@ -43,7 +43,7 @@ class DeepCluster(Method):
         super().__init__(backbone)
         self.config = config
         self.num_clusters = count_clusters(config, num_classes)
-        self.head = build_mlp(self.features, config.hidden_dim, self.num_clusters)
+        self.head = build_mlp(self.num_features, config.hidden_dim, self.num_clusters)
         self.register_buffer("cluster_weights_C", torch.ones(self.num_clusters))
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
@@ -64,7 +64,7 @@ class DeepCluster(Method):
             The cluster of each image, int64 (N,).
         """
         features_ND = extract_features()
-        num_components = self.features // 2 if self.features >= HALVE_PCA_FROM else self.features
+        num_components = self.num_features // 2 if self.num_features >= HALVE_PCA_FROM else self.num_features
         points_NP = F.normalize(whiten(features_ND, num_components))
         labels = torch.from_numpy(cluster(points_NP.numpy(), self.num_clusters, self.config, seed))
         fraction_C = torch.bincount(labels, minlength=self.num_clusters) / len(labels)
@@ -80,8 +80,8 @@ class DeepCluster(Method):
 def whiten(features_ND: Tensor, num_components: int) -> Tensor:
     """Return the first principal components of the features, each scaled to mean 0 and variance 1.
 
-    Components without variance are 0. They occur if some of the D features are constant or redundant, or if there are
-    fewer images than features. The computation is in float64.
+    Components with zero variance are set to 0. They occur if some of the D features are constant or redundant, or if
+    there are fewer images than features. The computation is in float64.
 
     Args:
         features_ND: float (N, D), on the CPU.

@@ -1,13 +1,12 @@
 """The method `imported`: a backbone that was pretrained elsewhere."""
 
-from pathlib import Path
-
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone
 from rr.errors import UserError
 from rr.methods.base import Method
 from rr.methods.requirements import find_imported_problem
 from rr.params import ImportedConfig
+from rr.paths import expand_user
 
 
 def load_imported_method(config: ImportedConfig, backbone: Backbone) -> Method:
@@ -23,5 +22,5 @@ def load_imported_method(config: ImportedConfig, backbone: Backbone) -> Method:
     """
     if problem := find_imported_problem(config, backbone.name, backbone.image_size):
         raise UserError(problem)
-    backbone.load_state_dict(load_backbone(Path(config.path)).state_dict())
+    backbone.load_state_dict(load_backbone(expand_user(config.path)).state_dict())
     return Method(backbone)

@@ -25,10 +25,10 @@ class InfoMax(Method):
         """Create both discriminators."""
         super().__init__(backbone)
         self.config = config
-        self.local_discriminator = LocalDiscriminator(self.features, backbone.local_channels)
+        self.local_discriminator = LocalDiscriminator(self.num_features, backbone.local_channels)
         dim_1, dim_2 = PRIOR_HIDDEN_DIMS
         self.prior_discriminator = nn.Sequential(
-            nn.Linear(self.features, dim_1), nn.ReLU(), nn.Linear(dim_1, dim_2), nn.ReLU(), nn.Linear(dim_2, 1)
+            nn.Linear(self.num_features, dim_1), nn.ReLU(), nn.Linear(dim_1, dim_2), nn.ReLU(), nn.Linear(dim_2, 1)
         )
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
@@ -46,7 +46,7 @@ class InfoMax(Method):
 
     def sample_random_inputs(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Return M samples of the prior, which is uniform in [0, 1)^D: float32 (M, D)."""
-        return (torch.rand(num_images, self.features, generator=generator),)
+        return (torch.rand(num_images, self.num_features, generator=generator),)
 
 
 def reverse_gradient(x: Tensor) -> Tensor:

@@ -25,10 +25,10 @@ class LocalDiscriminator(nn.Module):
     the same parameters and the same initialization.
     """
 
-    def __init__(self, features: int, channels: int) -> None:
+    def __init__(self, num_features: int, channels: int) -> None:
         super().__init__()
-        self.features, self.channels = features, channels
-        self.first_layer = nn.Linear(features + channels, HIDDEN_DIM)
+        self.num_features, self.channels = num_features, channels
+        self.first_layer = nn.Linear(num_features + channels, HIDDEN_DIM)
         self.layers = nn.Sequential(
             nn.ReLU(inplace=True), nn.Linear(HIDDEN_DIM, HIDDEN_DIM), nn.ReLU(inplace=True), nn.Linear(HIDDEN_DIM, 1)
         )
@@ -43,7 +43,7 @@ class LocalDiscriminator(nn.Module):
         # The first layer is linear in y and in the maps. It is applied to y once per image and to the maps once per
         # position, so the tiled concatenation is never built. y is rolled instead of the maps, so that positives and
         # negatives share the result for the maps.
-        weight_OD, weight_OC = self.first_layer.weight.split([self.features, self.channels], 1)
+        weight_OD, weight_OC = self.first_layer.weight.split([self.num_features, self.channels], 1)
         image_M11O = F.linear(y_MD, weight_OD, self.first_layer.bias)[:, None, None]
         position_MHWO = F.linear(maps_MCHW.permute(0, 2, 3, 1), weight_OC)
         positive_MHW1 = self.layers(position_MHWO + image_M11O)
@@ -53,7 +53,7 @@ class LocalDiscriminator(nn.Module):
     def loss(self, y_MD: Tensor, maps_MCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss (see `jsd_loss`), 0-d, at least float32, and the number of correctly classified pairs."""
         if _can_use_tiles(y_MD, maps_MCHW):
-            weight_OD, weight_OC = self.first_layer.weight.split([self.features, self.channels], 1)
+            weight_OD, weight_OC = self.first_layer.weight.split([self.num_features, self.channels], 1)
             images_MO = F.linear(y_MD, weight_OD, self.first_layer.bias)
             images_M2O = torch.stack((images_MO, images_MO.roll(1, 0)), 1)
             maps_MPC = maps_MCHW.permute(0, 2, 3, 1).flatten(1, 2)
@@ -103,14 +103,14 @@ class _TiledLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images_M2O: Tensor, maps_MPC: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss and the number of correctly classified pairs. `_tile_loss` describes the arguments."""
+        """Return the loss and the number of correct predictions. See `_tile_loss_and_num_correct` for the arguments."""
         M, P, _ = maps_MPC.shape
         num_groups = min(M, _MAX_GROUPS)
         losses, correct = images_M2O.new_zeros(num_groups), torch.zeros(num_groups, dtype=torch.int64)
         grad_images, grad_maps = torch.zeros_like(images_M2O), torch.empty_like(maps_MPC)
         grad_weights = [weight.new_zeros(num_groups, *weight.shape) for weight in weights]
 
-        def process_groups(start: int, stop: int) -> None:
+        def process_image_groups(start: int, stop: int) -> None:
             torch.set_num_threads(1)  # each thread in the pool has its own setting
             for group in range(start, stop):
                 for m in range(M * group // num_groups, M * (group + 1) // num_groups):
@@ -118,7 +118,7 @@ class _TiledLoss(torch.autograd.Function):
                         tile = m, slice(first, first + _TILE_POSITIONS)
                         inputs = [t.detach().requires_grad_() for t in (images_M2O[m], maps_MPC[tile], *weights)]
                         with torch.enable_grad():
-                            loss, num_correct = _tile_loss(*inputs)
+                            loss, num_correct = _tile_loss_and_num_correct(*inputs)
                         grad_image, grad_maps[tile], *grads = torch.autograd.grad(loss, inputs)
                         grad_images[m] += grad_image
                         for total, grad in zip(grad_weights, grads, strict=True):
@@ -128,7 +128,7 @@ class _TiledLoss(torch.autograd.Function):
 
         num_threads = torch.get_num_threads()
         with single_threaded():
-            parallel_for(process_groups, num_groups, num_threads)
+            parallel_for(process_image_groups, num_groups, num_threads)
             ctx.save_for_backward(grad_images, grad_maps, *(total.sum(0) for total in grad_weights))
         ctx.num_positions = M * P
         num_correct = correct.sum()
@@ -143,7 +143,7 @@ class _TiledLoss(torch.autograd.Function):
         return tuple(scale * gradient for gradient in ctx.saved_tensors)
 
 
-def _tile_loss(
+def _tile_loss_and_num_correct(
     images_2O: Tensor,
     maps_TC: Tensor,
     weight_OC: Tensor,

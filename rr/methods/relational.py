@@ -39,11 +39,11 @@ class RelationalReasoning(Method):
         self.head: nn.Module
         match config.head:
             case "relation":
-                self.head = RelationHead(self.features, config.aggregation)
+                self.head = RelationHead(self.num_features, config.aggregation)
             case "dot":
                 self.head = nn.Identity()
             case "encoder-dot":
-                self.head = build_mlp(self.features, *ENCODER_DIMS)
+                self.head = build_mlp(self.num_features, *ENCODER_DIMS)
 
     @property
     def relation_head(self) -> RelationHead | None:
@@ -110,7 +110,7 @@ def mutual_information_bound(stats: PairStatistics) -> Tensor:
 
     with equality for y = p / (p + q). Hence JSD(p ‖ q) ≥ log 2 + (E_p[log y] + E_q[log(1 − y)]) / 2. The right-hand
     side is a constant plus the Bernoulli log-likelihood that `bce` maximizes. The bound also holds, but is looser, for
-    a head that is trained with the focal loss. The argument is from the paper's section on mutual information.
+    a head trained with the focal loss. The argument is from the paper's section on mutual information.
 
     The divergence between the joint distribution of two views and the product of their marginals is between 0 and 1
     bit. It is 0 if the views are independent, and 1 if one view identifies the image of the other. The bound is

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from rr.params import DeepClusterConfig, ExtensionConfig, ImportedConfig, MethodConfig
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
+from rr.paths import expand_user
 from rr.runtime.hashing import file_sha256
 
 
@@ -59,7 +59,7 @@ def count_clusters(config: DeepClusterConfig, num_classes: int) -> int:
 
 
 def find_training_problem(config: MethodConfig, labels: np.ndarray, num_classes: int) -> str | None:
-    """Return why a method cannot be trained on images with these labels, and what to do. Return None if it can.
+    """Return why a method cannot be trained on images with these labels and how to fix it, or None if it can be.
 
     Args:
         config: an entry under `methods` in params.yaml.
@@ -76,7 +76,7 @@ def find_training_problem(config: MethodConfig, labels: np.ndarray, num_classes:
 
 
 def find_backbone_problem(config: MethodConfig, backbone: str) -> str | None:
-    """Return why a method cannot train a backbone, and what to do. Return None if it can."""
+    """Return why a method cannot train a backbone and how to fix it, or None if it can."""
     if config.kind != "infomax" or backbone in BUILTIN_BACKBONES:
         return None
     return (
@@ -86,14 +86,14 @@ def find_backbone_problem(config: MethodConfig, backbone: str) -> str | None:
 
 
 def find_imported_problem(config: ImportedConfig, backbone: str, image_size: int | None) -> str | None:
-    """Return why an imported backbone file cannot be used, and what to do. Return None if it can.
+    """Return why an imported backbone file cannot be used and how to fix it, or None if it can be used.
 
     Args:
         config: the path of the file and its SHA-256.
         backbone: the architecture that the file must contain.
         image_size: side of the images in pixels, or None for an architecture that accepts any size.
     """
-    path = Path(config.path)
+    path = expand_user(config.path)
     if not path.is_file():
         return f"{path}: no such file: create it with rr import, or correct the method's path in params.yaml"
     sha256 = file_sha256(path)

@@ -17,7 +17,7 @@ class RotationNet(Method):
 
     def __init__(self, config: RotationNetConfig, backbone: Backbone) -> None:
         super().__init__(backbone)
-        self.classifier = nn.Linear(self.features, NUM_ROTATIONS)
+        self.classifier = nn.Linear(self.num_features, NUM_ROTATIONS)
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the mean cross-entropy of the 4·K·M rotated views, in at least float32 even under autocast."""

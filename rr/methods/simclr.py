@@ -19,7 +19,7 @@ class SimCLR(Method):
     def __init__(self, config: SimCLRConfig, backbone: Backbone) -> None:
         super().__init__(backbone)
         self.config = config
-        self.projector = build_projector(self.features, config)
+        self.projector = build_projector(self.num_features, config)
 
     def count_pairs(self, num_images: int) -> int:
         """Return the number of ordered pairs of 2M views, (2M)², as the paper counts them."""

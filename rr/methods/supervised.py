@@ -19,7 +19,7 @@ class Supervised(Method):
         """Create the classifier."""
         super().__init__(backbone)
         self.config = config
-        self.classifier = nn.Linear(self.features, num_classes)
+        self.classifier = nn.Linear(self.num_features, num_classes)
 
     @property
     def trained_classifier(self) -> nn.Linear:

@@ -20,7 +20,7 @@ class VICReg(Method):
     def __init__(self, config: VICRegConfig, backbone: Backbone) -> None:
         super().__init__(backbone)
         self.config = config
-        self.projector = build_projector(self.features, config)
+        self.projector = build_projector(self.num_features, config)
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         """Return the `vicreg_loss` of both views, which pass through the networks as one batch."""

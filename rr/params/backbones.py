@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from rr.errors import format_alternatives
 from rr.params.base import StrictModel
-from rr.params.extensions import is_extension, load_config_class
+from rr.params.extensions import is_extension_kind, load_config_class
 
 _RESNETS = (
     "resnet34", "resnet18", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
@@ -44,16 +44,16 @@ class ExtensionBackboneConfig(StrictModel):
         return hash(self.model_dump_json())
 
 
-def _validate_entry(value: Any) -> Any:
+def _validate_backbone_entry(value: Any) -> Any:
     """Check an entry of `backbones` with the class `Config` of its kind."""
     if not isinstance(value, dict):
         raise ValueError("must be a mapping with the key kind")
-    if not is_extension(kind := value.get("kind")):
+    if not is_extension_kind(kind := value.get("kind")):
         raise ValueError(f"kind: must name the class of your own network, such as tiny:TinyNet, got {kind!r}")
     return load_config_class(kind, ExtensionBackboneConfig).model_validate_json(json.dumps(value))
 
 
-BackboneConfig = SerializeAsAny[Annotated[ExtensionBackboneConfig, BeforeValidator(_validate_entry)]]
+BackboneConfig = SerializeAsAny[Annotated[ExtensionBackboneConfig, BeforeValidator(_validate_backbone_entry)]]
 
 
 def is_known_backbone(name: str) -> bool:
@@ -74,7 +74,9 @@ def check_backbone_name(name: str, own_names: Collection[str] = ()) -> None:
     if name in own_names or is_known_backbone(name):
         return
     if name.startswith("timm/"):
-        raise ValueError(f"write {TIMM_PREFIX}{name.removeprefix('timm/')}, because the name is part of file names")
+        raise ValueError(
+            f"write {TIMM_PREFIX}{name.removeprefix('timm/')}, without a slash, because the name is part of file names"
+        )
     names: tuple[str, ...] = (*own_names, *BUILTIN_BACKBONES)
     alternatives = format_alternatives(name, (*names, *TORCHVISION_BACKBONES))
     names += ("a torchvision classification model", f"{TIMM_PREFIX}NAME for a timm model")

@@ -69,7 +69,7 @@ class SplitNames(StrictModel):
     test: Annotated[str, Field(min_length=1)] | None = None
 
 
-class OwnImages(StrictModel):
+class OwnImagesSource(StrictModel):
     """Keys that the two sources of your own images share.
 
     `splits` is "auto" to recognize the splits by their names, "none" to use all images, or the names of the splits.
@@ -98,7 +98,7 @@ class OwnImages(StrictModel):
         return value
 
 
-class FolderSource(OwnImages):
+class FolderSource(OwnImagesSource):
     """Your own images in folders, `path/<class>/…` or `path/{train,test}/<class>/…`.
 
     Images that are not in class folders are unlabeled.
@@ -107,7 +107,7 @@ class FolderSource(OwnImages):
     kind: Literal["imagefolder"]
 
 
-class ParquetSource(OwnImages):
+class ParquetSource(OwnImagesSource):
     """Your own Parquet files with a column of encoded images and, unless the images are unlabeled, a label column.
 
     `image` and `label` are the column names; they are needed only if the columns are not recognized automatically.
@@ -174,5 +174,12 @@ class DatasetConfig(StrictModel):
             given, missing = ("mean", "std") if self.std is None else ("std", "mean")
             raise ValueError(f"{given} is set without {missing}: add {missing}, or remove {given} to compute both")
         if self.stored_size is None and "quality" in self.model_fields_set:
-            raise ValueError("quality applies only to photographs with a stored_size: add stored_size or remove it")
+            raise ValueError(
+                "quality applies only to photographs with a stored_size: add stored_size, or remove quality"
+            )
+        if self.stored_size is not None and self.stored_size < self.image_size:
+            raise ValueError(
+                f"stored_size must be at least image_size, got {self.stored_size} and {self.image_size}: smaller "
+                "photographs would be enlarged"
+            )
         return self

@@ -23,12 +23,12 @@ Config = TypeVar("Config", bound=StrictModel)
 _KIND = re.compile(r"([A-Za-z_]\w*)((?:\.\w+)*):([A-Za-z_]\w*)")
 
 
-def is_extension(kind: object) -> TypeGuard[str]:
+def is_extension_kind(kind: object) -> TypeGuard[str]:
     """Return whether a `kind` names a user's own class."""
     return isinstance(kind, str) and ":" in kind
 
 
-def extension_files(kind: str) -> list[Path]:
+def extension_module_files(kind: str) -> list[Path]:
     """Return the files of the module or package that a `kind` names, relative to the project.
 
     Raises:
@@ -51,11 +51,11 @@ def load_class(kind: str) -> Any:
     Raises:
         ValueError: if the module cannot be imported, has no such class, or imports another extension.
     """
-    files = extension_files(kind)
+    files = extension_module_files(kind)
     module_name, _, class_name = kind.partition(":")
-    if other := next((name for file in files for name in _imported_extensions(file)), None):
+    if other := next((name for file in files for name in _imported_extension_modules(file)), None):
         raise ValueError(
-            f"{module_name} imports {other} from {EXTENSIONS_DIR}, and changes to that module would not be noticed: "
+            f"{module_name} imports {other} from {EXTENSIONS_DIR}, but rr does not track changes to {other}: "
             "move both into one package"
         )
     folder = str(EXTENSIONS_DIR.resolve())
@@ -98,14 +98,14 @@ def accept_extensions(builtin: Any, base: type[StrictModel]) -> WrapValidator:
             return validate(value)
         # A function receives Python objects. In JSON, a list may stand for a tuple, but "3" may not stand for 3.
         text, kind = json.dumps(value), value.get("kind")
-        if is_extension(kind):
+        if is_extension_kind(kind):
             return load_config_class(kind, base).model_validate_json(text)
         return adapter.validate_json(text)
 
     return WrapValidator(validate_entry)
 
 
-def _imported_extensions(file: Path) -> Iterator[str]:
+def _imported_extension_modules(file: Path) -> Iterator[str]:
     """Yield the names of other modules in the extensions folder that a file imports."""
     own_name = file.relative_to(EXTENSIONS_DIR).parts[0].removesuffix(".py")
     try:

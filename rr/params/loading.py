@@ -11,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from rr.errors import UserError, format_alternatives
 from rr.params.base import NAME, RENAMED_KEYS, SHA256, StrictModel
-from rr.params.extensions import is_extension, load_config_class
+from rr.params.extensions import is_extension_kind, load_config_class
 from rr.params.root import Params
 from rr.views.augmentation import Augmentation
 
@@ -62,7 +62,7 @@ def parse_params(content: str, path: Path) -> Params:
         # In JSON mode, a strict model accepts a list for a tuple, but not "3" for 3.
         return Params.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        lines = [_explain(raw, dict(details)) for details in error.errors(include_url=False)]
+        lines = [_format_validation_error(raw, dict(details)) for details in error.errors(include_url=False)]
         raise UserError("\n".join(f"{path}: {line}" for line in lines)) from error
 
 
@@ -77,7 +77,7 @@ def parse_yaml(content: str, path: Path) -> Any:
         raw = YAML(typ="safe", pure=True).load(content)
         if _count_values(raw, {}) > MAX_VALUES:
             raise UserError(f"{path} is too large: it has more than {MAX_VALUES:,} values (an alias counts as a copy)")
-        unsupported = next(_find_unsupported(raw, ""), None)
+        unsupported = next(_find_unserializable_values(raw, ""), None)
     except RecursionError as error:
         raise UserError(f"{path}: the values are nested too deeply, or an alias contains itself") from error
     except (YAMLError, ValueError, TypeError) as error:
@@ -90,16 +90,16 @@ def parse_yaml(content: str, path: Path) -> Any:
     return raw
 
 
-def _find_unsupported(value: Any, where: str) -> Iterator[str]:
+def _find_unserializable_values(value: Any, where: str) -> Iterator[str]:
     """Yield a description of each key and value that JSON cannot represent; `where` is the path of `value`."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str | int | float | None):
                 yield f"{where or 'top level'}: unsupported key {key} (type {type(key).__name__})"
-            yield from _find_unsupported(item, f"{where}.{key}" if where else str(key))
+            yield from _find_unserializable_values(item, f"{where}.{key}" if where else str(key))
     elif isinstance(value, list):
         for position, item in enumerate(value):
-            yield from _find_unsupported(item, f"{where}.{position}")
+            yield from _find_unserializable_values(item, f"{where}.{position}")
     elif not isinstance(value, str | int | float | None):
         yield f"{where or 'top level'}: unsupported value {value} (type {type(value).__name__})"
 
@@ -114,7 +114,7 @@ def _count_values(value: Any, counts: dict[int, int]) -> int:
     return counts[id(value)]
 
 
-def _explain(raw: dict[str, Any], details: dict[str, Any]) -> str:
+def _format_validation_error(raw: dict[str, Any], details: dict[str, Any]) -> str:
     """Turn a pydantic error into one line with the key's path, the problem and, if possible, a suggestion."""
     location, context = list(details["loc"]), details.get("ctx", {})
     path, node = [], raw
@@ -154,7 +154,7 @@ def _valid_keys(location: list[Any], raw: dict[str, Any]) -> list[str]:
         if not isinstance(section, dict) or part not in section:
             break
         section = section[part]
-        if isinstance(section, dict) and is_extension(kind := section.get("kind")):
+        if isinstance(section, dict) and is_extension_kind(kind := section.get("kind")):
             node, location = load_config_class(kind, StrictModel), location[depth:]
             break
     for part in location:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from rr.params.base import MAX_COUNT, SHA256, Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
 from rr.params.extensions import accept_extensions
-from rr.params.optimizers import ADAM, CONSTANT, OptimizerConfig, ScheduleConfig
+from rr.params.optimizers import ADAM, CONSTANT, OptimizerConfig, ScheduleConfig, check_warmup
 from rr.views.augmentation import Augmentation
 
 
@@ -35,10 +35,7 @@ class TrainableConfig(StrictModel):
     def _check(self) -> "TrainableConfig":
         if self.second_augmentation and self.views < 2:
             raise ValueError("second_augmentation needs at least two views; remove it, or raise views")
-        if self.schedule.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"schedule.warmup_epochs must be less than epochs, got {self.schedule.warmup_epochs} of {self.epochs}"
-            )
+        check_warmup(self.schedule, self.epochs)
         return self
 
 

@@ -65,5 +65,12 @@ class StepsScheduleConfig(StrictModel):
 OptimizerConfig = Annotated[AdamConfig | SGDConfig | LARSConfig, Field(discriminator="kind")]
 ScheduleConfig = Annotated[SmoothScheduleConfig | StepsScheduleConfig, Field(discriminator="kind")]
 
+
+def check_warmup(schedule: ScheduleConfig, epochs: int) -> None:
+    """Raise ValueError if the warm-up takes all epochs, so that the learning rate is always too low."""
+    if schedule.warmup_epochs >= epochs:
+        raise ValueError(f"schedule.warmup_epochs must be less than epochs, got {schedule.warmup_epochs} of {epochs}")
+
+
 ADAM = AdamConfig(kind="adam", weight_decay=0.0)
 CONSTANT = SmoothScheduleConfig(kind="constant", warmup_epochs=0)

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 
 from rr.params.base import Count, PositiveFloat, StrictModel
 from rr.params.extensions import accept_extensions
-from rr.params.optimizers import OptimizerConfig, ScheduleConfig
+from rr.params.optimizers import OptimizerConfig, ScheduleConfig, check_warmup
 from rr.views.augmentation import Augmentation
 
 # Protocol kinds that use only numpy. They run on the CPU, without loading torch.
@@ -25,7 +25,7 @@ class LabelUse(StrictModel):
     @model_validator(mode="after")
     def _check_labels(self) -> "LabelUse":
         if (self.label_fraction is None) == (self.images_per_class is None):
-            raise ValueError("set either label_fraction or images_per_class")
+            raise ValueError("set exactly one of label_fraction and images_per_class")
         return self
 
 
@@ -61,6 +61,11 @@ class FinetuneConfig(LabelUse):
     classifier_lr: PositiveFloat
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> "FinetuneConfig":
+        check_warmup(self.schedule, self.epochs)
+        return self
 
 
 class KnnConfig(StrictModel):

@@ -41,6 +41,8 @@ class TrainState:
         num_pairs: number of pairs compared in all completed steps.
         history: one row for each completed epoch.
         epoch_seconds: duration of each completed epoch.
+        sessions: what is known about each process that has worked on the run, in their order: the caller's facts, and
+            `seconds`, the time from the start of training to the last checkpoint of the process.
     """
 
     epoch: int = 0
@@ -52,6 +54,7 @@ class TrainState:
     num_pairs: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def save_checkpoint(
@@ -121,7 +124,8 @@ def _checkpoint_dict(fingerprint: str, state: TrainState, method: nn.Module, opt
 def estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
     """Return the size in bytes of a run's last checkpoint, without allocating memory for the weights.
 
-    The estimate assumes that the history has only the columns that all methods share.
+    The estimate assumes that the history has only the columns that all methods share, and that the run is not
+    interrupted.
 
     Args:
         method: the method, built on torch's device `meta`.

@@ -8,6 +8,8 @@ DistributedDataParallel averages gradients over the N processes. The gradient dL
 averaging does not change it. The gradient of the backbone's weights w is the sum over the processes r of dL/dz_r ·
 dz_r/dw. Because L is computed N times, the backward pass of `_Gather` returns the sum of N identical gradients, N ·
 dL/dz_r. The average over the processes is then the required sum.
+
+Networks with dropout are the exception: each process draws its own masks, which differ from those of a single process.
 """
 
 from typing import Any
@@ -19,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from rr.backbones.base import Backbone
-from rr.compute.distributed import ProcessGroup
+from rr.compute.process_group import ProcessGroup
 from rr.compute.sync_batch_norm import convert_sync_batchnorm
 from rr.methods.base import Method, Metrics
 
@@ -39,10 +41,10 @@ class DataParallelMethod:
 
         # This is a function instead of a method, because `copy.deepcopy` of the backbone (for BYOL's target network)
         # would copy a bound method together with `self`, but does not copy a function.
-        def gather(module: nn.Module, inputs: Any, rows_ND: Tensor) -> Tensor:
+        def gather_from_processes(module: nn.Module, inputs: Any, rows_ND: Tensor) -> Tensor:
             return _Gather.apply(rows_ND, self.group, self.batch_size) if module.training else rows_ND
 
-        backbone.register_forward_hook(gather)
+        backbone.register_forward_hook(gather_from_processes)
 
     def wrap(self, method: Method) -> None:
         """Set the method to train, which must use the backbone; copy the main process's weights to all processes."""

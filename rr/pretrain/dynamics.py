@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rr.data.beton import Beton
-from rr.data.index import Preprocessing
+from rr.data.preprocessing import Preprocessing
 from rr.evaluate.features import extract_features
 from rr.evaluate.knn_vote import knn_vote
 from rr.evaluate.representation_metrics import effective_rank
@@ -29,13 +29,16 @@ class DynamicsMonitor:
     Args:
         config: how often to measure, and the maximum number of images.
         data: the split that the method is trained on.
-        dataset: the configuration, with the mean and standard deviation for normalization.
+        preprocessing: the dataset's preprocessing; its mean and standard deviation are used for normalization.
         seed: seed for choosing the images.
         device: torch device of the method.
     """
 
-    def __init__(self, config: DynamicsConfig, data: Beton, dataset: Preprocessing, seed: int, device: str) -> None:
-        self.every_n_epochs, self.data, self.dataset, self.device = config.every_n_epochs, data, dataset, device
+    def __init__(
+        self, config: DynamicsConfig, data: Beton, preprocessing: Preprocessing, seed: int, device: str
+    ) -> None:
+        self.every_n_epochs, self.data, self.device = config.every_n_epochs, data, device
+        self.preprocessing = preprocessing
         labeled = np.flatnonzero(data.labels >= 0)
         self.has_labels = len(labeled) > NUM_NEIGHBORS
         candidates = labeled if self.has_labels else np.arange(len(data))
@@ -62,7 +65,7 @@ class DynamicsMonitor:
         try:
             values["gradient_norm_backbone"], values["gradient_norm_head"] = gradient_norms(method)
             method.eval()
-            features = extract_features(method.backbone, self.data, self.dataset, self.device, self.rows)
+            features = extract_features(method.backbone, self.data, self.preprocessing, self.device, self.rows)
             if features.isfinite().all():
                 if self.has_labels:
                     values["knn_accuracy"] = leave_one_out_knn_accuracy(features, self.data.labels[self.rows])

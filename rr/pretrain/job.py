@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rr.data.index import Preprocessing
+from rr.data.preprocessing import Preprocessing
 from rr.params import DynamicsConfig, ExtensionBackboneConfig, MethodConfig
 
 
@@ -11,7 +11,7 @@ class Job:
     """Everything that determines the result of a pretraining run, except the data and the code.
 
     Attributes:
-        dataset: the dataset's section in params.yaml. Only the image size, mean and standard deviation are used.
+        preprocessing: how the dataset's images become network inputs.
         backbone: name of the backbone.
         method: hyperparameters of the method.
         num_classes: number of classes in the dataset, or 0 if it has none.
@@ -22,7 +22,7 @@ class Job:
         backbone_config: the params.yaml entry of a user's own backbone; None for all others.
     """
 
-    dataset: Preprocessing
+    preprocessing: Preprocessing
     backbone: str
     method: MethodConfig
     num_classes: int

@@ -10,7 +10,7 @@ import io
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,9 @@ from torch import Tensor
 from rr import backbones, methods, paths
 from rr.backbones.weights import save_backbone
 from rr.compute.device import compile_for_gpu, single_threaded
-from rr.compute.distributed import ProcessGroup
 from rr.compute.optimizers import make_optimizer, set_learning_rates
+from rr.compute.process_group import ProcessGroup
 from rr.data.beton import Beton
-from rr.data.index import Preprocessing
 from rr.data.labels import keep_label_fraction
 from rr.data.photographs import open_split
 from rr.data.view_loader import Batch, ViewLoader
@@ -48,12 +47,11 @@ from rr.pretrain.checks import check_training_images, check_world_size
 from rr.pretrain.data_parallel import DataParallelMethod
 from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor
 from rr.pretrain.job import Job
+from rr.pretrain.view_grid import save_view_grid
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.hashing import file_sha256
-from rr.runtime.image_grid import save_image_grid
 from rr.runtime.progress import Progress
 from rr.runtime.signals import defer_signals, exit_for_signal
-from rr.views.augmentation import Augmentation
 from rr.views.torch_views import to_device
 
 # This metric counts the steps with a finite loss. If the loss diverges, the count is the index (from 0) of the first
@@ -71,6 +69,7 @@ def pretrain(
     group: ProcessGroup | None = None,
     on_step: Callable[[int], None] | None = None,
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
+    session: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train the backbone of `job`, and write its weights, the history, an image of views and the last epoch's start.
 
@@ -86,9 +85,12 @@ def pretrain(
         on_step: a function to call after each step with the number of views in that step. If it is set, no progress is
             displayed. An exception that it raises ends the run.
         on_epoch: a function to call in the main process at the start and after each epoch, with the history so far.
+        session: facts about this process, as JSON values. Checkpoints keep them, for the record of a run that is
+            interrupted.
 
     Returns:
-        Entries for the run's record: the duration of each epoch, the number of views, and the views per second.
+        Entries for the run's record: the duration of each epoch, the number of views, the views per second, and the
+        sessions of the run (see `TrainState`), of which the last is this process.
 
     Raises:
         UserError: if the method cannot be trained on this data or with this number of processes, or if training
@@ -96,20 +98,20 @@ def pretrain(
     """
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
-    data = open_split(beton, job.dataset, threads=threads)
+    data = open_split(beton, job.preprocessing, threads=threads)
     check_training_images(job.method, data, job.num_classes)
-    backbone = backbones.build(job.backbone, job.dataset.image_size, job.backbone_config)
+    backbone = backbones.build(job.backbone, job.preprocessing.image_size, job.backbone_config)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
     method = methods.build(job.method, backbone, job.num_classes).to(device)
-    state = TrainState()
+    trainer = None
     if isinstance(job.method, TrainableConfig):
         trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step, on_epoch)
-        if group.is_main:
-            _save_view_grid(data, job.method.augmentations, min(job.method.views, 8), job.seed, outputs.views)
-        state = trainer.run()
-    elif group.is_main:
-        images, _ = next(data.batches(range(min(48, len(data))), 48))
-        save_image_grid(images, 8, outputs.views)
+    state = trainer.state if trainer else TrainState(sessions=[{}])
+    state.sessions[-1] |= session or {}
+    if group.is_main:
+        save_view_grid(data, job, outputs.views)
+    if trainer:
+        trainer.run()
     if group.is_main:
         write_text(outputs.history, format_history(state.history))
         save_method(method, job, outputs.weights)
@@ -123,6 +125,7 @@ def pretrain(
         "epoch_seconds": [round(second, 3) for second in state.epoch_seconds],
         "views": state.num_views,
         "views_per_second": round(state.num_views / seconds) if seconds else 0,
+        "sessions": state.sessions,
     }
 
 
@@ -157,6 +160,7 @@ class Trainer:
         on_step: Callable[[int], None] | None = None,
         on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
     ) -> None:
+        self.start_time = time.monotonic()
         config = job.method
         assert isinstance(config, TrainableConfig)
         self.job, self.config, self.method, self.data = job, config, method, data
@@ -171,18 +175,20 @@ class Trainer:
         self.optimizer = make_optimizer(config.optimizer, [(method.parameters(), config.learning_rate)])
         self.steps_per_epoch = math.ceil(self.num_images / config.batch_size)
         self.loader = ViewLoader(
-            data, job.dataset, config.augmentations, num_views=config.views, batch_size=config.batch_size,
+            data, job.preprocessing, config.augmentations, num_views=config.views, batch_size=config.batch_size,
             seed=job.seed, device=device, local_slice=group.local_slice,
         )  # fmt: skip
         label_fraction = data_requirements(job.method).label_fraction
-        self.loader.set_labels(keep_label_fraction(data.labels, label_fraction, job.seed))
-        self.monitor = DynamicsMonitor(job.dynamics, data, job.dataset, job.seed, device)
+        self.labels = keep_label_fraction(data.labels, label_fraction, job.seed)
+        self.loader.set_labels(self.labels)
+        self.monitor = DynamicsMonitor(job.dynamics, data, job.preprocessing, job.seed, device)
         if parallel:
             parallel.wrap(method)
         forward = partial(_forward, parallel or method, self.loader.augment, job.precision)
         self.forward = forward if parallel else compile_for_gpu(forward, device)
         self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer)
         self.state.metric_sums = {name: total.to(device) for name, total in self.state.metric_sums.items()}
+        self.state.sessions.append({})
         start = paths.last_epoch_start(checkpoint)
         if (self.state.epoch, self.state.step) > (config.epochs - 1, 0) and not start.is_file():
             raise UserError(
@@ -191,8 +197,8 @@ class Trainer:
             )
         method.train()
 
-    def run(self) -> TrainState:
-        """Run the remaining epochs and return the final state. After a signal, save a checkpoint and end the program.
+    def run(self) -> None:
+        """Run the remaining epochs. After a signal, save a checkpoint and end the program.
 
         Raises:
             UserError: if the loss is NaN or infinite.
@@ -210,7 +216,6 @@ class Trainer:
             self.call_on_epoch()
             while state.epoch < config.epochs:
                 self.run_epoch()
-        return state
 
     def run_epoch(self) -> None:
         """Run the remaining steps of the current epoch, add a row to the history and save a checkpoint."""
@@ -243,8 +248,8 @@ class Trainer:
             method.eval()
             state.labels = method.update_pseudo_labels(self.extract_finite_features, seed)
             method.train(was_training)
-        if state.labels is not None:
-            self.loader.set_labels(self.group.broadcast(state.labels).numpy())
+        labels = self.labels if state.labels is None else self.group.broadcast(state.labels).numpy()
+        self.loader.set_labels(labels)
 
     def extract_finite_features(self) -> Tensor:
         """Return the representations of all training images, float32 (N, D) on the CPU.
@@ -252,7 +257,7 @@ class Trainer:
         Raises:
             UserError: if a value is NaN or infinite.
         """
-        features = extract_features(self.method.backbone, self.data, self.job.dataset, self.device).cpu()
+        features = extract_features(self.method.backbone, self.data, self.job.preprocessing, self.device).cpu()
         if not features.isfinite().all():
             raise self.divergence_error(f"a representation is NaN or infinite before epoch {self.state.epoch + 1}")
         return features
@@ -264,8 +269,9 @@ class Trainer:
         epoch = state.epoch + state.step / self.steps_per_epoch
         method.progress = epoch / self.config.epochs
         set_learning_rates(self.optimizer, self.config.schedule, epoch, self.config.epochs)
-        generator = _step_generator(self.job.seed, state.epoch, state.step)
-        torch.manual_seed(generator.initial_seed())  # for networks with dropout
+        generator = torch.Generator().manual_seed(_step_seed(self.job.seed, state.epoch, state.step))
+        # For networks with dropout: each process draws its own masks.
+        torch.manual_seed(_step_seed(self.job.seed, state.epoch, state.step, self.group.rank))
         random_inputs = tuple(
             to_device(tensor.numpy(), self.loader.device)
             for tensor in method.sample_random_inputs(num_images, generator)
@@ -316,7 +322,7 @@ class Trainer:
         if not math.isfinite(row["loss"]):
             # The sum of finite losses can be infinite too.
             raise self.loss_error(row["loss"], min(num_finite + 1, state.step))
-        # After this check, all weights that the computations between two epochs receive are finite.
+        # This check ensures that everything computed between two epochs sees only finite weights.
         if not all_finite(self.method):
             raise self.divergence_error(f"a weight is NaN or infinite after epoch {state.epoch + 1}")
         state.history.append(row)
@@ -335,6 +341,7 @@ class Trainer:
     def save(self) -> None:
         """Save a checkpoint in the main process."""
         if self.group.is_main:
+            self.state.sessions[-1]["seconds"] = round(time.monotonic() - self.start_time, 3)
             save_checkpoint(self.checkpoint, self.job.fingerprint, self.state, self.method, self.optimizer)
         self.last_checkpoint_time = time.monotonic()
 
@@ -364,9 +371,9 @@ def loss_is_on_host(loss: Tensor) -> bool:
     return loss.device.type == "cpu"
 
 
-def _step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
-    """Return the random generator of a step. The three numbers are hashed to the 32 bits that torch uses of a seed."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0]))
+def _step_seed(*numbers: int) -> int:
+    """Return the seed of a step: the numbers, hashed to the 32 bits that torch uses. A final zero has no effect."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _forward(
@@ -391,28 +398,11 @@ def _forward(
     }
 
 
-def _save_view_grid(
-    data: Beton, augmentations: tuple[Augmentation, ...], num_views: int, seed: int, target: Path
-) -> None:
-    """Write an image grid of the first training images and their first-epoch views, without normalization."""
-    unnormalized = Preprocessing(data.image_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    positions = np.arange(min(6, len(data)))
-    loader = ViewLoader(
-        data, unnormalized, augmentations, num_views=num_views, batch_size=len(positions), seed=seed, device="cpu"
-    )
-    views = next(loader.iter_batches(0, positions)).inputs[0]
-    images = np.array(next(data.batches(positions, len(positions)))[0])
-    pixels = (views.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    by_image = pixels.reshape(num_views, len(images), *pixels.shape[1:]).swapaxes(0, 1)
-    rows = np.concatenate([images[:, None], by_image], axis=1)
-    save_image_grid(rows.reshape(-1, *images.shape[1:]), num_views + 1, target)
-
-
 def save_method(method: Method, job: Job, path: Path) -> None:
-    """Save the backbone of a trained method, along with the layers that are kept with it."""
+    """Save the backbone of a trained method, along with the layers kept with it."""
     layers = {"trained_classifier": method.trained_classifier, "relation_head": method.relation_head}
     save_backbone(
-        method.backbone, path, job.dataset,
+        method.backbone, path, job.preprocessing,
         layers={name: layer for name, layer in layers.items() if layer is not None},
         aggregation=method.relation_head.aggregation if method.relation_head else None,
     )  # fmt: skip

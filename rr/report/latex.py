@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 
 from rr.report.paper.tables import ComparisonTable
-from rr.report.paper.verdict import describe_chance, explain_verdicts
+from rr.report.paper.verdict import describe_chance_differences, explain_verdicts
 from rr.report.sections.accuracies import Accuracies
 from rr.report.sections.comparison import Comparison
 from rr.report.tables import ResultTable
@@ -18,10 +18,10 @@ _ESCAPES = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "−": "$-$", "–": "--",
     "’": "'", "“": "``", "”": "''",
 }  # fmt: skip
-_OUR_RESULT = "Our result: mean ± standard deviation in percent (number of seeds)."
+_OUR_RESULT = "Our results are means ± standard deviations in percent, with the number of seeds in parentheses."
 _THEIR_RESULT = (
-    "Below it: the paper’s result over three seeds, the difference in percentage points, and the verdict "
-    "with the letter of the deviations."
+    "The lines below each of our results contain the paper’s result over three seeds, the difference in percentage "
+    "points, and the verdict. A letter after a verdict refers to the deviations."
 )
 _MAX_COLUMNS = 4  # number of result columns that fit on a page of an article; the rest go into additional tables
 
@@ -42,7 +42,7 @@ def _render_accuracy_table(table: ResultTable) -> str:
     statistic = "" if len(table.seeds) == 1 else "mean ± standard deviation over "
     caption = (
         f"Accuracy in percent on {table.target} of {table.backbone} pretrained on {table.dataset}, {statistic}"
-        f"{table.seeds_text}. Bold: the best self-supervised method of each column."
+        f"{table.seeds_text}. The best self-supervised method in each column is in bold."
     )
     rows = [[_format_cell(cell) for cell in row] for row in table.as_text_table.rows]
     return _format_table(
@@ -58,7 +58,7 @@ def _format_cell(cell: TextCell) -> str:
 def _render_comparison_table(table: ComparisonTable) -> str:
     """Return a table with four lines per method: our result, the paper's, the difference and the verdict.
 
-    The table shows only the columns that were run. If the paper's results are unknown, it shows only ours.
+    The table shows only the columns for which we have results. If the paper's results are unknown, it shows only ours.
     """
     rows = []
     for name, row in table.rows.items():
@@ -75,7 +75,7 @@ def _render_comparison_table(table: ComparisonTable) -> str:
     if table.has_published_values:
         verdicts = [cell.verdict for cell in table.matched_cells]
         meanings = [f"“{name}”: {text}" for name, text in explain_verdicts(verdicts).items()]
-        caption = " ".join(filter(None, [caption, _THEIR_RESULT, *meanings, describe_chance(verdicts)]))
+        caption = " ".join(filter(None, [caption, _THEIR_RESULT, *meanings, describe_chance_differences(verdicts)]))
     if table.supervised_note:
         caption += f" {table.supervised_note}"
     if table.deviations:

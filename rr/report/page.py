@@ -10,7 +10,7 @@ from jinja2 import Environment
 from rr import paths
 from rr.report.inputs.collect import GridResults
 from rr.report.jinja import make_jinja_environment
-from rr.report.plots.image_map import TEMPLATES, map_script, read_template, script_source
+from rr.report.plots.image_map import TEMPLATES, content_security_policy_hash, image_map_script, read_template
 from rr.report.sections.accuracies import build_accuracies
 from rr.report.sections.claims import build_claims
 from rr.report.sections.classes import build_classes
@@ -24,7 +24,7 @@ from rr.report.sections.retrieval import build_retrieval
 from rr.report.sections.runs import build_runs
 from rr.report.sections.settings import build_settings
 from rr.report.sections.summary import build_summary
-from rr.report.sections.view_counts import build_view_counts
+from rr.report.sections.view_counts import build_accuracy_by_view_count
 from rr.report.sections.views import build_view_examples
 
 # Name, title and build function of each section, in page order. Each section's template has the section's name. A
@@ -35,7 +35,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "background": ("Background", lambda results: True),
     "views": ("Views", build_view_examples),
     "accuracies": ("Accuracies", build_accuracies),
-    "view_counts": ("Number of views", build_view_counts),
+    "view_counts": ("Number of views", build_accuracy_by_view_count),
     "classes": ("Classes", build_classes),
     "retrieval": ("Retrieval", build_retrieval),
     "embedding": ("Embedding", build_embedding),
@@ -66,16 +66,16 @@ def render_html(sections: dict[str, Any]) -> str:
     scripts = [read_template("sort.js") + read_template("page.js")]
     if sections["embedding"]:
         style += read_template("image_map.css")
-        scripts.append(map_script())
+        scripts.append(image_map_script())
     # The page's Content-Security-Policy permits only these scripts.
-    script_sources = " ".join(map(script_source, scripts))
-    template = _report_environment(autoescape=True).get_template("page.html")
+    script_sources = " ".join(map(content_security_policy_hash, scripts))
+    template = _make_report_environment(autoescape=True).get_template("page.html")
     return template.render(_template_variables(sections), style=style, scripts=scripts, script_sources=script_sources)
 
 
 def render_markdown(sections: dict[str, Any]) -> str:
     """Return the content of the page in GitHub's Markdown, with links to the images instead of plots."""
-    return _report_environment(autoescape=False).get_template("page.md").render(_template_variables(sections))
+    return _make_report_environment(autoescape=False).get_template("page.md").render(_template_variables(sections))
 
 
 def escape_markdown(text: Any) -> str:
@@ -100,7 +100,7 @@ def _template_variables(sections: dict[str, Any]) -> dict[str, Any]:
     return {"sections": sections, "contents": contents, "has_several_seeds": has_several_seeds}
 
 
-def _report_environment(*, autoescape: bool) -> Environment:
+def _make_report_environment(*, autoescape: bool) -> Environment:
     environment = make_jinja_environment(TEMPLATES, autoescape=autoescape)
     environment.filters |= {"link": relative_link, "md": escape_markdown}
     environment.globals |= _LIMITS

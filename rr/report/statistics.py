@@ -25,8 +25,8 @@ def mean_std(values: Sequence[float]) -> MeanStd:
     return MeanStd(statistics.fmean(values), std, len(values))
 
 
-def mean_interval(value: MeanStd) -> tuple[float, float]:
-    """Return Student's 95 % confidence interval of a mean.
+def mean_confidence_interval(value: MeanStd) -> tuple[float, float]:
+    """Return the 95 % confidence interval for a mean, from Student's t distribution.
 
     Raises:
         ValueError: if `value` comes from a single value and thus has no standard deviation.

@@ -146,7 +146,7 @@ def split_by_target(evaluations: Sequence[EvaluationResult]) -> list[list[Evalua
     return list(groups.values())
 
 
-def split_by_protocol(evaluations: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
+def split_by_target_and_protocol(evaluations: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:
     """Return one group of evaluations per pretraining dataset, backbone, target and protocol."""
     return [
         runs
@@ -160,7 +160,7 @@ def group_by_method(evaluations: Sequence[EvaluationResult]) -> dict[str, list[E
     return group_by(evaluations, lambda run: run.paths.pretraining.method)
 
 
-def order_for_budget(runs: Sequence[EvaluationResult]) -> list[EvaluationResult]:
+def sort_by_example_priority(runs: Sequence[EvaluationResult]) -> list[EvaluationResult]:
     """Return runs in the order in which their examples are embedded in the page: relational first, bounds last."""
     kinds = {run.paths: run.pretraining.settings["kind"] for run in runs}
     return sorted(runs, key=lambda run: (kinds[run.paths] in _ROLES, kinds[run.paths] != "relational"))

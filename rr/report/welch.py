@@ -19,7 +19,7 @@ def welch_interval(ours: MeanStd, theirs: MeanStd, confidence: float = CONFIDENC
         ValueError: if one side is a single value and thus has no standard deviation.
     """
     difference = ours.mean - theirs.mean
-    standard_error, degrees = _standard_error(ours, theirs)
+    standard_error, degrees = _standard_error_and_dof(ours, theirs)
     if standard_error == 0:
         return difference, difference
     margin = float(stdtrit(degrees, (1 + confidence) / 2)) * standard_error
@@ -35,13 +35,13 @@ def welch_p_value(ours: MeanStd, theirs: MeanStd, margin: float) -> float:
         ValueError: if one side is a single value and thus has no standard deviation.
     """
     distance = abs(ours.mean - theirs.mean - margin)
-    standard_error, degrees = _standard_error(ours, theirs)
+    standard_error, degrees = _standard_error_and_dof(ours, theirs)
     if standard_error == 0:
         return float(distance == 0)
     return float(2 * stdtr(degrees, -distance / standard_error))
 
 
-def _standard_error(ours: MeanStd, theirs: MeanStd) -> tuple[float, float]:
+def _standard_error_and_dof(ours: MeanStd, theirs: MeanStd) -> tuple[float, float]:
     """Return the standard error of the difference of the means, and the degrees of freedom (NaN if the error is 0)."""
     if ours.std is None or theirs.std is None:
         raise ValueError(

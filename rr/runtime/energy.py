@@ -33,10 +33,10 @@ class EnergyMeter:
 
     @property
     def needs_updates(self) -> bool:
-        """Whether `update` must be called regularly, because there are counters that wrap around to 0."""
+        """Whether `update_processor_energy` must be called regularly, because some counters wrap around to 0."""
         return bool(self._last_values)
 
-    def update(self) -> None:
+    def update_processor_energy(self) -> None:
         """Add the increments of the processors' counters since the last update."""
         try:
             values = {counter: _read_int(counter) for counter in self._last_values}
@@ -53,7 +53,7 @@ class EnergyMeter:
         Returns:
             A dict with the keys `processors` and `gpus`. Unknown values are left out.
         """
-        self.update()
+        self.update_processor_energy()
         joules = {"processors": self._microjoules / 1e6} if self._last_values else {}
         gpus = _read_gpu_counters()
         if gpus and len(gpus) == len(self._gpu_start):
@@ -69,7 +69,7 @@ def measure_energy() -> Iterator[EnergyMeter]:
 
     def update_regularly() -> None:
         while not done.wait(SECONDS_BETWEEN_UPDATES):
-            meter.update()
+            meter.update_processor_energy()
 
     thread = threading.Thread(target=update_regularly, name="energy", daemon=True)
     if meter.needs_updates:

@@ -1,6 +1,12 @@
-"""Format counts, sizes, rates, durations and plain-text tables, for messages and progress lines."""
+"""Format counts, sizes, rates, times and plain-text tables, for messages and progress lines."""
 
+import time
 from collections.abc import Iterable, Sequence
+
+
+def utc_now() -> str:
+    """Return the current time in UTC, e.g. "2026-01-31T09:30:00Z"."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def format_duration(seconds: float) -> str:

@@ -67,7 +67,7 @@ def acquire_gpu() -> str | None:
         return _acquired[0]
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         raise UserError("RR_GPUS and CUDA_VISIBLE_DEVICES are both set: unset one of them")
-    gpus = [_canonical_id(gpu) for gpu in listed.split(",")]
+    gpus = [_strip_leading_zeros(gpu) for gpu in listed.split(",")]
     if not all(re.fullmatch("[A-Za-z0-9][A-Za-z0-9-]*", gpu) for gpu in gpus):
         raise UserError(
             f"RR_GPUS={listed}: must be GPU numbers or UUIDs, separated by commas without spaces, such as 0,1"
@@ -87,6 +87,6 @@ def acquire_gpu() -> str | None:
         time.sleep(1)
 
 
-def _canonical_id(gpu: str) -> str:
+def _strip_leading_zeros(gpu: str) -> str:
     """Return a number without leading zeros, because 0 and 00 must share a lock; return anything else unchanged."""
     return gpu.lstrip("0") or "0" if re.fullmatch("[0-9]+", gpu) else gpu

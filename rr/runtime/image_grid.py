@@ -28,7 +28,7 @@ def make_image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     return grid
 
 
-def stack_images(images: Sequence[np.ndarray]) -> np.ndarray:
+def vstack_images(images: Sequence[np.ndarray]) -> np.ndarray:
     """Stack uint8 (H, W, 3) `images` of any size, aligned on the left, on a white background."""
     width = max(image.shape[1] for image in images)
     padded = [np.pad(i, ((0, 0), (0, width - i.shape[1]), (0, 0)), constant_values=255) for i in images]

@@ -1,4 +1,4 @@
-"""Describe the machine, the package versions and the git commit, for the record of a run."""
+"""Describe the machine, the package versions and the git commit, for a run's record."""
 
 import importlib.metadata
 import os
@@ -20,12 +20,12 @@ PACKAGES = (
     "dvc",
     "snakemake",
 )
-_TRACKED_PATHS = ("rr", "workflow", "params.yaml", "dvc.yaml", "Snakefile")
+_TRACKED_PATHS = ("rr", "workflow", "dvc.yaml", "Snakefile")  # a record contains the parameters itself
 _GIT_OPTIONS: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1, "stdin": subprocess.DEVNULL}
 
 
-def git_commit() -> dict[str, Any] | None:
-    """Return the git commit of the current folder, and whether files that determine results differ from it.
+def read_git_commit() -> dict[str, Any] | None:
+    """Return the git commit of the current folder, and whether the code differs from it.
 
     Returns:
         A dict with the keys `id` and `changed`, or None if git is not installed, if the folder is not in a repository

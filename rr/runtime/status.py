@@ -1,6 +1,6 @@
 """Track the stage runs in this folder in small files, which `rr status` reads.
 
-The file of a run is created when the run starts, updated with its progress, and deleted when the run succeeds. A file
+A run's file is created when the run starts, updated with its progress, and deleted when the run succeeds. A file
 that remains after its process has ended belongs to a run that failed, was interrupted, or was killed.
 """
 
@@ -10,7 +10,6 @@ import math
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from typing import Any
 
 from rr import paths
 from rr.errors import UserError, explain_os_error
-from rr.runtime.formatting import format_count, format_duration, format_rate, format_table
+from rr.runtime.formatting import format_count, format_duration, format_rate, format_table, utc_now
 from rr.runtime.signals import EXIT_MESSAGES
 
 SECONDS_BETWEEN_HEARTBEATS = 3.0
@@ -80,7 +79,7 @@ def _write_run_file(run: dict[str, Any]) -> None:
     temporary = target.with_name(f".{target.stem}.tmp.json")
     with suppress(OSError):  # training must not fail because its progress cannot be written
         target.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(run | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        text = json.dumps(run | {"time": utc_now()})
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, target)
 
@@ -196,12 +195,12 @@ def _table_row(run: dict[str, Any]) -> tuple[str, ...]:
         format_rate(rate, unit) if rate and is_active else "",
         format_duration(left) if left is not None and is_active else "",
         f"{format_duration(_seconds_since(run['time']))} ago" if "time" in run else "",
-        *(_curve([row[name] for row in run["history"] if name in row]) for name in ("loss", "accuracy")),
+        *(_sparkline([row[name] for row in run["history"] if name in row]) for name in ("loss", "accuracy")),
         (run.get("error") or run.get("note") or "").partition("\n")[0],
     )
 
 
-def _curve(values: list[float]) -> str:
+def _sparkline(values: list[float]) -> str:
     """Return a curve of block characters, scaled from the lowest to the highest value, followed by the last value.
 
     If there are more values than characters, each character shows the mean of several values.

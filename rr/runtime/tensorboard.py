@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class EventWriter:
-    """Writes one scalar per column and epoch into the folder of a run.
+    """Writes one scalar per column and epoch into a run's folder.
 
     The first call of `write` hides what an earlier process wrote to the same folder, and writes all epochs again. The
     curves are therefore complete and contain no epoch twice, even if a run was interrupted.

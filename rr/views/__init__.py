@@ -1,7 +1,7 @@
 """Make normalized, randomly augmented views of uint8 images.
 
-`sampling` samples the random parameters of views; `cpu` and `torch_views` apply them to images. Importing this package
-loads neither torch nor numba.
+`view_parameters` samples the random parameters of views; `cpu_views` and `torch_views` apply them to images. Importing
+this package loads neither torch nor numba.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from rr.compute.buffers import BufferPool
 from rr.views.augmentation import Augmentation
 from rr.views.checks import check_images, normalization_coefficients
-from rr.views.sampling import ViewParameters, sample_crop_parameters, sample_view_parameters
+from rr.views.view_parameters import ViewParameters, sample_precropped_view_parameters, sample_view_parameters
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Augmentation",
     "ViewParameters",
-    "apply_parameters",
+    "apply_view_parameters",
     "make_views",
     "normalize",
-    "sample_crop_parameters",
+    "sample_precropped_view_parameters",
     "sample_view_parameters",
 ]
 
@@ -66,7 +66,7 @@ def make_views(
         float32 (K * M, 3, S, S) in channels_last memory format. The first M rows are view 1 of all images.
 
     Raises:
-        ValueError: if an argument has a wrong type, shape or range.
+        ValueError: if an argument has the wrong type, shape or range.
     """
     import torch
 
@@ -75,10 +75,10 @@ def make_views(
     if len(indices) != num_images:
         raise ValueError(f"image_indices must have one entry per image, got {len(indices)} for {num_images} images")
     parameters = sample_view_parameters(augmentation, seed, epoch, indices, num_views, image_size)
-    return apply_parameters(images, parameters, mean, std, device)
+    return apply_view_parameters(images, parameters, mean, std, device)
 
 
-def apply_parameters(
+def apply_view_parameters(
     images: NDArray[np.uint8] | torch.Tensor,
     parameters: ViewParameters,
     mean: Sequence[float],
@@ -89,11 +89,11 @@ def apply_parameters(
     import torch
 
     if torch.device(device).type == "cpu":
-        from rr.views import cpu
+        from rr.views import cpu_views
 
         size = parameters.image_size
         out = _buffers.empty((parameters.num_views, parameters.num_images, size, size, 3))
-        views = cpu.augment(np.asarray(images), parameters, mean, std, out)
+        views = cpu_views.augment(np.asarray(images), parameters, mean, std, out)
         return torch.from_numpy(views).view(-1, size, size, 3).permute(0, 3, 1, 2)
 
     from rr.views import torch_views
@@ -119,7 +119,7 @@ def normalize(
         float32 (M, 3, S, S) in channels_last memory format.
 
     Raises:
-        ValueError: if an argument has a wrong type, shape or range.
+        ValueError: if an argument has the wrong type, shape or range.
     """
     import torch
 

@@ -101,5 +101,14 @@ def as_policies(augmentation: Augmentation | tuple[Augmentation, ...]) -> tuple[
     return augmentation if isinstance(augmentation, tuple) else (augmentation,)
 
 
+def blur_radius(image_size: int) -> int:
+    """Return how many pixels on each side of a pixel its blurred value depends on.
+
+    As in SimCLR, the kernel size is a tenth of the image size, rounded to an odd number. Here, it is at least three
+    pixels.
+    """
+    return min(max(1, image_size // 20), image_size - 1)
+
+
 def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

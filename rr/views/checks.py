@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rr.views.sampling import ViewParameters
+from rr.views.view_parameters import ViewParameters
 
 
 def check_images(images: Any, dtype: Any) -> tuple[int, int]:

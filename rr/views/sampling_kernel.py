@@ -113,7 +113,7 @@ def fill_parameters(
 ):  # fmt: skip
     """Sample the parameters of every `view_step`-th view from `first_view` into the arrays of a `ViewParameters`.
 
-    `seed` and `epoch` (uint64) and `indices` (int64) are arguments of `sampling.sample_view_parameters`; `side` is the
+    `seed` and `epoch` (uint64) and `indices` (int64) are arguments of `sample_view_parameters`; `side` is the
     size of the images. `crop_kind` is 0 for no crop, 1 for a resized crop with the ranges `scale` and `ratio`, and 2
     for a padded crop with a border of `border` pixels. The order of `probabilities` is flip, jitter, grayscale, affine
     map, erasing, blur and solarization; the order of `strengths` is brightness, contrast, saturation and hue.

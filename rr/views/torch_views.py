@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rr.views.augmentation import Augmentation
+from rr.views.augmentation import Augmentation, blur_radius
 from rr.views.checks import check_images, check_parameters, normalization_coefficients
-from rr.views.sampling import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters, blur_radius
+from rr.views.view_parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
 
 
 class EnabledOps(NamedTuple):
@@ -58,7 +58,7 @@ def augment(images: Tensor, parameters: ViewParameters, mean: Sequence[float], s
         float32 (K * M, 3, S, S) in channels_last memory format, normalized, view-major.
 
     Raises:
-        ValueError: if an argument has a wrong type, shape or range.
+        ValueError: if an argument has the wrong type or shape, or is out of range.
     """
     check_parameters(parameters, *check_images(images, torch.uint8))
     p = parameters
@@ -177,7 +177,7 @@ def _crop_and_flip(images: Tensor, crop: Tensor, flip: Tensor, num_views: int) -
 
 
 def _bilinear_taps(start: Tensor, length: Tensor, position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return two source pixels (int64) and their weights, (N, S) each, like `cpu_kernel.bilinear_taps`."""
+    """Return two source pixels (int64) and their weights, (N, S) each, like `augment_kernel.bilinear_taps`."""
     # Compute in float64 and then round, which is equivalent to the fused multiply-add of torch's own resize.
     source = ((length / size).double() * (position + 0.5) - 0.5).float().clamp_min(0)
     low = torch.minimum(source.floor(), length - 1)
@@ -190,7 +190,7 @@ def _bilinear_taps(start: Tensor, length: Tensor, position: Tensor, size: int) -
 
 
 def _warp(x_3NSS: Tensor, inverse_matrix_N6: Tensor) -> Tensor:
-    """Warp images with the affine maps whose inverses are `inverse_matrix_N6`, like `cpu_kernel.warp`."""
+    """Warp images with the affine maps whose inverses are `inverse_matrix_N6`, like `augment_kernel.warp`."""
     batch_size, size = x_3NSS.shape[1], x_3NSS.shape[2]
     centered = torch.arange(size, device=x_3NSS.device, dtype=torch.float32) + 0.5 - size / 2
     u, v = centered, centered[:, None]
@@ -238,7 +238,7 @@ def _color_jitter(x: Tensor, factors: Tensor, order: Tensor, *, skip_hue: bool) 
 
 
 def _adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue by converting to HSV and back, like `cpu_kernel.adjust_hue`."""
+    """Shift the hue by converting to HSV and back, like `augment_kernel.adjust_hue`."""
     r, g, b = x
     low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
     d = high - low
@@ -250,7 +250,7 @@ def _adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def _blur(x_3NSS: Tensor, sigma_N1: Tensor, radius: int) -> Tensor:
-    """Blur images like `cpu_kernel.blur`. A standard deviation of 0 leaves an image unchanged."""
+    """Blur images like `augment_kernel.blur`. A standard deviation of 0 leaves an image unchanged."""
     offset = torch.arange(-radius, radius + 1, device=x_3NSS.device)
     weights_NT = (-0.5 * (offset / sigma_N1.clamp_min(1e-3)) ** 2).exp()
     weights_NT = weights_NT / weights_NT.sum(1, keepdim=True)

@@ -28,8 +28,8 @@ from rr.params import DatasetConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid
-from rr.workflow.records import find_record, load_record
-from rr.workflow.verify import describe_exclude_list
+from rr.workflow.records import find_current_record, find_record, load_record
+from rr.workflow.verify import find_exclude_list_change
 
 # Numbers of training images, test images and classes for the sources whose size never varies. All classes of a source
 # have the same number of images (in `digits`, almost the same). A dataset without labels has 0 classes.
@@ -49,11 +49,11 @@ _FIXED_SIZES = {
         slimagenet.CLASSES,
     ),
 }  # fmt: skip
-# Environment variables that are set in cluster jobs. The jobs of a grid may run on different machines.
+# Environment variables set in cluster jobs. The jobs of a grid may run on different machines.
 _CLUSTER_VARIABLES = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
 
 
-class KnownDataset(NamedTuple):
+class DatasetLabels(NamedTuple):
     """The class names of a dataset and the label of each image (-1 if it is unlabeled)."""
 
     class_names: list[str]
@@ -66,7 +66,7 @@ class KnownDataset(NamedTuple):
         return len(self.train_labels) + len(self.test_labels)
 
 
-def find_known_dataset(params: Params, name: str) -> KnownDataset | None:
+def find_dataset_labels(params: Params, name: str) -> DatasetLabels | None:
     """Return the class names and labels of a dataset, or None if they are unknown until `rr fetch` has run.
 
     This function reads the files written by `rr fetch` and `rr convert`, unless the images were fetched with different
@@ -88,19 +88,19 @@ def find_grid_problems(params: Params) -> list[str]:
 
     Datasets whose images are not known yet are not checked. This function does not load torch.
     """
-    datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
-    problems = [describe_exclude_list(grid.make_fetch_run(params, name)) for name in datasets]
+    datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
+    problems = [find_exclude_list_change(grid.make_fetch_run(params, name)) for name in datasets]
     evaluations = list(grid.evaluations(params))
-    problems += [_find_copies_problem(params, name) for name in {run.target: None for run in evaluations}]
+    problems += [_find_test_copies_problem(params, name) for name in {run.target: None for run in evaluations}]
     problems += [find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
-    problems += [_find_size_problem(params, evaluation) for evaluation in evaluations]
+    problems += [_find_image_size_problem(params, evaluation) for evaluation in evaluations]
     for name, protocol in dict.fromkeys((evaluation.target, evaluation.protocol) for evaluation in evaluations):
         if target := datasets[name]:
             problems.append(find_protocol_problem(protocol, params.protocols[protocol], name, *target))
     return list(dict.fromkeys(filter(None, problems)))
 
 
-def _find_copies_problem(params: Params, name: str) -> str | None:
+def _find_test_copies_problem(params: Params, name: str) -> str | None:
     """Return a problem if every test image of a dataset is also a training image, which makes results meaningless."""
     run = grid.make_fetch_run(params, name)
     record = find_record(run.folder)
@@ -114,8 +114,8 @@ def _find_copies_problem(params: Params, name: str) -> str | None:
     )
 
 
-def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: KnownDataset | None) -> str | None:
-    """Return why a pretraining run cannot succeed and how to fix it, or None. This function does not load torch."""
+def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: DatasetLabels | None) -> str | None:
+    """Return why a pretraining run would fail and how to fix it, or None. This function does not load torch."""
     config = params.methods[run.method]
     if config.kind == "imported":
         problem = find_imported_problem(config, run.backbone, params.datasets[run.dataset].image_size)
@@ -126,27 +126,27 @@ def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: 
     return f"{run.method} cannot be trained on {run.dataset}, because {problem}" if problem else None
 
 
-def _find_size_problem(params: Params, run: paths.EvaluationPaths) -> str | None:
-    """Return why a backbone built for one image size cannot be evaluated on a target with a different image size."""
+def _find_image_size_problem(params: Params, run: paths.EvaluationPaths) -> str | None:
+    """Return why a backbone cannot be evaluated on images of the target's size, or None if it can."""
     sizes = [params.datasets[name].image_size for name in (run.pretraining.dataset, run.target)]
     if run.pretraining.backbone in BUILTIN_BACKBONES or sizes[0] == sizes[1]:
         return None
     return (
         f"{run.pretraining.backbone} trained on {run.pretraining.dataset} cannot be evaluated on {run.target}: the "
         f"backbone is built for images of {sizes[0]} x {sizes[0]} pixels, but the image_size of {run.target} is "
-        f"{sizes[1]}: use the same image_size"
+        f"{sizes[1]}: set the same image_size for both datasets in params.yaml"
     )
 
 
-def _read_labels(path: Path) -> KnownDataset:
+def _read_labels(path: Path) -> DatasetLabels:
     """Read the labels from a dataset's raw file or index."""
     table = pq.ParquetFile(path).read(["split", "label"])  # `pq.read_table` would load pyarrow.dataset
     labels = to_numpy(table["label"])
     is_test = np.array(table["split"].to_pylist()) == "test"
-    return KnownDataset(parse_class_names(table.schema.metadata), labels[~is_test], labels[is_test])
+    return DatasetLabels(parse_class_names(table.schema.metadata), labels[~is_test], labels[is_test])
 
 
-def _make_labels(source: Any) -> KnownDataset | None:
+def _make_labels(source: Any) -> DatasetLabels | None:
     """Return labels in arbitrary order, or None if the source's numbers of images and classes are unknown."""
     if source.kind == "shapes":
         num_train, num_test, num_classes = source.train, source.test, len(SHAPES_CLASSES)
@@ -157,11 +157,11 @@ def _make_labels(source: Any) -> KnownDataset | None:
     train, test = (
         np.arange(count) % num_classes if num_classes else np.full(count, -1) for count in (num_train, num_test)
     )
-    return KnownDataset([str(label) for label in range(num_classes)], train, test)
+    return DatasetLabels([str(label) for label in range(num_classes)], train, test)
 
 
 def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, num_processes: int = 1) -> str | None:
-    """Return why the backbone cannot be built or a training step cannot fit in this machine's memory, or None.
+    """Return what keeps the backbone from being built or a training step from fitting in memory, or None.
 
     A step is a problem only if it certainly does not fit (see `estimate_min_step_bytes`). `num_processes` is the number
     of processes that share a mini-batch. This function loads torch.
@@ -171,7 +171,7 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
         return None
     from rr.workflow.estimates import estimate_min_step_bytes
 
-    dataset = find_known_dataset(params, run.dataset)
+    dataset = find_dataset_labels(params, run.dataset)
     num_images = min(config.batch_size, len(dataset.train_labels)) if dataset else config.batch_size
     num_views, size = max(1, num_images // num_processes) * config.views, params.datasets[run.dataset].image_size
     try:
@@ -192,17 +192,19 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
 def find_machine_problems(params: Params, device: str) -> list[str]:
     """Return one line per reason why this machine has too little memory or disk space for the grid.
 
-    Runs that already have a record are ignored. This function loads torch.
+    Runs whose record has the current parameters are ignored. This function loads torch.
     """
-    from rr.workflow.estimates import estimate_features_bytes, estimate_output_bytes
+    from rr.workflow.estimates import estimate_features_bytes, estimate_pretrain_output_bytes
 
-    runs = [run for run in grid.pretrainings(params) if not paths.record_file(run.folder).is_file()]
+    runs = [run for run in grid.pretrainings(params) if not find_current_record(grid.make_pretrain_run(params, run))]
     different = {(run.dataset, run.backbone, run.method): run for run in runs}  # ignores seeds
     problems = [find_memory_problem(params, run, device) for run in different.values()]
     if problems := list(dict.fromkeys(filter(None, problems))):
         return problems
-    needed = sum(estimate_output_bytes(params, run.backbone, params.datasets[run.dataset].image_size) for run in runs)
-    datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
+    needed = sum(
+        estimate_pretrain_output_bytes(params, run.backbone, params.datasets[run.dataset].image_size) for run in runs
+    )
+    datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     num_images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     for name, count in num_images.items():
         if not paths.record_file(paths.DatasetPaths(name).beton_dir).is_file():

@@ -16,7 +16,7 @@ from rr.params.backbones import BUILTIN_BACKBONES
 from rr.pretrain import checkpoint
 from rr.workflow.checks import estimate_image_bytes
 
-_MAX_IMAGE_SIZE = 128  # pixels; a large network would take seconds to process a larger image
+_MAX_IMAGE_SIZE = 128  # pixels; a large network would take several seconds to process a larger image
 _LABEL_BYTES = 8  # size of one DeepCluster cluster label
 
 
@@ -87,29 +87,29 @@ def estimate_min_step_bytes(params: Params, backbone: str, image_size: int, num_
     """
     network = _measure_network(backbone, image_size, params.backbones.get(backbone))
     bytes_per_output = 2 if params.precision == "bfloat16" else 4
-    bytes_per_view = 4 * 3 * image_size**2 + bytes_per_output * network.conv_outputs
-    return 3 * 4 * network.weights + int(num_views * bytes_per_view)
+    bytes_per_view = 4 * 3 * image_size**2 + bytes_per_output * network.num_conv_outputs
+    return 3 * 4 * network.num_weights + int(num_views * bytes_per_view)
 
 
 def estimate_features_bytes(params: Params, backbone: str, image_size: int, num_images: int) -> int:
     """Return the size in bytes of the float32 features of `num_images` images."""
-    return 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).features * num_images
+    return 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).num_features * num_images
 
 
-def estimate_output_bytes(params: Params, backbone: str, image_size: int) -> int:
+def estimate_pretrain_output_bytes(params: Params, backbone: str, image_size: int) -> int:
     """Estimate the size in bytes of a run's outputs: the backbone, and the state before the last epoch.
 
     The state contains the weights and two optimizer moments per weight.
     """
-    return (1 + 3) * 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).weights
+    return (1 + 3) * 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).num_weights
 
 
 class _NetworkSize(NamedTuple):
     """The numbers of weights and features of a backbone, and of values that its convolutions output for one image."""
 
-    weights: int
-    features: int
-    conv_outputs: float
+    num_weights: int
+    num_features: int
+    num_conv_outputs: float
 
 
 @cache
@@ -134,4 +134,4 @@ def _measure_network(name: str, image_size: int, config: ExtensionBackboneConfig
                 module.register_forward_hook(count_outputs)
         backbone(torch.zeros(1, 3, side, side))
     num_weights = sum(parameter.numel() for parameter in backbone.parameters())
-    return _NetworkSize(num_weights, backbone.features, num_outputs * (image_size / side) ** 2)
+    return _NetworkSize(num_weights, backbone.num_features, num_outputs * (image_size / side) ** 2)

@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from rr import paths
 from rr.params import GridConfig, Params, lookup
-from rr.params.extensions import extension_files, is_extension
+from rr.params.extensions import extension_module_files, is_extension_kind
 
 # Dotted paths into params.yaml. A name in braces stands for the value of that option on the stage's command line. The
 # section `backbones` has entries only for networks from the user's own modules.
@@ -31,7 +31,7 @@ STAGE_PARAMETERS = {
 class StageRun(NamedTuple):
     """A run of one stage: its folder, the parameters and inputs that determine its result, and its output files.
 
-    `extension_files` are the files that define the user's own classes, if the run uses any.
+    `extension_module_files` are the files that define the user's own classes, if the run uses any.
     """
 
     stage: str
@@ -39,7 +39,7 @@ class StageRun(NamedTuple):
     params: dict[str, Any]
     inputs: list[Path]
     outputs: list[Path]
-    extension_files: tuple[Path, ...] = ()
+    extension_module_files: tuple[Path, ...] = ()
 
 
 def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
     return values
 
 
-def stage_extension_files(params: Params, stage: str, **names: str) -> list[Path]:
+def stage_extension_module_files(params: Params, stage: str, **names: str) -> list[Path]:
     """Return the files with the user's own classes that a run uses, as paths relative to the project.
 
     Args:
@@ -82,13 +82,18 @@ def stage_extension_files(params: Params, stage: str, **names: str) -> list[Path
         entries.append(lookup(params.protocols, names["protocol"], "protocols"))
     if stage in ("pretrain", "extract", "evaluate"):
         entries.append(params.backbones.get(names["backbone"]))
-    return [file for entry in entries if entry and is_extension(entry.kind) for file in extension_files(entry.kind)]
+    return [
+        file
+        for entry in entries
+        if entry and is_extension_kind(entry.kind)
+        for file in extension_module_files(entry.kind)
+    ]
 
 
 def _make_run(
     params: Params, stage: str, folder: Path, inputs: list[Path], outputs: list[Path], **names: str
 ) -> StageRun:
-    values, files = stage_params(params, stage, **names), stage_extension_files(params, stage, **names)
+    values, files = stage_params(params, stage, **names), stage_extension_module_files(params, stage, **names)
     return StageRun(stage, folder, values, inputs, outputs, tuple(dict.fromkeys(files)))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rr.data.folder import describe_non_folder, image_kind, list_folder
+from rr.data.folder_listing import describe_non_folder, image_kind, list_folder
 from rr.data.names import display_name
 from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem
@@ -29,7 +29,7 @@ _LABELED_PROTOCOLS = ("linear", "knn", "retrieval")
 _UNLABELED_PROTOCOLS = ("embedding",)  # for images that those three cannot evaluate
 
 
-class Settings(NamedTuple):
+class PretrainingSettings(NamedTuple):
     """Pretraining settings: the number of views per image, of images per mini-batch, and of epochs."""
 
     views: int
@@ -52,15 +52,19 @@ def choose_stored_size(median_side: int, num_images: int) -> int | None:
     return max((size for size in sizes if size <= median_side), default=None)
 
 
-def choose_settings(num_images: int) -> Settings:
+def choose_settings(num_images: int) -> PretrainingSettings:
     """Return settings that limit training to a million views, but allow at least one epoch with two views per image.
 
     K is 8, or it is 4 or 2 if an epoch with more views would exceed the million. The number of epochs is at most 200. A
-    mini-batch has 64 images or, if there are fewer than 256 images, a quarter of them, but at least two.
+    mini-batch has 64 images or, if there are fewer than 256 images, a quarter of them, but at least two. With two
+    views, it has fewer if the last mini-batch would otherwise have a single image.
     """
     views = next((views for views in (8, 4) if views * num_images <= MAX_VIEWS), 2)
     epochs = min(_MAX_EPOCHS, max(1, MAX_VIEWS // (views * num_images)))
-    return Settings(views, min(64, max(2, num_images // 4)), epochs)
+    batch_size = min(64, max(2, num_images // 4))
+    while views == 2 and num_images % batch_size == 1:
+        batch_size -= 1
+    return PretrainingSettings(views, batch_size, epochs)
 
 
 def choose_name(path: Path, name: str | None, params: Params) -> str:
@@ -70,7 +74,7 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
 
     Raises:
         UserError: if the name is invalid, or if `params` already has a different dataset with this name or a method
-            with the name that `add_grid` would use.
+            with the name that `set_grid_for_dataset` would use.
     """
     if name is None:
         name = re.sub("[^A-Za-z0-9_-]+", "-", expand_user(path).resolve().stem).strip("-_")
@@ -108,7 +112,7 @@ def check_folder(path: Path) -> None:
         )
 
 
-def make_source(path: Path, *, use_labels: bool = True, skip_unreadable: bool = False) -> dict[str, str]:
+def make_source_config(path: Path, *, use_labels: bool = True, skip_unreadable: bool = False) -> dict[str, str]:
     """Return the `source` section for a folder of images, a Parquet file, or a folder of Parquet files.
 
     Args:
@@ -153,7 +157,7 @@ def add_dataset(text: str, name: str, source: dict[str, str], image_size: int, s
     return dump_yaml(yaml, params)
 
 
-def add_grid(
+def set_grid_for_dataset(
     text: str, name: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
 ) -> str:
     """Return parameter file text whose grid trains on the dataset `name` and, if possible, evaluates on it.
@@ -179,11 +183,11 @@ def add_grid(
     method, settings = _method_name(name), choose_settings(len(train_labels))
     labels = (class_names, train_labels, test_labels)
 
-    def choose_protocols(candidates: Sequence[str]) -> list[str]:
+    def keep_usable_protocols(candidates: Sequence[str]) -> list[str]:
         known = [candidate for candidate in candidates if candidate in params.protocols]
         return [p for p in known if not find_protocol_problem(p, params.protocols[p], name, *labels)]
 
-    protocols = choose_protocols(_LABELED_PROTOCOLS) or choose_protocols(_UNLABELED_PROTOCOLS)
+    protocols = keep_usable_protocols(_LABELED_PROTOCOLS) or keep_usable_protocols(_UNLABELED_PROTOCOLS)
     grid: dict[str, list[Any]] = {
         "data": [name],
         "dataset": [name],
@@ -198,10 +202,11 @@ def add_grid(
     for axis, values in grid.items():
         set_axis(content["grid"], axis, values)
     add_methods(content["methods"], {method: {"base": _BASE, **settings._asdict()}}, "rr init")
+    num_views = settings.views * settings.epochs * len(train_labels)
     content["methods"].yaml_set_comment_before_after_key(
         method,
         f"Written by rr init for {len(train_labels):,} training images: {settings.views} views per image in "
-        f"{format_count(settings.epochs, 'epochs')},\nso that training needs at most {MAX_VIEWS:,} views.",
+        f"{format_count(settings.epochs, 'epochs')},\nwhich are {num_views:,} views.",
         indent=2,
     )
     return dump_yaml(yaml, content)
@@ -213,7 +218,7 @@ def write_params(path: Path, text: str) -> None:
     write_text(path, text)
 
 
-def describe_source(name: str, source: dict[str, str]) -> str:
+def format_dataset_entry(name: str, source: dict[str, str]) -> str:
     """Return a dataset's `params.yaml` entry, for a message that explains how to edit the file."""
     return add_dataset("datasets:\n  {}\n", name, source, 64).partition("\n")[2].rstrip()
 

@@ -3,13 +3,15 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from rr import paths
 from rr.params import Params
 from rr.runtime.formatting import format_bytes, format_count, format_duration, format_table
+from rr.runtime.hashing import code_sha256
 from rr.workflow import grid
-from rr.workflow.checks import KnownDataset, estimate_image_bytes, find_known_dataset, find_pretraining_problem
+from rr.workflow.checks import DatasetLabels, estimate_image_bytes, find_dataset_labels, find_pretraining_problem
 from rr.workflow.claims import describe_required_seeds
 from rr.workflow.estimates import (
     IoEstimate,
@@ -18,7 +20,7 @@ from rr.workflow.estimates import (
     estimate_io,
     estimate_makespan,
 )
-from rr.workflow.records import find_record
+from rr.workflow.records import code_hashes, find_current_record
 
 # Returns the views per second of each run.
 ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[paths.PretrainPaths, float]]
@@ -47,7 +49,8 @@ class Plan:
     """The runs that a grid needs, with estimates of the time and disk space that they take.
 
     Attributes:
-        rows: the pretraining runs. `runs` and `done` count those without and with a record of the current parameters.
+        rows: the pretraining runs. `runs` and `done` count those without and with a record of the current parameters
+            and code.
         required_seeds: one line per claim in the grid, which says how many seeds the claim needs.
         views: number of views in all runs that are not done.
         seconds: how long these runs take one after the other.
@@ -86,15 +89,16 @@ class Plan:
 def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> Plan:
     """Count the pretraining runs in the grid, and estimate how long the unfinished ones will take.
 
-    A run is done if its record has the current parameters. The times cover only the training loop, not feature
+    A run is done if its record has the current parameters and code. The times cover only the training loop, not feature
     extraction, evaluations, DeepCluster's clustering, or reading and writing files. Each of the `gpus` GPUs trains one
     run at a time.
     """
-    datasets = {name: find_known_dataset(params, name) for name in grid.dataset_names(params)}
+    datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     groups: dict[tuple[str, str, str], list[paths.PretrainPaths]] = defaultdict(list)
     for run in grid.pretrainings(params):
         groups[run.dataset, run.backbone, run.method].append(run)
-    remaining = {key: [run for run in runs if not _is_done(params, run)] for key, runs in groups.items()}
+    hash_code = cache(lambda: code_hashes("pretrain"))  # takes half a second, and is needed only if there are records
+    remaining = {key: [run for run in runs if not _is_done(params, run, hash_code)] for key, runs in groups.items()}
     first_runs = [runs[0] for runs in remaining.values() if runs]
     rates = throughput(params, [run for run in first_runs if _can_be_timed(params, run, datasets[run.dataset])])
     rows: list[PlanRow] = []
@@ -139,19 +143,23 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     )
 
 
-def _can_be_timed(params: Params, run: paths.PretrainPaths, known: KnownDataset | None) -> bool:
+def _can_be_timed(params: Params, run: paths.PretrainPaths, known: DatasetLabels | None) -> bool:
     """Return whether a run trains a network, its dataset is known, and it can succeed."""
-    return _trains(params, run.method) and known is not None and not find_pretraining_problem(params, run, known)
+    return (
+        _is_trained_method(params, run.method)
+        and known is not None
+        and not find_pretraining_problem(params, run, known)
+    )
 
 
 def _estimate_work(
     params: Params,
     runs: Sequence[paths.PretrainPaths],
-    known: KnownDataset | None,
+    known: DatasetLabels | None,
     rates: dict[paths.PretrainPaths, float],
 ) -> tuple[int | None, float | None, float | None]:
     """Return the last three fields of a `PlanRow`: views per run, views per second, and seconds for all runs."""
-    if not runs or not _trains(params, runs[0].method):
+    if not runs or not _is_trained_method(params, runs[0].method):
         return 0, None, None
     if known is None or runs[0] not in rates:
         return None, None, None
@@ -201,7 +209,7 @@ def _format_row(row: PlanRow) -> tuple[str, ...]:
     return (row.dataset, row.backbone, row.method, f"{row.runs}", f"{row.done}", *work)
 
 
-def _trains(params: Params, method: str) -> bool:
+def _is_trained_method(params: Params, method: str) -> bool:
     return hasattr(params.methods[method], "epochs")
 
 
@@ -213,6 +221,10 @@ def _format_time(seconds: float) -> str:
     return format_duration(max(seconds, 1)) if seconds else "0 s"
 
 
-def _is_done(params: Params, run: paths.PretrainPaths) -> bool:
-    record = find_record(run.folder)
-    return record is not None and record["params"] == grid.make_pretrain_run(params, run).params
+def _is_done(params: Params, run: paths.PretrainPaths, hash_code: Callable[[], dict[str, str]]) -> bool:
+    """Return whether a run has been completed with the current parameters and code. The files are not compared."""
+    current = grid.make_pretrain_run(params, run)
+    record = find_current_record(current)
+    return record is not None and bool(
+        record["code"] == hash_code() | {str(path): code_sha256(path) for path in current.extension_module_files}
+    )

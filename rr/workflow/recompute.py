@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from rr import backbones, methods, paths
-from rr.compute.distributed import ProcessGroup
+from rr.compute.process_group import ProcessGroup
 from rr.data.photographs import open_split
 from rr.pretrain.checkpoint import load_epoch_start
 from rr.pretrain.job import Job
@@ -59,8 +59,8 @@ def recompute_last_epoch(
     """Repeat the last epoch of a training run in this process, without changing any of the run's files."""
     recorded = _read_history(run.history.read_text(encoding="utf-8"))
     torch.manual_seed(job.seed)
-    data = open_split(beton, job.dataset, threads=threads)
-    backbone = backbones.build(job.backbone, job.dataset.image_size, job.backbone_config)
+    data = open_split(beton, job.preprocessing, threads=threads)
+    backbone = backbones.build(job.backbone, job.preprocessing.image_size, job.backbone_config)
     method = methods.build(job.method, backbone, job.num_classes).to(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(job, method, data, Path(folder, "resume.pt"), device, ProcessGroup())

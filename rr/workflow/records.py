@@ -14,19 +14,20 @@ from ruamel.yaml import YAML
 
 from rr import paths
 from rr.errors import UserError
-from rr.project import PACKAGE, PROJECT_FILES, is_checkout
+from rr.project import PACKAGE, PROJECT_FILES, runs_from_git_clone
 from rr.runtime.atomic import replace_together, write_text
 from rr.runtime.energy import measure_energy
+from rr.runtime.formatting import utc_now
 from rr.runtime.hashing import code_sha256, file_sha256, json_sha256
 from rr.runtime.lock import exclusive_lock
-from rr.runtime.machine import describe_machine, git_commit, peak_memory_mib
+from rr.runtime.machine import describe_machine, peak_memory_mib, read_git_commit
 from rr.runtime.status import track_run
 from rr.workflow.grid import StageRun
 
 CODE_SUFFIXES = (".py", ".html", ".css", ".js", ".md", ".csv")
 _REMEDY = (
     "run `make setup` here, and use .venv/bin/rr in this folder"
-    if is_checkout()
+    if runs_from_git_clone()
     else "run `rr init` here, which links the folder rr to the installed code"
 )
 _SECTIONS = ("params", "inputs", "code", "outputs")
@@ -64,12 +65,21 @@ def code_hashes(stage: str) -> dict[str, str]:
 
 @dataclass
 class RunRecorder:
-    """The parameters, inputs and code of a stage run, and the `facts` that the stage adds to its record."""
+    """What the record of a stage run contains, apart from the measurements of this process.
+
+    Attributes:
+        params: parameters of the run.
+        inputs: hashes of its inputs.
+        code: hashes of its modules.
+        facts: entries that the stage adds to the record.
+        earlier_sessions: for a run that was interrupted, the earlier processes, with `started` and `seconds`.
+    """
 
     params: dict[str, Any]
     inputs: dict[str, str]
     code: dict[str, str]
     facts: dict[str, Any] = field(default_factory=dict)
+    earlier_sessions: list[dict[str, Any]] = field(default_factory=list)
 
     def fingerprint(self, **arguments: Any) -> str:
         """Return a hash of everything that determines the result, including command-line `arguments`."""
@@ -94,12 +104,14 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
         return
     with exclusive_lock(run.folder), track_run(run.stage, run.folder):
         recorder = _start_recorder(run)
-        commit = git_commit()
-        started, clock = time.time(), time.monotonic()
+        commit = read_git_commit()
+        started, clock = utc_now(), time.monotonic()
         record_file = paths.record_file(run.folder)
         with replace_together([*run.outputs, record_file]) as new_files:
             with measure_energy() as meter:
                 yield recorder
+            earlier = recorder.earlier_sessions
+            seconds = time.monotonic() - clock + sum(session["seconds"] for session in earlier)
             record = {
                 "stage": run.stage,
                 "command": shlex.join(["rr", *sys.argv[1:]]),
@@ -108,11 +120,13 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
                 "code": recorder.code,
                 "commit": commit,
                 "outputs": {str(path): file_sha256(new_files[path] or path) for path in run.outputs},
-                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-                "seconds": round(time.monotonic() - clock, 3),
+                "started": earlier[0]["started"] if earlier else started,
+                "ended": utc_now(),
+                "seconds": round(seconds, 3),
                 "peak_memory_mib": peak_memory_mib(),
                 "energy_joules": meter.joules(),
                 "machine": describe_machine(),
+                **({"earlier_sessions": earlier} if earlier else {}),
                 **recorder.facts,
             }
             write_text(record_file, json.dumps(with_digest(record), indent=1) + "\n")
@@ -121,7 +135,7 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
 
 
 def _start_recorder(run: StageRun) -> RunRecorder:
-    code = code_hashes(run.stage) | {str(path): code_sha256(path) for path in run.extension_files}
+    code = code_hashes(run.stage) | {str(path): code_sha256(path) for path in run.extension_module_files}
     return RunRecorder(run.params, {str(path): _verified_hash(path) for path in run.inputs}, code)
 
 
@@ -138,7 +152,7 @@ def _verified_hash(path: Path) -> str:
     sha256 = file_sha256(path)
     if path.name == paths.RECORD_NAME:
         load_record(path.parent)
-    elif sha256 != load_record(paths.record_folder(path))["outputs"].get(str(path)):
+    elif sha256 != load_record(paths.find_record_folder(path))["outputs"].get(str(path)):
         raise UserError(f"{path} does not match its record (damaged or edited): run {_producing_command(path)} again")
     return sha256
 
@@ -170,6 +184,12 @@ def find_record(folder: Path) -> dict[str, Any] | None:
         return load_record(folder)
     except UserError:
         return None
+
+
+def find_current_record(run: StageRun) -> dict[str, Any] | None:
+    """Return the record of a run if it has the run's parameters, otherwise None. Code and files are not compared."""
+    record = find_record(run.folder)
+    return record if record and record["params"] == run.params else None
 
 
 def _producing_command(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Read suites and combine them with `params.yaml`. A suite is a named experiment: a grid and method variants.
 
-Each file in `workflow/suites` contains one suite, under its name in the section `suites`, so that Snakemake can merge
+Each file in `workflow/suites` contains one suite, under its name in the `suites` section, so that Snakemake can merge
 several `--configfile` arguments. The stages read a single parameter file. `use_suite` writes a suite into that file,
 for both engines; `merge_suites` writes several suites, such as those passed to Snakemake, into a new file.
 """
@@ -19,6 +19,7 @@ from rr.errors import UserError, format_alternatives
 from rr.params import load_params, parse_params, parse_yaml, read_utf8
 from rr.params.base import NAME
 from rr.runtime.atomic import write_text
+from rr.runtime.formatting import format_count
 
 SUITES = Path("workflow/suites")
 _SECTIONS = {"grid", "methods"}
@@ -56,17 +57,23 @@ def use_suite(name: str, params_file: Path) -> str:
     suite = load_suite(name)
     yaml = make_yaml()
     params = yaml.load(params_file.read_text(encoding="utf-8"))
-    claims = [_on_one_line(claim) for claim in suite["grid"].get("claims", [])]
+    old_claims = list(params["grid"].get("claims", []))
+    claims = [_to_one_line_mapping(claim) for claim in suite["grid"].get("claims", [])]
     for axis, values in (suite["grid"] | {"claims": claims}).items():
         if axis in params["grid"]:
             set_axis(params["grid"], axis, values)
         elif values:  # claims, or an unknown key that parse_params reports
             params["grid"].insert(0, axis, values)  # at the start, because comments follow the last key
-    add_methods(params["methods"], suite["methods"], name)
+    replaced = add_methods(params["methods"], suite["methods"], name)
     text = dump_yaml(yaml, params)
     parse_params(text, params_file)
     write_text(params_file, text)
-    return f"{params_file} now contains the suite {name}: run it with `dvc repro` or `snakemake --cores 8`"
+    message = f"{params_file} now contains the suite {name}: run it with `dvc repro` or `snakemake --cores 8`"
+    if replaced:
+        message += f"\nreplaced, because the suite defines them differently: {', '.join(replaced)}"
+    if old_claims and not claims:
+        message += f"\nremoved with the former grid: {format_count(len(old_claims), 'claims')}"
+    return message
 
 
 def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
@@ -134,15 +141,19 @@ def _validate_suite(suite: Any, where: str) -> None:
         )
 
 
-def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
+def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> list[str]:
     """Add each variant to `methods`, as a full copy of its `base` with some values changed.
 
     `methods` is the section of a parameter file, and is modified. `variants` maps the names of the variants to their
     changes. `suite` is the suite name for error messages.
 
+    Returns:
+        The names of the methods that existed with different values and were replaced.
+
     Raises:
         UserError: if a `base` is missing or unknown.
     """
+    replaced = []
     for variant, changes in variants.items():
         values = dict(changes)
         if "like" in values:
@@ -152,10 +163,14 @@ def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> None:
             problem = f"unknown method '{base}'" if base else "no method is specified"
             raise UserError(f"suite {suite}, methods.{variant}.base: {problem}; {format_alternatives(base, methods)}")
         # Make a full copy, so that all values of this method can be read in one place.
-        methods[variant] = {**copy.deepcopy(dict(methods[base])), **values}
+        method = {**copy.deepcopy(dict(methods[base])), **values}
+        if variant in methods and methods[variant] != method:
+            replaced.append(variant)
+        methods[variant] = method
+    return replaced
 
 
-def _on_one_line(value: Any) -> Any:
+def _to_one_line_mapping(value: Any) -> Any:
     """Return a mapping that is written on one line, or on several if it is too long."""
     if isinstance(value, dict):  # parse_params reports anything else
         value = CommentedMap(value)

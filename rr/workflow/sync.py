@@ -92,7 +92,7 @@ def _register_with_snakemake(runs: Sequence[StageRun]) -> None:
         # If the rules of other stages were allowed, Snakemake would also accept outdated inputs of these runs.
         options = ("--touch", "--force", "--allowed-rules", stage, "--cores", "1")
         outputs = [str(run.outputs[0]) for run in runs if run.stage == stage]
-        # Use the Snakemake that is installed with this interpreter, whatever the PATH of the shell is.
+        # Use the Snakemake that is installed with this interpreter, regardless of the shell's PATH.
         command = [str(Path(sys.executable).with_name("snakemake")), *options, "--", *outputs]
         process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if process.returncode:

@@ -34,7 +34,7 @@ def find_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sh
     ]
 
 
-def describe_exclude_list(run: StageRun) -> str | None:
+def find_exclude_list_change(run: StageRun) -> str | None:
     """Return a message if the list of excluded images has changed since the recorded `fetch` run, or None.
 
     The list is not one of the project's files, so the engines do not notice the change.
@@ -66,7 +66,7 @@ def find_mismatches(
         return [str(error)]
     messages = []
     code = {name: PACKAGE.parent / name for name in code_files(run.stage)}
-    code |= {name: name for name in run.extension_files}
+    code |= {name: name for name in run.extension_module_files}
     current = {"outputs": run.outputs, "inputs": run.inputs, "code": list(code)}
     for kind, files in current.items():
         role = f"{kind.removesuffix('s')} of {run.folder}"
@@ -83,7 +83,7 @@ def find_mismatches(
         messages += [f"{name} ({role}) is in the record of the run but is no longer used" for name in obsolete]
     if run.params != record["params"]:
         messages.append(f"{run.folder}: its parameters in params.yaml have changed since the run")
-    if run.stage == "fetch" and (message := describe_exclude_list(run)):
+    if run.stage == "fetch" and (message := find_exclude_list_change(run)):
         messages.append(message)
     return messages
 
@@ -94,7 +94,7 @@ def find_grid_mismatches(params: Params, *, allow_missing: bool = False) -> list
     return _check_runs("verify", list(grid.stage_runs(params)), check)
 
 
-def count_files(runs: list[StageRun]) -> tuple[int, int]:
+def count_comparable_files(runs: list[StageRun]) -> tuple[int, int]:
     """Return how many records, inputs and outputs of the runs can be compared, and how many cannot, each counted once.
 
     A file cannot be compared if it is missing, or if no run that has a record reads or writes it.

@@ -298,6 +298,7 @@ def test_sbatch_script_requeues_only_after_saved_checkpoint(
         time.sleep(0.2)
     job_info = call("scontrol", "show", "job", job_id)
     assert f"Restarts={restarts} " in job_info
+    assert "CPUs/Task=2 " in job_info
     assert f"ExitCode={exit_codes.split()[-1]}:0" in job_info
     expected_calls = ["pretrain " + " ".join(arguments)] * len(exit_codes.split())
     assert (tmp_path / "calls").read_text().splitlines() == expected_calls

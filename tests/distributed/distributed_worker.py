@@ -88,7 +88,7 @@ def compare_batch_norm() -> None:
     from torch import nn
     from torch.testing import assert_close
 
-    from rr.compute.distributed import process_group
+    from rr.compute.process_group import process_group
     from rr.compute.sync_batch_norm import convert_sync_batchnorm
 
     torch.set_num_threads(1)
@@ -211,7 +211,7 @@ def train(folder: Path, backbone: str, names: list[str]) -> None:
     import torch
     import torch.distributed as dist
 
-    from rr.compute.distributed import process_group
+    from rr.compute.process_group import process_group
 
     with process_group() as group:
         for name in names:
@@ -232,16 +232,16 @@ def hang(seconds: float) -> None:
     from unittest import mock
 
     from rr import cli
-    from rr.compute import distributed
+    from rr.compute import process_group
 
     def hang_in_last_process(*_: object) -> None:
-        with distributed.process_group() as group, distributed.translate_comm_errors():
+        with process_group.process_group() as group, process_group.translate_comm_errors():
             group.check_identical({"version": "1"})
             if group.rank == group.world_size - 1:
                 time.sleep(600)
             group.check_identical({"version": "1"})
 
-    distributed.TIMEOUT = timedelta(seconds=seconds)
+    process_group.TIMEOUT = timedelta(seconds=seconds)
     sys.argv = ["rr", "verify"]
     with mock.patch("rr.stages.run_verify", hang_in_last_process):
         cli.run()
@@ -284,7 +284,7 @@ def compare_with_single_process(world_size: int, backbone: str) -> None:
     """Print the largest differences between training with several processes and with one."""
     import tempfile
 
-    from rr.compute.distributed import ProcessGroup
+    from rr.compute.process_group import ProcessGroup
 
     with tempfile.TemporaryDirectory() as folder:
         observations = train_distributed(world_size, Path(folder), DATA_PARALLEL_METHODS, backbone)

@@ -16,11 +16,11 @@ import distributed_worker as worker
 import golden
 import numpy as np
 import pytest
-from helpers import EVALUATE, EXTRACT, LONG, PRETRAIN, ROOT, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, LONG, PRETRAIN, ROOT, RunRr, wait_until, write_params
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rr.compute.distributed import ProcessGroup
+from rr.compute.process_group import ProcessGroup
 from rr.data.beton import Beton
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
@@ -128,15 +128,6 @@ def torchrun_workers(torchrun_pid: int) -> list[int]:
     """Return the process ids of the workers that torchrun has started."""
     children = Path(f"/proc/{torchrun_pid}/task/{torchrun_pid}/children").read_text().split()
     return [pid for pid in map(int, children) if b"--dataset" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 60) -> None:
-    """Wait until a condition is true. Fail if the process ends first."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -484,9 +475,9 @@ def test_process_that_waits_for_the_others_can_be_stopped(shapes_project: Path) 
 IMPATIENT = """
 from datetime import timedelta
 from rr import cli
-from rr.compute import distributed
+from rr.compute import process_group
 
-distributed.TIMEOUT = timedelta(seconds=4)
+process_group.TIMEOUT = timedelta(seconds=4)
 cli.run()
 """
 

@@ -49,7 +49,7 @@ else:
         outputs = [run.metrics, run.predictions, run.confusion, run.examples]
     else:
         time.sleep({seconds})
-record = paths.record_file(paths.record_folder(outputs[0]))
+record = paths.record_file(paths.find_record_folder(outputs[0]))
 for path in [*outputs, record]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{{}}" if path.suffix == ".json" else " ".join([str(path), *words]) + "\\n")

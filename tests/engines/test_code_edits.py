@@ -50,7 +50,7 @@ def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(pro
     folders = (project / name for name in ("data", "runs", "report"))
     records = {path: path.read_bytes() for folder in folders for path in folder.rglob("run.json")}
     assert len(records) == 6
-    for name in ("fetch.py", "convert.py", "views/cpu.py", "report/page.py"):
+    for name in ("fetch.py", "convert.py", "views/cpu_views.py", "report/page.py"):
         edit(project, name, lambda text: text.replace('"""', '"""Another docstring. ', 1) + "# A comment.\n")
     stages = ["convert", "evaluate", "extract", "fetch", "pretrain", "report"]
     assert outdated_stages(project) == (stages, stages)
@@ -59,7 +59,7 @@ def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(pro
     assert outdated_stages(project) == ([], [])
 
     edit(project, "evaluate/knn.py", lambda text: text.replace("_BATCH_SIZE = 128", "_BATCH_SIZE = 256"))
-    edit(project, "views/cpu.py", lambda text: f"{text}# Another comment.\n")
+    edit(project, "views/cpu_views.py", lambda text: f"{text}# Another comment.\n")
     output = call(project, "rr", "verify", code=2)
     assert f"rr/evaluate/knn.py (code of {EVALUATION}) has changed since the run" in output
     assert "mismatches: 1;" in output

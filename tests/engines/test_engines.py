@@ -5,13 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from engine_calls import BIN, ENVIRONMENT, call
-from helpers import ROOT, copy_project, keep_one_evaluation, select_pairs, write_params
+from helpers import ROOT, copy_project, keep_one_evaluation, select_pairs, wait_until, write_params
 
 from rr.params import load_params
 from rr.workflow.verify import find_grid_mismatches
@@ -86,7 +85,12 @@ def test_both_engines_expand_the_same_stages(tmp_path: Path) -> None:
         )  # fmt: skip
 
     write_params(folder, change)
-    for editor_file in ("methods/.pairs.py.swp", "methods/pairs.py~", "methods/#pairs.py#", "views/cpu_kernel.py.orig"):
+    for editor_file in (
+        "methods/.pairs.py.swp",
+        "methods/pairs.py~",
+        "methods/#pairs.py#",
+        "views/augment_kernel.py.orig",
+    ):
         (folder / "rr" / editor_file).write_text("not code")
     stages = {}
     with Repo(str(folder)) as repo:
@@ -258,6 +262,7 @@ def test_snakemake_repeats_a_stage_that_finished_after_snakemake_was_killed(snak
     """Snakemake has recorded neither the new parameters nor the new outputs."""
     folder = snakemake_project
     record = folder / "data/raw/shapes/run.json"
+    status_file = folder / ".rr/status/fetch/shapes.json"
     shutil.rmtree(folder / ".rr/status", ignore_errors=True)
     try:
         write_params(folder, CHANGES["fetch"])
@@ -265,13 +270,10 @@ def test_snakemake_repeats_a_stage_that_finished_after_snakemake_was_killed(snak
             [str(BIN / "snakemake"), "--cores", "1", "data/raw/shapes/run.json"], cwd=folder, env=ENVIRONMENT,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        while not (folder / ".rr/status/fetch/shapes.json").exists():
-            assert process.poll() is None, "the stage finished before Snakemake could be killed"
-            time.sleep(0.002)
+        wait_until(status_file.exists, process)
         process.kill()
         process.wait()
-        while (folder / ".rr/status/fetch/shapes.json").exists():  # until the stage has finished
-            time.sleep(0.01)
+        wait_until(lambda: not status_file.exists())  # until the stage has finished
         assert json.loads(record.read_text())["params"]["datasets.shapes.source"]["seed"] == 1
     finally:
         write_params(folder)
@@ -289,9 +291,7 @@ def test_killed_engine_continues_to_the_same_bits(tmp_path: Path, dvc_project: P
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     checkpoint = folder / "runs/resume/shapes/conv4/relational/1/resume.pt"
-    while not checkpoint.exists():
-        assert process.poll() is None, "the engine finished before it could be killed"
-        time.sleep(0.002)
+    wait_until(checkpoint.exists, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if engine[0] == "snakemake":

@@ -37,7 +37,7 @@ def test_unlabeled_images_can_be_used_without_a_target(tmp_path: Path, engine: s
     folder = copy_project(tmp_path / "project", change)
     call(folder, *ENGINES[engine])
     report = (folder / "report/report.md").read_text()
-    assert "This grid has no evaluations, so the report shows only the pretraining." in report
+    assert "This grid has no evaluations, so the report shows only the pretraining runs." in report
     assert "relational on mine, conv4: [history, seed 1]" in report
     assert "every artifact matches its record" in call(folder, "rr", "verify")
     call(folder, "rr", "sync", engine)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from documented_commands import find_block
 from engine_calls import ENVIRONMENT, call
-from helpers import copy_project, keep_one_evaluation
+from helpers import ROOT, copy_project, keep_one_evaluation
 
 pytestmark = pytest.mark.engine
 OUTPUTS = (
@@ -166,6 +166,23 @@ def test_published_results_are_checked_without_training(finished_project: Path, 
     message = run_in_shell(clone, f"{check} || test $? = 2")
     assert f"{metrics.relative_to(clone / 'results')} (output of" in message
     assert "report:" not in message
+
+
+def test_published_results_of_this_repository_match_their_records(tmp_path: Path) -> None:
+    """`make results` runs the same command."""
+    pack = ROOT / "docs/results/cifar-conv4"
+    commit = (pack / "commit").read_text().strip()
+    if subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=ROOT).returncode:
+        pytest.skip("this clone does not contain the commit of the results")
+    git(tmp_path, "clone", "-q", "--shared", str(ROOT), "clone")
+    shutil.copytree(pack, tmp_path / "clone/docs/results/cifar-conv4", dirs_exist_ok=True)
+    output = run_in_shell(tmp_path / "clone", "workflow/results.sh check docs/results/cifar-conv4")
+    assert "match their records" in output
+    page = (tmp_path / "clone/.results/report/index.html").read_text(encoding="utf-8")
+    metrics = json.loads(
+        (pack / "runs/evaluate/cifar10/conv4/relational-paper/1/cifar10/linear/metrics.json").read_text()
+    )
+    assert f"{100 * metrics['accuracy']:.2f}" in page
 
 
 def test_clone_pulls_the_pushed_outputs_from_s3(

@@ -5,6 +5,7 @@ Some readers are compiled code that may crash, so child processes read the files
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from rr import backbones
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.data import index, raw
 from rr.data.archive import ArchiveLimits, open_tree
+from rr.data.image_decoding import decode_image
+from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 from rr.exchange.importing import import_backbone
 from rr.fetch import fetch
@@ -70,7 +73,7 @@ def read_archive(path: Path) -> None:
 
 def read_image(path: Path) -> None:
     try:
-        assert raw.decode_image(path.read_bytes(), 16).shape == (16, 16, 3)
+        assert decode_image(path.read_bytes(), 16).shape == (16, 16, 3)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -137,7 +140,7 @@ def make_valid_files(kind: str, folder: Path) -> list[bytes]:
             ]
             raw.write(path, raw.RawDataset(names, images))
         case "index":
-            preprocessing = index.Preprocessing(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+            preprocessing = Preprocessing(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
             index.write_index(path, np.array(["train"] * 20), labels, ["ab" * 32] * 20, names, preprocessing)
         case "predictions":
             columns = {"label": labels, "prediction": labels, "confidence": np.full(20, 0.5)}
@@ -204,3 +207,6 @@ def test_damaged_file_is_read_or_raises(kind: str, tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     read_files(sys.argv[1], map(Path, sys.argv[2:]))
+    sys.stdout.flush()
+    # Exit as `rr` does: a thread of pyarrow may still be reading a damaged file, and would abort the process.
+    os._exit(0)

@@ -14,8 +14,8 @@ from corruption import DEFAULT_ROUNDS, rounds
 from own_images import fetch_folder, fetched_labels, make_image, raw_file
 
 from rr.data import raw
-from rr.data.folder import image_kind, list_folder
-from rr.data.names import compose, path_to_text
+from rr.data.folder_listing import image_kind, list_folder
+from rr.data.names import normalize_unicode, path_to_text
 from rr.data.skipped_files import SkippedFiles
 from rr.data.sources.split_names import UNUSED
 from rr.errors import UserError
@@ -144,7 +144,7 @@ def check_fetched(tree: RandomTree, facts: dict, where: str) -> None:
     assert tree.images.keys() >= {*contents}, where
     assert len(tree.images) - taken <= sum(facts["skipped"].get(UNUSED, {}).values()), where
     for data, (split, class_name) in zip(contents, fetched_labels(tree.root).values(), strict=True):
-        folder = compose(path_to_text(tree.images[data].parent.relative_to(tree.root)))
+        folder = normalize_unicode(path_to_text(tree.images[data].parent.relative_to(tree.root)))
         assert not class_name or class_name in folder.split("/"), where
         if facts["splits"]["test"].startswith("folder "):
             assert f"{folder}/".startswith(facts["splits"][split].split()[1] + "/"), where

@@ -14,7 +14,7 @@ from corruption import DEFAULT_ROUNDS, rounds
 from own_images import fetch_parquet, fetched_labels, make_image, make_table, raw_file, save_tables
 
 from rr.data import raw
-from rr.data.sources.split_names import UNUSED, find_role
+from rr.data.sources.split_names import UNUSED, find_split
 from rr.errors import UserError
 
 CLASSES = ["cat", "dog", "owl"]
@@ -54,7 +54,7 @@ class RandomFiles:
             for index in range(count):
                 name = form.format(prefix, split, index, count)
                 if index == missing:
-                    self.must_raise |= "{1}" in form and find_role(split) in (None, "train")
+                    self.must_raise |= "{1}" in form and find_split(split) in (None, "train")
                 elif name not in tables:
                     tables[name] = self._make_table(name)
         for name in rng.sample(["train_old.parquet", "b/train.parquet"], rng.choice([0, 0, 0, 0, 0, 1])):

@@ -212,7 +212,7 @@ def test_features_are_compared_if_weights_are_given(project: Path, rr: RunRr) ->
     assert (CHECK / "exclude.txt").read_text() == ""
     save_backbone(backbones.build("conv4"), Path("w.safetensors"))  # as rr import does
     outcome = rr("check", "mine", "--weights", "w.safetensors")
-    assert outcome.err.endswith("lacks the image size, mean or std: use the backbone.safetensors of a run\n")
+    assert outcome.err.endswith("lacks the image size, mean or std: use the backbone.safetensors from a run\n")
 
 
 def test_similar_features_by_hand() -> None:

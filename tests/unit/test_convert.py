@@ -17,9 +17,11 @@ from own_images import save_tree
 from PIL import Image, ImageOps
 
 from rr.convert import convert, mean_and_std
-from rr.data import beton, raw
+from rr.data import beton, image_decoding, raw
 from rr.data.converted_parts import ConvertedParts
-from rr.data.index import Preprocessing, read_class_names, read_preprocessing
+from rr.data.image_decoding import decode_image, decode_photograph
+from rr.data.index import read_class_names, read_preprocessing
+from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.atomic import atomic_write
@@ -73,7 +75,7 @@ class Decoder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self.limit = 0, math.inf
         for name in ("decode_image", "decode_photograph"):
-            monkeypatch.setattr(raw, name, partial(self.decode, getattr(raw, name)))
+            monkeypatch.setattr(image_decoding, name, partial(self.decode, getattr(image_decoding, name)))
 
     def decode(self, original: Any, data: bytes, size: int) -> np.ndarray:
         self.count += 1
@@ -156,7 +158,7 @@ def test_parts_that_cannot_be_written_are_given_up(
 
 def test_squares_are_stored_as_before(raw_path: Path, tmp_path: Path) -> None:
     run(raw_path, tmp_path / "x")
-    images = [raw.decode_image(data, 16) for _, data in raw.RawFile(raw_path).iter_images()]
+    images = [decode_image(data, 16) for _, data in raw.RawFile(raw_path).iter_images()]
     assert np.array_equal(beton.Beton(tmp_path / "x/train.beton", threads=1).images, images[:24])
     expected = [np.asarray(ImageOps.fit(Image.fromarray(smooth(3, SIZES[3])), (16, 16), Image.Resampling.BICUBIC))]
     assert np.array_equal(images[3:4], expected)
@@ -205,7 +207,7 @@ def test_each_photograph_is_stored_as_jpeg_only_if_that_is_smaller() -> None:
 def test_large_jpeg_is_decoded_at_a_reduced_size() -> None:
     """The result hardly differs from that of decoding at full size."""
     pixels = smooth(1, (1600, 1200))
-    decoded = raw.decode_photograph(encode(pixels, "JPEG"), 64)
+    decoded = decode_photograph(encode(pixels, "JPEG"), 64)
     expected = np.asarray(Image.fromarray(pixels).resize((85, 64), Image.Resampling.BICUBIC))
     assert decoded.shape == (64, 85, 3)
     assert np.abs(decoded.astype(int) - expected).mean() < 1.5

@@ -11,7 +11,7 @@ from networks import random_backbone
 from own_images import save_tree
 
 from rr.backbones.weights import save_backbone
-from rr.data.index import Preprocessing
+from rr.data.preprocessing import Preprocessing
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ WORDS = {
     r"behaviours?": "behavior",
     r"grey\w*": "gray",
     r"centres?": "center",
-    r"neighbours?(?<!neighbours)": "neighbor",
+    r"neighbours?": "neighbor",
     r"labelled|unlabelled": "labeled",
     r"is none": "is not valid, is empty",
 }

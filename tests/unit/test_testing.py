@@ -72,10 +72,29 @@ def test_faulty_methods_fail(extensions: Path, fault: str, message: str) -> None
         check_method("mine")
 
 
+LABELS_IN_THE_FIRST_EPOCH = """
+    def update_pseudo_labels(self, extract_features, seed):
+        return (torch.arange(len(extract_features())) + 1) % 4 if self.epoch == 0 else None
+"""
+
+
+@pytest.mark.slow
+def test_method_with_pseudo_labels_in_some_epochs_passes(extensions: Path) -> None:
+    """In the other epochs, it receives no labels, also if it continues from a checkpoint."""
+    text = (
+        FAULTY.replace("FAULT", "loss = (features.mean(1) - labels.repeat(2)).square().mean()")
+        + LABELS_IN_THE_FIRST_EPOCH
+    )
+    (extensions / "mine.py").write_text(text)
+    entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")} | {"kind": "mine:Mine"}
+    write_params(Path(), lambda params: params["methods"].update(mine=entry))
+    check_method("mine")
+
+
 def test_unknown_and_untrained_methods_raise(project: Path) -> None:
     with pytest.raises(UserError, match=r"params.yaml: methods: unknown 'simsiam'; known: random"):
         check_method("simsiam")
-    with pytest.raises(UserError, match=r"params.yaml: methods.random is not trained"):
+    with pytest.raises(UserError, match=r"params.yaml: methods.random is not a trainable method"):
         check_method("random")
 
 
@@ -106,12 +125,16 @@ def test_method_with_an_own_backbone_passes(own_classes: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "change", "message"),
     [
-        (".mean((2, 3))", ".mean(3)", r"the output must have shape \(B, features\) = \(8, 8\)"),
+        (".mean((2, 3))", ".mean(3)", r"the output must have shape \(B, num_features\) = \(8, 8\)"),
         (".mean((2, 3))", ".mean((2, 3)).double()", "the output must be float32"),
         (".mean((2, 3))", ".mean((2, 3)) * torch.inf", "the output is NaN or infinite"),
         (".mean((2, 3))", ".mean((2, 3)) * 0", "is zero"),
         (".mean((2, 3))", ".mean((2, 3)).detach() + self.layers[0].weight.mean()", "receives no gradient"),
-        ("        self.features", "        torch.seed()\n        self.features", "differs between two networks with"),
+        (
+            "        self.num_features",
+            "        torch.seed()\n        self.num_features",
+            "differs between two networks with",
+        ),
         (".mean((2, 3))", ".mean((2, 3)) + next(COUNTER)", "a saved and reloaded backbone produces different"),
     ],
 )
@@ -124,6 +147,28 @@ def test_faulty_backbones_fail(own_classes: Path, code: str, change: str, messag
     )
     file.write_text(text.replace("class Separable", "COUNTER = itertools.count()\n\nclass Separable"))
     with pytest.raises(AssertionError, match=message):
+        check_backbone("separable", image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "self.features",
+            "separable:Separable does not define num_features: set it to the size of a representation, an int; its "
+            "attribute features must be renamed to num_features",
+        ),
+        (
+            "self.size",
+            "separable:Separable does not define num_features: set it to the size of a representation, an int",
+        ),
+        ("self.num_features = float(config.width); _", "separable:Separable defines num_features as 8.0: set it to"),
+    ],
+)
+def test_backbone_without_a_number_of_features_fails(own_classes: Path, change: str, message: str) -> None:
+    file = own_classes / "separable.py"
+    file.write_text(file.read_text().replace("self.num_features", change))
+    with pytest.raises(UserError, match=message):
         check_backbone("separable", image_size=16)
 
 

@@ -5,7 +5,7 @@
 rule fetch:
     input:
         code=code_files("fetch"),
-        extension=lambda names: grid.stage_extension_files(PARAMS, "fetch", **names),
+        extension=lambda names: grid.stage_extension_module_files(PARAMS, "fetch", **names),
     output:
         "data/raw/{dataset}/images.parquet",
         "data/raw/{dataset}/run.json",

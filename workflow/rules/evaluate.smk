@@ -1,4 +1,4 @@
-# The stage `evaluate` computes the metrics of a backbone on a target dataset.
+# The `evaluate` stage computes the metrics of a backbone on a target dataset.
 
 
 rule evaluate:
@@ -9,7 +9,7 @@ rule evaluate:
         "data/beton/{target}/test.beton",
         "data/beton/{target}/index.parquet",
         code=code_files("evaluate"),
-        extension=lambda names: grid.stage_extension_files(PARAMS, "evaluate", **names),
+        extension=lambda names: grid.stage_extension_module_files(PARAMS, "evaluate", **names),
     output:
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/metrics.json",
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/predictions.parquet",

@@ -1,4 +1,4 @@
-# The stage `extract` computes the features of a target dataset with a backbone, once for all protocols.
+# The `extract` stage computes the features of a target dataset with a backbone, once for all protocols.
 
 
 rule extract:
@@ -8,7 +8,7 @@ rule extract:
         "data/beton/{target}/test.beton",
         "data/beton/{target}/index.parquet",
         code=code_files("extract"),
-        extension=lambda names: grid.stage_extension_files(PARAMS, "extract", **names),
+        extension=lambda names: grid.stage_extension_module_files(PARAMS, "extract", **names),
     output:
         "runs/features/{dataset}/{backbone}/{method}/{seed}/{target}/features.safetensors",
         "runs/features/{dataset}/{backbone}/{method}/{seed}/{target}/run.json",

@@ -1,4 +1,4 @@
-# The stage `pretrain` trains a backbone on a beton.
+# The `pretrain` stage trains a backbone on a beton.
 
 
 rule pretrain:
@@ -6,7 +6,7 @@ rule pretrain:
         "data/beton/{dataset}/train.beton",
         "data/beton/{dataset}/index.parquet",
         code=code_files("pretrain"),
-        extension=lambda names: grid.stage_extension_files(PARAMS, "pretrain", **names),
+        extension=lambda names: grid.stage_extension_module_files(PARAMS, "pretrain", **names),
     output:
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/backbone.safetensors",
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/last_epoch.safetensors",

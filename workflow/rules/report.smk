@@ -1,4 +1,4 @@
-# The stage `report` writes a page with all results.
+# The `report` stage writes a page with all results.
 
 REPORT = grid.make_report_run(PARAMS)
 

@@ -27,7 +27,7 @@ def run(settings: Settings) -> PartResult:
     result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(settings, 256 if settings.smoke_test else 12_800, Path(folder))
-        for threads in settings.available_thread_counts(2):
+        for threads in settings.choose_thread_counts(2):
             task = TrainingTask(
                 method="relational", views=views, batch_size=batch_size, steps=steps, num_classes=data.num_classes,
                 threads=threads, workers=0, beton=str(data.beton), images=str(data.images), labels=str(data.labels),
@@ -35,7 +35,7 @@ def run(settings: Settings) -> PartResult:
             )  # fmt: skip
             idle: list[Timing] = []
             busy: list[Timing] = []
-            with start_workers([task.make_command("rr")]) as (worker,), stopped_loops(num_loops) as loops:
+            with start_workers([task.make_command("rr")]) as (worker,), start_suspended_busy_loops(num_loops) as loops:
                 for _ in range(warmup):
                     worker.run_turn()
                 for _ in range(settings.capped_repeats(10)):
@@ -58,7 +58,7 @@ def run(settings: Settings) -> PartResult:
 
 
 @contextlib.contextmanager
-def stopped_loops(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+def start_suspended_busy_loops(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start programs that use one core each and stop them (SIGSTOP). Kill them when the context exits."""
     loops: list[subprocess.Popen[bytes]] = []
     try:

@@ -27,7 +27,7 @@ def run(settings: Settings) -> PartResult:
     result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(settings, 256 if settings.smoke_test else 5_000, Path(folder))
-        for threads in settings.available_thread_counts(2):
+        for threads in settings.choose_thread_counts(2):
             configure_torch(threads)
             candidates = [
                 Candidate("rr, features extracted once", _LinearEvaluation(data, epochs, threads), 1),
@@ -39,7 +39,7 @@ def run(settings: Settings) -> PartResult:
             timings = [rr_timings, reference_timings]
             result.cases.append(summarize(f"{epochs} epochs, {data.name}", "evaluations", threads, names, timings))
     result.notes = [
-        f"All epochs of the reference take the same time, so single epochs are timed and the times are multiplied by "
+        f"All epochs of the reference take the same time, so one epoch is timed and its time is multiplied by "
         f"{epochs}. The reference has one worker process per core ({num_loader_workers()}). These processes persist "
         "between epochs, and their startup is not timed.",
         "The time for rr includes reading the images, extracting the features, training for all epochs and computing "

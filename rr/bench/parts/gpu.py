@@ -12,7 +12,7 @@ from rr.bench.measure import PartResult, Timing, summarize
 from rr.bench.settings import DATASET, IMAGES, VIEWS, Settings, paper_config
 from rr.compute.device import configure_torch, device_name
 from rr.data import beton
-from rr.workflow.throughput import StopTraining, train_until_stopped
+from rr.workflow.training_speed import StopTraining, train_until_stopped
 
 NO_GPU = "Nothing was measured, because torch did not find a GPU."
 _CASES = [(backbone, precision) for backbone in ("conv4", "resnet32") for precision in ("float32", "bfloat16")]
@@ -26,7 +26,7 @@ def run(settings: Settings) -> PartResult:
         result.notes.append(NO_GPU)
         return result
     num_images, block_size = (2 * IMAGES, 2) if settings.smoke_test else (200 * IMAGES, 50)
-    for threads in settings.available_thread_counts(2):
+    for threads in settings.choose_thread_counts(2):
         configure_torch(threads)
         for backbone, precision in _CASES:
             torch.compiler.reset()  # otherwise, all cases would count toward the limit of compilations per function

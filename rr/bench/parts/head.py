@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rr.bench import reference
 from rr.bench.measure import Candidate, PartResult, compare_candidates
-from rr.bench.memory import measure_in_new_process, measure_peak_mib
+from rr.bench.memory import measure_memory_in_new_process, measure_peak_mib
 from rr.bench.settings import FEATURES, IMAGES, VIEWS, Settings
 from rr.compute.device import configure_torch
 from rr.methods.relation.loss import RelationHead, relation_loss
@@ -26,7 +26,7 @@ def run(settings: Settings) -> PartResult:
             "builds a (P, 2 D) matrix with all pairs."
         ]
     )
-    for threads in settings.available_thread_counts(1, 2):
+    for threads in settings.choose_thread_counts(1, 2):
         for views in (2, 4) if settings.smoke_test else (2, 4, 8, VIEWS):
             candidates = [Candidate("rr", make_step("rr", views, images), 1)]
             candidates.append(Candidate("reference", make_step("reference", views, images), 1))
@@ -38,7 +38,7 @@ def run(settings: Settings) -> PartResult:
 
 
 def _measure_peak_memory(result: PartResult) -> None:
-    rr_peak, reference_peak = (measure_in_new_process("head", name) for name in ("rr", "reference"))
+    rr_peak, reference_peak = (measure_memory_in_new_process("head", name) for name in ("rr", "reference"))
     if rr_peak is None or reference_peak is None:
         result.notes.append("The memory was not measured, because this system does not report a process's peak memory.")
         return

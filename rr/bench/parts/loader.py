@@ -22,7 +22,7 @@ def run(settings: Settings) -> PartResult:
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(settings, 256 if settings.smoke_test else 10_000, Path(folder))
         dataset = reference.ImageDataset(np.load(data.images), np.load(data.labels), PILToTensor())
-        for threads in settings.available_thread_counts(2):
+        for threads in settings.choose_thread_counts(2):
             for name, batch_size, max_resident_bytes in (
                 ("FFCV streamed", _BATCH_SIZE, 0),
                 ("FFCV streamed", _LARGE_BATCH_SIZE, 0),

@@ -17,7 +17,7 @@ def run(settings: Settings) -> PartResult:
     size, values = (64, 1 << 12) if settings.smoke_test else (_MATRIX_SIZE, _COPY_VALUES)
     left, right, source = torch.randn(size, size), torch.randn(size, size), torch.randn(values)
     product, target = torch.empty(size, size), torch.empty(values)
-    for threads in settings.available_thread_counts(1, 2):
+    for threads in settings.choose_thread_counts(1, 2):
         for case, unit, num_units, function in (
             (f"matrix product, {size:,} × {size:,}", "FLOP", 2 * size**3, lambda: torch.mm(left, right, out=product)),
             (f"copy, {values * 4 / 2**20:,.0f} MiB", "bytes", 8 * values, lambda: target.copy_(source)),

@@ -18,12 +18,12 @@ from ruamel.yaml import YAML
 
 from rr import backbones, methods
 from rr.bench.measure import PartResult, summarize, time_once
-from rr.bench.memory import measure_in_new_process, measure_peak_mib
+from rr.bench.memory import measure_memory_in_new_process, measure_peak_mib
 from rr.bench.settings import IMAGES, Settings, paper_config
 from rr.compute.device import configure_torch
 from rr.compute.optimizers import make_optimizer
 from rr.data import beton
-from rr.evaluate import class_metrics, linear
+from rr.evaluate import classification_metrics, linear
 from rr.evaluate.similarity import find_nearest
 from rr.params import LinearConfig
 from rr.params.loading import load_params
@@ -39,7 +39,7 @@ _MakeWork = Callable[[int, Path], Callable[[], object]]
 def run(settings: Settings) -> PartResult:
     """Time each kind of work at several sizes, and measure the peak memory of an additional run in a new process."""
     result = PartResult(notes=["The peak memory includes the inputs, but not the libraries."])
-    for threads in settings.available_thread_counts(2):
+    for threads in settings.choose_thread_counts(2):
         configure_torch(threads)
         for series, unit, sizes, make_work in _list_series():
             peaks = []
@@ -47,7 +47,7 @@ def run(settings: Settings) -> PartResult:
                 with tempfile.TemporaryDirectory() as folder:
                     work = make_work(size, Path(folder))
                     timings = [time_once(work) for _ in range(1 + settings.capped_repeats(_REPEATS))][1:]
-                peak = measure_in_new_process("scaling", series, size, threads)
+                peak = measure_memory_in_new_process("scaling", series, size, threads)
                 case = summarize(f"{series}, {size:,} {unit}", "runs", threads, [("rr", 1)], [timings])
                 case.facts.update(series=series, size=size, size_unit=unit, peak_memory_mib=peak)
                 result.cases.append(case)
@@ -124,7 +124,7 @@ def _make_linear_evaluation(num_classes: int, folder: Path) -> Callable[[], obje
             probabilities, _ = linear.train_and_predict(
                 train, train_labels, test, test_labels, config, num_classes=num_classes, seed=0
             )
-        return class_metrics.compute_class_metrics(test_labels, probabilities)
+        return classification_metrics.compute_classification_metrics(test_labels, probabilities)
 
     return evaluate
 

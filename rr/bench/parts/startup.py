@@ -25,7 +25,7 @@ _RUN = ("--dataset", "shapes", "--backbone", "conv4", "--seed", "1", "--method")
 _TARGET = (*_RUN, "random", "--target", "shapes")
 # The function in which each stage's work begins (the first image, mini-batch or result file), and the stage's command.
 _FIRST_WORK = {
-    "rr convert": ("rr.data.raw:decode_image", ("convert", "--dataset", "shapes")),
+    "rr convert": ("rr.data.image_decoding:decode_image", ("convert", "--dataset", "shapes")),
     "rr pretrain": ("rr.pretrain.loop:Trainer.run_step", ("pretrain", *_RUN, "relational")),
     "rr extract": ("rr.extract:extract_features", ("extract", *_TARGET)),
     "rr evaluate, linear": ("rr.evaluate.linear:train_and_predict", ("evaluate", *_TARGET, "--protocol", "linear")),
@@ -37,14 +37,14 @@ _AFTER_FIRST_STEP = "rr.pretrain.loop:Trainer.save_if_due_and_exit_on_signal"
 
 
 def run(settings: Settings) -> PartResult:
-    """Time new processes of rr and of the reference. An untimed first process of each fills the caches."""
+    """Time rr and the reference, each in a new process. An untimed first process of each fills the caches."""
     repeats, warmup = settings.capped_repeats(5), 0 if settings.smoke_test else 1
     result = PartResult()
     help_text = Candidate("rr --help", _make_python_call(["-m", "rr", "--help"], Path.cwd()), 1)
     result.cases.append(compare_candidates("help", "starts", 1, [help_text], repeats))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for threads in settings.available_thread_counts(2):
+        for threads in settings.choose_thread_counts(2):
             task = _create_project(folder, 64 if settings.smoke_test else 5_000, threads)
             candidates = [Candidate("import torch", _make_python_call(["-c", _IMPORT_TORCH], folder), 1)]
             for stage, (function, command) in _FIRST_WORK.items():
@@ -84,13 +84,13 @@ def _make_python_call(arguments: Sequence[str], folder: Path) -> Callable[[], No
     """Return a function that runs Python with these arguments in `folder` until it ends."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
-    def call() -> None:
+    def run_python() -> None:
         subprocess.run(
             [sys.executable, *arguments], cwd=folder, env=environment, check=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    return call
+    return run_python
 
 
 def _run_first_step(task: TrainingTask) -> None:
@@ -101,7 +101,7 @@ def _run_first_step(task: TrainingTask) -> None:
 def _create_project(folder: Path, num_images: int, threads: int) -> TrainingTask:
     """Create a project in `folder` with all inputs that the stages need, and the same images for the reference.
 
-    The grid uses random weights so that all its stages run quickly. It does not include the method that is used to time
+    The grid uses random weights so that all its stages run quickly. It does not include the method used to time
     the first step. Return the reference's task.
     """
     source = {"kind": "shapes", "train": num_images, "test": 10, "seed": 0}

@@ -22,7 +22,7 @@ def run(settings: Settings) -> PartResult:
     result = PartResult()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(settings, 256 if settings.smoke_test else 12_800, Path(folder))
-        for threads in settings.available_thread_counts(2):
+        for threads in settings.choose_thread_counts(2):
             for backbone, method, views, batch_size in cases:
                 # If steps are short, a turn has many of them, because stopping and resuming a program also takes time.
                 is_short = backbone == "conv4" and not settings.smoke_test

@@ -25,12 +25,12 @@ def run(settings: Settings) -> PartResult:
     images_per_call = 1 if settings.smoke_test else 4  # for the slower candidates
     for image_size in (32,) if settings.smoke_test else (32, 64, 96):
         images = np.random.default_rng(0).integers(0, 256, (num_images, image_size, image_size, 3), np.uint8)
-        for threads in settings.available_thread_counts(1):
+        for threads in settings.choose_thread_counts(1):
             candidates = [
                 Candidate("rr", _make_rr_call(images, views), num_images * views),
                 _make_torchvision_candidate(images, image_size, views, images_per_call),
             ]
-            others, notes = other_libraries.make_candidates(images, image_size, views, images_per_call)
+            others, notes = other_libraries.make_library_candidates(images, image_size, views, images_per_call)
             case = f"{image_size} × {image_size}, K={views}, M={num_images}"
             result.cases.append(compare_candidates(case, "views", threads, candidates + others, settings.steps))
     result.notes += notes

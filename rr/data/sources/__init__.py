@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rr.data.folder import raise_if_url
+from rr.data.folder_listing import raise_if_url
 from rr.data.names import printable
 from rr.data.raw import RawDataset
 from rr.data.skipped_files import SkippedFiles
@@ -57,4 +57,4 @@ def _expand_user(path: str) -> Path:
         path.encode()
         return expand_user(path)
     except UnicodeEncodeError as error:
-        raise UserError(f"{printable(path)} is not valid text: correct the source's path in params.yaml") from error
+        raise UserError(f"{printable(path)} is not valid UTF-8: correct the source's path in params.yaml") from error

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from rr.data.folder import UNSUPPORTED_FORMAT, FolderListing, file_suffix
-from rr.data.names import compose, display_name, format_names, path_to_text, printable
-from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role, split_words, suggest_role
+from rr.data.folder_listing import UNSUPPORTED_FORMAT, FolderListing, file_suffix
+from rr.data.names import display_name, format_names, normalize_unicode, path_to_text, printable
+from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split, split_words, suggest_split
 from rr.errors import UserError, format_alternatives
 from rr.params import FolderSource, SplitNames
 from rr.runtime.formatting import format_count
@@ -37,13 +37,13 @@ class FolderLayout(NamedTuple):
         files: for each split ("train" and "test", or "all" if test images are to be held out), the files of each class,
             relative to the dataset folder. The key of unlabeled images is the empty string.
         folders: the folder of each split, relative to the dataset folder ("" for that folder itself).
-        note: why the test folder was chosen, or an empty string.
+        test_choice: why the test folder was chosen, or an empty string if the reason is the default order.
     """
 
     class_names: list[str]
     files: dict[str, dict[str, list[str]]]
     folders: dict[str, str]
-    note: str
+    test_choice: str
 
 
 def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> FolderLayout:
@@ -56,11 +56,11 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
     tree = _Tree(root, listing)
     is_labeled = source.labels != "none"
     if isinstance(source.splits, SplitNames):
-        folders, note = _folders_from_names(tree, source.splits), ""
+        folders, test_choice = _folders_from_names(tree, source.splits), ""
     elif source.splits == "none":
-        folders, note = {"all": ""}, ""
+        folders, test_choice = {"all": ""}, ""
     else:
-        folders, note = _find_split_folders(tree, "", is_labeled)
+        folders, test_choice = _find_split_folders(tree, "", is_labeled)
     if is_labeled:
         files = {split: _list_classes(tree, folder, source) for split, folder in folders.items()}
     else:
@@ -74,7 +74,7 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
     if "test" in files:
         _check_same_classes(tree, folders, files)
     classes = files["train" if "test" in files else "all"]
-    return FolderLayout(sorted(name for name in classes if name), files, folders, note)
+    return FolderLayout(sorted(name for name in classes if name), files, folders, test_choice)
 
 
 class _Tree:
@@ -90,15 +90,15 @@ class _Tree:
         self.folders = listing.folders
         self._children: dict[str, list[str]] = defaultdict(list)
         for folder in listing.folders:
-            self._children[_parent(folder)].append(folder)
+            self._children[_parent_name(folder)].append(folder)
         self.num_images: Counter[str] = Counter()  # including those in subfolders
         self.num_direct_images: Counter[str] = Counter()
         folders = set(listing.folders)
         damaged = [f"{file.name}/?" if file.name in folders else file.name for file in listing.damaged]
         for name in [*listing.files, *damaged]:
-            self.num_direct_images[_parent(name)] += 1
+            self.num_direct_images[_parent_name(name)] += 1
             self.num_images[""] += 1
-            while name := _parent(name):
+            while name := _parent_name(name):
                 self.num_images[name] += 1
 
     def children(self, folder: str) -> list[str]:
@@ -145,12 +145,12 @@ def is_below(name: str, folder: str) -> bool:
 
 def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
     """Return the folders of the splits that params.yaml names."""
-    by_text = {compose(path_to_text(folder)): folder for folder in tree.folders}
+    by_text = {normalize_unicode(path_to_text(folder)): folder for folder in tree.folders}
     folders = {}
     for split, name in (("train", splits.train), ("test", splits.test)):
         if name is None:
             continue
-        text = compose("/".join(part for part in name.split("/") if part not in ("", ".")))
+        text = normalize_unicode("/".join(part for part in name.split("/") if part not in ("", ".")))
         if text not in by_text:
             known = [printable(folder) for folder in by_text if "/" not in folder or len(by_text) <= 10]
             raise UserError(
@@ -169,50 +169,57 @@ def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
     return folders
 
 
-def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dict[str, str], str]:
-    """Return each split's folder in `folder`, and why the test folder was chosen."""
+class _SplitFolders(NamedTuple):
+    """The folder of each split, and why the test folder was chosen (see `FolderLayout`)."""
+
+    folders: dict[str, str]
+    test_choice: str = ""
+
+
+def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> _SplitFolders:
+    """Return each split's folder in `folder`."""
     by_role: dict[str | None, list[str]] = defaultdict(list)
     for child in [*tree.children(folder), *tree.empty_children(folder)]:
-        by_role[find_role(_base(child))].append(child)
+        by_role[find_split(_base_name(child))].append(child)
     children = tree.children(folder)
-    others = [child for child in children if find_role(_base(child)) is None]
+    others = [child for child in children if find_split(_base_name(child)) is None]
     train = by_role[TRAIN]
     tests = [by_role[role] for role in TEST_ROLES if by_role[role]]
     where = tree.path(folder)
     if train and tests:
-        test, note = _choose_test_folder(tree, train[0], tests) if is_labeled else (tests[0], "")
+        test, test_choice = _choose_test_folder(tree, train[0], tests) if is_labeled else (tests[0], "")
         for candidates, split in ((train, "training"), (test, "test")):
             if len(candidates) > 1:
-                raise _ambiguous(
+                raise _ambiguity_error(
                     f"{where} has {len(candidates)} folders of {split} images: {tree.describe(candidates)}"
                 )
-        return {"train": train[0], "test": test[0]}, note
+        return _SplitFolders({"train": train[0], "test": test[0]}, test_choice)
     if is_labeled:
         if train and others:
-            raise _ambiguous(
-                f"{where} has a folder {display_name(_base(train[0]))}, but none of test images, and other folders: "
-                f"{tree.describe(others)}"
+            raise _ambiguity_error(
+                f"{where} has a folder {display_name(_base_name(train[0]))}, but no folder of test images, and "
+                f"it is unclear what the other folders are: {tree.describe(others)}"
             )
         if len(train) > 1:
-            raise _ambiguous(f"{where} has {len(train)} folders of training images: {tree.describe(train)}")
+            raise _ambiguity_error(f"{where} has {len(train)} folders of training images: {tree.describe(train)}")
         if train:
-            return {"all": train[0]}, ""
+            return _SplitFolders({"all": train[0]})
         if tests:
             names = [child for candidates in tests for child in candidates]
-            raise _ambiguous(
+            raise _ambiguity_error(
                 f"{where} has no folder of training images, only {tree.describe(names)}"
                 + (f" among other folders: {tree.describe(others)}" if others else "")
             )
     inner = folder
     while len(tree.children(inner)) == 1 and not tree.num_direct_images[inner]:
         inner = tree.children(inner)[0]
-        if any(find_role(_base(child)) for child in tree.children(inner)):
+        if any(find_split(_base_name(child)) for child in tree.children(inner)):
             return _find_split_folders(tree, inner, is_labeled)
     if is_labeled:
         if inner != folder:
             _reject_wrapper(tree, children[0])
         _reject_splits_in_classes(tree, folder)
-    return {"all": folder if is_labeled else ""}, ""
+    return _SplitFolders({"all": folder if is_labeled else ""})
 
 
 def _choose_test_folder(tree: _Tree, train: str, tests: list[list[str]]) -> tuple[list[str], str]:
@@ -232,7 +239,7 @@ def _reject_wrapper(tree: _Tree, folder: str) -> None:
     """Raise UserError if `folder`, which would be the only class, contains folders that look like classes."""
     subfolders = tree.children(folder)
     if subfolders and not tree.num_direct_images[folder]:
-        raise _ambiguous(
+        raise _ambiguity_error(
             f"{tree.path(folder)} would be the only class, but contains folders of images: "
             f"{tree.describe(subfolders)}. If they are the classes, use {tree.path(folder)} as the path of the "
             f"source, or {display_name(folder)} in splits"
@@ -244,11 +251,11 @@ def _reject_repeated_subfolders(tree: _Tree, folder: str) -> None:
     by_name: dict[str, list[str]] = defaultdict(list)
     for child in tree.children(folder):
         for subfolder in tree.children(child):
-            by_name[compose(path_to_text(_base(subfolder)))].append(child)
+            by_name[normalize_unicode(path_to_text(_base_name(subfolder)))].append(child)
     repeated = {name: parents for name, parents in by_name.items() if len(parents) > 1}
     if len(repeated) > 1:
         parents = {parent for parents in repeated.values() for parent in parents}
-        raise _ambiguous(
+        raise _ambiguity_error(
             f"{tree.path(folder)} has folders that contain the same subfolders "
             f"({format_names([display_name(name) for name in sorted(repeated)])}): {tree.describe(parents)}. If the "
             "subfolders are the classes, move them into a folder of training images and a folder of test images"
@@ -257,11 +264,11 @@ def _reject_repeated_subfolders(tree: _Tree, folder: str) -> None:
 
 def _reject_annotations(tree: _Tree, folder: str) -> None:
     """Raise UserError if the folders are named like images and their annotations instead of like classes."""
-    names = {child: " ".join(split_words(_base(child))).casefold() for child in tree.children(folder)}
+    names = {child: " ".join(split_words(_base_name(child))).casefold() for child in tree.children(folder)}
     images = [child for child, name in names.items() if _IMAGE_FOLDER.fullmatch(name)]
     annotations = [child for child, name in names.items() if _ANNOTATION_FOLDER.fullmatch(name)]
     if images and annotations:
-        raise _ambiguous(
+        raise _ambiguity_error(
             f"{tree.path(folder)} seems to have a folder of images and folders of their annotations instead of "
             f"classes: {tree.describe([*images, *annotations])}. To use only the images, set "
             f"the source's path to {tree.path(images[0])}"
@@ -274,7 +281,7 @@ def _reject_mixed_depths(tree: _Tree, folder: str) -> None:
     groups = [child for child in children if not tree.num_direct_images[child] and len(tree.children(child)) > 1]
     others = [child for child in children if tree.num_direct_images[child]]
     if groups and others:
-        raise _ambiguous(
+        raise _ambiguity_error(
             f"{tree.path(folder)} has folders of images, {tree.describe(others)}, and folders that contain only "
             f"folders of images, {tree.describe(groups)}"
         )
@@ -285,24 +292,24 @@ def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
     for parent in tree.folders:
         if not is_below(parent, folder):
             continue
-        roles = {find_role(_base(sub)): sub for sub in tree.children(parent)}
+        roles = {find_split(_base_name(sub)): sub for sub in tree.children(parent)}
         is_pair = TRAIN in roles and not roles.keys().isdisjoint(TEST_ROLES)
         found = [sub for role, sub in roles.items() if role]
-        if is_pair or (found and _parent(parent) == folder):
-            raise _ambiguous(
+        if is_pair or (found and _parent_name(parent) == folder):
+            raise _ambiguity_error(
                 f"{tree.path(parent)} would be part of a class, but contains splits: {tree.describe(found)}"
             )
     by_rest: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for child in tree.children(folder):
-        words = split_words(_base(child))
+        words = split_words(_base_name(child))
         for position, word in enumerate(words):
-            if role := suggest_role(word):
+            if role := suggest_split(word):
                 others = [*words[:position], *words[position + 1 :]]
                 by_rest[tuple(other for other in others if len(other) > 1 and not other.isdigit())][role].append(child)
     for by_role in by_rest.values():
         if TRAIN in by_role and len(by_role) > 1:
             names = tree.describe(itertools.chain(*by_role.values()))
-            raise _ambiguous(
+            raise _ambiguity_error(
                 f"{tree.path(folder)} has folders whose names contain splits: {names}. Move them into a folder of "
                 "training images and a folder of test images"
             )
@@ -317,7 +324,7 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
     children = tree.children(folder)
     if not children:
         return {"": tree.files_below(folder)}
-    if direct := [name for name in tree.files_below(folder) if _parent(name) == folder]:
+    if direct := [name for name in tree.files_below(folder) if _parent_name(name) == folder]:
         raise UserError(
             f"{tree.path(direct[0])} is next to class folders: move all images in {tree.path(folder)} into class "
             "folders or elsewhere, or set `labels: none` in this dataset's source in params.yaml to use all "
@@ -340,11 +347,11 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
         by_folder[name[: name.index("/", depth)]].append(name)
     names: dict[str, str] = {}
     for child in by_folder:
-        name = compose(path_to_text(_base(child)))
+        name = normalize_unicode(path_to_text(_base_name(child)))
         if name in names:
             raise UserError(
                 f"{tree.path(folder)} has two folders named {display_name(name)}, encoded in different "
-                f"Unicode forms ({_base(names[name])!a} and {_base(child)!a}): merge or rename them"
+                f"Unicode forms ({_base_name(names[name])!a} and {_base_name(child)!a}): merge or rename them"
             )
         names[name] = child
     return {name: by_folder[child] for name, child in sorted(names.items())}
@@ -364,7 +371,7 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
         without = test if "" in files["test"] else train
         raise UserError(
             f"{without} has no class folders, unlike {train if without == test else test}: add the class folders, or "
-            f"set `labels: none` to use all images without labels. {hold_out}"
+            f"set `labels: none` to treat all images as unlabeled. {hold_out}"
         )
     names = format_names([display_name(name) for name in different])
     raise UserError(
@@ -373,13 +380,13 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
     )
 
 
-def _ambiguous(seen: str) -> UserError:
+def _ambiguity_error(seen: str) -> UserError:
     return UserError(f"ambiguous layout: {seen}. {_HOW_TO_STATE}")
 
 
-def _parent(name: str) -> str:
+def _parent_name(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _base(name: str) -> str:
+def _base_name(name: str) -> str:
     return name.rpartition("/")[2]

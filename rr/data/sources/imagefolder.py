@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rr.data import raw
-from rr.data.folder import UNREADABLE_FILE, DamagedFile, SkippedFile, describe_non_folder, image_kind, list_folder
+from rr.data.folder_listing import (
+    UNREADABLE_FILE,
+    DamagedFile,
+    SkippedFile,
+    describe_non_folder,
+    image_kind,
+    list_folder,
+)
 from rr.data.image_summary import ImageFacts
 from rr.data.names import display_name, format_names, path_to_text
 from rr.data.skipped_files import SkippedFiles, inspect_image
@@ -65,25 +72,25 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
         return any(is_below(name, folder) for folder in layout.folders.values())
 
     for file in listing.skipped:
-        skipped.add(file)
+        skipped.count(file)
     for damaged_file in listing.damaged:
         if is_used(damaged_file.name):
             skipped.add_damaged(damaged_file)
     unused = [name for name in [*listing.files, *(file.name for file in listing.damaged)] if not is_used(name)]
     for name in unused:
-        skipped.add(SkippedFile(name, UNUSED))
+        skipped.count(SkippedFile(name, UNUSED))
     files = _label_files(layout)
     origins = {split: _describe_folder(layout.folders[split]) for split in layout.files}
     if "all" in layout.files:
         files = _hold_out(root, files, source.test_fraction, skipped, layout.class_names)
-        images = _read_checked(root, files)
+        images = _iter_verified_images(root, files)
         origins = {
             "train": origins["all"],
             "test": f"{source.test_fraction:g} of the images{' of each class' if layout.class_names else ''}, held out",
         }
     else:
-        images = skipped.iter_readable(_read(root, files, skipped))
-        origins["test"] += f" ({layout.note})" if layout.note else ""
+        images = skipped.iter_readable(_iter_readable_images(root, files, skipped))
+        origins["test"] += f" ({layout.test_choice})" if layout.test_choice else ""
     if unused:
         origins["not used"] = _describe_unused(unused, layout)
     return raw.RawDataset(layout.class_names, images, len(files), {"splits": origins})
@@ -108,7 +115,7 @@ def _try_read(root: Path, name: str) -> bytes | DamagedFile:
         return DamagedFile(name, UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror})")
 
 
-def _check(root: Path, file: _LabeledFile) -> tuple[bytes, ImageFacts | DamagedFile]:
+def _hash_and_inspect_file(root: Path, file: _LabeledFile) -> tuple[bytes, ImageFacts | DamagedFile]:
     """Return the SHA-256 of an image file, and facts about it or the reason why it cannot be read or decoded."""
     data = _try_read(root, file.name)
     if isinstance(data, DamagedFile):
@@ -116,7 +123,9 @@ def _check(root: Path, file: _LabeledFile) -> tuple[bytes, ImageFacts | DamagedF
     return hashlib.sha256(data).digest(), inspect_image(file.name, data)
 
 
-def _read(root: Path, files: Iterable[_LabeledFile], skipped: SkippedFiles) -> Iterator[raw.EncodedImage]:
+def _iter_readable_images(
+    root: Path, files: Iterable[_LabeledFile], skipped: SkippedFiles
+) -> Iterator[raw.EncodedImage]:
     """Yield the contents of the files, and report those that the operating system cannot read."""
     for name, split, label, _ in files:
         data = _try_read(root, name)
@@ -140,7 +149,7 @@ def _hold_out(
     """
     readable: list[_LabeledFile] = []
     with Progress("fetch", len(files), "images", note="checking") as progress:
-        results = map_ordered(partial(_check, root), files, DECODING_THREADS)
+        results = map_ordered(partial(_hash_and_inspect_file, root), files, DECODING_THREADS)
         for file, (digest, result) in zip(files, results, strict=True):
             if isinstance(result, DamagedFile):
                 skipped.add_damaged(result)
@@ -171,7 +180,7 @@ def _hold_out(
     return sorted(chosen, key=lambda file: file.split == "test")
 
 
-def _read_checked(root: Path, files: list[_LabeledFile]) -> Iterator[raw.EncodedImage]:
+def _iter_verified_images(root: Path, files: list[_LabeledFile]) -> Iterator[raw.EncodedImage]:
     """Yield the contents of files that have been checked.
 
     Raises:

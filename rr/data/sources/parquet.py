@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data import raw
-from rr.data.folder import DamagedFile, FileKind, SkippedFile, list_folder
+from rr.data.folder_listing import DamagedFile, FileKind, SkippedFile, list_folder
+from rr.data.image_decoding import identify_unreadable_content
 from rr.data.image_summary import ImageFacts
 from rr.data.names import display_name, format_names, path_to_text, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
@@ -23,13 +24,13 @@ from rr.data.sources.parquet_columns import (
     check_columns,
     choose_columns,
     describe_columns,
+    find_splits_in_other_columns,
     has_any_label,
     has_image_column,
     missing_image_problem,
     other_image_columns,
     read_class_names,
     read_labels,
-    read_roles,
 )
 from rr.data.sources.split_names import TRAIN, UNUSED
 from rr.errors import UserError
@@ -79,13 +80,13 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     """
     path = local_copy or Path(source.path)
     root = path.parent if path.is_file() else path
-    get_file = cache(partial(_inspect, root))
+    get_file = cache(partial(_open_schema, root))
     layout = _find_layout(path, source, skipped, get_file)
     train = [get_file(name) for name in layout.train]
     columns = choose_columns(train[0].path, train[0].schema, source)
-    test_name, note = _choose_test(layout, train, columns, get_file)
+    test_name, test_choice = _choose_test(layout, train, columns, get_file)
     if source.splits == "auto" and test_name:
-        parquet_layout.check_set(root, layout.tests[test_name])
+        parquet_layout.check_shards(root, layout.tests[test_name])
     test = [get_file(name) for name in layout.tests.get(test_name, [])]
     for file in [*train, *test]:
         check_columns(file.path, file.schema, columns, train[0].schema, train[0].path)
@@ -95,16 +96,18 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     unused = [*layout.unused, *others]
     for names, reason in ((layout.without_images, _WITHOUT_IMAGES), (unused, UNUSED)):
         for name in names:
-            skipped.add(SkippedFile(name, reason))
+            skipped.count(SkippedFile(name, reason))
 
     labels, class_names = _read_labels(train, test, columns)
     splits = {"train": train, "test": test}
     origins = {"train": _list_names(file.name for file in train)}
     if test:
-        images = skipped.iter_readable(_read(splits, labels, columns, skipped), ".parquet")
-        origins["test"] = _list_names(file.name for file in test) + (f" ({note})" if note else "")
+        images = skipped.iter_readable(_iter_split_images(splits, labels, columns, skipped), ".parquet")
+        origins["test"] = _list_names(file.name for file in test) + (f" ({test_choice})" if test_choice else "")
     else:
-        images = _read_chosen(train, labels, columns, _hold_out(train, labels, columns, source.test_fraction, skipped))
+        images = _iter_assigned_images(
+            train, labels, columns, _hold_out(train, labels, columns, source.test_fraction, skipped)
+        )
         origins["test"] = f"{source.test_fraction:g} of the images, held out"
     if unused:
         origins["not used"] = _list_names(unused)
@@ -161,12 +164,12 @@ def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
         )
     kind = FileKind(frozenset({".parquet"}), _reason_not_parquet)
     listing = list_folder(root, kind)
-    damaged = SkippedFiles("raise", "download or repair them, or remove them from the folder")
+    damaged = SkippedFiles("raise", "download or repair {them}, or remove {them} from the folder")
     for file in listing.damaged:
         damaged.add_damaged(file)
     damaged.raise_if_unreadable()
     for skipped_file in listing.skipped:
-        skipped.add(skipped_file)
+        skipped.count(skipped_file)
     return listing.files
 
 
@@ -186,13 +189,13 @@ def _open_file(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def _inspect(root: Path, name: str) -> _File:
+def _open_schema(root: Path, name: str) -> _File:
     path = root / name
     try:
         with raw.translate_parquet_errors(path, _HINT), _open_file(path) as file:
             return _File(name, path, file.schema_arrow, file.metadata.num_rows)
     except UserError as error:
-        content = raw.identify_content(path.read_bytes()[:1024]) if path.is_file() else None
+        content = identify_unreadable_content(path.read_bytes()[:1024]) if path.is_file() else None
         if content:
             raise UserError(f"{display_name(path)} is not a Parquet file: {content[0]}") from error
         raise
@@ -226,7 +229,7 @@ def _choose_test(
     raise UserError(
         f"{display_name(first.path)} has no labels, unlike {display_name(train[0].path)}. In this dataset's "
         "source in params.yaml, set `splits: {train: 'PATTERN'}` to hold out test_fraction of the training images "
-        "instead, or `labels: none` to use all images without labels"
+        "instead, or `labels: none` to treat all images as unlabeled"
     )
 
 
@@ -235,7 +238,7 @@ def _reject_split_column(files: list[_File], columns: Columns) -> None:
     roles: dict[str, set[str]] = defaultdict(set)
     for file in files:
         with file.open() as content:
-            for name, found in read_roles(content, columns).items():
+            for name, found in find_splits_in_other_columns(content, columns).items():
                 roles[name] |= found
     for name, found in roles.items():
         if name.lower() == "split" or (TRAIN in found and len(found) > 1):
@@ -269,7 +272,7 @@ def _read_labels(train: list[_File], test: list[_File], columns: Columns) -> tup
         labels = {name: np.array([ids[value] for value in texts], np.int64) for name, texts in values.items()}
         unknown = sorted(used["test"] - used["train"])
     else:
-        class_names = _read_names(files, values, columns.label) if used["train"] or used["test"] else []
+        class_names = _read_class_names(files, values, columns.label) if used["train"] or used["test"] else []
         labels = {
             name: np.array([raw.UNLABELED if value is None else value for value in numbers], np.int64)
             for name, numbers in values.items()
@@ -284,7 +287,7 @@ def _read_labels(train: list[_File], test: list[_File], columns: Columns) -> tup
     return labels, class_names
 
 
-def _read_names(files: list[_File], labels: dict[str, list[Any]], column: str) -> list[str]:
+def _read_class_names(files: list[_File], labels: dict[str, list[Any]], column: str) -> list[str]:
     """Return the names of integer labels: those in the files' metadata or, if there are none, the integers as text."""
     first, names = files[0], None
     for file in files:
@@ -358,7 +361,7 @@ def _row_name(file: _File, row: int) -> str:
     return f"{path_to_text(file.name)}, row {row}"
 
 
-def _read(
+def _iter_split_images(
     splits: dict[str, list[_File]], labels: dict[str, np.ndarray], columns: Columns, skipped: SkippedFiles
 ) -> Iterator[raw.EncodedImage]:
     """Yield the images of all splits."""
@@ -386,7 +389,9 @@ def _hold_out(
     digests: dict[str, dict[int, bytes]] = {file.name: {} for file in files}
     with Progress("fetch", sum(map(len, labels.values())), "images", note="checking") as progress:
         for file in files:
-            for row, digest, result in map_ordered(_check, _iter_images(file, columns, skipped), DECODING_THREADS):
+            for row, digest, result in map_ordered(
+                _hash_and_inspect_image, _iter_images(file, columns, skipped), DECODING_THREADS
+            ):
                 if isinstance(result, DamagedFile):
                     skipped.add_damaged(result, ".parquet")
                 else:
@@ -421,13 +426,13 @@ def _hold_out(
     }
 
 
-def _check(image: tuple[int, str, bytes]) -> tuple[int, bytes, ImageFacts | DamagedFile]:
+def _hash_and_inspect_image(image: tuple[int, str, bytes]) -> tuple[int, bytes, ImageFacts | DamagedFile]:
     """Return the row of an image, its SHA-256, and facts about it or the reason why it cannot be decoded."""
     row, name, data = image
     return row, hashlib.sha256(data).digest(), inspect_image(name, data)
 
 
-def _read_chosen(
+def _iter_assigned_images(
     files: list[_File], labels: dict[str, np.ndarray], columns: Columns, splits: dict[str, dict[int, str]]
 ) -> Iterator[raw.EncodedImage]:
     """Yield the images that have a split. All files are read once per split."""

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data import raw
-from rr.data.names import compose, display_name, printable
-from rr.data.sources.split_names import TRAIN, find_role, split_words
+from rr.data.names import display_name, normalize_unicode, printable
+from rr.data.sources.split_names import TRAIN, find_split, split_words
 from rr.errors import UserError
 from rr.params import ParquetSource
 
@@ -36,7 +36,7 @@ def choose_columns(path: Path, schema: pa.Schema, source: ParquetSource) -> Colu
     Raises:
         UserError: if the columns do not exist or have unsuitable types, or if several columns are possible.
     """
-    features = _read_features(schema)
+    features = _read_huggingface_features(schema)
     return Columns(
         _choose_image_column(path, schema, source.image, features),
         None if source.labels == "none" else _choose_label_column(path, schema, source.label, features),
@@ -48,7 +48,10 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.
     for name in filter(None, columns):
         if schema.names.count(name) != 1:
             raise _column_error(
-                path, schema, f"has no column '{printable(name)}', which {display_name(expected_path)} has"
+                path,
+                schema,
+                f"has no column '{printable(name)}', which {display_name(expected_path)} has; export both files with "
+                "the same columns",
             )
         field, other = schema.field(name).type, expected.field(name).type
         is_same_kind = is_image_type(field) if name == columns.image else _label_kind(field) == _label_kind(other)
@@ -56,7 +59,8 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.
             raise _column_error(
                 path,
                 schema,
-                f"has a different type of column '{printable(name)}' than {display_name(expected_path)} ({other})",
+                f"has a different type of column '{printable(name)}' than {display_name(expected_path)} ({other})"
+                "; export both files with the same column types",
             )
 
 
@@ -90,7 +94,7 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
         for label in (min(labels, default=0), max(labels, default=0)):
             raw.check_label(label, display_name(path))
         return labels
-    values = [value and compose(value).strip() for value in values]
+    values = [value and normalize_unicode(value).strip() for value in values]
     if "" in values:
         raise UserError(
             f"{display_name(path)}, row {values.index('')}: the label in column '{printable(column)}' is an empty "
@@ -99,7 +103,7 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
     return values
 
 
-def read_roles(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
+def find_splits_in_other_columns(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
     """Return the splits that the values in each text column name, except for the columns in `columns`.
 
     A column with many distinct values does not name splits. For a column of Booleans or integers, such as `is_train` or
@@ -118,21 +122,21 @@ def read_roles(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
                 values.clear()
                 break
         if kind == "text" and not pa.types.is_boolean(field.type):
-            roles[field.name] = {role for value in values for word in split_words(value) if (role := find_role(word))}
+            roles[field.name] = {role for value in values for word in split_words(value) if (role := find_split(word))}
         else:
             words = split_words(field.name)
-            is_split = any(find_role(word) or word.lower() in ("split", "fold") for word in words)
+            is_split = any(find_split(word) or word.lower() in ("split", "fold") for word in words)
             roles[field.name] = {TRAIN, "test"} if values and is_split else set()
     return roles
 
 
 def read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
     """Return the class names in a file's metadata (key `huggingface`), or None if they are missing."""
-    names = _read_features(schema).get(column, {}).get("names")
+    names = _read_huggingface_features(schema).get(column, {}).get("names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
     # JSON text may contain escaped lone surrogates, which are not valid characters.
-    return [compose(name.encode("utf-8", "backslashreplace").decode()) for name in names]
+    return [normalize_unicode(name.encode("utf-8", "backslashreplace").decode()) for name in names]
 
 
 def other_image_columns(schema: pa.Schema, columns: Columns) -> list[str]:
@@ -146,7 +150,7 @@ def other_image_columns(schema: pa.Schema, columns: Columns) -> list[str]:
 
 
 def is_image_type(kind: pa.DataType) -> bool:
-    """Return whether values of a type may be images: bytes, or a struct with the field `bytes`."""
+    """Return whether values of a type may be images: bytes, or a struct with the `bytes` field."""
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and (
             pa.types.is_null(kind.field("bytes").type) or is_image_type(kind.field("bytes").type)
@@ -171,11 +175,13 @@ def missing_image_problem(path: Any) -> str:
 def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, features: dict[str, Any]) -> str:
     if key is not None:
         if schema.names.count(key) != 1 or not is_image_type(schema.field(key).type):
-            raise _column_error(path, schema, f"has no column '{printable(key)}' of images (`image`)")
+            raise _column_error(
+                path, schema, f"has no column '{printable(key)}' of images; correct the key `image` {_KEY_HINT}"
+            )
         return key
     candidates = [field.name for field in schema if is_image_type(field.type) and schema.names.count(field.name) == 1]
     marked = [name for name in candidates if features.get(name, {}).get("_type") == "Image"]
-    named = [name for expected in _IMAGE_NAMES for name in _same_names(candidates, expected)]
+    named = [name for expected in _IMAGE_NAMES for name in _match_ignoring_case(candidates, expected)]
     choice = named[:1] or (marked if len(marked) == 1 else candidates)
     if len(choice) == 1:
         return choice[0]
@@ -194,9 +200,13 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
 
     if key is not None:
         if not is_label(key):
-            raise _column_error(path, schema, f"has no column '{printable(key)}' of integers or text (`label`)")
+            raise _column_error(
+                path,
+                schema,
+                f"has no column '{printable(key)}' of integers or text; correct the key `label` {_KEY_HINT}",
+            )
         return key
-    if named := [name for expected in _LABEL_NAMES for name in _same_names(schema.names, expected)]:
+    if named := [name for expected in _LABEL_NAMES for name in _match_ignoring_case(schema.names, expected)]:
         if is_label(named[0]):
             return named[0]
         problem = f"has a column '{named[0]}' that contains neither integers nor text"
@@ -213,7 +223,7 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
     )
 
 
-def _same_names(names: Sequence[str], expected: str) -> list[str]:
+def _match_ignoring_case(names: Sequence[str], expected: str) -> list[str]:
     """Return the names that match `expected` (lower case) regardless of case, with `expected` itself first."""
     return sorted((name for name in names if name.lower() == expected), reverse=True)
 
@@ -230,7 +240,7 @@ def _label_kind(kind: pa.DataType) -> str | None:
     return None
 
 
-def _read_features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+def _read_huggingface_features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     """Return what a file's `huggingface` metadata says about each column."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from rr.data.names import compose, display_name, format_names, path_to_text, printable
-from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_role
+from rr.data.names import display_name, format_names, normalize_unicode, path_to_text, printable
+from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split
 from rr.errors import UserError
 from rr.params import SplitNames
 
@@ -71,13 +71,15 @@ def find_layout(
     Raises:
         UserError: if the names are ambiguous, or if files of the training split are missing.
     """
-    files = [_parse(name) for name in names]
-    partial = [file for file in files if any(find_role(folder[8:]) for folder in _partial_folders(file.name))]
+    files = [_parse_file_name(name) for name in names]
+    partial = [
+        file for file in files if any(find_split(folder[8:]) for folder in _partial_conversion_folders(file.name))
+    ]
     if partial and splits == "auto":
         raise UserError(
-            f"{display_name(root)} contains only the first part of a split ({_list(partial)}), because the Hugging "
-            "Face Hub does not convert more of a large dataset. Download the original files of the dataset or, to use "
-            "this part, specify the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
+            f"{display_name(root)} contains only the first part of a split ({_list_names(partial)}), because the "
+            "Hugging Face Hub does not convert more of a large dataset. Download the original files of the dataset or, "
+            "to use this part, specify the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
         )
     if isinstance(splits, SplitNames):
         return _layout_from_patterns(root, files, splits)
@@ -85,14 +87,18 @@ def find_layout(
     without_images = [file.name for file in files if file not in known and not has_images(file.name)]
     others = [file for file in files if file not in known and file.name not in without_images]
     if not known:
-        groups = _group(others)
+        groups = _group_by_name(others)
         if len(groups) > 1 and splits != "none":
-            raise _ambiguous(f"{display_name(root)} has several files without a split in their names: {_list(others)}")
+            raise _ambiguity_error(
+                f"{display_name(root)} has several files without a split in their names: {_list_names(others)}"
+            )
         for group in groups.values():
-            _check_numbers(root, group)
+            _check_shard_numbers(root, group)
         return ParquetLayout([file.name for file in others], {}, [], without_images)
     if others:
-        raise _ambiguous(f"next to {_list(known[:1])}, {display_name(root)} has other files of images: {_list(others)}")
+        raise _ambiguity_error(
+            f"next to {_list_names(known[:1])}, {display_name(root)} has other files of images: {_list_names(others)}"
+        )
     configs = sorted({file.config for file in known})
     if len(configs) > 1:
         places = format_names([display_name(root / config) for config in configs])
@@ -103,34 +109,34 @@ def find_layout(
     by_role: dict[str, list[_File]] = defaultdict(list)
     for file in known:
         if len(file.roles) > 1:
-            raise _ambiguous(f"{display_name(root / file.name)} contains the names of two splits")
+            raise _ambiguity_error(f"the path {display_name(root / file.name)} contains the names of two splits")
         by_role[next(iter(file.roles))].append(file)
     if TRAIN not in by_role:
-        raise _ambiguous(f"{display_name(root)} has no files of training images, only {_list(known)}")
-    check_set(root, [file.name for file in by_role[TRAIN]])
+        raise _ambiguity_error(f"{display_name(root)} has no files of training images, only {_list_names(known)}")
+    check_shards(root, [file.name for file in by_role[TRAIN]])
     tests = {role: [file.name for file in by_role[role]] for role in TEST_ROLES if role in by_role}
     return ParquetLayout([file.name for file in by_role[TRAIN]], tests, [], without_images)
 
 
-def check_set(root: Path, names: Sequence[str]) -> None:
+def check_shards(root: Path, names: Sequence[str]) -> None:
     """Raise UserError unless the files of a split are a single file or one complete set of numbered files."""
-    files = [_parse(name) for name in names]
-    if len(_group(files)) > 1:
-        raise _ambiguous(f"{display_name(root)} has several sets of files for one split: {_list(files)}")
-    _check_numbers(root, files)
+    files = [_parse_file_name(name) for name in names]
+    if len(_group_by_name(files)) > 1:
+        raise _ambiguity_error(f"{display_name(root)} has several sets of files for one split: {_list_names(files)}")
+    _check_shard_numbers(root, files)
 
 
-def _parse(name: str) -> _File:
+def _parse_file_name(name: str) -> _File:
     *folders, filename = name.split("/")
     stem = filename.rpartition(".")[0] or filename
     match = _SHARD.fullmatch(stem) or _SPARK_PART.fullmatch(stem) or _NUMBERED.fullmatch(stem)
     parts = match.groupdict() if match else {}
     base, number = parts.get("base", stem), parts.get("index", "")
     # Spark writes a set of files as a folder, such as train.parquet.
-    folder_roles = {folder: find_role(folder.removesuffix(".parquet")) for folder in folders}
+    folder_roles = {folder: find_split(folder.removesuffix(".parquet")) for folder in folders}
     return _File(
         name,
-        roles=frozenset(filter(None, [*folder_roles.values(), find_role(base)])),
+        roles=frozenset(filter(None, [*folder_roles.values(), find_split(base)])),
         config="/".join(folder for folder in folders if not folder_roles[folder]),
         group=(*folders, base, "numbered" if number else ""),
         number=int(number) if number else None,
@@ -139,11 +145,11 @@ def _parse(name: str) -> _File:
     )
 
 
-def _partial_folders(name: str) -> list[str]:
+def _partial_conversion_folders(name: str) -> list[str]:
     return [folder for folder in name.split("/")[:-1] if folder.startswith("partial-")]
 
 
-def _group(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:
+def _group_by_name(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:
     """Group the files into sets according to their names."""
     groups: dict[tuple[str, ...], list[_File]] = defaultdict(list)
     for file in files:
@@ -151,7 +157,7 @@ def _group(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:
     return groups
 
 
-def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File] | None = None) -> None:
+def _check_shard_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File] | None = None) -> None:
     """Raise UserError if files of a numbered set are missing, or if their numbers are inconsistent.
 
     `files` are the files to use, and `existing` all files that exist; by default, the two are the same.
@@ -162,13 +168,13 @@ def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File]
     totals = {file.total for file in files}
     if len(totals) > 1:
         raise UserError(
-            f"{where} has files whose names contain different totals (“of N”): {_list(files)}. Remove those that do "
-            "not belong to the dataset, or download them again"
+            f"{where} has files whose names contain different totals (“of N”): {_list_names(files)}. Remove those that "
+            "do not belong to the dataset, or download them again"
         )
     (total,) = totals
     counts = Counter(file.number for file in existing or files if file.number is not None)
     if twice := [file for file in files if file.number is not None and counts[file.number] > 1]:
-        names = _list([file for file in existing or files if file.number == twice[0].number])
+        names = _list_names([file for file in existing or files if file.number == twice[0].number])
         raise UserError(
             f"{where} has several files with the number {twice[0].number}: {names}. Remove all but one of them"
         )
@@ -179,36 +185,40 @@ def _check_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File]
         last = total - 1 + first
     if max(counts) > last:
         raise UserError(
-            f"{where}: {_list([max(files, key=lambda f: f.number or 0)])} has a number above the total in its name: "
-            "download the files again"
+            f"{where}: the file number in the name of {_list_names([max(files, key=lambda f: f.number or 0)])} exceeds "
+            "the total: download the files again"
         )
     missing = [str(number) for number in range(first, min(last, 10**5) + 1) if number not in counts]
     if missing:
         numbers = format_names(missing)
         raise UserError(
-            f"{where}: files are missing. Files named like {_list(files[:1])} should have the numbers {first} to "
+            f"{where}: files are missing. Files named like {_list_names(files[:1])} should have the numbers {first} to "
             f"{last}, but these are missing: {numbers}. Download these files, or renumber the others to use only those"
         )
 
 
 def _layout_from_patterns(root: Path, files: Sequence[_File], splits: SplitNames) -> ParquetLayout:
     """Return the files that match the patterns in params.yaml."""
-    groups = _group(files)
+    groups = _group_by_name(files)
     chosen: dict[str, list[str]] = {}
     for split, pattern in (("train", splits.train), ("test", splits.test)):
         if pattern is None:
             continue
-        parts = [part for part in compose(pattern).split("/") if part not in ("", ".")]
+        parts = [part for part in normalize_unicode(pattern).split("/") if part not in ("", ".")]
         # A pattern that matches a folder matches all files in it.
-        matching = [file for file in files if _matches(compose(path_to_text(file.name)).split("/"), [*parts, "**"])]
+        matching = [
+            file
+            for file in files
+            if _matches_pattern(normalize_unicode(path_to_text(file.name)).split("/"), [*parts, "**"])
+        ]
         if not matching:
             raise UserError(
                 f"splits.{split}: no Parquet file in {display_name(root)} matches {printable(pattern)}; it contains "
-                f"{_list(files)}. Correct the pattern in this dataset's source in params.yaml"
+                f"{_list_names(files)}. Correct the pattern in this dataset's source in params.yaml"
             )
         if len(matching) > 1:
-            for group, members in _group(matching).items():
-                _check_numbers(root, members, groups[group])
+            for group, members in _group_by_name(matching).items():
+                _check_shard_numbers(root, members, groups[group])
         chosen[split] = [file.name for file in matching]
     if both := [name for name in chosen["train"] if name in chosen.get("test", [])]:
         raise UserError(
@@ -220,19 +230,19 @@ def _layout_from_patterns(root: Path, files: Sequence[_File], splits: SplitNames
     return ParquetLayout(chosen["train"], {"test": chosen["test"]} if "test" in chosen else {}, unused, [])
 
 
-def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
+def _matches_pattern(name: Sequence[str], pattern: Sequence[str]) -> bool:
     """Return whether the parts of a path match the parts of a pattern. `**` matches any number of folders."""
     if not pattern:
         return not name
     first, *rest = pattern
     if first == "**":
-        return any(_matches(name[start:], rest) for start in range(len(name) + 1))
-    return bool(name) and fnmatchcase(name[0], first) and _matches(name[1:], rest)
+        return any(_matches_pattern(name[start:], rest) for start in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], first) and _matches_pattern(name[1:], rest)
 
 
-def _ambiguous(seen: str) -> UserError:
+def _ambiguity_error(seen: str) -> UserError:
     return UserError(f"ambiguous files: {seen}. {_HOW_TO_STATE}")
 
 
-def _list(files: Sequence[_File]) -> str:
+def _list_names(files: Sequence[_File]) -> str:
     return format_names([display_name(file.name) for file in files])

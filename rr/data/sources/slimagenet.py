@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rr.data import raw
 from rr.data.archive import ArchiveLimits, FileTree, open_tree
-from rr.data.folder import file_suffix, image_suffixes
+from rr.data.folder_listing import file_suffix, image_suffixes
 from rr.errors import UserError
 
 URL = "https://zenodo.org/record/3672132"
@@ -38,7 +38,7 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
             "set the source's 'path' to it in params.yaml"
         )
     tree = open_tree(local_copy, download_dir / "unpacked", _LIMITS)
-    splits = _assign_splits(tree, local_copy)
+    splits = _read_or_make_splits(tree, local_copy)
     class_names = sorted(splits["train"])
     if len(class_names) != CLASSES:
         raise UserError(
@@ -55,7 +55,7 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     return raw.RawDataset(class_names, iter_images(), CLASSES * PER_CLASS)
 
 
-def _assign_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
+def _read_or_make_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
     """Return the image names of each class in each split."""
     folders = _group_by_folder(tree)
     if "train" in folders and "test" in folders:

@@ -2,7 +2,7 @@
 
 import re
 
-from rr.data.names import compose, path_to_text
+from rr.data.names import normalize_unicode, path_to_text
 
 UNUSED = "outside the splits that are used"  # reason why a file is not used
 TRAIN = "train"
@@ -18,7 +18,7 @@ _PATTERN = re.compile(
 _WORD_BOUNDARY = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])|(?<=[^\W\d])(?=\d)|(?<=\d)(?=[^\W\d])")
 
 
-def find_role(name: str) -> str | None:
+def find_split(name: str) -> str | None:
     """Return the split that the name of a folder or a file stands for: "train", one of TEST_ROLES, or None.
 
     Case, separators and digits at the end are ignored.
@@ -34,10 +34,10 @@ _BEGINNINGS = {
 }
 
 
-def suggest_role(word: str) -> str | None:
-    """Return the split that a word may stand for, such as `Trainingsdaten`: a result of `find_role`, or None."""
-    text = compose(word.casefold())
-    return find_role(word) or next((role for role, starts in _BEGINNINGS.items() if text.startswith(starts)), None)
+def suggest_split(word: str) -> str | None:
+    """Return the split that a word may stand for, such as `Trainingsdaten`: a result of `find_split`, or None."""
+    text = normalize_unicode(word.casefold())
+    return find_split(word) or next((role for role, starts in _BEGINNINGS.items() if text.startswith(starts)), None)
 
 
 def split_words(name: str) -> list[str]:

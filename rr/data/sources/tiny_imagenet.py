@@ -15,6 +15,7 @@ from rr.data.download import download_file
 from rr.errors import UserError
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 CLASSES, TRAIN_PER_CLASS, TEST = 200, 500, 10_000
 _LIMITS = ArchiveLimits(max_bytes=2 << 30, max_members=200_000)  # the official archive has about 120,600 members
 _HINT = "delete this copy and download the official archive again"
@@ -23,8 +24,9 @@ _HINT = "delete this copy and download the official archive again"
 def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return the 500 training images of each class, and the 10,000 official validation images as test images.
 
-    No checksum of the archive is published. Therefore, the checksum of each member of a zip archive is verified when
-    the member is read. The numbers of training images per class and of validation images are verified too.
+    The authors of the dataset publish no checksum. A downloaded archive must have the MD5 with which other libraries
+    verify it. A local copy may be packed differently, so its checksum is not verified, but the numbers of training
+    images per class and of validation images are.
 
     `local_copy` is the official archive, or a folder that holds the archive or its contents. If it is None, the archive
     is downloaded.
@@ -35,7 +37,7 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     filename = Path(URL).name
     path = local_copy or download_dir / filename
     if local_copy is None:
-        download_file(URL, path)
+        download_file(URL, path, MD5)
     elif (local_copy / filename).is_file():
         path = local_copy / filename
     tree = open_tree(path, download_dir / "unpacked", _LIMITS)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rr.methods.relation.head import RelationHead
 
 
-def factorized_loss(
+def factorized_relation_loss(
     head: "RelationHead",
     features_KMD: Tensor,
     negative_rows: Tensor,
@@ -46,7 +46,7 @@ def factorized_loss(
         hidden_PH = at_least_float32(head.linear(pairs_PD))
     else:
         left_P, right_P = pair_row_indices(K, M, negative_rows, positive_rows)
-        left_NH, right_NH = first_layer_terms(head, rows_ND)
+        left_NH, right_NH = left_and_right_hidden_terms(head, rows_ND)
         hidden_PH = left_NH.index_select(0, left_P) + right_NH.index_select(0, right_P)
     with torch.autocast(features_KMD.device.type, enabled=False):
         logits_P = head.output(head.activation(head.norm(hidden_PH))).squeeze(1)
@@ -72,7 +72,7 @@ def pair_row_indices(
     return torch.cat((left_QM, left_QM)).flatten(), torch.cat((positive_QM, negative_QM)).flatten()
 
 
-def first_layer_terms(head: "RelationHead", rows_ND: Tensor) -> tuple[Tensor, Tensor]:
+def left_and_right_hidden_terms(head: "RelationHead", rows_ND: Tensor) -> tuple[Tensor, Tensor]:
     """Return what each row contributes to the hidden layer as the left and the right row of a pair.
 
     Returns:

@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from rr.compute.batch_norm import BatchNormStats, update_running_stats
 from rr.compute.thread_pool import parallel_for
 from rr.methods.relation import kernels
-from rr.methods.relation.factorized import first_layer_terms
+from rr.methods.relation.factorized import left_and_right_hidden_terms
 from rr.methods.relation.pair_loss import (
     PairLossConfig,
     PairStatistics,
@@ -65,7 +65,7 @@ class _GradSums(NamedTuple):
     centered_total_H: np.ndarray  # weighted by the centered rows
 
 
-def fused_loss(
+def fused_relation_loss(
     head: "RelationHead",
     features_KMD: Tensor,
     negative_rows: Tensor,
@@ -80,7 +80,7 @@ def fused_loss(
     K, M, D = features_KMD.shape
     positive_QM = torch.arange(M).expand(K * (K - 1) // 2, M) if positive_rows is None else positive_rows
     lists = kernels.build_partner_lists(K, M, positive_QM.contiguous().numpy(), negative_rows.contiguous().numpy())
-    left_NH, right_NH = first_layer_terms(head, features_KMD.reshape(K * M, D))
+    left_NH, right_NH = left_and_right_hidden_terms(head, features_KMD.reshape(K * M, D))
     norm = head.norm
     step = 2 if M > 1 else 1  # for M > 1, positives and negatives alternate in the forward list
 
@@ -187,7 +187,7 @@ def _center_and_compute_moments(left: _PairSide, right: _PairSide) -> tuple[np.n
         partial_sums_TH = _empty_partial_sums(side)
         side.pair_sums_NH = np.empty_like(side.rows_NH)
         arguments = (side.centered_NH, other.centered_NH, *side.partner_lists, side.pair_sums_NH, partial_sums_TH)
-        _run_tiles(kernels.pair_sums, side, *arguments)
+        _run_tiles(kernels.sum_hidden_over_pairs, side, *arguments)
         squares_H += partial_sums_TH.sum(0)
     return mean_H, squares_H / P
 
@@ -204,7 +204,14 @@ def _compute_logits(
     for side, side_shift_H in ((left, np.zeros_like(shift_H)), (right, shift_H)):
         side.folded_NH, side.linear_term_N = np.empty_like(side.rows_NH), np.empty(len(side.rows_NH), np.float32)
         parameters = (scale_H.astype(np.float32), side_shift_H, weight_H)
-        _run_tiles(kernels.fold_batch_norm, side, side.centered_NH, *parameters, side.folded_NH, side.linear_term_N)
+        _run_tiles(
+            kernels.apply_batch_norm_and_linear_term,
+            side,
+            side.centered_NH,
+            *parameters,
+            side.folded_NH,
+            side.linear_term_N,
+        )
     left.linear_term_N += np.float32(output_bias)
     logits_P = np.empty(len(left.partners_P), np.float32)
     relu_weight_H = np.float32(0.99) * weight_H

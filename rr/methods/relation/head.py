@@ -15,7 +15,7 @@ class RelationHead(nn.Module):
     input is an aggregated pair of representations, and the output is one logit.
 
     Args:
-        features: the size D of a representation.
+        num_features: the size D of a representation.
         aggregation: how two representations become one input: `cat` (2D values, the earlier view first), or `sum`,
             `mean` or element-wise `max` (D values).
         hidden_dim: the width of the hidden layer.
@@ -24,15 +24,15 @@ class RelationHead(nn.Module):
         ValueError: if the aggregation is unknown or a size is below 1.
     """
 
-    def __init__(self, features: int, aggregation: Aggregation = "cat", hidden_dim: int = 256) -> None:
+    def __init__(self, num_features: int, aggregation: Aggregation = "cat", hidden_dim: int = 256) -> None:
         super().__init__()
         if aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation must be one of {', '.join(get_args(Aggregation))}, got {aggregation!r}")
-        if features < 1 or hidden_dim < 1:
-            raise ValueError(f"features and hidden_dim must be at least 1, got {features} and {hidden_dim}")
-        self.features = features
+        if num_features < 1 or hidden_dim < 1:
+            raise ValueError(f"num_features and hidden_dim must be at least 1, got {num_features} and {hidden_dim}")
+        self.num_features = num_features
         self.aggregation: Aggregation = aggregation
-        self.linear = nn.Linear(2 * features if aggregation == "cat" else features, hidden_dim)
+        self.linear = nn.Linear(2 * num_features if aggregation == "cat" else num_features, hidden_dim)
         self.norm = nn.BatchNorm1d(hidden_dim)
         self.activation = nn.LeakyReLU(0.01, inplace=True)
         self.output = nn.Linear(hidden_dim, 1)

@@ -98,7 +98,7 @@ def subtract_mean(rows_NH: Array, mean_H: Array, out_NH: Array, start_tile: int,
 
 
 @njit(**_FAST_OPTIONS)
-def pair_sums(
+def sum_hidden_over_pairs(
     own_NH: Array,
     other_NH: Array,
     offsets_N1: Array,
@@ -139,7 +139,7 @@ def pair_sums(
 
 
 @njit(**_OPTIONS)
-def fold_batch_norm(
+def apply_batch_norm_and_linear_term(
     rows_NH: Array,
     scale_H: Array,
     shift_H: Array,
@@ -183,7 +183,7 @@ def pair_logits(
 
     LeakyReLU(x) is 0.01 x + 0.99 max(x, 0). The logit is therefore
     `left_linear[n] + right_linear[p] + sum_c weight[c] max(left[n, c] + right[p, c], 0)`. The linear terms come from
-    `fold_batch_norm`, and `weight` is 0.99 times the output weight.
+    `apply_batch_norm_and_linear_term`, and `weight` is 0.99 times the output weight.
     """
     N, H = left_NH.shape
     zero = np.float32(0)

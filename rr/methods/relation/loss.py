@@ -9,10 +9,10 @@ import contextlib
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rr.compute.device import single_threaded
-from rr.methods.relation.factorized import factorized_loss
+from rr.methods.relation.factorized import factorized_relation_loss
 from rr.methods.relation.head import RelationHead
 from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairStatistics
 from rr.methods.relation.pairs import roll_negative_rows
@@ -21,7 +21,7 @@ from rr.methods.relation.pairs import roll_negative_rows
 TORCH_MAX_VIEWS = 3
 # Below this number of pairs times hidden units, a second thread costs more than it saves.
 SINGLE_THREAD_MAX_WORK = 1_000_000
-# For this many inputs, the first layer takes as long as all later steps take for one partner of a row.
+# With this many input features, the first layer takes as long per row as all later steps take per partner.
 FEATURES_PER_PARTNER = 64
 
 
@@ -68,8 +68,8 @@ def relation_loss(
 
     A head in training mode normalizes with the statistics of all pairs and updates its running statistics as
     `BatchNorm1d` does. On a CPU, the fused kernel handles float32 features of more than `TORCH_MAX_VIEWS` views; it
-    supports only first derivatives. All other cases, including the aggregation `max`, use the plain torch
-    implementation.
+    supports only first derivatives. All other cases use the plain torch implementation, including the aggregation
+    `max` and a head whose activation has been replaced.
 
     Args:
         head: the relation head.
@@ -109,9 +109,11 @@ def relation_loss(
 
 def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable[..., tuple[Tensor, PairStatistics]]:
     """Return the fastest implementation that supports the head and the features."""
-    norm = head.norm
+    norm, activation = head.norm, head.activation
     if (
         head.aggregation != "max"
+        and isinstance(activation, nn.LeakyReLU)
+        and activation.negative_slope == 0.01  # the kernels contain this value
         and features_KMD.device.type == head.linear.weight.device.type == "cpu"
         and features_KMD.dtype == head.linear.weight.dtype == torch.float32
         and features_KMD.shape[0] > TORCH_MAX_VIEWS
@@ -120,10 +122,10 @@ def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable
         and norm.track_running_stats
         and not torch.compiler.is_compiling()
     ):
-        from rr.methods.relation.fused import fused_loss  # importing numba takes a while
+        from rr.methods.relation.fused import fused_relation_loss  # importing numba takes a while
 
-        return fused_loss
-    return factorized_loss
+        return fused_relation_loss
+    return factorized_relation_loss
 
 
 def _check_tensors(
@@ -134,8 +136,8 @@ def _check_tensors(
     K, M, D = features_KMD.shape
     if K < 2 or M < 1:
         raise ValueError(f"at least 2 views of at least 1 image are needed, got K = {K} views of M = {M} images")
-    if head.features != D:
-        raise ValueError(f"the head expects features of size {head.features}, got {D}")
+    if head.num_features != D:
+        raise ValueError(f"the head expects features of size {head.num_features}, got {D}")
     num_negatives = M if M > 1 else 0
     for name, rows, num_columns in (
         ("negative_rows", negative_rows, num_negatives),

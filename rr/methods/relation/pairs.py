@@ -92,7 +92,7 @@ def choose_positive_rows(labels_M: Tensor, uniform_QM: Tensor) -> Tensor:
 
     Args:
         labels_M: int64. The partner of a row without a label (-1) is the row itself.
-        uniform_QM: random numbers in [0, 1), which determine the choice.
+        uniform_QM: random numbers in [0, 1), which determine the selection.
 
     Returns:
         int64 (Q, M).
@@ -108,7 +108,7 @@ def replace_same_class_negatives(labels_M: Tensor, negative_rows_QM: Tensor, uni
     Args:
         labels_M: int64. A row without a label (-1) is treated as the only row of its class.
         negative_rows_QM: the negative partners, int64.
-        uniform_QM: random numbers in [0, 1), which determine the choice.
+        uniform_QM: random numbers in [0, 1), which determine the selection.
 
     Returns:
         int64 (Q, M).

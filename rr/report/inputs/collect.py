@@ -207,5 +207,5 @@ def _check_equal(entries: Iterable[tuple[str, Any, Path]]) -> None:
         if value != first_value:
             raise UserError(
                 f"{path}: {description} is not the same as in {first_path}, so the results cannot be compared. Run "
-                "dvc repro or snakemake to bring the runs up to date, then report again"
+                "dvc repro or snakemake to bring the runs up to date, then run rr report again"
             )

@@ -1,4 +1,4 @@
-"""Read and check the files of a run: record, metrics, history and PNG images."""
+"""Read and check a run's files: record, metrics, history and PNG images."""
 
 import csv
 import math
@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from rr import paths
 from rr.errors import UserError
+from rr.report.grouping import unique
 from rr.workflow.records import load_record
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -35,10 +36,18 @@ class Machine:
 
 @dataclass(frozen=True)
 class Commit:
-    """The code's commit, and whether files that affect the results had uncommitted changes."""
+    """The code's commit, and whether the code had uncommitted changes."""
 
     id: str
     changed: bool
+
+
+@dataclass(frozen=True)
+class Session:
+    """The fields that the report uses of a process that worked on a run and was interrupted."""
+
+    machine: Machine
+    device: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,17 @@ class RunRecord:
     energy_joules: dict[str, _Finite] = field(default_factory=dict)
     epoch_seconds: list[_Finite] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
+    earlier_sessions: list[Session] = field(default_factory=list)
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The machines that worked on the run, in their order."""
+        return unique([session.machine for session in self.earlier_sessions] + [self.machine])
+
+    @property
+    def total_seconds(self) -> float:
+        """The duration. In records of earlier versions, `seconds` covers only the last process."""
+        return max(self.seconds, sum(self.epoch_seconds))
 
 
 _RunRecord = TypeAdapter(RunRecord)
@@ -156,13 +176,13 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        stage = paths.record_folder(path).parts[1]
+        stage = paths.find_record_folder(path).parts[1]
         raise UserError(f"{path} is missing: run the stage that writes this file first (rr {stage})") from error
 
 
 def damaged_file_error(path: Path, reason: str) -> UserError:
     """Return the error to raise for a stage output with invalid content."""
-    folder = paths.record_folder(path)
+    folder = paths.find_record_folder(path)
     return UserError(f"{path} is damaged ({reason}). Delete {folder} and run rr {folder.parts[1]} again")
 
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from rr.report.formatting import format_difference, join_words
 from rr.report.grouping import group_by
-from rr.report.paper.published import paper_name
+from rr.report.paper.published import name_in_paper
 from rr.report.paper.tables import ComparisonCell, ComparisonTable
 
 BASELINES = ("deepcluster", "rotation", "infomax", "simclr")
 _RIVALS = {"the mean of the four self-supervised baselines": BASELINES, "SimCLR": ("simclr",)}
 
 
-def abstract_averages(table: ComparisonTable) -> list[str]:
+def describe_averages_in_abstract(table: ComparisonTable) -> list[str]:
     """Return a sentence on each average in the abstract: a margin of relational reasoning in Table 1 (`table`).
 
     The abstract's "+14 %" is the margin over the mean of four baselines, although the abstract calls it the margin over
@@ -21,14 +21,14 @@ def abstract_averages(table: ComparisonTable) -> list[str]:
     """
     sentences = []
     for rivals, methods in _RIVALS.items():
-        rows = {title: table.rows[title] for title in map(paper_name, ("relational", *methods))}
+        rows = {title: table.rows[title] for title in map(name_in_paper, ("relational", *methods))}
         published = [[cell.published_value.mean for cell in row if cell.published_value] for row in rows.values()]
         matches = [[cell.match for cell in row if cell.match] for row in rows.values()]
-        theirs = format_difference(mean_margin(published))
+        theirs = format_difference(mean_margin_of_first_row(published))
         if any(len(row) < len(table.columns) for row in matches):
             values = f"{theirs} points in the paper, unknown here. Missing: {_describe_missing(table, rows)}."
         else:
-            ours = format_difference(mean_margin([[match.value.mean for match in row] for row in matches]))
+            ours = format_difference(mean_margin_of_first_row([[match.value.mean for match in row] for row in matches]))
             has_deviations = any(match.deviations for row in matches for match in row)
             settings = "other settings than the paper" if has_deviations else "the paper’s settings"
             values = f"{ours} points here (with {settings}), {theirs} in the paper."
@@ -37,7 +37,7 @@ def abstract_averages(table: ComparisonTable) -> list[str]:
     return sentences
 
 
-def mean_margin(rows: Sequence[Sequence[float]]) -> float:
+def mean_margin_of_first_row(rows: Sequence[Sequence[float]]) -> float:
     """Return by how much the first row exceeds the mean of the other rows, averaged over the columns."""
     first, *others = rows
     return statistics.fmean(ours - statistics.fmean(column) for ours, *column in zip(first, *others, strict=True))

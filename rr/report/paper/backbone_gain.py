@@ -10,7 +10,7 @@ from rr.report.formatting import format_difference, join_words
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
-from rr.report.paper.published import PublishedResult, load_published, paper_name
+from rr.report.paper.published import PublishedResult, load_published, name_in_paper
 from rr.report.paper.studies import Study
 from rr.report.plots.svg import INK, RULE, SERIES, Panel, format_csv, render_svg
 
@@ -24,12 +24,14 @@ _CAPTION = (
 
 def build_backbone_gain(results: GridResults) -> Study | None:
     """Return the study, or None if no method and dataset in the grid has results for both backbones."""
-    study = Study("Gain by a deeper backbone", _CAPTION, [], [])
+    study = Study("Gain from a deeper backbone", _CAPTION, [], [])
     by_dataset = group_by((r for r in load_published() if r.table == "Figure 2a"), lambda result: result.dataset)
     for dataset, published in by_dataset.items():
-        gains = {result: matches for result in published if (matches := _find_both(results, result))}
+        gains = {
+            result: matches for result in published if (matches := _find_matches_with_both_backbones(results, result))
+        }
         if gains:
-            study.panels.append(_plot(dataset, published, gains))
+            study.panels.append(_plot_gains(dataset, published, gains))
             deviating = unique(
                 f"{match.method} ({', '.join(match.deviations)})"
                 for matches in gains.values()
@@ -37,22 +39,22 @@ def build_backbone_gain(results: GridResults) -> Study | None:
                 if match.deviations
             )
             if deviating:
-                study.notes.append(f"Deviations on {paper_name(dataset)}: {join_words(deviating)}.")
+                study.notes.append(f"Deviations on {name_in_paper(dataset)}: {join_words(deviating)}.")
     return study if study.panels else None
 
 
-def _find_both(results: GridResults, published: PublishedResult) -> tuple[Match, Match] | None:
+def _find_matches_with_both_backbones(results: GridResults, published: PublishedResult) -> tuple[Match, Match] | None:
     """Return our results with the deeper backbone and with Conv-4 that correspond to a difference in the paper."""
     deep, shallow = find_match(results, published), find_match(results, replace(published, backbone=_SHALLOW))
     return (deep, shallow) if deep and shallow else None
 
 
-def _plot(
+def _plot_gains(
     dataset: str, published: Sequence[PublishedResult], gains: dict[PublishedResult, tuple[Match, Match]]
 ) -> Panel:
     """Plot the differences for one dataset, with one row per method."""
     ours = {result: deep.value.mean - shallow.value.mean for result, (deep, shallow) in gains.items()}
-    names = [paper_name(result.method) for result in published]
+    names = [name_in_paper(result.method) for result in published]
 
     def plot(axes: Axes) -> None:
         for y, result in enumerate(published):
@@ -68,16 +70,16 @@ def _plot(
         axes.grid(axis="x")
 
     texts = [
-        f"{paper_name(result.method)} {format_difference(ours[result])} (paper {format_difference(result.mean or 0)})"
-        for result in ours
+        f"{name_in_paper(result.method)} {format_difference(gain)} (paper {format_difference(result.mean or 0)})"
+        for result, gain in ours.items()
     ]
-    title = f"{paper_name(dataset)}, points"
+    title = f"{name_in_paper(dataset)}, points"
     alt_text = f"Accuracy with ResNet-32 minus the accuracy with Conv-4 on {title}: {', '.join(texts)}."
     name = f"backbone-gain-{dataset}"
     csv = format_csv(
         ("method", "here", "the paper"),
         (
-            (paper_name(result.method), ours.get(result, ""), "" if result.mean is None else result.mean)
+            (name_in_paper(result.method), ours.get(result, ""), "" if result.mean is None else result.mean)
             for result in published
         ),
     )

@@ -83,7 +83,7 @@ class PublishedResult:
     source: Annotated[str, Field(min_length=1)]
 
     @property
-    def seeds(self) -> int:
+    def num_seeds(self) -> int:
         """The number of seeds behind the result."""
         return 1 if self.table == LIGHTLY else PAPER_SEEDS
 
@@ -132,6 +132,6 @@ def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
     return tuple(results)
 
 
-def paper_name(name: str) -> str:
+def name_in_paper(name: str) -> str:
     """Return the paper's spelling of the name of a method, backbone or dataset."""
     return _PAPER_NAMES[name]

@@ -218,7 +218,7 @@ def paper_protocol_settings(kind: str) -> dict[str, Any]:
     return {} if kind == "knn" else _PROTOCOLS.get(kind, {})
 
 
-def is_operation(name: str) -> bool:
+def is_augmentation_operation(name: str) -> bool:
     """Return whether a key of an augmentation is an operation, such as `flip`, which 0 disables."""
     return name in _OPERATIONS
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.paper.match import comparable_accuracy, has_same_data_and_backbone, is_comparable
-from rr.report.paper.published import PublishedResult, load_published, paper_name
+from rr.report.paper.published import PublishedResult, load_published, name_in_paper
 from rr.report.paper.settings import find_deviations
 from rr.report.plots.curves import Curve, Point, format_view_counts_axis, plot_curves
 from rr.report.plots.svg import Panel
@@ -56,7 +56,7 @@ def _add_views_plot(study: Study, results: GridResults, published: Sequence[Publ
     ours = {views: ours[views] for views in sorted(ours) if views >= _BASE_VIEWS}
     if len(ours) < 2:
         return
-    method = paper_name(published[0].method)
+    method = name_in_paper(published[0].method)
     if _BASE_VIEWS not in ours:
         study.notes.append(f"{method}: this grid has no run with K = {_BASE_VIEWS} to compare with.")
         return
@@ -90,7 +90,7 @@ def _add_labels_plot(study: Study, results: GridResults, published: Sequence[Pub
             point = (fractions.index(fraction), 100 * run.metrics["accuracy"])
             seeds.setdefault(run.paths.pretraining.seed, {})[fraction] = point
     theirs: dict[float, Point] = {fraction: (fractions.index(fraction), mean) for fraction, mean in means.items()}
-    dataset = paper_name(published[0].dataset)
+    dataset = name_in_paper(published[0].dataset)
     name, alt_text = f"labels-{published[0].dataset}", f"Accuracy in percent on {dataset} by fraction of labels"
     curves, format_axes = _make_curves(seeds, theirs), partial(_format_labels_axis, fractions=fractions)
     study.panels.append(plot_curves(name, f"{dataset}, %", alt_text, curves, format_axes))

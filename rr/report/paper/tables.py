@@ -8,8 +8,8 @@ from rr.report.formatting import format_difference, format_mean_std, format_two_
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
-from rr.report.paper.published import LIGHTLY, PublishedResult, load_published, paper_name
-from rr.report.paper.verdict import Verdict, judge
+from rr.report.paper.published import LIGHTLY, PublishedResult, load_published, name_in_paper
+from rr.report.paper.verdict import Verdict, decide_verdict
 from rr.report.statistics import MeanStd
 from rr.report.text_table import TextTable, numeric_columns, text_table
 
@@ -47,7 +47,7 @@ class ComparisonCell:
         """The paper's result, or None if its value is unknown."""
         if self.published is None or self.published.mean is None:
             return None
-        return MeanStd(self.published.mean, self.published.std, self.published.seeds)
+        return MeanStd(self.published.mean, self.published.std, self.published.num_seeds)
 
     @property
     def our_text_with_seeds(self) -> str:
@@ -95,7 +95,7 @@ class ComparisonTable:
         return TITLES[self.name]
 
     @property
-    def row_title(self) -> str:
+    def first_column_title(self) -> str:
         """The heading of the first column, which says what the rows are."""
         return _ROW_TITLES.get(self.name, "Method")
 
@@ -108,7 +108,7 @@ class ComparisonTable:
     def column_colors(self) -> dict[str, int | None]:
         """The number of the color of our method in each column whose rows are not methods."""
         columns = zip(self.columns, zip(*self.rows.values(), strict=True), strict=True)
-        is_method = self.row_title not in _ROW_TITLES.values()
+        is_method = self.first_column_title not in _ROW_TITLES.values()
         return {title: None if is_method else _only_color(cells) for title, cells in columns}
 
     @property
@@ -146,7 +146,7 @@ class ComparisonTable:
     def as_text_table(self) -> TextTable:
         """The table as text, with each cell on one line."""
         rows = [[title, *map(self._cell_text, row)] for title, row in self.rows.items()]
-        return text_table([self.row_title, *numeric_columns(self.columns)], rows)
+        return text_table([self.first_column_title, *numeric_columns(self.columns)], rows)
 
     def _cell_text(self, cell: ComparisonCell) -> str:
         if cell.published is None or not self.has_published_values:
@@ -162,7 +162,7 @@ def comparison_table(results: GridResults, name: str) -> ComparisonTable:
         if published.table == name:
             match = find_match(results, published)
             key = _row_title(published), _column_title(published)
-            cells[key] = ComparisonCell(published, match, judge(published, match))
+            cells[key] = ComparisonCell(published, match, decide_verdict(published, match))
     # If the paper's values are unknown, show only the rows and columns for which we have results.
     shown = [key for key, cell in cells.items() if cell.match or name != "Appendix B"]
     columns = [title for title in unique(column for _, column in cells) if title in {column for _, column in shown}]
@@ -181,28 +181,28 @@ def _only_color(cells: Sequence[ComparisonCell]) -> int | None:
 def _row_title(published: PublishedResult) -> str:
     if (published.table, published.method) == ("Heads", "relational"):
         return "Relation module"
-    return paper_name(published.backbone if published.table == "Table 3" else published.method)
+    return name_in_paper(published.backbone if published.table == "Table 3" else published.method)
 
 
 def _column_title(published: PublishedResult) -> str:
     if published.table == "Table 3":
-        return paper_name(published.method)
+        return name_in_paper(published.method)
     if published.target == "stl10":
         return "finetuning on STL-10"
     if published.target == "cifar100-20":
         title = "grain CIFAR-100-20"
     elif published.dataset != published.target:
-        title = f"{paper_name(published.dataset)} → {paper_name(published.target)}"
+        title = f"{name_in_paper(published.dataset)} → {name_in_paper(published.target)}"
     else:
-        title = paper_name(published.target)
+        title = name_in_paper(published.target)
     has_backbones = published.table in ("Table 2", "Appendix B")
-    return f"{paper_name(published.backbone)}: {title}" if has_backbones else title
+    return f"{name_in_paper(published.backbone)}: {title}" if has_backbones else title
 
 
 def _list_deviations(
     cells: dict[tuple[str, str], ComparisonCell],
 ) -> tuple[list[str], dict[tuple[str, str], str]]:
-    """Return the deviations of our methods from the paper's settings, without repetition, and the marks of the cells.
+    """Return our methods' deviations from the paper's settings, each listed once, and the mark of each affected cell.
 
     The affected columns are listed unless the deviations apply to all our results in the row.
     """

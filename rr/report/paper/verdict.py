@@ -49,7 +49,7 @@ MEANINGS = {
 COMPARED = (Verdict.AGREES, Verdict.ABOVE, Verdict.BELOW)
 
 
-def judge(published: PublishedResult, match: Match | None) -> Verdict:
+def decide_verdict(published: PublishedResult, match: Match | None) -> Verdict:
     """Return the verdict on our result that corresponds to a result of the paper."""
     if match is None:
         return Verdict.NOT_RUN
@@ -65,7 +65,7 @@ def judge(published: PublishedResult, match: Match | None) -> Verdict:
         return Verdict.TOO_FEW_SEEDS
     if published.std is None or published.status != "confirmed":
         return Verdict.NOT_CONFIRMED
-    low, high = welch_interval(match.value, MeanStd(published.mean, published.std, published.seeds))
+    low, high = welch_interval(match.value, MeanStd(published.mean, published.std, published.num_seeds))
     return Verdict.ABOVE if low > 0 else Verdict.BELOW if high < 0 else Verdict.AGREES
 
 
@@ -74,7 +74,7 @@ def explain_verdicts(verdicts: Collection[Verdict]) -> dict[str, str]:
     return {str(verdict): meaning for verdict, meaning in MEANINGS.items() if verdict in verdicts}
 
 
-def describe_chance(verdicts: Iterable[Verdict]) -> str:
+def describe_chance_differences(verdicts: Iterable[Verdict]) -> str:
     """Return a sentence that says how many results were compared, and how many would differ purely by chance.
 
     The sentence is empty if no results were compared.

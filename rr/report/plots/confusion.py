@@ -1,5 +1,6 @@
 """Plots of a classifier's errors: confusion matrices and calibration curves."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -35,10 +36,10 @@ def plot_confusion(id_prefix: str, title: str, class_names: Sequence[str], fract
         # The cells are translucent, so that numbers in the text color of the page stay legible. Cells of the same shade
         # are one path, because a path for each cell would make the page much larger.
         for (color, shade), positions in cells.items():
-            squares = Path.make_compound_path(*(_square(row, column) for row, column in positions))
+            squares = Path.make_compound_path(*(_cell_outline(row, column) for row, column in positions))
             alpha = 0.08 + 0.47 * shade / _NUM_SHADES
             axes.add_patch(PathPatch(squares, fc=color, alpha=alpha, lw=0, clip_on=False))
-        labels = [_shorten(class_name) for class_name in class_names]
+        labels = [_shorten_name(class_name) for class_name in class_names]
         axes.set_xticks(range(num_classes), labels, rotation=90, size=_FONT_SIZE)
         axes.set_yticks(range(num_classes), labels, size=_FONT_SIZE)
         axes.tick_params(length=0)
@@ -48,10 +49,14 @@ def plot_confusion(id_prefix: str, title: str, class_names: Sequence[str], fract
         axes.set_ylabel("true")
         axes.set_aspect("equal")
 
-    correct = ", ".join(f"{class_name} {100 * fractions[i, i]:.0f}" for i, class_name in enumerate(class_names))
+    diagonal = (f"{100 * value:.0f}" if np.isfinite(value) else "unknown" for value in np.diag(fractions))
+    correct = ", ".join(f"{class_name} {value}" for class_name, value in zip(class_names, diagonal, strict=True))
     alt_text = f"Confusion matrix of {title}. Percent of each class classified correctly: {correct}."
     rows = zip(class_names, fractions.tolist(), strict=True)
-    csv = format_csv(("true \\ predicted", *class_names), ([name, *row] for name, row in rows))
+    csv = format_csv(
+        ("true \\ predicted", *class_names),
+        ([name, *("" if math.isnan(value) else value for value in row)] for name, row in rows),
+    )
     return Panel(title, render_svg(id_prefix, 3.4, alt_text, plot), id_prefix, csv)
 
 
@@ -89,12 +94,12 @@ def plot_calibration(
     return Panel(title, render_svg(id_prefix, 2.7, alt_text, plot), id_prefix, csv, legend)
 
 
-def _square(row: int, column: int) -> Path:
+def _cell_outline(row: int, column: int) -> Path:
     left, top, right, bottom = column - 0.5, row - 0.5, column + 0.5, row + 0.5
     return Path([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], closed=True)
 
 
-def _shorten(name: str) -> str:
+def _shorten_name(name: str) -> str:
     """Return a class name on one line, truncated to the maximum length."""
     line = " ".join(name.split())
     return line if len(line) <= _MAX_NAME_LENGTH else f"{line[: _MAX_NAME_LENGTH - 1]}…"

@@ -32,7 +32,7 @@ class Curve:
     style: int = 0
 
     @property
-    def mean(self) -> list[Point]:
+    def mean_points(self) -> list[Point]:
         """The mean over seeds at the epochs that all seeds have in common."""
         epochs = [epoch for epoch in self.seed_points[0] if all(epoch in seed for seed in self.seed_points)]
         points = [[seed[epoch] for seed in self.seed_points] for epoch in epochs]
@@ -63,7 +63,7 @@ def plot_curves(
             color, style = SERIES[curve.color - 1], LINE_STYLES[curve.style % len(LINE_STYLES)]
             for seed in curve.seed_points if len(curve.seed_points) > 1 else ():
                 axes.plot(*_split_xy(list(seed.values())), color=color, lw=0.8, alpha=0.45)
-            mean = curve.mean
+            mean = curve.mean_points
             marker = "o" if len(mean) <= _MAX_MARKERS and not mark_ends else None
             axes.plot(*_split_xy(mean), color=color, lw=1.8, ls=style, marker=marker, ms=3.2)
             if mark_ends and mean:
@@ -71,14 +71,18 @@ def plot_curves(
                 axes.plot(*_split_xy(mean[-1:]), "o", color=color, ms=6)
         format_axes(axes)
 
-    ranges = [f"{curve.label} from {curve.mean[0][1]:.4g} to {curve.mean[-1][1]:.4g}" for curve in curves if curve.mean]
+    ranges = [
+        f"{curve.label} from {curve.mean_points[0][1]:.4g} to {curve.mean_points[-1][1]:.4g}"
+        for curve in curves
+        if curve.mean_points
+    ]
     svg = render_svg(id_prefix, 2.5, f"{alt_text}, mean over seeds: {', '.join(ranges)}.", plot)
-    csv = _format_curves(curves)
+    csv = _format_curves_csv(curves)
     legend = {curve.label: (curve.color, curve.style % len(LINE_STYLES)) for curve in curves}
     return Panel(title, svg, id_prefix, csv, legend if len(curves) > 1 else {})
 
 
-def _format_curves(curves: Sequence[Curve]) -> str:
+def _format_curves_csv(curves: Sequence[Curve]) -> str:
     """Return the points as CSV with a row per epoch, and two columns per curve and seed, or one if x is the epoch."""
     header, columns = ["epoch"], []
     for curve in curves:

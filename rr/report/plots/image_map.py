@@ -70,16 +70,18 @@ class ImageMap:
         layers = [
             {
                 "title": layer.title,
-                "points": _encode(_scale(layer.coordinates)),
-                "neighbors": _encode(layer.neighbors),
-                "predictions": "" if layer.predictions is None else _encode(_without_negative(layer.predictions)),
+                "points": _encode_uint16(_scale_coordinates(layer.coordinates)),
+                "neighbors": _encode_uint16(layer.neighbors),
+                "predictions": ""
+                if layer.predictions is None
+                else _encode_uint16(_replace_negative_classes(layer.predictions)),
             }
             for layer in self.layers
         ]
         return _script_json(
             {
                 "classes": self.class_names,
-                "labels": _encode(_without_negative(self.labels)),
+                "labels": _encode_uint16(_replace_negative_classes(self.labels)),
                 "names": list(self.names),
                 "sprite": self.sprite.name,
                 "numNeighbors": self.layers[0].neighbors.shape[1],
@@ -114,7 +116,7 @@ class Sprite:
 def make_sprite(thumbnails: Sequence[np.ndarray]) -> Sprite:
     """Return the sprite of square images, uint8 (S, S, 3) each.
 
-    Tiles have 48 x 48 pixels, or 32 x 32 if there are more than 1,000 images, but no more pixels than the images.
+    Tiles are 48 x 48 pixels, or 32 x 32 if there are more than 1,000 images, but never larger than the images.
     """
     tile = min(len(thumbnails[0]), TILE_SIZE if len(thumbnails) <= _MAX_LARGE_TILES else _SMALL_TILE)
     columns = math.ceil(math.sqrt(len(thumbnails)))
@@ -132,28 +134,28 @@ def read_template(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def map_script() -> str:
+def image_map_script() -> str:
     """Return the script that draws all maps of a page, with d3 and its license."""
     return read_template("d3.js") + read_template("image_map.js")
 
 
-def script_source(script: str) -> str:
+def content_security_policy_hash(script: str) -> str:
     """Return the source that permits exactly this inline script in a Content-Security-Policy."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"
 
 
-def _scale(coordinates: np.ndarray) -> np.ndarray:
+def _scale_coordinates(coordinates: np.ndarray) -> np.ndarray:
     """Return coordinates in the square from 0 to 65,535, with the same scale on both axes."""
     low, high = coordinates.min(0), coordinates.max(0)
     center, size = (low + high) / 2, max(float((high - low).max()), 1e-12)
     return np.rint(((coordinates - center) / size + 0.5) * 65_535)
 
 
-def _without_negative(classes: np.ndarray) -> np.ndarray:
+def _replace_negative_classes(classes: np.ndarray) -> np.ndarray:
     return np.where(classes < 0, _NO_CLASS, classes)
 
 
-def _encode(values: np.ndarray) -> str:
+def _encode_uint16(values: np.ndarray) -> str:
     return base64.b64encode(values.astype("<u2").tobytes()).decode("ascii")
 
 

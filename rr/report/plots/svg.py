@@ -126,7 +126,7 @@ def _shorten_svg(body: str) -> str:
     body = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", body)
     body = re.sub(r'font-family: [^;"]*;? ?', "", body)
     body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body)
-    body = re.sub(r'(?<= d=")[^"]*', lambda path: _shorten_path(path[0]), body)
+    body = re.sub(r'(?<= d=")[^"]*', lambda path: _shorten_svg_path(path[0]), body)
     body = re.sub(r' (x|y|transform|width|height)="[^"]*"', lambda value: _round(value[0], 2), body)
     body = re.sub(r'style="[^"]*"', lambda style: style[0].replace("; ", ";").replace(": ", ":"), body)
     body = re.sub(r">\s+<", "><", body)
@@ -142,7 +142,7 @@ def _share_style(markers: re.Match[str]) -> str:
     return f"<g{style}>{markers[0].replace(style, '')}</g>"
 
 
-def _shorten_path(path: str) -> str:
+def _shorten_svg_path(path: str) -> str:
     path = _round(" ".join(path.split()), 1 if len(path) > _LONG_PATH else 2)
     path = re.sub(r"M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 z", r"M\1 \2H\3V\4H\1z", path)  # a rectangle
     # Points after M and L need no letter of their own, unless there are curves, for which a letter must end the curve.

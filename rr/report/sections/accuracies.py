@@ -52,7 +52,7 @@ def build_accuracies(results: GridResults) -> Accuracies | None:
     entries = []
     for table in tables:
         panels = [_plot_accuracies(table, protocol) for protocol in table.titles if protocol in settings]
-        entries.append(AccuracyTable(table, summarize_table(table), panels, _seed_table(table)))
+        entries.append(AccuracyTable(table, summarize_table(table), panels, _accuracies_by_seed_table(table)))
     seeds = format_seed_counts(count for table in tables for count in table.seed_counts)
     return Accuracies(entries, seeds, protocols)
 
@@ -67,7 +67,7 @@ def _describe_protocol(settings: dict[str, Any]) -> str:
     return f"{_PROTOCOLS[settings['kind']]}{suffix}"
 
 
-def _seed_table(table: ResultTable) -> TextTable:
+def _accuracies_by_seed_table(table: ResultTable) -> TextTable:
     """Return the accuracy of each seed with a link to its file, and the learning rate if it was chosen."""
     rows = []
     for row in table.rows:

@@ -25,11 +25,11 @@ class ClaimVerdict(StrEnum):
 
 
 _EXPLANATION = (
-    "A claim holds if the confidence interval of the difference lies above the margin of the claim (Welch’s interval, "
-    "in percentage points of accuracy). It does not hold if the interval lies below the margin, and otherwise it is "
-    "undecided. The confidence levels are those of Holm’s correction for the number of tested claims, with which the "
+    "A claim holds if the confidence interval of the difference (Welch’s interval, in percentage points of accuracy) "
+    "lies above the claim’s margin. It does not hold if the interval lies below the margin. Otherwise, it is "
+    "undecided. The confidence levels are corrected for the number of tested claims with Holm’s method, so the "
     f"probability of any false verdict is at most {100 * ALPHA:.0f} %. The record of a pretraining run contains the "
-    "hashes of the claims that the grid stated when training started, so the last column shows which claims were "
+    "hashes of the claims that were in the grid when training started, so the last column shows which claims were "
     "added or changed later."
 )
 
@@ -44,7 +44,7 @@ class Claims:
 
 
 def build_claims(results: GridResults) -> Claims | None:
-    """Return the section, or None if the grid states no claims."""
+    """Return the section, or None if the grid has no claims."""
     if not results.claims:
         return None
     runs_of = [_find_runs(results, claim) for claim in results.claims]
@@ -60,7 +60,7 @@ def build_claims(results: GridResults) -> Claims | None:
         verdict, interval = ClaimVerdict.UNTESTED, "–"
         if index in levels:
             low, high = welch_interval(_mean_accuracy(ours), _mean_accuracy(theirs), 1 - levels[index])
-            verdict = _judge(low, high, claim.margin)
+            verdict = _decide_verdict(low, high, claim.margin)
             confidence = f"{100 * (1 - levels[index]):.4g} %"
             interval = f"{format_difference(low)} to {format_difference(high)} ({confidence})"
         verdicts.append(verdict)
@@ -71,13 +71,13 @@ def build_claims(results: GridResults) -> Claims | None:
                 verdict,
                 "–" if difference is None else format_difference(difference),
                 interval,
-                _describe_statement(claim, ours, theirs),
+                _describe_when_stated(claim, ours, theirs),
             ]
         )
     counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in ClaimVerdict if verdict in verdicts]
     numbers = numeric_columns(["Difference", "Interval"])
     return Claims(
-        f"This grid states {format_count(len(verdicts), 'claims')}: {', '.join(counts)}.",
+        f"This grid contains {format_count(len(verdicts), 'claims')}: {', '.join(counts)}.",
         _EXPLANATION,
         text_table(["Claim", "Data", "Verdict", *numbers, "Stated"], rows),
     )
@@ -100,7 +100,7 @@ def holm_levels(p_values: dict[int, float]) -> dict[int, float]:
     return levels
 
 
-def _judge(low: float, high: float, margin: float) -> ClaimVerdict:
+def _decide_verdict(low: float, high: float, margin: float) -> ClaimVerdict:
     if low > margin:
         return ClaimVerdict.HOLDS
     return ClaimVerdict.DOES_NOT_HOLD if high < margin else ClaimVerdict.UNDECIDED
@@ -122,7 +122,7 @@ def _mean_accuracy(runs: Sequence[EvaluationResult]) -> MeanStd:
     return mean_std([100 * run.metrics["accuracy"] for run in runs])
 
 
-def _describe_statement(
+def _describe_when_stated(
     claim: ClaimConfig, ours: Sequence[EvaluationResult], theirs: Sequence[EvaluationResult]
 ) -> str:
     """Return whether the claim was stated before the runs were trained, or why it is untested."""

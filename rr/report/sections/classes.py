@@ -7,7 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
-from rr.evaluate.class_metrics import NUM_BINS, confidence_bin_indices
+from rr.evaluate.classification_metrics import NUM_BINS, confidence_bin_indices
 from rr.report.formatting import format_mean_std, format_percent, seed_note
 from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.inputs.predictions import Predictions
@@ -21,7 +21,7 @@ _MAX_MATRIX_CLASSES = 20  # with more classes a confusion matrix is unreadable
 _MAX_TABLES_WITH_ALL_MATRICES = 4
 _NUM_CONFUSIONS = 10
 _MEAN, _TOP_5 = "Class mean", "Top 5"
-_EXTREMES_COLUMNS: list[TextColumn | str] = [
+_CLASS_METRIC_COLUMNS: list[TextColumn | str] = [
     "Method",
     TextColumn("Protocol", "nowrap"),
     TextColumn(_MEAN, "number"),
@@ -135,7 +135,7 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
         for protocol, cell in row.cells.items():
             predictions = pool_predictions(cell.evaluations)
             class_names, fractions = predictions.class_names, confusion_fractions(predictions)
-            cells = _extremes_cells(class_names, fractions.diagonal(), cell.evaluations)
+            cells = _class_summary_cells(class_names, fractions.diagonal(), cell.evaluations)
             extremes.append([TextCell(row.method, color=row.color), protocol, *cells])
             if protocol == table.first_protocol:
                 accuracies[row.method] = fractions.diagonal()
@@ -151,8 +151,8 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
     colors = {row.method: row.color for row in table.rows}
     return ClassAnalysis(
         table,
-        _summarize_gap(table, class_names, accuracies),
-        text_table(_EXTREMES_COLUMNS, extremes, _redundant_columns(table)),
+        _summarize_class_gap(table, class_names, accuracies),
+        text_table(_CLASS_METRIC_COLUMNS, extremes, _redundant_columns(table)),
         text_table(["Class", *(TextColumn(name, "number", colors[name]) for name in accuracies)], by_class),
         confusions,
         len(confusions) == len(curves),
@@ -162,7 +162,7 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
     )
 
 
-def _extremes_cells(
+def _class_summary_cells(
     class_names: list[str], accuracies: np.ndarray, evaluations: Sequence[EvaluationResult]
 ) -> list[TextCell | str]:
     """Return the cells of one method under one protocol, after the two names."""
@@ -199,7 +199,7 @@ def _redundant_columns(table: ResultTable) -> list[str]:
     return [*([_MEAN] if has_equal_classes else []), *([] if has_top_5 else [_TOP_5])]
 
 
-def _summarize_gap(table: ResultTable, class_names: list[str], accuracies: dict[str, np.ndarray]) -> str:
+def _summarize_class_gap(table: ResultTable, class_names: list[str], accuracies: dict[str, np.ndarray]) -> str:
     """Return a sentence on the best and the worst class of the best method under the first protocol."""
     best = table.best_row(table.first_protocol) or next(row for row in table.rows if table.first_protocol in row.cells)
     accuracy, by_class = best.cells[table.first_protocol].value, accuracies[best.method]

@@ -31,10 +31,10 @@ def code_version_warnings(results: GridResults) -> list[str]:
             # The folders without runs/<stage>/, i.e. the names that the command line uses.
             names = ["/".join(run.paths.folder.parts[2:]) for run in runs if run.record.code == version]
             more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-            descriptions.append(f"version {letter_label(index)} produced {', '.join(names[:_MAX_NAMES])}{more}")
+            descriptions.append(f"Version {letter_label(index)} produced {', '.join(names[:_MAX_NAMES])}{more}.")
         warnings.append(
-            f"{stage} mixes {len(versions)} versions of the code, which alone may explain differences between results. "
-            f"Files that differ: {', '.join(changed_files)}. Runs: {'; '.join(descriptions)}."
+            f"{stage}: the runs used {len(versions)} versions of the code. This alone may explain differences between "
+            f"results. The versions differ in {', '.join(changed_files)}. {' '.join(descriptions)}"
         )
     return warnings
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from rr.report.formatting import join_words
 from rr.report.inputs.collect import GridResults
-from rr.report.paper.averages import abstract_averages
+from rr.report.paper.averages import describe_averages_in_abstract
 from rr.report.paper.backbone_gain import build_backbone_gain
 from rr.report.paper.published import LIGHTLY
 from rr.report.paper.studies import Study, build_studies
 from rr.report.paper.tables import TITLES, ComparisonCell, ComparisonTable, comparison_table
-from rr.report.paper.verdict import COMPARED, Verdict, describe_chance, explain_verdicts
+from rr.report.paper.verdict import COMPARED, Verdict, describe_chance_differences, explain_verdicts
 from rr.runtime.formatting import format_count
 
 _COUNTED = (*COMPARED, Verdict.REDUCED_BUDGET, Verdict.OTHER_SETTINGS, Verdict.TOO_FEW_SEEDS)
@@ -57,12 +57,12 @@ def build_comparison(results: GridResults) -> Comparison | None:
     verdicts = _distinct_verdicts([cell for table in matched for cell in table.matched_cells])
     return Comparison(
         _summarize_verdicts(verdicts),
-        describe_chance(verdicts),
+        describe_chance_differences(verdicts),
         next((table.supervised_note for table in matched if table.supervised_note), ""),
         explain_verdicts(_COUNTED),
         matched,
         f"No run of this grid corresponds to {join_words(missing, 'or')}." if missing else "",
-        abstract_averages(tables["Table 1"]) if [table.name for table in matched] != [LIGHTLY] else [],
+        describe_averages_in_abstract(tables["Table 1"]) if [table.name for table in matched] != [LIGHTLY] else [],
         studies,
     )
 

@@ -30,7 +30,7 @@ class HistoryPlots:
     Attributes:
         title: method, dataset and backbone.
         panels: metrics by epoch.
-        relation_panels: kNN accuracy against metrics of the relational task; empty in the section `curves`.
+        relation_panels: kNN accuracy against metrics of the relational task; empty in the `curves` section.
         files: history file of each seed.
     """
 

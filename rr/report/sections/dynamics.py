@@ -17,7 +17,7 @@ _PERCENT_COLUMNS = {"knn_accuracy", "accuracy"}  # columns that are plotted in p
 
 def build_dynamics(results: GridResults) -> list[HistoryPlots]:
     """Return the learning dynamics of every method whose histories contain them."""
-    return plot_histories(results, _plot_metrics, _plot_relations)
+    return plot_histories(results, _plot_metrics, _plot_knn_against_task_metrics)
 
 
 def finite_values_by_epoch(history: dict[str, list[float]], *columns: str) -> dict[float, list[float]]:
@@ -53,7 +53,7 @@ def _plot_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
     panels = []
     for title, alt_text, columns, format_axes in plots:
         curves = _make_curves(runs, columns, positive_only=columns is gradients)
-        # The accuracy on pairs is already in the section `curves`; here it is plotted only together with kNN.
+        # The accuracy on pairs is already in the `curves` section; here it is plotted only together with kNN.
         if curves and curves[0].label == next(iter(columns.values())):
             panels.append(plot_curves(f"{name}-{next(iter(columns))}", title, alt_text, curves, format_axes))
     return panels
@@ -75,13 +75,13 @@ def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positi
             for run in runs
         ]
         curve = Curve(label, runs[0].color, seeds, style)
-        if curve.mean:
+        if curve.mean_points:
             curves.append(curve)
     return curves
 
 
-def _plot_relations(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
-    """Plot kNN accuracy against accuracy and information of the relational task, one point per epoch."""
+def _plot_knn_against_task_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
+    """Plot kNN accuracy against the accuracy and the information of the relational task, one point per epoch."""
     if runs[0].settings["kind"] != "relational":
         return []
     panels = []
@@ -91,8 +91,8 @@ def _plot_relations(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
             for run in runs
         ]
         curve = Curve("kNN accuracy", runs[0].color, seeds)
-        if len(curve.mean) > 1:
-            (first, _), (last, _) = curve.mean[0], curve.mean[-1]
+        if len(curve.mean_points) > 1:
+            (first, _), (last, _) = curve.mean_points[0], curve.mean_points[-1]
             alt_text = f"kNN accuracy in percent while {label} goes from {first:.4g} to {last:.4g}"
             title, format_axes = f"kNN accuracy, %, against {label}", partial(_format_x_axis, label=label)
             panels.append(plot_curves(f"{name}-knn-{column}", title, alt_text, [curve], format_axes, mark_ends=True))

@@ -17,7 +17,7 @@ from rr.report.plots.svg import Panel
 from rr.report.sections.dynamics import finite_values_by_epoch
 
 _COSTS = {"pairs": "pairs compared", "views": "views seen", "seconds": "seconds of training"}
-_COMPARED_COSTS = {"pairs": "at {:,.0f} pairs", "seconds": "after {:,.1f} seconds of training"}
+_COMPARED_COSTS = {"pairs": "{:,.0f} pairs", "seconds": "{:,.1f} seconds of training"}
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ def _analyze_methods(runs: Sequence[PretrainResult], dataset: str, backbone: str
     means: dict[str, dict[str, list[Point]]] = {}  # by cost and method
     for cost, label in _COSTS.items():
         curves = [_accuracy_curve(method_runs, cost) for method_runs in by_method.values()]
-        curves = [curve for curve in curves if curve.mean]
+        curves = [curve for curve in curves if curve.mean_points]
         if curves:
             name, alt_text = f"efficiency-{dataset}-{backbone}-{cost}", f"kNN accuracy in percent against {label}"
             format_axes = partial(_format_axes, cost=cost, label=label)
             panel = plot_curves(name, f"Against {label}", alt_text, curves, format_axes)
             legend |= panel.series
             panels.append(replace(panel, series={}))  # one legend serves all panels
-            means[cost] = {curve.label: curve.mean for curve in curves}
+            means[cost] = {curve.label: curve.mean_points for curve in curves}
     return Efficiency(f"{dataset}, {backbone}", panels, legend, _compare_with_simclr(by_method, means))
 
 
@@ -94,7 +94,11 @@ def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], means: dict
     ours, theirs = kinds.get("relational"), kinds.get("simclr")
     if ours is None or theirs is None:
         return ""
-    machines = unique((run.record.machine, run.record.device) for run in (*by_method[ours], *by_method[theirs]))
+    records = [run.record for run in (*by_method[ours], *by_method[theirs])]
+    machines = unique(
+        [(record.machine, record.device) for record in records]
+        + [(session.machine, session.device) for record in records for session in record.earlier_sessions]
+    )
     parts = []
     for cost, template in _COMPARED_COSTS.items():
         curves = means.get(cost, {})
@@ -104,10 +108,13 @@ def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], means: dict
             our_accuracy, their_accuracy = (accuracy_at(curves[method], max_cost) for method in (ours, theirs))
             if our_accuracy is not None and their_accuracy is not None:
                 values = f"{our_accuracy:.2f} % for {ours} and {their_accuracy:.2f} % for {theirs}"
-                parts.append(f"{template.format(max_cost)}, {values}")
+                parts.append(f"{values} ({template.format(max_cost)})")
     if not parts:
         return ""
-    text = f"kNN accuracy at the largest cost that both reach: {'; '.join(parts)} (interpolated between epochs)."
+    text = (
+        "At the largest cost that both methods reach, the kNN accuracy, interpolated between epochs, is "
+        f"{', and '.join(parts)}."
+    )
     return f"{text} {seed_note(len(by_method[method]) for method in (ours, theirs))}"
 
 

@@ -16,9 +16,9 @@ from rr.report.tables import (
     MetricColumn,
     ResultTable,
     group_by_method,
-    order_for_budget,
     result_table,
-    split_by_protocol,
+    sort_by_example_priority,
+    split_by_target_and_protocol,
 )
 
 _TITLES = {
@@ -32,8 +32,8 @@ _MIN_RANKME = 2.0
 _MAX_EXAMPLE_BYTES, _MAX_MAP_BYTES = 200_000, 800_000  # on the page
 _NOT_SELF_SUPERVISED = ("random", "supervised", "imported")
 _CAPTION = (
-    "From top to bottom: test images, each followed by the most similar training images; the test images nearest to "
-    "the center of each cluster; outliers; and the map with the images."
+    "Each image shows, from top to bottom: test images, each followed by the most similar training images; the test "
+    "images nearest to the center of each cluster; outliers; and the map, drawn with the images."
 )
 
 
@@ -65,7 +65,7 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
     example_budget, map_budget = ByteBudget(_MAX_EXAMPLE_BYTES), ByteBudget(_MAX_MAP_BYTES)
     sprites: dict[tuple[bytes, ...], Sprite] = {}
     shown: set[tuple[bytes, ...]] = set()  # sprites that are on the page
-    for runs in split_by_protocol(results.evaluations_of_kind("embedding")):
+    for runs in split_by_target_and_protocol(results.evaluations_of_kind("embedding")):
         protocol = runs[0].paths.protocol
         # No value is marked as best, because features that have collapsed to a point have the best alignment.
         columns = [
@@ -82,7 +82,7 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
             sprites[key] = make_sprite([np.asarray(Image.open(io.BytesIO(webp)).convert("RGB")) for webp in key])
         # The sample of images depends on the seed, so methods whose first seed is another one cannot share the maps.
         shared = [(run, embedding) for run, embedding in embeddings if np.array_equal(embedding.index, first.index)]
-        classifier = _find_classifier(results, [run for run, _ in shared])
+        classifier = _find_classification_protocol(results, [run for run, _ in shared])
         # Classes are the same for all methods, which therefore share a map. Clusters are not.
         groups = [shared] if first.class_names else [[pair] for pair in shared]
         maps = [
@@ -91,7 +91,7 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
         ]
         panels = {
             run.paths: image_panel(_title(run), _CAPTION, run.examples_png, run.paths.examples, example_budget, 1)
-            for run in order_for_budget(first_seeds)
+            for run in sort_by_example_priority(first_seeds)
         }
         examples = [panels[run.paths] for run in first_seeds]
         sprite = None if key in shown else sprites[key]
@@ -110,17 +110,18 @@ def collapse_warnings(results: GridResults) -> list[str]:
     If the grid has no random weights, the limit is a RankMe of 2.
     """
     warnings = []
-    for runs in split_by_protocol(results.evaluations_of_kind("embedding")):
+    for runs in split_by_target_and_protocol(results.evaluations_of_kind("embedding")):
         bounds = [run.metrics["rankme"] for run in runs if run.pretraining.settings["kind"] == "random"]
         limit = min(bounds, default=_MIN_RANKME)
         for run in runs:
             rank = run.metrics["rankme"]
             if rank < limit and run.pretraining.settings["kind"] not in _NOT_SELF_SUPERVISED:
-                reason = f"below {'that of random weights, ' if bounds else ''}{format_two_decimals(limit)}"
+                limit_text = format_two_decimals(limit)
+                reason = f"with random weights ({limit_text})" if bounds else limit_text
                 warnings.append(
                     f"The features of {_title(run)}, may have collapsed: for {run.paths.target}, RankMe is "
-                    f"{format_two_decimals(rank)}, {reason}. Similar images may then have nothing in common: lower "
-                    "learning_rate or raise batch_size for the method in params.yaml."
+                    f"{format_two_decimals(rank)}, less than {reason}. With collapsed features, similar images may "
+                    "have nothing in common. Lower learning_rate or raise batch_size for the method in params.yaml."
                 )
     return warnings
 
@@ -154,7 +155,7 @@ def _image_names(target: str, index: list[int], names: list[str]) -> list[str]:
     return [printable(names[number]) if number < len(names) else f"image {number} of {target}" for number in index]
 
 
-def _find_classifier(results: GridResults, runs: list[EvaluationResult]) -> str | None:
+def _find_classification_protocol(results: GridResults, runs: list[EvaluationResult]) -> str | None:
     """Return the first classification protocol that has evaluated a backbone of `runs` on their target, or None."""
     evaluated = {(run.paths.pretraining, run.paths.target) for run in runs}
     for run in results.evaluations_of_kind(*CLASSIFICATION):

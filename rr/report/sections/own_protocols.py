@@ -1,9 +1,9 @@
 """Section `own_protocols`: the metrics of protocols from the user's own modules."""
 
-from rr.params.extensions import is_extension
+from rr.params.extensions import is_extension_kind
 from rr.report.formatting import format_three_decimals
 from rr.report.inputs.collect import GridResults
-from rr.report.tables import MetricColumn, ResultTable, result_table, split_by_protocol
+from rr.report.tables import MetricColumn, ResultTable, result_table, split_by_target_and_protocol
 
 _MAX_METRICS = 5
 _SIZES = ("test_images", "train_images", "classes")
@@ -12,7 +12,7 @@ _SIZES = ("test_images", "train_images", "classes")
 def build_own_protocols(results: GridResults) -> list[ResultTable]:
     """Return one table of the first metrics per dataset, backbone, target and protocol."""
     tables = []
-    for runs in split_by_protocol([run for run in results.evaluations if is_extension(run.kind)]):
+    for runs in split_by_target_and_protocol([run for run in results.evaluations if is_extension_kind(run.kind)]):
         metrics = [name for name in runs[0].metrics if name not in _SIZES][:_MAX_METRICS]
         columns = [
             MetricColumn(name.replace("_", " "), runs[0].paths.protocol, name, format_three_decimals, marks_best=False)

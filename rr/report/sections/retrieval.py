@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from rr.report.formatting import format_difference, format_mean_std, format_percent
 from rr.report.inputs.collect import RETRIEVAL_METRICS, EvaluationResult, GridResults, retrieval_cutoffs
 from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
-from rr.report.statistics import mean_interval, mean_std
+from rr.report.statistics import mean_confidence_interval, mean_std
 from rr.report.tables import (
     MetricColumn,
     ResultTable,
     group_by_method,
-    order_for_budget,
     result_table,
-    split_by_protocol,
+    sort_by_example_priority,
+    split_by_target_and_protocol,
 )
 from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 
 _RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
 _MAX_BYTES = 200_000  # of examples on the page
 _CAPTION = (
-    "Each row shows a query, the first test image of a class, followed by its ten nearest training images in order of "
-    "distance. A green frame marks an image of the same class, and a red frame an image of a different class."
+    "Each row shows a query (the first test image of a class), followed by its ten nearest training images in order of "
+    "distance. A green frame marks an image of the same class, and a red frame marks an image of a different class."
 )
 
 
@@ -46,7 +46,7 @@ class RetrievalTable:
 def build_retrieval(results: GridResults) -> list[RetrievalTable]:
     """Return one table per dataset, backbone, target and retrieval protocol."""
     tables, budget = [], ByteBudget(_MAX_BYTES)
-    for runs in split_by_protocol(results.evaluations_of_kind("retrieval")):
+    for runs in split_by_target_and_protocol(results.evaluations_of_kind("retrieval")):
         protocol, cutoffs = runs[0].paths.protocol, retrieval_cutoffs(runs[0].settings)
         columns = [MetricColumn("mAP", protocol, "mean_average_precision")]
         columns += [
@@ -55,16 +55,16 @@ def build_retrieval(results: GridResults) -> list[RetrievalTable]:
             for k in cutoffs
         ]
         first_seeds = [seeds[0] for seeds in group_by_method(runs).values()]
-        panels = {run.paths: _example_panel(run, budget) for run in order_for_budget(first_seeds)}
+        panels = {run.paths: _example_panel(run, budget) for run in sort_by_example_priority(first_seeds)}
         images = [panels[run.paths] for run in first_seeds]
         with_head = group_by_method([run for run in runs if f"{_RERANKED}mean_average_precision" in run.metrics])
-        sentences = [_describe_head(method, seeds) for method, seeds in with_head.items()]
-        table = _head_table(with_head, cutoffs) if with_head else None
+        sentences = [_describe_relation_head_effect(method, seeds) for method, seeds in with_head.items()]
+        table = _relation_head_table(with_head, cutoffs) if with_head else None
         tables.append(RetrievalTable(result_table(runs, columns), table, sentences, images))
     return tables
 
 
-def _head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: Sequence[int]) -> TextTable:
+def _relation_head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: Sequence[int]) -> TextTable:
     """Return the mAP and the precision at each cutoff with and without the relation head."""
     metrics = {"mAP": "mean_average_precision"} | {f"precision at {k}": f"precision_at_{k}" for k in cutoffs}
     titles = [title for name in metrics for title in (name, f"{name}, head")]
@@ -82,15 +82,15 @@ def _head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: Sequence[
     return text_table(["Method", *numeric_columns(titles)], rows)
 
 
-def _describe_head(method: str, seeds: Sequence[EvaluationResult]) -> str:
+def _describe_relation_head_effect(method: str, seeds: Sequence[EvaluationResult]) -> str:
     """Return a sentence on whether the relation head improves the mAP, by the differences of the same seeds."""
     before, after = "mean_average_precision", f"{_RERANKED}mean_average_precision"
     change = mean_std([100 * (run.metrics[after] - run.metrics[before]) for run in seeds])
-    text = f"{method}: reordering changes the mAP by {format_difference(change.mean)} points"
+    text = f"{method}: reordering changes the mAP by {format_difference(change.mean)} percentage points"
     if change.std is None:
         return f"{text} (a single seed, so the variation between seeds is unknown)."
-    low, high = mean_interval(change)
-    verdict = "it helps" if low > 0 else "it hurts" if high < 0 else "whether it helps is undecided"
+    low, high = mean_confidence_interval(change)
+    verdict = "it helps" if low > 0 else "it makes retrieval worse" if high < 0 else "whether it helps is undecided"
     return f"{text} (95 % interval over seeds {format_difference(low)} to {format_difference(high)}): {verdict}."
 
 

@@ -32,7 +32,7 @@ class Runs:
 
 def build_runs(results: GridResults) -> Runs:
     """Return the machines and the runs of every stage."""
-    machines = unique(record.machine for record in results.records)
+    machines = unique(machine for record in results.records for machine in record.machines)
     has_energy = any(record.energy_joules for record in results.records)
     # All stages have a column for the code version if the runs of any stage have several versions.
     has_versions = any(len(set(code_version_labels(runs))) > 1 for runs in results.stages.values())
@@ -40,7 +40,7 @@ def build_runs(results: GridResults) -> Runs:
     for title, runs in results.stages.items():
         if not runs:
             continue
-        duration = format_exact_duration(sum(run.record.seconds for run in runs))
+        duration = format_exact_duration(sum(run.record.total_seconds for run in runs))
         total = f"{format_count(len(runs), 'runs')}, {duration} in total"
         stages.append((title, total, _run_table(runs, machines, has_versions, has_energy)))
     return Runs(_machine_table(machines), describe_commits(results), stages, has_energy)
@@ -71,9 +71,9 @@ def _run_table(runs: Sequence[StageResult], machines: list[Machine], has_version
         row: list[TextCell | str] = [
             TextCell(record.command, link=record_file(run.paths.folder)),
             record.device,
-            letter_label(machines.index(record.machine)),
+            ", ".join(letter_label(machines.index(machine)) for machine in record.machines),
             version,
-            TextCell(format_exact_duration(record.seconds), sort_key=record.seconds),
+            TextCell(format_exact_duration(record.total_seconds), sort_key=record.total_seconds),
             f"{record.views_per_second:,.0f}" if record.views_per_second else "–",
             f"{record.peak_memory_mib:,.0f} MiB",
             TextCell(format_energy(record.energy_joules), sort_key=sum(record.energy_joules.values())),

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from rr.report.inputs.collect import GridResults
-from rr.report.paper.settings import is_operation, paper_method_settings, paper_protocol_settings
+from rr.report.paper.settings import is_augmentation_operation, paper_method_settings, paper_protocol_settings
 from rr.report.text_table import TextCell, TextColumn, TextTable, text_table
 
 _SECTIONS = ("methods", "backbones", "protocols", "datasets")
@@ -69,7 +69,7 @@ def _settings_tables(
     keys = dict.fromkeys(key for values in columns.values() for key in values)
     rows = {
         key: [
-            TextCell(values.get(key, "–"), note=_describe_paper(key, values, published.get(name, [])))
+            TextCell(values.get(key, "–"), note=_paper_value_if_different(key, values, published.get(name, [])))
             for name, values in columns.items()
         ]
         for key in keys
@@ -91,7 +91,7 @@ def _settings_tables(
     return tables
 
 
-def _describe_paper(key: str, values: dict[str, str], published: list[dict[str, str]]) -> str:
+def _paper_value_if_different(key: str, values: dict[str, str], published: list[dict[str, str]]) -> str:
     """Return the paper's value of a setting if it differs from ours in every run; else an empty string."""
     if key not in values or not all(published):
         return ""
@@ -100,7 +100,7 @@ def _describe_paper(key: str, values: dict[str, str], published: list[dict[str, 
     for settings in published:
         if key in settings:
             theirs.add(settings[key])
-        elif key.startswith("augmentation.") and is_operation(operation) and values[key] != "0":
+        elif key.startswith("augmentation.") and is_augmentation_operation(operation) and values[key] != "0":
             theirs.add("0")
     return "" if not theirs or values[key] in theirs else f"paper: {' or '.join(sorted(theirs))}"
 

@@ -15,7 +15,7 @@ from rr.report.tables import (
     ResultTable,
     accuracy_tables,
     group_by_method,
-    split_by_protocol,
+    split_by_target_and_protocol,
 )
 
 
@@ -46,17 +46,17 @@ def build_summary(results: GridResults) -> Summary:
         "target": unique(run.target for run in evaluations),
         "protocol": unique(run.protocol for run in evaluations),
     }
-    finding = "This grid has no evaluations, so the report shows only the pretraining."
+    finding = "This grid has no evaluations, so the report shows only the pretraining runs."
     if evaluations:
-        finding = f"{summarize_tables(accuracy_tables(results))}{_summarize_ranks(results)}"
+        finding = f"{summarize_tables(accuracy_tables(results))}{_summarize_rankme(results)}"
     warnings = [*collapse_warnings(results), *code_version_warnings(results)]
     return Summary(finding, warnings, {axis: values for axis, values in axes.items() if values})
 
 
-def _summarize_ranks(results: GridResults) -> str:
+def _summarize_rankme(results: GridResults) -> str:
     """Return a sentence on RankMe if the grid has no classification protocol and one table of embeddings, or ""."""
     runs = results.evaluations_of_kind("embedding")
-    if results.evaluations_of_kind(*CLASSIFICATION) or len(split_by_protocol(runs)) != 1:
+    if results.evaluations_of_kind(*CLASSIFICATION) or len(split_by_target_and_protocol(runs)) != 1:
         return ""
     values = {
         method: mean_std([run.metrics["rankme"] for run in seeds]) for method, seeds in group_by_method(runs).items()
@@ -64,7 +64,7 @@ def _summarize_ranks(results: GridResults) -> str:
     ranks = join_words([f"{format_mean_std(value, format_two_decimals)} for {name}" for name, value in values.items()])
     return (
         f" The number of directions that the features of {runs[0].paths.target} use (RankMe) is {ranks}. The section "
-        "Embedding shows which images the network considers similar."
+        "“Embedding” shows which images the network considers similar."
     )
 
 
@@ -82,7 +82,10 @@ def summarize_tables(tables: list[ResultTable]) -> str:
             count = sum(margin > 0 or (margin == 0 and role == UPPER_BOUND) for margin in known)
             parts.append(f"{text} in {count} of {len(known)} comparisons")
     if not parts:
-        return "There is nothing to compare: the grid needs a self-supervised method and a random or supervised one."
+        return (
+            "There is nothing to compare: the grid needs a self-supervised method, and either random weights or a "
+            "supervised method."
+        )
     text = f"The best self-supervised method in each table and protocol {' and '.join(parts)}. "
     return text + seed_note(count for table in tables for count in table.seed_counts)
 
@@ -121,7 +124,7 @@ def _position_between_bounds(table: ResultTable, protocol: str, accuracy: float)
     low, high = lower.cells[protocol].value.mean, upper.cells[protocol].value.mean
     if not low < accuracy < high:
         return ""
-    return f": {100 * (accuracy - low) / (high - low):.0f} % of the way from the lower to the upper bound"
+    return f". This is {100 * (accuracy - low) / (high - low):.0f} % of the way from the lower to the upper bound"
 
 
 def _margin_over_bound(table: ResultTable, protocol: str, role: str) -> float | None:

@@ -7,48 +7,50 @@ from rr.report.grouping import group_by
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
 from rr.report.plots.curves import Curve, Point, format_view_counts_axis, plot_curves
 from rr.report.plots.svg import Panel
-from rr.report.tables import split_by_protocol
+from rr.report.tables import split_by_target_and_protocol
 from rr.runtime.hashing import json_sha256
 
 
-def build_view_counts(results: GridResults) -> list[Panel]:
+def build_accuracy_by_view_count(results: GridResults) -> list[Panel]:
     """Return a plot for each dataset, backbone, target and protocol with runs that differ only in K and the seed."""
     panels = []
-    for runs in split_by_protocol(results.evaluations_of_kind(*CLASSIFICATION)):
+    for runs in split_by_target_and_protocol(results.evaluations_of_kind(*CLASSIFICATION)):
         series = group_by(
             (run for run in runs if "views" in run.pretraining.settings),
             lambda run: json_sha256(run.pretraining.settings | {"views": None}),
         )
-        several = [own for own in series.values() if len({_views(run) for run in own}) > 1]
+        several = [own for own in series.values() if len({_num_views(run) for run in own}) > 1]
         if several:
-            panels.append(_plot(several))
+            panels.append(_plot_accuracy_by_view_count(several))
     return panels
 
 
-def _plot(series: Sequence[Sequence[EvaluationResult]]) -> Panel:
+def _plot_accuracy_by_view_count(series: Sequence[Sequence[EvaluationResult]]) -> Panel:
     """Plot the accuracy of each series of runs that differ only in K and the seed."""
-    curves = [Curve(_name(own), color, _points_by_seed(own)) for color, own in enumerate(series, 1)]
+    curves = [Curve(_series_name(own), own[0].pretraining.color, _points_by_seed(own)) for own in series]
     paths = series[0][0].paths
     run = paths.pretraining
     title = f"{run.dataset}, {run.backbone} → {paths.target}, {paths.protocol}, %"
     if len(series) == 1:  # the plot has no legend
-        title = f"{_name(series[0])}: {title}"
+        title = f"{_series_name(series[0])}: {title}"
     name = f"view-counts-{run.dataset}-{run.backbone}-{paths.target}-{paths.protocol}"
-    format_axes = partial(format_view_counts_axis, ticks=sorted({_views(run) for own in series for run in own}))
+    format_axes = partial(format_view_counts_axis, ticks=sorted({_num_views(run) for own in series for run in own}))
     return plot_curves(name, title, f"Accuracy in percent against the number of views, {title}", curves, format_axes)
 
 
 def _points_by_seed(runs: Sequence[EvaluationResult]) -> list[dict[float, Point]]:
-    by_seed = group_by(sorted(runs, key=_views), lambda run: run.paths.pretraining.seed)
-    return [{_views(run): (_views(run), 100 * run.metrics["accuracy"]) for run in own} for own in by_seed.values()]
+    by_seed = group_by(sorted(runs, key=_num_views), lambda run: run.paths.pretraining.seed)
+    return [
+        {_num_views(run): (_num_views(run), 100 * run.metrics["accuracy"]) for run in own} for own in by_seed.values()
+    ]
 
 
-def _name(runs: Sequence[EvaluationResult]) -> str:
+def _series_name(runs: Sequence[EvaluationResult]) -> str:
     """Return the names of the methods of a series, from the smallest K to the largest."""
-    methods = dict.fromkeys(run.paths.pretraining.method for run in sorted(runs, key=_views))
+    methods = dict.fromkeys(run.paths.pretraining.method for run in sorted(runs, key=_num_views))
     return " to ".join([*methods][:: max(len(methods) - 1, 1)])
 
 
-def _views(run: EvaluationResult) -> int:
+def _num_views(run: EvaluationResult) -> int:
     views: int = run.pretraining.settings["views"]
     return views

@@ -71,7 +71,8 @@
     const context = canvas.getContext("2d");
     const x = (i) => transform.applyX(MARGIN + (width - 2 * MARGIN - size) / 2 + layer.points[2 * i] / 65535 * size);
     const y = (i) => transform.applyY(MARGIN + (height - 2 * MARGIN - size) / 2 + (1 - layer.points[2 * i + 1] / 65535) * size);
-    const isError = (i) => layer.predictions && layer.predictions[i] !== NO_CLASS && labels[i] !== NO_CLASS && layer.predictions[i] !== labels[i];
+    const isKnown = (i) => layer.predictions && layer.predictions[i] !== NO_CLASS && labels[i] !== NO_CLASS;
+    const isError = (i) => isKnown(i) && layer.predictions[i] !== labels[i];
     const drawTile = (target, i, left, top, side) => target.drawImage(sprite.image, (i % sprite.columns) * sprite.tile,
       Math.floor(i / sprite.columns) * sprite.tile, sprite.tile, sprite.tile, left, top, side, side);
 
@@ -88,7 +89,7 @@
       visible = [];
       for (let i = 0; i < count; i++) {
         if (label !== "" && labels[i] !== Number(label)) continue;
-        if (wanted !== "0" && hasPredictions && Boolean(isError(i)) !== (wanted === "1")) continue;
+        if (wanted !== "0" && hasPredictions && !(isKnown(i) && isError(i) === (wanted === "1"))) continue;
         visible.push(i);
       }
       tree = d3.quadtree(visible, (i) => layer.points[2 * i], (i) => -layer.points[2 * i + 1]);
@@ -178,7 +179,7 @@
       const facts = element("dl", {}, element("dt", {}, "image"), element("dd", {}, data.names[i]));
       if (data.classes.length) facts.append(element("dt", {}, "class"), element("dd", {}, className(labels[i])));
       if (layer.predictions) {
-        const verdict = labels[i] === NO_CLASS || layer.predictions[i] === NO_CLASS ? "" : isError(i) ? " ✗ wrong" : " ✓ correct";
+        const verdict = !isKnown(i) ? "" : isError(i) ? " ✗ wrong" : " ✓ correct";
         facts.append(element("dt", {}, `prediction ${data.predictionNote}`), element("dd", {}, className(layer.predictions[i]) + verdict));
       }
       const near = neighborsOf(i).map((one) => element("li", {}, element("button", { type: "button", title: data.names[one], onclick: () => select(one) },

@@ -78,7 +78,7 @@ def test_number_and_names_of_parameters() -> None:
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     names = [f"blocks.{b}.{n}" for b in range(4) for n in ("0.weight", *(f"1.{name}" for name in norm))]
     assert list(network.state_dict()) == names
-    assert network(make_images(2, 32)).shape == (2, network.features)
+    assert network(make_images(2, 32)).shape == (2, network.num_features)
 
 
 def test_initial_weights() -> None:

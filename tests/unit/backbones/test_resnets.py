@@ -40,7 +40,7 @@ def test_every_builtin_backbone_can_be_built(name: str) -> None:
         backbone = backbones.build(name)
         features, maps = backbone.eval().forward_with_local_maps(torch.empty(2, 3, 64, 64))
     assert backbone.name == name
-    assert features.shape == (2, backbone.features)
+    assert features.shape == (2, backbone.num_features)
     assert maps.shape[:2] == (2, backbone.local_channels)
     assert count_parameters([backbone]) == TOTAL_PARAMETERS.get(name, count_parameters([backbone]))
 

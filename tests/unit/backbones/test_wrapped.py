@@ -36,13 +36,13 @@ def test_list_contains_every_classification_model_of_torchvision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "image_size", "features"),
+    ("name", "image_size", "num_features"),
     [
         ("mobilenet_v3_small", 32, 1024), ("shufflenet_v2_x0_5", 32, 1024), ("regnet_y_400mf", 32, 440),
         ("vit_b_32", 64, 768), ("timm-vit_tiny_patch16_224", 32, 192), ("timm-resnet10t", 32, 512),
     ],
 )  # fmt: skip
-def test_features_and_weights(name: str, image_size: int, features: int, tmp_path: Path) -> None:
+def test_features_and_weights(name: str, image_size: int, num_features: int, tmp_path: Path) -> None:
     backbone = build(name, image_size)
     assert backbone.training
     images = random_images(4, image_size)
@@ -50,7 +50,7 @@ def test_features_and_weights(name: str, image_size: int, features: int, tmp_pat
     assert all(parameter.grad is not None for parameter in backbone.parameters())
     with torch.no_grad():  # torch computes attention differently if gradients are recorded
         expected = backbone.eval()(images)
-    assert expected.shape == (4, backbone.features) == (4, features)
+    assert expected.shape == (4, backbone.num_features) == (4, num_features)
     save_backbone(backbone, tmp_path / "weights")
     for copied in (load_backbone(tmp_path / "weights"), copy.deepcopy(backbone)):
         with torch.no_grad():

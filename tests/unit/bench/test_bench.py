@@ -23,7 +23,7 @@ from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings, paper_config
 from rr.compute.optimizers import make_optimizer
 from rr.errors import UserError
 from rr.views import make_views
-from rr.workflow.throughput import StopTraining
+from rr.workflow.training_speed import StopTraining
 
 QUANTILES = {"min", "q1", "median", "q3", "max", "count"}
 STEPS = 50 if LONG else 15
@@ -273,7 +273,7 @@ def test_busy_loops_run_only_within_the_block() -> None:
         while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != state:
             assert time.monotonic() < deadline
 
-    with busy.stopped_loops(1) as (loop,):
+    with busy.start_suspended_busy_loops(1) as (loop,):
         wait_for_state(loop.pid, "T")  # stopped
         with busy.running([loop]):
             wait_for_state(loop.pid, "R")

@@ -55,6 +55,29 @@ def test_script_runs_on_cpu(tmp_path: Path) -> None:
     assert 0 <= results["linear"]["accuracy"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("training", "code", "message"),
+    [("exit 2", 2, ""), ("sleep 60", 0, "training did not end within the time limit")],
+)
+def test_failed_training_is_not_reported_as_a_time_limit(
+    tmp_path: Path, training: str, code: int, message: str
+) -> None:
+    command = tmp_path / "bin/rr"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\ncase $1 in bench) echo '{{}}' ;; pretrain) {training} ;; *) exit 9 ;; esac\n")
+    command.chmod(0o755)
+    (tmp_path / "data/beton/shapes").mkdir(parents=True)
+    (tmp_path / "data/beton/shapes/train.beton").touch()
+    path = os.pathsep.join([str(command.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    script = subprocess.run(
+        [ROOT / "workflow/gpu.sh", "params.yaml", "shapes"], cwd=tmp_path, text=True, capture_output=True,
+        env={**os.environ, "RR_DEVICE": "cpu", "PATH": path, "RR_SECONDS": "43"}, timeout=120,
+    )  # fmt: skip
+    assert script.returncode == code
+    assert message in script.stderr
+    assert bool(script.stdout) == bool(message)
+
+
 @pytest.mark.slow
 def test_first_losses_are_reproducible() -> None:
     losses = gpu.first_losses("cpu")

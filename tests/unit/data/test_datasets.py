@@ -20,6 +20,7 @@ from helpers import ROOT, RunRr, add_dataset, open_fetched
 from PIL import Image
 
 from rr.data import raw
+from rr.data.image_decoding import decode_image
 from rr.data.sources import slimagenet, stl10, tiny_imagenet, torchvision_archive
 from rr.params import Stl10Source, load_params
 
@@ -45,7 +46,7 @@ def web_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
 
 
 def decode_all(data: raw.RawFile) -> np.ndarray:
-    return np.stack([raw.decode_image(content) for _, content in data.iter_images()])
+    return np.stack([decode_image(content) for _, content in data.iter_images()])
 
 
 def is_nothing_written(project: Path) -> bool:
@@ -231,9 +232,13 @@ class TestTinyImageNet:
         self, project: Path, rr: RunRr, tiny: Path, web_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder, url = web_folder
-        make_archive(tiny, folder / "tiny-imagenet-200.zip")
+        archive = make_archive(tiny, folder / "tiny-imagenet-200.zip")
         monkeypatch.setattr(tiny_imagenet, "URL", f"{url}/tiny-imagenet-200.zip")
         add_dataset(project, {"kind": "tiny_imagenet"}, image_size=64)
+        outcome = rr(*FETCH)
+        assert outcome.code == 2
+        assert "wrong checksum" in outcome.err
+        monkeypatch.setattr(tiny_imagenet, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
         assert rr(*FETCH).code == 0
         self.check_images(open_fetched(project), tiny)
         assert [path.name for path in (project / "data/download").rglob("*")] == ["mine", "tiny-imagenet-200.zip"]

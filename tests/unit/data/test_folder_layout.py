@@ -77,14 +77,14 @@ def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("counts", "seen"),
     [
-        (in_folders("train", "stuff"), "folder train, but none of test images, and other folders: stuff (6 images)"),
+        (in_folders("train", "stuff"), "no folder of test images, and it is unclear what the other folders are: stuff"),
         (in_folders("train", "Training", "test"), "2 folders of training images: Training (6 images), train (6"),
         (in_folders("train", "Training"), "2 folders of training images"),
         (in_folders("train", "test", "Testing"), "2 folders of test images: Testing (6 images), test (6 images)"),
         (CLASSES | {"test": 2}, "no folder of training images, only test (2 images) among other folders: cat (3"),
         (in_folders("test"), "no folder of training images, only test (6 images)"),
         (in_folders("test", "val"), "no folder of training images, only test (6 images), val (6 images)"),
-        (CLASSES | {"train": 2}, "has a folder train, but none of test images, and other folders: cat (3 images), dog"),
+        (CLASSES | {"train": 2}, "no folder of test images, and it is unclear what the other folders are: cat"),
         (in_folders("birds"), "birds would be the only class, but contains folders of images: birds/cat (3 images)"),
         (in_folders("a/birds"), "a would be the only class, but contains folders of images: a/birds (6 images)"),
         (in_folders("train/images", "test/images"), "train/images would be the only class, but contains folders"),

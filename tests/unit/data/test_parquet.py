@@ -101,7 +101,7 @@ def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
             ["train-00000-of-00001.parquet", "train-00000-of-00001-abcdef0123.parquet"],
             "several files with the number 0: train-00000-of-00001-abcdef0123.parquet, train-00000-of-00001.parquet",
         ),
-        (["train-0-of-2.parquet", "train-1-of-2.parquet", "train-5-of-2.parquet"], "5-of-2.parquet has a number above"),
+        (["train-0-of-2.parquet", "train-1-of-2.parquet", "train-5-of-2.parquet"], "5-of-2.parquet exceeds the total"),
         (["a/train.parquet", "b/train.parquet"], "several configurations of the dataset: {root}/a, {root}/b. Use one"),
         (["train.parquet", "data/train.parquet"], "several configurations of the dataset: {root}, {root}/data"),
         (["train.parquet", "train_old.parquet"], "next to train.parquet, {root} has other files of images: train_old"),

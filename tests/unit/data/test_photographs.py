@@ -11,9 +11,10 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from rr.data import beton, raw
-from rr.data.index import Preprocessing
+from rr.data import beton
+from rr.data.image_decoding import crop_center
 from rr.data.photographs import Photographs, open_split
+from rr.data.preprocessing import Preprocessing
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
@@ -82,7 +83,7 @@ def test_evaluation_images_are_those_of_torchvision(photographs: Photographs) ->
     for image, result in zip(make_images(), images, strict=True):
         expected = transform(torch.from_numpy(image).permute(2, 0, 1).float()).permute(1, 2, 0).numpy()
         assert np.abs(result - expected).max() <= 0.5 + 1e-3
-        assert np.abs(raw.crop_center(image, 27, SIZE).astype(int) - result).max() <= 1  # the gallery's version
+        assert np.abs(crop_center(image, 27, SIZE).astype(int) - result).max() <= 1  # the gallery's version
 
 
 def test_images_are_centered_if_no_crops_are_taken(photographs: Photographs) -> None:

@@ -18,6 +18,7 @@ from helpers import RunRr, add_dataset, open_fetched
 from PIL import Image
 
 from rr.data import raw
+from rr.data.image_decoding import decode_image
 
 IMAGES = "data/raw/mine/images.parquet"
 
@@ -232,7 +233,7 @@ class TestCifar:
         data = open_fetched(project)
         assert data.splits.tolist() == ["train"] * 100 + ["test"] * 20
         assert data.class_names[3] == "class 3"
-        first = raw.decode_image(next(data.iter_images())[1])
+        first = decode_image(next(data.iter_images())[1])
         official = pickle.loads((folder / "data_batch_1").read_bytes())["data"][0].reshape(3, 32, 32)
         assert np.array_equal(first.transpose(2, 0, 1), official)
 
@@ -316,4 +317,4 @@ def test_unknown_dataset_raises(project: Path, rr: RunRr) -> None:
 def test_jpeg_is_decoded_by_its_content() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG")
-    assert raw.decode_image(buffer.getvalue()).shape == (8, 8, 3)
+    assert decode_image(buffer.getvalue()).shape == (8, 8, 3)

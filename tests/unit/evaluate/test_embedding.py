@@ -36,7 +36,7 @@ DATASET = DatasetConfig(
 class ChannelMeans(nn.Module):
     """A backbone with two features: the means of the first and the second channel."""
 
-    features = 2
+    num_features = 2
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean((2, 3))[:, :2]

@@ -41,10 +41,10 @@ def test_label_fraction_selects_the_images_of_keep_label_fraction(fraction: floa
 
 def test_validation_images_are_a_fifth_of_each_class() -> None:
     labels = np.append(LABELS, [3, 4, 4])  # classes with one and with two images
-    rows = choose_validation_rows(labels, seed=0)
+    rows = choose_validation_rows(labels, 0.2, seed=0)
     assert np.bincount(labels[rows], minlength=5).tolist() == [10, 4, 1, 0, 1]
-    assert np.array_equal(rows, choose_validation_rows(labels, seed=0))
-    assert not np.array_equal(rows, choose_validation_rows(labels, seed=1))
+    assert np.array_equal(rows, choose_validation_rows(labels, 0.2, seed=0))
+    assert not np.array_equal(rows, choose_validation_rows(labels, 0.2, seed=1))
 
 
 def test_learning_rate_is_chosen_on_validation_images() -> None:
@@ -59,7 +59,7 @@ def test_learning_rate_is_chosen_on_validation_images() -> None:
     rates = [1e-9, 0.02, 1e-8]
     probabilities, metrics = run(rates)
     # Train on the other images by hand.
-    held_out = choose_validation_rows(labels, seed=5)
+    held_out = choose_validation_rows(labels, 0.2, seed=5)
     rest = np.setdiff1d(np.arange(200), held_out)
     accuracies = []
     for rate in rates:
@@ -110,8 +110,8 @@ def test_problems_are_found_before_the_training(changes: dict, expected: str | N
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"images_per_class": 3}, "protocols.linear: set either label_fraction or images_per_class"),
-        ({"label_fraction": None}, "protocols.linear: set either label_fraction or images_per_class"),
+        ({"images_per_class": 3}, "protocols.linear: set exactly one of label_fraction and images_per_class"),
+        ({"label_fraction": None}, "protocols.linear: set exactly one of label_fraction and images_per_class"),
         (
             {"learning_rate": [0.1]},
             "protocols.linear.learning_rate: must be a positive number, or a list of at least two",

@@ -59,8 +59,8 @@ def test_metrics_by_hand(inputs: EvaluationInputs) -> None:
             "train_images": 4,
         }
     )  # fmt: skip
-    assert [list(row) for row in result.columns["neighbours"]] == [[100, 101, 102], [103, 102, 101]]
-    assert [list(row) for row in result.columns["neighbour_labels"]] == [[0, 1, 0], [1, 0, 1]]
+    assert [list(row) for row in result.columns["neighbors"]] == [[100, 101, 102], [103, 102, 101]]
+    assert [list(row) for row in result.columns["neighbor_labels"]] == [[0, 1, 0], [1, 0, 1]]
     assert np.allclose(result.columns["similarities"][0], [-1, -4, -9])
 
 
@@ -82,7 +82,7 @@ def test_head_reorders_the_nearest_images(
     assert result.metrics["reranked_precision_at_1"] == ((labels[0] == 0) + 1) / 2
     assert result.metrics["reranked_precision_at_3"] == pytest.approx(((labels[:3] == 0).mean() + 2 / 3) / 2)
     assert result.metrics["mean_average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)  # without the head
-    assert [list(row) for row in result.columns["neighbours"]] == [[100, 101, 102], [103, 102, 101]]
+    assert [list(row) for row in result.columns["neighbors"]] == [[100, 101, 102], [103, 102, 101]]
 
 
 def test_examples_frame_correct_and_wrong_neighbors(inputs: EvaluationInputs) -> None:

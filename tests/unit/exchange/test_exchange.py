@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rr import backbones
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, save_backbone
-from rr.data.index import Preprocessing
+from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 from rr.exchange import exporting
 from rr.exchange.exporting import export_backbone
@@ -32,6 +32,7 @@ from rr.methods.imported import load_imported_method
 from rr.methods.requirements import find_imported_problem
 from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
+from rr.weights import find_weights
 
 FORMATS = ["safetensors", "state-dict", "torchscript", "torch-export", "onnx"]
 
@@ -436,7 +437,7 @@ def test_imported_method_has_the_weights_of_the_file(tmp_path: Path) -> None:
     save_backbone(backbone, weights)
     config = ImportedConfig(kind="imported", path=str(weights), sha256=file_sha256(weights))
     method = load_imported_method(config, backbones.build("resnet8"))
-    assert method.features == 64
+    assert method.num_features == 64
     assert has_same_features(method.backbone.eval(), backbone)
     with pytest.raises(UserError, match="contains weights of resnet8, but the backbone of this run is conv4"):
         load_imported_method(config, backbones.build("conv4"))
@@ -501,6 +502,22 @@ def test_export_keeps_the_preprocessing(tmp_path: Path) -> None:
     assert output.read_bytes() == weights.read_bytes()
 
 
+def test_export_of_released_weights(tmp_path: Path) -> None:
+    """The relation head and the description of the training stay with the weights."""
+    weights = find_weights("conv4-cifar10-relational-k4")
+    message = export_backbone(weights, "safetensors", tmp_path / "out.safetensors")
+    assert (tmp_path / "out.safetensors").read_bytes() == weights.read_bytes()
+    assert "not exported" not in message
+    card, released = (
+        path.read_text().partition("## Training\n")[2]
+        for path in (tmp_path / "out.safetensors.md", weights.with_name(f"{weights.name}.md"))
+    )
+    assert "method | relational-k4 |" in card
+    assert card == released
+    message = export_backbone(weights, "state-dict", tmp_path / "out.pt")
+    assert "\nnot exported, because this format contains only the backbone: relation_head" in message
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_export_has_the_image_size_of_the_pretraining(tmp_path: Path) -> None:
     weights, output = tmp_path / "b.safetensors", tmp_path / "out.pt2"
@@ -513,13 +530,14 @@ def test_export_has_the_image_size_of_the_pretraining(tmp_path: Path) -> None:
 
 
 def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def save_with_changed_bias(backbone: Backbone, format: str, target: Path, *_: object) -> None:
-        state = backbone.state_dict()
-        torch.save(state | {"blocks.0.1.bias": state["blocks.0.1.bias"] + 1e-3}, target)
+    def serialize_with_changed_bias(backbone: Backbone, *_: object) -> bytes:
+        state, buffer = backbone.state_dict(), io.BytesIO()
+        torch.save(state | {"blocks.0.1.bias": state["blocks.0.1.bias"] + 1e-3}, buffer)
+        return buffer.getvalue()
 
     save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
     (tmp_path / "out").write_text("old")
-    monkeypatch.setattr(exporting, "_save", save_with_changed_bias)
+    monkeypatch.setattr(exporting, "_serialize", serialize_with_changed_bias)
     with pytest.raises(UserError, match=r"relative error of .* Nothing was written"):
         export_backbone(tmp_path / "b.safetensors", "state-dict", tmp_path / "out")
     assert (tmp_path / "out").read_text() == "old"

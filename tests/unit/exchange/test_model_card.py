@@ -56,7 +56,10 @@ def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr) -> None:
     parameters = YAML(typ="safe").load(body.split("```yaml\n")[1].split("```")[0])
     assert parameters == {"relational": record["params"]["methods.relational"]}
     metrics = json.loads(Path(str(RUN).replace("pretrain", "evaluate"), "shapes/knn/metrics.json").read_text())
-    assert f"| shapes | knn | accuracy | {metrics['accuracy']:.4f} |\n" in body
+    p, n, z = metrics["accuracy"], metrics["test_images"], 1.959964
+    center, width = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low, high = (center - width) / (1 + z**2 / n), (center + width) / (1 + z**2 / n)
+    assert f"| shapes | knn | accuracy | {p:.4f} | {low:.4f} to {high:.4f} |\n" in body
     # The exported file can be used as the card says.
     assert library.load_backbone("out.safetensors")(np.zeros((40, 30, 3), np.uint8)).shape == (1, 64)
     assert 'rr.load_backbone("out.safetensors")' in body

@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +29,21 @@ from safetensors import safe_open
 
 from rr import paths
 from rr.backbones.weights import load_backbone, save_backbone
-from rr.data import raw
+from rr.data.image_decoding import decode_image
 from rr.data.names import display_name
 from rr.data.skipped_files import SkippedFiles
 from rr.evaluate.features import extract_features
 from rr.evaluate.relation_head import load_relation_head
 from rr.evaluate.similarity import cosine_similarities
-from rr.gallery import feature_extractor, index, map_page
+from rr.gallery import feature_extractor, map_page, vector_file
 from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import load_feature_extractor
+from rr.gallery.hits import MAX_RANDOM_PAIRS, percentiles, sample_pairs
 from rr.gallery.images import ImageFile
-from rr.gallery.search import MAX_RANDOM_PAIRS, percentiles, sample_pairs
 from rr.methods.relation import RelationHead
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.hashing import file_sha256
+from rr.weights import FOLDER as RELEASED
 
 IMAGE_SIZE, MEAN, STD = 32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 DATASET = DatasetConfig(
@@ -92,7 +95,7 @@ class FakeBeton:
 
 def expected_vectors(weights: Path, paths: list[Path]) -> np.ndarray:
     """Return the features as `rr evaluate` computes them."""
-    images = np.stack([raw.decode_image(path.read_bytes(), IMAGE_SIZE) for path in paths])
+    images = np.stack([decode_image(path.read_bytes(), IMAGE_SIZE) for path in paths])
     return extract_features(load_backbone(weights), FakeBeton(images), DATASET, "cpu").numpy()  # type: ignore[arg-type]
 
 
@@ -126,7 +129,7 @@ def test_embed_writes_the_features_of_evaluate(folder: Path, rr: RunRr) -> None:
 
 
 def save_every_mode(folder: Path) -> None:
-    """Save an image of every mode that `rr.data.raw` supports."""
+    """Save an image of every mode that `rr.data.image_decoding` supports."""
     base = make_image(1, (48, 40))
     base.convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
     base.convert("L").save(folder / "gray.png")
@@ -375,20 +378,20 @@ def test_index_does_not_overwrite_other_files(folder: Path, rr: RunRr) -> None:
 def test_two_processes_can_write_an_index_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start and end a second writer while the first is writing; the file is complete at all times."""
     extractor = load_feature_extractor(Path("w"), None, "cpu")
-    batch = index.ImageVectors(list_images(Path("g")), np.zeros((6, 64), np.float32))
+    batch = vector_file.ImageVectors(list_images(Path("g")), np.zeros((6, 64), np.float32))
     target, pid = folder / "i.parquet", os.getpid()
     skipped = SkippedFiles("raise", "")
 
-    def batches_of_first_process() -> Iterator[index.ImageVectors]:
+    def batches_of_first_process() -> Iterator[vector_file.ImageVectors]:
         yield batch
         monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-        assert index.write_index(target, extractor, Path("g"), [batch], skipped) == 6
-        assert len(index.read_index(target, extractor, Path("g")).vectors) == 6
+        assert vector_file.write_index(target, extractor, Path("g"), [batch], skipped) == 6
+        assert len(vector_file.read_index(target, extractor, Path("g")).vectors) == 6
         monkeypatch.setattr(os, "getpid", lambda: pid)
         yield batch
 
-    assert index.write_index(target, extractor, Path("g"), batches_of_first_process(), skipped) == 12
-    assert len(index.read_index(target, extractor, Path("g")).vectors) == 12
+    assert vector_file.write_index(target, extractor, Path("g"), batches_of_first_process(), skipped) == 12
+    assert len(vector_file.read_index(target, extractor, Path("g")).vectors) == 12
     assert sorted(entry.name for entry in folder.iterdir()) == ["g", "i.parquet", "w"]
 
 
@@ -542,7 +545,7 @@ def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> N
     assert outcome.code == 0
     first_line, calibration = outcome.out.splitlines()
     probability = 1 / (1 + np.exp(0.5 - 2 * expected_logit(Path("h"), *pair)))
-    assert first_line == f"g/b.png and g/f.webp show the same thing with probability {probability:.4f}"
+    assert first_line == f"g/b.png and g/f.webp are views of the same image with probability {probability:.4f}"
     assert calibration.startswith("calibrated (Platt scaling) on 40 pairs of augmented test images of shapes")
     assert "the accuracy is 90.0 % and the calibration error is 2.0 %" in calibration
     assert rr("compare", *pair[::-1], "--weights", "h").out.splitlines()[0].endswith(f" {probability:.4f}")
@@ -555,7 +558,7 @@ def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> N
     assert f"{1 / (1 + np.exp(-expected_logit(Path('h'), *pair))):.4f}\nnot calibrated" in outcome.out
     outcome = rr("compare", *pair, "--weights", "w")
     assert outcome.code == 2
-    assert "rr: w has no relation head: use the backbone.safetensors of a run" in outcome.err
+    assert "rr: w has no relation head: use the backbone.safetensors from a run" in outcome.err
     assert rr("compare", "g/b.png", "none.png", "--weights", "h").code == 2
 
 
@@ -568,7 +571,7 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
     (released / "tiny.json").write_text(json.dumps(json.loads(metrics.read_text()) | {"target": "cifar10"}))
     shutil.rmtree("runs")
     monkeypatch.setattr("rr.weights.FOLDER", released)
-    monkeypatch.setattr("rr.gallery.relation.RELEASED", released)
+    monkeypatch.setattr("rr.gallery.pair_scorer.RELEASED", released)
 
     extractor = load_feature_extractor("tiny")
     assert extractor.weights == released / "tiny.safetensors"
@@ -582,6 +585,73 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
     assert "rr: tinny does not exist and is not the name of released weights (tiny): use" in outcome.err
     shutil.copy("w", "tiny")  # a file in the current folder
     assert load_feature_extractor("tiny").weights == Path("tiny")
+
+
+def test_released_weights_match_their_cards() -> None:
+    names = sorted(file.stem for file in RELEASED.glob("*.safetensors"))
+    assert names
+    for name in names:
+        card = (RELEASED / f"{name}.safetensors.md").read_text()
+        file = RELEASED / f"{name}.safetensors"
+        assert card.count(file_sha256(file)) == 2  # of the file, and of the run's backbone.safetensors
+        backbone = load_feature_extractor(name)
+        assert np.isfinite(backbone.extract(np.zeros((2, 32, 32, 3), np.uint8))).all()
+        if load_relation_head(file):
+            metrics = json.loads(file.with_suffix(".json").read_text())
+            assert metrics["relation_accuracy"] > 0.8
+            assert metrics["target"] == "cifar10"
+
+
+def test_weights_are_downloaded_from_the_hugging_face_hub(folder: Path) -> None:
+    content = Path("w").read_bytes()
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            repository, _, rest = self.path[1:].partition("/resolve/")
+            if error := {"me/nett": "RepoNotFound", "me/empty": "EntryNotFound"}.get(repository) or (
+                "RevisionNotFound" if rest.startswith("v2/") else ""
+            ):
+                self.send_response(404)
+                self.send_header("X-Error-Code", error)
+                return self.end_headers()
+            self.send_response(200)
+            for name, value in (("Content-Length", len(content)), ("ETag", '"1"'), ("X-Repo-Commit", "0" * 40)):
+                self.send_header(name, str(value))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content if repository == "me/net" else content[:100])
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def embed(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": "cache", **environment}
+        command = [sys.executable, "-m", "rr", "embed", "g", "--output", "f.parquet", "--weights", name]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    expected = {
+        "hf-hub:me/nett": "no such repository",
+        "hf-hub:me/empty": "the repository contains no backbone.safetensors",
+        "hf-hub:me/net@v2": "no such revision: replace v2",
+        "hf-hub:me/net/x/y": "not the name of a repository",
+        "hf-hub:me/cut": "cannot download backbone.safetensors (",
+    }
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        url = f"http://127.0.0.1:{hub.server_port}"
+        threading.Thread(target=hub.serve_forever, args=(0.01,)).start()
+        try:
+            downloaded = embed("hf-hub:me/net")
+            failed = {name: embed(name) for name in expected}
+        finally:
+            hub.shutdown()
+    assert (downloaded.returncode, pq.read_table("f.parquet").num_rows) == (0, 6), downloaded.stderr
+    assert embed("hf-hub:me/net", HF_HUB_OFFLINE="1").returncode == 0  # from the cache
+    failed["hf-hub:me/new"] = embed("hf-hub:me/new", HF_HUB_OFFLINE="1")
+    expected["hf-hub:me/new"] = "backbone.safetensors is not in the cache, and the Hugging Face Hub cannot be reached"
+    for name, process in failed.items():
+        assert (process.returncode, process.stderr.count(f"rr: {name}: {expected[name]}")) == (2, 1), process.stderr
 
 
 def test_rerank_orders_the_nearest_by_probability(folder: Path, rr: RunRr) -> None:
@@ -610,7 +680,7 @@ def test_rerank_orders_the_nearest_by_probability(folder: Path, rr: RunRr) -> No
     assert tuple(sorted(result["hits"][0])) == tuple(sorted(keys))
     assert (facts["embedded"], facts["page"], facts["skipped"]) == (0, None, {})
     assert rr(*ask, "--json").out.count('"probability": null') == 3
-    assert "ranked by the probability that both show the same thing" in Path("page.html").read_text()
+    assert "ranked by the probability that both are views of the same image" in Path("page.html").read_text()
     for arguments, message in (
         ((*ask[:-1], 3, "--rerank", 2), "--rerank 2: must be at least the number of results (--top 3)"),
         ((*ask[:5], "w", "--rerank", 9), "--rerank 9: must be at least the number of results (--top 10)"),
@@ -640,7 +710,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         (replace_arguments(ASK, gallery="none"), "none is not an existing folder"),
         (replace_arguments(ASK, gallery="empty"), "empty contains no images: add some"),
         (replace_arguments(EMBED, gallery="p"), r"p contains no images \(skipped 1 file: not an image \(.yaml 1\)\)"),
-        (replace_arguments(EMBED, weights="g"), "g is a folder: use the backbone.safetensors of a run"),
+        (replace_arguments(EMBED, weights="g"), "g is a folder: use the backbone.safetensors from a run"),
         (replace_arguments(EMBED, weights="~nobody-here/w"), "~nobody-here/w: unknown user in '~user'"),
         (replace_arguments(ASK, weights="none"), "none does not exist"),
         (replace_arguments(ASK, weights="text.png"), "text.png is damaged or not a safetensors file"),
@@ -760,8 +830,8 @@ def test_output_whose_name_is_not_utf8(folder: Path, rr: RunRr) -> None:
     name = os.fsdecode(b"\xe9.parquet")
     assert rr("embed", "g", "-o", name, "--weights", "w").code == 0
     assert (folder / name).stat().st_size
-    assert not index.is_foreign_file(folder / name)
-    assert index.read_index(folder / name, load_feature_extractor(Path("w"), None, "cpu"), Path("g")).rows
+    assert not vector_file.is_foreign_file(folder / name)
+    assert vector_file.read_index(folder / name, load_feature_extractor(Path("w"), None, "cpu"), Path("g")).rows
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -223,11 +223,11 @@ def test_nearest_matches_by_hand() -> None:
     assert count_nearest_matches(first_MD, first_MD.flip(0))[0].item() == 0
 
 
-@pytest.mark.parametrize(("features", "parameters"), [(64, 33_600), (512, 148_288)])
+@pytest.mark.parametrize(("num_features", "parameters"), [(64, 33_600), (512, 148_288)])
 @every_method
-def test_num_parameters(config: params.MethodConfig, features: int, parameters: int) -> None:
+def test_num_parameters(config: params.MethodConfig, num_features: int, parameters: int) -> None:
     backbone = torch.nn.Identity()
-    backbone.features = features  # type: ignore[assignment]
+    backbone.num_features = num_features  # type: ignore[assignment]
     method = methods.build(config, backbone, num_classes=10)
     predictor = 33_600 if config.kind == "byol" else 0
     assert sum(p.numel() for p in method.parameters() if p.requires_grad) == parameters + predictor

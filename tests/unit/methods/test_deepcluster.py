@@ -26,14 +26,14 @@ def make_config(clusters: int = 4, clusters_per: str = "dataset") -> params.Deep
 class Stub(nn.Module):
     """A backbone without a forward pass."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.features = features
+        self.num_features = num_features
 
 
-def build(features: int = 64, clusters: int = 4) -> DeepCluster:
+def build(num_features: int = 64, clusters: int = 4) -> DeepCluster:
     torch.manual_seed(0)
-    return DeepCluster(make_config(clusters), Stub(features), 0)
+    return DeepCluster(make_config(clusters), Stub(num_features), 0)
 
 
 def correlated_features(count: int, size: int) -> Tensor:
@@ -118,8 +118,8 @@ def test_clusters_are_the_groups(sample: int, monkeypatch: pytest.MonkeyPatch) -
 def test_whitening_keeps_half_of_512_components(monkeypatch: pytest.MonkeyPatch) -> None:
     num_components = []
     monkeypatch.setattr(deepcluster, "whiten", lambda x, number: num_components.append(number) or whiten(x, number))
-    for features in (512, 64):
-        build(features).update_pseudo_labels(lambda size=features: torch.randn(30, size), 1)
+    for num_features in (512, 64):
+        build(num_features).update_pseudo_labels(lambda size=num_features: torch.randn(30, size), 1)
     assert num_components == [256, 64]
 
 

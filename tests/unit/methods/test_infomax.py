@@ -16,10 +16,10 @@ from rr.views.augmentation import Augmentation
 class Stub(nn.Module):
     """A small backbone with local feature maps."""
 
-    def __init__(self, features: int = 6, local_channels: int = 4) -> None:
+    def __init__(self, num_features: int = 6, local_channels: int = 4) -> None:
         super().__init__()
-        self.features, self.local_channels = features, local_channels
-        self.first, self.last = nn.Conv2d(3, local_channels, 3, padding=1), nn.Linear(local_channels, features)
+        self.num_features, self.local_channels = num_features, local_channels
+        self.first, self.last = nn.Conv2d(3, local_channels, 3, padding=1), nn.Linear(local_channels, num_features)
 
     def forward_with_local_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.first(images).relu()
@@ -138,10 +138,10 @@ def test_reverse_gradient_keeps_the_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "channels", "parameters"), [(64, 8, 183_810), (64, 16, 185_858), (512, 64, 542_210)]
+    ("num_features", "channels", "parameters"), [(64, 8, 183_810), (64, 16, 185_858), (512, 64, 542_210)]
 )
-def test_num_parameters(features: int, channels: int, parameters: int) -> None:
-    backbone = Stub(features, channels)
+def test_num_parameters(num_features: int, channels: int, parameters: int) -> None:
+    backbone = Stub(num_features, channels)
     method = InfoMax(make_config(), backbone)
     num_parameters = sum(p.numel() for p in method.parameters()) - sum(p.numel() for p in backbone.parameters())
     assert num_parameters == parameters

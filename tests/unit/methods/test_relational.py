@@ -92,7 +92,7 @@ def test_single_image_has_only_positive_pairs() -> None:
 class IdentityBackbone(nn.Module):
     """A backbone that returns its input."""
 
-    features = 2
+    num_features = 2
 
     def forward(self, views: Tensor) -> Tensor:
         return views

@@ -22,7 +22,7 @@ from rr import backbones, methods
 from rr.errors import UserError
 from rr.methods.requirements import Requirements, data_requirements
 from rr.params import MethodConfig, load_params
-from rr.params.extensions import extension_files
+from rr.params.extensions import extension_module_files
 from rr.workflow.grid import stage_runs
 
 EMPTY_METHOD = """
@@ -94,7 +94,7 @@ def test_class_in_a_package_has_all_files_of_the_package(extensions: Path) -> No
     assert data_requirements(loaded) == Requirements(label_fraction=0.5)
     folder = Path("workflow/extensions/package")
     names = ["__init__.py", "deep/more.py", "helper.py", "mine.py"]
-    assert extension_files("package.mine:Mine") == [folder / name for name in names]
+    assert extension_module_files("package.mine:Mine") == [folder / name for name in names]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_runs_contain_only_the_entries_and_files_that_they_use(extensions: Path)
         is_fetch, is_evaluation = run.stage == "fetch" and "own" in parts, "nearest-mean" in parts
         names = ["medmnist"] * is_fetch + ["nearest_mean"] * is_evaluation
         names += ["separable"] * ("separable" in parts)
-        assert [path.stem for path in run.extension_files] == names, run.folder
+        assert [path.stem for path in run.extension_module_files] == names, run.folder
         assert ("backbones.separable" in run.params) == (run.stage == "pretrain" and "separable" in parts)
 
 

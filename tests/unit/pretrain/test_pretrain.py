@@ -20,10 +20,13 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rr import backbones
+from rr import backbones, methods
 from rr.backbones.weights import load_backbone
+from rr.compute.process_group import ProcessGroup
+from rr.data.photographs import open_split
 from rr.paths import PretrainFolder
 from rr.pretrain import Job, pretrain
+from rr.pretrain.loop import Trainer
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")
@@ -174,15 +177,37 @@ def test_supervised_loss_falls(project_copy: Path, rr: RunRr) -> None:
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
-def test_step_generators_differ_between_seeds_epochs_and_steps() -> None:
-    from rr.pretrain.loop import _step_generator
+def test_step_seeds_differ_between_seeds_epochs_steps_and_processes() -> None:
+    from rr.pretrain.loop import _step_seed
 
-    samples = {
-        tuple(torch.randint(1000, (8,), generator=_step_generator(*key)).tolist()) for key in np.ndindex(3, 3, 3)
-    }
-    assert len(samples) == 27
-    largest = (2**31 - 1, 10, 10)
-    assert torch.equal(*(torch.randint(1000, (8,), generator=_step_generator(*largest)) for _ in range(2)))
+    seeds = {_step_seed(*key, *rank) for key in np.ndindex(3, 3, 3) for rank in ((), (1,), (2,))}
+    assert len(seeds) == 81
+    assert _step_seed(2**31 - 1, 10, 10) == _step_seed(2**31 - 1, 10, 10) < 2**32
+
+
+def test_each_process_draws_its_own_dropout_masks(tmp_path: Path) -> None:
+    """The seed of torch, which dropout uses, differs between the processes; the inputs of the loss do not."""
+    job = Job(golden.PARAMS.datasets["shapes"], "conv4", golden.small_config("infomax"), 10, 1, "float32",
+              golden.NO_DYNAMICS, "test")  # fmt: skip
+    beton = open_split(golden.write_images(tmp_path / "train.beton", 80), job.preprocessing, threads=1)
+    method = methods.build(job.method, backbones.build("conv4"), 10)
+    trainer = Trainer(job, method, beton, tmp_path / "resume.pt", "cpu", ProcessGroup())
+    observed = []
+
+    def observe_and_stop(inputs: object, labels: object, random_inputs: tuple[torch.Tensor, ...]) -> None:
+        observed.append((torch.initial_seed(), [tensor.tolist() for tensor in random_inputs]))
+        raise Stop
+
+    trainer.forward = observe_and_stop  # type: ignore[assignment]
+    batch = next(trainer.loader.iter_epoch(0, 0, trainer.num_images))
+    for rank in (0, 1, 0):
+        trainer.group = ProcessGroup(rank=rank, world_size=2)
+        with pytest.raises(Stop):
+            trainer.run_step(batch)
+    first, second, again = observed
+    assert first == again
+    assert first[0] != second[0]
+    assert first[1] == second[1] != []
 
 
 def test_last_batch_of_one_raises_before_training(project_copy: Path, rr: RunRr) -> None:

@@ -12,7 +12,7 @@ from rr.paths import PretrainPaths
 from rr.report.inputs.collect import collect_results
 from rr.report.sections.claims import build_claims, holm_levels
 from rr.report.stage import write_report
-from rr.report.statistics import mean_interval, mean_std
+from rr.report.statistics import mean_confidence_interval, mean_std
 from rr.report.welch import welch_interval, welch_p_value
 from rr.workflow.claims import claim_sha256
 
@@ -59,9 +59,9 @@ def test_p_value_matches_scipy_and_the_interval() -> None:
 def test_interval_of_a_mean_matches_scipy() -> None:
     values = [0.1, 0.4, -0.2, 0.3]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert mean_interval(mean_std(values)) == pytest.approx((expected.low, expected.high))
+    assert mean_confidence_interval(mean_std(values)) == pytest.approx((expected.low, expected.high))
     with pytest.raises(ValueError, match="at least two values"):
-        mean_interval(mean_std([1.0]))
+        mean_confidence_interval(mean_std([1.0]))
 
 
 def test_verdicts(params: Params) -> None:
@@ -101,7 +101,7 @@ def test_page_shows_when_a_claim_was_stated(params: Params) -> None:
     assert [row[5] for row in rows] == [
         "before training", "late, after 2 of 4 runs", "no such runs",
     ]  # fmt: skip
-    assert "This grid states 3 claims: 2 “holds”, 1 “untested”." in page.text
+    assert "This grid contains 3 claims: 2 “holds”, 1 “untested”." in page.text
     assert "| relational above random | shapes, conv4 → shapes, linear | holds | +20.50 |" in read_markdown()
 
 

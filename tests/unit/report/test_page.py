@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import math
 import re
 import warnings
@@ -61,11 +62,31 @@ def test_page_shows_means_and_seeds(params: Params) -> None:
     assert ["relational", "61.50 ± 2.12", "50.00 ± 0.00", "–"] in rows
     assert ["relational", "linear", "60.00", "63.00"] in rows
     assert ["supervised", "trained classifier", "91.00", "92.00"] in rows
-    assert "in percent on shapes (1,000 test images, 10 classes); 2 seeds." in " ".join(page.text.split())
+    assert (
+        "Accuracy in percent on shapes (1,000 test images, 10 classes) with conv4 pretrained on shapes; 2 seeds."
+        in " ".join(page.text.split())
+    )
     assert ["views", "–", "1", "4 paper: 32"] in rows
     assert ["processor", "Abacus 9"] in rows
     assert page.text.count("1 min 16 s") >= 18
     assert "Pretraining: 6 runs, 7 min 33 s in total" in page.text
+
+
+def test_duration_of_an_interrupted_run_includes_all_its_epochs(params: Params) -> None:
+    change_record(RELATIONAL.folder, epoch_seconds=[1000.0, 500.0])  # the last process took 75.5 s
+    write_report(params)
+    page = read_page()
+    assert page.text.count("25 min 00 s") == 1
+    assert "Pretraining: 6 runs, 31 min 18 s in total" in page.text
+
+
+def test_interrupted_run_has_all_its_machines(params: Params) -> None:
+    machine = json.loads(paths.record_file(RELATIONAL.folder).read_text())["machine"] | {"processor": "Slide rule"}
+    change_record(RELATIONAL.folder, earlier_sessions=[{"machine": machine, "device": "cpu"}])
+    write_report(params)
+    rows = normalized_rows(read_page())
+    assert any({"A, B", "B, A"} & {*row} for row in rows)
+    assert any(row[:1] == ["processor"] and "Slide rule" in row for row in rows)
 
 
 def test_only_self_supervised_methods_are_bold(params: Params) -> None:
@@ -80,8 +101,8 @@ def test_finding_compares_the_best_method_with_its_bounds(params: Params) -> Non
     write_report(params)
     expected = (
         "On shapes, relational classifies 61.50 ± 2.12 % of the test images correctly (linear), above random "
-        "(41.00 %) and below supervised (81.00 %): 51 % of the way from the lower to the upper bound. Means are over "
-        "2 seeds."
+        "(41.00 %) and below supervised (81.00 %). This is 51 % of the way from the lower to the upper bound. Means "
+        "are over 2 seeds."
     )
     assert expected in read_page().text
     assert expected in read_markdown()
@@ -308,7 +329,7 @@ def test_merged_grids_have_every_section(tmp_path: Path, monkeypatch: pytest.Mon
     write_report(params)
     page = read_page()
     assert {"accuracies", "classes", "retrieval", "embedding", "dynamics", "efficiency"} <= set(page.ids)
-    assert "(interpolated between epochs). Means are over 1 to 2 seeds." in page.text
+    assert "seconds of training). Means are over 1 to 2 seeds." in page.text
     rows = normalized_rows(page)
     assert ["simclr", "–", "45.00"] in rows
     assert ["simclr", "−0.250", "4.500", "8.500", "0.500", "−2.000"] in rows
@@ -348,15 +369,15 @@ def test_results_of_several_code_versions_have_a_warning(params: Params) -> None
     change_record(RELATIONAL.folder, code={"rr/pretrain/loop.py": "cc", "rr/data/view_loader.py": "bb"})
     write_report(params)
     expected = (
-        "Pretraining mixes 2 versions of the code, which alone may explain differences between results. Files that "
-        "differ: rr/pretrain/loop.py. Runs: version A produced shapes/conv4/random/1, shapes/conv4/random/2, "
-        "shapes/conv4/supervised/1, shapes/conv4/supervised/2, shapes/conv4/relational/2; version B produced "
+        "Pretraining: the runs used 2 versions of the code. This alone may explain differences between results. The "
+        "versions differ in rr/pretrain/loop.py. Version A produced shapes/conv4/random/1, shapes/conv4/random/2, "
+        "shapes/conv4/supervised/1, shapes/conv4/supervised/2, shapes/conv4/relational/2. Version B produced "
         "shapes/conv4/relational/1."
     )
     page = read_page()
     assert expected in page.text
     assert f"**{expected}**" in read_markdown()
-    assert "Evaluation mixes" not in page.text
+    assert "Evaluation: the runs used" not in page.text
     rows = [row for row in page.rows if f"rr made {RELATIONAL.folder}" in row[0]]
     assert [row[3] for row in rows] == ["B"]
 
@@ -372,7 +393,7 @@ def test_grid_without_evaluations_has_a_page(tmp_path: Path, monkeypatch: pytest
     write_report(params)
     page, markdown = read_page(), read_markdown()
     for text in (page.text, markdown):
-        assert "This grid has no evaluations, so the report shows only the pretraining." in text
+        assert "This grid has no evaluations, so the report shows only the pretraining runs." in text
         assert "Pretraining: 6 runs" in text
         assert "Evaluation:" not in text
     assert "- seed: 1, 2\n" in markdown
@@ -404,7 +425,7 @@ def test_page_of_a_large_grid_is_folded_and_small(tmp_path: Path, monkeypatch: p
     assert html.count("<details open") == 1  # the pretraining runs
     # Each image has about 300 kB. The page contains some of them, and links to the others.
     assert len(html) < 2_000_000
-    assert "Only as a file: " in html
+    assert "Available only as files: " in html
     links = re.findall(r'href="\.\./(runs/evaluate/[^"]*/examples\.png)"', html)
     first_seed = [run for run in evaluations(params) if run.pretraining.seed == 1]
     assert {str(run.examples) for run in first_seed if run.protocol in ("retrieval", "embedding")} <= set(links)

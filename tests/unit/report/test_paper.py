@@ -34,14 +34,14 @@ from rr.report.inputs.collect import EvaluationResult, GridResults, PretrainResu
 from rr.report.inputs.files import Machine, RunRecord
 from rr.report.latex import escape_latex
 from rr.report.page import escape_markdown
-from rr.report.paper.averages import BASELINES, mean_margin
+from rr.report.paper.averages import BASELINES, mean_margin_of_first_row
 from rr.report.paper.match import Match, find_match, is_comparable
 from rr.report.paper.published import PAPER_CSV, PublishedResult, load_published
 from rr.report.paper.settings import KNOWN_DEVIATIONS, find_deviations
 from rr.report.paper.tables import comparison_table
-from rr.report.paper.verdict import Verdict, describe_chance, judge
+from rr.report.paper.verdict import Verdict, decide_verdict, describe_chance_differences
 from rr.report.sections.comparison import build_comparison
-from rr.report.sections.view_counts import build_view_counts
+from rr.report.sections.view_counts import build_accuracy_by_view_count
 from rr.report.stage import write_report
 from rr.report.statistics import MeanStd
 from rr.report.welch import welch_interval
@@ -126,8 +126,8 @@ def test_averages_of_the_abstract_follow_from_published_results() -> None:
         method: [find_published(experiment, method, "Table 1").mean for experiment in TABLE_1]
         for method in ("relational", *BASELINES)
     }
-    assert round(mean_margin(list(rows.values())), 2) == 14.08
-    assert round(mean_margin([rows["relational"], rows["simclr"]]), 2) == 2.87
+    assert round(mean_margin_of_first_row(list(rows.values())), 2) == 14.08
+    assert round(mean_margin_of_first_row([rows["relational"], rows["simclr"]]), 2) == 2.87
 
 
 def test_gains_of_resnet_32_are_differences_of_table_2() -> None:
@@ -198,7 +198,7 @@ def test_verdicts() -> None:
         mean: float, std: float | None, count: int, deviations: tuple[str, ...] = (), is_reduced: bool = False
     ) -> Verdict:
         match = Match("r", "linear", MeanStd(mean, std, count), 200, list(deviations), is_reduced)
-        return judge(published, match)
+        return decide_verdict(published, match)
 
     assert judge_value(61.3, 0.3, 3) == "agrees"
     assert judge_value(62.5, 0.3, 3) == "above"
@@ -209,11 +209,14 @@ def test_verdicts() -> None:
     assert judge_value(61.3, None, 1) == "too few seeds"
     assert judge_value(61.3, 0.3, 3, ("5 of 200 epochs",), True) == "reduced budget"
     assert judge_value(61.3, 0.3, 3, ("different augmentation",)) == "other settings"
-    assert judge(published, None) == "not run"
+    assert decide_verdict(published, None) == "not run"
     match = Match("r", "linear", MeanStd(61.3, 0.3, 3), 200, [], False)
-    assert judge(find_published("F1", "random"), match) == "not given"
-    assert judge(find_published("G2", "relational"), match) == "not recovered"
-    assert judge(find_published("S1", "relational", label_fraction=0.1, status="digitized"), match) == "not confirmed"
+    assert decide_verdict(find_published("F1", "random"), match) == "not given"
+    assert decide_verdict(find_published("G2", "relational"), match) == "not recovered"
+    assert (
+        decide_verdict(find_published("S1", "relational", label_fraction=0.1, status="digitized"), match)
+        == "not confirmed"
+    )
 
 
 def method_settings(params: Params, method: str) -> dict[str, Any]:
@@ -336,7 +339,7 @@ def test_suites_of_the_paper_match_every_result(tmp_path: Path, monkeypatch: pyt
         )
         assert bool(match.deviations) == is_deviating, (published, match)
         if published.mean is not None:
-            verdict = judge(published, match)
+            verdict = decide_verdict(published, match)
             assert (verdict == "other settings") == is_deviating, published
             assert verdict in ("other settings", "not confirmed", "agrees", "above", "below")
 
@@ -409,13 +412,13 @@ def test_network_without_saved_classifier_is_not_compared(tmp_path: Path, monkey
 
 
 def test_chance_differences() -> None:
-    assert describe_chance([Verdict.NOT_RUN, Verdict.REDUCED_BUDGET, Verdict.OTHER_SETTINGS]) == ""
+    assert describe_chance_differences([Verdict.NOT_RUN, Verdict.REDUCED_BUDGET, Verdict.OTHER_SETTINGS]) == ""
     verdicts = [*[Verdict.AGREES] * 38, Verdict.ABOVE, Verdict.BELOW, Verdict.OTHER_SETTINGS, Verdict.TOO_FEW_SEEDS]
-    assert describe_chance(verdicts) == (
+    assert describe_chance_differences(verdicts) == (
         "40 results were compared using a confidence interval. If all our results truly agreed with the paper’s, about "
         "5 % of the compared results (on average 2) would still be “above” or “below” by chance."
     )
-    assert "1 result was compared" in describe_chance([Verdict.ABOVE])
+    assert "1 result was compared" in describe_chance_differences([Verdict.ABOVE])
 
 
 def write_runs(params: Params, accuracy: Callable[[paths.EvaluationPaths], float]) -> None:
@@ -622,16 +625,18 @@ def test_accuracy_is_plotted_against_the_number_of_views(tmp_path: Path, monkeyp
         return 0.5 + run.pretraining.seed / 100 + int(run.pretraining.method.split("-k")[1]) / 1000
 
     write_runs(params, accuracy)
-    (panel,) = build_view_counts(collect_results(params))
+    (panel,) = build_accuracy_by_view_count(collect_results(params))
     assert panel.title == "cifar10, conv4 → cifar10, linear, %"
     kinds = ("relational", "rotation", "supervised")
-    assert panel.series == {f"{kind}-k2 to {kind}-k32": (color, 0) for color, kind in enumerate(kinds, 1)}
+    assert panel.series == {
+        f"{kind}-k2 to {kind}-k32": (color, 0) for color, kind in zip((1, 6, 11), kinds, strict=True)
+    }
     assert "relational-k2 to relational-k32 from 52.2 to 55.2" in panel.svg  # the mean seed adds two points
     grid = params.grid[0].model_copy(update={"method": ["relational-k2", "relational-k8", "rotation-k4"]})
-    (panel,) = build_view_counts(collect_results(params.model_copy(update={"grid": [grid]})))
+    (panel,) = build_accuracy_by_view_count(collect_results(params.model_copy(update={"grid": [grid]})))
     assert panel.title == "relational-k2 to relational-k8: cifar10, conv4 → cifar10, linear, %"
     grid = params.grid[0].model_copy(update={"method": ["relational-k2", "rotation-k4"]})
-    assert build_view_counts(collect_results(params.model_copy(update={"grid": [grid]}))) == []
+    assert build_accuracy_by_view_count(collect_results(params.model_copy(update={"grid": [grid]}))) == []
 
 
 def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

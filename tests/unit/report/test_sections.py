@@ -160,7 +160,7 @@ def test_unlabeled_images_are_colored_by_cluster(tmp_path: Path, monkeypatch: py
     write_report(params)
     page, markdown = read_page(), read_markdown()
     for text in (page.text, " ".join(markdown.split())):
-        assert "use (RankMe) is 5.00 ± 0.71 for random and 5.00 ± 0.71 for relational. The section Embedding" in text
+        assert "use (RankMe) is 5.00 ± 0.71 for random and 5.00 ± 0.71 for relational. The section “Embedding”" in text
         assert "None of them is an accuracy." in text
         assert "collapsed: for" not in text
     rows = normalized_rows(page)
@@ -182,8 +182,8 @@ def test_collapsed_features_are_reported(tmp_path: Path, monkeypatch: pytest.Mon
             change_metrics(run, rankme=4.49 if run.pretraining.seed == 2 else 4.51)
     write_report(params)
     warning = (
-        "The features of relational, seed 2, may have collapsed: for shapes, RankMe is 4.49, below that of random "
-        "weights, 4.50."
+        "The features of relational, seed 2, may have collapsed: for shapes, RankMe is 4.49, less than with random "
+        "weights (4.50)."
     )
     for text in (read_page().text, " ".join(read_markdown().split())):
         assert warning in text
@@ -200,7 +200,7 @@ def test_limit_of_rankme_without_random_weights(
     for run in evaluations(params):
         change_metrics(run, rankme=rank)
     write_report(params)
-    assert read_page().text.count(f"RankMe is {rank}, below 2.00.") == count
+    assert read_page().text.count(f"RankMe is {rank}, less than 2.00.") == count
 
 
 def test_large_images_are_embedded_as_webp(full_grid: Params) -> None:
@@ -258,14 +258,16 @@ def test_retrieval_shows_whether_the_relation_head_helps(full_report: tuple[str,
     ]  # fmt: skip
     # The mean of the changes is 2.00 and their standard error is 0.1; t with one degree of freedom is 12.71.
     sentence = (
-        "relational: reordering changes the mAP by +2.00 points (95 % interval over seeds +0.73 to +3.27): it helps."
+        "relational: reordering changes the mAP by +2.00 percentage points (95 % interval over seeds +0.73 to +3.27): "
+        "it helps."
     )
     assert sentence in page.text
     assert sentence in markdown
 
 
 @pytest.mark.parametrize(
-    ("changes", "end"), [([0.02, -0.03], "whether it helps is undecided."), ([-0.01, -0.011], "it hurts.")]
+    ("changes", "end"),
+    [([0.02, -0.03], "whether it helps is undecided."), ([-0.01, -0.011], "it makes retrieval worse.")],
 )
 def test_relation_head_that_does_not_help(full_grid: Params, changes: list[float], end: str) -> None:
     for seed, change in enumerate(changes, 1):
@@ -290,7 +292,10 @@ def test_dynamics_plot_the_history(full_report: tuple[str, str]) -> None:
     assert "Effective rank by epoch, mean over seeds: effective rank from 3 to 5." in labels
 
 
-PAIRS_SENTENCE = "at 2,500 pairs, 65.00 % for relational and 50.00 % for simclr"
+PAIRS_SENTENCE = (
+    "At the largest cost that both methods reach, the kNN accuracy, interpolated between epochs, is 65.00 % for "
+    "relational and 50.00 % for simclr (2,500 pairs)"
+)
 
 
 def test_efficiency_at_equal_cost(full_report: tuple[str, str]) -> None:
@@ -299,8 +304,8 @@ def test_efficiency_at_equal_cost(full_report: tuple[str, str]) -> None:
     # (16 s) and 50 % at 2500 pairs (40 s). At 2500 pairs, they have 35 + 40 × 3/4 = 65 and 50. At 32 s, they have 75
     # and 30 + 20 × 16/24 = 43.33.
     expected = (
-        f"kNN accuracy at the largest cost that both reach: {PAIRS_SENTENCE}; after 32.0 seconds of training, 75.00 % "
-        "for relational and 43.33 % for simclr (interpolated between epochs). Means are over 2 seeds."
+        f"{PAIRS_SENTENCE}, and 75.00 % for relational and 43.33 % for simclr (32.0 seconds of training). "
+        "Means are over 2 seeds."
     )
     assert expected in ParsedPage(html).text
     assert expected in markdown
@@ -325,7 +330,7 @@ def test_efficiency_without_common_cost_has_no_sentence(full_grid: Params) -> No
 def test_seconds_of_different_devices_are_not_compared(full_grid: Params) -> None:
     change_record(RELATIONAL.folder, device="NVIDIA H100")
     write_report(full_grid)
-    assert f"{PAIRS_SENTENCE} (interpolated" in read_page().text
+    assert f"{PAIRS_SENTENCE}. Means" in read_page().text
 
 
 def test_records_without_epoch_times_have_no_plot_of_seconds(full_grid: Params) -> None:
@@ -336,7 +341,7 @@ def test_records_without_epoch_times_have_no_plot_of_seconds(full_grid: Params) 
     text = read_page().text
     assert "Against pairs compared" in text
     assert "Against seconds of training" not in text
-    assert f"{PAIRS_SENTENCE} (interpolated" in text
+    assert f"{PAIRS_SENTENCE}. Means" in text
 
 
 def test_every_plot_has_its_data(full_report: tuple[str, str]) -> None:

@@ -1,12 +1,11 @@
 """Tests for energy measurement, with fake counters, because this machine may have no real ones."""
 
 import json
-import time
 from pathlib import Path
 
 import pynvml
 import pytest
-from helpers import RunRr
+from helpers import RunRr, wait_until
 
 from rr.runtime import energy
 from rr.runtime.energy import EnergyMeter, measure_energy
@@ -30,7 +29,9 @@ def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def set_counter(powercap: Path, name: str, microjoules: int) -> None:
-    (powercap / name / "energy_uj").write_text(f"{microjoules}\n")
+    # Replace the file in one step: a thread that reads it must not see an empty file.
+    (powercap / "new").write_text(f"{microjoules}\n")
+    (powercap / "new").replace(powercap / name / "energy_uj")
 
 
 def fake_gpus(monkeypatch: pytest.MonkeyPatch, *readings: list[int]) -> None:
@@ -48,7 +49,7 @@ def test_packages_are_summed_when_counters_wrap(powercap: Path) -> None:
     meter = EnergyMeter()
     set_counter(powercap, "intel-rapl:0", 100_000)  # wrapped: 200,000 more
     set_counter(powercap, "intel-rapl:1", 700_000)
-    meter.update()
+    meter.update_processor_energy()
     set_counter(powercap, "intel-rapl:1", 600_000)  # wrapped: 900,000 more
     set_counter(powercap, "intel-rapl:0:0", 999)
     set_counter(powercap, "intel-rapl:2", 999_999)
@@ -58,13 +59,10 @@ def test_packages_are_summed_when_counters_wrap(powercap: Path) -> None:
 def test_thread_updates_the_meter_while_the_body_runs(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy, "SECONDS_BETWEEN_UPDATES", 0.01)
     with measure_energy() as meter:
-        for cycle in range(1, 4):
+        for _ in range(3):
             for microjoules in (300_000, 600_000, 900_000):  # each full cycle adds a million
                 set_counter(powercap, "intel-rapl:0", microjoules)
-                deadline = time.monotonic() + 30
-                while meter._last_values[powercap / "intel-rapl:0" / "energy_uj"] != microjoules:
-                    assert time.monotonic() < deadline, f"no update in cycle {cycle}"
-                    time.sleep(0.005)
+                wait_until(lambda: meter._last_values[powercap / "intel-rapl:0/energy_uj"] == microjoules)  # noqa: B023
     assert meter.joules() == {"processors": 3.0}
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from rr.runtime.image_grid import make_image_grid, render_text, stack_images
+from rr.runtime.image_grid import make_image_grid, render_text, vstack_images
 
 
 def test_stacked_images_are_aligned_on_the_left_of_a_white_background() -> None:
-    stacked = stack_images([np.zeros((2, 3, 3), np.uint8), np.full((1, 5, 3), 7, np.uint8)])
+    stacked = vstack_images([np.zeros((2, 3, 3), np.uint8), np.full((1, 5, 3), 7, np.uint8)])
     assert stacked[..., 0].tolist() == [[0, 0, 0, 255, 255]] * 2 + [[7] * 5]
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from helpers import wait_until
 
 from rr.runtime.ordered_map import map_ordered
 
@@ -57,17 +58,19 @@ def test_exceptions_of_the_function_and_of_the_items_are_raised(threads: int) ->
 
 def test_closing_does_not_wait_for_the_threads() -> None:
     """The garbage collector may close an abandoned generator in a thread that holds a lock that others need to end."""
-    release = threading.Event()
+    started, release = threading.Event(), threading.Event()
     was_released: list[bool] = []
 
     def block(number: int) -> None:
         if number:
-            was_released.append(release.wait(10))
+            started.set()
+            was_released.append(release.wait(60))
 
     results = map_ordered(block, range(100), 2)
     next(results)
+    assert started.wait(60)
     results.close()  # type: ignore[attr-defined]
+    assert was_released == []
     release.set()
-    while len(was_released) < 2:
-        time.sleep(0.01)
+    wait_until(lambda: was_released)
     assert all(was_released)

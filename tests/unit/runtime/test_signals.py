@@ -5,12 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, select_pairs, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, select_pairs, wait_until, write_params
 
 from rr.params import load_params
 from rr.pretrain import loop
@@ -178,9 +177,7 @@ def test_log_shows_where_pretraining_continues(project_copy: Path) -> None:
         with open("log", "w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL)
         try:
-            while not condition():
-                assert process.poll() is None
-                time.sleep(0.02)
+            wait_until(condition, process)
         finally:
             process.kill()
             process.wait()

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, wait_until, write_params
 
 from rr.errors import UserError
 from rr.paths import PretrainPaths, unfinished_history
@@ -147,12 +147,10 @@ def test_file_is_updated_without_progress(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(status, "SECONDS_BETWEEN_HEARTBEATS", 0.01)
     with Progress("evaluate"), status.track_run("evaluate", FOLDER):
         assert "note" not in single_run()
-        while single_run().get("note") != "":  # until the thread has written the file
-            time.sleep(0.001)
+        wait_until(lambda: single_run().get("note") == "")  # until the thread has written the file
         with Progress("evaluate", unit="images", note="features") as bar:
             bar.advance(1200)
-            while single_run().get("done") != 1200:
-                time.sleep(0.001)
+            wait_until(lambda: single_run().get("done") == 1200)
         assert "1,200 images" in status.render_status(as_json=False)
         assert status.render_status(as_json=False).endswith("features")
     assert status.list_unfinished_runs() == []
@@ -180,11 +178,11 @@ def test_missing_or_damaged_history_has_no_curve(text: str) -> None:
 
 
 def test_curve_of_many_values_shows_means() -> None:
-    blocks, last = status._curve([float(value // 2) for value in range(2 * status._CURVE_WIDTH)]).split()
+    blocks, last = status._sparkline([float(value // 2) for value in range(2 * status._CURVE_WIDTH)]).split()
     assert (len(blocks), last) == (status._CURVE_WIDTH, str(status._CURVE_WIDTH - 1))
     assert list(blocks) == sorted(blocks)
     assert set(blocks) == set("▁▂▃▄▅▆▇█")
-    assert status._curve([0.5, 0.5]) == "▁▁ 0.5"
+    assert status._sparkline([0.5, 0.5]) == "▁▁ 0.5"
 
 
 def test_progress_of_an_interrupted_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,9 +231,7 @@ def test_killed_and_failed_pretrainings_are_listed(converted_project: Path, fold
     shutil.copytree(converted_project, folder, dirs_exist_ok=True)
     write_params(folder, lambda params: params["methods"]["relational"].update(epochs=1000))
     process = subprocess.Popen([sys.executable, "-m", "rr", *PRETRAIN], stdout=subprocess.DEVNULL, stderr=-3)
-    while not (STATUS_FILE.exists() and "percent" in single_run() and single_run()["history"]):
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: STATUS_FILE.exists() and "percent" in single_run() and single_run()["history"], process)
     assert "relational 1  running" in rr("status").out
     process.kill()
     process.wait()

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as F
 
-from rr.views import Augmentation, ViewParameters, cpu, make_views, normalize, sample_view_parameters, torch_views
-from rr.views.sampling import blur_radius
+from rr.views import Augmentation, ViewParameters, cpu_views, make_views, normalize, sample_view_parameters, torch_views
+from rr.views.augmentation import blur_radius
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 NO_NORMALIZATION = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -109,7 +109,7 @@ def make_case(policy: str, size: int, normalized: bool) -> tuple[np.ndarray, Vie
 
 
 def augment_on_cpu(images, parameters, mean, std) -> torch.Tensor:
-    views = cpu.augment(images, parameters, mean, std)
+    views = cpu_views.augment(images, parameters, mean, std)
     assert views.shape == (NUM_VIEWS, NUM_IMAGES, parameters.image_size, parameters.image_size, 3)
     assert views.dtype == np.float32
     return torch.from_numpy(views).flatten(0, 1).permute(0, 3, 1, 2)
@@ -162,7 +162,7 @@ def test_unfiltered_views_do_not_depend_on_the_filtered_ones_in_their_batch(size
     filtered, plain = (sample_view_parameters(p, 1, 0, indices, NUM_VIEWS, size) for p in (policy, POLICIES["all"]))
     unfiltered = (filtered.blur_sigma == 0) & ~filtered.solarize
     assert 0 < unfiltered.sum() < unfiltered.size
-    actual, expected = (cpu.augment(images, parameters, MEAN, STD) for parameters in (filtered, plain))
+    actual, expected = (cpu_views.augment(images, parameters, MEAN, STD) for parameters in (filtered, plain))
     np.testing.assert_array_equal(actual[unfiltered], expected[unfiltered])
 
 
@@ -209,7 +209,7 @@ def test_bit_identical_for_any_number_of_threads(policy, monkeypatch):
     results = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(numba, "get_num_threads", lambda threads=threads: threads)
-        results.append(cpu.augment(images, parameters, *mean_std))
+        results.append(cpu_views.augment(images, parameters, *mean_std))
     assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
 
 
@@ -236,8 +236,8 @@ def test_pixels_of_a_view_do_not_depend_on_its_batch(implementation):
 def test_out_is_written_and_returned():
     images, parameters, mean_std, _ = make_case("paper", 32, normalized=True)
     out = np.full((NUM_VIEWS, NUM_IMAGES, 32, 32, 3), np.nan, np.float32)
-    assert cpu.augment(images, parameters, *mean_std, out=out) is out
-    np.testing.assert_array_equal(out, cpu.augment(images, parameters, *mean_std))
+    assert cpu_views.augment(images, parameters, *mean_std, out=out) is out
+    np.testing.assert_array_equal(out, cpu_views.augment(images, parameters, *mean_std))
 
 
 def test_memory_of_views_is_reused_only_if_nothing_refers_to_it():
@@ -330,11 +330,11 @@ def test_invalid_argument_raises(change, message, device):
 def test_parameters_or_out_of_another_shape_raise():
     images, parameters = make_images(8), sample_view_parameters(Augmentation(), 0, 0, np.arange(NUM_IMAGES - 1), 1, 8)
     with pytest.raises(ValueError, match="parameters are for 7 images of size 8, but there are 8 images of size 8"):
-        cpu.augment(images, parameters, MEAN, STD)
+        cpu_views.augment(images, parameters, MEAN, STD)
     with pytest.raises(ValueError, match="parameters are for 7 images"):
         torch_views.augment(torch.from_numpy(images), parameters, MEAN, STD)
     with pytest.raises(ValueError, match="out must be C-contiguous float32 of shape"):
-        cpu.augment(images[1:], parameters, MEAN, STD, out=np.empty((1, 7, 8, 8, 3)))
+        cpu_views.augment(images[1:], parameters, MEAN, STD, out=np.empty((1, 7, 8, 8, 3)))
     with pytest.raises(ValueError, match="images must be square"):
         normalize(np.zeros((2, 8, 9, 3), np.uint8), MEAN, STD, "cpu")
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from rr.views import Augmentation
+from rr.views.augmentation import blur_radius
 
 
 def test_augmentations_are_off_by_default_and_frozen():
@@ -59,3 +60,10 @@ def test_import_loads_neither_torch_nor_numba():
     code = "import sys, rr.views; print(sorted({'torch', 'numba'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("image_size", "radius"), [(1, 0), (2, 1), (32, 1), (64, 3), (96, 4), (224, 11)])
+def test_blur_kernel_has_the_size_of_simclr(image_size, radius):
+    assert blur_radius(image_size) == radius
+    if image_size >= 32:  # the formula of SimCLR's GaussianBlur
+        assert blur_radius(image_size) == (image_size // 10) // 2

@@ -1,5 +1,6 @@
 """Tests of the check of a grid before the first training."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ from PIL import Image
 from rr import paths
 from rr.params import Params, load_params
 from rr.workflow import checks, suites
-from rr.workflow.checks import find_grid_problems, find_known_dataset, find_machine_problems, find_memory_problem
+from rr.workflow.checks import find_dataset_labels, find_grid_problems, find_machine_problems, find_memory_problem
 from rr.workflow.estimates import estimate_min_step_bytes
+from rr.workflow.grid import make_pretrain_run
+from rr.workflow.records import with_digest
 
 
 def load(project: Path, change: Callable[[dict], None] | None = None) -> Params:
@@ -99,7 +102,7 @@ def test_backbone_for_one_image_size_is_refused_for_targets_of_another(project: 
     (problem,) = find_grid_problems(load(project, change))
     assert problem == (
         "convnext_tiny trained on shapes cannot be evaluated on large: the backbone is built for images of 32 x 32 "
-        "pixels, but the image_size of large is 64: use the same image_size"
+        "pixels, but the image_size of large is 64: set the same image_size for both datasets in params.yaml"
     )
 
 
@@ -124,7 +127,7 @@ def test_unlabeled_images_of_stl10_are_known_before_fetch(project: Path) -> None
 def test_own_images_have_no_problem_until_they_are_known(project: Path, rr: RunRr) -> None:
     write_images(project / "images", cat=20)
     params = load(project, use_own_images)
-    assert find_known_dataset(params, "mine") is None
+    assert find_dataset_labels(params, "mine") is None
     assert find_grid_problems(params) == []
     assert rr("fetch", "--dataset", "mine").code == 0
     (problem,) = find_grid_problems(params)
@@ -155,13 +158,13 @@ def test_labels_are_read_from_any_stage(project: Path, rr: RunRr) -> None:
     for removed in (None, files.images, paths.record_file(files.raw_dir)):
         if removed:
             removed.unlink()
-        known = find_known_dataset(params, "mine")
+        known = find_dataset_labels(params, "mine")
         assert known
         assert known.class_names == ["cat", "dog"]
         assert sorted(known.train_labels) == [0] * 6 + [1] * 9
         assert sorted(known.test_labels) == [0] * 2 + [1] * 3
     files.index.write_bytes(b"damaged")
-    assert find_known_dataset(params, "mine") is None
+    assert find_dataset_labels(params, "mine") is None
 
 
 def test_unlabeled_target_is_refused_before_training(project: Path, rr: RunRr) -> None:
@@ -234,10 +237,12 @@ def test_step_that_does_not_fit_in_memory_is_refused(project: Path, monkeypatch:
     (problem,) = find_machine_problems(params, "cpu")
     assert "a training step of relational on shapes with conv4 (800 views of 32 x 32 pixels) needs more than" in problem
     assert find_memory_problem(params, run, "cpu", num_processes=2) is None
-    # A run that has a record has been trained, possibly on another machine.
+    # A run whose record has the current parameters has been trained, possibly on another machine.
     run.folder.mkdir(parents=True)
-    paths.record_file(run.folder).write_text("{}")
-    assert find_machine_problems(params, "cpu") == []
+    for changes, has_problem in (({"threads": 99}, True), ({}, False)):
+        record = {"params": make_pretrain_run(params, run).params | changes, "inputs": {}, "code": {}, "outputs": {}}
+        paths.record_file(run.folder).write_text(json.dumps(with_digest(record)))
+        assert bool(find_machine_problems(params, "cpu")) == has_problem
 
 
 def test_memory_of_this_machine_is_known() -> None:

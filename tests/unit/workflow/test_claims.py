@@ -3,9 +3,10 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import RunRr, write_params
+from helpers import PRETRAIN, RunRr, write_params
 
 from rr import params, paths
 from rr.workflow import suites
@@ -97,6 +98,42 @@ def test_record_of_a_training_has_the_claims_of_its_start(
     assert load_record(run.folder)["claims"] == [claim_sha256(claim)]
     write_params(Path(), add_claims(CLAIM, CLAIM | {"margin": 2.0}))
     assert "runs/pretrain/shapes/conv4/random" not in rr("verify").err
+
+
+def test_interrupted_training_keeps_the_claims_of_its_start(
+    converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+) -> None:
+    """A claim that is added while the run is interrupted, when its history can be read, is not in the record."""
+    from rr.pretrain import loop
+
+    shutil.copytree(converted_project, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+
+    def save_and_interrupt(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    def load_as_if_it_took_long(*arguments: Any) -> loop.TrainState:
+        state = load(*arguments)
+        state.sessions[0]["seconds"] = 5000.0
+        return state
+
+    save, load = loop.save_checkpoint, loop.load_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", save_and_interrupt)
+        assert rr(*PRETRAIN).code == 130
+    monkeypatch.setattr(loop, "load_checkpoint", load_as_if_it_took_long)
+    write_params(Path(), add_claims(CLAIM))
+    outcome = rr(*PRETRAIN)
+    assert "continuing in epoch 2" in outcome.out
+    record = load_record(paths.PretrainPaths("shapes", "conv4", "relational", 1).folder)
+    assert record["claims"] == []
+    (earlier,) = record["earlier_sessions"]
+    assert record["started"] == earlier["started"] <= record["ended"]
+    assert 5000 < record["seconds"] < 5600
+    assert {key: earlier[key] for key in ("device", "processes", "machine")} == {
+        key: record[key] for key in ("device", "processes", "machine")
+    }
 
 
 def test_suite_replaces_the_claims_of_the_former_suite(params_file: Path) -> None:

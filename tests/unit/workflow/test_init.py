@@ -53,6 +53,7 @@ def test_stored_size_depends_on_the_number_and_size_of_images(side: int, num_ima
         (200_000, (4, 64, 1)),
         (500_000, (2, 64, 1)),
         (2_000_000, (2, 64, 1)),
+        (250_049, (2, 63, 1)),  # 64 images per mini-batch would leave one
     ],
 )
 def test_settings_for_a_number_of_images(num_images: int, expected: tuple[int, int, int]) -> None:
@@ -147,7 +148,7 @@ def test_folders_that_are_no_classes(params_file: Path, rr: RunRr) -> None:
     text = params_file.read_text()
     outcome = rr("init", "photos")
     assert (outcome.code, params_file.read_text()) == (2, text)
-    assert "rr init --no-labels uses all images without labels" in outcome.err
+    assert "rr init --no-labels treats all images as unlabeled" in outcome.err
     outcome = rr("init", "photos", "--no-labels")
     assert (outcome.code, params_file.read_text()) == (2, text)
     assert "--skip-unreadable leaves out those that cannot be read" in outcome.err
@@ -311,7 +312,10 @@ def test_project_is_created_in_an_empty_folder(tmp_path: Path, monkeypatch: pyte
 
 def test_name_without_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
     monkeypatch.chdir(tmp_path)
-    assert rr("init", "--name", "birds").err == "rr: these options of rr init need a folder of images: rr init IMAGES\n"
+    assert rr("init", "--name", "birds").err == (
+        "rr: --name, --no-labels, --skip-unreadable and --run require images: specify a folder of images or a Parquet "
+        "file, as in rr init IMAGES\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers import PRETRAIN, ROOT, RunRr, write_params
+from helpers import PRETRAIN, ROOT, SIMSIAM, RunRr, write_params, write_simsiam
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -207,8 +207,30 @@ def test_completed_runs_are_not_counted(converted_project: Path, tmp_path: Path,
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
     assert rr(*PRETRAIN).code == 0
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:] == ["0", "1", "0", "–", "–"]
+    monkeypatch.setattr("rr.workflow.plan.code_hashes", lambda stage: {"rr/fetch.py": "changed"})
+    assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "project")
     write_params(tmp_path / "project", lambda params: params["methods"]["relational"].update(epochs=5))
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "4,000"]
+
+
+def test_runs_of_own_methods_are_done_until_their_code_changes(
+    extensions: Path, converted_project: Path, rr: RunRr
+) -> None:
+    shutil.copytree(converted_project, Path.cwd(), dirs_exist_ok=True)
+    write_simsiam(extensions)
+
+    def change(params: dict) -> None:
+        params["methods"]["own"] = {**SIMSIAM, "epochs": 1}
+        params["grid"].update(method=["own"])
+
+    write_params(Path.cwd(), change)
+    assert rr(*("own" if word == "relational" else word for word in PRETRAIN)).code == 0
+    assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["own"][3:5] == ["0", "1"]
+    with open(extensions / "simsiam.py", "a") as file:
+        file.write("\nNUMBER = 1\n")
+    assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["own"][3:5] == ["1", "0"]
 
 
 def test_size_of_a_custom_dataset_is_unknown_before_fetch(project: Path, rr: RunRr) -> None:

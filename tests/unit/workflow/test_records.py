@@ -123,13 +123,13 @@ def test_missing_files_can_be_allowed_but_changed_files_cannot() -> None:
     first.unlink()
     assert verify.find_mismatches(RUN) == [f"{first} (output of data/raw/mine) is missing"]
     assert verify.find_mismatches(RUN, allow_missing=True) == []
-    assert verify.count_files([RUN, RUN]) == (2, 1)
+    assert verify.count_comparable_files([RUN, RUN]) == (2, 1)
     second.write_text("changed")
     expected = [f"{second} (output of data/raw/mine) has changed since the run"]
     assert verify.find_mismatches(RUN, allow_missing=True) == expected
     (FOLDER / "run.json").unlink()
     assert verify.find_mismatches(RUN, allow_missing=True) == []
-    assert verify.count_files([RUN]) == (0, 3)  # without a record, the second file is not compared
+    assert verify.count_comparable_files([RUN]) == (0, 3)  # without a record, the second file is not compared
     assert verify.find_mismatches(RUN) == ["data/raw/mine/run.json is missing: run rr fetch first"]
 
 

@@ -72,6 +72,20 @@ def test_variant_is_its_base_with_other_values(params_file: Path) -> None:
             assert methods[name] == original.model_copy(update={"epochs": 2})
 
 
+def test_replaced_methods_and_removed_claims_are_reported(params_file: Path) -> None:
+    suites.use_suite("heads", params_file)
+    variant = next(iter(suites.load_suite("methods-cifar10")["methods"]))
+    assert "\n" not in suites.use_suite("heads", params_file)
+    yaml = suites.make_yaml()
+    content = yaml.load(params_file.read_text())
+    content["methods"][variant] = {**content["methods"]["relational"], "views": 3}
+    params_file.write_text(suites.dump_yaml(yaml, content))
+    assert suites.use_suite("methods-cifar10", params_file).splitlines()[1:] == [
+        f"replaced, because the suite defines them differently: {variant}",
+        "removed with the former grid: 4 claims",
+    ]
+
+
 def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
     suites.use_suite("methods", params_file)
     loaded = params.load_params(params_file)

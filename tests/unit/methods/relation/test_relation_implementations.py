@@ -13,11 +13,11 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rr.methods.relation import PairLossConfig, RelationHead, direct_logits_and_targets, relation_loss
-from rr.methods.relation.factorized import factorized_loss
-from rr.methods.relation.fused import fused_loss
+from rr.methods.relation.factorized import factorized_relation_loss
+from rr.methods.relation.fused import fused_relation_loss
 from rr.methods.relation.head import Aggregation
 from rr.methods.relation.pair_loss import PairLossKind, PairStatistics
 from rr.methods.relation.pairs import roll_negative_rows, sample_negative_rows
@@ -124,12 +124,12 @@ def test_implementations_equal_the_reference(
         head, features, negative_rows = make_case(aggregation, K, M, negatives)
         head.train(training)
         expected = results(head, features.double(), reference(negative_rows, config))
-        factorized = bind(factorized_loss, negative_rows, config)
+        factorized = bind(factorized_relation_loss, negative_rows, config)
         assert_close(results(head, features.double(), factorized), expected, 1e-12)
         if aggregation == "max":
             assert_close(results(head, features, factorized), expected, FLOAT32_TORCH)
         else:
-            assert_close(results(head, features, bind(fused_loss, negative_rows, config)), expected, FLOAT32)
+            assert_close(results(head, features, bind(fused_relation_loss, negative_rows, config)), expected, FLOAT32)
 
 
 @pytest.mark.parametrize("aggregation", get_args(Aggregation))
@@ -141,11 +141,13 @@ def test_implementations_with_positives_of_other_rows_and_alpha(aggregation: Agg
         expected = results(head, features.double(), reference(negative_rows, config, positive_rows))
         own_positives = results(head, features.double(), reference(negative_rows, config))
         assert M == 1 or not torch.allclose(expected["loss"], own_positives["loss"])
-        factorized = bind(factorized_loss, negative_rows, config, positive_rows)
+        factorized = bind(factorized_relation_loss, negative_rows, config, positive_rows)
         assert_close(results(head, features.double(), factorized), expected, 1e-12)
         if aggregation != "max":
             assert_close(
-                results(head, features, bind(fused_loss, negative_rows, config, positive_rows)), expected, FLOAT32
+                results(head, features, bind(fused_relation_loss, negative_rows, config, positive_rows)),
+                expected,
+                FLOAT32,
             )
         selected = results(
             head, features, lambda h, z, p=negative_rows, q=positive_rows: relation_loss(h, z, p, q, config)[0]
@@ -159,7 +161,7 @@ def test_fused_is_accurate_for_features_far_from_zero() -> None:
     head, negative_rows = RelationHead(16, hidden_dim=32), roll_negative_rows(4, 32)
     features = (torch.randn(1, 32, 16) + 0.5 * torch.randn(4, 32, 16)) / 100 + 10
     expected = results(head, features.double(), reference(negative_rows, FOCAL))
-    fused = results(head, features, bind(fused_loss, negative_rows, FOCAL))
+    fused = results(head, features, bind(fused_relation_loss, negative_rows, FOCAL))
     direct = results(head, features, reference(negative_rows, FOCAL))
     for name, value in expected.items():
         error = (fused[name].double() - value).abs().max()
@@ -168,15 +170,19 @@ def test_fused_is_accurate_for_features_far_from_zero() -> None:
 
 def test_relation_loss_selects_the_fused_kernel_only_if_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr("rr.methods.relation.fused.fused_loss", lambda *_: calls.append("fused"))
-    monkeypatch.setattr("rr.methods.relation.loss.factorized_loss", lambda *_: calls.append("torch"))
+    monkeypatch.setattr("rr.methods.relation.fused.fused_relation_loss", lambda *_: calls.append("fused"))
+    monkeypatch.setattr("rr.methods.relation.loss.factorized_relation_loss", lambda *_: calls.append("torch"))
     features, negative_rows = torch.randn(4, 3, 8), roll_negative_rows(4, 3)
     relation_loss(RelationHead(8), features, negative_rows)
     relation_loss(RelationHead(8, "max"), features, negative_rows)
     relation_loss(RelationHead(8, "max"), torch.randn(9, 3, 8), roll_negative_rows(9, 3))
     relation_loss(RelationHead(8).double(), features.double(), negative_rows)
     relation_loss(RelationHead(8), features[:2], roll_negative_rows(2, 3))
-    assert calls == ["fused", "torch", "torch", "torch", "torch"]
+    for activation in (nn.GELU(), nn.LeakyReLU(0.2)):  # the kernels contain the slope of the paper's LeakyReLU
+        head = RelationHead(8)
+        head.activation = activation
+        relation_loss(head, features, negative_rows)
+    assert calls == ["fused"] + 6 * ["torch"]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -211,22 +217,22 @@ def test_fused_results_do_not_depend_on_the_number_of_threads(negatives: str, mo
     for threads in (1, 1, 2, 3):
         # Only for the kernels. torch keeps one thread, because its matrix products may depend on the number of threads.
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        outcomes.append(results(head, features, bind(fused_loss, negative_rows, FOCAL)))
+        outcomes.append(results(head, features, bind(fused_relation_loss, negative_rows, FOCAL)))
     for other in outcomes[1:]:
         assert all(torch.equal(value, other[name]) for name, value in outcomes[0].items())
 
 
 def test_fused_without_gradients() -> None:
     head, features, negative_rows = make_case("cat", 4, 8, "roll")
-    expected = results(head, features, bind(fused_loss, negative_rows, FOCAL))
+    expected = results(head, features, bind(fused_relation_loss, negative_rows, FOCAL))
     with torch.no_grad():
-        loss, _ = fused_loss(head, features, negative_rows, None, FOCAL)
+        loss, _ = fused_relation_loss(head, features, negative_rows, None, FOCAL)
     assert not loss.requires_grad
     assert torch.equal(loss, expected["loss"])
     assert torch.equal(head.norm.running_mean, expected["norm.running_mean"])  # updated as in a step with gradients
     frozen = copy.deepcopy(head).requires_grad_(False)
     features.requires_grad_()
-    fused_loss(frozen, features, negative_rows, None, FOCAL)[0].backward()
+    fused_relation_loss(frozen, features, negative_rows, None, FOCAL)[0].backward()
     assert features.grad is not None
     assert frozen.linear.weight.grad is None
 
@@ -234,13 +240,13 @@ def test_fused_without_gradients() -> None:
 def test_fused_loss_of_nan_is_nan() -> None:
     head, features, negative_rows = make_case("cat", 4, 8, "roll")
     features[1, 2, 3] = torch.nan
-    assert fused_loss(head, features, negative_rows, None, FOCAL)[0].isnan()
+    assert fused_relation_loss(head, features, negative_rows, None, FOCAL)[0].isnan()
 
 
 def test_autocast_keeps_statistics_in_float32() -> None:
     head, features, negative_rows = make_case("cat", 4, 16, "roll")
     expected = results(head, features.double(), reference(negative_rows, FOCAL))
-    for implementation in (fused_loss, factorized_loss):
+    for implementation in (fused_relation_loss, factorized_relation_loss):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             actual = results(head, features, bind(implementation, negative_rows, FOCAL))
         assert actual["loss"].dtype == actual["norm.running_var"].dtype == torch.float32

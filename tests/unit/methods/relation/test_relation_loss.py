@@ -15,11 +15,11 @@ from rr.methods.relation.pairs import roll_negative_rows, sample_negative_rows
 
 
 @pytest.mark.parametrize(
-    ("features", "aggregation", "parameters"),
+    ("num_features", "aggregation", "parameters"),
     [(64, "cat", 33_793), (64, "sum", 17_409), (64, "mean", 17_409), (64, "max", 17_409), (512, "cat", 263_169)],
 )
-def test_num_parameters(features: int, aggregation: Aggregation, parameters: int) -> None:
-    assert sum(p.numel() for p in RelationHead(features, aggregation).parameters()) == parameters
+def test_num_parameters(num_features: int, aggregation: Aggregation, parameters: int) -> None:
+    assert sum(p.numel() for p in RelationHead(num_features, aggregation).parameters()) == parameters
 
 
 def test_state_dict_names() -> None:

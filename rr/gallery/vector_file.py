@@ -54,7 +54,7 @@ class CachedVectors(NamedTuple):
         }
 
 
-class StaleIndex(Exception):
+class StaleIndexError(Exception):
     """Raised if an index is damaged or was written with different settings.
 
     The message completes a sentence that starts with the path of the index.
@@ -111,26 +111,28 @@ def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedV
     """Read the index at `path`; return no vectors if there is no such file.
 
     Raises:
-        StaleIndex: if the file is damaged, or belongs to a different folder or feature extractor.
+        StaleIndexError: if the file is damaged, or belongs to a different folder or feature extractor.
     """
     schema = _make_schema(extractor, folder)
     try:
         with open(path, "rb") as file:
             table = pq.ParquetFile(file, page_checksum_verification=True).read()  # read_table loads pyarrow.dataset
         if not table.schema.equals(schema):
-            raise StaleIndex("has unexpected columns or vectors of a different length")
+            raise StaleIndexError("has unexpected columns or vectors of a different length")
         metadata, expected = table.schema.metadata, schema.metadata
         differing = [key.decode() for key in expected if key != b"folder" and metadata.get(key) != expected[key]]
         if differing:
             names = {"side": "image size", "absolute_folder": "folder"}
-            raise StaleIndex(f"was written with different settings ({', '.join(names.get(k, k) for k in differing)})")
+            raise StaleIndexError(
+                f"was written with different settings ({', '.join(names.get(k, k) for k in differing)})"
+            )
         vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), extractor.num_features)
         keys = zip(*(table[name].to_pylist() for name in ("path", "size", "modified")), strict=True)
         return CachedVectors({key: row for row, key in enumerate(keys)}, vectors)
     except FileNotFoundError:
         return CachedVectors.empty(extractor.num_features)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise StaleIndex(f"is damaged ({' '.join(str(error).split())})") from error
+        raise StaleIndexError(f"is damaged ({' '.join(str(error).split())})") from error
 
 
 def is_foreign_file(path: Path) -> bool:

@@ -18,7 +18,7 @@ _METHODS = {
 }
 
 
-def keep_former_outputs() -> None:
+def patch_snakemake_to_keep_outputs() -> None:
     """Patch Snakemake in this process so that a failed or killed job keeps its previous outputs and their metadata.
 
     This works because `rr` replaces a stage's outputs only when all new ones are complete. The Snakefile calls this

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from own_images import make_image, save_file, save_tree
 
-from rr.data import folder
-from rr.data.folder import FolderListing, image_kind, image_suffixes, list_folder
+from rr.data import folder_listing
+from rr.data.folder_listing import FolderListing, image_kind, image_suffixes, list_folder
 
 
 def list_images(root: Path) -> FolderListing:
@@ -37,32 +37,33 @@ def test_only_suffixes_that_pillow_can_decode_are_images() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        (".hidden.png", folder.HIDDEN),
-        (".git/a/b/x.png", folder.HIDDEN),
-        (".ipynb_checkpoints/x.png", folder.FROM_PROGRAM),
-        (".Trash-1000/files/x.png", folder.FROM_PROGRAM),
-        ("@eaDir/x.jpg/SYNOPHOTO_THUMB_M.jpg", folder.FROM_PROGRAM),
-        ("__MACOSX/cat/._x.png", folder.FROM_PROGRAM),
-        ("._x.png", folder.FROM_PROGRAM),
-        ("$RECYCLE.BIN/x.png", folder.FROM_PROGRAM),
-        ("#recycle/x.png", folder.FROM_PROGRAM),
-        ("System Volume Information/x.png", folder.FROM_PROGRAM),
-        ("lost+found/x.png", folder.FROM_PROGRAM),
-        ("~snapshot/daily.0/x.png", folder.FROM_PROGRAM),
-        ("THUMBS.DB", folder.FROM_PROGRAM),
-        ("desktop.ini", folder.FROM_PROGRAM),
-        ("x.heic", folder.UNSUPPORTED_FORMAT),
-        ("x.HEIC", folder.UNSUPPORTED_FORMAT),
-        ("x.nef", folder.UNSUPPORTED_FORMAT),
-        ("x.svg", folder.UNSUPPORTED_FORMAT),
-        ("x.pdf", folder.UNSUPPORTED_FORMAT),
-        ("x.mpg", folder.UNSUPPORTED_FORMAT),
-        ("x.h5", folder.UNSUPPORTED_FORMAT),
-        ("x.txt", folder.OTHER_SUFFIX),
-        ("x.mp4", folder.OTHER_SUFFIX),
-        ("x.ZIP", folder.ARCHIVE),
-        ("README", folder.OTHER_SUFFIX),
-        ("x.pcd", folder.OTHER_SUFFIX),  # a point cloud; the suffix is also that of PhotoCD images
+        (".hidden.png", folder_listing.HIDDEN),
+        (".git/a/b/x.png", folder_listing.HIDDEN),
+        (".ipynb_checkpoints/x.png", folder_listing.FROM_PROGRAM),
+        (".Trash-1000/files/x.png", folder_listing.FROM_PROGRAM),
+        ("@eaDir/x.jpg/SYNOPHOTO_THUMB_M.jpg", folder_listing.FROM_PROGRAM),
+        ("__MACOSX/cat/._x.png", folder_listing.FROM_PROGRAM),
+        ("._x.png", folder_listing.FROM_PROGRAM),
+        ("$RECYCLE.BIN/x.png", folder_listing.FROM_PROGRAM),
+        ("#recycle/x.png", folder_listing.FROM_PROGRAM),
+        ("RECYCLER/x.png", folder_listing.FROM_PROGRAM),
+        ("System Volume Information/x.png", folder_listing.FROM_PROGRAM),
+        ("lost+found/x.png", folder_listing.FROM_PROGRAM),
+        ("~snapshot/daily.0/x.png", folder_listing.FROM_PROGRAM),
+        ("THUMBS.DB", folder_listing.FROM_PROGRAM),
+        ("desktop.ini", folder_listing.FROM_PROGRAM),
+        ("x.heic", folder_listing.UNSUPPORTED_FORMAT),
+        ("x.HEIC", folder_listing.UNSUPPORTED_FORMAT),
+        ("x.nef", folder_listing.UNSUPPORTED_FORMAT),
+        ("x.svg", folder_listing.UNSUPPORTED_FORMAT),
+        ("x.pdf", folder_listing.UNSUPPORTED_FORMAT),
+        ("x.mpg", folder_listing.UNSUPPORTED_FORMAT),
+        ("x.h5", folder_listing.UNSUPPORTED_FORMAT),
+        ("x.txt", folder_listing.OTHER_SUFFIX),
+        ("x.mp4", folder_listing.OTHER_SUFFIX),
+        ("x.ZIP", folder_listing.ARCHIVE),
+        ("README", folder_listing.OTHER_SUFFIX),
+        ("x.pcd", folder_listing.OTHER_SUFFIX),  # a point cloud; the suffix is also that of PhotoCD images
     ],
 )
 def test_file_of_another_kind_is_reported(tmp_path: Path, name: str, reason: str) -> None:
@@ -80,7 +81,7 @@ def test_image_with_an_unusual_suffix_is_recognized_by_its_contents(
     tmp_path: Path, name: str, image_format: str
 ) -> None:
     save_file(tmp_path / name, make_image(image_format))
-    assert reasons(list_images(tmp_path)) == {name: folder.MISNAMED_IMAGE}
+    assert reasons(list_images(tmp_path)) == {name: folder_listing.MISNAMED_IMAGE}
 
 
 @pytest.mark.parametrize(
@@ -122,11 +123,11 @@ def test_placeholder_next_to_its_file_is_not_damage(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_file_of_a_program_is_no_image(tmp_path: Path, name: str) -> None:
-    save_tree(tmp_path, {"cat": 1, "van_gogh_original": 1})
+    save_tree(tmp_path, {"cat": 1, "recycled": 1, "van_gogh_original": 1})
     save_file(tmp_path / "cat" / name)
     listing = list_images(tmp_path)
-    assert listing.files == ["cat/0.png", "van_gogh_original/0.png"]
-    assert reasons(listing) == {f"cat/{name}": folder.FROM_PROGRAM}
+    assert listing.files == ["cat/0.png", "recycled/0.png", "van_gogh_original/0.png"]
+    assert reasons(listing) == {f"cat/{name}": folder_listing.FROM_PROGRAM}
 
 
 def test_link_that_is_deleted_while_it_is_listed_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,7 @@ def test_link_that_is_deleted_while_it_is_listed_is_damage(tmp_path: Path, monke
     (tmp_path / "x.png").symlink_to("nowhere")
     monkeypatch.setattr(os, "readlink", raise_missing)
     monkeypatch.setattr(os.path, "realpath", str)  # calls readlink
-    assert [file.problem for file in list_images(tmp_path).damaged] == [folder.BROKEN_LINK]
+    assert [file.problem for file in list_images(tmp_path).damaged] == [folder_listing.BROKEN_LINK]
 
 
 def test_links_to_files_and_folders_outside_are_followed(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_links_to_files_and_folders_outside_are_followed(tmp_path: Path) -> None
     (root / "z again").symlink_to(outside / "cat")
     listing = list_images(root)
     assert listing.files == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/link.png"]
-    assert reasons(listing) == {"z again": folder.LISTED_FOLDER}
+    assert reasons(listing) == {"z again": folder_listing.LISTED_FOLDER}
 
 
 def test_link_to_a_folder_of_the_tree_is_reported(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_link_to_a_folder_of_the_tree_is_reported(tmp_path: Path) -> None:
         (root / name).symlink_to(target)
     listing = list_images(root)
     assert listing.files == ["cat/0.png", "dog/0.png"]
-    assert reasons(listing) == dict.fromkeys(["cat/up", "cat/above", "all", "a", "cat/x"], folder.LISTED_FOLDER)
+    assert reasons(listing) == dict.fromkeys(["cat/up", "cat/above", "all", "a", "cat/x"], folder_listing.LISTED_FOLDER)
 
 
 def test_links_that_contain_each_other_list_each_folder_once(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_links_that_contain_each_other_list_each_folder_once(tmp_path: Path) -> 
     (outside / "loop").symlink_to(outside)
     listing = list_images(root)
     assert listing.files == ["a/0.png", "b/dog/0.png", "bird/0.png"]
-    assert reasons(listing) == dict.fromkeys(["b/cat", "b/loop"], folder.LISTED_FOLDER)
+    assert reasons(listing) == dict.fromkeys(["b/cat", "b/loop"], folder_listing.LISTED_FOLDER)
 
 
 def test_link_to_a_folder_in_a_hidden_folder_of_the_tree_is_followed(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_broken_link_is_damage_if_it_could_be_an_image(tmp_path: Path) -> None:
     assert listing.damaged[1].problem == (
         "a link that leads nowhere; run `git annex get` or `datalad get` in this folder"
     )
-    assert listing.skipped == [folder.SkippedFile("c.txt", folder.BROKEN_LINK)]
+    assert listing.skipped == [folder_listing.SkippedFile("c.txt", folder_listing.BROKEN_LINK)]
 
 
 def test_special_files_are_not_opened(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_special_files_are_not_opened(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s.png"))
         listing = list_images(tmp_path)
-    assert reasons(listing) == dict.fromkeys(["pipe.png", "zero.png", "s.png"], folder.NOT_REGULAR)
+    assert reasons(listing) == dict.fromkeys(["pipe.png", "zero.png", "s.png"], folder_listing.NOT_REGULAR)
 
 
 def test_folder_that_cannot_be_listed_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +217,7 @@ def test_folder_that_cannot_be_listed_is_damage(tmp_path: Path, monkeypatch: pyt
     assert [(file.name, file.problem) for file in listing.damaged] == [
         ("cat/private", "a folder that cannot be listed (Permission denied)")
     ]
-    assert reasons(listing)[".hidden"] == folder.HIDDEN
+    assert reasons(listing)[".hidden"] == folder_listing.HIDDEN
     monkeypatch.setattr(os, "scandir", lambda path: scandir_without_permission("private"))
     with pytest.raises(PermissionError):
         list_images(tmp_path)

@@ -10,7 +10,7 @@ _MAX_CLASSES_WITHOUT_TOP_5 = 10
 NUM_BINS = 15  # confidence bins for the calibration error, as in Guo et al. 2017
 
 
-def compute_class_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+def compute_classification_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Return the overall accuracy, the mean, worst and best class accuracy, and the calibration error.
 
     Classes without test images are ignored. If there are more than 10 classes, the result also includes the fraction of

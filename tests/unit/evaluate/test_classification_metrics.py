@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, top_k_accuracy_score
 
-from rr.evaluate.class_metrics import compute_class_metrics, expected_calibration_error
+from rr.evaluate.classification_metrics import compute_classification_metrics, expected_calibration_error
 
 
 def make_probabilities(predictions: list[int], confidence: list[float], num_classes: int) -> np.ndarray:
@@ -18,9 +18,9 @@ def make_probabilities(predictions: list[int], confidence: list[float], num_clas
     return probabilities
 
 
-def test_class_metrics_by_hand() -> None:
+def test_classification_metrics_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2])
-    metrics = compute_class_metrics(labels, make_probabilities([0, 0, 0, 1, 1, 2, 0], [0.9] * 7, 4))
+    metrics = compute_classification_metrics(labels, make_probabilities([0, 0, 0, 1, 1, 2, 0], [0.9] * 7, 4))
     assert metrics["accuracy"] == pytest.approx(4 / 7)
     assert metrics["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
     assert "top_5_accuracy" not in metrics  # with at most 10 classes
@@ -41,11 +41,11 @@ def test_calibration_error_by_hand() -> None:
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @given(st.integers(1, 200), st.integers(2, 20), st.integers(0, 2**31))
-def test_class_metrics_match_scikit_learn(count: int, num_classes: int, seed: int) -> None:
+def test_classification_metrics_match_scikit_learn(count: int, num_classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.ones(num_classes), count)
     labels = rng.integers(0, num_classes, count)
-    metrics = compute_class_metrics(labels, probabilities)
+    metrics = compute_classification_metrics(labels, probabilities)
     predictions = probabilities.argmax(1)
     recalls = recall_score(labels, predictions, labels=np.unique(labels), average=None, zero_division=0)
     assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, predictions))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from rr.data import raw
+from rr.data.image_decoding import identify_unreadable_content
 from rr.data.names import display_name
 from rr.errors import UserError
 
@@ -36,12 +36,13 @@ UNREADABLE_FILE = "a file that cannot be read"
 _PROGRAM_NAMES = {
     "__macosx", ".ds_store", ".appledouble", ".lsoverride", ".documentrevisions-v100", ".fseventsd", ".spotlight-v100",
     ".temporaryitems", "temporary items", "network trash folder", "icon\r", "thumbs.db", "ehthumbs.db",
-    "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information", "lost+found",
+    "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found",
     "found.000", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",
     ".ipynb_checkpoints", "__pycache__", ".thumbnails", ".thumb", ".picasaoriginals", "picasa.ini", ".picasa.ini",
     "zbthumbnail.info", "_gsdata_", ".directory", ".stfolder", ".stversions", ".dropbox.cache", ".nomedia",
-    "thumbs.db:encryptable", "thumbnails", "@__thumb", "_vti_cnf", "recycled", "dfsrprivate",
+    "thumbs.db:encryptable", "thumbnails", "@__thumb", "_vti_cnf", "dfsrprivate",
 }  # fmt: skip
+_TRASH_FOLDERS = ("RECYCLER", "RECYCLED")  # of old Windows versions; in lower case, they could be classes
 _PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock")
 # Metadata from file servers, and the libraries of photo programs with their previews.
 _PROGRAM_SUFFIXES = ("@synoeastream", "@synoresource", ".lrdata", ".photoslibrary", ".photolibrary", ".aplibrary")
@@ -161,7 +162,7 @@ def list_folder(root: Path, kind: FileKind) -> FolderListing:
         entry_names = {entry.name for entry in entries}
         for entry in entries:
             entry_name = f"{name}/{entry.name}" if name else entry.name
-            if problem := _find_placeholder(entry.name, entry_names, kind.suffixes):
+            if problem := _find_placeholder_problem(entry.name, entry_names, kind.suffixes):
                 listing.damaged.append(DamagedFile(entry_name, INCOMPLETE, problem))
             elif reason := _reason_to_ignore(entry.name):
                 listing.skipped.extend(SkippedFile(file, reason) for file in _list_ignored(entry, entry_name))
@@ -175,14 +176,14 @@ def list_folder(root: Path, kind: FileKind) -> FolderListing:
                 listing.skipped.append(SkippedFile(entry_name, reason))
             else:
                 listing.files.append(entry_name)
-    listing.files.sort(key=_parts)
-    listing.folders.sort(key=_parts)
-    listing.skipped.sort(key=lambda file: _parts(file.name))
-    listing.damaged.sort(key=lambda file: _parts(file.name))
+    listing.files.sort(key=_split_path)
+    listing.folders.sort(key=_split_path)
+    listing.skipped.sort(key=lambda file: _split_path(file.name))
+    listing.damaged.sort(key=lambda file: _split_path(file.name))
     return listing
 
 
-def _parts(name: str) -> list[str]:
+def _split_path(name: str) -> list[str]:
     return name.split("/")
 
 
@@ -211,7 +212,7 @@ def _is_link_to_file(
     return False
 
 
-def _find_placeholder(name: str, names_in_folder: set[str], suffixes: frozenset[str]) -> str | None:
+def _find_placeholder_problem(name: str, names_in_folder: set[str], suffixes: frozenset[str]) -> str | None:
     """Return the problem if a file is a placeholder for a missing file or an unfinished download, or None."""
     stem, suffix = os.path.splitext(name)
     if suffix == ".icloud" and name.startswith(".") and file_suffix(stem) in suffixes:
@@ -230,7 +231,12 @@ def _find_placeholder(name: str, names_in_folder: set[str], suffixes: frozenset[
 
 def _reason_to_ignore(name: str) -> str | None:
     lower = name.lower()
-    if lower in _PROGRAM_NAMES or lower.startswith(_PROGRAM_PREFIXES) or lower.endswith(_PROGRAM_SUFFIXES):
+    if (
+        name in _TRASH_FOLDERS
+        or lower in _PROGRAM_NAMES
+        or lower.startswith(_PROGRAM_PREFIXES)
+        or lower.endswith(_PROGRAM_SUFFIXES)
+    ):
         return FROM_PROGRAM
     if _FORMER_VERSION.fullmatch(lower):
         return FROM_PROGRAM
@@ -301,7 +307,7 @@ def describe_non_folder(path: Path) -> str:
     if not path.is_file():
         return ""
     with open(path, "rb") as file:
-        content = raw.identify_content(file.read(1024))
+        content = identify_unreadable_content(file.read(1024))
     if content:
         return f" ({content[0]})"
     is_image = file_suffix(path.name) in image_suffixes()

@@ -157,7 +157,7 @@ def sample_view_parameters(
     return parameters
 
 
-def sample_crop_parameters(
+def sample_precropped_view_parameters(
     augmentation: Augmentation | tuple[Augmentation, ...],
     seed: int,
     epoch: int,
@@ -172,15 +172,6 @@ def sample_crop_parameters(
     """
     uncropped = tuple(replace(policy, crop="none") for policy in as_policies(augmentation))
     return sample_view_parameters(uncropped, seed, epoch, image_indices, num_views, image_size).as_single_views()
-
-
-def blur_radius(image_size: int) -> int:
-    """Return how many pixels on each side of a pixel its blurred value depends on.
-
-    As in SimCLR, the kernel size is a tenth of the image size, rounded to an odd number. Here, it is at least three
-    pixels.
-    """
-    return min(max(1, image_size // 20), image_size - 1)
 
 
 def _check_integer(name: str, value: int, low: int, stop: int) -> None:

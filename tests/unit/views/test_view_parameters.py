@@ -11,7 +11,6 @@ from scipy import stats
 from torchvision import transforms as T
 
 from rr.views import Augmentation, ViewParameters, sample_view_parameters
-from rr.views.sampling import blur_radius
 
 ALL_AUGMENTATIONS = Augmentation(
     crop="resized",
@@ -161,13 +160,6 @@ def test_blur_and_solarization_have_their_distributions():
     assert abs(p.solarize.mean() - 0.2) < 0.03
     assert abs(p.solarize[blurred].mean() - 0.2) < 0.04  # independent of the blur
     assert_same_distribution(p.blur_sigma[blurred], np.random.default_rng(0).uniform(0.1, 2.0, N))
-
-
-@pytest.mark.parametrize(("image_size", "radius"), [(1, 0), (2, 1), (32, 1), (64, 3), (96, 4), (224, 11)])
-def test_blur_kernel_has_the_size_of_simclr(image_size, radius):
-    assert blur_radius(image_size) == radius
-    if image_size >= 32:  # the formula of SimCLR's GaussianBlur
-        assert blur_radius(image_size) == (image_size // 10) // 2
 
 
 @pytest.mark.parametrize(

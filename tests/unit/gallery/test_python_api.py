@@ -1,9 +1,12 @@
-"""Test the gallery as a library: load_backbone, embed, compare and Gallery."""
+"""Test the Python interface of the gallery: load_backbone, embed, compare and Gallery."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from networks import random_backbone
@@ -12,7 +15,8 @@ from PIL import Image
 
 import rr
 from rr.backbones.weights import load_backbone, save_backbone
-from rr.data.index import Preprocessing
+from rr.data.preprocessing import Preprocessing
+from rr.gallery.compare import compare
 from rr.gallery.feature_extractor import FeatureExtractor
 
 SIZE, MEAN, STD = 16, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -36,6 +40,15 @@ def png(image: Image.Image, **options: object) -> bytes:
 def test_backbone_knows_size_mean_and_std(backbone: FeatureExtractor) -> None:
     assert (backbone.image_size, backbone.mean, backbone.std) == (SIZE, MEAN, STD)
     assert backbone.num_features == 64
+
+
+def test_missing_preprocessing_can_be_passed(tmp_path: Path) -> None:
+    save_backbone(random_backbone("conv4"), tmp_path / "bare")
+    hint = r"lacks the image size, mean or std: pass preprocessing=rr.Preprocessing\(image_size, mean, std\)"
+    with pytest.raises(rr.UserError, match=hint):
+        rr.load_backbone(tmp_path / "bare")
+    backbone = rr.load_backbone(tmp_path / "bare", preprocessing=rr.Preprocessing(SIZE, MEAN, STD))
+    assert (backbone.image_size, backbone.mean, backbone.std) == (SIZE, MEAN, STD)
 
 
 def assert_same_features(features: np.ndarray, expected: np.ndarray) -> None:
@@ -129,7 +142,8 @@ def test_gallery_finds_the_same_image_first(backbone: FeatureExtractor) -> None:
     assert [hit.rank for hit in hits] == [1, 2, 3]
     assert hits[0].image.name == "deep/1.png"
     assert hits[0].similarity == pytest.approx(1, abs=1e-6)
-    assert hits[1].similarity == pytest.approx(rr.compare("g/deep/1.png", hits[1].image.path, backbone), abs=1e-6)
+    similarity = rr.cosine_similarity("g/deep/1.png", hits[1].image.path, backbone)
+    assert hits[1].similarity == pytest.approx(similarity, abs=1e-6)
     assert len(gallery.search("g/0.png", top=99)) == 5
     assert {path.name for path in Path().iterdir()} == {"g", "w"}  # nothing was written
 
@@ -166,9 +180,55 @@ def test_embed_returns_a_table(backbone: FeatureExtractor) -> None:
     assert_same_features(np.stack(listed["vector"].to_numpy()), backbone(["g/2.png", "g/0.png"]))
 
 
-def test_compare_is_the_cosine_similarity(backbone: FeatureExtractor) -> None:
-    assert rr.compare(np.array([3, 4]), np.array([4, 3])) == pytest.approx(24 / 25)
-    assert rr.compare(np.array([[1.0, 0]]), np.array([-2.0, 0])) == -1
-    assert rr.compare(np.zeros(2), np.ones(2)) == 0
+def test_cosine_similarity(backbone: FeatureExtractor) -> None:
+    assert rr.cosine_similarity(np.array([3, 4]), np.array([4, 3])) == pytest.approx(24 / 25)
+    assert rr.cosine_similarity(np.array([[1.0, 0]]), np.array([-2.0, 0])) == -1
+    assert rr.cosine_similarity(np.zeros(2), np.ones(2)) == 0
     first, second = backbone(PIXELS[:2])
-    assert rr.compare(PIXELS[0], PIXELS[1], backbone) == pytest.approx(rr.compare(first, second))
+    assert rr.cosine_similarity(PIXELS[0], PIXELS[1], backbone) == pytest.approx(rr.cosine_similarity(first, second))
+    with pytest.raises(ValueError, match=r"without a backbone, pass the features of an image, \(D,\) or \(1, D\)"):
+        rr.cosine_similarity("a.png", "b.png")
+    for arguments in ((PIXELS[:2], PIXELS[0], backbone), (backbone(PIXELS[:2]), first)):
+        with pytest.raises(ValueError, match="first must be one image, got 2"):
+            rr.cosine_similarity(*arguments)
+
+
+def test_compare_gives_the_probability_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, pixels in zip(("a.png", "b.png"), PIXELS[:2], strict=True):
+        Image.fromarray(pixels).save(name)
+    backbone = rr.load_backbone("conv4-cifar10-relational-k4")
+    probability = rr.compare("a.png", "b.png", backbone)
+    text = compare(Path("a.png"), Path("b.png"), backbone.weights, preprocessing=None, device="cpu", as_json=True)
+    assert json.loads(text)["probability"] == pytest.approx(probability, abs=1e-6)
+    with pytest.raises(ValueError, match="second must be one image, got 2"):
+        rr.compare("a.png", ["a.png", "b.png"], backbone)
+    with pytest.raises(rr.UserError, match="has no relation head"):
+        rr.compare("a.png", "b.png", rr.load_backbone("conv4-cifar10-simclr"))
+
+
+def test_search_rejects_several_queries_and_no_results(backbone: FeatureExtractor) -> None:
+    save_tree(Path("g"), {"": 2})
+    gallery = rr.Gallery("g", backbone)
+    with pytest.raises(ValueError, match="query must be one image, got 2"):
+        gallery.search(PIXELS[:2])
+    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
+        gallery.search(PIXELS[0], top=0)
+
+
+def test_gallery_does_not_overwrite_a_file_that_is_not_an_index(backbone: FeatureExtractor) -> None:
+    save_tree(Path("g"), {"": 2})
+    pq.write_table(pa.table({"x": [1]}), "table.parquet")
+    Path("notes.txt").write_text("notes")
+    for path in ("notes.txt", "table.parquet"):
+        before = Path(path).read_bytes()
+        with pytest.raises(rr.UserError, match=f"index {path}: this file exists and is not an index"):
+            rr.Gallery("g", backbone, index=path)
+        assert Path(path).read_bytes() == before
+
+
+def test_index_in_the_home_folder(backbone: FeatureExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tree(Path("g"), {"": 2})
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    rr.Gallery("g", backbone, index="~/i.parquet")
+    assert Path("home/i.parquet").is_file()

@@ -4,8 +4,8 @@ Before the division by std, views of the paper's policy differ by at most 3e-6 f
 functional operations on float tensors. Views of other policies differ by at most 1e-5 (3e-5 if jitter factors near 3
 are multiplied). The official code uses PIL on 8-bit images, which rounds down to bytes after most steps and stores the
 hue in 8 bits. On CIFAR-10, views of the paper's policy differ from PIL's by 1.1/255 on average (they are 1/255
-brighter) and by 4/255 at the 99th percentile; single pixels differ by up to 40/255. The border of an affine map fades
-to black over one pixel, as in torchvision for tensors, whereas in PIL it is sharp.
+brighter) and by 4/255 at the 99th percentile; individual pixels differ by up to 40/255. The border of an affine map
+fades to black over one pixel, as in torchvision for tensors, whereas in PIL it is sharp.
 
 The bilinear resize does not antialias. PIL antialiases when it shrinks an image, but a crop is never larger than the
 view to which it is resized, so both agree.
@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rr.compute.thread_pool import parallel_for
-from rr.views import cpu_kernel
+from rr.views import augment_kernel
+from rr.views.augmentation import blur_radius
 from rr.views.checks import check_images, check_parameters, normalization_coefficients
-from rr.views.sampling import ViewParameters, blur_radius
+from rr.views.view_parameters import ViewParameters
 
 
 def augment(
@@ -48,7 +49,7 @@ def augment(
         float32 (K, M, S, S, 3), normalized, view-major.
 
     Raises:
-        ValueError: if an argument has a wrong type, shape or range.
+        ValueError: if an argument has the wrong type or shape, or is out of range.
     """
     num_images, image_size = check_images(images, np.uint8)
     check_parameters(parameters, num_images, image_size)
@@ -63,7 +64,7 @@ def augment(
 
     images = np.ascontiguousarray(images)
     matrix = parameters.inverse_affine_matrices()
-    strip_height = cpu_kernel.rows_per_strip(image_size)
+    strip_height = augment_kernel.rows_per_strip(image_size)
     has_filters = bool(parameters.blur_sigma.any() or parameters.solarize.any())
     # The filters must run before normalization and erasing, so `filter_range` then does all of these.
     first_scale, first_offset = (np.ones_like(scale), np.zeros_like(offset)) if has_filters else (scale, offset)
@@ -71,13 +72,13 @@ def augment(
 
     def augment_range(start: int, stop: int) -> None:
         p = parameters
-        cpu_kernel.augment_range(
+        augment_kernel.augment_range(
             images, start, stop, strip_height, p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale,
             p.affine, matrix, first_erase, first_scale, first_offset, out,
         )  # fmt: skip
         if has_filters:
             radius = blur_radius(image_size)
-            cpu_kernel.filter_range(out, start, stop, radius, p.blur_sigma, p.solarize, p.erase, scale, offset)
+            augment_kernel.filter_range(out, start, stop, radius, p.blur_sigma, p.solarize, p.erase, scale, offset)
 
     parallel_for(augment_range, num_images, numba.get_num_threads())
     return out

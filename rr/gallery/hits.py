@@ -18,7 +18,7 @@ class Hit(NamedTuple):
         rank: the rank, starting at 1.
         similarity: the cosine similarity to the query.
         image: the image.
-        probability: the probability that both show the same thing, or None if the relation head was not used.
+        probability: the probability that both are views of the same image, or None if the relation head was not used.
         percentile: the percentage of random pairs of gallery images with a lower score, or NaN if this was not
             computed. The score is the value that ranks the hits: the similarity, or the relation head's logit.
     """
@@ -48,9 +48,9 @@ class QueryResult(NamedTuple):
 
 
 def sample_pairs(num_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of random pairs of different gallery images, int64 (P,) each. The choice is always the same.
+    """Return the rows of random pairs of different gallery images, int64 (P,) each. The sample is deterministic.
 
-    For a small gallery, these are all pairs; for a large one, they are 10,000 pairs.
+    A small gallery yields all its pairs; a large one yields 10,000.
     """
     if num_images * (num_images - 1) // 2 <= MAX_RANDOM_PAIRS:
         first, second = np.triu_indices(num_images, 1)

@@ -1,4 +1,4 @@
-"""Compute the probability that two images show the same thing, with the relation head trained with a backbone."""
+"""Compute the probability that two images are views of the same image, with a trained relation head."""
 
 import json
 from pathlib import Path
@@ -30,18 +30,20 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     head = load_relation_head(weights)
     if head is None:
         raise UserError(
-            f"{weights} has no relation head: use the backbone.safetensors of a run whose method has "
+            f"{weights} has no relation head: use the backbone.safetensors from a run whose method has "
             "`kind: relational` and `head: relation`"
         )
     released = weights.with_suffix(".json")
     if weights.parent == RELEASED and released.is_file():
         metrics = json.loads(released.read_text(encoding="utf-8"))
-        return PairScorer(head, _calibration(metrics), _describe(released, metrics["target"], metrics))
+        return PairScorer(head, _get_calibration(metrics), _describe_calibration(released, metrics["target"], metrics))
     for file in paths.list_metrics():
         text = file.read_text(encoding="utf-8")
-        if "relation_slope" in text and _evaluated_weights(file) == sha256:
+        if "relation_slope" in text and _evaluated_weights_sha256(file) == sha256:
             metrics = json.loads(text)
-            return PairScorer(head, _calibration(metrics), _describe(file, file.parent.parent.name, metrics))
+            return PairScorer(
+                head, _get_calibration(metrics), _describe_calibration(file, file.parent.parent.name, metrics)
+            )
     return PairScorer(
         head,
         Calibration(1, 0),
@@ -50,7 +52,7 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     )
 
 
-def _evaluated_weights(metrics_file: Path) -> str:
+def _evaluated_weights_sha256(metrics_file: Path) -> str:
     """Return the SHA-256 of the weights that an evaluation used, or an empty string if its record is unreadable."""
     try:
         inputs = json.loads(paths.record_file(metrics_file.parent).read_text(encoding="utf-8"))["inputs"]
@@ -59,11 +61,11 @@ def _evaluated_weights(metrics_file: Path) -> str:
         return ""
 
 
-def _calibration(metrics: dict[str, Any]) -> Calibration:
+def _get_calibration(metrics: dict[str, Any]) -> Calibration:
     return Calibration(metrics["relation_slope"], metrics["relation_intercept"])
 
 
-def _describe(file: Path, target: str, metrics: dict[str, Any]) -> str:
+def _describe_calibration(file: Path, target: str, metrics: dict[str, Any]) -> str:
     pairs = f"{metrics['relation_pairs']:,.0f}"
     return (
         f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {target}: half of the pairs are two "

@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 STRIP_PIXELS = 1536
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3  # as in rr.views.sampling; constants of the compiled code
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3  # as in rr.views.view_parameters; constants of the compiled code
 
 f32 = np.float32
 ZERO, ONE, TWO, THREE, FOUR, SIX = f32(0), f32(1), f32(2), f32(3), f32(4), f32(6)

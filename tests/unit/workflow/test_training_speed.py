@@ -8,34 +8,34 @@ from helpers import write_params
 
 from rr import backbones, paths
 from rr.params import load_params
-from rr.workflow import throughput
-from rr.workflow.throughput import StepTimer, _StepSize, measure_throughput
+from rr.workflow import training_speed
+from rr.workflow.training_speed import StepTimer, _StepShape, measure_views_per_second
 
 
 def test_steps_shrink_in_images_then_views_then_pixels() -> None:
-    full = _StepSize(images=64, views=32, image_size=224)
+    full = _StepShape(images=64, views=32, image_size=224)
     assert full.shrink(full.work) == full
-    assert full.shrink(full.work // 2) == _StepSize(32, 32, 224)
-    assert full.shrink(full.work // 100) == _StepSize(2, 10, 224)
-    assert full.shrink(4 * 100**2) == _StepSize(2, 2, 100)
-    assert full.shrink(1) == _StepSize(2, 2, 32)
-    assert _StepSize(2, 1, 16).shrink(1) == _StepSize(2, 1, 16)
+    assert full.shrink(full.work // 2) == _StepShape(32, 32, 224)
+    assert full.shrink(full.work // 100) == _StepShape(2, 10, 224)
+    assert full.shrink(4 * 100**2) == _StepShape(2, 2, 100)
+    assert full.shrink(1) == _StepShape(2, 2, 32)
+    assert _StepShape(2, 1, 16).shrink(1) == _StepShape(2, 1, 16)
 
 
 def make_timer(
-    project: Path, image_size: int, time_step: Callable[[_StepSize], float]
-) -> tuple[StepTimer, list[_StepSize]]:
+    project: Path, image_size: int, measure_step_duration: Callable[[_StepShape], float]
+) -> tuple[StepTimer, list[_StepShape]]:
     """Return a timer for steps whose duration is computed, and the list of the sizes that it will have timed."""
     params = load_params(project / "params.yaml")
     dataset = params.datasets["shapes"].model_copy(update={"image_size": image_size})
     timer = StepTimer(backbones.build("conv4"), dataset, device="cpu", threads=1, precision="float32")
     sizes = []
 
-    def record(config: object, num_classes: int, size: _StepSize, seconds: float) -> float:
+    def record(config: object, num_classes: int, size: _StepShape, seconds: float) -> float:
         sizes.append(size)
-        return time_step(size)
+        return measure_step_duration(size)
 
-    timer.time_step = record  # type: ignore[method-assign]
+    timer.measure_step_duration = record  # type: ignore[method-assign]
     return timer, sizes
 
 
@@ -43,7 +43,7 @@ def test_fast_step_is_timed_directly(project: Path) -> None:
     config = load_params(project / "params.yaml").methods["relational"]  # 32 images, 4 views
     timer, sizes = make_timer(project, 32, lambda size: 1e-3 + 1e-8 * size.work)
     rate = timer.views_per_second(config, 10, seconds=1.0)
-    assert sizes[-1] == _StepSize(32, 4, 32)
+    assert sizes[-1] == _StepShape(32, 4, 32)
     assert rate == pytest.approx(128 / (1e-3 + 1e-8 * 128 * 32**2))
 
 
@@ -51,7 +51,7 @@ def test_slow_step_is_extrapolated_without_its_memory(project: Path) -> None:
     config = load_params(project / "params.yaml").methods["relational"]
     timer, sizes = make_timer(project, 1024, lambda size: 0.01 + 1e-6 * size.work)
     rate = timer.views_per_second(config, 10, seconds=1.0)
-    full = _StepSize(32, 4, 1024)
+    full = _StepShape(32, 4, 1024)
     assert max(size.work for size in sizes) < full.work / 100
     assert rate == pytest.approx(128 / (0.01 + 1e-6 * full.work), rel=0.05)
 
@@ -70,7 +70,7 @@ def test_runs_with_equal_steps_share_a_measurement(project: Path, monkeypatch: p
 
     def views_per_second(timer: StepTimer, config: object, num_classes: int, seconds: float) -> float:
         if seconds > 0:  # and not to compile kernels
-            measured.append((timer.dataset.image_size, config.views))  # type: ignore[attr-defined]
+            measured.append((timer.preprocessing.image_size, config.views))  # type: ignore[attr-defined]
             assert 0.2 <= seconds <= 1
         return 100.0 * len(measured)
 
@@ -78,7 +78,7 @@ def test_runs_with_equal_steps_share_a_measurement(project: Path, monkeypatch: p
     names = [("shapes", "relational", 1), ("shapes", "relational", 2), ("shapes", "slow", 1), ("shapes", "wide", 1),
              ("large", "relational", 1)]  # fmt: skip
     runs = [paths.PretrainPaths(dataset, "conv4", method, seed) for dataset, method, seed in names]
-    rates = measure_throughput(params, runs, "cpu")
+    rates = measure_views_per_second(params, runs, "cpu")
     assert measured == [(32, 4), (32, 8), (64, 4)]
     assert [rates[run] for run in runs] == pytest.approx([100, 100, 100, 200, 300])
 
@@ -92,10 +92,10 @@ def test_without_time_methods_are_assumed_to_be_as_fast_as_another_one(
 
     write_params(project, change)
     params = load_params(project / "params.yaml")
-    monkeypatch.setattr(throughput, "_BASE_SECONDS", -1.0)
+    monkeypatch.setattr(training_speed, "_BASE_SECONDS", -1.0)
     monkeypatch.setattr(StepTimer, "views_per_second", lambda *_: 100.0)
     runs = [paths.PretrainPaths("shapes", "conv4", method, 1) for method in ("relational", "rotation")]
-    rates = measure_throughput(params, runs, "cpu")
+    rates = measure_views_per_second(params, runs, "cpu")
     assert [rates[run] for run in runs] == pytest.approx([100, 25])  # four rotations of each view
     assert "plan: 1 of the 2 steps could not be measured in the time available" in capsys.readouterr().err
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rr import paths
-from rr.data.index import Preprocessing
+from rr.data.preprocessing import Preprocessing
 from rr.params import DynamicsConfig, MethodConfig, Params
 from rr.runtime.formatting import format_count
-from rr.workflow.checks import find_known_dataset
+from rr.workflow.checks import find_dataset_labels
 
 if TYPE_CHECKING:
     from rr.backbones.base import Backbone
@@ -49,7 +49,7 @@ class StopTraining(Exception):
 
 def train_until_stopped(
     config: MethodConfig,
-    dataset: Preprocessing,
+    preprocessing: Preprocessing,
     num_classes: int,
     beton: Path,
     directory: Path,
@@ -69,7 +69,7 @@ def train_until_stopped(
     """
     from rr.pretrain import pretrain
 
-    job = _make_job(config, dataset, backbone, num_classes, precision)
+    job = _make_job(config, preprocessing, backbone, num_classes, precision)
     outputs = paths.PretrainFolder("throughput", backbone, config.kind, 0, directory)
     try:
         pretrain(job, beton, outputs, device=device, threads=threads, on_step=on_step)
@@ -77,11 +77,13 @@ def train_until_stopped(
         return
 
 
-def _make_job(config: MethodConfig, dataset: Preprocessing, backbone: str, num_classes: int, precision: str) -> "Job":
+def _make_job(
+    config: MethodConfig, preprocessing: Preprocessing, backbone: str, num_classes: int, precision: str
+) -> "Job":
     from rr.pretrain import Job
 
     return Job(
-        dataset=dataset,
+        preprocessing=preprocessing,
         backbone=backbone,
         method=config,
         num_classes=num_classes,
@@ -93,7 +95,7 @@ def _make_job(config: MethodConfig, dataset: Preprocessing, backbone: str, num_c
 
 
 @dataclass(frozen=True)
-class _StepSize:
+class _StepShape:
     """The size of a training step: M images, K views of each, and their height and width in pixels."""
 
     images: int
@@ -105,7 +107,7 @@ class _StepSize:
         """The number of pixels in all views. Most of a step's duration is proportional to it."""
         return self.images * self.views * self.image_size**2
 
-    def shrink(self, work: int, min_image_size: int = _MIN_IMAGE_SIZE) -> "_StepSize":
+    def shrink(self, work: int, min_image_size: int = _MIN_IMAGE_SIZE) -> "_StepShape":
         """Return a step of about `work` pixels, with fewer images and, if that is not enough, fewer views or pixels.
 
         At least two images, two views and `min_image_size` x `min_image_size` pixels remain, unless the step has fewer.
@@ -113,7 +115,7 @@ class _StepSize:
         images = min(self.images, max(2, work // (self.views * self.image_size**2)))
         views = min(self.views, max(2, work // (images * self.image_size**2)))
         size = min(self.image_size, max(min_image_size, math.isqrt(work // (images * views))))
-        return _StepSize(images, views, size)
+        return _StepShape(images, views, size)
 
 
 class StepTimer:
@@ -125,9 +127,9 @@ class StepTimer:
     """
 
     def __init__(
-        self, backbone: "Backbone", dataset: Preprocessing, *, device: str, threads: int, precision: str
+        self, backbone: "Backbone", preprocessing: Preprocessing, *, device: str, threads: int, precision: str
     ) -> None:
-        self.backbone, self.dataset = backbone, dataset
+        self.backbone, self.preprocessing = backbone, preprocessing
         self.device, self.threads, self.precision = device, threads, precision
         self.min_image_size = backbone.image_size or _MIN_IMAGE_SIZE
 
@@ -140,20 +142,20 @@ class StepTimer:
         parameters, only forward passes are timed. On a GPU, only the full step is timed, because a step of any other
         size would have to be compiled too.
         """
-        full = _StepSize(config.batch_size, config.views, self.dataset.image_size)
+        full = _StepShape(config.batch_size, config.views, self.preprocessing.image_size)
         num_views = full.images * full.views
         size = full.shrink(_FIRST_WORK, self.min_image_size)
         if self.device != "cpu" or size == full:
-            return num_views / self.time_step(config, num_classes, full, seconds / 2)
+            return num_views / self.measure_step_duration(config, num_classes, full, seconds / 2)
         if sum(parameter.numel() for parameter in self.backbone.parameters()) > _MAX_TIMED_PARAMETERS:
-            return self.forward_pixels_per_second / _num_forward_passes(config) / full.image_size**2
+            return self.forward_pixels_per_second / _step_duration_in_forward_passes(config) / full.image_size**2
         start = time.perf_counter()
-        small_time = self.time_step(config, num_classes, size, 0)
+        small_time = self.measure_step_duration(config, num_classes, size, 0)
         seconds_left = start + seconds - time.perf_counter()
         if seconds_left < 2 * small_time:
             return num_views / (small_time * full.work / size.work)
         large = full.shrink(int(size.work * max(seconds_left / 3 / small_time, 1)), self.min_image_size)
-        large_time = self.time_step(config, num_classes, large, seconds_left / 2)
+        large_time = self.measure_step_duration(config, num_classes, large, seconds_left / 2)
         time_per_pixel = large_time / large.work
         if large.work > size.work:
             slope = (large_time - small_time) / (large.work - size.work)
@@ -168,20 +170,20 @@ class StepTimer:
         computed from the last two passes, because a small pass spends most of its time reading the weights. The
         measurement takes about a second.
         """
-        num_views, image_size = 1, min(self.min_image_size, self.dataset.image_size)
+        num_views, image_size = 1, min(self.min_image_size, self.preprocessing.image_size)
         work, duration = 0, 0.0
         while True:
             last_work, last_duration = work, duration
-            work, duration = num_views * image_size**2, self.time_forward(num_views, image_size)
+            work, duration = num_views * image_size**2, self.measure_forward_duration(num_views, image_size)
             grows = last_work and duration > max(0.125, 2 * last_duration)
             if grows or duration > 0.2:
                 return (work - last_work) / max(duration - last_duration, duration / 4)
-            if image_size < self.dataset.image_size:
-                image_size = min(2 * image_size, self.dataset.image_size)
+            if image_size < self.preprocessing.image_size:
+                image_size = min(2 * image_size, self.preprocessing.image_size)
             else:
                 num_views *= 4
 
-    def time_forward(self, num_views: int, image_size: int) -> float:
+    def measure_forward_duration(self, num_views: int, image_size: int) -> float:
         """Return how long a forward pass of the backbone in eval mode takes: the minimum of two if it is short."""
         import torch
 
@@ -196,19 +198,19 @@ class StepTimer:
                     break
         return duration
 
-    def time_step(self, config: Any, num_classes: int, size: _StepSize, seconds: float) -> float:
+    def measure_step_duration(self, config: Any, num_classes: int, size: _StepShape, seconds: float) -> float:
         """Return the mean duration of steps of the given size, timed for about `seconds` after the first step."""
         import torch
 
         from rr import methods
-        from rr.compute.distributed import ProcessGroup
+        from rr.compute.process_group import ProcessGroup
         from rr.data import beton
         from rr.pretrain.loop import Trainer
 
         # With a tiny learning rate, the loss on random pixels stays finite.
         changes = {"batch_size": size.images, "views": size.views, "learning_rate": 1e-9}
         config, side = config.model_copy(update=changes), size.image_size
-        job = _make_job(config, self.dataset, self.backbone.name, num_classes, self.precision)
+        job = _make_job(config, self.preprocessing, self.backbone.name, num_classes, self.precision)
         with tempfile.TemporaryDirectory() as folder:
             path, rows = Path(folder, "train.beton"), np.arange(size.images)
             noise = np.random.default_rng(0).integers(0, 256, (size.images, side, side, 3), np.uint8)
@@ -229,13 +231,13 @@ class StepTimer:
         return (times[-1] - times[0]) / (len(times) - 1)
 
 
-def _views_per_image(config: Any) -> int:
+def _views_per_image_in_all_epochs(config: Any) -> int:
     """Return how many views of each image a run uses in all of its epochs together."""
     views: int = config.views * config.epochs
     return views
 
 
-def _num_forward_passes(config: Any) -> float:
+def _step_duration_in_forward_passes(config: Any) -> float:
     """Return the approximate duration of a training step, in eval-mode forward passes of the backbone."""
     return _FORWARD_PASSES_OF_METHODS.get(config.kind, _FORWARD_PASSES_PER_STEP)
 
@@ -248,7 +250,7 @@ def _repeat_images(loader: "ViewLoader") -> "Generator[Batch, None, None]":
             yield from batches
 
 
-def measure_throughput(
+def measure_views_per_second(
     params: Params, runs: Sequence[paths.PretrainPaths], device: str
 ) -> dict[paths.PretrainPaths, float]:
     """Return the views per second of each pretraining run. Runs with identical training steps share a measurement.
@@ -261,7 +263,9 @@ def measure_throughput(
     from rr.compute.device import configure_torch
 
     steps: dict[tuple[str, int], dict[str, list[paths.PretrainPaths]]] = defaultdict(lambda: defaultdict(list))
-    for run in sorted(runs, key=lambda run: (run.backbone, -_views_per_image(params.methods[run.method]))):
+    for run in sorted(
+        runs, key=lambda run: (run.backbone, -_views_per_image_in_all_epochs(params.methods[run.method]))
+    ):
         key = params.methods[run.method].model_dump_json(exclude=_KEYS_WITHOUT_EFFECT_ON_SPEED)
         steps[run.backbone, params.datasets[run.dataset].image_size][key].append(run)
     if not steps:
@@ -283,15 +287,15 @@ def measure_throughput(
         if backbone is None or backbone.name != name or backbone.image_size not in (None, image_size):
             backbone = None  # free the memory of the previous one first
             backbone = backbones.build(name, image_size, params.backbones.get(name)).to(device)
-        dataset = Preprocessing(image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        timer = StepTimer(backbone, dataset, device=device, threads=params.threads, precision=params.precision)
+        preprocessing = Preprocessing(image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        timer = StepTimer(backbone, preprocessing, device=device, threads=params.threads, precision=params.precision)
         fastest = 0.0  # in forward passes per second, because their number per step differs between methods
         for position, same_step in enumerate(same_pair.values()):
             # Reserve one second for the first step of each later pair.
             seconds_left = deadline - time.perf_counter() - (len(steps) - pair - 1)
             run, config = same_step[0], params.methods[same_step[0].method]
             if device != "cpu" or position == 0 or seconds_left > 0:
-                known = find_known_dataset(params, run.dataset)
+                known = find_dataset_labels(params, run.dataset)
                 num_classes = len(known.class_names) if known else 0
                 seconds = min(max(seconds_left / steps_left, 0.2), 1.0)
                 if is_first and device == "cpu":  # compile kernels, which happens only once
@@ -299,9 +303,9 @@ def measure_throughput(
                     timer.views_per_second(config, num_classes, 0.0)
                     deadline += time.perf_counter() - start
                 rate = timer.views_per_second(config, num_classes, seconds)
-                fastest = max(fastest, rate * _num_forward_passes(config))
+                fastest = max(fastest, rate * _step_duration_in_forward_passes(config))
             else:
-                rate = fastest / _num_forward_passes(config)
+                rate = fastest / _step_duration_in_forward_passes(config)
                 num_assumed += 1
             rates |= dict.fromkeys(same_step, rate)
             steps_left -= 1

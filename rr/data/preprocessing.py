@@ -1,0 +1,56 @@
+"""How images become network inputs: the image size, and the mean and std for normalization."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a dataset's images become network inputs.
+
+    Attributes:
+        image_size: height and width of the inputs in pixels.
+        mean: mean of each channel, for pixel values in [0, 1].
+        std: standard deviation of each channel.
+        stored_size: maximum length of the shorter side of the stored photographs, or None if the images are stored as
+            squares of `image_size`.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    stored_size: int | None = None
+
+
+def shorter_side_before_crop(image_size: int) -> int:
+    """Return the length of a photograph's shorter side before its center is cropped for an evaluation.
+
+    The ratio is torchvision's: 256 pixels for a crop of 224.
+    """
+    return round(image_size * 256 / 224)
+
+
+def parse_preprocessing(metadata: Mapping[str, Any]) -> Preprocessing | None:
+    """Return the preprocessing in the metadata of a backbone file, or None if they lack the image size, mean or std.
+
+    Args:
+        metadata: the return value of `rr.backbones.weights.read_metadata`.
+
+    Raises:
+        ValueError: if one of them is not valid.
+    """
+    if not {"side", "mean", "std"} <= metadata.keys():
+        return None
+    image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]
+    stored_size = metadata.get("stored_size")
+    sizes = [image_size] if stored_size is None else [image_size, stored_size]
+    is_valid_size = all(isinstance(size, int) and 8 <= size <= 1024 for size in sizes)
+    if not (is_valid_size and _is_float_triple(mean) and _is_float_triple(std) and all(std)):
+        raise ValueError(f"its metadata has an invalid image size ({image_size}), mean ({mean}) or std ({std})")
+    return Preprocessing(image_size, tuple(mean), tuple(std), stored_size)
+
+
+def _is_float_triple(values: object) -> bool:
+    return isinstance(values, list) and len(values) == 3 and all(isinstance(v, float) and isfinite(v) for v in values)

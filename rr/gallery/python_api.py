@@ -1,0 +1,187 @@
+"""Load a backbone, and embed, compare and search images, from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from rr.data.preprocessing import Preprocessing
+from rr.data.skipped_files import UnreadablePolicy
+from rr.evaluate.similarity import find_nearest
+from rr.gallery.embed import check_index_path, make_skipped_files, update_index
+from rr.gallery.feature_extractor import FeatureExtractor, ImageLike, load_feature_extractor
+from rr.gallery.hits import Hit
+from rr.gallery.images import list_images
+from rr.gallery.pair_scorer import load_pair_scorer
+from rr.paths import expand_user
+
+
+def load_backbone(
+    weights: str | os.PathLike[str], preprocessing: Preprocessing | None = None, device: str = "auto"
+) -> FeatureExtractor:
+    """Load a backbone file, with the image size, mean and std stored in it.
+
+    Args:
+        weights: `backbone.safetensors` from a run, a file written by `rr import`, the name of released weights, or
+            `hf-hub:OWNER/NAME`, a repository on the Hugging Face Hub.
+        preprocessing: preprocessing to use instead of the one in the file.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:<number>".
+
+    Returns:
+        A function from images to features. Its attribute `backbone` is the network itself, which maps normalized
+        images (B, 3, S, S) to features (B, D).
+
+    Raises:
+        UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid
+            image size, mean or std, or if the device does not exist.
+    """
+    return load_feature_extractor(
+        weights, preprocessing, device, "pass preprocessing=rr.Preprocessing(image_size, mean, std)"
+    )
+
+
+class Gallery:
+    """The images in a folder and its subfolders with their features, which can be searched for similar images.
+
+    Args:
+        folder: the folder of images.
+        backbone: the return value of `load_backbone`.
+        index: Parquet file that stores the features, so that a later call computes only those of new and changed
+            images. By default, nothing is written.
+        on_unreadable: "raise" to raise an error if images cannot be read, or "skip" to skip them.
+
+    Attributes:
+        images: the image files, sorted by name. Each has a `path` and a `name`, the path relative to the folder.
+        vectors: their features, float32 (N, D).
+        backbone: the backbone.
+
+    Raises:
+        UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if
+            `index` is an existing file that is not an index.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        backbone: FeatureExtractor,
+        *,
+        index: str | os.PathLike[str] | None = None,
+        on_unreadable: UnreadablePolicy = "raise",
+    ) -> None:
+        root, skipped = expand_user(folder), make_skipped_files(on_unreadable)
+        index_path = expand_user(index) if index else None
+        if index_path:
+            check_index_path("index", index_path, backbone.weights)
+        files = list_images(root, skipped)
+        found, _ = update_index(index_path, backbone, root, files, skipped)
+        skipped.raise_if_unreadable()
+        self.images, self.vectors, self.backbone = found.images, found.vectors, backbone
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def search(self, query: ImageLike, top: int = 10) -> list[Hit]:
+        """Return the `top` images that are most similar to an image, in descending order of cosine similarity.
+
+        Unlike `rr retrieve`, the search does not leave out the query if it is itself in the gallery.
+
+        Raises:
+            UserError: if the image cannot be read.
+            ValueError: if `query` contains several images, or if `top` is less than 1.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        vector = _require_one(self.backbone(query), "query")
+        rows, similarities = (values[0] for values in find_nearest(vector, self.vectors, top))
+        return [Hit(k + 1, float(similarities[k]), self.images[row]) for k, row in enumerate(rows)]
+
+
+def embed(
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    backbone: FeatureExtractor,
+    *,
+    on_unreadable: UnreadablePolicy = "raise",
+) -> pa.Table:
+    """Return a table with the path and the feature vector of each image, like the file that `rr embed` writes.
+
+    Args:
+        images: a folder, which is searched recursively, or image files.
+        backbone: the return value of `load_backbone`.
+        on_unreadable: "raise" to raise an error if images of a folder cannot be read, or "skip" to skip them.
+
+    Returns:
+        A table with the columns `path` (relative to the folder, if there is one) and `vector` (float32, D values).
+
+    Raises:
+        UserError: if a folder has no images, or if an image cannot be read.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        gallery = Gallery(images, backbone, on_unreadable=on_unreadable)
+        names, vectors = [image.name for image in gallery.images], gallery.vectors
+    else:
+        names = [os.fspath(path) for path in images]
+        vectors = backbone(names)
+    values = pa.array(vectors.reshape(-1), pa.float32())
+    return pa.table({"path": names, "vector": pa.FixedSizeListArray.from_arrays(values, backbone.num_features)})
+
+
+def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> float:
+    """Return the probability that two images are views of the same image, like `rr compare`.
+
+    The relation head that was trained with the backbone computes it. The probability is calibrated if the weights are
+    released ones, or if `runs/evaluate` has an evaluation of them with the protocol `embedding`. Otherwise, it is the
+    head's raw score, which is usually too close to one half.
+
+    Args:
+        first: an image.
+        second: the other image.
+        backbone: the return value of `load_backbone`.
+
+    Raises:
+        UserError: if an image cannot be read, or if the weights have no relation head.
+        ValueError: if an argument contains several images.
+    """
+    scorer = load_pair_scorer(backbone.weights, backbone.sha256)
+    left, right = _require_one(backbone(first), "first"), _require_one(backbone(second), "second")
+    return float(scorer.calibration.probabilities(scorer.head.logits(left, right))[0])
+
+
+def cosine_similarity(
+    first: ImageLike | np.ndarray, second: ImageLike | np.ndarray, backbone: FeatureExtractor | None = None
+) -> float:
+    """Return the cosine similarity of the features of two images, in [-1, 1].
+
+    Args:
+        first: an image, or, without a backbone, the features of an image, (D,) or (1, D).
+        second: the other image, or its features.
+        backbone: the return value of `load_backbone`.
+
+    Raises:
+        UserError: if an image cannot be read.
+        ValueError: if an argument contains several images, or if an image is passed without a backbone.
+    """
+    left, right = (
+        _require_one(_as_features(image) if backbone is None else backbone(image), name)
+        for name, image in (("first", first), ("second", second))
+    )
+    return float(find_nearest(left, right, 1)[1][0, 0])
+
+
+def _as_features(features: ImageLike | np.ndarray) -> np.ndarray:
+    """Return the features of one image as float32 (1, D)."""
+    if not isinstance(features, (np.ndarray, torch.Tensor)) or features.ndim not in (1, 2):
+        raise ValueError("without a backbone, pass the features of an image, (D,) or (1, D)")
+    if isinstance(features, torch.Tensor):
+        features = features.detach().cpu().numpy()
+    return np.atleast_2d(features.astype(np.float32))
+
+
+def _require_one(features: np.ndarray, name: str) -> np.ndarray:
+    """Return the features (1, D) of one image; raise ValueError for several. `name` is that of the argument."""
+    if len(features) != 1:
+        raise ValueError(f"{name} must be one image, got {len(features)}")
+    return features

@@ -1,0 +1,185 @@
+"""Tests of image decoding: formats, value ranges, EXIF data, damaged metadata, and data that are not images."""
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from rr.data.image_decoding import UnreadableImageError, decode_image, decode_photograph
+from rr.data.raw import encode_png
+
+
+def to_png(image: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def test_png_is_lossless() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    assert np.array_equal(decode_image(encode_png(pixels), 32), pixels)
+
+
+@pytest.mark.parametrize("size", [(800, 600), (519, 513), (513, 1031)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_large_jpeg_images_are_decoded_at_a_fraction_of_their_size(size: tuple[int, int], orientation: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    photograph = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    photograph.save(buffer, "JPEG", quality=95, exif=exif)
+    full = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))).convert("RGB")
+    # From eight times the side on, images are decoded at a fraction of their size. Smaller images are not.
+    limit = min(size) // 8
+    for side, (low, high) in {limit + 1: (0, 0), limit: (1e-3, 0.6), limit // 2: (1e-3, 0.6)}.items():
+        expected = np.asarray(ImageOps.fit(full, (side, side), Image.Resampling.BICUBIC)).astype(int)
+        assert low <= np.abs(decode_image(buffer.getvalue(), side) - expected).mean() <= high
+    shape = [max(round(side * 32 / min(full.size)), 1) for side in full.size]
+    expected = np.asarray(full.resize((shape[0], shape[1]), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(decode_photograph(buffer.getvalue(), 32) - expected).mean() < 1
+
+
+def test_gray_and_palette_images_become_rgb() -> None:
+    gray = Image.fromarray(np.full((9, 9), 77, np.uint8))
+    assert (decode_image(to_png(gray)) == 77).all()
+    palette = Image.new("RGB", (9, 9), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert tuple(decode_image(to_png(palette))[0, 0]) == (10, 200, 30)
+
+
+def test_16_bit_values_are_scaled() -> None:
+    image = Image.fromarray(np.full((8, 8), 32896, np.uint16))
+    assert (decode_image(to_png(image)) == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(np.int16, "signed 16-bit integers"), (np.int32, "32-bit integers"), (np.float32, "floating-point numbers")],
+)
+def test_values_without_a_range_raise(kind: type, name: str) -> None:
+    buffer = io.BytesIO()
+    if kind is np.int16:
+        Image.fromarray(np.full((8, 8), 200, np.uint16)).save(buffer, "TIFF", tiffinfo={ExifTags.Base.SampleFormat: 2})
+    else:
+        Image.fromarray(np.full((8, 8), 200, kind)).save(buffer, "TIFF")
+    with pytest.raises(UnreadableImageError, match=f"its values are {name}, so the range from black to white is"):
+        decode_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize("max_value", [65535, 4095])
+@pytest.mark.parametrize("is_text", [False, True])
+def test_16_bit_pgm_is_scaled(max_value: int, is_text: bool) -> None:
+    values = np.linspace(0, max_value, 72).round().astype(np.uint16).reshape(8, 9)
+    header = f"P{2 if is_text else 5}\n9 8\n{max_value}\n".encode()
+    data = " ".join(map(str, values.ravel())).encode() if is_text else values.astype(">u2").tobytes()
+    pixels = decode_image(header + data)
+    assert np.abs(pixels[..., 0] - values / max_value * 255).max() <= 0.51
+    assert (pixels == pixels[..., :1]).all()
+
+
+def make_png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        make_png_chunk(b"eXIf", b"not EXIF data"),
+        make_png_chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"),
+        make_png_chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(2 << 20))),
+        make_png_chunk(b"zTXt", b"key\0\7"),
+        make_png_chunk(b"iTXt", b"key\0\1\0\0\0" + zlib.compress(bytes(2 << 20))),
+        make_png_chunk(b"iCCP", b"key\0\0" + zlib.compress(bytes(2 << 20))),
+        make_png_chunk(b"pHYs", b"?"),
+        make_png_chunk(b"tEXt", b"key\0text")[:-1] + b"?",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_png_with_damaged_or_large_metadata_is_read(chunk: bytes) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    data = encode_png(pixels)
+    assert np.array_equal(decode_image(data[:33] + chunk + data[33:]), pixels)
+    with pytest.raises(UnreadableImageError):
+        decode_image(data[:33] + chunk + data[33:-40])
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_applied(image_format: str, orientation: int) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    Image.fromarray(pixels).resize((48, 32)).save(buffer, image_format, exif=exif)
+    with Image.open(buffer) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(decode_image(buffer.getvalue()), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (bytes(5000), "the file contains only zeros, as after an interrupted copy"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer .* run `git lfs pull`"),
+        (b"/annex/objects/SHA256E-s1--2.jpg\n", "a git-annex pointer .* run `git annex get` or `datalad get`"),
+        (b"../.git/annex/objects/xx/SHA", "a git-annex pointer"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE HTML>\n<html>", "an HTML page"),
+        (b"<HTML><body>404", "an HTML page"),
+        (b"<?xml version='1.0'?><Error>", "an XML document"),
+        (b'{"message": "Not Found"}', "a JSON document"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC or AVIF image, which Pillow cannot read; convert it"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "a video, which Pillow cannot read"),
+        (b"something else", "not an image format that Pillow can read"),
+    ],
+)
+def test_data_that_is_no_image_is_named(data: bytes, message: str) -> None:
+    with pytest.raises(UnreadableImageError, match=message):
+        decode_image(data)
+
+
+def test_number_of_pixels_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
+    with pytest.raises(UnreadableImageError, match="more than 160 pixels; save it at a smaller size, or split it"):
+        decode_image(to_png(Image.new("L", (20, 10))))
+
+
+def test_large_image_causes_no_warning() -> None:
+    code = (
+        "import numpy as np; from PIL import Image; from rr.data.image_decoding import decode_image; "
+        "from rr.data.raw import encode_png; Image.MAX_IMAGE_PIXELS = 80; "
+        "decode_image(encode_png(np.ones((10, 10, 3), 'uint8')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stderr == b""
+
+
+def test_transparent_pixels_become_white() -> None:
+    transparent = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert (decode_image(to_png(transparent)) == 255).all()
+
+
+def test_exif_rotation_is_applied() -> None:
+    image = Image.new("RGB", (16, 8), "black")
+    image.paste("white", (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was rotated: the image must be turned clockwise
+    pixels = decode_image(to_png(image, exif=exif))
+    assert pixels.shape == (16, 8, 3)
+    assert pixels[:8].min() == 255
+    assert pixels[8:].max() == 0
+
+
+@pytest.mark.parametrize("size", [(64, 32), (32, 64), (20, 20), (7, 300)])
+def test_any_size_is_resized(size: tuple[int, int]) -> None:
+    assert decode_image(to_png(Image.new("RGB", size, "red")), 32).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", encode_png(np.zeros((40, 40, 3), np.uint8))[:60]])
+def test_invalid_image_raises_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_image(data, 32)
