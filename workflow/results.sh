@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Publish the results of a grid as a folder of small files, and check such a folder without training.
 #
-#   workflow/results.sh publish PACK          copy the records, metrics, predictions, weights and images of the grid
+#   workflow/results.sh publish PACK          compare all files with their records, then copy the records, metrics,
+#                                             predictions, weights and images of the grid
 #   workflow/results.sh check PACK [FOLDER]   compare the files in PACK with their records, and write the report
 #
 # The images and features are not copied, because they are large and can be computed again. `check` works in FOLDER (by
@@ -14,6 +15,7 @@ pack=$(realpath -m "${2:?$usage}")
 
 case $command in
 publish)
+    rr verify --allow-missing
     mkdir -p "$pack"
     git rev-parse HEAD >"$pack/commit"
     cp params.yaml dvc.lock "$pack"

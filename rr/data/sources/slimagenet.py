@@ -11,9 +11,8 @@ from rr.errors import UserError
 
 URL = "https://zenodo.org/record/3672132"
 CLASSES, PER_CLASS, TRAIN_PER_CLASS = 1000, 200, 160
-_LIMITS = ArchiveLimits(
-    max_bytes=16 << 30, max_members=500_000
-)  # generous, because the size of the archive is not documented
+# Generous, because the size of the archive is not documented.
+_LIMITS = ArchiveLimits(max_bytes=16 << 30, max_members=500_000)
 
 FilesByClass = dict[str, list[str]]
 
@@ -61,6 +60,7 @@ def _read_or_make_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
     if "train" in folders and "test" in folders:
         train, test = folders["train"], folders["test"]
         if train.keys() == test.keys():
+            _check_image_counts({name: train[name] + test[name] for name in train}, path)
             return {"train": train, "test": test}
         if train.keys() & test.keys():
             different = sorted(train.keys() ^ test.keys())
@@ -73,17 +73,21 @@ def _read_or_make_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
     for classes in folders.values():
         for class_name, files in classes.items():
             merged.setdefault(class_name, []).extend(files)
-    for class_name, files in sorted(merged.items()):
-        if len(files) != PER_CLASS:
-            raise UserError(
-                f"{path}: expected {PER_CLASS} images of class {class_name}, found {len(files)}: "
-                f"download the dataset again from {URL}"
-            )
+    _check_image_counts(merged, path)
     ranked = {class_name: sorted(files, key=_hash_name) for class_name, files in merged.items()}
     return {
         "train": {class_name: sorted(files[:TRAIN_PER_CLASS]) for class_name, files in ranked.items()},
         "test": {class_name: sorted(files[TRAIN_PER_CLASS:]) for class_name, files in ranked.items()},
     }
+
+
+def _check_image_counts(classes: FilesByClass, path: Path) -> None:
+    for class_name, files in sorted(classes.items()):
+        if len(files) != PER_CLASS:
+            raise UserError(
+                f"{path}: expected {PER_CLASS} images of class {class_name}, found {len(files)}: "
+                f"download the dataset again from {URL}"
+            )
 
 
 def _group_by_folder(tree: FileTree) -> dict[str, FilesByClass]:

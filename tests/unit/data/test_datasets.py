@@ -373,6 +373,11 @@ class TestSlimageNet:
         outcome = rr(*FETCH, "--from", slim)
         assert outcome.code == 2
         assert "train and test must contain the same classes, but these are in only one of them: n09." in outcome.err
+        shutil.rmtree(slim / "train/n09")
+        (slim / "test/n02/n02_0.png").unlink()
+        outcome = rr(*FETCH, "--from", slim)
+        assert outcome.code == 2
+        assert "expected 10 images of class n02, found 9" in outcome.err
 
     @pytest.mark.parametrize(
         ("change", "expected"),
