@@ -28,8 +28,8 @@ results: setup
 	workflow/results.sh check docs/results/cifar-conv4
 	@echo "report: $(CURDIR)/.results/report/index.html"
 
-# By default, pytest-xdist starts the files with the fewest tests last, and the slowest tests are in such files. In the
-# order of their names, the files of tests/distributed and tests/engines start first, and both processes end together.
+# By default, pytest-xdist starts the files with the fewest tests last, and the slowest tests are in such files. Sorted by
+# name, the files of tests/distributed and tests/engines start first, so both processes end at about the same time.
 test: setup lint
 	pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
@@ -75,7 +75,7 @@ test-oldest test-newest: setup
 	uv pip install --quiet --python .venv-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) --editable '.[dev]'
 	PATH="$(CURDIR)/.venv-$(RESOLUTION)/bin:$$PATH" python -m pytest -n 2 --dist loadfile $(TESTS)
 
-# Delete what is fast to make again. The results of training and the data remain.
+# Delete what can be made again quickly. The data and the results of training remain.
 clean:
 	rm -rf report logs docs/_build
 

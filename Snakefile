@@ -55,7 +55,7 @@ shell.prefix(
 
 # `gpu` is the number of GPUs that a job requests from a cluster. `gpu_jobs` limits the number of jobs that use this
 # machine's GPUs at the same time. The default profile allows one such job; --resources gpu_jobs=4, for example, allows
-# four. A single resource would not be enough, because Snakemake would also reduce the requests of cluster jobs to its
+# four. A single resource would not be enough, because Snakemake would also reduce the requests of cluster jobs to that
 # limit. Without a GPU, both are 0. RR_DEVICE takes precedence over this machine's GPUs, because a cluster may have
 # different ones.
 DEVICE = os.environ.get("RR_DEVICE", "auto")
@@ -67,8 +67,8 @@ resource_scopes:
 
 
 # Before a job's time limit, Slurm sends SIGUSR1 to every process of the job. `rr` then saves a checkpoint and exits.
-# The Snakemake process of the job must ignore the signal. Otherwise, Snakemake would terminate and kill `rr`. Child
-# processes inherit this setting, but `rr` installs its own handler.
+# The Snakemake process of the job must ignore the signal. Otherwise, the signal would end this process, and `rr` would
+# be killed. Child processes inherit this setting, but `rr` installs its own handler.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 

@@ -268,7 +268,8 @@ def run_pretrain(
 
             event_writer = EventWriter(tensorboard.joinpath(dataset, backbone, method, str(seed)))
         with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
-            from rr.compute import device as devices
+            from rr.compute.device import device_name
+            from rr.compute.torch_threads import configure_torch
             from rr.data.index import read_class_names, read_preprocessing
             from rr.pretrain import pretrain
             from rr.pretrain.checkpoint import delete_checkpoints
@@ -280,7 +281,7 @@ def run_pretrain(
                 if event_writer:
                     event_writer.write(history)
 
-            devices.configure_torch(params.threads)
+            configure_torch(params.threads)
             keep_freed_memory()
             group.check_identical(
                 {
@@ -297,7 +298,7 @@ def run_pretrain(
             job = _make_job(params, run, preprocessing, num_classes, fingerprint)
             beton = files.betons["train"]
             beton = ensure_local_copy(beton, recorder.inputs[str(beton)])
-            about_this_process = {"device": devices.device_name(device), "processes": group.world_size}
+            about_this_process = {"device": device_name(device), "processes": group.world_size}
             session = {
                 "started": utc_now(),
                 **about_this_process,
@@ -338,15 +339,16 @@ def run_extract(
         return _skip_message(stage_run)
     device = acquire_device(device)
     with record_run(stage_run) as recorder:
-        from rr.compute import device as devices
+        from rr.compute.device import device_name
+        from rr.compute.torch_threads import configure_torch
         from rr.extract import extract
 
-        devices.configure_torch(params.threads)
+        configure_torch(params.threads)
         keep_freed_memory()
         target_data = _open_target(target, recorder)
         facts = extract(run.pretraining.weights, target_data, run.features, device=device, threads=params.threads)
         recorder.facts = {
-            "device": devices.device_name(device),
+            "device": device_name(device),
             "preprocessing": {f"datasets.{target}": asdict(target_data.preprocessing)},
             **facts,
         }
@@ -369,16 +371,17 @@ def run_evaluate(
         return _skip_message(stage_run)
     device = acquire_device(device) if uses_torch else "cpu"
     with record_run(stage_run) as recorder:
-        from rr.compute import device as devices
+        from rr.compute.device import device_name
+        from rr.compute.torch_threads import configure_torch
         from rr.evaluate.stage import evaluate
 
         if uses_torch:
-            devices.configure_torch(params.threads)
+            configure_torch(params.threads)
         keep_freed_memory()
         target_data = _open_target(target, recorder)
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
         recorder.facts = {
-            "device": devices.device_name(device),
+            "device": device_name(device),
             "preprocessing": {f"datasets.{target}": asdict(target_data.preprocessing)},
         }
     _register_with_engines(stage_run, params_file)
@@ -472,7 +475,8 @@ def _recompute_random_run(params: Params, device: str) -> str:
     if not runs:
         raise UserError("--recompute: no method in the grid is trained, so there is no epoch to repeat")
     run = random.choice(runs)
-    from rr.compute.device import configure_torch, device_name
+    from rr.compute.device import device_name
+    from rr.compute.torch_threads import configure_torch
     from rr.data.index import read_class_names, read_preprocessing
     from rr.workflow.recompute import find_difference, recompute_last_epoch
 

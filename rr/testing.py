@@ -12,7 +12,7 @@ import torch
 
 from rr import backbones, methods, paths
 from rr.backbones.weights import load_backbone, save_backbone
-from rr.compute.device import configure_torch
+from rr.compute.torch_threads import configure_torch
 from rr.data import beton, raw
 from rr.data.feature_file import read_features
 from rr.data.preprocessing import Preprocessing

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rr.compute.device import configure_torch
+from rr.compute.torch_threads import configure_torch
 from rr.data import beton
 from rr.data.shapes import generate_shapes
 from rr.params import DynamicsConfig, MethodConfig, Params, load_params

@@ -25,7 +25,8 @@ fi
 set -- --dataset "$dataset" --backbone conv4 --method relational-paper --seed 1
 # Linear evaluation needs about 40 seconds.
 seconds=$((${RR_SECONDS:-480} - 40 - $(date +%s) + start))
-# `timeout` also stops torch.compile's processes. A training run that is still compiling would then wait for them.
+# `timeout` also stops torch.compile's processes. A training run that is still compiling would then wait for them, so it
+# is killed after another 30 seconds.
 status=124
 if [ "$seconds" -gt 0 ]; then
   status=0

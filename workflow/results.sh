@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Publish the results of a grid as a folder of small files, and check such a folder without training.
+# Publish the results of a grid as a folder of small files, or check such a folder without training.
 #
 #   workflow/results.sh publish PACK          compare all files with their records, then copy the records, metrics,
 #                                             predictions, weights and images of the grid

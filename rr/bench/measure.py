@@ -168,7 +168,7 @@ def compare_candidates(
     case: str, unit: str, threads: int, candidates: Sequence[Candidate], repeats: int, warmup: int = 1
 ) -> CaseResult:
     """Time the candidates in alternation with `threads` threads and summarize the times."""
-    from rr.compute.device import configure_torch
+    from rr.compute.torch_threads import configure_torch
 
     configure_torch(threads)
     names = [(candidate.name, candidate.num_units) for candidate in candidates]

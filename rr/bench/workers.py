@@ -51,7 +51,7 @@ class TrainingTask:
 def train_with_rr(task: TrainingTask, gate: StepGate) -> None:
     """Train with the training loop of `rr pretrain`."""
     from rr.bench.settings import DATASET, paper_config
-    from rr.compute.device import configure_torch
+    from rr.compute.torch_threads import configure_torch
     from rr.runtime.malloc import keep_freed_memory
     from rr.workflow.training_speed import train_until_stopped
 

@@ -1,9 +1,7 @@
-"""Select the device, set the number of threads, and compile functions for a GPU."""
+"""Select the device, and compile functions for a GPU."""
 
-import contextlib
-import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from rr.errors import UserError
@@ -37,54 +35,6 @@ def resolve_device(name: str) -> str:
             f"or, with torchrun, start at most {last + 1} processes on this machine"
         )
     return name
-
-
-def configure_torch(num_threads: int) -> None:
-    """Set the number of torch threads, make cuDNN deterministic, and make optimizers start quickly.
-
-    On the CPU, torch results are bit-identical only if the number of threads is the same. The number is therefore a
-    project parameter and does not depend on the machine. The numba kernels produce bit-identical results with any
-    number of threads.
-    """
-    import torch
-
-    _detach_optimizers_from_dynamo()
-    torch.set_num_threads(num_threads)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-
-
-def _detach_optimizers_from_dynamo() -> None:
-    """Remove the optimizer decorators that load torch._dynamo.
-
-    Loading it takes about as long as loading torch. Only code that `torch.compile` traces needs these decorators, and
-    this project compiles no optimizer.
-    """
-    import torch
-
-    base = torch.optim.Optimizer
-    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-        setattr(base, name, inspect.unwrap(getattr(base, name)))
-    for subclass in (torch.optim.Adam, torch.optim.SGD):
-        subclass.step = torch.no_grad()(inspect.unwrap(subclass.step))  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Make torch use a single thread within the `with` block.
-
-    Small operations are faster this way: waking torch's other threads adds 0.6 ms to an Adam step. torch stores the
-    number of threads separately for each Python thread. However, a Python thread that first uses torch within the block
-    continues to use a single thread.
-    """
-    import torch
-
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def compile_for_gpu(function: Callable[..., Any], device: str) -> Callable[..., Any]:

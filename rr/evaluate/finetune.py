@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rr.compute.device import single_threaded
 from rr.compute.optimizers import make_optimizer, set_learning_rates
+from rr.compute.torch_threads import single_threaded
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
 from rr.evaluate.classification import make_classification_result

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rr.compute.device import single_threaded
+from rr.compute.torch_threads import single_threaded
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.labeled_rows import choose_labeled_rows, choose_validation_rows

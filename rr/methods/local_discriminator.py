@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rr.compute.device import single_threaded
 from rr.compute.precision import at_least_float32
 from rr.compute.thread_pool import parallel_for
+from rr.compute.torch_threads import single_threaded
 
 HIDDEN_DIM = 256
 _TILE_POSITIONS = 512  # positions per tile; a tile's activations take 1 MB

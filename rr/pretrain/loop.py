@@ -23,9 +23,10 @@ from torch import Tensor
 
 from rr import backbones, methods, paths
 from rr.backbones.weights import save_backbone
-from rr.compute.device import compile_for_gpu, single_threaded
+from rr.compute.device import compile_for_gpu
 from rr.compute.optimizers import make_optimizer, set_learning_rates
 from rr.compute.process_group import ProcessGroup
+from rr.compute.torch_threads import single_threaded
 from rr.data.beton import Beton
 from rr.data.labels import keep_label_fraction
 from rr.data.photographs import open_split
@@ -33,7 +34,7 @@ from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.methods.base import Method
-from rr.methods.requirements import data_requirements, images_per_epoch
+from rr.methods.requirements import data_requirements, find_training_problem, images_per_epoch
 from rr.params.methods import TrainableConfig
 from rr.pretrain.checkpoint import (
     SECONDS_BETWEEN_CHECKPOINTS,
@@ -43,8 +44,7 @@ from rr.pretrain.checkpoint import (
     save_checkpoint,
     save_epoch_start,
 )
-from rr.pretrain.checks import check_training_images, check_world_size
-from rr.pretrain.data_parallel import DataParallelMethod
+from rr.pretrain.data_parallel import DataParallelMethod, check_world_size
 from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor
 from rr.pretrain.job import Job
 from rr.pretrain.view_grid import save_view_grid
@@ -99,7 +99,8 @@ def pretrain(
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
     data = open_split(beton, job.preprocessing, threads=threads)
-    check_training_images(job.method, data, job.num_classes)
+    if problem := find_training_problem(job.method, data.labels, job.num_classes):
+        raise UserError(f"{data.path}: {problem}")
     backbone = backbones.build(job.backbone, job.preprocessing.image_size, job.backbone_config)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
     method = methods.build(job.method, backbone, job.num_classes).to(device)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from rr.report.paper.tables import ComparisonTable
 from rr.report.paper.verdict import describe_chance_differences, explain_verdicts
+from rr.report.result_tables import ResultTable
 from rr.report.sections.accuracies import Accuracies
 from rr.report.sections.comparison import Comparison
-from rr.report.tables import ResultTable
 from rr.report.text_table import TextCell
 
 _HEADER = "% Written by rr report. Load booktabs (\\usepackage{booktabs}), then include this file with \\input.\n"

@@ -64,7 +64,7 @@ def train_until_stopped(
 
     This is the full training loop of `rr pretrain`, including data loading, views, history and checkpoints. It calls
     `on_step` after each step with the number of views in that step. `directory` is an empty folder for the outputs.
-    torch uses the number of threads that `rr.compute.device.configure_torch` has set; `threads` is the number of
+    torch uses the number of threads that `rr.compute.torch_threads.configure_torch` has set; `threads` is the number of
     threads that read images.
     """
     from rr.pretrain import pretrain
@@ -122,8 +122,8 @@ class StepTimer:
     """Measure the duration of training steps, with the training loop of `rr pretrain`, on images of random pixels.
 
     DeepCluster's clustering, measurements between epochs, checkpoints and reading images from a file are not included.
-    The weights of the backbone change. torch uses the number of threads that `rr.compute.device.configure_torch` has
-    set.
+    The weights of the backbone change. torch uses the number of threads that
+    `rr.compute.torch_threads.configure_torch` has set.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ def measure_views_per_second(
     are assumed to be as fast as the fastest method of the same pair. A line on stderr says what is being measured.
     """
     from rr import backbones
-    from rr.compute.device import configure_torch
+    from rr.compute.torch_threads import configure_torch
 
     steps: dict[tuple[str, int], dict[str, list[paths.PretrainPaths]]] = defaultdict(lambda: defaultdict(list))
     for run in sorted(

@@ -151,7 +151,7 @@ def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: 
     import torch
 
     from rr import methods
-    from rr.compute.device import configure_torch
+    from rr.compute.torch_threads import configure_torch
     from rr.data import view_loader
     from rr.params import DynamicsConfig
     from rr.pretrain import loop

@@ -34,7 +34,7 @@ rule pretrain:
         slurm_extra="--signal=USR1@120",
     params:
         settings=lambda names: grid.stage_params(PARAMS, "pretrain", **names),
-        # Run one process per GPU. Snakemake does not rerun a job if this value changes, because it depends on resources.
+        # Run one process per GPU. This value depends on resources, so Snakemake does not rerun a job if it changes.
         rr=lambda names, resources: (
             f"torchrun --standalone --nproc-per-node {resources.gpu} -m rr" if resources.gpu > 1 else "rr"
         ),

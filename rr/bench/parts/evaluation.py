@@ -12,7 +12,7 @@ from rr.bench import reference
 from rr.bench.dataset import BenchData, prepare_data
 from rr.bench.measure import Candidate, PartResult, Timing, summarize, time_interleaved
 from rr.bench.settings import DATASET, MEAN, STD, Settings, num_loader_workers
-from rr.compute.device import configure_torch
+from rr.compute.torch_threads import configure_torch
 from rr.data.beton import Beton
 from rr.evaluate import linear
 from rr.evaluate.features import extract_features

@@ -10,7 +10,8 @@ import torch
 
 from rr.bench.measure import PartResult, Timing, summarize
 from rr.bench.settings import DATASET, IMAGES, VIEWS, Settings, paper_config
-from rr.compute.device import configure_torch, device_name
+from rr.compute.device import device_name
+from rr.compute.torch_threads import configure_torch
 from rr.data import beton
 from rr.workflow.training_speed import StopTraining, train_until_stopped
 

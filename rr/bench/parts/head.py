@@ -10,7 +10,7 @@ from rr.bench import reference
 from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.memory import measure_memory_in_new_process, measure_peak_mib
 from rr.bench.settings import FEATURES, IMAGES, VIEWS, Settings
-from rr.compute.device import configure_torch
+from rr.compute.torch_threads import configure_torch
 from rr.methods.relation.loss import RelationHead, relation_loss
 from rr.methods.relation.pairs import roll_negative_rows
 

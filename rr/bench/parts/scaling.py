@@ -20,8 +20,8 @@ from rr import backbones, methods
 from rr.bench.measure import PartResult, summarize, time_once
 from rr.bench.memory import measure_memory_in_new_process, measure_peak_mib
 from rr.bench.settings import IMAGES, Settings, paper_config
-from rr.compute.device import configure_torch
 from rr.compute.optimizers import make_optimizer
+from rr.compute.torch_threads import configure_torch
 from rr.data import beton
 from rr.evaluate import classification_metrics, linear
 from rr.evaluate.similarity import find_nearest

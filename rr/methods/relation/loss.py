@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from rr.compute.device import single_threaded
+from rr.compute.torch_threads import single_threaded
 from rr.methods.relation.factorized import factorized_relation_loss
 from rr.methods.relation.head import RelationHead
 from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairStatistics

@@ -11,7 +11,7 @@ from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.match import Match, find_match
 from rr.report.paper.published import PublishedResult, load_published, name_in_paper
-from rr.report.paper.studies import Study
+from rr.report.paper.views_and_labels import Study
 from rr.report.plots.svg import INK, RULE, SERIES, Panel, format_csv, render_svg
 
 _SHALLOW: Literal["conv4"] = "conv4"

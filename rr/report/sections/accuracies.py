@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from rr.report.formatting import format_percent, format_seed_counts
 from rr.report.inputs.collect import CLASSIFICATION, GridResults
 from rr.report.plots.svg import SERIES, Panel, format_csv, render_svg
+from rr.report.result_tables import TRAINED_CLASSIFIER_TITLE, ResultTable, accuracy_tables
 from rr.report.sections.summary import summarize_table
-from rr.report.tables import TRAINED_CLASSIFIER_TITLE, ResultTable, accuracy_tables
 from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 from rr.runtime.formatting import format_count
 

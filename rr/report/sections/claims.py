@@ -7,8 +7,8 @@ from enum import StrEnum
 from rr.params import ClaimConfig
 from rr.report.formatting import format_difference
 from rr.report.inputs.collect import EvaluationResult, GridResults
+from rr.report.result_tables import group_by_method
 from rr.report.statistics import MeanStd, mean_std
-from rr.report.tables import group_by_method
 from rr.report.text_table import TextTable, numeric_columns, text_table
 from rr.report.welch import welch_interval, welch_p_value
 from rr.runtime.formatting import format_count

@@ -13,8 +13,8 @@ from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.inputs.predictions import Predictions
 from rr.report.plots.confusion import MAX_NUMBERED_CLASSES, plot_calibration, plot_confusion
 from rr.report.plots.svg import Panel
+from rr.report.result_tables import ResultTable, accuracy_tables
 from rr.report.statistics import mean_std
-from rr.report.tables import ResultTable, accuracy_tables
 from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
 
 _MAX_MATRIX_CLASSES = 20  # with more classes a confusion matrix is unreadable

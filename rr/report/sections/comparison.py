@@ -8,9 +8,9 @@ from rr.report.inputs.collect import GridResults
 from rr.report.paper.averages import describe_averages_in_abstract
 from rr.report.paper.backbone_gain import build_backbone_gain
 from rr.report.paper.published import LIGHTLY
-from rr.report.paper.studies import Study, build_studies
 from rr.report.paper.tables import TITLES, ComparisonCell, ComparisonTable, comparison_table
 from rr.report.paper.verdict import COMPARED, Verdict, describe_chance_differences, explain_verdicts
+from rr.report.paper.views_and_labels import Study, build_studies
 from rr.runtime.formatting import format_count
 
 _COUNTED = (*COMPARED, Verdict.REDUCED_BUDGET, Verdict.OTHER_SETTINGS, Verdict.TOO_FEW_SEEDS)

@@ -12,7 +12,7 @@ from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResul
 from rr.report.inputs.predictions import EmbeddingMap, Predictions
 from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
 from rr.report.plots.image_map import ImageMap, MapLayer, Sprite, make_sprite
-from rr.report.tables import (
+from rr.report.result_tables import (
     MetricColumn,
     ResultTable,
     group_by_method,

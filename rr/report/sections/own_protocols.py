@@ -3,7 +3,7 @@
 from rr.params.extensions import is_extension_kind
 from rr.report.formatting import format_three_decimals
 from rr.report.inputs.collect import GridResults
-from rr.report.tables import MetricColumn, ResultTable, result_table, split_by_target_and_protocol
+from rr.report.result_tables import MetricColumn, ResultTable, result_table, split_by_target_and_protocol
 
 _MAX_METRICS = 5
 _SIZES = ("test_images", "train_images", "classes")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from rr.report.formatting import format_difference, format_mean_std, format_percent
 from rr.report.inputs.collect import RETRIEVAL_METRICS, EvaluationResult, GridResults, retrieval_cutoffs
 from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
-from rr.report.statistics import mean_confidence_interval, mean_std
-from rr.report.tables import (
+from rr.report.result_tables import (
     MetricColumn,
     ResultTable,
     group_by_method,
@@ -15,6 +14,7 @@ from rr.report.tables import (
     sort_by_example_priority,
     split_by_target_and_protocol,
 )
+from rr.report.statistics import mean_confidence_interval, mean_std
 from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
 
 _RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images

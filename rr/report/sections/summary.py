@@ -6,10 +6,7 @@ from typing import Any
 from rr.report.formatting import format_mean_std, format_percent, format_two_decimals, join_words, seed_note
 from rr.report.grouping import unique
 from rr.report.inputs.collect import CLASSIFICATION, GridResults
-from rr.report.sections.code_versions import code_version_warnings
-from rr.report.sections.embedding import collapse_warnings
-from rr.report.statistics import mean_std
-from rr.report.tables import (
+from rr.report.result_tables import (
     LOWER_BOUND,
     UPPER_BOUND,
     ResultTable,
@@ -17,6 +14,11 @@ from rr.report.tables import (
     group_by_method,
     split_by_target_and_protocol,
 )
+from rr.report.sections.code_versions import code_version_warnings
+from rr.report.sections.embedding import collapse_warnings
+from rr.report.statistics import MeanStd, mean_std
+
+_MAX_TARGETS = 3  # with more targets, sentences on each would be too long for a header
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,16 @@ def _summarize_rankme(results: GridResults) -> str:
 
 
 def summarize_tables(tables: list[ResultTable]) -> str:
-    """Return the main finding of a single table, or counts over several tables."""
+    """Return the best method's accuracy on each of a few targets, or counts over several pretraining settings."""
     if not tables:
         return "This grid has no classification protocol, so there are no accuracies to compare."
     if len(tables) == 1:
         return summarize_table(tables[0])
+    if len(tables) <= _MAX_TARGETS and len({(table.dataset, table.backbone) for table in tables}) == 1:
+        bests = [best for best in map(_find_best, tables) if best]
+        if bests:
+            sentences = [f"{_describe_best(best)}." for best in bests]
+            return " ".join([*sentences, seed_note(best.accuracy.count for best in bests)])
     parts = []
     for role, text in ((LOWER_BOUND, "is above the random backbone"), (UPPER_BOUND, "reaches the supervised backbone")):
         margins = [_margin_over_bound(table, title, role) for table in tables for title in table.titles]
@@ -91,40 +98,55 @@ def summarize_tables(tables: list[ResultTable]) -> str:
 
 
 def summarize_table(table: ResultTable) -> str:
-    """Return a sentence that compares the best self-supervised method with its bounds.
-
-    The sentence is about the first protocol that was run with a self-supervised method.
-    """
-    protocol = next((title for title in table.titles if table.best_row(title)), table.first_protocol)
-    best = table.best_row(protocol)
+    """Return sentences that compare the best self-supervised method with its bounds."""
+    best = _find_best(table)
     if best is None:
         return "This grid has no self-supervised method, so the table shows only the bounds."
-    accuracy = best.cells[protocol].value
+    return f"{_describe_best(best)}{_position_between_bounds(best)}. {seed_note([best.accuracy.count])}"
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best self-supervised method of a table, in the first protocol that was run with such a method."""
+
+    table: ResultTable
+    protocol: str
+    method: str
+    accuracy: MeanStd
+
+
+def _find_best(table: ResultTable) -> _Best | None:
+    for title in table.titles:
+        if row := table.best_row(title):
+            return _Best(table, title, row.method, row.cells[title].value)
+    return None
+
+
+def _describe_best(best: _Best) -> str:
+    """Return a sentence, without its period, that compares a table's best method with the bounds."""
     text = (
-        f"On {table.target}, {best.method} classifies {format_mean_std(accuracy, format_percent)} % of the test images "
-        f"correctly ({protocol})"
+        f"On {best.table.target}, {best.method} classifies {format_mean_std(best.accuracy, format_percent)} % of the "
+        f"test images correctly ({best.protocol})"
     )
     comparisons = []
     for role in (LOWER_BOUND, UPPER_BOUND):
-        bound, margin = table.bound_row(role, protocol), _margin_over_bound(table, protocol, role)
+        bound, margin = best.table.bound_row(role, best.protocol), _margin_over_bound(best.table, best.protocol, role)
         if bound and margin is not None:
             word = "above" if margin > 0 else "below" if margin < 0 else "equal to"
-            comparisons.append(f"{word} {bound.method} ({format_percent(bound.cells[protocol].value.mean)} %)")
-    if comparisons:
-        text += f", {' and '.join(comparisons)}"
-    text += _position_between_bounds(table, protocol, accuracy.mean)
-    return f"{text}. {seed_note([accuracy.count])}"
+            comparisons.append(f"{word} {bound.method} ({format_percent(bound.cells[best.protocol].value.mean)} %)")
+    return f"{text}, {' and '.join(comparisons)}" if comparisons else text
 
 
-def _position_between_bounds(table: ResultTable, protocol: str, accuracy: float) -> str:
-    """Return text on how far an accuracy is from the lower to the upper bound; empty if it is not between them."""
-    lower, upper = (table.bound_row(role, protocol) for role in (LOWER_BOUND, UPPER_BOUND))
+def _position_between_bounds(best: _Best) -> str:
+    """Return text on how far the accuracy is from the lower to the upper bound; empty if it is not between them."""
+    lower, upper = (best.table.bound_row(role, best.protocol) for role in (LOWER_BOUND, UPPER_BOUND))
     if not (lower and upper):
         return ""
-    low, high = lower.cells[protocol].value.mean, upper.cells[protocol].value.mean
-    if not low < accuracy < high:
+    low, high = (row.cells[best.protocol].value.mean for row in (lower, upper))
+    if not low < best.accuracy.mean < high:
         return ""
-    return f". This is {100 * (accuracy - low) / (high - low):.0f} % of the way from the lower to the upper bound"
+    fraction = (best.accuracy.mean - low) / (high - low)
+    return f". This is {100 * fraction:.0f} % of the way from the lower to the upper bound"
 
 
 def _margin_over_bound(table: ResultTable, protocol: str, role: str) -> float | None:

@@ -7,7 +7,7 @@ from rr.report.grouping import group_by
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
 from rr.report.plots.curves import Curve, Point, format_view_counts_axis, plot_curves
 from rr.report.plots.svg import Panel
-from rr.report.tables import split_by_target_and_protocol
+from rr.report.result_tables import split_by_target_and_protocol
 from rr.runtime.hashing import json_sha256
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rr import backbones
-from rr.compute.device import configure_torch
+from rr.compute.torch_threads import configure_torch
 from rr.data.beton import Beton, write
 from rr.data.feature_file import SplitFeatures
 from rr.data.labels import keep_label_fraction

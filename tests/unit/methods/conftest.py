@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rr.compute.device import single_threaded
+from rr.compute.torch_threads import single_threaded
 
 
 @pytest.fixture(autouse=True)

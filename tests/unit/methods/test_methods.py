@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from rr import backbones, methods
-from rr.compute.device import configure_torch
+from rr.compute.torch_threads import configure_torch
 from rr.data import beton
 from rr.data.shapes import generate_shapes
 from rr.data.view_loader import ViewLoader

@@ -1,4 +1,4 @@
-"""Tests of the settings of torch."""
+"""Tests of `rr.compute.torch_threads`."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 def test_optimizers_do_not_load_dynamo_and_give_the_same_weights(optimizer: str) -> None:
     code = (
         "import sys, torch\n"
-        "from rr.compute.device import configure_torch\n"
+        "from rr.compute.torch_threads import configure_torch\n"
         "if sys.argv[1] == 'detached': configure_torch(1)\n"
         "torch.manual_seed(0)\n"
         "parameters = [torch.nn.Parameter(torch.randn(5, 3))]\n"
