@@ -38,9 +38,9 @@ from rr.report.statistics import mean_std
 from rr.workflow.grid import evaluations, pretrainings
 
 
-def write_metrics(run: paths.PretrainPaths, protocol: str, accuracy: float) -> None:
-    """Replace the metrics of an evaluation on `shapes`."""
-    path = paths.EvaluationPaths(run, "shapes", protocol).metrics
+def write_metrics(run: paths.PretrainPaths, protocol: str, accuracy: float, target: str = "shapes") -> None:
+    """Replace the metrics of an evaluation."""
+    path = paths.EvaluationPaths(run, target, protocol).metrics
     path.write_text(f'{{"accuracy": {accuracy}, "calibration_error": 0}}')
 
 
@@ -126,6 +126,22 @@ def test_single_seed_has_no_standard_deviation(tmp_path: Path, monkeypatch: pyte
     assert "This is a single seed" in page.text
     assert "pm" not in REPORT_FILES[3].read_text(encoding="utf-8")
     assert "±" not in read_markdown()
+
+
+def test_finding_names_the_best_method_on_each_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(datasets=("shapes", "others"))
+    params = params.model_copy(update={"grid": [params.grid[0].model_copy(update={"dataset": ["shapes"]})]})
+    write_grid_files(params)
+    for seed in (1, 2):
+        write_metrics(paths.PretrainPaths("shapes", "conv4", "relational", seed), "linear", 0.9, target="others")
+    write_report(params)
+    expected = (
+        "On shapes, relational classifies 61.50 ± 2.12 % of the test images correctly (linear), above random (41.00 %) "
+        "and below supervised (81.00 %). On others, relational classifies 90.00 ± 0.00 % of the test images correctly "
+        "(linear), above random (41.00 %) and above supervised (81.00 %). Means are over 2 seeds."
+    )
+    assert expected in read_page().text
 
 
 def test_finding_counts_over_several_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

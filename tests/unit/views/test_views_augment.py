@@ -127,8 +127,9 @@ def augment_with_torch_views(images, parameters, mean, std) -> torch.Tensor:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_views_equal_torchvision_on_float_tensors(policy, size, augment):
     images, parameters, mean_std, expected = make_case(policy, size, normalized=False)
-    tolerance = 3e-5 if policy == "strong" else 1e-5  # factors near 3 multiply the rounding errors of the resize
-    torch.testing.assert_close(augment(images, parameters, *mean_std), expected, rtol=0, atol=tolerance)
+    # torchvision computes the positions of the resize in float32, with other rounding on each type of processor. At 96
+    # pixels, the values then differ by up to 2.5e-5 (an Intel Xeon), less than a hundredth of an 8-bit level.
+    torch.testing.assert_close(augment(images, parameters, *mean_std), expected, rtol=0, atol=4e-5)
 
 
 @pytest.mark.parametrize("augment", [augment_on_cpu, augment_with_torch_views])
