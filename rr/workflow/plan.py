@@ -100,7 +100,14 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     hash_code = cache(lambda: code_hashes("pretrain"))  # takes half a second, and is needed only if there are records
     remaining = {key: [run for run in runs if not _is_done(params, run, hash_code)] for key, runs in groups.items()}
     first_runs = [runs[0] for runs in remaining.values() if runs]
-    rates = throughput(params, [run for run in first_runs if _can_be_timed(params, run, datasets[run.dataset])])
+    timed = [  # these train a network on a known dataset, and can succeed
+        run
+        for run in first_runs
+        if _is_trained_method(params, run.method)
+        and datasets[run.dataset]
+        and not find_pretraining_problem(params, run, datasets[run.dataset])
+    ]
+    rates = throughput(params, timed)
     rows: list[PlanRow] = []
     seconds: dict[paths.PretrainPaths, float] = {}
     io: list[IoEstimate] = []
@@ -140,15 +147,6 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         # An unfinished run keeps its newest checkpoint and the one before it.
         stored_bytes=2 * sum(sorted((run.checkpoint_bytes for run in io), reverse=True)[:gpus]),
         unknown_datasets=sorted({row.dataset for row in rows if row.views is None and not datasets[row.dataset]}),
-    )
-
-
-def _can_be_timed(params: Params, run: paths.PretrainPaths, known: DatasetLabels | None) -> bool:
-    """Return whether a run trains a network, its dataset is known, and it can succeed."""
-    return (
-        _is_trained_method(params, run.method)
-        and known is not None
-        and not find_pretraining_problem(params, run, known)
     )
 
 
@@ -205,16 +203,13 @@ def _format_row(row: PlanRow) -> tuple[str, ...]:
     elif row.views_per_second is None or row.seconds is None:
         work = ("0", "–", "–")
     else:
-        work = (f"{row.views:,}", _format_rate(row.views_per_second), _format_time(row.seconds))
+        rate = row.views_per_second
+        work = (f"{row.views:,}", f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", _format_time(row.seconds))
     return (row.dataset, row.backbone, row.method, f"{row.runs}", f"{row.done}", *work)
 
 
 def _is_trained_method(params: Params, method: str) -> bool:
     return hasattr(params.methods[method], "epochs")
-
-
-def _format_rate(views_per_second: float) -> str:
-    return f"{views_per_second:,.0f}" if views_per_second >= 10 else f"{views_per_second:.2g}"
 
 
 def _format_time(seconds: float) -> str:
