@@ -155,8 +155,8 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     run = grid.make_fetch_run(params, dataset)
     if local_copy and not hasattr(config.source, "path"):
         raise UserError(f"--from {local_copy}: the source of {dataset} cannot use a local copy: omit --from")
-    if _can_be_skipped(run):
-        return _skip_message(run)
+    if reason := _find_reason_to_skip(run):
+        return reason
     if not local_copy and (former := _former_local_copy(run)):
         record_file = paths.record_file(run.folder)
         if former.exists():
@@ -260,8 +260,8 @@ def run_pretrain(
         device = group.local_device(acquire_device(device))
         _check_pretraining(params, run, device, group.world_size, params_file)
         stage_run = grid.make_pretrain_run(params, run)
-        if _can_be_skipped(stage_run):
-            return _skip_message(stage_run)
+        if reason := _find_reason_to_skip(stage_run):
+            return reason
         event_writer = None
         if tensorboard and group.is_main:
             from rr.runtime.tensorboard import EventWriter
@@ -335,8 +335,8 @@ def run_extract(
     lookup(params.datasets, target, "--target")
     run = paths.FeaturePaths(_pretrain_paths(params, dataset, backbone, method, seed), target)
     stage_run = grid.make_extract_run(params, run)
-    if _can_be_skipped(stage_run):
-        return _skip_message(stage_run)
+    if reason := _find_reason_to_skip(stage_run):
+        return reason
     device = acquire_device(device)
     with record_run(stage_run) as recorder:
         from rr.compute.device import device_name
@@ -367,8 +367,8 @@ def run_evaluate(
     run = paths.EvaluationPaths(_pretrain_paths(params, dataset, backbone, method, seed), target, protocol)
     uses_torch = protocol_config.kind not in NUMPY_PROTOCOLS
     stage_run = grid.make_evaluate_run(params, run)
-    if _can_be_skipped(stage_run):
-        return _skip_message(stage_run)
+    if reason := _find_reason_to_skip(stage_run):
+        return reason
     device = acquire_device(device) if uses_torch else "cpu"
     with record_run(stage_run) as recorder:
         from rr.compute.device import device_name
@@ -543,18 +543,16 @@ def _make_job(
     )
 
 
-def _can_be_skipped(run: grid.StageRun) -> bool:
-    """Return whether DVC has started this process for a run that matches its record and need not be repeated.
+def _find_reason_to_skip(run: grid.StageRun) -> str | None:
+    """Return a message if DVC has started this process for a run that matches its record and need not be repeated.
 
     For DVC, a run depends on the whole extensions folder, and a pretraining run also depends on the whole section
     `backbones`. Changes there do not necessarily affect the run. Without extensions, only `dvc repro --force` starts
     such a run. Pretraining may take days, so it is not repeated even then.
     """
     may_repeat = run.stage != "pretrain" and not any(paths.EXTENSIONS_DIR.rglob("*.py"))
-    return was_started_by_dvc() and not may_repeat and not find_mismatches(run)
-
-
-def _skip_message(run: grid.StageRun) -> str:
+    if may_repeat or not was_started_by_dvc() or find_mismatches(run):
+        return None
     return f"{run.outputs[0]} matches its record, so the stage was not repeated (to repeat it, delete {run.folder})"
 
 
