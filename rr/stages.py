@@ -605,10 +605,7 @@ def _register_with_engines(run: grid.StageRun, params_file: Path) -> None:
 
 
 def _pretrain_paths(params: Params, dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:
-    try:
-        check_backbone_name(backbone, params.backbones)
-    except ValueError as error:
-        raise UserError(f"--backbone: {error}") from error
+    check_backbone_name(backbone, params.backbones, "--backbone: ")
     return paths.PretrainPaths(dataset, backbone, method, seed)
 
 

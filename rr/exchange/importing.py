@@ -76,10 +76,7 @@ def import_backbone(
             damaged or contains Python objects that could run code, if `output` is `file` or a folder, if the weights
             do not match the architecture or contain NaN or infinite values, or if `key` is missing or wrong.
     """
-    try:
-        check_backbone_name(backbone_name)
-    except ValueError as error:
-        raise UserError(f"--backbone {backbone_name}: {error}") from error
+    check_backbone_name(backbone_name, prefix=f"--backbone {backbone_name}: ")
     if backbone_name in BUILTIN_BACKBONES and image_size is not None:
         raise UserError(f"--image-size {image_size}: {backbone_name} accepts images of any size; omit this option")
     if backbone_name not in BUILTIN_BACKBONES and image_size is None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from rr.errors import format_alternatives
-from rr.params.base import StrictModel
+from rr.params.base import StrictModel, UnknownNameError
 from rr.params.extensions import is_extension_kind, load_config_class
 
 _RESNETS = (
@@ -61,24 +61,26 @@ def is_known_backbone(name: str) -> bool:
     return name in (*BUILTIN_BACKBONES, *TORCHVISION_BACKBONES) or bool(re.fullmatch(rf"{TIMM_PREFIX}\w+", name))
 
 
-def check_backbone_name(name: str, own_names: Collection[str] = ()) -> None:
+def check_backbone_name(name: str, own_names: Collection[str] = (), prefix: str = "") -> None:
     """Check the name of a backbone. Whether timm has a model is checked only when the model is built.
 
     Args:
         name: the name.
         own_names: names of the backbones from the user's own modules.
+        prefix: start of the error message.
 
     Raises:
-        ValueError: if it is not the name of a backbone.
+        UnknownNameError: if it is not the name of a backbone.
     """
     if name in own_names or is_known_backbone(name):
         return
     if name.startswith("timm/"):
-        raise ValueError(
-            f"write {TIMM_PREFIX}{name.removeprefix('timm/')}, without a slash, because the name is part of file names"
+        raise UnknownNameError(
+            f"{prefix}write {TIMM_PREFIX}{name.removeprefix('timm/')}, without a slash, because the name is part of "
+            "file names"
         )
     names: tuple[str, ...] = (*own_names, *BUILTIN_BACKBONES)
     alternatives = format_alternatives(name, (*names, *TORCHVISION_BACKBONES))
     names += ("a torchvision classification model", f"{TIMM_PREFIX}NAME for a timm model")
     known = f"known: {', '.join(names)}"
-    raise ValueError(f"unknown backbone '{name}'; {alternatives if 'did you' in alternatives else known}")
+    raise UnknownNameError(f"{prefix}unknown backbone '{name}'; {alternatives if 'did you' in alternatives else known}")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rr.errors import UserError
 from rr.views.augmentation import Augmentation
 
 # Names become folder names, DVC stage names and shell words. These characters are safe in all three.
@@ -46,6 +47,10 @@ RENAMED_KEYS = {
 }
 
 Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
+
+
+class UnknownNameError(UserError, ValueError):
+    """Raised for a name that is not defined. It is also a ValueError, so pydantic reports it."""
 
 
 class StrictModel(BaseModel):

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rr.errors import UserError, format_alternatives
+from rr.errors import format_alternatives
 from rr.params.backbones import BackboneConfig, check_backbone_name, is_known_backbone
-from rr.params.base import Name, StrictModel
+from rr.params.base import Name, StrictModel, UnknownNameError
 from rr.params.claims import ClaimConfig
 from rr.params.datasets import DatasetConfig
 from rr.params.methods import MethodConfig
@@ -88,7 +88,7 @@ class Params(StrictModel):
                 for name in values if axis in sections else ():
                     lookup(sections[axis], name, f"grid.{axis}")
             for name in grid.backbone:
-                self._check_backbone(name, "grid.backbone")
+                check_backbone_name(name, self.backbones, "grid.backbone: ")
             for axis in ("dataset", "target"):
                 missing = [name for name in getattr(grid, axis) if name not in grid.data]
                 if missing:
@@ -100,7 +100,7 @@ class Params(StrictModel):
                 where = f"grid.claims.{number}"
                 for axis in ("method", "dataset", "target", "protocol"):
                     lookup(sections[axis], getattr(claim, axis), f"{where}.{axis}")
-                self._check_backbone(claim.backbone, f"{where}.backbone")
+                check_backbone_name(claim.backbone, self.backbones, f"{where}.backbone: ")
                 lookup(self.methods, claim.above, f"{where}.above")
                 if self.protocols[claim.protocol].kind not in CLASSIFICATION_PROTOCOLS:
                     raise ValueError(
@@ -108,16 +108,6 @@ class Params(StrictModel):
                         f"kind {', '.join(CLASSIFICATION_PROTOCOLS)}"
                     )
         return self
-
-    def _check_backbone(self, name: str, where: str) -> None:
-        try:
-            check_backbone_name(name, self.backbones)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-
-
-class UnknownNameError(UserError, ValueError):
-    """Raised for a name that the parameter file does not define. It is also a ValueError, so pydantic reports it."""
 
 
 def lookup(section: dict[str, Any], name: str, where: str) -> Any:
