@@ -173,15 +173,15 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
 
     dataset = find_dataset_labels(params, run.dataset)
     num_images = min(config.batch_size, len(dataset.train_labels)) if dataset else config.batch_size
-    num_views, size = max(1, num_images // num_processes) * config.views, params.datasets[run.dataset].image_size
+    num_views = max(1, num_images // num_processes) * config.views
     try:
-        needed = estimate_min_step_bytes(params, run.backbone, size, num_views)
+        needed = estimate_min_step_bytes(params, run, num_views)
     except UserError as error:
         return str(error)
     available = _memory_bytes(device)
     if needed <= available:
         return None
-    place = "this machine" if device == "cpu" else "the GPU"
+    place, size = "this machine" if device == "cpu" else "the GPU", params.datasets[run.dataset].image_size
     return (
         f"a training step of {run.method} on {run.dataset} with {run.backbone} ({num_views:,} views of {size} x {size} "
         f"pixels) needs more than {needed / 1e9:,.1f} GB of memory, but {place} has {available / 1e9:,.1f} GB: lower "
@@ -201,9 +201,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     problems = [find_memory_problem(params, run, device) for run in different.values()]
     if problems := list(dict.fromkeys(filter(None, problems))):
         return problems
-    needed = sum(
-        estimate_pretrain_output_bytes(params, run.backbone, params.datasets[run.dataset].image_size) for run in runs
-    )
+    needed = sum(estimate_pretrain_output_bytes(params, run) for run in runs)
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     num_images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     for name, count in num_images.items():
@@ -211,9 +209,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
             needed += count * estimate_image_bytes(params.datasets[name])
     for extraction in grid.extractions(params):
         if not paths.record_file(extraction.folder).is_file():
-            target = extraction.target
-            size = params.datasets[target].image_size
-            needed += estimate_features_bytes(params, extraction.pretraining.backbone, size, num_images[target])
+            needed += estimate_features_bytes(params, extraction, num_images[extraction.target])
     free = shutil.disk_usage(".").free
     if needed > free:
         return [

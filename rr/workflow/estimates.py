@@ -79,29 +79,32 @@ def estimate_io(
     )
 
 
-def estimate_min_step_bytes(params: Params, backbone: str, image_size: int, num_views: int) -> int:
-    """Return a lower bound on the memory in bytes that a training step of `num_views` views needs.
+def estimate_min_step_bytes(params: Params, run: paths.PretrainPaths, num_views: int) -> int:
+    """Return a lower bound on the memory in bytes that a training step of `run` with `num_views` views needs.
 
     The bound includes the weights, their gradients and one optimizer moment, the views, and the convolution outputs
     that the backward pass needs. Actual memory use is usually two to three times as high.
     """
-    network = _measure_network(backbone, image_size, params.backbones.get(backbone))
+    image_size = params.datasets[run.dataset].image_size
+    network = _measure_network(run.backbone, image_size, params.backbones.get(run.backbone))
     bytes_per_output = 2 if params.precision == "bfloat16" else 4
     bytes_per_view = 4 * 3 * image_size**2 + bytes_per_output * network.num_conv_outputs
     return 3 * 4 * network.num_weights + int(num_views * bytes_per_view)
 
 
-def estimate_features_bytes(params: Params, backbone: str, image_size: int, num_images: int) -> int:
+def estimate_features_bytes(params: Params, extraction: paths.FeaturePaths, num_images: int) -> int:
     """Return the size in bytes of the float32 features of `num_images` images."""
+    backbone, image_size = extraction.pretraining.backbone, params.datasets[extraction.target].image_size
     return 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).num_features * num_images
 
 
-def estimate_pretrain_output_bytes(params: Params, backbone: str, image_size: int) -> int:
+def estimate_pretrain_output_bytes(params: Params, run: paths.PretrainPaths) -> int:
     """Estimate the size in bytes of a run's outputs: the backbone, and the state before the last epoch.
 
     The state contains the weights and two optimizer moments per weight.
     """
-    return (1 + 3) * 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).num_weights
+    image_size = params.datasets[run.dataset].image_size
+    return (1 + 3) * 4 * _measure_network(run.backbone, image_size, params.backbones.get(run.backbone)).num_weights
 
 
 class _NetworkSize(NamedTuple):

@@ -122,12 +122,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
             io += [estimate_io(params, todo[0], *sizes, duration)] * len(todo)
     extractions = list(grid.extractions(params))
     images = {name: known.num_images if known else 0 for name, known in datasets.items()}
-    feature_bytes = sum(
-        estimate_features_bytes(
-            params, run.pretraining.backbone, params.datasets[run.target].image_size, images[run.target]
-        )
-        for run in extractions
-    )
+    feature_bytes = sum(estimate_features_bytes(params, run, images[run.target]) for run in extractions)
     longest = max(seconds, key=lambda run: seconds[run]) if seconds else None
     return Plan(
         rows=rows,

@@ -230,7 +230,7 @@ def test_missing_file_of_an_imported_backbone_is_refused_before_training(
 def test_step_that_does_not_fit_in_memory_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load(project, lambda params: params["methods"]["relational"].update(batch_size=200))
     run = paths.PretrainPaths("shapes", "conv4", "relational", 1)
-    needed = estimate_min_step_bytes(params, "conv4", 32, 200 * 4)
+    needed = estimate_min_step_bytes(params, run, 200 * 4)
     monkeypatch.setattr(checks, "_memory_bytes", lambda device: needed)
     assert find_machine_problems(params, "cpu") == []
     monkeypatch.setattr(checks, "_memory_bytes", lambda device: needed - 1)
@@ -253,8 +253,9 @@ def test_minimum_memory_is_counted_by_hand(project: Path) -> None:
     # Conv-4: 24,648 weights, and 8 · 32² + 16 · 16² + 32 · 8² + 64 · 4² outputs of convolutions.
     outputs = 8 * 32**2 + 16 * 16**2 + 32 * 8**2 + 64 * 4**2
     params, half = load(project), load(project, lambda params: params.update(precision="bfloat16"))
-    assert estimate_min_step_bytes(params, "conv4", 32, 10) == 12 * 24_648 + 10 * 4 * (3 * 32**2 + outputs)
-    assert estimate_min_step_bytes(half, "conv4", 32, 10) == 12 * 24_648 + 10 * (4 * 3 * 32**2 + 2 * outputs)
+    run = paths.PretrainPaths("shapes", "conv4", "relational", 1)
+    assert estimate_min_step_bytes(params, run, 10) == 12 * 24_648 + 10 * 4 * (3 * 32**2 + outputs)
+    assert estimate_min_step_bytes(half, run, 10) == 12 * 24_648 + 10 * (4 * 3 * 32**2 + 2 * outputs)
 
 
 def test_grid_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
