@@ -55,10 +55,6 @@ class Settings:
         cores = os.cpu_count() or 1
         return tuple(count for count in defaults if count <= cores) or (cores,)
 
-    def capped_repeats(self, maximum: int) -> int:
-        """Return the number of timed repeats for a slow case: `steps`, but at most `maximum`."""
-        return min(self.steps, maximum)
-
 
 def num_loader_workers() -> int:
     """Return the number of worker processes that the reference's data loader uses: one per core."""

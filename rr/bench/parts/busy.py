@@ -38,7 +38,7 @@ def run(settings: Settings) -> PartResult:
             with start_workers([task.make_command("rr")]) as (worker,), start_suspended_busy_loops(num_loops) as loops:
                 for _ in range(warmup):
                     worker.run_turn()
-                for _ in range(settings.capped_repeats(10)):
+                for _ in range(min(settings.steps, 10)):
                     idle.append(worker.run_turn())
                     with running(loops):
                         busy.append(worker.run_turn())

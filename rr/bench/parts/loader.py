@@ -35,7 +35,7 @@ def run(settings: Settings) -> PartResult:
                     Candidate("PIL in a DataLoader", lambda batches=batches: sum(1 for _ in batches), data.num_images),  # type: ignore[misc]
                 ]
                 case = f"{name}, {data.name}, batch {batch_size:,}"
-                repeats = settings.capped_repeats(5)
+                repeats = min(settings.steps, 5)
                 result.cases.append(compare_candidates(case, "images", threads, candidates, repeats))
     result.notes = [
         f"A repeat is an epoch. The reference has one worker process per core ({num_loader_workers()}). Its processes "

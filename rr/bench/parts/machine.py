@@ -23,5 +23,5 @@ def run(settings: Settings) -> PartResult:
             (f"copy, {values * 4 / 2**20:,.0f} MiB", "bytes", 8 * values, lambda: target.copy_(source)),
         ):
             candidate = Candidate("torch", function, num_units)
-            result.cases.append(compare_candidates(case, unit, threads, [candidate], settings.capped_repeats(10)))
+            result.cases.append(compare_candidates(case, unit, threads, [candidate], min(settings.steps, 10)))
     return result

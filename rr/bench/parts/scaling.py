@@ -46,7 +46,7 @@ def run(settings: Settings) -> PartResult:
             for size in sizes[:1] if settings.smoke_test else sizes:
                 with tempfile.TemporaryDirectory() as folder:
                     work = make_work(size, Path(folder))
-                    timings = [time_once(work) for _ in range(1 + settings.capped_repeats(_REPEATS))][1:]
+                    timings = [time_once(work) for _ in range(1 + min(settings.steps, _REPEATS))][1:]
                 peak = measure_memory_in_new_process("scaling", series, size, threads)
                 case = summarize(f"{series}, {size:,} {unit}", "runs", threads, [("rr", 1)], [timings])
                 case.facts.update(series=series, size=size, size_unit=unit, peak_memory_mib=peak)

@@ -38,7 +38,7 @@ _AFTER_FIRST_STEP = "rr.pretrain.loop:Trainer.save_if_due_and_exit_on_signal"
 
 def run(settings: Settings) -> PartResult:
     """Time rr and the reference, each in a new process. An untimed first process of each fills the caches."""
-    repeats, warmup = settings.capped_repeats(5), 0 if settings.smoke_test else 1
+    repeats, warmup = min(settings.steps, 5), 0 if settings.smoke_test else 1
     result = PartResult()
     help_text = Candidate("rr --help", _make_python_call(["-m", "rr", "--help"], Path.cwd()), 1)
     result.cases.append(compare_candidates("help", "starts", 1, [help_text], repeats))
