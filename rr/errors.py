@@ -49,29 +49,22 @@ def raise_if_lfs_pointer(path: Path) -> None:
 def explain_os_error(error: OSError) -> UserError | None:
     """Return a UserError for an operating system error that the user can fix, or None for any other error."""
     where = " at /dev/shm" if _is_about_shared_memory(error) else f" at {error.filename}" if error.filename else ""
-    match error.errno:
-        case errno.ENOSPC:
-            return UserError(f"no space left on the disk{where}: free some space, then run the same command again")
-        case errno.EDQUOT:
-            return UserError(f"disk quota exceeded{where}: delete some files, then run the same command again")
-        case errno.EACCES | errno.EPERM:
-            return UserError(f"permission denied{where}: check the permissions of the file and its folder")
-        case errno.EROFS:
-            return UserError(f"the file system is read-only{where}: remount it as writable, or use a different folder")
-        case errno.EFBIG:
-            return UserError(
-                f"file too large{where}: the file exceeds the largest size that the file system or your account "
-                "(`ulimit -f`) allows; raise the limit or use a different file system"
-            )
-        case errno.ENAMETOOLONG | errno.ELOOP | errno.ENOTDIR | errno.EISDIR:
-            return UserError(
-                f"invalid path{where} ({error.strerror}): correct the path, or rename the file or folder that blocks it"
-            )
-        case errno.EEXIST:
-            return UserError(f"a file or folder already exists{where}: rename or delete it")
-        case errno.EIO:
-            return UserError(f"input/output error{where}: the disk or its connection may be failing; check it")
-    return None
+    denied = f"permission denied{where}: check the permissions of the file and its folder"
+    invalid = f"invalid path{where} ({error.strerror}): correct the path, or rename the file or folder that blocks it"
+    messages = {
+        errno.ENOSPC: f"no space left on the disk{where}: free some space, then run the same command again",
+        errno.EDQUOT: f"disk quota exceeded{where}: delete some files, then run the same command again",
+        **dict.fromkeys((errno.EACCES, errno.EPERM), denied),
+        errno.EROFS: f"the file system is read-only{where}: remount it as writable, or use a different folder",
+        errno.EFBIG: (
+            f"file too large{where}: the file exceeds the largest size that the file system or your account "
+            "(`ulimit -f`) allows; raise the limit or use a different file system"
+        ),
+        **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), invalid),
+        errno.EEXIST: f"a file or folder already exists{where}: rename or delete it",
+        errno.EIO: f"input/output error{where}: the disk or its connection may be failing; check it",
+    }
+    return UserError(messages[error.errno]) if error.errno in messages else None
 
 
 def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:
