@@ -36,14 +36,11 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     released = weights.with_suffix(".json")
     if weights.parent == RELEASED and released.is_file():
         metrics = json.loads(released.read_text(encoding="utf-8"))
-        return PairScorer(head, _get_calibration(metrics), _describe_calibration(released, metrics["target"], metrics))
+        return _make_calibrated_scorer(head, metrics, metrics["target"], released)
     for file in paths.list_metrics():
         text = file.read_text(encoding="utf-8")
         if "relation_slope" in text and _evaluated_weights_sha256(file) == sha256:
-            metrics = json.loads(text)
-            return PairScorer(
-                head, _get_calibration(metrics), _describe_calibration(file, file.parent.parent.name, metrics)
-            )
+            return _make_calibrated_scorer(head, json.loads(text), file.parent.parent.name, file)
     return PairScorer(
         head,
         Calibration(1, 0),
@@ -61,15 +58,13 @@ def _evaluated_weights_sha256(metrics_file: Path) -> str:
         return ""
 
 
-def _get_calibration(metrics: dict[str, Any]) -> Calibration:
-    return Calibration(metrics["relation_slope"], metrics["relation_intercept"])
-
-
-def _describe_calibration(file: Path, target: str, metrics: dict[str, Any]) -> str:
+def _make_calibrated_scorer(head: NumpyRelationHead, metrics: dict[str, Any], target: str, file: Path) -> PairScorer:
+    """Return a scorer with the calibration in `metrics`, which come from `file`."""
     pairs = f"{metrics['relation_pairs']:,.0f}"
-    return (
+    description = (
         f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {target}: half of the pairs are two "
         "views of one image, the others are views of two images; on other such pairs, the accuracy is "
         f"{100 * metrics['relation_accuracy']:.1f} % and the calibration error is "
         f"{100 * metrics['relation_calibration_error']:.1f} % ({file})"
     )
+    return PairScorer(head, Calibration(metrics["relation_slope"], metrics["relation_intercept"]), description)
