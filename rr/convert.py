@@ -3,7 +3,7 @@
 import hashlib
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -77,19 +77,22 @@ def convert(
                 progress.advance(1)
                 yield converted
 
-        def iter_images(split: str, count: int) -> Iterator[Any]:
+        def iter_images(split: str, count: int) -> Iterator[beton.StoredImage]:
             for image, sha256, part in parts.resume(split, partial(convert_rest, split, count)):
                 hashes.append(sha256)
                 if split == "train":
                     np.add(histogram, part, out=histogram)
-                is_square = dataset.stored_size is None
-                yield np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3) if is_square else image
+                yield image
 
+        max_image_bytes = 3 * dataset.image_size**2
+        if dataset.stored_size is not None:
+            max_image_bytes = beton.max_photograph_bytes(dataset.stored_size)
         for split in raw.SPLITS:
             rows = np.flatnonzero(raw_file.splits == split)
             with atomic_write(beton_paths[split]) as temporary:
                 images = iter_images(split, len(rows))
-                _write_beton(temporary, images, raw_file.labels[rows], rows, dataset.stored_size)
+                beton.write_stored(temporary, images, raw_file.labels[rows], rows, max_image_bytes)
+                beton.validate(temporary, photographs=dataset.stored_size is not None)
                 # The writer requests no more images than it needs. If all images were kept, this line skips the images
                 # in the raw file.
                 next(images, None)
@@ -130,16 +133,6 @@ def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetCon
             )
     histogram = np.array(Image.fromarray(pixels).histogram(), np.int64).reshape(3, 256)
     return ConvertedImage(stored, hashlib.sha256(pixels.tobytes()).hexdigest(), histogram)
-
-
-def _write_beton(
-    path: Path, images: Iterable[Any], labels: np.ndarray, index: np.ndarray, stored_size: int | None
-) -> None:
-    if stored_size is None:
-        beton.write(path, images, labels, index)
-    else:
-        beton.write_photographs(path, images, labels, index, stored_size)
-    beton.validate(path, photographs=stored_size is not None)
 
 
 def mean_and_std(histogram: np.ndarray) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

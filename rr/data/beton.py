@@ -103,23 +103,7 @@ def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: n
     """
     images = iter(images)
     first_image = next(images)
-    stored_images = (wrap_raw_pixels(image) for image in chain([first_image], images))
-    _write(path, stored_images, labels, index, _beton_page_size(first_image.nbytes))
-
-
-def write_photographs(
-    path: Path, images: Iterable[StoredImage], labels: np.ndarray, index: np.ndarray, stored_size: int
-) -> None:
-    """Write photographs with their labels and indices to a beton.
-
-    Args:
-        path: file to write.
-        images: N images, each with at most `max_photograph_bytes(stored_size)` bytes.
-        labels: label of each image, int64 (N,).
-        index: row of each image in the raw file, int64 (N,); consecutive numbers.
-        stored_size: maximum length of the shorter side in pixels.
-    """
-    _write(path, images, labels, index, max_photograph_bytes(stored_size))
+    write_stored(path, map(wrap_raw_pixels, chain([first_image], images)), labels, index, first_image.nbytes)
 
 
 def wrap_raw_pixels(pixels: np.ndarray) -> StoredImage:
@@ -146,11 +130,20 @@ def max_photograph_bytes(stored_size: int) -> int:
     return _beton_page_size(4 * 3 * stored_size**2)
 
 
-def _write(path: Path, images: Iterable[StoredImage], labels: np.ndarray, index: np.ndarray, page_size: int) -> None:
-    """Write images to a beton.
+def write_stored(
+    path: Path, images: Iterable[StoredImage], labels: np.ndarray, index: np.ndarray, max_image_bytes: int
+) -> None:
+    """Write images with their labels and indices to a beton.
 
     This process writes the samples in order, so the same inputs produce byte-identical files, and errors from the disk
     or from the iterator `images` reach the caller.
+
+    Args:
+        path: file to write.
+        images: N square images of one size as raw pixels, or N photographs.
+        labels: label of each image, int64 (N,).
+        index: row of each image in the raw file, int64 (N,); consecutive numbers if the images are photographs.
+        max_image_bytes: maximum size of an image in bytes; `max_photograph_bytes` if the images are photographs.
     """
     import_ffcv()
     from ffcv.fields import IntField, RGBImageField
@@ -199,6 +192,7 @@ def _write(path: Path, images: Iterable[StoredImage], labels: np.ndarray, index:
         mock.patch("ffcv.writer.shared_memory", SimpleNamespace(SharedMemory=_LocalBuffer)),
         mock.patch("ffcv.memory_allocator.Value", _LocalValue),
     ):
+        page_size = _beton_page_size(max_image_bytes)
         InProcessWriter(str(path), fields, page_size=page_size, num_workers=1).from_indexed_dataset(SequentialDataset())
 
 

@@ -44,7 +44,7 @@ def make_images(smooth: bool = False) -> list[np.ndarray]:
 def write(path: Path, images: list[np.ndarray], quality: int | str = "raw") -> Path:
     rows = np.arange(len(images))
     stored = (beton.encode_photograph(image, quality) for image in images)  # type: ignore[arg-type]
-    beton.write_photographs(path, stored, rows % 2, FIRST_ROW + rows, 64)
+    beton.write_stored(path, stored, rows % 2, FIRST_ROW + rows, beton.max_photograph_bytes(64))
     return path
 
 

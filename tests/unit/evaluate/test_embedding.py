@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 from torch.nn import functional as F
 
-from rr.data.beton import Beton, encode_photograph, write, write_photographs
+from rr.data.beton import Beton, encode_photograph, max_photograph_bytes, write, write_stored
 from rr.data.feature_file import SplitFeatures
 from rr.data.photographs import Photographs
 from rr.evaluate import embedding
@@ -94,7 +94,8 @@ def test_views_of_photographs_are_cropped_from_the_whole_photograph(tmp_path: Pa
     """The center of each photograph, which is evaluated, has one color; the ends have different colors."""
     pixels = np.full((16, 80, 3), 128, np.uint8)
     pixels[:, :20], pixels[:, 60:] = (255, 0, 0), (0, 255, 0)
-    write_photographs(tmp_path / "test", [encode_photograph(pixels, "raw")] * 60, np.arange(60) % 3, np.arange(60), 16)
+    stored = [encode_photograph(pixels, "raw")] * 60
+    write_stored(tmp_path / "test", stored, np.arange(60) % 3, np.arange(60), max_photograph_bytes(16))
     photos = Photographs(tmp_path / "test", 8, threads=1)
     features = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     result = evaluate(photos, features=features, stored_size=16, augmentation=Augmentation(crop="resized"))
