@@ -353,7 +353,7 @@ class Beton:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, order: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, order: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         """Yield the images at the positions in `order`, batch by batch; the last batch may be smaller.
 
         Args:
@@ -361,28 +361,19 @@ class Beton:
             batch_size: number of images per batch (M).
 
         Yields:
-            The images, uint8 (M, image_size, image_size, 3), and their positions, int64 (M,). The image array is only
-            valid until the next batch is requested.
+            The images, uint8 (M, image_size, image_size, 3). The array is only valid until the next batch is requested.
         """
         order = np.asarray(order, dtype=np.int64)
         if self.images is not None:
             for start in range(0, len(order), batch_size):
-                positions = order[start : start + batch_size]
-                yield self.images[positions], positions
-        else:
-            yield from self._stream_batches(order, batch_size)
-
-    def _stream_batches(self, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Implement `batches` for a split that FFCV streams from the file."""
+                yield self.images[order[start : start + batch_size]]
+            return
         if self._loader is None:
             import_ffcv()
             from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 
             self._loader = make_loader(self.path, SimpleRGBImageDecoder(), self.threads)
-        start = 0
-        for images in iter_epoch(self._loader, order, batch_size):
-            yield images, order[start : start + len(images)]
-            start += len(images)
+        yield from iter_epoch(self._loader, order, batch_size)
 
 
 def make_loader(path: Path, decoder: Any, threads: int, batches_ahead: int = 3) -> Any:

@@ -46,7 +46,7 @@ class Photographs(Beton):
         self.labels, self.index, self.images = info.labels, info.index, None
         self._loaders: dict[tuple[Any, ...], Any] = {}
 
-    def batches(self, order: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, order: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         """Yield the photographs at the positions in `order`, prepared for evaluation, batch by batch.
 
         Each photograph is resized so that its shorter side is 256 / 224 of `image_size`, and its center is cropped, as
@@ -56,11 +56,11 @@ class Photographs(Beton):
 
     def center_crops(
         self, order: Sequence[int] | np.ndarray, batch_size: int, shorter_side: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[np.ndarray]:
         """Yield the photographs like `batches`, but resize them so that the shorter side is `shorter_side` pixels."""
         order = np.asarray(order, dtype=np.int64)
-        for images, positions in self._stream(order, order, batch_size, 1, _center_crop_renderer, shorter_side):
-            yield images[:, 0], positions
+        for images in self._stream(order, batch_size, 1, _center_crop_renderer, shorter_side):
+            yield images[:, 0]
 
     def random_crops(
         self,
@@ -70,7 +70,7 @@ class Photographs(Beton):
         seed: int,
         epoch: int,
         num_views: int,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[np.ndarray]:
         """Yield random resized crops of the photographs at the positions in `order`, batch by batch.
 
         A crop is the same as torchvision's `resized_crop` with antialiasing. Its box is a pure function of the seed,
@@ -85,21 +85,17 @@ class Photographs(Beton):
             num_views: number of crops of each photograph (K).
 
         Yields:
-            The crops, uint8 (M, K, image_size, image_size, 3), and the positions, int64 (M,). The array of crops is
-            valid only until the next batch is requested.
+            The crops, uint8 (M, K, image_size, image_size, 3). The array is valid only until the next batch is
+            requested.
         """
         # The decoder reads the epoch from the upper half of the sample numbers.
         ranges = tuple((policy.scale, policy.ratio) for policy in policies)
         samples = np.uint64(epoch) << np.uint64(32) | order.astype(np.uint64)
-        return self._stream(
-            samples, order, batch_size, num_views,
-            _random_crop_renderer, ranges, seed, int(self.index[0]),
-        )  # fmt: skip
+        return self._stream(samples, batch_size, num_views, _random_crop_renderer, ranges, seed, int(self.index[0]))
 
     def _stream(
-        self, samples: np.ndarray, order: np.ndarray, batch_size: int, num_views: int, make_renderer: Any,
-        *arguments: Any,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+        self, samples: np.ndarray, batch_size: int, num_views: int, make_renderer: Any, *arguments: Any
+    ) -> Iterator[np.ndarray]:
         """Yield what `make_renderer(*arguments)` renders. On first use, FFCV compiles a renderer in two seconds."""
         key = (make_renderer, *arguments)
         if key not in self._loaders:
@@ -107,10 +103,7 @@ class Photographs(Beton):
             self._loaders[key] = decoder, make_loader(self.path, decoder, self.threads, _BATCHES_AHEAD)
         decoder, loader = self._loaders[key]
         decoder.shape = (num_views, self.image_size, self.image_size, 3)
-        start = 0
-        for images in iter_epoch(loader, samples, batch_size):
-            yield images, order[start : start + len(images)]
-            start += len(images)
+        yield from iter_epoch(loader, samples, batch_size)
 
 
 def open_split(path: Path, preprocessing: Preprocessing, *, threads: int) -> Beton:

@@ -135,16 +135,14 @@ class ViewLoader:
     def _iter_images(self, epoch: int, order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         """Yield the images from which the views are made: (M, S, S, 3) or, if they are cropped, (K * M, S, S, 3)."""
         if self.photographs:
-            for crops, _ in self.photographs.random_crops(
+            for crops in self.photographs.random_crops(
                 order, batch_size, self.policies, self.seed, epoch, self.num_views
             ):
                 yield crops.swapaxes(0, 1).reshape(-1, *crops.shape[2:])
         elif isinstance(self.data, Photographs):
-            for images, _ in self.data.center_crops(order, batch_size, self.data.image_size):
-                yield images
+            yield from self.data.center_crops(order, batch_size, self.data.image_size)
         else:
-            for images, _ in self.data.batches(order, batch_size):
-                yield images
+            yield from self.data.batches(order, batch_size)
 
     def _sample_parameters(self, positions: np.ndarray, epoch: int) -> ViewParameters:
         """Sample the view parameters for the images at `positions` in `data`."""

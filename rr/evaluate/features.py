@@ -51,7 +51,7 @@ def extract_features(
     batches = []
     rows = np.arange(len(beton)) if rows is None else rows
     with torch.inference_mode():
-        for images, _ in beton.batches(rows, batch_size_for(preprocessing.image_size, device)):
+        for images in beton.batches(rows, batch_size_for(preprocessing.image_size, device)):
             batches.append(
                 backbone(normalize(images, mean=preprocessing.mean, std=preprocessing.std, device=device)).float()
             )

@@ -52,7 +52,7 @@ class EvaluationInputs:
         if self.target.preprocessing.stored_size is None:
             return read_images(self.target.betons[split], positions)
         batches = self.open_split(split).batches(positions, batch_size=64)
-        return np.concatenate([images.copy() for images, _ in batches])
+        return np.concatenate([images.copy() for images in batches])
 
     def open_split(self, split: str) -> Beton:
         """Open the images of a split."""

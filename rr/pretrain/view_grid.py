@@ -21,7 +21,7 @@ def save_view_grid(data: Beton, job: Job, target: Path) -> None:
     A method that is not trained has no views, so its grid shows training images only.
     """
     if not isinstance(job.method, TrainableConfig):
-        images, _ = next(data.batches(range(min(_ROWS * _COLUMNS, len(data))), _ROWS * _COLUMNS))
+        images = next(data.batches(range(min(_ROWS * _COLUMNS, len(data))), _ROWS * _COLUMNS))
         save_image_grid(images, _COLUMNS, target)
         return
     num_views = min(job.method.views, _COLUMNS)
@@ -37,7 +37,7 @@ def save_view_grid(data: Beton, job: Job, target: Path) -> None:
         device="cpu",
     )
     views = next(loader.iter_batches(0, positions)).inputs[0]
-    images = np.array(next(data.batches(positions, len(positions)))[0])
+    images = np.array(next(data.batches(positions, len(positions))))
     pixels = (views.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     by_image = pixels.reshape(num_views, len(images), *pixels.shape[1:]).swapaxes(0, 1)
     rows = np.concatenate([images[:, None], by_image], axis=1)

@@ -65,7 +65,7 @@ def read_file(path: Path, number: int) -> str:
     try:
         data = beton.Beton(path, threads=1, max_resident_bytes=0)
         order = np.random.default_rng(number).permutation(len(data))
-        images = np.concatenate([batch.copy() for batch, _ in data.batches(order, 5)])
+        images = np.concatenate([batch.copy() for batch in data.batches(order, 5)])
         resident = beton.Beton(path, threads=1).images
     except UserError as error:
         return str(error)

@@ -50,4 +50,4 @@ def _make_epoch_reader(path: Path, threads: int, batch_size: int, max_resident_b
     """Return a function that reads all images once in random order."""
     beton = Beton(path, threads=threads, max_resident_bytes=max_resident_bytes)
     rng = np.random.default_rng(0)
-    return lambda: sum(len(images) for images, _ in beton.batches(rng.permutation(len(beton)), batch_size))
+    return lambda: sum(len(images) for images in beton.batches(rng.permutation(len(beton)), batch_size))

@@ -91,7 +91,7 @@ def _make_read(num_images: int, folder: Path) -> Callable[[], object]:
 
     def read() -> int:
         dataset = beton.Beton(folder / "train.beton", threads=torch.get_num_threads())
-        return sum(len(images) for images, _ in dataset.batches(order, 512))
+        return sum(len(images) for images in dataset.batches(order, 512))
 
     return read
 

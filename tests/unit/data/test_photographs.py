@@ -54,7 +54,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Photographs:
 
 
 def collect(batches: object) -> np.ndarray:
-    return np.concatenate([np.array(images) for images, _ in batches])  # type: ignore[attr-defined]
+    return np.concatenate([np.array(images) for images in batches])  # type: ignore[attr-defined]
 
 
 def box_of(shape: tuple[int, int], index: int, epoch: int, view: int, policy: Augmentation = CROP) -> tuple[int, ...]:

@@ -89,8 +89,8 @@ class FakeBeton:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, order: range, size: int) -> Iterator[tuple[np.ndarray, None]]:
-        yield self.images[np.asarray(order)], None
+    def batches(self, order: range, size: int) -> Iterator[np.ndarray]:
+        yield self.images[np.asarray(order)]
 
 
 def expected_vectors(weights: Path, paths: list[Path]) -> np.ndarray:
