@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from posixpath import basename, dirname
 from typing import NamedTuple
 
 from rr.data.folder_listing import UNSUPPORTED_FORMAT, FolderListing, file_suffix
@@ -90,15 +91,15 @@ class _Tree:
         self.folders = listing.folders
         self._children: dict[str, list[str]] = defaultdict(list)
         for folder in listing.folders:
-            self._children[_parent_name(folder)].append(folder)
+            self._children[dirname(folder)].append(folder)
         self.num_images: Counter[str] = Counter()  # including those in subfolders
         self.num_direct_images: Counter[str] = Counter()
         folders = set(listing.folders)
         damaged = [f"{file.name}/?" if file.name in folders else file.name for file in listing.damaged]
         for name in [*listing.files, *damaged]:
-            self.num_direct_images[_parent_name(name)] += 1
+            self.num_direct_images[dirname(name)] += 1
             self.num_images[""] += 1
-            while name := _parent_name(name):
+            while name := dirname(name):
                 self.num_images[name] += 1
 
     def children(self, folder: str) -> list[str]:
@@ -169,20 +170,13 @@ def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
     return folders
 
 
-class _SplitFolders(NamedTuple):
-    """The folder of each split, and why the test folder was chosen (see `FolderLayout`)."""
-
-    folders: dict[str, str]
-    test_choice: str = ""
-
-
-def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> _SplitFolders:
-    """Return each split's folder in `folder`."""
+def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dict[str, str], str]:
+    """Return the attributes `folders` and `test_choice` of a `FolderLayout`, for the splits in `folder`."""
     by_role: dict[str | None, list[str]] = defaultdict(list)
     for child in [*tree.children(folder), *tree.empty_children(folder)]:
-        by_role[find_split(_base_name(child))].append(child)
+        by_role[find_split(basename(child))].append(child)
     children = tree.children(folder)
-    others = [child for child in children if find_split(_base_name(child)) is None]
+    others = [child for child in children if find_split(basename(child)) is None]
     train = by_role[TRAIN]
     tests = [by_role[role] for role in TEST_ROLES if by_role[role]]
     where = tree.path(folder)
@@ -193,17 +187,17 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> _SplitFol
                 raise _ambiguity_error(
                     f"{where} has {len(candidates)} folders of {split} images: {tree.describe(candidates)}"
                 )
-        return _SplitFolders({"train": train[0], "test": test[0]}, test_choice)
+        return {"train": train[0], "test": test[0]}, test_choice
     if is_labeled:
         if train and others:
             raise _ambiguity_error(
-                f"{where} has a folder {display_name(_base_name(train[0]))}, but no folder of test images, and "
+                f"{where} has a folder {display_name(basename(train[0]))}, but no folder of test images, and "
                 f"it is unclear what the other folders are: {tree.describe(others)}"
             )
         if len(train) > 1:
             raise _ambiguity_error(f"{where} has {len(train)} folders of training images: {tree.describe(train)}")
         if train:
-            return _SplitFolders({"all": train[0]})
+            return {"all": train[0]}, ""
         if tests:
             names = [child for candidates in tests for child in candidates]
             raise _ambiguity_error(
@@ -213,13 +207,13 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> _SplitFol
     inner = folder
     while len(tree.children(inner)) == 1 and not tree.num_direct_images[inner]:
         inner = tree.children(inner)[0]
-        if any(find_split(_base_name(child)) for child in tree.children(inner)):
+        if any(find_split(basename(child)) for child in tree.children(inner)):
             return _find_split_folders(tree, inner, is_labeled)
     if is_labeled:
         if inner != folder:
             _reject_wrapper(tree, children[0])
         _reject_splits_in_classes(tree, folder)
-    return _SplitFolders({"all": folder if is_labeled else ""})
+    return {"all": folder if is_labeled else ""}, ""
 
 
 def _choose_test_folder(tree: _Tree, train: str, tests: list[list[str]]) -> tuple[list[str], str]:
@@ -251,7 +245,7 @@ def _reject_repeated_subfolders(tree: _Tree, folder: str) -> None:
     by_name: dict[str, list[str]] = defaultdict(list)
     for child in tree.children(folder):
         for subfolder in tree.children(child):
-            by_name[normalize_unicode(path_to_text(_base_name(subfolder)))].append(child)
+            by_name[normalize_unicode(path_to_text(basename(subfolder)))].append(child)
     repeated = {name: parents for name, parents in by_name.items() if len(parents) > 1}
     if len(repeated) > 1:
         parents = {parent for parents in repeated.values() for parent in parents}
@@ -264,7 +258,7 @@ def _reject_repeated_subfolders(tree: _Tree, folder: str) -> None:
 
 def _reject_annotations(tree: _Tree, folder: str) -> None:
     """Raise UserError if the folders are named like images and their annotations instead of like classes."""
-    names = {child: " ".join(split_words(_base_name(child))).casefold() for child in tree.children(folder)}
+    names = {child: " ".join(split_words(basename(child))).casefold() for child in tree.children(folder)}
     images = [child for child, name in names.items() if _IMAGE_FOLDER.fullmatch(name)]
     annotations = [child for child, name in names.items() if _ANNOTATION_FOLDER.fullmatch(name)]
     if images and annotations:
@@ -292,16 +286,16 @@ def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
     for parent in tree.folders:
         if not is_below(parent, folder):
             continue
-        roles = {find_split(_base_name(sub)): sub for sub in tree.children(parent)}
+        roles = {find_split(basename(sub)): sub for sub in tree.children(parent)}
         is_pair = TRAIN in roles and not roles.keys().isdisjoint(TEST_ROLES)
         found = [sub for role, sub in roles.items() if role]
-        if is_pair or (found and _parent_name(parent) == folder):
+        if is_pair or (found and dirname(parent) == folder):
             raise _ambiguity_error(
                 f"{tree.path(parent)} would be part of a class, but contains splits: {tree.describe(found)}"
             )
     by_rest: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for child in tree.children(folder):
-        words = split_words(_base_name(child))
+        words = split_words(basename(child))
         for position, word in enumerate(words):
             if role := suggest_split(word):
                 others = [*words[:position], *words[position + 1 :]]
@@ -324,7 +318,7 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
     children = tree.children(folder)
     if not children:
         return {"": tree.files_below(folder)}
-    if direct := [name for name in tree.files_below(folder) if _parent_name(name) == folder]:
+    if direct := [name for name in tree.files_below(folder) if dirname(name) == folder]:
         raise UserError(
             f"{tree.path(direct[0])} is next to class folders: move all images in {tree.path(folder)} into class "
             "folders or elsewhere, or set `labels: none` in this dataset's source in params.yaml to use all "
@@ -347,11 +341,11 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
         by_folder[name[: name.index("/", depth)]].append(name)
     names: dict[str, str] = {}
     for child in by_folder:
-        name = normalize_unicode(path_to_text(_base_name(child)))
+        name = normalize_unicode(path_to_text(basename(child)))
         if name in names:
             raise UserError(
                 f"{tree.path(folder)} has two folders named {display_name(name)}, encoded in different "
-                f"Unicode forms ({_base_name(names[name])!a} and {_base_name(child)!a}): merge or rename them"
+                f"Unicode forms ({basename(names[name])!a} and {basename(child)!a}): merge or rename them"
             )
         names[name] = child
     return {name: by_folder[child] for name, child in sorted(names.items())}
@@ -382,11 +376,3 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
 
 def _ambiguity_error(seen: str) -> UserError:
     return UserError(f"ambiguous layout: {seen}. {_HOW_TO_STATE}")
-
-
-def _parent_name(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
-def _base_name(name: str) -> str:
-    return name.rpartition("/")[2]
