@@ -1,27 +1,8 @@
-"""Read and update the statistics of a batch-norm module, for fused kernels that normalize in its place.
-
-A fused kernel first reads the statistics for its normalization (`BatchNormStats`). Afterwards, it updates the running
-statistics, as the module would have done (`update_running_stats`).
-"""
-
-from typing import NamedTuple, Self
+"""Update the running statistics of a batch-norm module, for fused kernels that normalize in its place."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-
-class BatchNormStats(NamedTuple):
-    """Mean and variance (H,) for normalizing H channels; both are None if the batch's own statistics are used."""
-
-    mean: Tensor | None
-    var: Tensor | None
-    eps: float
-
-    @classmethod
-    def from_module(cls, norm: nn.BatchNorm1d) -> Self:
-        """Return the running mean and variance of `norm` in eval mode, and no statistics in training mode."""
-        return cls(None, None, norm.eps) if norm.training else cls(norm.running_mean, norm.running_var, norm.eps)
 
 
 @torch.no_grad()

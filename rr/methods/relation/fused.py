@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rr.compute.batch_norm import BatchNormStats, update_running_stats
+from rr.compute.batch_norm import update_running_stats
 from rr.compute.thread_pool import parallel_for
 from rr.methods.relation import kernels
 from rr.methods.relation.factorized import left_and_right_hidden_terms
@@ -95,7 +95,7 @@ def fused_relation_loss(
 
     loss, logits_P, mean_H, var_H = _FusedPairs.apply(
         left_NH, right_NH, norm.weight, norm.bias, head.output.weight, head.output.bias,
-        lists, BatchNormStats.from_module(norm), mean_loss_and_logit_grad, torch.is_grad_enabled(),
+        lists, norm, mean_loss_and_logit_grad, torch.is_grad_enabled(),
     )  # fmt: skip
     if norm.training:
         update_running_stats(norm, mean_H, var_H, logits_P.numel())
@@ -115,7 +115,7 @@ class _FusedPairs(torch.autograd.Function):
         output_weight: Tensor,
         output_bias: Tensor,
         lists: tuple[np.ndarray, ...],
-        stats: BatchNormStats,
+        norm: nn.BatchNorm1d,
         mean_loss_and_logit_grad: Callable[[Tensor], tuple[Tensor, Tensor]],
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -123,13 +123,15 @@ class _FusedPairs(torch.autograd.Function):
         left = _PairSide(left_NH.numpy(), forward_offsets, forward)
         right = _PairSide(right_NH.numpy(), reverse_offsets, reverse)
         gain_H, shift_H, weight_H = (t.numpy().ravel() for t in (norm_weight, norm_bias, output_weight))
-        if stats.mean is None or stats.var is None:
+        if norm.training:
             mean_H, var_H = _center_and_compute_moments(left, right)
         else:
-            mean_H, var_H = stats.mean.double().numpy(), stats.var.double().numpy()
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            mean_H, var_H = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
             left.centered_NH, right.centered_NH = left.rows_NH, left.rows_NH.copy()
             _run_tiles(kernels.subtract_mean, right, right.rows_NH, mean_H, right.centered_NH)
-        inverse_std_H = 1 / np.sqrt(var_H + stats.eps)
+        inverse_std_H = 1 / np.sqrt(var_H + norm.eps)
         scale_H = gain_H * inverse_std_H
 
         logits = torch.from_numpy(_compute_logits(left, right, scale_H, shift_H, weight_H, output_bias.item()))
@@ -146,7 +148,7 @@ class _FusedPairs(torch.autograd.Function):
         cross_H = left_sums.centered_total_H + right_sums.centered_total_H  # gradient times centered hidden value
         factor_H = scale_H * weight_H
         for side, grad_NH in ((left, left_sums.per_row_NH), (right, right_sums.per_row_NH)):
-            if stats.mean is None:
+            if norm.training:
                 mean_term_H = factor_H * grad_H / len(logit_grad_P)
                 var_term_H = factor_H * inverse_std_H**2 * cross_H / len(logit_grad_P)
                 factors = (a.astype(np.float32) for a in (factor_H, mean_term_H, var_term_H))
