@@ -13,7 +13,6 @@ from torch import Tensor
 
 from rr.compute.precision import at_least_float32
 from rr.methods.relation.pair_loss import PairLossConfig, PairStatistics, pair_loss, pair_statistics
-from rr.methods.relation.pairs import view_pairs
 
 if TYPE_CHECKING:
     from rr.methods.relation.head import RelationHead
@@ -62,7 +61,7 @@ def pair_row_indices(
     The indices count the K·M representations in view-major order. All positive pairs come first, then all negative
     pairs.
     """
-    left_Q, right_Q = view_pairs(num_views, device=negative_rows.device).unbind(1)
+    left_Q, right_Q = torch.triu_indices(num_views, num_views, offset=1, device=negative_rows.device)
     image_M = torch.arange(num_images, device=negative_rows.device)
     left_QM = left_Q[:, None] * num_images + image_M
     positive_QM = right_Q[:, None] * num_images + (image_M if positive_rows is None else positive_rows)

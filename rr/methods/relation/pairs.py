@@ -10,16 +10,6 @@ import torch
 from torch import Tensor
 
 
-def view_pairs(num_views: int, *, device: torch.device | None = None) -> Tensor:
-    """Return all pairs of views i < j in lexicographic order, int64 (Q, 2).
-
-    Raises:
-        ValueError: if K < 2.
-    """
-    _check_num_views(num_views)
-    return torch.triu_indices(num_views, num_views, offset=1, device=device).T.contiguous()
-
-
 def partners(
     num_views: int,
     num_images: int,
@@ -132,13 +122,9 @@ def _choose_allowed_columns(allowed_MM: Tensor, uniform_QM: Tensor) -> Tensor:
     return columns_MM.gather(1, rank_QM.T).T
 
 
-def _check_num_views(num_views: int) -> None:
+def _count_view_pairs(num_views: int, num_images: int) -> int:
     if num_views < 2:
         raise ValueError(f"relational reasoning needs at least 2 views of each image, got K = {num_views}")
-
-
-def _count_view_pairs(num_views: int, num_images: int) -> int:
-    _check_num_views(num_views)
     if num_images < 1:
         raise ValueError(f"a mini-batch must contain at least one image, got M = {num_images}")
     return num_views * (num_views - 1) // 2
