@@ -138,7 +138,7 @@ def views_image(name: str) -> Image.Image:
             num_views=config.views, mean=(0.0,) * 3, std=(1.0,) * 3, device="cpu",
         )  # fmt: skip
         if config.kind == "rotation":
-            views = rotate_four_ways(views)[0]
+            views = rotate_four_ways(views)
         pixels = (views.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         columns += np.split(pixels, len(pixels) // len(images))
         epoch += 1
