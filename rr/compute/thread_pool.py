@@ -72,13 +72,9 @@ def parallel_for(function: Callable[[int, int], object], num_items: int, num_thr
         loop.finished.acquire(timeout=10)
         raise
     finally:
-        loop.function = _noop  # a worker that wakes late must not keep the caller's arrays alive
+        loop.function = lambda start, stop: None  # a worker that wakes late must not keep the caller's arrays alive
     if loop.error is not None:
         raise loop.error
-
-
-def _noop(start: int, stop: int) -> None:
-    """Do nothing. This replaces the function of a loop that has ended."""
 
 
 def _shrinking_chunk_bounds(num_items: int, num_threads: int) -> list[int]:

@@ -126,10 +126,6 @@ class _IgnoredObject:
         pass
 
 
-def _make_empty_dict(*_: Any) -> dict[Any, Any]:
-    return {}
-
-
 # Python objects that are often saved together with weights. Harmless objects are created in their place.
 _REPLACEMENTS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *(
@@ -140,7 +136,7 @@ _REPLACEMENTS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
             "pathlib.PosixPath", "pathlib._local.PosixPath", "datetime.datetime", "datetime.date", "datetime.timedelta",
         )
     ),
-    (_make_empty_dict, "collections.defaultdict"),
+    (lambda *_: {}, "collections.defaultdict"),
     (dict, "builtins.dict"),
     (list, "builtins.list"),
     (int, "builtins.int"),
