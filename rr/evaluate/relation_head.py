@@ -130,11 +130,6 @@ def load_relation_head(weights: Path) -> NumpyRelationHead | None:
         ) from error
 
 
-def argsort_descending(logits: np.ndarray) -> np.ndarray:
-    """Return the positions of the logits in descending order, int64 (P,). Equal logits keep their order."""
-    return np.argsort(-logits, kind="stable")
-
-
 def fit_calibration(logits: np.ndarray, is_positive: np.ndarray) -> Calibration:
     """Fit Platt scaling to pairs, with the smoothed targets of Platt (1999), which also work for separable pairs.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from rr.compute.thread_pool import parallel_for
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.relation_head import NumpyRelationHead, argsort_descending
+from rr.evaluate.relation_head import NumpyRelationHead
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import normalize_rows
 from rr.params import RetrievalConfig
@@ -162,9 +162,8 @@ def _rerank_nearest(
     def rerank_for_queries(start: int, stop: int) -> None:
         for query in range(start, stop):
             own = [terms[query : query + 1] for terms in query_terms]
-            orders[query] = argsort_descending(
-                head.logits_from_terms(own, [terms[nearest[query]] for terms in gallery_terms])
-            )
+            logits = head.logits_from_terms(own, [terms[nearest[query]] for terms in gallery_terms])
+            orders[query] = np.argsort(-logits, kind="stable")
 
     parallel_for(rerank_for_queries, len(queries), threads)
     return orders

@@ -17,7 +17,6 @@ from rr.data.names import display_name, format_names
 from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.errors import UserError
-from rr.evaluate.relation_head import argsort_descending
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery import vector_file
 from rr.gallery.embed import check_index_path, check_output_path, make_skipped_files, update_index
@@ -136,7 +135,7 @@ def _search(
         scores, probabilities = similarities, [None] * len(rows)
         if scorer and len(rows):
             scores = scorer.head.logits(query_D[None], gallery.vectors[rows])
-            order = argsort_descending(scores)
+            order = np.argsort(-scores, kind="stable")
             rows, similarities, scores = rows[order], similarities[order], scores[order]
             probabilities = scorer.calibration.probabilities(scores).tolist()
         images = [gallery.images[row] for row in rows]

@@ -14,7 +14,6 @@ from rr.errors import UserError
 from rr.evaluate.relation_head import (
     Calibration,
     NumpyRelationHead,
-    argsort_descending,
     fit_calibration,
     load_relation_head,
 )
@@ -50,7 +49,6 @@ def test_logits_are_the_mean_of_both_orders_of_the_network(tmp_path: Path, aggre
     assert np.allclose(head.logits(second.numpy(), first.numpy()), actual, rtol=1e-5, atol=1e-3)
     repeated = head.logits(first[:1].numpy(), second.numpy())
     assert np.allclose(repeated, head.logits(first[:1].repeat(9, 1).numpy(), second.numpy()), rtol=1e-4, atol=1e-3)
-    assert argsort_descending(np.array([1.0, 3, 3, -1])).tolist() == [1, 2, 0, 3]
 
 
 def test_files_without_a_head(tmp_path: Path) -> None:
