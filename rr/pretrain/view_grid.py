@@ -10,7 +10,7 @@ from rr.data.preprocessing import Preprocessing
 from rr.data.view_loader import ViewLoader
 from rr.params.methods import TrainableConfig
 from rr.pretrain.job import Job
-from rr.runtime.image_grid import save_image_grid
+from rr.runtime.image_grid import make_image_grid, write_png
 
 _ROWS, _COLUMNS = 6, 8  # without the column of the original images
 
@@ -22,7 +22,7 @@ def save_view_grid(data: Beton, job: Job, target: Path) -> None:
     """
     if not isinstance(job.method, TrainableConfig):
         images = next(data.batches(range(min(_ROWS * _COLUMNS, len(data))), _ROWS * _COLUMNS))
-        save_image_grid(images, _COLUMNS, target)
+        write_png(make_image_grid(images, _COLUMNS), target)
         return
     num_views = min(job.method.views, _COLUMNS)
     unnormalized = Preprocessing(data.image_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -41,4 +41,4 @@ def save_view_grid(data: Beton, job: Job, target: Path) -> None:
     pixels = (views.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     by_image = pixels.reshape(num_views, len(images), *pixels.shape[1:]).swapaxes(0, 1)
     rows = np.concatenate([images[:, None], by_image], axis=1)
-    save_image_grid(rows.reshape(-1, *images.shape[1:]), num_views + 1, target)
+    write_png(make_image_grid(rows.reshape(-1, *images.shape[1:]), num_views + 1), target)

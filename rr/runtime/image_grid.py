@@ -11,11 +11,6 @@ from rr.runtime.atomic import atomic_write
 _GAP = 2  # pixels
 
 
-def save_image_grid(images: np.ndarray, columns: int, target: Path) -> None:
-    """Arrange uint8 (N, S, S, 3) `images` in a grid and write it as a PNG."""
-    write_png(make_image_grid(images, columns), target)
-
-
 def make_image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     """Arrange uint8 (N, S, S, 3) `images` row by row on a white background; return uint8 (H, W, 3)."""
     size = images.shape[1]
