@@ -76,21 +76,6 @@ def augment(images: Tensor, parameters: ViewParameters, mean: Sequence[float], s
     return augment_packed(images, packed_parameters, normalization, p.num_views, enabled)
 
 
-_COLUMN_COUNTS = {
-    "crop": 4,
-    "flip": 1,
-    "jitter": 1,
-    "jitter_factors": 4,
-    "jitter_order": 4,
-    "grayscale": 1,
-    "blur_sigma": 1,
-    "solarize": 1,
-    "affine": 1,
-    "matrix": 6,
-    "erase": 4,
-}
-
-
 def pack_parameters(parameters: ViewParameters) -> np.ndarray:
     """Return all parameters as one float32 (K * M, 28) array, so that one transfer to the device suffices.
 
@@ -137,7 +122,7 @@ def augment_packed(
         float32 (K * M, 3, S, S) in channels_last memory format, normalized, view-major.
     """
     crop, flip, jitter, factors, order, grayscale, sigma, solarize, affine, matrix, erase = packed_parameters.split(
-        list(_COLUMN_COUNTS.values()), dim=1
+        [4, 1, 1, 4, 4, 1, 1, 1, 1, 6, 4], dim=1
     )
     x = _crop_and_flip(images, crop, flip, num_views)
     if enabled.affine:
