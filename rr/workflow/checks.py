@@ -28,7 +28,7 @@ from rr.params import DatasetConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid
-from rr.workflow.records import find_current_record, find_record, load_record
+from rr.workflow.records import find_current_record, load_record
 from rr.workflow.verify import find_exclude_list_change
 
 # Numbers of training images, test images and classes for the sources whose size never varies. All classes of a source
@@ -102,11 +102,8 @@ def find_grid_problems(params: Params) -> list[str]:
 
 def _find_test_copies_problem(params: Params, name: str) -> str | None:
     """Return a problem if every test image of a dataset is also a training image, which makes results meaningless."""
-    run = grid.make_fetch_run(params, name)
-    record = find_record(run.folder)
-    if not record or not record.get("test_copies") or record["params"] != run.params:
-        return None
-    if record["test_copies"] < record["images"]["test"]:
+    record = find_current_record(grid.make_fetch_run(params, name))
+    if not record or not record.get("test_copies") or record["test_copies"] < record["images"]["test"]:
         return None
     return (
         f"{name} cannot be a target, because every test image has a copy in the training split, so the results would "

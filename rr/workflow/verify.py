@@ -12,7 +12,7 @@ from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.progress import Progress
 from rr.workflow import grid
 from rr.workflow.grid import StageRun
-from rr.workflow.records import code_files, find_record, load_record
+from rr.workflow.records import code_files, find_current_record, load_record
 
 
 def find_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
@@ -39,9 +39,9 @@ def find_exclude_list_change(run: StageRun) -> str | None:
 
     The list is not one of the project's files, so the engines do not notice the change.
     """
-    record = find_record(run.folder)
+    record = find_current_record(run)  # the engines notice new parameters
     name = run.params.get(f"datasets.{run.folder.name}.source", {}).get("exclude")
-    if not name or record is None or record["params"] != run.params:  # the engines notice new parameters
+    if not name or record is None:
         return None
     path = paths.expand_user(name)
     if path.is_file() and file_sha256(path) == record.get("exclude_sha256"):
