@@ -80,14 +80,11 @@ FormatOption = Annotated[
 SuiteArgument = Annotated[
     str, typer.Argument(metavar="SUITE", help="Name of the suite: a file in workflow/suites, without .yaml.")
 ]
-WeightsOption = Annotated[
-    Path,
-    typer.Option(
-        "--weights",
-        help="backbone.safetensors from a run, a file written by rr import, the name of released weights, or "
-        "hf-hub:OWNER/NAME (Hugging Face Hub).",
-    ),
-]
+_WEIGHTS_HELP = (
+    "backbone.safetensors from a run, a file written by rr import, the name of released weights, or "
+    "hf-hub:OWNER/NAME (Hugging Face Hub)."
+)
+WeightsOption = Annotated[Path, typer.Option("--weights", help=_WEIGHTS_HELP)]
 PreprocessingOption = Annotated[
     str | None,
     typer.Option(
@@ -467,14 +464,7 @@ def import_(
 
 @app.command()
 def export(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="backbone.safetensors from a run, a file written by rr import, the name of released weights, or "
-            "hf-hub:OWNER/NAME (Hugging Face Hub).",
-        ),
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=_WEIGHTS_HELP)],
     format: FormatOption,
     output: Annotated[Path, typer.Option("--output", help="File to write.")],
     image_size: Annotated[
