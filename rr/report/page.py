@@ -1,5 +1,6 @@
 """Render the page `index.html` and its Markdown version `report.md` from the same sections."""
 
+import html
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -80,9 +81,7 @@ def render_markdown(sections: dict[str, Any]) -> str:
 
 def escape_markdown(text: Any) -> str:
     """Return text for a cell of a GitHub table: on one line, with all markup escaped."""
-    line = " ".join(str(text).split())
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        line = line.replace(character, entity)
+    line = html.escape(" ".join(str(text).split()), quote=False)
     return "".join(f"\\{character}" if character in "\\|`*~[]" else character for character in line)
 
 
