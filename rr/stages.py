@@ -78,11 +78,11 @@ def run_init_images(
 
     require_single_process("init")
     init.check_folder(path)
+    source = init.make_source_config(path, use_labels=use_labels, skip_unreadable=skip_unreadable)
     if not params_file.is_file() and params_file == paths.PARAMS_FILE:
         create_project(Path.cwd())
     params, text = load_params(params_file), read_utf8(params_file)
     name = init.choose_name(path, name, params)
-    source = init.make_source_config(path, use_labels=use_labels, skip_unreadable=skip_unreadable)
     is_new = name not in params.datasets
     if not is_new and (skip_unreadable or not use_labels):
         raise UserError(

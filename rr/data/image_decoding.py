@@ -189,7 +189,7 @@ def _decode_pixels(data: bytes, draft_size: int | None = None) -> DecodedImage:
         draft = image.draft(None, (draft_size, draft_size)) if draft_size else None
         _, _, box_width, box_height = draft[1] if draft else (0, 0, width, height)
         image.load()
-        rgb, transposition = _to_rgb(image), _find_transposition(image)
+        rgb, transposition = convert_to_rgb(image), _find_transposition(image)
         if transposition is None:
             return DecodedImage(rgb, (0, 0, box_width, box_height), (width, height))
         rgb = rgb.transpose(transposition)
@@ -219,7 +219,7 @@ def _drop_png_metadata(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def convert_to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB with 8 bits per channel."""
     tags = getattr(image, "tag_v2", {})  # only TIFF images have them
     bits = tags.get(ExifTags.Base.BitsPerSample, (None,))[0]

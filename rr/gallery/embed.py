@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rr.data.folder_listing import file_suffix, image_suffixes
+from rr.data.folder_listing import check_output_path
 from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
@@ -148,19 +148,6 @@ def update_index(
     if path and (num_embedded or not batches or len(gallery.images) != len(cached.rows)):
         write_index(path, extractor, folder, [gallery], skipped)
     return gallery, num_embedded
-
-
-def check_output_path(option: str, output: Path, weights: Path) -> None:
-    """Raise UserError if `output` is a folder, the weights file or named like an image; `option` is for the message."""
-    if output.is_dir():
-        problem = "a folder"
-    elif output.resolve() == weights.resolve():
-        problem = "the weights file"
-    elif file_suffix(output.name) in image_suffixes():
-        problem = "named like an image"
-    else:
-        return
-    raise UserError(f"{option} {output} is {problem}: use the path of a different file")
 
 
 def check_index_path(option: str, index: Path, weights: Path) -> None:

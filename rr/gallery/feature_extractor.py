@@ -19,7 +19,7 @@ from PIL import Image
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, read_metadata
 from rr.compute.device import resolve_device
-from rr.data.image_decoding import crop_center, decode_image, decode_photograph
+from rr.data.image_decoding import convert_to_rgb, crop_center, decode_image, decode_photograph
 from rr.data.preprocessing import Preprocessing, parse_preprocessing, shorter_side_before_crop
 from rr.errors import UserError
 from rr.gallery.images import read_images
@@ -168,7 +168,7 @@ class FeatureExtractor:
         # Encode the pixels as PNG, so that they are resized exactly like an image file.
         buffer = io.BytesIO()
         exif = image.getexif()  # includes the rotation
-        image = image if image.mode in _PNG_MODES else image.convert("RGB")
+        image = image if image.mode in _PNG_MODES else convert_to_rgb(image)
         image.save(buffer, "PNG", compress_level=1, exif=exif)
         return self.decode_and_resize(buffer.getvalue())
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from rr.data.folder_listing import check_output_path
 from rr.data.names import display_name, format_names
 from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery import vector_file
-from rr.gallery.embed import check_index_path, check_output_path, make_skipped_files, update_index
+from rr.gallery.embed import check_index_path, make_skipped_files, update_index
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.hits import Hit, QueryResult, percentiles, sample_pairs
 from rr.gallery.images import ImageFile, list_images, read_images

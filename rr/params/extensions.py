@@ -63,7 +63,7 @@ def load_class(kind: str) -> Any:
         sys.path.append(folder)
     try:
         module = import_module(module_name)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ValueError(f"{module_name} cannot be imported ({type(error).__name__}: {error}): correct it") from error
     if not (module.__file__ and Path(module.__file__).is_relative_to(folder)):
         raise ValueError(f"another module named {module_name} is installed: rename the one in {EXTENSIONS_DIR}")

@@ -87,8 +87,8 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
     is_other = source_path is None or expand_user(source_path).resolve() != expand_user(path).resolve()
     if is_other or _method_name(name) in params.methods:
         raise UserError(
-            f"params.yaml already defines {name}: run `dvc repro` to train on it if the grid lists it, or choose a "
-            "different name with --name"
+            f"params.yaml already defines {name}: if images were added or removed, run `rr fetch --dataset {name}`. "
+            "Then run `dvc repro`, if the grid lists it. For another folder, choose a different name with --name"
         )
     return name
 

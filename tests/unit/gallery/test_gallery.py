@@ -726,7 +726,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         ([*ASK, "--device", "tpu"], "--device tpu: unknown"),
         ([*ASK, "--top", "0"], "--top"),
         ([*ASK, "--output", "g"], "--output g is a folder"),
-        ([*ASK, "--output", "w"], "--output w is the weights file"),
+        ([*ASK, "--output", "w"], "--output w is the input file"),
         ([*ASK, "--output", "g/b.png"], "--output g/b.png is named like an image"),
         (ASK[:1] + ASK[2:], "IMAGE"),
         (
@@ -740,7 +740,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
             "none of the images in broken can be read: repair them or use a different folder",
         ),
         (replace_arguments(EMBED, weights="bare"), "bare: its metadata lacks the image size, mean or std"),
-        ([*EMBED, "-o", "w"], "--output w is the weights file"),
+        ([*EMBED, "-o", "w"], "--output w is the input file"),
     ],
 )
 def test_invalid_input_prints_one_message_and_writes_nothing(
@@ -859,7 +859,7 @@ def test_embed_writes_a_map(folder: Path, rr: RunRr) -> None:
 def test_map_needs_images_and_another_file(folder: Path, rr: RunRr) -> None:
     outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--map", "w")
     assert outcome.code == 2
-    assert "--map w is the weights file" in outcome.err
+    assert "--map w is the input file" in outcome.err
     Path("few").mkdir()
     shutil.copy("g/a.PNG", "few")
     outcome = rr("embed", "few", "-o", "f.parquet", "--weights", "w", "--map", "m.html")

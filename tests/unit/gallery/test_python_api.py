@@ -94,6 +94,9 @@ def test_transparency_and_rotation_of_pil_images_are_applied(backbone: FeatureEx
         backbone(Image.fromarray(LARGE).convert("CMYK")),
         backbone(Image.fromarray(LARGE).convert("CMYK").convert("RGB")),
     )
+    for values in (LARGE[..., 0] / np.float32(255), LARGE[..., 0].astype(np.int32) * 257):
+        with pytest.raises(ValueError, match="the range from black to white is undefined"):
+            backbone(Image.fromarray(values))
 
 
 def test_photographs_are_cropped_as_in_evaluation(tmp_path: Path) -> None:

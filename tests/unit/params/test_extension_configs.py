@@ -124,6 +124,7 @@ def test_mistakes_in_an_entry_have_the_path_of_the_key(extensions: Path, changes
     ("module", "code", "message"),
     [
         ("broken", "def", "broken cannot be imported (SyntaxError: "),
+        ("broken", "raise SystemExit", "broken cannot be imported (SystemExit: "),
         ("broken", "1 / 0", "broken cannot be imported (ZeroDivisionError: division by zero): correct it"),
         ("broken", "import nothing_of_that_name", "broken cannot be imported (ModuleNotFoundError: "),
         ("broken", "import simsiam", "broken imports simsiam from workflow/extensions"),

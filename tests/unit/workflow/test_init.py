@@ -219,6 +219,7 @@ def test_existing_name_is_not_overwritten(params_file: Path, rr: RunRr) -> None:
     outcome = rr("init", "shapes")
     assert outcome.code == 2
     assert outcome.err.startswith("rr: params.yaml already defines shapes: ")
+    assert "if images were added or removed, run `rr fetch --dataset shapes`." in outcome.err
     assert rr("init", "shapes", "--name", "mine").code == 0
     assert rr("init", "shapes", "--name", "mine").code == 2
     outcome = rr("init", "shapes", "--name", "$")
@@ -297,6 +298,13 @@ def test_current_folder_among_the_images_raises(tmp_path: Path, monkeypatch: pyt
         assert outcome.code == 2
         assert f"{tmp_path} contains the current folder" in outcome.err
     assert [path.name for path in tmp_path.rglob("*")] == ["below"]
+
+
+def test_missing_folder_creates_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = rr("init", "birdz")
+    assert (outcome.code, "birdz is not a folder or a Parquet file" in outcome.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_project_is_created_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
