@@ -19,7 +19,7 @@ from PIL import Image
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, read_metadata
 from rr.compute.device import resolve_device
-from rr.data.image_decoding import convert_to_rgb, crop_center, decode_image, decode_photograph
+from rr.data.image_decoding import UnreadableImageError, convert_to_rgb, crop_center, decode_image, decode_photograph
 from rr.data.preprocessing import Preprocessing, parse_preprocessing, shorter_side_before_crop
 from rr.errors import UserError
 from rr.gallery.images import read_images
@@ -165,10 +165,14 @@ class FeatureExtractor:
             if self.stored_size is None and pixels.shape[:2] == (self.image_size, self.image_size):
                 return pixels
             image = Image.fromarray(pixels)
-        # Encode the pixels as PNG, so that they are resized exactly like an image file.
+        # Encode the pixels as PNG, so that they are resized exactly like a PNG file.
         buffer = io.BytesIO()
         exif = image.getexif()  # includes the rotation
-        image = image if image.mode in _PNG_MODES else convert_to_rgb(image)
+        if image.mode not in _PNG_MODES:
+            try:
+                image = convert_to_rgb(image)
+            except UnreadableImageError as error:
+                raise ValueError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error
         image.save(buffer, "PNG", compress_level=1, exif=exif)
         return self.decode_and_resize(buffer.getvalue())
 
