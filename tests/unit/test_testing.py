@@ -82,7 +82,11 @@ LABELS_IN_THE_FIRST_EPOCH = """
 def test_method_with_pseudo_labels_in_some_epochs_passes(extensions: Path) -> None:
     """In the other epochs, it receives no labels, also if it continues from a checkpoint."""
     text = (
-        FAULTY.replace("FAULT", "loss = (features.mean(1) - labels.repeat(2)).square().mean()")
+        FAULTY.replace(
+            "FAULT",
+            "assert self.epoch == 0 or (labels < 0).all()\n"
+            "        loss = (features.mean(1) - labels.repeat(2)).square().mean()",
+        )
         + LABELS_IN_THE_FIRST_EPOCH
     )
     (extensions / "mine.py").write_text(text)
@@ -160,7 +164,7 @@ def test_faulty_backbones_fail(own_classes: Path, code: str, change: str, messag
         ),
         (
             "self.size",
-            "separable:Separable does not define num_features: set it to the size of a representation, an int",
+            "separable:Separable does not define num_features: set it to the size of a representation, an int$",
         ),
         ("self.num_features = float(config.width); _", "separable:Separable defines num_features as 8.0: set it to"),
     ],

@@ -85,6 +85,15 @@ def test_head_reorders_the_nearest_images(
     assert [list(row) for row in result.columns["neighbors"]] == [[100, 101, 102], [103, 102, 101]]
 
 
+def test_reranking_keeps_the_order_of_equal_logits() -> None:
+    ones = np.ones((1, 1), np.float32)
+    head = NumpyRelationHead("max", ones, np.zeros(1, np.float32), ones[0], 0.0)
+    gallery = (np.arange(500) % 2).astype(np.float32)[:, None]  # the logit of an image is its feature
+    nearest = np.arange(500)[None]
+    order = retrieval._rerank_nearest(head, gallery, np.zeros((1, 1), np.float32), nearest, threads=1)
+    assert order.tolist() == [[*range(1, 500, 2), *range(0, 500, 2)]]
+
+
 def test_examples_frame_correct_and_wrong_neighbors(inputs: EvaluationInputs) -> None:
     config = RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1])
     grid = retrieval.evaluate(inputs, config).examples
