@@ -114,7 +114,8 @@ class FeatureExtractor:
 
         Raises:
             UserError: if a file cannot be read, or if a feature is NaN or infinite.
-            ValueError: if the shape, type or range of values of an array or tensor is not one of these.
+            ValueError: if the shape, type or range of values of an array or tensor is not one of these, or if a PIL
+                image has no defined range of values (modes I and F).
         """
         if isinstance(images, torch.Tensor) and images.is_floating_point():
             return self._extract_in_batches(images[None] if images.ndim == 3 else images, self._normalize_floats)

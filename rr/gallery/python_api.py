@@ -11,7 +11,7 @@ import torch
 
 from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import UnreadablePolicy
-from rr.evaluate.similarity import find_nearest
+from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery.embed import check_index_path, make_skipped_files, update_index
 from rr.gallery.feature_extractor import FeatureExtractor, ImageLike, load_feature_extractor
 from rr.gallery.hits import Hit
@@ -61,7 +61,7 @@ class Gallery:
 
     Raises:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if
-            `index` is an existing file that is not an index.
+            `index` is a folder, the weights, a path named like an image, or an existing file that is not an index.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ def cosine_similarity(
         _require_one(_as_features(image) if backbone is None else backbone(image), name)
         for name, image in (("first", first), ("second", second))
     )
-    return float(find_nearest(left, right, 1)[1][0, 0])
+    return float(cosine_similarities(left, right)[0])
 
 
 def _as_features(features: ImageLike | np.ndarray) -> np.ndarray:

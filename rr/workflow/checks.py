@@ -202,10 +202,10 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     num_images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     for name, count in num_images.items():
-        if not paths.record_file(paths.DatasetPaths(name).beton_dir).is_file():
+        if not find_current_record(grid.make_convert_run(params, name)):
             needed += count * estimate_image_bytes(params.datasets[name])
     for extraction in grid.extractions(params):
-        if not paths.record_file(extraction.folder).is_file():
+        if not find_current_record(grid.make_extract_run(params, extraction)):
             needed += estimate_features_bytes(params, extraction, num_images[extraction.target])
     free = shutil.disk_usage(".").free
     if needed > free:

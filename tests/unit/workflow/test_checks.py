@@ -14,7 +14,7 @@ from rr.params import Params, load_params
 from rr.workflow import checks, suites
 from rr.workflow.checks import find_dataset_labels, find_grid_problems, find_machine_problems, find_memory_problem
 from rr.workflow.estimates import estimate_min_step_bytes
-from rr.workflow.grid import make_pretrain_run
+from rr.workflow.grid import make_convert_run, make_pretrain_run
 from rr.workflow.records import with_digest
 
 
@@ -267,3 +267,9 @@ def test_grid_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     (problem,) = find_machine_problems(params, "cpu")
     assert "the betons, weights and features of the grid need 0.0 GB, but 0.0 GB are free on the disk" in problem
+    run = make_convert_run(params, "shapes")
+    run.folder.mkdir(parents=True)
+    for parameters, expected in ((run.params, []), ({}, [problem])):  # with other parameters, it is converted again
+        record = {"params": parameters, "inputs": {}, "code": {}, "outputs": {}}
+        paths.record_file(run.folder).write_text(json.dumps(with_digest(record)))
+        assert find_machine_problems(params, "cpu") == expected
