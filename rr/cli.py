@@ -286,10 +286,11 @@ def report(
     """Write a report page with the results of the grid."""
     with Progress("report"):
         from rr import stages
-        from rr.exchange.crate import check_crate_path, write_crate
+        from rr.exchange.crate import write_crate
+        from rr.runtime.output_path import check_output_path
 
         if crate:
-            check_crate_path(crate)
+            check_output_path("--crate", crate, [".zip"])
         print(stages.run_report(params))
         if crate:
             print(write_crate(params_file=params, output=crate))

@@ -314,23 +314,6 @@ def describe_non_folder(path: Path) -> str:
     return " (it is an image; use its folder)" if is_image else " (it is a file)"
 
 
-def check_output_path(option: str, output: Path, input_file: Path) -> None:
-    """Check that writing `output` would not replace the input file, an image or a folder.
-
-    Raises:
-        UserError: if it would. The message names `option`.
-    """
-    if output.is_dir():
-        problem = "a folder"
-    elif output.resolve() == input_file.resolve():
-        problem = "the input file"
-    elif file_suffix(output.name) in image_suffixes():
-        problem = "named like an image"
-    else:
-        return
-    raise UserError(f"{option} {output} is {problem}: use a different path")
-
-
 def raise_if_url(path: Path) -> None:
     """Raise UserError if a path does not exist and looks like a URL, such as `https://…` or `s3://…`."""
     scheme = re.match("([A-Za-z][A-Za-z0-9+.-]+):/+", str(path))  # `Path` drops the second slash

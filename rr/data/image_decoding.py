@@ -33,17 +33,17 @@ class DecodedImage(NamedTuple):
     size: tuple[int, int]
 
 
-def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
-    """Decode an encoded image and return its RGB pixels, uint8 (H, W, 3).
+def decode_image(data: bytes | Image.Image, image_size: int | None = None) -> np.ndarray:
+    """Decode an image and return its RGB pixels, uint8 (H, W, 3).
 
     All image formats that Pillow supports are accepted. EXIF rotation is applied, transparent pixels are blended with
     white, and 16-bit values are scaled to 8 bits. Damaged metadata (EXIF, texts, color profiles) is ignored.
 
     Args:
-        data: the encoded image.
+        data: the encoded image, or a PIL image.
         image_size: height and width of the result in pixels. An image of a different size is center-cropped to a square
             and resized (bicubic). A JPEG image whose sides are at least eight times as long is first decoded at a
-            fraction of its size, which is faster. None keeps the image's size.
+            fraction of its size, which is faster (not if it is a PIL image). None keeps the image's size.
 
     Raises:
         UnreadableImageError: if the image cannot be decoded, or if its value range is undefined.
@@ -57,11 +57,11 @@ def decode_image(data: bytes, image_size: int | None = None) -> np.ndarray:
     return np.asarray(image)
 
 
-def decode_photograph(data: bytes, stored_size: int) -> np.ndarray:
-    """Decode an encoded image like `decode_image`, and shrink it while keeping its aspect ratio (bicubic).
+def decode_photograph(data: bytes | Image.Image, stored_size: int) -> np.ndarray:
+    """Decode an image like `decode_image`, and shrink it while keeping its aspect ratio (bicubic).
 
     Args:
-        data: the encoded image.
+        data: the encoded image, or a PIL image.
         stored_size: maximum length of the shorter side in pixels. An image is never enlarged.
 
     Returns:
@@ -122,7 +122,7 @@ def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.nd
     return np.asarray(resized.crop((left, top, left + image_size, top + image_size)))
 
 
-def _decode_or_explain(data: bytes, draft_size: int | None = None) -> DecodedImage:
+def _decode_or_explain(data: bytes | Image.Image, draft_size: int | None = None) -> DecodedImage:
     """Decode an image to RGB, and translate Pillow's errors.
 
     If `draft_size` is given, a JPEG image may be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster.
@@ -132,13 +132,13 @@ def _decode_or_explain(data: bytes, draft_size: int | None = None) -> DecodedIma
         UnreadableImageError: if the image cannot be decoded, or if its value range is undefined.
     """
     try:
-        return _decode(data, draft_size)
+        return _convert_pixels(data, data.size) if isinstance(data, Image.Image) else _decode(data, draft_size)
     except MemoryError:
         raise  # this machine is short of memory; the image may be valid
     except Exception as error:  # Pillow's decoders raise many different exceptions
         if isinstance(error, UnreadableImageError):
             raise
-        content = identify_unreadable_content(data)
+        content = None if isinstance(data, Image.Image) else identify_unreadable_content(data)
         if content:
             raise UnreadableImageError(*content) from error
         if isinstance(error, Image.DecompressionBombError):
@@ -185,19 +185,29 @@ def _decode(data: bytes, draft_size: int | None) -> DecodedImage:
 
 def _decode_pixels(data: bytes, draft_size: int | None = None) -> DecodedImage:
     with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
+        size = image.size
         draft = image.draft(None, (draft_size, draft_size)) if draft_size else None
-        _, _, box_width, box_height = draft[1] if draft else (0, 0, width, height)
-        image.load()
-        rgb, transposition = convert_to_rgb(image), _find_transposition(image)
-        if transposition is None:
-            return DecodedImage(rgb, (0, 0, box_width, box_height), (width, height))
-        rgb = rgb.transpose(transposition)
-        if transposition in _ROTATIONS:
-            width, height, box_width, box_height = height, width, box_height, box_width
-        left = rgb.width - box_width if transposition in _LEFT_FROM_FAR_SIDE else 0
-        top = rgb.height - box_height if transposition in _TOP_FROM_FAR_SIDE else 0
-        return DecodedImage(rgb, (left, top, left + box_width, top + box_height), (width, height))
+        return _convert_pixels(image, size, draft[1][2:] if draft else size)
+
+
+def _convert_pixels(
+    image: Image.Image, size: tuple[int, int], box_size: tuple[float, float] | None = None
+) -> DecodedImage:
+    """Convert an image to RGB and apply its EXIF rotation.
+
+    `size` is the width and height of the original, and `box_size` those of the area that shows it, if they differ.
+    """
+    image.load()
+    rgb, transposition = _convert_to_rgb(image), _find_transposition(image)
+    (width, height), (box_width, box_height) = size, box_size or size
+    if transposition is None:
+        return DecodedImage(rgb, (0, 0, box_width, box_height), size)
+    rgb = rgb.transpose(transposition)
+    if transposition in _ROTATIONS:
+        width, height, box_width, box_height = height, width, box_height, box_width
+    left = rgb.width - box_width if transposition in _LEFT_FROM_FAR_SIDE else 0
+    top = rgb.height - box_height if transposition in _TOP_FROM_FAR_SIDE else 0
+    return DecodedImage(rgb, (left, top, left + box_width, top + box_height), (width, height))
 
 
 def _find_transposition(image: Image.Image) -> Image.Transpose | None:
@@ -219,7 +229,7 @@ def _drop_png_metadata(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def convert_to_rgb(image: Image.Image) -> Image.Image:
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB with 8 bits per channel."""
     tags = getattr(image, "tag_v2", {})  # only TIFF images have them
     bits = tags.get(ExifTags.Base.BitsPerSample, (None,))[0]

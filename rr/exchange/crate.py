@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rr import __version__, paths
-from rr.errors import UserError
 from rr.params import load_params
 from rr.project import PROJECT_FILES
 from rr.runtime.atomic import atomic_write
@@ -42,12 +41,6 @@ and the SHA-256 of its inputs and outputs. Images, features and weights are desc
 """
 
 _Entity = dict[str, Any]
-
-
-def check_crate_path(path: Path) -> None:
-    """Raise UserError if `path` is not the path of a zip file."""
-    if path.suffix != ".zip" or path.is_dir():
-        raise UserError(f"--crate {path}: a crate is a zip file: use a name that ends in .zip")
 
 
 def write_crate(params_file: Path, output: Path) -> str:

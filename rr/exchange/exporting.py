@@ -13,14 +13,21 @@ from torch import Tensor
 from rr import backbones
 from rr.backbones.base import Backbone
 from rr.backbones.weights import list_layers, load_backbone, read_metadata
-from rr.data.folder_listing import check_output_path
 from rr.data.preprocessing import Preprocessing, parse_preprocessing
 from rr.errors import UserError
 from rr.exchange.model_card import write_model_card
 from rr.runtime.atomic import atomic_write
+from rr.runtime.output_path import check_output_path
 from rr.weights import find_weights
 
 TOLERANCE = 1e-5  # maximum difference between the features, relative to the largest feature
+SUFFIXES = {
+    "safetensors": [".safetensors"],
+    "state-dict": [".pt", ".pth"],
+    "torchscript": [".pt", ".pth"],
+    "torch-export": [".pt2"],
+    "onnx": [".onnx"],
+}
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -38,13 +45,13 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
         A message for the user, which includes the preprocessing of the backbone's images if it is known.
 
     Raises:
-        UserError: if `weights` is not a backbone file or is for a different image size, if `output` is `weights`, a
-            folder or named like an image, if packages for ONNX are missing, or if the features of the exported model
-            differ. In all these cases, `output` is not changed. Also raised if the record next to the weights is
-            damaged.
+        UserError: if `weights` is not a backbone file or is for a different image size, if `output` cannot be written
+            or does not have the suffix of the format, if packages for ONNX are missing, or if the features of the
+            exported model differ. In all these cases, `output` is not changed. Also raised if the record next to the
+            weights is damaged.
     """
     weights = find_weights(weights)
-    check_output_path("--output", output, weights)
+    check_output_path("--output", output, SUFFIXES[format], weights)
     missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None] if format == "onnx" else []
     if missing:
         raise UserError(

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from rr import backbones
 from rr.backbones.weights import save_backbone
-from rr.data.folder_listing import check_output_path
 from rr.data.image_decoding import identify_unreadable_content
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name
 from rr.paths import PARAMS_FILE
 from rr.runtime.formatting import format_count
 from rr.runtime.hashing import file_sha256
+from rr.runtime.output_path import check_output_path
 
 _MAX_DEPTH = 4  # maximum depth of nested dicts in a checkpoint
 _MAX_NAMES = 5  # maximum number of names in a message
@@ -74,9 +74,8 @@ def import_backbone(
 
     Raises:
         UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if `file` is missing,
-            damaged or contains Python objects that could run code, if `output` is `file`, a folder or named like
-            an image, if the weights do not match the architecture or contain NaN or infinite values, or if `key` is
-            missing or wrong.
+            damaged or contains Python objects that could run code, if `output` cannot be written, if the weights do
+            not match the architecture or contain NaN or infinite values, or if `key` is missing or wrong.
     """
     check_backbone_name(backbone_name, prefix=f"--backbone {backbone_name}: ")
     if backbone_name in BUILTIN_BACKBONES and image_size is not None:
@@ -89,7 +88,7 @@ def import_backbone(
     if not file.is_file():
         raise UserError(f"{file} is not an existing file: use the path of a checkpoint")
     output = output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
-    check_output_path("--output", output, file)
+    check_output_path("--output", output, [".safetensors"], file)
     state_dicts = _find_state_dicts(_load_tensors(file))
     if not state_dicts:
         raise UserError(

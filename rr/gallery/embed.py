@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
-from rr.data.folder_listing import check_output_path
 from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
@@ -26,9 +22,11 @@ from rr.gallery.vector_file import (
     is_foreign_file,
     read_index,
     write_index,
+    write_rows,
 )
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
+from rr.runtime.output_path import check_output_path
 from rr.runtime.progress import Progress
 
 
@@ -46,39 +44,46 @@ def embed(
 
     If `map_path` is not None, a page with a map of the images is written there, too.
 
-    `rr.gallery.vector_file` describes the format of `output`. Vectors stored in `.rr/gallery` are not computed
-    again. If an error about unreadable images is raised, the vectors of all other images are stored there.
+    `rr.gallery.vector_file` describes the format of `output`. Vectors that are stored there, or in `.rr/gallery`, are
+    not computed again. After an error about unreadable images or an interruption, the vectors computed so far are
+    stored in `.rr/gallery`.
 
     Raises:
-        UserError: if `output` or `map_path` is a folder, the weights file or named like an image, if the folder has no
-            images, if an image cannot be read (unless `on_unreadable` is "skip"), or if the backbone cannot be loaded.
+        UserError: if `output` or `map_path` cannot be written or has the wrong suffix, if the folder has no images, if
+            an image cannot be read (unless `on_unreadable` is "skip"), or if the backbone cannot be loaded.
     """
-    check_output_path("--output", output, weights)
+    check_index_path("--output", output, weights)
     if map_path:
-        check_output_path("--map", map_path, weights)
+        check_output_path("--map", map_path, [".html", ".htm"], weights)
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, preprocessing, device)
     index_path = default_index_path(extractor, folder)
-    try:
-        cached = read_index(index_path, extractor, folder)
-    except StaleIndexError:
-        cached = CachedVectors.empty(extractor.num_features)
-    batches: Iterable[ImageVectors] = embed_batches(extractor, images, cached, skipped)
-    if map_path:
-        batches = list(batches)
+    cached = max(
+        (_read_valid_index(path, extractor, folder) for path in (output, index_path)),
+        key=lambda vectors: len(vectors.find_rows(images)),
+    )
+    shown: list[ImageVectors] = []
+
+    def keep_batches_for_map() -> Iterator[ImageVectors]:
+        for batch in embed_batches(extractor, images, cached, skipped):
+            if map_path:
+                shown.append(batch)
+            yield batch
+
     with atomic_write(output, concurrent=True) as temporary:
-        count = write_index(temporary, extractor, folder, batches, skipped)
-        if skipped.will_raise:  # keep the vectors, so that the next attempt is quick
-            with atomic_write(index_path, concurrent=True) as copy:
-                shutil.copyfile(temporary, copy)
-        skipped.raise_if_unreadable()
+        try:
+            count = write_rows(temporary, extractor, folder, keep_batches_for_map(), skipped)
+            skipped.raise_if_unreadable()
+        except BaseException:  # unreadable images, a signal, or a full disk
+            computed = _read_valid_index(temporary, extractor, folder)
+            _keep_vectors(index_path, extractor, folder, cached, computed, skipped)
+            raise
     summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
     if map_path:
         from rr.gallery.map_page import render_map_page
 
-        shown = [image for batch in batches for image in batch.images]
-        write_text(map_path, render_map_page(folder, shown, np.concatenate([batch.vectors for batch in batches])))
+        write_text(map_path, render_map_page(folder, *_join(shown, extractor.num_features)))
         summary += f"; map {map_path} written"
     return "\n".join([summary, *format_skipped(skipped.counts)])
 
@@ -99,28 +104,23 @@ def embed_batches(
         UserError: if a feature is NaN or infinite.
     """
     rows = cached.find_rows(images)
-    num_new = len(images) - len(rows)
-    batches = [images[start : start + extractor.batch_size] for start in range(0, len(images), extractor.batch_size)]
-
-    def decode_new(batch: list[ImageFile]) -> tuple[list[ImageFile], np.ndarray]:
-        new = [image for image in batch if image.path not in rows]
-        return decode_images(new, extractor.decode_and_resize, extractor.image_size, skipped)
-
-    with (
-        Progress("embed", num_new, "images") if num_new else nullcontext() as progress,
-        ThreadPoolExecutor(1) as executor,
-    ):
-        pending = deque(executor.submit(decode_new, batch) for batch in batches[:1])
-        for number, batch in enumerate(batches):
-            # Decode the next batch while the backbone processes this one.
-            pending.extend(executor.submit(decode_new, next_batch) for next_batch in batches[number + 1 : number + 2])
-            readable, pixels = pending.popleft().result()
-            vectors = dict(zip((image.path for image in readable), extractor.extract(pixels), strict=True))
-            vectors |= {image.path: cached.vectors[rows[image.path]] for image in batch if image.path in rows}
-            if found := [image for image in batch if image.path in vectors]:
-                yield ImageVectors(found, np.stack([vectors[image.path] for image in found]))
-            if progress:
-                progress.advance(sum(image.path not in rows for image in batch))
+    new = [image.path for image in images if image.path not in rows]
+    decoded = decode_images(new, extractor.decode_and_resize, skipped)
+    with Progress("embed", len(new), "images") if new else nullcontext() as progress:
+        for start in range(0, len(images), extractor.batch_size):
+            batch, pixels, vectors = images[start : start + extractor.batch_size], {}, {}
+            for image in batch:
+                if image.path in rows:
+                    vectors[image.path] = cached.vectors[rows[image.path]]
+                    continue
+                if (image_pixels := next(decoded)) is not None:
+                    pixels[image.path] = image_pixels
+                if progress:
+                    progress.advance(1)
+            if pixels:
+                vectors |= zip(pixels, extractor.extract(np.stack(list(pixels.values()))), strict=True)
+            if readable := [image for image in batch if image.path in vectors]:
+                yield ImageVectors(readable, np.stack([vectors[image.path] for image in readable]))
 
 
 def update_index(
@@ -139,19 +139,55 @@ def update_index(
         cached = read_index(path, extractor, folder) if path else cached
     except StaleIndexError as error:
         print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
-    batches = list(embed_batches(extractor, images, cached, skipped))
-    gallery = ImageVectors(
-        [image for batch in batches for image in batch.images],
-        np.concatenate([cached.vectors[:0], *(batch.vectors for batch in batches)]),
-    )
+    batches: list[ImageVectors] = []
+    try:
+        for batch in embed_batches(extractor, images, cached, skipped):
+            batches.append(batch)
+    except BaseException:  # a signal, or an unusable feature
+        if path:
+            computed = CachedVectors.from_images(*_join(batches, extractor.num_features))
+            _keep_vectors(path, extractor, folder, cached, computed, skipped)
+        raise
+    gallery = _join(batches, extractor.num_features)
     num_embedded = len(gallery.images) - len(cached.find_rows(gallery.images))
     if path and (num_embedded or not batches or len(gallery.images) != len(cached.rows)):
         write_index(path, extractor, folder, [gallery], skipped)
     return gallery, num_embedded
 
 
+def _join(batches: list[ImageVectors], num_features: int) -> ImageVectors:
+    images = [image for batch in batches for image in batch.images]
+    return ImageVectors(
+        images, np.concatenate([np.empty((0, num_features), np.float32), *(batch.vectors for batch in batches)])
+    )
+
+
+def _read_valid_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedVectors:
+    """Return the contents of the index at `path`, or no vectors if it is missing, damaged or outdated."""
+    try:
+        return read_index(path, extractor, folder)
+    except StaleIndexError:
+        return CachedVectors.empty(extractor.num_features)
+
+
+def _keep_vectors(
+    path: Path,
+    extractor: FeatureExtractor,
+    folder: Path,
+    cached: CachedVectors,
+    computed: CachedVectors,
+    skipped: SkippedFiles,
+) -> None:
+    """Write the vectors of unfinished work to the index at `path`, so that the next attempt is quick."""
+    new = {key: row for key, row in computed.rows.items() if key not in cached.rows}
+    if new:
+        images = [ImageFile(folder / key[0], *key) for key in (*cached.rows, *new)]
+        vectors = np.concatenate([cached.vectors[list(cached.rows.values())], computed.vectors[list(new.values())]])
+        write_index(path, extractor, folder, [ImageVectors(images, vectors)], skipped)
+
+
 def check_index_path(option: str, index: Path, weights: Path) -> None:
     """Raise UserError if `index` is a path where no index may be written; `option` is for the message."""
-    check_output_path(option, index, weights)
+    check_output_path(option, index, [".parquet"], weights)
     if is_foreign_file(index):
-        raise UserError(f"{option} {index}: this file exists and is not an index: use a different path")
+        raise UserError(f"{option} {index}: this file exists, but rr has not written it: use a different path")

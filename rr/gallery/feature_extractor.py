@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from PIL import Image
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, read_metadata
 from rr.compute.device import resolve_device
-from rr.data.image_decoding import UnreadableImageError, convert_to_rgb, crop_center, decode_image, decode_photograph
+from rr.data.image_decoding import UnreadableImageError, crop_center, decode_image, decode_photograph
 from rr.data.preprocessing import Preprocessing, parse_preprocessing, shorter_side_before_crop
 from rr.errors import UserError
 from rr.gallery.images import read_images
@@ -33,11 +32,9 @@ from rr.weights import find_weights
 # The path of an image file, a PIL image, or RGB pixels, uint8 (H, W, 3).
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 
-# PIL image modes that PNG can store without conversion.
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-
-# Batch limits: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
-_MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
+# Batch limits: large enough to be fast, but small enough that the activations of a large backbone fit in memory, and
+# that little work is lost if `rr embed` is interrupted.
+_MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 128
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,11 @@ class FeatureExtractor:
         """Number of images to process at a time."""
         return max(1, min(_MAX_BATCH_IMAGES, _MAX_BATCH_PIXELS // self.image_size**2))
 
-    def decode_and_resize(self, data: bytes) -> np.ndarray:
-        """Decode and resize an encoded image as `rr evaluate` does, uint8 (image_size, image_size, 3).
+    def decode_and_resize(self, data: bytes | Image.Image) -> np.ndarray:
+        """Decode and resize an encoded image, or resize a PIL image, as `rr evaluate` does.
+
+        Returns:
+            The pixels, uint8 (image_size, image_size, 3).
 
         Raises:
             UnreadableImageError: if the image cannot be decoded.
@@ -166,16 +166,10 @@ class FeatureExtractor:
             if self.stored_size is None and pixels.shape[:2] == (self.image_size, self.image_size):
                 return pixels
             image = Image.fromarray(pixels)
-        # Encode the pixels as PNG, so that they are resized exactly like a PNG file.
-        buffer = io.BytesIO()
-        exif = image.getexif()  # includes the rotation
-        if image.mode not in _PNG_MODES:
-            try:
-                image = convert_to_rgb(image)
-            except UnreadableImageError as error:
-                raise ValueError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error
-        image.save(buffer, "PNG", compress_level=1, exif=exif)
-        return self.decode_and_resize(buffer.getvalue())
+        try:
+            return self.decode_and_resize(image)
+        except UnreadableImageError as error:
+            raise ValueError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error
 
     def _normalize_floats(self, images_B3SS: torch.Tensor) -> torch.Tensor:
         shape = (3, self.image_size, self.image_size)

@@ -1,7 +1,7 @@
 """List the image files in a folder, detect changed files and decode images."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -75,23 +75,17 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
     return sorted(images, key=lambda image: image.name)
 
 
-def decode_images(
-    images: Sequence[ImageFile], decode: Decoder, image_size: int, skipped: SkippedFiles
-) -> tuple[list[ImageFile], np.ndarray]:
-    """Return the readable images and their pixels, uint8 (B, image_size, image_size, 3).
+def decode_images(paths: Iterable[Path], decode: Decoder, skipped: SkippedFiles) -> Iterator[np.ndarray | None]:
+    """Yield the pixels of each image file, as the function `decode` returns them.
 
-    The function `decode` decodes and resizes an image. Images that cannot be read are reported to `skipped`.
+    For an image that cannot be read, None is yielded, and the image is reported to `skipped`.
     """
-    readable: list[ImageFile] = []
-    pixels = np.empty((len(images), image_size, image_size, 3), np.uint8)
-    results = map_ordered(partial(_try_read_image, decode=decode), [image.path for image in images], DECODING_THREADS)
-    for image, result in zip(images, results, strict=True):
+    for result in map_ordered(partial(_try_read_image, decode=decode), paths, DECODING_THREADS):
         if isinstance(result, DamagedFile):
             skipped.add_damaged(result)
+            yield None
         else:
-            pixels[len(readable)] = result
-            readable.append(image)
-    return readable, pixels[: len(readable)]
+            yield result
 
 
 def read_images(paths: Sequence[Path], decode: Decoder = decode_image) -> list[np.ndarray]:

@@ -61,7 +61,7 @@ class Gallery:
 
     Raises:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if
-            `index` is a folder, the weights, a path named like an image, or an existing file that is not an index.
+            `index` cannot be written, does not end in .parquet, or is an existing file that is not an index.
     """
 
     def __init__(

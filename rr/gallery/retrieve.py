@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from rr.data.folder_listing import check_output_path
 from rr.data.names import display_name, format_names
 from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
@@ -28,6 +27,7 @@ from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
 from rr.gallery.vector_file import ImageVectors
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
+from rr.runtime.output_path import check_output_path
 
 
 def retrieve(
@@ -110,7 +110,7 @@ def _check_paths(queries: Sequence[Path], weights: Path, page_path: Path | None,
         verb = "is not an existing file" if len(missing) == 1 else "are not existing files"
         raise UserError(f"{format_names(missing)} {verb}: use the path of an image")
     if page_path:
-        check_output_path("--output", page_path, weights)
+        check_output_path("--output", page_path, [".html", ".htm"], weights)
     if index_path:
         check_index_path("--index", index_path, weights)
 

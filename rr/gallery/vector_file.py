@@ -39,6 +39,11 @@ class CachedVectors(NamedTuple):
     vectors: np.ndarray
 
     @classmethod
+    def from_images(cls, images: Sequence[ImageFile], vectors: np.ndarray) -> "CachedVectors":
+        """Return the vectors of images, float32 (N, D)."""
+        return cls({image.index_key: row for row, image in enumerate(images)}, vectors)
+
+    @classmethod
     def empty(cls, num_features: int) -> "CachedVectors":
         """Return an object without vectors."""
         return cls({}, np.empty((0, num_features), np.float32))
@@ -78,11 +83,21 @@ def write_index(
     Raises:
         UserError: if there are no rows. The message lists the unreadable images.
     """
+    with atomic_write(target, concurrent=True) as temporary:
+        return write_rows(temporary, extractor, folder, batches, skipped)
+
+
+def write_rows(
+    target: Path, extractor: FeatureExtractor, folder: Path, batches: Iterable[ImageVectors], skipped: SkippedFiles
+) -> int:
+    """Write an index like `write_index`, but not atomically.
+
+    If `batches` raises an exception, the file contains the earlier batches.
+    """
     schema = _make_schema(extractor, folder)
     count = 0
     with (
-        atomic_write(target, concurrent=True) as temporary,
-        open(temporary, "wb") as file,  # pyarrow accepts only names that are valid UTF-8
+        open(target, "wb") as file,  # pyarrow accepts only names that are valid UTF-8
         pq.ParquetWriter(file, schema, use_dictionary=False, write_page_checksum=True) as writer,
     ):
         for images, vectors in batches:

@@ -70,9 +70,9 @@ def test_all_stages(project: Path, rr: RunRr) -> None:
     assert f"{preprocessing.mean[0]:.6g}" in Path("report/index.html").read_text()
 
     # The gallery resizes images as the evaluation does.
-    outcome = rr("embed", "photographs/test", "--weights", run / "backbone.safetensors", "--output", "vectors")
+    outcome = rr("embed", "photographs/test", "--weights", run / "backbone.safetensors", "--output", "vectors.parquet")
     assert outcome.code == 0, outcome.err
-    table = pq.read_table("vectors")
+    table = pq.read_table("vectors.parquet")
     test = Photographs(project / "data/beton/mine/test.beton", 24, threads=1)
     features = extract_features(load_backbone(run / "backbone.safetensors"), test, preprocessing, "cpu").numpy()
     raw_names = pq.read_table("data/raw/mine/images.parquet")["image"].combine_chunks().field("path").to_pylist()

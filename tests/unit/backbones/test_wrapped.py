@@ -55,9 +55,9 @@ def test_features_and_weights(name: str, image_size: int, num_features: int, tmp
     for copied in (load_backbone(tmp_path / "weights"), copy.deepcopy(backbone)):
         with torch.no_grad():
             assert torch.equal(copied(images), expected)
-    export_backbone(tmp_path / "weights", "torchscript", tmp_path / "program", image_size)
+    export_backbone(tmp_path / "weights", "torchscript", tmp_path / "program.pt", image_size)
     with pytest.raises(UserError, match=f"use --image-size {image_size}"):
-        export_backbone(tmp_path / "weights", "torchscript", tmp_path / "program", image_size + 32)
+        export_backbone(tmp_path / "weights", "torchscript", tmp_path / "program.pt", image_size + 32)
 
 
 def test_weights_and_features_are_those_of_torchvision() -> None:

@@ -93,12 +93,21 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
     )
 
 
-@pytest.mark.parametrize("name", ["results.tar", "results", "folder.zip"])
-def test_other_path_is_refused_before_the_report_is_written(project: Path, rr: RunRr, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("results.tar", "does not end in .zip: use a name that does"),
+        ("results", "does not end in .zip: use a name that does"),
+        ("folder.zip", "is a folder: use the path of a file"),
+        ("params.yaml/results.zip", "which is not a folder: use a different path"),
+    ],
+)
+def test_other_path_is_refused_before_the_report_is_written(project: Path, rr: RunRr, name: str, problem: str) -> None:
     Path("folder.zip").mkdir()
     outcome = rr("report", "--crate", name)
     assert outcome.code == 2
-    assert f"rr: --crate {name}: a crate is a zip file: use a name that ends in .zip" in outcome.err
+    assert outcome.err.startswith(f"rr: --crate {name} ")
+    assert problem in outcome.err
     assert not paths.REPORT_DIR.exists()
 
 

@@ -26,7 +26,7 @@ from rr.backbones.weights import load_backbone, save_backbone
 from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 from rr.exchange import exporting
-from rr.exchange.exporting import export_backbone
+from rr.exchange.exporting import SUFFIXES, export_backbone
 from rr.exchange.importing import import_backbone
 from rr.methods.imported import load_imported_method
 from rr.methods.requirements import find_imported_problem
@@ -111,15 +111,16 @@ def test_backbone_file_is_imported_unchanged(tmp_path: Path) -> None:
         import_backbone(tmp_path / "a.safetensors", "conv4", tmp_path / "a.safetensors")
 
 
-def test_image_is_not_replaced(tmp_path: Path) -> None:
-    weights, photo = tmp_path / "a.safetensors", tmp_path / "photo.jpg"
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.NEF", "params.yaml", "notes"])
+def test_file_of_another_kind_is_not_replaced(tmp_path: Path, name: str) -> None:
+    weights, file = tmp_path / "a.safetensors", tmp_path / name
     save_backbone(random_backbone("conv4"), weights)
-    photo.write_bytes(b"photo")
-    with pytest.raises(UserError, match=r"photo\.jpg is named like an image: use a different path"):
-        import_backbone(weights, "conv4", photo)
-    with pytest.raises(UserError, match=r"photo\.jpg is named like an image: use a different path"):
-        export_backbone(weights, "state-dict", photo)
-    assert photo.read_bytes() == b"photo"
+    file.write_bytes(b"content")
+    with pytest.raises(UserError, match=rf"--output .*{name} does not end in \.safetensors: use a name that does"):
+        import_backbone(weights, "conv4", file)
+    with pytest.raises(UserError, match=rf"--output .*{name} does not end in \.pt or \.pth: use a name that does"):
+        export_backbone(weights, "state-dict", file)
+    assert file.read_bytes() == b"content"
 
 
 @pytest.mark.parametrize(
@@ -276,9 +277,9 @@ def test_state_dict_of_torchvision_and_timm_is_imported(
     model = library_model()
     state = add_prefix(prefix.removeprefix("state_dict."), model.state_dict())
     torch.save({"state_dict": state} if prefix else state, tmp_path / "c.pt")
-    message = import_backbone(tmp_path / "c.pt", name, tmp_path / "b", image_size=size)
+    message = import_backbone(tmp_path / "c.pt", name, tmp_path / "b.safetensors", image_size=size)
     assert "; ignored " in message  # the classifier
-    loaded = load_backbone(tmp_path / "b")
+    loaded = load_backbone(tmp_path / "b.safetensors")
     assert loaded.image_size == size
     (classifier,) = [layer for layer in model.modules() if getattr(layer, "out_features", 0) == 1000]
     features: list[Tensor] = []
@@ -297,8 +298,9 @@ def test_networks_for_one_size_need_the_size(tmp_path: Path) -> None:
         import_backbone(tmp_path / "c.pt", "conv4", image_size=32)
     with pytest.raises(UserError, match=r"do not match shufflenet_v2_x1_0: .*, or a torchvision or timm model"):
         import_backbone(tmp_path / "c.pt", "shufflenet_v2_x1_0", image_size=32)
-    import_backbone(tmp_path / "c.pt", "shufflenet_v2_x0_5", tmp_path / "b", image_size=32)
-    config = ImportedConfig(kind="imported", path=str(tmp_path / "b"), sha256=file_sha256(tmp_path / "b"))
+    import_backbone(tmp_path / "c.pt", "shufflenet_v2_x0_5", tmp_path / "b.safetensors", image_size=32)
+    file = tmp_path / "b.safetensors"
+    config = ImportedConfig(kind="imported", path=str(file), sha256=file_sha256(file))
     assert find_imported_problem(config, "shufflenet_v2_x0_5", 32) is None
     problem = find_imported_problem(config, "shufflenet_v2_x0_5", 64)
     assert "for images of 32 x 32 pixels, but the dataset's image_size is 64: run rr import with" in str(problem)
@@ -307,8 +309,8 @@ def test_networks_for_one_size_need_the_size(tmp_path: Path) -> None:
 def test_prefix_in_a_safetensors_file_is_removed(tmp_path: Path) -> None:
     backbone = random_backbone("resnet8")
     save_file(add_prefix("module.backbone.", backbone.state_dict()) | make_heads("module.head"), tmp_path / "a")
-    message = import_backbone(tmp_path / "a", "resnet8", tmp_path / "b")
-    assert has_same_features(load_backbone(tmp_path / "b"), backbone)
+    message = import_backbone(tmp_path / "a", "resnet8", tmp_path / "b.safetensors")
+    assert has_same_features(load_backbone(tmp_path / "b.safetensors"), backbone)
     assert "from the weights under 'module.backbone'; ignored 2 tensors: module.head." in message
 
 
@@ -325,14 +327,14 @@ def test_several_backbones_require_a_key(tmp_path: Path, rr: RunRr, keys: tuple[
         path, _, prefix = place.partition(".")
         content.setdefault(path, {}).update(add_prefix(f"{prefix}.", backbone.state_dict()))
     torch.save(content, tmp_path / "c.pt")
-    command = ("import", tmp_path / "c.pt", "--backbone", "resnet8", "--output", tmp_path / "b")
+    command = ("import", tmp_path / "c.pt", "--backbone", "resnet8", "--output", tmp_path / "b.safetensors")
     outcome = rr(*command)
     assert outcome.code == 2
     assert f"several backbones of the architecture resnet8, under '{keys[0]}' and '{keys[1]}': choose" in outcome.err
     assert "--key teacher.head: " in rr(*command, "--key", "teacher.head").err
-    assert not (tmp_path / "b").exists()
+    assert not (tmp_path / "b.safetensors").exists()
     assert rr(*command, "--key", key).code == 0
-    assert has_same_features(load_backbone(tmp_path / "b"), second)
+    assert has_same_features(load_backbone(tmp_path / "b.safetensors"), second)
 
 
 def test_top_level_has_the_key_of_a_dot(tmp_path: Path) -> None:
@@ -341,8 +343,9 @@ def test_top_level_has_the_key_of_a_dot(tmp_path: Path) -> None:
     torch.save({**state, "ema": other}, tmp_path / "c.pt")
     with pytest.raises(UserError, match=r"under '\.' and 'ema': choose"):
         import_backbone(tmp_path / "c.pt", "conv4")
-    import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b", ".")
-    assert torch.equal(load_backbone(tmp_path / "b").state_dict()["blocks.0.0.weight"], state["blocks.0.0.weight"])
+    import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b.safetensors", ".")
+    imported = load_backbone(tmp_path / "b.safetensors").state_dict()
+    assert torch.equal(imported["blocks.0.0.weight"], state["blocks.0.0.weight"])
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -355,8 +358,8 @@ def test_harmless_objects_next_to_weights_are_ignored(tmp_path: Path, zipped: bo
         "counts": defaultdict(list, a=[1]), "rng": torch.get_rng_state(),
     }  # fmt: skip
     torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=zipped)
-    message = import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b")
-    assert has_same_features(load_backbone(tmp_path / "b"), backbone)
+    message = import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b.safetensors")
+    assert has_same_features(load_backbone(tmp_path / "b.safetensors"), backbone)
     assert "ignored 3 tensors: rng, relation.weight, relation.bias" in message
 
 
@@ -492,7 +495,7 @@ def load_export(kind: str, name: str, file: Path) -> Callable[[Tensor], Tensor]:
 def test_export_gives_the_same_features_for_any_batch_size(
     tmp_path: Path, name: str, image_size: int, kind: str
 ) -> None:
-    backbone, output = random_backbone(name), tmp_path / "out.pt2"
+    backbone, output = random_backbone(name), tmp_path / f"out{SUFFIXES[kind][0]}"
     save_backbone(backbone, tmp_path / "b.safetensors")
     message = export_backbone(tmp_path / "b.safetensors", kind, output, image_size)
     assert message.startswith(f"{output}: {name} as {kind}")
@@ -501,7 +504,7 @@ def test_export_gives_the_same_features_for_any_batch_size(
         for B in (1, 7):
             expected = backbone(random_images(B, image_size))
             assert (forward(random_images(B, image_size)) - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert sorted(os.listdir(tmp_path)) == ["b.safetensors", "out.pt2", "out.pt2.md"]
+    assert sorted(os.listdir(tmp_path)) == ["b.safetensors", output.name, f"{output.name}.md"]
 
 
 def test_export_keeps_the_preprocessing(tmp_path: Path) -> None:
@@ -550,7 +553,7 @@ def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypat
     (tmp_path / "out").write_text("old")
     monkeypatch.setattr(exporting, "_serialize", serialize_with_changed_bias)
     with pytest.raises(UserError, match=r"relative error of .* Nothing was written"):
-        export_backbone(tmp_path / "b.safetensors", "state-dict", tmp_path / "out")
+        export_backbone(tmp_path / "b.safetensors", "state-dict", tmp_path / "out.pt")
     assert (tmp_path / "out").read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["b.safetensors", "out"]
 
@@ -561,6 +564,6 @@ def test_onnx_without_its_packages_raises(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(
         UserError, match=r"needs the packages onnxscript: run pip install 'relational-reasoning\[export\]'"
     ):
-        export_backbone(tmp_path / "b.safetensors", "onnx", tmp_path / "out")
+        export_backbone(tmp_path / "b.safetensors", "onnx", tmp_path / "out.onnx")
     with pytest.raises(UserError, match=r"b\.safetensors is the input file"):
         export_backbone(tmp_path / "b.safetensors", "safetensors", tmp_path / "b.safetensors")

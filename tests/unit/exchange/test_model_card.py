@@ -79,4 +79,4 @@ def test_card_without_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "There is no record of how these weights were trained." in card
     assert "## Evaluation" not in card
     assert "## Use" not in card
-    assert "| input | RGB images of 32 × 32 pixels |\n" in export(rr, Path("w.safetensors"), "out.ts", "torchscript")
+    assert "| input | RGB images of 32 × 32 pixels |\n" in export(rr, Path("w.safetensors"), "traced.pt", "torchscript")

@@ -37,7 +37,7 @@ from rr.evaluate.relation_head import load_relation_head
 from rr.evaluate.similarity import cosine_similarities
 from rr.gallery import feature_extractor, map_page, vector_file
 from rr.gallery import images as gallery_images
-from rr.gallery.feature_extractor import load_feature_extractor
+from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.hits import MAX_RANDOM_PAIRS, percentiles, sample_pairs
 from rr.gallery.images import ImageFile
 from rr.methods.relation import RelationHead
@@ -217,6 +217,44 @@ def test_index_is_kept_if_images_cannot_be_read(folder: Path, rr: RunRr) -> None
     assert num_embedded(rr(*ask).out) == 1
 
 
+@pytest.mark.parametrize("command", ["embed", "retrieve"])
+def test_vectors_are_kept_after_an_interruption(
+    folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The second attempt computes only the vectors that are missing, and the others do not change."""
+    output = ["-o", "f.parquet"] if command == "embed" else ["g/b.png", "--index", "f.parquet", "--gallery"]
+    arguments = (command, *output, "g", "--weights", "w")
+    num_queries = int(command == "retrieve")  # their features are extracted first
+    assert rr(*arguments).code == 0
+    expected = pq.read_table("f.parquet")
+    for name in ("f.png", "z.png"):
+        make_image(50).save(f"g/{name}")
+    extract = FeatureExtractor.extract
+    sizes: list[int] = []
+
+    def interrupted_extract(self: FeatureExtractor, images: np.ndarray) -> np.ndarray:
+        if len(sizes) == num_queries + 1:
+            raise KeyboardInterrupt
+        sizes.append(len(images))
+        return extract(self, images)
+
+    with monkeypatch.context() as context:
+        context.setattr(feature_extractor, "_MAX_BATCH_IMAGES", 1)
+        context.setattr(FeatureExtractor, "extract", interrupted_extract)
+        assert rr(*arguments).code == 130
+    sizes.clear()
+    monkeypatch.setattr(
+        FeatureExtractor, "extract", lambda self, images: sizes.append(len(images)) or extract(self, images)
+    )
+    assert rr(*arguments).code == 0
+    assert sum(sizes) == num_queries + 1
+    table = pq.read_table("f.parquet")
+    names = table["path"].to_pylist()
+    assert names == sorted([*expected["path"].to_pylist(), "f.png", "z.png"])
+    assert table.filter(~np.isin(names, ["f.png", "z.png"])).equals(expected)
+    assert not list(Path().rglob("*.tmp*"))
+
+
 def test_embed_uses_the_vectors_of_an_earlier_search(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     rr("embed", "g", "-o", "before.parquet", "--weights", "w")
     rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
@@ -366,9 +404,10 @@ def test_damaged_index_is_rebuilt(folder: Path, rr: RunRr) -> None:
 
 def test_index_does_not_overwrite_other_files(folder: Path, rr: RunRr) -> None:
     Path("letter").write_text("dear all")
+    shutil.copy("letter", "letter.parquet")
     pq.write_table(pa.table({"a": [1, 2]}), "x.parquet")
     before = read_files(folder)
-    for name in ("letter", "x.parquet", "g", "w", "g/b.png"):
+    for name in ("letter", "letter.parquet", "x.parquet", "g", "w", "g/b.png"):
         outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--index", name)
         assert outcome.code == 2
         assert f"--index {name}" in outcome.err
@@ -725,9 +764,12 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         ),
         ([*ASK, "--device", "tpu"], "--device tpu: unknown"),
         ([*ASK, "--top", "0"], "--top"),
-        ([*ASK, "--output", "g"], "--output g is a folder"),
+        ([*ASK, "--output", "g"], "--output g is a folder: use the path of a file"),
         ([*ASK, "--output", "w"], "--output w is the input file"),
-        ([*ASK, "--output", "g/b.png"], "--output g/b.png is named like an image"),
+        ([*ASK, "--output", "g/b.png"], "--output g/b.png does not end in .html or .htm: use a name that does"),
+        ([*ASK, "--output", "p/params.yaml"], "--output p/params.yaml does not end in .html"),
+        ([*ASK, "--output", "x.html", "--index", "x.html"], "--index x.html does not end in .parquet"),
+        ([*ASK, "--output", "text.png/x.html"], "text.png, which is not a folder: use a different path"),
         (ASK[:1] + ASK[2:], "IMAGE"),
         (
             replace_arguments(EMBED, gallery="g/b.png"),
@@ -741,6 +783,9 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         ),
         (replace_arguments(EMBED, weights="bare"), "bare: its metadata lacks the image size, mean or std"),
         ([*EMBED, "-o", "w"], "--output w is the input file"),
+        ([*EMBED, "-o", "x.csv"], "--output x.csv does not end in .parquet: use a name that does"),
+        ([*EMBED, "-o", "table.parquet"], "--output table.parquet: this file exists"),
+        ([*EMBED, "--map", "out.parquet"], "--map out.parquet does not end in .html"),
     ],
 )
 def test_invalid_input_prints_one_message_and_writes_nothing(
@@ -751,6 +796,7 @@ def test_invalid_input_prints_one_message_and_writes_nothing(
         Path(name).mkdir()
     write_params(Path("p"))
     Path("text.png").write_text("not an image")
+    pq.write_table(pa.table({"a": [1, 2]}), "table.parquet")
     Path("broken/x.png").write_text("not an image")
     before = sorted(folder.rglob("*")), read_files(folder)
     outcome = rr(*arguments)

@@ -222,10 +222,10 @@ def test_search_rejects_several_queries_and_no_results(backbone: FeatureExtracto
 def test_gallery_does_not_overwrite_a_file_that_is_not_an_index(backbone: FeatureExtractor) -> None:
     save_tree(Path("g"), {"": 2})
     pq.write_table(pa.table({"x": [1]}), "table.parquet")
-    Path("notes.txt").write_text("notes")
-    for path in ("notes.txt", "table.parquet"):
+    Path("notes.parquet").write_text("notes")
+    for path in ("notes.parquet", "table.parquet"):
         before = Path(path).read_bytes()
-        with pytest.raises(rr.UserError, match=f"index {path}: this file exists and is not an index"):
+        with pytest.raises(rr.UserError, match=f"index {path}: this file exists, but rr has not written it"):
             rr.Gallery("g", backbone, index=path)
         assert Path(path).read_bytes() == before
 
