@@ -150,7 +150,7 @@ def init(
         stages.check_can_run(params)
     with Progress("init"):
         message = stages.run_init_images(
-            images, name, params, use_labels=not no_labels, skip_unreadable=skip_unreadable
+            images, name, params, use_labels=not no_labels, skip_unreadable=skip_unreadable, accept_earlier=run
         )
         print(message)
     if run:

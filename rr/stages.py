@@ -9,7 +9,6 @@ is unknown or an input is missing, damaged or outdated.
 
 import os
 import random
-import subprocess
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -39,6 +38,7 @@ from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
 from rr.runtime.machine import describe_machine, package_versions
 from rr.runtime.malloc import keep_freed_memory
+from rr.runtime.signals import run_command
 from rr.workflow import grid
 from rr.workflow.checks import (
     find_dataset_labels,
@@ -67,12 +67,19 @@ def run_init() -> str:
 
 
 def run_init_images(
-    path: Path, name: str | None, params_file: Path, *, use_labels: bool = True, skip_unreadable: bool = False
+    path: Path,
+    name: str | None,
+    params_file: Path,
+    *,
+    use_labels: bool = True,
+    skip_unreadable: bool = False,
+    accept_earlier: bool = False,
 ) -> str:
     """Fetch a user's own images, and add them to the parameter file as a dataset, with a grid that trains on them.
 
     The parameter file is changed only after all images have been read. A dataset that it already defines with the same
-    path is not changed. If `params.yaml` is missing, a project is created in the current folder first.
+    path is not changed. If `params.yaml` is missing, a project is created in the current folder first. If an earlier
+    call has already added the images, an error is raised or, with `accept_earlier`, nothing is done.
     """
     from rr.workflow import init
 
@@ -82,6 +89,8 @@ def run_init_images(
     if not params_file.is_file() and params_file == paths.PARAMS_FILE:
         create_project(Path.cwd())
     params, text = load_params(params_file), read_utf8(params_file)
+    if accept_earlier and init.is_in_grid(path, name, source, params):
+        return f"{params_file} already trains on the images in {path}"
     name = init.choose_name(path, name, params)
     is_new = name not in params.datasets
     if not is_new and (skip_unreadable or not use_labels):
@@ -124,7 +133,9 @@ def run_init_images(
     )
     init.write_params(params_file, text)
     _register_with_engines(run, params_file)
-    return f"{files.images}: {format_fetch_facts(facts)}\n{init.describe_grid(load_params(params_file), name)}{hint}"
+    new_params = load_params(params_file)
+    fetched = f"{files.images}: {format_fetch_facts(facts)}{grid.describe_replaced(params, new_params)}"
+    return f"{fetched}\n{init.describe_grid(new_params, name)}{hint}"
 
 
 def check_can_run(params_file: Path) -> None:
@@ -139,7 +150,7 @@ def run_pipeline() -> str:
     """Run all stages of the grid with DVC, which prints their progress, and return a message with the report's path."""
     programs = Path(sys.executable).parent  # DVC starts `rr` by its name
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
-    if code := subprocess.run([programs / "dvc", "repro"], env=environment).returncode:
+    if code := run_command([programs / "dvc", "repro"], environment):
         raise UserError(
             f"dvc repro failed with exit code {code}: fix the error that it printed above, then run dvc repro again"
         )

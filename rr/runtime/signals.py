@@ -3,9 +3,11 @@
 A scheduler sends SIGTERM to stop a job. It can be configured to send SIGUSR1 some time before that.
 """
 
+import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -58,3 +60,33 @@ def defer_signals(*, second_sigint_raises: bool = True) -> Iterator[list[int]]:
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
+
+
+def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[str, str]) -> int:
+    """Run a command that runs stages, such as `dvc repro`, and return its exit code.
+
+    The command and its children are in a process group of their own. If this process receives a signal, it sends
+    SIGINT to the whole group, waits until the command ends, and then ends the program. It always sends SIGINT because,
+    unlike after SIGTERM, DVC then waits until the current stage has saved its work.
+    """
+    received: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def interrupt_group(signum: int, frame: object) -> None:
+        received.append(signum)
+        if process and process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    handlers = {signum: signal.signal(signum, interrupt_group) for signum in signals}
+    try:
+        process = subprocess.Popen(command, env=environment, process_group=0)
+        if received:  # before the process group existed
+            interrupt_group(received[0], None)
+        code = process.wait()
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    if received:
+        exit_for_signal(received[0])
+    return code

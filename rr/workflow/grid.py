@@ -102,6 +102,12 @@ def dataset_names(params: Params) -> list[str]:
     return list(dict.fromkeys(name for grid in params.grid for name in grid.data))
 
 
+def describe_replaced(before: Params, after: Params) -> str:
+    """Return a line for a message about a new grid that trains on other datasets than the former one, or ""."""
+    old, new = (dict.fromkeys(name for grid in params.grid for name in grid.dataset) for params in (before, after))
+    return f"\nreplaced: the former grid, which trained on {', '.join(old)}" if old and old != new else ""
+
+
 def pretrainings(params: Params) -> Iterator[paths.PretrainPaths]:
     """Yield the pretraining runs in the grid, without duplicates."""
     yield from dict.fromkeys(run for grid in params.grid for run in _pretrainings_of(grid))

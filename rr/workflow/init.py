@@ -76,21 +76,43 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
         UserError: if the name is invalid, or if `params` already has a different dataset with this name or a method
             with the name that `set_grid_for_dataset` would use.
     """
-    if name is None:
-        name = re.sub("[^A-Za-z0-9_-]+", "-", expand_user(path).resolve().stem).strip("-_")
+    name = name or _default_name(path)
     if not re.fullmatch(NAME, name):
         raise UserError(
             f"invalid name '{display_name(name)}': choose one with --name, using letters, digits, - and _, with a "
             "letter or digit first"
         )
-    source_path = getattr(params.datasets[name].source, "path", None) if name in params.datasets else str(path)
-    is_other = source_path is None or expand_user(source_path).resolve() != expand_user(path).resolve()
+    is_other = name in params.datasets and not _is_source_of(path, name, params)
     if is_other or _method_name(name) in params.methods:
         raise UserError(
             f"params.yaml already defines {name}: if images were added or removed, run `rr fetch --dataset {name}`. "
             "Then run `dvc repro`, if the grid lists it. For another folder, choose a different name with --name"
         )
     return name
+
+
+def is_in_grid(path: Path, name: str | None, source: dict[str, str], params: Params) -> bool:
+    """Return whether an earlier `rr init` has added the images at `path`, and the grid still trains on them.
+
+    `source` is the return value of `make_source_config`. The dataset's source must have the same values.
+    """
+    name = name or _default_name(path)
+    if name not in params.datasets or not _is_source_of(path, name, params):
+        return False
+    values = params.datasets[name].source.model_dump()
+    is_same = all(values.get(key) == value for key, value in source.items() if key != "path")
+    return is_same and any(name in grid.dataset and _method_name(name) in grid.method for grid in params.grid)
+
+
+def _default_name(path: Path) -> str:
+    absolute = expand_user(path).resolve()
+    return re.sub("[^A-Za-z0-9_-]+", "-", absolute.stem if absolute.is_file() else absolute.name).strip("-_")
+
+
+def _is_source_of(path: Path, name: str, params: Params) -> bool:
+    """Return whether the images of the dataset `name` come from `path`."""
+    source_path = getattr(params.datasets[name].source, "path", None)
+    return source_path is not None and expand_user(source_path).resolve() == expand_user(path).resolve()
 
 
 def check_folder(path: Path) -> None:

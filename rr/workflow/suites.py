@@ -20,6 +20,7 @@ from rr.params import load_params, parse_params, parse_yaml, read_utf8
 from rr.params.base import NAME
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
+from rr.workflow.grid import describe_replaced
 
 SUITES = Path("workflow/suites")
 _SECTIONS = {"grid", "methods"}
@@ -53,7 +54,7 @@ def use_suite(name: str, params_file: Path) -> str:
     Raises:
         UserError: if the suite or a `base` is unknown, or if the result is not valid. The file is then unchanged.
     """
-    load_params(params_file)
+    former = load_params(params_file)
     suite = load_suite(name)
     yaml = make_yaml()
     params = yaml.load(params_file.read_text(encoding="utf-8"))
@@ -66,11 +67,12 @@ def use_suite(name: str, params_file: Path) -> str:
             params["grid"].insert(0, axis, values)  # at the start, because comments follow the last key
     replaced = add_methods(params["methods"], suite["methods"], name)
     text = dump_yaml(yaml, params)
-    parse_params(text, params_file)
+    new = parse_params(text, params_file)
     write_text(params_file, text)
     message = f"{params_file} now contains the suite {name}: run it with `dvc repro` or `snakemake --cores 8`"
     if replaced:
         message += f"\nreplaced, because the suite defines them differently: {', '.join(replaced)}"
+    message += describe_replaced(former, new)
     if old_claims and not claims:
         message += f"\nremoved with the former grid: {format_count(len(old_claims), 'claims')}"
     return message

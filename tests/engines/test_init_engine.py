@@ -1,10 +1,12 @@
 """Test `rr init --run` in a copy of the project, from a folder to the report. Nothing may be left to do."""
 
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
-from engine_calls import call
-from helpers import copy_project
+from engine_calls import BIN, ENVIRONMENT, call
+from helpers import copy_project, wait_until
 from photographs import photographs
 from PIL import Image
 
@@ -20,7 +22,18 @@ def test_folder_becomes_a_report(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     copy_project(project)
+    process = subprocess.Popen(
+        [BIN / "rr", "init", str(folder), "--run"], cwd=project, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    wait_until(lambda: list(project.glob("runs/resume/photos/conv4/relational-photos/1/history.csv")), process)
+    process.send_signal(signal.SIGINT)  # only to this process; it must reach the stage that DVC runs
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert output.rstrip().endswith("rr: interrupted: run the same command again to continue")
+    assert list(project.glob("runs/resume/photos/conv4/relational-photos/1/resume.pt"))
     output = call(project, "rr", "init", str(folder), "--run")
+    assert "pretrain: continuing" in output
     assert output.rstrip().endswith(f"report: {project / 'report/index.html'}")
     page = (project / "report/index.html").read_text()
     assert "relational-photos" in page

@@ -181,3 +181,41 @@ def test_log_shows_where_pretraining_continues(project_copy: Path) -> None:
         finally:
             process.kill()
             process.wait()
+
+
+_STAGE = """
+import pathlib, signal, time
+def save(signum, frame):
+    time.sleep(0.5)
+    pathlib.Path("saved").touch()
+    raise SystemExit(130)
+signal.signal(signal.SIGINT, save)
+pathlib.Path("started").touch()
+time.sleep(60)
+"""
+_ENGINE = """
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as DVC does while it runs a stage
+sys.exit(subprocess.run([sys.executable, "stage.py"]).returncode)
+"""
+_COMMAND = """
+import os, sys
+from rr.runtime.signals import run_command
+sys.exit(run_command([sys.executable, "engine.py"], os.environ))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_to_a_command_that_runs_an_engine_reaches_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Send a signal only to the command. It must end after the engine has ended, and the engine after the stage."""
+    monkeypatch.chdir(tmp_path)
+    Path("stage.py").write_text(_STAGE)
+    Path("engine.py").write_text(_ENGINE)
+    process = subprocess.Popen([sys.executable, "-c", _COMMAND], stderr=subprocess.PIPE, text=True)
+    wait_until(Path("started").exists, process)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert Path("saved").exists(), error
+    assert process.returncode == (-signal.SIGINT if number == signal.SIGINT else 128 + number)

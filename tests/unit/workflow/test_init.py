@@ -8,6 +8,7 @@ from helpers import RunRr
 from own_images import make_table, save_tables, save_tree
 from PIL import Image
 
+from rr import stages
 from rr.params import load_params
 from rr.workflow import grid
 from rr.workflow.checks import find_grid_problems
@@ -76,6 +77,7 @@ def test_labeled_folder(params_file: Path, rr: RunRr) -> None:
         "train: all folders; test: 0.2 of the images of each class, held out",
         "classes (train + test images): robin (24 + 6), wren (16 + 4)",
         "size of all images: 90 × 70 pixels",
+        "replaced: the former grid, which trained on shapes",
         "params.yaml: dataset My-birds with images of 64 × 64 pixels; method relational-My-birds with 8 views per "
         "image, batches of 10 images and 200 epochs; evaluations: linear, knn, retrieval",
         "next: `rr check My-birds` looks for duplicates and other problems; `dvc repro` trains and writes the report",
@@ -335,4 +337,21 @@ def test_run_outside_a_project_raises_before_anything_is_read(params_file: Path,
         "--run: DVC reads only params.yaml, not other.yaml"
         in rr("init", "images", "--run", "--params", "other.yaml").err
     )
+    assert params_file.read_text() == text
+
+
+def test_run_continues_after_an_earlier_init(params_file: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --run, images that are already in the grid are not an error, unless the options contradict their source."""
+    save_tree(Path("birds.v2"), {"a": 20, "b": 20})
+    monkeypatch.setattr(stages, "check_can_run", lambda params_file: None)
+    monkeypatch.setattr(stages, "run_pipeline", lambda: "pipeline")
+    assert rr("init", "birds.v2", "--run").out.endswith("pipeline\n")
+    text = params_file.read_text()
+    assert "birds-v2" in load_params(params_file).datasets
+    again = rr("init", "birds.v2", "--run")
+    assert again.out.splitlines() == ["params.yaml already trains on the images in birds.v2", "pipeline"]
+    for options in ((), ("--run", "--no-labels"), ("--run", "--skip-unreadable")):
+        outcome = rr("init", "birds.v2", *options)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "params.yaml already defines birds-v2" in outcome.err
     assert params_file.read_text() == text

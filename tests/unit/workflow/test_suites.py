@@ -82,6 +82,7 @@ def test_replaced_methods_and_removed_claims_are_reported(params_file: Path) -> 
     params_file.write_text(suites.dump_yaml(yaml, content))
     assert suites.use_suite("methods-cifar10", params_file).splitlines()[1:] == [
         f"replaced, because the suite defines them differently: {variant}",
+        "replaced: the former grid, which trained on cifar10, cifar100",
         "removed with the former grid: 4 claims",
     ]
 
