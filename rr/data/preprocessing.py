@@ -16,12 +16,32 @@ class Preprocessing:
         std: standard deviation of each channel.
         stored_size: maximum length of the shorter side of the stored photographs, or None if the images are stored as
             squares of `image_size`.
+
+    Raises:
+        ValueError: if a size is not a positive integer, or if `mean` or `std` does not consist of three finite numbers,
+            or if `std` is not positive.
     """
 
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     stored_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "stored_size"):
+            value = getattr(self, name)
+            if (value is not None or name == "image_size") and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            try:
+                triple = tuple(map(float, values))
+            except (TypeError, ValueError):
+                triple = ()
+            if len(triple) != 3 or not all(map(isfinite, triple)) or (name == "std" and min(triple) <= 0):
+                kind = "three positive numbers" if name == "std" else "three finite numbers"
+                raise ValueError(f"{name} must be {kind}, got {values!r}")
+            object.__setattr__(self, name, triple)  # a list or an array is accepted, too
 
 
 def shorter_side_before_crop(image_size: int) -> int:

@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from rr.data import raw
 from rr.data.folder_listing import UNSUPPORTED_FORMAT, DamagedFile, SkippedFile, file_suffix
@@ -37,6 +37,8 @@ class SkippedFiles:
         excluded: Collection[str] = (),
         on_readable: Callable[[ImageFacts], None] = lambda _: None,
     ) -> None:
+        if on_unreadable not in get_args(UnreadablePolicy):
+            raise ValueError(f'on_unreadable must be "raise" or "skip", got {on_unreadable!r}')
         self._on_unreadable = on_unreadable
         self._hint = hint
         self._excluded = frozenset(excluded)

@@ -209,6 +209,8 @@ def load_feature_extractor(
         UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid
             image size, mean or std, or if the device does not exist.
     """
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise ValueError(f"preprocessing must be an rr.Preprocessing, got {preprocessing!r}")
     weights, device = find_weights(weights), resolve_device(device)
     backbone = load_backbone(weights).to(device)
     if preprocessing is None:

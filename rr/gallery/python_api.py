@@ -21,7 +21,7 @@ from rr.paths import expand_user
 
 
 def load_backbone(
-    weights: str | os.PathLike[str], preprocessing: Preprocessing | None = None, device: str = "auto"
+    weights: str | os.PathLike[str], preprocessing: Preprocessing | None = None, device: str | torch.device = "auto"
 ) -> FeatureExtractor:
     """Load a backbone file, with the image size, mean and std stored in it.
 
@@ -40,7 +40,7 @@ def load_backbone(
             image size, mean or std, or if the device does not exist.
     """
     return load_feature_extractor(
-        weights, preprocessing, device, "pass preprocessing=rr.Preprocessing(image_size, mean, std)"
+        weights, preprocessing, str(device), "pass preprocessing=rr.Preprocessing(image_size, mean, std)"
     )
 
 
@@ -62,6 +62,8 @@ class Gallery:
     Raises:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if
             `index` cannot be written, does not end in .parquet, or is an existing file that is not an index.
+        ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` is not one of its
+            values.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Gallery:
         index: str | os.PathLike[str] | None = None,
         on_unreadable: UnreadablePolicy = "raise",
     ) -> None:
+        _check_backbone(backbone)
         root, skipped = expand_user(folder), make_skipped_files(on_unreadable)
         index_path = expand_user(index) if index else None
         if index_path:
@@ -118,7 +121,10 @@ def embed(
 
     Raises:
         UserError: if a folder has no images, or if an image cannot be read.
+        ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` is not one of its
+            values.
     """
+    _check_backbone(backbone)
     if isinstance(images, (str, os.PathLike)):
         gallery = Gallery(images, backbone, on_unreadable=on_unreadable)
         names, vectors = [image.name for image in gallery.images], gallery.vectors
@@ -143,8 +149,10 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
 
     Raises:
         UserError: if an image cannot be read, or if the weights have no relation head.
-        ValueError: if an argument contains several images.
+        ValueError: if an argument contains several images, or if `backbone` is not the return value of
+            `load_backbone`.
     """
+    _check_backbone(backbone)
     scorer = load_pair_scorer(backbone.weights, backbone.sha256)
     left, right = _require_one(backbone(first), "first"), _require_one(backbone(second), "second")
     return float(scorer.calibration.probabilities(scorer.head.logits(left, right))[0])
@@ -162,13 +170,21 @@ def cosine_similarity(
 
     Raises:
         UserError: if an image cannot be read.
-        ValueError: if an argument contains several images, or if an image is passed without a backbone.
+        ValueError: if an argument contains several images, if an image is passed without a backbone, or if `backbone`
+            is not the return value of `load_backbone`.
     """
+    if backbone is not None:
+        _check_backbone(backbone)
     left, right = (
         _require_one(_as_features(image) if backbone is None else backbone(image), name)
         for name, image in (("first", first), ("second", second))
     )
     return float(cosine_similarities(left, right)[0])
+
+
+def _check_backbone(backbone: FeatureExtractor) -> None:
+    if not isinstance(backbone, FeatureExtractor):
+        raise ValueError(f"backbone must be the return value of rr.load_backbone, got {backbone!r}")
 
 
 def _as_features(features: ImageLike | np.ndarray) -> np.ndarray:

@@ -97,8 +97,15 @@ class Augmentation:
 
 
 def as_policies(augmentation: Augmentation | tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
-    """Return the policies that the views of an image use in turn."""
-    return augmentation if isinstance(augmentation, tuple) else (augmentation,)
+    """Return the policies that the views of an image use in turn.
+
+    Raises:
+        ValueError: if there are none, or if a value has a different type.
+    """
+    policies = augmentation if isinstance(augmentation, tuple) else (augmentation,)
+    if not policies or not all(isinstance(policy, Augmentation) for policy in policies):
+        raise ValueError(f"augmentation must be an Augmentation or a tuple of them, got {augmentation!r}")
+    return policies
 
 
 def blur_radius(image_size: int) -> int:

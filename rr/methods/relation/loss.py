@@ -86,7 +86,7 @@ def relation_loss(
             CPU, because reading a tensor on a different device would wait for that device); or if there is only one
             pair to normalize in training mode (K = 2 and M = 1).
     """
-    if negative_rows is None and features_KMD.ndim == 3:
+    if negative_rows is None and isinstance(features_KMD, Tensor) and features_KMD.ndim == 3:
         negative_rows = roll_negative_rows(*features_KMD.shape[:2], device=features_KMD.device)
     _check_tensors(head, features_KMD, negative_rows, positive_rows)
     K, M, _ = features_KMD.shape
@@ -131,6 +131,8 @@ def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable
 def _check_tensors(
     head: RelationHead, features_KMD: Tensor, negative_rows: Tensor | None, positive_rows: Tensor | None
 ) -> None:
+    if not isinstance(features_KMD, Tensor):
+        raise ValueError(f"features must be a tensor, got {type(features_KMD).__name__}")
     if features_KMD.ndim != 3:
         raise ValueError(f"features must have shape (views K, images M, size D), got {tuple(features_KMD.shape)}")
     K, M, D = features_KMD.shape

@@ -2,7 +2,11 @@
 
 import io
 import json
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -235,3 +239,47 @@ def test_index_in_the_home_folder(backbone: FeatureExtractor, monkeypatch: pytes
     monkeypatch.setenv("HOME", str(Path("home").absolute()))
     rr.Gallery("g", backbone, index="~/i.parquet")
     assert Path("home/i.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, MEAN, STD), "image_size must be a positive integer, got 0"),
+        ((32.0, MEAN, STD), "image_size must be a positive integer, got 32.0"),
+        ((32, MEAN, STD, -1), "stored_size must be a positive integer, got -1"),
+        ((32, 0.5, STD), "mean must be three finite numbers, got 0.5"),
+        ((32, MEAN[:2], STD), "mean must be three finite numbers, got"),
+        ((32, (0.5, 0.5, math.nan), STD), "mean must be three finite numbers, got"),
+        ((32, MEAN, (0.5, 0.0, 0.5)), "std must be three positive numbers, got"),
+        ((32, MEAN, "abc"), "std must be three positive numbers, got 'abc'"),
+    ],
+)
+def test_invalid_preprocessing_raises(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rr.Preprocessing(*arguments)
+
+
+def test_preprocessing_accepts_arrays() -> None:
+    preprocessing = rr.Preprocessing(32, np.array(MEAN), list(STD))  # type: ignore[arg-type]
+    assert preprocessing == rr.Preprocessing(32, MEAN, STD)
+
+
+def test_device_may_be_a_torch_device(backbone: FeatureExtractor) -> None:
+    assert rr.load_backbone("w", device=torch.device("cpu")).device == "cpu"
+
+
+def test_arguments_of_a_wrong_type_raise(backbone: FeatureExtractor) -> None:
+    save_tree(Path("g"), {"": 2})
+    calls: list[Callable[[], object]] = [
+        lambda: rr.Gallery("g", "w"),  # type: ignore[arg-type]
+        lambda: rr.embed("g", "w"),  # type: ignore[arg-type]
+        lambda: rr.compare(LARGE, LARGE, "w"),  # type: ignore[arg-type]
+        lambda: rr.cosine_similarity(LARGE, LARGE, "w"),  # type: ignore[arg-type]
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"backbone must be the return value of rr\.load_backbone, got 'w'"):
+            call()
+    with pytest.raises(ValueError, match='on_unreadable must be "raise" or "skip", got \'ignore\''):
+        rr.Gallery("g", backbone, on_unreadable="ignore")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"preprocessing must be an rr\.Preprocessing, got 32"):
+        rr.load_backbone("w", 32)  # type: ignore[arg-type]

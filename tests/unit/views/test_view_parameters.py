@@ -276,9 +276,12 @@ def test_erase_has_the_distribution_of_torchvision(image_size, area, erase_size)
         ({"image_indices": np.zeros((2, 2), int)}, "image_indices must be a vector of integers"),
         ({"image_indices": np.zeros(2)}, "image_indices must be a vector of integers"),
         ({"image_indices": np.array([3, -1])}, "image_indices must not be negative"),
+        ({"augmentation": ()}, r"augmentation must be an Augmentation or a tuple of them, got \(\)"),
+        ({"augmentation": [Augmentation()]}, "augmentation must be an Augmentation or a tuple of them, got"),
+        ({"augmentation": (Augmentation(), None)}, "augmentation must be an Augmentation or a tuple of them, got"),
     ],
 )
 def test_invalid_argument_raises(change, message):
-    valid = {"seed": 0, "epoch": 0, "image_indices": np.arange(2), "num_views": 1, "image_size": 8}
+    valid = {"augmentation": Augmentation(), "seed": 0, "epoch": 0, "image_indices": np.arange(2), "num_views": 1}
     with pytest.raises(ValueError, match=message):
-        sample_view_parameters(Augmentation(), **{**valid, **change})
+        sample_view_parameters(**{**valid, "image_size": 8, **change})

@@ -158,6 +158,8 @@ def test_invalid_tensors_raise(function) -> None:  # type: ignore[no-untyped-def
     head, features, negative_rows = RelationHead(8), torch.randn(3, 4, 8), roll_negative_rows(3, 4)
     with pytest.raises(ValueError, match=r"features must have shape \(views K, images M, size D\)"):
         function(head, features[0], negative_rows)
+    with pytest.raises(ValueError, match="features must be a tensor, got ndarray"):
+        function(head, features.numpy(), negative_rows)
     with pytest.raises(ValueError, match="expects features of size 8, got 7"):
         function(head, features[..., :7], negative_rows)
     with pytest.raises(ValueError, match="at least 2 views"):
