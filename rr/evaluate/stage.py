@@ -87,8 +87,15 @@ def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResul
         case _:  # a user's own protocol
             from rr.params.extensions import load_class
 
-            evaluator: Callable[[EvaluationInputs, Any], ProtocolResult] = load_class(kind).evaluate
-            return evaluator
+            def evaluate_own(inputs: EvaluationInputs, config: Any) -> ProtocolResult:
+                result = load_class(kind).evaluate(inputs, config)
+                if not isinstance(result, ProtocolResult):
+                    raise UserError(
+                        f"{kind}.evaluate must return an rr.evaluate.result.ProtocolResult, got {result!r:.200}"
+                    )
+                return result
+
+            return evaluate_own
 
 
 def _format_true_and_predicted_csv(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:

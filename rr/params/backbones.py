@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, SerializeAsAny
 
@@ -39,6 +39,7 @@ class ExtensionBackboneConfig(StrictModel):
     """Keys of a backbone from a user's own module; the backbone's `Config` class is a subclass of this class."""
 
     kind: str
+    required_class: ClassVar[str] = "rr.backbones.base.Backbone"
 
     def __hash__(self) -> int:  # pydantic's own method requires hashable values
         return hash(self.model_dump_json())

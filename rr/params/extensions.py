@@ -76,8 +76,8 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
     """Return the `Config` class of a user's own class, which checks the class's entry in params.yaml.
 
     Raises:
-        ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, or if it has no
-            function named `base.required_function`.
+        ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, if it has no
+            function named `base.required_function`, or if it is not a subclass of `base.required_class`.
     """
     own_class = load_class(kind)
     config_class = getattr(own_class, "Config", None)
@@ -86,6 +86,11 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
     function: str | None = getattr(base, "required_function", None)
     if function and not callable(getattr(own_class, function, None)):
         raise ValueError(f"{kind} has no function {function}: add it")
+    required_class: str | None = getattr(base, "required_class", None)
+    if required_class:
+        module, _, name = required_class.rpartition(".")
+        if not (isinstance(own_class, type) and issubclass(own_class, getattr(import_module(module), name))):
+            raise ValueError(f"{kind} is not a subclass of {required_class}: make it one")
     return config_class
 
 

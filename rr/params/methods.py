@@ -178,6 +178,7 @@ class ExtensionConfig(TrainableConfig):
     """
 
     kind: str
+    required_class: ClassVar[str] = "rr.methods.base.Method"
     min_batch_size: ClassVar[int] = 2
     drop_last: ClassVar[bool] = False
     label_fraction: ClassVar[float] = 0.0

@@ -278,6 +278,8 @@ class Trainer:
             for tensor in method.sample_random_inputs(num_images, generator)
         )
         loss, metrics = self.forward(batch.inputs, batch.labels, random_inputs)
+        if "accuracy" not in metrics:
+            raise UserError(f"{self.config.kind}: loss must return metrics that include accuracy")
         if loss_is_on_host(loss) and not math.isfinite(loss.item()):
             raise self.loss_error(loss.item(), state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers import SIMSIAM, use_own_classes, write_own_classes, write_params, write_simsiam
+from helpers import SIMSIAM, RunRr, use_own_classes, write_own_classes, write_params, write_simsiam
 
 from rr.errors import UserError
 from rr.testing import check_backbone, check_method, check_protocol, check_source
@@ -208,6 +208,7 @@ def test_faulty_sources_fail(own_classes: Path, code: str, change: str, message:
             "source.classes[:3], iter",
             r"the label 9 has no class name \(the number of class name",
         ),
+        ("return RawDataset(", "return (", r"medmnist:MedMnist\.read_dataset must return an rr\.data\.raw\.RawDataset"),
     ],
 )
 def test_unusable_images_and_labels_raise(own_classes: Path, code: str, change: str, message: str) -> None:
@@ -240,3 +241,22 @@ def test_unknown_names_raise(project: Path) -> None:
     for check, section in ((check_backbone, "backbones"), (check_source, "datasets"), (check_protocol, "protocols")):
         with pytest.raises(UserError, match=rf"params.yaml: {section}: unknown 'mine'"):
             check("mine")
+
+
+def test_protocol_that_returns_something_else_raises(own_classes: Path) -> None:
+    file = own_classes / "nearest_mean.py"
+    file.write_text(file.read_text().replace("inputs, {}, config)", "inputs, {}, config).metrics"))
+    with pytest.raises(
+        UserError, match=r"nearest_mean:NearestMean\.evaluate must return an rr\.evaluate\.result\.Prot"
+    ):
+        check_protocol("nearest-mean")
+
+
+@pytest.mark.slow
+def test_training_without_an_accuracy_ends_in_the_first_step(extensions: Path, rr: RunRr) -> None:
+    (extensions / "mine.py").write_text(FAULTY.replace("FAULT", "metrics = {}"))
+    entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")} | {"kind": "mine:Mine"}
+    write_params(Path(), lambda params: params["methods"].update(mine=entry))
+    assert [rr(stage, "--dataset", "shapes").code for stage in ("fetch", "convert")] == [0, 0]
+    outcome = rr("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", "mine", "--seed", 1)
+    assert (outcome.code, outcome.err) == (2, "rr: mine:Mine: loss must return metrics that include accuracy\n")

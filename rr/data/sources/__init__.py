@@ -48,7 +48,9 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
         case kind:  # a user's own source
             from rr.params.extensions import load_class
 
-            dataset: RawDataset = load_class(kind).read_dataset(source, download_dir, local_copy)
+            dataset = load_class(kind).read_dataset(source, download_dir, local_copy)
+            if not isinstance(dataset, RawDataset):
+                raise UserError(f"{kind}.read_dataset must return an rr.data.raw.RawDataset, got {dataset!r:.200}")
             return dataset
 
 

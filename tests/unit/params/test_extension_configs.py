@@ -129,6 +129,11 @@ def test_mistakes_in_an_entry_have_the_path_of_the_key(extensions: Path, changes
         ("broken", "import nothing_of_that_name", "broken cannot be imported (ModuleNotFoundError: "),
         ("broken", "import simsiam", "broken imports simsiam from workflow/extensions"),
         ("broken", "from simsiam import SimSiam", "broken imports simsiam from workflow/extensions"),
+        (
+            "broken",
+            EMPTY_METHOD.replace("(Method)", ""),
+            "broken:Mine is not a subclass of rr.methods.base.Method: make",
+        ),
         ("json", EMPTY_METHOD, "another module named json is installed: rename the one in workflow/extensions"),
     ],
 )
