@@ -40,7 +40,20 @@ suite = typer.Typer(
 )
 app.add_typer(suite, name="suite")
 
-ParamsOption = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.")]
+
+def _check_project(params: Path) -> Path:
+    """Raise UserError if the parameter file belongs to a project in a different folder.
+
+    All other paths are relative to the current folder, so the results would be outside the project.
+    """
+    if (params.parent / "dvc.yaml").is_file() and not Path("dvc.yaml").is_file():
+        raise UserError(f"{params} belongs to the project in {params.parent.resolve()}: run rr in that folder")
+    return params
+
+
+ParamsOption = Annotated[
+    Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.", callback=_check_project)
+]
 DeviceOption = Annotated[
     str,
     typer.Option("--device", envvar="RR_DEVICE", help="Device: auto (GPU if available), cpu, cuda or cuda:<number>."),

@@ -34,8 +34,8 @@ def create_project(folder: Path) -> None:
     If the folder is already a project, missing files are added and the link to the package is renewed.
 
     Raises:
-        UserError: if the folder contains unrelated files with the names of project files, or if git is missing. Nothing
-            is written in these cases.
+        UserError: if the folder contains unrelated files with the names of project files, if it is inside another
+            project, or if git is missing. Nothing is written in these cases.
     """
     git = shutil.which("git")
     if git is None:
@@ -69,7 +69,12 @@ def _files_to_copy() -> list[Path]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise UserError if a new project in `folder` would be mixed with unrelated files."""
+    """Raise UserError if a new project in `folder` would be mixed with unrelated files or be inside another project."""
+    for parent in folder.resolve().parents:
+        if (parent / "rr").is_dir() and (parent / "params.yaml").is_file() and (parent / "dvc.yaml").is_file():
+            raise UserError(
+                f"{folder.resolve()} is inside the project {parent}: run rr init there, or in a folder outside it"
+            )
     for name in _LINKS:
         if (folder / name).exists() and not (folder / name).is_symlink():
             raise UserError(

@@ -271,8 +271,10 @@ def run_pretrain(
         device = group.local_device(acquire_device(device))
         _check_pretraining(params, run, device, group.world_size, params_file)
         stage_run = grid.make_pretrain_run(params, run)
-        if reason := _find_reason_to_skip(stage_run):
-            return reason
+        reason = _find_reason_to_skip(stage_run)
+        group.check_identical({"finished run": str(bool(reason))})
+        if reason:
+            return reason if group.is_main else ""
         event_writer = None
         if tensorboard and group.is_main:
             from rr.runtime.tensorboard import EventWriter
@@ -555,14 +557,14 @@ def _make_job(
 
 
 def _find_reason_to_skip(run: grid.StageRun) -> str | None:
-    """Return a message if DVC has started this process for a run that matches its record and need not be repeated.
+    """Return a message if a run matches its record and need not be repeated.
 
-    For DVC, a run depends on the whole extensions folder, and a pretraining run also depends on the whole section
-    `backbones`. Changes there do not necessarily affect the run. Without extensions, only `dvc repro --force` starts
-    such a run. Pretraining may take days, so it is not repeated even then.
+    Pretraining may take days, so a run that matches its record is never repeated. Other stages are repeated if a user
+    starts them. If DVC starts them, they are not repeated if there are extensions: for DVC, a run depends on the whole
+    extensions folder, but changes there do not necessarily affect the run.
     """
-    may_repeat = run.stage != "pretrain" and not any(paths.EXTENSIONS_DIR.rglob("*.py"))
-    if may_repeat or not was_started_by_dvc() or find_mismatches(run):
+    may_repeat = not was_started_by_dvc() or not any(paths.EXTENSIONS_DIR.rglob("*.py"))
+    if (run.stage != "pretrain" and may_repeat) or find_mismatches(run):
         return None
     return f"{run.outputs[0]} matches its record, so the stage was not repeated (to repeat it, delete {run.folder})"
 

@@ -81,7 +81,7 @@ def _build_timm_without_classifier(name: str, image_size: int) -> nn.Module:
     if not timm.is_model(name):
         matches = get_close_matches(name, timm.list_models(), n=1)
         hint = f"did you mean '{matches[0]}'?" if matches else "timm.list_models() in Python lists all names"
-        raise UserError(f"timm has no model '{name}'; {hint}")
+        raise UserError(f"the backbone timm-{name} is unknown: timm has no model '{name}'; {hint}")
     config = timm.get_pretrained_cfg(name)
     options: dict[str, Any] = {"img_size": image_size} if config and config.fixed_input_size else {}
     network: nn.Module = timm.create_model(name, num_classes=0, **options)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from rr.errors import UserError, format_alternatives
 from rr.params.base import NAME, RENAMED_KEYS, SHA256, StrictModel
@@ -81,13 +81,23 @@ def parse_yaml(content: str, path: Path) -> Any:
     except RecursionError as error:
         raise UserError(f"{path}: the values are nested too deeply, or an alias contains itself") from error
     except (YAMLError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not valid YAML: {_describe_yaml_error(error)}") from error
     if unsupported:
         raise UserError(
             f"{path}: {unsupported}: use only text, numbers, booleans, null, lists and mappings, and put dates in "
             "quotes"
         )
     return raw
+
+
+def _describe_yaml_error(error: Exception) -> str:
+    """Return what is wrong and in which line."""
+    if not isinstance(error, MarkedYAMLError) or error.problem is None or error.problem_mark is None:
+        return " ".join(str(error).split())
+    problem = error.problem.partition(" with value ")[0]  # of a duplicate key
+    if problem.startswith(r"found character '\t'"):
+        problem = "found a tab: indent with spaces"
+    return f"line {error.problem_mark.line + 1}: {problem}"
 
 
 def _find_unserializable_values(value: Any, where: str) -> Iterator[str]:
@@ -143,6 +153,8 @@ def _format_validation_error(raw: dict[str, Any], details: dict[str, Any]) -> st
     if not where:
         return message
     value = json.dumps(details.get("input"))
+    if details["type"] in ("list_type", "tuple_type"):
+        return f"{where}: must be a list" + (f", such as [{value}]" if len(value) < 60 else "")
     return f"{where}: {message[0].lower()}{message[1:]}" + (f" (given: {value})" if len(value) < 60 else "")
 
 

@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from rr import paths
 from rr.data.arrow import to_numpy
 from rr.data.class_names import parse_class_names
+from rr.data.names import printable
 from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import digits, slimagenet, tiny_imagenet
 from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem
 from rr.methods.requirements import find_backbone_problem, find_imported_problem, find_training_problem
-from rr.params import DatasetConfig, Params
+from rr.params import DatasetConfig, FolderSource, Params, ParquetSource
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid
@@ -90,6 +91,7 @@ def find_grid_problems(params: Params) -> list[str]:
     """
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     problems = [find_exclude_list_change(grid.make_fetch_run(params, name)) for name in datasets]
+    problems += [_find_source_problem(params, name) for name in datasets]
     evaluations = list(grid.evaluations(params))
     problems += [_find_test_copies_problem(params, name) for name in {run.target: None for run in evaluations}]
     problems += [find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
@@ -98,6 +100,19 @@ def find_grid_problems(params: Params) -> list[str]:
         if target := datasets[name]:
             problems.append(find_protocol_problem(protocol, params.protocols[protocol], name, *target))
     return list(dict.fromkeys(filter(None, problems)))
+
+
+def _find_source_problem(params: Params, name: str) -> str | None:
+    """Return a problem if a user's own images have not been fetched and their path does not exist."""
+    source, files = params.datasets[name].source, paths.DatasetPaths(name)
+    if not isinstance(source, FolderSource | ParquetSource) or files.images.exists() or files.index.exists():
+        return None
+    if paths.expand_user(source.path).exists():
+        return None
+    return (
+        f"{name} cannot be fetched, because {printable(source.path)} does not exist: correct "
+        f"datasets.{name}.source.path in params.yaml"
+    )
 
 
 def _find_test_copies_problem(params: Params, name: str) -> str | None:

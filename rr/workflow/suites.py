@@ -27,7 +27,13 @@ _SECTIONS = {"grid", "methods"}
 
 
 def describe_suites() -> dict[str, str]:
-    """Return the first sentence of the comment in each suite's file, by suite name."""
+    """Return the first sentence of the comment in each suite's file, by suite name.
+
+    Raises:
+        UserError: if the current folder is not a project.
+    """
+    if not SUITES.is_dir():
+        raise UserError(f"there is no folder {SUITES}: run rr in the root folder of a project")
     sentences = {}
     for name in _suite_names():
         comment = [line[1:].strip() for line in _read_text(name).splitlines() if line.startswith("#")]

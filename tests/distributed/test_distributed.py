@@ -124,6 +124,14 @@ def continue_with_torchrun() -> tuple[int, int]:
     return parse_position(result.stdout)
 
 
+def checkpoint_inode() -> int | None:
+    """Return the inode number of the checkpoint. It is missing for a moment while it is replaced (None)."""
+    try:
+        return CHECKPOINT.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def torchrun_workers(torchrun_pid: int) -> list[int]:
     """Return the process ids of the workers that torchrun has started."""
     children = Path(f"/proc/{torchrun_pid}/task/{torchrun_pid}/children").read_text().split()
@@ -185,9 +193,8 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
 
     # All processes are killed at the same time, including torchrun.
     torchrun = start_torchrun("-m", "rr", *PRETRAIN)
-    inode = CHECKPOINT.stat().st_ino
-    # The checkpoint is missing for a moment while it is replaced.
-    wait_until(lambda: CHECKPOINT.exists() and CHECKPOINT.stat().st_ino != inode, torchrun)
+    inode = checkpoint_inode()
+    wait_until(lambda: (checkpoint_inode() or inode) != inode, torchrun)
     for pid in [*torchrun_workers(torchrun.pid), torchrun.pid]:
         os.kill(pid, signal.SIGKILL)
     assert parse_position(torchrun.communicate()[0]) == stopped
@@ -202,6 +209,7 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
     # A single process computes the same values up to rounding errors. They grow with each epoch (measured: 1e-5 to
     # 2e-3).
     two = np.genfromtxt(HISTORY, delimiter=",", names=True)
+    shutil.rmtree(RUN_FOLDER)
     assert rr(*PRETRAIN).code == 0
     assert json.loads((RUN_FOLDER / "run.json").read_text())["processes"] == 1
     one = np.genfromtxt(HISTORY, delimiter=",", names=True)
@@ -223,13 +231,13 @@ def test_signals_to_all_processes_wait_for_the_checkpoint(
     finally:
         signal.signal(signal.SIGUSR1, handler)
     wait_until(CHECKPOINT.exists, torchrun)
-    inode = CHECKPOINT.stat().st_ino
+    inode = checkpoint_inode()
     for number, count in signals.items():
         for pid in [torchrun.pid, *torchrun_workers(torchrun.pid)] * count:
             os.kill(pid, number)
     out, err = torchrun.communicate(timeout=60)
     stopped = parse_position(out)
-    assert CHECKPOINT.stat().st_ino != inode, err
+    assert checkpoint_inode() != inode, err
     assert continue_with_torchrun() == stopped
 
 
@@ -237,11 +245,11 @@ def test_no_process_exits_before_the_checkpoint_is_saved(shapes_project: Path) -
     """This matters because torchrun kills the other processes half a minute after the first exit."""
     processes = worker.start_processes(2, [sys.executable, WORKER_FILE, "slow_checkpoints", *PRETRAIN])
     wait_until(CHECKPOINT.exists, processes[0])
-    inode = CHECKPOINT.stat().st_ino
+    inode = checkpoint_inode()
     for process in processes:
         process.send_signal(signal.SIGUSR1)
     processes[1].wait(60)
-    assert CHECKPOINT.stat().st_ino != inode
+    assert checkpoint_inode() != inode
     assert worker.wait_for_exit(processes)[0] == [138, 138]
 
 

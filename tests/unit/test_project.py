@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, copy_project
+from helpers import ROOT, RunRr, copy_project
 
 from rr.errors import UserError
 from rr.project import PACKAGE, create_project
@@ -74,3 +74,24 @@ def test_git_is_required_before_anything_is_written(tmp_path: Path, monkeypatch:
     with pytest.raises(UserError, match="git is not installed"):
         create_project(tmp_path)
     assert list_tree(tmp_path) == set()
+
+
+def test_project_inside_another_project_is_refused(tmp_path: Path) -> None:
+    create_project(tmp_path)
+    inner = tmp_path / "photos/new"
+    inner.mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{inner} is inside the project {tmp_path}: run rr init there, or in a folder"):
+        create_project(inner)
+    assert list_tree(inner) == set()
+
+
+def test_parameter_file_of_another_project_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+) -> None:
+    create_project(tmp_path)
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    outcome = rr("fetch", "--dataset", "digits", "--params", "../params.yaml")
+    assert (outcome.code, list_tree(Path())) == (2, set())
+    assert f"../params.yaml belongs to the project in {tmp_path}: run rr in that folder" in outcome.err
+    assert rr("suite", "list").err == "rr: there is no folder workflow/suites: run rr in the root folder of a project\n"

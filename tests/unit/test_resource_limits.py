@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, write_params
 
+from rr import stages
+
 STAGES = {
     "data/raw": ("fetch", "--dataset", "shapes"),
     "data/beton": ("convert", "--dataset", "shapes"),
@@ -87,6 +89,7 @@ def test_full_disk_raises_and_leaves_no_damaged_files(project_copy: Path, rr: Ru
 def test_full_scratch_disk_raises_and_changes_nothing(
     project_copy: Path, tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.rmtree("runs/pretrain")
     before = read_files(project_copy)
     monkeypatch.setenv("RR_SCRATCH", str(tmp_path / "scratch"))
     with mount_tmpfs(tmp_path / "scratch", "size=4k,nr_inodes=40"):
@@ -97,7 +100,8 @@ def test_full_scratch_disk_raises_and_changes_nothing(
 
 
 @pytest.mark.parametrize("folder", STAGES)
-def test_read_only_folder_raises(project_copy: Path, rr: RunRr, folder: str) -> None:
+def test_read_only_folder_raises(project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.setattr(stages, "find_mismatches", lambda run: ["the code has changed"])  # pretraining is not skipped
     before = read_files(project_copy)
     saved = project_copy.with_name("saved")
     shutil.copytree(project_copy / folder, saved)
@@ -114,6 +118,7 @@ def test_read_only_folder_raises(project_copy: Path, rr: RunRr, folder: str) -> 
 @pytest.mark.parametrize("folder", STAGES)
 def test_file_size_limit_raises(project_copy: Path, folder: str) -> None:
     """The limit acts like `ulimit -f`, or like the largest file size of an old file system."""
+    shutil.rmtree(project_copy / folder)
     code = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); from rr import cli; cli.run()"
     process = subprocess.run([sys.executable, "-c", code, *STAGES[folder]], capture_output=True, text=True)
@@ -157,6 +162,7 @@ def test_out_of_memory_raises(project_copy: Path) -> None:
 
 def test_only_a_running_process_holds_its_lock(project_copy: Path, rr: RunRr) -> None:
     folder = "runs/pretrain/shapes/conv4/relational/1"
+    shutil.rmtree(folder)
     code = f"""
 import time
 from pathlib import Path
@@ -184,6 +190,7 @@ with exclusive_lock(Path('{folder}')):
 @pytest.mark.slow
 def test_only_one_of_several_processes_writes_an_artifact(project_copy: Path) -> None:
     before = read_files(project_copy)
+    shutil.rmtree("runs/pretrain")
     command = [sys.executable, "-m", "rr", *PRETRAIN]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     exits = {process.communicate()[1]: process.returncode for process in processes}

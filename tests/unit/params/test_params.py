@@ -72,6 +72,8 @@ def set_value(params: dict, path: str, value: object) -> None:
         ("methods.supervised.schedule.warmup_epochs", 20, "methods.supervised: schedule.warmup_epochs must be less"),
         ("protocols.finetune.schedule.warmup_epochs", 200, "protocols.finetune: schedule.warmup_epochs must be less"),
         ("methods.supervised.second_augmentation", {"flip": 0.5}, "methods.supervised: second_augmentation needs at"),
+        ("grid.seed", 1, "{path}: must be a list, such as [1]"),
+        ("grid.backbone", "conv4", '{path}: must be a list, such as ["conv4"]'),
         ("methods.relational.second_augmentation", {"blr": 0.5}, "{path}.blr: unknown key; did you mean 'blur'?"),
     ],
 )  # fmt: skip
@@ -139,7 +141,8 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("grid: [", "is not valid YAML"),
-        ("a: 1\na: 2", "is not valid YAML"),
+        ("a: 1\na: 2", 'is not valid YAML: line 2: found duplicate key "a"'),
+        ("grid:\n\tseed: [1]", "is not valid YAML: line 2: found a tab: indent with spaces"),
         ("", "is empty or not a mapping: it needs the sections grid, threads,"),
         ("- 1", "is empty or not a mapping"),
         ("grid: !!python/object/apply:os.system [true]", "is not valid YAML"),

@@ -66,6 +66,7 @@ def test_run_writes_weights_history_views_and_record(project_copy: Path, rr: Run
 def test_files_depend_only_on_the_seed(project_copy: Path, rr: RunRr) -> None:
     rr(*PRETRAIN)
     first = read_outputs(project_copy)
+    shutil.rmtree("runs")
     rr(*PRETRAIN)
     assert read_outputs(project_copy) == first
     rr(*PRETRAIN[:-1], "2")
@@ -73,10 +74,12 @@ def test_files_depend_only_on_the_seed(project_copy: Path, rr: RunRr) -> None:
     assert other != first["backbone.safetensors"]
 
 
-def test_dvc_does_not_repeat_a_run_that_matches_its_record(
-    project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dvc_stage", [None, "pretrain@shapes-conv4-relational-1"])
+def test_run_that_matches_its_record_is_not_repeated(
+    project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, dvc_stage: str | None
 ) -> None:
-    monkeypatch.setenv("DVC_STAGE", "pretrain@shapes-conv4-relational-1")
+    if dvc_stage:
+        monkeypatch.setenv("DVC_STAGE", dvc_stage)
     assert "2,400 views" in rr(*PRETRAIN).out
     record = (project_copy / FOLDER / "run.json").read_bytes()
     assert "matches its record, so the stage was not repeated" in rr(*PRETRAIN).out
@@ -129,6 +132,7 @@ def test_interrupted_run_continues_within_an_epoch_to_identical_results(
 
     rr(*PRETRAIN)
     expected = read_outputs(project_copy)
+    shutil.rmtree("runs")
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     saved_steps, save = [], loop.save_checkpoint
 
