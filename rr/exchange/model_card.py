@@ -26,6 +26,7 @@ _INTERVAL = (
     "The interval (Wilson) covers only the random selection of the test images. Other seeds for pretraining give "
     "different values.\n"
 )
+_NO_INTERVAL = "–"
 _HEADER = """---
 tags: [image-feature-extraction, self-supervised-learning]
 pipeline_tag: image-feature-extraction
@@ -88,8 +89,8 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
         ]
     if record and (rows := list(_evaluation_rows(weights.parent, sha256))):
         header = "| target | protocol | metric | value | 95 % interval |\n| --- | --- | --- | ---: | ---: |\n"
-        note = f"\n{_INTERVAL}" if any(" to " in row for row in rows) else ""
-        sections += ["## Evaluation\n", header + "".join(rows) + note]
+        note = f"\n{_INTERVAL}" if any(row[-1] != _NO_INTERVAL for row in rows) else ""
+        sections += ["## Evaluation\n", header + "".join(f"| {' | '.join(row)} |\n" for row in rows) + note]
     sections += [
         "## Limits\n",
         "The features reflect the training images. Evaluate them on your own images before you rely on them. The terms "
@@ -145,8 +146,8 @@ def _describe_training(record: dict[str, Any]) -> str:
     return f"{_format_table(facts)}\nMethod parameters:\n\n```yaml\n{buffer.getvalue()}```\n"
 
 
-def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[str]:
-    """Yield a table row for each metric of each evaluation of the weights in a run's folder."""
+def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of a table row for each metric of each evaluation of the weights in a run's folder."""
     run, evaluations = folder.parts[-4:], folder.parents[4] / "evaluate"
     for file in sorted(evaluations.joinpath(*run).glob("*/*/metrics.json")):
         if weights_sha256 not in load_record(file.parent)["inputs"].values():
@@ -156,8 +157,8 @@ def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[str]:
         for name in _METRICS:
             if name in metrics:
                 is_proportion = name in _ACCURACIES and 0 <= metrics[name] <= 1  # a user's own protocol may differ
-                interval = _accuracy_interval(metrics[name], metrics["test_images"]) if is_proportion else "–"
-                yield f"| {target} | {protocol} | {name.replace('_', ' ')} | {metrics[name]:.4f} | {interval} |\n"
+                interval = _accuracy_interval(metrics[name], metrics["test_images"]) if is_proportion else _NO_INTERVAL
+                yield target, protocol, name.replace("_", " "), f"{metrics[name]:.4f}", interval
 
 
 def _accuracy_interval(accuracy: float, num_images: int) -> str:

@@ -181,7 +181,6 @@ class Trainer:
         )  # fmt: skip
         label_fraction = data_requirements(job.method).label_fraction
         self.labels = keep_label_fraction(data.labels, label_fraction, job.seed)
-        self.loader.set_labels(self.labels)
         self.monitor = DynamicsMonitor(job.dynamics, data, job.preprocessing, job.seed, device)
         if parallel:
             parallel.wrap(method)

@@ -54,10 +54,10 @@ class Plan:
         required_seeds: one line per claim in the grid, which says how many seeds the claim needs.
         views: number of views in all runs that are not done.
         seconds: how long these runs take one after the other.
-        extractions: number of feature extractions, done or not.
-        evaluations: number of evaluations, done or not.
-        beton_bytes: disk space for the betons.
-        feature_bytes: disk space for the features.
+        extractions: number of feature extractions that are not done.
+        evaluations: number of evaluations that are not done.
+        beton_bytes: disk space for the betons that have not been written.
+        feature_bytes: disk space for the features that have not been extracted.
         longest_run: name of the longest run, or None if no run remains.
         longest_seconds: how long this run takes.
         gpus: number of GPUs.
@@ -97,8 +97,19 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     groups: dict[tuple[str, str, str], list[paths.PretrainPaths]] = defaultdict(list)
     for run in grid.pretrainings(params):
         groups[run.dataset, run.backbone, run.method].append(run)
-    hash_code = cache(lambda: code_hashes("pretrain"))  # takes half a second, and is needed only if there are records
-    remaining = {key: [run for run in runs if not _is_done(params, run, hash_code)] for key, runs in groups.items()}
+    hash_code = cache(code_hashes)  # takes half a second per stage, and is needed only if there are records
+
+    def is_done(run: grid.StageRun) -> bool:
+        """Return whether a run has been completed with the current parameters and code. The files are not compared."""
+        record = find_current_record(run)
+        if record is None:
+            return False
+        own_code = {str(path): code_sha256(path) for path in run.extension_module_files}
+        return bool(record["code"] == hash_code(run.stage) | own_code)
+
+    remaining = {
+        key: [run for run in runs if not is_done(grid.make_pretrain_run(params, run))] for key, runs in groups.items()
+    }
     first_runs = [runs[0] for runs in remaining.values() if runs]
     timed = [  # these train a network on a known dataset, and can succeed
         run
@@ -120,7 +131,17 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
             seconds |= dict.fromkeys(todo, duration)
             sizes = (len(known.train_labels), len(known.class_names))
             io += [estimate_io(params, todo[0], *sizes, duration)] * len(todo)
-    extractions = list(grid.extractions(params))
+    pretrainings = {run for runs in remaining.values() for run in runs}
+    extractions = {  # the features of these pretraining runs will change, too
+        run
+        for run in grid.extractions(params)
+        if run.pretraining in pretrainings or not is_done(grid.make_extract_run(params, run))
+    }
+    evaluations = {
+        run
+        for run in grid.evaluations(params)
+        if run.extraction in extractions or not is_done(grid.make_evaluate_run(params, run))
+    }
     images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     feature_bytes = sum(estimate_features_bytes(params, run, images[run.target]) for run in extractions)
     longest = max(seconds, key=lambda run: seconds[run]) if seconds else None
@@ -130,8 +151,12 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         views=sum(row.runs * (row.views or 0) for row in rows),
         seconds=sum(seconds.values()),
         extractions=len(extractions),
-        evaluations=len(list(grid.evaluations(params))),
-        beton_bytes=sum(count * estimate_image_bytes(params.datasets[name]) for name, count in images.items()),
+        evaluations=len(evaluations),
+        beton_bytes=sum(
+            count * estimate_image_bytes(params.datasets[name])
+            for name, count in images.items()
+            if not is_done(grid.make_convert_run(params, name))
+        ),
         feature_bytes=feature_bytes,
         longest_run=f"{longest.method} on {longest.dataset} with {longest.backbone}" if longest else None,
         longest_seconds=seconds[longest] if longest else 0.0,
@@ -209,12 +234,3 @@ def _is_trained_method(params: Params, method: str) -> bool:
 
 def _format_time(seconds: float) -> str:
     return format_duration(max(seconds, 1)) if seconds else "0 s"
-
-
-def _is_done(params: Params, run: paths.PretrainPaths, hash_code: Callable[[], dict[str, str]]) -> bool:
-    """Return whether a run has been completed with the current parameters and code. The files are not compared."""
-    current = grid.make_pretrain_run(params, run)
-    record = find_current_record(current)
-    return record is not None and bool(
-        record["code"] == hash_code() | {str(path): code_sha256(path) for path in current.extension_module_files}
-    )

@@ -414,6 +414,18 @@ def test_index_does_not_overwrite_other_files(folder: Path, rr: RunRr) -> None:
     assert read_files(folder) == before
 
 
+def test_index_in_a_read_only_folder_raises_before_images_are_read(
+    folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(feature_extractor, "decode_image", None)
+    outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
+    assert outcome.code == 2
+    assert re.search(
+        rf"--index \.rr/gallery/\w+\.parquet cannot be written, because the folder {folder} is", outcome.err
+    )
+
+
 def test_two_processes_can_write_an_index_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start and end a second writer while the first is writing; the file is complete at all times."""
     extractor = load_feature_extractor(Path("w"), None, "cpu")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers import PRETRAIN, ROOT, SIMSIAM, RunRr, write_params, write_simsiam
+from helpers import EVALUATE, EXTRACT, PRETRAIN, ROOT, SIMSIAM, RunRr, write_params, write_simsiam
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,18 +201,31 @@ def test_more_gpus_than_runs_take_as_long_as_the_longest_run(params_file: Path, 
     tracemalloc.stop()
 
 
+def count_extractions_and_evaluations(rr: RunRr) -> tuple[int, int]:
+    """Return how many feature extractions and evaluations the plan lists as not done."""
+    plan = json.loads(rr("plan", "--views-per-second", "1000", "--json").out)
+    return plan["extractions"], plan["evaluations"]
+
+
 def test_completed_runs_are_not_counted(converted_project: Path, tmp_path: Path, monkeypatch, rr: RunRr) -> None:
     shutil.copytree(converted_project, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
+    extractions, evaluations = count_extractions_and_evaluations(rr)
     assert rr(*PRETRAIN).code == 0
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:] == ["0", "1", "0", "–", "–"]
+    assert count_extractions_and_evaluations(rr) == (extractions, evaluations)
+    assert rr(*EXTRACT).code == 0
+    assert count_extractions_and_evaluations(rr) == (extractions - 1, evaluations)
+    assert rr(*EVALUATE, "knn").code == 0
+    assert count_extractions_and_evaluations(rr) == (extractions - 1, evaluations - 1)
     monkeypatch.setattr("rr.workflow.plan.code_hashes", lambda stage: {"rr/fetch.py": "changed"})
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path / "project")
     write_params(tmp_path / "project", lambda params: params["methods"]["relational"].update(epochs=5))
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "4,000"]
+    assert count_extractions_and_evaluations(rr) == (extractions, evaluations)
 
 
 def test_runs_of_own_methods_are_done_until_their_code_changes(
