@@ -2,6 +2,7 @@
 
 import html
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,13 @@ def render_markdown(sections: dict[str, Any]) -> str:
 
 
 def escape_markdown(text: Any) -> str:
-    """Return text for a cell of a GitHub table: on one line, with all markup escaped."""
+    """Return text for a cell of a GitHub table: on one line, with all markup escaped.
+
+    An underscore within a word is not markup.
+    """
     line = html.escape(" ".join(str(text).split()), quote=False)
-    return "".join(f"\\{character}" if character in "\\|`*~[]" else character for character in line)
+    markup = r"[\\|`*~\[\]$]|(?<!\w)_+|_+(?!\w)"
+    return re.sub(markup, lambda match: "".join(f"\\{character}" for character in match[0]), line)
 
 
 def relative_link(path: Path) -> str:

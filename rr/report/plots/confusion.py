@@ -89,7 +89,12 @@ def plot_calibration(
     described = "; ".join(f"{method}: {text}" for method, text in values.items())
     alt_text = f"Accuracy of {title} in percent at its mean confidence. {described}."
     csv = format_csv(
-        ("method", "confidence", "accuracy"), [(method, *point) for method, bins in points.items() for point in bins]
+        ("method", "confidence (%)", "accuracy (%)"),
+        [
+            (method, 100 * confidence, 100 * accuracy)
+            for method, bins in points.items()
+            for confidence, accuracy in bins
+        ],
     )
     return Panel(title, render_svg(id_prefix, 2.7, alt_text, plot), id_prefix, csv, legend)
 

@@ -118,4 +118,4 @@ def _plot_accuracies(table: ResultTable, protocol: str) -> Panel:
         for run in row.cells[protocol].evaluations
     ]
     svg = render_svg(name, 0.75 + 0.3 * len(rows), alt_text, plot)
-    return Panel(f"{protocol}, %", svg, name, format_csv(("method", "seed", "accuracy"), values))
+    return Panel(f"{protocol}, %", svg, name, format_csv(("method", "seed", "accuracy (%)"), values))

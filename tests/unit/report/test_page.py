@@ -256,6 +256,7 @@ def test_markup_in_records_and_histories_is_escaped(params: Params) -> None:
     assert "<script" not in markdown
     assert "\\| \\`a\\`" in markdown
     assert escape_markdown("a|b\nc<d") == "a\\|b c&lt;d"
+    assert escape_markdown("my_method _x_ __init__ $5") == r"my_method \_x\_ \_\_init\_\_ \$5"
 
 
 def test_missing_values_of_a_history_leave_a_gap(params: Params) -> None:

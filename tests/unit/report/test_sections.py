@@ -71,7 +71,7 @@ def test_worst_and_best_class(params: Params) -> None:
     assert sentence in page.text
     markdown = read_markdown()
     assert escape_markdown(sentence) in markdown
-    assert "| relational | linear | dog | 25.00 | $a$ &amp; &lt;b&gt; | 100.00 | 75.00 | 15.00 ± 7.07 |" in markdown
+    assert r"| relational | linear | dog | 25.00 | \$a\$ &amp; &lt;b&gt; | 100.00 | 75.00 | 15.00 ± 7.07 |" in markdown
 
 
 def test_confusions() -> None:
@@ -352,7 +352,7 @@ def test_every_plot_has_its_data(full_report: tuple[str, str]) -> None:
     }
     assert len(files) == html.count('class="panel"') > 20
     assert files["accuracy-shapes-conv4-shapes-linear.csv"].splitlines()[:3] == [
-        "method,seed,accuracy", "random,1,40", "random,2,42",
+        "method,seed,accuracy (%)", "random,1,40", "random,2,42",
     ]  # fmt: skip
     assert files["relational-shapes-conv4-loss.csv"].splitlines()[:3] == [
         "epoch,loss (run 1),loss (run 2)", "1,1,1", "2,1,1",
