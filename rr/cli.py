@@ -682,6 +682,7 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
+        _check_no_empty_argument(sys.argv[1:])
         app()
     except UserError as error:
         _exit_with_message(str(error))
@@ -717,6 +718,18 @@ def _ensure_utf8_file_names() -> None:
     """
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _check_no_empty_argument(arguments: list[str]) -> None:
+    """Raise UserError if an argument is empty. As a path, it would mean the current folder."""
+    for position, argument in enumerate(arguments):
+        if argument == "":
+            where = f"the argument after {arguments[position - 1]}" if position else "the first argument"
+        elif argument.startswith("--") and argument.endswith("="):
+            where = argument
+        else:
+            continue
+        raise UserError(f"{where} is empty: check that your shell variables are set")
 
 
 def _lookup_preprocessing(name: str | None, params: Path) -> "Preprocessing | None":

@@ -150,6 +150,23 @@ def test_missing_params_file_raises(tmp_path: Path, rr: RunRr, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("embed", "", "-o", "f.parquet", "--weights", "w"), "the argument after embed is empty: check that your"),
+        (("retrieve", "q.png", "--gallery=", "--weights", "w"), "--gallery= is empty: check that your shell variables"),
+        (("",), "the first argument is empty: check that your shell variables are set"),
+    ],
+)
+def test_empty_argument_is_not_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = rr(*arguments)
+    assert (outcome.code, list(tmp_path.iterdir())) == (2, [])
+    assert outcome.err.startswith(f"rr: {message}")
+
+
+@pytest.mark.parametrize(
     ("error", "expected"),
     [
         (OSError(errno.ENOSPC, "No space left", "x.beton"), "no space left on the disk at x.beton: free some"),
