@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from rr.params import DeepClusterConfig, ExtensionConfig, ImportedConfig, MethodConfig
+from rr.errors import UserError
+from rr.params import DeepClusterConfig, ExtensionConfig, MethodConfig
 from rr.params.backbones import BUILTIN_BACKBONES
-from rr.params.methods import TrainableConfig
-from rr.paths import expand_user
+from rr.params.methods import TrainableConfig, WeightsFile
 from rr.runtime.hashing import file_sha256
+from rr.weights import find_weights
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,18 @@ def find_backbone_problem(config: MethodConfig, backbone: str) -> str | None:
     )
 
 
-def find_imported_problem(config: ImportedConfig, backbone: str, image_size: int | None) -> str | None:
-    """Return why an imported backbone file cannot be used and how to fix it, or None if it can be used.
+def find_weights_problem(config: WeightsFile, backbone: str, image_size: int | None) -> str | None:
+    """Return why a backbone file cannot be used and how to fix it, or None if it can be used.
 
     Args:
-        config: the path of the file and its SHA-256.
+        config: the file and its SHA-256.
         backbone: the architecture that the file must contain.
         image_size: side of the images in pixels, or None for an architecture that accepts any size.
     """
-    path = expand_user(config.path)
+    try:
+        path = find_weights(config.path)
+    except UserError as error:
+        return str(error)
     if not path.is_file():
         return f"{path}: no such file: create it with rr import, or correct the method's path in params.yaml"
     sha256 = file_sha256(path)

@@ -10,11 +10,22 @@ from rr.params.optimizers import ADAM, CONSTANT, OptimizerConfig, ScheduleConfig
 from rr.views.augmentation import Augmentation
 
 
+class WeightsFile(StrictModel):
+    """A backbone file, and its SHA-256.
+
+    `path` is a run's `backbone.safetensors`, a file that `rr import` wrote, or the name of released weights.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern=SHA256)]
+
+
 class TrainableConfig(StrictModel):
     """Hyperparameters of every method that trains. `batch_size` counts images, each of which has `views` views.
 
     Keys with a default are off in the paper's recipes, which use Adam without weight decay, a constant learning rate,
-    and one augmentation policy. With a `second_augmentation`, every second view uses that policy.
+    one augmentation policy, and random initial weights. With a `second_augmentation`, every second view uses that
+    policy. With `initial_weights`, training starts from the backbone in this file.
     """
 
     augmentation: Augmentation
@@ -25,6 +36,7 @@ class TrainableConfig(StrictModel):
     learning_rate: PositiveFloat
     optimizer: OptimizerConfig = ADAM
     schedule: ScheduleConfig = CONSTANT
+    initial_weights: WeightsFile | None = None
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
@@ -85,12 +97,10 @@ class RandomConfig(StrictModel):
     kind: Literal["random"]
 
 
-class ImportedConfig(StrictModel):
-    """A pretrained backbone from a file that `rr import` wrote, and the SHA-256 of the file."""
+class ImportedConfig(WeightsFile):
+    """A backbone that was pretrained elsewhere."""
 
     kind: Literal["imported"]
-    path: Annotated[str, Field(min_length=1)]
-    sha256: Annotated[str, Field(pattern=SHA256)]
 
 
 class SimCLRConfig(ProjectorConfig):

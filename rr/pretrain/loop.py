@@ -34,6 +34,7 @@ from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.methods.base import Method
+from rr.methods.initial_weights import load_weights
 from rr.methods.requirements import data_requirements, find_training_problem, images_per_epoch
 from rr.params.methods import TrainableConfig
 from rr.pretrain.checkpoint import (
@@ -93,8 +94,8 @@ def pretrain(
         sessions of the run (see `TrainState`), of which the last is this process.
 
     Raises:
-        UserError: if the method cannot be trained on this data or with this number of processes, or if training
-            diverges.
+        UserError: if the method cannot be trained on this data or with this number of processes, if its initial weights
+            cannot be loaded, or if training diverges.
     """
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
@@ -102,6 +103,8 @@ def pretrain(
     if problem := find_training_problem(job.method, data.labels, job.num_classes):
         raise UserError(f"{data.path}: {problem}")
     backbone = backbones.build(job.backbone, job.preprocessing.image_size, job.backbone_config)
+    if isinstance(job.method, TrainableConfig) and job.method.initial_weights:
+        load_weights(job.method.initial_weights, backbone)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
     method = methods.build(job.method, backbone, job.num_classes).to(device)
     trainer = None

@@ -24,8 +24,8 @@ from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import digits, slimagenet, tiny_imagenet
 from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem
-from rr.methods.requirements import find_backbone_problem, find_imported_problem, find_training_problem
-from rr.params import DatasetConfig, FolderSource, Params, ParquetSource
+from rr.methods.requirements import find_backbone_problem, find_training_problem, find_weights_problem
+from rr.params import DatasetConfig, FolderSource, ImportedConfig, Params, ParquetSource
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid
@@ -129,9 +129,10 @@ def _find_test_copies_problem(params: Params, name: str) -> str | None:
 def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: DatasetLabels | None) -> str | None:
     """Return why a pretraining run would fail and how to fix it, or None. This function does not load torch."""
     config = params.methods[run.method]
-    if config.kind == "imported":
-        problem = find_imported_problem(config, run.backbone, params.datasets[run.dataset].image_size)
-        return f"methods.{run.method}.path: {problem}" if problem else None
+    weights = config if isinstance(config, ImportedConfig) else getattr(config, "initial_weights", None)
+    image_size = params.datasets[run.dataset].image_size
+    if weights and (problem := find_weights_problem(weights, run.backbone, image_size)):
+        return f"methods.{run.method}.{'path' if weights is config else 'initial_weights'}: {problem}"
     problem = find_backbone_problem(config, run.backbone)
     if dataset and not problem:
         problem = find_training_problem(config, dataset.train_labels, len(dataset.class_names))

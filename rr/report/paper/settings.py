@@ -28,7 +28,7 @@ _OPERATIONS = {
 # The recipe for every method except supervised training.
 _RECIPE: dict[str, Any] = {
     "second_augmentation": None, "optimizer": {"kind": "adam", "weight_decay": 0.0},
-    "schedule": {"kind": "constant", "warmup_epochs": 0},
+    "schedule": {"kind": "constant", "warmup_epochs": 0}, "initial_weights": None,
 }  # fmt: skip
 _ADAM = {"batch_size": 128, "learning_rate": 0.001, **_RECIPE}
 _PROJECTOR = {"projector_layers": 2, "projector_output_norm": False}
@@ -37,6 +37,7 @@ _METHODS: dict[str, dict[str, Any]] = {
         "augmentation": _CROP_FLIP, "views": 1, "batch_size": 128, "learning_rate": 0.1, "second_augmentation": None,
         "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.0},
         "schedule": {"kind": "steps", "warmup_epochs": 0, "milestones": [0.5, 0.75], "lr_decay": 0.1},
+        "initial_weights": None,
     },
     "random": {},
     "deepcluster": {"augmentation": _CROP_FLIP, **_ADAM, "hidden_dim": 256, "n_init": 5, "max_iter": 30},
@@ -55,7 +56,7 @@ _LIGHTLY_COMMON: dict[str, Any] = {
     "augmentation": _STRONG | {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
     "second_augmentation": None, "epochs": 200, "batch_size": 128, "learning_rate": 0.06,
     "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 0.0005},
-    "schedule": {"kind": "cosine", "warmup_epochs": 0}, **_PROJECTOR,
+    "schedule": {"kind": "cosine", "warmup_epochs": 0}, "initial_weights": None, **_PROJECTOR,
 }  # fmt: skip
 _LIGHTLY: dict[str, dict[str, Any]] = {
     "simclr": {

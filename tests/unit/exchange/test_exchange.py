@@ -20,7 +20,7 @@ from networks import random_backbone, random_images
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rr import backbones
+from rr import backbones, methods
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.data.preprocessing import Preprocessing
@@ -28,8 +28,8 @@ from rr.errors import UserError
 from rr.exchange import exporting
 from rr.exchange.exporting import SUFFIXES, export_backbone
 from rr.exchange.importing import import_backbone
-from rr.methods.imported import load_imported_method
-from rr.methods.requirements import find_imported_problem
+from rr.methods.initial_weights import load_weights
+from rr.methods.requirements import find_weights_problem
 from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
 from rr.weights import find_weights
@@ -301,8 +301,8 @@ def test_networks_for_one_size_need_the_size(tmp_path: Path) -> None:
     import_backbone(tmp_path / "c.pt", "shufflenet_v2_x0_5", tmp_path / "b.safetensors", image_size=32)
     file = tmp_path / "b.safetensors"
     config = ImportedConfig(kind="imported", path=str(file), sha256=file_sha256(file))
-    assert find_imported_problem(config, "shufflenet_v2_x0_5", 32) is None
-    problem = find_imported_problem(config, "shufflenet_v2_x0_5", 64)
+    assert find_weights_problem(config, "shufflenet_v2_x0_5", 32) is None
+    problem = find_weights_problem(config, "shufflenet_v2_x0_5", 64)
     assert "for images of 32 x 32 pixels, but the dataset's image_size is 64: run rr import with" in str(problem)
 
 
@@ -450,18 +450,20 @@ def test_imported_method_has_the_weights_of_the_file(tmp_path: Path) -> None:
     weights, backbone = tmp_path / "b.safetensors", random_backbone("resnet8")
     save_backbone(backbone, weights)
     config = ImportedConfig(kind="imported", path=str(weights), sha256=file_sha256(weights))
-    method = load_imported_method(config, backbones.build("resnet8"))
+    method = methods.build(config, backbones.build("resnet8"), num_classes=0)
     assert method.num_features == 64
     assert has_same_features(method.backbone.eval(), backbone)
     with pytest.raises(UserError, match="contains weights of resnet8, but the backbone of this run is conv4"):
-        load_imported_method(config, backbones.build("conv4"))
+        load_weights(config, backbones.build("conv4"))
     with pytest.raises(UserError, match="the SHA-256 of the file is"):
-        load_imported_method(config.model_copy(update={"sha256": "0" * 64}), backbones.build("resnet8"))
-    with pytest.raises(UserError, match="no such file"):
-        load_imported_method(config.model_copy(update={"path": "missing"}), backbones.build("resnet8"))
+        load_weights(config.model_copy(update={"sha256": "0" * 64}), backbones.build("resnet8"))
+    with pytest.raises(UserError, match=r"missing\.safetensors: no such file: create it with rr import"):
+        load_weights(config.model_copy(update={"path": "missing.safetensors"}), backbones.build("resnet8"))
+    with pytest.raises(UserError, match="missing does not exist and is not the name of released weights"):
+        load_weights(config.model_copy(update={"path": "missing"}), backbones.build("resnet8"))
     weights.write_bytes(weights.read_bytes()[:-5])
     with pytest.raises(UserError, match="not a backbone file of this project"):
-        load_imported_method(config.model_copy(update={"sha256": file_sha256(weights)}), backbones.build("resnet8"))
+        load_weights(config.model_copy(update={"sha256": file_sha256(weights)}), backbones.build("resnet8"))
 
 
 def load_export(kind: str, name: str, file: Path) -> Callable[[Tensor], Tensor]:

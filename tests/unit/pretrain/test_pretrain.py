@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import golden
 import numpy as np
@@ -27,6 +28,8 @@ from rr.data.photographs import open_split
 from rr.paths import PretrainFolder
 from rr.pretrain import Job, pretrain
 from rr.pretrain.loop import Trainer
+from rr.runtime.hashing import file_sha256
+from rr.weights import find_weights
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")
@@ -340,6 +343,34 @@ def test_imported_backbone_is_pretrained_and_evaluated(project_copy: Path, rr: R
     outcome = rr("pretrain", *run_arguments)
     assert outcome.code == 2
     assert "imported.safetensors" in outcome.err
+
+
+def test_training_starts_from_initial_weights(project_copy: Path, rr: RunRr) -> None:
+    """With a tiny learning rate, the convolutions keep the initial weights. A wrong hash is found before training."""
+    file = find_weights("conv4-cifar10-simclr")
+    entry = {"path": "conv4-cifar10-simclr", "sha256": file_sha256(file)}
+
+    def change(params: dict[str, Any]) -> None:
+        params["methods"]["relational"].update(initial_weights=entry, learning_rate=1e-12)
+
+    write_params(project_copy, change)
+    assert rr(*PRETRAIN).code == 0
+    initial, trained = load_file(file), load_file(project_copy / FOLDER / "backbone.safetensors")
+    names = [name for name, value in initial.items() if value.ndim == 4]
+    assert len(names) == 4
+    for name in names:
+        torch.testing.assert_close(trained[name], initial[name], rtol=0, atol=1e-7)
+    record = json.loads((project_copy / FOLDER / "run.json").read_text())
+    assert record["params"]["methods.relational"]["initial_weights"] == entry
+
+    entry["sha256"] = "0" * 64
+    write_params(project_copy, change)
+    outcome = rr("plan", "--views-per-second", "1000")
+    assert outcome.code == 2
+    assert f"methods.relational.initial_weights: {file}: the SHA-256 of the file is" in outcome.err
+    entry.update(path="conv4-cifar10-simcrl")
+    write_params(project_copy, change)
+    assert "conv4-cifar10-simcrl does not exist and is not the name of released weights" in rr(*PRETRAIN).err
 
 
 class Stop(Exception):
