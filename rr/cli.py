@@ -54,6 +54,8 @@ def _check_project(params: Path) -> Path:
 ParamsOption = Annotated[
     Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.", callback=_check_project)
 ]
+# For commands that write no results into the project.
+AnyParamsOption = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.")]
 DeviceOption = Annotated[
     str,
     typer.Option("--device", envvar="RR_DEVICE", help="Device: auto (GPU if available), cpu, cuda or cuda:<number>."),
@@ -528,7 +530,7 @@ def embed(
     dataset: PreprocessingOption = None,
     on_unreadable: OnUnreadableOption = "raise",
     device: DeviceOption = "auto",
-    params: ParamsOption = paths.PARAMS_FILE,
+    params: AnyParamsOption = paths.PARAMS_FILE,
 ) -> None:
     """Write a Parquet file with the path and the feature vector of every image in a folder."""
     with Progress("embed"):
@@ -571,7 +573,7 @@ def retrieve(
     dataset: PreprocessingOption = None,
     on_unreadable: OnUnreadableOption = "raise",
     device: DeviceOption = "auto",
-    params: ParamsOption = paths.PARAMS_FILE,
+    params: AnyParamsOption = paths.PARAMS_FILE,
 ) -> None:
     """Find the images in a folder that are most similar to each query IMAGE, by cosine similarity of their features."""
     with Progress("retrieve"):
@@ -593,7 +595,7 @@ def compare(
     as_json: JsonOption = False,
     dataset: PreprocessingOption = None,
     device: DeviceOption = "auto",
-    params: ParamsOption = paths.PARAMS_FILE,
+    params: AnyParamsOption = paths.PARAMS_FILE,
 ) -> None:
     """Print the probability that two images are views of the same image, according to a relation head."""
     with Progress("compare"):

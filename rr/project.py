@@ -68,10 +68,14 @@ def _files_to_copy() -> list[Path]:
     return [Path(name) for name in _FILES] + sorted(file.relative_to(PROJECT_FILES) for file in folders)
 
 
+def _is_project(folder: Path) -> bool:
+    return (folder / "rr").is_dir() and (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file()
+
+
 def _check_folder(folder: Path) -> None:
     """Raise UserError if a new project in `folder` would be mixed with unrelated files or be inside another project."""
-    for parent in folder.resolve().parents:
-        if (parent / "rr").is_dir() and (parent / "params.yaml").is_file() and (parent / "dvc.yaml").is_file():
+    if not _is_project(folder):
+        for parent in filter(_is_project, folder.resolve().parents):
             raise UserError(
                 f"{folder.resolve()} is inside the project {parent}: run rr init there, or in a folder outside it"
             )

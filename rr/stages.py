@@ -79,7 +79,7 @@ def run_init_images(
 
     The parameter file is changed only after all images have been read. A dataset that it already defines with the same
     path is not changed. If `params.yaml` is missing, a project is created in the current folder first. If an earlier
-    call has already added the images, an error is raised or, with `accept_earlier`, nothing is done.
+    call has already added the images, an error is raised or, with `accept_earlier`, the images are fetched again.
     """
     from rr.workflow import init
 
@@ -89,8 +89,9 @@ def run_init_images(
     if not params_file.is_file() and params_file == paths.PARAMS_FILE:
         create_project(Path.cwd())
     params, text = load_params(params_file), read_utf8(params_file)
-    if accept_earlier and init.is_in_grid(path, name, source, params):
-        return f"{params_file} already trains on the images in {path}"
+    if accept_earlier and (known := init.find_in_grid(path, name, source, params)):
+        # Images may have been added or removed.
+        return f"{run_fetch(known, None, params_file)}\nthe grid in {params_file} already trains on {known}"
     name = init.choose_name(path, name, params)
     is_new = name not in params.datasets
     if not is_new and (skip_unreadable or not use_labels):

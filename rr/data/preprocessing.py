@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,15 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("image_size", "stored_size"):
             value = getattr(self, name)
-            if (value is not None or name == "image_size") and (type(value) is not int or value < 1):
+            if name == "stored_size" and value is None:
+                continue
+            if not isinstance(value, SupportsIndex) or isinstance(value, bool) or index(value) < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            object.__setattr__(self, name, index(value))
         for name in ("mean", "std"):
             values = getattr(self, name)
             try:
-                triple = tuple(map(float, values))
+                triple = () if isinstance(values, str) else tuple(map(float, values))
             except (TypeError, ValueError):
                 triple = ()
             if len(triple) != 3 or not all(map(isfinite, triple)) or (name == "std" and min(triple) <= 0):

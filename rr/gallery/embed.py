@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from rr.gallery.vector_file import (
 )
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
-from rr.runtime.output_path import check_output_path
+from rr.runtime.output_path import check_output_path, is_writable
 from rr.runtime.progress import Progress
 
 
@@ -44,25 +45,21 @@ def embed(
 
     If `map_path` is not None, a page with a map of the images is written there, too.
 
-    `rr.gallery.vector_file` describes the format of `output`. Vectors that are stored there, or in `.rr/gallery`, are
-    not computed again. After an error about unreadable images or an interruption, the vectors computed so far are
-    stored in `.rr/gallery`.
+    `rr.gallery.vector_file` describes the format of `output`. Vectors stored in `.rr/gallery` are not computed again,
+    and all vectors are stored there, even if the command is interrupted or an error about unreadable images is raised.
 
     Raises:
         UserError: if `output` or `map_path` cannot be written or has the wrong suffix, if the folder has no images, if
             an image cannot be read (unless `on_unreadable` is "skip"), or if the backbone cannot be loaded.
     """
-    check_index_path("--output", output, weights)
+    check_index_path("--output", output, weights, is_written=True)
     if map_path:
         check_output_path("--map", map_path, [".html", ".htm"], weights)
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, preprocessing, device)
     index_path = default_index_path(extractor, folder)
-    cached = max(
-        (_read_valid_index(path, extractor, folder) for path in (output, index_path)),
-        key=lambda vectors: len(vectors.find_rows(images)),
-    )
+    cached = _read_valid_index(index_path, extractor, folder)
     shown: list[ImageVectors] = []
 
     def keep_batches_for_map() -> Iterator[ImageVectors]:
@@ -74,11 +71,14 @@ def embed(
     with atomic_write(output, concurrent=True) as temporary:
         try:
             count = write_rows(temporary, extractor, folder, keep_batches_for_map(), skipped)
-            skipped.raise_if_unreadable()
-        except BaseException:  # unreadable images, a signal, or a full disk
+        except BaseException:  # such as Ctrl-C
             computed = _read_valid_index(temporary, extractor, folder)
             _keep_vectors(index_path, extractor, folder, cached, computed, skipped)
             raise
+        if count > len(cached.find_rows(images)):
+            with suppress(OSError), atomic_write(index_path, concurrent=True) as copy:
+                shutil.copyfile(temporary, copy)
+        skipped.raise_if_unreadable()
     summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
     if map_path:
         from rr.gallery.map_page import render_map_page
@@ -139,6 +139,8 @@ def update_index(
         cached = read_index(path, extractor, folder) if path else cached
     except StaleIndexError as error:
         print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
+    if path and len(cached.find_rows(images)) < len(images) and not is_writable(path):
+        raise UserError(f"the index {path} cannot be written, because its folder is read-only: use a different index")
     batches: list[ImageVectors] = []
     try:
         for batch in embed_batches(extractor, images, cached, skipped):
@@ -150,7 +152,7 @@ def update_index(
         raise
     gallery = _join(batches, extractor.num_features)
     num_embedded = len(gallery.images) - len(cached.find_rows(gallery.images))
-    if path and (num_embedded or not batches or len(gallery.images) != len(cached.rows)):
+    if path and (num_embedded or not batches or len(gallery.images) != len(cached.rows)) and is_writable(path):
         write_index(path, extractor, folder, [gallery], skipped)
     return gallery, num_embedded
 
@@ -178,16 +180,17 @@ def _keep_vectors(
     computed: CachedVectors,
     skipped: SkippedFiles,
 ) -> None:
-    """Write the vectors of unfinished work to the index at `path`, so that the next attempt is quick."""
+    """Write the vectors of unfinished work to the index at `path`, if possible, so that the next attempt is quick."""
     new = {key: row for key, row in computed.rows.items() if key not in cached.rows}
     if new:
         images = [ImageFile(folder / key[0], *key) for key in (*cached.rows, *new)]
         vectors = np.concatenate([cached.vectors[list(cached.rows.values())], computed.vectors[list(new.values())]])
-        write_index(path, extractor, folder, [ImageVectors(images, vectors)], skipped)
+        with suppress(OSError):  # report the error that ended the work
+            write_index(path, extractor, folder, [ImageVectors(images, vectors)], skipped)
 
 
-def check_index_path(option: str, index: Path, weights: Path) -> None:
-    """Raise UserError if `index` is a path where no index may be written; `option` is for the message."""
-    check_output_path(option, index, [".parquet"], weights)
+def check_index_path(option: str, index: Path, weights: Path, *, is_written: bool = False) -> None:
+    """Raise UserError if `index` is a path where no index may be written (see `check_output_path`)."""
+    check_output_path(option, index, [".parquet"], weights, is_written=is_written)
     if is_foreign_file(index):
-        raise UserError(f"{option} {index}: this file exists, but rr has not written it: use a different path")
+        raise UserError(f"{option} {index}: this file exists but was not written by rr: use a different path")

@@ -32,9 +32,8 @@ from rr.weights import find_weights
 # The path of an image file, a PIL image, or RGB pixels, uint8 (H, W, 3).
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 
-# Batch limits: large enough to be fast, but small enough that the activations of a large backbone fit in memory, and
-# that little work is lost if `rr embed` is interrupted.
-_MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 128
+# Batch limits: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
+_MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
 
 
 @dataclass(frozen=True)

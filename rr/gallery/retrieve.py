@@ -67,9 +67,7 @@ def retrieve(
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, preprocessing, device)
     scorer = load_pair_scorer(extractor.weights, extractor.sha256) if num_reranked else None
-    if index_path is None:
-        index_path = vector_file.default_index_path(extractor, folder)
-        check_output_path("--index", index_path, [".parquet"])
+    index_path = index_path or vector_file.default_index_path(extractor, folder)
     start = time.perf_counter()
     queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode_and_resize)))
     seconds = time.perf_counter() - start

@@ -94,10 +94,12 @@ def _describe_yaml_error(error: Exception) -> str:
     """Return what is wrong and in which line."""
     if not isinstance(error, MarkedYAMLError) or error.problem is None or error.problem_mark is None:
         return " ".join(str(error).split())
-    problem = error.problem.partition(" with value ")[0]  # of a duplicate key
+    problem = error.problem.partition(" with value ")[0]  # omit the values of a duplicate key
     if problem.startswith(r"found character '\t'"):
         problem = "found a tab: indent with spaces"
-    return f"line {error.problem_mark.line + 1}: {problem}"
+    line, start = error.problem_mark.line, error.context_mark.line if error.context_mark else None
+    where = f" ({error.context}, which starts in line {start + 1})" if start is not None and start < line else ""
+    return f"line {line + 1}: {problem}{where}"
 
 
 def _find_unserializable_values(value: Any, where: str) -> Iterator[str]:
@@ -154,7 +156,8 @@ def _format_validation_error(raw: dict[str, Any], details: dict[str, Any]) -> st
         return message
     value = json.dumps(details.get("input"))
     if details["type"] in ("list_type", "tuple_type"):
-        return f"{where}: must be a list" + (f", such as [{value}]" if len(value) < 60 else "")
+        is_single = isinstance(details.get("input"), str | int) and len(value) < 60
+        return f"{where}: must be a list" + (f", such as [{value}]" if is_single else "")
     return f"{where}: {message[0].lower()}{message[1:]}" + (f" (given: {value})" if len(value) < 60 else "")
 
 

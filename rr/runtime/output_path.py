@@ -7,15 +7,18 @@ from pathlib import Path
 from rr.errors import UserError
 
 
-def check_output_path(option: str, output: Path, suffixes: Sequence[str], input_file: Path | None = None) -> None:
+def check_output_path(
+    option: str, output: Path, suffixes: Sequence[str], input_file: Path | None = None, *, is_written: bool = True
+) -> None:
     """Check that `output` can be written, and that its suffix is one of `suffixes`.
 
-    The check of the suffix prevents that a mistyped path replaces an unrelated file, such as a photograph.
+    Checking the suffix prevents a mistyped path from replacing an unrelated file, such as a photograph. If it is not
+    known yet whether the file will be written (`is_written`), its folder may be read-only.
 
     Raises:
         UserError: if the path is invalid. The message names `option`.
     """
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    folder = _existing_folder(output)
     if output.is_dir():
         problem = "is a folder: use the path of a file"
     elif input_file and output.resolve() == input_file.resolve():
@@ -24,8 +27,17 @@ def check_output_path(option: str, output: Path, suffixes: Sequence[str], input_
         problem = f"does not end in {' or '.join(suffixes)}: use a name that does"
     elif not folder.is_dir():
         problem = f"is in {folder}, which is not a folder: use a different path"
-    elif not os.access(folder, os.W_OK):
+    elif is_written and not is_writable(output):
         problem = f"cannot be written, because the folder {folder} is read-only: use a different path"
     else:
         return
     raise UserError(f"{option} {output} {problem}")
+
+
+def is_writable(output: Path) -> bool:
+    """Return whether files can be created in the folder of `output` or, if it does not exist, in its first parent."""
+    return os.access(_existing_folder(output), os.W_OK)
+
+
+def _existing_folder(output: Path) -> Path:
+    return next(parent for parent in output.absolute().parents if parent.exists())

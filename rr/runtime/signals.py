@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 # Messages by exit code, which is 128 plus the signal number, as in a shell. A code of 128 or more means that the
 # command continues if it is run again. After code 2 (a user error) or 1 (a bug), it would fail again.
@@ -66,27 +66,45 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
     """Run a command that runs stages, such as `dvc repro`, and return its exit code.
 
     The command and its children are in a process group of their own. If this process receives a signal, it sends
-    SIGINT to the whole group, waits until the command ends, and then ends the program. It always sends SIGINT because,
-    unlike after SIGTERM, DVC then waits until the current stage has saved its work.
+    SIGINT to the whole group, waits until the command ends, and then ends the program. It always sends SIGINT because
+    DVC waits for the current stage to save its work after SIGINT, but not after SIGTERM. Of several signals, only the
+    first one is sent on, because a second SIGINT would end the stage at once. A second Ctrl-C does so on purpose.
     """
     received: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
-    def interrupt_group(signum: int, frame: object) -> None:
-        received.append(signum)
+    def signal_group(signum: int) -> None:
         if process and process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signum)
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-    handlers = {signum: signal.signal(signum, interrupt_group) for signum in signals}
+    def interrupt_group(signum: int, frame: object) -> None:
+        if not received or received[0] == signum == signal.SIGINT:
+            signal_group(signal.SIGINT)
+        received.append(signum)
+
+    def suspend_group(signum: int, frame: object) -> None:  # Ctrl-Z
+        signal_group(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        signal_group(signal.SIGCONT)  # after `fg` or `bg`
+
+    handlers: dict[int, Any] = {
+        signum: interrupt_group
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
+        if signal.getsignal(signum) is not signal.SIG_IGN  # as for SIGHUP after nohup
+    }
+    # If SIGINT is ignored, as for a background command of a script, the command must not inherit this setting.
+    handlers.setdefault(signal.SIGINT, lambda signum, frame: None)
+    handlers[signal.SIGTSTP] = suspend_group
+    former = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:
         process = subprocess.Popen(command, env=environment, process_group=0)
         if received:  # before the process group existed
-            interrupt_group(received[0], None)
+            signal_group(signal.SIGINT)
         code = process.wait()
     finally:
-        for signum, handler in handlers.items():
+        for signum, handler in former.items():
             signal.signal(signum, handler)
     if received:
-        exit_for_signal(received[0])
+        exit_for_signal(received[0] if 128 + received[0] in EXIT_MESSAGES else signal.SIGTERM)
     return code

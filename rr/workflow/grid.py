@@ -103,7 +103,7 @@ def dataset_names(params: Params) -> list[str]:
 
 
 def describe_replaced(before: Params, after: Params) -> str:
-    """Return a line for a message about a new grid that trains on other datasets than the former one, or ""."""
+    """If the new grid trains on different datasets, return a line that names the old ones; otherwise return ""."""
     old, new = (dict.fromkeys(name for grid in params.grid for name in grid.dataset) for params in (before, after))
     return f"\nreplaced: the former grid, which trained on {', '.join(old)}" if old and old != new else ""
 

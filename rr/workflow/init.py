@@ -91,17 +91,19 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
     return name
 
 
-def is_in_grid(path: Path, name: str | None, source: dict[str, str], params: Params) -> bool:
-    """Return whether an earlier `rr init` has added the images at `path`, and the grid still trains on them.
+def find_in_grid(path: Path, name: str | None, source: dict[str, str], params: Params) -> str | None:
+    """Return the name of the dataset with the images at `path` if an earlier `rr init` has added it, or None.
 
-    `source` is the return value of `make_source_config`. The dataset's source must have the same values.
+    The grid must still train on it. `source` is the return value of `make_source_config`, and must not contradict the
+    dataset's source, which may have other keys as well.
     """
     name = name or _default_name(path)
     if name not in params.datasets or not _is_source_of(path, name, params):
-        return False
+        return None
     values = params.datasets[name].source.model_dump()
     is_same = all(values.get(key) == value for key, value in source.items() if key != "path")
-    return is_same and any(name in grid.dataset and _method_name(name) in grid.method for grid in params.grid)
+    is_trained = any(name in grid.dataset and _method_name(name) in grid.method for grid in params.grid)
+    return name if is_same and is_trained else None
 
 
 def _default_name(path: Path) -> str:

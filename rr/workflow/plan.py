@@ -56,8 +56,8 @@ class Plan:
         seconds: how long these runs take one after the other.
         extractions: number of feature extractions that are not done.
         evaluations: number of evaluations that are not done.
-        beton_bytes: disk space for the betons that have not been written.
-        feature_bytes: disk space for the features that have not been extracted.
+        beton_bytes: disk space for the betons of datasets whose conversion is not done.
+        feature_bytes: disk space for the features of extractions that are not done.
         longest_run: name of the longest run, or None if no run remains.
         longest_seconds: how long this run takes.
         gpus: number of GPUs.
@@ -132,7 +132,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
             sizes = (len(known.train_labels), len(known.class_names))
             io += [estimate_io(params, todo[0], *sizes, duration)] * len(todo)
     pretrainings = {run for runs in remaining.values() for run in runs}
-    extractions = {  # the features of these pretraining runs will change, too
+    extractions = {  # including those whose pretraining run is not done, because their inputs will change
         run
         for run in grid.extractions(params)
         if run.pretraining in pretrainings or not is_done(grid.make_extract_run(params, run))

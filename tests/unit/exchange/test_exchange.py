@@ -552,12 +552,12 @@ def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypat
         return buffer.getvalue()
 
     save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
-    (tmp_path / "out").write_text("old")
+    (tmp_path / "out.pt").write_text("old")
     monkeypatch.setattr(exporting, "_serialize", serialize_with_changed_bias)
     with pytest.raises(UserError, match=r"relative error of .* Nothing was written"):
         export_backbone(tmp_path / "b.safetensors", "state-dict", tmp_path / "out.pt")
-    assert (tmp_path / "out").read_text() == "old"
-    assert sorted(os.listdir(tmp_path)) == ["b.safetensors", "out"]
+    assert (tmp_path / "out.pt").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["b.safetensors", "out.pt"]
 
 
 def test_onnx_without_its_packages_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

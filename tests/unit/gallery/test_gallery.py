@@ -35,6 +35,7 @@ from rr.data.skipped_files import SkippedFiles
 from rr.evaluate.features import extract_features
 from rr.evaluate.relation_head import load_relation_head
 from rr.evaluate.similarity import cosine_similarities
+from rr.gallery import embed as gallery_embed
 from rr.gallery import feature_extractor, map_page, vector_file
 from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
@@ -255,9 +256,14 @@ def test_vectors_are_kept_after_an_interruption(
     assert not list(Path().rglob("*.tmp*"))
 
 
-def test_embed_uses_the_vectors_of_an_earlier_search(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["embed", "retrieve"])
+def test_embed_uses_the_vectors_of_an_earlier_command(
+    folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     rr("embed", "g", "-o", "before.parquet", "--weights", "w")
-    rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
+    if command == "retrieve":
+        shutil.rmtree(".rr")
+        rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
     make_image(40).save("g/c.png")
     sizes = []
     extract = feature_extractor.FeatureExtractor.extract
@@ -374,7 +380,6 @@ def test_output_of_embed_is_a_valid_index(folder: Path, rr: RunRr) -> None:
     rr("embed", "g", "-o", "f.parquet", "--weights", "w")
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--index", "f.parquet", "--weights")
     assert num_embedded(rr(*ask, "w").out) == 0
-    assert not Path(".rr").exists()
     save_backbone(random_backbone("conv4"), folder / "w64", DATASET.model_copy(update={"image_size": 64}))
     outcome = rr(*ask, "w64")
     assert num_embedded(outcome.out) == 6
@@ -414,15 +419,20 @@ def test_index_does_not_overwrite_other_files(folder: Path, rr: RunRr) -> None:
     assert read_files(folder) == before
 
 
-def test_index_in_a_read_only_folder_raises_before_images_are_read(
-    folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_index_in_a_read_only_folder(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complete index is used; an incomplete one is an error before any image is decoded."""
+    ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
+    expected = rr(*ask).out
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    monkeypatch.setattr(feature_extractor, "decode_image", None)
-    outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
+    assert parse_tables(rr(*ask).out) == parse_tables(expected)
+    Path("g/f.webp").unlink()
+    assert num_embedded(rr(*ask).out) == 0
+    make_image(40).save("g/new.png")
+    monkeypatch.setattr(gallery_embed, "decode_images", None)
+    outcome = rr(*ask)
     assert outcome.code == 2
     assert re.search(
-        rf"--index \.rr/gallery/\w+\.parquet cannot be written, because the folder {folder} is", outcome.err
+        r"the index \.rr/gallery/\w+\.parquet cannot be written, because its folder is read-only", outcome.err
     )
 
 

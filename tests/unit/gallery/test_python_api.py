@@ -229,7 +229,7 @@ def test_gallery_does_not_overwrite_a_file_that_is_not_an_index(backbone: Featur
     Path("notes.parquet").write_text("notes")
     for path in ("notes.parquet", "table.parquet"):
         before = Path(path).read_bytes()
-        with pytest.raises(rr.UserError, match=f"index {path}: this file exists, but rr has not written it"):
+        with pytest.raises(rr.UserError, match=f"index {path}: this file exists but was not written by rr"):
             rr.Gallery("g", backbone, index=path)
         assert Path(path).read_bytes() == before
 
@@ -250,6 +250,8 @@ def test_index_in_the_home_folder(backbone: FeatureExtractor, monkeypatch: pytes
         ((32, 0.5, STD), "mean must be three finite numbers, got 0.5"),
         ((32, MEAN[:2], STD), "mean must be three finite numbers, got"),
         ((32, (0.5, 0.5, math.nan), STD), "mean must be three finite numbers, got"),
+        ((True, MEAN, STD), "image_size must be a positive integer, got True"),
+        ((32, "123", STD), "mean must be three finite numbers, got '123'"),
         ((32, MEAN, (0.5, 0.0, 0.5)), "std must be three positive numbers, got"),
         ((32, MEAN, "abc"), "std must be three positive numbers, got 'abc'"),
     ],
@@ -260,7 +262,7 @@ def test_invalid_preprocessing_raises(arguments: tuple[Any, ...], message: str) 
 
 
 def test_preprocessing_accepts_arrays() -> None:
-    preprocessing = rr.Preprocessing(32, np.array(MEAN), list(STD))  # type: ignore[arg-type]
+    preprocessing = rr.Preprocessing(np.int64(32), np.array(MEAN), list(STD))  # type: ignore[arg-type]
     assert preprocessing == rr.Preprocessing(32, MEAN, STD)
 
 

@@ -74,6 +74,7 @@ def set_value(params: dict, path: str, value: object) -> None:
         ("methods.supervised.second_augmentation", {"flip": 0.5}, "methods.supervised: second_augmentation needs at"),
         ("grid.seed", 1, "{path}: must be a list, such as [1]"),
         ("grid.backbone", "conv4", '{path}: must be a list, such as ["conv4"]'),
+        ("datasets.shapes.mean", 0.5, "{path}: must be a list"),
         ("methods.relational.second_augmentation", {"blr": 0.5}, "{path}.blr: unknown key; did you mean 'blur'?"),
     ],
 )  # fmt: skip
@@ -142,6 +143,10 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     [
         ("grid: [", "is not valid YAML"),
         ("a: 1\na: 2", 'is not valid YAML: line 2: found duplicate key "a"'),
+        (
+            "a: [1, 2\nb: 3",
+            "line 2: expected ',' or ']', but got ':' (while parsing a flow sequence, which starts in line 1)",
+        ),
         ("grid:\n\tseed: [1]", "is not valid YAML: line 2: found a tab: indent with spaces"),
         ("", "is empty or not a mapping: it needs the sections grid, threads,"),
         ("- 1", "is empty or not a mapping"),

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,38 +193,109 @@ def test_log_shows_where_pretraining_continues(project_copy: Path) -> None:
 
 
 _STAGE = """
-import pathlib, signal, time
-def save(signum, frame):
+import pathlib, sys, time
+from rr.runtime.signals import defer_signals, exit_for_signal
+with defer_signals() as received:
+    pathlib.Path("started").touch()
+    while not received:
+        time.sleep(0.01)
     time.sleep(0.5)
     pathlib.Path("saved").touch()
-    raise SystemExit(130)
-signal.signal(signal.SIGINT, save)
-pathlib.Path("started").touch()
-time.sleep(60)
+exit_for_signal(received[0])
 """
 _ENGINE = """
 import signal, subprocess, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # as DVC does while it runs a stage
-sys.exit(subprocess.run([sys.executable, "stage.py"]).returncode)
+stage = subprocess.Popen([sys.executable, "stage.py"])
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as DVC does while it waits for a stage
+sys.exit(stage.wait())
 """
 _COMMAND = """
 import os, sys
-from rr.runtime.signals import run_command
-sys.exit(run_command([sys.executable, "engine.py"], os.environ))
+from rr.runtime import signals
+signals.install_handlers()
+sys.exit(signals.run_command([sys.executable, "engine.py"], os.environ))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_to_a_command_that_runs_an_engine_reaches_the_stage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """Send a signal only to the command. It must end after the engine has ended, and the engine after the stage."""
-    monkeypatch.chdir(tmp_path)
+def start_command(ignored: int | None = None) -> subprocess.Popen[str]:
+    """Start a command that runs an engine with one stage, and wait until the stage runs."""
     Path("stage.py").write_text(_STAGE)
     Path("engine.py").write_text(_ENGINE)
-    process = subprocess.Popen([sys.executable, "-c", _COMMAND], stderr=subprocess.PIPE, text=True)
+    command = _COMMAND
+    if ignored:
+        command = f"import signal\nsignal.signal({int(ignored)}, signal.SIG_IGN)\n{_COMMAND}"
+    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.PIPE, text=True)
     wait_until(Path("started").exists, process)
-    process.send_signal(number)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [
+        ([signal.SIGINT], -signal.SIGINT),
+        ([signal.SIGTERM], 143),
+        ([signal.SIGHUP], 143),
+        ([signal.SIGUSR1, signal.SIGTERM], 138),
+        ([signal.SIGTERM, signal.SIGTERM], 143),
+    ],
+)
+def test_signal_to_a_command_that_runs_an_engine_reaches_the_stage_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[int], code: int
+) -> None:
+    """Signals that only the command receives. It must end after the engine, and the engine after the stage."""
+    monkeypatch.chdir(tmp_path)
+    process = start_command()
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.1)
     _, error = process.communicate(timeout=60)
     assert Path("saved").exists(), error
-    assert process.returncode == (-signal.SIGINT if number == signal.SIGINT else 128 + number)
+    assert process.returncode == code
+
+
+def test_second_ctrl_c_ends_the_stage_of_an_engine_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = start_command()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert not Path("saved").exists()
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
+def test_ignored_signal_does_not_end_the_stage_of_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: int
+) -> None:
+    """As with nohup, or for a background command of a script. The stage still receives other signals."""
+    monkeypatch.chdir(tmp_path)
+    process = start_command(ignored)
+    process.send_signal(ignored)
+    time.sleep(0.3)
+    assert process.poll() is None
+    assert not Path("saved").exists()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert (process.returncode, Path("saved").exists()) == (143, True)
+
+
+def test_suspended_command_suspends_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = start_command()
+    stage = next(
+        int(path.name)
+        for path in Path("/proc").glob("[0-9]*")
+        if b"stage.py" in (path / "cmdline").read_bytes() and os.readlink(path / "cwd") == str(tmp_path)
+    )
+
+    def state(pid: int) -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    process.send_signal(signal.SIGTSTP)
+    wait_until(lambda: state(process.pid) == state(stage) == "T")
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: "T" not in (state(process.pid), state(stage)))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert (process.returncode, Path("saved").exists()) == (143, True)

@@ -349,9 +349,12 @@ def test_run_continues_after_an_earlier_init(params_file: Path, rr: RunRr, monke
     text = params_file.read_text()
     assert "birds-v2" in load_params(params_file).datasets
     again = rr("init", "birds.v2", "--run")
-    assert again.out.splitlines() == ["params.yaml already trains on the images in birds.v2", "pipeline"]
+    assert again.out.startswith("data/raw/birds-v2/images.parquet: 32 train, 8 test, 2 classes\n")
+    assert again.out.endswith("\nthe grid in params.yaml already trains on birds-v2\npipeline\n")
     for options in ((), ("--run", "--no-labels"), ("--run", "--skip-unreadable")):
         outcome = rr("init", "birds.v2", *options)
         assert (outcome.code, outcome.out) == (2, "")
         assert "params.yaml already defines birds-v2" in outcome.err
+    save_tree(Path("birds.v2"), {"a": 30})
+    assert "40 train, 10 test" in rr("init", "birds.v2", "--run").out
     assert params_file.read_text() == text

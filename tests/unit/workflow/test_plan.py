@@ -202,7 +202,7 @@ def test_more_gpus_than_runs_take_as_long_as_the_longest_run(params_file: Path, 
 
 
 def count_extractions_and_evaluations(rr: RunRr) -> tuple[int, int]:
-    """Return how many feature extractions and evaluations the plan lists as not done."""
+    """Return how many feature extractions and evaluations the plan counts as not done."""
     plan = json.loads(rr("plan", "--views-per-second", "1000", "--json").out)
     return plan["extractions"], plan["evaluations"]
 
@@ -211,6 +211,11 @@ def test_completed_runs_are_not_counted(converted_project: Path, tmp_path: Path,
     shutil.copytree(converted_project, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
+    assert json.loads(rr("plan", "--views-per-second", "1000", "--json").out)["beton_bytes"] == 0
+    shutil.move("data/beton/shapes/run.json", "record")
+    plan = json.loads(rr("plan", "--views-per-second", "1000", "--json").out)
+    assert plan["beton_bytes"] == 300 * 32 * 32 * 3
+    shutil.move("record", "data/beton/shapes/run.json")
     extractions, evaluations = count_extractions_and_evaluations(rr)
     assert rr(*PRETRAIN).code == 0
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:] == ["0", "1", "0", "–", "–"]
