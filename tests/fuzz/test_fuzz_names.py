@@ -135,7 +135,7 @@ def test_class_names_that_are_not_utf8_or_ascii_reach_every_stage(project: Path)
     for command in (
         ("fetch", *run[:2]), ("convert", *run[:2]), ("pretrain", *run), ("extract", *run, *evaluation[:2]),
         ("evaluate", *run, *evaluation), ("report",),
-        ("verify",), ("embed", "Völkl", "-o", "x", "--weights", weights),
+        ("verify",), ("embed", "Völkl", "-o", "x.parquet", "--weights", weights),
     ):  # fmt: skip
         done = subprocess.run([sys.executable, "-m", "rr", *command], env=environment, capture_output=True, cwd=project)
         assert done.returncode == 0, done.stderr.decode()

@@ -53,6 +53,7 @@ def test_problems_of_the_grid_are_listed(project: Path) -> None:
         params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source}
         params["grid"]["data"].append("mine")
 
+    (project / "images").mkdir()
     write_params(project, use_unknown_images)
     assert run_check("grid").endswith("; not checked, because rr fetch has not run: mine")
     write_params(project, lambda params: params["protocols"]["knn"].update(neighbors=1000))
