@@ -126,4 +126,7 @@ def format_fetch_facts(facts: dict[str, Any]) -> str:
             "unlabeled images: " + ", ".join(f"{count:,} {split}" for split, count in unlabeled.items() if count)
         )
     lines += format_sizes_and_faults(facts) if "sizes" in facts else []
-    return "\n".join([*lines, *format_skipped(facts["skipped"])])
+    lines += format_skipped(facts["skipped"])
+    if not num_classes and any(".csv" in by_suffix for by_suffix in facts["skipped"].values()):
+        lines.append("labels in .csv files are not read: move the images of each class into a folder (docs/faq.md)")
+    return "\n".join(lines)

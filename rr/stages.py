@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rr import paths
 from rr.compute.process_group import process_group, require_single_process, translate_comm_errors
+from rr.data.names import format_names
 from rr.errors import UserError
 from rr.params import (
     NUMPY_PROTOCOLS,
@@ -32,7 +33,7 @@ from rr.params.backbones import check_backbone_name
 from rr.params.methods import TrainableConfig
 from rr.project import create_project
 from rr.runtime.atomic import write_text
-from rr.runtime.formatting import utc_now
+from rr.runtime.formatting import format_count, utc_now
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
@@ -48,7 +49,7 @@ from rr.workflow.checks import (
     find_pretraining_problem,
     runs_on_cluster,
 )
-from rr.workflow.records import RunRecorder, find_record, load_record, record_run
+from rr.workflow.records import RunRecorder, find_current_record, find_record, load_record, record_run
 from rr.workflow.sync import register_run, sync_engines, was_started_by_dvc, was_started_by_user
 from rr.workflow.verify import find_grid_changed_files, find_grid_mismatches, find_mismatches
 
@@ -197,7 +198,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
         A message, and its contents as JSON values.
     """
     require_single_process("check")
-    config = lookup(load_params(params_file).datasets, dataset, "rr check")
+    config = lookup(load_params(params_file).datasets, dataset, "DATASET")
     files = paths.DatasetPaths(dataset)
     record = load_record(files.raw_dir)
     from rr.check import EXCLUDED_KINDS, CheckOutputPaths, check
@@ -424,6 +425,17 @@ def run_report(params_file: Path) -> str:
     if messages:
         messages.append("no report was written: update these files with `dvc repro` or `snakemake --cores 8`")
         raise UserError("\n".join(messages))
+    outdated = [
+        run.folder
+        for run in grid.stage_runs(params)
+        if run.stage != "report" and find_record(run.folder) and not find_current_record(run)
+    ]
+    if outdated:
+        print(
+            f"report: {format_count(len(outdated), 'runs')} had other parameters than those in {params_file} "
+            f"({format_names([str(folder) for folder in outdated])}): run dvc repro to repeat them",
+            file=sys.stderr,
+        )
     run = grid.make_report_run(params)
     with record_run(run):
         from rr.report.stage import write_report

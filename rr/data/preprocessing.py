@@ -19,8 +19,8 @@ class Preprocessing:
             squares of `image_size`.
 
     Raises:
-        ValueError: if a size is not a positive integer, or if `mean` or `std` does not consist of three finite numbers,
-            or if `std` is not positive.
+        ValueError: if a size is not a positive integer, or if `mean` does not consist of three numbers in [0, 1], or
+            `std` of three numbers in (0, 1].
     """
 
     image_size: int
@@ -42,9 +42,9 @@ class Preprocessing:
                 triple = () if isinstance(values, str) else tuple(map(float, values))
             except (TypeError, ValueError):
                 triple = ()
-            if len(triple) != 3 or not all(map(isfinite, triple)) or (name == "std" and min(triple) <= 0):
-                kind = "three positive numbers" if name == "std" else "three finite numbers"
-                raise ValueError(f"{name} must be {kind}, got {values!r}")
+            if len(triple) != 3 or not all(0 <= value <= 1 for value in triple) or (name == "std" and 0 in triple):
+                interval = "(0, 1]" if name == "std" else "[0, 1]"
+                raise ValueError(f"{name} must be three numbers in {interval}, got {values!r}")
             object.__setattr__(self, name, triple)  # a list or an array is accepted, too
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rr import backbones
-from rr.backbones.weights import save_backbone
+from rr.backbones.weights import load_backbone, read_metadata, save_backbone
 from rr.data.image_decoding import identify_unreadable_content
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name
 from rr.paths import PARAMS_FILE
+from rr.runtime.atomic import atomic_write
 from rr.runtime.formatting import format_count
 from rr.runtime.hashing import file_sha256
 from rr.runtime.output_path import check_output_path
@@ -59,7 +61,8 @@ def import_backbone(
 ) -> str:
     """Convert the weights in `file` to a backbone file with float32 weights.
 
-    The weights may be in any dict of a checkpoint, and their names may have any prefix. Other tensors are ignored.
+    The weights may be in any dict of a checkpoint, and their names may have any prefix. Other tensors are ignored. A
+    backbone file of this project is copied.
 
     Args:
         file: checkpoint written by `torch.save`, or safetensors file. The weights are named as in this project, the
@@ -89,6 +92,10 @@ def import_backbone(
         raise UserError(f"{file} is not an existing file: use the path of a checkpoint")
     output = output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     check_output_path("--output", output, [".safetensors"], file)
+    if _contains_own_backbone(file, backbone_name):
+        with atomic_write(output) as temporary:
+            shutil.copyfile(file, temporary)  # with the layers and the preprocessing that were saved with it
+        return _describe_imported(output, load_backbone(output), "")
     state_dicts = _find_state_dicts(_load_tensors(file))
     if not state_dicts:
         raise UserError(
@@ -103,10 +110,23 @@ def import_backbone(
         raise UserError(f"{file}: {not_finite[0]} contains NaN or infinite values; use an earlier checkpoint")
     save_backbone(backbone, output)
     place = "" if weights.key == "." else f", from the weights under '{weights.key}'"
+    return _describe_imported(output, backbone, f"{place}{_describe_ignored(weights, state_dicts)}")
+
+
+def _contains_own_backbone(file: Path, backbone_name: str) -> bool:
+    """Return whether a file was written by this project and contains a backbone with this architecture."""
+    try:
+        return bool(read_metadata(file)["backbone"] == backbone_name)
+    except UserError:
+        return False
+
+
+def _describe_imported(output: Path, backbone: backbones.Backbone, details: str) -> str:
+    """Return the message for the user, with the lines to add to params.yaml."""
     # Stages run in the project folder. In any other folder, a relative path would be wrong, so print an absolute one.
     path = output if PARAMS_FILE.is_file() else output.resolve()
     return (
-        f"{output}: {backbone_name}, {backbone.num_features} features{place}{_describe_ignored(weights, state_dicts)}. "
+        f"{output}: {backbone.name}, {backbone.num_features} features{details}. "
         "To use this file, add a method with these lines to params.yaml:\n"
         f"    kind: imported\n    path: {json.dumps(str(path))}\n    sha256: {file_sha256(output)}"
     )
@@ -374,8 +394,11 @@ def _describe_mismatch(
         else f"use the --backbone of these weights: {', '.join(BUILTIN_BACKBONES)}, or a torchvision or timm model"
     )
     if candidates:
-        place = "" if candidates[0].key == "." else f" under '{candidates[0].key}'"
-        return f"the weights in {file}{place} do not match {backbone_name}: {candidates[0].problem}; {remedy}"
+        best = candidates[0]
+        if not others and len(best.state) > 0.9 * len(_expected_weights(backbone_name, image_size)):
+            remedy = f"this is almost {backbone_name}, so use the original checkpoint"
+        place = "" if best.key == "." else f" under '{best.key}'"
+        return f"the weights in {file}{place} do not match {backbone_name}: {best.problem}; {remedy}"
     first = next(iter(_expected_weights(backbone_name, image_size)))
     present = _abbreviate_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
     return (

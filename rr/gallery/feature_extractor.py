@@ -156,7 +156,7 @@ class FeatureExtractor:
             return read_images([expand_user(image)], self.decode_and_resize)[0]
         if not isinstance(image, Image.Image):
             pixels = image.cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
                 raise ValueError(
                     f"an image must be a path, a PIL image or RGB pixels, uint8 (H, W, 3), got {type(image).__name__} "
                     f"of {pixels.dtype} with shape {pixels.shape}; for float values, pass a tensor (B, 3, "

@@ -25,7 +25,7 @@ class ImageFile(NamedTuple):
         path: path of the file.
         name: path relative to the gallery folder, as text.
         size: size in bytes.
-        modified: time of the last modification, in nanoseconds since 1970.
+        modified: see `change_time`.
     """
 
     path: Path
@@ -37,6 +37,14 @@ class ImageFile(NamedTuple):
     def index_key(self) -> tuple[str, int, int]:
         """Name, size and modification time. A changed file has a different key, so its old vector is not found."""
         return self.name, self.size, self.modified
+
+
+def change_time(info: os.stat_result) -> int:
+    """Return when a file was last changed or renamed, in nanoseconds since 1970.
+
+    The modification time alone is not enough: if two files of the same size and time swap their names, it stays.
+    """
+    return max(info.st_mtime_ns, info.st_ctime_ns)
 
 
 def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
@@ -62,7 +70,7 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
         except OSError as error:  # a file that was just deleted
             damaged.append(DamagedFile(name, UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror})"))
         else:
-            images.append(ImageFile(path, path_to_text(name), info.st_size, info.st_mtime_ns))
+            images.append(ImageFile(path, path_to_text(name), info.st_size, change_time(info)))
     for damaged_file in damaged:
         skipped.add_damaged(damaged_file._replace(name=str(folder / damaged_file.name)))
     if not images:

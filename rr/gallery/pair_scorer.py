@@ -61,6 +61,13 @@ def _evaluated_weights_sha256(metrics_file: Path) -> str:
 def _make_calibrated_scorer(head: NumpyRelationHead, metrics: dict[str, Any], target: str, file: Path) -> PairScorer:
     """Return a scorer with the calibration in `metrics`, which come from `file`."""
     pairs = f"{metrics['relation_pairs']:,.0f}"
+    if metrics["relation_slope"] <= 0:
+        return PairScorer(
+            head,
+            Calibration(1, 0),
+            f"not calibrated, because on the {pairs} pairs of images in {file}, the head did not give higher scores to "
+            "views of the same image: train longer, or on more images",
+        )
     description = (
         f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {target}: half of the pairs are two "
         "views of one image, the others are views of two images; on other such pairs, the accuracy is "

@@ -19,6 +19,8 @@ from rr.gallery.images import list_images
 from rr.gallery.pair_scorer import load_pair_scorer
 from rr.paths import expand_user
 
+_TINY = 1e-300
+
 
 def load_backbone(
     weights: str | os.PathLike[str], preprocessing: Preprocessing | None = None, device: str | torch.device = "auto"
@@ -170,8 +172,8 @@ def cosine_similarity(
 
     Raises:
         UserError: if an image cannot be read.
-        ValueError: if an argument contains several images, if an image is passed without a backbone, or if `backbone`
-            is not the return value of `load_backbone`.
+        ValueError: if an argument contains several images, if an image is passed without a backbone, if the features
+            have different sizes or are not finite, or if `backbone` is not the return value of `load_backbone`.
     """
     if backbone is not None:
         _check_backbone(backbone)
@@ -179,6 +181,10 @@ def cosine_similarity(
         _require_one(_as_features(image) if backbone is None else backbone(image), name)
         for name, image in (("first", first), ("second", second))
     )
+    if left.shape != right.shape:
+        raise ValueError(f"the features have different sizes, {left.shape[1]} and {right.shape[1]}")
+    # Sums of squares of very large or small values would overflow or become 0.
+    left, right = (features / max(float(np.abs(features).max(initial=0)), _TINY) for features in (left, right))
     return float(cosine_similarities(left, right)[0])
 
 
@@ -188,12 +194,14 @@ def _check_backbone(backbone: FeatureExtractor) -> None:
 
 
 def _as_features(features: ImageLike | np.ndarray) -> np.ndarray:
-    """Return the features of one image as float32 (1, D)."""
+    """Return the features of one image as float64 (1, D)."""
     if not isinstance(features, (np.ndarray, torch.Tensor)) or features.ndim not in (1, 2):
         raise ValueError("without a backbone, pass the features of an image, (D,) or (1, D)")
     if isinstance(features, torch.Tensor):
-        features = features.detach().cpu().numpy()
-    return np.atleast_2d(features.astype(np.float32))
+        features = features.detach().cpu().float().numpy()
+    if np.iscomplexobj(features) or not np.isfinite(features).all():
+        raise ValueError("the features must be real and finite")
+    return np.atleast_2d(features.astype(np.float64))
 
 
 def _require_one(features: np.ndarray, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rr.data.names import display_name, format_names
+from rr.data.names import display_name, format_names, path_to_text
 from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.errors import UserError
@@ -22,7 +22,7 @@ from rr.gallery import vector_file
 from rr.gallery.embed import check_index_path, make_skipped_files, update_index
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.hits import Hit, QueryResult, percentiles, sample_pairs
-from rr.gallery.images import ImageFile, list_images, read_images
+from rr.gallery.images import ImageFile, change_time, list_images, read_images
 from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
 from rr.gallery.vector_file import ImageVectors
 from rr.runtime.atomic import write_text
@@ -88,7 +88,9 @@ def retrieve(
         summary += f"; page {page_path} written"
     if as_json:
         facts = {
-            "queries": [{"query": str(result.query), "hits": list(map(_hit_facts, result.hits))} for result in results],
+            "queries": [
+                {"query": path_to_text(result.query), "hits": list(map(_hit_facts, result.hits))} for result in results
+            ],
             "calibration": scorer.description if scorer else None,
             "images": len(gallery.images),
             "embedded": num_embedded,
@@ -154,7 +156,7 @@ def _find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list
     own_rows = []
     for query in queries:
         info = os.stat(query)
-        candidates = rows_by_time[info.st_size, info.st_mtime_ns]
+        candidates = rows_by_time[info.st_size, change_time(info)]
         own_rows.append([row for row in candidates if os.path.samefile(query, images[row].path)])
     return own_rows
 

@@ -54,6 +54,8 @@ def _download(name: str) -> Path:
             f"{name}: downloads from the Hugging Face Hub need huggingface_hub: pip install huggingface_hub"
         ) from error
     repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    if repository.count("/") != 1:
+        raise UserError(f"{name}: not the name of a repository: use hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION")
     try:
         return Path(
             hf_hub_download(repository, _HUB_FILE, revision=revision or None, library_name="relational-reasoning")

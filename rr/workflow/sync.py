@@ -62,7 +62,7 @@ def register_run(run: StageRun, params: Params) -> None:
     """Register with both engines a finished stage run that was started by a user.
 
     Nothing happens if the run is not in the grid, or if it does not match `params`, which may have changed in the
-    meantime. If an engine is not installed or cannot register the run, a message is printed.
+    meantime. If an engine is not installed or cannot register the run, a message is printed; Ctrl-C ends the command.
     """
     current = next((candidate for candidate in grid.stage_runs(params) if candidate.folder == run.folder), None)
     if current is None or find_mismatches(current):
@@ -84,6 +84,8 @@ def register_run(run: StageRun, params: Params) -> None:
                 "later",
                 file=sys.stderr,
             )
+            if isinstance(error, KeyboardInterrupt):
+                raise
 
 
 def _register_with_snakemake(runs: Sequence[StageRun]) -> None:

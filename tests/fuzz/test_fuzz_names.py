@@ -141,7 +141,7 @@ def test_class_names_that_are_not_utf8_or_ascii_reach_every_stage(project: Path)
         assert done.returncode == 0, done.stderr.decode()
         outputs.append(done.stdout.decode())
     assert "(4 + 1), caf\\xe9 (4 + 1), " in outputs[0]
-    assert outputs[-1] == "x: 15 images, 64 features\n"
+    assert outputs[-1] == "x.parquet: 15 images, 64 features\n"
     raw_file = raw.RawFile(project / "data/raw/shapes/images.parquet")
     assert raw_file.class_names == ["bär", "caf\\xe9", "日本"]
     assert "bär" in (project / "report/index.html").read_text(encoding="utf-8")

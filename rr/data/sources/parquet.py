@@ -22,6 +22,8 @@ from rr.data.sources import parquet_layout
 from rr.data.sources.parquet_columns import (
     Columns,
     check_columns,
+    check_has_images,
+    check_no_label_in_path,
     choose_columns,
     describe_columns,
     find_splits_in_other_columns,
@@ -90,6 +92,10 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     test = [get_file(name) for name in layout.tests.get(test_name, [])]
     for file in [*train, *test]:
         check_columns(file.path, file.schema, columns, train[0].schema, train[0].path)
+        with file.open() as opened:
+            check_has_images(file.path, opened, columns.image)
+    if columns.label is None and source.labels != "none":
+        check_no_label_in_path([file.name for file in train])
     if not test and source.splits == "auto":
         _reject_split_column(train, columns)
     others = [name for role, files in layout.tests.items() if role != test_name for name in files]

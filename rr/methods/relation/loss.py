@@ -140,6 +140,10 @@ def _check_tensors(
         raise ValueError(f"at least 2 views of at least 1 image are needed, got K = {K} views of M = {M} images")
     if head.num_features != D:
         raise ValueError(f"the head expects features of size {head.num_features}, got {D}")
+    if features_KMD.dtype != head.linear.weight.dtype and not torch.is_autocast_enabled(features_KMD.device.type):
+        raise ValueError(
+            f"the features are {features_KMD.dtype}, but the head is {head.linear.weight.dtype}: convert one of them"
+        )
     num_negatives = M if M > 1 else 0
     for name, rows, num_columns in (
         ("negative_rows", negative_rows, num_negatives),

@@ -29,6 +29,7 @@ from rr.exchange import exporting
 from rr.exchange.exporting import SUFFIXES, export_backbone
 from rr.exchange.importing import import_backbone
 from rr.methods.initial_weights import load_weights
+from rr.methods.relation.head import RelationHead
 from rr.methods.requirements import find_weights_problem
 from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
@@ -104,8 +105,11 @@ def test_state_dict_is_imported_from_every_format(tmp_path: Path, name: str, alt
 
 
 def test_backbone_file_is_imported_unchanged(tmp_path: Path) -> None:
-    save_backbone(random_backbone("conv4"), tmp_path / "a.safetensors")
-    import_backbone(tmp_path / "a.safetensors", "conv4", tmp_path / "b.safetensors")
+    head = RelationHead(64)
+    preprocessing = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    save_backbone(random_backbone("conv4"), tmp_path / "a.safetensors", preprocessing, {"relation_head": head}, "cat")
+    message = import_backbone(tmp_path / "a.safetensors", "conv4", tmp_path / "b.safetensors")
+    assert f"sha256: {file_sha256(tmp_path / 'a.safetensors')}" in message
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"a\.safetensors is the input file"):
         import_backbone(tmp_path / "a.safetensors", "conv4", tmp_path / "a.safetensors")
@@ -155,7 +159,7 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
     ("alter", "message"),
     [
         (set_nan, "conv1.weight contains NaN or infinite values"),
-        (convert_to_integers, "conv1.weight is .* int64 instead of .*; use the --backbone of these weights"),
+        (convert_to_integers, "conv1.weight is .* int64 instead of .*; this is almost resnet8, so use the original"),
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
         (lambda state: {"optimizer": {0: torch.ones(1)}}, "does not contain a state dict"),

@@ -41,6 +41,7 @@ from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.hits import MAX_RANDOM_PAIRS, percentiles, sample_pairs
 from rr.gallery.images import ImageFile
+from rr.gallery.pair_scorer import load_pair_scorer
 from rr.methods.relation import RelationHead
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.hashing import file_sha256
@@ -389,6 +390,21 @@ def test_output_of_embed_is_a_valid_index(folder: Path, rr: RunRr) -> None:
     assert "different settings (folder)" in outcome.err
 
 
+def test_files_that_swap_their_names_are_embedded_again(folder: Path, rr: RunRr) -> None:
+    """Both have the same size and modification time."""
+    Path("b").mkdir()
+    for number in range(2):
+        make_image(number).resize((8, 8)).save(f"b/{number}.bmp")
+        os.utime(f"b/{number}.bmp", ns=(0, 0))
+    rr("embed", "b", "-o", "before.parquet", "--weights", "w")
+    for old, new in (("0.bmp", "t"), ("1.bmp", "0.bmp"), ("t", "1.bmp")):
+        os.rename(f"b/{old}", f"b/{new}")
+    rr("embed", "b", "-o", "after.parquet", "--weights", "w")
+    before, after = (read_vectors(pq.read_table(f"{name}.parquet")) for name in ("before", "after"))
+    assert np.array_equal(after, before[::-1])
+    assert not np.array_equal(after, before)
+
+
 def test_damaged_index_is_rebuilt(folder: Path, rr: RunRr) -> None:
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w", "--index", "i.parquet")
     first = parse_tables(rr(*ask).out)
@@ -697,6 +713,7 @@ def test_weights_are_downloaded_from_the_hugging_face_hub(folder: Path) -> None:
         "hf-hub:me/empty": "the repository contains no backbone.safetensors",
         "hf-hub:me/net@v2": "no such revision: replace v2",
         "hf-hub:me/net/x/y": "not the name of a repository",
+        "hf-hub:net": "not the name of a repository: use hf-hub:OWNER/NAME",
         "hf-hub:me/cut": "cannot download backbone.safetensors (",
     }
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
@@ -713,6 +730,20 @@ def test_weights_are_downloaded_from_the_hugging_face_hub(folder: Path) -> None:
     expected["hf-hub:me/new"] = "backbone.safetensors is not in the cache, and the Hugging Face Hub cannot be reached"
     for name, process in failed.items():
         assert (process.returncode, process.stderr.count(f"rr: {name}: {expected[name]}")) == (2, 1), process.stderr
+
+
+def test_calibration_that_reverses_the_scores_is_not_used(
+    folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rr.gallery.pair_scorer.RELEASED", folder)
+    monkeypatch.setattr("rr.weights.FOLDER", folder)
+    save_head(Path("tiny.safetensors"))
+    metrics = {"relation_slope": -8.9, "relation_intercept": 0.1, "relation_pairs": 4, "target": "cifar10"}
+    Path("tiny.json").write_text(json.dumps(metrics))
+    outcome = rr("compare", "g/b.png", "g/f.webp", "--weights", "tiny")
+    assert "not calibrated, because on the 4 pairs of images in " in outcome.out
+    scorer = load_pair_scorer(folder / "tiny.safetensors", "")
+    assert scorer.calibration == (1, 0)
 
 
 def test_rerank_orders_the_nearest_by_probability(folder: Path, rr: RunRr) -> None:

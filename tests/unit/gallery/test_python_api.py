@@ -125,6 +125,7 @@ def test_no_images_give_no_rows(backbone: FeatureExtractor) -> None:
         (torch.zeros(1, 3, 8, 8), r"shape \(B, 3, 16, 16\), got \(1, 3, 8, 8\)"),
         (np.zeros((1, SIZE, SIZE, 3)), r"uint8 \(H, W, 3\), got ndarray of float64 with shape \(16, 16, 3\)"),
         (np.zeros((1, 3, SIZE, SIZE), np.uint8), r"got ndarray of uint8 with shape \(3, 16, 16\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"got ndarray of uint8 with shape \(0, 5, 3\)"),
     ],
 )
 def test_wrong_arrays_raise(backbone: FeatureExtractor, images: torch.Tensor | np.ndarray, message: str) -> None:
@@ -247,13 +248,14 @@ def test_index_in_the_home_folder(backbone: FeatureExtractor, monkeypatch: pytes
         ((0, MEAN, STD), "image_size must be a positive integer, got 0"),
         ((32.0, MEAN, STD), "image_size must be a positive integer, got 32.0"),
         ((32, MEAN, STD, -1), "stored_size must be a positive integer, got -1"),
-        ((32, 0.5, STD), "mean must be three finite numbers, got 0.5"),
-        ((32, MEAN[:2], STD), "mean must be three finite numbers, got"),
-        ((32, (0.5, 0.5, math.nan), STD), "mean must be three finite numbers, got"),
+        ((32, 0.5, STD), "mean must be three numbers in [0, 1], got 0.5"),
+        ((32, MEAN[:2], STD), "mean must be three numbers in [0, 1], got"),
+        ((32, (0.5, 0.5, math.nan), STD), "mean must be three numbers in [0, 1], got"),
+        ((32, (125, 123, 114), STD), "mean must be three numbers in [0, 1], got (125, 123, 114)"),
         ((True, MEAN, STD), "image_size must be a positive integer, got True"),
-        ((32, "123", STD), "mean must be three finite numbers, got '123'"),
-        ((32, MEAN, (0.5, 0.0, 0.5)), "std must be three positive numbers, got"),
-        ((32, MEAN, "abc"), "std must be three positive numbers, got 'abc'"),
+        ((32, "111", STD), "mean must be three numbers in [0, 1], got '111'"),
+        ((32, MEAN, (0.5, 0.0, 0.5)), "std must be three numbers in (0, 1], got"),
+        ((32, MEAN, "abc"), "std must be three numbers in (0, 1], got 'abc'"),
     ],
 )
 def test_invalid_preprocessing_raises(arguments: tuple[Any, ...], message: str) -> None:
@@ -285,3 +287,18 @@ def test_arguments_of_a_wrong_type_raise(backbone: FeatureExtractor) -> None:
         rr.Gallery("g", backbone, on_unreadable="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"preprocessing must be an rr\.Preprocessing, got 32"):
         rr.load_backbone("w", 32)  # type: ignore[arg-type]
+
+
+def test_cosine_similarity_of_large_and_small_features() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 64))
+    expected = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+    for a, b in ((1, 1), (1e-30, 1), (1e20, 1), (1e20, 1e20), (1e-200, 1e200)):
+        assert rr.cosine_similarity(a * first, b * second) == pytest.approx(expected, rel=1e-12)
+    assert rr.cosine_similarity(torch.from_numpy(first).bfloat16(), second) == pytest.approx(expected, abs=1e-2)
+    assert rr.cosine_similarity(0 * first, second) == 0
+    with pytest.raises(ValueError, match="the features have different sizes, 63 and 64"):
+        rr.cosine_similarity(first[1:], second)
+    for bad in (first * np.nan, first * 1j):
+        with pytest.raises(ValueError, match="the features must be real and finite"):
+            rr.cosine_similarity(bad, second)

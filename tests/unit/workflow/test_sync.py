@@ -79,6 +79,18 @@ def test_parameter_changed_during_the_run_prevents_its_registration(
     assert registered == []
 
 
+def test_ctrl_c_during_the_registration_ends_the_command(
+    registered: list[tuple[str, str]], rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(runs: Sequence[StageRun]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sync, "_register_with_snakemake", interrupt)
+    outcome = rr(*FETCH)
+    assert (outcome.code, registered) == (130, [])
+    assert "would repeat it (interrupted): run rr sync later" in outcome.err
+
+
 def test_engine_that_fails_is_reported_with_the_command_for_later(
     registered: list[tuple[str, str]], rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:

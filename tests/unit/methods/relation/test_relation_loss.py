@@ -160,6 +160,8 @@ def test_invalid_tensors_raise(function) -> None:  # type: ignore[no-untyped-def
         function(head, features[0], negative_rows)
     with pytest.raises(ValueError, match="features must be a tensor, got ndarray"):
         function(head, features.numpy(), negative_rows)
+    with pytest.raises(ValueError, match=r"the features are torch\.float64, but the head is torch\.float32"):
+        function(head, features.double(), negative_rows)
     with pytest.raises(ValueError, match="expects features of size 8, got 7"):
         function(head, features[..., :7], negative_rows)
     with pytest.raises(ValueError, match="at least 2 views"):
