@@ -684,7 +684,7 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        _check_no_empty_argument(sys.argv[1:])
+        sys.argv[1:] = _prepare_arguments(sys.argv[1:])
         app()
     except UserError as error:
         _exit_with_message(str(error))
@@ -722,16 +722,24 @@ def _ensure_utf8_file_names() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
-def _check_no_empty_argument(arguments: list[str]) -> None:
-    """Raise UserError if an argument is empty. As a path, it would mean the current folder."""
+def _prepare_arguments(arguments: list[str]) -> list[str]:
+    """Return the arguments of the command line with `~` expanded where shells do not, as in `--output=~/x.parquet`.
+
+    `rr init` writes the path of the images to params.yaml as it is.
+
+    Raises:
+        UserError: if an argument is empty. As a path, it would mean the current folder.
+    """
+    prepared = []
     for position, argument in enumerate(arguments):
-        if argument == "":
+        option, separator, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if not value and (separator or not option):
             where = f"the argument after {arguments[position - 1]}" if position else "the first argument"
-        elif argument.startswith("--") and argument.endswith("="):
-            where = argument
-        else:
-            continue
-        raise UserError(f"{where} is empty: check that your shell variables are set")
+            raise UserError(f"{argument or where} is empty: check that your shell variables are set")
+        if value.startswith("~/") and (separator or arguments[0] != "init"):
+            value = str(paths.expand_user(value))
+        prepared.append(f"{option}{separator}{value}")
+    return prepared
 
 
 def _lookup_preprocessing(name: str | None, params: Path) -> "Preprocessing | None":

@@ -12,7 +12,7 @@ import pytest
 from helpers import RunRr, add_dataset
 from PIL import Image
 
-from rr import __version__, stages
+from rr import __version__, cli, stages
 from rr.data.index import read_class_names
 from rr.runtime.atomic import atomic_write, write_text
 
@@ -164,6 +164,20 @@ def test_empty_argument_is_not_the_current_folder(
     outcome = rr(*arguments)
     assert (outcome.code, list(tmp_path.iterdir())) == (2, [])
     assert outcome.err.startswith(f"rr: {message}")
+
+
+def test_home_folder_is_expanded_where_shells_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    outcome = rr("embed", "~/birds", "--output=~/x.csv", "--weights", "w")
+    assert f"--output {tmp_path}/home/x.csv does not end in .parquet" in outcome.err
+    outcome = rr("retrieve", "~/q.png", "--gallery", "birds", "--weights", "w")
+    assert f"{tmp_path}/home/q.png is not an existing file" in outcome.err
+    assert not Path("~").exists()
+    for unchanged in (["init", "~/birds"], ["embed", "a=~/b", "--x=a~/b", "--", "~"]):
+        assert cli._prepare_arguments(unchanged) == unchanged
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,22 @@ with exclusive_lock(Path('{folder}')):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_report_names_the_runs_with_other_parameters(project_copy: Path, rr: RunRr) -> None:
+    assert rr("report").err == ""
+
+    def change(params: dict) -> None:
+        shrink_grid(params)
+        params["methods"]["relational"].update(epochs=7)
+
+    write_params(project_copy, change)
+    outcome = rr("report")
+    assert outcome.code == 0
+    assert outcome.err == (
+        "report: 1 run had other parameters than those in params.yaml (runs/pretrain/shapes/conv4/relational/1): run "
+        "dvc repro to repeat them\n"
+    )
+
+
 @pytest.mark.slow
 def test_only_one_of_several_processes_writes_an_artifact(project_copy: Path) -> None:
     before = read_files(project_copy)
