@@ -54,7 +54,7 @@ def _check_project(params: Path) -> Path:
 ParamsOption = Annotated[
     Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.", callback=_check_project)
 ]
-# For commands that write no results into the project.
+# For commands that need the file only for the preprocessing of a dataset.
 AnyParamsOption = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.")]
 DeviceOption = Annotated[
     str,
@@ -732,11 +732,16 @@ def _prepare_arguments(arguments: list[str]) -> list[str]:
     """
     prepared = []
     for position, argument in enumerate(arguments):
-        option, separator, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        before = arguments[position - 1] if position else ""
+        is_option = argument.startswith("--") and "--" not in arguments[:position]
+        option, separator, value = argument.partition("=") if is_option else ("", "", argument)
+        if not is_option and argument.startswith("-o~"):
+            option, value = "-o", argument[2:]
         if not value and (separator or not option):
-            where = f"the argument after {arguments[position - 1]}" if position else "the first argument"
-            raise UserError(f"{argument or where} is empty: check that your shell variables are set")
-        if value.startswith("~/") and (separator or arguments[0] != "init"):
+            where = argument or (f"the argument after {before}" if before else "the first argument")
+            raise UserError(f"{where} is empty: check that your shell variables are set")
+        is_kept = arguments[0] == "init" and not separator and before != "--params"
+        if (value == "~" or value.startswith("~/")) and not is_kept:
             value = str(paths.expand_user(value))
         prepared.append(f"{option}{separator}{value}")
     return prepared

@@ -128,5 +128,5 @@ def format_fetch_facts(facts: dict[str, Any]) -> str:
     lines += format_sizes_and_faults(facts) if "sizes" in facts else []
     lines += format_skipped(facts["skipped"])
     if not num_classes and any(".csv" in by_suffix for by_suffix in facts["skipped"].values()):
-        lines.append("labels in .csv files are not read: move the images of each class into a folder (docs/faq.md)")
+        lines.append("labels in .csv files are not read: make one folder for each class (docs/faq.md)")
     return "\n".join(lines)

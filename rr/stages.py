@@ -432,7 +432,7 @@ def run_report(params_file: Path) -> str:
     ]
     if outdated:
         print(
-            f"report: {format_count(len(outdated), 'runs')} had other parameters than those in {params_file} "
+            f"report: the parameters of {format_count(len(outdated), 'runs')} differ from {params_file} "
             f"({format_names([str(folder) for folder in outdated])}): run dvc repro to repeat them",
             file=sys.stderr,
         )

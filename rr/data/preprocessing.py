@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from operator import index
-from typing import Any, SupportsIndex
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,13 @@ class Preprocessing:
             value = getattr(self, name)
             if name == "stored_size" and value is None:
                 continue
-            if not isinstance(value, SupportsIndex) or isinstance(value, bool) or index(value) < 1:
+            try:
+                integer = 0 if isinstance(value, bool) else index(value)
+            except TypeError:
+                integer = 0
+            if integer < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
-            object.__setattr__(self, name, index(value))
+            object.__setattr__(self, name, integer)
         for name in ("mean", "std"):
             values = getattr(self, name)
             try:

@@ -92,10 +92,11 @@ def import_backbone(
         raise UserError(f"{file} is not an existing file: use the path of a checkpoint")
     output = output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     check_output_path("--output", output, [".safetensors"], file)
-    if _contains_own_backbone(file, backbone_name):
+    if key is None and _contains_own_backbone(file, backbone_name, image_size):
+        backbone = load_backbone(file)  # checks the weights
         with atomic_write(output) as temporary:
             shutil.copyfile(file, temporary)  # with the layers and the preprocessing that were saved with it
-        return _describe_imported(output, load_backbone(output), "")
+        return _describe_imported(output, backbone, "")
     state_dicts = _find_state_dicts(_load_tensors(file))
     if not state_dicts:
         raise UserError(
@@ -113,11 +114,12 @@ def import_backbone(
     return _describe_imported(output, backbone, f"{place}{_describe_ignored(weights, state_dicts)}")
 
 
-def _contains_own_backbone(file: Path, backbone_name: str) -> bool:
-    """Return whether a file was written by this project and contains a backbone with this architecture."""
+def _contains_own_backbone(file: Path, backbone_name: str, image_size: int | None) -> bool:
+    """Return whether a file was written by this project and contains this backbone for images of this size."""
     try:
-        return bool(read_metadata(file)["backbone"] == backbone_name)
-    except UserError:
+        metadata = read_metadata(file)
+        return (metadata["backbone"], metadata.get("image_size")) == (backbone_name, image_size)
+    except (UserError, KeyError, TypeError):
         return False
 
 
@@ -395,8 +397,11 @@ def _describe_mismatch(
     )
     if candidates:
         best = candidates[0]
-        if not others and len(best.state) > 0.9 * len(_expected_weights(backbone_name, image_size)):
-            remedy = f"this is almost {backbone_name}, so use the original checkpoint"
+        is_similar = len(best.state) > 0.9 * len(_expected_weights(backbone_name, image_size))
+        if is_similar and not others and not (best.problem or "").startswith("unexpected"):
+            remedy = (
+                f"most tensors match {backbone_name}, so the checkpoint was probably changed: use the original file"
+            )
         place = "" if best.key == "." else f" under '{best.key}'"
         return f"the weights in {file}{place} do not match {backbone_name}: {best.problem}; {remedy}"
     first = next(iter(_expected_weights(backbone_name, image_size)))

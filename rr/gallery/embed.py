@@ -46,19 +46,21 @@ def embed(
     If `map_path` is not None, a page with a map of the images is written there, too.
 
     `rr.gallery.vector_file` describes the format of `output`. Vectors stored in `.rr/gallery` are not computed again,
-    and all vectors are stored there, even if the command is interrupted or an error about unreadable images is raised.
+    and all vectors are stored there if possible, even if the command is interrupted or an error about unreadable images
+    is raised.
 
     Raises:
         UserError: if `output` or `map_path` cannot be written or has the wrong suffix, if the folder has no images, if
             an image cannot be read (unless `on_unreadable` is "skip"), or if the backbone cannot be loaded.
     """
-    check_index_path("--output", output, weights, is_written=True)
+    check_index_path("--output", output, weights, must_be_writable=True)
     if map_path:
         check_output_path("--map", map_path, [".html", ".htm"], weights)
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, preprocessing, device)
     index_path = default_index_path(extractor, folder)
+    is_index = output.resolve() == index_path.resolve()
     cached = _read_valid_index(index_path, extractor, folder)
     shown: list[ImageVectors] = []
 
@@ -71,13 +73,14 @@ def embed(
     with atomic_write(output, concurrent=True) as temporary:
         try:
             count = write_rows(temporary, extractor, folder, keep_batches_for_map(), skipped)
+            if count > len(cached.find_rows(images)) and not is_index:
+                with suppress(OSError), atomic_write(index_path, concurrent=True) as copy:
+                    shutil.copyfile(temporary, copy)
         except BaseException:  # such as Ctrl-C
-            computed = _read_valid_index(temporary, extractor, folder)
-            _keep_vectors(index_path, extractor, folder, cached, computed, skipped)
+            if not is_index:
+                computed = _read_valid_index(temporary, extractor, folder)
+                _keep_vectors(index_path, extractor, folder, cached, computed, skipped)
             raise
-        if count > len(cached.find_rows(images)):
-            with suppress(OSError), atomic_write(index_path, concurrent=True) as copy:
-                shutil.copyfile(temporary, copy)
         skipped.raise_if_unreadable()
     summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
     if map_path:
@@ -140,7 +143,7 @@ def update_index(
     except StaleIndexError as error:
         print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
     if path and len(cached.find_rows(images)) < len(images) and not is_writable(path):
-        raise UserError(f"the index {path} cannot be written, because its folder is read-only: use a different index")
+        print(f"the folder of the index {path} is read-only, so new features are not stored", file=sys.stderr)
     batches: list[ImageVectors] = []
     try:
         for batch in embed_batches(extractor, images, cached, skipped):
@@ -189,8 +192,8 @@ def _keep_vectors(
             write_index(path, extractor, folder, [ImageVectors(images, vectors)], skipped)
 
 
-def check_index_path(option: str, index: Path, weights: Path, *, is_written: bool = False) -> None:
+def check_index_path(option: str, index: Path, weights: Path, *, must_be_writable: bool) -> None:
     """Raise UserError if `index` is a path where no index may be written (see `check_output_path`)."""
-    check_output_path(option, index, [".parquet"], weights, is_written=is_written)
+    check_output_path(option, index, [".parquet"], weights, must_be_writable=must_be_writable)
     if is_foreign_file(index):
         raise UserError(f"{option} {index}: this file exists but was not written by rr: use a different path")

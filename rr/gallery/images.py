@@ -25,7 +25,7 @@ class ImageFile(NamedTuple):
         path: path of the file.
         name: path relative to the gallery folder, as text.
         size: size in bytes.
-        modified: see `change_time`.
+        modified: when it last changed (see `change_time`).
     """
 
     path: Path
@@ -40,11 +40,11 @@ class ImageFile(NamedTuple):
 
 
 def change_time(info: os.stat_result) -> int:
-    """Return when a file was last changed or renamed, in nanoseconds since 1970.
+    """Return when the contents, the name or the permissions of a file last changed, in nanoseconds since 1970.
 
-    The modification time alone is not enough: if two files of the same size and time swap their names, it stays.
+    The modification time is not enough: if two files of the same size and time swap their names, it does not change.
     """
-    return max(info.st_mtime_ns, info.st_ctime_ns)
+    return info.st_ctime_ns
 
 
 def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:

@@ -37,16 +37,21 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     if weights.parent == RELEASED and released.is_file():
         metrics = json.loads(released.read_text(encoding="utf-8"))
         return _make_calibrated_scorer(head, metrics, metrics["target"], released)
+    reason = (
+        "no evaluation in this folder has calibrated these weights: evaluate them with `rr evaluate` and a protocol of "
+        "`kind: embedding`"
+    )
     for file in paths.list_metrics():
         text = file.read_text(encoding="utf-8")
         if "relation_slope" in text and _evaluated_weights_sha256(file) == sha256:
-            return _make_calibrated_scorer(head, json.loads(text), file.parent.parent.name, file)
-    return PairScorer(
-        head,
-        Calibration(1, 0),
-        "not calibrated, because no evaluation in this folder has calibrated these weights: evaluate them with "
-        "`rr evaluate` and a protocol of `kind: embedding`",
-    )
+            metrics = json.loads(text)
+            if metrics["relation_slope"] > 0:
+                return _make_calibrated_scorer(head, metrics, file.parent.parent.name, file)
+            reason = (
+                f"on the {metrics['relation_pairs']:,.0f} pairs of images in {file}, the head did not give higher "
+                "scores to views of the same image than to views of different images: train longer, or on more images"
+            )
+    return PairScorer(head, Calibration(1, 0), f"not calibrated, because {reason}")
 
 
 def _evaluated_weights_sha256(metrics_file: Path) -> str:
@@ -61,13 +66,6 @@ def _evaluated_weights_sha256(metrics_file: Path) -> str:
 def _make_calibrated_scorer(head: NumpyRelationHead, metrics: dict[str, Any], target: str, file: Path) -> PairScorer:
     """Return a scorer with the calibration in `metrics`, which come from `file`."""
     pairs = f"{metrics['relation_pairs']:,.0f}"
-    if metrics["relation_slope"] <= 0:
-        return PairScorer(
-            head,
-            Calibration(1, 0),
-            f"not calibrated, because on the {pairs} pairs of images in {file}, the head did not give higher scores to "
-            "views of the same image: train longer, or on more images",
-        )
     description = (
         f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {target}: half of the pairs are two "
         "views of one image, the others are views of two images; on other such pairs, the accuracy is "

@@ -19,8 +19,6 @@ from rr.gallery.images import list_images
 from rr.gallery.pair_scorer import load_pair_scorer
 from rr.paths import expand_user
 
-_TINY = 1e-300
-
 
 def load_backbone(
     weights: str | os.PathLike[str], preprocessing: Preprocessing | None = None, device: str | torch.device = "auto"
@@ -63,7 +61,7 @@ class Gallery:
 
     Raises:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if
-            `index` cannot be written, does not end in .parquet, or is an existing file that is not an index.
+            `index` does not end in .parquet, or is an existing file that is not an index.
         ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` is not one of its
             values.
     """
@@ -80,7 +78,7 @@ class Gallery:
         root, skipped = expand_user(folder), make_skipped_files(on_unreadable)
         index_path = expand_user(index) if index else None
         if index_path:
-            check_index_path("index", index_path, backbone.weights)
+            check_index_path("index", index_path, backbone.weights, must_be_writable=False)
         files = list_images(root, skipped)
         found, _ = update_index(index_path, backbone, root, files, skipped)
         skipped.raise_if_unreadable()
@@ -141,8 +139,9 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
     """Return the probability that two images are views of the same image, like `rr compare`.
 
     The relation head that was trained with the backbone computes it. The probability is calibrated if the weights are
-    released ones, or if `runs/evaluate` has an evaluation of them with the protocol `embedding`. Otherwise, it is the
-    head's raw score, which is usually too close to one half.
+    released ones, or if `runs/evaluate` has an evaluation of them with the protocol `embedding` in which the head gave
+    higher scores to views of the same image. Otherwise, it is the head's raw score, which is usually too close to one
+    half.
 
     Args:
         first: an image.
@@ -183,9 +182,14 @@ def cosine_similarity(
     )
     if left.shape != right.shape:
         raise ValueError(f"the features have different sizes, {left.shape[1]} and {right.shape[1]}")
-    # Sums of squares of very large or small values would overflow or become 0.
-    left, right = (features / max(float(np.abs(features).max(initial=0)), _TINY) for features in (left, right))
+    left, right = (_scale_to_one(features.astype(np.float64)) for features in (left, right))
     return float(cosine_similarities(left, right)[0])
+
+
+def _scale_to_one(features: np.ndarray) -> np.ndarray:
+    """Divide by the largest absolute value, because sums of squares of very large or small values would be inexact."""
+    largest = np.abs(features).max(initial=0)
+    return features / largest if largest else features
 
 
 def _check_backbone(backbone: FeatureExtractor) -> None:
@@ -198,7 +202,8 @@ def _as_features(features: ImageLike | np.ndarray) -> np.ndarray:
     if not isinstance(features, (np.ndarray, torch.Tensor)) or features.ndim not in (1, 2):
         raise ValueError("without a backbone, pass the features of an image, (D,) or (1, D)")
     if isinstance(features, torch.Tensor):
-        features = features.detach().cpu().float().numpy()
+        features = features.detach().cpu()
+        features = (features if features.is_complex() else features.double()).numpy()
     if np.iscomplexobj(features) or not np.isfinite(features).all():
         raise ValueError("the features must be real and finite")
     return np.atleast_2d(features.astype(np.float64))

@@ -95,8 +95,8 @@ def retrieve(
             "images": len(gallery.images),
             "embedded": num_embedded,
             "skipped": skipped.counts,
-            "index": str(index_path),
-            "page": str(page_path) if page_path else None,
+            "index": path_to_text(index_path),
+            "page": path_to_text(page_path) if page_path else None,
         }
         return json.dumps(facts, indent=1)
     ranked_by = "probability" if scorer else "similarity"
@@ -114,7 +114,7 @@ def _check_paths(queries: Sequence[Path], weights: Path, page_path: Path | None,
     if page_path:
         check_output_path("--output", page_path, [".html", ".htm"], weights)
     if index_path:
-        check_index_path("--index", index_path, weights)
+        check_index_path("--index", index_path, weights, must_be_writable=False)
 
 
 def _search(

@@ -64,7 +64,7 @@ def build(config: MethodConfig, backbone: Backbone, num_classes: int) -> Method:
             return Method(backbone)
         case "imported":
             from rr.methods.base import Method
-            from rr.methods.initial_weights import load_weights
+            from rr.methods.weights_file import load_weights
 
             load_weights(config, backbone)
             return Method(backbone)

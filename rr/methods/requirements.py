@@ -99,12 +99,12 @@ def find_weights_problem(config: WeightsFile, backbone: str, image_size: int | N
     except UserError as error:
         return str(error)
     if not path.is_file():
-        return f"{path}: no such file: create it with rr import, or correct the method's path in params.yaml"
+        return f"{path}: no such file: create it with rr import, or correct this path in params.yaml"
     sha256 = file_sha256(path)
     if sha256 != config.sha256:
         return (
-            f"{path}: the SHA-256 of the file is {sha256}, but the method's sha256 in params.yaml is {config.sha256}: "
-            "restore the file, or update the method's sha256"
+            f"{path}: the SHA-256 of the file is {sha256}, but the sha256 in params.yaml is {config.sha256}: restore "
+            "the file, or update the sha256"
         )
     try:
         with safe_open(path, "np") as file:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from rr.errors import UserError, format_alternatives
@@ -98,7 +99,8 @@ def _describe_yaml_error(error: Exception) -> str:
     if problem.startswith(r"found character '\t'"):
         problem = "found a tab: indent with spaces"
     line, start = error.problem_mark.line, error.context_mark.line if error.context_mark else None
-    where = f" ({error.context}, which starts in line {start + 1})" if start is not None and start < line else ""
+    is_unclosed = start is not None and start < line and not isinstance(error, DuplicateKeyError)
+    where = f" ({error.context}, which starts on line {(start or 0) + 1})" if is_unclosed else ""
     return f"line {line + 1}: {problem}{where}"
 
 

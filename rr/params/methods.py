@@ -13,7 +13,8 @@ from rr.views.augmentation import Augmentation
 class WeightsFile(StrictModel):
     """A backbone file, and its SHA-256.
 
-    `path` is a run's `backbone.safetensors`, a file that `rr import` wrote, or the name of released weights.
+    `path` is a run's `backbone.safetensors`, a file that `rr import` wrote, the name of released weights, or
+    `hf-hub:OWNER/NAME`.
     """
 
     path: Annotated[str, Field(min_length=1)]

@@ -34,8 +34,8 @@ from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.methods.base import Method
-from rr.methods.initial_weights import load_weights
 from rr.methods.requirements import data_requirements, find_training_problem, images_per_epoch
+from rr.methods.weights_file import load_weights
 from rr.params.methods import TrainableConfig
 from rr.pretrain.checkpoint import (
     SECONDS_BETWEEN_CHECKPOINTS,

@@ -8,12 +8,12 @@ from rr.errors import UserError
 
 
 def check_output_path(
-    option: str, output: Path, suffixes: Sequence[str], input_file: Path | None = None, *, is_written: bool = True
+    option: str, output: Path, suffixes: Sequence[str], input_file: Path | None = None, *, must_be_writable: bool = True
 ) -> None:
     """Check that `output` can be written, and that its suffix is one of `suffixes`.
 
-    Checking the suffix prevents a mistyped path from replacing an unrelated file, such as a photograph. If it is not
-    known yet whether the file will be written (`is_written`), its folder may be read-only.
+    Checking the suffix prevents a mistyped path from replacing an unrelated file, such as a photograph. If
+    `must_be_writable` is false, the folder of the file may be read-only.
 
     Raises:
         UserError: if the path is invalid. The message names `option`.
@@ -27,7 +27,7 @@ def check_output_path(
         problem = f"does not end in {' or '.join(suffixes)}: use a name that does"
     elif not folder.is_dir():
         problem = f"is in {folder}, which is not a folder: use a different path"
-    elif is_written and not is_writable(output):
+    elif must_be_writable and not is_writable(output):
         problem = f"cannot be written, because the folder {folder} is read-only: use a different path"
     else:
         return

@@ -67,10 +67,12 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
 
     The command and its children are in a process group of their own. If this process receives a signal, it sends
     SIGINT to the whole group, waits until the command ends, and then ends the program. It always sends SIGINT because
-    DVC waits for the current stage to save its work after SIGINT, but not after SIGTERM. Of several signals, only the
-    first one is sent on, because a second SIGINT would end the stage at once. A second Ctrl-C does so on purpose.
+    DVC waits for the current stage to save its work after SIGINT, but not after SIGTERM. It reacts only to the first
+    signal, because a second SIGINT would end the stage at once. A second Ctrl-C does so on purpose. Ctrl-Z stops the
+    whole group, too.
     """
     received: list[int] = []
+    num_interrupts = 0
     process: subprocess.Popen[bytes] | None = None
 
     def signal_group(signum: int) -> None:
@@ -79,27 +81,29 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
                 os.killpg(process.pid, signum)
 
     def interrupt_group(signum: int, frame: object) -> None:
-        if not received or received[0] == signum == signal.SIGINT:
+        nonlocal num_interrupts
+        if process and (not received or received[0] == signum == signal.SIGINT):
+            num_interrupts += 1
             signal_group(signal.SIGINT)
         received.append(signum)
 
-    def suspend_group(signum: int, frame: object) -> None:  # Ctrl-Z
+    def suspend_group(signum: int, frame: object) -> None:
         signal_group(signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        signal_group(signal.SIGCONT)  # after `fg` or `bg`
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, suspend_group)  # after `fg` or `bg`
+        signal_group(signal.SIGCONT)
 
-    handlers: dict[int, Any] = {
-        signum: interrupt_group
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
-        if signal.getsignal(signum) is not signal.SIG_IGN  # as for SIGHUP after nohup
-    }
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
+    handlers: dict[int, Any] = {**dict.fromkeys(signals, interrupt_group), signal.SIGTSTP: suspend_group}
+    # Some may be ignored, such as SIGHUP after nohup.
+    handlers = {number: value for number, value in handlers.items() if signal.getsignal(number) is not signal.SIG_IGN}
     # If SIGINT is ignored, as for a background command of a script, the command must not inherit this setting.
     handlers.setdefault(signal.SIGINT, lambda signum, frame: None)
-    handlers[signal.SIGTSTP] = suspend_group
     former = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:
         process = subprocess.Popen(command, env=environment, process_group=0)
-        if received:  # before the process group existed
+        if received and not num_interrupts:  # before the process group existed
             signal_group(signal.SIGINT)
         code = process.wait()
     finally:

@@ -14,6 +14,7 @@ from rr.paths import expand_user
 FOLDER = Path(__file__).parent
 HUB_PREFIX = "hf-hub:"  # as in timm
 _HUB_FILE = "backbone.safetensors"
+_NOT_A_REPOSITORY = "not the name of a repository: use hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION"
 
 
 def find_weights(weights: str | os.PathLike[str]) -> Path:
@@ -47,15 +48,15 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
 
 def _download(name: str) -> Path:
     """Return the path of a backbone file from the Hugging Face Hub, in the cache of huggingface_hub."""
+    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    if repository.count("/") != 1:
+        raise UserError(f"{name}: {_NOT_A_REPOSITORY}")
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise UserError(
             f"{name}: downloads from the Hugging Face Hub need huggingface_hub: pip install huggingface_hub"
         ) from error
-    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
-    if repository.count("/") != 1:
-        raise UserError(f"{name}: not the name of a repository: use hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION")
     try:
         return Path(
             hf_hub_download(repository, _HUB_FILE, revision=revision or None, library_name="relational-reasoning")
@@ -76,7 +77,7 @@ def _explain_download_error(error: Exception, revision: str) -> str:
         errors.LocalEntryNotFoundError: f"{_HUB_FILE} is not in the cache, and the Hugging Face Hub cannot be reached: "
         "check the network, and whether HF_HUB_OFFLINE is set",
         errors.EntryNotFoundError: f"the repository contains no {_HUB_FILE}: use a different repository or revision",
-        errors.HFValidationError: "not the name of a repository: use hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION",
+        errors.HFValidationError: _NOT_A_REPOSITORY,
     }
     for kind, explanation in explanations.items():
         if isinstance(error, kind):

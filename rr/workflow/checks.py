@@ -94,7 +94,8 @@ def find_grid_problems(params: Params) -> list[str]:
     problems += [_find_source_problem(params, name) for name in datasets]
     evaluations = list(grid.evaluations(params))
     problems += [_find_test_copies_problem(params, name) for name in {run.target: None for run in evaluations}]
-    problems += [find_pretraining_problem(params, run, datasets[run.dataset]) for run in grid.pretrainings(params)]
+    different = {(run.dataset, run.backbone, run.method): run for run in grid.pretrainings(params)}  # ignores seeds
+    problems += [find_pretraining_problem(params, run, datasets[run.dataset]) for run in different.values()]
     problems += [_find_image_size_problem(params, evaluation) for evaluation in evaluations]
     for name, protocol in dict.fromkeys((evaluation.target, evaluation.protocol) for evaluation in evaluations):
         if target := datasets[name]:
@@ -129,10 +130,13 @@ def _find_test_copies_problem(params: Params, name: str) -> str | None:
 def find_pretraining_problem(params: Params, run: paths.PretrainPaths, dataset: DatasetLabels | None) -> str | None:
     """Return why a pretraining run would fail and how to fix it, or None. This function does not load torch."""
     config = params.methods[run.method]
-    weights = config if isinstance(config, ImportedConfig) else getattr(config, "initial_weights", None)
     image_size = params.datasets[run.dataset].image_size
-    if weights and (problem := find_weights_problem(weights, run.backbone, image_size)):
-        return f"methods.{run.method}.{'path' if weights is config else 'initial_weights'}: {problem}"
+    if isinstance(config, ImportedConfig):
+        problem = find_weights_problem(config, run.backbone, image_size)
+        return f"methods.{run.method}: {problem}" if problem else None
+    initial = config.initial_weights if isinstance(config, TrainableConfig) else None
+    if initial and (problem := find_weights_problem(initial, run.backbone, image_size)):
+        return f"methods.{run.method}.initial_weights: {problem}"
     problem = find_backbone_problem(config, run.backbone)
     if dataset and not problem:
         problem = find_training_problem(config, dataset.train_labels, len(dataset.class_names))

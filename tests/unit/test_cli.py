@@ -176,7 +176,16 @@ def test_home_folder_is_expanded_where_shells_do_not(
     outcome = rr("retrieve", "~/q.png", "--gallery", "birds", "--weights", "w")
     assert f"{tmp_path}/home/q.png is not an existing file" in outcome.err
     assert not Path("~").exists()
-    for unchanged in (["init", "~/birds"], ["embed", "a=~/b", "--x=a~/b", "--", "~"]):
+    home = str(tmp_path / "home")
+    assert cli._prepare_arguments(["x", "-o~/a", "--b=~", "--", "~/c"]) == [
+        "x",
+        f"-o{home}/a",
+        f"--b={home}",
+        "--",
+        f"{home}/c",
+    ]
+    assert cli._prepare_arguments(["init", "x", "--params", "~/p"]) == ["init", "x", "--params", f"{home}/p"]
+    for unchanged in (["init", "~/birds"], ["embed", "a=~/b", "--x=a~/b", "--", "--a=~/b", "~b"]):
         assert cli._prepare_arguments(unchanged) == unchanged
 
 

@@ -198,8 +198,8 @@ def test_report_names_the_runs_with_other_parameters(project_copy: Path, rr: Run
     outcome = rr("report")
     assert outcome.code == 0
     assert outcome.err == (
-        "report: 1 run had other parameters than those in params.yaml (runs/pretrain/shapes/conv4/relational/1): run "
-        "dvc repro to repeat them\n"
+        "report: the parameters of 1 run differ from params.yaml (runs/pretrain/shapes/conv4/relational/1): run dvc "
+        "repro to repeat them\n"
     )
 
 

@@ -92,8 +92,9 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     test = [get_file(name) for name in layout.tests.get(test_name, [])]
     for file in [*train, *test]:
         check_columns(file.path, file.schema, columns, train[0].schema, train[0].path)
-        with file.open() as opened:
-            check_has_images(file.path, opened, columns.image)
+        if source.on_unreadable == "raise":
+            with file.open() as opened:
+                check_has_images(file.path, opened, columns.image)
     if columns.label is None and source.labels != "none":
         check_no_label_in_path([file.name for file in train])
     if not test and source.splits == "auto":

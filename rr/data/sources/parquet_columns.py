@@ -65,7 +65,7 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.
 
 
 def check_has_images(path: Path, file: pq.ParquetFile, column: str) -> None:
-    """Raise UserError if the rows of a file store only the paths of images, according to the file's statistics."""
+    """Raise UserError if a file's statistics show that its rows have no image bytes, only paths."""
     metadata = file.metadata
     chunks = [
         metadata.row_group(group).column(number)
@@ -74,20 +74,18 @@ def check_has_images(path: Path, file: pq.ParquetFile, column: str) -> None:
         if metadata.schema.column(number).path == f"{column}.bytes"
     ]
     if chunks and all(chunk.statistics and chunk.statistics.null_count == chunk.num_values for chunk in chunks):
-        raise UserError(
-            f"{display_name(path)} contains no images, only their paths: write the file with embedded images"
-        )
+        raise UserError(f"{display_name(path)} contains no images, only paths: write the file with embedded images")
 
 
 def check_no_label_in_path(names: Sequence[str]) -> None:
-    """Raise UserError if the files have no label column, but are in folders such as `label=cat`."""
+    """Raise UserError if a file is in a folder such as `label=cat`."""
     for name in names:
         for folder in name.split("/")[:-1]:
             key, separator, _ = folder.partition("=")
             if separator and _LABEL_LIKE.fullmatch(key.lower()):
                 raise UserError(
-                    f"{display_name(name)}: the labels are in the names of folders ({printable(folder)}), which are "
-                    f"not read: write them into a column, or set `labels: none` {_KEY_HINT}"
+                    f"{display_name(name)}: labels in folder names ({printable(folder)}) are not read: write them into "
+                    f"a column, or set `labels: none` {_KEY_HINT}"
                 )
 
 

@@ -78,7 +78,7 @@ def test_files_without_test_images_are_split(tmp_path: Path, names: list[str]) -
 def test_labels_in_folder_names_are_not_ignored(tmp_path: Path) -> None:
     images = make_table(LABELS).drop_columns("label")
     root = save(tmp_path, **{"label=cat/0.parquet": images, "label=dog/0.parquet": images})
-    message = "the labels are in the names of folders (label=cat), which are not read: write them into a column"
+    message = "labels in folder names (label=cat) are not read: write them into a column, or set `labels: none`"
     check_raises(root, message, splits="none")
     assert fetch_parquet(root, splits="none", labels="none")["classes"] == 0
 
@@ -86,7 +86,7 @@ def test_labels_in_folder_names_are_not_ignored(tmp_path: Path) -> None:
 def test_file_with_paths_instead_of_images_is_one_error(tmp_path: Path) -> None:
     image = pa.array([{"bytes": None, "path": "a.png"}] * 12, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     root = save(tmp_path, **{"train.parquet": pa.table({"image": image, "label": LABELS})})
-    check_raises(root, "train.parquet contains no images, only their paths: write the file with embedded images")
+    check_raises(root, "train.parquet contains no images, only paths: write the file with embedded images")
 
 
 def test_path_of_a_file_selects_it(tmp_path: Path) -> None:

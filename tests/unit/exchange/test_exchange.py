@@ -28,9 +28,9 @@ from rr.errors import UserError
 from rr.exchange import exporting
 from rr.exchange.exporting import SUFFIXES, export_backbone
 from rr.exchange.importing import import_backbone
-from rr.methods.initial_weights import load_weights
 from rr.methods.relation.head import RelationHead
 from rr.methods.requirements import find_weights_problem
+from rr.methods.weights_file import load_weights
 from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
 from rr.weights import find_weights
@@ -113,6 +113,13 @@ def test_backbone_file_is_imported_unchanged(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"a\.safetensors is the input file"):
         import_backbone(tmp_path / "a.safetensors", "conv4", tmp_path / "a.safetensors")
+    backbone = random_backbone("conv4")
+    backbone.get_parameter("blocks.0.0.weight").data[0] = torch.nan
+    save_backbone(backbone, tmp_path / "nan.safetensors")
+    before = (tmp_path / "b.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"nan\.safetensors"):
+        import_backbone(tmp_path / "nan.safetensors", "conv4", tmp_path / "b.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "photo.NEF", "params.yaml", "notes"])
@@ -159,7 +166,7 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
     ("alter", "message"),
     [
         (set_nan, "conv1.weight contains NaN or infinite values"),
-        (convert_to_integers, "conv1.weight is .* int64 instead of .*; this is almost resnet8, so use the original"),
+        (convert_to_integers, "conv1.weight is .* int64 instead of .*; most tensors match resnet8, so the"),
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
         (lambda state: {"optimizer": {0: torch.ones(1)}}, "does not contain a state dict"),

@@ -247,6 +247,7 @@ def test_index_in_the_home_folder(backbone: FeatureExtractor, monkeypatch: pytes
     [
         ((0, MEAN, STD), "image_size must be a positive integer, got 0"),
         ((32.0, MEAN, STD), "image_size must be a positive integer, got 32.0"),
+        ((np.array(0.5), MEAN, STD), "image_size must be a positive integer, got array(0.5)"),
         ((32, MEAN, STD, -1), "stored_size must be a positive integer, got -1"),
         ((32, 0.5, STD), "mean must be three numbers in [0, 1], got 0.5"),
         ((32, MEAN[:2], STD), "mean must be three numbers in [0, 1], got"),
@@ -296,9 +297,11 @@ def test_cosine_similarity_of_large_and_small_features() -> None:
     for a, b in ((1, 1), (1e-30, 1), (1e20, 1), (1e20, 1e20), (1e-200, 1e200)):
         assert rr.cosine_similarity(a * first, b * second) == pytest.approx(expected, rel=1e-12)
     assert rr.cosine_similarity(torch.from_numpy(first).bfloat16(), second) == pytest.approx(expected, abs=1e-2)
-    assert rr.cosine_similarity(0 * first, second) == 0
+    for zero in (0 * first, np.zeros(64, np.float32), torch.zeros(64)):
+        assert rr.cosine_similarity(zero, second) == 0
+    assert rr.cosine_similarity(torch.from_numpy(1e200 * first), second) == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError, match="the features have different sizes, 63 and 64"):
         rr.cosine_similarity(first[1:], second)
-    for bad in (first * np.nan, first * 1j):
+    for bad in (first * np.nan, first * 1j, torch.from_numpy(first * 1j)):
         with pytest.raises(ValueError, match="the features must be real and finite"):
             rr.cosine_similarity(bad, second)

@@ -145,7 +145,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         ("a: 1\na: 2", 'is not valid YAML: line 2: found duplicate key "a"'),
         (
             "a: [1, 2\nb: 3",
-            r"line 2: expected ',' or '\]', but got ':' \(while parsing a flow sequence, which starts in line 1\)",
+            r"line 2: expected ',' or '\]', but got ':' \(while parsing a flow sequence, which starts on line 1\)",
         ),
         ("grid:\n\tseed: [1]", "is not valid YAML: line 2: found a tab: indent with spaces"),
         ("", "is empty or not a mapping: it needs the sections grid, threads,"),

@@ -193,9 +193,10 @@ def test_log_shows_where_pretraining_continues(project_copy: Path) -> None:
 
 
 _STAGE = """
-import pathlib, sys, time
+import os, pathlib, time
 from rr.runtime.signals import defer_signals, exit_for_signal
 with defer_signals() as received:
+    pathlib.Path("pid").write_text(str(os.getpid()))
     pathlib.Path("started").touch()
     while not received:
         time.sleep(0.01)
@@ -283,11 +284,7 @@ def test_ignored_signal_does_not_end_the_stage_of_an_engine(
 def test_suspended_command_suspends_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     process = start_command()
-    stage = next(
-        int(path.name)
-        for path in Path("/proc").glob("[0-9]*")
-        if b"stage.py" in (path / "cmdline").read_bytes() and os.readlink(path / "cwd") == str(tmp_path)
-    )
+    stage = int(Path("pid").read_text())
 
     def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

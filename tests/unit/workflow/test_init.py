@@ -343,7 +343,7 @@ def test_run_outside_a_project_raises_before_anything_is_read(params_file: Path,
 def test_labels_in_a_csv_file_are_not_ignored_silently(params_file: Path, rr: RunRr) -> None:
     save_images(Path("photos"), {"": 12}, (40, 40))
     Path("photos/labels.csv").write_text("file,label\n0.png,robin\n")
-    message = "labels in .csv files are not read: move the images of each class into a folder (docs/faq.md)"
+    message = "labels in .csv files are not read: make one folder for each class (docs/faq.md)"
     assert message in rr("init", "photos").out.splitlines()
     save_images(Path("birds"), {"robin": 12, "wren": 12}, (40, 40))
     Path("birds/labels.csv").touch()

@@ -1,4 +1,4 @@
-"""Weights that were trained earlier: those of the method `imported`, and those from which a training starts."""
+"""Load a backbone file that params.yaml names: the weights of an `imported` method, or a method's initial weights."""
 
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone
