@@ -33,7 +33,7 @@ from rr.methods.requirements import find_weights_problem
 from rr.methods.weights_file import load_weights
 from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
-from rr.weights import find_weights
+from rr.runtime.released_weights import find_weights
 
 FORMATS = ["safetensors", "state-dict", "torchscript", "torch-export", "onnx"]
 

@@ -45,7 +45,7 @@ from rr.gallery.pair_scorer import load_pair_scorer
 from rr.methods.relation import RelationHead
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.hashing import file_sha256
-from rr.weights import FOLDER as RELEASED
+from rr.runtime.released_weights import FOLDER as RELEASED
 
 IMAGE_SIZE, MEAN, STD = 32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 DATASET = DatasetConfig(
@@ -648,7 +648,7 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
     shutil.copy("h", released / "tiny.safetensors")
     (released / "tiny.json").write_text(json.dumps(json.loads(metrics.read_text()) | {"target": "cifar10"}))
     shutil.rmtree("runs")
-    monkeypatch.setattr("rr.weights.FOLDER", released)
+    monkeypatch.setattr("rr.runtime.released_weights.FOLDER", released)
     monkeypatch.setattr("rr.gallery.pair_scorer.RELEASED", released)
 
     extractor = load_feature_extractor("tiny")

@@ -29,7 +29,7 @@ from rr.paths import PretrainFolder
 from rr.pretrain import Job, pretrain
 from rr.pretrain.loop import Trainer
 from rr.runtime.hashing import file_sha256
-from rr.weights import find_weights
+from rr.runtime.released_weights import find_weights
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")

@@ -222,9 +222,11 @@ def start_command(ignored: int | None = None) -> subprocess.Popen[str]:
     """Start a command that runs an engine with one stage, and wait until the stage runs."""
     Path("stage.py").write_text(_STAGE)
     Path("engine.py").write_text(_ENGINE)
-    command = _COMMAND
-    if ignored:
-        command = f"import signal\nsignal.signal({int(ignored)}, signal.SIG_IGN)\n{_COMMAND}"
+    lines = ["import signal"]
+    for number, handler in ((signal.SIGINT, "default_int_handler"), (signal.SIGHUP, "SIG_DFL")):
+        # The tests may run with nohup or in the background.
+        lines.append(f"signal.signal({int(number)}, signal.{'SIG_IGN' if number == ignored else handler})")
+    command = "\n".join([*lines, _COMMAND])
     process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.PIPE, text=True)
     wait_until(Path("started").exists, process)
     return process
