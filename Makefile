@@ -23,10 +23,11 @@ $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" CPU="$(CPU)" bash workflow/setup.sh
 	@touch $@
 
-# Compare the published results with their records, and write their report. Nothing is trained.
+# Compare the published results with their records, and write their reports. Nothing is trained.
 results: setup
-	workflow/results.sh check docs/results/cifar-conv4
-	@echo "report: $(CURDIR)/.results/report/index.html"
+	workflow/results.sh check docs/results/cifar-conv4 .results/cifar-conv4
+	workflow/results.sh check docs/results/cifar100-conv4 .results/cifar100-conv4
+	@echo "reports: $(CURDIR)/.results/*/report/index.html"
 
 # By default, pytest-xdist starts the files with the fewest tests last, and the slowest tests are in such files. Sorted by
 # name, the files of tests/distributed and tests/engines start first, so both processes end at about the same time.

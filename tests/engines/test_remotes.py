@@ -168,20 +168,25 @@ def test_published_results_are_checked_without_training(finished_project: Path, 
     assert "report:" not in message
 
 
-def test_published_results_of_this_repository_match_their_records(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "evaluation"),
+    [
+        ("cifar-conv4", "cifar10/conv4/relational-paper/1/cifar10/linear"),
+        ("cifar100-conv4", "cifar100/conv4/relational-k4/1/cifar100/linear"),
+    ],
+)
+def test_published_results_of_this_repository_match_their_records(tmp_path: Path, name: str, evaluation: str) -> None:
     """`make results` runs the same command."""
-    pack = ROOT / "docs/results/cifar-conv4"
+    pack = ROOT / "docs/results" / name
     commit = (pack / "commit").read_text().strip()
     if subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=ROOT).returncode:
         pytest.skip("this clone does not contain the commit of the results")
     git(tmp_path, "clone", "-q", "--shared", str(ROOT), "clone")
-    shutil.copytree(pack, tmp_path / "clone/docs/results/cifar-conv4", dirs_exist_ok=True)
-    output = run_in_shell(tmp_path / "clone", "workflow/results.sh check docs/results/cifar-conv4")
+    shutil.copytree(pack, tmp_path / "clone/docs/results" / name, dirs_exist_ok=True)
+    output = run_in_shell(tmp_path / "clone", f"workflow/results.sh check docs/results/{name} .results/{name}")
     assert "match their records" in output
-    page = (tmp_path / "clone/.results/report/index.html").read_text(encoding="utf-8")
-    metrics = json.loads(
-        (pack / "runs/evaluate/cifar10/conv4/relational-paper/1/cifar10/linear/metrics.json").read_text()
-    )
+    page = (tmp_path / f"clone/.results/{name}/report/index.html").read_text(encoding="utf-8")
+    metrics = json.loads((pack / f"runs/evaluate/{evaluation}/metrics.json").read_text())
     assert f"{100 * metrics['accuracy']:.2f}" in page
 
 
