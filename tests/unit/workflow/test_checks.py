@@ -221,7 +221,7 @@ def test_missing_file_of_an_imported_backbone_is_refused_before_training(
     write_params(Path(), change)
     outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert "methods.other.path: other.safetensors: no such file: create it with rr import" in outcome.err
+    assert "methods.other: other.safetensors: no such file: create it with rr import" in outcome.err
     assert not Path("runs/pretrain").exists()
     Path("other.safetensors").write_bytes(b"other")
     assert "the SHA-256 of the file is " in rr(*PRETRAIN).err
