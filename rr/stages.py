@@ -577,7 +577,8 @@ def _find_reason_to_skip(run: grid.StageRun) -> str | None:
     extensions folder, but changes there do not necessarily affect the run.
     """
     may_repeat = not was_started_by_dvc() or not any(paths.EXTENSIONS_DIR.rglob("*.py"))
-    if (run.stage != "pretrain" and may_repeat) or find_mismatches(run):
+    # The record is compared first, because comparing the files takes longer.
+    if (run.stage != "pretrain" and may_repeat) or not find_current_record(run) or find_mismatches(run):
         return None
     return f"{run.outputs[0]} matches its record, so the stage was not repeated (to repeat it, delete {run.folder})"
 

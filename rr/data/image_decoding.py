@@ -132,7 +132,9 @@ def _decode_or_explain(data: bytes | Image.Image, draft_size: int | None = None)
         UnreadableImageError: if the image cannot be decoded, or if its value range is undefined.
     """
     try:
-        return _convert_pixels(data, data.size) if isinstance(data, Image.Image) else _decode(data, draft_size)
+        return (
+            _convert_pixels(data, data.size, data.size) if isinstance(data, Image.Image) else _decode(data, draft_size)
+        )
     except MemoryError:
         raise  # this machine is short of memory; the image may be valid
     except Exception as error:  # Pillow's decoders raise many different exceptions
@@ -190,16 +192,14 @@ def _decode_pixels(data: bytes, draft_size: int | None = None) -> DecodedImage:
         return _convert_pixels(image, size, draft[1][2:] if draft else size)
 
 
-def _convert_pixels(
-    image: Image.Image, size: tuple[int, int], box_size: tuple[float, float] | None = None
-) -> DecodedImage:
+def _convert_pixels(image: Image.Image, size: tuple[int, int], box_size: tuple[float, float]) -> DecodedImage:
     """Convert an image to RGB and apply its EXIF rotation.
 
-    `size` is the width and height of the original, and `box_size` those of the area that shows it, if they differ.
+    `size` is the width and height of the original, and `box_size` those of the area in `image` that shows it.
     """
     image.load()
     rgb, transposition = _convert_to_rgb(image), _find_transposition(image)
-    (width, height), (box_width, box_height) = size, box_size or size
+    (width, height), (box_width, box_height) = size, box_size
     if transposition is None:
         return DecodedImage(rgb, (0, 0, box_width, box_height), size)
     rgb = rgb.transpose(transposition)

@@ -142,7 +142,7 @@ def update_index(
         cached = read_index(path, extractor, folder) if path else cached
     except StaleIndexError as error:
         print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
-    if path and len(cached.find_rows(images)) < len(images) and not is_writable(path):
+    if path and not is_writable(path) and len(cached.find_rows(images)) < len(images):
         print(f"the folder of the index {path} is read-only, so new features are not stored", file=sys.stderr)
     batches: list[ImageVectors] = []
     try:

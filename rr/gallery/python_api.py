@@ -38,6 +38,7 @@ def load_backbone(
     Raises:
         UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid
             image size, mean or std, or if the device does not exist.
+        ValueError: if `preprocessing` has a different type.
     """
     return load_feature_extractor(
         weights, preprocessing, str(device), "pass preprocessing=rr.Preprocessing(image_size, mean, std)"

@@ -1,4 +1,4 @@
-"""Handle Ctrl-C, SIGTERM and SIGUSR1: end the command at once, or at a point where its work can be saved.
+"""Handle signals such as Ctrl-C: end the command at once, or at a point where its work can be saved.
 
 A scheduler sends SIGTERM to stop a job. It can be configured to send SIGUSR1 some time before that.
 """
@@ -72,7 +72,7 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
     whole group, too.
     """
     received: list[int] = []
-    num_interrupts = 0
+    is_interrupted = False  # whether the group has received SIGINT
     process: subprocess.Popen[bytes] | None = None
 
     def signal_group(signum: int) -> None:
@@ -81,9 +81,9 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
                 os.killpg(process.pid, signum)
 
     def interrupt_group(signum: int, frame: object) -> None:
-        nonlocal num_interrupts
+        nonlocal is_interrupted
         if process and (not received or received[0] == signum == signal.SIGINT):
-            num_interrupts += 1
+            is_interrupted = True
             signal_group(signal.SIGINT)
         received.append(signum)
 
@@ -103,7 +103,7 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
     former = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:
         process = subprocess.Popen(command, env=environment, process_group=0)
-        if received and not num_interrupts:  # before the process group existed
+        if received and not is_interrupted:  # before the process group existed
             signal_group(signal.SIGINT)
         code = process.wait()
     finally:

@@ -100,7 +100,7 @@ def as_policies(augmentation: Augmentation | tuple[Augmentation, ...]) -> tuple[
     """Return the policies that the views of an image use in turn.
 
     Raises:
-        ValueError: if there are none, or if a value has a different type.
+        ValueError: if there is no policy, or if one of them is not an `Augmentation`.
     """
     policies = augmentation if isinstance(augmentation, tuple) else (augmentation,)
     if not policies or not all(isinstance(policy, Augmentation) for policy in policies):

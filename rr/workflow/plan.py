@@ -9,7 +9,6 @@ from typing import Any
 from rr import paths
 from rr.params import Params
 from rr.runtime.formatting import format_bytes, format_count, format_duration, format_table
-from rr.runtime.hashing import code_sha256
 from rr.workflow import grid
 from rr.workflow.checks import DatasetLabels, estimate_image_bytes, find_dataset_labels, find_pretraining_problem
 from rr.workflow.claims import describe_required_seeds
@@ -20,7 +19,7 @@ from rr.workflow.estimates import (
     estimate_io,
     estimate_makespan,
 )
-from rr.workflow.records import code_hashes, find_current_record
+from rr.workflow.records import code_hashes, extension_hashes, find_current_record
 
 # Returns the views per second of each run.
 ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[paths.PretrainPaths, float]]
@@ -102,10 +101,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     def is_done(run: grid.StageRun) -> bool:
         """Return whether a run has been completed with the current parameters and code. The files are not compared."""
         record = find_current_record(run)
-        if record is None:
-            return False
-        own_code = {str(path): code_sha256(path) for path in run.extension_module_files}
-        return bool(record["code"] == hash_code(run.stage) | own_code)
+        return record is not None and bool(record["code"] == hash_code(run.stage) | extension_hashes(run))
 
     remaining = {
         key: [run for run in runs if not is_done(grid.make_pretrain_run(params, run))] for key, runs in groups.items()

@@ -135,8 +135,13 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
 
 
 def _start_recorder(run: StageRun) -> RunRecorder:
-    code = code_hashes(run.stage) | {str(path): code_sha256(path) for path in run.extension_module_files}
+    code = code_hashes(run.stage) | extension_hashes(run)
     return RunRecorder(run.params, {str(path): _verified_hash(path) for path in run.inputs}, code)
+
+
+def extension_hashes(run: StageRun) -> dict[str, str]:
+    """Return the hash of each file of a user's own modules that the run uses."""
+    return {str(path): code_sha256(path) for path in run.extension_module_files}
 
 
 def with_digest(record: dict[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from rr.data.sources import parquet_layout
 from rr.data.sources.parquet_columns import (
     Columns,
     check_columns,
-    check_has_images,
     check_no_label_in_path,
     choose_columns,
     describe_columns,
+    find_null_columns,
     find_splits_in_other_columns,
     has_any_label,
     has_image_column,
@@ -48,12 +48,16 @@ _BATCH_ROWS = 64
 
 
 class _File(NamedTuple):
-    """A Parquet file of the dataset. `name` is its path relative to the folder of the dataset."""
+    """A Parquet file of the dataset.
+
+    `name` is its path relative to the folder of the dataset, and `null_columns` is described in `find_null_columns`.
+    """
 
     name: str
     path: Path
     schema: pa.Schema
     num_rows: int
+    null_columns: frozenset[str]
 
     @contextmanager
     def open(self) -> Iterator[pq.ParquetFile]:
@@ -92,9 +96,10 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     test = [get_file(name) for name in layout.tests.get(test_name, [])]
     for file in [*train, *test]:
         check_columns(file.path, file.schema, columns, train[0].schema, train[0].path)
-        if source.on_unreadable == "raise":
-            with file.open() as opened:
-                check_has_images(file.path, opened, columns.image)
+        if source.on_unreadable == "raise" and f"{columns.image}.bytes" in file.null_columns:
+            raise UserError(
+                f"{display_name(file.path)} contains no images, only paths: write the file with embedded images"
+            )
     if columns.label is None and source.labels != "none":
         check_no_label_in_path([file.name for file in train])
     if not test and source.splits == "auto":
@@ -200,7 +205,7 @@ def _open_schema(root: Path, name: str) -> _File:
     path = root / name
     try:
         with raw.translate_parquet_errors(path, _HINT), _open_file(path) as file:
-            return _File(name, path, file.schema_arrow, file.metadata.num_rows)
+            return _File(name, path, file.schema_arrow, file.metadata.num_rows, find_null_columns(file.metadata))
     except UserError as error:
         content = identify_unreadable_content(path.read_bytes()[:1024]) if path.is_file() else None
         if content:

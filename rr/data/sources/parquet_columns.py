@@ -64,17 +64,16 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.
             )
 
 
-def check_has_images(path: Path, file: pq.ParquetFile, column: str) -> None:
-    """Raise UserError if a file's statistics show that its rows have no image bytes, only paths."""
-    metadata = file.metadata
-    chunks = [
-        metadata.row_group(group).column(number)
-        for group in range(metadata.num_row_groups)
-        for number in range(metadata.num_columns)
-        if metadata.schema.column(number).path == f"{column}.bytes"
-    ]
-    if chunks and all(chunk.statistics and chunk.statistics.null_count == chunk.num_values for chunk in chunks):
-        raise UserError(f"{display_name(path)} contains no images, only paths: write the file with embedded images")
+def find_null_columns(metadata: pq.FileMetaData) -> frozenset[str]:
+    """Return the columns that contain only nulls according to a file's statistics; a field of a struct is a column."""
+    with_values = set()
+    for number in range(metadata.num_columns):
+        for group in range(metadata.num_row_groups):
+            chunk = metadata.row_group(group).column(number)
+            if not chunk.statistics or chunk.statistics.null_count != chunk.num_values:
+                with_values.add(chunk.path_in_schema)
+                break
+    return frozenset({metadata.schema.column(number).path for number in range(metadata.num_columns)} - with_values)
 
 
 def check_no_label_in_path(names: Sequence[str]) -> None:
