@@ -82,7 +82,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     files = _label_files(layout)
     origins = {split: _describe_folder(layout.folders[split]) for split in layout.files}
     if "all" in layout.files:
-        files = _hold_out(root, files, source.test_fraction, skipped, layout.class_names)
+        files = _hold_out(root, files, source.test_fraction, skipped)
         images = _iter_verified_images(root, files)
         origins = {
             "train": origins["all"],
@@ -135,9 +135,7 @@ def _iter_readable_images(
             yield raw.EncodedImage(split, path_to_text(name), data, label)
 
 
-def _hold_out(
-    root: Path, files: list[_LabeledFile], fraction: float, skipped: SkippedFiles, class_names: list[str]
-) -> list[_LabeledFile]:
+def _hold_out(root: Path, files: list[_LabeledFile], fraction: float, skipped: SkippedFiles) -> list[_LabeledFile]:
     """Check all images, and assign about `fraction` of the distinct images of each class to the test split.
 
     At least one distinct image of a class is left for training and, if there are others, at least one of them is
@@ -169,7 +167,10 @@ def _hold_out(
         if distinct <= test:  # some were chosen for other classes
             test.remove(max(distinct))
     if readable and not test:
-        reason = "every distinct image is the only one of its class" if class_names else "all images are identical"
+        num_distinct = len({file.digest for file in readable})
+        reason = (
+            "all images are identical" if num_distinct == 1 else "every distinct image is the only one of its class"
+        )
         if len(readable) == 1:
             reason = "there is only one image"
         raise UserError(

@@ -425,9 +425,10 @@ def _hold_out(
         kept = set().union(*(distinct for distinct in by_label.values() if len(distinct) == 1))
         test = set(sorted(all_digests - kept)[:1])
     if all_digests and not test:
-        reason = (
-            "every distinct image is the only one of its class" if max(by_label) >= 0 else "all images are identical"
-        )
+        is_single = len(all_digests) == 1
+        reason = "all images are identical" if is_single else "every distinct image is the only one of its class"
+        if sum(map(len, digests.values())) == 1:
+            reason = "there is only one image"
         raise UserError(
             f"{display_name(files[0].path)}: no test image can be held out, because {reason}: add images, or files of "
             "test images"
