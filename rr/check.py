@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rr.data import exclude, raw
 from rr.data.duplicates import Signature, compute_signature, find_duplicates
 from rr.data.image_decoding import UnreadableImageError, decode_image
-from rr.data.names import display_name, format_names, printable
+from rr.data.printable_names import display_name, format_names, printable
 from rr.errors import UserError
 from rr.evaluate.similarity import normalize_rows
 from rr.runtime.atomic import atomic_write

@@ -8,7 +8,7 @@ from typing import Any
 from rr.data import raw, sources
 from rr.data.exclude import check_all_known, read_excluded_names
 from rr.data.image_summary import ImageSummary, format_sizes_and_faults
-from rr.data.names import display_name, format_names, printable
+from rr.data.printable_names import display_name, format_names, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
 from rr.params import ExtensionSource, FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource

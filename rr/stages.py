@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rr import paths
 from rr.compute.process_group import process_group, require_single_process, translate_comm_errors
-from rr.data.names import format_names
+from rr.data.printable_names import format_names
 from rr.errors import UserError
 from rr.params import (
     NUMPY_PROTOCOLS,

@@ -66,28 +66,28 @@ class Conv4(Backbone):
         return self.blocks[1:](first_block[-1](maps_BCSS)).flatten(1), maps_BCSS
 
     def _forward_fused(self, images_B3SS: Tensor) -> Tensor:
-        from rr.backbones import fused
+        from rr.backbones import fused_block
 
         x = images_B3SS
         last = len(self.blocks) - 1
         for i, (conv, norm) in enumerate(self._conv_norm_layers()):
             if i < NUM_FUSED_CONVS:
-                x = fused.conv_bn_relu_pool_train(x, conv, norm)
+                x = fused_block.conv_bn_relu_pool_train(x, conv, norm)
             else:
                 out = conv(x.contiguous(memory_format=torch.channels_last))
-                x = fused.bn_relu_pool_train(out, norm, (2, 2) if i < last else (out.shape[2], out.shape[3]))
+                x = fused_block.bn_relu_pool_train(out, norm, (2, 2) if i < last else (out.shape[2], out.shape[3]))
         return x.flatten(1)
 
     def _can_fuse(self, images_B3SS: Tensor) -> bool:
         """Return whether the fused layers can be used. For invalid shapes, the unfused layers raise an error."""
         if images_B3SS.device.type != "cpu":
             return False
-        from rr.backbones import fused  # imports numba, which is needed only for training on a CPU
+        from rr.backbones import fused_block  # imports numba, which is needed only for training on a CPU
 
         B, channels, H, W = images_B3SS.shape
         stride = 2 ** (len(self.blocks) - 1)
         is_valid = channels == CHANNELS[0] and B * (H // stride) * (W // stride) > 1
-        return is_valid and fused.can_fuse(images_B3SS, self._conv_norm_layers())
+        return is_valid and fused_block.can_fuse(images_B3SS, self._conv_norm_layers())
 
     def _conv_norm_layers(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         return [cast(tuple[nn.Conv2d, nn.BatchNorm2d], tuple(block.children())[:2]) for block in self.blocks]

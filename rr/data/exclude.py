@@ -7,7 +7,7 @@ folder or, for Parquet, a file and a row. Non-printable characters, such as line
 from collections.abc import Iterable
 from pathlib import Path
 
-from rr.data.names import display_name, format_names
+from rr.data.printable_names import display_name, format_names
 from rr.errors import UserError
 from rr.runtime.atomic import write_text
 

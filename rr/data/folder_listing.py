@@ -15,7 +15,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from rr.data.image_decoding import identify_unreadable_content
-from rr.data.names import display_name
+from rr.data.printable_names import display_name
 from rr.errors import UserError
 
 # Reasons why a file is not used. They appear in command output and in the records.

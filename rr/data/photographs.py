@@ -17,7 +17,7 @@ from rr.data.beton import Beton, import_ffcv, iter_epoch, make_loader, validate
 from rr.data.preprocessing import Preprocessing, shorter_side_before_crop
 from rr.views.augmentation import Augmentation
 from rr.views.resize_kernel import resize_box
-from rr.views.sampling_kernel import sample_resized_crop
+from rr.views.view_parameters_kernel import sample_resized_crop
 
 _BATCHES_AHEAD = 1  # each batch takes up batch_size × views × image_size² × 3 bytes
 

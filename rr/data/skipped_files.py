@@ -9,7 +9,7 @@ from rr.data import raw
 from rr.data.folder_listing import UNSUPPORTED_FORMAT, DamagedFile, SkippedFile, file_suffix
 from rr.data.image_decoding import UnreadableImageError
 from rr.data.image_summary import ImageFacts, find_image_facts
-from rr.data.names import display_name
+from rr.data.printable_names import display_name
 from rr.errors import UserError
 from rr.runtime.formatting import format_count
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered

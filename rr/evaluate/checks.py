@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rr.data.names import format_names, printable
+from rr.data.printable_names import format_names, printable
 from rr.params import ExtensionProtocolConfig, LinearConfig, ProtocolConfig
 
 _MIN_EMBEDDING_IMAGES = 4  # for t-SNE with a perplexity of at least 1

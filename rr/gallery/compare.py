@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rr.data.names import display_name
 from rr.data.preprocessing import Preprocessing
+from rr.data.printable_names import display_name
 from rr.errors import UserError
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import read_images

@@ -15,7 +15,7 @@ from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.images import ImageFile, decode_images, list_images
-from rr.gallery.vector_file import (
+from rr.gallery.vector_index import (
     CachedVectors,
     ImageVectors,
     StaleIndexError,
@@ -45,7 +45,7 @@ def embed(
 
     If `map_path` is not None, a page with a map of the images is written there, too.
 
-    `rr.gallery.vector_file` describes the format of `output`. Vectors stored in `.rr/gallery` are not computed again,
+    `rr.gallery.vector_index` describes the format of `output`. Vectors stored in `.rr/gallery` are not computed again,
     and all vectors are stored there if possible, even if the command is interrupted or an error about unreadable images
     is raised.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rr.data.folder_listing import UNREADABLE_FILE, DamagedFile, describe_non_folder, image_kind, list_folder
 from rr.data.image_decoding import UnreadableImageError, decode_image
-from rr.data.names import display_name, path_to_text
+from rr.data.printable_names import display_name, path_to_text
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered

@@ -10,7 +10,7 @@ import numpy as np
 
 from rr.data import raw
 from rr.data.image_decoding import decode_image
-from rr.data.names import display_name, printable
+from rr.data.printable_names import display_name, printable
 from rr.errors import UserError
 from rr.evaluate.embedding import NUM_MAP_NEIGHBORS, compute_tsne
 from rr.evaluate.similarity import nearest_other_images, normalize_rows

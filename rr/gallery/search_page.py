@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from rr.data.names import display_name
+from rr.data.printable_names import display_name
 from rr.gallery.hits import QueryResult
 from rr.gallery.images import read_images
 from rr.report.jinja import make_jinja_environment

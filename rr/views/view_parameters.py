@@ -122,7 +122,7 @@ def sample_view_parameters(
     _check_integer("num_views", num_views, 1, 2**24)
     _check_integer("image_size", image_size, 1, 2**15)
 
-    from rr.views import sampling_kernel
+    from rr.views import view_parameters_kernel
 
     shape = (int(num_views), len(indices))
     parameters = ViewParameters(
@@ -142,7 +142,7 @@ def sample_view_parameters(
     p = parameters
     policies = as_policies(augmentation)
     for first_view, a in enumerate(policies):
-        sampling_kernel.fill_parameters(
+        view_parameters_kernel.fill_parameters(
             np.uint64(seed), np.uint64(epoch), indices.astype(np.int64), int(image_size), first_view, len(policies),
             ("none", "resized", "padded").index(a.crop), tuple(map(float, a.scale)), tuple(map(float, a.ratio)),
             round(a.padding * image_size),

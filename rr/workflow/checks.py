@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from rr import paths
 from rr.data.arrow import to_numpy
 from rr.data.class_names import parse_class_names
-from rr.data.names import printable
+from rr.data.printable_names import printable
 from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import digits, slimagenet, tiny_imagenet
 from rr.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rr.data.folder_listing import describe_non_folder, image_kind, list_folder
-from rr.data.names import display_name
+from rr.data.printable_names import display_name
 from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem
 from rr.params import Params, parse_params

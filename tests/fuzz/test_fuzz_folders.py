@@ -15,7 +15,7 @@ from own_images import fetch_folder, fetched_labels, make_image, raw_file
 
 from rr.data import raw
 from rr.data.folder_listing import image_kind, list_folder
-from rr.data.names import normalize_unicode, path_to_text
+from rr.data.printable_names import normalize_unicode, path_to_text
 from rr.data.skipped_files import SkippedFiles
 from rr.data.sources.split_names import UNUSED
 from rr.errors import UserError

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rr.data.folder_listing import raise_if_url
-from rr.data.names import printable
+from rr.data.printable_names import printable
 from rr.data.raw import RawDataset
 from rr.data.skipped_files import SkippedFiles
 from rr.data.sources import cifar, digits, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet

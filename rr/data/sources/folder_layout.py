@@ -9,7 +9,7 @@ from posixpath import basename, dirname
 from typing import NamedTuple
 
 from rr.data.folder_listing import UNSUPPORTED_FORMAT, FolderListing, file_suffix
-from rr.data.names import display_name, format_names, normalize_unicode, path_to_text, printable
+from rr.data.printable_names import display_name, format_names, normalize_unicode, path_to_text, printable
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split, split_words, suggest_split
 from rr.errors import UserError, format_alternatives
 from rr.params import FolderSource, SplitNames

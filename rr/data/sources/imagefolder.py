@@ -17,7 +17,7 @@ from rr.data.folder_listing import (
     list_folder,
 )
 from rr.data.image_summary import ImageFacts
-from rr.data.names import display_name, format_names, path_to_text
+from rr.data.printable_names import display_name, format_names, path_to_text
 from rr.data.skipped_files import SkippedFiles, inspect_image
 from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
 from rr.data.sources.split_names import UNUSED

@@ -16,7 +16,7 @@ from rr.data import raw
 from rr.data.folder_listing import DamagedFile, FileKind, SkippedFile, list_folder
 from rr.data.image_decoding import identify_unreadable_content
 from rr.data.image_summary import ImageFacts
-from rr.data.names import display_name, format_names, path_to_text, printable
+from rr.data.printable_names import display_name, format_names, path_to_text, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
 from rr.data.sources.parquet_columns import (

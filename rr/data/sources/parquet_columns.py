@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data import raw
-from rr.data.names import display_name, normalize_unicode, printable
+from rr.data.printable_names import display_name, normalize_unicode, printable
 from rr.data.sources.split_names import TRAIN, find_split, split_words
 from rr.errors import UserError
 from rr.params import ParquetSource

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from rr.data.names import display_name, format_names, normalize_unicode, path_to_text, printable
+from rr.data.printable_names import display_name, format_names, normalize_unicode, path_to_text, printable
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split
 from rr.errors import UserError
 from rr.params import SplitNames

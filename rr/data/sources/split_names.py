@@ -2,7 +2,7 @@
 
 import re
 
-from rr.data.names import normalize_unicode, path_to_text
+from rr.data.printable_names import normalize_unicode, path_to_text
 
 UNUSED = "outside the splits that are used"  # reason why a file is not used
 TRAIN = "train"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from rr.data.names import printable
+from rr.data.printable_names import printable
 from rr.report.formatting import format_three_decimals, format_two_decimals
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
 from rr.report.inputs.predictions import EmbeddingMap, Predictions

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rr import backbones
-from rr.backbones import fused
+from rr.backbones import fused_block
 from rr.backbones.conv4 import Conv4
 
 SHAPES = [(B, size) for size in (8, 16, 32, 37, 64) for B in (1, 2, 64) if (B, size) != (1, 8)]
@@ -119,7 +119,7 @@ def test_batch_statistics_of_values_far_from_zero_are_accurate() -> None:
     torch.manual_seed(0)
     x = (torch.randn(64, 32, 8, 8) + 300).contiguous(memory_format=torch.channels_last)
     norm = nn.BatchNorm2d(32, momentum=1)
-    actual = fused.bn_relu_pool_train(x, norm, (2, 2))
+    actual = fused_block.bn_relu_pool_train(x, norm, (2, 2))
     reference = nn.BatchNorm2d(32, momentum=1).double()
     expected = nn.functional.avg_pool2d(reference(x.double()).relu(), 2)
     assert relative_error(actual, expected) < 2e-5
@@ -201,10 +201,10 @@ def test_fused_functions_are_bit_identical_for_any_number_of_threads(set_threads
         inputs = x.clone().requires_grad_(), deep.clone().requires_grad_()
         (conv, norm), (_, deep_norm) = network._conv_norm_layers()[:2]
         outs = [
-            fused.conv_bn_relu_pool_train(inputs[0], conv, norm),
-            fused.bn_relu_pool_train(inputs[1], deep_norm, (2, 2)),
+            fused_block.conv_bn_relu_pool_train(inputs[0], conv, norm),
+            fused_block.bn_relu_pool_train(inputs[1], deep_norm, (2, 2)),
         ]
-        outs.append(fused.bn_relu_pool_train(inputs[1], deep_norm, (32, 32)))
+        outs.append(fused_block.bn_relu_pool_train(inputs[1], deep_norm, (32, 32)))
         sum(out.square().sum(dtype=torch.float64) for out in outs).backward()
         leaves = [*inputs, conv.weight, norm.weight, norm.bias, deep_norm.weight, deep_norm.bias]
         results.append([*outs, *(leaf.grad for leaf in leaves), *network.buffers()])

@@ -20,7 +20,7 @@ from rr.errors import UserError
 from rr.evaluate.features import extract_features
 from rr.views import make_views, sample_view_parameters
 from rr.views.augmentation import Augmentation
-from rr.views.sampling_kernel import sample_resized_crop
+from rr.views.view_parameters_kernel import sample_resized_crop
 
 SIZE, FIRST_ROW, SEED = 24, 100, 7
 SHAPES = [(40, 60), (60, 40), (40, 40), (15, 90), (90, 15), (10, 12), (41, 53), (24, 24)]  # height, width

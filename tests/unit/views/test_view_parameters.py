@@ -63,13 +63,13 @@ def assert_same_distribution(actual, expected) -> None:
     ],
 )
 def test_philox_published_vectors(counter_and_key, expected):
-    from rr.views.sampling_kernel import philox
+    from rr.views.view_parameters_kernel import philox
 
     assert tuple(int(word) for word in philox(*map(np.uint64, counter_and_key))) == expected
 
 
 def test_random_words_depend_on_all_bits_of_their_arguments():
-    from rr.views.sampling_kernel import philox_words
+    from rr.views.view_parameters_kernel import philox_words
 
     streams = [
         philox_words(15, *arguments)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr import paths
-from rr.data.names import display_name, path_to_text
+from rr.data.printable_names import display_name, path_to_text
 from rr.data.skipped_files import SkippedFiles
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor
