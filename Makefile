@@ -76,7 +76,7 @@ test-oldest test-newest: setup
 	uv pip install --quiet --python .venv-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) --editable '.[dev]'
 	PATH="$(CURDIR)/.venv-$(RESOLUTION)/bin:$$PATH" python -m pytest -n 2 --dist loadfile $(TESTS)
 
-# Delete what can be made again quickly. The data and the results of training remain.
+# Delete the files that can be recreated quickly. The data and the results of training remain.
 clean:
 	rm -rf report logs docs/_build
 

@@ -56,7 +56,7 @@ def extensions(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def rr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> RunRr:
     """Return a function that runs an `rr` command in this process."""
 
-    # Otherwise, it would depend on the machine's speed whether a command prints progress lines.
+    # Otherwise, the speed of the machine would determine whether a command prints progress lines.
     monkeypatch.setattr(progress, "SECONDS_BEFORE_FIRST_LINE", math.inf)
 
     def run(*arguments: object) -> Outcome:

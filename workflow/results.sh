@@ -5,7 +5,7 @@
 #                                             predictions, weights and images of the grid
 #   workflow/results.sh check PACK [FOLDER]   compare the files in PACK with their records, and write the report
 #
-# The images and features are not copied, because they are large and can be computed again. `check` works in FOLDER (by
+# The datasets and features are not copied, because they are large and can be recreated. `check` works in FOLDER (by
 # default .results), a git worktree of the commit whose code produced the files. The results can therefore be checked
 # even after the code on the current branch has changed.
 set -euo pipefail

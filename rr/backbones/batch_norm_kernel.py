@@ -70,8 +70,8 @@ def compute_gradients_and_bn_terms(
         count: the number of values per channel.
 
     Returns:
-        The gradients of the weight and the bias, float32 (2, C), and the terms, float32 (2, C): the first is
-        `gain * inverse_std * mean(g)`, the second must still be multiplied by `value - mean`.
+        The gradients of the weight and the bias, float32 (2, C), and the two terms, float32 (2, C). The first term is
+        `gain * inverse_std * mean(g)`. The second term must still be multiplied by `value - mean`.
     """
     _, T, C = partial_sums_2TC.shape
     grads_2C, bn_terms_2C = np.empty((2, C), np.float32), np.empty((2, C), np.float32)

@@ -1,4 +1,4 @@
-"""Save and load backbone files: safetensors files with the weights, and with the name and preprocessing as metadata."""
+"""Save and load backbone files: weights in the safetensors format, with the name and the preprocessing as metadata."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _load_config(path: Path, entry: dict[str, Any]) -> ExtensionBackboneConfig:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata of a backbone file: the arguments of `save_backbone` as JSON values.
+    """Return the metadata that `save_backbone` wrote to a backbone file, as JSON values.
 
     Raises:
         UserError: if the file is missing, damaged or not a backbone file.
@@ -147,7 +147,7 @@ def _check_finite(module: nn.Module) -> None:
 
 @contextmanager
 def _explain_errors(path: Path) -> Iterator[None]:
-    """Convert errors that reading the backbone file `path` raises in the `with` block into a UserError."""
+    """Convert errors that the `with` block raises while it reads the backbone file `path` into a UserError."""
     try:
         raise_if_lfs_pointer(path)
         yield

@@ -1,4 +1,4 @@
-"""torchvision and timm networks without their classifiers, by name."""
+"""Backbones that wrap a torchvision or timm network without its classifier."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _PROBE_MIB = 64  # large enough that malloc cannot reuse freed memory for it
 
 
 def measure_peak_mib(function: Callable[[], object]) -> float | None:
-    """Call `function` and return how far the resident memory rose at its peak, in MiB.
+    """Call `function` and return the peak increase of the resident memory in MiB.
 
     Return None if the system does not report the peak.
     """

@@ -2,8 +2,8 @@
 
 The worker processes of a `DataLoader` create the views from PIL images with torchvision transforms. The K views of a
 mini-batch are concatenated view by view. All pairs are built and passed through the head at once. The memory format is
-NCHW. Linear evaluation decodes every image and computes its features in every epoch. This module does not use any other
-code from rr.
+NCHW. Linear evaluation preprocesses every image and computes its features in every epoch. This module does not use any
+other code from rr.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -159,7 +159,8 @@ def make_pairs(features_KMD: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]
     """Return all positive pairs and an equal number of negative pairs.
 
     A positive pair consists of two views of the same image. For the negative pairs, the second views are rolled along
-    the batch. The shift increases by one row with each pair of views, but is never the whole batch.
+    the batch. The shift increases by one row with each pair of views, and restarts at 1 before it reaches the batch
+    size.
 
     Args:
         features_KMD: representations of K views of M images, float (K, M, D).

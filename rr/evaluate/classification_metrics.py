@@ -11,7 +11,7 @@ NUM_BINS = 15  # confidence bins for the calibration error, as in Guo et al. 201
 
 
 def compute_classification_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return the overall accuracy, the mean, worst and best class accuracy, and the calibration error.
+    """Return the overall accuracy, the mean, worst and best class accuracy, the class gap and the calibration error.
 
     Classes without test images are ignored. If there are more than 10 classes, the result also includes the fraction of
     images whose class is among the five most probable classes; ties are broken in favor of the first class.

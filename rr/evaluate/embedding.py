@@ -20,9 +20,9 @@ from rr.evaluate.similarity import find_nearest, nearest_other_images
 from rr.params import EmbeddingConfig
 from rr.runtime.image_grid import make_image_grid, render_text, vstack_images
 
-NUM_MAP_NEIGHBORS = 5  # of an image, in the map of the report
+NUM_MAP_NEIGHBORS = 5  # neighbors of an image that the map in the report shows
 _MAP_SIZE = 896  # pixels, at most the width of the report
-_NUM_NEIGHBORS = 10  # of an image, in the table and in the example image
+_NUM_NEIGHBORS = 10  # training images per test image in the table and in the example image
 _NUM_QUERIES, _NUM_OUTLIERS = 8, 24
 _TILE_SIZE = 64  # pixels of the images in the example image
 _EXAMPLE_COLUMNS = _NUM_NEIGHBORS + 2
@@ -33,8 +33,8 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     """Compute a t-SNE map, clusters, outliers and metrics from the features of `config.images` sampled test images.
 
     All distances are between features scaled to norm 1. The metrics are `rankme` (Garrido et al. 2023), the `alignment`
-    of two augmented views and the `uniformity` (Wang and Isola 2020), the `effective_rank` and, if the labels allow it,
-    the `silhouette` of the classes. The table contains, for each image:
+    of two augmented views and the `uniformity` (Wang and Isola 2020), the `effective_rank`, the number of `images` and,
+    if the labels allow it, the `silhouette` of the classes. The table contains, for each image:
 
     - its coordinates `x` and `y` on the map (the perplexity is at most a third of the number of other images);
     - its `cluster` from 0 to `config.clusters` − 1 (k-means), numbered in descending order of size;

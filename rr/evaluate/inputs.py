@@ -71,7 +71,7 @@ class EvaluationInputs:
         return load_backbone(self.pretraining.weights).to(self.device)
 
     def load_relation_head(self) -> NumpyRelationHead | None:
-        """Return the relation head trained with the backbone, or None if it had no head.
+        """Return the relation head trained with the backbone, or None if the backbone was trained without one.
 
         Raises:
             UserError: if the weights are not a valid backbone file.
@@ -82,7 +82,8 @@ class EvaluationInputs:
         """Return the classifier for the target's classes, on `device`, or None if the backbone was trained without one.
 
         Raises:
-            UserError: if the weights are not a valid backbone file, or if the number of classes has changed since.
+            UserError: if the weights are not a valid backbone file, or if the number of classes has changed since
+                training.
         """
         if self.target.name != self.pretraining.dataset:  # the classifier has the classes of a different dataset
             return None

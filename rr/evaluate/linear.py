@@ -13,7 +13,7 @@ from rr.evaluate.result import ProtocolResult
 from rr.params import LinearConfig
 from rr.runtime.progress import Progress
 
-# The fraction of the labeled training images with which a learning rate is chosen.
+# The fraction of the labeled training images that is used to choose a learning rate.
 _VALIDATION_FRACTION = 0.2
 
 

@@ -144,7 +144,7 @@ def fit_calibration(logits: np.ndarray, is_positive: np.ndarray) -> Calibration:
     num_negatives = len(is_positive) - num_positives
     targets = np.where(is_positive, (num_positives + 1) / (num_positives + 2), 1 / (num_negatives + 2))
     x = logits.astype(np.float64)
-    scale = max(float(x.std()), 1e-12)  # the optimization is well conditioned for logits of any scale
+    scale = max(float(x.std()), 1e-12)  # makes the optimization well conditioned for logits of any scale
     x = x / scale
 
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -159,8 +159,8 @@ def fit_calibration(logits: np.ndarray, is_positive: np.ndarray) -> Calibration:
 def measure_calibration(head: NumpyRelationHead, views: np.ndarray, seed: int) -> dict[str, float]:
     """Calibrate the head on pairs of views from one half of the images, and test it on pairs from the other half.
 
-    Each image is in as many positive pairs (with its other view) as negative pairs (with a view of a random different
-    image from the same half).
+    Each view is in one positive pair (with the other view of its image) and in one negative pair (with a view of a
+    random different image from the same half).
 
     Args:
         head: the relation head.
@@ -169,8 +169,7 @@ def measure_calibration(head: NumpyRelationHead, views: np.ndarray, seed: int) -
 
     Returns:
         A dictionary with the slope and intercept of the calibration, the number of pairs on which it was fitted and,
-            for the test pairs, the accuracy of the calibrated head, and the calibration error with and without
-            calibration.
+        for the test pairs, the accuracy of the calibrated head and the calibration error with and without calibration.
     """
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(views.shape[1])
     logits, is_positive = zip(

@@ -1,4 +1,4 @@
-"""The local discriminator of Deep InfoMax, and its loss, which a CPU computes in tiles that fit in its cache."""
+"""The local discriminator of Deep InfoMax, and its loss. A CPU computes the loss in tiles that fit in its cache."""
 
 from typing import Any
 
@@ -95,7 +95,7 @@ class _TiledLoss(torch.autograd.Function):
 
     The loss is a mean over positions, so the gradients for a tile of positions depend only on that tile. The tile's
     activations stay in the cache. Storing the activations of all positions until the backward pass would take 134 MB
-    for each layer and kind of pair (for 128 maps of 32 × 32 positions).
+    per layer for the positive pairs, and as much for the negative pairs (with 128 maps of 32 × 32 positions).
 
     The tiles, and the order in which gradients are added, do not depend on the number of threads. The results are
     therefore bit-identical for any number of threads.

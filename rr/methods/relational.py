@@ -25,11 +25,11 @@ ENCODER_DIMS = (256, 64)
 
 
 class RelationalReasoning(Method):
-    """Train a backbone and a head to distinguish pairs of views of one image from pairs of views of two images.
+    """Train a backbone and a head to distinguish two views of the same image from views of two different images.
 
     The paper does not explain how its semi-supervised runs use labels. Here, the positive partner of a labeled image is
     a random image of the mini-batch with the same label, possibly the image itself. The negative partner is an image
-    with a different label or none.
+    with a different label or without a label.
     """
 
     def __init__(self, config: RelationalConfig, backbone: Backbone) -> None:

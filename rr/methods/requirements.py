@@ -60,7 +60,7 @@ def count_clusters(config: DeepClusterConfig, num_classes: int) -> int:
 
 
 def find_training_problem(config: MethodConfig, labels: np.ndarray, num_classes: int) -> str | None:
-    """Return why a method cannot be trained on images with these labels and how to fix it, or None if it can be.
+    """Return why a method cannot be trained on images with these labels and how to fix it, or None if it can.
 
     Args:
         config: an entry under `methods` in params.yaml.

@@ -41,5 +41,5 @@ def rotate_four_ways(views: Tensor) -> Tensor:
     Raises:
         RuntimeError: if the images are not square.
     """
-    views = views.contiguous()  # rotating and concatenating planes takes a third as long as channels-last pixels
+    views = views.contiguous()  # for channels-last images, rotating and concatenating would take three times as long
     return torch.cat([views.rot90(k, (2, 3)) for k in range(NUM_ROTATIONS)])

@@ -11,8 +11,7 @@ from rr.params import SupervisedConfig
 class Supervised(Method):
     """Train a backbone and a linear layer with cross-entropy, as in the paper's code.
 
-    With K > 1 views, a mini-batch contains every image K times, as in the
-    paper's study of K.
+    With K > 1 views, a mini-batch contains every image K times, as in the paper's study of K.
     """
 
     def __init__(self, config: SupervisedConfig, backbone: Backbone, num_classes: int) -> None:

@@ -34,15 +34,15 @@ class TrainState:
     Attributes:
         epoch: number of completed epochs.
         step: number of completed steps in the current epoch.
-        seconds: time that earlier processes spent on the current epoch.
+        seconds: time spent on the current epoch up to the last checkpoint, including the time of earlier processes.
         labels: the pseudo-labels of the current epoch, int64 (N,), or None if the method has none.
         metric_sums: numerator and denominator of each metric, summed over the current epoch, float64 (2,).
         num_views: number of views in all completed epochs.
         num_pairs: number of pairs compared in all completed steps.
         history: one row for each completed epoch.
         epoch_seconds: duration of each completed epoch.
-        sessions: what is known about each process that has worked on the run, in their order: the caller's facts, and
-            `seconds`, the time from the start of training to the last checkpoint of the process.
+        sessions: a dictionary for each process that has worked on the run, in chronological order. It contains the
+            caller's facts and `seconds`, the time from the start of training to the last checkpoint of the process.
     """
 
     epoch: int = 0
@@ -171,9 +171,10 @@ def all_finite(method: nn.Module) -> bool:
 
 
 def load_checkpoint(path: Path, fingerprint: str, method: nn.Module, optimizer: Optimizer) -> TrainState:
-    """Load the newest checkpoint that is undamaged and has the same fingerprint, and print what happens.
+    """Load the newest checkpoint that is undamaged and has the same fingerprint.
 
-    The state of `method` and `optimizer` is restored in place.
+    The state of `method` and `optimizer` is restored in place. Messages name the checkpoints that are not used, and the
+    position at which training continues.
 
     Returns:
         The training state of that checkpoint, or the initial state if there is no such checkpoint.

@@ -72,9 +72,10 @@ def pretrain(
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
     session: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train the backbone of `job`, and write its weights, the history, an image of views and the last epoch's start.
+    """Train the backbone of `job`, and write its weights, the history and an image of views.
 
-    The last checkpoint is kept. The caller must delete it after writing the run's record.
+    The state at the start of the last epoch is also written. The last checkpoint is kept; the caller must delete it
+    after writing the run's record.
 
     Args:
         job: the description of the run.
@@ -91,7 +92,7 @@ def pretrain(
 
     Returns:
         Entries for the run's record: the duration of each epoch, the number of views, the views per second, and the
-        sessions of the run (see `TrainState`), of which the last is this process.
+        sessions of the run (see `TrainState`). The last session is that of this process.
 
     Raises:
         UserError: if the method cannot be trained on this data or with this number of processes, if its initial weights

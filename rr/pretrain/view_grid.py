@@ -16,7 +16,7 @@ _ROWS, _COLUMNS = 6, 8  # without the column of the original images
 
 
 def save_view_grid(data: Beton, job: Job, target: Path) -> None:
-    """Write an image grid of the first training images and their first-epoch views, without normalization.
+    """Write an image grid of the first training images and their views in the first epoch, without normalization.
 
     A method that is not trained has no views, so its grid shows training images only.
     """

@@ -1,18 +1,18 @@
-"""Stage `report`: one page with the results of all runs of the grid, and the files behind every number.
+"""Stage `report`: one page with the results of all runs of the grid, also as Markdown, Parquet and LaTeX.
 
 The stage reads the files of the runs (`inputs`), builds the sections of the page (`sections`, one module each) and
 renders them (`page`, `latex`):
 
-    stage        the entry point, write_report; it also writes all metrics as one Parquet table
-    inputs       the files of the runs as typed values
-    tables       tables of results with mean and standard deviation over seeds
-    paper        the paper's results (paper.csv), our corresponding results, and the verdict on each pair
-    plots        inline SVG plots and embedded images
-    sections     one module per section; its build function turns the results into what a template renders
-    templates    HTML, CSS and JavaScript of the page, and its Markdown version
-    page         the page and its Markdown version
-    latex        LaTeX tables for a publication
-    jinja        the settings of the template engine, also used by the gallery
+    stage            the entry point, write_report; it also writes all metrics as one Parquet table
+    inputs           the files of the runs as typed values
+    result_tables    tables of results with mean and standard deviation over seeds
+    paper            the paper's results (paper.csv), our corresponding results, and the verdict on each pair
+    plots            inline SVG plots and embedded images
+    sections         one module per section; its build function turns the results into what a template renders
+    templates        HTML, CSS and JavaScript of the page, and its Markdown version
+    page             the page and its Markdown version
+    latex            LaTeX tables for a publication
+    jinja            the settings of the template engine, also used by the gallery
 
 `rr.workflow.grid` lists the input and output files of the stage.
 """

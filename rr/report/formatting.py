@@ -63,7 +63,7 @@ def seed_note(counts: Iterable[int]) -> str:
     """Return a sentence that says how many seeds the means are based on, with a caveat if there is only one seed."""
     distinct = set(counts)
     if distinct == {1}:
-        return "This is a single seed, so the variation between seeds is unknown."
+        return "Only one seed was run, so the variation between seeds is unknown."
     return f"Means are over {format_seed_counts(distinct)}."
 
 

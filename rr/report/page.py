@@ -41,14 +41,14 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "classes": ("Classes", build_classes),
     "retrieval": ("Retrieval", build_retrieval),
     "embedding": ("Embedding", build_embedding),
-    "own_protocols": ("Own protocols", build_own_protocols),
+    "own_protocols": ("Custom protocols", build_own_protocols),
     "curves": ("Curves", build_curves),
     "dynamics": ("Dynamics", build_dynamics),
     "efficiency": ("Efficiency", build_efficiency),
     "runs": ("Runs", build_runs),
     "settings": ("Settings", build_settings),
 }
-# The page folds anything that has more entries than these limits, so that even the page of a large grid is readable.
+# The page collapses lists that are longer than these limits, so that even the page of a large grid is readable.
 _LIMITS = {
     "MAX_UNFOLDED": 2,  # tables per section
     "MAX_FIGURES": 6,  # figures per section
@@ -93,7 +93,7 @@ def escape_markdown(text: Any) -> str:
 def relative_link(path: Path) -> str:
     """Return a file's path relative to the page's folder, with forward slashes.
 
-    The path needs no URL quoting, because its names contain only letters, digits, hyphens and underscores.
+    The path needs no URL quoting, because its names contain only letters, digits, dots, hyphens and underscores.
     """
     return Path(os.path.relpath(path, paths.REPORT_DIR)).as_posix()
 

@@ -29,7 +29,7 @@ def mean_confidence_interval(value: MeanStd) -> tuple[float, float]:
     """Return the 95 % confidence interval for a mean, from Student's t distribution.
 
     Raises:
-        ValueError: if `value` comes from a single value and thus has no standard deviation.
+        ValueError: if `value` is based on a single value, which has no standard deviation.
     """
     if value.std is None:
         raise ValueError("a confidence interval needs at least two values")

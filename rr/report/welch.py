@@ -16,7 +16,7 @@ def welch_interval(ours: MeanStd, theirs: MeanStd, confidence: float = CONFIDENC
     If both standard deviations are 0, the interval is the difference itself.
 
     Raises:
-        ValueError: if one side is a single value and thus has no standard deviation.
+        ValueError: if one side is based on a single value, which has no standard deviation.
     """
     difference = ours.mean - theirs.mean
     standard_error, degrees = _standard_error_and_dof(ours, theirs)
@@ -32,7 +32,7 @@ def welch_p_value(ours: MeanStd, theirs: MeanStd, margin: float) -> float:
     The p-value is less than 1 − c if and only if the interval with confidence c does not contain the margin.
 
     Raises:
-        ValueError: if one side is a single value and thus has no standard deviation.
+        ValueError: if one side is based on a single value, which has no standard deviation.
     """
     distance = abs(ours.mean - theirs.mean - margin)
     standard_error, degrees = _standard_error_and_dof(ours, theirs)

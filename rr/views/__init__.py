@@ -58,7 +58,7 @@ def make_views(
         seed: seed of the random parameters, in [0, 2**64).
         epoch: number of the epoch, in [0, 2**32).
         num_views: number of views per image, K, at least 1.
-        mean: mean of each of the three channels, whose values are in [0, 1].
+        mean: mean of each of the three channels, for pixel values in [0, 1].
         std: standard deviation of each channel.
         device: device on which the views are computed and returned.
 
@@ -111,7 +111,7 @@ def normalize(
 
     Args:
         images: uint8 (M, S, S, 3).
-        mean: mean of each of the three channels, whose values are in [0, 1].
+        mean: mean of each of the three channels, for pixel values in [0, 1].
         std: standard deviation of each channel.
         device: device on which the result is computed and returned.
 

@@ -155,9 +155,9 @@ def resize_strip(pairs, strip_index, ys, y_weight, xs, x_weight, row_pairs, row_
 def warp(source, target, matrix, k, m, side):
     """Apply the affine map of view k of image m to `source`, float32 (strips, 3, rows, S), and write to `target`.
 
-    The result is the same as with RandomAffine on a float tensor, which uses grid_sample with zero padding. torchvision
-    then multiplies the result by a mask of the image, which it samples in the same way. Therefore, the border is
-    weighted twice.
+    The result is the same as that of RandomAffine on a float tensor, which uses grid_sample with zero padding.
+    torchvision then multiplies the result by a mask of the image, which it samples in the same way. Therefore, the
+    border is weighted twice.
     """
     height = source.shape[2]
     half = f32(0.5) * f32(side)
@@ -390,7 +390,7 @@ def augment_range(
 
 @fast_njit
 def reflect(position, side):
-    """Return the pixel at a position outside the image, which is extended by reflection without repeating its edge."""
+    """Return the pixel for a position that may be outside the image; reflection does not repeat the edge pixel."""
     return side - 1 - abs(side - 1 - abs(position))
 
 

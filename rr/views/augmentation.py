@@ -109,10 +109,10 @@ def as_policies(augmentation: Augmentation | tuple[Augmentation, ...]) -> tuple[
 
 
 def blur_radius(image_size: int) -> int:
-    """Return how many pixels on each side of a pixel its blurred value depends on.
+    """Return the radius of the blur kernel in pixels. The kernel size is 2 * radius + 1.
 
-    As in SimCLR, the kernel size is a tenth of the image size, rounded to an odd number. Here, it is at least three
-    pixels.
+    As in SimCLR, the kernel size is about a tenth of the image size. Unlike in SimCLR, it is at least 3 (but 1 for an
+    image of a single pixel).
     """
     return min(max(1, image_size // 20), image_size - 1)
 

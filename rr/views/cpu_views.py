@@ -2,10 +2,10 @@
 
 Before the division by std, views of the paper's policy differ by at most 3e-6 from the results of torchvision's
 functional operations on float tensors. Views of other policies differ by at most 1e-5 (3e-5 if jitter factors near 3
-are multiplied). The official code uses PIL on 8-bit images, which rounds down to bytes after most steps and stores the
+are multiplied). The official code uses PIL on 8-bit images. PIL rounds down to bytes after most steps and stores the
 hue in 8 bits. On CIFAR-10, views of the paper's policy differ from PIL's by 1.1/255 on average (they are 1/255
 brighter) and by 4/255 at the 99th percentile; individual pixels differ by up to 40/255. The border of an affine map
-fades to black over one pixel, as in torchvision for tensors, whereas in PIL it is sharp.
+fades to black over one pixel, as in torchvision for tensors. In PIL, it is sharp.
 
 The bilinear resize does not antialias. PIL antialiases when it shrinks an image, but a crop is never larger than the
 view to which it is resized, so both agree.
@@ -41,7 +41,7 @@ def augment(
     Args:
         images: uint8 (M, S, S, 3).
         parameters: parameters of K views of M images of size S.
-        mean: mean of each of the three channels, whose values are in [0, 1].
+        mean: mean of each of the three channels, for pixel values in [0, 1].
         std: standard deviation of each channel.
         out: an array for the result, C-contiguous float32 (K, M, S, S, 3). By default, a new one is allocated.
 

@@ -1,6 +1,6 @@
 """Numba kernels that shrink or enlarge a box of an image as torchvision does for tensors with `antialias=True`.
 
-The filter is a triangle (bilinear). If the box shrinks, the triangle becomes as wide as needed to cover all its pixels.
+The filter is a triangle (bilinear). If the box shrinks, the triangle is widened so that all pixels contribute.
 
 The functions are compiled without fastmath, so the result does not depend on how LLVM vectorizes them.
 """
@@ -51,12 +51,12 @@ def max_taps(in_size, out_size):
 def resize_box(pixels, top, left, height, width, out_height, out_width, first_row, first_column, out):
     """Resize a box of an image, and write a window of the result to `out`, rounded to integers.
 
-    The rows are combined first, because this is a loop over contiguous memory.
+    The rows are combined before the columns, because this loop runs over contiguous memory.
 
     Args:
         pixels: uint8 (H, W, 3).
-        top: first row of the box in `pixels`; `left` is the first column. Nothing outside the box is used.
-        left: see `top`.
+        top: first row of the box in `pixels`. Pixels outside the box are not used.
+        left: first column of the box.
         height: height of the box.
         width: width of the box.
         out_height: height to which the box is resized.

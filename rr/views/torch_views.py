@@ -51,7 +51,7 @@ def augment(images: Tensor, parameters: ViewParameters, mean: Sequence[float], s
     Args:
         images: uint8 (M, S, S, 3).
         parameters: parameters of K views of M images of size S.
-        mean: mean of each of the three channels, whose values are in [0, 1].
+        mean: mean of each of the three channels, for pixel values in [0, 1].
         std: standard deviation of each channel.
 
     Returns:

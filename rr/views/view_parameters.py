@@ -165,10 +165,10 @@ def sample_precropped_view_parameters(
     num_views: int,
     image_size: int,
 ) -> ViewParameters:
-    """Sample the parameters of views that have already been cropped, for one view of each of K * M crops.
+    """Sample the parameters of K views of each of M images whose crops already exist as K * M separate images.
 
-    The parameters are the same as from `sample_view_parameters`, except that nothing is cropped. The crops are sorted
-    by view.
+    The result describes one view of each of the K * M crops, in view-major order. The parameters are the same as those
+    from `sample_view_parameters`, except that nothing is cropped.
     """
     uncropped = tuple(replace(policy, crop="none") for policy in as_policies(augmentation))
     return sample_view_parameters(uncropped, seed, epoch, image_indices, num_views, image_size).as_single_views()

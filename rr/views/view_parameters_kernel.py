@@ -87,7 +87,7 @@ def philox_block(block, seed, epoch, index, view):
 
 @njit
 def sample_resized_crop(image_height, image_width, scale, ratio, seed, epoch, index, view):
-    """Return (top, left, height, width) for an image, like torchvision's `RandomResizedCrop.get_params`."""
+    """Return a random crop (top, left, height, width), like torchvision's `RandomResizedCrop.get_params`."""
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(MAX_CROP_TRIES):
         w0, w1, w2, w3 = philox_block(np.uint64(attempt), seed, epoch, index, view)
@@ -111,14 +111,17 @@ def fill_parameters(
     blur_sigmas, affine_ranges, erase_side, crop, flip, jitter, jitter_factors, jitter_order, grayscale, blur_sigma,
     solarize, affine, affine_params, erase,
 ):  # fmt: skip
-    """Sample the parameters of every `view_step`-th view from `first_view` into the arrays of a `ViewParameters`.
+    """Sample the parameters of every `view_step`-th view, starting with `first_view`.
 
-    `seed` and `epoch` (uint64) and `indices` (int64) are arguments of `sample_view_parameters`; `side` is the
-    size of the images. `crop_kind` is 0 for no crop, 1 for a resized crop with the ranges `scale` and `ratio`, and 2
-    for a padded crop with a border of `border` pixels. The order of `probabilities` is flip, jitter, grayscale, affine
-    map, erasing, blur and solarization; the order of `strengths` is brightness, contrast, saturation and hue.
-    `blur_sigmas` is the range of the blur's standard deviation. `affine_ranges` are degrees, translation in pixels,
-    lowest and highest zoom, and shear in degrees. `erase_side` is the side of the erased square in pixels.
+    The results are written to the arrays of a `ViewParameters` (`crop` to `erase`).
+
+    `seed` and `epoch` (uint64) and `indices` (int64) are arguments of `sample_view_parameters`; `side` is the size of
+    the images. `crop_kind` is 0 for no crop, 1 for a resized crop with the ranges `scale` and `ratio`, and 2 for a
+    padded crop with a border of `border` pixels. The order of `probabilities` is flip, jitter, grayscale, affine map,
+    erasing, blur and solarization; the order of `strengths` is brightness, contrast, saturation and hue. `blur_sigmas`
+    is the range of the blur's standard deviation. `affine_ranges` contains the maximum rotation in degrees, the maximum
+    translation in pixels, the lowest and highest zoom, and the maximum shear in degrees. `erase_side` is the side of
+    the erased square in pixels.
     """
     num_views, num_images = flip.shape
     flip_p, jitter_p, grayscale_p, affine_p, erase_p, blur_p, solarize_p = probabilities

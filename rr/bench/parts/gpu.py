@@ -46,14 +46,14 @@ def run(settings: Settings) -> PartResult:
     difference = max(abs(a - b) / b for a, b in zip(losses["cuda"], losses["cpu"], strict=True))
     result.notes = [
         "Only rr is timed. A repeat is a block of steps and ends when the GPU has finished them.",
-        f"The mean losses of the first three epochs of five steps (Conv-4, float32, K=4, M={IMAGES}) differ from the "
-        f"CPU's losses by at most {difference:.1e} (relative difference).",
+        f"The mean losses of the first three epochs, of five steps each (Conv-4, float32, K=4, M={IMAGES}), differ "
+        f"from the CPU's losses by at most {difference:.1e} (relative difference).",
     ]
     return result
 
 
 def first_losses(device: str) -> list[float]:
-    """Return the mean losses of the first three epochs of five steps with K = 4."""
+    """Return the mean losses of the first three epochs, of five steps each, with K = 4."""
     torch.compiler.reset()
     config = paper_config("relational", 4, IMAGES).model_copy(update={"epochs": 3})
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""Part `scaling`: time and peak memory as images, views, classes, stages and indexed vectors grow in number.
+"""Part `scaling`: time and peak memory for growing numbers of images, views, classes, runs and vectors.
 
 `python -m rr.bench.parts.scaling RESULTS.json PLOT.svg` plots the results of `rr bench scaling --json`.
 """
@@ -32,7 +32,7 @@ from rr.workflow.plan import format_plan, make_plan
 
 _NUM_FEATURES, _NUM_TEST_IMAGES, _NUM_QUERIES, _REPEATS = 64, 2_000, 10, 3
 
-# Prepares work of one size and returns the function to time.
+# A function that prepares work of one size and returns the function to time.
 _MakeWork = Callable[[int, Path], Callable[[], object]]
 
 

@@ -1,4 +1,4 @@
-"""Part `startup`: the time from the start of a process to the help text, the first work and the first step."""
+"""Part `startup`: the time from the start of a process to its help text, the start of its work, or its first step."""
 
 import contextlib
 import io

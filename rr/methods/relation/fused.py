@@ -1,7 +1,7 @@
 """The relation loss on a CPU in float32: forward and backward pass together, without an array of P × H hidden values.
 
-The loss of a pair depends only on its logit and on the batch statistics, so its gradient is known as soon as the logits
-are. The computation makes three passes over the pairs, each of which loops over the partners of every row. The passes
+The loss of a pair depends only on its logit, so the gradient with respect to the logit can be computed in the forward
+pass. The computation makes three passes over the pairs, each of which loops over the partners of every row. The passes
 compute:
 
 1. Sums of the centered hidden values. They determine the batch-norm moments over all P pairs and, in the backward pass,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _PairSide:
-    """All rows, each as the left (or the right) row of its pairs, with their partners and intermediate results."""
+    """All rows as the left (or the right) rows of their pairs, with their partners and intermediate results."""
 
     rows_NH: np.ndarray
     offsets_N1: np.ndarray
@@ -87,7 +87,7 @@ def fused_relation_loss(
     def mean_loss_and_logit_grad(alternating_logits_P: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss and its gradient, (P,), given the logits of alternating positive and negative pairs."""
         wrong_logits_P = alternating_logits_P.clone()
-        wrong_logits_P[::step].neg_()  # the logit of the wrong answer to a positive pair is negated
+        wrong_logits_P[::step].neg_()  # for a positive pair, the logit of the wrong answer is the negated logit
         alpha = alpha_weights(wrong_logits_P, slice(None, None, step), config)
         loss, grad_P = pair_loss_and_grad(wrong_logits_P, config, alpha)
         grad_P[::step].neg_()

@@ -67,8 +67,8 @@ def relation_loss(
     """Return the loss of all pairs and the statistics of the predictions.
 
     A head in training mode normalizes with the statistics of all pairs and updates its running statistics as
-    `BatchNorm1d` does. On a CPU, the fused kernel handles float32 features of more than `TORCH_MAX_VIEWS` views; it
-    supports only first derivatives. All other cases use the plain torch implementation, including the aggregation
+    `BatchNorm1d` does. Only first derivatives are available. On a CPU, the fused kernel handles float32 features of
+    more than `TORCH_MAX_VIEWS` views. All other cases use the plain torch implementation, including the aggregation
     `max` and a head whose activation has been replaced.
 
     Args:

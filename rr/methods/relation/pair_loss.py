@@ -20,7 +20,7 @@ class PairLossConfig:
             alpha · (1 - p_t)^gamma (the paper's w_p, method section 1.2). p_t is the predicted probability of the
             correct answer.
         gamma: the focal exponent, at least 0. `bce` does not use it.
-        alpha: the factor of positive pairs, in (0, 1). The factor of negative pairs is 1 - alpha. `bce` does not use
+        alpha: the factor for positive pairs, in (0, 1). The factor for negative pairs is 1 - alpha. `bce` does not use
             it.
 
     Raises:

@@ -97,7 +97,7 @@ StageResult = PretrainResult | ExtractionResult | EvaluationResult
 class GridResults:
     """The results of all runs, in grid order, and the claims that the grid makes.
 
-    `image_names` are the image names of each target that has an embedding and a raw file.
+    `image_names` contains the image names of each target that has an embedding. The list is empty without a raw file.
     """
 
     pretrainings: list[PretrainResult]
@@ -197,7 +197,7 @@ def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def _check_equal(entries: Iterable[tuple[str, Any, Path]]) -> None:
-    """Raise UserError if a value differs between files, because the results could not be averaged or compared.
+    """Raise UserError if a value differs between files, because such results cannot be averaged or compared.
 
     Each entry consists of a description, the value, and the file that contains the value.
     """

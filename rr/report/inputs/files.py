@@ -44,7 +44,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Session:
-    """The fields that the report uses of a process that worked on a run and was interrupted."""
+    """The machine and the device of an interrupted process that worked on a run."""
 
     machine: Machine
     device: str
@@ -72,12 +72,12 @@ class RunRecord:
 
     @property
     def machines(self) -> list[Machine]:
-        """The machines that worked on the run, in their order."""
+        """The machines that worked on the run, in chronological order."""
         return unique([session.machine for session in self.earlier_sessions] + [self.machine])
 
     @property
     def total_seconds(self) -> float:
-        """The duration. In records of earlier versions, `seconds` covers only the last process."""
+        """The duration of the run. In records written by earlier versions, `seconds` covers only the last process."""
         return max(self.seconds, sum(self.epoch_seconds))
 
 
@@ -145,9 +145,9 @@ def read_history(path: Path) -> dict[str, list[float]]:
 
 
 def read_image_names(path: Path) -> list[str]:
-    """Return the name of each image of a raw file, such as its file in the folder of the user.
+    """Return the name of each image in a raw file, such as its path in the user's folder.
 
-    The list is empty if the file is absent or cannot be read: published results come without their images.
+    The list is empty if the file is absent or cannot be read. For example, published results do not include the images.
     """
     try:
         return [image["path"] or "" for image in pq.ParquetFile(path).read(columns=["image.path"])["image"].to_pylist()]

@@ -85,14 +85,14 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
     labels, clusters = table["label"].to_numpy(), table["cluster"].to_numpy()
     _check_classes(path, labels[labels >= 0], class_names)
     if clusters.min() < 0 or clusters.max() >= len(clusters):
-        raise damaged_file_error(path, f"a cluster is not from 0 to {len(clusters) - 1}")
+        raise damaged_file_error(path, f"a cluster is not between 0 and {len(clusters) - 1}")
     coordinates = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
     if not np.isfinite(coordinates).all():
         raise damaged_file_error(path, "a coordinate is not a finite number")
     index, neighbors = table["index"].to_numpy(), table["neighbors"].to_pylist()
     rows = {number: row for row, number in enumerate(index.tolist())}
     if len({len(numbers) for numbers in neighbors}) > 1 or not rows.keys() >= {n for ns in neighbors for n in ns}:
-        raise damaged_file_error(path, "a neighbor is not an image of the table, or the numbers of neighbors differ")
+        raise damaged_file_error(path, "a neighbor is not an image in the table, or the numbers of neighbors differ")
     return EmbeddingMap(
         class_names, labels, clusters, coordinates, index,
         np.array([[rows[number] for number in numbers] for numbers in neighbors], np.int64),
@@ -123,4 +123,4 @@ def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, 
 def _check_classes(path: Path, classes: np.ndarray, class_names: list[str]) -> None:
     """Raise UserError if a label or prediction in `classes` is not a valid class index."""
     if len(classes) and (classes.min() < 0 or classes.max() >= len(class_names)):
-        raise damaged_file_error(path, f"a label or prediction is not from 0 to {len(class_names) - 1}")
+        raise damaged_file_error(path, f"a label or prediction is not between 0 and {len(class_names) - 1}")

@@ -17,8 +17,8 @@ from rr.report.plots.svg import INK, RULE, SERIES, Panel, format_csv, render_svg
 _SHALLOW: Literal["conv4"] = "conv4"
 _CAPTION = (
     "Figure 2a: accuracy in linear evaluation with ResNet-32 minus the accuracy with Conv-4, in percentage points "
-    "(means over seeds). Circles show our results. Crosses show the paper’s results, which are differences of values "
-    "in its Table 2."
+    "(means over seeds). Circles show our results. Crosses show the paper’s results, which are differences between "
+    "values in its Table 2."
 )
 
 

@@ -22,7 +22,7 @@ class Match:
     Attributes:
         method: the method's name in params.yaml.
         protocol: the protocol's name in params.yaml.
-        value: accuracy in percent: mean and standard deviation over seeds.
+        value: mean and standard deviation of the accuracy over seeds, in percent.
         epochs: number of pretraining epochs.
         deviations: deviations from the paper's settings, as text.
         has_reduced_budget: whether our runs used fewer epochs or views than the paper's runs.

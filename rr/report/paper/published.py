@@ -27,8 +27,8 @@ MethodKind = Literal[
     "barlow",
 ]  # fmt: skip
 DatasetName = Literal["cifar10", "cifar100", "cifar100-20", "tiny-imagenet", "slimagenet64", "stl10", "stl10-unlabeled"]
-# "digitized": read from a plot. "not given": missing from the paper; the report prints "n/a". "not recovered": believed
-# to exist, but no source is available.
+# "digitized": read from a plot. "not given": the paper prints "n/a" or nothing. "not recovered": believed to exist, but
+# no source is available.
 Status = Literal["confirmed", "digitized", "unconfirmed", "not given", "not recovered"]
 
 _PAPER_NAMES = {
@@ -60,7 +60,7 @@ _PAPER_NAMES = {
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One result from the paper: mean and standard deviation over `seeds` seeds, measured in `unit`.
+    """One result from the paper: mean and standard deviation over `num_seeds` seeds, measured in `unit`.
 
     `views` (K) and `label_fraction` are set only in the studies that vary them.
     """

@@ -101,7 +101,7 @@ class KnownDeviation(NamedTuple):
 KNOWN_DEVIATIONS = (
     KnownDeviation(
         "DeepCluster, data",
-        "k-means on unaugmented images (the paper’s code uses damaged images)",
+        "k-means on unaugmented images (the paper’s code uses corrupt images)",
         {"method": "deepcluster"},
     ),
     KnownDeviation(
@@ -196,7 +196,7 @@ def find_deviations(
 
 
 def paper_method_settings(kind: str, dataset: str, backbone: str) -> dict[str, Any]:
-    """Return the settings with which the paper trained a method of this kind; empty if the paper does not have it.
+    """Return the settings with which the paper trained a method of this kind; empty if the paper does not use it.
 
     The settings of an augmentation are only those of its enabled operations.
     """
@@ -205,7 +205,7 @@ def paper_method_settings(kind: str, dataset: str, backbone: str) -> dict[str, A
     expected = {"epochs": 300 if dataset == "stl10-unlabeled" else 200, **_METHODS[kind]}
     if kind == "relational":
         expected["views"] = _VIEWS.get((backbone, dataset), 32)
-    if kind == "deepcluster":  # ten clusters per class; the unlabeled images have no classes and got 100
+    if kind == "deepcluster":  # ten clusters per class, or 100 clusters for the unlabeled images, which have no classes
         total = {"clusters": 100, "clusters_per": "dataset"}
         expected |= total if dataset == "stl10-unlabeled" else {"clusters": 10, "clusters_per": "class"}
     if kind == "supervised" and dataset == "stl10":
@@ -215,12 +215,12 @@ def paper_method_settings(kind: str, dataset: str, backbone: str) -> dict[str, A
 
 
 def paper_protocol_settings(kind: str) -> dict[str, Any]:
-    """Return the settings with which the paper evaluated by a protocol of this kind; empty if it did not use it."""
+    """Return the paper's settings for a protocol of this kind; empty if the paper does not use it."""
     return {} if kind == "knn" else _PROTOCOLS.get(kind, {})
 
 
 def is_augmentation_operation(name: str) -> bool:
-    """Return whether a key of an augmentation is an operation, such as `flip`, which 0 disables."""
+    """Return whether a key of an augmentation is an operation that the value 0 disables, such as `flip`."""
     return name in _OPERATIONS
 
 

@@ -34,7 +34,7 @@ class ComparisonCell:
     """A result from the paper, our corresponding result, and the verdict.
 
     All accuracies are in percent. `published` is None if the paper has no result in this row and column. `mark` is the
-    letter of our deviations from the paper's settings in the list below the table, or "".
+    letter that identifies our deviations in the list below the table, or "".
     """
 
     published: PublishedResult | None = None
@@ -131,7 +131,7 @@ class ComparisonTable:
     def coverage(self) -> str:
         """A sentence that lists the columns and rows for which we have no results."""
         if not self.has_published_values:
-            return "Our results only, because the paper’s values are unknown."
+            return "The table shows only our results, because the paper’s values are unknown."
         missing = [title for title in self.columns if title not in self.matched_columns]
         missing += [title for title, row in self.rows.items() if not any(cell.match for cell in row)]
         return f"Not run: {', '.join(missing)}." if missing else "Every row and column was run."

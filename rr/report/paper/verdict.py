@@ -34,7 +34,7 @@ MEANINGS = {
     Verdict.BELOW: "our result is lower, and the interval does not contain 0.",
     Verdict.REDUCED_BUDGET: "our runs used fewer epochs or views than the paper’s, so the results are not compared.",
     Verdict.OTHER_SETTINGS: (
-        "our runs used different settings from the paper’s, or some of the paper’s settings are unknown, so the "
+        "our runs used settings that differ from the paper’s, or some of the paper’s settings are unknown, so the "
         "results are not compared."
     ),
     Verdict.TOO_FEW_SEEDS: "our result is from a single seed, so there is no confidence interval.",

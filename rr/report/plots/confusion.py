@@ -11,7 +11,7 @@ from matplotlib.path import Path
 from rr.report.plots.curves import LINE_STYLES
 from rr.report.plots.svg import INK, RULE, SERIES, Panel, format_csv, render_svg
 
-MAX_NUMBERED_CLASSES = 12  # with more classes the cells of the matrix are too small for numbers
+MAX_NUMBERED_CLASSES = 12  # with more classes, the cells of the matrix are too small for numbers
 _MIN_VISIBLE = 0.005  # cells with smaller fractions are left out, because they would be invisible
 _FONT_SIZE = 9  # points, which are at least 11 CSS pixels on the page
 _NUM_SHADES = 20

@@ -10,11 +10,11 @@ from typing import Any
 from PIL import Image
 
 _MAX_WIDTH = 960  # CSS pixels
-_MAX_PNG_BYTES, _WEBP_QUALITY = 100_000, 80  # a larger PNG is embedded as WebP, with a tenth of the bytes
+_MAX_PNG_BYTES, _WEBP_QUALITY = 100_000, 80  # a larger PNG is embedded as WebP, which takes a tenth of the bytes
 
 
 class ByteBudget:
-    """The bytes that images of one kind may take on the page. The page only links to images that do not fit."""
+    """The number of bytes that images of one kind may take up on the page. Images that do not fit are only linked."""
 
     def __init__(self, num_bytes: int) -> None:
         self._remaining = num_bytes
@@ -62,7 +62,7 @@ def data_uri(image_format: str, content: bytes) -> str:
 def image_panel(title: str, caption: str, png: bytes, file: Path, budget: ByteBudget, max_scale: int = 3) -> ImagePanel:
     """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`.
 
-    If the file is large, the embedded image is compressed with losses. If it exceeds the budget, it is not embedded.
+    A large image is embedded as WebP with lossy compression. If it exceeds the budget, it is not embedded.
     """
     file_width = max(struct.unpack(">I", png[16:20])[0], 1)
     width = file_width * min(max_scale, max(1, _MAX_WIDTH // file_width))

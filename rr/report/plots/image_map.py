@@ -33,7 +33,7 @@ class MapLayer:
         title: name of the layer.
         coordinates: float (N, 2); the second coordinate points upwards.
         neighbors: rows of the nearest images of each image, int64 (N, K), nearest first.
-        predictions: predicted class of each image, int64 (N,), -1 if it is unknown, or None without predictions.
+        predictions: predicted class of each image, int64 (N,); -1 if it is unknown. None if there are no predictions.
     """
 
     title: str
@@ -53,7 +53,7 @@ class ImageMap:
         names: name of each image, such as its file.
         sprite: the thumbnails of the images.
         layers: one map for each backbone.
-        prediction_note: what the predictions are, such as "by linear".
+        prediction_note: how the classes were predicted, such as "by linear".
     """
 
     name: str
@@ -140,7 +140,7 @@ def image_map_script() -> str:
 
 
 def content_security_policy_hash(script: str) -> str:
-    """Return the source that permits exactly this inline script in a Content-Security-Policy."""
+    """Return the source expression with which a Content-Security-Policy permits exactly this inline script."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"
 
 

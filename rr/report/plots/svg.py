@@ -21,14 +21,14 @@ from matplotlib.figure import Figure
 
 INK, RULE = "#010101", "#010102"  # placeholders for the colors of text and of lines
 SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholders for the colors of up to 20 series
-# The colors themselves are in templates/colors.css, because the dark page has others.
+# The actual colors are in templates/colors.css, because the dark version of the page has different ones.
 _COLORS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
 _LONG_PATH = 1000  # characters
 _BARE_GROUP = re.compile(r"<g>((?:[^<]|<(?!/?g[ >]))*)</g>")
 _MARKERS = re.compile(r'<use [^>]* style="([^"]*)"/>(?:<use [^>]* style="\1"/>)+')
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "path.simplify_threshold": 0.3,  # points; a long curve has fewer points, and looks the same
+    "path.simplify_threshold": 0.3,  # in points; this removes points from long curves without a visible change
     "text.parse_math": False,  # a name with two dollar signs is not a formula
     "font.size": 9,
     "text.color": INK,
@@ -54,9 +54,9 @@ class Panel:
     Attributes:
         title: the heading.
         svg: the plot as an SVG element.
-        name: name of the files when the plot or its data are saved.
+        name: file name, without a suffix, under which the plot or its data are saved.
         csv: the data of the plot.
-        series: by label of the legend, the number of its color, from 1, and of its line style, from 0.
+        series: for each label in the legend, the numbers of its color (from 1) and of its line style (from 0).
     """
 
     title: str
@@ -118,7 +118,7 @@ def _inline_svg(text: str, id_prefix: str, alt_text: str) -> str:
 
 
 def _shorten_svg(body: str) -> str:
-    """Return the same image without what a page does not need: a page can have a hundred plots.
+    """Shorten an SVG without a visible change. This matters because a page can have a hundred plots.
 
     Matplotlib names every group, gives every text a list of fonts, and writes numbers with six decimals. Two decimals
     are more precise than any screen, and one is enough for a long curve.
@@ -137,7 +137,7 @@ def _shorten_svg(body: str) -> str:
 
 
 def _share_style(markers: re.Match[str]) -> str:
-    """Return markers of the same style as a group that has the style."""
+    """Put markers of the same style in a group, and set the style only once for the group."""
     style = f' style="{markers[1]}"'
     return f"<g{style}>{markers[0].replace(style, '')}</g>"
 
@@ -145,7 +145,7 @@ def _share_style(markers: re.Match[str]) -> str:
 def _shorten_svg_path(path: str) -> str:
     path = _round(" ".join(path.split()), 1 if len(path) > _LONG_PATH else 2)
     path = re.sub(r"M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 z", r"M\1 \2H\3V\4H\1z", path)  # a rectangle
-    # Points after M and L need no letter of their own, unless there are curves, for which a letter must end the curve.
+    # Points after M and L need no letter of their own. A path with curves keeps its letters, because L ends a curve.
     return path if re.search("[CQ]", path) else re.sub(r" L (?=[-\d])", " ", path)
 
 

@@ -36,7 +36,7 @@ _EXPLANATION = (
 
 @dataclass(frozen=True)
 class Claims:
-    """The verdicts: a sentence with their numbers, how they were reached, and a table with a row per claim."""
+    """The verdicts: a sentence with their counts, how they were reached, and a table with a row per claim."""
 
     sentence: str
     explanation: str

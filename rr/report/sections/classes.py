@@ -17,7 +17,7 @@ from rr.report.result_tables import ResultTable, accuracy_tables
 from rr.report.statistics import mean_std
 from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
 
-_MAX_MATRIX_CLASSES = 20  # with more classes a confusion matrix is unreadable
+_MAX_MATRIX_CLASSES = 20  # with more classes, a confusion matrix is unreadable
 _MAX_TABLES_WITH_ALL_MATRICES = 4
 _NUM_CONFUSIONS = 10
 _MEAN, _TOP_5 = "Class mean", "Top 5"
@@ -41,7 +41,7 @@ class ClassAnalysis:
     Attributes:
         table: the table of accuracies.
         sentence: the best and the worst class of the best method, and the gap between their accuracies.
-        extremes: worst and best class of every method and protocol; the mean of the classes if it differs from the
+        extremes: worst and best class for every method and protocol; the mean class accuracy if it differs from the
             accuracy; and, with more than 10 classes, the top-5 accuracy.
         by_class: accuracy of every class under the first protocol.
         confusions: plots of the confusion matrices under the first protocol; empty if there are too many classes.
@@ -49,7 +49,7 @@ class ClassAnalysis:
         has_numbers: whether the cells of the confusion matrices contain numbers.
         top_confusions: the most frequent confusions of each method, printed if not every method has a matrix.
         calibration: a plot of accuracy against confidence under the first protocol.
-        num_bins: number of confidence bins of those plots.
+        num_bins: number of confidence bins in the calibration plot.
     """
 
     table: ResultTable
@@ -165,7 +165,7 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
 def _class_summary_cells(
     class_names: list[str], accuracies: np.ndarray, evaluations: Sequence[EvaluationResult]
 ) -> list[TextCell | str]:
-    """Return the cells of one method under one protocol, after the two names."""
+    """Return the cells of one method under one protocol, without the first two cells, which contain their names."""
     worst, best = int(np.nanargmin(accuracies)), int(np.nanargmax(accuracies))
     calibration_error = mean_std([run.metrics["calibration_error"] for run in evaluations])
     balanced, top_5 = (_mean_of_metric(evaluations, name) for name in ("balanced_accuracy", "top_5_accuracy"))
@@ -188,7 +188,7 @@ def _mean_of_metric(evaluations: Sequence[EvaluationResult], name: str) -> str:
 
 
 def _redundant_columns(table: ResultTable) -> list[str]:
-    """Return the titles of the columns that would show nothing, or only the accuracy again."""
+    """Return the titles of the columns that would be empty or would repeat the accuracy."""
     runs = [run for row in table.rows for cell in row.cells.values() for run in cell.evaluations]
     has_equal_classes = all(
         format_percent(run.metrics.get("balanced_accuracy", run.metrics["accuracy"]))

@@ -8,7 +8,7 @@ from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults, StageResult
 from rr.runtime.formatting import format_count
 
-_MAX_NAMES = 6  # runs of a version that the warning names
+_MAX_NAMES = 6  # number of runs that the warning names for each version
 
 
 def code_version_labels(runs: Sequence[StageResult]) -> list[str]:

@@ -10,8 +10,9 @@ from rr.report.inputs.collect import GridResults, PretrainResult
 from rr.report.plots.curves import Curve, format_epoch_axis, format_percent_axes, plot_curves
 from rr.report.plots.svg import Panel
 
-# Prefix of the columns of a plot, title, start of the description for screen readers, format of the axes, scale. All
-# accuracies have the same y axis; the losses of different methods are not comparable.
+# For each plot: the prefix of its columns, its title, the start of its description for screen readers, a function that
+# formats the axes, and a scale. All accuracies have the same y axis, whereas losses of different methods are not
+# comparable.
 _PLOTS = (
     ("loss", "Loss", "Loss by epoch", format_epoch_axis, 1),
     ("accuracy", "Training accuracy, %", "Accuracy in percent by epoch", format_percent_axes, 100),

@@ -45,10 +45,10 @@ class EmbeddingTable:
         table: the metrics.
         num_images: number of test images behind the metrics.
         has_classes: whether the colors of the maps stand for classes. Without labels, they stand for clusters.
-        maps: a map with a layer for each method's first seed or, for clusters, a map for each of them. If a page with
-            all maps would be too large, those of later tables are absent.
+        maps: a map with a layer for each method's first seed or, without labels, a map for each of these seeds. If all
+            maps would make the page too large, the maps of later tables are left out.
         examples: similar images, clusters and outliers of each method's first seed.
-        sprite: the thumbnails of the maps, or None if an earlier table on the page has the same.
+        sprite: the thumbnails of the maps, or None if an earlier table has the same thumbnails or there are no maps.
     """
 
     table: ResultTable
@@ -80,7 +80,7 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
         key = tuple(first.thumbnails)
         if key not in sprites:
             sprites[key] = make_sprite([np.asarray(Image.open(io.BytesIO(webp)).convert("RGB")) for webp in key])
-        # The sample of images depends on the seed, so methods whose first seed is another one cannot share the maps.
+        # The sample of images depends on the seed, so a method with a different first seed cannot share the maps.
         shared = [(run, embedding) for run, embedding in embeddings if np.array_equal(embedding.index, first.index)]
         classifier = _find_classification_protocol(results, [run for run, _ in shared])
         # Classes are the same for all methods, which therefore share a map. Clusters are not.
@@ -151,7 +151,7 @@ def _make_map(
 
 
 def _image_names(target: str, index: list[int], names: list[str]) -> list[str]:
-    """Return the names that the images have in the raw file, or their numbers if the file is not there."""
+    """Return the names that the images have in the raw file, or their numbers if the file is absent."""
     return [printable(names[number]) if number < len(names) else f"image {number} of {target}" for number in index]
 
 

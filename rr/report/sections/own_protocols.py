@@ -10,7 +10,7 @@ _SIZES = ("test_images", "train_images", "classes")
 
 
 def build_own_protocols(results: GridResults) -> list[ResultTable]:
-    """Return one table of the first metrics per dataset, backbone, target and protocol."""
+    """Return one table per dataset, backbone, target and protocol, with the first five metrics of the protocol."""
     tables = []
     for runs in split_by_target_and_protocol([run for run in results.evaluations if is_extension_kind(run.kind)]):
         metrics = [name for name in runs[0].metrics if name not in _SIZES][:_MAX_METRICS]

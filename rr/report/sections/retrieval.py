@@ -83,7 +83,7 @@ def _relation_head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: 
 
 
 def _describe_relation_head_effect(method: str, seeds: Sequence[EvaluationResult]) -> str:
-    """Return a sentence on whether the relation head improves the mAP, by the differences of the same seeds."""
+    """Return a sentence on whether the relation head improves the mAP, based on the difference for each seed."""
     before, after = "mean_average_precision", f"{_RERANKED}mean_average_precision"
     change = mean_std([100 * (run.metrics[after] - run.metrics[before]) for run in seeds])
     text = f"{method}: reordering changes the mAP by {format_difference(change.mean)} percentage points"

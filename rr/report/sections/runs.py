@@ -21,7 +21,7 @@ class Runs:
         machines: a table with a column per machine.
         commits: the commits of the code and the number of runs of each, as text.
         stages: for each stage that has runs, its title, its total as text, and a table with a row per run.
-        has_energy: whether any run measured its energy.
+        has_energy: whether the energy of any run was measured.
     """
 
     machines: TextTable

@@ -13,7 +13,7 @@ _SECTIONS = ("methods", "backbones", "protocols", "datasets")
 
 
 def build_settings(results: GridResults) -> dict[str, TextTable]:
-    """Return the tables of each section of params.yaml by title: settings that differ, and those that are the same.
+    """Return the tables of each section of params.yaml by title: settings that differ, and identical settings.
 
     A value that differs from the paper's has the paper's value as a note. The last table has the remaining parameters.
     """
@@ -86,7 +86,7 @@ def _settings_tables(
         headings = [TextColumn(name, color=colors.get(name)) for name in columns]
         tables[title.capitalize()] = text_table(["Setting", *headings], differing)
     if same:
-        which = "the same for all that have them" if len(columns) > 1 else next(iter(columns))
+        which = "identical settings" if len(columns) > 1 else next(iter(columns))
         tables[f"{title.capitalize()}: {which}"] = text_table(["Setting", "Value"], same)
     return tables
 

@@ -27,7 +27,7 @@ class Summary:
 
     Attributes:
         finding: the main finding.
-        warnings: warnings of collapsed features, and of several versions of the code.
+        warnings: warnings about collapsed features, and about several versions of the code.
         axes: the values of each axis of the grid that has any.
     """
 

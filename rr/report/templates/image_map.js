@@ -209,7 +209,7 @@
       return nearest ?? null;
     }
 
-    // The nearest image in a direction: distance across the direction counts twice.
+    // Select the nearest image in a direction. Distance perpendicular to the direction counts twice.
     function step(dx, dy) {
       const from = selected, [a, b] = from === null ? [width / 2, height / 2] : [x(from), y(from)];
       let best = null, bestCost = Infinity;

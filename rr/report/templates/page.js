@@ -1,4 +1,4 @@
-// Let wide tables use the left margin of the page too, and add a button to each plot that saves it as an SVG file.
+// Let wide tables also use the left margin of the page, and add a button to each plot that saves it as an SVG file.
 const MARGIN = 24;
 
 function widen(region) {

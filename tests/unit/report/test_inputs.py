@@ -125,7 +125,7 @@ def test_damaged_map_and_invalid_metrics_raise(full_grid: Params) -> None:
         table.set_column(table.column_names.index("neighbors"), "neighbors", pa.array([[10]] * 10)),
         evaluation.predictions,
     )
-    with pytest.raises(UserError, match="a neighbor is not an image of the table"):
+    with pytest.raises(UserError, match="a neighbor is not an image in the table"):
         write_report(full_grid)
     pq.write_table(table.set_column(2, "x", pa.array([math.nan] * 10, pa.float32())), evaluation.predictions)
     with pytest.raises(UserError, match=re.escape(str(evaluation.predictions))):
@@ -133,7 +133,7 @@ def test_damaged_map_and_invalid_metrics_raise(full_grid: Params) -> None:
     clusters = pa.array([0] * 9 + [10], pa.int64())
     position = table.column_names.index("cluster")
     pq.write_table(table.set_column(position, "cluster", clusters), evaluation.predictions)
-    with pytest.raises(UserError, match="a cluster is not from 0 to 9"):
+    with pytest.raises(UserError, match="a cluster is not between 0 and 9"):
         write_report(full_grid)
     evaluation.predictions.write_bytes(original)
     for protocol, key in (("embedding", "uniformity"), ("retrieval", "hit_rate_at_5"), ("linear", "calibration_error")):

@@ -123,7 +123,7 @@ def test_single_seed_has_no_standard_deviation(tmp_path: Path, monkeypatch: pyte
     page = read_page()
     assert not any("±" in cell for row in page.rows for cell in row)
     assert ["relational", "60.00", "50.00", "–"] in page.rows
-    assert "This is a single seed" in page.text
+    assert "Only one seed was run" in page.text
     assert "pm" not in REPORT_FILES[3].read_text(encoding="utf-8")
     assert "±" not in read_markdown()
 

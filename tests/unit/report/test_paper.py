@@ -356,7 +356,7 @@ def test_known_deviations_are_documented() -> None:
 @pytest.mark.parametrize(
     ("experiment", "method", "dataset", "text"),
     [
-        ("L4", "deepcluster", "cifar10", "k-means on unaugmented images (the paper’s code uses damaged images)"),
+        ("L4", "deepcluster", "cifar10", "k-means on unaugmented images (the paper’s code uses corrupt images)"),
         (
             "L4",
             "infomax",
@@ -505,7 +505,7 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
         sentence,
         "5 results were compared using a confidence interval.",
         "(on average 0.25) would still be “above” or “below” by chance.",
-        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses damaged images)",
+        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses corrupt images)",
         "prints this accuracy at the end of supervised training, so the paper most likely reports it.",
     ]
     markdown = read_markdown()
@@ -582,7 +582,7 @@ def test_averages_of_our_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert comparison is not None
     baselines, simclr = comparison.averages
     start = "Margin of relational reasoning over the mean of the four self-supervised baselines, averaged over the"
-    values = "+16.08 points here (with other settings than the paper), +14.08 in the paper."
+    values = "+16.08 points here (with settings that differ from the paper’s), +14.08 in the paper."
     assert baselines == f"{start} 6 columns of Table 1: {values}"
     assert "over SimCLR, averaged over the 6 columns of Table 1: +4.87 points here" in simclr
     assert "+2.87 in the paper" in simclr

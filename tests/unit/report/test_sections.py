@@ -243,7 +243,7 @@ def test_chosen_learning_rates_are_shown_by_seed(params: Params) -> None:
     assert ["relational", "linear, chosen learning rate", "0.01", "0.001"] in normalized_rows(read_page())
     for text in (read_page().text, read_markdown()):
         assert (
-            "a linear layer is trained on the frozen features, with 5 labels of each class; the learning rate is "
+            "a linear layer is trained on the frozen features, with 5 labels per class; the learning rate is "
             "chosen from 0.001, 0.01 on a fifth of the labeled images"
         ) in text
 

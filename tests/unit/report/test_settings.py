@@ -16,12 +16,12 @@ def texts(table: TextTable) -> list[list[str]]:
 
 def test_differing_and_equal_settings_are_separate() -> None:
     tables = _settings_tables("methods", ENTRIES, {}, {})
-    assert list(tables) == ["Methods", "Methods: the same for all that have them"]
+    assert list(tables) == ["Methods", "Methods: identical settings"]
     assert [column.title for column in tables["Methods"].columns] == ["Setting", "a", "b"]
     assert texts(tables["Methods"]) == [
         ["kind", "relational", "simclr"], ["augmentation.flip", "0.5", "0.25"], ["nested", "–", "yes"],
     ]  # fmt: skip
-    assert texts(tables["Methods: the same for all that have them"]) == [
+    assert texts(tables["Methods: identical settings"]) == [
         ["augmentation.ratio", "0.75, 4/3"], ["epochs", "200"], ["head", "–"],
     ]  # fmt: skip
 
@@ -60,5 +60,5 @@ def test_a_method_without_a_setting_does_not_make_it_differ() -> None:
     tables = _settings_tables("methods", entries, {}, {})
     assert {title: texts(table) for title, table in tables.items()} == {
         "Methods": [["gamma", "2", "–", "–"]],
-        "Methods: the same for all that have them": [["epochs", "200"]],
+        "Methods: identical settings": [["epochs", "200"]],
     }
