@@ -37,7 +37,7 @@ def format_mean_std(value: MeanStd, format_value: Callable[[float], str]) -> str
 
 def format_exact_duration(seconds: float) -> str:
     """Return a duration as text in seconds, minutes or hours, e.g. "1 min 16 s"."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -20,8 +20,8 @@ _ESCAPES = {
 }  # fmt: skip
 _OUR_RESULT = "Our results are means ± standard deviations in percent, with the number of seeds in parentheses."
 _THEIR_RESULT = (
-    "The lines below each of our results contain the paper’s result over three seeds, the difference in percentage "
-    "points, and the verdict. A letter after a verdict refers to the deviations."
+    "The lines below each of our results contain the published result (in the paper, the mean over three seeds), "
+    "the difference in percentage points, and the verdict. A letter after a verdict refers to the deviations."
 )
 _MAX_COLUMNS = 4  # number of result columns that fit on a page of an article; the rest go into additional tables
 

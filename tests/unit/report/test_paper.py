@@ -384,7 +384,7 @@ def test_columns_of_a_deviation_are_listed_if_it_does_not_affect_the_whole_row(
     assert comparison_table(results, "Table 1").deviations == [
         "[a] Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on "
         "the fine classes (how the paper got its result is unknown)",
-        "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses damaged "
+        "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses corrupt "
         "images)",
         "[c] Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s "
         "code trains it to help the discriminator)",
