@@ -35,7 +35,7 @@ MAX_ASPECT_RATIO = 3.0  # images are cropped to squares, so at least two thirds 
 MAX_SIZE_FACTOR = 16.0  # largest ratio between an image's number of pixels and the median
 MIN_TRAIN_IMAGES = 10  # per class
 MIN_SIMILARITY = 0.95  # minimum cosine similarity of features
-# The kinds of findings in report order, each with what its value means.
+# The kinds of findings in report order, each with the meaning of its value.
 KINDS = {
     "exact duplicate": "",
     "near duplicate": "correlation",
@@ -48,7 +48,7 @@ KINDS = {
     "class without test images": "training images",
 }
 EXCLUDED_KINDS = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image")
-_MAX_USUAL_FRACTION = 0.05  # more near and mirrored duplicates than this are suspicious
+_MAX_USUAL_FRACTION = 0.05  # a larger fraction of near and mirrored duplicates is suspicious
 _BATCH_SIZE = 64  # images whose features are computed together
 _FEATURE_BLOCK = 1024  # images whose similarities to all others are computed together
 _TILE, _GAP, _COLUMNS, _LINE, _MAX_SHOWN_PER_KIND = 144, 12, 4, 15, 24
@@ -90,7 +90,7 @@ def check(
     given, the image features are also compared.
 
     Returns:
-        A summary of a few lines, and the same information as JSON values.
+        A summary of a few lines, and its main numbers and paths as JSON values.
 
     Raises:
         UserError: if the raw file or one of its images is damaged.
@@ -180,8 +180,8 @@ def _read_image(
 def find_similar(features: np.ndarray, is_test: np.ndarray) -> list[Finding]:
     """Return, for each image, the most similar earlier image if their cosine similarity is above the minimum.
 
-    Test images come before training images. The mean of all features is subtracted first, because all features may
-    point in similar directions, for example if the network is untrained.
+    Test images count as earlier than training images. The mean of all features is subtracted first, because all
+    features may point in similar directions, for example if the network is untrained.
 
     Args:
         features: float32 (N, D).
@@ -306,7 +306,7 @@ def _render_sheet(findings: Sequence[Finding], names: Sequence[str], raw_file: r
 
     def write(text: str, left: int, top: int) -> None:
         if draw.textlength(text, font) > width:
-            while draw.textlength(f"…{text}", font) > width:  # the end of a path says more than its start
+            while draw.textlength(f"…{text}", font) > width:  # the end of a path is more informative
                 text = text[1:]
             text = f"…{text}"
         draw.text((left, top), text, "black", font)

@@ -54,7 +54,7 @@ def _check_project(params: Path) -> Path:
 ParamsOption = Annotated[
     Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.", callback=_check_project)
 ]
-# For commands that need the file only for the preprocessing of a dataset.
+# Option of the commands that read only a dataset's preprocessing from the file.
 AnyParamsOption = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.")]
 DeviceOption = Annotated[
     str,
@@ -82,7 +82,7 @@ LocalCopyOption = Annotated[
 ]
 EngineArgument = Annotated[
     Literal["dvc", "snakemake"] | None,
-    typer.Argument(metavar="ENGINE", help="Engine that wrote the outputs: register them only with the other one."),
+    typer.Argument(metavar="ENGINE", help="Engine that ran last. If given, only the other engine is updated."),
 ]
 FormatOption = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
@@ -150,7 +150,7 @@ def init(
     run: Annotated[bool, typer.Option("--run", help="Also train on the images and write the report.")] = False,
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Create a project in this folder and, with IMAGES, add them to params.yaml with a grid that trains on them."""
+    """Create a project in this folder; with IMAGES, also add them and a grid that trains on them to params.yaml."""
     from rr import stages
 
     if images is None:
@@ -192,7 +192,9 @@ def check(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset that rr fetch has fetched.")],
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="Also compare the features computed by this backbone.safetensors."),
+        typer.Option(
+            "--weights", help="backbone.safetensors from a run. If given, also compare the images by their features."
+        ),
     ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -228,7 +230,7 @@ def pretrain(
             "--tensorboard",
             metavar="DIR",
             envvar="RR_TENSORBOARD",
-            help="Folder to which to also write each epoch's loss and other measurements, for TensorBoard.",
+            help="Folder for TensorBoard logs of each epoch's loss and other measurements.",
         ),
     ] = None,
     as_json: RecordOption = False,
@@ -239,7 +241,7 @@ def pretrain(
 
     To use N processes: torchrun --nproc-per-node N -m rr pretrain …
     """
-    # Among the torchrun processes, only the main one shows its progress.
+    # With torchrun, only the main process shows its progress.
     with Progress("pretrain") if is_main_process() else nullcontext():
         from rr import stages
 
@@ -295,7 +297,7 @@ def report(
     params: ParamsOption = paths.PARAMS_FILE,
     crate: Annotated[
         Path | None,
-        typer.Option("--crate", help="Also write this zip file: an RO-Crate with the report and all records."),
+        typer.Option("--crate", help="Also write the report and all records to this zip file, as an RO-Crate."),
     ] = None,
 ) -> None:
     """Write a report page with the results of the grid."""
@@ -393,9 +395,7 @@ def verify(
     ] = False,
     allow_missing: Annotated[
         bool,
-        typer.Option(
-            "--allow-missing", help="Compare only files that exist, for example if images or features were not copied."
-        ),
+        typer.Option("--allow-missing", help="Ignore missing files, such as images or features that were not copied."),
     ] = False,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -525,7 +525,7 @@ def embed(
     weights: WeightsOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     map_page: Annotated[
-        Path | None, typer.Option("--map", metavar="FILE", help="Also write this HTML page, with a map of the images.")
+        Path | None, typer.Option("--map", metavar="FILE", help="Also write an HTML page with a map of the images.")
     ] = None,
     dataset: PreprocessingOption = None,
     on_unreadable: OnUnreadableOption = "raise",
@@ -589,8 +589,8 @@ def retrieve(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
-    second: Annotated[Path, typer.Argument(metavar="IMAGE", help="Another image.")],
+    first: Annotated[Path, typer.Argument(metavar="IMAGE", help="First image.")],
+    second: Annotated[Path, typer.Argument(metavar="IMAGE", help="Second image.")],
     weights: WeightsOption,
     as_json: JsonOption = False,
     dataset: PreprocessingOption = None,
@@ -657,8 +657,8 @@ for _group in (app, suite):
 
 
 def main() -> None:
-    """Run the command line, and end the process without unloading libraries, because torch would take half a second."""
-    gc.set_threshold(100_000)  # fewer collections save a tenth of the time that imports take
+    """Run the command line, and end the process without unloading libraries: unloading torch takes half a second."""
+    gc.set_threshold(100_000)  # fewer garbage collections make imports 10 % faster
     try:
         run()
     except SystemExit as error:
@@ -676,7 +676,7 @@ def run() -> None:
     the exit code is 1.
     """
     _ensure_utf8_file_names()
-    # The OpenMP library reads this variable when it is loaded. Otherwise, OpenMP threads would busy-wait and slow down
+    # The OpenMP library reads this variable when it is loaded. Without it, OpenMP threads would busy-wait and slow down
     # numba's threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signals.install_handlers()
@@ -723,12 +723,12 @@ def _ensure_utf8_file_names() -> None:
 
 
 def _prepare_arguments(arguments: list[str]) -> list[str]:
-    """Return the arguments of the command line with `~` expanded where shells do not, as in `--output=~/x.parquet`.
+    """Return the command-line arguments, with `~` expanded even if the shell has not done so, as in `--output=~/x`.
 
-    `rr init` writes the path of the images to params.yaml as it is.
+    The path of the images for `rr init` is not expanded, because it is written to params.yaml unchanged.
 
     Raises:
-        UserError: if an argument is empty. As a path, it would mean the current folder.
+        UserError: if an argument is empty. As a path, an empty string would mean the current folder.
     """
     prepared = []
     for position, argument in enumerate(arguments):
@@ -750,7 +750,7 @@ def _prepare_arguments(arguments: list[str]) -> list[str]:
 def _lookup_preprocessing(name: str | None, params: Path) -> "Preprocessing | None":
     """Return the preprocessing of the dataset `name`, or None if `name` is None."""
     if name is None:
-        return None  # without importing rr.params, so that rr retrieve starts quickly
+        return None  # do not import rr.params, so that rr retrieve starts quickly
     from rr import stages
 
     return stages.lookup_preprocessing(name, params)

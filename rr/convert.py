@@ -42,7 +42,7 @@ def convert(
     The files are byte-identical on every run, whatever the number of threads, even after interruptions. The index holds
     one row per image: `index` (its row in the raw file, which the betons store too), `split`, `label`, `class`, and
     `sha256` of its resized pixels (before they are encoded as JPEG). It also holds the preprocessing. The mean and std
-    in it are the dataset's own or, if the dataset has none, are computed from the resized training images.
+    come from `dataset` or, if it has none, are computed from the resized training images.
 
     Apart from about two kilobytes per image, memory use does not depend on the number of images.
 
@@ -51,8 +51,8 @@ def convert(
         dataset: the dataset's section in params.yaml.
         beton_paths: path of the beton to write for each split.
         index_path: path of the index to write.
-        parts: images that an interrupted conversion has already converted. The caller deletes them once the outputs are
-            safe.
+        parts: images that an interrupted conversion has already converted. The caller deletes them after the outputs
+            have been written.
         threads: number of threads that decode, resize and encode images.
 
     Returns:
@@ -93,8 +93,8 @@ def convert(
                 images = iter_images(split, len(rows))
                 beton.write_stored(temporary, images, raw_file.labels[rows], rows, max_image_bytes)
                 beton.validate(temporary, photographs=dataset.stored_size is not None)
-                # The writer requests no more images than it needs. If all images were kept, this line skips the images
-                # in the raw file.
+                # The writer stops after the last image. If all images came from an earlier run, `convert_rest` has not
+                # been called. This line calls it, so that it skips these images in the raw file.
                 next(images, None)
     mean, std = (dataset.mean, dataset.std) if dataset.mean and dataset.std else mean_and_std(histogram)
     preprocessing = Preprocessing(dataset.image_size, mean, std, dataset.stored_size)

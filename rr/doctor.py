@@ -1,4 +1,4 @@
-"""`rr doctor`: check the installation, and print one line per check that starts with `ok` or `FAIL`."""
+"""`rr doctor`: check the installation, and print a line that starts with `ok` or `FAIL` for each check."""
 
 import importlib
 import json
@@ -146,7 +146,7 @@ def _check_disk() -> str:
 
 
 def _check_repository() -> str:
-    """Check that DVC can run: it needs a git repository, and its own folder .dvc."""
+    """Check that DVC can run, which requires a git repository and a folder .dvc."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import SCMError

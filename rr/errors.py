@@ -25,7 +25,7 @@ class UserError(Exception):
 
 
 class ReportedByAnotherRank(Exception):
-    """End this process because another process of the same run has printed the error. `code` is the exit code."""
+    """Raised to end this process if another process of its run has printed the error. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"another process of this run has printed the error (exit code {code})")
@@ -68,7 +68,7 @@ def explain_os_error(error: OSError) -> UserError | None:
 
 
 def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:
-    """Return a UserError that says how to install a package from one of our extras, or None for other packages."""
+    """Return a UserError that explains how to install a package from one of our extras, or None for other packages."""
     name = (error.name or "").partition(".")[0]
     extra = _EXTRAS.get(name)
     if extra is None:
@@ -79,7 +79,7 @@ def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:
 
 
 def _is_about_shared_memory(error: OSError) -> bool:
-    """Return whether an object in /dev/shm caused the error. `error.filename`, if set, lacks the folder.
+    """Return whether an object in /dev/shm caused the error. `error.filename` does not include that folder.
 
     With several worker processes, torch and multiprocessing exchange data through such objects.
     """

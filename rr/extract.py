@@ -1,7 +1,7 @@
 """Stage `extract`: compute the features of a target dataset with a pretrained backbone.
 
-As in the paper, the images are not augmented, so all protocols that use features, and all epochs of a protocol, can
-share them.
+As in the paper, the images are not augmented, so the same features serve all protocols that use features and all epochs
+of a protocol.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ def extract(weights: Path, target: Target, output: Path, *, device: str, threads
         threads: number of threads that read images.
 
     Returns:
-        The number of features, and the number of images in each split.
+        The number of features per image, and the number of images in each split.
 
     Raises:
         UserError: if the weights are not a valid backbone file, or if a feature is NaN or infinite.

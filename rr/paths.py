@@ -12,7 +12,7 @@ REPORT_DIR = Path("report")
 REPORT_FILES = [REPORT_DIR / name for name in ("index.html", "report.md", "results.parquet", "tables.tex")]
 RECORD_NAME = "run.json"
 HISTORY_DIR = Path("runs/history")
-EXTENSIONS_DIR = Path("workflow/extensions")  # a user's own methods
+EXTENSIONS_DIR = Path("workflow/extensions")  # a user's own methods, backbones, sources and protocols
 STATUS_DIR = Path(".rr/status")
 
 
@@ -232,7 +232,7 @@ def list_metrics() -> list[Path]:
 
 
 def gallery_index(key: str) -> Path:
-    """Return the path of the file in which `rr retrieve` caches features; `key` identifies images and backbone."""
+    """Return the path of the file where `rr retrieve` caches features; `key` identifies the folder and the backbone."""
     return Path(".rr/gallery", f"{key}.parquet")
 
 

@@ -55,7 +55,7 @@ def create_project(folder: Path) -> None:
 
 
 def _read_template(file: Path, git: str) -> str:
-    """Return the text of a project file. If `rr init` has added images to a clone, return the committed params.yaml."""
+    """Return the text of a project file, without images that `rr init` has added to the params.yaml of a clone."""
     text = (PROJECT_FILES / file).read_text(encoding="utf-8")
     if file == Path("params.yaml") and runs_from_git_clone() and _OWN_IMAGES.search(text):
         committed = subprocess.run([git, "show", f"HEAD:./{file}"], cwd=PROJECT_FILES, capture_output=True, text=True)

@@ -3,8 +3,8 @@
 The functions that do the work take values and paths, and do not read `params.yaml`. They are imported inside the
 functions of this module, because torch and FFCV take several seconds to load.
 
-Every `run_` function returns a message for the user (`run_plan` also returns problems), and raises UserError if a name
-is unknown or an input is missing, damaged or outdated.
+Most `run_` functions return a message for the user. All of them raise UserError if a name is unknown or an input is
+missing, damaged or outdated.
 """
 
 import os
@@ -78,9 +78,10 @@ def run_init_images(
 ) -> str:
     """Fetch a user's own images, and add them to the parameter file as a dataset, with a grid that trains on them.
 
-    The parameter file is changed only after all images have been read. A dataset that it already defines with the same
-    path is not changed. If `params.yaml` is missing, a project is created in the current folder first. If an earlier
-    call has already added the images, an error is raised or, with `accept_earlier`, the images are fetched again.
+    The parameter file is changed only after all images have been read. If it already defines a dataset with the same
+    name and path, this definition is not changed. If `params.yaml` is missing, a project is created in the current
+    folder first. If an earlier call has already added the images, UserError is raised or, with `accept_earlier`, the
+    images are fetched again.
     """
     from rr.workflow import init
 
@@ -97,8 +98,8 @@ def run_init_images(
     is_new = name not in params.datasets
     if not is_new and (skip_unreadable or not use_labels):
         raise UserError(
-            f"--no-labels and --skip-unreadable are for new datasets, but {params_file} already defines {name}: set "
-            "`labels: none` or `on_unreadable: skip` in its source there, or choose another name with --name"
+            f"--no-labels and --skip-unreadable apply only to new datasets, but {params_file} already defines {name}: "
+            "set `labels: none` or `on_unreadable: skip` in its source there, or choose another name with --name"
         )
     if is_new:
         params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
@@ -115,7 +116,7 @@ def run_init_images(
         raise UserError(
             f"{error}\n{params_file} is unchanged. rr init --no-labels treats all images as unlabeled, and "
             "--skip-unreadable leaves out those that cannot be read. To set other keys of the source, add this entry "
-            f"with those keys to the file's section `datasets`, and run the same command again:\n"
+            f"with those keys to the section `datasets` of the file, and run the same command again:\n"
             f"{init.format_dataset_entry(name, source)}"
         ) from error
     from rr.data.raw import RawFile
@@ -160,7 +161,7 @@ def run_pipeline() -> str:
 
 
 def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
-    """Fetch the images of a dataset into `data/raw`, from `local_copy` if this is not None, or else from the source."""
+    """Fetch the images of a dataset into `data/raw`, from `local_copy` or, if it is None, from the source."""
     require_single_process("fetch")
     params = load_params(params_file)
     config = lookup(params.datasets, dataset, "--dataset")
@@ -195,7 +196,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     """Check the fetched images of a dataset and, if `weights` is a backbone file, also compare their features.
 
     Returns:
-        A message, and its contents as JSON values.
+        A message, and its main numbers and paths as JSON values.
     """
     require_single_process("check")
     config = lookup(load_params(params_file).datasets, dataset, "DATASET")
@@ -218,10 +219,10 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     can_exclude = bool(facts["findings"].keys() & set(EXCLUDED_KINDS))
     if can_exclude and current:
         copy = "" if Path(current) == output.exclude else f"copy the list to {current}, then "
-        lines.append(f"to leave them out: {copy}run `rr fetch --dataset {dataset}`, then dvc repro")
+        lines.append(f"to leave these images out: {copy}run `rr fetch --dataset {dataset}`, then dvc repro")
     elif can_exclude and isinstance(source, FolderSource | ParquetSource):
         lines.append(
-            f"to leave them out: add `exclude: {output.exclude}` to the source of {dataset} in {params_file}, "
+            f"to leave these images out: add `exclude: {output.exclude}` to the source of {dataset} in {params_file}, "
             "then run dvc repro"
         )
     return "\n".join(lines), facts
@@ -261,7 +262,7 @@ def run_pretrain(
     params_file: Path,
     tensorboard: Path | None = None,
 ) -> str:
-    """Pretrain a backbone, or continue an interrupted run, in one process or in all torchrun processes.
+    """Pretrain a backbone, or continue an interrupted run, in one process or, with torchrun, in several.
 
     The message is empty in all processes except the main one. `tensorboard` is a folder for event files, or None.
     """
@@ -328,7 +329,7 @@ def run_pretrain(
             recorder.earlier_sessions = sessions[:-1]
             recorder.facts = {
                 **about_this_process,
-                "claims": sessions[0]["claims"],  # as stated when the training started
+                "claims": sessions[0]["claims"],  # as in params.yaml when the training started
                 "preprocessing": {f"datasets.{dataset}": asdict(preprocessing)},
                 **facts,
             }
@@ -450,8 +451,8 @@ def run_plan(
 ) -> tuple["Plan", list[str]]:
     """Count the runs and views of a grid, estimate how long it takes, and check it.
 
-    If there are no suites, this is the grid in `params_file`. If `views_per_second` is None, the throughput of each run
-    is measured on `device`. Each of the `gpus` GPUs trains one run at a time.
+    The grid comes from the suites or, if `suite_names` is empty, from `params_file`. If `views_per_second` is None, the
+    throughput of each run is measured on `device`. Each of the `gpus` GPUs trains one run at a time.
 
     Returns:
         The plan, and one line per problem with the grid. This machine's memory and disk are checked only if the
@@ -529,7 +530,7 @@ def _recompute_random_run(params: Params, device: str) -> str:
 
 
 def run_sync(engine: str | None, params_file: Path) -> str:
-    """Register the runs that match their records, with both engines or, if `engine` ran last, with the other one."""
+    """Register all runs that match their records, with both engines or, if `engine` is given, with the other one."""
     registered, total = sync_engines(engine, load_params(params_file))
     left_out = "" if registered == total else "; `rr verify` shows why the others were not"
     return f"sync: {registered} of {total} runs were registered{left_out}"
@@ -572,9 +573,9 @@ def _make_job(
 def _find_reason_to_skip(run: grid.StageRun) -> str | None:
     """Return a message if a run matches its record and need not be repeated.
 
-    Pretraining may take days, so a run that matches its record is never repeated. Other stages are repeated if a user
-    starts them. If DVC starts them, they are not repeated if there are extensions: for DVC, a run depends on the whole
-    extensions folder, but changes there do not necessarily affect the run.
+    Pretraining may take days, so a run that matches its record is never repeated. Other stages are repeated, unless DVC
+    starts them and there are extensions. For DVC, every run depends on the whole extensions folder, but a change in
+    that folder does not necessarily affect the run.
     """
     may_repeat = not was_started_by_dvc() or not any(paths.EXTENSIONS_DIR.rglob("*.py"))
     # The record is compared first, because comparing the files takes longer.

@@ -130,7 +130,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
     )
     assert features.dtype == torch.float32, f"the output must be float32, got {features.dtype}"
     assert features.isfinite().all(), "the output is NaN or infinite"
-    # After a normalization layer, a plain sum would have no gradient, so weight the features.
+    # After a normalization layer, the gradient of a plain sum would be zero, so weight the features.
     (features * torch.linspace(-1, 1, features.numel()).view(expected)).sum().backward()
     _check_gradients(backbone)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
@@ -171,11 +171,11 @@ def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
 
 
 def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
-    """Check that a protocol does what the `evaluate` stage requires, using a random Conv-4 and generated images.
+    """Check that a protocol does what the `evaluate` stage requires, using an untrained Conv-4 and generated images.
 
     - The metrics are finite numbers.
     - Each table column has one value per row, and so do the predictions, if there are any.
-    - The examples are an image, uint8 (H, W, 3).
+    - `examples` is an image, uint8 (H, W, 3).
     - A second evaluation gives the same result.
 
     Args:

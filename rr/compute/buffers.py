@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 class BufferPool:
-    """Keep the last `max_buffers` arrays that were requested, and reuse an array when nothing else refers to it."""
+    """Keeps the last `max_buffers` arrays that it created, and reuses an array when nothing else refers to it."""
 
     def __init__(self, max_buffers: int) -> None:
         self._buffers: deque[NDArray[np.float32]] = deque(maxlen=max_buffers)

@@ -86,7 +86,7 @@ class ProcessGroup:
         """Raise UserError in every process if any value in `facts` differs between processes.
 
         Args:
-            facts: values, each with the name to show in the error message. All processes must use the same names.
+            facts: the values to compare. The error message shows their keys, which must be the same in all processes.
         """
         if self.world_size == 1:
             return

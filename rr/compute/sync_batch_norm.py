@@ -24,7 +24,7 @@ class SyncBatchNorm(_BatchNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float (B, C, …) to the same shape and dtype; B may differ between processes."""
+        """Normalize `x`, float (B, C, …), without changing its shape or dtype; B may differ between processes."""
         if not self.training:
             return super().forward(x)
         out, mean_C, var_C, count = _NormalizeFunction.apply(x, self.weight, self.bias, self.eps)
@@ -61,7 +61,7 @@ class _NormalizeFunction(torch.autograd.Function):
 
     Mean and variance are float64 (C,). On a CPU, torch's batch norm adds up a channel's values one by one in float32.
     For a million values, its variance has only three correct digits. With torch.sum, which this function uses, six
-    digits are correct. The function sums over the rows of a matrix (images, positions times channels) and then over
+    digits are correct. The function first sums over the images, which are the rows of a matrix, and then over the
     positions, because torch.sum is fast only for long rows.
     """
 
@@ -104,7 +104,7 @@ class _NormalizeFunction(torch.autograd.Function):
 
 
 def _flatten_channels_last(x: Tensor) -> Tensor:
-    """Return (B, C, …) as (B, … · C) in at least float32; copy only if channels are not last in memory."""
+    """Reshape (B, C, …) to (B, … · C) and convert it to at least float32, without a copy if possible."""
     return at_least_float32(x.movedim(1, -1).reshape(len(x), -1))
 
 

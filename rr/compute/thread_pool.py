@@ -53,7 +53,7 @@ def parallel_for(function: Callable[[int, int], object], num_items: int, num_thr
         num_threads: the maximum number of threads, including the calling thread.
 
     Raises:
-        BaseException: the first exception that `function` raised. Like a KeyboardInterrupt, it is raised only after all
+        BaseException: the first exception that `function` raised, or a KeyboardInterrupt. It is raised only after all
             chunks have ended.
     """
     num_threads = min(num_threads, num_items)

@@ -86,7 +86,7 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
         shutil.rmtree(target_dir)
         if _indicates_damage(error):
             raise_if_lfs_pointer(path)
-            # If no member could be read, tarfile's message lists the error for each compression method.
+            # If no member could be read, tarfile's long message lists the error for each compression method.
             reason = f"{name}: {error}" if name else "it cannot be opened"
             raise UserError(f"{path} is damaged or not a zip or tar archive ({reason}): {_HINT}") from error
         raise

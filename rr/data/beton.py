@@ -6,7 +6,7 @@ pixels or JPEG, whichever is smaller.
 This module works around four quirks of FFCV 1.0.2. Importing ffcv limits torch to one thread, and creating or iterating
 over a loader sets torch's number of threads to the loader's number of workers. Writing with several processes produces
 a different file each time, and hangs if a process dies. The writer needs shared memory and semaphores, which are not
-available if /dev/shm is not writable. This module writes with a single process and replaces both with plain objects.
+available if /dev/shm is not writable. This module writes in a single process, with plain Python objects instead.
 FFCV maps files into memory, so a damaged file can crash the process. Therefore, `validate` checks a file before FFCV
 opens it.
 """
@@ -135,8 +135,8 @@ def write_stored(
 ) -> None:
     """Write images with their labels and indices to a beton.
 
-    This process writes the samples in order, so the same inputs produce byte-identical files, and errors from the disk
-    or from the iterator `images` reach the caller.
+    The samples are written in order by this process. Therefore, the same inputs produce byte-identical files, and
+    errors from the disk or from the iterator `images` reach the caller.
 
     Args:
         path: file to write.

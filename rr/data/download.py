@@ -140,7 +140,7 @@ def _request_rest(url: str, part: Path, size: int) -> http.client.HTTPResponse |
                 f"cannot download {url} (the server answered {error.code} {error.reason}): the file may have "
                 f"moved; try again later, {_OR_LOCAL_COPY}"
             ) from error
-        # The server has no bytes after ours. Either the download is complete, or the server's file is shorter.
+        # The server has no further bytes: either the download is complete, or the file on the server is shorter.
         if (error.headers.get("Content-Range") or "") == f"bytes */{size}":
             return None
         part.unlink()

@@ -46,7 +46,7 @@ _TRASH_FOLDERS = ("RECYCLER", "RECYCLED")  # of old Windows versions; in lower c
 _PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock")
 # Metadata from file servers, and the libraries of photo programs with their previews.
 _PROGRAM_SUFFIXES = ("@synoeastream", "@synoresource", ".lrdata", ".photoslibrary", ".photolibrary", ".aplibrary")
-_FORMER_VERSION = re.compile(r".*\.\w+(_original|~)")  # names that ExifTool and text editors use
+_FORMER_VERSION = re.compile(r".*\.\w+(_original|~)")  # backups that ExifTool and text editors create
 _UNFINISHED_SUFFIXES = {
     ".part", ".partial", ".crdownload", ".opdownload", ".download", ".filepart", ".incomplete", ".aria2", ".!qb",
     ".!ut",

@@ -23,7 +23,7 @@ class DecodedImage(NamedTuple):
     """An RGB image that may have been decoded at a fraction of its size.
 
     Attributes:
-        image: the image. If its size is not a multiple of the fraction, it has up to one more column and row.
+        image: the image, with an extra column or row if the original size is not divisible by the reduction factor.
         box: left, top, right and bottom of the area in `image` that shows the original, in pixels.
         size: width and height of the original.
     """
@@ -42,8 +42,8 @@ def decode_image(data: bytes | Image.Image, image_size: int | None = None) -> np
     Args:
         data: the encoded image, or a PIL image.
         image_size: height and width of the result in pixels. An image of a different size is center-cropped to a square
-            and resized (bicubic). A JPEG image whose sides are at least eight times as long is first decoded at a
-            fraction of its size, which is faster (not if it is a PIL image). None keeps the image's size.
+            and resized (bicubic). An encoded JPEG image whose sides are at least eight times as long is first decoded
+            at a fraction of its size, which is faster. None keeps the image's size.
 
     Raises:
         UnreadableImageError: if the image cannot be decoded, or if its value range is undefined.
@@ -105,7 +105,7 @@ def has_several_frames(data: bytes) -> bool:
 def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.ndarray:
     """Resize an image so that its shorter side is `shorter_side` pixels long, and crop its center.
 
-    The kernel in `rr.data.photographs` and torchvision round differently, so their results differ slightly.
+    The kernel in `rr.data.photographs` and torchvision round differently, so their results differ slightly from these.
 
     Args:
         pixels: uint8 (H, W, 3).
@@ -163,13 +163,13 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ROTATIONS = {_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)}  # those that swap width and height
-# Those after which the left side of the image, or its top, is a side that was on the right or at the bottom.
+# Transpositions after which the left or top side of the image is a side that was on the right or at the bottom.
 _LEFT_FROM_FAR_SIDE = {_TRANSPOSITIONS[orientation] for orientation in (2, 3, 6, 7)}
 _TOP_FROM_FAR_SIDE = {_TRANSPOSITIONS[orientation] for orientation in (3, 4, 7, 8)}
 
 
 def _decode(data: bytes, draft_size: int | None) -> DecodedImage:
-    """Decode an image to RGB. If the metadata of a PNG image prevents this, decode the image without it."""
+    """Decode an image to RGB. If the metadata of a PNG image prevent this, decode the image without them."""
     try:
         return _decode_pixels(data, draft_size)
     except (UnreadableImageError, MemoryError, Image.DecompressionBombError):
@@ -255,7 +255,7 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def identify_unreadable_content(data: bytes) -> tuple[str, str] | None:
-    """Return what unreadable data contain, as a message and as a reason to count it under, or None if unknown."""
+    """Return what unreadable data contain, as a message and as a short reason for statistics, or None if unknown."""
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()  # a byte order mark and spaces may precede text
     if not data:
         return "the file is empty", "an empty file"

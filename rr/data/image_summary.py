@@ -13,7 +13,7 @@ _MAX_BLANK_RANGE = 4  # largest difference between two pixels of a blank image, 
 
 
 class ImageFacts(NamedTuple):
-    """The size of an image in pixels, whether its pixels have almost the same color, and whether it has frames."""
+    """The size of an image in pixels, and whether it is blank (almost one color) or has several frames."""
 
     width: int
     height: int
@@ -82,7 +82,7 @@ class ImageSummary:
 
 def is_blank(pixels: np.ndarray) -> bool:
     """Return whether all pixels of an RGB image, uint8 (H, W, 3), have almost the same color."""
-    sample = pixels[:: max(1, len(pixels) // 16), :: max(1, pixels.shape[1] // 16)]  # to return quickly
+    sample = pixels[:: max(1, len(pixels) // 16), :: max(1, pixels.shape[1] // 16)]  # checked first, to return early
     return all((np.ptp(part.reshape(-1, 3), axis=0) <= _MAX_BLANK_RANGE).all() for part in (sample, pixels))
 
 

@@ -65,7 +65,7 @@ def read_preprocessing(path: Path) -> Preprocessing:
     `rr convert` writes the mean and std from params.yaml or, if that file has none, the values that it computed.
 
     Raises:
-        UserError: if the index is missing, damaged or was written by an earlier version.
+        UserError: if the index is missing or damaged, or if an earlier version wrote it.
     """
     try:
         values = json.loads((pq.read_schema(path).metadata or {})[b"preprocessing"])

@@ -33,7 +33,7 @@ class Photographs(Beton):
     Attributes:
         labels: label of each photograph, int64 (N,); -1 if unlabeled.
         index: row of each photograph in the raw file, int64 (N,).
-        image_size: see `Args`.
+        image_size: height and width of the yielded images in pixels.
         images: None.
 
     Raises:
@@ -96,7 +96,7 @@ class Photographs(Beton):
     def _stream(
         self, samples: np.ndarray, batch_size: int, num_views: int, make_renderer: Any, *arguments: Any
     ) -> Iterator[np.ndarray]:
-        """Yield what `make_renderer(*arguments)` renders. On first use, FFCV compiles a renderer in two seconds."""
+        """Yield the output of `make_renderer(*arguments)`. On first use, FFCV compiles it, which takes two seconds."""
         key = (make_renderer, *arguments)
         if key not in self._loaders:
             decoder = _make_decoder(make_renderer(*arguments))
@@ -174,7 +174,7 @@ def _make_decoder(render: Callable[..., None]) -> Any:
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
 
-    class Decoder(SimpleRGBImageDecoder):  # FFCV accepts only subclasses as decoders of its image field
+    class Decoder(SimpleRGBImageDecoder):  # FFCV accepts only its own decoders and their subclasses
         shape: tuple[int, ...] = (1, 1, 1, 3)
 
         def declare_state_and_memory(self, previous_state):  # type: ignore[no-untyped-def]
@@ -192,7 +192,7 @@ def _make_decoder(render: Callable[..., None]) -> Any:
                     data = read(image["data_ptr"], storage)
                     height, width = np.int64(image["height"]), np.int64(image["width"])
                     if image["mode"] == jpeg_mode:
-                        # FFCV does not report damaged data. With zeros, the result is the same each time.
+                        # FFCV does not report damaged data. Zeros make the result the same each time.
                         pixels = np.zeros((height, width, 3), np.uint8)
                         decode_jpeg(data, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
                     else:

@@ -61,13 +61,13 @@ def shorter_side_before_crop(image_size: int) -> int:
 
 
 def parse_preprocessing(metadata: Mapping[str, Any]) -> Preprocessing | None:
-    """Return the preprocessing in the metadata of a backbone file, or None if they lack the image size, mean or std.
+    """Return the preprocessing in a backbone file's metadata, or None if the image size, mean or std is missing.
 
     Args:
         metadata: the return value of `rr.backbones.weights.read_metadata`.
 
     Raises:
-        ValueError: if one of them is not valid.
+        ValueError: if one of these values is invalid.
     """
     if not {"side", "mean", "std"} <= metadata.keys():
         return None

@@ -54,7 +54,7 @@ class RawDataset(NamedTuple):
         images: the images, with the training split first.
         num_images: number of images, or None if unknown.
         facts: facts about the source, for the record: `splits` (the origin of each split) and, for Parquet files,
-            `files`, `columns` and `schema`.
+            `files`, `columns`, `schema` and `unused_images`.
     """
 
     class_names: list[str]

@@ -25,7 +25,7 @@ class SkippedFiles:
     Args:
         on_unreadable: what to do with files that cannot be read: "raise" to list them in one error at the end, or
             "skip" to print and count them.
-        hint: end of the error message, which says what to do. "{them}" becomes "it" if there is only one file.
+        hint: end of the error message, with advice. "{them}" becomes "it" if there is only one file.
         excluded: display names of images that are not used (see `rr.data.exclude`).
         on_readable: function to call with information about each image that could be decoded.
     """
@@ -43,7 +43,7 @@ class SkippedFiles:
         self._hint = hint
         self._excluded = frozenset(excluded)
         self.on_readable = on_readable
-        self.unknown_excluded = set(excluded)  # names that no source has asked about
+        self.unknown_excluded = set(excluded)  # excluded names that the source has not contained so far
         self._counts: Counter[tuple[str, str]] = Counter()
         self._problems: list[str] = []  # the first ten
         self._num_problems = 0

@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 
 class ViewLoader:
-    """Load the mini-batches of any epoch. A batch depends only on the seed, the epoch and the step.
+    """Loads the mini-batches of any epoch. A batch depends only on the seed, the epoch and the step.
 
     Args:
         data: the images and their labels.
@@ -120,7 +120,7 @@ class ViewLoader:
         return prefetch(self.iter_batches(number, order[first_step * self.batch_size :]), PREFETCH)
 
     def iter_batches(self, epoch: int, order: np.ndarray) -> Generator[Batch, None, None]:
-        """Yield batches of the images at the positions in `order`, with their views in an epoch."""
+        """Yield batches of the images at the positions in `order`, with the views of the given epoch."""
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         if self.device_images is not None:
             for positions in batches:
@@ -176,7 +176,7 @@ def _identity(views: Tensor) -> Tensor:
 
 def prefetch(source: Generator[Any, None, None], depth: int) -> Iterator[Any]:
     """Yield the items of `source`, which another thread computes up to `depth` items ahead; raise its exceptions."""
-    # numba's number of threads and the CUDA device are set per thread. The new thread gets the caller's.
+    # numba's number of threads and the CUDA device are set per thread. The new thread copies the caller's settings.
     threads, device = numba.get_num_threads(), torch.cuda.current_device() if torch.cuda.is_available() else None
 
     def copy_caller_settings() -> None:

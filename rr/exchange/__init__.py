@@ -1,1 +1,1 @@
-"""Convert backbones from and to the formats of other programs, and describe weights and data for others."""
+"""Convert backbones from and to the formats of other programs, and write metadata for weights, data and runs."""

@@ -37,7 +37,7 @@ _CONTEXT: dict[str, Any] = {
 }  # fmt: skip
 _CIFAR = {"url": "https://www.cs.toronto.edu/~kriz/cifar.html", "creator": "Alex Krizhevsky"}
 _STL10 = {"url": "https://cs.stanford.edu/~acoates/stl10", "creator": "Adam Coates"}
-# What is known about the paper's datasets, by the kind of their source.
+# Web pages and creators of the paper's datasets, by the kind of their source.
 _KNOWN = {
     **dict.fromkeys(("cifar10", "cifar100", "cifar100_20"), _CIFAR),
     **dict.fromkeys(("stl10", "stl10_unlabeled"), _STL10),
@@ -55,8 +55,8 @@ def write_croissant(
 ) -> str:
     """Write `croissant.json` next to the images of a dataset that `rr fetch` has fetched, and return a message.
 
-    `license` is a URL or an SPDX name, `url` is the dataset's web page, and `creator` is the person or organization
-    that made the dataset.
+    `license` is a URL or an SPDX identifier, `url` is the dataset's web page, and `creator` is the person or
+    organization that made the dataset.
 
     Raises:
         UserError: if the images or their record are missing or damaged.

@@ -1,4 +1,4 @@
-"""`rr export`: convert a backbone to a format that other programs can read, and compare the features of both."""
+"""`rr export`: convert a backbone to a format for other programs, and check that its features are unchanged."""
 
 import io
 import warnings
@@ -35,8 +35,8 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     """Write the backbone in the file `weights` to `output`, load the new file, and compare the features.
 
     The format `safetensors` is a copy of the file, with the layers that were saved with the backbone. All other formats
-    contain only the backbone. `state-dict` has its weights, with this project's keys or, for networks from torchvision
-    and timm, with the keys of these libraries. The formats `torchscript`, `torch-export` and `onnx` contain
+    contain only the backbone. `state-dict` contains its weights, with this project's keys or, for networks from
+    torchvision and timm, with the keys of these libraries. The formats `torchscript`, `torch-export` and `onnx` contain
     the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B, num_features), for any
     B. By default, `image_size` is the size of the images on which the backbone was pretrained or, if that is unknown,
     32. A model card (Markdown) is written next to the file.
@@ -47,8 +47,8 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     Raises:
         UserError: if `weights` is not a backbone file or is for a different image size, if `output` cannot be written
             or does not have the suffix of the format, if packages for ONNX are missing, or if the features of the
-            exported model differ. In all these cases, `output` is not changed. Also raised if the record next to the
-            weights is damaged.
+            exported model differ. In all these cases, `output` is not changed. UserError is also raised if the record
+            next to the weights is damaged.
     """
     weights = find_weights(weights)
     check_output_path("--output", output, SUFFIXES[format], weights)
@@ -108,7 +108,7 @@ def _relative_error(actual_BD: Tensor, expected_BD: Tensor) -> float:
 
 
 def _serialize(backbone: Backbone, format: str, example_B3SS: Tensor) -> bytes:
-    """Return the contents of the file for a backbone. The example is used to trace the model.
+    """Return the contents of the exported file. The example is used to trace the model.
 
     They are not written directly to a file, because torch reports a full disk as an internal error.
     """

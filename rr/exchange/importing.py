@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         path: the keys that lead to the state dict in the file, joined with dots.
-        prefix: the start of the tensor names, which the names in the backbone do not have.
+        prefix: a common start of the tensor names, which the names in the backbone lack.
         state: the tensors, by their names in the backbone.
         names: their names in the state dict.
         problem: why the tensors do not match the backbone, or None if they do.
@@ -230,7 +230,7 @@ def _choose_candidate(
     """Return the weights in the file that match a backbone.
 
     Raises:
-        UserError: if no weights match, or if several weights match but differ.
+        UserError: if no weights match, or if several sets of weights match but differ.
     """
     candidates = _find_candidates(backbone_name, image_size, state_dicts)
     matches = [candidate for candidate in candidates if candidate.problem is None]

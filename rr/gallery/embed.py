@@ -188,7 +188,7 @@ def _keep_vectors(
     if new:
         images = [ImageFile(folder / key[0], *key) for key in (*cached.rows, *new)]
         vectors = np.concatenate([cached.vectors[list(cached.rows.values())], computed.vectors[list(new.values())]])
-        with suppress(OSError):  # report the error that ended the work
+        with suppress(OSError):  # so that the error that ended the work is reported
             write_index(path, extractor, folder, [ImageVectors(images, vectors)], skipped)
 
 

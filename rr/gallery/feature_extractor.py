@@ -105,16 +105,17 @@ class FeatureExtractor:
 
         Args:
             images: an image or a sequence of images. An image is a path, a PIL image, or the RGB pixels as an array or
-                tensor, uint8 (H, W, 3). An array or tensor may also contain several images, uint8 (B, H, W, 3) or, as
-                torchvision's `ToTensor` makes them, float (B, 3, image_size, image_size) with values in [0, 1].
+                tensor, uint8 (H, W, 3). An array or tensor may also contain several images, uint8 (B, H, W, 3). A
+                tensor may also be float (B, 3, image_size, image_size) with values in [0, 1], like the images that
+                torchvision's `ToTensor` returns.
 
         Returns:
             The features, float32 (B, D). For a single image, B is 1.
 
         Raises:
             UserError: if a file cannot be read, or if a feature is NaN or infinite.
-            ValueError: if the shape, type or range of values of an array or tensor is not one of these, or if a PIL
-                image has no defined range of values (modes I and F).
+            ValueError: if an array or tensor has a different shape, type or range of values, or if a PIL image has no
+                defined range of values (modes I and F).
         """
         if isinstance(images, torch.Tensor) and images.is_floating_point():
             return self._extract_in_batches(images[None] if images.ndim == 3 else images, self._normalize_floats)
@@ -201,8 +202,8 @@ def load_feature_extractor(
         weights: the file, or a name that `rr.load_backbone` accepts.
         preprocessing: preprocessing to use instead of the one in the file.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:<number>".
-        hint: end of the error message that is raised if the metadata lacks a valid image size, mean or std. By default,
-            it is for the users of a command.
+        hint: end of the error message that is raised if the metadata lacks a valid image size, mean or std. The default
+            is meant for users of the command line.
 
     Raises:
         UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid

@@ -1,4 +1,4 @@
-"""The result of a search in a gallery of images, and the comparison of its scores with the scores of random pairs."""
+"""The result of a search in a gallery of images, and a comparison of its scores with those of random pairs."""
 
 import math
 from pathlib import Path
@@ -50,7 +50,7 @@ class QueryResult(NamedTuple):
 def sample_pairs(num_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of random pairs of different gallery images, int64 (P,) each. The sample is deterministic.
 
-    A small gallery yields all its pairs; a large one yields 10,000.
+    For a small gallery, all pairs are returned; for a large one, 10,000.
     """
     if num_images * (num_images - 1) // 2 <= MAX_RANDOM_PAIRS:
         first, second = np.triu_indices(num_images, 1)
@@ -61,7 +61,7 @@ def sample_pairs(num_images: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def percentiles(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return the percentage of the scores in `reference` that are less than each score, or NaN if it is empty."""
+    """Return the percentage of the scores in `reference` that are less than each score, or NaN if there are none."""
     if not len(reference):
         return np.full(len(scores), np.nan)
     return np.asarray(100 * np.searchsorted(np.sort(reference), scores) / len(reference))

@@ -35,7 +35,7 @@ class ImageFile(NamedTuple):
 
     @property
     def index_key(self) -> tuple[str, int, int]:
-        """Name, size and modification time. A changed file has a different key, so its old vector is not found."""
+        """Name, size and `change_time`. A changed file has a different key, so its old vector is not found."""
         return self.name, self.size, self.modified
 
 

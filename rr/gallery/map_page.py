@@ -86,7 +86,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
 def _vote(labels: np.ndarray) -> np.ndarray:
     """Return the most frequent class in each row of labels (N, K), int64 (N,); -1 if all labels are missing.
 
-    If several classes have the most votes, the class of the nearest image is returned.
+    If several classes have the most votes, the one with the nearest image is returned.
     """
     counts = [Counter(label for label in row if label != raw.UNLABELED) for row in labels.tolist()]
     return np.array([count.most_common(1)[0][0] if count else raw.UNLABELED for count in counts])

@@ -21,8 +21,8 @@ class PairScorer(NamedTuple):
 def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     """Load the relation head of a backbone file, and its calibration.
 
-    The calibration comes with released weights, or from an evaluation in this folder whose record contains `sha256`,
-    the hash of the file.
+    Released weights come with a calibration. For other weights, it is taken from an evaluation in this folder whose
+    record contains `sha256`, the hash of the file. Without such an evaluation, the logits are not calibrated.
 
     Raises:
         UserError: if the file has no relation head.

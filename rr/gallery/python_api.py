@@ -63,8 +63,8 @@ class Gallery:
     Raises:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if
             `index` does not end in .parquet, or is an existing file that is not an index.
-        ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` is not one of its
-            values.
+        ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` has a different
+            value.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ def embed(
 
     Raises:
         UserError: if a folder has no images, or if an image cannot be read.
-        ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` is not one of its
-            values.
+        ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` has a different
+            value.
     """
     _check_backbone(backbone)
     if isinstance(images, (str, os.PathLike)):

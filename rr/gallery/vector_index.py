@@ -40,7 +40,7 @@ class CachedVectors(NamedTuple):
 
     @classmethod
     def from_images(cls, images: Sequence[ImageFile], vectors: np.ndarray) -> "CachedVectors":
-        """Return the vectors of images, float32 (N, D)."""
+        """Return an object with the vectors of images, float32 (N, D)."""
         return cls({image.index_key: row for row, image in enumerate(images)}, vectors)
 
     @classmethod
@@ -49,7 +49,7 @@ class CachedVectors(NamedTuple):
         return cls({}, np.empty((0, num_features), np.float32))
 
     def find_rows(self, images: Sequence[ImageFile]) -> dict[Path, int]:
-        """Return a dict from the path of each image whose vector is known to the image's row."""
+        """Return the row of each image whose vector is stored, by the path of the image."""
         # A name that is not valid UTF-8 may have the same text as a different name. Such names are not looked up.
         key_counts = Counter(image.index_key for image in images)
         return {

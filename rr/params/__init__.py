@@ -1,7 +1,7 @@
 """Strict, typed models of `params.yaml`: an unknown key or a wrong type is an error that names its path.
 
 Nothing here imports torch, so the command line and the Snakefile check parameters within milliseconds. The exception is
-a method from a user's own module: checking its parameters imports the module, which imports torch.
+an entry with a class from a user's own module: checking it imports the module, which usually imports torch.
 """
 
 from rr.params.backbones import ExtensionBackboneConfig

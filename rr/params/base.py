@@ -11,7 +11,7 @@ from rr.views.augmentation import Augmentation
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
 Name = Annotated[str, Field(pattern=NAME)]
-# Fits a 32-bit integer. Larger numbers are typos, and libraries reject them with unclear errors.
+# Fits into a 32-bit integer. Larger numbers are typos, and libraries reject them with unclear errors.
 MAX_COUNT = 10**9
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]

@@ -62,7 +62,7 @@ class SlimageNetSource(StrictModel):
 class SplitNames(StrictModel):
     """Where the training and test images are: folder names or, for Parquet, file name patterns.
 
-    Without `test`, some of the training images are held out.
+    Without `test`, some of the training images become the test split.
     """
 
     train: Annotated[str, Field(min_length=1)]
@@ -72,10 +72,10 @@ class SplitNames(StrictModel):
 class OwnImagesSource(StrictModel):
     """Keys that the two sources of your own images share.
 
-    `splits` is "auto" to recognize the splits by their names, "none" to use all images, or the names of the splits.
-    With `labels: none`, all images are unlabeled. If there are no test images, `test_fraction` of the images become the
-    test split. `on_unreadable` specifies what to do with an image that cannot be read. `exclude` is the path of a list
-    of images to leave out.
+    `splits` is "auto" to recognize the splits by their names, "none" if there are no splits, or the names of the
+    splits. With `labels: none`, all images are unlabeled. If there are no test images, `test_fraction` of the images
+    become the test split. `on_unreadable` specifies what to do with an image that cannot be read. `exclude` is the path
+    of a list of images to leave out.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -145,7 +145,7 @@ Source = Annotated[_BuiltinSource, accept_extensions(_BuiltinSource, ExtensionSo
 class DatasetConfig(StrictModel):
     """A dataset's source and preprocessing.
 
-    `image_size` is the height and width in pixels that the network sees. `mean` and `std` are per channel, for pixel
+    `image_size` is the height and width in pixels of the network's input. `mean` and `std` are per channel, for pixel
     values in [0, 1]; without them, `rr convert` computes both from the training images.
 
     Without `stored_size`, images are stored as squares of `image_size`. With `stored_size`, photographs keep their

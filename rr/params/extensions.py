@@ -1,7 +1,7 @@
-"""Load a user's own code, which is named by a `kind` such as `simsiam:SimSiam` in params.yaml.
+"""Load a user's own class, named by a `kind` in params.yaml such as `simsiam:SimSiam`.
 
 The module `simsiam` is a file or a package in the project folder `workflow/extensions`. Loading the class imports the
-module, which imports torch.
+module, which usually imports torch.
 """
 
 import ast
@@ -101,7 +101,7 @@ def accept_extensions(builtin: Any, base: type[StrictModel]) -> WrapValidator:
     def validate_entry(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         if not isinstance(value, dict):
             return validate(value)
-        # A function receives Python objects. In JSON, a list may stand for a tuple, but "3" may not stand for 3.
+        # Validate JSON instead of Python objects: a list may then stand for a tuple, but "3" may not stand for 3.
         text, kind = json.dumps(value), value.get("kind")
         if is_extension_kind(kind):
             return load_config_class(kind, base).model_validate_json(text)
@@ -115,7 +115,7 @@ def _imported_extension_modules(file: Path) -> Iterator[str]:
     own_name = file.relative_to(EXTENSIONS_DIR).parts[0].removesuffix(".py")
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # the import explains the error
+    except (SyntaxError, ValueError):  # importing the module will raise this error
         return
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

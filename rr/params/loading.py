@@ -92,7 +92,7 @@ def parse_yaml(content: str, path: Path) -> Any:
 
 
 def _describe_yaml_error(error: Exception) -> str:
-    """Return what is wrong and in which line."""
+    """Return what is wrong, and on which line."""
     if not isinstance(error, MarkedYAMLError) or error.problem is None or error.problem_mark is None:
         return " ".join(str(error).split())
     problem = error.problem.partition(" with value ")[0]  # omit the values of a duplicate key

@@ -26,7 +26,7 @@ class TrainableConfig(StrictModel):
 
     Keys with a default are off in the paper's recipes, which use Adam without weight decay, a constant learning rate,
     one augmentation policy, and random initial weights. With a `second_augmentation`, every second view uses that
-    policy. With `initial_weights`, training starts from the backbone in this file.
+    policy. With `initial_weights`, training starts from the backbone in that file.
     """
 
     augmentation: Augmentation
@@ -53,7 +53,7 @@ class TrainableConfig(StrictModel):
 
 
 class ProjectorConfig(TrainableConfig):
-    """Hyperparameters of a method with a projector: a network on the representation that is discarded after training.
+    """Hyperparameters of a method with a projector, a network on top of the backbone that only training uses.
 
     It has `projector_layers` linear layers: `hidden_dim` is the size of all but the last layer, and `projection_dim` is
     the size of the last layer. A batch norm follows the last layer if `projector_output_norm` is true.
@@ -185,7 +185,7 @@ class BarlowTwinsConfig(ProjectorConfig):
 class ExtensionConfig(TrainableConfig):
     """Hyperparameters of a method from a user's own module; the method's `Config` class is a subclass of this class.
 
-    The class variables are the method's `Requirements` (see `rr.methods.requirements`).
+    The last three class variables are the method's `Requirements` (see `rr.methods.requirements`).
     """
 
     kind: str

@@ -29,9 +29,9 @@ class SGDConfig(StrictModel):
 
 
 class LARSConfig(StrictModel):
-    """LARS: SGD whose steps are scaled to the norm of each weight. Biases and normalization layers are excluded.
+    """LARS: SGD with steps proportional to the norm of each weight tensor, except for biases and normalization layers.
 
-    `trust_coefficient` is the ratio between a step's norm and the weight's norm, before learning rate and momentum.
+    `trust_coefficient` is the ratio of a step's norm to the weight's norm, before learning rate and momentum.
     """
 
     kind: Literal["lars"]

@@ -30,9 +30,9 @@ class LabelUse(StrictModel):
 
 
 class LinearConfig(LabelUse):
-    """A linear layer trained on frozen features with some of each class's training labels.
+    """A linear layer trained on the frozen features of some or all labeled training images.
 
-    If `learning_rate` is a list, the rate with the highest accuracy on a fifth of these images is used.
+    If `learning_rate` is a list, the rate with the highest accuracy on a held-out fifth of these images is used.
     """
 
     kind: Literal["linear"]
@@ -85,7 +85,7 @@ class RetrievalConfig(StrictModel):
 
 
 class EmbeddingConfig(StrictModel):
-    """Structure in the features of `images` test images: t-SNE map, clusters, neighbors, outliers, and metrics.
+    """An analysis of the features of `images` test images: t-SNE map, clusters, neighbors, outliers and metrics.
 
     This protocol needs no labels. `augmentation` creates the two views of each image that are compared for alignment.
     """

@@ -34,7 +34,7 @@ class GridConfig(StrictModel):
 
 
 class DynamicsConfig(StrictModel):
-    """How often pretraining evaluates its backbone, in epochs (0 means never), and on how many images at most."""
+    """How often pretraining evaluates its backbone, in epochs (0 means never), and the maximum number of images."""
 
     every_n_epochs: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=50)]

@@ -16,7 +16,7 @@ def replace_together(targets: Iterable[Path]) -> Iterator[dict[Path, Path | None
     No target changes if the body fails or if the process is killed while the body runs.
 
     Yields:
-        A dict from each target to the temporary file that will replace it, or to None if that has not been written.
+        A dict that maps each target to the temporary file that will replace it, or to None until that is written.
     """
     _postponed.update(dict.fromkeys(targets))
     try:

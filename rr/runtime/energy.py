@@ -1,4 +1,4 @@
-"""Measure the energy that a stage run uses with the machine's own counters: RAPL for processors, NVML for GPUs."""
+"""Measure a stage run's energy use with the machine's own counters: RAPL for processors, NVML for GPUs."""
 
 import threading
 from collections.abc import Iterator

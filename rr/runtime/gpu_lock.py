@@ -57,7 +57,8 @@ def acquire_gpu() -> str | None:
         The number or UUID of the GPU, or None if RR_GPUS is not set.
 
     Raises:
-        UserError: if RR_GPUS is not a list of GPUs, or if CUDA_VISIBLE_DEVICES is set too, as clusters do.
+        UserError: if RR_GPUS is not a list of GPUs, or if CUDA_VISIBLE_DEVICES is also set, as in many
+            cluster jobs.
     """
     global _acquired
     listed = os.environ.get("RR_GPUS")

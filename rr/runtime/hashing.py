@@ -45,7 +45,8 @@ def _describe_syntax(node: Any) -> Any:
     if isinstance(node, ast.JoinedStr):  # Python 3.12.1 appends an empty string to some f-strings
         node.values = [value for value in node.values if not (isinstance(value, ast.Constant) and value.value == "")]
     if isinstance(node, ast.AST):
-        fields = {name: _describe_syntax(value) for name, value in ast.iter_fields(node) if name != "kind"}  # u"text"
+        # The field `kind` only distinguishes u"text" from "text".
+        fields = {name: _describe_syntax(value) for name, value in ast.iter_fields(node) if name != "kind"}
         return [type(node).__name__, {name: value for name, value in fields.items() if value not in ("None", [])}]
     if isinstance(node, list):
         return [_describe_syntax(item) for item in node if not _does_nothing(item)]

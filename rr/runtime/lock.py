@@ -17,7 +17,7 @@ from rr.errors import UserError
 
 
 def try_lock(path: Path, remedy: str) -> TextIO | None:
-    """Lock the file `path`; return it open, or None if another process has locked it.
+    """Lock the file `path`, and return the open file, or None if another process has locked it.
 
     The file is created if it does not exist, and its contents are kept. Closing the file releases the lock. `remedy` is
     the end of the error message: what the user can do if the file system does not support locks.

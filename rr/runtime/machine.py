@@ -20,7 +20,7 @@ PACKAGES = (
     "dvc",
     "snakemake",
 )
-_TRACKED_PATHS = ("rr", "workflow", "dvc.yaml", "Snakefile")  # a record contains the parameters itself
+_TRACKED_PATHS = ("rr", "workflow", "dvc.yaml", "Snakefile")  # not params.yaml: records contain the parameters
 _GIT_OPTIONS: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1, "stdin": subprocess.DEVNULL}
 
 

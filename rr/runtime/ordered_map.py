@@ -9,7 +9,7 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _PENDING_PER_THREAD = 4
-# Suitable for images of any size: each thread may hold a photograph that takes up a hundred megabytes.
+# At most eight, because each thread may hold a photograph that takes up a hundred megabytes.
 DECODING_THREADS = min(8, os.cpu_count() or 1)
 
 

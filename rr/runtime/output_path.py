@@ -35,7 +35,7 @@ def check_output_path(
 
 
 def is_writable(output: Path) -> bool:
-    """Return whether files can be created in the folder of `output` or, if it does not exist, in its first parent."""
+    """Return whether files can be created in the folder of `output` or, if it is missing, in its nearest parent."""
     return os.access(_existing_folder(output), os.W_OK)
 
 

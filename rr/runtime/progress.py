@@ -1,6 +1,6 @@
 """Show progress with a rate and the time left: a live bar on a terminal, otherwise a line every few seconds.
 
-A thread of the outermost object updates the display, even if a long time passes between two calls of `advance`.
+A thread of the outermost `Progress` updates the display, even if a long time passes between two calls of `advance`.
 `rr status` shows the same progress in any other terminal.
 """
 
@@ -30,7 +30,7 @@ _last_line_time: float | None = None  # None if nothing was printed since the ou
 
 
 def is_main_process() -> bool:
-    """Return whether this process is a run's only one or, among several (WORLD_SIZE > 1), the one that prints."""
+    """Return whether this process is the only one of a run or, if there are several (WORLD_SIZE > 1), the main one."""
     return (os.environ.get("WORLD_SIZE") or "1") == "1" or (os.environ.get("RANK") or "0") == "0"
 
 
@@ -179,7 +179,7 @@ class Progress:
                     _active[-1]._update(time.monotonic())
 
     def _update(self, now: float) -> None:
-        """Refresh the bar or print a line, and write the status file, whenever each of these is due."""
+        """Refresh the bar, or print a line if one is due. Also write the status file if that is due."""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self.done, refresh=True)
         elif _last_line_time is None:
@@ -202,7 +202,7 @@ class Progress:
         )  # fmt: skip
 
     def _send_last_heartbeat(self) -> None:
-        """Keep the progress at an error or a signal visible in `rr status`, so that no outer object overwrites it."""
+        """Write the progress at an error or a signal to the status file, and stop outer objects from overwriting it."""
         with _lock:
             if _active and self is _active[-1]:
                 self._send_heartbeat(time.monotonic())
@@ -230,7 +230,7 @@ def _make_bar(progress: Progress):  # type: ignore[no-untyped-def]  # rich is im
         def render(self, task: Task) -> Text:
             return Text(progress.describe())
 
-    # Messages on stdout pass through the bar only if they appear on the same terminal.
+    # Messages on stdout are printed above the bar, unless stdout is not a terminal.
     bar = RichProgress(
         TextColumn("[bold]{task.description}"), BarColumn(), Description(), console=Console(stderr=True),
         auto_refresh=False, transient=not progress.unit, redirect_stdout=sys.stdout.isatty(),

@@ -17,12 +17,12 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
 
     Args:
         weights: a path, the name of released weights, or `hf-hub:OWNER/NAME[@REVISION]`, a repository on the Hugging
-            Face Hub that contains a backbone.safetensors, which is downloaded once. A file in the current folder takes
-            precedence over a name.
+            Face Hub. Its backbone.safetensors is downloaded once. A file in the current folder takes precedence over
+            released weights with the same name.
 
     Raises:
-        UserError: if it is a folder, if it looks like a name but no released weights have this name, or if the file
-            cannot be downloaded.
+        UserError: if `weights` is a folder, if it looks like a name but no released weights have this name, or if the
+            file cannot be downloaded.
     """
     if os.fspath(weights).startswith(HUB_PREFIX):
         return _download(os.fspath(weights))

@@ -96,7 +96,7 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
     handlers: dict[int, Any] = {**dict.fromkeys(signals, interrupt_group), signal.SIGTSTP: suspend_group}
-    # Some may be ignored, such as SIGHUP after nohup.
+    # Signals that are ignored, such as SIGHUP after nohup, stay ignored.
     handlers = {number: value for number, value in handlers.items() if signal.getsignal(number) is not signal.SIG_IGN}
     # If SIGINT is ignored, as for a background command of a script, the command must not inherit this setting.
     handlers.setdefault(signal.SIGINT, lambda signum, frame: None)

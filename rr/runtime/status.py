@@ -27,7 +27,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 20  # characters
 
 _current_run: dict[str, Any] | None = None  # a process has at most one stage run at a time
-_lock = threading.Lock()  # a thread of `rr.runtime.progress` sends heartbeats
+_lock = threading.Lock()  # needed because a thread of `rr.runtime.progress` sends heartbeats
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _error_message(error: BaseException) -> str:
 
 
 def list_unfinished_runs() -> list[dict[str, Any]]:
-    """Return the contents of the files of this folder's unfinished stage runs, with a `state` and a `history` added.
+    """Return the contents of the status files in this folder, each with a `state` and a `history` added.
 
     The state is "running", "stopped" (the process no longer exists), "interrupted" (by a signal), "failed" (`error` has
     the message), or "elsewhere" (started on another host, whose processes cannot be seen from here). The history has a

@@ -178,9 +178,9 @@ def _make_labels(source: Any) -> DatasetLabels | None:
 
 
 def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, num_processes: int = 1) -> str | None:
-    """Return what keeps the backbone from being built or a training step from fitting in memory, or None.
+    """Return why the backbone cannot be built or a training step does not fit in memory, or None.
 
-    A step is a problem only if it certainly does not fit (see `estimate_min_step_bytes`). `num_processes` is the number
+    A step is reported only if it certainly does not fit (see `estimate_min_step_bytes`). `num_processes` is the number
     of processes that share a mini-batch. This function loads torch.
     """
     config = params.methods[run.method]

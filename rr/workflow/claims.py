@@ -87,7 +87,7 @@ def describe_required_seeds(params: Params) -> Iterator[str]:
 
 
 def _count_seeds(params: Params, claim: ClaimConfig, method: str) -> int:
-    """Return with how many seeds the grid evaluates `method` on the data and with the backbone of a claim."""
+    """Return the number of seeds for which the grid evaluates `method` with the data and backbone of a claim."""
     seeds = {
         seed
         for grid in params.grid

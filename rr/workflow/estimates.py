@@ -22,7 +22,7 @@ _LABEL_BYTES = 8  # size of one DeepCluster cluster label
 
 @dataclass(frozen=True)
 class MakespanBounds:
-    """How long a set of runs takes on several GPUs, with one run at a time on each, in the unit of the durations.
+    """The time that a set of runs takes on several GPUs, each with one run at a time, in the unit of the durations.
 
     Attributes:
         longest_first: time if the longest runs start first.
@@ -59,9 +59,9 @@ def estimate_io(
     """Estimate the bytes that `run` reads and writes if it trains for `train_seconds` without interruption.
 
     Pixels are read once if they fit in memory, and otherwise in every epoch. A checkpoint is saved after each epoch
-    and, within an epoch, every `SECONDS_BETWEEN_CHECKPOINTS`. With DeepCluster, a checkpoint within an epoch also
-    contains the cluster labels. All checkpoints are assumed to be as large as the last one, which contains the whole
-    history.
+    and, within an epoch, every `SECONDS_BETWEEN_CHECKPOINTS` seconds. With DeepCluster, a checkpoint within an epoch
+    also contains the cluster labels. All checkpoints are assumed to be as large as the last one, which contains the
+    whole history.
     """
     config: Any = params.methods[run.method]
     image_size = params.datasets[run.dataset].image_size
@@ -108,7 +108,7 @@ def estimate_pretrain_output_bytes(params: Params, run: paths.PretrainPaths) -> 
 
 
 class _NetworkSize(NamedTuple):
-    """The numbers of weights and features of a backbone, and of values that its convolutions output for one image."""
+    """A backbone's numbers of weights and features, and how many values its convolutions output for one image."""
 
     num_weights: int
     num_features: int

@@ -45,7 +45,7 @@ class StageRun(NamedTuple):
 def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
     """Return the parameters that `stage` depends on, as JSON values by dotted path.
 
-    `names` are the names on the stage's command line, such as `dataset`.
+    `names` are the values of the options on the stage's command line, such as dataset="cifar10".
 
     Raises:
         UserError: if a name is unknown.
@@ -68,10 +68,10 @@ def stage_extension_module_files(params: Params, stage: str, **names: str) -> li
     Args:
         params: all parameters.
         stage: name of the stage.
-        **names: the names on the stage's command line, such as `dataset`.
+        **names: the values of the options on the stage's command line, such as dataset="cifar10".
 
     Raises:
-        ValueError: if a name is unknown.
+        ValueError: if a name is unknown, or if a module is missing.
     """
     entries: list[Any] = []
     if stage == "fetch":

@@ -45,8 +45,8 @@ def choose_image_size(median_side: int) -> int:
 def choose_stored_size(median_side: int, num_images: int) -> int | None:
     """Return the size at which photographs are stored, or None if squares of the image size are stored instead.
 
-    The size is 256 or 160, whichever is the largest that does not exceed the images' median shorter side. With more
-    than 100,000 images, it is at most 160. Smaller images are stored as squares.
+    The size is 256 or, if this exceeds the images' median shorter side or there are more than 100,000 images, 160. If
+    160 also exceeds the median shorter side, the images are stored as squares.
     """
     sizes = _STORED_SIZES if num_images <= _MAX_IMAGES_OF_LARGEST_SIZE else _STORED_SIZES[:1]
     return max((size for size in sizes if size <= median_side), default=None)
@@ -55,9 +55,9 @@ def choose_stored_size(median_side: int, num_images: int) -> int | None:
 def choose_settings(num_images: int) -> PretrainingSettings:
     """Return settings that limit training to a million views, but allow at least one epoch with two views per image.
 
-    K is 8, or it is 4 or 2 if an epoch with more views would exceed the million. The number of epochs is at most 200. A
-    mini-batch has 64 images or, if there are fewer than 256 images, a quarter of them, but at least two. With two
-    views, it has fewer if the last mini-batch would otherwise have a single image.
+    The number of views per image is 8, or 4 or 2 if an epoch with more views would exceed a million. The number of
+    epochs is at most 200. A mini-batch has 64 images or, if there are fewer than 256 images, a quarter of them, but at
+    least two. With two views, it has fewer if the last mini-batch would otherwise have a single image.
     """
     views = next((views for views in (8, 4) if views * num_images <= MAX_VIEWS), 2)
     epochs = min(_MAX_EPOCHS, max(1, MAX_VIEWS // (views * num_images)))
@@ -176,7 +176,7 @@ def add_dataset(text: str, name: str, source: dict[str, str], image_size: int, s
     if stored_size:
         value["stored_size"] = stored_size
         value.yaml_add_eol_comment("height and width of the views and of the evaluated images", "image_size")
-        value.yaml_add_eol_comment("shorter side of the stored photographs, from which they are cropped", "stored_size")
+        value.yaml_add_eol_comment("shorter side of the stored photographs; views are cropped from them", "stored_size")
     params["datasets"].insert(0, name, value)  # at the end, it would follow the next section's comment
     return dump_yaml(yaml, params)
 
@@ -184,7 +184,7 @@ def add_dataset(text: str, name: str, source: dict[str, str], image_size: int, s
 def set_grid_for_dataset(
     text: str, name: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
 ) -> str:
-    """Return parameter file text whose grid trains on the dataset `name` and, if possible, evaluates on it.
+    """Return the text of a parameter file whose grid trains and, if possible, evaluates on the dataset `name`.
 
     A method with the settings from `choose_settings` is added. The grid also includes random weights as a lower bound,
     and the protocols that the labels and the number of images allow. Without labels, the protocol is `embedding`.
@@ -230,7 +230,7 @@ def set_grid_for_dataset(
     content["methods"].yaml_set_comment_before_after_key(
         method,
         f"Written by rr init for {len(train_labels):,} training images: {settings.views} views per image in "
-        f"{format_count(settings.epochs, 'epochs')},\nwhich are {num_views:,} views.",
+        f"{format_count(settings.epochs, 'epochs')},\n{num_views:,} views in total.",
         indent=2,
     )
     return dump_yaml(yaml, content)
@@ -248,7 +248,7 @@ def format_dataset_entry(name: str, source: dict[str, str]) -> str:
 
 
 def describe_grid(params: Params, name: str) -> str:
-    """Return a few lines that say what `params.yaml` now contains and which commands to run next."""
+    """Return a few lines that describe what `params.yaml` now contains and which commands to run next."""
     method = _method_name(name)
     settings: Any = params.methods[method]
     grid, dataset = params.grid[0], params.datasets[name]

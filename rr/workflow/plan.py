@@ -29,8 +29,9 @@ ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[path
 class PlanRow:
     """The runs with the same dataset, backbone and method, which differ only in their seeds.
 
-    `views` is the number of views in one run: 0 if there is nothing to train, and None if the images are not known yet.
-    In both cases, `views_per_second` and `seconds` are None. `seconds` is the total time of all runs.
+    `views` is the number of views in one run: 0 if there is nothing to train, and None if the images are not known yet
+    or the runs cannot succeed. In these cases, `views_per_second` and `seconds` are None. `seconds` is the total time
+    of the runs that are not done.
     """
 
     dataset: str
@@ -50,7 +51,7 @@ class Plan:
     Attributes:
         rows: the pretraining runs. `runs` and `done` count those without and with a record of the current parameters
             and code.
-        required_seeds: one line per claim in the grid, which says how many seeds the claim needs.
+        required_seeds: one line per claim in the grid, with the number of seeds that the claim needs.
         views: number of views in all runs that are not done.
         seconds: how long these runs take one after the other.
         extractions: number of feature extractions that are not done.

@@ -42,8 +42,8 @@ class RecomputedEpoch:
 def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
     """Return a description of the first difference, or None.
 
-    If `exact` is true, both must be identical, bit for bit. Otherwise, the loss may differ by 2 % and the accuracy by
-    0.02, and nothing else is compared.
+    If `exact` is true, all results must be identical, bit for bit. Otherwise, the loss may differ by 2 % and the
+    accuracy by 0.02, and nothing else is compared.
     """
     for column, recorded in epoch.recorded.items():
         repeated = epoch.repeated[column]

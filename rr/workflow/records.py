@@ -46,7 +46,7 @@ def code_files(stage: str) -> list[Path]:
 
 
 def code_hashes(stage: str) -> dict[str, str]:
-    """Return the hash of each code file that `stage` runs, ignoring comments, docstrings and formatting.
+    """Return the hash of each file that `code_files` lists, ignoring comments, docstrings and formatting.
 
     Raises:
         UserError: if the code in the current folder differs from the running code. Both engines look at the files in

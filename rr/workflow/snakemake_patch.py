@@ -22,7 +22,7 @@ def patch_snakemake_to_keep_outputs() -> None:
     """Patch Snakemake in this process so that a failed or killed job keeps its previous outputs and their metadata.
 
     This works because `rr` replaces a stage's outputs only when all new ones are complete. The Snakefile calls this
-    function, which includes the processes that Snakemake starts on the nodes of a cluster.
+    function, so it also takes effect in the processes that Snakemake starts on the nodes of a cluster.
 
     Raises:
         WorkflowError: if this version of Snakemake lacks any of the methods. In this case, nothing is changed.

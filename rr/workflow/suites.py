@@ -136,7 +136,7 @@ def load_suite(name: str) -> dict[str, Any]:
 
 def _validate_suite(suite: Any, where: str) -> None:
     if not isinstance(suite, dict) or not set(suite) <= _SECTIONS or "grid" not in suite:
-        raise UserError(f"{where}: a suite must have the section 'grid', may have 'methods', and no others")
+        raise UserError(f"{where}: a suite must have the section 'grid' and may have 'methods', but no other sections")
     grid, methods = suite["grid"], suite.get("methods", {})
     if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
         raise UserError(f"{where}: the section 'grid' must contain only lists, such as seed: [1, 2]")
@@ -152,8 +152,8 @@ def _validate_suite(suite: Any, where: str) -> None:
 def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> list[str]:
     """Add each variant to `methods`, as a full copy of its `base` with some values changed.
 
-    `methods` is the section of a parameter file, and is modified. `variants` maps the names of the variants to their
-    changes. `suite` is the suite name for error messages.
+    `methods` is the section `methods` of a parameter file, which is modified in place. `variants` maps the names of the
+    variants to their changes. `suite` is the suite name for error messages.
 
     Returns:
         The names of the methods that existed with different values and were replaced.

@@ -53,7 +53,7 @@ def was_started_by_dvc() -> bool:
 
 
 def was_started_by_user() -> bool:
-    """Return whether no engine has started this process, and the current folder is a project for both engines."""
+    """Return whether a user, not an engine, has started this process, in a folder that both engines can use."""
     # DVC sets DVC_STAGE for the commands that it runs; the Snakefile sets RR_ENGINE.
     return not {"DVC_STAGE", "RR_ENGINE"} & set(os.environ) and Path(".dvc").is_dir() and Path("dvc.yaml").is_file()
 

@@ -30,12 +30,12 @@ _MIN_IMAGE_SIZE = 32  # pixels
 _FIRST_WORK = 2**14  # total pixels of the first step's views: 16 views of 32 x 32 pixels
 # Steps of networks with more parameters are not timed, because a small step would mostly consist of the weight update.
 _MAX_TIMED_PARAMETERS = 5_000_000
-# Duration of a training step, as a multiple of a forward pass of the backbone in eval mode. RotationNet trains on four
-# rotations of each view, and BYOL has a second network without a backward pass.
+# Duration of a training step, in forward passes of the backbone in eval mode. RotationNet trains on four rotations of
+# each view, and BYOL has a second network without a backward pass.
 _FORWARD_PASSES_PER_STEP = 3.5
 _FORWARD_PASSES_OF_METHODS = {"rotation": 4 * 3.5, "byol": 3.5 + 1}
 _REPEAT_BELOW_SECONDS = 0.1
-_BASE_SECONDS = 2.5  # for `rr plan` to measure in; each pair of backbone and image size adds one second
+_BASE_SECONDS = 2.5  # for the measurements of `rr plan`; each pair of backbone and image size adds one second
 _KEYS_WITHOUT_EFFECT_ON_SPEED = {
     "alpha", "covariance_weight", "epochs", "gamma", "invariance_weight", "learning_rate", "max_iter", "momentum",
     "momentum_schedule", "n_init", "prior_weight", "redundancy_weight", "schedule", "temperature", "variance_weight",
@@ -119,7 +119,7 @@ class _StepShape:
 
 
 class StepTimer:
-    """Measure the duration of training steps, with the training loop of `rr pretrain`, on images of random pixels.
+    """Measures the duration of training steps, with the training loop of `rr pretrain`, on images of random pixels.
 
     DeepCluster's clustering, measurements between epochs, checkpoints and reading images from a file are not included.
     The weights of the backbone change. torch uses the number of threads that
@@ -166,8 +166,8 @@ class StepTimer:
     def forward_pixels_per_second(self) -> float:
         """The number of pixels that the backbone processes per second in forward passes with many views.
 
-        First the size and then the number of views is increased until a pass takes noticeably longer. The speed is
-        computed from the last two passes, because a small pass spends most of its time reading the weights. The
+        First the image size and then the number of views is increased, until a pass takes noticeably longer. The speed
+        is computed from the last two passes, because a small pass spends most of its time reading the weights. The
         measurement takes about a second.
         """
         num_views, image_size = 1, min(self.min_image_size, self.preprocessing.image_size)
@@ -184,7 +184,7 @@ class StepTimer:
                 num_views *= 4
 
     def measure_forward_duration(self, num_views: int, image_size: int) -> float:
-        """Return how long a forward pass of the backbone in eval mode takes: the minimum of two if it is short."""
+        """Return the duration of a forward pass of the backbone in eval mode: the minimum of two if they are short."""
         import torch
 
         images = torch.rand(num_views, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
@@ -257,7 +257,7 @@ def measure_views_per_second(
 
     On a CPU, all measurements together take about 2.5 seconds plus one second for each pair of a backbone and an image
     size, unless the machine is busy. The methods with the most views are measured first. If time runs out, the others
-    are assumed to be as fast as the fastest method of the same pair. A line on stderr says what is being measured.
+    are assumed to be as fast as the fastest method of the same pair. A message on stderr announces the measurements.
     """
     from rr import backbones
     from rr.compute.torch_threads import configure_torch

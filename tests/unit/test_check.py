@@ -114,7 +114,7 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
         "all findings: data/check/mine/findings.parquet; some of them as images: data/check/mine/findings.png",
         "images to exclude: data/check/mine/exclude.txt (4)",
         "skipped 1 file: not an image (.txt 1)",
-        "to leave them out: add `exclude: data/check/mine/exclude.txt` to the source of mine in params.yaml, "
+        "to leave these images out: add `exclude: data/check/mine/exclude.txt` to the source of mine in params.yaml, "
         "then run dvc repro",
     ]
     kinds = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image", "unusual size", "long image")
@@ -136,14 +136,14 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
     assert {kind for kind, *_ in read_findings()} == {"unusual size", "long image"}
     assert (CHECK / "exclude.txt").read_text().splitlines() == excluded  # not only what this check has found
     assert outcome.out.splitlines()[-3] == "no further images to exclude"
-    assert "to leave them out" not in outcome.out
+    assert "to leave these images out" not in outcome.out
 
     # A fault that is new.
     save(faulty_folder / "train/dog/black.png", np.zeros((213, 213, 3), np.uint8))
     rr("fetch", "--dataset", "mine")
     outcome = rr("check", "mine")
     assert "images to exclude: data/check/mine/exclude.txt (5)" in outcome.out
-    assert "to leave them out: run `rr fetch --dataset mine`, then dvc repro" in outcome.out
+    assert "to leave these images out: run `rr fetch --dataset mine`, then dvc repro" in outcome.out
 
 
 def test_edit_of_the_exclude_list_is_reported(project: Path, rr: RunRr) -> None:

@@ -17,7 +17,7 @@ from rr.params import ParquetSource
 
 _IMAGE_NAMES = ("image", "img")
 _LABEL_NAMES = ("label", "labels", "fine_label")
-# Columns with other names may contain anything, such as an age.
+# Columns with other names are never chosen automatically: they may contain anything, such as an age.
 _LABEL_LIKE = re.compile(r"(.*[_ ])?(labels?|class(es)?|cls|category|categories|targets?)")
 _MAX_SPLITS = 10  # maximum number of distinct values in a column of splits
 _KEY_HINT = "in this dataset's source in params.yaml"
@@ -65,7 +65,7 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.
 
 
 def find_null_columns(metadata: pq.FileMetaData) -> frozenset[str]:
-    """Return the columns that contain only nulls according to a file's statistics; a field of a struct is a column."""
+    """Return the columns that contain only nulls, according to a file's statistics. Each struct field is a column."""
     with_values = set()
     for number in range(metadata.num_columns):
         for group in range(metadata.num_row_groups):
@@ -128,10 +128,10 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
 
 
 def find_splits_in_other_columns(file: pq.ParquetFile, columns: Columns) -> dict[str, set[str]]:
-    """Return the splits that the values in each text column name, except for the columns in `columns`.
+    """Return, for each column that is not in `columns`, the splits whose names occur in its values.
 
-    A column with many distinct values does not name splits. For a column of Booleans or integers, such as `is_train` or
-    `split`, the column name is considered instead of the values.
+    A column with many distinct values is assumed to contain no split names. For a column of Booleans or integers, such
+    as `is_train` or `split`, the column name is considered instead of the values.
     """
     schema = file.schema_arrow
     roles = {}
@@ -265,7 +265,7 @@ def _label_kind(kind: pa.DataType) -> str | None:
 
 
 def _read_huggingface_features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """Return what a file's `huggingface` metadata says about each column."""
+    """Return the description of each column in a file's `huggingface` metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}

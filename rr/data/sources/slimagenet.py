@@ -11,7 +11,7 @@ from rr.errors import UserError
 
 URL = "https://zenodo.org/record/3672132"
 CLASSES, PER_CLASS, TRAIN_PER_CLASS = 1000, 200, 160
-# Generous, because the size of the archive is not documented.
+# These limits are generous, because the size of the archive is not documented.
 _LIMITS = ArchiveLimits(max_bytes=16 << 30, max_members=500_000)
 
 FilesByClass = dict[str, list[str]]

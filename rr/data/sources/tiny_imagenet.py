@@ -1,6 +1,6 @@
 """Tiny-ImageNet (Stanford CS231n, 2015): 200 ImageNet classes as JPEG images of 64 × 64 pixels.
 
-The archive contains `wnids.txt`, the WordNet IDs of the classes; `words.txt`, the ID and the words of every ImageNet
+The archive contains `wnids.txt`, the WordNet IDs of the classes; `words.txt`, the ID and the names of every ImageNet
 class; `train/<ID>/images/*.JPEG`; and `val/images/*.JPEG`, whose classes are in `val/val_annotations.txt` (file, ID,
 bounding box). Its `test` folder has no labels and is not used.
 """
@@ -94,7 +94,7 @@ def _list_val_images(tree: FileTree, root: str, labels: dict[str, int], path: Pa
 
 
 def _make_class_names(wnids: list[str], lines: list[str]) -> list[str]:
-    """Return the first word of each class, followed by its WordNet ID if two classes share that word."""
+    """Return the first name of each class, followed by its WordNet ID if two classes share that name."""
     words = dict(line.partition("\t")[::2] for line in lines)
     names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     counts = Counter(names)

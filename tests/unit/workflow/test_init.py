@@ -137,7 +137,7 @@ def test_photographs_are_stored_at_a_size_of_their_own(params_file: Path, rr: Ru
     assert (after.datasets["photos"].image_size, after.datasets["photos"].stored_size) == (128, 256)
     assert (
         "    image_size: 128  # height and width of the views and of the evaluated images\n"
-        "    stored_size: 256 # shorter side of the stored photographs, from which they are cropped\n"
+        "    stored_size: 256 # shorter side of the stored photographs; views are cropped from them\n"
     ) in params_file.read_text()
     assert params_file.read_text().count("#") == before.count("#") + 6
     assert find_grid_problems(after) == []

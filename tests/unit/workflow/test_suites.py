@@ -106,7 +106,7 @@ def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
         ("grid: {}\nmethods: {new: {base: nothing}}", "suite broken, methods.new.base: unknown method 'nothing'"),
         ("grid: {}\nmethods: {new: {like: simclr}}", "suite broken, methods.new.like: this key is now called 'base'"),
         ("grid: {}\nmethods: {new: {base: simclr, epoch: 3}}", "methods.new.epoch: unknown key"),
-        ("grid: {}\nthreads: 3", "a suite must have the section 'grid', may have 'methods', and no others"),
+        ("grid: {}\nthreads: 3", "a suite must have the section 'grid' and may have 'methods', but no other sections"),
         ("grid: [", "broken.yaml is not valid YAML"),
         ("- 1", "a suite must have the section 'grid'"),
         ("grid: {}\nmethods: {new: {epochs: 3}}", "suite broken, methods.new.base: no method is specified; known: "),
