@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from rr import __version__, paths
-from rr.errors import ReportedByAnotherRank, UserError, explain_missing_package, explain_os_error
+from rr.errors import ReportedByAnotherRank, UserError, explain_error
 from rr.runtime import signals
 from rr.runtime.progress import Progress, is_main_process
 
@@ -686,25 +686,13 @@ def run() -> None:
     try:
         sys.argv[1:] = _prepare_arguments(sys.argv[1:])
         app()
-    except UserError as error:
-        _exit_with_message(str(error))
     except ReportedByAnotherRank as error:
         sys.exit(error.code)
-    except (OSError, ModuleNotFoundError) as error:
-        explained = explain_os_error(error) if isinstance(error, OSError) else explain_missing_package(error)
+    except Exception as error:
+        explained = error if isinstance(error, UserError) else explain_error(error)
         if explained is None:
             raise
         _exit_with_message(str(explained))
-    except (MemoryError, RuntimeError) as error:
-        # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text reveals the cause.
-        texts = ("out of memory", "can't allocate memory", "can't start new thread")
-        if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
-            raise
-        thread_limit = "; or raise the thread limit (`ulimit -u`)" if texts[-1] in str(error) else ""
-        _exit_with_message(
-            "out of memory: lower batch_size or views in params.yaml, or use a machine or GPU with more memory"
-            f"{thread_limit}"
-        )
     except SystemExit as error:
         if error.code in signals.EXIT_MESSAGES:
             message = f"{signals.EXIT_MESSAGES[error.code]}: run the same command again to continue"

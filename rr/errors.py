@@ -46,6 +46,18 @@ def raise_if_lfs_pointer(path: Path) -> None:
             raise UserError(f"{path} is a Git LFS pointer instead of the file: run `git lfs pull`")
 
 
+def explain_error(error: BaseException) -> UserError | None:
+    """Return a UserError for an exception that the user's machine or installation caused, or None for any other."""
+    match error:
+        case OSError():
+            return explain_os_error(error)
+        case ModuleNotFoundError():
+            return explain_missing_package(error)
+        case MemoryError() | RuntimeError():
+            return _explain_memory_error(error)
+    return None
+
+
 def explain_os_error(error: OSError) -> UserError | None:
     """Return a UserError for an operating system error that the user can fix, or None for any other error."""
     where = " at /dev/shm" if _is_about_shared_memory(error) else f" at {error.filename}" if error.filename else ""
@@ -76,6 +88,19 @@ def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:
     remedy = f"run pip install 'relational-reasoning[{extra}]'"
     libraries = ". Compiling FFCV requires OpenCV and TurboJPEG (on Debian: libopencv-dev, libturbojpeg0-dev)"
     return UserError(f"the package {name} is not installed: {remedy}{libraries if name == 'ffcv' else ''}")
+
+
+def _explain_memory_error(error: MemoryError | RuntimeError) -> UserError | None:
+    # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text reveals the cause.
+    is_about_threads = "can't start new thread" in str(error)
+    texts = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # the last one is of cuBLAS and cuDNN
+    if not isinstance(error, MemoryError) and not is_about_threads and not any(text in str(error) for text in texts):
+        return None
+    thread_limit = "; or raise the thread limit (`ulimit -u`)" if is_about_threads else ""
+    return UserError(
+        "out of memory: lower batch_size or views in params.yaml, or use a machine or GPU with more memory"
+        f"{thread_limit}"
+    )
 
 
 def _is_about_shared_memory(error: OSError) -> bool:

@@ -88,7 +88,7 @@ def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> N
     if highest >= len(class_names):
         raise UserError(
             f"the label {highest} has no class name (the number of class names is {len(class_names)}): correct the "
-            "source in params.yaml, or the class that its kind names"
+            "source in params.yaml, or the code of your own source"
         )
     missing = sorted(label for label in counts["test"].keys() - counts["train"].keys() if label != raw.UNLABELED)
     if missing:

@@ -48,7 +48,8 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
     """
     if len(images) < _MIN_IMAGES:
         raise UserError(
-            f"--map: a map needs at least {_MIN_IMAGES} images, but {display_name(folder)} has {len(images)}"
+            f"--map: a map needs at least {_MIN_IMAGES} images, but {display_name(folder)} has {len(images)}: add "
+            "images, or omit --map"
         )
     rows = np.sort(np.random.default_rng(0).permutation(len(images))[:MAX_IMAGES])
     normalized = normalize_rows(vectors[rows])

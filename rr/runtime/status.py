@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rr import paths
-from rr.errors import UserError, explain_os_error
+from rr.errors import UserError, explain_error
 from rr.runtime.formatting import format_count, format_duration, format_rate, format_table, utc_now
 from rr.runtime.signals import EXIT_MESSAGES
 
@@ -85,8 +85,7 @@ def _write_run_file(run: dict[str, Any]) -> None:
 
 
 def _error_message(error: BaseException) -> str:
-    if isinstance(error, OSError):
-        error = explain_os_error(error) or error
+    error = explain_error(error) or error
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, SystemExit) and isinstance(error.code, int):

@@ -58,22 +58,23 @@ def estimate_io(
 ) -> IoEstimate:
     """Estimate the bytes that `run` reads and writes if it trains for `train_seconds` without interruption.
 
-    Pixels are read once if they fit in memory, and otherwise in every epoch. A checkpoint is saved after each epoch
-    and, within an epoch, every `SECONDS_BETWEEN_CHECKPOINTS` seconds. With DeepCluster, a checkpoint within an epoch
-    also contains the cluster labels. All checkpoints are assumed to be as large as the last one, which contains the
-    whole history.
+    Pixels are read once if they fit in memory, and otherwise in every epoch; photographs are always read in every
+    epoch. A checkpoint is saved after each epoch and, within an epoch, every `SECONDS_BETWEEN_CHECKPOINTS` seconds.
+    With DeepCluster, a checkpoint within an epoch also contains the cluster labels. All checkpoints are assumed to be
+    as large as the last one, which contains the whole history.
     """
     config: Any = params.methods[run.method]
-    image_size = params.datasets[run.dataset].image_size
-    image_bytes = num_images * estimate_image_bytes(params.datasets[run.dataset])
+    dataset = params.datasets[run.dataset]
+    image_bytes = num_images * estimate_image_bytes(dataset)
+    is_read_once = dataset.stored_size is None and image_bytes <= MAX_RESIDENT_BYTES
     with torch.device("meta"):
-        backbone = backbones.build(run.backbone, image_size, params.backbones.get(run.backbone))
+        backbone = backbones.build(run.backbone, dataset.image_size, params.backbones.get(run.backbone))
         method = methods.build(config, backbone, num_classes)
     checkpoint_size = checkpoint.estimate_checkpoint_size(method, config)
     saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
     return IoEstimate(
-        read_bytes=image_bytes if image_bytes <= MAX_RESIDENT_BYTES else image_bytes * config.epochs,
+        read_bytes=image_bytes * (1 if is_read_once else config.epochs),
         write_bytes=config.epochs * (checkpoint_size + saves_within_epoch * (checkpoint_size + labels)),
         checkpoint_bytes=checkpoint_size + labels,
     )

@@ -198,6 +198,7 @@ def test_home_folder_is_expanded_where_shells_do_not(
             "permission denied at data: check the permissions",
         ),
         (MemoryError(), "out of memory: lower batch_size or views"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "out of memory: lower batch_size or views"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: lower batch_size or views"),
     ],
 )

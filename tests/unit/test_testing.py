@@ -208,6 +208,16 @@ def test_faulty_sources_fail(own_classes: Path, code: str, change: str, message:
             "source.classes[:3], iter",
             r"the label 9 has no class name \(the number of class name",
         ),
+        (
+            "EncodedImage(split,",
+            'EncodedImage("valid",',
+            r"with the split 'train' or 'test' and with data of type bytes, got",
+        ),
+        (
+            "encode_png(pixels)",
+            "pixels",
+            r"medmnist:MedMnist: images must be of type rr\.data\.raw\.Enc",
+        ),
         ("return RawDataset(", "return (", r"medmnist:MedMnist\.read_dataset must return an rr\.data\.raw\.RawDataset"),
     ],
 )

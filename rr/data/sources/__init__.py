@@ -1,10 +1,11 @@
 """Image sources: one module per kind, each with a function `read_dataset` that returns a `RawDataset`."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rr.data.folder_listing import raise_if_url
 from rr.data.printable_names import printable
-from rr.data.raw import RawDataset
+from rr.data.raw import SPLITS, EncodedImage, RawDataset
 from rr.data.skipped_files import SkippedFiles
 from rr.data.sources import cifar, digits, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
 from rr.errors import UserError
@@ -51,7 +52,22 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
             dataset = load_class(kind).read_dataset(source, download_dir, local_copy)
             if not isinstance(dataset, RawDataset):
                 raise UserError(f"{kind}.read_dataset must return an rr.data.raw.RawDataset, got {dataset!r:.200}")
-            return dataset
+            return dataset._replace(images=_iter_checked(kind, dataset.images))
+
+
+def _iter_checked(kind: str, images: Iterable[EncodedImage]) -> Iterator[EncodedImage]:
+    """Yield the images of a user's own source.
+
+    Raises:
+        UserError: if one of them is not an `EncodedImage`, or has a split other than "train" and "test".
+    """
+    for image in images:
+        if not isinstance(image, EncodedImage) or not isinstance(image.data, bytes) or image.split not in SPLITS:
+            raise UserError(
+                f"{kind}: images must be of type rr.data.raw.EncodedImage, with the split 'train' or 'test' and with "
+                f"data of type bytes, got {image!r:.200}"
+            )
+        yield image
 
 
 def _expand_user(path: str) -> Path:

@@ -21,6 +21,7 @@ from rr import paths, stages
 from rr.params import Params, load_params
 from rr.pretrain import loop
 from rr.workflow import suites
+from rr.workflow.checks import estimate_image_bytes
 from rr.workflow.estimates import MakespanBounds, estimate_io, estimate_makespan
 from rr.workflow.plan import format_plan, make_plan
 
@@ -121,6 +122,9 @@ def test_io_estimate_matches_values_computed_by_hand(params_file: Path) -> None:
     tiny = paths.PretrainPaths("tiny-imagenet", "conv4", "simclr-paper", 1)
     # More than 1 GiB, so the pixels are streamed.
     assert estimate_io(params, tiny, 100_000, 200, 0.0).read_bytes == 200 * 100_000 * 64 * 64 * 3
+    params.datasets["cifar10"] = params.datasets["cifar10"].model_copy(update={"stored_size": 160})
+    stored_bytes = 50_000 * estimate_image_bytes(params.datasets["cifar10"])
+    assert estimate_io(params, run, 50_000, 10, 0.0).read_bytes == 200 * stored_bytes  # photographs are streamed
     clusters = paths.PretrainPaths("cifar10", "conv4", "deepcluster-paper", 1)
     short, long = (estimate_io(params, clusters, 50_000, 10, 200 * seconds) for seconds in (18.0, 150.0))
     assert long.checkpoint_bytes == short.checkpoint_bytes + 50_000 * 8  # the labels of an incomplete epoch
