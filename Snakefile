@@ -16,7 +16,7 @@ from snakemake.utils import min_version
 from rr import paths
 from rr.errors import UserError
 from rr.params import NUMPY_PROTOCOLS, load_params
-from rr.workflow import grid, suites
+from rr.workflow import stage_runs, suites
 from rr.workflow.snakemake_patch import patch_snakemake_to_keep_outputs
 from rr.workflow.records import code_files
 

@@ -40,7 +40,7 @@ from rr.runtime.local_copy import ensure_local_copy
 from rr.runtime.machine import describe_machine, package_versions
 from rr.runtime.malloc import keep_freed_memory
 from rr.runtime.signals import run_command
-from rr.workflow import grid
+from rr.workflow import grid, stage_runs
 from rr.workflow.checks import (
     find_dataset_labels,
     find_grid_problems,
@@ -104,7 +104,7 @@ def run_init_images(
     if is_new:
         params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
     files = paths.DatasetPaths(name)
-    run = grid.make_fetch_run(params, name)
+    run = stage_runs.make_fetch_run(params, name)
     try:
         with record_run(run) as recorder:
             from rr.fetch import fetch, format_fetch_facts
@@ -166,7 +166,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     params = load_params(params_file)
     config = lookup(params.datasets, dataset, "--dataset")
     files = paths.DatasetPaths(dataset)
-    run = grid.make_fetch_run(params, dataset)
+    run = stage_runs.make_fetch_run(params, dataset)
     if local_copy and not hasattr(config.source, "path"):
         raise UserError(f"--from {local_copy}: the source of {dataset} cannot use a local copy: omit --from")
     if reason := _find_reason_to_skip(run):
@@ -236,7 +236,7 @@ def run_convert(dataset: str, params_file: Path) -> str:
     files = paths.DatasetPaths(dataset)
     if dataset in grid.dataset_names(params):
         _check_grid(find_grid_problems(params), params_file)
-    run = grid.make_convert_run(params, dataset)
+    run = stage_runs.make_convert_run(params, dataset)
     with record_run(run) as recorder:
         import PIL
 
@@ -273,7 +273,7 @@ def run_pretrain(
         run, files = _pretrain_paths(params, dataset, backbone, method, seed), paths.DatasetPaths(dataset)
         device = group.local_device(acquire_device(device))
         _check_pretraining(params, run, device, group.world_size, params_file)
-        stage_run = grid.make_pretrain_run(params, run)
+        stage_run = stage_runs.make_pretrain_run(params, run)
         reason = _find_reason_to_skip(stage_run)
         group.check_identical({"finished run": str(bool(reason))})
         if reason:
@@ -350,7 +350,7 @@ def run_extract(
     params = load_params(params_file)
     lookup(params.datasets, target, "--target")
     run = paths.FeaturePaths(_pretrain_paths(params, dataset, backbone, method, seed), target)
-    stage_run = grid.make_extract_run(params, run)
+    stage_run = stage_runs.make_extract_run(params, run)
     if reason := _find_reason_to_skip(stage_run):
         return reason
     device = acquire_device(device)
@@ -382,7 +382,7 @@ def run_evaluate(
     lookup(params.datasets, target, "--target")
     run = paths.EvaluationPaths(_pretrain_paths(params, dataset, backbone, method, seed), target, protocol)
     uses_torch = protocol_config.kind not in NUMPY_PROTOCOLS
-    stage_run = grid.make_evaluate_run(params, run)
+    stage_run = stage_runs.make_evaluate_run(params, run)
     if reason := _find_reason_to_skip(stage_run):
         return reason
     device = acquire_device(device) if uses_torch else "cpu"
@@ -428,7 +428,7 @@ def run_report(params_file: Path) -> str:
         raise UserError("\n".join(messages))
     outdated = [
         run.folder
-        for run in grid.stage_runs(params)
+        for run in stage_runs.iter_stage_runs(params)
         if run.stage != "report" and find_record(run.folder) and not find_current_record(run)
     ]
     if outdated:
@@ -437,7 +437,7 @@ def run_report(params_file: Path) -> str:
             f"({format_names([str(folder) for folder in outdated])}): run dvc repro to repeat them",
             file=sys.stderr,
         )
-    run = grid.make_report_run(params)
+    run = stage_runs.make_report_run(params)
     with record_run(run):
         from rr.report.stage import write_report
 
@@ -475,7 +475,7 @@ def run_plan(
 
 def run_verify(
     recompute: bool, allow_missing: bool, device: str, params_file: Path
-) -> tuple[list[tuple[grid.StageRun, list[str]]], str | None]:
+) -> tuple[list[tuple[stage_runs.StageRun, list[str]]], str | None]:
     """Compare every artifact of the grid with its record.
 
     If `recompute` is true, the last epoch of a random pretraining run is also repeated, on `device`. With
@@ -570,7 +570,7 @@ def _make_job(
     )
 
 
-def _find_reason_to_skip(run: grid.StageRun) -> str | None:
+def _find_reason_to_skip(run: stage_runs.StageRun) -> str | None:
     """Return a message if a run matches its record and need not be repeated.
 
     Pretraining may take days, so a run that matches its record is never repeated. Other stages are repeated, unless DVC
@@ -611,7 +611,7 @@ def _check_grid(problems: list[str], params_file: Path) -> None:
         )
 
 
-def _former_local_copy(run: grid.StageRun) -> Path | None:
+def _former_local_copy(run: stage_runs.StageRun) -> Path | None:
     """Return the path of the local copy from which the current images were fetched, or None.
 
     When an engine repeats the stage, it does not pass `--from`. A local copy replaces the kind and the path of a
@@ -626,7 +626,7 @@ def _kind_and_path(fetch_params: dict[str, Any]) -> list[tuple[str, str | None]]
     return [(source["kind"], source.get("path")) for source in fetch_params.values()]
 
 
-def _register_with_engines(run: grid.StageRun, params_file: Path) -> None:
+def _register_with_engines(run: stage_runs.StageRun, params_file: Path) -> None:
     """Register a finished run with DVC and Snakemake if a user started it. Both read only `params.yaml`."""
     if was_started_by_user() and params_file.resolve() == paths.PARAMS_FILE.resolve():
         register_run(run, load_params(params_file))

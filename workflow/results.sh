@@ -27,9 +27,9 @@ from pathlib import Path
 
 from rr import paths
 from rr.params import load_params
-from rr.workflow import grid
+from rr.workflow import stage_runs
 
-for run in grid.stage_runs(load_params(paths.PARAMS_FILE)):
+for run in stage_runs.iter_stage_runs(load_params(paths.PARAMS_FILE)):
     if run.stage != "report":
         print(paths.record_file(run.folder))
     if run.stage in ("pretrain", "evaluate"):

@@ -15,8 +15,8 @@ from rr.params import load_params
 from rr.project import PROJECT_FILES
 from rr.runtime.atomic import atomic_write
 from rr.runtime.hashing import file_sha256
-from rr.workflow import grid
 from rr.workflow.records import load_record
+from rr.workflow.stage_runs import iter_stage_runs
 
 _CONTEXT = ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"]
 _PROFILES = [
@@ -61,7 +61,7 @@ def write_crate(params_file: Path, output: Path) -> str:
         ("Snakefile", PROJECT_FILES / "Snakefile"),
     ):
         crate.add_file(name, file_sha256(file), file)
-    runs = list(grid.stage_runs(params))
+    runs = list(iter_stage_runs(params))
     records = [load_record(run.folder) for run in runs]
     for run, record in zip(runs, records, strict=True):
         crate.add_run(run.stage, run.folder, record)

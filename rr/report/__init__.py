@@ -14,5 +14,5 @@ renders them (`page`, `latex`):
     latex            LaTeX tables for a publication
     jinja            the settings of the template engine, also used by the gallery
 
-`rr.workflow.grid` lists the input and output files of the stage.
+`rr.workflow.stage_runs` lists the input and output files of the stage.
 """

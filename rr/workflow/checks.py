@@ -28,7 +28,7 @@ from rr.methods.requirements import find_backbone_problem, find_training_problem
 from rr.params import DatasetConfig, FolderSource, ImportedConfig, Params, ParquetSource
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
-from rr.workflow import grid
+from rr.workflow import grid, stage_runs
 from rr.workflow.records import find_current_record, load_record
 from rr.workflow.verify import find_exclude_list_change
 
@@ -77,7 +77,7 @@ def find_dataset_labels(params: Params, name: str) -> DatasetLabels | None:
     try:
         has_record = paths.record_file(files.raw_dir).is_file()
         # Files without an `rr fetch` record come from another machine.
-        if not has_record or load_record(files.raw_dir)["params"] == grid.make_fetch_run(params, name).params:
+        if not has_record or load_record(files.raw_dir)["params"] == stage_runs.make_fetch_run(params, name).params:
             return _read_labels(files.images if files.images.is_file() else files.index)
     except (OSError, pa.ArrowException, KeyError, ValueError, UserError):
         pass
@@ -90,7 +90,7 @@ def find_grid_problems(params: Params) -> list[str]:
     Datasets whose images are not known yet are not checked. This function does not load torch.
     """
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
-    problems = [find_exclude_list_change(grid.make_fetch_run(params, name)) for name in datasets]
+    problems = [find_exclude_list_change(stage_runs.make_fetch_run(params, name)) for name in datasets]
     problems += [_find_source_problem(params, name) for name in datasets]
     evaluations = list(grid.evaluations(params))
     problems += [_find_test_copies_problem(params, name) for name in {run.target: None for run in evaluations}]
@@ -118,7 +118,7 @@ def _find_source_problem(params: Params, name: str) -> str | None:
 
 def _find_test_copies_problem(params: Params, name: str) -> str | None:
     """Return a problem if every test image of a dataset is also a training image, which makes results meaningless."""
-    record = find_current_record(grid.make_fetch_run(params, name))
+    record = find_current_record(stage_runs.make_fetch_run(params, name))
     if not record or not record.get("test_copies") or record["test_copies"] < record["images"]["test"]:
         return None
     return (
@@ -213,7 +213,9 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     """
     from rr.workflow.estimates import estimate_features_bytes, estimate_pretrain_output_bytes
 
-    runs = [run for run in grid.pretrainings(params) if not find_current_record(grid.make_pretrain_run(params, run))]
+    runs = [
+        run for run in grid.pretrainings(params) if not find_current_record(stage_runs.make_pretrain_run(params, run))
+    ]
     different = {(run.dataset, run.backbone, run.method): run for run in runs}  # ignores seeds
     problems = [find_memory_problem(params, run, device) for run in different.values()]
     if problems := list(dict.fromkeys(filter(None, problems))):
@@ -222,10 +224,10 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     num_images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     for name, count in num_images.items():
-        if not find_current_record(grid.make_convert_run(params, name)):
+        if not find_current_record(stage_runs.make_convert_run(params, name)):
             needed += count * estimate_image_bytes(params.datasets[name])
     for extraction in grid.extractions(params):
-        if not find_current_record(grid.make_extract_run(params, extraction)):
+        if not find_current_record(stage_runs.make_extract_run(params, extraction)):
             needed += estimate_features_bytes(params, extraction, num_images[extraction.target])
     free = shutil.disk_usage(".").free
     if needed > free:

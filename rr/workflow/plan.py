@@ -9,7 +9,7 @@ from typing import Any
 from rr import paths
 from rr.params import Params
 from rr.runtime.formatting import format_bytes, format_count, format_duration, format_table
-from rr.workflow import grid
+from rr.workflow import grid, stage_runs
 from rr.workflow.checks import DatasetLabels, estimate_image_bytes, find_dataset_labels, find_pretraining_problem
 from rr.workflow.claims import describe_required_seeds
 from rr.workflow.estimates import (
@@ -99,13 +99,14 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         groups[run.dataset, run.backbone, run.method].append(run)
     hash_code = cache(code_hashes)  # takes half a second per stage, and is needed only if there are records
 
-    def is_done(run: grid.StageRun) -> bool:
+    def is_done(run: stage_runs.StageRun) -> bool:
         """Return whether a run has been completed with the current parameters and code. The files are not compared."""
         record = find_current_record(run)
         return record is not None and bool(record["code"] == hash_code(run.stage) | extension_hashes(run))
 
     remaining = {
-        key: [run for run in runs if not is_done(grid.make_pretrain_run(params, run))] for key, runs in groups.items()
+        key: [run for run in runs if not is_done(stage_runs.make_pretrain_run(params, run))]
+        for key, runs in groups.items()
     }
     first_runs = [runs[0] for runs in remaining.values() if runs]
     timed = [  # these train a network on a known dataset, and can succeed
@@ -132,12 +133,12 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     extractions = {  # including those whose pretraining run is not done, because their inputs will change
         run
         for run in grid.extractions(params)
-        if run.pretraining in pretrainings or not is_done(grid.make_extract_run(params, run))
+        if run.pretraining in pretrainings or not is_done(stage_runs.make_extract_run(params, run))
     }
     evaluations = {
         run
         for run in grid.evaluations(params)
-        if run.extraction in extractions or not is_done(grid.make_evaluate_run(params, run))
+        if run.extraction in extractions or not is_done(stage_runs.make_evaluate_run(params, run))
     }
     images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     feature_bytes = sum(estimate_features_bytes(params, run, images[run.target]) for run in extractions)
@@ -152,7 +153,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         beton_bytes=sum(
             count * estimate_image_bytes(params.datasets[name])
             for name, count in images.items()
-            if not is_done(grid.make_convert_run(params, name))
+            if not is_done(stage_runs.make_convert_run(params, name))
         ),
         feature_bytes=feature_bytes,
         longest_run=f"{longest.method} on {longest.dataset} with {longest.backbone}" if longest else None,

@@ -22,7 +22,7 @@ from rr.runtime.hashing import code_sha256, file_sha256, json_sha256
 from rr.runtime.lock import exclusive_lock
 from rr.runtime.machine import describe_machine, peak_memory_mib, read_git_commit
 from rr.runtime.status import track_run
-from rr.workflow.grid import StageRun
+from rr.workflow.stage_runs import StageRun
 
 CODE_SUFFIXES = (".py", ".html", ".css", ".js", ".md", ".csv")
 _REMEDY = (

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from rr.errors import UserError
 from rr.params import Params
-from rr.workflow import grid
-from rr.workflow.grid import StageRun
 from rr.workflow.records import code_hashes
+from rr.workflow.stage_runs import STAGE_PARAMETERS, StageRun, iter_stage_runs
 from rr.workflow.verify import find_grid_mismatches, find_mismatches
 
 
@@ -35,7 +34,7 @@ def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
         UserError: if the code in this folder differs from the code of the running `rr`, or if an engine cannot register
             the runs.
     """
-    for stage in grid.STAGE_PARAMETERS:
+    for stage in STAGE_PARAMETERS:
         code_hashes(stage)  # records refer to the code of the running `rr`, but the engines read this folder
     checked_runs = find_grid_mismatches(params)
     runs = [run for run, messages in checked_runs if not messages]
@@ -64,7 +63,7 @@ def register_run(run: StageRun, params: Params) -> None:
     Nothing happens if the run is not in the grid, or if it does not match `params`, which may have changed in the
     meantime. If an engine is not installed or cannot register the run, a message is printed; Ctrl-C ends the command.
     """
-    current = next((candidate for candidate in grid.stage_runs(params) if candidate.folder == run.folder), None)
+    current = next((candidate for candidate in iter_stage_runs(params) if candidate.folder == run.folder), None)
     if current is None or find_mismatches(current):
         return
     if missing := [name for name in ("snakemake", "dvc") if find_spec(name) is None]:

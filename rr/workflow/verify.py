@@ -10,9 +10,8 @@ from rr.params import Params
 from rr.project import PACKAGE
 from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.progress import Progress
-from rr.workflow import grid
-from rr.workflow.grid import StageRun
 from rr.workflow.records import code_files, find_current_record, load_record
+from rr.workflow.stage_runs import StageRun, iter_stage_runs
 
 
 def find_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
@@ -91,7 +90,7 @@ def find_mismatches(
 def find_grid_mismatches(params: Params, *, allow_missing: bool = False) -> list[tuple[StageRun, list[str]]]:
     """Return each stage run in the grid with the messages from `find_mismatches`."""
     check = functools.partial(find_mismatches, hash_file=functools.cache(file_sha256), allow_missing=allow_missing)
-    return _check_runs("verify", list(grid.stage_runs(params)), check)
+    return _check_runs("verify", list(iter_stage_runs(params)), check)
 
 
 def count_comparable_files(runs: list[StageRun]) -> tuple[int, int]:
@@ -115,7 +114,7 @@ def find_grid_changed_files(params: Params) -> list[str]:
     that several runs read is listed once for each run.
     """
     hash_file = functools.cache(file_sha256)
-    runs = [run for run in grid.stage_runs(params) if run.stage != "report"]
+    runs = [run for run in iter_stage_runs(params) if run.stage != "report"]
     checked_runs = _check_runs("report", runs, lambda run: find_changed_files(run, hash_file))
     return [message for _, messages in checked_runs for message in messages]
 

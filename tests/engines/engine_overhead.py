@@ -23,7 +23,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from rr.params import Params, load_params
-from rr.workflow import grid, suites
+from rr.workflow import grid, stage_runs, suites
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers import ROOT, copy_project
@@ -95,7 +95,7 @@ def time_command(command: list[str]) -> tuple[float, str]:
 
 def count_runs(params: Params) -> Counter[str]:
     """Count the grid's stage runs by stage."""
-    return Counter(run.stage for run in grid.stage_runs(params))
+    return Counter(run.stage for run in stage_runs.iter_stage_runs(params))
 
 
 def snakemake_command(params: Params, gpus: int) -> list[str]:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from rr import paths
 from rr.params import load_params
-from rr.workflow import grid
+from rr.workflow.stage_runs import iter_stage_runs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import engine_calls
@@ -67,7 +67,7 @@ def stage_commands(folder: Path) -> list[list[str]]:
         "evaluate": ["dataset", "backbone", "method", "seed", "target", "protocol"],
         "report": [],
     }
-    for run in grid.stage_runs(load_params(folder / "params.yaml")):
+    for run in iter_stage_runs(load_params(folder / "params.yaml")):
         values = zip(options[run.stage], run.folder.parts[2:], strict=bool(options[run.stage]))
         commands.append(["rr", run.stage, *(word for name, value in values for word in (f"--{name}", value))])
     return commands
@@ -90,7 +90,7 @@ def finish(process: subprocess.Popen[str], folder: Path) -> None:
 
 def outputs_by_run(folder: Path) -> dict[Path, list[Path]]:
     """Return the declared outputs of each stage run in the grid, by run folder."""
-    return {run.folder: run.outputs for run in grid.stage_runs(load_params(folder / "params.yaml"))}
+    return {run.folder: run.outputs for run in iter_stage_runs(load_params(folder / "params.yaml"))}
 
 
 def read_outputs(folder: Path) -> dict[Path, bytes]:

@@ -126,7 +126,7 @@ def test_both_engines_expand_the_same_stages(tmp_path: Path) -> None:
 def test_dvc_and_the_grid_agree_on_the_parameters_of_each_stage(tmp_path: Path) -> None:
     from ruamel.yaml import YAML
 
-    from rr.workflow.grid import STAGE_PARAMETERS
+    from rr.workflow.stage_runs import STAGE_PARAMETERS
 
     stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
     for stage, keys in STAGE_PARAMETERS.items():

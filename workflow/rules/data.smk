@@ -5,7 +5,7 @@
 rule fetch:
     input:
         code=code_files("fetch"),
-        extension=lambda names: grid.stage_extension_module_files(PARAMS, "fetch", **names),
+        extension=lambda names: stage_runs.stage_extension_module_files(PARAMS, "fetch", **names),
     output:
         "data/raw/{dataset}/images.parquet",
         "data/raw/{dataset}/run.json",
@@ -18,7 +18,7 @@ rule fetch:
         mem_mb=lambda names, attempt: 4000 * attempt,
         runtime=lambda names, attempt: 12 * 60 * attempt,
     params:
-        settings=lambda names: grid.stage_params(PARAMS, "fetch", **names),
+        settings=lambda names: stage_runs.stage_params(PARAMS, "fetch", **names),
     shell:
         "rr fetch --dataset {wildcards.dataset} > {log} 2>&1"
 
@@ -41,6 +41,6 @@ rule convert:
         mem_mb=lambda names, attempt: 4000 * attempt,
         runtime=lambda names, attempt: 2 * 60 * attempt,
     params:
-        settings=lambda names: grid.stage_params(PARAMS, "convert", **names),
+        settings=lambda names: stage_runs.stage_params(PARAMS, "convert", **names),
     shell:
         "rr convert --dataset {wildcards.dataset} > {log} 2>&1"

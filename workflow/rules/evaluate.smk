@@ -9,7 +9,7 @@ rule evaluate:
         "data/beton/{target}/test.beton",
         "data/beton/{target}/index.parquet",
         code=code_files("evaluate"),
-        extension=lambda names: grid.stage_extension_module_files(PARAMS, "evaluate", **names),
+        extension=lambda names: stage_runs.stage_extension_module_files(PARAMS, "evaluate", **names),
     output:
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/metrics.json",
         "runs/evaluate/{dataset}/{backbone}/{method}/{seed}/{target}/{protocol}/predictions.parquet",
@@ -39,7 +39,7 @@ rule evaluate:
         gpu=lambda names: 0 if PARAMS.protocols[names.protocol].kind in NUMPY_PROTOCOLS else GPU,
         gpu_jobs=lambda names: 0 if PARAMS.protocols[names.protocol].kind in NUMPY_PROTOCOLS else GPU,
     params:
-        settings=lambda names: grid.stage_params(PARAMS, "evaluate", **names),
+        settings=lambda names: stage_runs.stage_params(PARAMS, "evaluate", **names),
     shell:
         "rr evaluate --dataset {wildcards.dataset} --backbone {wildcards.backbone} --method {wildcards.method} "
         "--seed {wildcards.seed} --target {wildcards.target} --protocol {wildcards.protocol} > {log} 2>&1"

@@ -8,7 +8,7 @@ rule extract:
         "data/beton/{target}/test.beton",
         "data/beton/{target}/index.parquet",
         code=code_files("extract"),
-        extension=lambda names: grid.stage_extension_module_files(PARAMS, "extract", **names),
+        extension=lambda names: stage_runs.stage_extension_module_files(PARAMS, "extract", **names),
     output:
         "runs/features/{dataset}/{backbone}/{method}/{seed}/{target}/features.safetensors",
         "runs/features/{dataset}/{backbone}/{method}/{seed}/{target}/run.json",
@@ -23,7 +23,7 @@ rule extract:
         gpu=GPU,
         gpu_jobs=GPU,
     params:
-        settings=lambda names: grid.stage_params(PARAMS, "extract", **names),
+        settings=lambda names: stage_runs.stage_params(PARAMS, "extract", **names),
     shell:
         "rr extract --dataset {wildcards.dataset} --backbone {wildcards.backbone} --method {wildcards.method} "
         "--seed {wildcards.seed} --target {wildcards.target} > {log} 2>&1"

@@ -6,7 +6,7 @@ rule pretrain:
         "data/beton/{dataset}/train.beton",
         "data/beton/{dataset}/index.parquet",
         code=code_files("pretrain"),
-        extension=lambda names: grid.stage_extension_module_files(PARAMS, "pretrain", **names),
+        extension=lambda names: stage_runs.stage_extension_module_files(PARAMS, "pretrain", **names),
     output:
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/backbone.safetensors",
         "runs/pretrain/{dataset}/{backbone}/{method}/{seed}/last_epoch.safetensors",
@@ -33,7 +33,7 @@ rule pretrain:
         # Slurm sends SIGUSR1 two minutes before the time limit; see the Snakefile.
         slurm_extra="--signal=USR1@120",
     params:
-        settings=lambda names: grid.stage_params(PARAMS, "pretrain", **names),
+        settings=lambda names: stage_runs.stage_params(PARAMS, "pretrain", **names),
         # Run one process per GPU. This value depends on resources, so Snakemake does not rerun a job if it changes.
         rr=lambda names, resources: (
             f"torchrun --standalone --nproc-per-node {resources.gpu} -m rr" if resources.gpu > 1 else "rr"

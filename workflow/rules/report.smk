@@ -1,6 +1,6 @@
 # The `report` stage writes a page with all results.
 
-REPORT = grid.make_report_run(PARAMS)
+REPORT = stage_runs.make_report_run(PARAMS)
 
 
 rule report:

@@ -23,7 +23,7 @@ from rr.errors import UserError
 from rr.methods.requirements import Requirements, data_requirements
 from rr.params import MethodConfig, load_params
 from rr.params.extensions import extension_module_files
-from rr.workflow.grid import stage_runs
+from rr.workflow.stage_runs import iter_stage_runs
 
 EMPTY_METHOD = """
 from typing import ClassVar
@@ -186,9 +186,9 @@ def test_mistakes_in_entries_of_other_classes(extensions: Path, path: str, value
 def test_runs_contain_only_the_entries_and_files_that_they_use(extensions: Path) -> None:
     write_own_classes(extensions)
     write_params(Path())
-    before = list(stage_runs(load_params(Path("params.yaml"))))
+    before = list(iter_stage_runs(load_params(Path("params.yaml"))))
     write_params(Path(), use_own_classes)
-    after = list(stage_runs(load_params(Path("params.yaml"))))
+    after = list(iter_stage_runs(load_params(Path("params.yaml"))))
     assert [run for run in before if run.stage in ("fetch", "convert", "pretrain")] == [
         run for run in after if run.folder in {run.folder for run in before} and run.stage != "report"
     ]

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from rr.errors import UserError
 from rr.params import Params, datasets, load_params, methods, protocols, root
 from rr.params.base import RENAMED_KEYS
-from rr.workflow import grid
+from rr.workflow import grid, stage_runs
 
 ROOT = Path(__file__).parents[3]
 
@@ -94,7 +94,7 @@ def test_sources_of_own_images_have_defaults(tmp_path: Path, kind: str) -> None:
     defaults = {"splits": "auto", "labels": "auto", "test_fraction": 0.2, "on_unreadable": "raise", "exclude": None}
     assert loaded.datasets["shapes"].source.model_dump() == source | defaults | columns
     # The record of `rr fetch` contains the defaults.
-    recorded = grid.stage_params(loaded, "fetch", dataset="shapes")
+    recorded = stage_runs.stage_params(loaded, "fetch", dataset="shapes")
     assert recorded["datasets.shapes.source"] == source | defaults | columns
     source["splits"] = {"train": "a", "test": "b"}
     write_params(tmp_path, lambda params: set_value(params, "datasets.shapes.source", source))
@@ -207,7 +207,7 @@ def test_stage_depends_only_on_its_own_parameters() -> None:
     after = Params.model_validate_json(json.dumps(changed))
 
     def pretrain_params(params: Params, method: str) -> dict:
-        return grid.stage_params(params, "pretrain", backbone="conv4", method=method)
+        return stage_runs.stage_params(params, "pretrain", backbone="conv4", method=method)
 
     assert pretrain_params(before, "relational") != pretrain_params(after, "relational")
     assert pretrain_params(before, "supervised") == pretrain_params(after, "supervised")

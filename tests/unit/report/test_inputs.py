@@ -15,8 +15,8 @@ from rr import paths
 from rr.errors import UserError
 from rr.params import Params
 from rr.report.stage import write_report
-from rr.workflow.grid import make_report_run
 from rr.workflow.records import with_digest
+from rr.workflow.stage_runs import make_report_run
 
 
 def test_report_run_inputs_are_all_files_of_the_grid(params: Params) -> None:

@@ -46,7 +46,8 @@ from rr.report.stage import write_report
 from rr.report.statistics import MeanStd
 from rr.report.welch import welch_interval
 from rr.workflow import suites
-from rr.workflow.grid import evaluations, extractions, pretrainings, stage_params
+from rr.workflow.grid import evaluations, extractions, pretrainings
+from rr.workflow.stage_runs import stage_params
 
 TABLE_1 = ("L5", "L6", "T1", "T2", "G1", "F1")
 

@@ -17,7 +17,7 @@ from rr.params import load_params
 from rr.pretrain import loop
 from rr.runtime import atomic
 from rr.runtime.progress import Progress
-from rr.workflow import grid
+from rr.workflow.stage_runs import iter_stage_runs
 
 EXITS = {
     signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated"),
@@ -150,7 +150,7 @@ def test_interrupted_stage_leaves_no_incomplete_files(
         assert rr(*EXTRACT).code == 0
     if stage == "report":
         assert rr(*STAGES["evaluate"]).code == 0
-    run = next(run for run in grid.stage_runs(load_params(project_copy / "params.yaml")) if run.stage == stage)
+    run = next(run for run in iter_stage_runs(load_params(project_copy / "params.yaml")) if run.stage == stage)
     assert rr(*STAGES[stage]).code == 0
     expected = {path: path.read_bytes() for path in run.outputs}
     record = (run.folder / "run.json").read_bytes()

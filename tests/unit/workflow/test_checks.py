@@ -14,8 +14,8 @@ from rr.params import Params, load_params
 from rr.workflow import checks, suites
 from rr.workflow.checks import find_dataset_labels, find_grid_problems, find_machine_problems, find_memory_problem
 from rr.workflow.estimates import estimate_min_step_bytes
-from rr.workflow.grid import make_convert_run, make_pretrain_run
 from rr.workflow.records import with_digest
+from rr.workflow.stage_runs import make_convert_run, make_pretrain_run
 
 
 def load(project: Path, change: Callable[[dict], None] | None = None) -> Params:

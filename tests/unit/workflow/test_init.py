@@ -10,7 +10,7 @@ from PIL import Image
 
 from rr import stages
 from rr.params import load_params
-from rr.workflow import grid
+from rr.workflow import stage_runs
 from rr.workflow.checks import find_grid_problems
 from rr.workflow.init import MAX_VIEWS, choose_image_size, choose_settings, choose_stored_size
 
@@ -95,7 +95,7 @@ def test_labeled_folder(params_file: Path, rr: RunRr) -> None:
     }  # fmt: skip
     assert find_grid_problems(after) == []
     # The images need not be fetched again.
-    assert grid.make_fetch_run(after, "My-birds").params == {
+    assert stage_runs.make_fetch_run(after, "My-birds").params == {
         "datasets.My-birds.source": after.datasets["My-birds"].source.model_dump()
     }
     assert rr("convert", "--dataset", "My-birds").code == 0

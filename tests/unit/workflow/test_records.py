@@ -14,8 +14,8 @@ from rr.errors import UserError
 from rr.runtime.atomic import write_text
 from rr.runtime.hashing import file_sha256
 from rr.workflow import verify
-from rr.workflow.grid import StageRun
 from rr.workflow.records import code_hashes, load_record, record_run
+from rr.workflow.stage_runs import StageRun
 
 FOLDER = Path("data/raw/mine")
 OUTPUTS = [FOLDER / "a.txt", FOLDER / "b.txt"]

@@ -9,7 +9,7 @@ from helpers import ROOT, RunRr
 
 from rr import params
 from rr.errors import UserError
-from rr.workflow import grid, suites
+from rr.workflow import grid, stage_runs, suites
 
 NAMES = sorted(path.stem for path in (ROOT / "workflow/suites").glob("*.yaml"))
 
@@ -23,7 +23,7 @@ def test_use_changes_only_the_grid_and_adds_methods(name: str, params_file: Path
     assert after.model_copy(update={"grid": before.grid, "methods": before.methods}) == before
     assert {key: after.methods[key] for key in before.methods} == before.methods
     assert set(after.grid[0].method) <= set(after.methods)
-    assert list(grid.stage_runs(after))
+    assert list(stage_runs.iter_stage_runs(after))
     once = params_file.read_bytes()
     suites.use_suite(name, params_file)
     assert params_file.read_bytes() == once

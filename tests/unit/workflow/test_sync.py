@@ -10,7 +10,7 @@ from helpers import RunRr, write_params
 
 from rr.errors import UserError
 from rr.workflow import sync
-from rr.workflow.grid import StageRun
+from rr.workflow.stage_runs import StageRun
 
 FETCH = ("fetch", "--dataset", "shapes")
 REGISTERED = [("snakemake", "data/raw/shapes"), ("dvc", "data/raw/shapes")]
