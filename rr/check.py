@@ -10,11 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from rr.data import exclude, raw
 from rr.data.duplicates import Signature, compute_signature, find_duplicates
@@ -24,7 +22,7 @@ from rr.errors import UserError
 from rr.evaluate.similarity import normalize_rows
 from rr.runtime.atomic import atomic_write
 from rr.runtime.formatting import format_count
-from rr.runtime.image_grid import write_png
+from rr.runtime.image_grid import Panel, make_thumbnail, render_panels, write_png
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
 
@@ -51,7 +49,7 @@ EXCLUDED_KINDS = ("exact duplicate", "near duplicate", "mirrored duplicate", "bl
 _MAX_USUAL_FRACTION = 0.05  # a larger fraction of near and mirrored duplicates is suspicious
 _BATCH_SIZE = 64  # images whose features are computed together
 _FEATURE_BLOCK = 1024  # images whose similarities to all others are computed together
-_TILE, _GAP, _COLUMNS, _LINE, _MAX_SHOWN_PER_KIND = 144, 12, 4, 15, 24
+_COLUMNS, _MAX_SHOWN_PER_KIND = 4, 24  # of findings.png
 
 
 class Finding(NamedTuple):
@@ -296,36 +294,16 @@ def _choose_shown(findings: Sequence[Finding], splits: np.ndarray) -> list[Findi
 
 def _render_sheet(findings: Sequence[Finding], names: Sequence[str], raw_file: raw.RawFile) -> np.ndarray:
     """Return an image that shows the findings, each with its kind, its value, and the split and name of its images."""
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 11)
-    rows = [row for finding in findings for row in (finding.image, finding.other) if row is not None]
-    images = raw_file.read_images(rows)
-    width, height = 2 * _TILE + _GAP, _TILE + 3 * _LINE + _GAP
-    num_rows = -(-len(findings) // _COLUMNS)
-    sheet = Image.new("RGB", (_COLUMNS * (width + _GAP) + _GAP, num_rows * (height + _GAP) + _GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-
-    def write(text: str, left: int, top: int) -> None:
-        if draw.textlength(text, font) > width:
-            while draw.textlength(f"…{text}", font) > width:  # the end of a path is more informative
-                text = text[1:]
-            text = f"…{text}"
-        draw.text((left, top), text, "black", font)
-
-    for number, finding in enumerate(findings):
-        row, column = divmod(number, _COLUMNS)
-        left, top = _GAP + column * (width + _GAP), _GAP + row * (height + _GAP)
-        value = (
-            "" if finding.value is None or not KINDS[finding.kind] else f", {KINDS[finding.kind]} {finding.value:.3g}"
-        )
-        write(f"{finding.kind}{value}", left, top + _TILE)
-        for line, image in enumerate((finding.image, finding.other)):
-            if image is None:
-                continue
-            pixels = Image.fromarray(decode_image(images[image]))
-            tile = ImageOps.contain(pixels, (_TILE, _TILE), Image.Resampling.BICUBIC)
-            offset = (_TILE - tile.width) // 2, (_TILE - tile.height) // 2
-            sheet.paste(tile, (left + line * (_TILE + 4) + offset[0], top + offset[1]))
-            name = _class_name(raw_file, raw_file.labels[image])
-            text = f"{raw_file.splits[image]}{f', {name}' if name else ''}: {names[image]}"
-            write(printable(text), left, top + _TILE + (line + 1) * _LINE)
-    return np.asarray(sheet)
+    images = raw_file.read_images(
+        [row for finding in findings for row in (finding.image, finding.other) if row is not None]
+    )
+    panels = []
+    for finding in findings:
+        has_value = finding.value is not None and KINDS[finding.kind]
+        caption = [f"{finding.kind}, {KINDS[finding.kind]} {finding.value:.3g}" if has_value else finding.kind]
+        rows = [row for row in (finding.image, finding.other) if row is not None]
+        for row in rows:
+            name = _class_name(raw_file, raw_file.labels[row])
+            caption.append(printable(f"{raw_file.splits[row]}{f', {name}' if name else ''}: {names[row]}"))
+        panels.append(Panel([make_thumbnail(decode_image(images[row])) for row in rows], caption))
+    return render_panels(panels, _COLUMNS)

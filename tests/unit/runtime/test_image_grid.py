@@ -1,8 +1,15 @@
-"""Tests of stacked images and rendered text."""
+"""Tests of arranged images and rendered text."""
 
 import numpy as np
 
-from rr.runtime.image_grid import make_image_grid, render_text, vstack_images
+from rr.runtime.image_grid import (
+    Panel,
+    make_image_grid,
+    make_thumbnail,
+    render_panels,
+    render_text,
+    vstack_images,
+)
 
 
 def test_stacked_images_are_aligned_on_the_left_of_a_white_background() -> None:
@@ -21,3 +28,25 @@ def test_text_is_black_on_white_and_differs() -> None:
     assert (one.min(), one.max()) == (0, 255)
     assert not np.array_equal(one, two)
     assert (render_text("", 40, 30) == 255).all()
+
+
+def test_thumbnails_keep_the_aspect_ratio_and_show_the_pixels_of_small_images() -> None:
+    small = np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)
+    assert np.array_equal(make_thumbnail(small), np.kron(small, np.ones((4, 4, 1), np.uint8)))
+    assert make_thumbnail(np.zeros((100, 400, 3), np.uint8)).shape == (36, 144, 3)
+    assert make_thumbnail(np.zeros((144, 144, 3), np.uint8)).shape == (144, 144, 3)
+
+
+def test_panels_show_their_images_and_the_start_and_end_of_long_captions() -> None:
+    images = [np.full((144, 144, 3), value, np.uint8) for value in (50, 100)]
+    captions = ["train, cat: " + middle * 100 + "end.png" for middle in "bd"]  # letters of the same width
+    rendered = [render_panels([Panel(images, ["near duplicate", text])] * 3, columns=2) for text in captions]
+    assert rendered[0].shape == rendered[1].shape
+    values, counts = np.unique(rendered[0], return_counts=True)
+    assert counts[values == 50] >= 3 * images[0].size <= counts[values == 100]
+    caption = slice(12 + 144 + 15, 12 + 144 + 30)  # the second line of the first panel, whose text is 300 pixels wide
+    differing = (rendered[0] != rendered[1])[caption].any(axis=(0, 2)).nonzero()[0]
+    differing = differing[differing < 12 + 292]
+    assert differing.min() > 12 + 50
+    assert differing.max() < 12 + 292 - 40
+    assert (rendered[0][caption, 12 + 292 : 12 + 292 + 12] == 255).all()
