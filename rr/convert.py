@@ -15,7 +15,7 @@ from PIL import Image
 
 from rr.data import beton, image_decoding, raw
 from rr.data.converted_parts import ConvertedImage, ConvertedParts
-from rr.data.index import write_index
+from rr.data.dataset_index import write_index
 from rr.data.preprocessing import Preprocessing
 from rr.data.printable_names import display_name
 from rr.errors import UserError

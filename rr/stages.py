@@ -286,7 +286,7 @@ def run_pretrain(
         with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute.device import device_name
             from rr.compute.torch_threads import configure_torch
-            from rr.data.index import read_class_names, read_preprocessing
+            from rr.data.dataset_index import read_class_names, read_preprocessing
             from rr.pretrain import pretrain
             from rr.pretrain.checkpoint import delete_checkpoints
             from rr.pretrain.loop import format_history
@@ -504,7 +504,7 @@ def _recompute_random_run(params: Params, device: str) -> str:
     run = random.choice(runs)
     from rr.compute.device import device_name
     from rr.compute.torch_threads import configure_torch
-    from rr.data.index import read_class_names, read_preprocessing
+    from rr.data.dataset_index import read_class_names, read_preprocessing
     from rr.workflow.recompute import find_difference, recompute_last_epoch
 
     configure_torch(params.threads)
@@ -542,7 +542,7 @@ def lookup_preprocessing(name: str, params_file: Path) -> "Preprocessing":
     Raises:
         UserError: if `name` is unknown, or if mean and std are not in the file and have not been computed yet.
     """
-    from rr.data.index import read_preprocessing
+    from rr.data.dataset_index import read_preprocessing
     from rr.data.preprocessing import Preprocessing
 
     config = lookup(load_params(params_file).datasets, name, "--dataset")

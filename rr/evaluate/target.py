@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rr.data.index import read_class_names, read_preprocessing
+from rr.data.dataset_index import read_class_names, read_preprocessing
 from rr.data.preprocessing import Preprocessing
 
 

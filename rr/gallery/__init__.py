@@ -2,7 +2,8 @@
 
     images             list the image files of a folder and decode them
     feature_extractor  a backbone, with the image size, mean and std that it expects
-    vector_index        a Parquet file of feature vectors, which is reused as an index as long as it is valid
+    vector_index       a Parquet file of feature vectors, which is reused as an index as long as it is valid
+    index_update       compute the vectors of new and changed images, and update the index
     embed              `rr embed`: write the vectors of a folder
     retrieve           `rr retrieve`: search a folder and keep its index up to date
     hits               the results of a search

@@ -1,34 +1,26 @@
 """`rr embed`: write the feature vectors of the images in a folder to a Parquet file."""
 
-from __future__ import annotations
-
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from rr.data.preprocessing import Preprocessing
-from rr.data.skipped_files import SkippedFiles, UnreadablePolicy, format_skipped
-from rr.errors import UserError
-from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
-from rr.gallery.images import ImageFile, decode_images, list_images
-from rr.gallery.vector_index import (
-    CachedVectors,
-    ImageVectors,
-    StaleIndexError,
-    default_index_path,
-    is_foreign_file,
-    read_index,
-    write_index,
-    write_rows,
+from rr.data.skipped_files import UnreadablePolicy, format_skipped
+from rr.gallery.feature_extractor import load_feature_extractor
+from rr.gallery.images import list_images
+from rr.gallery.index_update import (
+    check_index_path,
+    embed_batches,
+    join_batches,
+    keep_vectors,
+    make_skipped_files,
+    read_valid_index,
 )
+from rr.gallery.vector_index import ImageVectors, default_index_path, write_rows
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
-from rr.runtime.output_path import check_output_path, is_writable
-from rr.runtime.progress import Progress
+from rr.runtime.output_path import check_output_path
 
 
 def embed(
@@ -61,7 +53,7 @@ def embed(
     extractor = load_feature_extractor(weights, preprocessing, device)
     index_path = default_index_path(extractor, folder)
     is_index = output.resolve() == index_path.resolve()
-    cached = _read_valid_index(index_path, extractor, folder)
+    cached = read_valid_index(index_path, extractor, folder)
     shown: list[ImageVectors] = []
 
     def keep_batches_for_map() -> Iterator[ImageVectors]:
@@ -78,122 +70,14 @@ def embed(
                     shutil.copyfile(temporary, copy)
         except BaseException:  # such as Ctrl-C
             if not is_index:
-                computed = _read_valid_index(temporary, extractor, folder)
-                _keep_vectors(index_path, extractor, folder, cached, computed, skipped)
+                computed = read_valid_index(temporary, extractor, folder)
+                keep_vectors(index_path, extractor, folder, cached, computed, skipped)
             raise
         skipped.raise_if_unreadable()
     summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
     if map_path:
         from rr.gallery.map_page import render_map_page
 
-        write_text(map_path, render_map_page(folder, *_join(shown, extractor.num_features)))
+        write_text(map_path, render_map_page(folder, *join_batches(shown, extractor.num_features)))
         summary += f"; map {map_path} written"
     return "\n".join([summary, *format_skipped(skipped.counts)])
-
-
-def make_skipped_files(on_unreadable: UnreadablePolicy) -> SkippedFiles:
-    """Return an object that collects the unused and unreadable files of a gallery."""
-    return SkippedFiles(on_unreadable, "repair or remove {them}, or add --on-unreadable skip")
-
-
-def embed_batches(
-    extractor: FeatureExtractor, images: list[ImageFile], cached: CachedVectors, skipped: SkippedFiles
-) -> Iterator[ImageVectors]:
-    """Yield images and their vectors in batches, so that memory use does not grow with the number of images.
-
-    Vectors in `cached` are not computed again. Images that cannot be read are reported to `skipped`.
-
-    Raises:
-        UserError: if a feature is NaN or infinite.
-    """
-    rows = cached.find_rows(images)
-    new = [image.path for image in images if image.path not in rows]
-    decoded = decode_images(new, extractor.decode_and_resize, skipped)
-    with Progress("embed", len(new), "images") if new else nullcontext() as progress:
-        for start in range(0, len(images), extractor.batch_size):
-            batch, pixels, vectors = images[start : start + extractor.batch_size], {}, {}
-            for image in batch:
-                if image.path in rows:
-                    vectors[image.path] = cached.vectors[rows[image.path]]
-                    continue
-                if (image_pixels := next(decoded)) is not None:
-                    pixels[image.path] = image_pixels
-                if progress:
-                    progress.advance(1)
-            if pixels:
-                vectors |= zip(pixels, extractor.extract(np.stack(list(pixels.values()))), strict=True)
-            if readable := [image for image in batch if image.path in vectors]:
-                yield ImageVectors(readable, np.stack([vectors[image.path] for image in readable]))
-
-
-def update_index(
-    path: Path | None, extractor: FeatureExtractor, folder: Path, images: list[ImageFile], skipped: SkippedFiles
-) -> tuple[ImageVectors, int]:
-    """Embed new and changed images, and rewrite the index at `path` if its contents change.
-
-    If `path` is None, all images are embedded, and no index is written. The index contains all readable images, even
-    if an error about the others is raised afterwards.
-
-    Returns:
-        The readable images with their vectors, and the number of images that were embedded.
-    """
-    cached = CachedVectors.empty(extractor.num_features)
-    try:
-        cached = read_index(path, extractor, folder) if path else cached
-    except StaleIndexError as error:
-        print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
-    if path and not is_writable(path) and len(cached.find_rows(images)) < len(images):
-        print(f"the folder of the index {path} is read-only, so new features are not stored", file=sys.stderr)
-    batches: list[ImageVectors] = []
-    try:
-        for batch in embed_batches(extractor, images, cached, skipped):
-            batches.append(batch)
-    except BaseException:  # a signal, or an unusable feature
-        if path:
-            computed = CachedVectors.from_images(*_join(batches, extractor.num_features))
-            _keep_vectors(path, extractor, folder, cached, computed, skipped)
-        raise
-    gallery = _join(batches, extractor.num_features)
-    num_embedded = len(gallery.images) - len(cached.find_rows(gallery.images))
-    if path and (num_embedded or not batches or len(gallery.images) != len(cached.rows)) and is_writable(path):
-        write_index(path, extractor, folder, [gallery], skipped)
-    return gallery, num_embedded
-
-
-def _join(batches: list[ImageVectors], num_features: int) -> ImageVectors:
-    images = [image for batch in batches for image in batch.images]
-    return ImageVectors(
-        images, np.concatenate([np.empty((0, num_features), np.float32), *(batch.vectors for batch in batches)])
-    )
-
-
-def _read_valid_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedVectors:
-    """Return the contents of the index at `path`, or no vectors if it is missing, damaged or outdated."""
-    try:
-        return read_index(path, extractor, folder)
-    except StaleIndexError:
-        return CachedVectors.empty(extractor.num_features)
-
-
-def _keep_vectors(
-    path: Path,
-    extractor: FeatureExtractor,
-    folder: Path,
-    cached: CachedVectors,
-    computed: CachedVectors,
-    skipped: SkippedFiles,
-) -> None:
-    """Write the vectors of unfinished work to the index at `path`, if possible, so that the next attempt is quick."""
-    new = {key: row for key, row in computed.rows.items() if key not in cached.rows}
-    if new:
-        images = [ImageFile(folder / key[0], *key) for key in (*cached.rows, *new)]
-        vectors = np.concatenate([cached.vectors[list(cached.rows.values())], computed.vectors[list(new.values())]])
-        with suppress(OSError):  # so that the error that ended the work is reported
-            write_index(path, extractor, folder, [ImageVectors(images, vectors)], skipped)
-
-
-def check_index_path(option: str, index: Path, weights: Path, *, must_be_writable: bool) -> None:
-    """Raise UserError if `index` is a path where no index may be written (see `check_output_path`)."""
-    check_output_path(option, index, [".parquet"], weights, must_be_writable=must_be_writable)
-    if is_foreign_file(index):
-        raise UserError(f"{option} {index}: this file exists but was not written by rr: use a different path")

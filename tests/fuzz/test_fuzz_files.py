@@ -24,7 +24,7 @@ from PIL import Image
 
 from rr import backbones
 from rr.backbones.weights import load_backbone, save_backbone
-from rr.data import index, raw
+from rr.data import raw
 from rr.data.archive import ArchiveLimits, open_tree
 from rr.data.image_decoding import decode_image
 from rr.data.preprocessing import Preprocessing
@@ -56,8 +56,8 @@ def read_raw_file(path: Path) -> None:
 
 
 def read_index(path: Path) -> None:
-    assert all(isinstance(name, str) for name in index.read_class_names(path))
-    assert len(index.read_preprocessing(path).mean) == 3
+    assert all(isinstance(name, str) for name in dataset_index.read_class_names(path))
+    assert len(dataset_index.read_preprocessing(path).mean) == 3
 
 
 def fetch_parquet(path: Path) -> None:
@@ -141,7 +141,7 @@ def make_valid_files(kind: str, folder: Path) -> list[bytes]:
             raw.write(path, raw.RawDataset(names, images))
         case "index":
             preprocessing = Preprocessing(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-            index.write_index(path, np.array(["train"] * 20), labels, ["ab" * 32] * 20, names, preprocessing)
+            dataset_index.write_index(path, np.array(["train"] * 20), labels, ["ab" * 32] * 20, names, preprocessing)
         case "predictions":
             columns = {"label": labels, "prediction": labels, "confidence": np.full(20, 0.5)}
             pq.write_table(pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)}), path)

@@ -13,7 +13,7 @@ from helpers import RunRr, add_dataset
 from PIL import Image
 
 from rr import __version__, cli, stages
-from rr.data.index import read_class_names
+from rr.data.dataset_index import read_class_names
 from rr.runtime.atomic import atomic_write, write_text
 
 

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from rr.convert import convert, mean_and_std
 from rr.data import beton, image_decoding, raw
 from rr.data.converted_parts import ConvertedParts
+from rr.data.dataset_index import read_class_names, read_preprocessing
 from rr.data.image_decoding import decode_image, decode_photograph
-from rr.data.index import read_class_names, read_preprocessing
 from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 from rr.params import DatasetConfig, ShapesSource

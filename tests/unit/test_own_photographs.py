@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from rr.backbones.weights import load_backbone
-from rr.data.index import read_preprocessing
+from rr.data.dataset_index import read_preprocessing
 from rr.data.photographs import Photographs
 from rr.evaluate.features import extract_features
 from rr.workflow.records import load_record
