@@ -24,7 +24,7 @@ from PIL import Image
 
 from rr import backbones
 from rr.backbones.weights import load_backbone, save_backbone
-from rr.data import raw
+from rr.data import dataset_index, raw
 from rr.data.archive import ArchiveLimits, open_tree
 from rr.data.image_decoding import decode_image
 from rr.data.preprocessing import Preprocessing
