@@ -17,11 +17,11 @@ from rr import paths
 from rr.errors import UserError
 from rr.params import NUMPY_PROTOCOLS, load_params
 from rr.workflow import stage_runs, suites
-from rr.workflow.snakemake_patch import patch_snakemake_to_keep_outputs
+from rr.workflow.snakemake_patch import patch_snakemake
 from rr.workflow.records import code_files
 
 min_version("9.19")  # the first version that reads profile.yaml and compares touched files by checksum
-patch_snakemake_to_keep_outputs()
+patch_snakemake()
 
 
 configfile: "params.yaml"

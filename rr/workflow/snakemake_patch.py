@@ -1,28 +1,46 @@
-"""Make Snakemake keep the previous outputs of a stage until `rr` has replaced them.
+"""Change two behaviors of Snakemake: when it deletes outputs, and how it notices changed parameters.
 
-By default, Snakemake deletes a job's outputs before the job runs and after it fails. Snakemake's flag `update()` keeps
-the outputs, but it copies every file first and records failed jobs as successful. In DVC, `persist: true` keeps them.
+- By default, Snakemake deletes a job's outputs before the job runs and after it fails. Its flag `update()` keeps the
+  outputs, but copies every file first and records failed jobs as successful. In DVC, `persist: true` keeps them.
+- Snakemake compares a job's parameters with its own metadata. Without metadata, it would not notice that outputs
+  written by DVC have different parameters or, in the case of the report, belong to a different grid.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 import snakemake
 from snakemake.exceptions import WorkflowError
 from snakemake.jobs import Job
-from snakemake.persistence import PersistenceBase
+from snakemake.persistence import ParamsChange, PersistenceBase
+
+from rr.paths import RECORD_NAME
 
 # Methods that are replaced or called here. Snakemake does not document them, so later versions may lack them.
 _METHODS = {
     Job: ("postprocess", "remove_existing_output"),
-    PersistenceBase: ("incomplete", "_get_key", "_get_recorded_starttime", "_unmark_incomplete"),
+    PersistenceBase: (
+        "has_metadata",
+        "incomplete",
+        "params_changed",
+        "_get_key",
+        "_get_recorded_starttime",
+        "_params",
+        "_unmark_incomplete",
+    ),
 }
 
 
-def patch_snakemake_to_keep_outputs() -> None:
-    """Patch Snakemake in this process so that a failed or killed job keeps its previous outputs and their metadata.
+def patch_snakemake() -> None:
+    """Patch Snakemake in this process.
 
-    This works because `rr` replaces a stage's outputs only when all new ones are complete. The Snakefile calls this
-    function, so it also takes effect in the processes that Snakemake starts on the nodes of a cluster.
+    - A failed or killed job keeps its previous outputs and their metadata. This works because `rr` replaces a stage's
+      outputs only when all new ones are complete.
+    - If Snakemake has no metadata of a job's outputs, the job's parameters are compared with the record.
+
+    The Snakefile calls this function, so it also takes effect in the processes that Snakemake starts on the nodes of a
+    cluster.
 
     Raises:
         WorkflowError: if this version of Snakemake lacks any of the methods. In this case, nothing is changed.
@@ -32,10 +50,11 @@ def patch_snakemake_to_keep_outputs() -> None:
     ]
     if missing:
         raise WorkflowError(
-            f"Snakemake {snakemake.__version__} has no {', '.join(missing)}, which rr needs to keep the previous "
-            "outputs of failed stages: install the version in requirements.lock (`make setup`)"
+            f"Snakemake {snakemake.__version__} has no {', '.join(missing)}, which rr needs to run the stages: "
+            "install the version in requirements.lock (`make setup`)"
         )
     postprocess, incomplete = Job.postprocess, PersistenceBase.incomplete
+    has_metadata, params_changed = PersistenceBase.has_metadata, PersistenceBase.params_changed
 
     async def remove_logs(job: Job) -> None:
         for log in job.log:
@@ -58,6 +77,27 @@ def patch_snakemake_to_keep_outputs() -> None:
                 files.append(file)
         return files
 
+    def has_metadata_or_differs(persistence: PersistenceBase, job: Job) -> bool:
+        return has_metadata(persistence, job) or _differs_from_record(job)
+
+    def params_changed_since_record(persistence: PersistenceBase, job: Job, file: Any = None) -> ParamsChange:
+        if has_metadata(persistence, job) or not _differs_from_record(job):
+            return params_changed(persistence, job, file)
+        return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
+
     Job.remove_existing_output = remove_logs
     Job.postprocess = postprocess_unless_failed
     PersistenceBase.incomplete = replaced_by_killed_job
+    PersistenceBase.has_metadata = has_metadata_or_differs
+    PersistenceBase.params_changed = params_changed_since_record
+
+
+def _differs_from_record(job: Job) -> bool:
+    """Return whether the record of a job's outputs exists and does not contain the job's parameters."""
+    record = next((Path(file) for file in job.output if Path(file).name == RECORD_NAME), None)
+    if record is None or not record.is_file():
+        return False
+    try:
+        return bool(json.loads(record.read_bytes())["params"] != job.params.get("settings"))
+    except (ValueError, KeyError, TypeError):
+        return True  # the record is damaged

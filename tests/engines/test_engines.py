@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,23 @@ def test_dvc_and_the_grid_agree_on_the_parameters_of_each_stage(tmp_path: Path) 
         listed = [key.replace("${item.", "{") for key in stages[stage]["params"]]
         # Most backbones have no entry in `backbones`, and DVC requires that a listed key exists.
         assert ["backbones.{backbone}" if key == "backbones" else key for key in listed] == list(keys)
+
+
+def test_snakemake_compares_the_parameters_of_outputs_that_dvc_wrote(dvc_project: Path) -> None:
+    """Run before `rr sync`, which adds Snakemake's metadata."""
+    assert "Nothing to be done" in call(dvc_project, "snakemake", "-n")
+    try:
+        write_params(dvc_project, lambda params: params["methods"]["relational"].update(views=3))
+        output = call(dvc_project, "snakemake", "-n")
+        assert "Params have changed since last execution" in output
+        assert re.search(r"^pretrain +1$", output, re.MULTILINE)
+        assert "shapes/conv4/random/1" not in output.partition("rule report:")[0]
+        write_params(dvc_project, lambda params: params["grid"].update(seed=[1, 2]))
+        output = call(dvc_project, "snakemake", "-n")
+        assert re.search(r"^pretrain +2$", output, re.MULTILINE)
+        assert re.search(r"^report +1$", output, re.MULTILINE)
+    finally:
+        write_params(dvc_project)
 
 
 def test_after_dvc_and_sync_both_engines_are_up_to_date(dvc_project: Path) -> None:
