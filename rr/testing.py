@@ -23,11 +23,13 @@ from rr.evaluate.stage import find_evaluator
 from rr.evaluate.target import Target
 from rr.extract import extract
 from rr.fetch import fetch
+from rr.methods.base import check_loss_result
 from rr.methods.requirements import data_requirements
 from rr.params import DynamicsConfig, load_params, lookup
 from rr.params.methods import TrainableConfig
 from rr.params.optimizers import CONSTANT
 from rr.pretrain import Job, pretrain
+from rr.pretrain.loop import RESERVED_METRICS
 from rr.runtime.signals import EXIT_MESSAGES
 from rr.views import make_views
 
@@ -164,10 +166,7 @@ def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         files = [Path(folder, f"{number}.parquet") for number in (1, 2)]
         for file in files:
             fetch(config.source, file, download_dir)
-        images = raw.RawFile(files[0])
         assert files[0].read_bytes() == files[1].read_bytes(), "the images or their order differ between two reads"
-    is_test = (images.splits == "test").tolist()
-    assert is_test == sorted(is_test), "a training image comes after a test image: yield the training split first"
 
 
 def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
@@ -201,16 +200,6 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         train, test = (read_features(Path(folder, "features"), split) for split in raw.SPLITS)
         inputs = EvaluationInputs(train, test, target, run, seed=0, device="cpu", threads=1)
         first, second = (find_evaluator(config.kind)(inputs, config) for _ in range(2))
-    assert first.metrics, "there are no metrics"
-    for metric, value in first.metrics.items():
-        assert np.isfinite(float(value)), f"the metric {metric} is {value}"
-    per_row = first.columns if first.predictions is None else first.columns | {"predictions": first.predictions}
-    for column, values in per_row.items():
-        num_rows = len(first.rows)
-        assert len(values) == num_rows, f"{column} has {len(values)} values for {num_rows} rows"
-    examples = first.examples
-    is_image = examples.dtype == np.uint8 and examples.ndim == 3 and examples.shape[2] == 3
-    assert is_image, f"the examples must be an image, uint8 (H, W, 3), got {examples.dtype} {examples.shape}"
     hint = "differ between two evaluations with the same seed: take all random numbers from inputs.seed"
     assert first.metrics == second.metrics, f"the metrics {hint}"
     for column in first.columns:
@@ -230,10 +219,8 @@ def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: n
     kept_labels = torch.from_numpy(labels[:M] if label_fraction else np.full(M, -1))
     batch_labels = kept_labels if pseudo_labels is None else pseudo_labels[:M]
     random_inputs = method.sample_random_inputs(M, torch.Generator().manual_seed(0))
-    loss, metrics = method.loss(views, batch_labels, random_inputs)
-    assert loss.ndim == 0, f"the loss must be a single number, got shape {tuple(loss.shape)}"
+    loss, _ = check_loss_result(config.kind, method.loss(views, batch_labels, random_inputs), RESERVED_METRICS)  # type: ignore[attr-defined]
     assert loss.isfinite(), f"the loss is {loss.item()}"
-    assert "accuracy" in metrics, f"the metrics must include accuracy, got {', '.join(metrics) or 'none'}"
     loss.backward()
     _check_gradients(backbone)
 

@@ -23,7 +23,7 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
     Raises:
         ValueError: if the name is unknown, or if the image size is missing.
         UserError: if timm has no model with that name, if the backbone does not accept images of that size, or if a
-            user's own backbone does not define `num_features`.
+            user's own backbone does not define `num_features` or has tensors with names that are already used.
     """
     match name:
         case _ if config:  # a user's own backbone
@@ -31,7 +31,7 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
 
             backbone: Backbone = load_class(config.kind)(config, image_size)
             backbone.name, backbone.image_size, backbone.config = name, image_size, config
-            _check_num_features(backbone, config.kind)
+            _check_attributes(backbone, config.kind)
             return backbone
         case "conv4":
             from rr.backbones.conv4 import Conv4
@@ -55,8 +55,32 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
     return WrappedNetwork(name, image_size)
 
 
-def _check_num_features(backbone: Backbone, kind: str) -> None:
-    """Raise UserError unless a user's own backbone defines `num_features`, which earlier versions called `features`."""
+def check_output(backbone: Backbone, kind: str, image_size: int) -> None:
+    """Raise UserError if a user's own backbone does not return representations (B, num_features)."""
+    import torch
+
+    was_training = backbone.training
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        output: object = backbone.eval()(torch.zeros(2, 3, image_size, image_size))
+    backbone.train(was_training)
+    if not isinstance(output, torch.Tensor) or tuple(output.shape) != (2, backbone.num_features):
+        what = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
+        raise UserError(
+            f"{kind}: for 2 images, the output must have shape (2, num_features) = (2, {backbone.num_features}), got "
+            f"{what}"
+        )
+
+
+def _check_attributes(backbone: Backbone, kind: str) -> None:
+    """Raise UserError if a user's own backbone lacks `num_features`, or has tensors with names that rr uses."""
+    from rr.backbones.weights import LAYER_PREFIXES
+
+    for name in backbone.state_dict():
+        if name.startswith(LAYER_PREFIXES):
+            raise UserError(
+                f"{kind} has the attribute {name.partition('.')[0]}, whose name is used for a layer that is saved with "
+                "the backbone: rename the attribute"
+            )
     value = getattr(backbone, "num_features", None)
     if not isinstance(value, int):
         problem = "does not define num_features" if value is None else f"defines num_features as {value!r}"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
 
 # Name prefixes for the tensors of the layers that are saved with a backbone. No backbone tensor has these prefixes.
 CLASSIFIER_PREFIX = "trained_classifier."
-_LAYER_PREFIXES = (CLASSIFIER_PREFIX, "relation_head.")
+LAYER_PREFIXES = (CLASSIFIER_PREFIX, "relation_head.")
 
 
 def save_backbone(
@@ -59,7 +60,8 @@ def save_backbone(
     tensors = backbone.state_dict()
     for name, layer in (layers or {}).items():
         tensors |= layer.state_dict(prefix=f"{name}.")
-    state = {key: value.contiguous().cpu() for key, value in tensors.items()}
+    # A network may use a module under several names, but safetensors refuses tensors that share memory.
+    state = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(state, metadata={"rr": json.dumps(metadata)}))
 
@@ -74,7 +76,7 @@ def load_backbone(path: Path) -> backbones.Backbone:
         metadata = _read_metadata(file)
         config = _load_config(path, metadata["config"]) if "config" in metadata else None
         backbone = backbones.build(metadata["backbone"], metadata.get("image_size"), config)
-        names = [name for name in file.keys() if not name.startswith(_LAYER_PREFIXES)]  # noqa: SIM118
+        names = [name for name in file.keys() if not name.startswith(LAYER_PREFIXES)]  # noqa: SIM118
         backbone.load_state_dict({name: file.get_tensor(name) for name in names})
         _check_finite(backbone)
     return backbone.requires_grad_(False).eval()
@@ -112,7 +114,7 @@ def list_layers(path: Path) -> list[str]:
     """
     with _explain_errors(path), safe_open(path, "np") as file:
         keys = list(file.keys())
-    return [prefix[:-1] for prefix in _LAYER_PREFIXES if any(key.startswith(prefix) for key in keys)]
+    return [prefix[:-1] for prefix in LAYER_PREFIXES if any(key.startswith(prefix) for key in keys)]
 
 
 def load_classifier(path: Path) -> nn.Linear | None:

@@ -67,13 +67,15 @@ def write(path: Path, dataset: RawDataset) -> dict[str, int]:
     """Write a dataset to a raw file, atomically, and return the number of images per split.
 
     Raises:
-        UserError: if a split has no images, or if a label is out of range.
+        UserError: if a split has no images, if a label is out of range, or if a training image follows a test image.
     """
     counts = dict.fromkeys(SPLITS, 0)
     metadata = {"class_names": json.dumps(dataset.class_names)}
     with atomic_write(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA.with_metadata(metadata)) as writer:
         for group in _iter_row_groups(dataset.images):
             for image in group:
+                if image.split == SPLITS[0] and counts[SPLITS[1]]:
+                    raise UserError(f"{image.name}: a source must yield all training images before the test images")
                 counts[image.split] += 1
                 check_label(image.label, image.name)
             writer.write_table(

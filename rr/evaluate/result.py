@@ -1,8 +1,16 @@
 """The result that every protocol returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
 
 import numpy as np
+
+from rr.errors import UserError
+
+# Names that the `evaluate` stage itself adds.
+_ADDED_METRICS = ("test_images", "classes")
+_ADDED_COLUMNS = ("index", "label")
 
 
 @dataclass(frozen=True)
@@ -23,3 +31,59 @@ class ProtocolResult:
     columns: dict[str, np.ndarray]
     examples: np.ndarray
     predictions: np.ndarray | None = None
+
+
+def check_result(kind: str, result: Any, num_images: int, num_classes: int) -> ProtocolResult:
+    """Return the result of a user's own protocol, with its metrics as Python numbers.
+
+    Args:
+        kind: the protocol's `kind` in params.yaml.
+        result: the return value of its function `evaluate`.
+        num_images: number of images in the test split.
+        num_classes: number of classes in the target dataset.
+
+    Raises:
+        UserError: if the result is not a `ProtocolResult`, or if one of its values is not as described there.
+    """
+    if not isinstance(result, ProtocolResult):
+        raise UserError(f"{kind}.evaluate must return an rr.evaluate.result.ProtocolResult, got {result!r:.200}")
+    metrics = {name: _to_number(value) for name, value in result.metrics.items()}
+    if not metrics:
+        raise UserError(f"{kind}: there are no metrics: return at least one")
+    for name, number in metrics.items():
+        if number is None or not np.isfinite(number):
+            raise UserError(f"{kind}: the metric {name} must be a finite number, got {result.metrics[name]!r:.100}")
+    for name in (*metrics, *result.columns):
+        if name in (_ADDED_METRICS if name in metrics else _ADDED_COLUMNS):
+            raise UserError(f"{kind}: the name {name} is used by rr: rename this metric or column")
+    rows = _to_integers(f"{kind}: rows", result.rows, num_images)
+    predictions = None
+    if result.predictions is not None:
+        predictions = _to_integers(f"{kind}: predictions", result.predictions, num_classes)
+    per_row = result.columns if predictions is None else result.columns | {"predictions": predictions}
+    for name, values in per_row.items():
+        if len(values) != len(rows):
+            raise UserError(f"{kind}: {name} has {len(values)} values for {len(rows)} rows")
+    examples = np.asarray(result.examples)
+    if examples.dtype != np.uint8 or examples.ndim != 3 or examples.shape[2] != 3 or not examples.size:
+        raise UserError(
+            f"{kind}: the examples must be an image, uint8 (H, W, 3), got {examples.dtype} of shape {examples.shape}"
+        )
+    return replace(result, metrics=metrics, rows=rows, predictions=predictions, examples=examples)
+
+
+def _to_number(value: Any) -> Any:
+    """Return a number, also of NumPy or torch, as a Python number, or None for anything else."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return value if isinstance(value, Real) else None
+
+
+def _to_integers(what: str, values: Any, stop: int) -> np.ndarray:
+    """Return `values` as an array (R,); raise UserError unless they are integers from 0 to `stop` - 1."""
+    array = np.asarray(values)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"{what} must be an array of integers (R,), got {array.dtype} of shape {array.shape}")
+    if array.size and not (array.min() >= 0 and array.max() < stop):
+        raise UserError(f"{what} must be between 0 and {stop - 1}, got {array.min()} to {array.max()}")
+    return array

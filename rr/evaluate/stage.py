@@ -20,7 +20,7 @@ from rr.data.feature_file import read_features
 from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.result import ProtocolResult
+from rr.evaluate.result import ProtocolResult, check_result
 from rr.evaluate.target import Target
 from rr.params import ProtocolConfig
 from rr.runtime.atomic import atomic_write, write_text
@@ -89,11 +89,7 @@ def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResul
 
             def evaluate_own(inputs: EvaluationInputs, config: Any) -> ProtocolResult:
                 result = load_class(kind).evaluate(inputs, config)
-                if not isinstance(result, ProtocolResult):
-                    raise UserError(
-                        f"{kind}.evaluate must return an rr.evaluate.result.ProtocolResult, got {result!r:.200}"
-                    )
-                return result
+                return check_result(kind, result, len(inputs.test), len(inputs.target.class_names))
 
             return evaluate_own
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
+from rr.errors import UserError
 
 if TYPE_CHECKING:  # most methods do not need the kernels of the relation loss
     from rr.methods.relation.head import RelationHead
@@ -98,3 +99,31 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Update parameters that have no gradients. The training loop calls this after each optimizer step."""
+
+
+def check_loss_result(kind: str, result: Any, reserved_names: Collection[str]) -> tuple[Tensor, Metrics]:
+    """Return the result of `Method.loss`, which a user's own method may get wrong.
+
+    Args:
+        kind: the method's `kind` in params.yaml.
+        result: the return value of `loss`.
+        reserved_names: names that a metric must not have.
+
+    Raises:
+        UserError: if the result is not a loss with its metrics.
+    """
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise UserError(f"{kind}: loss must return the loss and a dict of metrics, got {type(result).__name__}")
+    loss, metrics = result
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        what += " without a gradient" if isinstance(loss, Tensor) and not loss.requires_grad else ""
+        raise UserError(f"{kind}: the loss must be a tensor of shape () that depends on trainable weights, got {what}")
+    if "accuracy" not in metrics:
+        raise UserError(f"{kind}: loss must return metrics that include accuracy")
+    for name, value in metrics.items():
+        if name in reserved_names:
+            raise UserError(f"{kind}: a metric must not have the name {name}, which the history uses: rename it")
+        if not (isinstance(value, tuple) and len(value) == 2):
+            raise UserError(f"{kind}: the metric {name} must be a pair of a numerator and a denominator, got {value!r}")
+    return loss, metrics

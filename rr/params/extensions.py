@@ -5,6 +5,7 @@ module, which usually imports torch.
 """
 
 import ast
+import inspect
 import json
 import re
 import sys
@@ -77,7 +78,7 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
 
     Raises:
         ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, if it has no
-            function named `base.required_function`, or if it is not a subclass of `base.required_class`.
+            static function named `base.required_function`, or if it is not a subclass of `base.required_class`.
     """
     own_class = load_class(kind)
     config_class = getattr(own_class, "Config", None)
@@ -86,6 +87,8 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
     function: str | None = getattr(base, "required_function", None)
     if function and not callable(getattr(own_class, function, None)):
         raise ValueError(f"{kind} has no function {function}: add it")
+    if function and isinstance(own_class, type) and inspect.isfunction(inspect.getattr_static(own_class, function)):
+        raise ValueError(f"{kind}.{function} must be static: add @staticmethod")
     required_class: str | None = getattr(base, "required_class", None)
     if required_class:
         module, _, name = required_class.rpartition(".")

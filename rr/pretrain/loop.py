@@ -33,7 +33,7 @@ from rr.data.photographs import open_split
 from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
-from rr.methods.base import Method
+from rr.methods.base import Method, check_loss_result
 from rr.methods.requirements import data_requirements, find_training_problem, images_per_epoch
 from rr.methods.weights_file import load_weights
 from rr.params.methods import TrainableConfig
@@ -55,6 +55,8 @@ from rr.runtime.progress import Progress
 from rr.runtime.signals import defer_signals, exit_for_signal
 from rr.views.torch_views import to_device
 
+# Columns of the history that are not metrics of a method.
+RESERVED_METRICS = frozenset({"epoch", "loss", "finite", "views", "pairs", *COLUMNS})
 # This metric counts the steps with a finite loss. If the loss diverges, the count is the index (from 0) of the first
 # step whose loss is not finite.
 _FINITE = "finite"
@@ -96,7 +98,7 @@ def pretrain(
 
     Raises:
         UserError: if the method cannot be trained on this data or with this number of processes, if its initial weights
-            cannot be loaded, or if training diverges.
+            cannot be loaded, if training diverges, or if a user's own method or backbone returns something unsuitable.
     """
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
@@ -104,6 +106,8 @@ def pretrain(
     if problem := find_training_problem(job.method, data.labels, job.num_classes):
         raise UserError(f"{data.path}: {problem}")
     backbone = backbones.build(job.backbone, job.preprocessing.image_size, job.backbone_config)
+    if job.backbone_config:
+        backbones.check_output(backbone, job.backbone_config.kind, job.preprocessing.image_size)
     if isinstance(job.method, TrainableConfig) and job.method.initial_weights:
         load_weights(job.method.initial_weights, backbone)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
@@ -188,7 +192,7 @@ class Trainer:
         self.monitor = DynamicsMonitor(job.dynamics, data, job.preprocessing, job.seed, device)
         if parallel:
             parallel.wrap(method)
-        forward = partial(_forward, parallel or method, self.loader.augment, job.precision)
+        forward = partial(_forward, config.kind, parallel or method, self.loader.augment, job.precision)
         self.forward = forward if parallel else compile_for_gpu(forward, device)
         self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer)
         self.state.metric_sums = {name: total.to(device) for name, total in self.state.metric_sums.items()}
@@ -281,8 +285,6 @@ class Trainer:
             for tensor in method.sample_random_inputs(num_images, generator)
         )
         loss, metrics = self.forward(batch.inputs, batch.labels, random_inputs)
-        if "accuracy" not in metrics:
-            raise UserError(f"{self.config.kind}: loss must return metrics that include accuracy")
         if loss_is_on_host(loss) and not math.isfinite(loss.item()):
             raise self.loss_error(loss.item(), state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
@@ -383,6 +385,7 @@ def _step_seed(*numbers: int) -> int:
 
 
 def _forward(
+    kind: str,
     method: Method | DataParallelMethod,
     augment: Callable[..., Tensor],
     precision: str,
@@ -395,7 +398,8 @@ def _forward(
     On a GPU, this function is compiled unless several processes train together.
     """
     with torch.autocast(labels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        loss, metrics = method.loss(augment(*inputs), labels, random_inputs)
+        result = method.loss(augment(*inputs), labels, random_inputs)
+    loss, metrics = check_loss_result(kind, result, RESERVED_METRICS)
     num_images = len(labels)
     fractions = {"loss": (loss.detach() * num_images, num_images), _FINITE: (loss.detach().isfinite(), 1), **metrics}
     return loss, {
@@ -417,7 +421,8 @@ def save_method(method: Method, job: Job, path: Path) -> None:
 def format_history(history: list[dict[str, float]]) -> str:
     """Return the history as CSV, one row per epoch. Floats have all digits, so identical runs give identical files."""
     text = io.StringIO()
-    columns = list(history[0]) if history else ["epoch", "loss", "accuracy"]
+    # A user's own method may return other metrics in later epochs.
+    columns = list(dict.fromkeys(name for row in history for name in row)) or ["epoch", "loss", "accuracy"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     # Readers interpret an empty cell as a missing value. The string "nan" would turn the column into text.

@@ -1,11 +1,16 @@
 """Test `rr.testing` on the methods of this project, on the classes of the guides, and on faulty ones."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from helpers import SIMSIAM, RunRr, use_own_classes, write_own_classes, write_params, write_simsiam
 
 from rr.errors import UserError
+from rr.evaluate.result import ProtocolResult, check_result
+from rr.pretrain.loop import format_history
 from rr.testing import check_backbone, check_method, check_protocol, check_source
 
 FAULTY = """
@@ -52,9 +57,14 @@ def test_methods_of_this_project_pass(project: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("loss = features.mean(0)", "the loss must be a single number, got shape"),
+        ("loss = features.mean(0)", r"the loss must be a tensor of shape \(\) [^$]*, got a tensor of shape \(64,\)"),
+        ("loss = 0.5", r"the loss must be a tensor of shape \(\) that depends on trainable weights, got float"),
+        ("loss = loss.detach()", r"got a tensor of shape \(\) without a gradient"),
+        ("return loss", "loss must return the loss and a dict of metrics, got Tensor"),
+        ('metrics["accuracy"] = 0.5', "the metric accuracy must be a pair of a numerator and a denominator, got 0.5"),
+        ('metrics["epoch"] = (1, 1)', "a metric must not have the name epoch"),
         ("loss = loss * torch.inf", "the loss is inf"),
-        ("metrics = {}", "the metrics must include accuracy, got none"),
+        ("metrics = {}", "loss must return metrics that include accuracy"),
         ("loss = nn.Parameter(torch.ones(()))", "receives no gradient"),
         ("loss = loss * 0", "is zero"),
         ("loss = loss * (1 + np.random.rand())", "two training runs with the same seed differ"),
@@ -68,8 +78,14 @@ def test_faulty_methods_fail(extensions: Path, fault: str, message: str) -> None
     (extensions / "mine.py").write_text(FAULTY.replace("FAULT", fault))
     entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")} | {"kind": "mine:Mine"}
     write_params(Path(), lambda params: params["methods"].update(mine=entry))
-    with pytest.raises(AssertionError, match=message):
+    with pytest.raises((AssertionError, UserError), match=message):
         check_method("mine")
+
+
+def test_later_epochs_may_have_other_metrics() -> None:
+    first = {"epoch": 1, "loss": 0.5, "accuracy": 0.25}
+    history = format_history([first, {**first, "epoch": 2, "margin": 2.0}])
+    assert history == "epoch,loss,accuracy,margin\n1,0.5,0.25,\n2,0.5,0.25,2.0\n"
 
 
 LABELS_IN_THE_FIRST_EPOCH = """
@@ -167,6 +183,10 @@ def test_faulty_backbones_fail(own_classes: Path, code: str, change: str, messag
             "separable:Separable does not define num_features: set it to the size of a representation, an int$",
         ),
         ("self.num_features = float(config.width); _", "separable:Separable defines num_features as 8.0: set it to"),
+        (
+            "self.relation_head = nn.Linear(1, 1); self.num_features",
+            "has the attribute relation_head, whose name is used for a layer that is saved with",
+        ),
     ],
 )
 def test_backbone_without_a_number_of_features_fails(own_classes: Path, change: str, message: str) -> None:
@@ -179,11 +199,6 @@ def test_backbone_without_a_number_of_features_fails(own_classes: Path, change: 
 @pytest.mark.parametrize(
     ("code", "change", "message"),
     [
-        (
-            '("train", "test"):\n                for',
-            '("test", "train"):\n                for',
-            "a training image comes after",
-        ),
         ("encode_png(pixels)", "encode_png(pixels ^ np.random.randint(255, dtype=np.uint8))", "differ between two rea"),
     ],
 )
@@ -210,13 +225,21 @@ def test_faulty_sources_fail(own_classes: Path, code: str, change: str, message:
         ),
         (
             "EncodedImage(split,",
-            'EncodedImage("valid",',
-            r"with the split 'train' or 'test' and with data of type bytes, got",
+            'EncodedImage("val",',
+            r"medmnist:MedMnist: the split of 'train/0.png' must be 'train' or 'test', got 'val'",
         ),
         (
-            "encode_png(pixels)",
-            "pixels",
-            r"medmnist:MedMnist: images must be of type rr\.data\.raw\.Enc",
+            "int(labels[split][row])",
+            "str(labels[split][row])",
+            r"the label of 'train/0.png' must be an integer, got '[0-9]'",
+        ),
+        ("encode_png(pixels)", "pixels", r"the data of 'train/0.png' must be of type bytes, got array"),
+        ("yield EncodedImage(split", "yield (split", r"an image must be an rr\.data\.raw\.EncodedImage, got \('train'"),
+        ("RawDataset(source.classes", "RawDataset(['a'] * 10", r"class_names must be a list of distinct texts"),
+        (
+            '("train", "test"):\n                for',
+            '("test", "train"):\n                for',
+            "a source must yield all training images before the test images",
         ),
         ("return RawDataset(", "return (", r"medmnist:MedMnist\.read_dataset must return an rr\.data\.raw\.RawDataset"),
     ],
@@ -232,9 +255,16 @@ def test_unusable_images_and_labels_raise(own_classes: Path, code: str, change: 
     ("change", "message"),
     [
         ("metrics={}", "there are no metrics"),
-        ('metrics={"m": float("nan")}', "the metric m is nan"),
+        ('metrics={"m": float("nan")}', "the metric m must be a finite number, got nan"),
+        ('metrics={"m": "0.5"}', "the metric m must be a finite number, got '0.5'"),
+        ('metrics={"classes": 4}', "the name classes is used by rr"),
+        ('columns={"label": result.rows}', "the name label is used by rr"),
         ("rows=result.rows[:3]", "prediction has 40 values for 3 rows"),
+        ("rows=result.rows + 1", "rows must be between 0 and 39, got 1 to 40"),
+        ("predictions=result.predictions - 1", r"predictions must be between 0 and 9, got -1 to \d"),
+        ("predictions=result.predictions / 2", r"predictions must be an array of integers \(R,\), got float64"),
         ("examples=result.examples[0]", "the examples must be an image"),
+        ("examples=None", "the examples must be an image"),
         ('metrics={"m": np.random.rand()}', "the metrics differ between two evaluations"),
         ('columns={"c": np.random.rand(40)}', "the values of c differ between two evaluations"),
     ],
@@ -243,8 +273,42 @@ def test_faulty_protocols_fail(own_classes: Path, change: str, message: str) -> 
     file = own_classes / "nearest_mean.py"
     text = file.read_text().replace("return make_classification_result", "result = make_classification_result")
     file.write_text(f"import dataclasses\n{text}        return dataclasses.replace(result, {change})\n")
-    with pytest.raises(AssertionError, match=message):
+    with pytest.raises((AssertionError, UserError), match=message):
         check_protocol("nearest-mean")
+
+
+def test_metrics_of_numpy_and_torch_become_python_numbers() -> None:
+    image, none = np.zeros((1, 1, 3), np.uint8), np.empty(0, int)
+    metrics = {"a": np.float32(0.5), "b": np.int64(3), "c": torch.tensor(0.25), "d": np.array(1.5)}
+    result = check_result("mine:Mine", ProtocolResult(metrics, none, {}, image), 5, 2)  # type: ignore[arg-type]
+    assert json.dumps(result.metrics) == '{"a": 0.5, "b": 3, "c": 0.25, "d": 1.5}'
+
+
+def test_backbone_with_one_module_under_two_names_passes(own_classes: Path) -> None:
+    file = own_classes / "separable.py"
+    text = file.read_text()
+    layers = "self.layers = nn.Sequential(*layers)"
+    file.write_text(text.replace(layers, f"{layers}\n        self.first = self.layers[0]"))
+    check_backbone("separable", image_size=16)
+
+
+def test_pretraining_checks_the_output_of_a_backbone_first(own_classes: Path, rr: RunRr) -> None:
+    file = own_classes / "separable.py"
+    file.write_text(file.read_text().replace(".mean((2, 3))", ".mean(3)"))
+    write_params(Path(), lambda params: (use_own_classes(params), params["grid"].update(dataset=["own"])))
+    assert [rr(stage, "--dataset", "own").code for stage in ("fetch", "convert")] == [0, 0]
+    outcome = rr("pretrain", "--dataset", "own", "--backbone", "separable", "--method", "random", "--seed", 1)
+    assert outcome.code == 2
+    assert outcome.err.startswith(
+        "rr: separable:Separable: for 2 images, the output must have shape (2, num_features) = (2, 8), got shape "
+    )
+
+
+def test_functions_that_are_not_static_raise(own_classes: Path) -> None:
+    file = own_classes / "medmnist.py"
+    file.write_text(file.read_text().replace("    @staticmethod\n", ""))
+    with pytest.raises(UserError, match=r"medmnist:MedMnist\.read_dataset must be static: add @staticmethod"):
+        check_source("own")
 
 
 def test_unknown_names_raise(project: Path) -> None:

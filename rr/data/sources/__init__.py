@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from rr.data.folder_listing import raise_if_url
 from rr.data.printable_names import printable
 from rr.data.raw import SPLITS, EncodedImage, RawDataset
@@ -52,21 +54,36 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
             dataset = load_class(kind).read_dataset(source, download_dir, local_copy)
             if not isinstance(dataset, RawDataset):
                 raise UserError(f"{kind}.read_dataset must return an rr.data.raw.RawDataset, got {dataset!r:.200}")
+            _check_class_names(kind, dataset.class_names)
             return dataset._replace(images=_iter_checked(kind, dataset.images))
+
+
+def _check_class_names(kind: str, names: object) -> None:
+    """Raise UserError unless the class names of a user's own source are distinct texts."""
+    is_valid = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    if not is_valid or len(set(names)) < len(names):  # type: ignore[call-overload, arg-type]
+        raise UserError(f"{kind}: class_names must be a list of distinct texts that are not empty, got {names!r:.200}")
 
 
 def _iter_checked(kind: str, images: Iterable[EncodedImage]) -> Iterator[EncodedImage]:
     """Yield the images of a user's own source.
 
     Raises:
-        UserError: if one of them is not an `EncodedImage`, or has a split other than "train" and "test".
+        UserError: if one of them is not an `EncodedImage` with values of the right types.
     """
     for image in images:
-        if not isinstance(image, EncodedImage) or not isinstance(image.data, bytes) or image.split not in SPLITS:
-            raise UserError(
-                f"{kind}: images must be of type rr.data.raw.EncodedImage, with the split 'train' or 'test' and with "
-                f"data of type bytes, got {image!r:.200}"
-            )
+        if not isinstance(image, EncodedImage):
+            raise UserError(f"{kind}: an image must be an rr.data.raw.EncodedImage, got {image!r:.200}")
+        is_integer = isinstance(image.label, int | np.integer) and not isinstance(image.label, bool)
+        for field, is_valid, expected in (
+            ("split", image.split in SPLITS, "'train' or 'test'"),
+            ("name", isinstance(image.name, str), "of type str"),
+            ("data", isinstance(image.data, bytes), "of type bytes"),
+            ("label", is_integer, "an integer"),
+        ):
+            if not is_valid:
+                value = repr(getattr(image, field))
+                raise UserError(f"{kind}: the {field} of {image.name!r} must be {expected}, got {value:.100}")
         yield image
 
 
