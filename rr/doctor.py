@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rr.errors import explain_missing_package
+from rr.project import describe_outdated_files
 
 SYSTEM_LIBRARIES = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}  # pkg-config module: apt package
 
@@ -165,7 +166,8 @@ def _check_repository() -> str:
         raise RuntimeError(f"DVC cannot run: {error}") from error
     if not os.path.samefile(root, "."):
         raise RuntimeError(f"DVC runs in {root}: change to that folder, which contains the folder .dvc")
-    return "git and DVC can be used in this folder"
+    outdated = describe_outdated_files(Path.cwd())
+    return "git and DVC can be used in this folder" + (f"; {outdated}" if outdated else "")
 
 
 def _check_grid() -> str:

@@ -18,6 +18,7 @@ PROJECT_FILES = PACKAGE / "project" if (PACKAGE / "project").is_dir() else PACKA
 
 _FILES = ("params.yaml", "dvc.yaml", "Snakefile", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 _FOLDERS = ("workflow/extensions", "workflow/profiles", "workflow/report", "workflow/rules", "workflow/suites")
+_PIPELINE = ("dvc.yaml", "Snakefile")
 _LINKS = {"rr": PACKAGE, "profiles": Path("workflow/profiles")}  # Snakemake looks for profiles next to the Snakefile
 _OWN_IMAGES = re.compile(r"^ *source: \{kind: (imagefolder|parquet),", re.MULTILINE)
 _LINKED_CODE = "\n# The installed package, linked by `rr init`.\n/rr\n"
@@ -52,6 +53,25 @@ def create_project(folder: Path) -> None:
         (folder / name).symlink_to(destination)
     if subprocess.run([git, "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
         subprocess.run([git, "init", "--quiet"], cwd=folder, check=True)
+
+
+def describe_outdated_files(folder: Path) -> str:
+    """Return a sentence about the pipeline files in a project that differ from those of the running `rr`, or "".
+
+    They differ if the project was created by another version of `rr`, or if a user has edited them.
+    """
+    files = [file for file in _files_to_copy() if file.parts[0] in _PIPELINE or file.parts[:2] == ("workflow", "rules")]
+    names = [
+        str(file)
+        for file in files
+        if (folder / file).is_file() and (folder / file).read_bytes() != (PROJECT_FILES / file).read_bytes()
+    ]
+    if not names:
+        return ""
+    return (
+        f"{', '.join(names)} {'differs' if len(names) == 1 else 'differ'} from this version of rr: unless you have "
+        "made these changes yourself, delete the listed files and run rr init, which writes the current ones"
+    )
 
 
 def _read_template(file: Path, git: str) -> str:

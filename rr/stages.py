@@ -31,7 +31,7 @@ from rr.params import (
 )
 from rr.params.backbones import check_backbone_name
 from rr.params.methods import TrainableConfig
-from rr.project import create_project
+from rr.project import create_project, describe_outdated_files
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count, utc_now
 from rr.runtime.gpu_lock import acquire_device
@@ -64,7 +64,9 @@ def run_init() -> str:
     """Create a project in the current folder."""
     require_single_process("init")
     create_project(Path.cwd())
-    return f"{Path.cwd()} is now a project: run the example with dvc repro or snakemake --cores 8"
+    outdated = describe_outdated_files(Path.cwd())
+    note = f"\n{outdated}" if outdated else ""
+    return f"{Path.cwd()} is now a project: run the example with dvc repro or snakemake --cores 8{note}"
 
 
 def run_init_images(

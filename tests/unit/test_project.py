@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT, RunRr, copy_project
 
 from rr.errors import UserError
-from rr.project import PACKAGE, create_project
+from rr.project import PACKAGE, create_project, describe_outdated_files
 
 
 def list_tree(folder: Path) -> set[str]:
@@ -57,6 +57,21 @@ def test_existing_project_keeps_its_files_and_renews_its_links(tmp_path: Path) -
     assert (tmp_path / "params.yaml").read_text() == "changed"
     assert (tmp_path / "Snakefile").read_bytes() == (ROOT / "Snakefile").read_bytes()
     assert (tmp_path / "rr").resolve() == PACKAGE
+
+
+def test_pipeline_files_of_another_version_are_named(tmp_path: Path) -> None:
+    create_project(tmp_path)
+    (tmp_path / "params.yaml").write_text("changed")
+    (tmp_path / "workflow/suites/mine.yaml").write_text("{}")
+    assert not describe_outdated_files(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    assert describe_outdated_files(tmp_path).startswith("dvc.yaml differs from this version of rr: unless you")
+    (tmp_path / "workflow/rules/data.smk").write_text("")
+    assert describe_outdated_files(tmp_path).startswith("dvc.yaml, workflow/rules/data.smk differ from this version")
+    for name in ("dvc.yaml", "workflow/rules/data.smk"):
+        (tmp_path / name).unlink()
+    create_project(tmp_path)
+    assert not describe_outdated_files(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "Snakefile", "rr/__init__.py", "profiles/default/config.yaml"])
