@@ -5,6 +5,7 @@ A schedule has no state, so a training run that continues from a checkpoint uses
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,19 @@ from torch.optim import Optimizer
 
 if TYPE_CHECKING:
     from rr.params.optimizers import OptimizerConfig, ScheduleConfig
+
+
+def detach_optimizers_from_dynamo() -> None:
+    """Remove the optimizer decorators that load torch._dynamo.
+
+    Loading it takes about as long as loading torch. Only code that `torch.compile` traces needs these decorators, and
+    this project compiles no optimizer.
+    """
+    base = torch.optim.Optimizer
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        setattr(base, name, inspect.unwrap(getattr(base, name)))
+    for subclass in (torch.optim.Adam, torch.optim.SGD):
+        subclass.step = torch.no_grad()(inspect.unwrap(subclass.step))  # type: ignore[method-assign]
 
 
 def make_optimizer(config: OptimizerConfig, groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> Optimizer:

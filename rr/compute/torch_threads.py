@@ -1,7 +1,6 @@
 """Set the number of torch threads, for a process or for a block of code."""
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 
 
@@ -14,25 +13,12 @@ def configure_torch(num_threads: int) -> None:
     """
     import torch
 
-    _detach_optimizers_from_dynamo()
+    from rr.compute.optimizers import detach_optimizers_from_dynamo
+
+    detach_optimizers_from_dynamo()
     torch.set_num_threads(num_threads)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-
-
-def _detach_optimizers_from_dynamo() -> None:
-    """Remove the optimizer decorators that load torch._dynamo.
-
-    Loading it takes about as long as loading torch. Only code that `torch.compile` traces needs these decorators, and
-    this project compiles no optimizer.
-    """
-    import torch
-
-    base = torch.optim.Optimizer
-    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-        setattr(base, name, inspect.unwrap(getattr(base, name)))
-    for subclass in (torch.optim.Adam, torch.optim.SGD):
-        subclass.step = torch.no_grad()(inspect.unwrap(subclass.step))  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -1,8 +1,7 @@
-"""The relation loss, and its reference implementation.
+"""The relation loss.
 
-`direct_logits_and_targets` is the reference implementation and is written for readability. Training uses
-`relation_loss`, which computes the same loss, but usually applies the first linear layer once per representation
-instead of once per pair.
+It usually applies the first linear layer once per representation instead of once per pair.
+`rr.methods.relation.reference` is the direct implementation.
 """
 
 import contextlib
@@ -23,38 +22,6 @@ TORCH_MAX_VIEWS = 3
 SINGLE_THREAD_MAX_WORK = 1_000_000
 # With this many input features, the first layer takes as long per row as all later steps take per partner.
 FEATURES_PER_PARTNER = 64
-
-
-def direct_logits_and_targets(
-    head: RelationHead, features_KMD: Tensor, negative_rows: Tensor, positive_rows: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Pass all pairs through the head in one batch, and return logits and targets (Algorithm 1, steps 3 and 4).
-
-    The arguments are those of `relation_loss`. Memory grows with the number of pairs, P = M(K² - K), or half of that
-    if M = 1.
-
-    Returns:
-        Logits and targets, (P,) each, in the order of the paper's code: for each pair of views, M positive pairs and
-        then M negative pairs.
-
-    Raises:
-        ValueError: if a tensor has an invalid shape, dtype or device.
-    """
-    _check_tensors(head, features_KMD, negative_rows, positive_rows)
-    K, M, _ = features_KMD.shape
-    blocks = []
-    targets = []
-    pair = 0
-    for i in range(K):
-        for j in range(i + 1, K):
-            positive_MD = features_KMD[j] if positive_rows is None else features_KMD[j][positive_rows[pair]]
-            blocks.append(head.aggregate(features_KMD[i], positive_MD))
-            targets.append(features_KMD.new_ones(M))
-            if M > 1:
-                blocks.append(head.aggregate(features_KMD[i], features_KMD[j][negative_rows[pair]]))
-                targets.append(features_KMD.new_zeros(M))
-            pair += 1
-    return head(torch.cat(blocks)), torch.cat(targets)
 
 
 def relation_loss(
@@ -88,7 +55,7 @@ def relation_loss(
     """
     if negative_rows is None and isinstance(features_KMD, Tensor) and features_KMD.ndim == 3:
         negative_rows = roll_negative_rows(*features_KMD.shape[:2], device=features_KMD.device)
-    _check_tensors(head, features_KMD, negative_rows, positive_rows)
+    check_tensors(head, features_KMD, negative_rows, positive_rows)
     K, M, _ = features_KMD.shape
     if head.norm.training and K == 2 and M == 1:
         raise ValueError("batch statistics need more than one pair, but K = 2 views of M = 1 image make a single pair")
@@ -128,9 +95,10 @@ def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable
     return factorized_relation_loss
 
 
-def _check_tensors(
+def check_tensors(
     head: RelationHead, features_KMD: Tensor, negative_rows: Tensor | None, positive_rows: Tensor | None
 ) -> None:
+    """Raise ValueError if an argument of `relation_loss` has an invalid shape, dtype or device."""
     if not isinstance(features_KMD, Tensor):
         raise ValueError(f"features must be a tensor, got {type(features_KMD).__name__}")
     if features_KMD.ndim != 3:
