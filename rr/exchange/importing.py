@@ -26,7 +26,7 @@ from rr.runtime.formatting import format_count
 from rr.runtime.hashing import file_sha256
 from rr.runtime.output_path import check_output_path
 
-_MAX_DEPTH = 4  # maximum depth of nested dicts in a checkpoint
+_MAX_DEPTH = 100  # maximum depth of nested containers in a checkpoint
 
 
 class Candidate(NamedTuple):
@@ -80,8 +80,8 @@ def import_backbone(
 ) -> str:
     """Convert the weights in `file` to a backbone file with float32 weights.
 
-    The weights may be in any dict of a checkpoint, and their names may have any prefix. Other tensors are ignored. A
-    backbone file of this project is copied.
+    The weights may be in any dict of a checkpoint, also inside lists and tuples, and their names may have any prefix.
+    Other tensors are ignored. A backbone file of this project is copied.
 
     Args:
         file: checkpoint written by `torch.save`, or safetensors file. The weights are named as in this project, the
@@ -119,8 +119,9 @@ def import_backbone(
     state_dicts = _find_state_dicts(_load_tensors(file))
     if not state_dicts:
         raise UserError(
-            f"{file} does not contain a state dict: use a file with a dict of tensors (not NumPy arrays) by name, at "
-            "the top level or under a key such as 'state_dict', 'model' or 'backbone'"
+            f"{file} does not contain a state dict (searched: lists, tuples, and dicts whose keys are text, up to "
+            f"{_MAX_DEPTH} levels deep): use a file with a dict of tensors (not NumPy arrays) by name, at the top "
+            "level or under a key such as 'state_dict', 'model' or 'backbone'"
         )
     weights = _choose_candidate(file, backbone_name, image_size, state_dicts, key)
     backbone = backbones.build(backbone_name, image_size)
@@ -221,17 +222,23 @@ def _load_tensors(file: Path) -> Any:
 
 
 def _find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
-    """Return all dicts in a checkpoint that contain named tensors, each by its path (keys joined with dots)."""
+    """Return all dicts in a checkpoint that contain named tensors, each by its path.
+
+    A path consists of the keys of dicts and the positions in lists and tuples, joined with dots.
+    """
     found: dict[str, dict[str, Tensor]] = {}
     visited: set[int] = set()
 
     def collect_state_dicts(value: Any, path: str, depth: int) -> None:
-        if not isinstance(value, dict) or id(value) in visited or depth > _MAX_DEPTH:
+        if not isinstance(value, (dict, list, tuple)) or id(value) in visited or depth > _MAX_DEPTH:
             return
         visited.add(id(value))
-        items = {key: item for key, item in value.items() if isinstance(key, str)}
-        if tensors := {key: item for key, item in items.items() if _is_dense(item)}:
-            found[path] = tensors
+        if isinstance(value, dict):
+            items = {key: item for key, item in value.items() if isinstance(key, str)}
+            if tensors := {key: item for key, item in items.items() if _is_dense(item)}:
+                found[path] = tensors
+        else:
+            items = {str(position): item for position, item in enumerate(value)}
         for key, item in items.items():
             collect_state_dicts(item, f"{path}.{key}" if path else key, depth + 1)
 

@@ -203,6 +203,13 @@ def set_nan(state: dict[str, Tensor]) -> Any:
     return state | {"conv1.weight": state["conv1.weight"] * float("nan")}
 
 
+def nest_deeply(state: dict[str, Tensor]) -> Any:
+    content: Any = state
+    for _ in range(150):
+        content = [content]
+    return content
+
+
 def convert_to_integers(state: dict[str, Tensor]) -> Any:
     return state | {"conv1.weight": state["conv1.weight"].long()}
 
@@ -218,7 +225,11 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
         ),
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
-        (lambda state: {"optimizer": {0: torch.ones(1)}}, "does not contain a state dict"),
+        (
+            lambda state: {"optimizer": {0: torch.ones(1)}},
+            r"does not contain a state dict \(searched: lists, tuples, and dicts whose keys are text, up to 100 levels",
+        ),
+        (nest_deeply, "does not contain a state dict"),
         (
             lambda state: {"a.b": torch.ones(1)},
             r"conv1.weight is missing; use the --backbone .*\. The file contains a.b$",
@@ -301,6 +312,13 @@ LAYOUTS: dict[str, tuple[Callable[[str, dict[str, Tensor]], Any], str]] = {
     "nested twice": (
         lambda name, state: {"model_state_dict": {"network": state}, "head": make_heads("1")},
         "2 tensors: head.1.weight, head.1.bias",
+    ),
+    "deeply nested": (
+        lambda name, state: {"a": {"b": {"c": {"d": {"e": {"f": {"g": add_prefix("net.", state)}}}}}}},
+        "",
+    ),
+    "lists and tuples": (lambda name, state: [3, ("epoch", [{"model": state}]), make_heads("1")],
+        "2 tensors: 2.1.weight, 2.1.bias",
     ),
     "equal copies": (
         lambda name, state: {"model": state, "model_ema": {key: value.clone() for key, value in state.items()}},
@@ -398,6 +416,17 @@ def test_several_backbones_require_a_key(tmp_path: Path, rr: RunRr, keys: tuple[
     assert not (tmp_path / "b.safetensors").exists()
     assert rr(*command, "--key", key).code == 0
     assert has_same_features(load_backbone(tmp_path / "b.safetensors"), second)
+
+
+def test_position_in_a_list_is_a_key(tmp_path: Path) -> None:
+    first, second = random_backbone("conv4").state_dict(), random_backbone("conv4").state_dict()
+    second["blocks.0.0.weight"] = second["blocks.0.0.weight"] + 1
+    torch.save({"models": [first, second]}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"under 'models\.0' and 'models\.1': choose one of them with --key"):
+        import_backbone(tmp_path / "c.pt", "conv4")
+    import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b.safetensors", "models.1")
+    imported = load_backbone(tmp_path / "b.safetensors").state_dict()
+    assert torch.equal(imported["blocks.0.0.weight"], second["blocks.0.0.weight"])
 
 
 def test_top_level_has_the_key_of_a_dot(tmp_path: Path) -> None:
