@@ -489,8 +489,8 @@ def export(
             "--image-size",
             min=8,
             max=1024,
-            help="Height and width of the model's input in pixels. By default, the size of the pretraining images or, "
-            "if it is unknown, 32.",
+            help="Height and width of the model's input in pixels, for torchscript, torch-export and onnx. By default, "
+            "the size of the pretraining images or, if it is unknown, 32.",
         ),
     ] = None,
 ) -> None:

@@ -591,7 +591,8 @@ def test_export_gives_the_same_features_for_any_batch_size(
 ) -> None:
     backbone, output = random_backbone(name), tmp_path / f"out{SUFFIXES[kind][0]}"
     save_backbone(backbone, tmp_path / "b.safetensors")
-    message = export_backbone(tmp_path / "b.safetensors", kind, output, image_size)
+    size_option = None if kind in ("safetensors", "state-dict") else image_size
+    message = export_backbone(tmp_path / "b.safetensors", kind, output, size_option)
     assert message.startswith(f"{output}: {name} as {kind}")
     forward = load_export(kind, name, output)
     with torch.no_grad():
@@ -608,6 +609,16 @@ def test_export_keeps_the_preprocessing(tmp_path: Path) -> None:
     message = export_backbone(weights, "safetensors", output)
     assert "24 x 24 pixels with values in [0, 1], normalized with mean (0.5, 0.25, 0.125) and std (0.1, 0" in message
     assert output.read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "state-dict"])
+def test_image_size_without_effect_raises(tmp_path: Path, rr: RunRr, kind: str) -> None:
+    save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
+    output = tmp_path / f"out{SUFFIXES[kind][0]}"
+    outcome = rr("export", tmp_path / "b.safetensors", "--format", kind, "--output", output, "--image-size", "64")
+    message = f"--image-size 64: has no effect with --format {kind}, which stores only weights: omit this option"
+    assert (outcome.code, outcome.err) == (2, f"rr: {message}\n")
+    assert not output.exists()
 
 
 def test_export_of_released_weights(tmp_path: Path) -> None:
