@@ -489,8 +489,8 @@ def export(
             "--image-size",
             min=8,
             max=1024,
-            help="Height and width of the model's input in pixels. By default, the size of the pretraining images or, "
-            "if it is unknown, 32.",
+            help="Height and width of the model's input in pixels, for torchscript, torch-export and onnx. By default, "
+            "the size of the pretraining images or, if it is unknown, 32.",
         ),
     ] = None,
 ) -> None:
@@ -506,11 +506,13 @@ def export(
 def croissant(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset that rr fetch has fetched.")],
     license: Annotated[
-        str | None, typer.Option("--license", help="License of the images, as a URL or an SPDX identifier.")
+        str | None,
+        typer.Option("--license", help="License of the images, as a URL or an SPDX identifier, such as CC-BY-4.0."),
     ] = None,
-    url: Annotated[str | None, typer.Option("--url", help="Web page of the dataset.")] = None,
+    url: Annotated[str | None, typer.Option("--url", help="Web page of the dataset (http or https).")] = None,
     creator: Annotated[
-        str | None, typer.Option("--creator", help="Person or organization that created the dataset.")
+        str | None,
+        typer.Option("--creator", help="Person or organization that created the dataset, stored as an organization."),
     ] = None,
 ) -> None:
     """Write a Croissant file (JSON-LD) that describes a fetched dataset, next to its images."""

@@ -14,7 +14,7 @@ class Preprocessing:
     Attributes:
         image_size: height and width of the inputs in pixels.
         mean: mean of each channel, for pixel values in [0, 1].
-        std: standard deviation of each channel.
+        std: standard deviation of each channel, for pixel values in [0, 1].
         stored_size: maximum length of the shorter side of the stored photographs, or None if the images are stored as
             squares of `image_size`.
 
@@ -40,16 +40,30 @@ class Preprocessing:
             if integer < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
             object.__setattr__(self, name, integer)
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            try:
-                triple = () if isinstance(values, str) else tuple(map(float, values))
-            except (TypeError, ValueError):
-                triple = ()
-            if len(triple) != 3 or not all(0 <= value <= 1 for value in triple) or (name == "std" and 0 in triple):
-                interval = "(0, 1]" if name == "std" else "[0, 1]"
-                raise ValueError(f"{name} must be three numbers in {interval}, got {values!r}")
-            object.__setattr__(self, name, triple)  # a list or an array is accepted, too
+        for name in ("mean", "std"):  # a list or an array is accepted, too
+            object.__setattr__(self, name, parse_channel_values(name, getattr(self, name)))
+
+
+def parse_channel_values(name: str, values: Any) -> tuple[float, ...]:
+    """Return the mean or std of the three channels as floats.
+
+    The limits reject statistics of pixel values in [0, 255], which would silently ruin the results.
+
+    Args:
+        name: "mean" or "std".
+        values: a sequence of three numbers.
+
+    Raises:
+        ValueError: if `values` are not three numbers in [0, 1] or, for the std, in (0, 1].
+    """
+    try:
+        triple = () if isinstance(values, str) else tuple(map(float, values))
+    except (TypeError, ValueError):
+        triple = ()
+    if len(triple) != 3 or not all(0 <= value <= 1 for value in triple) or (name == "std" and 0 in triple):
+        interval = "(0, 1]" if name == "std" else "[0, 1]"
+        raise ValueError(f"{name} must be three numbers in {interval}, got {values!r}")
+    return triple
 
 
 def shorter_side_before_crop(image_size: int) -> int:

@@ -5,10 +5,14 @@ hubs read it, and the package mlcroissant uses it to load the images.
 """
 
 import json
+import re
 from typing import Any
+
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from rr import __version__, paths
 from rr.data.raw import SPLITS, RawFile
+from rr.errors import UserError
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
 from rr.workflow.records import load_record
@@ -55,18 +59,33 @@ def write_croissant(
 ) -> str:
     """Write `croissant.json` next to the images of a dataset that `rr fetch` has fetched, and return a message.
 
-    `license` is a URL or an SPDX identifier, `url` is the dataset's web page, and `creator` is the person or
-    organization that made the dataset.
+    Args:
+        dataset: name of the dataset.
+        license: URL of the license, or an SPDX identifier or expression.
+        url: URL of the dataset's web page.
+        creator: person or organization that made the dataset. The format requires one of these two types, but a name
+            does not reveal which one it is: it is always stored as an organization.
 
     Raises:
-        UserError: if the images or their record are missing or damaged.
+        UserError: if `url` or `license` is invalid, or if the images or their record are missing or damaged.
     """
+    if url and not _is_url(url):
+        raise UserError(f"--url {url}: is not a URL: use the full address of a web page, such as https://example.org")
+    if license and not _is_url(license):
+        try:
+            license = canonicalize_license_expression(license)
+        except InvalidLicenseExpression as error:
+            raise UserError(
+                f"--license {license}: is neither a URL nor an SPDX identifier: use an identifier from "
+                "https://spdx.org/licenses, such as CC-BY-4.0, or the URL of the license"
+            ) from error
     files = paths.DatasetPaths(dataset)
     record = load_record(files.raw_dir)
     raw_file = RawFile(files.images)
     kind = record["params"][f"datasets.{dataset}.source"]["kind"]
     required = {"license": license, "url": url, "creator": creator}
     values = {key: value or _KNOWN.get(kind, {}).get(key, _UNKNOWN) for key, value in required.items()}
+    is_organization = creator is not None or kind == "tiny_imagenet"  # the other known creators are persons
     counts = {split: int((raw_file.splits == split).sum()) for split in SPLITS}
     metadata = {
         "@context": _CONTEXT,
@@ -80,7 +99,7 @@ def write_croissant(
         ),
         "license": values["license"],
         "url": values["url"],
-        "creator": {"@type": "sc:Person" if creator is None else "sc:Organization", "name": values["creator"]},
+        "creator": {"@type": "sc:Organization" if is_organization else "sc:Person", "name": values["creator"]},
         "datePublished": record["started"],
         "version": "1.0.0",
         "distribution": [
@@ -114,6 +133,10 @@ def write_croissant(
     missing = [f"--{key}" for key, value in values.items() if value == _UNKNOWN]
     hint = f"; add {', '.join(missing)}, which the format requires" if missing else ""
     return f"{target}: {format_count(sum(counts.values()), 'images')}{hint}"
+
+
+def _is_url(text: str) -> bool:
+    return re.fullmatch(r"https?://[^\s/?#]\S*", text, re.IGNORECASE) is not None
 
 
 def _make_field(column: str, data_type: str, file: str, transform: dict[str, str] | None = None) -> dict[str, Any]:

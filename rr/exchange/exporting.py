@@ -39,17 +39,22 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     torchvision and timm, with the keys of these libraries. The formats `torchscript`, `torch-export` and `onnx` contain
     the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B, num_features), for any
     B. By default, `image_size` is the size of the images on which the backbone was pretrained or, if that is unknown,
-    32. A model card (Markdown) is written next to the file.
+    32; the other formats do not accept it. A model card (Markdown) is written next to the file.
 
     Returns:
         A message for the user, which includes the preprocessing of the backbone's images if it is known.
 
     Raises:
-        UserError: if `weights` is not a backbone file or is for a different image size, if `output` cannot be written
-            or does not have the suffix of the format, if packages for ONNX are missing, or if the features of the
-            exported model differ. In all these cases, `output` is not changed. UserError is also raised if the record
-            next to the weights is damaged.
+        UserError: if `weights` is not a backbone file or is for a different image size, if `image_size` has no effect
+            on the format, if `output` cannot be written or does not have the suffix of the format, if packages for ONNX
+            are missing, or if the features of the exported model differ. In all these cases, `output` is not changed.
+            UserError is also raised if the record next to the weights is damaged.
     """
+    if image_size is not None and format in ("safetensors", "state-dict"):
+        raise UserError(
+            f"--image-size {image_size}: has no effect with --format {format}, which stores only weights: omit this "
+            "option"
+        )
     weights = find_weights(weights)
     check_output_path("--output", output, SUFFIXES[format], weights)
     missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None] if format == "onnx" else []

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +26,7 @@ from rr.runtime.formatting import format_count
 from rr.runtime.hashing import file_sha256
 from rr.runtime.output_path import check_output_path
 
-_MAX_DEPTH = 4  # maximum depth of nested dicts in a checkpoint
-_MAX_NAMES = 5  # maximum number of names in a message
+_MAX_DEPTH = 100  # maximum depth of nested containers in a checkpoint
 
 
 class Candidate(NamedTuple):
@@ -37,14 +37,33 @@ class Candidate(NamedTuple):
         prefix: a common start of the tensor names, which the names in the backbone lack.
         state: the tensors, by their names in the backbone.
         names: their names in the state dict.
-        problem: why the tensors do not match the backbone, or None if they do.
+        missing: names of the weights that the state dict lacks.
+        misfits: descriptions of the tensors with another shape or type than in the backbone.
+        unexpected: names of additional tensors in the backbone's layers.
     """
 
     path: str
     prefix: str
     state: dict[str, Tensor]
     names: set[str]
-    problem: str | None
+    missing: list[str]
+    misfits: list[str]
+    unexpected: list[str]
+
+    @property
+    def num_differences(self) -> int:
+        """Number of differences from the backbone; 0 if the tensors match."""
+        return len(self.missing) + len(self.misfits) + len(self.unexpected)
+
+    def describe_differences(self, max_names: int) -> str:
+        """Return the number of differences of each kind and the first names, for a message."""
+        kinds = {"missing": self.missing, "of another shape or type": self.misfits, "unexpected": self.unexpected}
+        return "; ".join(
+            f"{format_count(len(names), 'tensors')} {'is' if len(names) == 1 else 'are'} {kind}: "
+            f"{_abbreviate_names(names, max_names)}"
+            for kind, names in kinds.items()
+            if names
+        )
 
     @property
     def key(self) -> str:
@@ -61,8 +80,8 @@ def import_backbone(
 ) -> str:
     """Convert the weights in `file` to a backbone file with float32 weights.
 
-    The weights may be in any dict of a checkpoint, and their names may have any prefix. Other tensors are ignored. A
-    backbone file of this project is copied.
+    The weights may be in any dict of a checkpoint, also inside lists and tuples, and their names may have any prefix.
+    Other tensors are ignored. A backbone file of this project is copied.
 
     Args:
         file: checkpoint written by `torch.save`, or safetensors file. The weights are named as in this project, the
@@ -100,8 +119,9 @@ def import_backbone(
     state_dicts = _find_state_dicts(_load_tensors(file))
     if not state_dicts:
         raise UserError(
-            f"{file} does not contain a state dict: use a file with a dict of tensors (not NumPy arrays) by name, at "
-            "the top level or under a key such as 'state_dict', 'model' or 'backbone'"
+            f"{file} does not contain a state dict (searched: lists, tuples, and dicts whose keys are text, up to "
+            f"{_MAX_DEPTH} levels deep): use a file with a dict of tensors (not NumPy arrays) by name, at the top "
+            "level or under a key such as 'state_dict', 'model' or 'backbone'"
         )
     weights = _choose_candidate(file, backbone_name, image_size, state_dicts, key)
     backbone = backbones.build(backbone_name, image_size)
@@ -202,17 +222,23 @@ def _load_tensors(file: Path) -> Any:
 
 
 def _find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:
-    """Return all dicts in a checkpoint that contain named tensors, each by its path (keys joined with dots)."""
+    """Return all dicts in a checkpoint that contain named tensors, each by its path.
+
+    A path consists of the keys of dicts and the positions in lists and tuples, joined with dots.
+    """
     found: dict[str, dict[str, Tensor]] = {}
     visited: set[int] = set()
 
     def collect_state_dicts(value: Any, path: str, depth: int) -> None:
-        if not isinstance(value, dict) or id(value) in visited or depth > _MAX_DEPTH:
+        if not isinstance(value, (dict, list, tuple)) or id(value) in visited or depth > _MAX_DEPTH:
             return
         visited.add(id(value))
-        items = {key: item for key, item in value.items() if isinstance(key, str)}
-        if tensors := {key: item for key, item in items.items() if _is_dense(item)}:
-            found[path] = tensors
+        if isinstance(value, dict):
+            items = {key: item for key, item in value.items() if isinstance(key, str)}
+            if tensors := {key: item for key, item in items.items() if _is_dense(item)}:
+                found[path] = tensors
+        else:
+            items = {str(position): item for position, item in enumerate(value)}
         for key, item in items.items():
             collect_state_dicts(item, f"{path}.{key}" if path else key, depth + 1)
 
@@ -233,7 +259,7 @@ def _choose_candidate(
         UserError: if no weights match, or if several sets of weights match but differ.
     """
     candidates = _find_candidates(backbone_name, image_size, state_dicts)
-    matches = [candidate for candidate in candidates if candidate.problem is None]
+    matches = [candidate for candidate in candidates if not candidate.num_differences]
     if not matches:
         raise UserError(_describe_mismatch(file, backbone_name, image_size, state_dicts, candidates))
     if key is not None:
@@ -268,14 +294,21 @@ def _find_candidates(
     """Return all sets of tensors with weights for at least half of the backbone's layers, best match first."""
     candidates = []
     for names in _weight_name_variants(backbone_name, image_size):
-        first, *_ = names.values()
-        layers = {_top_level_layer(name) for name in names.values()}
+        known = set(names.values())
+        layers = {_top_level_layer(name) for name in known}
         for path, tensors in state_dicts.items():
-            for prefix in [name.removesuffix(first) for name in tensors if f".{name}".endswith(f".{first}")]:
-                present = {_top_level_layer(name) for name in names.values() if prefix + name in tensors}
-                if len(present) >= len(layers) / 2:
-                    candidates.append(_make_candidate(backbone_name, image_size, names, path, prefix, tensors))
-    return sorted(candidates, key=lambda candidate: (candidate.problem is not None, -len(candidate.names)))
+            present = defaultdict(set)  # the layers with weights, by the prefix of their names
+            for name in tensors:
+                parts = name.split(".")
+                for start in range(len(parts)):
+                    if (weight := ".".join(parts[start:])) in known:
+                        present[name.removesuffix(weight)].add(_top_level_layer(weight))
+            candidates += [
+                _make_candidate(backbone_name, image_size, names, path, prefix, tensors)
+                for prefix, found in present.items()
+                if len(found) >= len(layers) / 2
+            ]
+    return sorted(candidates, key=lambda candidate: (candidate.num_differences, -len(candidate.names)))
 
 
 def _make_candidate(
@@ -291,16 +324,17 @@ def _make_candidate(
     `names` maps each weight's name in the backbone to its name in the file, without the prefix. `image_size` is the
     height and width of the images in pixels, for a backbone built for one size.
     """
-    problem = None
-    state = {}
+    missing, misfits, state = [], [], {}
     for name, expected in _expected_weights(backbone_name, image_size).items():
         actual_name = prefix + names[name]
         actual = tensors.get(actual_name)
+        if actual is not None and _is_batch_count(name):
+            # If all tensors were converted to another type, so were the counts. In float16, they may be infinite.
+            actual = actual.double().nan_to_num(posinf=0).round().long()
         if actual is None:
-            if not _is_batch_count(name):
-                problem = problem or f"{actual_name} is missing"
+            missing += [] if _is_batch_count(name) else [actual_name]
         elif actual.shape != expected.shape or actual.is_floating_point() != expected.is_floating_point():
-            problem = problem or f"{actual_name} is {_describe_tensor(actual)} instead of {_describe_tensor(expected)}"
+            misfits.append(f"{actual_name} ({_describe_tensor(actual)} instead of {_describe_tensor(expected)})")
         else:
             state[name] = actual
     used = {prefix + name for name in names.values()} & tensors.keys()
@@ -308,12 +342,10 @@ def _make_candidate(
     # classifier, which the backbone does not have. All other tensors are ignored.
     removed = tuple(f"{prefix}{layer}." for layer in _removed_layers(backbone_name, image_size))
     layers = tuple({f"{prefix}{_top_level_layer(name)}." for name in names.values()})
-    unexpected = (
+    unexpected = [
         name for name in tensors if name not in used and name.startswith(layers) and not name.startswith(removed)
-    )
-    if (unexpected_name := next(unexpected, None)) and not problem:
-        problem = f"unexpected key {unexpected_name}"
-    return Candidate(path, prefix, state, used, problem)
+    ]
+    return Candidate(path, prefix, state, used, missing, misfits, unexpected)
 
 
 def _top_level_layer(name: str) -> str:
@@ -384,30 +416,30 @@ def _describe_mismatch(
     state_dicts: dict[str, dict[str, Tensor]],
     candidates: list[Candidate],
 ) -> str:
-    """Return the message for a file without matching weights. It lists the backbones that the file does contain."""
-    others = [
-        name
-        for name in BUILTIN_BACKBONES
-        if any(candidate.problem is None for candidate in _find_candidates(name, None, state_dicts))
-    ]
-    remedy = (
-        f"use --backbone {' or '.join(others)}"
-        if others
-        else f"use the --backbone of these weights: {', '.join(BUILTIN_BACKBONES)}, or a torchvision or timm model"
-    )
-    if candidates:
-        best = candidates[0]
-        is_similar = len(best.state) > 0.9 * len(_expected_weights(backbone_name, image_size))
-        if is_similar and not others and not (best.problem or "").startswith("unexpected"):
-            remedy = (
-                f"most tensors match {backbone_name}, so the checkpoint was probably changed: use the original file"
-            )
-        place = "" if best.key == "." else f" under '{best.key}'"
-        return f"the weights in {file}{place} do not match {backbone_name}: {best.problem}; {remedy}"
+    """Return the message for a file without matching weights.
+
+    It lists the backbones that the file does contain or, if there are none, what is different from the closest one.
+    """
+    others = {name: _find_candidates(name, None, state_dicts) for name in BUILTIN_BACKBONES if name != backbone_name}
+    best = {name: found[0] for name, found in {backbone_name: candidates, **others}.items() if found}
+    exact = [name for name, candidate in best.items() if not candidate.num_differences]
+    close = [name for name, candidate in best.items() if len(candidate.state) > candidate.num_differences]
+    closest = min(close, key=lambda name: best[name].num_differences, default=None)
+    shown = best.get(backbone_name if exact or closest is None else closest)
+    place = f" under '{shown.key}'" if shown and shown.key != "." else ""
+    problem = f"the weights in {file}{place} do not match {backbone_name}"
+    if closest not in (None, backbone_name, *exact):
+        problem += f" or another backbone; the closest one is {closest}"
     first = next(iter(_expected_weights(backbone_name, image_size)))
+    problem += f": {shown.describe_differences(1 if exact else 3) if shown else f'{first} is missing'}"
+    if exact:
+        return f"{problem}; use --backbone {' or '.join(exact)}"
+    if closest:
+        return f"{problem}; all other tensors match {closest}: correct these tensors, or use the original checkpoint"
     present = _abbreviate_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
     return (
-        f"the weights in {file} do not match {backbone_name}: {first} is missing; {remedy}. The file contains {present}"
+        f"{problem}; use the --backbone of these weights (conv4, a ResNet such as resnet18, or a torchvision or timm "
+        f"model). The file contains {present}"
     )
 
 
@@ -423,5 +455,5 @@ def _describe_ignored(weights: Candidate, state_dicts: dict[str, dict[str, Tenso
     return f"; ignored {format_count(len(names), 'tensors')}: {_abbreviate_names(names)}" if names else ""
 
 
-def _abbreviate_names(names: list[str]) -> str:
-    return ", ".join([*names[:_MAX_NAMES], *(["…"] if len(names) > _MAX_NAMES else [])])
+def _abbreviate_names(names: list[str], max_names: int = 5) -> str:
+    return ", ".join([*names[:max_names], *(["…"] if len(names) > max_names else [])])

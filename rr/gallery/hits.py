@@ -9,6 +9,7 @@ import numpy as np
 from rr.gallery.images import ImageFile
 
 MAX_RANDOM_PAIRS = 10_000
+MIN_RANDOM_PAIRS = 10  # with fewer pairs, a percentile has no meaning
 
 
 class Hit(NamedTuple):
@@ -20,7 +21,8 @@ class Hit(NamedTuple):
         image: the image.
         probability: the probability that both are views of the same image, or None if the relation head was not used.
         percentile: the percentage of random pairs of gallery images with a lower score, or NaN if this was not
-            computed. The score is the value that ranks the hits: the similarity, or the relation head's logit.
+            computed or if there are too few pairs. The score is the value that ranks the hits: the similarity, or the
+            relation head's logit.
     """
 
     rank: int
@@ -61,7 +63,10 @@ def sample_pairs(num_images: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def percentiles(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return the percentage of the scores in `reference` that are less than each score, or NaN if there are none."""
-    if not len(reference):
+    """Return the percentage of the scores in `reference` that are less than each score.
+
+    If there are fewer than `MIN_RANDOM_PAIRS` scores in `reference`, return NaN.
+    """
+    if len(reference) < MIN_RANDOM_PAIRS:
         return np.full(len(scores), np.nan)
     return np.asarray(100 * np.searchsorted(np.sort(reference), scores) / len(reference))

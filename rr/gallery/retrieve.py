@@ -20,7 +20,7 @@ from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery import vector_index
 from rr.gallery.feature_extractor import load_feature_extractor
-from rr.gallery.hits import Hit, QueryResult, percentiles, sample_pairs
+from rr.gallery.hits import MIN_RANDOM_PAIRS, Hit, QueryResult, percentiles, sample_pairs
 from rr.gallery.images import ImageFile, change_time, list_images, read_images
 from rr.gallery.index_update import check_index_path, make_skipped_files, update_index
 from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
@@ -100,7 +100,11 @@ def retrieve(
         }
         return json.dumps(facts, indent=1)
     ranked_by = "probability" if scorer else "similarity"
-    lines = [summary, f"percentile: percentage of random pairs of gallery images with a lower {ranked_by}"]
+    lines = [
+        summary,
+        f"percentile: percentage of random pairs of gallery images with a lower {ranked_by} (– if there are fewer than "
+        f"{MIN_RANDOM_PAIRS} pairs)",
+    ]
     lines += [f"probability: {scorer.description}"] if scorer else []
     lines += format_skipped(skipped.counts)
     return "\n\n".join([*map(_format_result, results), "\n".join(lines)])
@@ -174,6 +178,8 @@ def _hit_facts(hit: Hit) -> dict[str, Any]:
 
 def _format_result(result: QueryResult) -> str:
     """Format the hits of a query as a table."""
+    if not result.hits:
+        return f"{display_name(result.query)}\nthe folder contains no other images"
     has_probabilities = any(hit.probability is not None for hit in result.hits)
     lines = [display_name(result.query), f"rank  similarity  {'probability  ' * has_probabilities}percentile  path"]
     for hit in result.hits:

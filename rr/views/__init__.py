@@ -59,7 +59,7 @@ def make_views(
         epoch: number of the epoch, in [0, 2**32).
         num_views: number of views per image, K, at least 1.
         mean: mean of each of the three channels, for pixel values in [0, 1].
-        std: standard deviation of each channel.
+        std: standard deviation of each channel, for pixel values in [0, 1].
         device: device on which the views are computed and returned.
 
     Returns:
@@ -112,7 +112,7 @@ def normalize(
     Args:
         images: uint8 (M, S, S, 3).
         mean: mean of each of the three channels, for pixel values in [0, 1].
-        std: standard deviation of each channel.
+        std: standard deviation of each channel, for pixel values in [0, 1].
         device: device on which the result is computed and returned.
 
     Returns:

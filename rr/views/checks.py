@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rr.data.preprocessing import parse_channel_values
 from rr.views.view_parameters import ViewParameters
 
 
@@ -40,12 +41,7 @@ def normalization_coefficients(
     """Return scale and offset, float32 (3,) each, such that (x - mean) / std = scale * x + offset.
 
     Raises:
-        ValueError: if `mean` or `std` does not consist of three finite numbers, or if `std` is not positive.
+        ValueError: if `mean` or `std` is invalid (see `parse_channel_values`).
     """
-    means, stds = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-    for name, values in (("mean", means), ("std", stds)):
-        if values.shape != (3,) or not np.isfinite(values).all():
-            raise ValueError(f"{name} must be three finite numbers, got {values.tolist()}")
-    if (stds <= 0).any():
-        raise ValueError(f"std must be positive, got {stds.tolist()}")
+    means, stds = (np.array(parse_channel_values(name, values)) for name, values in (("mean", mean), ("std", std)))
     return (1 / stds).astype(np.float32), (-means / stds).astype(np.float32)

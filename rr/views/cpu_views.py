@@ -42,7 +42,7 @@ def augment(
         images: uint8 (M, S, S, 3).
         parameters: parameters of K views of M images of size S.
         mean: mean of each of the three channels, for pixel values in [0, 1].
-        std: standard deviation of each channel.
+        std: standard deviation of each channel, for pixel values in [0, 1].
         out: an array for the result, C-contiguous float32 (K, M, S, S, 3). By default, a new one is allocated.
 
     Returns:

@@ -52,7 +52,7 @@ def augment(images: Tensor, parameters: ViewParameters, mean: Sequence[float], s
         images: uint8 (M, S, S, 3).
         parameters: parameters of K views of M images of size S.
         mean: mean of each of the three channels, for pixel values in [0, 1].
-        std: standard deviation of each channel.
+        std: standard deviation of each channel, for pixel values in [0, 1].
 
     Returns:
         float32 (K * M, 3, S, S) in channels_last memory format, normalized, view-major.

@@ -47,6 +47,40 @@ def test_missing_values_are_named(fetched: Path, rr: RunRr) -> None:
     assert json.loads((FOLDER / "croissant.json").read_text())["url"] == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        *(
+            ("--url", value, "is not a URL: use the full address of a web page")
+            for value in ("not a url", "example.org", "ftp://example.org", "https://", "http://a b")
+        ),
+        *(
+            ("--license", value, "is neither a URL nor an SPDX identifier: use an identifier from https://spdx.org")
+            for value in ("xx", "all rights reserved", "MIT OR", "http://")
+        ),
+    ],
+)
+def test_invalid_values_raise(fetched: Path, rr: RunRr, option: str, value: str, message: str) -> None:
+    outcome = rr("croissant", "shapes", option, value)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"rr: {option} {value}: {message}")
+    assert not (FOLDER / "croissant.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("cc-by-4.0", "CC-BY-4.0"),
+        ("MIT OR Apache-2.0", "MIT OR Apache-2.0"),
+        ("LicenseRef-mine", "LicenseRef-mine"),
+        ("https://example.org/terms#2", "https://example.org/terms#2"),
+    ],
+)
+def test_license_is_an_spdx_identifier_or_a_url(fetched: Path, rr: RunRr, value: str, stored: str) -> None:
+    assert rr("croissant", "shapes", "--license", value).code == 0
+    assert json.loads((FOLDER / "croissant.json").read_text())["license"] == stored
+
+
 def test_unlabeled_dataset_has_no_classes(project: Path, rr: RunRr) -> None:
     save_tree(project / "images", {"": 12})
     add_dataset(project, {"kind": "imagefolder", "path": "images"})

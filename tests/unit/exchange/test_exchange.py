@@ -138,12 +138,12 @@ def test_file_of_another_kind_is_not_replaced(tmp_path: Path, name: str) -> None
     ("actual", "requested", "message"),
     [
         ("conv4", "resnet8", r"do not match resnet8: conv1.weight is missing; use --backbone conv4"),
-        ("resnet8", "resnet32", r"do not match resnet32: layer1.1.conv1.weight is missing; use --backbone resnet8"),
-        ("resnet32", "resnet8", r"do not match resnet8: unexpected key layer1.1.conv1.weight; use --backbone resnet32"),
+        ("resnet8", "resnet32", r"resnet32: 120 tensors are missing: layer1.1.conv1.weight, …; use --backbone resnet8"),
+        ("resnet32", "resnet8", r": 144 tensors are unexpected: layer1.1.conv1.weight, …; use --backbone resnet32"),
         (
             "resnet18",
             "resnet8",
-            r"conv1.weight is \(64, 3, 7, 7\) float32 instead of \(16, 3, 3, 3\) .*; .* resnet18",
+            r"conv1.weight \(\(64, 3, 7, 7\) float32 instead of \(16, 3, 3, 3\) .*; .* resnet18",
         ),
     ],
 )
@@ -154,8 +154,60 @@ def test_wrong_backbone_raises(tmp_path: Path, actual: str, requested: str, mess
     assert os.listdir(tmp_path) == ["c.tar"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_type_are_imported(tmp_path: Path, dtype: torch.dtype) -> None:
+    backbone = random_backbone("resnet8").to(dtype)
+    state = backbone.state_dict() | {"bn1.num_batches_tracked": torch.tensor(100_000)}
+    torch.save({key: value.to(dtype) for key, value in state.items()}, tmp_path / "c.pt")
+    import_backbone(tmp_path / "c.pt", "resnet8", tmp_path / "b.safetensors")
+    loaded = load_backbone(tmp_path / "b.safetensors")
+    assert has_same_features(loaded, backbone.float())
+    assert loaded.state_dict()["bn1.num_batches_tracked"].dtype == torch.int64
+
+
+RUNNING_MEANS = "bn1.running_mean, layer1.0.bn1.running_mean, layer1.0.bn2.running_mean, …"
+
+
+@pytest.mark.parametrize(
+    ("alter", "requested", "message"),
+    [
+        (
+            lambda key: key.replace("downsample", "shortcut"),
+            "resnet18",
+            "resnet18: 15 tensors are missing: layer2.0.downsample.0.weight, layer2.0.downsample.1.weight, "
+            "layer2.0.downsample.1.bias, …; 18 tensors are unexpected: layer2.0.shortcut.0.weight, .*; all other",
+        ),
+        (
+            lambda key: "" if key.endswith("running_mean") else key,
+            "resnet50",
+            f"do not match resnet50 or another backbone; the closest one is resnet18: 20 tensors are missing: "
+            f"{RUNNING_MEANS}; all other tensors match resnet18: correct these tensors, or use the original checkpoint",
+        ),
+        (
+            lambda key: key.replace("conv1.", "stem.") if key.startswith("conv1") else key,
+            "resnet18",
+            "do not match resnet18: 1 tensor is missing: conv1.weight; all other tensors match resnet18",
+        ),
+    ],
+)
+def test_differences_from_the_closest_backbone_are_named(
+    tmp_path: Path, alter: Callable[[str], str], requested: str, message: str
+) -> None:
+    state = {alter(key): value for key, value in random_backbone("resnet18").state_dict().items()}
+    torch.save({key: value for key, value in state.items() if key}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=message):
+        import_backbone(tmp_path / "c.pt", requested)
+
+
 def set_nan(state: dict[str, Tensor]) -> Any:
     return state | {"conv1.weight": state["conv1.weight"] * float("nan")}
+
+
+def nest_deeply(state: dict[str, Tensor]) -> Any:
+    content: Any = state
+    for _ in range(150):
+        content = [content]
+    return content
 
 
 def convert_to_integers(state: dict[str, Tensor]) -> Any:
@@ -166,11 +218,22 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
     ("alter", "message"),
     [
         (set_nan, "conv1.weight contains NaN or infinite values"),
-        (convert_to_integers, "conv1.weight is .* int64 instead of .*; most tensors match resnet8, so the"),
+        (
+            convert_to_integers,
+            r"do not match resnet8: 1 tensor is of another shape or type: conv1.weight \(.* int64 instead of .*\); all "
+            "other tensors match resnet8: correct these tensors, or use the original checkpoint",
+        ),
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
-        (lambda state: {"optimizer": {0: torch.ones(1)}}, "does not contain a state dict"),
-        (lambda state: {"a.b": torch.ones(1)}, "conv1.weight is missing; use the --backbone .* contains a.b$"),
+        (
+            lambda state: {"optimizer": {0: torch.ones(1)}},
+            r"does not contain a state dict \(searched: lists, tuples, and dicts whose keys are text, up to 100 levels",
+        ),
+        (nest_deeply, "does not contain a state dict"),
+        (
+            lambda state: {"a.b": torch.ones(1)},
+            r"conv1.weight is missing; use the --backbone .*\. The file contains a.b$",
+        ),
         (lambda state: {}, "does not contain a state dict"),
         (
             lambda state: {"model": {key: value.numpy() for key, value in state.items()}},
@@ -249,6 +312,13 @@ LAYOUTS: dict[str, tuple[Callable[[str, dict[str, Tensor]], Any], str]] = {
     "nested twice": (
         lambda name, state: {"model_state_dict": {"network": state}, "head": make_heads("1")},
         "2 tensors: head.1.weight, head.1.bias",
+    ),
+    "deeply nested": (
+        lambda name, state: {"a": {"b": {"c": {"d": {"e": {"f": {"g": add_prefix("net.", state)}}}}}}},
+        "",
+    ),
+    "lists and tuples": (lambda name, state: [3, ("epoch", [{"model": state}]), make_heads("1")],
+        "2 tensors: 2.1.weight, 2.1.bias",
     ),
     "equal copies": (
         lambda name, state: {"model": state, "model_ema": {key: value.clone() for key, value in state.items()}},
@@ -348,6 +418,17 @@ def test_several_backbones_require_a_key(tmp_path: Path, rr: RunRr, keys: tuple[
     assert has_same_features(load_backbone(tmp_path / "b.safetensors"), second)
 
 
+def test_position_in_a_list_is_a_key(tmp_path: Path) -> None:
+    first, second = random_backbone("conv4").state_dict(), random_backbone("conv4").state_dict()
+    second["blocks.0.0.weight"] = second["blocks.0.0.weight"] + 1
+    torch.save({"models": [first, second]}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"under 'models\.0' and 'models\.1': choose one of them with --key"):
+        import_backbone(tmp_path / "c.pt", "conv4")
+    import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b.safetensors", "models.1")
+    imported = load_backbone(tmp_path / "b.safetensors").state_dict()
+    assert torch.equal(imported["blocks.0.0.weight"], second["blocks.0.0.weight"])
+
+
 def test_top_level_has_the_key_of_a_dot(tmp_path: Path) -> None:
     state, other = random_backbone("conv4").state_dict(), random_backbone("conv4").state_dict()
     other["blocks.0.0.weight"] = other["blocks.0.0.weight"] + 1
@@ -377,8 +458,8 @@ def test_harmless_objects_next_to_weights_are_ignored(tmp_path: Path, zipped: bo
 def test_weights_of_a_larger_backbone_under_a_prefix_raise(tmp_path: Path) -> None:
     torch.save({"state_dict": add_prefix("net.", random_backbone("resnet32").state_dict())}, tmp_path / "c.pt")
     message = (
-        r"the weights in .* under 'state_dict.net' do not match resnet8: unexpected key net.layer1.1.conv1.weight; "
-        "use --backbone resnet32"
+        r"the weights in .* under 'state_dict.net' do not match resnet8: 144 tensors are unexpected: "
+        "net.layer1.1.conv1.weight, …; use --backbone resnet32"
     )
     with pytest.raises(UserError, match=message):
         import_backbone(tmp_path / "c.pt", "resnet8")
@@ -510,7 +591,8 @@ def test_export_gives_the_same_features_for_any_batch_size(
 ) -> None:
     backbone, output = random_backbone(name), tmp_path / f"out{SUFFIXES[kind][0]}"
     save_backbone(backbone, tmp_path / "b.safetensors")
-    message = export_backbone(tmp_path / "b.safetensors", kind, output, image_size)
+    size_option = None if kind in ("safetensors", "state-dict") else image_size
+    message = export_backbone(tmp_path / "b.safetensors", kind, output, size_option)
     assert message.startswith(f"{output}: {name} as {kind}")
     forward = load_export(kind, name, output)
     with torch.no_grad():
@@ -527,6 +609,16 @@ def test_export_keeps_the_preprocessing(tmp_path: Path) -> None:
     message = export_backbone(weights, "safetensors", output)
     assert "24 x 24 pixels with values in [0, 1], normalized with mean (0.5, 0.25, 0.125) and std (0.1, 0" in message
     assert output.read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "state-dict"])
+def test_image_size_without_effect_raises(tmp_path: Path, rr: RunRr, kind: str) -> None:
+    save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
+    output = tmp_path / f"out{SUFFIXES[kind][0]}"
+    outcome = rr("export", tmp_path / "b.safetensors", "--format", kind, "--output", output, "--image-size", "64")
+    message = f"--image-size 64: has no effect with --format {kind}, which stores only weights: omit this option"
+    assert (outcome.code, outcome.err) == (2, f"rr: {message}\n")
+    assert not output.exists()
 
 
 def test_export_of_released_weights(tmp_path: Path) -> None:

@@ -570,12 +570,29 @@ def test_query_is_not_among_its_own_results(folder: Path, rr: RunRr) -> None:
     for query in ("g/b.png", folder / "g/b.png", "link.png"):
         (rows,) = parse_tables(rr("retrieve", query, "--gallery", "g", "--weights", "w", "--top", 1).out).values()
         assert rows == [(1, 1.0, "copy.png")]
+
+
+@pytest.mark.parametrize(("count", "is_known"), [(1, False), (4, False), (5, True)])
+def test_few_images_have_no_percentiles(folder: Path, rr: RunRr, count: int, is_known: bool) -> None:
+    Path("few").mkdir()
+    for seed in range(count):
+        make_image(seed).save(f"few/{seed}.png")
+    ask = ("retrieve", "g/b.png", "--gallery", "few", "--weights", "w")
+    outcome = rr(*ask, "--output", "page.html")
+    assert (outcome.out.split("\n")[2].split()[2] == "–") is not is_known
+    assert "with a lower similarity (– if there are fewer than 10 pairs)" in outcome.out
+    assert (" · –</span>" in Path("page.html").read_text()) is not is_known
+    assert (" %</span>" in Path("page.html").read_text()) is is_known
+    percentiles = [hit["percentile"] for hit in json.loads(rr(*ask, "--json").out)["queries"][0]["hits"]]
+    assert [value is not None for value in percentiles] == [is_known] * count
+
+
+def test_folder_with_only_the_query_is_reported(folder: Path, rr: RunRr) -> None:
     Path("one").mkdir()
     make_image(0).save("one/x.png")
-    outcome = rr("retrieve", "one/x.png", "--gallery", "one", "--weights", "w")
-    assert parse_tables(outcome.out) == {"one/x.png": []}
-    outcome = rr("retrieve", "g/b.png", "--gallery", "one", "--weights", "w")
-    assert outcome.out.split("\n")[2].split()[2:] == ["–", "x.png"]  # no pairs to compare with
+    outcome = rr("retrieve", "one/x.png", "--gallery", "one", "--weights", "w", "--output", "page.html")
+    assert outcome.out.startswith("one/x.png\nthe folder contains no other images\n")
+    assert "<li>The folder contains no other images.</li>" in Path("page.html").read_text()
 
 
 def test_percentiles_of_scores_by_hand() -> None:
@@ -584,7 +601,9 @@ def test_percentiles_of_scores_by_hand() -> None:
     vectors = np.array([[1, 0], [3, 4], [0, 0]], np.float32)
     reference = cosine_similarities(vectors[first], vectors[second])
     assert reference.tolist() == pytest.approx([0.6, 0, 0])
-    assert percentiles(np.array([-1, 0, 0.5, 0.7]), reference).tolist() == pytest.approx([0, 0, 200 / 3, 100])
+    scores = np.array([-1, 0, 0.5, 0.7])
+    assert np.isnan(percentiles(scores, np.tile(reference, 3))).all()
+    assert percentiles(scores, np.tile(reference, 4)).tolist() == pytest.approx([0, 0, 200 / 3, 100])
     first, second = sample_pairs(1000)
     assert len(first) == MAX_RANDOM_PAIRS
     assert (first != second).all()

@@ -1,5 +1,6 @@
 """Test the Python interface of the gallery: load_backbone, embed, compare and Gallery."""
 
+import dataclasses
 import io
 import json
 import math
@@ -267,6 +268,13 @@ def test_invalid_preprocessing_raises(arguments: tuple[Any, ...], message: str) 
 def test_preprocessing_accepts_arrays() -> None:
     preprocessing = rr.Preprocessing(np.int64(32), np.array(MEAN), list(STD))  # type: ignore[arg-type]
     assert preprocessing == rr.Preprocessing(32, MEAN, STD)
+
+
+def test_statistics_of_another_scale_raise(backbone: FeatureExtractor) -> None:
+    changed = dataclasses.replace(backbone, std=(63, 62, 67))
+    for image in (LARGE, torch.zeros(3, SIZE, SIZE)):
+        with pytest.raises(ValueError, match=r"std must be three numbers in \(0, 1\], got \(63, 62, 67\)"):
+            changed(image)
 
 
 def test_device_may_be_a_torch_device(backbone: FeatureExtractor) -> None:

@@ -316,8 +316,10 @@ def test_empty_batch():
         ({"images": np.zeros((8, 8, 3), np.uint8)}, "images must be square and of shape"),
         ({"image_indices": np.arange(3)}, "image_indices must have one entry per image, got 3 for 2 images"),
         ({"num_views": 0}, "num_views must be"),
-        ({"mean": (0.5, 0.5)}, "mean must be three finite numbers"),
-        ({"std": (0.5, 0.0, 0.5)}, "std must be positive"),
+        ({"mean": (0.5, 0.5)}, r"mean must be three numbers in \[0, 1\], got \(0\.5, 0\.5\)"),
+        ({"mean": (125, 123, 114)}, r"mean must be three numbers in \[0, 1\], got \(125, 123, 114\)"),
+        ({"std": (0.5, 0.0, 0.5)}, r"std must be three numbers in \(0, 1\], got \(0\.5, 0\.0, 0\.5\)"),
+        ({"std": (63, 62, 67)}, r"std must be three numbers in \(0, 1\], got \(63, 62, 67\)"),
     ],
 )
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -338,6 +340,8 @@ def test_parameters_or_out_of_another_shape_raise():
         cpu_views.augment(images[1:], parameters, MEAN, STD, out=np.empty((1, 7, 8, 8, 3)))
     with pytest.raises(ValueError, match="images must be square"):
         normalize(np.zeros((2, 8, 9, 3), np.uint8), MEAN, STD, "cpu")
+    with pytest.raises(ValueError, match="mean must be three numbers in"):
+        normalize(images, (125, 123, 114), STD, "cpu")
 
 
 HASH_VIEWS = """
