@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import struct
 import unicodedata
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from own_images import fetch_folder, fetched_labels, raw_file, save_file, save_tree
 from PIL import Image
@@ -331,6 +334,25 @@ def test_images_with_several_frames_are_counted(tmp_path: Path) -> None:
     facts = fetch_folder(root)
     assert facts["several_frames"] == 3
     assert "\n3 images with several frames: only the first is used\n" in format_fetch_facts(facts)
+
+
+@pytest.mark.parametrize(("bits", "num_dim"), [(10, 7), (12, 7), (14, 7), (16, 0)])
+def test_values_with_fewer_bits_than_their_container_are_reported(tmp_path: Path, bits: int, num_dim: int) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        pixels = rng.integers(0, 2**bits, (8, 8), np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"images/{number}.{('png', 'tif')[number % 2]}")
+    raw_rgb = rng.integers(0, 2**bits, (8, 8, 3)).astype(">u2").tobytes()
+    rows = b"".join(b"\0" + raw_rgb[start : start + 48] for start in range(0, len(raw_rgb), 48))
+    chunks = {b"IHDR": struct.pack(">2I5B", 8, 8, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    data = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks.items()]
+    save_file(tmp_path / "images/rgb.png", b"\x89PNG\r\n\x1a\n" + b"".join(data))
+    Image.fromarray(rng.integers(0, 9, (8, 8), np.uint8)).save(tmp_path / "images/dark.png")  # 8 bits
+    facts = fetch_folder(tmp_path / "images")
+    assert (facts["dim_16_bit"], facts["blank"]) == (num_dim, 0)
+    line = f"\n{num_dim} 16-bit images with values of at most a quarter of the maximum, which become dark: if the"
+    assert (line in format_fetch_facts(facts)) == bool(num_dim)
 
 
 def test_class_without_a_readable_image_is_reported(tmp_path: Path) -> None:
