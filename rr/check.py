@@ -80,12 +80,18 @@ class CheckOutputPaths:
 
 
 def check(
-    raw_path: Path, files: CheckOutputPaths, current_exclude: Path | None, extractor: FeatureExtractor | None = None
+    raw_path: Path,
+    files: CheckOutputPaths,
+    current_exclude: Path | None,
+    extractor: FeatureExtractor | None = None,
+    *,
+    are_rows: bool = False,
 ) -> tuple[str, dict[str, Any]]:
     """Check the images in a raw file and write the findings.
 
     `current_exclude` is the list of images that `rr fetch` left out; the new list includes them too. If `extractor` is
-    given, the image features are also compared.
+    given, the image features are also compared. `are_rows` specifies that the images are rows of Parquet files, so that
+    the list contains their SHA-256.
 
     Returns:
         A summary of a few lines, and its main numbers and paths as JSON values.
@@ -111,7 +117,11 @@ def check(
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
-    excluded += [names[row] for row in rows]
+    if are_rows and (chosen := set(rows)):
+        images = enumerate(raw_file.iter_images())
+        excluded += [exclude.add_digest(name, data) for row, (name, data) in images if row in chosen]
+    else:
+        excluded += [names[row] for row in rows]
     exclude.write_excluded_names(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:
         pq.write_table(_make_table(findings, names, raw_file), temporary)

@@ -214,7 +214,13 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
     folder = files.dataset_check_dir
     output = CheckOutputPaths(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
-    summary, facts = check(files.images, output, paths.expand_user(current) if current else None, extractor)
+    summary, facts = check(
+        files.images,
+        output,
+        paths.expand_user(current) if current else None,
+        extractor,
+        are_rows=isinstance(source, ParquetSource),
+    )
     lines = [summary, *format_skipped(record["skipped"])]
     can_exclude = bool(facts["findings"].keys() & set(EXCLUDED_KINDS))
     if can_exclude and current:

@@ -110,8 +110,8 @@ def has_16_bits(data: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(data)) as image:
             arguments = image.tile[0].args
-            stored = arguments if isinstance(arguments, str) else str(arguments[0])
-            return stored.startswith(("I;16", "LA;16", "RGB;16", "RGBA;16", "RGBX;16"))
+            stored = arguments[0] if isinstance(arguments, tuple) else arguments
+            return str(stored).startswith(("I;16", "LA;16", "RGB;16", "RGBA;16", "RGBX;16"))
     except Exception:  # Pillow's decoders raise many different exceptions
         return False
 

@@ -376,7 +376,7 @@ def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterat
     """
     for row, data, path in _iter_rows(file, columns):
         name = _row_name(file, row)
-        if skipped.is_excluded(name, ".parquet"):
+        if skipped.is_excluded(name, ".parquet", data):
             continue
         if data:
             yield row, name, data
