@@ -138,7 +138,7 @@ def run_init_images(
     _register_with_engines(run, params_file)
     new_params = load_params(params_file)
     fetched = f"{files.images}: {format_fetch_facts(facts)}{grid.describe_replaced(params, new_params)}"
-    return f"{fetched}\n{init.describe_grid(new_params, name)}{hint}"
+    return f"{fetched}\n{init.describe_grid(new_params, name, raw_file.labels[is_test])}{hint}"
 
 
 def check_can_run(params_file: Path) -> None:
