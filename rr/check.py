@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from rr.data import exclude, raw
 from rr.data.duplicates import Signature, compute_signature, find_duplicates
 from rr.data.image_decoding import UnreadableImageError, decode_image
+from rr.data.image_summary import find_image_facts
 from rr.data.printable_names import display_name, format_names, printable
 from rr.errors import UserError
 from rr.evaluate.similarity import normalize_rows
@@ -180,7 +181,10 @@ def _read_image(
     """Return an image's name, its signature and, if `decode` is given, the decoded pixels, uint8 (S, S, 3)."""
     name, data = image
     try:
-        return name, compute_signature(decode_image(data)), decode(data) if decode else None
+        signature = compute_signature(decode_image(data))
+        if signature.is_blank:  # except if the values of a 16-bit image need to be scaled
+            signature = signature._replace(is_blank=find_image_facts(data).is_blank)
+        return name, signature, decode(data) if decode else None
     except UnreadableImageError as error:
         raise UserError(f"{path}: {display_name(name)} cannot be decoded ({error}): run rr fetch again") from error
 

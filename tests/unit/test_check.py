@@ -258,6 +258,16 @@ def test_check_before_fetch_raises(project: Path, rr: RunRr) -> None:
     assert (outcome.code, outcome.err) == (2, "rr: data/raw/shapes/run.json is missing: run rr fetch first\n")
 
 
+def test_16_bit_images_with_few_values_are_not_blank(project: Path, rr: RunRr) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        pixels = rng.integers(0, 2**10, (8, 8), np.uint16)
+        save(project / f"images/{number}.png", pixels if number else np.zeros_like(pixels))
+    add_dataset(project, SOURCE)
+    rr("fetch", "--dataset", "mine")
+    assert "blank image: 1 train" in (found := rr("check", "mine").out) or "blank image: 1 test" in found
+
+
 class TestExclude:
     def test_rows_of_a_parquet_file(self, project: Path, rr: RunRr) -> None:
         save_tables(project / "tables", {"train.parquet": make_table([0, 1] * 5), "test.parquet": make_table([0, 1])})
