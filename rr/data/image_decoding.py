@@ -103,15 +103,15 @@ def has_several_frames(data: bytes) -> bool:
 
 
 def has_16_bits(data: bytes) -> bool:
-    """Return whether the values of an encoded image are stored with 16 bits and are used in full.
+    """Return whether the values of an encoded image are stored with 16 bits.
 
-    A format that states a smaller maximum value, such as PGM, does not count.
+    16-bit PGM images do not count: they state their maximum, to which the values are scaled.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             arguments = image.tile[0].args
-            stored = arguments[0] if isinstance(arguments, tuple) else arguments
-            return str(stored).startswith(("I;16", "LA;16", "RGB;16", "RGBA;16", "RGBX;16"))
+            stored = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+            return image.mode.startswith("I;16") or stored.startswith(("I;16", "LA;16", "RGB;16", "RGBA;16", "RGBX;16"))
     except Exception:  # Pillow's decoders raise many different exceptions
         return False
 
@@ -215,12 +215,14 @@ def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) 
     """
     kind, pixels = _find_compressed_pixels(data, image_format)
     num_zeros = len(pixels) - len(pixels.rstrip(b"\0"))
+    if num_zeros <= 64:
+        return False
     # Encoders, too, write zeros: the codes of the most frequent values, at the end of an image with a large plain area.
     if kind == b"VP8L":  # lossless: about one bit or less for each pixel and channel
         return 8 * num_zeros > 4 * num_pixels
     if kind == b"VP8 ":  # measured with noise above a plain area: up to 48 %
         return num_zeros > len(pixels) / 2
-    return num_zeros > max(64, len(pixels) / 8)  # AVIF: none were measured
+    return num_zeros > len(pixels) / 8  # AVIF: none were measured
 
 
 def _find_compressed_pixels(data: bytes, image_format: str) -> tuple[bytes, bytes]:

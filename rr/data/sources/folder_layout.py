@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from posixpath import basename, dirname, splitext
 from typing import NamedTuple
@@ -292,23 +292,27 @@ def _reject_annotation_files(tree: _Tree, folder: str) -> None:
         and f"{name[: -len(basename(name))]}{match['stem']}" in stems
     ]
     if len(annotations) > _MIN_ANNOTATION_FRACTION * len(names):
-        raise _ambiguity_error(
+        raise UserError(
             f"{tree.path(folder)} has {format_count(len(annotations), 'images')} named like annotations, such as "
             f"masks, of other images: {format_names([display_name(name) for name in annotations])}. Move them out of "
-            f"{tree.path('')}, or list them in `exclude`"
+            f"{tree.path('')}, or list them in `exclude`. To use them as images, specify `splits` in this dataset's "
+            "source in params.yaml (`splits: none` if each folder is a class)"
         )
 
 
-def _reject_similar_names(tree: _Tree, folder: str) -> None:
-    """Raise UserError if class folders have names that are variants of one name, or that mean "unlabeled"."""
-    children = tree.children(folder)
-    if similar := find_variants(basename(child) for child in children):
-        first, second = (f"'{display_name(name)}'" for name in similar)
+def _reject_similar_names(tree: _Tree, folder: str, classes: Mapping[str, str]) -> None:
+    """Raise UserError if class names are variants of one name, or mean "unlabeled".
+
+    `classes` has the folder of each class in `folder`.
+    """
+    if similar := find_variants(classes):
+        first, second = (f"'{display_name(basename(classes[name]))}'" for name in similar)
         raise _ambiguity_error(
             f"{tree.path(folder)} has folders named {first} and {second}, which seem to be the same class: merge or "
             "rename them"
         )
-    if len(children) > 1 and (unlabeled := [child for child in children if means_unlabeled(basename(child))]):
+    unlabeled = [child for name, child in classes.items() if means_unlabeled(name)]
+    if unlabeled and len(classes) > 1:
         raise _ambiguity_error(
             f"{tree.path(folder)} has class folders and a folder that seems to contain unlabeled images: "
             f"{tree.describe(unlabeled)}. Move it elsewhere, and use it as a second dataset"
@@ -384,7 +388,6 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
         _reject_repeated_subfolders(tree, folder)
         _reject_annotations(tree, folder)
         _reject_mixed_depths(tree, folder)
-        _reject_similar_names(tree, folder)
     by_folder: dict[str, list[str]] = {child: [] for child in children}
     depth = len(folder) + 1 if folder else 0
     for name in tree.files_below(folder):
@@ -398,6 +401,8 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
                 f"Unicode forms ({basename(names[name])!a} and {basename(child)!a}): merge or rename them"
             )
         names[name] = child
+    if source.splits == "auto":
+        _reject_similar_names(tree, folder, names)
     return {name: by_folder[child] for name, child in sorted(names.items())}
 
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable
 
 # Names such as `cat (1)`, `cat - Copy (2)`, `cat copy 2` and `cat (another copy)`, in lower case.
 _COPY = re.compile(
-    r"(?P<base>.+?)"
-    r"(?: ?\(\d+\)|[ _-]+\(?(?:another |\d+(?:st|nd|rd|th) )?(?:copy|kopie|copie|copia)\)?(?: ?\(?\d+\)?)?)"
+    r"(?P<base>.+?)(?: ?\(\d+\)|[ _-]+\(?(?:another |\d+\w\w )?(?:kopie|cop(?:y|ie|ia))\)?(?: ?\(?\d+\)?)?)"
 )
-_UNLABELED = re.compile(r"-1|nan|null|<na>|(?:unlabell?ed|no[ _-]?labels?)(?:[ _-]?(?:data|images?))?")
+_UNLABELED = re.compile(r"-1|nan|null|<na>|unlabell?ed(?:[ _-]?(?:data|images?))?")
 
 
 def find_variants(names: Iterable[str]) -> tuple[str, str] | None:

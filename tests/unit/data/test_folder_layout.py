@@ -110,6 +110,7 @@ def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) ->
         ({"Cat": 2, "cat": 2}, "images has folders named 'Cat' and 'cat', which seem to be the same class: merge or"),
         ({"cat": 2, "cat ": 2, "dog": 1}, "has folders named 'cat' and 'cat ', which seem to be the same class"),
         ({"train/cat": 2, "train/cat (1)": 2, "test/cat": 1}, "images/train has folders named 'cat' and 'cat (1)'"),
+        ({"BÄR": 2, "ba\u0308r": 2}, "has folders named 'BÄR' and 'ba\u0308r', which seem to be the same class"),
         ({"cat": 2, "cat - Copy (2)": 2}, "has folders named 'cat' and 'cat - Copy (2)', which seem"),
         ({"cat": 2, "cat copy": 2}, "has folders named 'cat' and 'cat copy', which seem"),
         ({"Cat": 2, "cat (another copy)": 2}, "has folders named 'Cat' and 'cat (another copy)', which seem"),
@@ -152,7 +153,16 @@ def test_images_that_are_named_like_masks_are_accepted(tmp_path: Path) -> None:
 
 
 def test_similar_class_names_are_accepted_if_they_may_be_meant(tmp_path: Path) -> None:
-    counts = {"A": 2, "a": 2, "dog (1)": 2, "dog (2)": 2, "hard copy": 2, "copy": 2, "unlabeled bottles": 2, "none": 2}
+    counts = {
+        "A": 2,
+        "a": 2,
+        "dog (1)": 2,
+        "dog (2)": 2,
+        "hard copy": 2,
+        "copy": 2,
+        "unlabeled bottles": 2,
+        "no label": 2,
+    }
     assert fetch_folder(save_tree(tmp_path / "a", counts))["classes"] == 8
     root = save_tree(tmp_path / "b", {"Turkey": 2, "turkey": 2, "nan": 2})
     assert fetch_folder(root, splits="none")["classes"] == 3

@@ -168,7 +168,7 @@ def test_image_whose_second_half_is_zeros_is_damaged(image_format: str, options:
 
 
 @pytest.mark.parametrize("lossless", [False, True])
-@pytest.mark.parametrize("size", [(64, 64), (700, 500)])
+@pytest.mark.parametrize("size", [(1, 1), (9, 5), (64, 64), (700, 500)])
 def test_image_with_a_large_plain_area_is_not_damaged(size: tuple[int, int], lossless: bool) -> None:
     pixels = np.zeros((*size, 3), np.uint8)
     pixels[: size[0] // 4, : size[1] // 4] = [0, 0, 255]
