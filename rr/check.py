@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from rr.data import exclude, raw
 from rr.data.duplicates import Signature, compute_signature, find_duplicates
 from rr.data.image_decoding import UnreadableImageError, decode_image
+from rr.data.image_summary import find_image_facts
 from rr.data.printable_names import display_name, format_names, printable
 from rr.errors import UserError
 from rr.evaluate.similarity import normalize_rows
@@ -80,12 +81,18 @@ class CheckOutputPaths:
 
 
 def check(
-    raw_path: Path, files: CheckOutputPaths, current_exclude: Path | None, extractor: FeatureExtractor | None = None
+    raw_path: Path,
+    files: CheckOutputPaths,
+    current_exclude: Path | None,
+    extractor: FeatureExtractor | None = None,
+    *,
+    are_rows: bool = False,
 ) -> tuple[str, dict[str, Any]]:
     """Check the images in a raw file and write the findings.
 
     `current_exclude` is the list of images that `rr fetch` left out; the new list includes them too. If `extractor` is
-    given, the image features are also compared.
+    given, the image features are also compared. `are_rows` specifies that the images are rows of Parquet files, so that
+    the list contains their SHA-256.
 
     Returns:
         A summary of a few lines, and its main numbers and paths as JSON values.
@@ -111,7 +118,11 @@ def check(
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
-    excluded += [names[row] for row in rows]
+    if are_rows and (chosen := set(rows)):
+        images = enumerate(raw_file.iter_images())
+        excluded += [exclude.add_digest(name, data) for row, (name, data) in images if row in chosen]
+    else:
+        excluded += [names[row] for row in rows]
     exclude.write_excluded_names(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:
         pq.write_table(_make_table(findings, names, raw_file), temporary)
@@ -170,7 +181,10 @@ def _read_image(
     """Return an image's name, its signature and, if `decode` is given, the decoded pixels, uint8 (S, S, 3)."""
     name, data = image
     try:
-        return name, compute_signature(decode_image(data)), decode(data) if decode else None
+        signature = compute_signature(decode_image(data))
+        if signature.is_blank:  # except if the values of a 16-bit image need to be scaled
+            signature = signature._replace(is_blank=find_image_facts(data).is_blank)
+        return name, signature, decode(data) if decode else None
     except UnreadableImageError as error:
         raise UserError(f"{path}: {display_name(name)} cannot be decoded ({error}): run rr fetch again") from error
 

@@ -65,7 +65,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         skipped.raise_if_unreadable()
         if exclude_list:
             check_all_known(exclude_list, skipped.unknown_excluded)
-        _check_classes(counts, dataset.class_names)
+        _check_classes(counts, dataset.class_names, exclude_list)
 
     images = raw.write(raw_path, dataset._replace(images=iter_images()))
     return {
@@ -82,7 +82,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
     }
 
 
-def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> None:
+def _check_classes(counts: dict[str, Counter[int]], class_names: list[str], exclude_list: Path | None) -> None:
     """Raise UserError if a label has no class name, or if a class has test images but no readable training images."""
     highest = max((label for by_label in counts.values() for label in by_label), default=raw.UNLABELED)
     if highest >= len(class_names):
@@ -93,7 +93,8 @@ def _check_classes(counts: dict[str, Counter[int]], class_names: list[str]) -> N
     missing = sorted(label for label in counts["test"].keys() - counts["train"].keys() if label != raw.UNLABELED)
     if missing:
         names = format_names([printable(class_names[label]) for label in missing])
-        raise UserError(f"no training image of {names} can be read: repair or add training images")
+        listed = f", apart from those that {display_name(exclude_list)} excludes" if exclude_list else ""
+        raise UserError(f"no training image of {names} can be read{listed}: repair or add training images")
 
 
 def format_fetch_facts(facts: dict[str, Any]) -> str:

@@ -140,7 +140,7 @@ def run_init_images(
     _register_with_engines(run, params_file)
     new_params = load_params(params_file)
     fetched = f"{files.images}: {format_fetch_facts(facts)}{grid.describe_replaced(params, new_params)}"
-    return f"{fetched}\n{init.describe_grid(new_params, name)}{hint}"
+    return f"{fetched}\n{init.describe_grid(new_params, name, raw_file.labels[is_test])}{hint}"
 
 
 def check_can_run(params_file: Path) -> None:
@@ -216,7 +216,13 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
     folder = files.dataset_check_dir
     output = CheckOutputPaths(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
-    summary, facts = check(files.images, output, paths.expand_user(current) if current else None, extractor)
+    summary, facts = check(
+        files.images,
+        output,
+        paths.expand_user(current) if current else None,
+        extractor,
+        are_rows=isinstance(source, ParquetSource),
+    )
     lines = [summary, *format_skipped(record["skipped"])]
     can_exclude = bool(facts["findings"].keys() & set(EXCLUDED_KINDS))
     if can_exclude and current:

@@ -42,8 +42,9 @@ _PROGRAM_NAMES = {
     "zbthumbnail.info", "_gsdata_", ".directory", ".stfolder", ".stversions", ".dropbox.cache", ".nomedia",
     "thumbs.db:encryptable", "thumbnails", "@__thumb", "_vti_cnf", "dfsrprivate",
 }  # fmt: skip
+_THUMBNAIL_FOLDERS = {"thumb", "thumbs", "thumbnail", "_thumb", "_thumbs"}  # elsewhere, `thumb` may be a class
 _TRASH_FOLDERS = ("RECYCLER", "RECYCLED")  # of old Windows versions; in lower case, they could be classes
-_PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock")
+_PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock", "paxheader")  # the last is that of tar
 # Metadata from file servers, and the libraries of photo programs with their previews.
 _PROGRAM_SUFFIXES = ("@synoeastream", "@synoresource", ".lrdata", ".photoslibrary", ".photolibrary", ".aplibrary")
 _FORMER_VERSION = re.compile(r".*\.\w+(_original|~)")  # backups that ExifTool and text editors create
@@ -164,7 +165,7 @@ def list_folder(root: Path, kind: FileKind) -> FolderListing:
             entry_name = f"{name}/{entry.name}" if name else entry.name
             if problem := _find_placeholder_problem(entry.name, entry_names, kind.suffixes):
                 listing.damaged.append(DamagedFile(entry_name, INCOMPLETE, problem))
-            elif reason := _reason_to_ignore(entry.name):
+            elif reason := _reason_to_ignore(entry.name) or _reason_to_ignore_thumbnails(entry, entries, kind.suffixes):
                 listing.skipped.extend(SkippedFile(file, reason) for file in _list_ignored(entry, entry_name))
             elif entry.is_dir(follow_symlinks=False):
                 todo.append((entry_name, entry.path, os.path.join(real_path, entry.name)))
@@ -241,6 +242,15 @@ def _reason_to_ignore(name: str) -> str | None:
     if _FORMER_VERSION.fullmatch(lower):
         return FROM_PROGRAM
     return HIDDEN if name.startswith(".") else None
+
+
+def _reason_to_ignore_thumbnails(
+    entry: os.DirEntry[str], entries: list[os.DirEntry[str]], suffixes: frozenset[str]
+) -> str | None:
+    """Return a reason if an entry is a folder that is named like one of thumbnails, next to the images themselves."""
+    if entry.name.lower() not in _THUMBNAIL_FOLDERS or not entry.is_dir():
+        return None
+    return FROM_PROGRAM if any(file_suffix(other.name) in suffixes for other in entries) else None
 
 
 def _list_ignored(entry: os.DirEntry[str], name: str) -> Iterator[str]:

@@ -102,6 +102,20 @@ def has_several_frames(data: bytes) -> bool:
         return False
 
 
+def has_16_bits(data: bytes) -> bool:
+    """Return whether the values of an encoded image are stored with 16 bits.
+
+    16-bit PGM images do not count: they state their maximum, to which the values are scaled.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            arguments = image.tile[0].args
+            stored = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+            return image.mode.startswith("I;16") or stored.startswith(("I;16", "LA;16", "RGB;16", "RGBA;16", "RGBX;16"))
+    except Exception:  # Pillow's decoders raise many different exceptions
+        return False
+
+
 def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.ndarray:
     """Resize an image so that its shorter side is `shorter_side` pixels long, and crop its center.
 
@@ -188,8 +202,44 @@ def _decode(data: bytes, draft_size: int | None) -> DecodedImage:
 def _decode_pixels(data: bytes, draft_size: int | None = None) -> DecodedImage:
     with Image.open(io.BytesIO(data)) as image:
         size = image.size
+        if image.format in ("WEBP", "AVIF") and _is_overwritten_with_zeros(data, image.format, size[0] * size[1]):
+            raise UnreadableImageError("the end of the file contains only zeros, as after an interrupted copy")
         draft = image.draft(None, (draft_size, draft_size)) if draft_size else None
         return _convert_pixels(image, size, draft[1][2:] if draft else size)
+
+
+def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) -> bool:
+    """Return whether the compressed pixels of a WebP or AVIF image end in zeros that no encoder has written.
+
+    Pillow decodes such images without an error.
+    """
+    kind, pixels = _find_compressed_pixels(data, image_format)
+    num_zeros = len(pixels) - len(pixels.rstrip(b"\0"))
+    if num_zeros <= 64:
+        return False
+    # Encoders, too, write zeros: the codes of the most frequent values, at the end of an image with a large plain area.
+    if kind == b"VP8L":  # lossless: about one bit or less for each pixel and channel
+        return 8 * num_zeros > 4 * num_pixels
+    if kind == b"VP8 ":  # measured with noise above a plain area: up to 48 %
+        return num_zeros > len(pixels) / 2
+    return num_zeros > len(pixels) / 8  # AVIF: none were measured
+
+
+def _find_compressed_pixels(data: bytes, image_format: str) -> tuple[bytes, bytes]:
+    """Return the name and the contents of the chunk or box with the pixels, or empty bytes (as for animations)."""
+    start = 12 if image_format == "WEBP" else 0
+    while start + 8 <= len(data):
+        if image_format == "WEBP":
+            kind, size = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
+            if kind in (b"VP8 ", b"VP8L"):
+                return kind, data[start + 8 : start + 8 + size]
+            start += 8 + size + size % 2
+        else:
+            size, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+            if kind == b"mdat":
+                return kind, data[start + 8 : start + size if size > 1 else None]
+            start += max(size, 8)
+    return b"", b""
 
 
 def _convert_pixels(image: Image.Image, size: tuple[int, int], box_size: tuple[float, float]) -> DecodedImage:
@@ -236,8 +286,10 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     # Pillow reads 16-bit PGM images (and, before version 11.3, 16-bit PNG images) into 32-bit values.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
         # Pillow would clip 16-bit values to 255 instead of scaling them.
-        values = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((values / (2 ** (bits or 16) - 1) * 255).round().astype(np.uint8)).convert("RGB")
+        values = np.asarray(image, dtype=np.float64) / (2 ** (bits or 16) - 1)
+        if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white; Pillow inverts only up to 8 bits
+            values = 1 - values
+        return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         kind = (
             "floating-point numbers"

@@ -1,11 +1,13 @@
 """Account for a source's unused files, and report all unreadable files in one error."""
 
+import hashlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, get_args
 
 from rr.data import raw
+from rr.data.exclude import split_digest
 from rr.data.folder_listing import UNSUPPORTED_FORMAT, DamagedFile, SkippedFile, file_suffix
 from rr.data.image_decoding import UnreadableImageError
 from rr.data.image_summary import ImageFacts, find_image_facts
@@ -26,7 +28,7 @@ class SkippedFiles:
         on_unreadable: what to do with files that cannot be read: "raise" to list them in one error at the end, or
             "skip" to print and count them.
         hint: end of the error message, with advice. "{them}" becomes "it" if there is only one file.
-        excluded: display names of images that are not used (see `rr.data.exclude`).
+        excluded: lines of a list of images that are not used (see `rr.data.exclude`).
         on_readable: function to call with information about each image that could be decoded.
     """
 
@@ -41,9 +43,9 @@ class SkippedFiles:
             raise ValueError(f'on_unreadable must be "raise" or "skip", got {on_unreadable!r}')
         self._on_unreadable = on_unreadable
         self._hint = hint
-        self._excluded = frozenset(excluded)
+        self._excluded = dict(map(split_digest, excluded))
         self.on_readable = on_readable
-        self.unknown_excluded = set(excluded)  # excluded names that the source has not contained so far
+        self.unknown_excluded = set(self._excluded)  # excluded names that the source has not contained so far
         self._counts: Counter[tuple[str, str]] = Counter()
         self._problems: list[str] = []  # the first ten
         self._num_problems = 0
@@ -61,11 +63,22 @@ class SkippedFiles:
             counts.setdefault(reason, {})[suffix] = count
         return counts
 
-    def is_excluded(self, name: str, suffix: str | None = None) -> bool:
-        """Return whether an image is in the list of excluded images, and count it if so."""
+    def is_excluded(self, name: str, suffix: str | None = None, data: bytes | None = None) -> bool:
+        """Return whether an image is in the list of excluded images, and count it if so.
+
+        Raises:
+            UserError: if the list contains a different SHA-256 than that of the encoded image `data`.
+        """
         text = display_name(name)
         if text not in self._excluded:
             return False
+        digest = self._excluded[text]
+        if data is not None and not hashlib.sha256(data).hexdigest().startswith(digest):
+            raise UserError(
+                f"exclude: {text} is not the image with the SHA-256 {digest}… that the list contains, because the file "
+                "has changed since the list was written. Remove `exclude` from this dataset's source in params.yaml, "
+                "run rr fetch and rr check, and use the new list"
+            )
         if text in self.unknown_excluded:
             self.unknown_excluded.remove(text)
             self._counts[EXCLUDED, display_name(file_suffix(name)) if suffix is None else suffix] += 1

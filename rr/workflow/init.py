@@ -1,6 +1,7 @@
 """`rr init`: add your own images to `params.yaml`, with a grid and settings that suit their number and size."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +77,11 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
         UserError: if the name is invalid, or if `params` already has a different dataset with this name or a method
             with the name that `set_grid_for_dataset` would use.
     """
-    name = name or _default_name(path)
+    if not (name := name or _default_name(path)):
+        raise UserError(
+            f"the name of {display_name(path)} cannot be the name of a dataset, which may contain the letters A to Z, "
+            "digits, - and _: choose a name with --name"
+        )
     if not re.fullmatch(NAME, name):
         raise UserError(
             f"invalid name '{display_name(name)}': choose one with --name, using letters, digits, - and _, with a "
@@ -107,8 +112,13 @@ def find_in_grid(path: Path, name: str | None, source: dict[str, str], params: P
 
 
 def _default_name(path: Path) -> str:
+    """Return the name of a folder or file without accents, or an empty string if it has letters other than A to Z."""
     absolute = expand_user(path).resolve()
-    return re.sub("[^A-Za-z0-9_-]+", "-", absolute.stem if absolute.is_file() else absolute.name).strip("-_")
+    text = unicodedata.normalize("NFKD", absolute.stem if absolute.is_file() else absolute.name)
+    text = "".join(char for char in text if not unicodedata.combining(char))
+    if any(char.isalpha() and not char.isascii() for char in text):
+        return ""
+    return re.sub("[^A-Za-z0-9_-]+", "-", text).strip("-_")
 
 
 def _is_source_of(path: Path, name: str, params: Params) -> bool:
@@ -247,15 +257,23 @@ def format_dataset_entry(name: str, source: dict[str, str]) -> str:
     return add_dataset("datasets:\n  {}\n", name, source, 64).partition("\n")[2].rstrip()
 
 
-def describe_grid(params: Params, name: str) -> str:
-    """Return a few lines that describe what `params.yaml` now contains and which commands to run next."""
+def describe_grid(params: Params, name: str, test_labels: np.ndarray) -> str:
+    """Return a few lines that describe what `params.yaml` now contains and which commands to run next.
+
+    `test_labels` has the label of each test image, int64 (N_test,); -1 if unlabeled.
+    """
     method = _method_name(name)
     settings: Any = params.methods[method]
     grid, dataset = params.grid[0], params.datasets[name]
     size = f"{dataset.image_size} × {dataset.image_size} pixels"
     if dataset.stored_size:
         size += f", cropped from photographs with a shorter side of at most {dataset.stored_size} pixels"
-    evaluations = f"evaluations: {', '.join(grid.protocol)}" if grid.target else "no evaluations: too few test images"
+    evaluations = f"evaluations: {', '.join(grid.protocol)}"
+    if not grid.target:
+        reason = "too few test images"
+        if len(test_labels) > 0 and test_labels.min() == test_labels.max() != -1:
+            reason = "all test images belong to one class, and they are too few for an evaluation without labels"
+        evaluations = f"no evaluations: {reason}"
     return (
         f"params.yaml: dataset {name} with images of {size}; method {method} with {settings.views} views per "
         f"image, batches of {settings.batch_size} images and {format_count(settings.epochs, 'epochs')}; {evaluations}\n"

@@ -1,10 +1,12 @@
 """Tests of `rr check` on folders and files with known faults."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -256,6 +258,16 @@ def test_check_before_fetch_raises(project: Path, rr: RunRr) -> None:
     assert (outcome.code, outcome.err) == (2, "rr: data/raw/shapes/run.json is missing: run rr fetch first\n")
 
 
+def test_16_bit_images_with_few_values_are_not_blank(project: Path, rr: RunRr) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        pixels = rng.integers(0, 2**10, (8, 8), np.uint16)
+        save(project / f"images/{number}.png", pixels if number else np.zeros_like(pixels))
+    add_dataset(project, SOURCE)
+    rr("fetch", "--dataset", "mine")
+    assert "blank image: 1 train" in (found := rr("check", "mine").out) or "blank image: 1 test" in found
+
+
 class TestExclude:
     def test_rows_of_a_parquet_file(self, project: Path, rr: RunRr) -> None:
         save_tables(project / "tables", {"train.parquet": make_table([0, 1] * 5), "test.parquet": make_table([0, 1])})
@@ -264,6 +276,38 @@ class TestExclude:
         assert "skipped 2 files: listed in the exclude file (.parquet 2)" in rr("fetch", "--dataset", "mine").out
         names = [name for name, _ in open_fetched(project).iter_images()]
         assert names[:4] == [f"train.parquet, row {row}" for row in (0, 1, 2, 5)]
+
+    def test_row_that_contains_another_image_raises(self, project: Path, rr: RunRr) -> None:
+        images = make_table([0, 1] * 10)
+        table = pa.concat_tables([images, images.slice(3, 2)])  # two duplicates
+        source = {"kind": "parquet", "path": "tables"}
+        save_tables(project / "tables", {"all.parquet": table})
+        add_dataset(project, source)
+        rr("fetch", "--dataset", "mine")
+        rr("check", "mine")
+        lines = (project / CHECK / "exclude.txt").read_text().splitlines()
+        assert [re.sub(r"row \d+, sha256 [0-9a-f]{16}$", "", line) for line in lines] == ["all.parquet, "] * 2
+        add_dataset(project, {**source, "exclude": str(CHECK / "exclude.txt")})
+        assert "skipped 2 files: listed in the exclude file (.parquet 2)" in rr("fetch", "--dataset", "mine").out
+        save_tables(project / "tables", {"all.parquet": table.take(list(range(len(table)))[::-1])})
+        outcome = rr("fetch", "--dataset", "mine")
+        assert outcome.code == 2
+        assert re.search(r"exclude: all\.parquet, row \d+ is not the image with the SHA-256 \w{16}… that", outcome.err)
+
+    def test_marks_and_prefixes_of_other_programs(self, project: Path, rr: RunRr) -> None:
+        save_tree(project / "images", {"cat": 6})
+        (project / "list.txt").write_bytes(b"\xef\xbb\xbfcat/1.png\r\n./cat/2.png\r\n")
+        add_dataset(project, {**SOURCE, "exclude": "list.txt"})
+        assert "skipped 2 files: listed in the exclude file (.png 2)" in rr("fetch", "--dataset", "mine").out
+        (project / "list.txt").write_text("cat/\u200b1.png\n", encoding="utf-8")
+        assert r"does not contain: cat/\u200b1.png. Remove" in rr("fetch", "--dataset", "mine").err
+
+    def test_class_whose_training_images_are_excluded_is_named(self, project: Path, rr: RunRr) -> None:
+        save_tables(project / "set", {"train.parquet": make_table(["a", "b"]), "test.parquet": make_table(["a", "b"])})
+        (project / "list.txt").write_text("train.parquet, row 1\n")
+        add_dataset(project, {"kind": "parquet", "path": "set", "exclude": "list.txt"})
+        message = "no training image of b can be read, apart from those that list.txt excludes: repair or add"
+        assert message in rr("fetch", "--dataset", "mine").err
 
     def test_unreadable_image_and_unprintable_name(self, project: Path, rr: RunRr) -> None:
         save_tree(project / "images", {"cat": 5})

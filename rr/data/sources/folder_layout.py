@@ -3,13 +3,15 @@
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from posixpath import basename, dirname
+from posixpath import basename, dirname, splitext
 from typing import NamedTuple
 
 from rr.data.folder_listing import UNSUPPORTED_FORMAT, FolderListing, file_suffix
 from rr.data.printable_names import display_name, format_names, normalize_unicode, path_to_text, printable
+from rr.data.skipped_files import EXCLUDED
+from rr.data.sources.label_names import find_variants, means_unlabeled
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split, split_words, suggest_split
 from rr.errors import UserError, format_alternatives
 from rr.params import FolderSource, SplitNames
@@ -23,11 +25,17 @@ _HOW_TO_STATE = (
 
 
 # Names of image folders and of annotation folders, such as VOC's JPEGImages and SegmentationClass.
-_IMAGE_FOLDER = re.compile(r"(jpeg|input|rgb)?(images?|imgs?|photos?)|rgb|inputs?")
+_IMAGE_FOLDER = re.compile(r"(jpe?g|input|rgb)?(images?|imgs?|photos?)|rgb|inputs?|jpe?g|png|photographs|pics")
 _ANNOTATION_FOLDER = re.compile(
     r"(.*(masks?|annotations?|trimaps?|labels?|targets?|depths?|edges)|(gt|ground ?truths?|segmentation|seg)\b.*)"
     r"( ?(images?|imgs?|maps?))?"
 )
+# Files such as `000_mask_1.png` next to `000.jpg`. At least this fraction of the images must have such a name.
+_ANNOTATION_FILE = re.compile(
+    r"(?P<stem>.+?)[-_. ](?:masks?|seg(?:mentation)?|gt|ground[-_ ]?truth|annotations?|trimap|depth)(?:[-_. ]?\d+)?",
+    re.IGNORECASE,
+)
+_MIN_ANNOTATION_FRACTION = 0.1
 
 
 class FolderLayout(NamedTuple):
@@ -125,6 +133,10 @@ class _Tree:
             for folder in sorted(folders, key=lambda folder: (-self.num_images[folder], folder))
         ]
         return format_names(texts)
+
+    def has_excluded(self, folder: str) -> bool:
+        """Return whether images in a folder are in the list of excluded images."""
+        return any(file.reason == EXCLUDED and is_below(file.name, folder) for file in self._listing.skipped)
 
     def describe_skipped(self, folder: str) -> str:
         """Return a summary of the unused files in a folder, as part of a message."""
@@ -258,7 +270,7 @@ def _reject_repeated_subfolders(tree: _Tree, folder: str) -> None:
 
 def _reject_annotations(tree: _Tree, folder: str) -> None:
     """Raise UserError if the folders are named like images and their annotations instead of like classes."""
-    names = {child: " ".join(split_words(basename(child))).casefold() for child in tree.children(folder)}
+    names = {child: _words(child) for child in tree.children(folder)}
     images = [child for child, name in names.items() if _IMAGE_FOLDER.fullmatch(name)]
     annotations = [child for child, name in names.items() if _ANNOTATION_FOLDER.fullmatch(name)]
     if images and annotations:
@@ -266,6 +278,44 @@ def _reject_annotations(tree: _Tree, folder: str) -> None:
             f"{tree.path(folder)} seems to have a folder of images and folders of their annotations instead of "
             f"classes: {tree.describe([*images, *annotations])}. To use only the images, set "
             f"the source's path to {tree.path(images[0])}"
+        )
+
+
+def _reject_annotation_files(tree: _Tree, folder: str) -> None:
+    """Raise UserError if files are named like annotations, such as masks, of other images in the same folder."""
+    names = tree.files_below(folder)
+    stems = {splitext(name)[0] for name in names}
+    annotations = [
+        name
+        for name in names
+        if (match := _ANNOTATION_FILE.fullmatch(splitext(basename(name))[0]))
+        and f"{name[: -len(basename(name))]}{match['stem']}" in stems
+    ]
+    if len(annotations) > _MIN_ANNOTATION_FRACTION * len(names):
+        raise UserError(
+            f"{tree.path(folder)} has {format_count(len(annotations), 'images')} named like annotations, such as "
+            f"masks, of other images: {format_names([display_name(name) for name in annotations])}. Move them out of "
+            f"{tree.path('')}, or list them in `exclude`. To use them as images, specify `splits` in this dataset's "
+            "source in params.yaml (`splits: none` if each folder is a class)"
+        )
+
+
+def _reject_similar_names(tree: _Tree, folder: str, classes: Mapping[str, str]) -> None:
+    """Raise UserError if class names are variants of one name, or mean "unlabeled".
+
+    `classes` has the folder of each class in `folder`.
+    """
+    if similar := find_variants(classes):
+        first, second = (f"'{display_name(basename(classes[name]))}'" for name in similar)
+        raise _ambiguity_error(
+            f"{tree.path(folder)} has folders named {first} and {second}, which seem to be the same class: merge or "
+            "rename them"
+        )
+    unlabeled = [child for name, child in classes.items() if means_unlabeled(name)]
+    if unlabeled and len(classes) > 1:
+        raise _ambiguity_error(
+            f"{tree.path(folder)} has class folders and a folder that seems to contain unlabeled images: "
+            f"{tree.describe(unlabeled)}. Move it elsewhere, and use it as a second dataset"
         )
 
 
@@ -312,10 +362,14 @@ def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
 def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, list[str]]:
     """Return the images of each class folder in `folder`; images without a class folder have the key "".
 
+    If the only folder has a name such as `images`, it is not a class.
+
     Raises:
         UserError: if there are images next to class folders, or if a class folder has no images.
     """
     children = tree.children(folder)
+    if source.splits == "auto":
+        _reject_annotation_files(tree, folder)
     if not children:
         return {"": tree.files_below(folder)}
     if direct := [name for name in tree.files_below(folder) if dirname(name) == folder]:
@@ -325,17 +379,16 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
             "images without labels"
         )
     for child in tree.empty_children(folder):
-        raise UserError(
-            f"{tree.path(child)} has no images{tree.describe_skipped(child)}: add some (.jpg, .png, …), or remove this "
-            "folder"
-        )
+        raise _empty_folder_error(tree, child)
     if source.splits != "none" and len(children) == 1:
         _reject_wrapper(tree, children[0])
+        if _IMAGE_FOLDER.fullmatch(_words(children[0])):
+            return {"": tree.files_below(folder)}
     if source.splits == "auto":
         _reject_repeated_subfolders(tree, folder)
         _reject_annotations(tree, folder)
         _reject_mixed_depths(tree, folder)
-    by_folder: dict[str, list[str]] = defaultdict(list)  # without folders that contain only damaged files
+    by_folder: dict[str, list[str]] = {child: [] for child in children}
     depth = len(folder) + 1 if folder else 0
     for name in tree.files_below(folder):
         by_folder[name[: name.index("/", depth)]].append(name)
@@ -348,7 +401,30 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
                 f"Unicode forms ({basename(names[name])!a} and {basename(child)!a}): merge or rename them"
             )
         names[name] = child
+    if source.splits == "auto":
+        _reject_similar_names(tree, folder, names)
     return {name: by_folder[child] for name, child in sorted(names.items())}
+
+
+def _empty_folder_error(tree: _Tree, folder: str) -> UserError:
+    """Return the error about a folder without images that is next to class folders."""
+    if tree.has_excluded(folder):
+        return UserError(
+            f"the exclude list contains all images in {tree.path(folder)}: remove some of them from the list, or move "
+            "this folder elsewhere"
+        )
+    if other_files := tree.describe_skipped(folder):
+        return UserError(
+            f"{tree.path(folder)} is next to class folders, but has no images{other_files}: if it is not a class, move "
+            "it elsewhere. If the other folders are not classes either, set `labels: none` in this dataset's source in "
+            "params.yaml to use all images without labels"
+        )
+    return UserError(f"{tree.path(folder)} has no images: add some (.jpg, .png, …), or remove this folder")
+
+
+def _words(folder: str) -> str:
+    """Return the words in the name of a folder, in lower case and separated by spaces."""
+    return " ".join(split_words(basename(folder))).casefold()
 
 
 def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, dict[str, list[str]]]) -> None:

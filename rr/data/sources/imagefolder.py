@@ -18,7 +18,7 @@ from rr.data.folder_listing import (
 )
 from rr.data.image_summary import ImageFacts
 from rr.data.printable_names import display_name, format_names, path_to_text
-from rr.data.skipped_files import SkippedFiles, inspect_image
+from rr.data.skipped_files import EXCLUDED, SkippedFiles, inspect_image
 from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
 from rr.data.sources.split_names import UNUSED
 from rr.errors import UserError
@@ -56,12 +56,14 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
             "params.yaml, or specify a path with --from"
         )
     listing = list_folder(root, image_kind())
+    names = [*listing.files, *(file.name for file in listing.damaged)]
+    excluded = {name: SkippedFile(name, EXCLUDED) for name in names if skipped.is_excluded(name)}
     listing = listing._replace(
-        files=[name for name in listing.files if not skipped.is_excluded(name)],
-        damaged=[file for file in listing.damaged if not skipped.is_excluded(file.name)],
+        files=[name for name in listing.files if name not in excluded],
+        damaged=[file for file in listing.damaged if file.name not in excluded],
     )
     try:
-        layout = find_layout(root, listing, source)
+        layout = find_layout(root, listing._replace(skipped=[*listing.skipped, *excluded.values()]), source)
     except UserError:
         for damaged_file in listing.damaged:  # they may be the reason for an unexpected layout
             skipped.add_damaged(damaged_file)

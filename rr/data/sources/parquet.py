@@ -19,6 +19,7 @@ from rr.data.image_summary import ImageFacts
 from rr.data.printable_names import display_name, format_names, path_to_text, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
+from rr.data.sources.label_names import find_variants
 from rr.data.sources.parquet_columns import (
     Columns,
     check_columns,
@@ -145,6 +146,13 @@ def _find_layout(
         if isinstance(source.splits, SplitNames):
             raise UserError(
                 f"splits: {display_name(path)} is a file; to use splits, set the source's path to its folder"
+            )
+        total = parquet_layout.find_number_of_shards(path.name)
+        if total > 1 and source.splits == "auto":
+            raise UserError(
+                f"{display_name(path)} is one of {total:,} files of a dataset: set the source's path to the folder "
+                f"{display_name(path.parent)} to use all of them, or set `splits: none` in this dataset's source in "
+                "params.yaml to use only this file"
             )
         return parquet_layout.ParquetLayout([path.name], {}, [], [])
     names = _list_parquet_files(path, skipped)
@@ -280,6 +288,12 @@ def _read_labels(train: list[_File], test: list[_File], columns: Columns) -> tup
     }
     if any(isinstance(value, str) for value in used["train"] | used["test"]):
         class_names = sorted(used["train"] | used["test"])
+        if similar := find_variants(class_names):
+            first, second, column = (f"'{printable(name)}'" for name in (*similar, columns.label))
+            raise UserError(
+                f"{display_name(files[0].path)}: the labels {first} and {second} in column {column} "
+                "seem to be the same class: write them in the same way, or give the classes clearly different names"
+            )
         ids = {name: label for label, name in enumerate(class_names)} | {None: raw.UNLABELED}
         labels = {name: np.array([ids[value] for value in texts], np.int64) for name, texts in values.items()}
         unknown = sorted(used["test"] - used["train"])
@@ -330,6 +344,11 @@ def _read_class_names(files: list[_File], labels: dict[str, list[Any]], column: 
                 f"name (the number of class names in {display_name(first.path)} is {len(names):,}): export the files "
                 "again with all names"
             )
+    if "" in (stripped := [name.strip() for name in names]):
+        raise UserError(
+            f"{display_name(first.path)}: the name of label {stripped.index('')} in column '{printable(column)}' is "
+            "empty: give the class a name, and export the files again"
+        )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
             f"{display_name(first.path)}: several labels in column '{printable(column)}' have the name "
@@ -357,7 +376,7 @@ def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterat
     """
     for row, data, path in _iter_rows(file, columns):
         name = _row_name(file, row)
-        if skipped.is_excluded(name, ".parquet"):
+        if skipped.is_excluded(name, ".parquet", data):
             continue
         if data:
             yield row, name, data

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from rr.data import raw
 from rr.data.printable_names import display_name, normalize_unicode, printable
+from rr.data.sources.label_names import means_unlabeled
 from rr.data.sources.split_names import TRAIN, find_split, split_words
 from rr.errors import UserError
 from rr.params import ParquetSource
@@ -106,7 +107,7 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
     """Return the labels of all rows: integers (-1 if unlabeled) or strings (None if unlabeled).
 
     Raises:
-        UserError: if an integer is out of range, or if a string is empty.
+        UserError: if an integer is out of range, or if a string is empty or means "unlabeled".
     """
     array = file.read(columns=[column])[column]
     is_text = _label_kind(array.type) == "text"
@@ -123,6 +124,12 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
         raise UserError(
             f"{display_name(path)}, row {values.index('')}: the label in column '{printable(column)}' is an empty "
             "string; use null for unlabeled images"
+        )
+    if unlabeled := sorted(value for value in {*values} if value and means_unlabeled(value)):
+        raise UserError(
+            f"{display_name(path)}, row {values.index(unlabeled[0])}: the label in column '{printable(column)}' is the "
+            f"text '{printable(unlabeled[0])}'; use null for unlabeled images (or, in a column of integers, -1), or "
+            "rename the class"
         )
     return values
 

@@ -118,6 +118,11 @@ def find_layout(
     return ParquetLayout([file.name for file in by_role[TRAIN]], tests, [], without_images)
 
 
+def find_number_of_shards(name: str) -> int:
+    """Return the number of files in the numbered set of a file, according to its name, or 1."""
+    return _parse_file_name(name).total or 1
+
+
 def check_shards(root: Path, names: Sequence[str]) -> None:
     """Raise UserError unless the files of a split are a single file or one complete set of numbered files."""
     files = [_parse_file_name(name) for name in names]

@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import struct
 import unicodedata
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from own_images import fetch_folder, fetched_labels, raw_file, save_file, save_tree
 from PIL import Image
@@ -104,6 +107,15 @@ def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) ->
         ({"train/rgb": 2, "train/depth": 2, "test/rgb": 2, "test/depth": 2}, "of their annotations instead of classes"),
         ({"labeled/cat": 2, "labeled/dog": 2, "unlabeled": 2}, "images, unlabeled (2 images), and folders that con"),
         ({"train cat": 2, "val cat": 2}, "names contain splits: train cat (2 images), val cat (2 images)"),
+        ({"Cat": 2, "cat": 2}, "images has folders named 'Cat' and 'cat', which seem to be the same class: merge or"),
+        ({"cat": 2, "cat ": 2, "dog": 1}, "has folders named 'cat' and 'cat ', which seem to be the same class"),
+        ({"train/cat": 2, "train/cat (1)": 2, "test/cat": 1}, "images/train has folders named 'cat' and 'cat (1)'"),
+        ({"BÄR": 2, "ba\u0308r": 2}, "has folders named 'BÄR' and 'ba\u0308r', which seem to be the same class"),
+        ({"cat": 2, "cat - Copy (2)": 2}, "has folders named 'cat' and 'cat - Copy (2)', which seem"),
+        ({"cat": 2, "cat copy": 2}, "has folders named 'cat' and 'cat copy', which seem"),
+        ({"Cat": 2, "cat (another copy)": 2}, "has folders named 'Cat' and 'cat (another copy)', which seem"),
+        ({"cat": 2, "dog": 2, "unlabelled": 3, "unlabeled": 1}, "images: unlabelled (3 images), unlabeled (1 image)"),
+        ({"train/cat": 2, "train/-1": 2, "test/cat": 1}, "a folder that seems to contain unlabeled images: train/-1"),
     ],
 )  # fmt: skip
 def test_ambiguous_layout_raises(tmp_path: Path, counts: dict[str, int], seen: str) -> None:
@@ -115,6 +127,75 @@ def test_ambiguous_layout_raises(tmp_path: Path, counts: dict[str, int], seen: s
     assert "`splits: {train: FOLDER, test: FOLDER}`" in str(caught.value)
     assert "`splits: none` if each folder is a class" in str(caught.value)
     assert not raw_file(root).exists()
+
+
+@pytest.mark.parametrize("suffix", ["_mask", "_segmentation", "_seg", "-GT", "_mask_1", " ground truth", ".masks"])
+@pytest.mark.parametrize("folders", [["cat", "dog"], ["train/cat", "test/cat"], [""]])
+def test_masks_next_to_images_raise(tmp_path: Path, suffix: str, folders: list[str]) -> None:
+    root = save_tree(tmp_path / "images", dict.fromkeys(folders, 3))
+    first = folders[0] and f"{folders[0]}/"
+    for name in ("0", "2"):
+        save_file(root / f"{first}{name}{suffix}.png")
+    with pytest.raises(UserError) as caught:
+        fetch_folder(root)
+    names = f"{first}0{suffix}.png, {first}2{suffix}.png"
+    assert f"has 2 images named like annotations, such as masks, of other images: {names}. Move" in str(caught.value)
+    save_file(tmp_path / "list", f"{first}0{suffix}.png\n{first}2{suffix}.png".encode())
+    assert sum(fetch_folder(root, exclude=str(tmp_path / "list"))["images"].values()) == 3 * len(folders)
+    assert sum(fetch_folder(root, splits="none")["images"].values()) == 3 * len(folders) + 2
+
+
+def test_images_that_are_named_like_masks_are_accepted(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"cat": 20, "with_mask": 3})
+    for name in ("0_mask", "face_mask_1", "with_mask"):  # one in 26 images, and images of masks
+        save_file(root / f"cat/{name}.png")
+    assert sum(fetch_folder(root)["images"].values()) == 26
+
+
+def test_similar_class_names_are_accepted_if_they_may_be_meant(tmp_path: Path) -> None:
+    counts = {
+        "A": 2,
+        "a": 2,
+        "dog (1)": 2,
+        "dog (2)": 2,
+        "hard copy": 2,
+        "copy": 2,
+        "unlabeled bottles": 2,
+        "no label": 2,
+    }
+    assert fetch_folder(save_tree(tmp_path / "a", counts))["classes"] == 8
+    root = save_tree(tmp_path / "b", {"Turkey": 2, "turkey": 2, "nan": 2})
+    assert fetch_folder(root, splits="none")["classes"] == 3
+
+
+@pytest.mark.parametrize("name", ["images", "JPEGImages", "img", "photos", "jpg"])
+def test_single_folder_with_a_general_name_is_not_a_class(tmp_path: Path, name: str) -> None:
+    root = save_tree(tmp_path / "a", {name: 5})
+    assert (fetch_folder(root)["classes"], fetch_folder(root, splits="none")["classes"]) == (0, 1)
+    root = save_tree(tmp_path / "b", {f"train/{name}": 5, f"test/{name}": 3})
+    facts = fetch_folder(root)
+    assert (facts["classes"], facts["images"]) == (0, {"train": 5, "test": 3})
+
+
+def test_folder_of_other_files_next_to_class_folders_is_not_to_be_removed(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"train/images": 3, "valid/images": 2})
+    for split in ("train", "valid"):
+        save_file(root / split / "labels/0.txt", b"0 0.5 0.5 1 1")
+    with pytest.raises(UserError) as caught:
+        fetch_folder(root)
+    assert str(caught.value) == (
+        f"{root}/train/labels is next to class folders, but has no images (1 .txt: not an image): if it is not a "
+        "class, move it elsewhere. If the other folders are not classes either, set `labels: none` in this dataset's "
+        "source in params.yaml to use all images without labels"
+    )
+    assert fetch_folder(root, labels="none")["images"] == {"train": 3, "test": 2}
+
+
+def test_class_whose_images_are_all_excluded_is_named(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"cat": 3, "dog": 2})
+    save_file(tmp_path / "list", b"dog/0.png\ndog/1.png\n")
+    with pytest.raises(UserError, match=r"^the exclude list contains all images in .*images/dog: remove some of them"):
+        fetch_folder(root, exclude=str(tmp_path / "list"))
 
 
 def test_folders_without_images_do_not_matter_for_the_layout(tmp_path: Path) -> None:
@@ -333,13 +414,32 @@ def test_images_with_several_frames_are_counted(tmp_path: Path) -> None:
     assert "\n3 images with several frames: only the first is used\n" in format_fetch_facts(facts)
 
 
+@pytest.mark.parametrize(("bits", "num_dim"), [(10, 7), (12, 7), (14, 7), (16, 0)])
+def test_values_with_fewer_bits_than_their_container_are_reported(tmp_path: Path, bits: int, num_dim: int) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        pixels = rng.integers(0, 2**bits, (8, 8), np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"images/{number}.{('png', 'tif')[number % 2]}")
+    raw_rgb = rng.integers(0, 2**bits, (8, 8, 3)).astype(">u2").tobytes()
+    rows = b"".join(b"\0" + raw_rgb[start : start + 48] for start in range(0, len(raw_rgb), 48))
+    chunks = {b"IHDR": struct.pack(">2I5B", 8, 8, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    data = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks.items()]
+    save_file(tmp_path / "images/rgb.png", b"\x89PNG\r\n\x1a\n" + b"".join(data))
+    Image.fromarray(rng.integers(0, 9, (8, 8), np.uint8)).save(tmp_path / "images/dark.png")  # 8 bits
+    facts = fetch_folder(tmp_path / "images")
+    assert (facts["dim_16_bit"], facts["blank"]) == (num_dim, 0)
+    line = f"\n{num_dim} 16-bit images with values of at most a quarter of the maximum, which become dark: if the"
+    assert (line in format_fetch_facts(facts)) == bool(num_dim)
+
+
 def test_class_without_a_readable_image_is_reported(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", CLASSES)
     save_file(root / "owl/0.png", b"")
     assert "dog (2 + 1); 1 without images" in format_fetch_facts(fetch_folder(root, on_unreadable="skip"))
 
 
-def test_class_folder_with_only_damaged_files_is_skipped(tmp_path: Path) -> None:
+def test_class_folder_with_only_damaged_files_has_no_images(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", {"cat": 5, "dog": 0})
     (root / "dog/x.png").symlink_to("nowhere")
     (root / "owl").symlink_to("nowhere")
@@ -348,3 +448,20 @@ def test_class_folder_with_only_damaged_files_is_skipped(tmp_path: Path) -> None
     facts = fetch_folder(root, on_unreadable="skip")
     assert facts["images_per_class"] == {"train": {"cat": 4}, "test": {"cat": 1}}
     assert facts["skipped"] == {"a link that leads nowhere": {"": 1, ".png": 1}}
+    assert facts["classes"] == 3  # as with files that cannot be decoded
+
+
+@pytest.mark.parametrize("data", [b"", None])
+def test_test_class_with_only_damaged_files_is_still_a_class(tmp_path: Path, data: bytes | None) -> None:
+    root = save_tree(tmp_path / "images", {"train/cat": 3, "train/dog": 3, "test/cat": 2, "test/dog": 0})
+    if data is None:
+        (root / "test/dog/0.png").symlink_to("nowhere")
+    else:
+        save_file(root / "test/dog/0.png", data)
+    facts = fetch_folder(root, on_unreadable="skip")
+    assert facts["images_per_class"] == {"train": {"cat": 3, "dog": 3}, "test": {"cat": 2}}
+    shutil.rmtree(root / "train/dog")
+    shutil.move(root / "test/dog", root / "train")
+    save_file(root / "test/dog/1.png")
+    with pytest.raises(UserError, match="no training image of dog can be read: repair or add training images"):
+        fetch_folder(root, on_unreadable="skip")

@@ -130,6 +130,14 @@ def test_file_of_a_program_is_no_image(tmp_path: Path, name: str) -> None:
     assert reasons(listing) == {f"cat/{name}": folder_listing.FROM_PROGRAM}
 
 
+def test_thumbnails_are_skipped_only_next_to_images(tmp_path: Path) -> None:
+    counts = {"cat": 1, "cat/thumbs": 1, "cat/Thumb": 1, "thumb": 1, "fist": 1, "cat/PaxHeaders.12": 1, "PaxHeader": 1}
+    listing = list_images(save_tree(tmp_path, counts))
+    assert listing.files == ["cat/0.png", "fist/0.png", "thumb/0.png"]
+    skipped = ["PaxHeader/0.png", "cat/PaxHeaders.12/0.png", "cat/Thumb/0.png", "cat/thumbs/0.png"]
+    assert reasons(listing) == dict.fromkeys(skipped, folder_listing.FROM_PROGRAM)
+
+
 def test_link_that_is_deleted_while_it_is_listed_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def raise_missing(*args: object) -> str:
         raise FileNotFoundError

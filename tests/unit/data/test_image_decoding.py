@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 
 from rr.data.image_decoding import UnreadableImageError, decode_image, decode_photograph
 from rr.data.raw import encode_png
@@ -69,6 +69,13 @@ def test_values_without_a_range_raise(kind: type, name: str) -> None:
         Image.fromarray(np.full((8, 8), 200, kind)).save(buffer, "TIFF")
     with pytest.raises(UnreadableImageError, match=f"its values are {name}, so the range from black to white is"):
         decode_image(buffer.getvalue())
+
+
+def test_16_bit_tiff_in_which_zero_is_white_is_no_negative() -> None:
+    buffer = io.BytesIO()
+    options = {ExifTags.Base.PhotometricInterpretation: 0}
+    Image.fromarray(np.full((8, 8), 65535 // 5, np.uint16)).save(buffer, "TIFF", tiffinfo=options)
+    assert (decode_image(buffer.getvalue()) == 204).all()
 
 
 @pytest.mark.parametrize("max_value", [65535, 4095])
@@ -141,6 +148,34 @@ def test_every_exif_orientation_is_applied(image_format: str, orientation: int) 
 def test_data_that_is_no_image_is_named(data: bytes, message: str) -> None:
     with pytest.raises(UnreadableImageError, match=message):
         decode_image(data)
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options"),
+    [("WEBP", {}), ("WEBP", {"lossless": True}), ("AVIF", {"quality": 100}), ("WEBP", {"exif": bytes(9000)})],
+)
+def test_image_whose_second_half_is_zeros_is_damaged(image_format: str, options: dict) -> None:
+    if image_format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow cannot write AVIF")
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, image_format, **options)
+    data = buffer.getvalue()
+    assert decode_image(data).shape == pixels.shape
+    half = len(data.rstrip(b"\0")) // 2
+    with pytest.raises(UnreadableImageError, match="the end of the file contains only zeros, as after an interrupted"):
+        decode_image(data[:half] + bytes(len(data) - half))
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (9, 5), (64, 64), (700, 500)])
+def test_image_with_a_large_plain_area_is_not_damaged(size: tuple[int, int], lossless: bool) -> None:
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[: size[0] // 4, : size[1] // 4] = [0, 0, 255]
+    for quality in (0, 95):  # at the lowest quality and method, 98 % of a lossless image are zeros
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=quality, method=0)
+        assert decode_image(buffer.getvalue()).shape == pixels.shape
 
 
 def test_number_of_pixels_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,8 +90,11 @@ def test_file_with_paths_instead_of_images_is_one_error(tmp_path: Path) -> None:
 
 
 def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
-    root = save(tmp_path, "train-00001-of-00003.parquet", "x.parquet")
-    assert sum(fetch_parquet(root / "train-00001-of-00003.parquet")["images"].values()) == 12
+    root = save(tmp_path, "train-00001-of-00003.parquet", "x.parquet", "all-1-of-1.parquet")
+    shard = root / "train-00001-of-00003.parquet"
+    check_raises(shard, f"{shard} is one of 3 files of a dataset: set the source's path to the folder {root} to use")
+    for path, splits in ((shard, "none"), (root / "x.parquet", "auto"), (root / "all-1-of-1.parquet", "auto")):
+        assert sum(fetch_parquet(path, splits=splits)["images"].values()) == 12
     with pytest.raises(UserError, match=r"x\.parquet is a file; to use splits, set the source's path"):
         fetch_parquet(root / "x.parquet", splits={"train": "x.parquet"})
 
@@ -393,6 +396,11 @@ def test_text_labels_become_classes(tmp_path: Path, make: Any) -> None:
     assert [name for _, name in fetched_labels(root).values()] == [name or "" for name in train + test]
 
 
+def test_letters_may_differ_in_case(tmp_path: Path) -> None:
+    root = save_tables(tmp_path / "set", {"all.parquet": make_table(["a", "A", "none", "unknown"] * 3)})
+    assert fetch_parquet(root)["classes"] == 4
+
+
 def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     root = save_tables(
@@ -417,6 +425,13 @@ def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
         ((LABELS, ["a", "b", "c"]), ([2], ["a", "b", "c"]), "have no training images: c"),
         ((["a"], None), (["b"], None), "have no training images: b"),
         ((["a", " "], None), None, "row 1: the label in column 'label' is an empty string; use null"),
+        ((["a", "-1"], None), None, "row 1: the label in column 'label' is the text '-1'; use null for unlabeled imag"),
+        ((["a", "b"], None), (["NaN"], None), "test.parquet, row 0: the label in column 'label' is the text 'NaN'"),
+        ((["a", "null"], None), None, "is the text 'null'; use null for unlabeled images (or, in a column of integers"),
+        ((["unlabelled", "unlabeled"], None), None, "row 1: the label in column 'label' is the text 'unlabeled'; use"),
+        ((["Cat", "dog"], None), (["cat"], None), "the labels 'Cat' and 'cat' in column 'label' seem to be the same"),
+        ((["cat", "cat (1)"], None), None, "the labels 'cat' and 'cat (1)' in column 'label' seem to be the same"),
+        ((LABELS, ["a", "", "b"]), None, "the name of label 1 in column 'label' is empty: give the class a name"),
         (([-1, -1], None), ([0], None), "have no training images: 0"),
         ((LABELS, None), ([-1, None], None), "test.parquet has no labels, unlike "),
     ],

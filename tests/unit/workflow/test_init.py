@@ -245,6 +245,32 @@ def test_dataset_with_keys_of_the_user_is_kept(params_file: Path, rr: RunRr) -> 
     assert rr("init", str(root)).err.startswith("rr: params.yaml already defines My-birds-1: ")
 
 
+def test_single_class_is_the_reason_for_no_evaluations(params_file: Path, rr: RunRr) -> None:
+    save_tree(Path("mine"), {"robin": 10})
+    message = "; no evaluations: all test images belong to one class, and they are too few for an evaluation without"
+    assert message in rr("init", "mine").out
+    assert load_params(params_file).grid[0].target == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("ünï", "uni"), ("Vo\u0308gel 2", "Vogel-2"), ("鳥", ""), ("鳥 1", ""), ("Straße", ""), ("…", ""), ("1️⃣ a", "1-a")],
+)
+def test_default_name_is_that_of_the_folder_without_accents(
+    params_file: Path, rr: RunRr, folder: str, name: str
+) -> None:
+    before = params_file.read_text()
+    save_tree(Path(folder), {"": 20})
+    outcome = rr("init", folder)
+    if name:
+        assert outcome.code == 0, outcome.err
+        assert load_params(params_file).grid[0].dataset == [name]
+    else:
+        assert (outcome.code, params_file.read_text()) == (2, before)
+        assert outcome.err.startswith(f"rr: the name of {folder} cannot be the name of a dataset, which may contain")
+        assert rr("init", folder, "--name", "mine").code == 0
+
+
 def test_ambiguous_folder_leaves_the_file_unchanged(params_file: Path, rr: RunRr) -> None:
     save_tree(Path("images"), {"fold1/cat": 3, "fold1/dog": 3, "fold2/cat": 3, "fold2/dog": 3})
     text = params_file.read_text()

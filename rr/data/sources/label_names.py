@@ -1,0 +1,33 @@
+"""Recognize class names that are variants of one name, and names that mean that images are unlabeled."""
+
+import re
+from collections.abc import Iterable
+
+# Names such as `cat (1)`, `cat - Copy (2)`, `cat copy 2` and `cat (another copy)`, in lower case.
+_COPY = re.compile(
+    r"(?P<base>.+?)(?: ?\(\d+\)|[ _-]+\(?(?:another |\d+\w\w )?(?:kopie|cop(?:y|ie|ia))\)?(?: ?\(?\d+\)?)?)"
+)
+_UNLABELED = re.compile(r"-1|nan|null|<na>|unlabell?ed(?:[ _-]?(?:data|images?))?")
+
+
+def find_variants(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return two names that differ only in case, in spaces around them or in a suffix of a copy, or None.
+
+    Single letters may differ in case, because a dataset of letters may have the classes `A` and `a`.
+    """
+    by_key: dict[str, str] = {}
+    for name in names:
+        key = name.strip()
+        key = key if len(key) == 1 else key.lower()
+        if key in by_key:
+            return by_key[key], name
+        by_key[key] = name
+    for key, name in by_key.items():
+        if (match := _COPY.fullmatch(key)) and match["base"] in by_key:
+            return by_key[match["base"]], name
+    return None
+
+
+def means_unlabeled(name: str) -> bool:
+    """Return whether a label or the name of a folder, such as `nan` or `unlabeled`, means that images are unlabeled."""
+    return _UNLABELED.fullmatch(name.strip().lower()) is not None
