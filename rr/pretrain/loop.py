@@ -289,6 +289,8 @@ class Trainer:
             raise self.loss_error(loss.item(), state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if state.epoch == state.step == 0 and all(weight.grad is None for weight in method.backbone.parameters()):
+            raise UserError(f"{self.config.kind}: the loss does not depend on the backbone, so it would not be trained")
         with single_threaded():
             self.optimizer.step()
         method.after_step()

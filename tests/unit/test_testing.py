@@ -327,10 +327,19 @@ def test_protocol_that_returns_something_else_raises(own_classes: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_without_an_accuracy_ends_in_the_first_step(extensions: Path, rr: RunRr) -> None:
-    (extensions / "mine.py").write_text(FAULTY.replace("FAULT", "metrics = {}"))
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("metrics = {}", "loss must return metrics that include accuracy"),
+        ("loss = nn.Parameter(torch.ones(()))", "the loss does not depend on the backbone, so it would not be trained"),
+    ],
+)
+def test_training_of_a_faulty_method_ends_in_the_first_step(
+    extensions: Path, rr: RunRr, fault: str, message: str
+) -> None:
+    (extensions / "mine.py").write_text(FAULTY.replace("FAULT", fault))
     entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")} | {"kind": "mine:Mine"}
     write_params(Path(), lambda params: params["methods"].update(mine=entry))
     assert [rr(stage, "--dataset", "shapes").code for stage in ("fetch", "convert")] == [0, 0]
     outcome = rr("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", "mine", "--seed", 1)
-    assert (outcome.code, outcome.err) == (2, "rr: mine:Mine: loss must return metrics that include accuracy\n")
+    assert (outcome.code, outcome.err) == (2, f"rr: mine:Mine: {message}\n")
