@@ -163,7 +163,7 @@
     const neighborsOf = (i) => [...layer.neighbors.subarray(i * data.numNeighbors, (i + 1) * data.numNeighbors)];
 
     function thumbnail(i, side) {
-      const tile = element("canvas", { width: sprite.tile, height: sprite.tile, role: "img", ariaLabel: data.printable_names[i] });
+      const tile = element("canvas", { width: sprite.tile, height: sprite.tile, role: "img", ariaLabel: data.names[i] });
       tile.style.width = tile.style.height = `${side}px`;
       sprite.loaded.then(() => drawTile(tile.getContext("2d"), i, 0, 0, sprite.tile));
       return tile;
@@ -176,14 +176,14 @@
         details.replaceChildren(element("p", {}, "Point at a dot, tap it, or move to the map with Tab and use the arrow keys. Zoom with two fingers, with the buttons, or with the mouse wheel after a click on the map."));
         return;
       }
-      const facts = element("dl", {}, element("dt", {}, "image"), element("dd", {}, data.printable_names[i]));
+      const facts = element("dl", {}, element("dt", {}, "image"), element("dd", {}, data.names[i]));
       if (data.classes.length) facts.append(element("dt", {}, "class"), element("dd", {}, className(labels[i])));
       if (layer.predictions) {
         const verdict = !isKnown(i) ? "" : isError(i) ? " ✗ wrong" : " ✓ correct";
         facts.append(element("dt", {}, `prediction ${data.predictionNote}`), element("dd", {}, className(layer.predictions[i]) + verdict));
       }
-      const near = neighborsOf(i).map((one) => element("li", {}, element("button", { type: "button", title: data.printable_names[one], onclick: () => select(one) },
-        thumbnail(one, 44), data.classes.length ? className(labels[one]) : data.printable_names[one])));
+      const near = neighborsOf(i).map((one) => element("li", {}, element("button", { type: "button", title: data.names[one], onclick: () => select(one) },
+        thumbnail(one, 44), data.classes.length ? className(labels[one]) : data.names[one])));
       details.replaceChildren(thumbnail(i, 128), facts, element("p", { className: "map-near" }, "nearest images"), element("ol", {}, ...near));
     }
 
