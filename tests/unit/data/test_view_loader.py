@@ -117,7 +117,10 @@ def test_gpu_step_is_one_graph_compiled_once_per_shape(path: Path, precision: st
     torch._dynamo.reset()
     counter = CompileCounter()
     compiled = torch.compile(
-        partial(_forward, method, loader.augment, precision), backend=counter, fullgraph=True, dynamic=False
+        partial(_forward, "relational", method, loader.augment, precision),
+        backend=counter,
+        fullgraph=True,
+        dynamic=False,
     )
     for epoch in range(2):
         for batch, reference_batch in zip(loader.iter_epoch(epoch), reference.iter_epoch(epoch), strict=True):
@@ -126,7 +129,7 @@ def test_gpu_step_is_one_graph_compiled_once_per_shape(path: Path, precision: st
             loss.backward()
             method.load_state_dict(state)
             expected, parts = _forward(
-                method, reference.augment, "float32", reference_batch.inputs, reference_batch.labels, ()
+                "relational", method, reference.augment, "float32", reference_batch.inputs, reference_batch.labels, ()
             )
             assert loss.item() == pytest.approx(expected.item(), rel=1e-3 if precision == "float32" else 0.05)
             assert fractions["accuracy"][1] == parts["accuracy"][1]

@@ -233,7 +233,10 @@ def test_gpu_step_compiles_to_one_graph_per_shape(name: str, data: Path) -> None
     torch._dynamo.reset()
     counter = CompileCounter()
     step = torch.compile(
-        partial(loop._forward, method, loader.augment, "float32"), backend=counter, fullgraph=True, dynamic=False
+        partial(loop._forward, config.kind, method, loader.augment, "float32"),
+        backend=counter,
+        fullgraph=True,
+        dynamic=False,
     )
     shapes = set()
     for epoch in range(2):

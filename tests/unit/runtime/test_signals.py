@@ -227,7 +227,9 @@ def start_command(ignored: int | None = None) -> subprocess.Popen[str]:
         # The tests may run with nohup or in the background.
         lines.append(f"signal.signal({int(number)}, signal.{'SIG_IGN' if number == ignored else handler})")
     command = "\n".join([*lines, _COMMAND])
-    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.PIPE, text=True)
+    # In a process group of its own, which has its parent in another group. If the tests run with setsid, SIGTSTP would
+    # otherwise be ignored.
+    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.PIPE, text=True, process_group=0)
     wait_until(Path("started").exists, process)
     return process
 
