@@ -23,7 +23,7 @@ from rr.errors import UserError
 from rr.evaluate.similarity import normalize_rows
 from rr.runtime.atomic import atomic_write
 from rr.runtime.formatting import format_count
-from rr.runtime.image_grid import Panel, make_thumbnail, render_panels, write_png
+from rr.runtime.image_grid import CaptionedImages, make_thumbnail, render_captioned_images, write_png
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
 
@@ -50,7 +50,7 @@ EXCLUDED_KINDS = ("exact duplicate", "near duplicate", "mirrored duplicate", "bl
 _MAX_USUAL_FRACTION = 0.05  # a larger fraction of near and mirrored duplicates is suspicious
 _BATCH_SIZE = 64  # images whose features are computed together
 _FEATURE_BLOCK = 1024  # images whose similarities to all others are computed together
-_COLUMNS, _MAX_SHOWN_PER_KIND = 4, 24  # of findings.png
+_COLUMNS, _MAX_SHOWN_PER_KIND = 4, 24  # columns, and maximum number of findings of each kind, in findings.png
 
 
 class Finding(NamedTuple):
@@ -128,7 +128,7 @@ def check(
         pq.write_table(_make_table(findings, names, raw_file), temporary)
     files.sheet.unlink(missing_ok=True)
     if shown := _choose_shown(findings, raw_file.splits):
-        write_png(_render_sheet(shown, names, raw_file), files.sheet)
+        write_png(_render_findings(shown, names, raw_file), files.sheet)
     lines = [
         f"{raw_path}: {format_count(len(names), 'images')} checked",
         f"{is_leaked.sum():,} of {format_count(int(is_test.sum()), 'test images')} have an identical or nearly "
@@ -306,7 +306,7 @@ def _choose_shown(findings: Sequence[Finding], splits: np.ndarray) -> list[Findi
     return shown
 
 
-def _render_sheet(findings: Sequence[Finding], names: Sequence[str], raw_file: raw.RawFile) -> np.ndarray:
+def _render_findings(findings: Sequence[Finding], names: Sequence[str], raw_file: raw.RawFile) -> np.ndarray:
     """Return an image that shows the findings, each with its kind, its value, and the split and name of its images."""
     images = raw_file.read_images(
         [row for finding in findings for row in (finding.image, finding.other) if row is not None]
@@ -319,5 +319,5 @@ def _render_sheet(findings: Sequence[Finding], names: Sequence[str], raw_file: r
         for row in rows:
             name = _class_name(raw_file, raw_file.labels[row])
             caption.append(printable(f"{raw_file.splits[row]}{f', {name}' if name else ''}: {names[row]}"))
-        panels.append(Panel([make_thumbnail(decode_image(images[row])) for row in rows], caption))
-    return render_panels(panels, _COLUMNS)
+        panels.append(CaptionedImages([make_thumbnail(decode_image(images[row])) for row in rows], caption))
+    return render_captioned_images(panels, _COLUMNS)

@@ -91,9 +91,10 @@ def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:
 
 
 def _explain_memory_error(error: MemoryError | RuntimeError) -> UserError | None:
+    """Return a UserError if the error is about memory or the number of threads, or None."""
     # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text reveals the cause.
     is_about_threads = "can't start new thread" in str(error)
-    texts = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # the last one is of cuBLAS and cuDNN
+    texts = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # cuBLAS and cuDNN report the last one
     if not isinstance(error, MemoryError) and not is_about_threads and not any(text in str(error) for text in texts):
         return None
     thread_limit = "; or raise the thread limit (`ulimit -u`)" if is_about_threads else ""

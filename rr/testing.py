@@ -56,8 +56,9 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
         backbone: name of the backbone to train.
 
     Raises:
-        AssertionError: if a check fails.
-        UserError: if the parameter file contains mistakes, or no trainable method with that name.
+        AssertionError: if a result is not reproducible, or if a gradient is invalid.
+        UserError: if the parameter file contains mistakes or no trainable method with that name, or if `loss` returns
+            an invalid result.
     """
     params = load_params(params_file)
     config = lookup(params.methods, name, f"{params_file}: methods")
@@ -156,9 +157,9 @@ def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         params_file: the parameter file.
 
     Raises:
-        AssertionError: if a check fails.
-        UserError: if the parameter file contains mistakes or no dataset with that name, or if the images cannot be
-            read, for example because a label has no class name.
+        AssertionError: if the two reads differ.
+        UserError: if the parameter file contains mistakes or no dataset with that name, or if the images or class names
+            are invalid.
     """
     config = lookup(load_params(params_file).datasets, name, f"{params_file}: datasets")
     download_dir = paths.DatasetPaths(name).download_dir
@@ -173,7 +174,8 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
     """Check that a protocol does what the `evaluate` stage requires, using an untrained Conv-4 and generated images.
 
     - The metrics are finite numbers.
-    - Each table column has one value per row, and so do the predictions, if there are any.
+    - Each table column has one value per row, and so do the predictions, if there are any. The rows are positions in
+      the test split, and the predictions are classes.
     - `examples` is an image, uint8 (H, W, 3).
     - A second evaluation gives the same result.
 
@@ -182,8 +184,8 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         params_file: the parameter file.
 
     Raises:
-        AssertionError: if a check fails.
-        UserError: if the parameter file contains mistakes, or no protocol with that name.
+        AssertionError: if two evaluations differ.
+        UserError: if the parameter file contains mistakes or no protocol with that name, or if the result is invalid.
     """
     config = lookup(load_params(params_file).protocols, name, f"{params_file}: protocols")
     configure_torch(1)

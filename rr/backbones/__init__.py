@@ -55,13 +55,13 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
     return WrappedNetwork(name, image_size)
 
 
-def check_output(backbone: Backbone, kind: str, image_size: int) -> None:
-    """Raise UserError if a user's own backbone does not return representations (B, num_features)."""
+def check_output(backbone: Backbone, kind: str, image_size: int, device: str) -> None:
+    """Raise UserError if a user's own backbone, on `device`, does not return representations (B, num_features)."""
     import torch
 
     was_training = backbone.training
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        output: object = backbone.eval()(torch.zeros(2, 3, image_size, image_size))
+    with torch.random.fork_rng(), torch.no_grad():
+        output: object = backbone.eval()(torch.zeros(2, 3, image_size, image_size, device=device))
     backbone.train(was_training)
     if not isinstance(output, torch.Tensor) or tuple(output.shape) != (2, backbone.num_features):
         what = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__

@@ -247,8 +247,8 @@ def _reason_to_ignore(name: str) -> str | None:
 def _reason_to_ignore_thumbnails(
     entry: os.DirEntry[str], entries: list[os.DirEntry[str]], suffixes: frozenset[str]
 ) -> str | None:
-    """Return a reason if an entry is a folder that is named like one of thumbnails, next to the images themselves."""
-    if entry.name.lower() not in _THUMBNAIL_FOLDERS or not entry.is_dir():
+    """Return the reason if an entry is a folder with a name such as `thumbs` next to images, or None."""
+    if entry.name.lower() not in _THUMBNAIL_FOLDERS or not os.path.isdir(entry.path):
         return None
     return FROM_PROGRAM if any(file_suffix(other.name) in suffixes for other in entries) else None
 

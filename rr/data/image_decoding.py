@@ -105,7 +105,7 @@ def has_several_frames(data: bytes) -> bool:
 def has_16_bits(data: bytes) -> bool:
     """Return whether the values of an encoded image are stored with 16 bits.
 
-    16-bit PGM images do not count: they state their maximum, to which the values are scaled.
+    A 16-bit PGM image counts only if its stated maximum is 65535, because values are scaled to a smaller maximum.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -217,12 +217,12 @@ def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) 
     num_zeros = len(pixels) - len(pixels.rstrip(b"\0"))
     if num_zeros <= 64:
         return False
-    # Encoders, too, write zeros: the codes of the most frequent values, at the end of an image with a large plain area.
+    # Encoders also write zeros: they are the codes of the most frequent values, for example of a large plain area at
+    # the end of an image.
     if kind == b"VP8L":  # lossless: about one bit or less for each pixel and channel
         return 8 * num_zeros > 4 * num_pixels
-    if kind == b"VP8 ":  # measured with noise above a plain area: up to 48 %
-        return num_zeros > len(pixels) / 2
-    return num_zeros > len(pixels) / 8  # AVIF: none were measured
+    # Lossy: with noise above a plain area, up to 48 % were zeros. The data of AVIF images may end in metadata.
+    return num_zeros > len(pixels) / 2
 
 
 def _find_compressed_pixels(data: bytes, image_format: str) -> tuple[bytes, bytes]:

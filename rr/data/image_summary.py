@@ -10,7 +10,7 @@ from rr.data.image_decoding import decode_at_reduced_size, decode_image, has_16_
 from rr.runtime.formatting import format_count
 
 _MAX_BLANK_RANGE = 4  # largest difference between two pixels of a blank image, out of 255
-_MAX_DIM = 64  # out of 255; no value with up to 14 bits that is stored in 16 bits exceeds it
+_MAX_DARK = 64  # out of 255; no value with up to 14 bits that is stored in 16 bits exceeds it
 
 
 class ImageFacts(NamedTuple):
@@ -21,14 +21,14 @@ class ImageFacts(NamedTuple):
         height: height in pixels.
         is_blank: whether all pixels have almost the same color.
         has_several_frames: whether it is, for example, an animation.
-        is_dim: whether it uses at most a quarter of the range of 16 bits, like values with 12 bits.
+        is_dark: whether it uses at most a quarter of the range of 16 bits, like values with 12 bits.
     """
 
     width: int
     height: int
     is_blank: bool
     has_several_frames: bool
-    is_dim: bool
+    is_dark: bool
 
 
 def find_image_facts(data: bytes) -> ImageFacts:
@@ -39,12 +39,12 @@ def find_image_facts(data: bytes) -> ImageFacts:
     """
     pixels, size = decode_at_reduced_size(data)
     brightest = int(pixels.max())
-    is_dim = 0 < brightest <= _MAX_DIM and has_16_bits(data)
-    if is_dim:
+    is_dark = 0 < brightest <= _MAX_DARK and has_16_bits(data)
+    if is_dark:
         pixels = pixels * (255 // brightest)  # differences that scaling the values would show
     # Reducing an image averages its pixels, so the result can have a single color even if the image does not.
-    blank = is_blank(pixels) and (is_dim or is_blank(decode_image(data)))
-    return ImageFacts(*size, blank, has_several_frames(data), is_dim)
+    blank = is_blank(pixels) and (is_dark or is_blank(decode_image(data)))
+    return ImageFacts(*size, blank, has_several_frames(data), is_dark)
 
 
 class ImageSummary:
@@ -77,7 +77,7 @@ class ImageSummary:
 
         `sizes` has the width and height of the smallest and the largest image, and the median of the shorter sides.
         `blank` is the number of images with a single color. `several_frames` is the number of images with several
-        frames, of which only the first is used. `dim_16_bit` is the number of 16-bit images whose values use at most a
+        frames, of which only the first is used. `dark_16_bit` is the number of 16-bit images whose values use at most a
         quarter of the range. `test_copies` is the number of test images whose file is also in the
         training split. `contradictory` is the number of different files that occur in several classes.
         """
@@ -91,7 +91,7 @@ class ImageSummary:
             },
             "blank": sum(image.is_blank for image in self._images),
             "several_frames": sum(image.has_several_frames for image in self._images),
-            "dim_16_bit": sum(image.is_dim for image in self._images),
+            "dark_16_bit": sum(image.is_dark for image in self._images),
             "test_copies": self._num_test_copies,
             "contradictory": len(self._contradictory),
         }
@@ -113,9 +113,9 @@ def format_sizes_and_faults(facts: dict[str, Any]) -> list[str]:
         lines = [f"sizes: {smallest} to {largest} pixels; median of the shorter side: {sizes['median_shorter_side']:,}"]
     if facts["several_frames"]:
         lines.append(f"{format_count(facts['several_frames'], 'images')} with several frames: only the first is used")
-    if facts["dim_16_bit"]:
+    if facts["dark_16_bit"]:
         lines.append(
-            f"{format_count(facts['dim_16_bit'], '16-bit images')} with values of at most a quarter of the maximum, "
+            f"{format_count(facts['dark_16_bit'], '16-bit images')} with values of at most a quarter of the maximum, "
             "which become dark: if the values have fewer bits, such as 12, scale them to 16 bits"
         )
     faults = {

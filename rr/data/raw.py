@@ -50,7 +50,7 @@ class RawDataset(NamedTuple):
     """A dataset from any source.
 
     Attributes:
-        class_names: name of each class, indexed by label; empty if the dataset is unlabeled.
+        class_names: name of each class, indexed by label; empty if the dataset is unlabeled. The names are distinct.
         images: the images, with the training split first.
         num_images: number of images, or None if unknown.
         facts: facts about the source, for the record: `splits` (the origin of each split) and, for Parquet files,

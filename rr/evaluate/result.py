@@ -1,7 +1,6 @@
 """The result that every protocol returns."""
 
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ class ProtocolResult:
 
     Attributes:
         metrics: metrics by name, for `metrics.json`. Their names are part of the file format. Accuracies and
-            rates are in [0, 1].
+            rates are in [0, 1]. The stage adds `test_images` and `classes`.
         rows: for each row of the table, the position of its image in the test split, int64 (R,).
-        columns: additional table columns by name, (R,), or (R, K) for a column of lists.
+        columns: additional table columns by name, (R,), or (R, K) for a column of lists. The stage adds `index` and
+            `label`.
         examples: an image that illustrates the result, uint8 (H, W, 3).
         predictions: predicted class of the image in each row, int64 (R,), or None if the protocol predicts no classes.
     """
@@ -43,27 +43,32 @@ def check_result(kind: str, result: Any, num_images: int, num_classes: int) -> P
         num_classes: number of classes in the target dataset.
 
     Raises:
-        UserError: if the result is not a `ProtocolResult`, or if one of its values is not as described there.
+        UserError: if the result is not a `ProtocolResult`, or if one of its values does not match the
+            description of `ProtocolResult`.
     """
     if not isinstance(result, ProtocolResult):
         raise UserError(f"{kind}.evaluate must return an rr.evaluate.result.ProtocolResult, got {result!r:.200}")
+    for field, reserved in (("metrics", _ADDED_METRICS), ("columns", _ADDED_COLUMNS)):
+        values = getattr(result, field)
+        if not isinstance(values, dict):
+            raise UserError(f"{kind}: {field} must be a dict, got {type(values).__name__}")
+        if used := [name for name in values if name in reserved]:
+            raise UserError(f"{kind}: {field} must not contain the name {used[0]}, which rr uses: rename it")
     metrics = {name: _to_number(value) for name, value in result.metrics.items()}
     if not metrics:
         raise UserError(f"{kind}: there are no metrics: return at least one")
     for name, number in metrics.items():
         if number is None or not np.isfinite(number):
             raise UserError(f"{kind}: the metric {name} must be a finite number, got {result.metrics[name]!r:.100}")
-    for name in (*metrics, *result.columns):
-        if name in (_ADDED_METRICS if name in metrics else _ADDED_COLUMNS):
-            raise UserError(f"{kind}: the name {name} is used by rr: rename this metric or column")
     rows = _to_integers(f"{kind}: rows", result.rows, num_images)
     predictions = None
     if result.predictions is not None:
+        if not num_classes:
+            raise UserError(f"{kind}: predictions must be None, because the dataset has no classes")
         predictions = _to_integers(f"{kind}: predictions", result.predictions, num_classes)
-    per_row = result.columns if predictions is None else result.columns | {"predictions": predictions}
-    for name, values in per_row.items():
-        if len(values) != len(rows):
-            raise UserError(f"{kind}: {name} has {len(values)} values for {len(rows)} rows")
+    for name, column in (*result.columns.items(), ("predictions", predictions)):
+        if column is not None and len(np.atleast_1d(column)) != len(rows):
+            raise UserError(f"{kind}: {name} has {len(np.atleast_1d(column))} values for {len(rows)} rows")
     examples = np.asarray(result.examples)
     if examples.dtype != np.uint8 or examples.ndim != 3 or examples.shape[2] != 3 or not examples.size:
         raise UserError(
@@ -73,10 +78,10 @@ def check_result(kind: str, result: Any, num_images: int, num_classes: int) -> P
 
 
 def _to_number(value: Any) -> Any:
-    """Return a number, also of NumPy or torch, as a Python number, or None for anything else."""
+    """Convert a number, which may be a NumPy or torch scalar, to a Python number. Return None for any other value."""
     if getattr(value, "ndim", None) == 0:
         value = value.item()
-    return value if isinstance(value, Real) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _to_integers(what: str, values: Any, stop: int) -> np.ndarray:

@@ -70,13 +70,13 @@ def write_croissant(
         UserError: if `url` or `license` is invalid, or if the images or their record are missing or damaged.
     """
     if url and not _is_url(url):
-        raise UserError(f"--url {url}: is not a URL: use the full address of a web page, such as https://example.org")
+        raise UserError(f"--url {url} is not a URL: use the full address of a web page, such as https://example.org")
     if license and not _is_url(license):
         try:
             license = canonicalize_license_expression(license)
         except InvalidLicenseExpression as error:
             raise UserError(
-                f"--license {license}: is neither a URL nor an SPDX identifier: use an identifier from "
+                f"--license {license} is neither a URL nor an SPDX identifier: use an identifier from "
                 "https://spdx.org/licenses, such as CC-BY-4.0, or the URL of the license"
             ) from error
     files = paths.DatasetPaths(dataset)

@@ -52,7 +52,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     """
     if image_size is not None and format in ("safetensors", "state-dict"):
         raise UserError(
-            f"--image-size {image_size}: has no effect with --format {format}, which stores only weights: omit this "
+            f"--image-size {image_size} has no effect with --format {format}, which stores only weights: omit this "
             "option"
         )
     weights = find_weights(weights)

@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
         state: the tensors, by their names in the backbone.
         names: their names in the state dict.
         missing: names of the weights that the state dict lacks.
-        misfits: descriptions of the tensors with another shape or type than in the backbone.
+        mismatches: descriptions of the tensors whose shape or type differs from the backbone's.
         unexpected: names of additional tensors in the backbone's layers.
     """
 
@@ -47,17 +47,17 @@ class Candidate(NamedTuple):
     state: dict[str, Tensor]
     names: set[str]
     missing: list[str]
-    misfits: list[str]
+    mismatches: list[str]
     unexpected: list[str]
 
     @property
     def num_differences(self) -> int:
         """Number of differences from the backbone; 0 if the tensors match."""
-        return len(self.missing) + len(self.misfits) + len(self.unexpected)
+        return len(self.missing) + len(self.mismatches) + len(self.unexpected)
 
     def describe_differences(self, max_names: int) -> str:
         """Return the number of differences of each kind and the first names, for a message."""
-        kinds = {"missing": self.missing, "of another shape or type": self.misfits, "unexpected": self.unexpected}
+        kinds = {"missing": self.missing, "of another shape or type": self.mismatches, "unexpected": self.unexpected}
         return "; ".join(
             f"{format_count(len(names), 'tensors')} {'is' if len(names) == 1 else 'are'} {kind}: "
             f"{_abbreviate_names(names, max_names)}"
@@ -324,7 +324,7 @@ def _make_candidate(
     `names` maps each weight's name in the backbone to its name in the file, without the prefix. `image_size` is the
     height and width of the images in pixels, for a backbone built for one size.
     """
-    missing, misfits, state = [], [], {}
+    missing, mismatches, state = [], [], {}
     for name, expected in _expected_weights(backbone_name, image_size).items():
         actual_name = prefix + names[name]
         actual = tensors.get(actual_name)
@@ -334,7 +334,7 @@ def _make_candidate(
         if actual is None:
             missing += [] if _is_batch_count(name) else [actual_name]
         elif actual.shape != expected.shape or actual.is_floating_point() != expected.is_floating_point():
-            misfits.append(f"{actual_name} ({_describe_tensor(actual)} instead of {_describe_tensor(expected)})")
+            mismatches.append(f"{actual_name} ({_describe_tensor(actual)} instead of {_describe_tensor(expected)})")
         else:
             state[name] = actual
     used = {prefix + name for name in names.values()} & tensors.keys()
@@ -345,7 +345,7 @@ def _make_candidate(
     unexpected = [
         name for name in tensors if name not in used and name.startswith(layers) and not name.startswith(removed)
     ]
-    return Candidate(path, prefix, state, used, missing, misfits, unexpected)
+    return Candidate(path, prefix, state, used, missing, mismatches, unexpected)
 
 
 def _top_level_layer(name: str) -> str:

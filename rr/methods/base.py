@@ -69,7 +69,8 @@ class Method(nn.Module):
             random_inputs: what `sample_random_inputs` returned for this step, on the device of `views`.
 
         Returns:
-            The loss, 0-d, and the metrics, which include `accuracy`.
+            The loss, of shape (), and the metrics, which include `accuracy`. The loss of the first step must depend on
+            the backbone. The names in `rr.pretrain.loop.RESERVED_METRICS` are not allowed for metrics.
         """
         raise NotImplementedError
 
@@ -102,7 +103,7 @@ class Method(nn.Module):
 
 
 def check_loss_result(kind: str, result: Any, reserved_names: Collection[str]) -> tuple[Tensor, Metrics]:
-    """Return the result of `Method.loss`, which a user's own method may get wrong.
+    """Check the return value of `Method.loss`, and return it.
 
     Args:
         kind: the method's `kind` in params.yaml.

@@ -87,8 +87,8 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
     function: str | None = getattr(base, "required_function", None)
     if function and not callable(getattr(own_class, function, None)):
         raise ValueError(f"{kind} has no function {function}: add it")
-    if function and isinstance(own_class, type) and inspect.isfunction(inspect.getattr_static(own_class, function)):
-        raise ValueError(f"{kind}.{function} must be static: add @staticmethod")
+    if function and next(iter(inspect.signature(getattr(own_class, function)).parameters), "") == "self":
+        raise ValueError(f"{kind}.{function} must be static: add @staticmethod, and remove self")
     required_class: str | None = getattr(base, "required_class", None)
     if required_class:
         module, _, name = required_class.rpartition(".")

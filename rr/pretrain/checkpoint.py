@@ -93,9 +93,11 @@ def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> Non
     for position, values in state["state"].items():
         tensors |= {f"optimizer.{position}.{name}": value for name, value in values.items()}
     # A network may use a module under several names, but safetensors refuses tensors that share memory.
-    state = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    stored = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+    }
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(state))
+        temporary.write_bytes(save(stored))
 
 
 def load_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:

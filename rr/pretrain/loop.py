@@ -55,11 +55,11 @@ from rr.runtime.progress import Progress
 from rr.runtime.signals import defer_signals, exit_for_signal
 from rr.views.torch_views import to_device
 
-# Columns of the history that are not metrics of a method.
-RESERVED_METRICS = frozenset({"epoch", "loss", "finite", "views", "pairs", *COLUMNS})
 # This metric counts the steps with a finite loss. If the loss diverges, the count is the index (from 0) of the first
 # step whose loss is not finite.
 _FINITE = "finite"
+# Names that the metrics of a method must not have: the other columns of the history, and `_FINITE`.
+RESERVED_METRICS = frozenset({"epoch", "loss", _FINITE, "views", "pairs", *COLUMNS})
 
 
 def pretrain(
@@ -98,7 +98,7 @@ def pretrain(
 
     Raises:
         UserError: if the method cannot be trained on this data or with this number of processes, if its initial weights
-            cannot be loaded, if training diverges, or if a user's own method or backbone returns something unsuitable.
+            cannot be loaded, if training diverges, or if a user's own method or backbone returns an invalid result.
     """
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
@@ -106,12 +106,12 @@ def pretrain(
     if problem := find_training_problem(job.method, data.labels, job.num_classes):
         raise UserError(f"{data.path}: {problem}")
     backbone = backbones.build(job.backbone, job.preprocessing.image_size, job.backbone_config)
-    if job.backbone_config:
-        backbones.check_output(backbone, job.backbone_config.kind, job.preprocessing.image_size)
     if isinstance(job.method, TrainableConfig) and job.method.initial_weights:
         load_weights(job.method.initial_weights, backbone)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
     method = methods.build(job.method, backbone, job.num_classes).to(device)
+    if job.backbone_config:
+        backbones.check_output(backbone, job.backbone_config.kind, job.preprocessing.image_size, device)
     trainer = None
     if isinstance(job.method, TrainableConfig):
         trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step, on_epoch)
@@ -289,8 +289,10 @@ class Trainer:
             raise self.loss_error(loss.item(), state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if state.epoch == state.step == 0 and all(weight.grad is None for weight in method.backbone.parameters()):
-            raise UserError(f"{self.config.kind}: the loss does not depend on the backbone, so it would not be trained")
+        if state.epoch == state.step == 0:
+            gradients = [weight.grad for weight in method.backbone.parameters()]
+            if gradients and all(gradient is None for gradient in gradients):
+                raise UserError(f"{self.config.kind}: the loss of the first step does not depend on the backbone")
         with single_threaded():
             self.optimizer.step()
         method.after_step()

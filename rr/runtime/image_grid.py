@@ -13,7 +13,7 @@ _GAP = 2  # pixels
 _PANEL_IMAGES, _PANEL_IMAGE_SIZE, _PANEL_GAP, _FONT_SIZE, _LINE_HEIGHT = 2, 144, 12, 11, 15
 
 
-class Panel(NamedTuple):
+class CaptionedImages(NamedTuple):
     """One or two results of `make_thumbnail`, which are shown side by side, and the lines of text below them."""
 
     images: Sequence[np.ndarray]
@@ -46,7 +46,7 @@ def render_text(text: str, width: int, height: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def render_panels(panels: Sequence[Panel], columns: int) -> np.ndarray:
+def render_captioned_images(panels: Sequence[CaptionedImages], columns: int) -> np.ndarray:
     """Arrange panels with captions of up to three lines row by row on a white background; return uint8 (H, W, 3).
 
     A line of text that is too long is shortened in the middle.

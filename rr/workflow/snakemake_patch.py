@@ -2,8 +2,8 @@
 
 - By default, Snakemake deletes a job's outputs before the job runs and after it fails. Its flag `update()` keeps the
   outputs, but copies every file first and records failed jobs as successful. In DVC, `persist: true` keeps them.
-- Snakemake compares a job's parameters with its own metadata. Without metadata, it would not notice that outputs
-  written by DVC have different parameters or, in the case of the report, belong to a different grid.
+- Snakemake compares a job's parameters with its own metadata. It would not notice that outputs that DVC has written
+  since then, or without metadata, have different parameters or, in the case of the report, belong to a different grid.
 """
 
 import json
@@ -37,7 +37,7 @@ def patch_snakemake() -> None:
 
     - A failed or killed job keeps its previous outputs and their metadata. This works because `rr` replaces a stage's
       outputs only when all new ones are complete.
-    - If Snakemake has no metadata of a job's outputs, the job's parameters are compared with the record.
+    - The parameters of a job are also compared with the record of its outputs.
 
     The Snakefile calls this function, so it also takes effect in the processes that Snakemake starts on the nodes of a
     cluster.
@@ -81,9 +81,9 @@ def patch_snakemake() -> None:
         return has_metadata(persistence, job) or _differs_from_record(job)
 
     def params_changed_since_record(persistence: PersistenceBase, job: Job, file: Any = None) -> ParamsChange:
-        if has_metadata(persistence, job) or not _differs_from_record(job):
-            return params_changed(persistence, job, file)
-        return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
+        if _differs_from_record(job):
+            return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
+        return params_changed(persistence, job, file)
 
     Job.remove_existing_output = remove_logs
     Job.postprocess = postprocess_unless_failed
@@ -99,5 +99,5 @@ def _differs_from_record(job: Job) -> bool:
         return False
     try:
         return bool(json.loads(record.read_bytes())["params"] != job.params.get("settings"))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return True  # the record is damaged

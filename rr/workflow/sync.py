@@ -21,8 +21,8 @@ def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
 
     Both engines compare code byte by byte. If only comments, docstrings or formatting are edited, they would repeat
     runs that match their records. Both would also accept outdated files: `dvc commit` does not check them, and
-    Snakemake does not notice a changed parameter if it has no metadata. Therefore, a run that does not match its record
-    is not registered, and the engines run it again.
+    without metadata, Snakemake compares only parameters and modification times. Therefore, a run that does not match
+    its record is not registered, and the engines run it again.
 
     `from_engine` is the engine that ran last ("dvc" or "snakemake"), and the runs are registered only with the other
     one. If it is None, they are registered with both.

@@ -257,8 +257,11 @@ def test_unusable_images_and_labels_raise(own_classes: Path, code: str, change: 
         ("metrics={}", "there are no metrics"),
         ('metrics={"m": float("nan")}', "the metric m must be a finite number, got nan"),
         ('metrics={"m": "0.5"}', "the metric m must be a finite number, got '0.5'"),
-        ('metrics={"classes": 4}', "the name classes is used by rr"),
-        ('columns={"label": result.rows}', "the name label is used by rr"),
+        ('metrics={"classes": 4}', "metrics must not contain the name classes, which rr uses"),
+        ('columns={"label": result.rows}', "columns must not contain the name label, which rr uses"),
+        ("metrics=None", "metrics must be a dict, got NoneType"),
+        ('metrics={"label": 0.5}, columns={"index": result.rows}', "columns must not contain the name index"),
+        ('metrics={"m": True}', "the metric m must be a finite number, got True"),
         ("rows=result.rows[:3]", "prediction has 40 values for 3 rows"),
         ("rows=result.rows + 1", "rows must be between 0 and 39, got 1 to 40"),
         ("predictions=result.predictions - 1", r"predictions must be between 0 and 9, got -1 to \d"),
@@ -306,8 +309,9 @@ def test_pretraining_checks_the_output_of_a_backbone_first(own_classes: Path, rr
 
 def test_functions_that_are_not_static_raise(own_classes: Path) -> None:
     file = own_classes / "medmnist.py"
-    file.write_text(file.read_text().replace("    @staticmethod\n", ""))
-    with pytest.raises(UserError, match=r"medmnist:MedMnist\.read_dataset must be static: add @staticmethod"):
+    text = file.read_text().replace("    @staticmethod\n", "")
+    file.write_text(text.replace("def read_dataset(source", "def read_dataset(self, source"))
+    with pytest.raises(UserError, match=r"medmnist:MedMnist\.read_dataset must be static: add @staticmethod, and rem"):
         check_source("own")
 
 
@@ -331,7 +335,7 @@ def test_protocol_that_returns_something_else_raises(own_classes: Path) -> None:
     ("fault", "message"),
     [
         ("metrics = {}", "loss must return metrics that include accuracy"),
-        ("loss = nn.Parameter(torch.ones(()))", "the loss does not depend on the backbone, so it would not be trained"),
+        ("loss = nn.Parameter(torch.ones(()))", "the loss of the first step does not depend on the backbone"),
     ],
 )
 def test_training_of_a_faulty_method_ends_in_the_first_step(

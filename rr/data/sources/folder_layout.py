@@ -30,12 +30,13 @@ _ANNOTATION_FOLDER = re.compile(
     r"(.*(masks?|annotations?|trimaps?|labels?|targets?|depths?|edges)|(gt|ground ?truths?|segmentation|seg)\b.*)"
     r"( ?(images?|imgs?|maps?))?"
 )
-# Files such as `000_mask_1.png` next to `000.jpg`. At least this fraction of the images must have such a name.
+# Files such as `000_mask_1.png` next to `000.jpg`. They are an error if more than `_MAX_ANNOTATION_FRACTION` of the
+# images have such names.
 _ANNOTATION_FILE = re.compile(
     r"(?P<stem>.+?)[-_. ](?:masks?|seg(?:mentation)?|gt|ground[-_ ]?truth|annotations?|trimap|depth)(?:[-_. ]?\d+)?",
     re.IGNORECASE,
 )
-_MIN_ANNOTATION_FRACTION = 0.1
+_MAX_ANNOTATION_FRACTION = 0.1
 
 
 class FolderLayout(NamedTuple):
@@ -291,12 +292,12 @@ def _reject_annotation_files(tree: _Tree, folder: str) -> None:
         if (match := _ANNOTATION_FILE.fullmatch(splitext(basename(name))[0]))
         and f"{name[: -len(basename(name))]}{match['stem']}" in stems
     ]
-    if len(annotations) > _MIN_ANNOTATION_FRACTION * len(names):
+    if len(annotations) > max(1, _MAX_ANNOTATION_FRACTION * len(names)):
         raise UserError(
             f"{tree.path(folder)} has {format_count(len(annotations), 'images')} named like annotations, such as "
             f"masks, of other images: {format_names([display_name(name) for name in annotations])}. Move them out of "
-            f"{tree.path('')}, or list them in `exclude`. To use them as images, specify `splits` in this dataset's "
-            "source in params.yaml (`splits: none` if each folder is a class)"
+            f"{tree.path('')}, or list them in a file and set `exclude` to its path. To use them as images, set "
+            "`splits: none` in this dataset's source in params.yaml"
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 # Names such as `cat (1)`, `cat - Copy (2)`, `cat copy 2` and `cat (another copy)`, in lower case.
 _COPY = re.compile(
-    r"(?P<base>.+?)(?: ?\(\d+\)|[ _-]+\(?(?:another |\d+\w\w )?(?:kopie|cop(?:y|ie|ia))\)?(?: ?\(?\d+\)?)?)"
+    r"(?P<base>.+?)(?: ?\([1-9]\d?\)|[ _-]+\(?(?:another |\d+\w\w )?(?:kopie|cop(?:y|ie|ia))\)?(?: ?\(?\d+\)?)?)"
 )
 _UNLABELED = re.compile(r"-1|nan|null|<na>|unlabell?ed(?:[ _-]?(?:data|images?))?")
 

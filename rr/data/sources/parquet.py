@@ -111,7 +111,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
         for name in names:
             skipped.count(SkippedFile(name, reason))
 
-    labels, class_names = _read_labels(train, test, columns)
+    labels, class_names = _read_labels(train, test, columns, checks_names=source.splits == "auto")
     splits = {"train": train, "test": test}
     origins = {"train": _list_names(file.name for file in train)}
     if test:
@@ -150,8 +150,8 @@ def _find_layout(
         total = parquet_layout.find_number_of_shards(path.name)
         if total > 1 and source.splits == "auto":
             raise UserError(
-                f"{display_name(path)} is one of {total:,} files of a dataset: set the source's path to the folder "
-                f"{display_name(path.parent)} to use all of them, or set `splits: none` in this dataset's source in "
+                f"{display_name(path)} is one of {total:,} files of a dataset: to use all of them, use the folder "
+                f"{display_name(path.parent)} instead of this file, or set `splits: none` in this dataset's source in "
                 "params.yaml to use only this file"
             )
         return parquet_layout.ParquetLayout([path.name], {}, [], [])
@@ -269,8 +269,12 @@ def _reject_split_column(files: list[_File], columns: Columns) -> None:
             )
 
 
-def _read_labels(train: list[_File], test: list[_File], columns: Columns) -> tuple[dict[str, np.ndarray], list[str]]:
+def _read_labels(
+    train: list[_File], test: list[_File], columns: Columns, *, checks_names: bool
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the labels of each file, int64 (N,), and the class names.
+
+    If `checks_names` is true, text labels that are variants of one name, or that mean "unlabeled", are an error.
 
     Raises:
         UserError: if labels and class names do not agree, or differ between files.
@@ -281,18 +285,19 @@ def _read_labels(train: list[_File], test: list[_File], columns: Columns) -> tup
     values: dict[str, list[Any]] = {}
     for file in files:
         with file.open() as content:
-            values[file.name] = read_labels(file.path, content, columns.label)
+            values[file.name] = read_labels(file.path, content, columns.label, checks_names=checks_names)
     used = {
         split: {value for file in part for value in values[file.name] if value not in (None, raw.UNLABELED)}
         for split, part in (("train", train), ("test", test))
     }
     if any(isinstance(value, str) for value in used["train"] | used["test"]):
         class_names = sorted(used["train"] | used["test"])
-        if similar := find_variants(class_names):
+        if checks_names and (similar := find_variants(class_names)):
             first, second, column = (f"'{printable(name)}'" for name in (*similar, columns.label))
             raise UserError(
                 f"{display_name(files[0].path)}: the labels {first} and {second} in column {column} "
-                "seem to be the same class: write them in the same way, or give the classes clearly different names"
+                "seem to be the same class: write them in the same way or, if they are different classes, specify "
+                "`splits` in this dataset's source in params.yaml"
             )
         ids = {name: label for label, name in enumerate(class_names)} | {None: raw.UNLABELED}
         labels = {name: np.array([ids[value] for value in texts], np.int64) for name, texts in values.items()}

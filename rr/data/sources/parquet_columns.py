@@ -103,11 +103,12 @@ def has_any_label(file: pq.ParquetFile, columns: Columns) -> bool:
     return any(label not in (None, raw.UNLABELED) for label in labels.to_pylist())
 
 
-def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | list[str | None]:
+def read_labels(path: Path, file: pq.ParquetFile, column: str, *, checks_names: bool) -> list[int] | list[str | None]:
     """Return the labels of all rows: integers (-1 if unlabeled) or strings (None if unlabeled).
 
     Raises:
-        UserError: if an integer is out of range, or if a string is empty or means "unlabeled".
+        UserError: if an integer is out of range, if a string is empty or, if `checks_names` is true, if a string means
+            "unlabeled".
     """
     array = file.read(columns=[column])[column]
     is_text = _label_kind(array.type) == "text"
@@ -125,11 +126,11 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str) -> list[int] | li
             f"{display_name(path)}, row {values.index('')}: the label in column '{printable(column)}' is an empty "
             "string; use null for unlabeled images"
         )
-    if unlabeled := sorted(value for value in {*values} if value and means_unlabeled(value)):
+    if checks_names and (unlabeled := sorted(value for value in {*values} if value and means_unlabeled(value))):
         raise UserError(
             f"{display_name(path)}, row {values.index(unlabeled[0])}: the label in column '{printable(column)}' is the "
-            f"text '{printable(unlabeled[0])}'; use null for unlabeled images (or, in a column of integers, -1), or "
-            "rename the class"
+            f"text '{printable(unlabeled[0])}'; use null for unlabeled images (or, in a column of integers, -1) or, if "
+            "this is a class, specify `splits` in this dataset's source in params.yaml"
         )
     return values
 

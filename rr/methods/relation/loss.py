@@ -1,7 +1,7 @@
 """The relation loss.
 
-It usually applies the first linear layer once per representation instead of once per pair.
-`rr.methods.relation.reference` is the direct implementation.
+`relation_loss` usually applies the first linear layer of the head once per representation instead of once per pair.
+`rr.methods.relation.reference` computes the logits of all pairs directly.
 """
 
 import contextlib

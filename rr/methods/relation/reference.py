@@ -1,4 +1,4 @@
-"""The reference implementation of the relation head on all pairs, written for readability. Only tests use it."""
+"""Compute the logits of all pairs directly: the reference implementation, which only tests use."""
 
 import torch
 from torch import Tensor

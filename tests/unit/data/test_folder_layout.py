@@ -428,7 +428,7 @@ def test_values_with_fewer_bits_than_their_container_are_reported(tmp_path: Path
     save_file(tmp_path / "images/rgb.png", b"\x89PNG\r\n\x1a\n" + b"".join(data))
     Image.fromarray(rng.integers(0, 9, (8, 8), np.uint8)).save(tmp_path / "images/dark.png")  # 8 bits
     facts = fetch_folder(tmp_path / "images")
-    assert (facts["dim_16_bit"], facts["blank"]) == (num_dim, 0)
+    assert (facts["dark_16_bit"], facts["blank"]) == (num_dim, 0)
     line = f"\n{num_dim} 16-bit images with values of at most a quarter of the maximum, which become dark: if the"
     assert (line in format_fetch_facts(facts)) == bool(num_dim)
 

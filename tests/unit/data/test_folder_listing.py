@@ -138,6 +138,13 @@ def test_thumbnails_are_skipped_only_next_to_images(tmp_path: Path) -> None:
     assert reasons(listing) == dict.fromkeys(skipped, folder_listing.FROM_PROGRAM)
 
 
+def test_link_named_like_a_thumbnail_folder_may_be_broken(tmp_path: Path) -> None:
+    root = save_tree(tmp_path, {"cat": 1})
+    (root / "cat/thumb").symlink_to("thumb")  # to itself
+    (root / "cat/thumbs").symlink_to("missing")
+    assert list_images(root).files == ["cat/0.png"]
+
+
 def test_link_that_is_deleted_while_it_is_listed_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def raise_missing(*args: object) -> str:
         raise FileNotFoundError

@@ -92,7 +92,7 @@ def test_file_with_paths_instead_of_images_is_one_error(tmp_path: Path) -> None:
 def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
     root = save(tmp_path, "train-00001-of-00003.parquet", "x.parquet", "all-1-of-1.parquet")
     shard = root / "train-00001-of-00003.parquet"
-    check_raises(shard, f"{shard} is one of 3 files of a dataset: set the source's path to the folder {root} to use")
+    check_raises(shard, f"{shard} is one of 3 files of a dataset: to use all of them, use the folder {root} instead")
     for path, splits in ((shard, "none"), (root / "x.parquet", "auto"), (root / "all-1-of-1.parquet", "auto")):
         assert sum(fetch_parquet(path, splits=splits)["images"].values()) == 12
     with pytest.raises(UserError, match=r"x\.parquet is a file; to use splits, set the source's path"):

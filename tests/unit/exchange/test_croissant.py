@@ -63,7 +63,7 @@ def test_missing_values_are_named(fetched: Path, rr: RunRr) -> None:
 def test_invalid_values_raise(fetched: Path, rr: RunRr, option: str, value: str, message: str) -> None:
     outcome = rr("croissant", "shapes", option, value)
     assert outcome.code == 2
-    assert outcome.err.startswith(f"rr: {option} {value}: {message}")
+    assert outcome.err.startswith(f"rr: {option} {value} {message}")
     assert not (FOLDER / "croissant.json").exists()
 
 

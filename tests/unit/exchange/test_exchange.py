@@ -616,7 +616,7 @@ def test_image_size_without_effect_raises(tmp_path: Path, rr: RunRr, kind: str) 
     save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
     output = tmp_path / f"out{SUFFIXES[kind][0]}"
     outcome = rr("export", tmp_path / "b.safetensors", "--format", kind, "--output", output, "--image-size", "64")
-    message = f"--image-size 64: has no effect with --format {kind}, which stores only weights: omit this option"
+    message = f"--image-size 64 has no effect with --format {kind}, which stores only weights: omit this option"
     assert (outcome.code, outcome.err) == (2, f"rr: {message}\n")
     assert not output.exists()
 

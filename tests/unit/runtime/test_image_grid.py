@@ -3,10 +3,10 @@
 import numpy as np
 
 from rr.runtime.image_grid import (
-    Panel,
+    CaptionedImages,
     make_image_grid,
     make_thumbnail,
-    render_panels,
+    render_captioned_images,
     render_text,
     vstack_images,
 )
@@ -40,7 +40,9 @@ def test_thumbnails_keep_the_aspect_ratio_and_show_the_pixels_of_small_images() 
 def test_panels_show_their_images_and_the_start_and_end_of_long_captions() -> None:
     images = [np.full((144, 144, 3), value, np.uint8) for value in (50, 100)]
     captions = ["train, cat: " + middle * 100 + "end.png" for middle in "bd"]  # letters of the same width
-    rendered = [render_panels([Panel(images, ["near duplicate", text])] * 3, columns=2) for text in captions]
+    rendered = [
+        render_captioned_images([CaptionedImages(images, ["near duplicate", text])] * 3, columns=2) for text in captions
+    ]
     assert rendered[0].shape == rendered[1].shape
     values, counts = np.unique(rendered[0], return_counts=True)
     assert counts[values == 50] >= 3 * images[0].size <= counts[values == 100]

@@ -32,6 +32,13 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_metrics_that_only_earlier_epochs_have_are_no_difference() -> None:
+    epoch = RecomputedEpoch({"loss": "0.5", "margin": ""}, {"loss": "0.5"}, equal_weights=True)
+    assert find_difference(epoch, exact=True) is None
+    assert epoch.is_identical
+    assert find_difference(replace(epoch, recorded={"loss": "0.5", "margin": "1.0"}), exact=True)
+
+
 @pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("name", ["relational", "deepcluster", "supervised", "byol"])
 def test_repeated_epoch_is_identical(name: str, epochs: int, data: Path, tmp_path: Path) -> None:
