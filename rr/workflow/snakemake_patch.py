@@ -93,11 +93,11 @@ def patch_snakemake() -> None:
 
 
 def _differs_from_record(job: Job) -> bool:
-    """Return whether the record of a job's outputs exists and does not contain the job's parameters."""
+    """Return whether the record of a job's outputs contains other parameters than those of the job."""
     record = next((Path(file) for file in job.output if Path(file).name == RECORD_NAME), None)
     if record is None or not record.is_file():
         return False
     try:
         return bool(json.loads(record.read_bytes())["params"] != job.params.get("settings"))
     except (OSError, ValueError, KeyError, TypeError):
-        return True  # the record is damaged
+        return False  # the record is damaged, which `rr verify` reports
