@@ -118,9 +118,9 @@ def check(
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
-    if are_rows and (chosen := set(rows)):
-        images = enumerate(raw_file.iter_images())
-        excluded += [exclude.add_digest(name, data) for row, (name, data) in images if row in chosen]
+    if are_rows:
+        images = raw_file.read_images(rows)
+        excluded += [exclude.add_digest(names[row], images[row]) for row in rows]
     else:
         excluded += [names[row] for row in rows]
     exclude.write_excluded_names(files.exclude, excluded)

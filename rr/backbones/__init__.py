@@ -60,7 +60,7 @@ def check_output(backbone: Backbone, kind: str, image_size: int, device: str) ->
     import torch
 
     was_training = backbone.training
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         output: object = backbone.eval()(torch.zeros(2, 3, image_size, image_size, device=device))
     backbone.train(was_training)
     if not isinstance(output, torch.Tensor) or tuple(output.shape) != (2, backbone.num_features):

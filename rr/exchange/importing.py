@@ -418,7 +418,7 @@ def _describe_mismatch(
 ) -> str:
     """Return the message for a file without matching weights.
 
-    It lists the backbones that the file does contain or, if there are none, what is different from the closest one.
+    It lists the backbones whose weights the file contains or, if there are none, the differences from the closest one.
     """
     others = {name: _find_candidates(name, None, state_dicts) for name in BUILTIN_BACKBONES if name != backbone_name}
     best = {name: found[0] for name, found in {backbone_name: candidates, **others}.items() if found}
