@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rr.data.preprocessing import parse_channel_values
+from rr.runtime.channel_values import parse_channel_values
 from rr.views.view_parameters import ViewParameters
 
 
