@@ -1,6 +1,7 @@
 """Write the reference pages, and the tables and images of the method pages. `make docs` runs this before it builds."""
 
 import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from rr import backbones, methods
 from rr.data.shapes import generate_shapes
 from rr.methods.rotation import rotate_four_ways
+from rr.params.base import StrictModel
 from rr.params.loading import load_params
 from rr.params.methods import TrainableConfig
 from rr.params.root import Params
@@ -31,6 +33,12 @@ COLUMNS, IMAGE_SIZE = 8, 64  # of the images of views
 NOTE = "<!-- Written by docs/generate.py (make docs). Do not edit. -->\n"
 BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
 NO_LIMIT = 1_000_000  # bounds from here on only exclude typing errors
+# The keys whose entries may also be a user's own class, and where this is described.
+OWN_CLASSES = {
+    "methods": "../guides/add-a-method.md",
+    "protocols": "../guides/evaluation.md#add-a-protocol",
+    "source": "../guides/datasets.md#read-another-file-format",
+}
 
 
 def parameters_page() -> str:
@@ -42,21 +50,30 @@ def parameters_page() -> str:
         "All keys of `params.yaml`. A key without a default must be given, and an unknown key is an error. The file "
         "itself contains an example of each entry, with comments.\n",
     ]
-    queue = [("params.yaml", schema)]
-    done = set()
-    for title, model in queue:
-        lines += [f"## {title}\n", _to_markdown(model.get("description", "")), ""]
-        if "properties" in model:
-            lines += ["| key | value | default |", "| --- | --- | --- |"]
-            required = model.get("required", [])
-            for key, value in model["properties"].items():
-                default = "" if key in required else f"`{_format_default(value)}`"
-                lines.append(f"| `{key}` | {_describe(value, schema)} | {default} |")
-            lines.append("")
-        for name in _references(model):
-            if name not in done and "properties" in schema["$defs"][name]:
-                done.add(name)
-                queue.append((name, schema["$defs"][name]))
+    # Extensions and tests define other subclasses.
+    classes = {model.__name__: model for model in _subclasses(StrictModel) if model.__module__.startswith("rr.params")}
+    queue = ["Params"]
+    for name in queue:  # grows in the loop
+        model = classes.get(name)  # None for a dataclass
+        section = schema["$defs"].get(name) or classes[name].model_json_schema()
+        properties, required = section["properties"], section.get("required", ())
+        text, meanings = _parse_docstring(model.__doc__ if model else section["description"])
+        parents = [base for base in model.__mro__[1:] if base in classes.values()] if model else []
+        lines += [f"## {'params.yaml' if name == 'Params' else name}\n", text, ""]
+        if parents:
+            parent = parents[0].__name__
+            lines.append(f"In addition to the keys of [{parent}](#{parent.lower()}):\n")
+            properties = {key: value for key, value in properties.items() if key in vars(model)["__annotations__"]}
+            for base in parents:
+                meanings = _parse_docstring(base.__doc__)[1] | meanings
+        lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+        for key, value in sorted(properties.items(), key=lambda item: item[0] != "kind"):
+            default = "" if key in required else _format_default(value)
+            lines.append(f"| `{key}` | {_describe_key(key, value, schema)} | {default} | {meanings.get(key, '')} |")
+        lines.append("")
+        names = [parents[0].__name__] if parents else []
+        names += [name for name in _references(properties) if "properties" in schema["$defs"][name]]
+        queue += [name for name in dict.fromkeys(names) if name not in queue]
     return "\n".join(lines)
 
 
@@ -64,7 +81,8 @@ def command_line_page() -> str:
     """Return a page with the help of each command, made by Typer."""
     command = [sys.executable, "-m", "typer", "rr.cli", "utils", "docs", "--name", "rr", "--title", "Command line"]
     page = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return NOTE + re.sub(r"^\* `--help`: .*\n", "", page, flags=re.MULTILINE)
+    page = re.sub(r"^\* `--help`: .*\n", "", page, flags=re.MULTILINE)
+    return NOTE + re.sub(r"\*\*Options\*\*:\n+(?=\*\*|#|$)", "", page)
 
 
 def method_page(name: str, text: str) -> str:
@@ -168,6 +186,19 @@ def _format_number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def _subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
+    return [found for child in model.__subclasses__() for found in (child, *_subclasses(child))]
+
+
+def _describe_key(key: str, value: dict[str, Any], schema: dict[str, Any]) -> str:
+    if key == "grid":
+        return f"{_describe(value['items'], schema)}, or a list of them"
+    text = _describe(value, schema)
+    if key in OWN_CLASSES and _references(value):
+        text = text.replace(" or ", ", ") + f" or [your own]({OWN_CLASSES[key]}) (`kind: module:Class`)"
+    return text
+
+
 def _references(value: Any) -> list[str]:
     """Return the names of the models that a schema refers to, in order."""
     if isinstance(value, dict):
@@ -201,20 +232,30 @@ def _describe(value: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _format_default(value: dict[str, Any]) -> str:
-    default = value.get("default")
-    return "–" if default is None else re.sub(r"\d\.\d{5,}", lambda number: f"{float(number[0]):.4f}", str(default))
+    """Return the default of a key as YAML, or a dash if the key is not set by default."""
+    default = value.get("default", [] if value.get("type") == "array" else {})
+    return "–" if default is None else f"`{_format_yaml(default)}`"
 
 
-def _to_markdown(text: str) -> str:
-    """Join the lines of each paragraph of a docstring, and make a list of its attributes."""
-    lines: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", text.partition("\nRaises:")[0].strip()):
-        heading, _, attributes = paragraph.partition("Attributes:\n")
-        lines.append(" ".join(heading.split()))
-        for attribute in re.split(r"\n {4}(?! )", attributes):
-            name, _, description = " ".join(attribute.split()).partition(": ")
-            lines += [f"- `{name}`: {description}"] if description else []
-    return "\n\n".join(filter(None, lines)).replace("\n\n- `", "\n- `")
+def _format_yaml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_format_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_format_yaml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4f}" if isinstance(value, float) and value != round(value, 4) else str(value)
+
+
+def _parse_docstring(docstring: str | None) -> tuple[str, dict[str, str]]:
+    """Return the paragraphs of a docstring, one per line, and the meaning of each attribute."""
+    text, _, attributes = inspect.cleandoc(docstring or "").partition("\nRaises:")[0].partition("Attributes:\n")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.strip())]
+    meanings = {}
+    for attribute in re.split(r"\n {4}(?! )", "\n" + attributes.rstrip()):
+        name, _, meaning = " ".join(attribute.split()).partition(": ")
+        meanings[name] = meaning if ". " in meaning else meaning.removesuffix(".")
+    return "\n\n".join(paragraphs), meanings
 
 
 def main() -> None:

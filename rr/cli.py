@@ -378,7 +378,10 @@ def plan(
 
 @app.command()
 def status(as_json: JsonOption = False) -> None:
-    """Show the unfinished runs in this folder: their state (running, stopped, interrupted or failed) and progress."""
+    """Show the unfinished runs in this folder: their state and progress.
+
+    A run is running, stopped, interrupted, failed, or elsewhere (started on another host).
+    """
     from rr.runtime.status import render_status
 
     print(render_status(as_json))

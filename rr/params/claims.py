@@ -26,8 +26,15 @@ class Assumption(StrictModel):
 class ClaimConfig(StrictModel):
     """The claim that the accuracy of `method` exceeds that of the method `above` by more than `margin` points.
 
-    Both methods are pretrained on `dataset` with `backbone`, and evaluated on `target` with `protocol`, whose kind is
-    `linear`, `finetune` or `knn`.
+    Attributes:
+        method: the method that is claimed to be better.
+        above: the method with which it is compared.
+        dataset: dataset on which both are pretrained.
+        backbone: backbone of both.
+        target: dataset on which both are evaluated.
+        protocol: protocol of the kind `linear`, `finetune` or `knn`.
+        margin: difference in percentage points that must be exceeded.
+        assumed: assumptions from which `rr plan` computes the number of seeds that are needed.
     """
 
     method: Name

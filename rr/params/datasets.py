@@ -13,7 +13,13 @@ ChannelStd = Annotated[float, Field(ge=0.001, le=1)]
 
 
 class ShapesSource(StrictModel):
-    """Images of geometric shapes, generated from a seed; no download is needed."""
+    """Images of geometric shapes, generated from a seed; no download is needed.
+
+    Attributes:
+        train: number of training images.
+        test: number of test images.
+        seed: seed of the generator.
+    """
 
     kind: Literal["shapes"]
     train: Annotated[int, Field(ge=10, le=MAX_COUNT)]
@@ -22,7 +28,11 @@ class ShapesSource(StrictModel):
 
 
 class DigitsSource(StrictModel):
-    """Handwritten digits of 8 × 8 pixels that come with scikit-learn. `seed` selects the test images."""
+    """Handwritten digits of 8 × 8 pixels that come with scikit-learn.
+
+    Attributes:
+        seed: seed that selects the test images.
+    """
 
     kind: Literal["digits"]
     seed: Annotated[int, Field(ge=0, lt=2**64)]
@@ -31,7 +41,8 @@ class DigitsSource(StrictModel):
 class CifarSource(StrictModel):
     """CIFAR-10, CIFAR-100, or CIFAR-100 with its 20 coarse labels (`cifar100_20`), read by torchvision.
 
-    Here and in the next three classes, `path` is a local copy to read instead of downloading the dataset.
+    Attributes:
+        path: local copy to read instead of downloading the dataset.
     """
 
     kind: Literal["cifar10", "cifar100", "cifar100_20"]
@@ -39,21 +50,33 @@ class CifarSource(StrictModel):
 
 
 class Stl10Source(StrictModel):
-    """STL-10 with labels (5,000 and 8,000 images), or its 100,000 unlabeled images (`stl10_unlabeled`)."""
+    """STL-10 with labels (5,000 and 8,000 images), or its 100,000 unlabeled images (`stl10_unlabeled`).
+
+    Attributes:
+        path: local copy to read instead of downloading the dataset.
+    """
 
     kind: Literal["stl10", "stl10_unlabeled"]
     path: str | None = None
 
 
 class TinyImageNetSource(StrictModel):
-    """Tiny-ImageNet. Its official validation split is the test split."""
+    """Tiny-ImageNet. Its official validation split is the test split.
+
+    Attributes:
+        path: local copy to read instead of downloading the dataset.
+    """
 
     kind: Literal["tiny_imagenet"]
     path: str | None = None
 
 
 class SlimageNetSource(StrictModel):
-    """SlimageNet64. It cannot be downloaded automatically: `path` or `--from` must point to a local copy."""
+    """SlimageNet64, which cannot be downloaded automatically.
+
+    Attributes:
+        path: local copy; not needed with `rr fetch --from`.
+    """
 
     kind: Literal["slimagenet64"]
     path: str | None = None
@@ -62,7 +85,9 @@ class SlimageNetSource(StrictModel):
 class SplitNames(StrictModel):
     """Where the training and test images are: folder names or, for Parquet, file name patterns.
 
-    Without `test`, some of the training images become the test split.
+    Attributes:
+        train: the training images.
+        test: the test images. By default, some of the training images become the test split.
     """
 
     train: Annotated[str, Field(min_length=1)]
@@ -72,10 +97,14 @@ class SplitNames(StrictModel):
 class OwnImagesSource(StrictModel):
     """Keys that the two sources of your own images share.
 
-    `splits` is "auto" to recognize the splits by their names, "none" if there are no splits, or the names of the
-    splits. With `labels: none`, all images are unlabeled. If there are no test images, `test_fraction` of the images
-    become the test split. `on_unreadable` specifies what to do with an image that cannot be read. `exclude` is the path
-    of a list of images to leave out.
+    Attributes:
+        path: folder or, for Parquet, also a file.
+        splits: `auto` to recognize the splits by their names, `none` if there are no splits, or the names of the
+            splits.
+        labels: with `none`, all images are unlabeled.
+        test_fraction: fraction of the images that become the test split if there are no test images.
+        on_unreadable: what to do with an image that cannot be read: raise an error, or skip the image.
+        exclude: path of a list of images to leave out.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -110,7 +139,9 @@ class FolderSource(OwnImagesSource):
 class ParquetSource(OwnImagesSource):
     """Your own Parquet files with a column of encoded images and, unless the images are unlabeled, a label column.
 
-    `image` and `label` are the column names; they are needed only if the columns are not recognized automatically.
+    Attributes:
+        image: name of the image column. By default, the column is recognized automatically.
+        label: name of the label column. By default, the column is recognized automatically.
     """
 
     kind: Literal["parquet"]
@@ -145,12 +176,16 @@ Source = Annotated[_BuiltinSource, accept_extensions(_BuiltinSource, ExtensionSo
 class DatasetConfig(StrictModel):
     """A dataset's source and preprocessing.
 
-    `image_size` is the height and width in pixels of the network's input. `mean` and `std` are per channel, for pixel
-    values in [0, 1]; without them, `rr convert` computes both from the training images.
-
-    Without `stored_size`, images are stored as squares of `image_size`. With `stored_size`, photographs keep their
-    aspect ratio and are shrunk so that the shorter side has at most `stored_size` pixels. Views are then cropped from
-    the stored photograph. `quality` is the JPEG quality (1 to 100), or "raw" to store the pixels without loss.
+    Attributes:
+        source: where the images come from.
+        image_size: height and width of the network's input in pixels.
+        stored_size: if it is set, photographs keep their aspect ratio and are shrunk so that the shorter side has at
+            most this many pixels, and views are cropped from the stored photograph. By default, images are stored as
+            squares of `image_size`.
+        quality: JPEG quality of the photographs, or `raw` to store the pixels without loss.
+        mean: mean of each channel, for pixel values in [0, 1]. By default, `rr convert` computes it from the training
+            images.
+        std: standard deviation of each channel; the same applies.
     """
 
     source: Source

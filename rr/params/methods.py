@@ -13,8 +13,10 @@ from rr.views.augmentation import Augmentation
 class WeightsFile(StrictModel):
     """A backbone file, and its SHA-256.
 
-    `path` is a run's `backbone.safetensors`, a file that `rr import` wrote, the name of released weights, or
-    `hf-hub:OWNER/NAME`.
+    Attributes:
+        path: a run's `backbone.safetensors`, a file that `rr import` wrote, the name of released weights, or
+            `hf-hub:OWNER/NAME`.
+        sha256: SHA-256 of the file.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -22,11 +24,18 @@ class WeightsFile(StrictModel):
 
 
 class TrainableConfig(StrictModel):
-    """Hyperparameters of every method that trains. `batch_size` counts images, each of which has `views` views.
+    """Keys of every method that trains. The defaults are the paper's settings for its self-supervised methods.
 
-    Keys with a default are off in the paper's recipes, which use Adam without weight decay, a constant learning rate,
-    one augmentation policy, and random initial weights. With a `second_augmentation`, every second view uses that
-    policy. With `initial_weights`, training starts from the backbone in that file.
+    Attributes:
+        augmentation: the random changes that make the views of an image.
+        second_augmentation: augmentation of every second view. By default, all views use `augmentation`.
+        views: K, the number of views of each image in a mini-batch.
+        batch_size: M, the number of images in a mini-batch.
+        epochs: number of passes over the training images.
+        learning_rate: the learning rate, without the changes that `schedule` makes.
+        optimizer: the optimizer.
+        schedule: how the learning rate changes during training.
+        initial_weights: file of the backbone from which training starts. By default, the weights are random.
     """
 
     augmentation: Augmentation
@@ -53,10 +62,13 @@ class TrainableConfig(StrictModel):
 
 
 class ProjectorConfig(TrainableConfig):
-    """Hyperparameters of a method with a projector, a network on top of the backbone that only training uses.
+    """Keys of every method with a projector, a network on top of the backbone that only training uses.
 
-    It has `projector_layers` linear layers: `hidden_dim` is the size of all but the last layer, and `projection_dim` is
-    the size of the last layer. A batch norm follows the last layer if `projector_output_norm` is true.
+    Attributes:
+        hidden_dim: size of all layers but the last one.
+        projection_dim: size of the last layer.
+        projector_layers: number of linear layers.
+        projector_output_norm: whether a batch norm follows the last layer.
     """
 
     hidden_dim: Count
@@ -68,10 +80,18 @@ class ProjectorConfig(TrainableConfig):
 class RelationalConfig(TrainableConfig):
     """Relational reasoning (section 3 and Algorithm 1 of the paper).
 
-    `head` is `relation`, or one of the paper's ablations: `dot`, the dot product of two representations, or
-    `encoder-dot`, the dot product of two encoded representations. `aggregation` applies to the relation head only.
-    `label_fraction` is the fraction of each class's labels that supply additional positive pairs (semi-supervised
-    training); 0 means that no labels are used.
+    Attributes:
+        head: `relation`, or one of the paper's ablations: `dot`, the dot product of two representations, or
+            `encoder-dot`, the dot product of two encoded representations.
+        aggregation: how the relation head combines the two representations of a pair: concatenation, sum, mean or
+            maximum.
+        loss: the focal loss, or the binary cross-entropy (`bce`).
+        gamma: exponent of the focal loss. A larger value gives less weight to pairs that are already predicted well.
+        alpha: weight of positive pairs in the focal loss. Negative pairs have the weight 1 - alpha.
+        negatives: how negative pairs are chosen: by rolling the mini-batch, as in the paper's code, or at random, as in
+            its text.
+        label_fraction: fraction of each class's labels that supply additional positive pairs (semi-supervised
+            training); with 0, no labels are used.
     """
 
     kind: Literal["relational"]
@@ -107,8 +127,10 @@ class ImportedConfig(WeightsFile):
 class SimCLRConfig(ProjectorConfig):
     """SimCLR: contrastive learning with two views.
 
-    Let p be the softmax probability of the positive view. The loss `nt-xent` is the mean of -log p. `log-mean-prob` is
-    -log of the mean of p, which is what the paper's code computes.
+    Attributes:
+        temperature: the similarities are divided by this number.
+        loss: `nt-xent` is the mean of -log p, where p is the softmax probability of the positive view; `log-mean-prob`
+            is -log of the mean of p, as in the paper's code.
     """
 
     kind: Literal["simclr"]
@@ -125,7 +147,11 @@ class RotationNetConfig(TrainableConfig):
 
 
 class InfoMaxConfig(TrainableConfig):
-    """Deep InfoMax with the local objective. `prior_weight` is the weight of the adversarial prior term."""
+    """Deep InfoMax with the local objective.
+
+    Attributes:
+        prior_weight: weight of the adversarial prior term.
+    """
 
     kind: Literal["infomax"]
     views: Literal[1]
@@ -135,8 +161,12 @@ class InfoMaxConfig(TrainableConfig):
 class DeepClusterConfig(TrainableConfig):
     """DeepCluster: prediction of cluster assignments, which k-means recomputes before every epoch.
 
-    `clusters` is the number of clusters per class, or in total if `clusters_per` is `dataset`. `n_init` and `max_iter`
-    are passed to scikit-learn's KMeans.
+    Attributes:
+        clusters: number of clusters per class or, with `clusters_per: dataset`, in total.
+        clusters_per: what `clusters` refers to.
+        hidden_dim: size of the hidden layer of the network that predicts the cluster.
+        n_init: number of initializations of k-means (scikit-learn's `n_init`).
+        max_iter: maximum number of iterations of k-means (scikit-learn's `max_iter`).
     """
 
     kind: Literal["deepcluster"]
@@ -151,8 +181,11 @@ class DeepClusterConfig(TrainableConfig):
 class BYOLConfig(ProjectorConfig):
     """BYOL: prediction of a target network's projection of the other view.
 
-    The target network is an exponential moving average of the online network with decay `momentum`. If
-    `momentum_schedule` is `cosine`, the decay increases from `momentum` to 1 during training.
+    The target network is an exponential moving average of the online network.
+
+    Attributes:
+        momentum: decay of the moving average.
+        momentum_schedule: with `cosine`, the decay increases from `momentum` to 1 during training.
     """
 
     kind: Literal["byol"]
@@ -162,7 +195,13 @@ class BYOLConfig(ProjectorConfig):
 
 
 class VICRegConfig(ProjectorConfig):
-    """VICReg: a weighted sum of variance, invariance and covariance terms of the embeddings of two views."""
+    """VICReg: a weighted sum of three terms of the embeddings of two views.
+
+    Attributes:
+        invariance_weight: weight of the squared distance between the embeddings of the two views.
+        variance_weight: weight of the term that keeps the standard deviation of each dimension at 1 or more.
+        covariance_weight: weight of the squared covariances of different dimensions.
+    """
 
     kind: Literal["vicreg"]
     views: Literal[2]
@@ -174,7 +213,8 @@ class VICRegConfig(ProjectorConfig):
 class BarlowTwinsConfig(ProjectorConfig):
     """Barlow Twins: the cross-correlation matrix of the embeddings of two views is trained towards the identity.
 
-    `redundancy_weight` is the weight of the off-diagonal entries.
+    Attributes:
+        redundancy_weight: weight of the off-diagonal entries.
     """
 
     kind: Literal["barlow"]

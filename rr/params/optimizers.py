@@ -13,7 +13,9 @@ WarmupEpochs = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 class AdamConfig(StrictModel):
     """Adam, which adds weight decay to the gradient, or AdamW, which applies it separately (decoupled weight decay).
 
-    AdamW does not decay biases or the parameters of normalization layers; Adam decays all parameters.
+    Attributes:
+        weight_decay: strength of the weight decay. AdamW does not decay biases or the parameters of normalization
+            layers; Adam decays all parameters.
     """
 
     kind: Literal["adam", "adamw"]
@@ -21,7 +23,12 @@ class AdamConfig(StrictModel):
 
 
 class SGDConfig(StrictModel):
-    """Stochastic gradient descent with momentum. The weight decay applies to all parameters."""
+    """Stochastic gradient descent with momentum.
+
+    Attributes:
+        momentum: the momentum.
+        weight_decay: strength of the weight decay, which applies to all parameters.
+    """
 
     kind: Literal["sgd"]
     momentum: Momentum
@@ -31,7 +38,10 @@ class SGDConfig(StrictModel):
 class LARSConfig(StrictModel):
     """LARS: SGD with steps proportional to the norm of each weight tensor, except for biases and normalization layers.
 
-    `trust_coefficient` is the ratio of a step's norm to the weight's norm, before learning rate and momentum.
+    Attributes:
+        momentum: the momentum.
+        weight_decay: strength of the weight decay, which does not apply to biases and normalization layers.
+        trust_coefficient: ratio of a step's norm to the weight's norm, before learning rate and momentum.
     """
 
     kind: Literal["lars"]
@@ -43,7 +53,8 @@ class LARSConfig(StrictModel):
 class SmoothScheduleConfig(StrictModel):
     """A constant learning rate, or one that follows half a cosine from its full value to 0.
 
-    During the first `warmup_epochs` epochs, it increases linearly from 0.
+    Attributes:
+        warmup_epochs: number of epochs at the start in which the learning rate increases linearly from 0.
     """
 
     kind: Literal["constant", "cosine"]
@@ -53,7 +64,10 @@ class SmoothScheduleConfig(StrictModel):
 class StepsScheduleConfig(StrictModel):
     """A learning rate that is multiplied by `lr_decay` after each of the `milestones`.
 
-    A milestone is a fraction of the epochs, rounded down to whole epochs.
+    Attributes:
+        warmup_epochs: number of epochs at the start in which the learning rate increases linearly from 0.
+        milestones: fractions of the epochs, rounded down to whole epochs.
+        lr_decay: the factor.
     """
 
     kind: Literal["steps"]

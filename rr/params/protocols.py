@@ -17,7 +17,12 @@ LabelFraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class LabelUse(StrictModel):
-    """How many training labels of each class a protocol uses: `label_fraction` of them, or `images_per_class`."""
+    """How many training labels of each class a protocol uses. Set exactly one of the two keys.
+
+    Attributes:
+        label_fraction: fraction of the labels of each class.
+        images_per_class: number of labeled images of each class.
+    """
 
     label_fraction: LabelFraction | None = None
     images_per_class: Count | None = None
@@ -32,7 +37,11 @@ class LabelUse(StrictModel):
 class LinearConfig(LabelUse):
     """A linear layer trained on the frozen features of some or all labeled training images.
 
-    If `learning_rate` is a list, the rate with the highest accuracy on a held-out fifth of these images is used.
+    Attributes:
+        epochs: number of passes over these images.
+        batch_size: number of images in a mini-batch.
+        learning_rate: learning rate of Adam. From a list, the rate with the highest accuracy on a held-out fifth of
+            these images is used.
     """
 
     kind: Literal["linear"]
@@ -51,7 +60,17 @@ class LinearConfig(LabelUse):
 
 
 class FinetuneConfig(LabelUse):
-    """A backbone and a linear layer trained together, each with its own learning rate."""
+    """A backbone and a linear layer trained together, each with its own learning rate.
+
+    Attributes:
+        augmentation: augmentation of the training images.
+        epochs: number of passes over the labeled training images.
+        batch_size: number of images in a mini-batch.
+        backbone_lr: learning rate of the backbone.
+        classifier_lr: learning rate of the linear layer.
+        optimizer: the optimizer.
+        schedule: how both learning rates change during training.
+    """
 
     kind: Literal["finetune"]
     augmentation: Augmentation
@@ -69,7 +88,12 @@ class FinetuneConfig(LabelUse):
 
 
 class KnnConfig(StrictModel):
-    """A k-nearest-neighbor vote by cosine similarity, weighted by exp(similarity / temperature)."""
+    """A k-nearest-neighbor vote by cosine similarity, weighted by exp(similarity / temperature).
+
+    Attributes:
+        neighbors: k, the number of training images that vote.
+        temperature: the smaller it is, the more the nearest images count.
+    """
 
     kind: Literal["knn"]
     neighbors: Count
@@ -77,7 +101,12 @@ class KnnConfig(StrictModel):
 
 
 class RetrievalConfig(StrictModel):
-    """A ranking of the training images for every test image. `cutoffs` lists the values of k in "precision at k"."""
+    """A ranking of the training images for every test image.
+
+    Attributes:
+        distance: cosine or Euclidean distance of the features.
+        cutoffs: values of k in "precision at k".
+    """
 
     kind: Literal["retrieval"]
     distance: Literal["cosine", "euclidean"]
@@ -85,9 +114,13 @@ class RetrievalConfig(StrictModel):
 
 
 class EmbeddingConfig(StrictModel):
-    """An analysis of the features of `images` test images: t-SNE map, clusters, neighbors, outliers and metrics.
+    """An analysis of the features of test images, which needs no labels: t-SNE map, clusters, neighbors, outliers.
 
-    This protocol needs no labels. `augmentation` creates the two views of each image that are compared for alignment.
+    Attributes:
+        images: maximum number of test images, chosen at random.
+        perplexity: perplexity of t-SNE.
+        clusters: number of clusters of k-means.
+        augmentation: augmentation that makes the two views of each image that are compared for `alignment`.
     """
 
     kind: Literal["embedding"]

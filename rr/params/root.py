@@ -19,8 +19,17 @@ class GridConfig(StrictModel):
     """The runs to carry out.
 
     There is one pretraining run for each combination of dataset, backbone, method and seed, and one evaluation for each
-    combination of pretraining run, target and protocol. Without a target or protocol, there are no evaluations. The
-    `claims` do not add runs.
+    combination of pretraining run, target and protocol.
+
+    Attributes:
+        data: datasets to fetch and convert; it must include all in `dataset` and `target`.
+        dataset: datasets to pretrain on.
+        backbone: architectures.
+        method: names of entries in `methods`.
+        seed: seeds of the pretraining runs.
+        target: datasets to evaluate on; `[]` for no evaluations.
+        protocol: names of entries in `protocols`; `[]` for no evaluations.
+        claims: claims about accuracies, which the report tests. They do not add runs.
     """
 
     data: list[Name]
@@ -34,7 +43,12 @@ class GridConfig(StrictModel):
 
 
 class DynamicsConfig(StrictModel):
-    """How often pretraining evaluates its backbone, in epochs (0 means never), and the maximum number of images."""
+    """How often pretraining evaluates its backbone. This does not affect the weights.
+
+    Attributes:
+        every_n_epochs: number of epochs from one evaluation to the next; 0 for never.
+        images: maximum number of training images used.
+    """
 
     every_n_epochs: Annotated[int, Field(ge=0)]
     images: Annotated[int, Field(ge=50)]
@@ -45,13 +59,20 @@ def _as_list(grid: Any) -> list[Any]:
 
 
 class Params(StrictModel):
-    """All of `params.yaml`.
+    """The sections of the file.
 
-    In that file, `grid` is a single grid, because DVC supports only one. In the file that the Snakefile writes for
-    several suites, `grid` is a list, and the runs in its grids are merged.
+    In `params.yaml`, `grid` is a mapping, because DVC supports only one grid. If you pass several suites to Snakemake,
+    it writes a file in which `grid` is a list of such mappings, whose runs are merged.
 
-    `backbones` defines only the networks from the user's own modules. The networks from this project, torchvision and
-    timm have no settings.
+    Attributes:
+        grid: the runs to carry out.
+        threads: number of CPU threads of each stage. It affects the last bits of the results.
+        precision: floating-point precision of pretraining. `bfloat16` means mixed precision.
+        dynamics: measurements between the epochs of pretraining.
+        datasets: the datasets, by name.
+        backbones: networks from your own modules, by name. The other networks have no settings.
+        methods: the pretraining methods, by name.
+        protocols: the evaluation protocols, by name.
     """
 
     grid: Annotated[list[GridConfig], Field(min_length=1), BeforeValidator(_as_list)]
