@@ -57,17 +57,14 @@ class ResultRow:
     Attributes:
         method: the method's name in params.yaml.
         role: "lower bound" or "upper bound"; empty for a self-supervised method.
+        color: the method's color number, from 1.
         cells: the results by column title. Columns that were not run for the method are absent.
     """
 
     method: str
     role: str
+    color: int
     cells: dict[str, ResultCell]
-
-    @property
-    def color(self) -> int:
-        """The method's color number, from 1."""
-        return next(run.pretraining.color for cell in self.cells.values() for run in cell.evaluations)
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,7 @@ def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricCo
     """Return a table with one row per method. All evaluations must share the dataset, backbone and target."""
     by_method = group_by_method(evaluations)
     roles = {method: _ROLES.get(runs[0].pretraining.settings["kind"], "") for method, runs in by_method.items()}
-    rows = [ResultRow(method, role, {}) for method, role in roles.items()]
+    rows = [ResultRow(method, role, by_method[method][0].pretraining.color, {}) for method, role in roles.items()]
     for column in columns:
         runs = group_by_method(
             [run for run in evaluations if run.paths.protocol == column.protocol and column.metric in run.metrics]

@@ -73,7 +73,7 @@ def _add_views_plot(study: Study, results: GridResults, published: Sequence[Publ
         f"Accuracy of {method} minus its accuracy with K = 2, in points, against K",
     )
     format_axes = partial(_format_views_axis, ticks=sorted({*ours, *theirs}))
-    study.panels.append(plot_curves(name, method, alt_text, _make_curves(seeds, theirs), format_axes))
+    study.panels.append(plot_curves(name, method, alt_text, _make_curves(seeds, theirs), format_axes, key_name="views"))
     _add_deviations(study, method, published[0], ours)
 
 
@@ -93,7 +93,8 @@ def _add_labels_plot(study: Study, results: GridResults, published: Sequence[Pub
     dataset = name_in_paper(published[0].dataset)
     name, alt_text = f"labels-{published[0].dataset}", f"Accuracy in percent on {dataset} by fraction of labels"
     curves, format_axes = _make_curves(seeds, theirs), partial(_format_labels_axis, fractions=fractions)
-    study.panels.append(plot_curves(name, f"{dataset}, %", alt_text, curves, format_axes))
+    panel = plot_curves(name, f"{dataset}, %", alt_text, curves, format_axes, key_name="label fraction")
+    study.panels.append(panel)
     _add_deviations(study, dataset, published[0], ours)
 
 

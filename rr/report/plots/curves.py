@@ -46,6 +46,7 @@ def plot_curves(
     curves: Sequence[Curve],
     format_axes: Callable[[Axes], None],
     mark_ends: bool = False,
+    key_name: str = "epoch",
 ) -> Panel:
     """Return a plot of curves.
 
@@ -56,6 +57,7 @@ def plot_curves(
         curves: the curves to plot.
         format_axes: function that sets scales, ticks and labels of the axes.
         mark_ends: whether to mark the first epoch with an open circle and the last with a filled one.
+        key_name: what the keys of the points are. Keys other than epochs are what the x axis shows.
     """
 
     def plot(axes: Axes) -> None:
@@ -77,24 +79,24 @@ def plot_curves(
         if curve.mean_points
     ]
     svg = render_svg(id_prefix, 2.5, f"{alt_text}, mean over seeds: {', '.join(ranges)}.", plot)
-    csv = _format_curves_csv(curves)
+    csv = _format_curves_csv(curves, key_name)
     legend = {curve.label: (curve.color, curve.style % len(LINE_STYLES)) for curve in curves}
     return Panel(title, svg, id_prefix, csv, legend if len(curves) > 1 else {})
 
 
-def _format_curves_csv(curves: Sequence[Curve]) -> str:
-    """Return the points as CSV with a row per epoch, and two columns per curve and seed, or one if x is the epoch."""
-    header, columns = ["epoch"], []
+def _format_curves_csv(curves: Sequence[Curve], key_name: str) -> str:
+    """Return the points as CSV with a row per key, and two columns per curve and seed, or one if x shows the key."""
+    header, columns = [key_name], []
     for curve in curves:
         for number, points in enumerate(curve.seed_points, 1):
             name = f"{curve.label} (run {number})"
-            if any(x != epoch for epoch, (x, _) in points.items()):
+            if key_name == "epoch" and any(x != epoch for epoch, (x, _) in points.items()):
                 header.append(f"{name}, x")
                 columns.append({epoch: x for epoch, (x, _) in points.items()})
             header.append(name)
-            columns.append({epoch: y for epoch, (_, y) in points.items()})
-    epochs = sorted({epoch for column in columns for epoch in column})
-    return format_csv(header, ([epoch, *(column.get(epoch, "") for column in columns)] for epoch in epochs))
+            columns.append({key: y for key, (_, y) in points.items()})
+    keys = sorted({key for column in columns for key in column})
+    return format_csv(header, ([key, *(column.get(key, "") for column in columns)] for key in keys))
 
 
 def format_epoch_axis(axes: Axes) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 _MAX_WIDTH = 960  # CSS pixels
 _MAX_PNG_BYTES, _WEBP_QUALITY = 100_000, 80  # a larger PNG is embedded as WebP, which takes a tenth of the bytes
+MAX_WEBP_SIDE = 16_383  # pixels
 
 
 class ByteBudget:
@@ -62,12 +63,16 @@ def data_uri(image_format: str, content: bytes) -> str:
 def image_panel(title: str, caption: str, png: bytes, file: Path, budget: ByteBudget, max_scale: int = 3) -> ImagePanel:
     """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`.
 
-    A large image is embedded as WebP with lossy compression. If it exceeds the budget, it is not embedded.
+    A large image is embedded as WebP with lossy compression. If it exceeds the budget or the largest size of WebP, it
+    is not embedded.
     """
     file_width = max(struct.unpack(">I", png[16:20])[0], 1)
     width = file_width * min(max_scale, max(1, _MAX_WIDTH // file_width))
     kind, content = "png", png
     if len(png) > _MAX_PNG_BYTES:
-        kind, content = "webp", encode_image(Image.open(io.BytesIO(png)), "webp", quality=_WEBP_QUALITY)
+        image = Image.open(io.BytesIO(png))
+        if max(image.size) > MAX_WEBP_SIDE:
+            return ImagePanel(title, caption, "", width, file)
+        kind, content = "webp", encode_image(image, "webp", quality=_WEBP_QUALITY)
     uri = data_uri(kind, content)
     return ImagePanel(title, caption, uri if budget.take(len(uri)) else "", width, file)

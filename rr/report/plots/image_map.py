@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rr.report.plots.image import data_uri, encode_image
+from rr.report.plots.image import MAX_WEBP_SIDE, data_uri, encode_image
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 MAX_IMAGES = 10_000
 _NO_CLASS = 65_535  # stands for a missing class in an array of uint16
+_MAX_UINT16_ROWS = 65_536
 TILE_SIZE, _SMALL_TILE = 48, 32  # pixels
 _MAX_LARGE_TILES = 1000
 _QUALITY = 50  # of WebP; an image of 32 x 32 pixels takes about 250 bytes
@@ -71,7 +72,7 @@ class ImageMap:
             {
                 "title": layer.title,
                 "points": _encode_uint16(_scale_coordinates(layer.coordinates)),
-                "neighbors": _encode_uint16(layer.neighbors),
+                "neighbors": _encode_rows(layer.neighbors, len(self.names)),
                 "predictions": ""
                 if layer.predictions is None
                 else _encode_uint16(_replace_negative_classes(layer.predictions)),
@@ -116,10 +117,12 @@ class Sprite:
 def make_sprite(thumbnails: Sequence[np.ndarray]) -> Sprite:
     """Return the sprite of square images, uint8 (S, S, 3) each.
 
-    Tiles are 48 x 48 pixels, or 32 x 32 if there are more than 1,000 images, but never larger than the images.
+    Tiles are 48 x 48 pixels, or 32 x 32 if there are more than 1,000 images, but never larger than the images, nor so
+    large that the sprite would exceed the largest size of WebP.
     """
-    tile = min(len(thumbnails[0]), TILE_SIZE if len(thumbnails) <= _MAX_LARGE_TILES else _SMALL_TILE)
     columns = math.ceil(math.sqrt(len(thumbnails)))
+    tile = TILE_SIZE if len(thumbnails) <= _MAX_LARGE_TILES else _SMALL_TILE
+    tile = min(tile, len(thumbnails[0]), MAX_WEBP_SIDE // columns)
     sprite = Image.new("RGB", (columns * tile, math.ceil(len(thumbnails) / columns) * tile))
     for position, pixels in enumerate(thumbnails):
         row, column = divmod(position, columns)
@@ -156,7 +159,16 @@ def _replace_negative_classes(classes: np.ndarray) -> np.ndarray:
 
 
 def _encode_uint16(values: np.ndarray) -> str:
-    return base64.b64encode(values.astype("<u2").tobytes()).decode("ascii")
+    return _encode(values, "<u2")
+
+
+def _encode_rows(rows: np.ndarray, num_images: int) -> str:
+    """Encode rows of images as uint16 or, if that is too small for the number of images, as uint32."""
+    return _encode(rows, "<u2" if num_images <= _MAX_UINT16_ROWS else "<u4")
+
+
+def _encode(values: np.ndarray, dtype: str) -> str:
+    return base64.b64encode(values.astype(dtype).tobytes()).decode("ascii")
 
 
 def _script_json(value: object) -> str:

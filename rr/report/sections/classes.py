@@ -102,6 +102,14 @@ def confusion_fractions(predictions: Predictions) -> np.ndarray:
         return counts / counts.sum(1, keepdims=True)
 
 
+def class_accuracies(predictions: Predictions) -> np.ndarray:
+    """Return the accuracy of each class, float64 (C,); NaN for a class without images."""
+    labels, num_classes = predictions.labels, len(predictions.class_names)
+    correct = np.bincount(labels[labels == predictions.predictions], minlength=num_classes)
+    with np.errstate(invalid="ignore"):
+        return correct / np.bincount(labels, minlength=num_classes)
+
+
 def calibration_curve(predictions: Predictions) -> list[tuple[float, float]]:
     """Return the mean confidence and the accuracy of each confidence bin that contains predictions."""
     bins = confidence_bin_indices(predictions.confidence)
@@ -115,12 +123,17 @@ def calibration_curve(predictions: Predictions) -> list[tuple[float, float]]:
 
 def top_confusions(predictions: Predictions) -> list[str]:
     """Return the ten most frequent confusions as "true class as prediction: percent of the true class"."""
-    fractions = np.nan_to_num(confusion_fractions(predictions))
-    np.fill_diagonal(fractions, 0)
     names = predictions.class_names
-    order = np.argsort(-fractions, axis=None, kind="stable")[:_NUM_CONFUSIONS]
-    confusions = [(fractions.flat[i], names[i // len(names)], names[i % len(names)]) for i in order.tolist()]
-    return [f"{label} as {prediction}: {format_percent(value)}" for value, label, prediction in confusions if value > 0]
+    pairs = predictions.labels * len(names) + predictions.predictions
+    is_wrong = predictions.labels != predictions.predictions
+    # A matrix of all pairs of classes would be too large for thousands of classes.
+    confused, counts = np.unique(pairs[is_wrong], return_counts=True)
+    fractions = counts / np.bincount(predictions.labels)[confused // len(names)]
+    order = np.argsort(-fractions, kind="stable")[:_NUM_CONFUSIONS]
+    return [
+        f"{names[pair // len(names)]} as {names[pair % len(names)]}: {format_percent(fraction)}"
+        for pair, fraction in zip(confused[order].tolist(), fractions[order].tolist(), strict=True)
+    ]
 
 
 def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
@@ -134,15 +147,16 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
     for row in table.rows:
         for protocol, cell in row.cells.items():
             predictions = pool_predictions(cell.evaluations)
-            class_names, fractions = predictions.class_names, confusion_fractions(predictions)
-            cells = _class_summary_cells(class_names, fractions.diagonal(), cell.evaluations)
+            class_names, own_accuracies = predictions.class_names, class_accuracies(predictions)
+            cells = _class_summary_cells(class_names, own_accuracies, cell.evaluations)
             extremes.append([TextCell(row.method, color=row.color), protocol, *cells])
             if protocol == table.first_protocol:
-                accuracies[row.method] = fractions.diagonal()
+                accuracies[row.method] = own_accuracies
                 top.append([TextCell(row.method, color=row.color), "; ".join(top_confusions(predictions)) or "none"])
                 if len(class_names) <= _MAX_MATRIX_CLASSES and (row is best or not only_best):
                     name = f"confusion-{table.name}-{row.method}"
-                    confusions.append(plot_confusion(name, row.method, class_names, fractions))
+                    matrix = confusion_fractions(predictions)
+                    confusions.append(plot_confusion(name, row.method, class_names, matrix))
                 curves[row.method] = calibration_curve(predictions)
     by_class = [
         [name, *(format_percent(values[index]) for values in accuracies.values())]

@@ -24,7 +24,7 @@ class Comparison:
         sentence: how many of the paper's results have a counterpart in the grid, by verdict.
         chance: how many of them were compared, and how many differences are expected by chance alone.
         supervised_note: which accuracy of supervised networks is compared; empty if none is compared.
-        verdicts: the meaning of each verdict.
+        verdicts: the meaning of each verdict that is counted or shown in a table.
         tables: the tables for which we have at least one result.
         missing: a sentence on the tables for which we have no result.
         averages: the sentences on the averages of the abstract; empty if no run corresponds to a result of the paper.
@@ -54,12 +54,13 @@ def build_comparison(results: GridResults) -> Comparison | None:
         for name, table in tables.items()
         if not table.matched_cells and name not in ("Appendix B", LIGHTLY)
     ]
+    shown = {cell.verdict for table in matched if table.has_published_values for cell in table.matched_cells}
     verdicts = _distinct_verdicts([cell for table in matched for cell in table.matched_cells])
     return Comparison(
         _summarize_verdicts(verdicts),
         describe_chance_differences(verdicts),
         next((table.supervised_note for table in matched if table.supervised_note), ""),
-        explain_verdicts(_COUNTED),
+        explain_verdicts({*_COUNTED, *shown}),
         matched,
         f"No run of this grid corresponds to {join_words(missing, 'or')}." if missing else "",
         describe_averages_in_abstract(tables["Table 1"]) if [table.name for table in matched] != [LIGHTLY] else [],

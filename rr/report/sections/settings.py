@@ -31,24 +31,24 @@ def build_settings(results: GridResults) -> dict[str, TextTable]:
     published = _published_settings(results)
     colors = {run.paths.method: run.color for run in results.pretrainings}
     for title, entries in sections.items():
-        tables |= _settings_tables(title, entries, published, colors if title == "methods" else {})
+        tables |= _settings_tables(title, entries, published.get(title, {}), colors if title == "methods" else {})
     if other:
         tables["Other"] = text_table(["Setting", "Value"], _flatten(other).items())
     return tables
 
 
-def _published_settings(results: GridResults) -> dict[str, list[dict[str, str]]]:
-    """Return the paper's settings of each method and protocol of the grid, by its name.
+def _published_settings(results: GridResults) -> dict[str, dict[str, list[dict[str, str]]]]:
+    """Return the paper's settings of each method and protocol of the grid, by its section and name.
 
     A method has one entry for each backbone and dataset, because the paper's settings depend on them.
     """
-    published: dict[str, list[dict[str, str]]] = {}
+    methods: dict[str, list[dict[str, str]]] = {}
     for run in results.pretrainings:
         settings = paper_method_settings(run.settings["kind"], run.paths.dataset, run.paths.backbone)
-        published.setdefault(run.paths.method, []).append(_flatten(settings))
-    for evaluation in results.evaluations:
-        published[evaluation.paths.protocol] = [_flatten(paper_protocol_settings(evaluation.kind))]
-    return published
+        methods.setdefault(run.paths.method, []).append(_flatten(settings))
+    kinds = {run.paths.protocol: run.kind for run in results.evaluations}
+    protocols = {name: [_flatten(paper_protocol_settings(kind))] for name, kind in kinds.items()}
+    return {"methods": methods, "protocols": protocols}
 
 
 def _settings_tables(

@@ -35,7 +35,8 @@ def _plot_accuracy_by_view_count(series: Sequence[Sequence[EvaluationResult]]) -
         title = f"{_series_name(series[0])}: {title}"
     name = f"view-counts-{run.dataset}-{run.backbone}-{paths.target}-{paths.protocol}"
     format_axes = partial(format_view_counts_axis, ticks=sorted({_num_views(run) for own in series for run in own}))
-    return plot_curves(name, title, f"Accuracy in percent against the number of views, {title}", curves, format_axes)
+    alt_text = f"Accuracy in percent against the number of views, {title}"
+    return plot_curves(name, title, alt_text, curves, format_axes, key_name="views")
 
 
 def _points_by_seed(runs: Sequence[EvaluationResult]) -> list[dict[float, Point]]:

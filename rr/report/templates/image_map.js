@@ -4,7 +4,7 @@
   const NO_CLASS = 65535, NUM_COLORS = 20, MAX_SCALE = 60, MARGIN = 14, HIT_RADIUS = 18;
   const MAX_IMAGES_IN_VIEW = 350; // with fewer points in view, their images are drawn instead of dots
 
-  const decode = (text) => new Uint16Array(Uint8Array.from(atob(text), (char) => char.charCodeAt(0)).buffer);
+  const decode = (text, type = Uint16Array) => new type(Uint8Array.from(atob(text), (char) => char.charCodeAt(0)).buffer);
   const shapes = [
     (path, x, y, r) => { path.moveTo(x + r, y); path.arc(x, y, r, 0, 7); },
     (path, x, y, r) => path.rect(x - 0.9 * r, y - 0.9 * r, 1.8 * r, 1.8 * r),
@@ -34,7 +34,8 @@
   function startMap(figure) {
     const data = JSON.parse(figure.querySelector("script").textContent);
     const labels = decode(data.labels), count = labels.length, sprite = loadSprite(data.sprite);
-    const layers = data.layers.map((layer) => ({ title: layer.title, points: decode(layer.points), neighbors: decode(layer.neighbors),
+    const layers = data.layers.map((layer) => ({ title: layer.title, points: decode(layer.points),
+      neighbors: decode(layer.neighbors, count > 65536 ? Uint32Array : Uint16Array),
       predictions: layer.predictions ? decode(layer.predictions) : null }));
     const hasPredictions = layers.some((layer) => layer.predictions);
     const className = (label) => (label === NO_CLASS ? "unknown" : data.classes[label]);

@@ -5,13 +5,16 @@ import io
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from rr.report.plots.image_map import MAX_IMAGES, ImageMap, MapLayer, make_sprite
+from rr.report.plots import image_map
+from rr.report.plots.image import MAX_WEBP_SIDE
+from rr.report.plots.image_map import MAX_IMAGES, ImageMap, MapLayer, make_sprite, read_template
 
 
-def decode(text: str) -> list[int]:
-    return np.frombuffer(base64.b64decode(text), "<u2").tolist()
+def decode(text: str, dtype: str = "<u2") -> list[int]:
+    return np.frombuffer(base64.b64decode(text), dtype).tolist()
 
 
 def make_map(**changes: object) -> ImageMap:
@@ -40,6 +43,16 @@ def test_data_of_a_map() -> None:
     assert (data["classes"], data["names"], data["numNeighbors"]) == (["a", "</script>"], ["x", "y", "z"], 2)
 
 
+def test_neighbors_in_a_map_of_many_images() -> None:
+    for count, dtype in ((65_536, "<u2"), (65_537, "<u4")):
+        neighbors = np.arange(count)[::-1, None]
+        layer = MapLayer("one", np.zeros((count, 2)), neighbors)
+        (data,) = json.loads(make_map(names=[""] * count, layers=[layer]).data)["layers"]
+        assert decode(data["neighbors"], dtype) == neighbors[:, 0].tolist()
+    # The script reads the same type for the same number of images.
+    assert "decode(layer.neighbors, count > 65536 ? Uint32Array : Uint16Array)" in read_template("image_map.js")
+
+
 def test_identical_points_and_missing_predictions() -> None:
     layer = MapLayer("one", np.ones((3, 2)), np.zeros((3, 1), np.int64))
     (data,) = json.loads(make_map(layers=[layer]).data)["layers"]
@@ -61,5 +74,11 @@ def test_sprite_contains_every_image_in_its_tile() -> None:
 def test_size_of_a_sprite_is_bounded() -> None:
     assert make_sprite([np.zeros((64, 64, 3), np.uint8)]).tile == 48
     assert make_sprite([np.zeros((64, 64, 3), np.uint8)] * 1001).tile == 32
-    # Below the maximum size of a WebP image, 16,383 pixels.
-    assert 32 * np.ceil(np.sqrt(MAX_IMAGES)) < 16_383
+    # Below the maximum size of a WebP image.
+    assert 32 * np.ceil(np.sqrt(MAX_IMAGES)) < MAX_WEBP_SIDE
+
+
+def test_tiles_of_very_many_images_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_map, "MAX_WEBP_SIDE", 200)
+    sprite = make_sprite([np.zeros((64, 64, 3), np.uint8)] * 90)
+    assert (sprite.tile, sprite.columns) == (20, 10)

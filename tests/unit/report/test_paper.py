@@ -412,6 +412,19 @@ def test_network_without_saved_classifier_is_not_compared(tmp_path: Path, monkey
     assert match.deviations == ["new linear layer on the frozen backbone (paper: the trained network)"]
 
 
+def test_every_verdict_that_a_table_shows_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_suites(tmp_path, monkeypatch, "stl10")
+    comparison = build_comparison(collect_suites(params))
+    assert comparison is not None
+    assert "not given" not in comparison.verdicts
+    # Table 1 has no result for random weights after finetuning.
+    grid = params.grid[0].model_copy(update={"method": ["random"]})
+    comparison = build_comparison(collect_suites(params.model_copy(update={"grid": [grid]})))
+    assert comparison is not None
+    assert {str(cell.verdict) for table in comparison.tables for cell in table.matched_cells} == {"not given"}
+    assert comparison.verdicts["not given"] == "the paper does not report a value."
+
+
 def test_chance_differences() -> None:
     assert describe_chance_differences([Verdict.NOT_RUN, Verdict.REDUCED_BUDGET, Verdict.OTHER_SETTINGS]) == ""
     verdicts = [*[Verdict.AGREES] * 38, Verdict.ABOVE, Verdict.BELOW, Verdict.OTHER_SETTINGS, Verdict.TOO_FEW_SEEDS]
@@ -633,6 +646,9 @@ def test_accuracy_is_plotted_against_the_number_of_views(tmp_path: Path, monkeyp
         f"{kind}-k2 to {kind}-k32": (color, 0) for color, kind in zip((1, 6, 11), kinds, strict=True)
     }
     assert "relational-k2 to relational-k32 from 52.2 to 55.2" in panel.svg  # the mean seed adds two points
+    header, first, *_ = panel.csv.splitlines()
+    assert header.startswith("views,relational-k2 to relational-k32 (run 1),relational-k2 to relational-k32 (run 2),")
+    assert first.startswith("2,51.2,52.2,53.2,")
     grid = params.grid[0].model_copy(update={"method": ["relational-k2", "relational-k8", "rotation-k4"]})
     (panel,) = build_accuracy_by_view_count(collect_results(params.model_copy(update={"grid": [grid]})))
     assert panel.title == "relational-k2 to relational-k8: cifar10, conv4 → cifar10, linear, %"
@@ -660,6 +676,11 @@ def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: py
     assert "here from 0 to 3, the paper (digitized) from 0 to 0.66." in views.panels[1].svg
     assert [panel.title for panel in labels.panels] == ["CIFAR-10, %", "CIFAR-100, %"]
     assert "here from 52.1 to 62, the paper (digitized) from 74.99 to 90.7." in labels.panels[0].svg
+    runs = "here (run 1),here (run 2),here (run 3),the paper (digitized) (run 1)"
+    assert views.panels[0].csv.startswith(f"views,{runs}\n2,0,0,0,0\n")
+    # The x axis of the plot shows the fractions at equal distances, so its positions are not in the file.
+    assert labels.panels[0].csv.startswith(f"label fraction,{runs}\n0,")
+    assert [line.partition(",")[0] for line in labels.panels[0].csv.splitlines()][1:3] == ["0", "0.01"]
     assert views.notes == [
         f"{method}, our runs: K views of each image in a mini-batch (the paper gives no details)."
         for method in ("RotationNet", "Supervised")

@@ -40,8 +40,10 @@ from rr.paths import REPORT_FILES
 from rr.report.inputs.collect import collect_results
 from rr.report.inputs.predictions import Predictions
 from rr.report.page import escape_markdown
-from rr.report.sections.classes import calibration_curve, confusion_fractions, top_confusions
+from rr.report.plots.image import MAX_WEBP_SIDE, ByteBudget, encode_image, image_panel
+from rr.report.sections.classes import calibration_curve, class_accuracies, confusion_fractions, top_confusions
 from rr.report.sections.efficiency import accuracy_at
+from rr.report.sections.own_protocols import build_own_protocols
 from rr.report.sections.retrieval import build_retrieval
 from rr.report.stage import write_report
 from rr.workflow.grid import evaluations
@@ -89,6 +91,26 @@ def test_confusion_fractions_match_scikit_learn(pairs: list[tuple[int, int]]) ->
     # scikit-learn returns 0 for a class without images.
     expected = metrics.confusion_matrix(labels, predictions, labels=range(5), normalize="true")
     np.testing.assert_allclose(np.nan_to_num(fractions), expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
+def test_class_accuracies_and_top_confusions_follow_from_the_matrix(pairs: list[tuple[int, int]]) -> None:
+    labels, classes = (np.array(side) for side in zip(*pairs, strict=True))
+    predictions = Predictions(list("abcde"), labels, classes, np.ones(len(labels)), labels)
+    fractions = confusion_fractions(predictions)
+    np.testing.assert_array_equal(class_accuracies(predictions), fractions.diagonal())
+    wrong = [(fractions[i, j], i, j) for i in range(5) for j in range(5) if i != j and fractions[i, j] > 0]
+    wrong.sort(key=lambda confusion: -confusion[0])
+    assert top_confusions(predictions) == [f"{'abcde'[i]} as {'abcde'[j]}: {100 * x:.2f}" for x, i, j in wrong[:10]]
+
+
+def test_analysis_of_many_classes_needs_no_matrix() -> None:
+    """With a million classes, a matrix would have a trillion entries."""
+    labels, classes = np.array([0, 999_999, 999_999]), np.array([0, 999_999, 7])
+    names = [str(number) for number in range(1_000_000)]
+    predictions = Predictions(names, labels, classes, np.ones(3), np.arange(3))
+    assert class_accuracies(predictions)[[0, 999_999]].tolist() == [1, 0.5]
+    assert top_confusions(predictions) == ["999999 as 7: 50.00"]
 
 
 def test_calibration_curve() -> None:
@@ -212,6 +234,33 @@ def test_large_images_are_embedded_as_webp(full_grid: Params) -> None:
     content = base64.b64decode(uri)
     assert len(content) < run.examples.stat().st_size / 3
     assert Image.open(io.BytesIO(content)).size == (400, 400)
+
+
+def test_image_that_is_too_tall_for_webp_is_only_linked() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (MAX_WEBP_SIDE + 1, 8, 3), np.uint8)
+    png, file, budget = encode_image(Image.fromarray(pixels), "png"), Path("examples.png"), ByteBudget(0)
+    assert image_panel("title", "caption", png, file, budget).uri == ""
+    assert budget.take(1)  # an image that is not embedded takes up nothing
+    png = encode_image(Image.fromarray(pixels[1:]), "png")
+    assert image_panel("title", "caption", png, file, ByteBudget(0)).uri.startswith("data:image/webp")
+
+
+def test_own_protocol_may_return_different_metrics(full_grid: Params) -> None:
+    results = collect_results(full_grid)
+    own = [run for run in results.evaluations if run.kind == "knn"]
+    for run in own:
+        method = run.paths.pretraining.method
+        run.settings["kind"] = "mine:Mine"
+        run.metrics.clear()
+        run.metrics.update({"classes": 10.0, method: 0.5} if method != "random" else {"classes": 10.0})
+    (table,) = build_own_protocols(results)
+    assert table.titles == ["supervised", "relational", "simclr"]
+    rows = {row.method: (row.color, list(row.cells)) for row in table.rows}
+    assert rows == {
+        "random": (1, []), "supervised": (2, ["supervised"]), "relational": (3, ["relational"]),
+        "simclr": (4, ["simclr"]),
+    }  # fmt: skip
+    assert [cell.text for cell in table.as_text_table.rows[0]] == ["random", "–", "–", "–"]
 
 
 def test_balanced_and_top_5_accuracy_are_shown_if_they_add_something(params: Params) -> None:

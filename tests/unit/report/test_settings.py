@@ -1,7 +1,9 @@
 """Test the section `settings`: what differs between methods, and what is the same."""
 
+from rr.params import Params
+from rr.report.inputs.collect import collect_results
 from rr.report.paper.settings import paper_method_settings, paper_protocol_settings
-from rr.report.sections.settings import _flatten, _settings_tables
+from rr.report.sections.settings import _flatten, _settings_tables, build_settings
 from rr.report.text_table import TextTable
 
 ENTRIES = {
@@ -62,3 +64,18 @@ def test_a_method_without_a_setting_does_not_make_it_differ() -> None:
         "Methods": [["gamma", "2", "–", "–"]],
         "Methods: identical settings": [["epochs", "200"]],
     }
+
+
+def test_method_and_protocol_may_have_the_same_name(full_grid: Params) -> None:
+    results = collect_results(full_grid)
+    expected = build_settings(results)
+    # The paper's settings of the protocol differ from those of the method of the same name.
+    for run in results.evaluations:
+        if run.kind == "linear":
+            run.record.params["protocols.relational"] = run.record.params.pop("protocols.linear")
+            object.__setattr__(run.paths, "protocol", "relational")
+    actual = build_settings(results)
+    for section in ("Methods", "Protocols"):
+        notes = [[[cell.note for cell in row] for row in tables[section].rows] for tables in (expected, actual)]
+        assert notes[0] == notes[1]
+        assert any(note for row in notes[0] for note in row)
