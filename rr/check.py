@@ -49,7 +49,8 @@ KINDS = {
 EXCLUDED_KINDS = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image")
 _MAX_USUAL_FRACTION = 0.05  # a larger fraction of near and mirrored duplicates is suspicious
 _BATCH_SIZE = 64  # images whose features are computed together
-_FEATURE_BLOCK = 1024  # images whose similarities to all others are computed together
+# Images whose similarities to all others are computed together, and the number of these similarities (256 MB).
+_MAX_FEATURE_BLOCK, _MAX_SIMILARITIES = 1024, 1 << 26
 _COLUMNS, _MAX_SHOWN_PER_KIND = 4, 24  # columns, and maximum number of findings of each kind, in findings.png
 
 
@@ -100,29 +101,17 @@ def check(
     Raises:
         UserError: if the raw file or one of its images is damaged.
     """
-    raw_file = raw.RawFile(raw_path)
-    names, signatures, features = _read_images(raw_file, extractor)
-    is_test = raw_file.splits == "test"
-    duplicates, is_leaked = find_duplicates(signatures, is_test)
-    findings = [Finding(d.kind, d.image, d.other, value=d.correlation) for d in duplicates]
-    findings += [Finding("blank image", row) for row, signature in enumerate(signatures) if signature.is_blank]
-    if features is not None:
-        known = {finding.image for finding in findings}
-        findings += [finding for finding in find_similar(features, is_test) if finding.image not in known]
-    findings += _find_unusual_sizes(signatures)
-    findings += find_small_classes(raw_file.labels, is_test, len(raw_file.class_names))
-    order = list(KINDS)
-    findings.sort(key=lambda finding: order.index(finding.kind))
-
     excluded = exclude.read_excluded_names(current_exclude) if current_exclude else []
+    raw_file = raw.RawFile(raw_path)
+    names, lines_to_exclude, signatures, features = _read_images(raw_file, extractor, are_rows)
+    is_test = raw_file.splits == "test"
+    with Progress("check", note="comparing the images"):
+        findings, is_leaked = _find_all(raw_file, signatures, features)
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
-    if are_rows:
-        images = raw_file.read_images(rows)
-        excluded += [exclude.add_digest(names[row], images[row]) for row in rows]
-    else:
-        excluded += [names[row] for row in rows]
+    # The images in the list of a finished `rr fetch` are not in the raw file, but those of a later list are.
+    excluded = list(dict.fromkeys(map(display_name, [*excluded, *(lines_to_exclude[row] for row in rows)])))
     exclude.write_excluded_names(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:
         pq.write_table(_make_table(findings, names, raw_file), temporary)
@@ -156,35 +145,64 @@ def check(
     return "\n".join(lines), facts
 
 
+def _find_all(
+    raw_file: raw.RawFile, signatures: list[Signature], features: np.ndarray | None
+) -> tuple[list[Finding], np.ndarray]:
+    """Return all findings, sorted by kind.
+
+    Also return whether each image is a test image with an identical or nearly identical training image, bool (N,).
+    """
+    is_test = raw_file.splits == "test"
+    duplicates, is_leaked = find_duplicates(signatures, is_test)
+    findings = [Finding(d.kind, d.image, d.other, value=d.correlation) for d in duplicates]
+    findings += [Finding("blank image", row) for row, signature in enumerate(signatures) if signature.is_blank]
+    if features is not None:
+        known = {finding.image for finding in findings}
+        findings += [finding for finding in find_similar(features, is_test) if finding.image not in known]
+    findings += _find_unusual_sizes(signatures)
+    findings += find_small_classes(raw_file.labels, is_test, len(raw_file.class_names))
+    order = list(KINDS)
+    return sorted(findings, key=lambda finding: order.index(finding.kind)), is_leaked
+
+
 def _read_images(
-    raw_file: raw.RawFile, extractor: FeatureExtractor | None
-) -> tuple[list[str], list[Signature], np.ndarray | None]:
-    """Return each image's name and signature and, if there is an extractor, the features, float32 (N, D)."""
+    raw_file: raw.RawFile, extractor: FeatureExtractor | None, are_rows: bool
+) -> tuple[list[str], list[str], list[Signature], np.ndarray | None]:
+    """Return each image's name, its line in a list of excluded images, and its signature.
+
+    If there is an extractor, also return the features, float32 (N, D).
+    """
     names: list[str] = []
+    lines: list[str] = []
     signatures: list[Signature] = []
     features: list[np.ndarray] = []
-    read_image = partial(_read_image, raw_file.path, extractor.decode_and_resize if extractor else None)
+    read_image = partial(_read_image, raw_file.path, extractor.decode_and_resize if extractor else None, are_rows)
     images = map_ordered(read_image, raw_file.iter_images(), DECODING_THREADS)
     with Progress("check", len(raw_file.labels), "images") as progress:
         while batch := list(islice(images, _BATCH_SIZE)):
-            names += [name for name, _, _ in batch]
-            signatures += [signature for _, signature, _ in batch]
+            names += [name for name, *_ in batch]
+            lines += [line for _, line, *_ in batch]
+            signatures += [signature for *_, signature, _ in batch]
             if extractor:
-                features.append(extractor.extract(np.stack([pixels for _, _, pixels in batch if pixels is not None])))
+                features.append(extractor.extract(np.stack([pixels for *_, pixels in batch if pixels is not None])))
             progress.advance(len(batch))
-    return names, signatures, np.concatenate(features) if extractor else None
+    return names, lines, signatures, np.concatenate(features) if extractor else None
 
 
 def _read_image(
-    path: Path, decode: Callable[[bytes], np.ndarray] | None, image: tuple[str, bytes]
-) -> tuple[str, Signature, np.ndarray | None]:
-    """Return an image's name, its signature and, if `decode` is given, the decoded pixels, uint8 (S, S, 3)."""
+    path: Path, decode: Callable[[bytes], np.ndarray] | None, is_row: bool, image: tuple[str, bytes]
+) -> tuple[str, str, Signature, np.ndarray | None]:
+    """Return an image's name, its line in a list of excluded images, and its signature.
+
+    If `decode` is given, also return the decoded pixels, uint8 (S, S, 3).
+    """
     name, data = image
+    line = exclude.add_digest(name, data) if is_row else name
     try:
         signature = compute_signature(decode_image(data))
         if signature.is_blank:  # except if the values of a 16-bit image need to be scaled
             signature = signature._replace(is_blank=find_image_facts(data).is_blank)
-        return name, signature, decode(data) if decode else None
+        return name, line, signature, decode(data) if decode else None
     except UnreadableImageError as error:
         raise UserError(f"{path}: {display_name(name)} cannot be decoded ({error}): run rr fetch again") from error
 
@@ -202,8 +220,9 @@ def find_similar(features: np.ndarray, is_test: np.ndarray) -> list[Finding]:
     order = np.argsort(~is_test, kind="stable")
     vectors = normalize_rows(features[order] - features.mean(0))
     findings = []
-    for start in range(0, len(order), _FEATURE_BLOCK):
-        block = vectors[start : start + _FEATURE_BLOCK]
+    block_size = max(1, min(_MAX_FEATURE_BLOCK, _MAX_SIMILARITIES // len(order)))
+    for start in range(0, len(order), block_size):
+        block = vectors[start : start + block_size]
         similarities = block @ vectors[: start + len(block)].T
         similarities[np.triu_indices(len(block), start, start + len(block))] = -1  # the image itself and later ones
         best = similarities.argmax(1)

@@ -99,8 +99,8 @@ def _explain_memory_error(error: MemoryError | RuntimeError) -> UserError | None
         return None
     thread_limit = "; or raise the thread limit (`ulimit -u`)" if is_about_threads else ""
     return UserError(
-        "out of memory: lower batch_size or views in params.yaml, or use a machine or GPU with more memory"
-        f"{thread_limit}"
+        "out of memory: use a machine or GPU with more memory or, if this happened in training or evaluation, lower "
+        f"batch_size or views in params.yaml{thread_limit}"
     )
 
 

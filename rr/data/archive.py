@@ -12,11 +12,15 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from rr.data.folder_listing import FileKind, image_suffixes, list_folder
+from rr.data.printable_names import display_name, format_names
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.progress import Progress
 
+# Python 3.11.4 introduced this filter. It only changes permissions, because `_check_member` rejects unsafe members.
+_EXTRACTION_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 _HINT = "replace this file with a new download of the official archive, or use another copy with --from"
 
 
@@ -49,8 +53,11 @@ def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
         path = extract_dir
     if not path.is_dir():
         raise UserError(f"{path} does not exist: correct --from, or the source's 'path' in params.yaml")
-    files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-    return FileTree(_drop_hidden(files), lambda name: (path / name).read_bytes())
+    listing = list_folder(path, FileKind(image_suffixes(), lambda path, suffix: None))
+    if listing.damaged:
+        names = format_names([f"{display_name(file.name)} ({file.problem})" for file in listing.damaged])
+        raise UserError(f"{path} is incomplete: {names}: complete this copy, or use another one with --from")
+    return FileTree(_drop_hidden(listing.files), lambda name: (path / name).read_bytes())
 
 
 def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
@@ -76,7 +83,7 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
                 # Datasets do not need links, devices or pipes.
                 if not (member.isfile() or member.isdir()):
                     raise _rejection_error(path, f"member {name} is neither a file nor a folder")
-                tar.extract(member, target_dir, filter="data")
+                tar.extract(member, target_dir, **_EXTRACTION_FILTER)
                 progress.advance(1)
             # gzip and bzip2 verify their checksums at the end of the file, after the end of the tar data.
             while tar.fileobj and (rest := tar.fileobj.read(1 << 20)):

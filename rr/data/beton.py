@@ -11,11 +11,12 @@ FFCV maps files into memory, so a damaged file can crash the process. Therefore,
 opens it.
 """
 
+import functools
 import importlib
 import io
 import queue
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -407,15 +408,41 @@ def iter_epoch(loader: Any, order: np.ndarray, batch_size: int) -> Iterator[np.n
     if len(order) == 0:
         return
     with _preserve_torch_threads():
-        # FFCV calls `sample_order` once, at the start of an epoch, and computes the number of batches from the length
-        # of `first_traversal_order`.
-        loader.traversal_order = SimpleNamespace(sample_order=lambda epoch: order.astype(np.uint64))
-        loader.first_traversal_order = order
         loader.batch_size = batch_size
-        epoch = iter(loader)
+        if loader.code is None:
+            loader.generate_code()
+        epoch = _epoch_iterator_class()(loader, order.astype(np.uint64))
     try:
         for (images,) in epoch:
             yield images
+        if epoch.error is not None:
+            raise epoch.error
     finally:
         # If the caller stops early, this epoch's thread would otherwise wait forever for room in its queue.
         epoch.close()
+
+
+@functools.cache
+def _epoch_iterator_class() -> Any:
+    """Return a subclass of FFCV's epoch iterator, which reads in a thread, that keeps the error that ends the thread.
+
+    FFCV's own class would wait forever for the next batch, for example if the disk is full when numba saves a kernel.
+    """
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.pipeline.compiler import Compiler
+
+    class StoppingEpochIterator(EpochIterator):
+        error: BaseException | None = None
+
+        def run(self) -> None:
+            try:
+                Compiler.set_num_threads(self.loader.num_workers)  # applies to this thread
+                super().run()
+            except BaseException as error:
+                self.error = error
+                while not self.terminate_event.is_set():
+                    with suppress(queue.Full):
+                        self.output_queue.put(None, timeout=0.5)  # ends the iteration
+                        break
+
+    return StoppingEpochIterator

@@ -51,7 +51,7 @@ class ConvertedParts:
         """
         num_kept = 0
         for part_number in count():
-            part = self._read_part(split, part_number)
+            part = self._read_part(split, part_number, num_kept)
             if not part:
                 break
             num_kept += len(part)
@@ -64,7 +64,8 @@ class ConvertedParts:
                 histogram += image.histogram
                 size += len(image.image.data)
                 if size >= _MAX_BYTES or time.monotonic() - start >= _MAX_SECONDS:
-                    self._write_part(split, part_number, part)
+                    self._write_part(split, part_number, num_kept, part)
+                    num_kept += len(part)
                     histogram = np.zeros_like(histogram)
                     part, size, start, part_number = [], 0, time.monotonic(), part_number + 1
             yield image
@@ -76,8 +77,8 @@ class ConvertedParts:
     def _path(self, split: str, part_number: int) -> Path:
         return self._folder / f"{split}-{part_number:06}.npz"
 
-    def _write_part(self, split: str, part_number: int, part: list[ConvertedImage]) -> None:
-        """Write a part, whose images share one histogram.
+    def _write_part(self, split: str, part_number: int, first_image: int, part: list[ConvertedImage]) -> None:
+        """Write a part, whose images share one histogram. `first_image` is the number of images before it in the split.
 
         If this fails, delete all parts and stop keeping images, because the disk may be almost full.
         """
@@ -85,6 +86,7 @@ class ConvertedParts:
         np.savez(
             buffer,
             fingerprint=np.array(self._fingerprint),
+            first_image=np.array(first_image),
             shapes=np.array([image[:3] for image, _, _ in part], np.int64),
             sizes=np.array([len(image.data) for image, _, _ in part], np.int64),
             data=np.frombuffer(b"".join(image.data for image, _, _ in part), np.uint8),
@@ -99,8 +101,12 @@ class ConvertedParts:
             self._is_keeping = False
             self.delete()
 
-    def _read_part(self, split: str, part_number: int) -> list[ConvertedImage]:
-        """Return the images of a part, or an empty list if it is missing, damaged or has a different fingerprint."""
+    def _read_part(self, split: str, part_number: int, first_image: int) -> list[ConvertedImage]:
+        """Return the images of a part, or an empty list if it is missing, damaged, or from a different conversion.
+
+        Where a part ends depends on time, so parts that an earlier conversion with the same fingerprint has left behind
+        may begin with a different image.
+        """
         try:
             content = memoryview(self._path(split, part_number).read_bytes())
         except FileNotFoundError:
@@ -109,7 +115,7 @@ class ConvertedParts:
         if digest != hashlib.sha256(content).digest():
             return []
         with np.load(io.BytesIO(content)) as file:
-            if str(file["fingerprint"]) != self._fingerprint:
+            if (str(file["fingerprint"]), int(file.get("first_image", -1))) != (self._fingerprint, first_image):
                 return []
             arrays = {name: file[name] for name in ("shapes", "sizes", "data", "sha256", "histogram")}
         data, ends = memoryview(arrays["data"]), np.cumsum(arrays["sizes"]).tolist()

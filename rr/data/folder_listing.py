@@ -165,7 +165,7 @@ def list_folder(root: Path, kind: FileKind) -> FolderListing:
             entry_name = f"{name}/{entry.name}" if name else entry.name
             if problem := _find_placeholder_problem(entry.name, entry_names, kind.suffixes):
                 listing.damaged.append(DamagedFile(entry_name, INCOMPLETE, problem))
-            elif reason := _reason_to_ignore(entry.name) or _reason_to_ignore_thumbnails(entry, entries, kind.suffixes):
+            elif reason := _reason_to_ignore(entry) or _reason_to_ignore_thumbnails(entry, entries, kind.suffixes):
                 listing.skipped.extend(SkippedFile(file, reason) for file in _list_ignored(entry, entry_name))
             elif entry.is_dir(follow_symlinks=False):
                 todo.append((entry_name, entry.path, os.path.join(real_path, entry.name)))
@@ -230,8 +230,8 @@ def _find_placeholder_problem(name: str, names_in_folder: set[str], suffixes: fr
     return None
 
 
-def _reason_to_ignore(name: str) -> str | None:
-    lower = name.lower()
+def _reason_to_ignore(entry: os.DirEntry[str]) -> str | None:
+    name, lower = entry.name, entry.name.lower()
     if (
         name in _TRASH_FOLDERS
         or lower in _PROGRAM_NAMES
@@ -239,7 +239,7 @@ def _reason_to_ignore(name: str) -> str | None:
         or lower.endswith(_PROGRAM_SUFFIXES)
     ):
         return FROM_PROGRAM
-    if _FORMER_VERSION.fullmatch(lower):
+    if _FORMER_VERSION.fullmatch(lower) and not os.path.isdir(entry.path):  # a class may be called v1.0_original
         return FROM_PROGRAM
     return HIDDEN if name.startswith(".") else None
 

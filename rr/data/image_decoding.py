@@ -1,6 +1,7 @@
 """Decode images of all formats that Pillow supports to RGB pixels, and explain why data cannot be decoded."""
 
 import io
+import re
 import warnings
 from typing import NamedTuple
 
@@ -165,6 +166,8 @@ def _decode_or_explain(data: bytes | Image.Image, draft_size: int | None = None)
         raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
+_MIN_ZEROS = 65  # bytes
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # a marker that starts a segment or ends the image
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
 _TRANSPOSITIONS = {
@@ -202,20 +205,24 @@ def _decode(data: bytes, draft_size: int | None) -> DecodedImage:
 def _decode_pixels(data: bytes, draft_size: int | None = None) -> DecodedImage:
     with Image.open(io.BytesIO(data)) as image:
         size = image.size
-        if image.format in ("WEBP", "AVIF") and _is_overwritten_with_zeros(data, image.format, size[0] * size[1]):
+        if _is_overwritten_with_zeros(data, image.format or "", size[0] * size[1]):
             raise UnreadableImageError("the end of the file contains only zeros, as after an interrupted copy")
         draft = image.draft(None, (draft_size, draft_size)) if draft_size else None
         return _convert_pixels(image, size, draft[1][2:] if draft else size)
 
 
 def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) -> bool:
-    """Return whether the compressed pixels of a WebP or AVIF image end in zeros that no encoder has written.
+    """Return whether the compressed pixels of a JPEG, WebP or AVIF image end in zeros that no encoder has written.
 
     Pillow decodes such images without an error.
     """
+    if image_format in ("JPEG", "MPO"):  # an MPO file has several JPEG images, of which only the first one is read
+        return data.endswith(bytes(_MIN_ZEROS)) and not _has_end_of_jpeg(data)
+    if image_format not in ("WEBP", "AVIF"):
+        return False
     kind, pixels = _find_compressed_pixels(data, image_format)
     num_zeros = len(pixels) - len(pixels.rstrip(b"\0"))
-    if num_zeros <= 64:
+    if num_zeros < _MIN_ZEROS:
         return False
     # Encoders also write zeros: they are the codes of the most frequent values, for example of a large plain area at
     # the end of an image.
@@ -223,6 +230,19 @@ def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) 
         return 8 * num_zeros > 4 * num_pixels
     # Lossy: with noise above a plain area, up to 48 % were zeros. The data of AVIF images may end in metadata.
     return num_zeros > len(pixels) / 2
+
+
+def _has_end_of_jpeg(data: bytes) -> bool:
+    """Return whether the pixels of a JPEG image are followed by the marker "end of image".
+
+    Markers in segments, such as those of an embedded thumbnail, do not count.
+    """
+    position = 2  # after the marker "start of image"
+    while match := _JPEG_MARKER.search(data, position):
+        if match[0] == b"\xff\xd9":
+            return True
+        position = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+    return False
 
 
 def _find_compressed_pixels(data: bytes, image_format: str) -> tuple[bytes, bytes]:

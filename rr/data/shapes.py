@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-SPLITS: tuple[str, ...] = ("train", "test")
+from rr.data.raw import SPLITS
 
 _CHUNK_SIZE = 256  # number of images generated at a time, to limit the memory of temporary arrays
 # Range of the square root of the object's area, as a fraction of the image size. A disc spans 46 to 56 % of the image.

@@ -1,6 +1,6 @@
 """Load mini-batches of augmented views in the background while training runs.
 
-Views of photographs are cropped while FFCV decodes the photographs. If the augmentation does not use resized crops,
+Views of photographs are cropped while FFCV decodes the photographs. Unless all augmentation policies use resized crops,
 each photograph is first resized so that its shorter side equals the image size, and its center is cropped.
 
 On the CPU, a batch contains finished views. On a GPU, it contains the image pixels and a table of augmentation

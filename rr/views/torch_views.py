@@ -7,6 +7,7 @@ agree with the CPU kernel to a few 1e-6.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -87,7 +88,8 @@ def pack_parameters(parameters: ViewParameters) -> np.ndarray:
         p.inverse_affine_matrices(), p.erase,
     ]  # fmt: skip
     rows = p.num_views * p.num_images
-    return np.concatenate([column.reshape(rows, -1).astype(np.float32) for column in columns], axis=1)
+    flat = [column.reshape(rows, math.prod(column.shape[2:])) for column in columns]
+    return np.concatenate(flat, axis=1, dtype=np.float32)
 
 
 def pack_normalization(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -126,6 +126,10 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
     }  # fmt: skip
 
     add_dataset(project, {**SOURCE, "exclude": str(CHECK / "exclude.txt")})
+    assert (
+        "images to exclude: data/check/mine/exclude.txt (4)" in rr("check", "mine").out
+    )  # before the images are left out
+    assert (CHECK / "exclude.txt").read_text().splitlines() == excluded
     outcome = rr("fetch", "--dataset", "mine")
     assert "skipped 4 files: listed in the exclude file (.png 3, .jpg 1)" in outcome.out
     names = {name for name, _ in open_fetched(project).iter_images()}
@@ -324,6 +328,7 @@ class TestExclude:
         outcome = rr("fetch", "--dataset", "mine")
         assert outcome.code == 2
         assert outcome.err.startswith("rr: exclude: list.txt cannot be read ([Errno 2] No such file")
+        save_file(project / "images/cat/broken.png", b"")  # images are read only after the list has been checked
         (project / "list.txt").write_text("cat/1.png\nmissing.png\n")
         outcome = rr("fetch", "--dataset", "mine")
         assert outcome.code == 2

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from rr.convert import convert, mean_and_std
 from rr.data import beton, image_decoding, raw
-from rr.data.converted_parts import ConvertedParts
+from rr.data.converted_parts import ConvertedImage, ConvertedParts
 from rr.data.dataset_index import read_class_names, read_preprocessing
 from rr.data.image_decoding import decode_image, decode_photograph
 from rr.data.preprocessing import Preprocessing
@@ -139,6 +139,27 @@ def test_damaged_and_foreign_parts_are_not_used(raw_path: Path, tmp_path: Path, 
     decoder.count = 0
     assert run(raw_path, tmp_path / "x", 1, "other" if change == "fingerprint" else "") == expected
     assert decoder.count == (32 if change == "fingerprint" else 32 - 3 - 6)
+
+
+def test_part_that_begins_with_another_image_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier conversion with the same settings may have left parts of other sizes behind."""
+
+    def convert(start: int) -> list[ConvertedImage]:
+        return [
+            ConvertedImage(
+                beton.wrap_raw_pixels(np.full((1, 1, 3), number, np.uint8)), str(number), np.zeros((3, 256), np.int64)
+            )
+            for number in range(start, 12)
+        ]
+
+    parts = ConvertedParts(tmp_path, "settings")
+    monkeypatch.setattr("rr.data.converted_parts._MAX_BYTES", 6)  # two images
+    assert [image.sha256 for image in parts.resume("train", convert)] == [str(number) for number in range(12)]
+    (tmp_path / "train-000000.npz").unlink()
+    monkeypatch.setattr("rr.data.converted_parts._MAX_BYTES", 9)
+    images = parts.resume("train", convert)
+    assert [next(images).sha256 for _ in range(4)] == ["0", "1", "2", "3"]  # an interruption after the first part
+    assert [image.sha256 for image in parts.resume("train", convert)] == [str(number) for number in range(12)]
 
 
 def test_parts_that_cannot_be_written_are_given_up(

@@ -234,6 +234,7 @@ def test_faulty_sources_fail(own_classes: Path, code: str, change: str, message:
             r"the label of 'train/0.png' must be an integer, got '[0-9]'",
         ),
         ("encode_png(pixels)", "pixels", r"the data of 'train/0.png' must be of type bytes, got array"),
+        ('f"{split}/{row}.png"', "'\\udce9.png'", r"the name of '\\udce9.png' must be text in valid Unicode"),
         ("yield EncodedImage(split", "yield (split", r"an image must be an rr\.data\.raw\.EncodedImage, got \('train'"),
         ("RawDataset(source.classes", "RawDataset(['a'] * 10", r"class_names must be a list of distinct texts"),
         (

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from rr.data.folder_listing import raise_if_url
-from rr.data.printable_names import printable
+from rr.data.printable_names import display_name
 from rr.data.raw import SPLITS, EncodedImage, RawDataset
 from rr.data.skipped_files import SkippedFiles
 from rr.data.sources import cifar, digits, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
@@ -60,7 +60,7 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
 
 def _check_class_names(kind: str, names: object) -> None:
     """Raise UserError unless the class names of a user's own source are distinct texts."""
-    is_valid = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    is_valid = isinstance(names, list) and all(_is_text(name) and name for name in names)
     if not is_valid or len(set(names)) < len(names):  # type: ignore[call-overload, arg-type]
         raise UserError(f"{kind}: class_names must be a list of distinct texts that are not empty, got {names!r:.200}")
 
@@ -77,7 +77,7 @@ def _iter_checked(kind: str, images: Iterable[EncodedImage]) -> Iterator[Encoded
         is_integer = isinstance(image.label, int | np.integer) and not isinstance(image.label, bool)
         for field, is_valid, expected in (
             ("split", image.split in SPLITS, "'train' or 'test'"),
-            ("name", isinstance(image.name, str), "of type str"),
+            ("name", _is_text(image.name), "text in valid Unicode (see rr.data.printable_names.path_to_text)"),
             ("data", isinstance(image.data, bytes), "of type bytes"),
             ("label", is_integer, "an integer"),
         ):
@@ -87,9 +87,17 @@ def _iter_checked(kind: str, images: Iterable[EncodedImage]) -> Iterator[Encoded
         yield image
 
 
-def _expand_user(path: str) -> Path:
+def _is_text(value: object) -> bool:
+    """Return whether a value is text that can be stored, unlike names of files that are not valid UTF-8."""
     try:
-        path.encode()
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _expand_user(path: str | Path) -> Path:
+    try:
+        str(path).encode()
         return expand_user(path)
     except UnicodeEncodeError as error:
-        raise UserError(f"{printable(path)} is not valid UTF-8: correct the source's path in params.yaml") from error
+        raise UserError(f"{display_name(path)} is not valid UTF-8: correct the source's path in params.yaml") from error

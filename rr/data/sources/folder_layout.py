@@ -8,7 +8,7 @@ from pathlib import Path
 from posixpath import basename, dirname, splitext
 from typing import NamedTuple
 
-from rr.data.folder_listing import UNSUPPORTED_FORMAT, FolderListing, file_suffix
+from rr.data.folder_listing import LISTED_FOLDER, UNSUPPORTED_FORMAT, FolderListing, file_suffix
 from rr.data.printable_names import display_name, format_names, normalize_unicode, path_to_text, printable
 from rr.data.skipped_files import EXCLUDED
 from rr.data.sources.similar_class_names import find_variants, means_unlabeled
@@ -138,6 +138,11 @@ class _Tree:
     def has_excluded(self, folder: str) -> bool:
         """Return whether images in a folder are in the list of excluded images."""
         return any(file.reason == EXCLUDED and is_below(file.name, folder) for file in self._listing.skipped)
+
+    @property
+    def links_to_listed_folders(self) -> list[str]:
+        """The links to folders that are not followed, because the folders are listed already."""
+        return [file.name for file in self._listing.skipped if file.reason == LISTED_FOLDER]
 
     def describe_skipped(self, folder: str) -> str:
         """Return a summary of the unused files in a folder, as part of a message."""
@@ -445,9 +450,11 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
             f"set `labels: none` to treat all images as unlabeled. {hold_out}"
         )
     names = format_names([display_name(name) for name in different])
+    links = [display_name(name) for name in tree.links_to_listed_folders if basename(name) in different]
+    note = f" ({links[0]} is a link to a folder that is used already)" if links else ""
     raise UserError(
         f"{train} and {test} must have the same class folders: add or remove the folders that only one of them has: "
-        f"{names}. {hold_out}"
+        f"{names}{note}. {hold_out}"
     )
 
 

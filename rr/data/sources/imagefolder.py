@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rr.data import raw
+from rr.data.exclude import check_all_known
 from rr.data.folder_listing import (
     UNREADABLE_FILE,
     DamagedFile,
@@ -23,6 +24,7 @@ from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
 from rr.data.sources.split_names import UNUSED
 from rr.errors import UserError
 from rr.params import FolderSource
+from rr.paths import expand_user
 from rr.runtime.formatting import format_count
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
@@ -58,6 +60,8 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     listing = list_folder(root, image_kind())
     names = [*listing.files, *(file.name for file in listing.damaged)]
     excluded = {name: SkippedFile(name, EXCLUDED) for name in names if skipped.is_excluded(name)}
+    if source.exclude:
+        check_all_known(expand_user(source.exclude), skipped.unknown_excluded)
     listing = listing._replace(
         files=[name for name in listing.files if name not in excluded],
         damaged=[file for file in listing.damaged if file.name not in excluded],

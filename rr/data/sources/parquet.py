@@ -1,6 +1,7 @@
 """Read your own images from Parquet files, such as those on the Hugging Face Hub."""
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -51,7 +52,8 @@ _BATCH_ROWS = 64
 class _File(NamedTuple):
     """A Parquet file of the dataset.
 
-    `name` is its path relative to the folder of the dataset, and `null_columns` is described in `find_null_columns`.
+    `name` is its path relative to the folder of the dataset, `null_columns` is described in `find_null_columns`, and
+    `modified` is the time of its last change in nanoseconds.
     """
 
     name: str
@@ -59,6 +61,7 @@ class _File(NamedTuple):
     schema: pa.Schema
     num_rows: int
     null_columns: frozenset[str]
+    modified: int
 
     @contextmanager
     def open(self) -> Iterator[pq.ParquetFile]:
@@ -68,7 +71,7 @@ class _File(NamedTuple):
             UserError: if the file is damaged or has changed.
         """
         with raw.translate_parquet_errors(self.path, _HINT), _open_file(self.path) as file:
-            if file.metadata.num_rows != self.num_rows:
+            if os.stat(self.path).st_mtime_ns != self.modified:
                 raise UserError(f"{display_name(self.path)} changed while it was read: run rr fetch again")
             yield file
 
@@ -213,11 +216,14 @@ def _open_schema(root: Path, name: str) -> _File:
     path = root / name
     try:
         with raw.translate_parquet_errors(path, _HINT), _open_file(path) as file:
-            return _File(name, path, file.schema_arrow, file.metadata.num_rows, find_null_columns(file.metadata))
+            null_columns, modified = find_null_columns(file.metadata), os.stat(path).st_mtime_ns
+            return _File(name, path, file.schema_arrow, file.metadata.num_rows, null_columns, modified)
     except UserError as error:
-        content = identify_unreadable_content(path.read_bytes()[:1024]) if path.is_file() else None
-        if content:
-            raise UserError(f"{display_name(path)} is not a Parquet file: {content[0]}") from error
+        if path.is_file():
+            with open(path, "rb") as file:
+                content = identify_unreadable_content(file.read(1024))
+            if content:
+                raise UserError(f"{display_name(path)} is not a Parquet file: {content[0]}") from error
         raise
 
 
@@ -246,8 +252,9 @@ def _choose_test(
         if is_labeled(get_file(name) for name in names):
             return role, "" if role == roles[0] else f"{roles[0]} has no labels"
     first = get_file(layout.tests[roles[0]][0])
+    missing = "labels" if any(get_file(name).num_rows for name in layout.tests[roles[0]]) else "rows"
     raise UserError(
-        f"{display_name(first.path)} has no labels, unlike {display_name(train[0].path)}. In this dataset's "
+        f"{display_name(first.path)} has no {missing}, unlike {display_name(train[0].path)}. In this dataset's "
         "source in params.yaml, set `splits: {train: 'PATTERN'}` to hold out test_fraction of the training images "
         "instead, or `labels: none` to treat all images as unlabeled"
     )

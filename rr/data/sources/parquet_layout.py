@@ -15,6 +15,7 @@ from rr.params import SplitNames
 # Names such as train-00000-of-00003, with or without a hash; names that Spark writes; names that end in a number.
 _SHARD = re.compile(r"(?P<base>.*?)[-_.]?(?P<index>\d+)[-_]of[-_](?P<total>\d+)(?:[-_][0-9a-f]{8,})?")
 _SPARK_PART = re.compile(r"(?P<base>part)-(?P<index>\d+)-[0-9a-f-]{36}.*")
+_MIN_YEAR = 1000  # numbers from here on are years or dates, as in birds_2023.parquet, and not those of shards
 _NUMBERED = re.compile(r"(?P<base>.*?)(?P<separator>[-_.]?)(?P<index>\d+)")
 _HOW_TO_STATE = (
     "Specify the files in this dataset's source in params.yaml: `splits: {train: 'PATTERN', test: 'PATTERN'}` with "
@@ -183,6 +184,8 @@ def _check_shard_numbers(root: Path, files: Sequence[_File], existing: Sequence[
         raise UserError(
             f"{where} has several files with the number {twice[0].number}: {names}. Remove all but one of them"
         )
+    if total is None and min(counts) >= _MIN_YEAR:
+        return
     if total is None:
         first, last = 0 if 0 in counts or 1 not in counts else 1, max(counts)
     else:  # some programs count from 1

@@ -59,11 +59,11 @@ def _iter_pixels(path: Path) -> Iterator[np.ndarray]:
 
 
 def _read_class_names(path: Path) -> list[str]:
-    # No MD5 of this file is published, so only the number of names is checked.
-    class_names = path.read_text(encoding="utf-8").split() if path.is_file() else []
-    if len(class_names) != 10:
+    # No MD5 of this file is published, so only the number of distinct names is checked.
+    class_names = path.read_text(encoding="utf-8", errors="replace").split() if path.is_file() else []
+    if not len(class_names) == len(set(class_names)) == 10:
         raise UserError(
-            f"{path}: expected 10 class names, found {len(class_names)}: extract the official archive again, or use "
-            "the archive itself with --from"
+            f"{path}: expected 10 class names, found {len(set(class_names))}: extract the official archive again, or "
+            "use the archive itself with --from"
         )
     return class_names

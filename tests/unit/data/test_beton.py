@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ffcv.loader.epoch_iterator import EpochIterator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -118,6 +119,20 @@ def test_closing_an_epoch_early_ends_its_thread(path: Path) -> None:
     assert threading.active_count() <= before
 
 
+def test_error_in_the_reading_thread_is_raised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: EpochIterator, number: int, *arguments: object) -> object:
+        if number == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return run_pipeline(self, number, *arguments)
+
+    run_pipeline = EpochIterator.run_pipeline
+    monkeypatch.setattr(EpochIterator, "run_pipeline", fail)
+    stream = beton.Beton(path, threads=1, max_resident_bytes=0).batches(range(COUNT), 10)
+    assert [len(next(stream)) for _ in range(2)] == [10, 10]
+    with pytest.raises(OSError, match="No space left"):
+        next(stream)
+
+
 def test_number_of_torch_threads_is_preserved(path: Path) -> None:
     before = torch.get_num_threads()
     try:
@@ -167,7 +182,7 @@ def test_truncated_file_raises(path: Path, tmp_path: Path, keep: float) -> None:
         beton.Beton(tmp_path / "x.beton", threads=1)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 3127 + 40), value=st.integers(0, 255))
 def test_changed_table_raises_or_is_valid(path: Path, tmp_path: Path, position: int, value: int) -> None:
     content = bytearray(path.read_bytes())

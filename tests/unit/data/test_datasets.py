@@ -152,7 +152,10 @@ class TestStl10:
         add_dataset(project, {"kind": "stl10_unlabeled", "path": str(stl)}, image_size=96)
         assert "test_X.bin is missing" in rr(*FETCH).err
         (stl / "test_X.bin").write_bytes(original)
-        (stl / "class_names.txt").write_text("cat\ndog\n")
+        (stl / "class_names.txt").write_bytes(b"\xff" * 20)
+        add_dataset(project, {"kind": "stl10", "path": str(stl)}, image_size=96)
+        assert "class_names.txt: expected 10 class names, found 1" in rr(*FETCH).err
+        (stl / "class_names.txt").write_text("cat\ndog\n" * 5)
         add_dataset(project, {"kind": "stl10", "path": str(stl)}, image_size=96)
         assert "class_names.txt: expected 10 class names, found 2" in rr(*FETCH).err
         assert is_nothing_written(project)
@@ -334,6 +337,11 @@ def splits_and_labels(data: raw.RawFile) -> dict[str, tuple[str, int]]:
     return dict(zip(names, zip(data.splits.tolist(), data.labels.tolist(), strict=True), strict=True))
 
 
+def replace_by_broken_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("missing")
+
+
 class TestSlimageNet:
     @pytest.mark.parametrize("form", ["folder", "zip", "tar.gz", "tar.bz2", "few-shot"])
     def test_random_split_depends_only_on_file_names(self, project: Path, rr: RunRr, slim: Path, form: str) -> None:
@@ -360,15 +368,22 @@ class TestSlimageNet:
     def test_train_and_test_folders_are_the_splits(self, project: Path, rr: RunRr, slim: Path) -> None:
         for class_name in ("n01", "n02", "n03"):
             for i in range(10):
-                target = slim / ("test" if i < 4 else "train") / class_name / f"{class_name}_{i}.png"
+                target = slim / ("test" if i < 2 else "train") / class_name / f"{class_name}_{i}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (slim / class_name / target.name).rename(target)
         add_dataset(project, {"kind": "slimagenet64"}, image_size=64)
         assert rr(*FETCH, "--from", slim).code == 0
         entries = splits_and_labels(open_fetched(project))
         assert {name for name, (split, _) in entries.items() if split == "test"} == {
-            f"{class_name}/{class_name}_{i}.png" for class_name in ("n01", "n02", "n03") for i in range(4)
+            f"{class_name}/{class_name}_{i}.png" for class_name in ("n01", "n02", "n03") for i in range(2)
         }
+        (slim / "test/n02/n02_1.png").rename(slim / "train/n02/n02_1.png")
+        outcome = rr(*FETCH, "--from", slim)
+        assert outcome.code == 2
+        assert (
+            "expected 8 training images of class n02, found 9: use a copy without the folders train and" in outcome.err
+        )
+        (slim / "train/n02/n02_1.png").rename(slim / "test/n02/n02_1.png")
         shutil.copytree(slim / "train/n01", slim / "train/n09")
         outcome = rr(*FETCH, "--from", slim)
         assert outcome.code == 2
@@ -388,6 +403,10 @@ class TestSlimageNet:
                 "expected 10 images of class n02, found 11",
             ),
             (lambda root: shutil.rmtree(root / "n03"), "expected 3 classes, found 2"),
+            (
+                lambda root: replace_by_broken_link(root / "n02/n02_4.png"),
+                "is incomplete: n02/n02_4.png (a link that leads nowhere",
+            ),
             (lambda root: shutil.rmtree(root), "does not exist"),
             (lambda root: (root / "n02/n02_4.png").write_bytes(b"?"), "n02/n02_4.png: not a readable image"),
         ],

@@ -389,6 +389,15 @@ def test_file_that_changes_while_it_is_read_raises(tmp_path: Path, monkeypatch: 
     assert not raw_file(root).exists()
 
 
+def test_link_to_a_class_of_the_other_split_is_named(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"train/cat": 2, "train/dog": 2, "test/cat": 2})
+    (root / "test/dog").symlink_to("../train/dog")
+    with pytest.raises(
+        UserError, match=r"only one of them has: dog \(test/dog is a link to a folder that is used already\)"
+    ):
+        fetch_folder(root)
+
+
 def test_class_names_with_words_of_splits_are_accepted(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", {"train station": 2, "test tube": 2, "cat": 2})
     assert list(fetch_folder(root)["images_per_class"]["train"]) == ["cat", "test tube", "train station"]

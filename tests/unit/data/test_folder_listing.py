@@ -123,10 +123,10 @@ def test_placeholder_next_to_its_file_is_not_damage(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_file_of_a_program_is_no_image(tmp_path: Path, name: str) -> None:
-    save_tree(tmp_path, {"cat": 1, "recycled": 1, "van_gogh_original": 1})
+    save_tree(tmp_path, {"cat": 1, "recycled": 1, "v1.0_original": 1, "van_gogh_original": 1})
     save_file(tmp_path / "cat" / name)
     listing = list_images(tmp_path)
-    assert listing.files == ["cat/0.png", "recycled/0.png", "van_gogh_original/0.png"]
+    assert listing.files == ["cat/0.png", "recycled/0.png", "v1.0_original/0.png", "van_gogh_original/0.png"]
     assert reasons(listing) == {f"cat/{name}": folder_listing.FROM_PROGRAM}
 
 

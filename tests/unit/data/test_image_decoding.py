@@ -167,6 +167,25 @@ def test_image_whose_second_half_is_zeros_is_damaged(image_format: str, options:
         decode_image(data[:half] + bytes(len(data) - half))
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("quality", [75, 95])
+@pytest.mark.parametrize("kept", [0.3, 0.7, 0.97])
+def test_jpeg_image_that_ends_in_zeros_is_damaged(kept: float, quality: int, progressive: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    photograph = Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC)
+    thumbnail = io.BytesIO()  # in the metadata, with an end marker of its own
+    photograph.resize((80, 60)).save(thumbnail, "JPEG")
+    buffer = io.BytesIO()
+    options = {"quality": quality, "progressive": progressive, "restart_marker_rows": 4}
+    photograph.save(buffer, "JPEG", exif=b"Exif\0\0" + thumbnail.getvalue(), **options)
+    data = buffer.getvalue()
+    assert np.array_equal(decode_image(data + bytes(5000)), decode_image(data))  # some programs pad files
+    num_kept = int(kept * len(data))
+    for draft_size in (None, 32):
+        with pytest.raises(UnreadableImageError):
+            decode_image(data[:num_kept] + bytes(len(data) - num_kept), draft_size)
+
+
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (9, 5), (64, 64), (700, 500)])
 def test_image_with_a_large_plain_area_is_not_damaged(size: tuple[int, int], lossless: bool) -> None:

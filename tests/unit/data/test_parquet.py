@@ -14,6 +14,7 @@ from helpers import RunRr, add_dataset, open_fetched
 from own_images import fetch_parquet, fetched_labels, make_image, make_table, raw_file, save_file, save_tables
 
 from rr.data import raw
+from rr.data.sources import parquet
 from rr.errors import UserError
 from rr.fetch import fetch, format_fetch_facts
 from rr.params import ParquetSource
@@ -66,6 +67,8 @@ def test_names_of_splits_and_shards_are_recognized(tmp_path: Path, train: list[s
         ["train.parquet"],
         ["a/part-0.parquet", "a/part-1.parquet"],
         ["0001.parquet", "0002.parquet"],
+        ["birds_2019.parquet", "birds_2021.parquet"],
+        ["train_2023.parquet"],
     ],
 )
 def test_files_without_test_images_are_split(tmp_path: Path, names: list[str]) -> None:
@@ -513,6 +516,24 @@ def test_split_depends_only_on_the_image_but_keeps_each_class_in_training(tmp_pa
         table = pa.table({"image": rows[:1] * count, "label": labels[:count]})
         root = save_tables(tmp_path / f"same-{count}/set", {"all.parquet": table})
         check_raises(root, f"no test image can be held out, because {reason}")
+
+
+def test_file_that_is_replaced_while_it_is_read_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = save(tmp_path, "all.parquet")
+    hold_out = parquet._hold_out
+
+    def replace_file(*arguments: Any) -> Any:
+        splits = hold_out(*arguments)
+        save(tmp_path, "all.parquet")
+        return splits
+
+    monkeypatch.setattr(parquet, "_hold_out", replace_file)
+    check_raises(root, "all.parquet changed while it was read: run rr fetch again")
+
+
+def test_test_file_without_rows_is_not_called_unlabeled(tmp_path: Path) -> None:
+    root = save(tmp_path, "train.parquet", **{"test.parquet": make_table(LABELS).slice(0, 0)})
+    check_raises(root, "test.parquet has no rows, unlike")
 
 
 def test_more_files_than_a_process_can_open(tmp_path: Path) -> None:

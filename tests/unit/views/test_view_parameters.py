@@ -11,6 +11,7 @@ from scipy import stats
 from torchvision import transforms as T
 
 from rr.views import Augmentation, ViewParameters, sample_view_parameters
+from rr.views.torch_views import pack_parameters
 
 ALL_AUGMENTATIONS = Augmentation(
     crop="resized",
@@ -107,7 +108,7 @@ def test_shapes_and_types():
     assert {name: (getattr(p, name).dtype.type, getattr(p, name).shape[2:]) for name in ARRAYS} == expected
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**32 - 1),
@@ -285,3 +286,10 @@ def test_invalid_argument_raises(change, message):
     valid = {"augmentation": Augmentation(), "seed": 0, "epoch": 0, "image_indices": np.arange(2), "num_views": 1}
     with pytest.raises(ValueError, match=message):
         sample_view_parameters(**{**valid, "image_size": 8, **change})
+
+
+def test_parameters_of_an_empty_batch_can_be_packed() -> None:
+    parameters = sample_view_parameters(
+        Augmentation(), seed=0, epoch=0, image_indices=np.arange(0), num_views=2, image_size=8
+    )
+    assert pack_parameters(parameters).shape == (0, 28)
