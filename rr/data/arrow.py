@@ -8,14 +8,17 @@ import pyarrow as pa
 
 
 def to_arrow(values: np.ndarray) -> pa.Array:
-    """Return numbers (N,) as an Arrow array, or numbers (N, K) as an array of N lists.
+    """Return numbers or booleans (N,) as an Arrow array, or (N, K) as an array of N lists.
 
-    An object array of bytes (N,) becomes an array of binary values.
+    An object array of bytes (N,) becomes an array of binary values, and an array of text (N,) one of strings.
     """
-    if values.dtype == object:
-        return pa.array(values.tolist(), pa.binary())
-    values = np.ascontiguousarray(values)
-    flat = pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), values.size, [None, pa.py_buffer(values.ravel())])
+    if values.dtype.kind in "OU":
+        return pa.array(values.tolist(), pa.binary() if values.dtype == object else pa.string())
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    data = values.ravel()
+    if values.dtype == bool:
+        data = np.packbits(data, bitorder="little")  # Arrow stores eight booleans in a byte
+    flat = pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), values.size, [None, pa.py_buffer(data)])
     if values.ndim == 1:
         return flat
     offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]

@@ -20,8 +20,8 @@ class ProtocolResult:
         metrics: metrics by name, for `metrics.json`. Their names are part of the file format. Accuracies and
             rates are in [0, 1]. The stage adds `test_images` and `classes`.
         rows: for each row of the table, the position of its image in the test split, int64 (R,).
-        columns: additional table columns by name, (R,), or (R, K) for a column of lists. The stage adds `index` and
-            `label`.
+        columns: additional table columns by name: numbers or booleans (R,), or (R, K) for a column of lists; text
+            (R,); or an object array of bytes (R,). The stage adds `index` and `label`.
         examples: an image that illustrates the result, uint8 (H, W, 3).
         predictions: predicted class of the image in each row, int64 (R,), or None if the protocol predicts no classes.
     """
@@ -34,7 +34,7 @@ class ProtocolResult:
 
 
 def check_result(kind: str, result: Any, num_images: int, num_classes: int) -> ProtocolResult:
-    """Return the result of a user's own protocol, with its metrics as Python numbers.
+    """Return the result of a user's own protocol, with its metrics as Python numbers and its columns as arrays.
 
     Args:
         kind: the protocol's `kind` in params.yaml.
@@ -66,15 +66,16 @@ def check_result(kind: str, result: Any, num_images: int, num_classes: int) -> P
         if not num_classes:
             raise UserError(f"{kind}: predictions must be None, because the dataset has no classes")
         predictions = _to_integers(f"{kind}: predictions", result.predictions, num_classes)
-    for name, column in (*result.columns.items(), ("predictions", predictions)):
-        if column is not None and len(np.atleast_1d(column)) != len(rows):
-            raise UserError(f"{kind}: {name} has {len(np.atleast_1d(column))} values for {len(rows)} rows")
+    columns = {name: _to_column(f"{kind}: the column {name}", column) for name, column in result.columns.items()}
+    for name, column in (*columns.items(), ("predictions", predictions)):
+        if column is not None and len(column) != len(rows):
+            raise UserError(f"{kind}: {name} has {len(column)} values for {len(rows)} rows")
     examples = np.asarray(result.examples)
     if examples.dtype != np.uint8 or examples.ndim != 3 or examples.shape[2] != 3 or not examples.size:
         raise UserError(
             f"{kind}: the examples must be an image, uint8 (H, W, 3), got {examples.dtype} of shape {examples.shape}"
         )
-    return replace(result, metrics=metrics, rows=rows, predictions=predictions, examples=examples)
+    return replace(result, metrics=metrics, rows=rows, columns=columns, predictions=predictions, examples=examples)
 
 
 def _to_number(value: Any) -> Any:
@@ -82,6 +83,23 @@ def _to_number(value: Any) -> Any:
     if getattr(value, "ndim", None) == 0:
         value = value.item()
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _to_column(what: str, values: Any) -> np.ndarray:
+    """Return `values` as an array that `rr.data.arrow.to_arrow` accepts; raise UserError if that is impossible."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths; a tensor on a GPU
+        raise UserError(f"{what} cannot be converted to an array ({error}): return a NumPy array") from error
+    is_numeric = array.dtype.kind in "biuf" and array.dtype.itemsize <= 8 and array.ndim in (1, 2)
+    is_text = array.dtype.kind == "U" and array.ndim == 1
+    is_binary = array.dtype == object and array.ndim == 1 and all(isinstance(value, bytes) for value in array)
+    if not (is_numeric or is_text or is_binary):
+        raise UserError(
+            f"{what} must contain numbers of at most 64 bits or booleans, of shape (R,) or (R, K); text (R,); or bytes "
+            f"in an object array (R,), got {array.dtype} of shape {array.shape}"
+        )
+    return array
 
 
 def _to_integers(what: str, values: Any, stop: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from rr.evaluate.result import ProtocolResult, check_result
 from rr.evaluate.target import Target
 from rr.params import ProtocolConfig
 from rr.runtime.atomic import atomic_write, write_text
-from rr.runtime.image_grid import write_png
+from rr.data.image_grid import write_png
 
 
 def evaluate(
@@ -95,7 +95,7 @@ def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResul
 
 
 def _format_true_and_predicted_csv(class_names: list[str], labels: np.ndarray, predictions: np.ndarray | None) -> str:
-    """Return each image's true and predicted class names as CSV.
+    """Return the true and predicted class names of each labeled image as CSV.
 
     If `predictions` is None, the CSV consists only of the header.
     """
@@ -104,5 +104,5 @@ def _format_true_and_predicted_csv(class_names: list[str], labels: np.ndarray, p
     writer.writerow(("label", "prediction"))
     if predictions is not None:
         pairs = zip(labels, predictions, strict=True)
-        writer.writerows((class_names[label], class_names[prediction]) for label, prediction in pairs)
+        writer.writerows((class_names[label], class_names[prediction]) for label, prediction in pairs if label >= 0)
     return text.getvalue()

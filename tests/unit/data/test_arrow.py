@@ -22,6 +22,25 @@ def test_numbers_equal_those_of_pyarrow(dtype: type) -> None:
     assert to_numpy(column).dtype == dtype
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(11) % 3 == 0,
+        (np.arange(12) % 5 == 0).reshape(4, 3),
+        np.array(["a", "", "ü"]),
+        np.array([b"a", b"\0"], object),
+    ],
+)
+def test_booleans_text_and_bytes_equal_those_of_pyarrow(values: np.ndarray) -> None:
+    assert to_arrow(values).equals(pa.array(values.tolist()))
+    assert to_arrow(values[::2]).equals(pa.array(values[::2].tolist()))
+
+
+def test_numbers_in_the_other_byte_order_are_converted() -> None:
+    values = np.array([1.5, 2.5])
+    assert to_arrow(values.astype(">f8")).equals(pa.array(values))
+
+
 def test_conversions_do_not_load_pandas() -> None:
     code = (
         "import sys, numpy as np, pyarrow as pa\n"

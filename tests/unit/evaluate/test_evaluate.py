@@ -29,6 +29,7 @@ from rr.evaluate import knn, linear
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.features import extract_features
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.stage import _format_true_and_predicted_csv
 from rr.evaluate.target import Target
 from rr.params import NUMPY_PROTOCOLS, DatasetConfig, FinetuneConfig, KnnConfig, LinearConfig, ShapesSource
 from rr.views import normalize
@@ -406,3 +407,9 @@ def test_more_neighbors_than_training_images_raises(pretrained: Path, rr: RunRr)
 def test_unknown_protocol_raises(pretrained: Path, rr: RunRr) -> None:
     assert "did you mean 'knn'" in rr(*EVALUATE, "knnn").err
     assert not list((pretrained / FOLDER).rglob("metrics.json"))
+
+
+def test_unlabeled_images_are_left_out_of_the_confusion_matrix() -> None:
+    labels, predictions = np.array([0, -1, 1]), np.array([1, 1, 1])
+    text = _format_true_and_predicted_csv(["cat", "dog"], labels, predictions)
+    assert text == "label,prediction\ncat,dog\ndog,dog\n"
