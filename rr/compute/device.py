@@ -1,6 +1,7 @@
 """Select the device, and compile functions for a GPU."""
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,15 +21,17 @@ def resolve_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]*))?", name):  # cpu:0 would be a second spelling of cpu
         raise UserError(f"--device {name}: unknown device; use auto, cpu, cuda or cuda:<number>")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if name == "cpu":
+        return name
+    if not torch.cuda.is_available():
         raise UserError(
             f"--device {name}: torch finds no GPU on this machine; use --device cpu, or run rr doctor to check the "
             "installation"
         )
-    if number and kind == "cuda" and int(number) >= torch.cuda.device_count():
+    number = name.partition(":")[2]
+    if number and int(number) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
         raise UserError(
             f"--device {name}: this machine has no GPU {number}; its GPUs are numbered 0 to {last}. Choose one of them "

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rr.compute.precision import at_least_float32
+from rr.errors import UserError
+
+_CONVERTIBLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -46,14 +49,24 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def convert_sync_batchnorm(network: nn.Module) -> None:
-    """Convert every batch norm in `network`, in place, to a SyncBatchNorm with the same weights and statistics."""
-    for name, module in network.named_children():
-        if isinstance(module, _BatchNorm):
-            norm = SyncBatchNorm(module.num_features, module.eps, module.momentum)
-            norm.load_state_dict(module.state_dict())
-            setattr(network, name, norm)
-        else:
-            convert_sync_batchnorm(module)
+    """Convert every batch norm in `network`, in place, to a SyncBatchNorm with the same weights and statistics.
+
+    Raises:
+        UserError: if a batch norm lacks weights, running statistics or a momentum, or if it is a subclass, which may
+            compute more than a batch norm.
+    """
+    for name, module in network.named_modules():
+        if not isinstance(module, _BatchNorm):
+            continue
+        is_complete = module.affine and module.track_running_stats and module.momentum is not None
+        if type(module) not in _CONVERTIBLE or not is_complete:
+            raise UserError(
+                f"the backbone's layer {name} ({type(module).__name__}) cannot be synchronized between processes, "
+                "because it is not a BatchNorm1d, BatchNorm2d or BatchNorm3d with affine=True, "
+                "track_running_stats=True and a momentum: run the command without torchrun, or choose a different "
+                "backbone"
+            )
+        module.__class__ = SyncBatchNorm  # keeps the parameters, also shared and frozen ones
 
 
 class _NormalizeFunction(torch.autograd.Function):
