@@ -207,6 +207,8 @@ class StepTimer:
         from rr.data import beton
         from rr.pretrain.loop import Trainer
 
+        if self.device != "cpu":
+            torch.compiler.reset()  # otherwise, all steps would count toward the limit of compilations per function
         # With a tiny learning rate, the loss on random pixels stays finite.
         changes = {"batch_size": size.images, "views": size.views, "learning_rate": 1e-9}
         config, side = config.model_copy(update=changes), size.image_size
@@ -224,7 +226,7 @@ class StepTimer:
                 for batch in batches:
                     trainer.run_step(batch)
                     if self.device != "cpu":
-                        torch.cuda.synchronize()
+                        torch.cuda.synchronize(self.device)
                     times.append(time.perf_counter())
                     if len(times) > 1 and times[-1] - times[0] >= seconds:
                         break

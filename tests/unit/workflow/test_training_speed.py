@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+import torch
 from helpers import write_params
 
-from rr import backbones, paths
+from rr import backbones, methods, paths
 from rr.params import load_params
+from rr.pretrain import loop
 from rr.workflow import training_speed
 from rr.workflow.training_speed import StepTimer, _StepShape, measure_views_per_second
 
@@ -98,6 +102,21 @@ def test_without_time_methods_are_assumed_to_be_as_fast_as_another_one(
     rates = measure_views_per_second(params, runs, "cpu")
     assert [rates[run] for run in runs] == pytest.approx([100, 25])  # four rotations of each view
     assert "plan: 1 of the 2 steps could not be measured in the time available" in capsys.readouterr().err
+
+
+def test_each_measurement_on_a_gpu_compiles_its_step(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, torch would run the ninth step uncompiled. The timed GPU is not always torch's current one."""
+    params, calls = load_params(project / "params.yaml"), []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: calls.append(device))
+    monkeypatch.setattr(methods, "build", lambda *_: SimpleNamespace(to=lambda device: None))
+    monkeypatch.setattr(loop, "Trainer", lambda *_: mock.MagicMock())
+    monkeypatch.setattr(training_speed, "_repeat_images", lambda loader: (number for number in range(2)))
+    timer = StepTimer(
+        backbones.build("conv4"), params.datasets["shapes"], device="cuda:1", threads=1, precision="float32"
+    )
+    timer.measure_step_duration(params.methods["relational"], 10, _StepShape(2, 2, 32), 0)
+    assert calls == ["reset", "cuda:1", "cuda:1"]
 
 
 @pytest.mark.parametrize(
