@@ -142,8 +142,13 @@ def _read_metadata(file: Any) -> dict[str, Any]:
     return metadata
 
 
+def find_non_finite(module: nn.Module) -> str | None:
+    """Return the name of a weight or buffer that contains NaN or infinity, or None if all of them are finite."""
+    return next((name for name, value in module.state_dict().items() if not value.isfinite().all()), None)
+
+
 def _check_finite(module: nn.Module) -> None:
-    if not all(bool(value.isfinite().all()) for value in module.state_dict().values()):
+    if find_non_finite(module):
         raise ValueError("a weight is NaN or infinite")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,13 +27,13 @@ class Method(nn.Module):
     Attributes:
         backbone: the network that is kept after training.
         epoch: the current epoch, counted from 0. The training loop sets it before `update_pseudo_labels` and
-            after a restart.
+            after a restart. See `progress` for its use in `loss`.
         progress: the fraction of training that was complete before the current step, in [0, 1). The training loop sets
-            it before each step, for use in `after_step`. On a GPU, a `loss` that used it would be recompiled in every
-            step.
+            it before each step, for use in `after_step`. On a GPU, a `loss` that reads `epoch` or `progress` is
+            compiled again for each value. After eight compilations, torch runs it uncompiled, which is slower.
         supports_data_parallel: whether several processes can share a mini-batch. This requires that `loss` passes the
-            views to the backbone, or to a copy of it, and uses them for nothing else: each process encodes the views of
-            its own images, and the backbone returns the representations of all images.
+            views to the backbone, or to a copy of it, in training mode, and uses them for nothing else: each process
+            encodes the views of its own images, and the backbone returns the representations of all images.
     """
 
     supports_data_parallel = True
@@ -127,4 +128,68 @@ def check_loss_result(kind: str, result: Any, reserved_names: Collection[str]) -
             raise UserError(f"{kind}: a metric must not have the name {name}, which the history uses: rename it")
         if not (isinstance(value, tuple) and len(value) == 2):
             raise UserError(f"{kind}: the metric {name} must be a pair of a numerator and a denominator, got {value!r}")
+        for part in value:
+            if not isinstance(part, int | float | np.generic | Tensor) or (isinstance(part, Tensor) and part.ndim):
+                got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else repr(part)
+                raise UserError(
+                    f"{kind}: the numerator and denominator of {name} must be numbers or tensors of shape (), got {got}"
+                )
     return loss, metrics
+
+
+def check_pseudo_labels(kind: str, labels: Any, num_images: int) -> Tensor | None:
+    """Check the return value of `Method.update_pseudo_labels`, and return it.
+
+    Args:
+        kind: the method's `kind` in params.yaml.
+        labels: the return value of `update_pseudo_labels`.
+        num_images: the number of training images.
+
+    Raises:
+        UserError: if it is neither None nor one label per image.
+    """
+    is_tensor = isinstance(labels, Tensor)
+    expected = ((num_images,), torch.int64, "cpu")
+    if labels is None or (is_tensor and (tuple(labels.shape), labels.dtype, labels.device.type) == expected):
+        return labels
+    got = f"{labels.dtype} {tuple(labels.shape)} on {labels.device}" if is_tensor else type(labels).__name__
+    raise UserError(
+        f"{kind}: update_pseudo_labels must return None or a tensor, torch.int64 ({num_images},) on cpu, got {got}"
+    )
+
+
+def check_saved_layers(kind: str, method: Method, num_classes: int) -> None:
+    """Check that the layers saved with the backbone can be loaded again and evaluated.
+
+    Args:
+        kind: the method's `kind` in params.yaml.
+        method: the method.
+        num_classes: number of classes in the dataset.
+
+    Raises:
+        UserError: if `trained_classifier` or `relation_head` is a different layer than the evaluation computes.
+    """
+    classifier, head, D = method.trained_classifier, method.relation_head, method.num_features
+    shapes = {"weight": (num_classes, D), "bias": (num_classes,)}
+    if classifier is not None and not (
+        isinstance(classifier, nn.Linear)
+        and type(classifier).forward is nn.Linear.forward
+        and {name: tuple(value.shape) for name, value in classifier.state_dict().items()} == shapes
+    ):
+        got = classifier if isinstance(classifier, nn.Linear) else type(classifier).__name__
+        raise UserError(
+            f"{kind}: trained_classifier must be None or nn.Linear({D}, {num_classes}) with a bias, got {got}"
+        )
+    if head is None:
+        return
+    from rr.methods.relation.head import RelationHead
+
+    if not isinstance(head, RelationHead):
+        got = type(head).__name__
+        raise UserError(f"{kind}: relation_head must be None or an rr.methods.relation.RelationHead, got {got}")
+    norm = [getattr(head.norm, name, None) for name in ("eps", "affine", "track_running_stats")]
+    if norm != [1e-5, True, True] or getattr(head.activation, "negative_slope", None) != 0.01:
+        raise UserError(
+            f"{kind}: relation_head must keep its norm and its activation, which re-ranking and rr compare assume, got "
+            f"{head.norm} and {head.activation}"
+        )

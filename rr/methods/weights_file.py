@@ -13,8 +13,16 @@ def load_weights(config: WeightsFile, backbone: Backbone) -> None:
 
     Raises:
         UserError: if the file is missing or not a backbone file of this project, if its SHA-256 is not `config.sha256`,
-            or if it contains a backbone with a different architecture.
+            or if it contains a backbone with a different architecture or, for a user's own backbone, other settings.
     """
     if problem := find_weights_problem(config, backbone.name, backbone.image_size):
         raise UserError(problem)
-    backbone.load_state_dict(load_backbone(find_weights(config.path)).state_dict())
+    path = find_weights(config.path)
+    loaded = load_backbone(path)
+    try:
+        backbone.load_state_dict(loaded.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} contains {backbone.name} with the settings {loaded.config}, which does not have the same weights "
+            f"as with {backbone.config}: change its settings under backbones in params.yaml, or use a different file"
+        ) from error

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rr import paths
+from rr.backbones.weights import find_non_finite
 from rr.compute.optimizers import make_optimizer
 from rr.methods.base import Method
 from rr.params.methods import TrainableConfig
@@ -56,6 +57,12 @@ class TrainState:
     epoch_seconds: list[float] = field(default_factory=list)
     sessions: list[dict[str, Any]] = field(default_factory=list)
 
+    def position(self, num_epochs: int) -> str:
+        """Return the position in a run of `num_epochs` epochs, for a message."""
+        return (
+            "after the last epoch" if self.epoch == num_epochs else f"in epoch {self.epoch + 1} after step {self.step}"
+        )
+
 
 def save_checkpoint(
     path: Path,
@@ -63,14 +70,17 @@ def save_checkpoint(
     state: TrainState,
     method: nn.Module,
     optimizer: Optimizer,
-) -> None:
+) -> bool:
     """Write a checkpoint atomically, and keep the previous one as `paths.previous_checkpoint(path)`.
 
-    If a weight or a metric is NaN or infinite, nothing is written. The last good checkpoint then remains, and the
+    If a weight or the loss is NaN or infinite, nothing is written. The last good checkpoint then remains, and the
     training loop raises an error.
+
+    Returns:
+        Whether the checkpoint was written.
     """
-    if not all_finite(method) or any(not torch.isfinite(total).all() for total in state.metric_sums.values()):
-        return
+    if find_non_finite(method) or ("loss" in state.metric_sums and not state.metric_sums["loss"].isfinite().all()):
+        return False
     # Serialize in memory first, because torch reports a full disk as an internal error.
     buffer = io.BytesIO()
     torch.save(_checkpoint_dict(fingerprint, state, method, optimizer), buffer)
@@ -81,6 +91,7 @@ def save_checkpoint(
             file.write(buffer.getbuffer())
         if path.exists():
             os.replace(path, paths.previous_checkpoint(path))
+    return True
 
 
 def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:
@@ -169,16 +180,13 @@ def estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
     return _DIGEST_SIZE + buffer.getbuffer().nbytes + num_tensor_bytes
 
 
-def all_finite(method: nn.Module) -> bool:
-    """Return whether all weights and buffers of the method are finite (neither infinite nor NaN)."""
-    return all(bool(value.isfinite().all()) for value in method.state_dict().values())
-
-
-def load_checkpoint(path: Path, fingerprint: str, method: nn.Module, optimizer: Optimizer) -> TrainState:
+def load_checkpoint(
+    path: Path, fingerprint: str, method: nn.Module, optimizer: Optimizer, num_epochs: int
+) -> TrainState:
     """Load the newest checkpoint that is undamaged and has the same fingerprint.
 
     The state of `method` and `optimizer` is restored in place. Messages name the checkpoints that are not used, and the
-    position at which training continues.
+    position in the run of `num_epochs` epochs at which training continues.
 
     Returns:
         The training state of that checkpoint, or the initial state if there is no such checkpoint.
@@ -198,7 +206,7 @@ def load_checkpoint(path: Path, fingerprint: str, method: nn.Module, optimizer: 
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         state = TrainState(**checkpoint["state"])
-        print(f"pretrain: continuing in epoch {state.epoch + 1} after step {state.step}")
+        print(f"pretrain: continuing {state.position(num_epochs)}")
         return state
     if files:
         print("pretrain: starting from the beginning")

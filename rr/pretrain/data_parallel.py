@@ -75,9 +75,12 @@ class DataParallelMethod:
 
         backbone.register_forward_hook(gather_from_processes)
 
-    def wrap(self, method: Method) -> None:
-        """Set the method to train, which must use the backbone; copy the main process's weights to all processes."""
-        self._parallel = DistributedDataParallel(_MethodLoss(method))
+    def wrap(self, method: Method, *, may_skip_parameters: bool = False) -> None:
+        """Set the method to train, which must use the backbone; copy the main process's weights to all processes.
+
+        If `may_skip_parameters` is true, the loss of a step need not depend on all trainable parameters.
+        """
+        self._parallel = DistributedDataParallel(_MethodLoss(method), find_unused_parameters=may_skip_parameters)
 
     def loss(
         self, local_views: Tensor, all_labels: Tensor, all_random_inputs: tuple[Tensor, ...]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rr import backbones, methods, paths
-from rr.backbones.weights import save_backbone
+from rr.backbones.weights import find_non_finite, save_backbone
 from rr.compute.device import compile_for_gpu
 from rr.compute.optimizers import make_optimizer, set_learning_rates
 from rr.compute.process_group import ProcessGroup
@@ -33,14 +33,14 @@ from rr.data.photographs import open_split
 from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.features import extract_features
-from rr.methods.base import Method, check_loss_result
+from rr.methods.base import Method, check_loss_result, check_pseudo_labels, check_saved_layers
 from rr.methods.requirements import data_requirements, find_training_problem, images_per_epoch
 from rr.methods.weights_file import load_weights
+from rr.params import ExtensionConfig
 from rr.params.methods import TrainableConfig
 from rr.pretrain.checkpoint import (
     SECONDS_BETWEEN_CHECKPOINTS,
     TrainState,
-    all_finite,
     load_checkpoint,
     save_checkpoint,
     save_epoch_start,
@@ -98,7 +98,8 @@ def pretrain(
 
     Raises:
         UserError: if the method cannot be trained on this data or with this number of processes, if its initial weights
-            cannot be loaded, if training diverges, or if a user's own method or backbone returns an invalid result.
+            cannot be loaded, if training diverges, or if a user's own method or backbone is invalid or returns an
+            invalid result.
     """
     group = group or ProcessGroup()
     torch.manual_seed(job.seed)
@@ -112,6 +113,12 @@ def pretrain(
     method = methods.build(job.method, backbone, job.num_classes).to(device)
     if job.backbone_config:
         backbones.check_output(backbone, job.backbone_config.kind, job.preprocessing.image_size, device)
+    check_saved_layers(job.method.kind, method, job.num_classes)
+    if name := find_non_finite(method):
+        raise UserError(
+            f"{job.method.kind} with {job.backbone}: {name} contains NaN or infinity before the first step: use finite "
+            "numbers or, if they are infinite on purpose, register the buffer with persistent=False"
+        )
     trainer = None
     if isinstance(job.method, TrainableConfig):
         trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step, on_epoch)
@@ -179,8 +186,8 @@ class Trainer:
         self.num_images = images_per_epoch(job.method, len(data))
         if parallel:
             check_world_size(config.kind, method, group.world_size, self.num_images, config.batch_size)
-            checkpoint_hash = file_sha256(self.checkpoint) if self.checkpoint.is_file() else ""
-            group.check_identical({f"checkpoint {self.checkpoint}": checkpoint_hash})
+            files = (checkpoint, paths.previous_checkpoint(checkpoint))
+            group.check_identical({f"checkpoint {file}": file_sha256(file) if file.is_file() else "" for file in files})
         self.optimizer = make_optimizer(config.optimizer, [(method.parameters(), config.learning_rate)])
         self.steps_per_epoch = math.ceil(self.num_images / config.batch_size)
         self.loader = ViewLoader(
@@ -191,10 +198,10 @@ class Trainer:
         self.labels = keep_label_fraction(data.labels, label_fraction, job.seed)
         self.monitor = DynamicsMonitor(job.dynamics, data, job.preprocessing, job.seed, device)
         if parallel:
-            parallel.wrap(method)
+            parallel.wrap(method, may_skip_parameters=isinstance(config, ExtensionConfig))
         forward = partial(_forward, config.kind, parallel or method, self.loader.augment, job.precision)
         self.forward = forward if parallel else compile_for_gpu(forward, device)
-        self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer)
+        self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer, config.epochs)
         self.state.metric_sums = {name: total.to(device) for name, total in self.state.metric_sums.items()}
         self.state.sessions.append({})
         start = paths.last_epoch_start(checkpoint)
@@ -238,8 +245,8 @@ class Trainer:
         state.num_views += self.num_images * self.config.views
         row = self.finish_epoch()
         self.call_on_epoch()
-        self.save()
-        self.exit_on_signal(self.group.sync_stop_and_save(self.signals, True)[0])
+        is_saved = self.save()
+        self.exit_on_signal(self.group.sync_stop_and_save(self.signals, True)[0], is_saved)
         if self.progress:
             note = f"epoch {state.epoch}/{self.config.epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}"
             self.progress.advance(0, note)
@@ -254,10 +261,10 @@ class Trainer:
             seed = int(np.random.SeedSequence([self.job.seed, state.epoch]).generate_state(1)[0])
             was_training = method.training
             method.eval()
-            state.labels = method.update_pseudo_labels(self.extract_finite_features, seed)
+            labels = method.update_pseudo_labels(self.extract_finite_features, seed)
+            state.labels = check_pseudo_labels(self.config.kind, labels, len(self.data))
             method.train(was_training)
-        labels = self.labels if state.labels is None else self.group.broadcast(state.labels).numpy()
-        self.loader.set_labels(labels)
+        self.loader.set_labels(self.labels if state.labels is None else self.group.broadcast(state.labels).numpy())
 
     def extract_finite_features(self) -> Tensor:
         """Return the representations of all training images, float32 (N, D) on the CPU.
@@ -278,8 +285,8 @@ class Trainer:
         method.progress = epoch / self.config.epochs
         set_learning_rates(self.optimizer, self.config.schedule, epoch, self.config.epochs)
         generator = torch.Generator().manual_seed(_step_seed(self.job.seed, state.epoch, state.step))
-        # For networks with dropout: each process draws its own masks.
-        torch.manual_seed(_step_seed(self.job.seed, state.epoch, state.step, self.group.rank))
+        # For networks with dropout: each process draws its own masks, which do not depend on the random inputs either.
+        torch.manual_seed(_step_seed(self.job.seed, state.epoch, state.step, self.group.rank + 1))
         random_inputs = tuple(
             to_device(tensor.numpy(), self.loader.device)
             for tensor in method.sample_random_inputs(num_images, generator)
@@ -314,8 +321,7 @@ class Trainer:
         signal, save_due = self.group.sync_stop_and_save(self.signals, is_due)
         if signal or save_due:
             self.state.seconds = time.monotonic() - self.epoch_start
-            self.save()
-            self.exit_on_signal(signal)
+            self.exit_on_signal(signal, self.save())
 
     def finish_epoch(self) -> dict[str, float]:
         """Add a row to the history, measure the dynamics if due, and advance to the next epoch.
@@ -324,8 +330,8 @@ class Trainer:
             UserError: if the loss or a weight is NaN or infinite.
         """
         state = self.state
+        num_finite = int(state.metric_sums.pop(_FINITE)[0])  # waits until a GPU has completed all steps
         seconds = time.monotonic() - self.epoch_start
-        num_finite = int(state.metric_sums.pop(_FINITE)[0])
         row: dict[str, float] = {"epoch": state.epoch + 1}
         for name, sums in state.metric_sums.items():
             numerator, denominator = sums.tolist()
@@ -335,7 +341,7 @@ class Trainer:
             # The sum of finite losses can be infinite too.
             raise self.loss_error(row["loss"], min(num_finite + 1, state.step))
         # This check ensures that everything computed between two epochs sees only finite weights.
-        if not all_finite(self.method):
+        if find_non_finite(self.method):
             raise self.divergence_error(f"a weight is NaN or infinite after epoch {state.epoch + 1}")
         state.history.append(row)
         state.epoch_seconds.append(seconds)
@@ -350,19 +356,21 @@ class Trainer:
         if self.on_epoch and self.group.is_main:
             self.on_epoch(self.state.history)
 
-    def save(self) -> None:
-        """Save a checkpoint in the main process."""
+    def save(self) -> bool:
+        """Save a checkpoint in the main process. Return whether it was written; it is not if training has diverged."""
+        is_saved = False
         if self.group.is_main:
             self.state.sessions[-1]["seconds"] = round(time.monotonic() - self.start_time, 3)
-            save_checkpoint(self.checkpoint, self.job.fingerprint, self.state, self.method, self.optimizer)
+            is_saved = save_checkpoint(self.checkpoint, self.job.fingerprint, self.state, self.method, self.optimizer)
         self.last_checkpoint_time = time.monotonic()
+        return is_saved
 
-    def exit_on_signal(self, signal_number: int) -> None:
-        """End the program, unless `signal_number` is 0. The caller must have saved a checkpoint."""
+    def exit_on_signal(self, signal_number: int, is_saved: bool) -> None:
+        """End the program, unless `signal_number` is 0. `is_saved` is the result of `save`, for the message."""
         if signal_number:
             self.group.barrier()  # torchrun ends all processes when the first one ends, so wait for the main process
-            state = self.state
-            print(f"pretrain: stopping in epoch {state.epoch + 1} after step {state.step}; saved {self.checkpoint}")
+            result = f"saved {self.checkpoint}" if is_saved else "nothing was saved, because training has diverged"
+            print(f"pretrain: stopping {self.state.position(self.config.epochs)}; {result}")
             exit_for_signal(signal_number)
 
     def loss_error(self, loss: float, step: int) -> UserError:
@@ -384,7 +392,7 @@ def loss_is_on_host(loss: Tensor) -> bool:
 
 
 def _step_seed(*numbers: int) -> int:
-    """Return the seed of a step: the numbers, hashed to the 32 bits that torch uses. A final zero has no effect."""
+    """Return the seed of a step: the numbers, hashed to the 32 bits that torch uses."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -407,7 +415,9 @@ def _forward(
     num_images = len(labels)
     fractions = {"loss": (loss.detach() * num_images, num_images), _FINITE: (loss.detach().isfinite(), 1), **metrics}
     return loss, {
-        name: torch.stack([torch.as_tensor(part, dtype=torch.float64, device=labels.device) for part in fraction])
+        name: torch.stack(
+            [torch.as_tensor(part, dtype=torch.float64, device=labels.device).detach() for part in fraction]
+        )
         for name, fraction in fractions.items()
     }
 

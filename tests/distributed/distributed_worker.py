@@ -256,9 +256,9 @@ def run_with_slow_checkpoints(arguments: list[str]) -> None:
 
     save_checkpoint = loop.save_checkpoint
 
-    def save_slowly(*save_arguments: Any) -> None:
+    def save_slowly(*save_arguments: Any) -> bool:
         time.sleep(2)
-        save_checkpoint(*save_arguments)
+        return save_checkpoint(*save_arguments)
 
     sys.argv = ["rr", *arguments]
     with mock.patch.object(loop, "save_checkpoint", save_slowly):

@@ -46,7 +46,7 @@ def test_damaged_checkpoint_is_restored_completely_or_ignored(
         path.write_bytes(intact if number == 0 else damage(intact, rng))
         other, other_optimizer = build_method(name, 1)
         initial_weights = {key: value.clone() for key, value in other.state_dict().items()}
-        restored = load_checkpoint(path, "fingerprint", other, other_optimizer)
+        restored = load_checkpoint(path, "fingerprint", other, other_optimizer, 2)
         if restored.epoch:
             assert vars(restored) == vars(state), f"round {number}"
         assert equal_tensors(other.state_dict(), saved_weights if restored.epoch else initial_weights), (

@@ -23,12 +23,12 @@ class Training:
         self.optimizer = torch.optim.Adam(self.model.parameters())
         self.state = TrainState()
 
-    def save(self, path: Path, epoch: int) -> None:
+    def save(self, path: Path, epoch: int) -> bool:
         self.state.epoch = epoch
         self.model.zero_grad()
         self.model(torch.ones(1, 3)).sum().backward()
         self.optimizer.step()
-        checkpoint.save_checkpoint(path, "fingerprint", self.state, self.model, self.optimizer)
+        return checkpoint.save_checkpoint(path, "fingerprint", self.state, self.model, self.optimizer)
 
     def weights(self) -> list[float]:
         return self.model.weight.flatten().tolist()
@@ -37,7 +37,7 @@ class Training:
 def load(path: Path, fingerprint: str = "fingerprint") -> tuple[int, list[float]]:
     """Return the epoch and the weights that a new training loads."""
     training = Training()
-    state = checkpoint.load_checkpoint(path, fingerprint, training.model, training.optimizer)
+    state = checkpoint.load_checkpoint(path, fingerprint, training.model, training.optimizer, 4)
     return state.epoch, training.weights()
 
 
@@ -100,16 +100,33 @@ def test_checkpoint_of_another_run_is_ignored(path: Path, capsys: pytest.Capture
 
 def test_state_that_is_not_finite_is_not_saved(path: Path) -> None:
     training = Training()
-    training.save(path, 1)
-    training.save(path, 2)
+    assert training.save(path, 1)
+    assert training.save(path, 2)
     before = read_all(path.parent)
     training.state.metric_sums = {"loss": torch.tensor([float("nan"), 1.0])}
-    training.save(path, 3)
+    assert not training.save(path, 3)
     training.state.metric_sums = {}
     with torch.no_grad():
         training.model.bias[0] = float("inf")
-    training.save(path, 3)
+    assert not training.save(path, 3)
     assert read_all(path.parent) == before
+
+
+def test_other_metrics_may_be_nan(path: Path) -> None:
+    training = Training()
+    training.state.metric_sums = {"loss": torch.ones(2), "margin": torch.full((2,), torch.nan)}
+    assert training.save(path, 3)
+    assert load(path)[0] == 3
+
+
+def test_message_names_the_position(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = Training()
+    for epoch in (3, 4):
+        training.save(path, epoch)
+        load(path)
+    assert capsys.readouterr().out == (
+        "pretrain: continuing in epoch 4 after step 0\npretrain: continuing after the last epoch\n"
+    )
 
 
 def test_full_disk_leaves_both_checkpoints(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from rr.backbones.weights import load_backbone
 from rr.compute.process_group import ProcessGroup
 from rr.data.photographs import open_split
 from rr.paths import PretrainFolder
-from rr.pretrain import Job, pretrain
+from rr.pretrain import Job, loop, pretrain
 from rr.pretrain.loop import Trainer
 from rr.runtime.hashing import file_sha256
 from rr.runtime.released_weights import find_weights
@@ -131,8 +131,6 @@ def test_killed_run_continues_to_identical_results(project_copy: Path, rr: RunRr
 def test_interrupted_run_continues_within_an_epoch_to_identical_results(
     project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rr.pretrain import loop
-
     rr(*PRETRAIN)
     expected = read_outputs(project_copy)
     shutil.rmtree("runs")
@@ -215,6 +213,8 @@ def test_each_process_draws_its_own_dropout_masks(tmp_path: Path) -> None:
     assert first == again
     assert first[0] != second[0]
     assert first[1] == second[1] != []
+    # In a single process, a different seed is used for the inputs of the loss.
+    assert loop._step_seed(1, 0, 0) not in (first[0], second[0])
 
 
 def test_last_batch_of_one_raises_before_training(project_copy: Path, rr: RunRr) -> None:
@@ -285,6 +285,8 @@ def test_supervised_without_labels_raises(project: Path, rr: RunRr) -> None:
         (("--method", "relationl"), "--method: unknown 'relationl'; did you mean 'relational'?"),
         (("--dataset", "shape"), "--dataset: unknown 'shape'; did you mean 'shapes'?"),
         (("--device", "gpu"), "--device gpu: unknown device; use auto, cpu, cuda or cuda:<number>"),
+        (("--device", "cpu:0"), "--device cpu:0: unknown device"),
+        (("--device", "cuda:"), "--device cuda:: unknown device"),
         (("--device", "cuda"), "torch finds no GPU on this machine"),
     ],
 )

@@ -70,17 +70,18 @@ def read_outputs(method: str = "relational") -> dict[str, bytes]:
 
 
 # An epoch has seven steps. A signal arrives within an epoch, at the end of one, or at the last step of all.
+STOPS = [(step, f"in epoch {epoch} after step {done}") for step, epoch, done in ((3, 1, 3), (7, 2, 0), (12, 2, 5))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "stop"), select_pairs(EXITS, [(3, (1, 3)), (7, (2, 0)), (12, (2, 5)), (21, (4, 0))])
-)
+@pytest.mark.parametrize(("number", "stop"), select_pairs(EXITS, [*STOPS, (21, "after the last epoch")]))
 def test_interrupted_pretraining_continues_to_the_same_bits(
     project_copy: Path,
     rr: RunRr,
     signals_at: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     number: int,
-    stop: tuple[int, tuple[int, int]],
+    stop: tuple[int, str],
 ) -> None:
     step, position = stop
     rr(*PRETRAIN)
@@ -91,12 +92,12 @@ def test_interrupted_pretraining_continues_to_the_same_bits(
     code, message = EXITS[signal.Signals(number)]
     assert outcome.code == code
     assert f"rr: {message}: run the same command again to continue" in outcome.err
-    assert f"stopping in epoch {position[0]} after step {position[1]}" in outcome.out
+    assert f"stopping {position}; saved {CHECKPOINT}" in outcome.out
     # The outputs of the first training have not changed, so their record is kept.
     assert (read_outputs(), (project_copy / FOLDER / "run.json").read_bytes()) == (expected, record)
     signals_at(0)
     outcome = rr(*PRETRAIN)
-    assert f"continuing in epoch {position[0]} after step {position[1]}" in outcome.out
+    assert f"continuing {position}\n" in outcome.out
     assert read_outputs() == expected
     assert not list(project_copy.rglob("*.pt"))
 
