@@ -517,11 +517,15 @@ def croissant(
         str | None,
         typer.Option("--creator", help="Person or organization that created the dataset, stored as an organization."),
     ] = None,
+    date: Annotated[
+        str | None,
+        typer.Option("--date", help="When the dataset was published (YYYY-MM-DD, YYYY-MM or YYYY)."),
+    ] = None,
 ) -> None:
     """Write a Croissant file (JSON-LD) that describes a fetched dataset, next to its images."""
     from rr.exchange.croissant import write_croissant
 
-    print(write_croissant(dataset, license=license, url=url, creator=creator))
+    print(write_croissant(dataset, license=license, url=url, creator=creator, date=date))
 
 
 @app.command()

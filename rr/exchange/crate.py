@@ -3,9 +3,11 @@
 Zenodo and WorkflowHub read this format, which is specified at https://w3id.org/ro/wfrun/workflow/0.5.
 """
 
+import base64
 import hashlib
 import json
 import zipfile
+from collections import defaultdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,7 @@ class _Crate:
 
     def __init__(self) -> None:
         self.entities: dict[str, _Entity] = {}
+        self.names: defaultdict[str, dict[str, None]] = defaultdict(dict)  # of each file, by identifier
         self.included: dict[str, Path] = {}
 
     def add(self, identifier: str, type_: str | list[str], /, **properties: Any) -> _Entity:
@@ -90,18 +93,24 @@ class _Crate:
     def add_file(self, name: str, sha256: str, file: Path | None = None) -> _Entity:
         """Add a file and return a reference to it. The crate contains it if `file`, its current path, is given.
 
-        The identifier of a file that the crate does not contain is its hash (RFC 6920).
+        The identifier of a file that the crate does not contain is its hash (RFC 6920). Files with the same contents
+        are one entity, which has the name of the first file.
         """
         if file:
             self.included[name] = file
-        media_type = _MEDIA_TYPES.get(Path(name).suffix, "application/octet-stream")
-        identifier = name if file else f"ni:///sha-256;{sha256}"
-        return self.add(identifier, "File", name=name, sha256=sha256, encodingFormat=media_type)
+        digest = base64.urlsafe_b64encode(bytes.fromhex(sha256)).decode().rstrip("=")
+        identifier = name if file else f"ni:///sha-256;{digest}"
+        self.names[identifier][name] = None
+        first, *others = self.names[identifier]
+        media_type = _MEDIA_TYPES.get(Path(first).suffix, "application/octet-stream")
+        alternate = {"alternateName": others} if others else {}
+        return self.add(identifier, "File", name=first, **alternate, sha256=sha256, encodingFormat=media_type)
 
     def add_run(self, stage: str, folder: Path, record: dict[str, Any]) -> None:
         """Add a stage's run with its command, inputs, outputs and record."""
+        version = record["machine"]["versions"]["relational-reasoning"]
         command = self.add(
-            f"#rr-{stage}", "SoftwareApplication", name=f"rr {stage}", softwareVersion=__version__, url=_PAPER
+            f"#rr-{stage}-{version}", "SoftwareApplication", name=f"rr {stage}", softwareVersion=version, url=_PAPER
         )
         record_file = paths.record_file(folder)
         outputs = {**record["outputs"], str(record_file): file_sha256(record_file)}

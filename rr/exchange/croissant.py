@@ -4,13 +4,14 @@ The format is Croissant 1.0 (https://docs.mlcommons.org/croissant/docs/croissant
 hubs read it, and the package mlcroissant uses it to load the images.
 """
 
+import datetime
 import json
 import re
 from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from rr import __version__, paths
+from rr import paths
 from rr.data.raw import SPLITS, RawFile
 from rr.errors import UserError
 from rr.runtime.atomic import write_text
@@ -39,23 +40,33 @@ _CONTEXT: dict[str, Any] = {
         )
     },
 }  # fmt: skip
-_CIFAR = {"url": "https://www.cs.toronto.edu/~kriz/cifar.html", "creator": "Alex Krizhevsky"}
-_STL10 = {"url": "https://cs.stanford.edu/~acoates/stl10", "creator": "Adam Coates"}
-# Web pages and creators of the paper's datasets, by the kind of their source.
+_CIFAR = {"url": "https://www.cs.toronto.edu/~kriz/cifar.html", "creator": "Alex Krizhevsky", "date": "2009"}
+_STL10 = {"url": "https://cs.stanford.edu/~acoates/stl10", "creator": "Adam Coates", "date": "2011"}
+# Web pages, creators and years of publication of the paper's datasets, by the kind of their source.
 _KNOWN = {
     **dict.fromkeys(("cifar10", "cifar100", "cifar100_20"), _CIFAR),
     **dict.fromkeys(("stl10", "stl10_unlabeled"), _STL10),
-    "tiny_imagenet": {"url": "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "creator": "Stanford CS231n"},
+    "tiny_imagenet": {
+        "url": "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        "creator": "Stanford CS231n",
+        "date": "2015",
+    },
     "slimagenet64": {
         "url": "https://zenodo.org/record/3672132",
         "creator": "Antreas Antoniou",
+        "date": "2020",
     },
 }
 _UNKNOWN = "unknown"
 
 
 def write_croissant(
-    dataset: str, *, license: str | None = None, url: str | None = None, creator: str | None = None
+    dataset: str,
+    *,
+    license: str | None = None,
+    url: str | None = None,
+    creator: str | None = None,
+    date: str | None = None,
 ) -> str:
     """Write `croissant.json` next to the images of a dataset that `rr fetch` has fetched, and return a message.
 
@@ -65,12 +76,15 @@ def write_croissant(
         url: URL of the dataset's web page.
         creator: person or organization that made the dataset. The format requires one of these two types, but a name
             does not reveal which one it is: it is always stored as an organization.
+        date: when the dataset was published: a date (ISO 8601), or only the year, or the year and the month.
 
     Raises:
-        UserError: if `url` or `license` is invalid, or if the images or their record are missing or damaged.
+        UserError: if `url`, `license` or `date` is invalid, or if the images or their record are missing or damaged.
     """
     if url and not _is_url(url):
         raise UserError(f"--url {url} is not a URL: use the full address of a web page, such as https://example.org")
+    if date and not _is_date(date):
+        raise UserError(f"--date {date} is not a date: use YYYY-MM-DD, YYYY-MM or YYYY, such as 2009-04-08")
     if license and not _is_url(license):
         try:
             license = canonicalize_license_expression(license)
@@ -83,7 +97,8 @@ def write_croissant(
     record = load_record(files.raw_dir)
     raw_file = RawFile(files.images)
     kind = record["params"][f"datasets.{dataset}.source"]["kind"]
-    required = {"license": license, "url": url, "creator": creator}
+    version = record["machine"]["versions"]["relational-reasoning"]
+    required = {"license": license, "url": url, "creator": creator, "date": date}
     values = {key: value or _KNOWN.get(kind, {}).get(key, _UNKNOWN) for key, value in required.items()}
     is_organization = creator is not None or kind == "tiny_imagenet"  # the other known creators are persons
     counts = {split: int((raw_file.splits == split).sum()) for split in SPLITS}
@@ -94,13 +109,13 @@ def write_croissant(
         "name": dataset,
         "description": (
             f"{format_count(counts['train'], 'training images')} and {format_count(counts['test'], 'test images')} of "
-            f"{format_count(len(raw_file.class_names), 'classes')} (source: {kind}), fetched with "
-            f"relational-reasoning {__version__}. The label -1 marks unlabeled images."
+            f"{format_count(len(raw_file.class_names), 'classes')} (source: {kind}), fetched on "
+            f"{record['started'][:10]} with relational-reasoning {version}. The label -1 marks unlabeled images."
         ),
         "license": values["license"],
         "url": values["url"],
         "creator": {"@type": "sc:Organization" if is_organization else "sc:Person", "name": values["creator"]},
-        "datePublished": record["started"],
+        **({} if values["date"] == _UNKNOWN else {"datePublished": values["date"]}),
         "version": "1.0.0",
         "distribution": [
             {
@@ -137,6 +152,16 @@ def write_croissant(
 
 def _is_url(text: str) -> bool:
     return re.fullmatch(r"https?://[^\s/?#]\S*", text, re.IGNORECASE) is not None
+
+
+def _is_date(text: str) -> bool:
+    if not re.fullmatch(r"\d{4}(-\d\d){0,2}", text, re.ASCII):
+        return False
+    try:
+        datetime.date.fromisoformat(f"{text}-01-01"[:10])
+    except ValueError:
+        return False
+    return True
 
 
 def _make_field(column: str, data_type: str, file: str, transform: dict[str, str] | None = None) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import re
 import shutil
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +88,8 @@ def import_backbone(
         file: checkpoint written by `torch.save`, or safetensors file. The weights are named as in this project, the
             authors' code, torchvision or timm, or in a `torch.nn.Sequential` of the layers.
         backbone_name: architecture of the backbone.
-        output: file to write, by default `<file>-<backbone_name>.safetensors` in the folder of `file`.
+        output: file to write, by default `<file>-<backbone_name>.safetensors` in the folder of `file`. By default, an
+            existing file with other contents is not replaced.
         key: `Candidate.key` of the weights, or its last parts, if `file` contains several backbones.
         image_size: height and width of the images in pixels, for a backbone built for one size.
 
@@ -96,8 +98,9 @@ def import_backbone(
 
     Raises:
         UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if `file` is missing,
-            damaged or contains Python objects that could run code, if `output` cannot be written, if the weights do
-            not match the architecture or contain NaN or infinite values, or if `key` is missing or wrong.
+            damaged or contains Python objects that could run code, if `output` cannot be written or its default exists
+            with other contents, if the weights do not match the architecture or contain NaN or infinite values, or if
+            `key` is missing or wrong.
     """
     check_backbone_name(backbone_name, prefix=f"--backbone {backbone_name}: ")
     if backbone_name in BUILTIN_BACKBONES and image_size is not None:
@@ -109,11 +112,11 @@ def import_backbone(
         )
     if not file.is_file():
         raise UserError(f"{file} is not an existing file: use the path of a checkpoint")
-    output = output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
+    is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     check_output_path("--output", output, [".safetensors"], file)
     if key is None and _contains_own_backbone(file, backbone_name, image_size):
         backbone = load_backbone(file)  # checks the weights
-        with atomic_write(output) as temporary:
+        with _write_output(output, is_default) as temporary:
             shutil.copyfile(file, temporary)  # with the layers and the preprocessing that were saved with it
         return _describe_imported(output, backbone, "")
     state_dicts = _find_state_dicts(_load_tensors(file))
@@ -129,9 +132,26 @@ def import_backbone(
     not_finite = [name for name, value in backbone.state_dict().items() if not value.isfinite().all()]
     if not_finite:
         raise UserError(f"{file}: {not_finite[0]} contains NaN or infinite values; use an earlier checkpoint")
-    save_backbone(backbone, output)
+    with _write_output(output, is_default) as temporary:
+        save_backbone(backbone, temporary)
     place = "" if weights.key == "." else f", from the weights under '{weights.key}'"
     return _describe_imported(output, backbone, f"{place}{_describe_ignored(weights, state_dicts)}")
+
+
+@contextmanager
+def _write_output(output: Path, is_default: bool) -> Iterator[Path]:
+    """Yield a temporary path that replaces `output`, like `atomic_write`.
+
+    Raises:
+        UserError: if `output` is the default path and exists with other contents.
+    """
+    with atomic_write(output) as temporary:
+        yield temporary
+        if is_default and output.is_file() and file_sha256(output) != file_sha256(temporary):
+            raise UserError(
+                f"{output} already exists with other contents: pass a different path with --output, or this path to "
+                "replace the file"
+            )
 
 
 def _contains_own_backbone(file: Path, backbone_name: str, image_size: int | None) -> bool:
@@ -150,7 +170,7 @@ def _describe_imported(output: Path, backbone: backbones.Backbone, details: str)
     return (
         f"{output}: {backbone.name}, {backbone.num_features} features{details}. "
         "To use this file, add a method with these lines to params.yaml:\n"
-        f"    kind: imported\n    path: {json.dumps(str(path))}\n    sha256: {file_sha256(output)}"
+        f"    kind: imported\n    path: {json.dumps(str(path), ensure_ascii=False)}\n    sha256: {file_sha256(output)}"
     )
 
 

@@ -5,6 +5,7 @@ The format is the one that the Hugging Face Hub uses: Markdown with a YAML heade
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
     If the record of the run that trained the weights is next to them, the card includes its information and
     the results of all evaluations of these weights. If their own card is next to them, as with released weights, its
     sections about training and evaluation are copied. `image_size` is the size of the images that the exported model
-    accepts.
+    accepts; it has no effect on the formats that contain only weights.
 
     Raises:
         UserError: if the record is damaged.
@@ -59,7 +60,7 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
         record = load_record(weights.parent)
         record = record if sha256 in record["outputs"].values() else None
     num_parameters = sum(parameter.numel() for parameter in backbone.parameters())
-    size = metadata.get("side", image_size if format not in ("safetensors", "state-dict") else None)
+    size = metadata.get("side") if format in ("safetensors", "state-dict") else image_size
     inputs = f"RGB images of {size} × {size} pixels" if size else "RGB images"
     if "mean" in metadata:
         inputs += f", values in [0, 1], normalized with mean {metadata['mean']} and std {metadata['std']}"
@@ -148,6 +149,9 @@ def _describe_training(record: dict[str, Any]) -> str:
 
 def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[tuple[str, ...]]:
     """Yield the cells of a table row for each metric of each evaluation of the weights in a run's folder."""
+    folder = Path(os.path.abspath(folder))  # does not follow links, so a linked folder keeps its place in `runs`
+    if len(folder.parents) < 5:
+        return  # a copy of a run outside of `runs`
     run, evaluations = folder.parts[-4:], folder.parents[4] / "evaluate"
     for file in sorted(evaluations.joinpath(*run).glob("*/*/metrics.json")):
         if weights_sha256 not in load_record(file.parent)["inputs"].values():

@@ -1,5 +1,6 @@
 """`rr report --crate`: a zip file in which every file has its hash, and every reference leads to an entity."""
 
+import base64
 import hashlib
 import json
 import shutil
@@ -35,6 +36,10 @@ def finished_project(converted_project: Path, tmp_path: Path, monkeypatch: pytes
     ):
         assert rr(*command).code == 0
     return Path.cwd()
+
+
+def encode_base64url(sha256: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256), b"-_").decode().replace("=", "")
 
 
 def find_references(value: Any) -> Iterator[str]:
@@ -78,7 +83,9 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
     actions = {name: entity for name, entity in entities.items() if entity["@type"] == "CreateAction"}
     assert len(actions) == 6 + 1  # the six stages and the run of the workflow
     record = load_record(run.folder)
-    weights = f"ni:///sha-256;{record['outputs'][str(run.weights)]}"  # the crate only describes this file
+    # The crate only describes this file. Its identifier is the hash in the encoding of RFC 6920.
+    weights = f"ni:///sha-256;{encode_base64url(record['outputs'][str(run.weights)])}"
+    assert entities[weights]["name"] == str(run.weights)
     assert {"@id": weights} in actions[f"#{run.folder}"]["result"]
     assert {"@id": weights} in actions[f"#{paths.FeaturePaths(run, 'shapes').folder}"]["object"]
     assert record["command"] in actions[f"#{run.folder}"]["description"]
@@ -91,6 +98,32 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
     assert entities["Snakefile"]["conformsTo"]["@id"].startswith(
         "https://bioschemas.org/profiles/ComputationalWorkflow/"
     )
+
+
+def test_hash_is_encoded_as_in_rfc_6920() -> None:
+    sha256 = hashlib.sha256(b"Hello World!").hexdigest()
+    reference = crate._Crate().add_file("hello.txt", sha256)
+    assert reference["@id"] == "ni:///sha-256;f4OxZX_x_FO5LcGBSKHWXfwtSx-j1ncoSt3SABJtkGk"  # the example in section 8.1
+
+
+def test_files_with_the_same_contents_keep_their_names() -> None:
+    files = crate._Crate()
+    for name in ("a/features.safetensors", "b/copy.bin", "a/features.safetensors", "c"):
+        reference = files.add_file(name, "ab" * 32)
+    entity = files.entities[reference["@id"]]
+    assert (entity["name"], entity["alternateName"]) == ("a/features.safetensors", ["b/copy.bin", "c"])
+    assert "alternateName" not in files.entities[files.add_file("d", "cd" * 32)["@id"]]
+
+
+def test_version_is_that_of_the_record(finished_project: Path, rr: RunRr) -> None:
+    run = paths.PretrainPaths("shapes", "conv4", "random", 1)
+    record = load_record(run.folder)
+    crate_of_run = crate._Crate()
+    for version in ("0.1.0", "0.2.0"):
+        record["machine"]["versions"]["relational-reasoning"] = version
+        crate_of_run.add_run("pretrain", run.folder, record)
+        command = crate_of_run.entities[f"#{run.folder}"]["instrument"]["@id"]
+        assert crate_of_run.entities[command]["softwareVersion"] == version
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from helpers import RunRr, add_dataset
 from own_images import save_tree
+from report_files import change_record
 
 from rr.runtime.hashing import file_sha256
+from rr.workflow.records import load_record
 
 FOLDER = Path("data/raw/shapes")
 # https://docs.mlcommons.org/croissant/docs/croissant-spec.html, section "Dataset-level information"
@@ -21,14 +23,19 @@ def fetched(project: Path, rr: RunRr) -> Path:
 
 
 def test_file_has_the_required_fields(fetched: Path, rr: RunRr) -> None:
-    outcome = rr("croissant", "shapes", "--license", "CC0-1.0", "--url", "https://example.org", "--creator", "Ann")
+    options = ("--license", "CC0-1.0", "--url", "https://example.org", "--creator", "Ann", "--date", "2020-02-29")
+    outcome = rr("croissant", "shapes", *options)
     assert outcome.out == "data/raw/shapes/croissant.json: 250 images\n"
     metadata = json.loads((FOLDER / "croissant.json").read_text())
     assert [key for key in REQUIRED if not metadata.get(key)] == []
     assert metadata["conformsTo"] == "http://mlcommons.org/croissant/1.0"
     assert metadata["@context"]["recordSet"] == "cr:recordSet"
     assert (metadata["name"], metadata["license"], metadata["creator"]["name"]) == ("shapes", "CC0-1.0", "Ann")
+    assert metadata["datePublished"] == "2020-02-29"
     assert "200 training images and 50 test images of 10 classes" in metadata["description"]
+    record = load_record(FOLDER)
+    version = record["machine"]["versions"]["relational-reasoning"]
+    assert f"fetched on {record['started'][:10]} with relational-reasoning {version}." in metadata["description"]
     (file,) = metadata["distribution"]
     assert file["sha256"] == file_sha256(FOLDER / file["contentUrl"])
     assert file["contentSize"] == f"{(FOLDER / 'images.parquet').stat().st_size} B"
@@ -42,9 +49,18 @@ def test_file_has_the_required_fields(fetched: Path, rr: RunRr) -> None:
 
 def test_missing_values_are_named(fetched: Path, rr: RunRr) -> None:
     assert rr("croissant", "shapes", "--license", "MIT").out.endswith(
-        "; add --url, --creator, which the format requires\n"
+        "; add --url, --creator, --date, which the format requires\n"
     )
-    assert json.loads((FOLDER / "croissant.json").read_text())["url"] == "unknown"
+    metadata = json.loads((FOLDER / "croissant.json").read_text())
+    assert metadata["url"] == "unknown"
+    assert "datePublished" not in metadata  # the images were fetched today, not published
+
+
+def test_known_dataset_has_all_values_but_the_license(fetched: Path, rr: RunRr) -> None:
+    change_record(FOLDER, params={"datasets.shapes.source": {"kind": "stl10"}})
+    assert rr("croissant", "shapes").out.endswith("; add --license, which the format requires\n")
+    metadata = json.loads((FOLDER / "croissant.json").read_text())
+    assert (metadata["datePublished"], metadata["creator"]["name"]) == ("2011", "Adam Coates")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +73,10 @@ def test_missing_values_are_named(fetched: Path, rr: RunRr) -> None:
         *(
             ("--license", value, "is neither a URL nor an SPDX identifier: use an identifier from https://spdx.org")
             for value in ("xx", "all rights reserved", "MIT OR", "http://")
+        ),
+        *(
+            ("--date", value, "is not a date: use YYYY-MM-DD, YYYY-MM or YYYY, such as 2009-04-08")
+            for value in ("8 April 2009", "2009-13", "2009-02-30", "20090408", "2009-W15-3", "2009-04-08T10:00", "0000")
         ),
     ],
 )
@@ -79,6 +99,12 @@ def test_invalid_values_raise(fetched: Path, rr: RunRr, option: str, value: str,
 def test_license_is_an_spdx_identifier_or_a_url(fetched: Path, rr: RunRr, value: str, stored: str) -> None:
     assert rr("croissant", "shapes", "--license", value).code == 0
     assert json.loads((FOLDER / "croissant.json").read_text())["license"] == stored
+
+
+@pytest.mark.parametrize("value", ["2009", "2009-04", "2009-04-08"])
+def test_date_may_lack_the_day_and_the_month(fetched: Path, rr: RunRr, value: str) -> None:
+    assert rr("croissant", "shapes", "--date", value).code == 0
+    assert json.loads((FOLDER / "croissant.json").read_text())["datePublished"] == value
 
 
 def test_unlabeled_dataset_has_no_classes(project: Path, rr: RunRr) -> None:

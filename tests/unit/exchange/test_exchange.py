@@ -17,6 +17,7 @@ import torch
 import torchvision
 from helpers import RunRr
 from networks import random_backbone, random_images
+from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -536,6 +537,34 @@ def test_import_command_prints_a_valid_path(tmp_path: Path, rr: RunRr, monkeypat
     assert outcome.out.startswith("c.pt: conv4 as state-dict")
     assert rr("export", "none.safetensors", "--format", "state-dict", "--output", "d.pt").code == 2
     assert not Path("d.pt").exists()
+
+
+def test_path_in_the_message_is_valid_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = 'bird "\N{BIRD}" \N{LATIN SMALL LETTER E WITH ACUTE}.safetensors'
+    save_backbone(random_backbone("conv4"), Path("a.safetensors"))
+    message = import_backbone(Path("a.safetensors"), "conv4", Path(name))
+    entry = YAML(typ="safe").load(message.partition("params.yaml:\n")[2])
+    assert entry["path"] == str(tmp_path / name)
+
+
+def test_default_output_does_not_replace_another_import(tmp_path: Path) -> None:
+    first, second = random_backbone("conv4").state_dict(), random_backbone("conv4").state_dict()
+    second["blocks.0.0.weight"] = second["blocks.0.0.weight"] + 1
+    torch.save({"a": first, "b": second}, tmp_path / "c.pt")
+    output = tmp_path / "c-conv4.safetensors"
+    import_backbone(tmp_path / "c.pt", "conv4", key="a")
+    before = output.read_bytes()
+    import_backbone(tmp_path / "c.pt", "conv4", key="a")  # the same contents
+    preprocessing = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    save_backbone(random_backbone("conv4"), tmp_path / "c.safetensors", preprocessing)
+    for file, key in (("c.pt", "b"), ("c.safetensors", None)):
+        with pytest.raises(UserError, match=r"c-conv4\.safetensors already exists with other contents: pass a differ"):
+            import_backbone(tmp_path / file, "conv4", key=key)
+    assert output.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+    import_backbone(tmp_path / "c.pt", "conv4", output, "b")
+    assert output.read_bytes() != before
 
 
 def test_imported_method_has_the_weights_of_the_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from ruamel.yaml import YAML
 
 import rr as library
 from rr.backbones.weights import save_backbone
+from rr.data.preprocessing import Preprocessing
+from rr.exchange.exporting import export_backbone
 from rr.runtime.hashing import file_sha256
 
 RUN = Path("runs/pretrain/shapes/conv4/relational/1")
@@ -37,7 +40,7 @@ def export(rr: RunRr, weights: Path, output: str, format: str = "safetensors") -
 
 
 @pytest.mark.slow
-def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr) -> None:
+def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     card = export(rr, WEIGHTS, "out.safetensors")
     _, header, body = card.split("---\n", 2)
     assert YAML(typ="safe").load(header)["pipeline_tag"] == "image-feature-extraction"
@@ -64,6 +67,19 @@ def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr) -> None:
     assert library.load_backbone("out.safetensors")(np.zeros((40, 30, 3), np.uint8)).shape == (1, 64)
     assert 'rr.load_backbone("out.safetensors")' in body
 
+    # Within the folder of a run, and in a copy of a run elsewhere.
+    evaluation = card.partition("## Evaluation")[2]
+    monkeypatch.chdir(RUN)
+    assert export(rr, Path(WEIGHTS.name), "out.safetensors").partition("## Evaluation")[2] == evaluation
+    Path("out.safetensors").unlink()
+    Path("out.safetensors.md").unlink()
+    monkeypatch.chdir(finished)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        shutil.copytree(RUN, f"{folder}/run")
+        copied = export(rr, Path(folder, "run", WEIGHTS.name), "out.safetensors")
+    assert "# conv4, trained on shapes with relational (seed 1)" in copied
+    assert "## Evaluation" not in copied
+
     shutil.copytree(RUN, "other/record/of/other/weights")
     other = Path("other/record/of/other/weights/backbone.safetensors")
     save_backbone(random_backbone("conv4"), other)
@@ -80,3 +96,13 @@ def test_card_without_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "## Evaluation" not in card
     assert "## Use" not in card
     assert "| input | RGB images of 32 × 32 pixels |\n" in export(rr, Path("w.safetensors"), "traced.pt", "torchscript")
+
+
+def test_card_has_the_input_size_of_the_exported_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a format without a model has the size of the pretraining images."""
+    monkeypatch.chdir(tmp_path)
+    weights = Path("w.safetensors")
+    save_backbone(random_backbone("conv4"), weights, Preprocessing(32, (0.5,) * 3, (0.25,) * 3))
+    for format, output, image_size, size in (("torchscript", "a.pt", 64, 64), ("state-dict", "b.pt", None, 32)):
+        export_backbone(weights, format, Path(output), image_size)
+        assert f"| input | RGB images of {size} × {size} pixels, values in" in Path(f"{output}.md").read_text()
