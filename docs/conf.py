@@ -1,7 +1,5 @@
 """Configuration of Sphinx, which builds the documentation site from the Markdown files in this folder."""
 
-from pygments.lexers.special import TextLexer
-
 from rr import __version__
 
 project = "Self-supervised relational reasoning"
@@ -19,8 +17,3 @@ html_copy_source = False
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-
-
-def setup(app):
-    """Show the Mermaid diagrams of the Markdown files, which need JavaScript from a server, as text."""
-    app.add_lexer("mermaid", TextLexer)
