@@ -18,12 +18,13 @@ from PIL import Image
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, read_metadata
 from rr.compute.device import resolve_device
+from rr.data import image_decoding
 from rr.data.image_decoding import UnreadableImageError, crop_center, decode_image, decode_photograph
 from rr.data.preprocessing import Preprocessing, parse_preprocessing, shorter_side_before_crop
 from rr.errors import UserError
 from rr.gallery.images import read_images
 from rr.paths import expand_user
-from rr.runtime.hashing import file_sha256
+from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.released_weights import find_weights
 from rr.views import normalize
@@ -71,6 +72,7 @@ class FeatureExtractor:
             "side": str(self.image_size),
             "mean": json.dumps(self.mean),
             "std": json.dumps(self.std),
+            "decoding_code": code_sha256(Path(image_decoding.__file__)),
         }
 
     @property

@@ -18,6 +18,7 @@ from rr.gallery.vector_index import (
     ImageVectors,
     StaleIndexError,
     is_foreign_file,
+    raise_if_none_readable,
     read_index,
     write_index,
 )
@@ -70,6 +71,9 @@ def update_index(
 
     Returns:
         The readable images with their vectors, and the number of images that were embedded.
+
+    Raises:
+        UserError: if no image can be read, or if a feature is NaN or infinite.
     """
     cached = CachedVectors.empty(extractor.num_features)
     try:
@@ -88,8 +92,9 @@ def update_index(
             keep_vectors(path, extractor, folder, cached, computed, skipped)
         raise
     gallery = join_batches(batches, extractor.num_features)
+    raise_if_none_readable(len(gallery.images), folder, skipped)
     num_embedded = len(gallery.images) - len(cached.find_rows(gallery.images))
-    if path and (num_embedded or not batches or len(gallery.images) != len(cached.rows)) and is_writable(path):
+    if path and (num_embedded or len(gallery.images) != len(cached.rows)) and is_writable(path):
         write_index(path, extractor, folder, [gallery], skipped)
     return gallery, num_embedded
 

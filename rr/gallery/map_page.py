@@ -29,7 +29,7 @@ from rr.report.plots.image_map import (
 )
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 
-_MIN_IMAGES = 3  # t-SNE needs a perplexity of at least 1 and three times as many images
+_MIN_IMAGES = 4  # for t-SNE with a perplexity of at least 1, as for the protocol `embedding`
 _PERPLEXITY = 30.0
 _NUM_VOTES = 10
 
@@ -44,7 +44,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
     `vectors` are the features of the images, float32 (N, D).
 
     Raises:
-        UserError: if there are fewer than three images, or if an image can no longer be read.
+        UserError: if there are fewer than four images, or if an image can no longer be read.
     """
     if len(images) < _MIN_IMAGES:
         raise UserError(

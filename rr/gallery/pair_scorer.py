@@ -33,8 +33,8 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
             f"{weights} has no relation head: use the backbone.safetensors from a run whose method has "
             "`kind: relational` and `head: relation`"
         )
-    released = weights.with_suffix(".json")
-    if weights.parent == RELEASED and released.is_file():
+    released = weights.resolve().with_suffix(".json")
+    if released.parent == RELEASED.resolve() and released.is_file():
         metrics = json.loads(released.read_text(encoding="utf-8"))
         return _make_calibrated_scorer(head, metrics, metrics["target"], released)
     reason = (

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from rr.data.preprocessing import Preprocessing
+from rr.data.printable_names import path_to_text
 from rr.data.skipped_files import UnreadablePolicy
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery.feature_extractor import FeatureExtractor, ImageLike, load_feature_extractor
@@ -130,10 +131,15 @@ def embed(
         gallery = Gallery(images, backbone, on_unreadable=on_unreadable)
         names, vectors = [image.name for image in gallery.images], gallery.vectors
     else:
-        names = [os.fspath(path) for path in images]
-        vectors = backbone(names)
+        files = [os.fspath(path) for path in images]
+        names, vectors = [path_to_text(file) for file in files], backbone(files)
     values = pa.array(vectors.reshape(-1), pa.float32())
-    return pa.table({"path": names, "vector": pa.FixedSizeListArray.from_arrays(values, backbone.num_features)})
+    return pa.table(
+        {
+            "path": pa.array(names, pa.string()),
+            "vector": pa.FixedSizeListArray.from_arrays(values, backbone.num_features),
+        }
+    )
 
 
 def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> float:

@@ -114,12 +114,17 @@ def write_rows(
                 )
             )
             count += len(images)
-        if count == 0:
-            skipped.raise_if_unreadable()
-            raise UserError(
-                f"none of the images in {display_name(folder)} can be read: repair them or use a different folder"
-            )
+        raise_if_none_readable(count, folder, skipped)
     return count
+
+
+def raise_if_none_readable(num_readable: int, folder: Path, skipped: SkippedFiles) -> None:
+    """Raise UserError if the number of readable images in `folder` is 0. The message lists the unreadable images."""
+    if not num_readable:
+        skipped.raise_if_unreadable()
+        raise UserError(
+            f"none of the images in {display_name(folder)} can be read: repair them or use a different folder"
+        )
 
 
 def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedVectors:
@@ -137,7 +142,7 @@ def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedV
         metadata, expected = table.schema.metadata, schema.metadata
         differing = [key.decode() for key in expected if key != b"folder" and metadata.get(key) != expected[key]]
         if differing:
-            names = {"side": "image size", "absolute_folder": "folder"}
+            names = {"side": "image size", "absolute_folder": "folder", "decoding_code": "decoding code"}
             raise StaleIndexError(
                 f"was written with different settings ({', '.join(names.get(k, k) for k in differing)})"
             )

@@ -30,6 +30,7 @@ from safetensors import safe_open
 
 from rr import paths
 from rr.backbones.weights import load_backbone, save_backbone
+from rr.data import image_decoding
 from rr.data.image_decoding import decode_image
 from rr.data.printable_names import display_name
 from rr.data.skipped_files import SkippedFiles
@@ -44,7 +45,7 @@ from rr.gallery.images import ImageFile
 from rr.gallery.pair_scorer import load_pair_scorer
 from rr.methods.relation import RelationHead
 from rr.params import DatasetConfig, ShapesSource
-from rr.runtime.hashing import file_sha256
+from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.released_weights import FOLDER as RELEASED
 
 IMAGE_SIZE, MEAN, STD = 32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -126,7 +127,7 @@ def test_embed_writes_the_features_of_evaluate(folder: Path, rr: RunRr) -> None:
     assert metadata.pop("absolute_folder") == str((folder / "g").resolve())
     assert metadata == {
         "weights": file_sha256(Path("w")), "backbone": "conv4", "side": "32", "mean": "[0.5, 0.4, 0.3]",
-        "std": "[0.25, 0.2, 0.3]", "folder": "g",
+        "std": "[0.25, 0.2, 0.3]", "folder": "g", "decoding_code": code_sha256(Path(image_decoding.__file__)),
     }  # fmt: skip
 
 
@@ -388,6 +389,22 @@ def test_output_of_embed_is_a_valid_index(folder: Path, rr: RunRr) -> None:
     # Files of the same name, size and time in another folder are other images.
     outcome = rr("retrieve", "g/b.png", "--gallery", "g/deep", "--index", "f.parquet", "--weights", "w64")
     assert "different settings (folder)" in outcome.err
+
+
+def test_index_is_rebuilt_if_the_decoding_code_changes(
+    folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = ("retrieve", "g/b.png", "--gallery", "g", "--index", "i.parquet", "--weights", "w")
+    assert num_embedded(rr(*ask).out) == 6
+    code = Path(image_decoding.__file__).read_text()
+    changed = Path("image_decoding.py")
+    monkeypatch.setattr(image_decoding, "__file__", str(changed))
+    changed.write_text(f"{code}\n# a comment\n")
+    assert num_embedded(rr(*ask).out) == 0
+    changed.write_text(code.replace("BICUBIC", "LANCZOS"))
+    outcome = rr(*ask)
+    assert "the index i.parquet was written with different settings (decoding code) and is rebuilt" in outcome.err
+    assert num_embedded(outcome.out) == 6
 
 
 @pytest.mark.parametrize("modified", [0, 10**19 // 2])
@@ -675,6 +692,12 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
     assert (
         "40 pairs of augmented test images of cifar10" in rr("compare", "g/b.png", "g/f.webp", "--weights", "tiny").out
     )
+    # The same file, by its path.
+    monkeypatch.setattr("rr.gallery.pair_scorer.RELEASED", released.absolute())
+    Path("link").symlink_to("released/tiny.safetensors")
+    for path in ("released/tiny.safetensors", folder / "released/tiny.safetensors", "link"):
+        out = rr("compare", "g/b.png", "g/f.webp", "--weights", path).out
+        assert "40 pairs of augmented test images of cifar10" in out
     assert rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "tiny").code == 0
     assert rr("export", "tiny", "--format", "state-dict", "--output", "out.pt").code == 0
     outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "tinny")
@@ -983,7 +1006,13 @@ def test_map_needs_images_and_another_file(folder: Path, rr: RunRr) -> None:
     shutil.copy("g/a.PNG", "few")
     outcome = rr("embed", "few", "-o", "f.parquet", "--weights", "w", "--map", "m.html")
     assert outcome.code == 2
-    assert "a map needs at least 3 images, but few has 1" in outcome.err
+    assert "a map needs at least 4 images, but few has 1" in outcome.err
+    # The limit is the smallest number of images for which the perplexity, a third of the other images, is 1.
+    for number in (2, 3):
+        shutil.copy("g/a.PNG", f"few/{number}.png")
+    assert rr("embed", "few", "-o", "f.parquet", "--weights", "w", "--map", "m.html").code == 2
+    shutil.copy("g/b.png", "few")
+    assert rr("embed", "few", "-o", "f.parquet", "--weights", "w", "--map", "m.html").code == 0
 
 
 def test_prediction_is_the_most_frequent_class_of_the_nearest_images() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,11 @@ def test_unreadable_images_of_a_gallery(backbone: FeatureExtractor) -> None:
     with pytest.raises(rr.UserError, match=r"broken\.png"):
         rr.Gallery("g", backbone)
     assert len(rr.Gallery("g", backbone, on_unreadable="skip")) == 2
+    save_file(Path("none/broken.png"), b"\x89PNG")
+    for index in (None, "i.parquet"):
+        with pytest.raises(rr.UserError, match="none of the images in none can be read: repair them or use a differen"):
+            rr.Gallery("none", backbone, index=index, on_unreadable="skip")
+    assert not Path("i.parquet").exists()
 
 
 def test_embed_returns_a_table(backbone: FeatureExtractor) -> None:
@@ -187,6 +193,10 @@ def test_embed_returns_a_table(backbone: FeatureExtractor) -> None:
     listed = rr.embed(["g/2.png", Path("g/0.png")], backbone)
     assert listed["path"].to_pylist() == ["g/2.png", "g/0.png"]
     assert_same_features(np.stack(listed["vector"].to_numpy()), backbone(["g/2.png", "g/0.png"]))
+    name = os.fsdecode(b"g/\xff.png")  # not valid UTF-8
+    os.rename("g/0.png", name)
+    assert rr.embed([name], backbone)["path"].to_pylist() == ["g/\\xff.png"]
+    assert rr.embed([], backbone).schema == listed.schema
 
 
 def test_cosine_similarity(backbone: FeatureExtractor) -> None:
