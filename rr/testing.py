@@ -204,8 +204,12 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         first, second = (find_evaluator(config.kind)(inputs, config) for _ in range(2))
     hint = "differ between two evaluations with the same seed: take all random numbers from inputs.seed"
     assert first.metrics == second.metrics, f"the metrics {hint}"
-    for column in first.columns:
-        assert np.array_equal(first.columns[column], second.columns[column]), f"the values of {column} {hint}"
+    for field in ("rows", "predictions", "examples"):
+        assert np.array_equal(getattr(first, field), getattr(second, field)), f"the {field} {hint}"
+    assert first.columns.keys() == second.columns.keys(), f"the names of the columns {hint}"
+    for column, values in first.columns.items():
+        is_float = np.issubdtype(np.asarray(values).dtype, np.floating)  # only floats may be NaN
+        assert np.array_equal(values, second.columns[column], equal_nan=is_float), f"the values of {column} {hint}"
 
 
 def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: np.ndarray, labels: np.ndarray) -> None:

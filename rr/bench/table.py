@@ -24,8 +24,9 @@ def format_results(results: dict[str, Any]) -> str:
             lines += [f"  {line}" for line in format_table(_HEADER, rows, text_columns=2).split("\n")]
         lines += [f"  - {note}" for note in part["notes"]] + [""]
     lines.append(
-        "The numbers are medians over the repeats. The ratio is the time per unit divided by rr's time per unit. If it "
-        "is above 1, rr is faster. The CPU ratio is the same ratio, computed from the CPU time on all cores."
+        "The numbers are medians over the repeats. The ratio is the time per unit divided by that of the first row of "
+        "the case, which is usually rr. If it is above 1, the first row is faster. The CPU ratio is the same ratio, "
+        "computed from the CPU time on all cores."
     )
     return "\n".join(lines)
 

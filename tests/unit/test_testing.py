@@ -271,6 +271,10 @@ def test_unusable_images_and_labels_raise(own_classes: Path, code: str, change: 
         ("examples=None", "the examples must be an image"),
         ('metrics={"m": np.random.rand()}', "the metrics differ between two evaluations"),
         ('columns={"c": np.random.rand(40)}', "the values of c differ between two evaluations"),
+        ("columns={str(np.random.rand()): result.rows}", "the names of the columns differ between two evaluations"),
+        ("rows=np.random.permutation(result.rows)", "the rows differ between two evaluations"),
+        ("predictions=np.random.permutation(result.rows) % 10", "the predictions differ between two evaluations"),
+        ("examples=np.random.randint(256, size=(8, 8, 3), dtype=np.uint8)", "the examples differ between two evalua"),
     ],
 )
 def test_faulty_protocols_fail(own_classes: Path, change: str, message: str) -> None:
@@ -279,6 +283,14 @@ def test_faulty_protocols_fail(own_classes: Path, change: str, message: str) -> 
     file.write_text(f"import dataclasses\n{text}        return dataclasses.replace(result, {change})\n")
     with pytest.raises((AssertionError, UserError), match=message):
         check_protocol("nearest-mean")
+
+
+def test_columns_of_equal_missing_values_and_texts_pass(own_classes: Path) -> None:
+    file = own_classes / "nearest_mean.py"
+    text = file.read_text().replace("return make_classification_result", "result = make_classification_result")
+    change = 'columns={"c": np.full(40, np.nan, np.float32), "t": np.array(["a"] * 40)}, predictions=None'
+    file.write_text(f"import dataclasses\n{text}        return dataclasses.replace(result, {change})\n")
+    check_protocol("nearest-mean")
 
 
 def test_metrics_of_numpy_and_torch_become_python_numbers() -> None:

@@ -3,9 +3,11 @@
 import contextlib
 import importlib
 import json
+import re
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from rr.bench import alternating, memory, reference
 from rr.bench.measure import Candidate, Timing, summarize, time_interleaved
 from rr.bench.parts import busy, gpu
 from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings, paper_config
+from rr.bench.table import format_results
 from rr.compute.optimizers import make_optimizer
 from rr.errors import UserError
 from rr.views import make_views
@@ -212,6 +215,16 @@ def test_candidates_alternate_and_ratios_are_computed_per_repeat() -> None:
     assert (result.ratio.min, result.ratio.max) == (4, 8)
     assert result.cpu_ratio is None  # one of the CPU times is 0, i.e. unknown
     assert result.per_second == 1
+
+
+def test_table_explains_ratios_of_any_first_candidate() -> None:
+    """In the part `busy`, both candidates are rr."""
+    case = summarize("training", "views", 1, [("idle", 10), ("busy", 10)], [[Timing(1, 1)], [Timing(2, 2)]])
+    part = {"cases": [asdict(case)], "notes": [], "seconds": 3, "load": {"before": [0], "after": [0]}}
+    machine = {"processor": "", "cores": 1, "system": "", "python": "", "versions": {}}
+    text = format_results({"machine": machine, "load": part["load"], "parts": {"busy": part}})
+    assert re.search(r"busy +1 .* 2\.00 ", text)
+    assert "divided by that of the first row of the case, which is usually rr. If it is above 1, the first row" in text
 
 
 def test_program_that_ends_early_raises() -> None:
