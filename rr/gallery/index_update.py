@@ -18,7 +18,7 @@ from rr.gallery.vector_index import (
     ImageVectors,
     StaleIndexError,
     is_foreign_file,
-    raise_if_none_readable,
+    require_readable_images,
     read_index,
     write_index,
 )
@@ -92,7 +92,7 @@ def update_index(
             keep_vectors(path, extractor, folder, cached, computed, skipped)
         raise
     gallery = join_batches(batches, extractor.num_features)
-    raise_if_none_readable(len(gallery.images), folder, skipped)
+    require_readable_images(len(gallery.images), folder, skipped)
     num_embedded = len(gallery.images) - len(cached.find_rows(gallery.images))
     if path and (num_embedded or len(gallery.images) != len(cached.rows)) and is_writable(path):
         write_index(path, extractor, folder, [gallery], skipped)

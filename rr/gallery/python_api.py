@@ -62,8 +62,8 @@ class Gallery:
         backbone: the backbone.
 
     Raises:
-        UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if
-            `index` does not end in .parquet, or is an existing file that is not an index.
+        UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), if no
+            image can be read, or if `index` does not end in .parquet, or is an existing file that is not an index.
         ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` has a different
             value.
     """

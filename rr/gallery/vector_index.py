@@ -114,11 +114,11 @@ def write_rows(
                 )
             )
             count += len(images)
-        raise_if_none_readable(count, folder, skipped)
+        require_readable_images(count, folder, skipped)
     return count
 
 
-def raise_if_none_readable(num_readable: int, folder: Path, skipped: SkippedFiles) -> None:
+def require_readable_images(num_readable: int, folder: Path, skipped: SkippedFiles) -> None:
     """Raise UserError if the number of readable images in `folder` is 0. The message lists the unreadable images."""
     if not num_readable:
         skipped.raise_if_unreadable()
