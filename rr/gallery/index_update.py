@@ -18,8 +18,8 @@ from rr.gallery.vector_index import (
     ImageVectors,
     StaleIndexError,
     is_foreign_file,
-    require_readable_images,
     read_index,
+    require_readable_images,
     write_index,
 )
 from rr.runtime.output_path import check_output_path, is_writable
