@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Outcome, RunRr, write_params
+from helpers import LONG, ROOT, Outcome, RunRr, write_params
+from hypothesis import settings
 from report_files import write_full_grid
 
 from rr import cli
 from rr.paths import REPORT_FILES
 from rr.report.stage import write_report
 from rr.runtime import progress
+
+settings.register_profile("rr", deadline=None, derandomize=not LONG)
+settings.load_profile("rr")
 
 # A shell makes a script's background commands ignore SIGINT, and child processes inherit this setting. The Ctrl-C tests
 # need the default.

@@ -14,6 +14,7 @@ import pytest
 from corruption import DEFAULT_ROUNDS, SEED, damage, flip_bit, rounds
 
 from rr.data import beton
+from rr.data.photographs import Photographs
 from rr.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,18 @@ _VALUES = (0, 1, 2, 7, SIZE * SIZE * 3, 255, 2**16 - 1, 2**31, 2**32 - 1, 2**63 
 
 def make_images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, SIZE, SIZE, 3), np.uint8)
+
+
+def write_photographs(path: Path) -> None:
+    """Write color gradients of several sizes, every second one as JPEG."""
+    sizes = [(40 + 9 * n, 110 - 5 * n) for n in range(NUM_IMAGES)]
+    gradients = (np.arange(h)[:, None, None] + np.arange(w)[:, None] * [0, 1, 1.5] for h, w in sizes)
+    stored = (
+        beton.encode_photograph(pixels.clip(0, 255).astype(np.uint8), 80 if n % 2 else "raw")
+        for n, pixels in enumerate(gradients)
+    )
+    rows = np.arange(NUM_IMAGES)
+    beton.write_stored(path, stored, rows, rows, beton.max_photograph_bytes(2 * SIZE))
 
 
 def table_entries(content: bytes) -> list[tuple[int, str]]:
@@ -60,40 +73,58 @@ def corrupt(content: bytes, rng: random.Random) -> bytes:
             return damage(content, rng)
 
 
-def read_file(path: Path, number: int) -> str:
-    """Return "read" if FFCV and a resident split return the file's bytes, "wrong" if not, or a UserError's message."""
-    try:
-        data = beton.Beton(path, threads=1, max_resident_bytes=0)
-        order = np.random.default_rng(number).permutation(len(data))
-        images = np.concatenate([batch.copy() for batch in data.batches(order, 5)])
-        resident = beton.Beton(path, threads=1).images
-    except UserError as error:
-        return str(error)
+def read_squares(path: Path, number: int) -> bool:
+    """Return whether FFCV and a resident split return the file's bytes."""
+    data = beton.Beton(path, threads=1, max_resident_bytes=0)
+    order = np.random.default_rng(number).permutation(len(data))
+    images = np.concatenate([batch.copy() for batch in data.batches(order, 5)])
+    resident = beton.Beton(path, threads=1).images
     content = np.fromfile(path, np.uint8)
     samples_start = beton._HEADER.itemsize + 3 * beton._FIELD.itemsize
     pointers = np.frombuffer(content, beton._SAMPLE, len(data), offset=samples_start)["image"]["pointer"]
     image_bytes = data.image_size**2 * 3
     is_same = resident is not None and np.array_equal(resident[order], images)
     is_same &= all(np.array_equal(images[k].ravel(), content[pointers[i] :][:image_bytes]) for k, i in enumerate(order))
-    return "read" if is_same and images.shape[1] == data.image_size else "wrong"
+    return is_same and images.shape[1] == data.image_size
+
+
+def read_photographs(path: Path, number: int) -> bool:
+    """Return whether FFCV decodes the photographs twice to the same images. It does not notice a damaged JPEG."""
+    data = Photographs(path, SIZE, threads=1)
+    order = np.random.default_rng(number).permutation(len(data))
+    first, second = (np.concatenate([batch.copy() for batch in data.batches(order, 5)]) for _ in range(2))
+    return np.array_equal(first, second) and first.shape == (len(data), SIZE, SIZE, 3)
+
+
+READERS = {"squares": read_squares, "photographs": read_photographs}
+
+
+def read_file(kind: str, path: Path, number: int) -> str:
+    """Return "read" if the images of a file are as expected, "wrong" if not, or a UserError's message."""
+    try:
+        return "read" if READERS[kind](path, number) else "wrong"
+    except UserError as error:
+        return str(error)
 
 
 @pytest.fixture(scope="module")
-def valid_beton(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("beton") / "x.beton"
-    beton.write(path, make_images(), np.arange(NUM_IMAGES), np.arange(NUM_IMAGES))
-    return path.read_bytes()
+def valid_betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder, rows = tmp_path_factory.mktemp("beton"), np.arange(NUM_IMAGES)
+    beton.write(folder / "squares", make_images(), rows, rows)
+    write_photographs(folder / "photographs")
+    return {kind: (folder / kind).read_bytes() for kind in READERS}
 
 
-def test_corrupted_beton_is_read_or_raises(valid_beton: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", READERS)
+def test_corrupted_beton_is_read_or_raises(valid_betons: dict[str, bytes], kind: str, tmp_path: Path) -> None:
     outcomes: dict[int, str] = {}
-    pending = list(rounds("betons"))
+    pending = list(rounds(f"betons of {kind}"))
     for start in range(0, DEFAULT_ROUNDS, 20):
         batch = pending[start : start + 20]
         for number, rng in batch:
-            (tmp_path / f"{number}.beton").write_bytes(corrupt(valid_beton, rng))
-        numbers = [str(number) for number, _ in batch]
-        child = subprocess.run([sys.executable, __file__, str(tmp_path), *numbers], capture_output=True, text=True)
+            (tmp_path / f"{number}.beton").write_bytes(corrupt(valid_betons[kind], rng))
+        arguments = [kind, str(tmp_path), *(str(number) for number, _ in batch)]
+        child = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, timeout=300)
         batch_outcomes = dict(json.loads(line) for line in child.stdout.splitlines())
         assert child.returncode == 0, f"seed {SEED}, after {batch_outcomes}: {child.returncode} {child.stderr[-2000:]}"
         outcomes |= batch_outcomes
@@ -105,9 +136,9 @@ def test_corrupted_beton_is_read_or_raises(valid_beton: bytes, tmp_path: Path) -
     assert 0 < list(outcomes.values()).count("read") < DEFAULT_ROUNDS, outcomes
 
 
-def test_images_without_pixels_raise(valid_beton: bytes, tmp_path: Path) -> None:
-    data = bytearray(valid_beton)
-    table_start = int(np.frombuffer(valid_beton, beton._HEADER, 1)[0]["allocation"])
+def test_images_without_pixels_raise(valid_betons: dict[str, bytes], tmp_path: Path) -> None:
+    data = bytearray(valid_betons["squares"])
+    table_start = int(np.frombuffer(data, beton._HEADER, 1)[0]["allocation"])
     samples_start = beton._HEADER.itemsize + 3 * beton._FIELD.itemsize
     samples = np.frombuffer(data, beton._SAMPLE, NUM_IMAGES, offset=samples_start)
     samples["image"]["width"] = samples["image"]["height"] = 0
@@ -118,5 +149,6 @@ def test_images_without_pixels_raise(valid_beton: bytes, tmp_path: Path) -> None
 
 
 if __name__ == "__main__":
-    for number in map(int, sys.argv[2:]):
-        print(json.dumps([number, read_file(Path(sys.argv[1], f"{number}.beton"), number)]), flush=True)
+    kind, folder, *numbers = sys.argv[1:]
+    for number in map(int, numbers):
+        print(json.dumps([number, read_file(kind, Path(folder, f"{number}.beton"), number)]), flush=True)

@@ -22,7 +22,5 @@ def test_padding_changes_neither_outputs_nor_gradients(
     expected = F.conv2d(x, conv.weight, conv.bias, stride, padding)
     torch.testing.assert_close(padded, expected)
     torch.testing.assert_close(conv(x), expected)
-    grad = torch.randn_like(expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(padded, (x, conv.weight), grad), torch.autograd.grad(expected, (x, conv.weight), grad)
-    )
+    grad, inputs = torch.randn_like(expected), (x, *conv.parameters())
+    torch.testing.assert_close(torch.autograd.grad(padded, inputs, grad), torch.autograd.grad(expected, inputs, grad))

@@ -198,7 +198,7 @@ def test_features_are_extracted(photographs: Photographs) -> None:
 
 
 def test_other_files_are_refused(photographs: Photographs, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"do not suit|differ in size"):
+    with pytest.raises(UserError, match="differ in size"):
         beton.validate(photographs.path)
     content = photographs.path.read_bytes()
     start = beton._HEADER.itemsize + 3 * beton._FIELD.itemsize
@@ -209,15 +209,15 @@ def test_other_files_are_refused(photographs: Photographs, tmp_path: Path) -> No
         with pytest.raises(UserError, match=message):
             beton.validate(tmp_path / "x", photographs=True)
 
-    for field, value, message in (
-        ("mode", 2, "unknown mode"),
-        ("width", 0, "no pixels"),
-        ("height", 999, "does not match its number of bytes"),
-        ("pointer", 2**63, "outside the file|not in order"),
-        ("pointer", 0, "outside the file|not in order"),
+    for row, field, value, message in (
+        (4, "mode", 2, "unknown mode"),
+        (4, "width", 0, "no pixels"),
+        (4, "height", 999, "does not match its number of bytes"),
+        (4, "pointer", 0, "not in order"),
+        (7, "pointer", 2**63, "outside the file"),
     ):
         before = samples.copy()
-        samples["image"][field][4] = value
+        samples["image"][field][row] = value
         check(message)
         samples = before
     samples["index"][4] = 3

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rr.evaluate.similarity import find_nearest, nearest_other_images
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), num_queries=st.integers(1, 4), size=st.integers(1, 30), top=st.integers(1, 40))
 def test_find_nearest_matches_scikit_learn(seed: int, num_queries: int, size: int, top: int) -> None:
     from sklearn.neighbors import NearestNeighbors
@@ -30,7 +30,7 @@ def test_equal_similarities_keep_gallery_order() -> None:
         assert positions.tolist() == [[1, 2, 3, 0][:top]]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 12), count=st.integers(1, 15))
 def test_neighbors_are_the_most_similar_other_images(seed: int, size: int, count: int) -> None:
     features = np.random.default_rng(seed).integers(-1, 2, (size, 2)).astype(np.float32)  # copies and zeros

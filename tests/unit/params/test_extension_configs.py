@@ -1,11 +1,13 @@
 """Test methods from a user's own module: the method of the guide, its parameters, and mistakes."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from golden import NO_DYNAMICS, write_images
 from helpers import (
     ROOT,
     SIMSIAM,
@@ -23,6 +25,8 @@ from rr.errors import UserError
 from rr.methods.requirements import Requirements, data_requirements
 from rr.params import MethodConfig, load_params
 from rr.params.extensions import extension_module_files
+from rr.paths import PretrainFolder
+from rr.pretrain import Job, pretrain
 from rr.workflow.stage_runs import iter_stage_runs
 
 EMPTY_METHOD = """
@@ -34,6 +38,20 @@ class Mine(Method):
     class Config(ExtensionConfig):
         label_fraction: ClassVar[float] = 0.5
 """
+LARGE_BATCH_METHOD = (
+    EMPTY_METHOD
+    + """
+        min_batch_size: ClassVar[int] = 5
+        drop_last: ClassVar[bool] = {drop_last}
+
+    def __init__(self, config, backbone):
+        super().__init__(backbone)
+
+    def loss(self, views, labels, random_inputs):
+        assert len(views) == 2 * len(labels) >= 2 * self.Config.min_batch_size
+        return self.backbone(views).square().mean(), {{"accuracy": (0, 1)}}
+"""
+)
 
 
 def load(changes: dict[str, Any]) -> MethodConfig:
@@ -95,6 +113,32 @@ def test_class_in_a_package_has_all_files_of_the_package(extensions: Path) -> No
     folder = Path("workflow/extensions/package")
     names = ["__init__.py", "deep/more.py", "helper.py", "mine.py"]
     assert extension_module_files("package.mine:Mine") == [folder / name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("drop_last", "batch_size", "expected"),
+    [
+        (True, 28, [56, 56]),
+        (True, 61, "needs at least one whole mini-batch, but batch_size is 61"),
+        (False, 28, "the last mini-batch contains 4 of the 60 training images"),
+        (False, 55, [110, 10]),
+    ],
+)
+def test_class_variables_determine_the_mini_batches(
+    extensions: Path, drop_last: bool, batch_size: int, expected: list[int] | str
+) -> None:
+    (extensions / "mine.py").write_text(LARGE_BATCH_METHOD.format(drop_last=drop_last))
+    entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")}
+    entry |= {"kind": "mine:Mine", "batch_size": batch_size, "epochs": 1}
+    write_params(Path(), lambda params: params["methods"].update(mine=entry))
+    params = load_params(Path("params.yaml"))
+    job = Job(params.datasets["shapes"], "conv4", params.methods["mine"], 10, 1, "float32", NO_DYNAMICS, "test")
+    Path("run").mkdir()
+    outputs = PretrainFolder("shapes", "conv4", "mine", 1, Path("run"))
+    steps: list[int] = []
+    with nullcontext() if isinstance(expected, list) else pytest.raises(UserError, match=expected):
+        pretrain(job, write_images(Path("x.beton"), 60), outputs, device="cpu", threads=1, on_step=steps.append)
+    assert steps == (expected if isinstance(expected, list) else [])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def torchvision_crop(pixels: np.ndarray, box: tuple[int, ...], size: int) -> np.
     return F.resized_crop(image, *box, [size, size], antialias=True).permute(1, 2, 0).numpy()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_crops_equal_those_of_torchvision_within_rounding(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))

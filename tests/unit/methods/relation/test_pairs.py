@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rr.methods.relation.factorized import pair_row_indices
@@ -50,7 +50,6 @@ def test_num_pairs(K: int, M: int) -> None:
         assert 2 * negative_rows.numel() == M * (K**2 - K)
 
 
-@settings(deadline=None)
 @given(K=st.integers(2, 9), M=st.integers(1, 20), seed=st.integers(0, 2**31))
 def test_negative_is_another_row_of_the_mini_batch(K: int, M: int, seed: int) -> None:
     for negative_rows in (roll_negative_rows(K, M), sample_negative_rows(K, M, torch.Generator().manual_seed(seed))):
