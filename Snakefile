@@ -40,7 +40,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 # Snakemake reads YAML with PyYAML. Unlike the parser that rr uses, it follows YAML 1.1, in which 1e-5 is a string.
-if config != yaml.safe_load(Path("params.yaml").read_text()):
+if config != yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")):
     raise WorkflowError(
         "--config and --configfile accept only suites, such as workflow/suites/cifar.yaml: set all other parameters in "
         "params.yaml"
@@ -48,8 +48,7 @@ if config != yaml.safe_load(Path("params.yaml").read_text()):
 
 # The first command is Snakemake's default prefix. Without RR_ENGINE, `rr` would register every stage with the engines.
 shell.prefix(
-    "set -euo pipefail; export RR_ENGINE=snakemake"
-    f"{f' RR_PARAMS={shlex.quote(str(PARAMS_FILE))}' if SUITES else ''}; "
+    f"set -euo pipefail; export RR_ENGINE=snakemake RR_PARAMS={shlex.quote(str(PARAMS_FILE))}; "
 )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from rr import backbones, methods
+from rr.data.image_grid import make_image_grid
 from rr.data.shapes import generate_shapes
 from rr.methods.rotation import rotate_four_ways
 from rr.params.base import StrictModel
@@ -21,7 +22,6 @@ from rr.params.loading import load_params
 from rr.params.methods import TrainableConfig
 from rr.params.root import Params
 from rr.report.paper.published import LIGHTLY, PublishedResult, load_published, name_in_paper
-from rr.runtime.image_grid import make_image_grid
 from rr.views import make_views
 
 DOCS = Path(__file__).parent

@@ -42,10 +42,14 @@ app.add_typer(suite, name="suite")
 
 
 def _check_project(params: Path) -> Path:
-    """Raise UserError if the parameter file belongs to a project in a different folder.
+    """Raise UserError if the parameter file belongs to a project in a different folder, or if DVC does not read it.
 
     All other paths are relative to the current folder, so the results would be outside the project.
     """
+    from rr.workflow.sync import was_started_by_dvc
+
+    if was_started_by_dvc() and params.resolve() != paths.PARAMS_FILE.resolve():
+        raise UserError(f"DVC reads only {paths.PARAMS_FILE}, but RR_PARAMS is {params}: run unset RR_PARAMS")
     if (params.parent / "dvc.yaml").is_file() and not Path("dvc.yaml").is_file():
         raise UserError(f"{params} belongs to the project in {params.parent.resolve()}: run rr in that folder")
     return params

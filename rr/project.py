@@ -42,15 +42,16 @@ def create_project(folder: Path) -> None:
     if git is None:
         raise UserError("git is not installed, and DVC needs it: install git, then run rr init again")
     _check_folder(folder)
+    # The link `rr` comes first: if this function is interrupted, the next call recognizes the project by it.
+    for name, destination in _LINKS.items():
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(destination)
     for file in _files_to_copy():
         target = folder / file
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             text = _read_template(file, git)
             write_text(target, text + _LINKED_CODE if file == Path(".gitignore") else text)
-    for name, destination in _LINKS.items():
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(destination)
     if subprocess.run([git, "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
         subprocess.run([git, "init", "--quiet"], cwd=folder, check=True)
 

@@ -50,7 +50,8 @@ from rr.workflow.checks import (
     runs_on_cluster,
 )
 from rr.workflow.records import RunRecorder, find_current_record, find_record, load_record, record_run
-from rr.workflow.sync import register_run, sync_engines, was_started_by_dvc, was_started_by_user
+from rr.workflow.suites import require_single_grid, write_params
+from rr.workflow.sync import register_run, require_engines, sync_engines, was_started_by_dvc, was_started_by_user
 from rr.workflow.verify import find_grid_changed_files, find_grid_mismatches, find_mismatches
 
 if TYPE_CHECKING:
@@ -93,10 +94,11 @@ def run_init_images(
     if not params_file.is_file() and params_file == paths.PARAMS_FILE:
         create_project(Path.cwd())
     params, text = load_params(params_file), read_utf8(params_file)
+    require_single_grid(text, params_file)
     if accept_earlier and (known := init.find_in_grid(path, name, source, params)):
         # Images may have been added or removed.
         return f"{run_fetch(known, None, params_file)}\nthe grid in {params_file} already trains on {known}"
-    name = init.choose_name(path, name, params)
+    name = init.choose_name(path, name, params, params_file)
     is_new = name not in params.datasets
     if not is_new and (skip_unreadable or not use_labels):
         raise UserError(
@@ -124,29 +126,36 @@ def run_init_images(
     from rr.data.raw import RawFile
 
     raw_file = RawFile(files.images)
+    former, text = load_params(params_file), read_utf8(params_file)  # reading the images may have taken hours
+    if (name not in former.datasets) != is_new:
+        change = "added to" if is_new else "removed from"
+        raise UserError(
+            f"the dataset {name} was {change} {params_file} while the images were read: run the same command again"
+        )
     median_side, num_images = facts["sizes"]["median_shorter_side"], len(raw_file.labels)
     is_test = raw_file.splits == "test"
     image_size, stored_size = init.choose_image_size(median_side), init.choose_stored_size(median_side, num_images)
-    hint, defined = "", params.datasets[name]
+    hint = ""
     if is_new:
         text = init.add_dataset(text, name, source, image_size, stored_size)
-    elif (defined.image_size, defined.stored_size) != (image_size, stored_size):
+    elif (former.datasets[name].image_size, former.datasets[name].stored_size) != (image_size, stored_size):
         sizes = f"image_size: {image_size}" + (f" and stored_size: {stored_size}" if stored_size else "")
         hint = f"\nthe sizes that {params_file} defines are kept; for a new dataset, rr init would write {sizes}"
     text = init.set_grid_for_dataset(
         text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test]
     )
-    init.write_params(params_file, text)
+    new_params = parse_params(text, params_file)
+    write_params(params_file, text)
     _register_with_engines(run, params_file)
-    new_params = load_params(params_file)
-    fetched = f"{files.images}: {format_fetch_facts(facts)}{grid.describe_replaced(params, new_params)}"
-    return f"{fetched}\n{init.describe_grid(new_params, name, raw_file.labels[is_test])}{hint}"
+    fetched = f"{files.images}: {format_fetch_facts(facts)}{grid.describe_replaced(former, new_params)}"
+    return f"{fetched}\n{init.describe_grid(new_params, params_file, name, raw_file.labels[is_test])}{hint}"
 
 
 def check_can_run(params_file: Path) -> None:
     """Raise UserError if DVC cannot run the stages in this folder with the parameters in `params_file`."""
     if params_file.resolve() != paths.PARAMS_FILE.resolve():
         raise UserError(f"--run: DVC reads only {paths.PARAMS_FILE}, not {params_file}: omit --params or --run")
+    require_engines("--run")
     if params_file.exists() and not Path("dvc.yaml").exists():
         raise UserError("--run: dvc.yaml not found: run rr init in the root folder of a project, or in an empty folder")
 
@@ -155,7 +164,7 @@ def run_pipeline() -> str:
     """Run all stages of the grid with DVC, which prints their progress, and return a message with the report's path."""
     programs = Path(sys.executable).parent  # DVC starts `rr` by its name
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
-    if code := run_command([programs / "dvc", "repro"], environment):
+    if code := run_command([sys.executable, "-m", "dvc", "repro"], environment):
         raise UserError(
             f"dvc repro failed with exit code {code}: fix the error that it printed above, then run dvc repro again"
         )
@@ -279,13 +288,13 @@ def run_pretrain(
         lookup(params.methods, method, "--method")
         lookup(params.datasets, dataset, "--dataset")
         run, files = _pretrain_paths(params, dataset, backbone, method, seed), paths.DatasetPaths(dataset)
-        device = group.local_device(acquire_device(device))
-        _check_pretraining(params, run, device, group.world_size, params_file)
         stage_run = stage_runs.make_pretrain_run(params, run)
         reason = _find_reason_to_skip(stage_run)
         group.check_identical({"finished run": str(bool(reason))})
         if reason:
             return reason if group.is_main else ""
+        device = group.local_device(acquire_device(device))
+        _check_pretraining(params, run, device, group.world_size, params_file)
         event_writer = None
         if tensorboard and group.is_main:
             from rr.runtime.tensorboard import EventWriter
@@ -509,7 +518,15 @@ def _recompute_random_run(params: Params, device: str) -> str:
     runs = [run for run in grid.pretrainings(params) if isinstance(params.methods[run.method], TrainableConfig)]
     if not runs:
         raise UserError("--recompute: no method in the grid is trained, so there is no epoch to repeat")
-    run = random.choice(runs)
+    complete = [
+        run for run in runs if all(path.is_file() for path in _list_files(stage_runs.make_pretrain_run(params, run)))
+    ]
+    if not complete:
+        raise UserError(
+            "--recompute: for each trained run in the grid, an output or the images are missing (the state at the "
+            "start of the last epoch, last_epoch.safetensors, is needed too): run `dvc checkout`, or copy these files"
+        )
+    run = random.choice(complete)
     from rr.compute.device import device_name
     from rr.compute.torch_threads import configure_torch
     from rr.data.dataset_index import read_class_names, read_preprocessing
@@ -523,22 +540,32 @@ def _recompute_random_run(params: Params, device: str) -> str:
     machine = describe_machine()
     sessions = [*record.get("earlier_sessions", []), record]
     same_device = all((session["device"], session["processes"]) == (device_name(device), 1) for session in sessions)
+    # Records of earlier versions lack the versions of some packages.
     same_machine = all(
-        session["machine"][key] == machine[key] for session in sessions for key in ("processor", "versions")
+        session["machine"]["processor"] == machine["processor"]
+        and session["machine"]["versions"].items() <= machine["versions"].items()
+        for session in sessions
     )
     title = f"epoch {epoch.recorded['epoch']} of {run.folder}"
-    if problem := find_difference(epoch, exact=same_device and same_machine):
+    # On a GPU, the order of some sums is not deterministic.
+    if problem := find_difference(epoch, exact=same_device and same_machine and device == "cpu"):
         raise UserError(f"{title} has a different result when it is repeated: {problem}")
     if epoch.is_identical:
         return f"verify: {title} was repeated, and the loss, accuracy and weights are the same, bit for bit"
     return (
-        f"verify: {title} was repeated, and the loss and accuracy are the same within the tolerance for a different "
-        "machine or different package versions"
+        f"verify: {title} was repeated, and the loss and accuracy are the same within the tolerance for GPUs, for "
+        "different machines and for different package versions"
     )
+
+
+def _list_files(run: stage_runs.StageRun) -> list[Path]:
+    return [*run.inputs, *run.outputs]
 
 
 def run_sync(engine: str | None, params_file: Path) -> str:
     """Register all runs that match their records, with both engines or, if `engine` is given, with the other one."""
+    if params_file.resolve() != paths.PARAMS_FILE.resolve():
+        raise UserError(f"the engines read only {paths.PARAMS_FILE}, not {params_file}: omit --params")
     registered, total = sync_engines(engine, load_params(params_file))
     left_out = "" if registered == total else "; `rr verify` shows why the others were not"
     return f"sync: {registered} of {total} runs were registered{left_out}"

@@ -6,8 +6,8 @@
 #   workflow/results.sh check PACK [FOLDER]   compare the files in PACK with their records, and write the report
 #
 # The datasets and features are not copied, because they are large and can be recreated. `check` works in FOLDER (by
-# default .results), a git worktree of the commit whose code produced the files. The results can therefore be checked
-# even after the code on the current branch has changed.
+# default .results/check), a git worktree of the commit whose code produced the files. The results can therefore be
+# checked even after the code on the current branch has changed.
 set -euo pipefail
 usage="usage: workflow/results.sh publish PACK, or workflow/results.sh check PACK [FOLDER]"
 command=${1:?$usage}
@@ -15,14 +15,19 @@ pack=$(realpath -m "${2:?$usage}")
 
 case $command in
 publish)
+    if [ -n "$(git status --porcelain -- rr workflow dvc.yaml Snakefile)" ]; then
+        echo "results: the code differs from the last commit, so nobody could check the results: commit it first" >&2
+        exit 2
+    fi
     rr verify --allow-missing
-    mkdir -p "$pack"
-    git rev-parse HEAD >"$pack/commit"
-    cp params.yaml dvc.lock "$pack"
-    rm -rf "$pack/runs" "$pack/data"
+    mkdir -p "$(dirname "$pack")"
+    new=$(mktemp --directory "$pack.XXXXXX")
+    trap 'rm -rf "$new"' EXIT
+    git rev-parse HEAD >"$new/commit"
+    cp params.yaml dvc.lock "$new"
     # Skip the state at the start of the last epoch: it is larger than the weights, and only `rr verify --recompute`
     # reads it.
-    python - <<'END' | xargs -d '\n' cp --parents --target-directory "$pack"
+    python - <<'END' | xargs -d '\n' cp --parents --target-directory "$new"
 from pathlib import Path
 
 from rr import paths
@@ -35,16 +40,26 @@ for run in stage_runs.iter_stage_runs(load_params(paths.PARAMS_FILE)):
     if run.stage in ("pretrain", "evaluate"):
         print(*(file for file in run.outputs if file.name != "last_epoch.safetensors"), sep="\n")
 END
+    mkdir -p "$pack"
+    for name in commit params.yaml dvc.lock data runs; do
+        rm -rf "${pack:?}/$name"
+        if [ -e "$new/$name" ]; then mv "$new/$name" "$pack"; fi
+    done
     ;;
 check)
-    folder=${3:-.results}
+    folder=${3:-.results/check}
     commit=$(cat "$pack/commit")
     if ! git cat-file -e "$commit^{commit}" 2>/dev/null; then
         echo "results: this clone does not contain commit $commit: run git fetch --unshallow" >&2
         exit 2
     fi
+    # A worktree has a file .git. If the clone was moved, git no longer knows its worktrees.
+    if [ -e "$folder" ] && ! [ -f "$folder/.git" ]; then
+        echo "results: $folder exists, and a check has not created it: delete it, or specify a different folder" >&2
+        exit 2
+    fi
+    rm -rf "$folder"
     git worktree prune
-    if [ -e "$folder" ]; then git worktree remove --force "$folder"; fi
     git worktree add --quiet --detach "$folder" "$commit"
     cp -r "$pack/data" "$pack/runs" "$pack/params.yaml" "$pack/dvc.lock" "$folder"
     cd "$folder"

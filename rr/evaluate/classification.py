@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
+from rr.data.image_grid import make_image_grid
 from rr.errors import UserError
 from rr.evaluate.classification_metrics import compute_classification_metrics
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.result import ProtocolResult
 from rr.params import ProtocolConfig
-from rr.runtime.image_grid import make_image_grid
 
 _NUM_EXAMPLES, _EXAMPLE_COLUMNS = 60, 10
 _REMEDIES = {

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
+from rr.data.image_grid import make_image_grid, render_text, vstack_images
 from rr.data.view_loader import ViewLoader
 from rr.evaluate.features import batch_size_for
 from rr.evaluate.inputs import EvaluationInputs
@@ -18,7 +19,6 @@ from rr.evaluate.representation_metrics import alignment, effective_rank, rankme
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import find_nearest, nearest_other_images
 from rr.params import EmbeddingConfig
-from rr.runtime.image_grid import make_image_grid, render_text, vstack_images
 
 NUM_MAP_NEIGHBORS = 5  # neighbors of an image that the map in the report shows
 _MAP_SIZE = 896  # pixels, at most the width of the report

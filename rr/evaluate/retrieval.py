@@ -5,12 +5,12 @@ from functools import partial
 import numpy as np
 
 from rr.compute.thread_pool import parallel_for
+from rr.data.image_grid import make_image_grid
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.relation_head import NumpyRelationHead
 from rr.evaluate.result import ProtocolResult
 from rr.evaluate.similarity import normalize_rows
 from rr.params import RetrievalConfig
-from rr.runtime.image_grid import make_image_grid
 
 _BATCH_SIZE = 256  # number of queries whose similarities are computed together
 _RERANKED = 100  # number of nearest images per query that the relation head reorders

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from rr import paths
 from rr.data.arrow import to_arrow
 from rr.data.feature_file import read_features
+from rr.data.image_grid import write_png
 from rr.errors import UserError
 from rr.evaluate.checks import find_protocol_problem
 from rr.evaluate.inputs import EvaluationInputs
@@ -24,7 +25,6 @@ from rr.evaluate.result import ProtocolResult, check_result
 from rr.evaluate.target import Target
 from rr.params import ProtocolConfig
 from rr.runtime.atomic import atomic_write, write_text
-from rr.data.image_grid import write_png
 
 
 def evaluate(

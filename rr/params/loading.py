@@ -84,10 +84,7 @@ def parse_yaml(content: str, path: Path) -> Any:
     except (YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not valid YAML: {_describe_yaml_error(error)}") from error
     if unsupported:
-        raise UserError(
-            f"{path}: {unsupported}: use only text, numbers, booleans, null, lists and mappings, and put dates in "
-            "quotes"
-        )
+        raise UserError(f"{path}: {unsupported}")
     return raw
 
 
@@ -108,14 +105,19 @@ def _find_unserializable_values(value: Any, where: str) -> Iterator[str]:
     """Yield a description of each key and value that JSON cannot represent; `where` is the path of `value`."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if not isinstance(key, str | int | float | None):
-                yield f"{where or 'top level'}: unsupported key {key} (type {type(key).__name__})"
+            if not isinstance(key, str):
+                yield f"{where or 'top level'}: the key {key!s:.100} is not text; put it in quotes"
             yield from _find_unserializable_values(item, f"{where}.{key}" if where else str(key))
     elif isinstance(value, list):
         for position, item in enumerate(value):
             yield from _find_unserializable_values(item, f"{where}.{position}")
+    elif isinstance(value, int) and abs(value) >= 2**64:
+        yield f"{where or 'top level'}: the number has more than 64 bits"
     elif not isinstance(value, str | int | float | None):
-        yield f"{where or 'top level'}: unsupported value {value} (type {type(value).__name__})"
+        yield (
+            f"{where or 'top level'}: unsupported value {value} (type {type(value).__name__}): use only text, numbers, "
+            "booleans, null, lists and mappings, and put dates in quotes"
+        )
 
 
 def _count_values(value: Any, counts: dict[int, int]) -> int:

@@ -42,7 +42,7 @@ class TrainableConfig(StrictModel):
     second_augmentation: Augmentation | None = None
     views: Count
     batch_size: Count
-    epochs: Count
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
     learning_rate: PositiveFloat
     optimizer: OptimizerConfig = ADAM
     schedule: ScheduleConfig = CONSTANT

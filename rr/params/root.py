@@ -1,5 +1,6 @@
 """The root model of `params.yaml`: the grid, and the sections that define the names in it."""
 
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -95,6 +96,7 @@ class Params(StrictModel):
         }
         if name := next(filter(is_known_backbone, self.backbones), None):
             raise ValueError(f"backbones.{name}: this is the name of another backbone; choose a new name")
+        self._check_joined_names()
         for grid in self.grid:
             for axis in GridConfig.model_fields:
                 values = getattr(grid, axis)
@@ -129,6 +131,19 @@ class Params(StrictModel):
                         f"kind {', '.join(CLASSIFICATION_PROTOCOLS)}"
                     )
         return self
+
+    def _check_joined_names(self) -> None:
+        """Raise ValueError if two runs have the same name in DVC, which joins the values of the axes with hyphens."""
+        for grid, number in product(self.grid, (4, 5, 6)):  # pretraining, extraction, evaluation
+            axes = ("dataset", "backbone", "method", "seed", "target", "protocol")[:number]
+            names: dict[str, tuple[str, ...]] = {}
+            for values in product(*(map(str, getattr(grid, axis)) for axis in axes)):
+                other = names.setdefault("-".join(values), values)
+                if other != values:
+                    raise ValueError(
+                        f"grid: DVC would give the runs ({', '.join(other)}) and ({', '.join(values)}) the same name, "
+                        f"{'-'.join(values)}: rename a dataset, backbone, method or protocol"
+                    )
 
 
 def lookup(section: dict[str, Any], name: str, where: str) -> Any:

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from rr.data.beton import Beton
+from rr.data.image_grid import make_image_grid, write_png
 from rr.data.preprocessing import Preprocessing
 from rr.data.view_loader import ViewLoader
 from rr.params.methods import TrainableConfig
 from rr.pretrain.job import Job
-from rr.runtime.image_grid import make_image_grid, write_png
 
 _ROWS, _COLUMNS = 6, 8  # without the column of the original images
 

@@ -17,6 +17,9 @@ PACKAGES = (
     "numpy",
     "pyarrow",
     "scikit-learn",
+    "scipy",
+    "pillow",
+    "timm",
     "dvc",
     "snakemake",
 )

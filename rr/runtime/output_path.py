@@ -40,4 +40,4 @@ def is_writable(output: Path) -> bool:
 
 
 def _existing_folder(output: Path) -> Path:
-    return next(parent for parent in output.absolute().parents if parent.exists())
+    return next((parent for parent in output.absolute().parents if parent.exists()), Path("/"))

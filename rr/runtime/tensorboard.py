@@ -1,6 +1,7 @@
 """Write the history of a training run as TensorBoard event files."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 
@@ -17,11 +18,14 @@ class EventWriter:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=1)
+        self._make_writer = partial(SummaryWriter, str(folder), purge_step=1)
+        self._writer: SummaryWriter | None = None
         self._num_written = 0
 
     def write(self, history: list[dict[str, float]]) -> None:
         """Write the rows that have been added to `history` since the last call. NaN and infinity are left out."""
+        if self._writer is None:
+            self._writer = self._make_writer()  # hides the earlier values at once
         for row in history[self._num_written :]:
             for name, value in row.items():
                 if name != "epoch" and math.isfinite(value):

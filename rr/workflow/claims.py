@@ -63,21 +63,27 @@ def seeds_for_power(difference: float, margin: float, std: tuple[float, float], 
 def describe_required_seeds(params: Params) -> Iterator[str]:
     """Yield one line per claim in the grid: how many seeds it needs, and how many the grid has.
 
-    The level of the test is the strictest one in Holm's correction: `ALPHA` divided by the number of claims.
+    The level of the test is the strictest one in Holm's correction: `ALPHA` divided by the number of claims that the
+    grid tests.
     """
     claims = grid_claims(params)
+    seeds = {
+        claim_sha256(claim): min(_count_seeds(params, claim, method) for method in (claim.method, claim.above))
+        for claim in claims
+    }
+    num_tested = sum(map(bool, seeds.values()))
     for claim in claims:
         text = f"claim: {describe_difference(claim)} ({describe_data(claim)}): "
-        own_seeds = [_count_seeds(params, claim, method) for method in (claim.method, claim.above)]
-        has = f"the grid has {min(own_seeds)}"
+        own_seeds = seeds[claim_sha256(claim)]
+        has = f"the grid has {own_seeds}"
         assumed = claim.assumed
-        if not min(own_seeds):
+        if not own_seeds:
             yield f"{text}this grid does not test it"
         elif assumed is None:
             yield f"{text}{has}; add `assumed` to the claim to compute how many seeds it needs"
         else:
             std = assumed.std[0], assumed.std[1]
-            count = seeds_for_power(assumed.difference, claim.margin, std, ALPHA / len(claims))
+            count = seeds_for_power(assumed.difference, claim.margin, std, ALPHA / num_tested)
             needed = f"{count} seeds" if count else f"more than {_MAX_SEEDS:,} seeds"
             yield (
                 f"{text}needs {needed} for a power of {100 * POWER:.0f} % if the difference is "

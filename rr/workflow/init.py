@@ -15,7 +15,6 @@ from rr.evaluate.checks import find_protocol_problem
 from rr.params import Params, parse_params
 from rr.params.base import NAME
 from rr.paths import expand_user
-from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
 from rr.workflow.suites import add_methods, dump_yaml, make_yaml, set_axis
 
@@ -68,8 +67,10 @@ def choose_settings(num_images: int) -> PretrainingSettings:
     return PretrainingSettings(views, batch_size, epochs)
 
 
-def choose_name(path: Path, name: str | None, params: Params) -> str:
+def choose_name(path: Path, name: str | None, params: Params, params_file: Path) -> str:
     """Return the name of the dataset: `name` or, if it is None, the name of the folder or file at `path`.
+
+    `params` are the contents of `params_file`.
 
     Users who need other `source` keys can define the dataset first. The definition must then have the same path.
 
@@ -90,7 +91,7 @@ def choose_name(path: Path, name: str | None, params: Params) -> str:
     is_other = name in params.datasets and not _is_source_of(path, name, params)
     if is_other or _method_name(name) in params.methods:
         raise UserError(
-            f"params.yaml already defines {name}: if images were added or removed, run `rr fetch --dataset {name}`. "
+            f"{params_file} already defines {name}: if images were added or removed, run `rr fetch --dataset {name}`. "
             "Then run `dvc repro`, if the grid lists it. For another folder, choose a different name with --name"
         )
     return name
@@ -246,19 +247,13 @@ def set_grid_for_dataset(
     return dump_yaml(yaml, content)
 
 
-def write_params(path: Path, text: str) -> None:
-    """Check the text of a parameter file, and write it."""
-    parse_params(text, path)
-    write_text(path, text)
-
-
 def format_dataset_entry(name: str, source: dict[str, str]) -> str:
     """Return a dataset's `params.yaml` entry, for a message that explains how to edit the file."""
     return add_dataset("datasets:\n  {}\n", name, source, 64).partition("\n")[2].rstrip()
 
 
-def describe_grid(params: Params, name: str, test_labels: np.ndarray) -> str:
-    """Return a few lines that describe what `params.yaml` now contains and which commands to run next.
+def describe_grid(params: Params, path: Path, name: str, test_labels: np.ndarray) -> str:
+    """Return a few lines that describe what the parameter file at `path` now contains and which commands to run next.
 
     `test_labels` has the label of each test image, int64 (N_test,); -1 if unlabeled.
     """
@@ -275,7 +270,7 @@ def describe_grid(params: Params, name: str, test_labels: np.ndarray) -> str:
             reason = "all test images belong to one class, and they are too few for an evaluation without labels"
         evaluations = f"no evaluations: {reason}"
     return (
-        f"params.yaml: dataset {name} with images of {size}; method {method} with {settings.views} views per "
+        f"{path}: dataset {name} with images of {size}; method {method} with {settings.views} views per "
         f"image, batches of {settings.batch_size} images and {format_count(settings.epochs, 'epochs')}; {evaluations}\n"
         f"next: `rr check {name}` looks for duplicates and other problems; `dvc repro` trains and writes the report"
     )

@@ -8,6 +8,7 @@ for both engines; `merge_suites` writes several suites, such as those passed to 
 import copy
 import io
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rr import paths
 from rr.errors import UserError, format_alternatives
 from rr.params import load_params, parse_params, parse_yaml, read_utf8
 from rr.params.base import NAME
-from rr.runtime.atomic import write_text
+from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
 from rr.workflow.grid import describe_replaced
 
@@ -63,7 +64,9 @@ def use_suite(name: str, params_file: Path) -> str:
     former = load_params(params_file)
     suite = load_suite(name)
     yaml = make_yaml()
-    params = yaml.load(params_file.read_text(encoding="utf-8"))
+    old_text = read_utf8(params_file)
+    require_single_grid(old_text, params_file)
+    params = yaml.load(old_text)
     old_claims = list(params["grid"].get("claims", []))
     claims = [_to_one_line_mapping(claim) for claim in suite["grid"].get("claims", [])]
     for axis, values in (suite["grid"] | {"claims": claims}).items():
@@ -74,14 +77,32 @@ def use_suite(name: str, params_file: Path) -> str:
     replaced = add_methods(params["methods"], suite["methods"], name)
     text = dump_yaml(yaml, params)
     new = parse_params(text, params_file)
-    write_text(params_file, text)
-    message = f"{params_file} now contains the suite {name}: run it with `dvc repro` or `snakemake --cores 8`"
+    write_params(params_file, text)
+    message = f"{params_file} now contains the suite {name}"
+    if params_file.resolve() == paths.PARAMS_FILE.resolve():
+        message += ": run it with `dvc repro` or `snakemake --cores 8`"
     if replaced:
         message += f"\nreplaced, because the suite defines them differently: {', '.join(replaced)}"
     message += describe_replaced(former, new)
     if old_claims and not claims:
         message += f"\nremoved with the former grid: {format_count(len(old_claims), 'claims')}"
     return message
+
+
+def require_single_grid(text: str, path: Path) -> None:
+    """Raise UserError if `grid` is a list, as in the files that Snakemake writes for several suites."""
+    if isinstance(parse_yaml(text, path)["grid"], list):
+        raise UserError(f"{path}: grid is a list of grids; only Snakemake can use it: keep one of them, as a mapping")
+
+
+def write_params(path: Path, text: str) -> None:
+    """Replace a parameter file that exists, but not a link to it, and keep its permissions and its line ends."""
+    path = path.resolve()
+    if b"\r\n" in path.read_bytes():
+        text = text.replace("\n", "\r\n")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(text.encode())
+        shutil.copymode(path, temporary)
 
 
 def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
@@ -92,13 +113,15 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     Raises:
         UserError: if a suite is not valid, if two suites define a method differently, or if the result is not valid.
     """
+    if not isinstance(suites, dict):
+        raise UserError(f"suites must be a mapping, got {suites!r}: use --configfile workflow/suites/NAME.yaml")
     load_params(params_file)
     params = YAML(typ="safe", pure=True).load(params_file)
     params["grid"] = []
     variants: dict[str, tuple[str, Any]] = {}  # the first suite that defines a variant, and its changes
     for name, suite in suites.items():
         # Names come from Snakemake's command line, and become part of a file name.
-        if not re.fullmatch(NAME, name):
+        if not re.fullmatch(NAME, str(name)):
             raise UserError(f"invalid suite name '{name}': use letters, digits, - and _, with a letter or digit first")
         _validate_suite(suite, f"suite {name}")
         params["grid"].append(suite["grid"])

@@ -31,9 +31,10 @@ def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
         The numbers of registered runs and of all runs.
 
     Raises:
-        UserError: if the code in this folder differs from the code of the running `rr`, or if an engine cannot register
-            the runs.
+        UserError: if an engine is not installed or cannot register the runs, or if the code in this folder differs from
+            the code of the running `rr`.
     """
+    require_engines("rr sync")
     for stage in STAGE_PARAMETERS:
         code_hashes(stage)  # records refer to the code of the running `rr`, but the engines read this folder
     checked_runs = find_grid_mismatches(params)
@@ -57,6 +58,23 @@ def was_started_by_user() -> bool:
     return not {"DVC_STAGE", "RR_ENGINE"} & set(os.environ) and Path(".dvc").is_dir() and Path("dvc.yaml").is_file()
 
 
+def require_engines(what: str) -> None:
+    """Raise UserError if an engine is not installed; `what` is the command or option that needs both."""
+    if missing := _missing_engines():
+        raise UserError(f"{what}: {missing}")
+
+
+def _missing_engines() -> str:
+    """Return which engines are not installed and how to install them, or an empty string."""
+    missing = [name for name in ("snakemake", "dvc") if find_spec(name) is None]
+    if not missing:
+        return ""
+    return (
+        f"{' and '.join(missing)} cannot be imported: to use the engines, run pip install "
+        "'relational-reasoning[workflow]'"
+    )
+
+
 def register_run(run: StageRun, params: Params) -> None:
     """Register with both engines a finished stage run that was started by a user.
 
@@ -66,12 +84,8 @@ def register_run(run: StageRun, params: Params) -> None:
     current = next((candidate for candidate in iter_stage_runs(params) if candidate.folder == run.folder), None)
     if current is None or find_mismatches(current):
         return
-    if missing := [name for name in ("snakemake", "dvc") if find_spec(name) is None]:
-        print(
-            f"rr: the run was not registered with the engines, because {' and '.join(missing)} cannot be imported: to "
-            "use them, run pip install 'relational-reasoning[workflow]', then rr sync",
-            file=sys.stderr,
-        )
+    if missing := _missing_engines():
+        print(f"rr: the run was not registered with the engines, because {missing}, then rr sync", file=sys.stderr)
         return
     print("registering the run with Snakemake and DVC", file=sys.stderr)
     for engine, register in (("snakemake", _register_with_snakemake), ("dvc", _register_with_dvc)):
@@ -94,7 +108,7 @@ def _register_with_snakemake(runs: Sequence[StageRun]) -> None:
         options = ("--touch", "--force", "--allowed-rules", stage, "--cores", "1")
         outputs = [str(run.outputs[0]) for run in runs if run.stage == stage]
         # Use the Snakemake that is installed with this interpreter, regardless of the shell's PATH.
-        command = [str(Path(sys.executable).with_name("snakemake")), *options, "--", *outputs]
+        command = [sys.executable, "-m", "snakemake", *options, "--", *outputs]
         process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if process.returncode:
             output = f"{process.stdout}{process.stderr}".rstrip()

@@ -148,19 +148,28 @@ def test_published_results_are_checked_without_training(finished_project: Path, 
     shutil.copytree(finished_project, project, symlinks=True)
     (publish,) = find_block("docs/guides/share.md", "workflow/results.sh publish")
     (check,) = find_block("docs/guides/share.md", "workflow/results.sh check")
+    module = project / "rr/evaluate/knn.py"
+    content = module.read_text()
+    module.write_text(f"{content}# An edit that is not committed.\n")
+    assert "the code differs from the last commit" in run_in_shell(
+        project, "workflow/results.sh publish results || test $? = 2"
+    )
+    assert not (project / "results").exists()
+    module.write_text(content)
     run_in_shell(project, publish)
     assert not {"train.beton", "features.safetensors"} & {path.name for path in (project / "results").rglob("*")}
     # Later versions of the code do not matter.
-    (project / "rr/evaluate/knn.py").write_text("")
+    module.write_text("")
     git(project, "add", "-A")
     git(project, "commit", "-qm", "results")
     git(tmp_path, "clone", "-q", str(project), str(clone))
 
     assert "files match their records" in run_in_shell(clone, check)
     for output in OUTPUTS:
-        assert (clone / ".results" / output).read_bytes() == (project / output).read_bytes()
+        assert (clone / ".results/check" / output).read_bytes() == (project / output).read_bytes()
     assert git(clone, "status", "--porcelain") == ""
 
+    clone = clone.rename(tmp_path / "moved")
     metrics = clone / "results/runs/evaluate/shapes/conv4/relational/1/shapes/knn/metrics.json"
     metrics.write_text(metrics.read_text().replace("0.", "0.9", 1))
     message = run_in_shell(clone, f"{check} || test $? = 2")

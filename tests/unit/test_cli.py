@@ -171,6 +171,8 @@ def test_home_folder_is_expanded_where_shells_do_not(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    outcome = rr("embed", "birds", "--output", "/", "--weights", "w")
+    assert "--output / is a folder: use the path of a file" in outcome.err
     outcome = rr("embed", "~/birds", "--output=~/x.csv", "--weights", "w")
     assert f"--output {tmp_path}/home/x.csv does not end in .parquet" in outcome.err
     outcome = rr("retrieve", "~/q.png", "--gallery", "birds", "--weights", "w")
@@ -197,9 +199,9 @@ def test_home_folder_is_expanded_where_shells_do_not(
             PermissionError(errno.EACCES, "Permission denied", "data"),
             "permission denied at data: check the permissions",
         ),
-        (MemoryError(), "out of memory: lower batch_size or views"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "out of memory: lower batch_size or views"),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: lower batch_size or views"),
+        (MemoryError(), "out of memory: use a machine or GPU with more"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "out of memory: use a machine or GPU with more"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: use a machine or GPU with more"),
     ],
 )
 def test_error_of_the_system_is_explained(
@@ -256,6 +258,12 @@ def test_verify_lists_every_mismatch(project: Path, rr: RunRr) -> None:
     messages = [message for run in facts["runs"] for message in run["mismatches"]]
     assert outcome.err.removeprefix("rr: ").splitlines()[:-1] == messages
     assert facts["recomputed"] is None
+
+
+def test_recompute_without_the_start_of_an_epoch_raises(project: Path, rr: RunRr) -> None:
+    outcome = rr("verify", "--recompute", "--allow-missing")
+    assert outcome.code == 2
+    assert "--recompute: for each trained run in the grid, an output or the images are missing" in outcome.err
 
 
 def test_doctor_passes_on_this_machine(project: Path, rr: RunRr) -> None:

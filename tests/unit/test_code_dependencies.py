@@ -11,10 +11,10 @@ from rr.workflow.records import CODE_SUFFIXES, code_files
 ROOT = Path(__file__).parents[2]
 TEMPLATE_SUFFIXES = {*CODE_SUFFIXES} - {".py"}
 STAGES = ("fetch", "convert", "pretrain", "extract", "evaluate", "report")
-# Code that cannot change a result. The exceptions are the grid, which determines what the report reads, and the code
-# that tests claims.
+# Code that cannot change a result. The exceptions are the grid, which determines what the report reads, the code that
+# tests claims, and the format of numbers in the report.
 INFRASTRUCTURE = ("runtime/", "workflow/", "params/", "cli.py", "stages.py", "errors.py", "paths.py")
-REPORTED = ("rr/workflow/grid.py", "rr/workflow/claims.py")
+REPORTED = ("rr/workflow/grid.py", "rr/workflow/claims.py", "rr/runtime/formatting.py")
 
 
 def is_infrastructure(name: str, stage: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, RunRr, copy_project
 
+from rr import project
 from rr.errors import UserError
 from rr.project import PACKAGE, create_project, describe_outdated_files
 
@@ -98,6 +99,21 @@ def test_project_inside_another_project_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{inner} is inside the project {tmp_path}: run rr init there, or in a folder"):
         create_project(inner)
     assert list_tree(inner) == set()
+
+
+def test_interrupted_creation_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(path: Path, text: str) -> None:
+        if path.name == "Snakefile":
+            raise KeyboardInterrupt
+        write_text(path, text)
+
+    write_text = project.write_text
+    with monkeypatch.context() as patch:
+        patch.setattr(project, "write_text", stop)
+        with pytest.raises(KeyboardInterrupt):
+            create_project(tmp_path)
+    create_project(tmp_path)
+    assert (tmp_path / "Snakefile").is_file()
 
 
 def test_parameter_file_of_another_project_is_refused(

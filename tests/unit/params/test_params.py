@@ -126,6 +126,29 @@ def test_every_renamed_key_has_a_valid_replacement() -> None:
         assert not any({old, new} <= names for names in fields)
 
 
+def test_runs_with_equal_names_in_dvc_are_refused(tmp_path: Path) -> None:
+    """DVC joins the values of the axes with hyphens, and drops all but one of the runs with the same name."""
+
+    def change(params: dict) -> None:
+        params["methods"] |= {"relational-1": params["methods"]["relational"]}
+        params["datasets"] |= {"shapes-conv4": params["datasets"]["shapes"]}
+        params["protocols"] |= {"shapes-knn": params["protocols"]["knn"], "a": params["protocols"]["knn"]}
+        params["datasets"]["shapes-shapes"] = params["datasets"]["shapes"]
+        params["grid"].update(data=["shapes", "shapes-shapes"], target=["shapes", "shapes-shapes"], protocol=protocols)
+
+    protocols = ["knn", "a"]
+    write_params(tmp_path, change)
+    load_params(tmp_path / "params.yaml")
+    protocols = ["knn", "shapes-knn"]
+    write_params(tmp_path, change)
+    message = (
+        r"DVC would give the runs \(shapes, conv4, random, 1, shapes, shapes-knn\) and "
+        r"\(shapes, conv4, random, 1, shapes-shapes, knn\) the same name, shapes-conv4-random-1-shapes-shapes-knn: "
+    )
+    with pytest.raises(UserError, match=message):
+        load_params(tmp_path / "params.yaml")
+
+
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     def change(params: dict) -> None:
         set_value(params, "threads", "two")
@@ -152,7 +175,11 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         ("- 1", "is empty or not a mapping"),
         ("grid: !!python/object/apply:os.system [true]", "is not valid YAML"),
         ("grid: {seed: [1, 2024-01-01]}", r"grid\.seed\.1: unsupported value 2024-01-01 \(type date\): use only text"),
-        ("grid: {2024-01-01: 1}", r"grid: unsupported key 2024-01-01 \(type date\): use only text"),
+        ("grid: {2024-01-01: 1}", "grid: the key 2024-01-01 is not text; put it in quotes"),
+        ("10: 5", "top level: the key 10 is not text; put it in quotes"),
+        ("methods: {null: {}}", "methods: the key None is not text; put it in quotes"),
+        (f"threads: {2**64}", "threads: the number has more than 64 bits"),
+        ("threads: 0x" + "f" * 5000, "threads: the number has more than 64 bits"),
     ],
 )
 def test_invalid_file_raises(tmp_path: Path, text: str, expected: str) -> None:

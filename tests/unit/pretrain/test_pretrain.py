@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rr import backbones, methods
+from rr import backbones, methods, stages
 from rr.backbones.weights import load_backbone
 from rr.compute.process_group import ProcessGroup
 from rr.data.photographs import open_split
@@ -89,6 +89,12 @@ def test_run_that_matches_its_record_is_not_repeated(
     assert (project_copy / FOLDER / "run.json").read_bytes() == record
     write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=2))
     assert "1,600 views" in rr(*PRETRAIN).out
+
+
+def test_finished_run_does_not_wait_for_a_gpu(project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+    rr(*PRETRAIN)
+    monkeypatch.setattr(stages, "acquire_device", lambda name: pytest.fail("a device was requested"))
+    assert "matches its record" in rr(*PRETRAIN).out
 
 
 def modification_time(path: Path) -> int:
@@ -341,6 +347,7 @@ def test_imported_backbone_is_pretrained_and_evaluated(project_copy: Path, rr: R
     torch.testing.assert_close(written(images), backbone.eval()(images))
     assert rr("extract", *run_arguments, "--target", "shapes").code == 0
     assert rr("evaluate", *run_arguments, "--target", "shapes", "--protocol", "knn").code == 0
+    shutil.rmtree("runs")
     (project_copy / "imported.safetensors").write_bytes(b"another file")
     outcome = rr("pretrain", *run_arguments)
     assert outcome.code == 2

@@ -29,6 +29,8 @@ def test_each_epoch_is_written_once_even_after_an_interruption(tmp_path: Path) -
     writer.write(ROWS[:1])
     assert read_scalars(tmp_path) == {"loss": [(1, 2.5)], "accuracy": [(1, 0.25)]}
     writer.write(ROWS[:2])
+    EventWriter(tmp_path)  # of a process that ends before its first epoch
+    assert len(read_scalars(tmp_path)["loss"]) == 2
     writer = EventWriter(tmp_path)  # the process that continues the run
     writer.write(ROWS[:2])
     writer.write(ROWS)

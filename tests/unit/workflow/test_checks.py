@@ -186,6 +186,8 @@ def test_unlabeled_target_is_refused_before_training(project: Path, rr: RunRr) -
     assert rr("convert", "--dataset", "mine").code == 0
     assert rr("pretrain", *arguments).code == 0
     write_params(project, use_own_images)
+    assert "matches its record" in rr("pretrain", *arguments).out
+    shutil.rmtree("runs")
     outcome = rr("pretrain", *arguments)
     assert outcome.code == 2
     assert problem in outcome.err
@@ -256,6 +258,23 @@ def test_minimum_memory_is_counted_by_hand(project: Path) -> None:
     run = paths.PretrainPaths("shapes", "conv4", "relational", 1)
     assert estimate_min_step_bytes(params, run, 10) == 12 * 24_648 + 10 * 4 * (3 * 32**2 + outputs)
     assert estimate_min_step_bytes(half, run, 10) == 12 * 24_648 + 10 * (4 * 3 * 32**2 + 2 * outputs)
+
+
+def test_disk_space_is_that_of_the_disk_of_each_folder(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load(project, lambda params: params["grid"].update(method=["random"]))
+    (tmp_path / "large").mkdir()
+    for name in ("data", "runs"):
+        Path(name).symlink_to(tmp_path / "large")
+    usage = shutil.disk_usage(".")
+    is_mount = Path.is_mount
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "large" or is_mount(path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9 * (path == tmp_path / "large")))
+    assert find_machine_problems(params, "cpu") == []
+    Path("runs").unlink()
+    (problem,) = find_machine_problems(params, "cpu")
+    assert str(tmp_path / "large") not in problem
 
 
 def test_grid_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

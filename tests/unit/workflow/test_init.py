@@ -1,6 +1,9 @@
 """Tests of `rr init`: it adds images to the real params.yaml, and the result can be run."""
 
+import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from helpers import RunRr
 from own_images import make_table, save_tables, save_tree
 from PIL import Image
 
+import rr.fetch as rr_fetch
 from rr import stages
 from rr.params import load_params
 from rr.workflow import stage_runs
@@ -99,6 +103,28 @@ def test_labeled_folder(params_file: Path, rr: RunRr) -> None:
         "datasets.My-birds.source": after.datasets["My-birds"].source.model_dump()
     }
     assert rr("convert", "--dataset", "My-birds").code == 0
+
+
+def test_edits_while_the_images_are_read_are_kept(
+    params_file: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch_slowly(*arguments: Any, **keys: Any) -> Any:
+        params_file.write_text(change(params_file.read_text()))
+        return fetch(*arguments, **keys)
+
+    fetch = rr_fetch.fetch
+    monkeypatch.setattr(rr_fetch, "fetch", fetch_slowly)
+    save_images(Path("birds"), {"robin": 30, "wren": 20}, (90, 70))
+    change = partial(re.sub, "threads: [0-9]+", "threads: 3")
+    assert rr("init", "birds").code == 0
+    assert load_params(params_file).threads == 3
+    dataset = "{source: {kind: imagefolder, path: x}, image_size: 8}"
+    change = partial(re.sub, "datasets:\n", f"datasets:\n  wrens: {dataset}\n")
+    Path("birds").rename("wrens")
+    outcome = rr("init", "wrens")
+    assert outcome.code == 2
+    assert "the dataset wrens was added to params.yaml while the images were read: run the same" in outcome.err
+    assert load_params(params_file).datasets["wrens"].image_size == 8
 
 
 def test_protocols_that_need_more_images_are_left_out(params_file: Path, rr: RunRr) -> None:

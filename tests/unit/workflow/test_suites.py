@@ -54,6 +54,38 @@ def test_axis_is_replaced_in_every_style(axis: str, comment_is_kept: bool) -> No
     assert ("# why" in text) == comment_is_kept
 
 
+def test_link_permissions_and_line_ends_of_the_file_are_kept(params_file: Path, tmp_path: Path) -> None:
+    content = params_file.read_bytes()
+    target = tmp_path / "private.yaml"
+    target.write_bytes(content.replace(b"\n", b"\r\n"))
+    target.chmod(0o600)
+    params_file.unlink()
+    params_file.symlink_to(target)
+    suites.use_suite("views", params_file)
+    assert params_file.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o600
+    lines = target.read_bytes().split(b"\n")
+    assert all(line.endswith(b"\r") for line in lines[:-1])
+    target.write_bytes(content)
+    suites.use_suite("views", params_file)
+    assert target.read_bytes() == b"\n".join(line.removesuffix(b"\r") for line in lines)
+
+
+def test_file_with_several_grids_is_refused(params_file: Path, rr: RunRr) -> None:
+    merged = suites.merge_suites({name: suites.load_suite(name) for name in ("views", "heads")}, params_file)
+    (params_file.parent / "images").mkdir()
+    for command in (("suite", "use", "views"), ("init", "images")):
+        outcome = rr(*command, "--params", merged)
+        assert outcome.code == 2
+        assert "grid is a list of grids; only Snakemake can use it: keep one of them, as a mapping" in outcome.err
+
+
+@pytest.mark.parametrize("value", ["cifar", ["cifar"], {7: {}}])
+def test_merge_of_a_name_in_place_of_a_suite_raises(params_file: Path, value: object) -> None:
+    with pytest.raises(UserError, match=r"suite"):
+        suites.merge_suites(value, params_file)  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_quick_is_the_default_grid(params_file: Path) -> None:
     before = params.load_params(params_file)

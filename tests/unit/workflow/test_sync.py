@@ -130,6 +130,25 @@ def test_sync_registers_only_the_runs_that_match_their_records(registered: list[
     assert registered == []
 
 
+def test_sync_of_another_parameter_file_raises(registered: list[tuple[str, str]], rr: RunRr) -> None:
+    """The engines would otherwise register runs with the parameters in params.yaml."""
+    shutil.copy("params.yaml", "other.yaml")
+    outcome = rr("sync", "--params", "other.yaml")
+    assert (outcome.code, registered) == (2, [])
+    assert "the engines read only params.yaml, not other.yaml: omit --params" in outcome.err
+
+
+def test_stage_that_dvc_starts_reads_only_params_yaml(
+    project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy("params.yaml", "other.yaml")
+    monkeypatch.setenv("RR_PARAMS", "other.yaml")
+    monkeypatch.setenv("DVC_STAGE", "fetch@shapes")
+    outcome = rr(*FETCH)
+    assert outcome.code == 2
+    assert "DVC reads only params.yaml, but RR_PARAMS is other.yaml: run unset RR_PARAMS" in outcome.err
+
+
 def test_sync_in_a_folder_with_other_code_than_the_running_rr_raises(
     registered: list[tuple[str, str]], rr: RunRr
 ) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rr.runtime.image_grid import (
+from rr.data.image_grid import (
     CaptionedImages,
     make_image_grid,
     make_thumbnail,
