@@ -3,6 +3,7 @@
 import json
 import os
 import unicodedata
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -489,22 +490,24 @@ def test_rows_without_embedded_images_raise_in_one_error(tmp_path: Path) -> None
 
 
 def test_split_depends_only_on_the_image_but_keeps_each_class_in_training(tmp_path: Path) -> None:
-    rows = [{"bytes": make_image(), "path": None} for _ in range(60)]
-    labels = [i % 3 for i in range(60)]
+    rows = [{"bytes": make_image(), "path": None} for _ in range(61)]
+    labels = [i % 3 for i in range(61)]
+    expected = {
+        row["bytes"]: "test" if int(sha256(row["bytes"]).hexdigest()[:16], 16) < 0.3 * 2**64 else "train"
+        for row in rows
+    }
     tables = [
-        pa.table({"image": rows, "label": labels}),
-        pa.table({"image": [*rows[::-1], rows[0]], "label": [*labels[::-1], labels[0]]}),
+        pa.table({"image": rows[:60], "label": labels[:60]}),
+        pa.table({"image": [*rows[::-1], rows[0]], "label": [*labels[::-1], labels[0]]}),  # a copy, and a new image
     ]
-    splits = []
     for number, table in enumerate(tables):
         root = save_tables(tmp_path / f"{number}", {"all.parquet": table})
         fetch_parquet(root, test_fraction=0.3)
         data = raw.RawFile(raw_file(root))
-        splits.append(
-            {content: str(split) for (_, content), split in zip(data.iter_images(), data.splits, strict=True)}
-        )
-    assert splits[0] == splits[1]
-    assert 5 <= list(splits[0].values()).count("test") <= 30
+        splits = [(content, split) for (_, content), split in zip(data.iter_images(), data.splits, strict=True)]
+        assert len(splits) == len(table)
+        assert all(split == expected[content] for content, split in splits)
+    assert {"train", "test"} == set(expected.values())
     root = save_tables(tmp_path / "few", {"all.parquet": pa.table({"image": rows[:9], "label": labels[:9]})})
     for fraction in (0.001, 0.999):
         facts = fetch_parquet(root, test_fraction=fraction)

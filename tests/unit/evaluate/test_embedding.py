@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluation_inputs import make_inputs
 from PIL import Image
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
@@ -16,14 +17,11 @@ from rr.data.beton import Beton, encode_photograph, max_photograph_bytes, write,
 from rr.data.feature_file import SplitFeatures
 from rr.data.photographs import Photographs
 from rr.evaluate import embedding
-from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.relation_head import NumpyRelationHead
+from rr.evaluate.relation_head import NumpyRelationHead, measure_calibration
 from rr.evaluate.representation_metrics import alignment, effective_rank, rankme, uniformity
 from rr.evaluate.result import ProtocolResult
-from rr.evaluate.target import Target
 from rr.params import DatasetConfig, EmbeddingConfig, ShapesSource
-from rr.paths import PretrainPaths
-from rr.views import Augmentation
+from rr.views import Augmentation, make_views
 
 DATASET = DatasetConfig(
     source=ShapesSource(kind="shapes", train=10, test=10, seed=0),
@@ -72,11 +70,10 @@ def evaluate(
     labels = beton.labels if labels is None else labels
     split = SplitFeatures(compute_features(beton).numpy() if features is None else features, labels, beton.index)
     dataset = DATASET.model_copy(update={"stored_size": stored_size})
-    target = Target("mine", dataset, dict.fromkeys(("train", "test"), beton.path), ["a", "b", "c"])
-    run = PretrainPaths("mine", "conv4", "random", 1)
-    inputs = EvaluationInputs(split, split, target, run, seed=3, device="cpu", threads=1)
-    vars(inputs)["load_backbone"] = ChannelMeans
-    vars(inputs)["load_relation_head"] = lambda: head
+    inputs = make_inputs(
+        split, split, dict.fromkeys(("train", "test"), beton.path), dataset, ["a", "b", "c"], seed=3,
+        load_backbone=ChannelMeans, load_relation_head=lambda: head,
+    )  # fmt: skip
     return embedding.evaluate(inputs, make_config(**changes))
 
 
@@ -149,11 +146,17 @@ def test_identical_features_have_a_map() -> None:
 
 def test_relation_head_is_calibrated(test_split: Beton) -> None:
     assert not [name for name in evaluate(test_split).metrics if name.startswith("relation")]
-    # The logit is the larger of two features, each of which is the same in both views of an image.
     head = NumpyRelationHead("max", np.ones((2, 1), np.float32), np.zeros(1, np.float32), np.ones(1, np.float32), 0.0)
-    metrics = evaluate(test_split, head=head).metrics
-    assert metrics["relation_pairs"] == 40  # 20 images, each in one positive and one negative pair
-    assert 0 <= metrics["relation_calibration_error"] <= 1
+    crops = Augmentation(crop="resized")
+    result = evaluate(test_split, head=head, augmentation=crops)
+    assert test_split.images is not None
+    views = make_views(
+        test_split.images[result.rows], result.rows, augmentation=crops, seed=3, epoch=0, num_views=2,
+        mean=DATASET.mean, std=DATASET.std, device="cpu",
+    )  # fmt: skip
+    expected = measure_calibration(head, ChannelMeans()(views).numpy().reshape(2, 40, 2), seed=3)
+    assert {name: result.metrics[name] for name in expected} == pytest.approx(expected)
+    assert expected["relation_pairs"] == 40  # 20 images, each in one positive and one negative pair
 
 
 def test_same_seed_gives_identical_result(test_split: Beton) -> None:
@@ -179,6 +182,28 @@ def test_neighbors_and_thumbnails_belong_to_the_sample(test_split: Beton) -> Non
         np.testing.assert_allclose(cosine, distances[position, 1:], atol=1e-5)
     shown = Image.open(io.BytesIO(result.columns["thumbnail"][0]))
     assert (shown.format, shown.size) == ("WEBP", (8, 8))
+
+
+def test_examples_show_neighbors_clusters_and_outliers(tmp_path: Path) -> None:
+    """All pixels of an image have the value of its row."""
+    rows = np.arange(60)
+    write(tmp_path / "test", (np.full((8, 8, 3), row, np.uint8) for row in rows), rows % 3, rows)
+    features = F.normalize(torch.randn(60, 4, generator=torch.Generator().manual_seed(0))).numpy()
+    result = evaluate(Beton(tmp_path / "test", threads=1), features=features, clusters=4)
+    tops = np.cumsum([48, 82, 48, 42, 48])  # a title has 48 rows of pixels, and an image has 8, with 2 below it
+    grids = [
+        result.examples[top + 6 : top + 10 * count : 10, 6:122:10, 0].astype(int)
+        for top, count in zip(tops[::2], (8, 4, 2), strict=True)
+    ]
+    queries = [round(39 * n / 7) for n in range(8)]
+    expected = np.column_stack((result.rows[queries], np.full(8, 255), result.columns["train_neighbors"][queries]))
+    assert np.array_equal(grids[0], expected)
+    for cluster, shown in enumerate(grids[1]):
+        members = result.rows[result.columns["cluster"] == cluster]
+        distances = np.linalg.norm(features[members] - features[members].mean(0), axis=1)
+        nearest = members[distances.argsort()][:11]
+        assert shown[1:].tolist() == [*nearest, *[255] * (11 - len(nearest))]
+    assert np.array_equal(grids[2].ravel(), result.rows[(-result.columns["outlier_score"]).argsort()][:24])
 
 
 def test_effective_rank_of_known_spectra() -> None:

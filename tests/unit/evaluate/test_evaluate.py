@@ -12,25 +12,24 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from evaluation_inputs import make_inputs
 from helpers import EVALUATE, EXTRACT, PRETRAIN, Outcome, RunRr, write_params
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn import functional as F
 
-from rr import backbones, paths
+from rr import backbones
 from rr import extract as extract_stage
 from rr.backbones.weights import load_backbone
-from rr.data.beton import Beton
+from rr.data.beton import Beton, write
 from rr.data.feature_file import SplitFeatures, read_features
 from rr.data.labels import keep_label_fraction
 from rr.errors import UserError
 from rr.evaluate import knn, linear
 from rr.evaluate.classification import make_classification_result
 from rr.evaluate.features import extract_features
-from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.stage import _format_true_and_predicted_csv
-from rr.evaluate.target import Target
 from rr.params import NUMPY_PROTOCOLS, DatasetConfig, FinetuneConfig, KnnConfig, LinearConfig, ShapesSource
 from rr.views import normalize
 
@@ -150,15 +149,26 @@ def test_probabilities_that_are_not_finite_raise(
     converted_project: Path, config: LinearConfig | FinetuneConfig | KnnConfig, remedy: str
 ) -> None:
     split = SplitFeatures(np.zeros((50, 1), np.float32), np.arange(50) % 10, np.arange(50))
-    target = Target("shapes", SHAPES, {"test": converted_project / "data/beton/shapes/test.beton"}, ["class"] * 10)
-    run = paths.PretrainPaths("shapes", "conv4", "random", 1)
-    inputs = EvaluationInputs(split, split, target, run, seed=1, device="cpu", threads=1)
+    betons = {"test": converted_project / "data/beton/shapes/test.beton"}
+    inputs = make_inputs(split, split, betons, SHAPES, ["class"] * 10)
     with pytest.raises(
         UserError, match=f"{config.kind}: the predicted class probabilities .*: {remedy} for this protocol"
     ):
         make_classification_result(np.full((50, 10), np.nan), inputs, {}, config)
     with pytest.raises(UserError, match=f"{config.kind}: loss is inf: {remedy} for this protocol"):
         make_classification_result(np.full((50, 10), 0.1), inputs, {"loss": np.inf}, config)
+
+
+def test_examples_are_the_images_whose_class_has_the_lowest_probability(tmp_path: Path) -> None:
+    """All pixels of an image have the value of its row."""
+    rows = np.arange(100)
+    write(tmp_path / "test", (np.full((8, 8, 3), row, np.uint8) for row in rows), rows % 10, rows)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(10), 100)
+    split = SplitFeatures(np.zeros((100, 1), np.float32), rows % 10, rows)
+    inputs = make_inputs(split, split, {"test": tmp_path / "test"}, SHAPES, ["class"] * 10)
+    result = make_classification_result(probabilities, inputs, {}, KnnConfig(kind="knn", neighbors=5, temperature=0.1))
+    shown = result.examples[6::10, 6::10, 0].ravel()  # images of 8 x 8 pixels, with gaps of 2 pixels
+    assert shown.tolist() == sorted(rows, key=lambda row: probabilities[row, row % 10])[:60]
 
 
 def test_images_are_normalized(converted_project: Path) -> None:

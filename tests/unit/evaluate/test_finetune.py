@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from evaluation_inputs import make_inputs
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,11 +17,8 @@ from rr.data.labels import keep_label_fraction
 from rr.data.shapes import generate_shapes
 from rr.errors import UserError
 from rr.evaluate import finetune
-from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.target import Target
 from rr.params import DatasetConfig, FinetuneConfig, ShapesSource
 from rr.params.optimizers import CONSTANT, AdamConfig, StepsScheduleConfig
-from rr.paths import PretrainPaths
 from rr.views import Augmentation, make_views
 
 DATASET = DatasetConfig(
@@ -64,11 +62,11 @@ def train_and_predict(
 ) -> tuple[np.ndarray, dict[str, float]]:
     configure_torch(1)
     train, test = (SplitFeatures(np.zeros((len(split), 64)), split.labels, split.index) for split in splits)
-    target = Target("mine", DATASET, {"train": splits[0].path, "test": splits[1].path}, ["class"] * 10)
-    run = PretrainPaths("mine", "conv4", "random", 1)
-    inputs = EvaluationInputs(train, test, target, run, seed=5, device="cpu", threads=1)
-    vars(inputs)["load_backbone"] = lambda: copy.deepcopy(backbone or build_backbone())
-    vars(inputs)["open_split"] = dict(zip(("train", "test"), splits, strict=True)).get
+    inputs = make_inputs(
+        train, test, {}, DATASET, ["class"] * 10, seed=5,
+        load_backbone=lambda: copy.deepcopy(backbone or build_backbone()),
+        open_split={"train": splits[0], "test": splits[1]}.get,
+    )  # fmt: skip
     return finetune.train_and_predict(inputs, make_config(**changes))
 
 

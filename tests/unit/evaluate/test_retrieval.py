@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from evaluation_inputs import make_inputs, replace_methods
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -10,9 +11,7 @@ from rr.data.feature_file import SplitFeatures
 from rr.evaluate import retrieval
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.relation_head import NumpyRelationHead
-from rr.evaluate.target import Target
 from rr.params import DatasetConfig, RetrievalConfig, ShapesSource
-from rr.paths import PretrainPaths
 
 DATASET = DatasetConfig(
     source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=8, mean=(0, 0, 0), std=(1, 1, 1)
@@ -41,10 +40,7 @@ def inputs(tmp_path) -> EvaluationInputs:
     betons = {split: tmp_path / split for split in ("train", "test")}
     train = write_split(betons["train"], [1.0, 2.0, 3.0, 4.0], [0, 1, 0, 1], first_index=100)
     test = write_split(betons["test"], [0.0, 5.0], [0, 1])
-    target, run = Target("mine", DATASET, betons, ["a", "b"]), PretrainPaths("mine", "conv4", "random", 1)
-    inputs = EvaluationInputs(train, test, target, run, seed=0, device="cpu", threads=2)
-    vars(inputs)["load_relation_head"] = lambda: None
-    return inputs
+    return make_inputs(train, test, betons, DATASET, ["a", "b"], threads=2, load_relation_head=lambda: None)
 
 
 def test_metrics_by_hand(inputs: EvaluationInputs) -> None:
@@ -71,7 +67,7 @@ def test_head_reorders_the_nearest_images(
     """A head whose logit is the larger feature reverses the ranking of the query at 0."""
     sizes = np.ones((1, 1), np.float32)
     head = NumpyRelationHead("max", sizes, np.zeros(1, np.float32), sizes[0], 0.0)
-    vars(inputs)["load_relation_head"] = lambda: head
+    replace_methods(inputs, load_relation_head=lambda: head)
     monkeypatch.setattr(retrieval, "_RERANKED", reranked)
     result = retrieval.evaluate(inputs, RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1, 3]))
     labels = inputs.train.labels[order]
