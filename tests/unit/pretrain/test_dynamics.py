@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from sklearn.neighbors import KNeighborsClassifier
 
 from rr import backbones, methods
+from rr.backbones.weights import load_backbone
 from rr.data.beton import Beton, write
 from rr.methods.base import Method
 from rr.params import DynamicsConfig, load_params
@@ -28,6 +29,18 @@ def read_history() -> list[dict[str, str]]:
 def build_method(name: str, **changes: object) -> Method:
     config = load_params(ROOT / "params.yaml").methods[name].model_copy(update=changes)
     return methods.build(config, backbones.build("conv4"), 10)
+
+
+def knn_accuracy(x: np.ndarray, labels: np.ndarray) -> float:
+    """Return the leave-one-out accuracy of scikit-learn's kNN classifier."""
+    num_correct = 0
+    for row in range(len(x)):
+        others = np.arange(len(x)) != row
+        reference = KNeighborsClassifier(
+            20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.1)
+        ).fit(x[others], labels[others])
+        num_correct += reference.predict(x[row : row + 1])[0] == labels[row]
+    return num_correct / len(x)
 
 
 def test_measurements_do_not_change_weights(project_copy: Path, rr: RunRr) -> None:
@@ -47,8 +60,21 @@ def test_measurements_do_not_change_weights(project_copy: Path, rr: RunRr) -> No
     for column in COLUMNS:
         assert [row[column] == "" for row in measured] == [True, False, True]
         assert math.isfinite(float(measured[1][column]))
-    assert 1 < float(measured[1]["effective_rank"]) < 64
-    assert 0 <= float(measured[1]["knn_accuracy"]) <= 1
+
+
+def test_last_measurement_is_that_of_the_final_weights(project_copy: Path, rr: RunRr) -> None:
+    write_params(project_copy, lambda params: params["dynamics"].update(every_n_epochs=3, images=200))
+    assert rr(*PRETRAIN).code == 0
+    data = Beton(project_copy / "data/beton/shapes/train.beton", threads=1)
+    images = torch.from_numpy(data.images).permute(0, 3, 1, 2) / 255
+    backbone = load_backbone(project_copy / f"runs/pretrain/{RUN}/backbone.safetensors")
+    with torch.no_grad():
+        features = backbone((images - 0.5) / 0.25).numpy()
+    measured = read_history()[-1]
+    assert float(measured["knn_accuracy"]) == pytest.approx(knn_accuracy(features, data.labels), abs=0.006)
+    shares = np.linalg.svd(features - features.mean(0), compute_uv=False)
+    shares /= shares.sum()
+    assert float(measured["effective_rank"]) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
 
 
 def test_unlabeled_images_have_no_knn_accuracy(tmp_path: Path) -> None:
@@ -70,14 +96,7 @@ def test_knn_leave_one_out_equals_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 4, 120)
     x = (np.eye(4)[labels] + 0.7 * rng.normal(size=(120, 4))).astype(np.float32)
-    num_correct = 0
-    for row in range(120):
-        others = np.arange(120) != row
-        reference = KNeighborsClassifier(
-            20, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.1)
-        ).fit(x[others], labels[others])
-        num_correct += reference.predict(x[row : row + 1])[0] == labels[row]
-    assert leave_one_out_knn_accuracy(torch.from_numpy(x), labels) == pytest.approx(num_correct / 120)
+    assert leave_one_out_knn_accuracy(torch.from_numpy(x), labels) == pytest.approx(knn_accuracy(x, labels))
 
 
 def test_gradient_norms_of_backbone_and_head() -> None:

@@ -15,7 +15,7 @@ import golden
 import numpy as np
 import pytest
 import torch
-from helpers import PRETRAIN, RunRr, write_params
+from helpers import PAPER_AUGMENTATION, PRETRAIN, RunRr, write_params
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors import safe_open
@@ -24,12 +24,14 @@ from safetensors.torch import load_file
 from rr import backbones, methods, stages
 from rr.backbones.weights import load_backbone
 from rr.compute.process_group import ProcessGroup
+from rr.data.beton import Beton
 from rr.data.photographs import open_split
 from rr.paths import PretrainFolder
 from rr.pretrain import Job, loop, pretrain
 from rr.pretrain.loop import Trainer
 from rr.runtime.hashing import file_sha256
 from rr.runtime.released_weights import find_weights
+from rr.views import Augmentation, make_views
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")
@@ -39,6 +41,12 @@ def read_outputs(folder: Path) -> dict[str, bytes]:
     names = ("backbone.safetensors", "last_epoch.safetensors", "views.png")
     files = [*(folder / FOLDER / name for name in names), folder / HISTORY]
     return {file.name: file.read_bytes() for file in files}
+
+
+def read_tiles(path: Path, columns: int) -> np.ndarray:
+    """Return the images of a grid with six rows of images, uint8 (6, columns, 32, 32, 3)."""
+    grid = np.asarray(Image.open(path))[2:, 2:]
+    return grid.reshape(6, 34, columns, 34, 3).swapaxes(1, 2)[:, :, :32, :32]
 
 
 def test_run_writes_weights_history_views_and_record(project_copy: Path, rr: RunRr) -> None:
@@ -62,8 +70,24 @@ def test_run_writes_weights_history_views_and_record(project_copy: Path, rr: Run
         metadata = json.loads(file.metadata()["rr"])
     dataset = {"side": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
     assert metadata == {"backbone": "conv4", "features": 64, **dataset, "aggregation": "cat"}
-    grid = np.asarray(Image.open(project_copy / FOLDER / "views.png"))
-    assert grid.shape == (6 * 34 + 2, 5 * 34 + 2, 3)
+    data = Beton(project_copy / "data/beton/shapes/train.beton", threads=1)
+    tiles = read_tiles(FOLDER / "views.png", 5)
+    assert np.array_equal(tiles[:, 0], data.images[:6])
+    views = make_views(
+        data.images[:6], data.index[:6], augmentation=Augmentation(**PAPER_AUGMENTATION), seed=1, epoch=0, num_views=4,
+        mean=(0, 0, 0), std=(1, 1, 1), device="cpu",
+    )  # fmt: skip
+    expected = 255 * views.view(4, 6, 3, 32, 32).permute(1, 0, 3, 4, 2).numpy()
+    assert np.abs(tiles[:, 1:] - expected).max() < 0.51
+
+
+def test_grid_of_random_weights_shows_training_images(project_copy: Path, rr: RunRr) -> None:
+    command = ["random" if argument == "relational" else argument for argument in PRETRAIN]
+    assert rr(*command).code == 0
+    tiles = read_tiles(Path(str(FOLDER).replace("relational", "random"), "views.png"), 8)
+    assert np.array_equal(
+        tiles.reshape(48, 32, 32, 3), Beton(Path("data/beton/shapes/train.beton"), threads=1).images[:48]
+    )
 
 
 def test_files_depend_only_on_the_seed(project_copy: Path, rr: RunRr) -> None:
