@@ -86,6 +86,15 @@ def converted_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def project_copy(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the converted project, make the copy the current folder, and return it."""
+    folder = tmp_path / "project"
+    shutil.copytree(converted_project, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def full_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Return the page with all sections, and its Markdown version. Check that a second report is byte-identical."""

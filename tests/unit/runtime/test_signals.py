@@ -34,15 +34,6 @@ STAGES = {
 
 
 @pytest.fixture
-def project_copy(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy the converted project and make the copy the current folder."""
-    folder = tmp_path / "project"
-    shutil.copytree(converted_project, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
 def signals_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that makes the training receive signals at the end of its n-th step."""
 

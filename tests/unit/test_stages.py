@@ -1,0 +1,60 @@
+"""Tests of `rr verify --recompute`: which run is repeated, and how exactly its results must be the same."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import PRETRAIN, RunRr, write_params
+
+from rr import stages
+from rr.errors import UserError
+from rr.params import load_params
+from rr.workflow import recompute
+from rr.workflow.records import load_record
+
+RUN = "runs/pretrain/shapes/conv4/relational/1"
+
+
+def test_grid_without_a_trained_method_has_no_epoch_to_repeat(project: Path, rr: RunRr) -> None:
+    write_params(project, lambda params: params["grid"].update(method=["random"]))
+    outcome = rr("verify", "--recompute", "--allow-missing")
+    assert outcome.code == 2
+    assert "--recompute: no method in the grid is trained" in outcome.err
+
+
+def test_result_must_be_exact_on_the_same_device_and_machine(
+    project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rr(*PRETRAIN).code == 0
+    params, record = load_params(Path("params.yaml")), load_record(Path(RUN))
+    assert stages._recompute_random_run(params, "cpu").endswith("are the same, bit for bit")
+    rows = [{"epoch": "3", "loss": loss, "accuracy": "0.7"} for loss in ("0.5", "0.505")]
+    close = recompute.RecomputedEpoch(*rows, equal_weights=False)
+    monkeypatch.setattr(recompute, "recompute_last_epoch", lambda *_, **__: close)
+
+    def repeat(**changes: Any) -> str:
+        """Return the message for a record in which the values of some keys have been changed."""
+        changed = copy.deepcopy(record) | changes
+        monkeypatch.setattr(stages, "load_record", lambda folder: changed)
+        return stages._recompute_random_run(params, "cpu")
+
+    machine = record["machine"]
+    versions = machine["versions"]
+    session = {key: record[key] for key in ("device", "processes", "machine")}
+    for changes in (
+        {},
+        {"machine": machine | {"versions": {"numpy": versions["numpy"]}}},  # of an earlier version of rr
+        {"earlier_sessions": [session]},
+    ):
+        with pytest.raises(UserError, match=f"epoch 3 of {RUN} has a different result .*: loss is 0.505 instead of"):
+            repeat(**changes)
+    for changes in (
+        {"device": "cpu (99 cores)"},
+        {"processes": 2},
+        {"machine": machine | {"processor": "another one"}},
+        {"machine": machine | {"versions": versions | {"numpy": "1.0"}}},
+        {"earlier_sessions": [session | {"device": "a GPU"}]},
+        {"earlier_sessions": [session | {"machine": machine | {"processor": "another one"}}, session]},
+    ):
+        assert "are the same within the tolerance" in repeat(**changes)
