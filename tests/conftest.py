@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import itertools
 import math
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import own_images
 import pytest
 from helpers import LONG, ROOT, Outcome, RunRr, write_params
 from hypothesis import settings
@@ -25,6 +27,12 @@ settings.load_profile("rr")
 # need the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def same_images_in_every_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `own_images.make_image` return the same images, regardless of which tests ran before."""
+    monkeypatch.setattr(own_images, "_numbers", itertools.count())
 
 
 @pytest.fixture

@@ -8,18 +8,20 @@ import runpy
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from ruamel.yaml import YAML
 
 from rr.data import raw
 from rr.data.shapes import CLASS_NAMES, generate_shapes
 
 ROOT = Path(__file__).parents[1]
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # As in `rr`. Two test processes on two cores would otherwise spend most of their time in OpenMP's busy waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Block the network in this process and in every Python process that a test starts.
@@ -113,6 +115,21 @@ def select_pairs(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any,
     if LONG:
         return list(itertools.product(a, b))
     return [(a[i % len(a)], b[i % len(b)]) for i in range(max(len(a), len(b)))]
+
+
+@contextmanager
+def mount_tmpfs(folder: Path, options: str) -> Iterator[None]:
+    """Mount a small disk at `folder` while the body runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        disk = os.statvfs(folder)
+        if disk.f_blocks * disk.f_frsize > 128 << 20:  # some sandboxes ignore the size
+            pytest.skip("this system does not limit the size of a tmpfs")
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class Outcome(NamedTuple):

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from engine_calls import BIN, ENVIRONMENT
-from helpers import copy_project
+from helpers import ROOT, copy_project
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[2]
 DOCKERFILE = re.sub(r"\\\n", "", (ROOT / "workflow/Dockerfile").read_text())  # with continuation lines joined
 
 

@@ -37,15 +37,11 @@ def test_snakemake_runs_one_pretraining_per_gpu_at_a_time() -> None:
     assert results["stage_runs"] == STAGE_RUNS
     assert results["pretraining_lower_bound"] == 4
     assert results["pretraining"] >= 4  # the two jobs sleep one after the other
-    # The remaining jobs are two extractions, two evaluations and the report.
-    assert results["per_remaining_job"] == pytest.approx(results["remaining_stages"] / 5, abs=1e-3)
 
 
 def test_dvc_runs_every_stage_once() -> None:
     results = measure("--engine", "dvc")
     assert results["stage_runs"] == STAGE_RUNS
-    assert results["per_stage"] == pytest.approx(results["all_stages"] / 9, abs=1e-3)
-    assert results["nothing_to_do"] < results["all_stages"]
     assert results["lock_megabytes"] > 0
 
 

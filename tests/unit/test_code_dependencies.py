@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from rr.workflow.records import CODE_SUFFIXES, code_files
 
-ROOT = Path(__file__).parents[2]
 TEMPLATE_SUFFIXES = {*CODE_SUFFIXES} - {".py"}
 STAGES = ("fetch", "convert", "pretrain", "extract", "evaluate", "report")
 # Code that cannot change a result. The exceptions are the grid, which determines what the report reads, the code that

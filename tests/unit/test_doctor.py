@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT, RunRr, write_params
 
 from rr import doctor
+from rr.errors import UserError
 
 
 @pytest.fixture
@@ -81,9 +82,12 @@ def test_project_is_checked_only_in_a_project(repository: Path, monkeypatch: pyt
 
 
 def test_json_lists_the_results(project: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
-    monkeypatch.setattr(doctor, "_check_ffcv", lambda: 1 / 0)
+    def _check_ffcv() -> str:
+        raise UserError("it is broken")
+
+    monkeypatch.setattr(doctor, "_check_ffcv", _check_ffcv)
     outcome = rr("doctor", "--json")
     results = {result["name"]: result for result in json.loads(outcome.out)}
     assert outcome.code == 2
     assert results["python"] == {"name": "python", "passed": True, "message": sys.version.split()[0]}
-    assert [name for name, result in results.items() if not result["passed"]] == ["<lambda>"]
+    assert results["ffcv"] == {"name": "ffcv", "passed": False, "message": "it is broken"}

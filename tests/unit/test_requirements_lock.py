@@ -2,12 +2,11 @@
 
 import re
 import tomllib
-from pathlib import Path
 
+from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
 # A version, possibly with a condition on the system or the Python version, followed by the hashes of its files.
 LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)(?: ; (.*?))?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
 

@@ -6,12 +6,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, mount_tmpfs, write_params
 
 from rr import stages
 
@@ -23,21 +22,6 @@ STAGES = {
     "runs/evaluate": (*EVALUATE, "knn"),
     "report": ("report",),
 }
-
-
-@contextmanager
-def mount_tmpfs(folder: Path, options: str) -> Iterator[None]:
-    """Mount a small disk at `folder` while the body runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        disk = os.statvfs(folder)
-        if disk.f_blocks * disk.f_frsize > 128 << 20:  # some sandboxes ignore the size
-            pytest.skip("this system does not limit the size of a tmpfs")
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,8 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
     assert rr(*PRETRAIN).code == 0
     params, record = load_params(Path("params.yaml")), load_record(Path(RUN))
     assert stages._recompute_random_run(params, "cpu").endswith("are the same, bit for bit")
-    rows = [{"epoch": "3", "loss": loss, "accuracy": "0.7"} for loss in ("0.5", "0.505")]
-    close = recompute.RecomputedEpoch(*rows, equal_weights=False)
+    recorded = {"epoch": "3", "loss": "0.5", "accuracy": "0.7"}
+    close = recompute.RecomputedEpoch(recorded, recorded | {"loss": "0.505"}, equal_weights=False)
     monkeypatch.setattr(recompute, "recompute_last_epoch", lambda *_, **__: close)
 
     def repeat(**changes: Any) -> str:

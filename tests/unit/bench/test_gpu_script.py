@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import write_params
+from helpers import ROOT, write_params
 
 from rr import params
 from rr.bench.parts import gpu
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_parameters_match_the_paper() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ffcv.loader.epoch_iterator import EpochIterator
+from helpers import mount_tmpfs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -153,16 +154,10 @@ def test_error_of_image_iterator_is_raised(tmp_path: Path) -> None:
 
 
 def test_full_disk_raises(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
+    with mount_tmpfs(tmp_path / "disk", "size=3m"):
         images = (np.zeros((64, 64, 3), np.uint8) for _ in range(1000))
         with pytest.raises(OSError, match="No space left"):
-            beton.write(disk / "x.beton", images, np.zeros(1000, np.int64), np.arange(1000))
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+            beton.write(tmp_path / "disk/x.beton", images, np.zeros(1000, np.int64), np.arange(1000))
 
 
 def test_missing_or_invalid_file_raises(tmp_path: Path) -> None:

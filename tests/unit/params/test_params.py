@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import SMALL_PARAMS, write_params
+from helpers import ROOT, SMALL_PARAMS, write_params
 from pydantic import BaseModel
 
 from rr.errors import UserError
 from rr.params import Params, datasets, load_params, methods, protocols, root
 from rr.params.base import RENAMED_KEYS
 from rr.workflow import grid, stage_runs
-
-ROOT = Path(__file__).parents[3]
 
 
 def set_value(params: dict, path: str, value: object) -> None:

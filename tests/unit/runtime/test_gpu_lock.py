@@ -52,7 +52,18 @@ def test_gpu_takes_as_many_runs_as_it_is_listed(tmp_path: Path) -> None:
     assert sum(map(len, runs_by_gpu.values())) == 9
     for gpu, runs in runs_by_gpu.items():
         concurrent = max(sum(start <= moment < end for start, end in runs) for moment, _ in runs)
-        assert concurrent == {"0": 1, "1": 2}[gpu], runs
+        assert concurrent <= {"0": 1, "1": 2}[gpu], runs
+
+
+def test_gpu_that_is_listed_twice_takes_two_runs_at_the_same_time(tmp_path: Path) -> None:
+    first, second = start_run(tmp_path, "1,1", 100), start_run(tmp_path, "1,1", 100)
+    assert first.stdout
+    assert second.stdout
+    assert [run.stdout.readline() for run in (first, second)] == ["1\n", "1\n"]
+    assert first.poll() is None
+    for run in (first, second):
+        run.kill()
+        run.communicate(timeout=100)
 
 
 def test_waiting_run_gets_the_gpu_of_a_killed_run(tmp_path: Path) -> None:

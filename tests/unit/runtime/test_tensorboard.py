@@ -1,11 +1,15 @@
 """Tests for TensorBoard event files, which TensorBoard's own reader reads."""
 
+import csv
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import PRETRAIN, RunRr
+
+from rr.pretrain import loop
 
 ROWS = [
     {"epoch": 1, "loss": 2.5, "accuracy": 0.25, "knn": math.nan},
@@ -39,6 +43,33 @@ def test_each_epoch_is_written_once_even_after_an_interruption(tmp_path: Path) -
         "accuracy": [(1, 0.25), (2, 0.5), (3, 1.0)],
         "knn": [(2, 0.75)],
     }
+
+
+def test_interrupted_run_has_one_value_per_epoch(
+    project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    save = loop.save_checkpoint
+
+    def save_and_interrupt(path: Path, fingerprint: str, state: loop.TrainState, *rest: Any) -> bool:
+        save(path, fingerprint, state, *rest)
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+        return True
+
+    command = (*PRETRAIN, "--tensorboard", "events")
+    folder = project_copy / "events/shapes/conv4/relational/1"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", save_and_interrupt)
+        assert rr(*command).code == 130
+    assert [step for step, _ in read_scalars(folder)["loss"]] == [1, 2]
+    assert "continuing in epoch 3" in rr(*command).out
+    with open("runs/history/shapes/conv4/relational/1.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    scalars = read_scalars(folder)
+    for name in history[0].keys() - {"epoch"}:
+        assert [step for step, _ in scalars[name]] == [1, 2, 3]
+        assert [value for _, value in scalars[name]] == pytest.approx([float(row[name]) for row in history])
 
 
 def test_missing_package_is_an_error_before_the_training(

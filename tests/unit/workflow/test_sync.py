@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import RunRr, write_params
+from helpers import ROOT, RunRr, write_params
 
 from rr.errors import UserError
 from rr.workflow import sync
@@ -21,8 +21,8 @@ def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
     """Engines and folders of runs, which are collected instead of registered. The project looks like one of DVC."""
     write_params(project, lambda params: params["datasets"]["shapes"]["source"].update(train=20, test=10))
     (project / ".dvc").mkdir()
-    shutil.copy(Path(__file__).parents[3] / "dvc.yaml", project)
-    shutil.copytree(Path(__file__).parents[3] / "rr", project / "rr", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", project)
+    shutil.copytree(ROOT / "rr", project / "rr", ignore=shutil.ignore_patterns("__pycache__"))
     registered: list[tuple[str, str]] = []
 
     def register(engine: str, runs: Sequence[StageRun]) -> None:
