@@ -132,6 +132,16 @@ def mount_tmpfs(folder: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+class Malicious:
+    """Creates a folder when it is unpickled."""
+
+    def __init__(self, folder: Path = Path("executed")) -> None:
+        self.folder = folder.absolute()
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
 class Outcome(NamedTuple):
     """A command's exit code and output."""
 

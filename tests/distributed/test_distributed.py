@@ -139,13 +139,10 @@ def torchrun_workers(torchrun_pid: int) -> list[int]:
 
 
 @pytest.fixture
-def shapes_project(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shapes_project(project_copy: Path) -> Path:
     """Return a copy of the converted project, set up to train for 4 epochs of 7 steps with one thread per process."""
-    folder = tmp_path / "project"
-    shutil.copytree(converted_project, folder)
-    monkeypatch.chdir(folder)
-    write_params(folder, shorten_training)
-    return folder
+    write_params(project_copy, shorten_training)
+    return project_copy
 
 
 def shorten_training(params: dict) -> None:

@@ -1,6 +1,5 @@
 """Tests that no file makes `rr` unpickle untrusted data, because unpickling can run code."""
 
-import os
 import pickle
 import re
 import tarfile
@@ -9,16 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PRETRAIN, ROOT, Outcome, RunRr, add_dataset, write_params
+from helpers import PRETRAIN, ROOT, Malicious, Outcome, RunRr, add_dataset, write_params
 
 CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
-
-
-class Malicious:
-    """Creates a folder when it is unpickled."""
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(Path("executed").absolute()),)
 
 
 def write_torch(path: Path, zipped: bool = True) -> Path:

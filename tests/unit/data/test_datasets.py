@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import write_cifar10
-from helpers import ROOT, RunRr, add_dataset, open_fetched
+from helpers import ROOT, Malicious, RunRr, add_dataset, open_fetched
 from PIL import Image
 
 from rr.data import raw
@@ -438,10 +438,6 @@ class TestCifar:
         folder, url = web_folder
         batches = write_cifar10(folder, monkeypatch)
         good = make_archive(batches, folder / "good.tar.gz")
-
-        class Malicious:
-            def __reduce__(self) -> tuple:
-                return Path.touch, (project / "executed",)
 
         (batches / "data_batch_1").write_bytes(pickle.dumps(Malicious()))
         make_archive(batches, folder / "bad.tar.gz")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import write_cifar10
-from helpers import RunRr, add_dataset, open_fetched
+from helpers import Malicious, RunRr, add_dataset, open_fetched
 from PIL import Image
 
 from rr.data import raw
@@ -288,10 +288,6 @@ class TestCifar:
     ) -> None:
         folder = write_cifar10(project / "copy", monkeypatch)
         add_dataset(project, {"kind": "cifar10"}, image_size=32)
-
-        class Malicious:
-            def __reduce__(self) -> tuple:
-                return Path.touch, (project / "executed",)
 
         (folder / "data_batch_2").write_bytes(pickle.dumps(Malicious()))
         outcome = rr("fetch", "--dataset", "mine", "--from", folder)

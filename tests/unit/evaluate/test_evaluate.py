@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -182,14 +181,11 @@ def test_images_are_normalized(converted_project: Path) -> None:
 
 
 @pytest.fixture
-def pretrained(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> Path:
-    folder = tmp_path / "project"
-    shutil.copytree(converted_project, folder)
-    monkeypatch.chdir(folder)
-    write_params(folder, lambda params: params["methods"]["relational"].update(epochs=1))
+def pretrained(project_copy: Path, rr: RunRr) -> Path:
+    write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=1))
     assert rr(*PRETRAIN).code == 0
     assert rr(*EXTRACT).code == 0
-    return folder
+    return project_copy
 
 
 CLASS_METRICS = [

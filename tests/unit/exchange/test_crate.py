@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +23,8 @@ def use_random_weights(params: dict) -> None:
 
 
 @pytest.fixture
-def finished_project(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> Path:
+def finished_project(project_copy: Path, rr: RunRr) -> Path:
     """Change to a project in which only the report is missing, and return it."""
-    shutil.copytree(converted_project, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
     write_params(Path(), use_random_weights)
     for command in (
         RANDOM,

@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from helpers import RunRr
+from helpers import Malicious, RunRr
 from networks import random_backbone, random_images
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
@@ -470,16 +470,6 @@ def test_torchscript_program_raises(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "c.pt")
     with pytest.raises(UserError, match=r"c\.pt is a TorchScript program: save its weights"):
         import_backbone(tmp_path / "c.pt", "conv4")
-
-
-class Malicious:
-    """An object that creates a folder when it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.trace),)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -22,14 +22,11 @@ WEIGHTS = RUN / "backbone.safetensors"
 
 
 @pytest.fixture
-def finished(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> Path:
+def finished(project_copy: Path, rr: RunRr) -> Path:
     """Return the current folder: a project with a pretraining run and one evaluation."""
-    folder = tmp_path / "project"
-    shutil.copytree(converted_project, folder)
-    monkeypatch.chdir(folder)
     for command in (PRETRAIN, EXTRACT, (*EVALUATE, "knn")):
         assert rr(*command).code == 0
-    return folder
+    return project_copy
 
 
 def export(rr: RunRr, weights: Path, output: str, format: str = "safetensors") -> str:

@@ -1,7 +1,6 @@
 """Supervised training: the schedule of the authors' code, and the classifier that is saved with the backbone."""
 
 import json
-import shutil
 from pathlib import Path
 
 import golden
@@ -145,18 +144,15 @@ WEIGHTS = Path("runs/pretrain/shapes/conv4/supervised/1/backbone.safetensors")
 
 
 @pytest.fixture
-def supervised(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> Path:
+def supervised(project_copy: Path, rr: RunRr) -> Path:
     """Return a project with a supervised network, and with `others`, a second dataset of ten classes."""
-    folder = tmp_path / "project"
-    shutil.copytree(converted_project, folder)
 
     def add_dataset(params: dict) -> None:
         params["datasets"]["others"] = params["datasets"]["shapes"]
 
-    write_params(folder, add_dataset)
-    monkeypatch.chdir(folder)
+    write_params(project_copy, add_dataset)
     assert rr("pretrain", *RUN).code == 0
-    return folder
+    return project_copy
 
 
 def test_linear_evaluation_also_tests_the_trained_network(supervised: Path, rr: RunRr) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import golden
 import numpy as np
 import pytest
 import torch
-from helpers import PAPER_AUGMENTATION, PRETRAIN, RunRr, mount_tmpfs, write_params
+from helpers import PAPER_AUGMENTATION, PRETRAIN, Malicious, RunRr, mount_tmpfs, write_params
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors import safe_open
@@ -179,12 +180,6 @@ def test_interrupted_run_continues_within_an_epoch_to_identical_results(
 
 
 def test_checkpoint_cannot_execute_code(project_copy: Path, rr: RunRr) -> None:
-    import pickle
-
-    class Malicious:
-        def __reduce__(self) -> tuple:
-            return os.mkdir, (str(project_copy / "executed"),)
-
     checkpoint = project_copy / "runs/resume/shapes/conv4/relational/1/resume.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(pickle.dumps(Malicious()))

@@ -210,12 +210,7 @@ def test_a_run_outside_the_grid_is_refused_for_its_own_problems(project: Path, r
     )
 
 
-def test_missing_file_of_an_imported_backbone_is_refused_before_training(
-    converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
-) -> None:
-    shutil.copytree(converted_project, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-
+def test_missing_file_of_an_imported_backbone_is_refused_before_training(project_copy: Path, rr: RunRr) -> None:
     def change(params: dict) -> None:
         params["methods"]["other"] = {"kind": "imported", "path": "other.safetensors", "sha256": 64 * "0"}
         params["grid"]["method"] = ["relational", "other"]

@@ -1,6 +1,5 @@
 """Claims of a grid: validation, required seeds and hashes."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,12 +87,8 @@ def test_hash_depends_on_every_key(project: Path) -> None:
     assert len({claim_sha256(claim) for claim in claims}) == len(claims) == 4
 
 
-def test_record_of_a_training_has_the_claims_of_its_start(
-    converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
-) -> None:
+def test_record_of_a_training_has_the_claims_of_its_start(project_copy: Path, rr: RunRr) -> None:
     """A later claim does not make the run out of date, but it is not in its record."""
-    shutil.copytree(converted_project, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
     write_params(Path(), add_claims(CLAIM))
     (claim,) = grid_claims(params.load_params(Path("params.yaml")))
     run = paths.PretrainPaths("shapes", "conv4", "random", 1)
@@ -105,13 +100,10 @@ def test_record_of_a_training_has_the_claims_of_its_start(
 
 
 def test_interrupted_training_keeps_the_claims_of_its_start(
-    converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+    project_copy: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
 ) -> None:
     """A claim that is added while the run is interrupted, when its history can be read, is not in the record."""
     from rr.pretrain import loop
-
-    shutil.copytree(converted_project, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
 
     def save_and_interrupt(*arguments: Any) -> None:
         save(*arguments)

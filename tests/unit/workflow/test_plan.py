@@ -142,11 +142,9 @@ def test_checkpoint_size_includes_the_classifier(params_file: Path) -> None:
 
 @pytest.mark.parametrize("method", ["relational", "supervised", "byol"])
 def test_checkpoints_are_as_large_as_estimated(
-    converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    project_copy: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    shutil.copytree(converted_project, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    write_params(tmp_path / "project", add_byol)
+    write_params(project_copy, add_byol)
     params = load_params(Path("params.yaml"))
     sizes = []
     save = loop.save_checkpoint
@@ -211,9 +209,7 @@ def count_extractions_and_evaluations(rr: RunRr) -> tuple[int, int]:
     return plan["extractions"], plan["evaluations"]
 
 
-def test_completed_runs_are_not_counted(converted_project: Path, tmp_path: Path, monkeypatch, rr: RunRr) -> None:
-    shutil.copytree(converted_project, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
+def test_completed_runs_are_not_counted(project_copy: Path, monkeypatch, rr: RunRr) -> None:
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
     assert json.loads(rr("plan", "--views-per-second", "1000", "--json").out)["beton_bytes"] == 0
     shutil.move("data/beton/shapes/run.json", "record")
@@ -231,8 +227,8 @@ def test_completed_runs_are_not_counted(converted_project: Path, tmp_path: Path,
     monkeypatch.setattr("rr.workflow.plan.code_hashes", lambda stage: {"rr/fetch.py": "changed"})
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
     monkeypatch.undo()
-    monkeypatch.chdir(tmp_path / "project")
-    write_params(tmp_path / "project", lambda params: params["methods"]["relational"].update(epochs=5))
+    monkeypatch.chdir(project_copy)
+    write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=5))
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "4,000"]
     assert count_extractions_and_evaluations(rr) == (extractions, evaluations)
 
