@@ -20,7 +20,7 @@ from rr.methods.rotation import rotate_four_ways
 from rr.params.base import StrictModel
 from rr.params.loading import load_params
 from rr.params.methods import TrainableConfig
-from rr.params.root import Params
+from rr.params.schema import Params
 from rr.report.paper.published import LIGHTLY, PublishedResult, load_published, name_in_paper
 from rr.views import make_views
 

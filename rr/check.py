@@ -19,11 +19,11 @@ from rr.data.duplicates import Signature, compute_signature, find_duplicates
 from rr.data.image_decoding import UnreadableImageError, decode_image
 from rr.data.image_grid import CaptionedImages, make_thumbnail, render_captioned_images, write_png
 from rr.data.image_summary import find_image_facts
-from rr.data.printable_names import display_name, format_names, printable
+from rr.data.printable_names import display_name, printable
 from rr.errors import UserError
 from rr.evaluate.similarity import normalize_rows
 from rr.runtime.atomic import atomic_write
-from rr.runtime.formatting import format_count
+from rr.runtime.formatting import format_count, format_names
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
 

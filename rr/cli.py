@@ -155,7 +155,7 @@ def init(
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
     """Create a project in this folder; with IMAGES, also add them and a grid that trains on them to params.yaml."""
-    from rr import stages
+    from rr import commands
 
     if images is None:
         if name or run or no_labels or skip_unreadable:
@@ -163,17 +163,17 @@ def init(
                 "--name, --no-labels, --skip-unreadable and --run require images: specify a folder of images or a "
                 "Parquet file, as in rr init IMAGES"
             )
-        print(stages.run_init())
+        print(commands.run_init())
         return
     if run:
-        stages.check_can_run(params)
+        commands.check_can_run(params)
     with Progress("init"):
-        message = stages.run_init_images(
+        message = commands.run_init_images(
             images, name, params, use_labels=not no_labels, skip_unreadable=skip_unreadable, accept_earlier=run
         )
         print(message)
     if run:
-        print(stages.run_pipeline())
+        print(commands.run_pipeline())
 
 
 @app.command()
@@ -185,9 +185,9 @@ def fetch(
 ) -> None:
     """Generate, download or copy the images of a dataset into data/raw, and check them."""
     with Progress("fetch"):
-        from rr import stages
+        from rr import commands
 
-        message = stages.run_fetch(dataset, local, params)
+        message = commands.run_fetch(dataset, local, params)
     _print_result(message, paths.record_file(paths.DatasetPaths(dataset).raw_dir), as_json)
 
 
@@ -206,9 +206,9 @@ def check(
 ) -> None:
     """Find duplicates, test images in the training split, blank images, unusual sizes and small classes."""
     with Progress("check"):
-        from rr import stages
+        from rr import commands
 
-        message, facts = stages.run_check(dataset, weights, device, params)
+        message, facts = commands.run_check(dataset, weights, device, params)
     print(json.dumps(facts, indent=1) if as_json else message)
 
 
@@ -216,9 +216,9 @@ def check(
 def convert(dataset: DatasetOption, as_json: RecordOption = False, params: ParamsOption = paths.PARAMS_FILE) -> None:
     """Convert a dataset to FFCV files (betons), one per split, and write them and an index into data/beton."""
     with Progress("convert"):
-        from rr import stages
+        from rr import commands
 
-        message = stages.run_convert(dataset, params)
+        message = commands.run_convert(dataset, params)
     _print_result(message, paths.record_file(paths.DatasetPaths(dataset).beton_dir), as_json)
 
 
@@ -247,9 +247,9 @@ def pretrain(
     """
     # With torchrun, only the main process shows its progress.
     with Progress("pretrain") if is_main_process() else nullcontext():
-        from rr import stages
+        from rr import commands
 
-        message = stages.run_pretrain(dataset, backbone, method, seed, device, params, tensorboard)
+        message = commands.run_pretrain(dataset, backbone, method, seed, device, params, tensorboard)
     if message:
         run = paths.PretrainPaths(dataset, backbone, method, seed)
         _print_result(message, paths.record_file(run.folder), as_json)
@@ -268,9 +268,9 @@ def extract(
 ) -> None:
     """Compute the features of a target dataset with a pretrained backbone, for all protocols."""
     with Progress("extract"):
-        from rr import stages
+        from rr import commands
 
-        message = stages.run_extract(dataset, backbone, method, seed, target, device, params)
+        message = commands.run_extract(dataset, backbone, method, seed, target, device, params)
     run = paths.FeaturePaths(paths.PretrainPaths(dataset, backbone, method, seed), target)
     _print_result(message, paths.record_file(run.folder), as_json)
 
@@ -289,9 +289,9 @@ def evaluate(
 ) -> None:
     """Evaluate a pretrained backbone on the test split of a target dataset, after rr extract."""
     with Progress("evaluate"):
-        from rr import stages
+        from rr import commands
 
-        message = stages.run_evaluate(dataset, backbone, method, seed, target, protocol, device, params)
+        message = commands.run_evaluate(dataset, backbone, method, seed, target, protocol, device, params)
     run = paths.EvaluationPaths(paths.PretrainPaths(dataset, backbone, method, seed), target, protocol)
     _print_result(message, run.metrics, as_json)
 
@@ -306,13 +306,13 @@ def report(
 ) -> None:
     """Write a report page with the results of the grid."""
     with Progress("report"):
-        from rr import stages
+        from rr import commands
         from rr.exchange.crate import write_crate
         from rr.runtime.output_path import check_output_path
 
         if crate:
             check_output_path("--crate", crate, [".zip"])
-        print(stages.run_report(params))
+        print(commands.run_report(params))
         if crate:
             print(write_crate(params_file=params, output=crate))
 
@@ -367,9 +367,9 @@ def plan(
     if speed is not None and not 1 <= speed <= 1e12:
         raise UserError(f"--views-per-second {speed}: must be a number from 1 to 1e12")
     with Progress("plan", use_bar=False):  # drawing a bar would disturb the measurement
-        from rr import stages
+        from rr import commands
 
-        result, problems = stages.run_plan(names or [], speed, gpus, device, params)
+        result, problems = commands.run_plan(names or [], speed, gpus, device, params)
     if as_json:
         print(json.dumps({**asdict(result), "problems": problems}, indent=1))
     else:
@@ -410,10 +410,10 @@ def verify(
 ) -> None:
     """Compare the outputs, inputs, code and parameters of every run in the grid with its record."""
     with Progress("verify"):
-        from rr import stages
+        from rr import commands
         from rr.workflow.verify import count_comparable_files
 
-        runs, recomputed = stages.run_verify(recompute, allow_missing, device, params)
+        runs, recomputed = commands.run_verify(recompute, allow_missing, device, params)
         compared, others = count_comparable_files([run for run, _ in runs])
     if as_json:
         entries = [{"stage": run.stage, "folder": str(run.folder), "mismatches": found} for run, found in runs]
@@ -443,9 +443,9 @@ def sync(engine: EngineArgument = None, params: ParamsOption = paths.PARAMS_FILE
     in the code.
     """
     with Progress("sync"):
-        from rr import stages
+        from rr import commands
 
-        message = stages.run_sync(engine, params)
+        message = commands.run_sync(engine, params)
     print(message)
 
 
@@ -479,7 +479,7 @@ def import_(
 ) -> None:
     """Convert a checkpoint to a backbone file that a method with `kind: imported` can use."""
     with Progress("import"):
-        from rr.exchange.importing import import_backbone
+        from rr.exchange.import_weights import import_backbone
 
         message = import_backbone(file, backbone, output, key, image_size)
     print(message)
@@ -503,7 +503,7 @@ def export(
 ) -> None:
     """Export a backbone to a different format, check that its features are unchanged, and write a model card."""
     with Progress("export"):
-        from rr.exchange.exporting import export_backbone
+        from rr.exchange.export_weights import export_backbone
 
         message = export_backbone(file, format, output, image_size)
     print(message)
@@ -752,9 +752,9 @@ def _lookup_preprocessing(name: str | None, params: Path) -> "Preprocessing | No
     """Return the preprocessing of the dataset `name`, or None if `name` is None."""
     if name is None:
         return None  # do not import rr.params, so that rr retrieve starts quickly
-    from rr import stages
+    from rr import commands
 
-    return stages.lookup_preprocessing(name, params)
+    return commands.lookup_preprocessing(name, params)
 
 
 def _print_result(message: str, file: Path, as_json: bool) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from rr.data import beton, image_decoding, raw
-from rr.data.converted_parts import ConvertedImage, ConvertedParts
+from rr.data.conversion_checkpoint import ConvertedImage, ConvertedParts
 from rr.data.dataset_index import write_index
 from rr.data.preprocessing import Preprocessing
 from rr.data.printable_names import display_name

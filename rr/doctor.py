@@ -177,7 +177,7 @@ def _check_grid() -> str:
     from rr.params import load_params
     from rr.runtime.formatting import format_count
     from rr.workflow import grid
-    from rr.workflow.checks import find_dataset_labels, find_grid_problems, find_machine_problems
+    from rr.workflow.grid_checks import find_dataset_labels, find_grid_problems, find_machine_problems
 
     params = load_params(paths.PARAMS_FILE)
     problems = [*find_grid_problems(params), *find_machine_problems(params, resolve_device("auto"))]

@@ -9,14 +9,14 @@ from typing import Any
 
 from rr.backbones.weights import load_backbone
 from rr.data.feature_file import SplitFeatures, write_features
-from rr.data.photographs import open_split
+from rr.data.photograph_beton import open_split
 from rr.errors import UserError
-from rr.evaluate.features import extract_features
-from rr.evaluate.target import Target
+from rr.evaluate.feature_extraction import extract_features
+from rr.evaluate.target_dataset import TargetDataset
 from rr.runtime.progress import Progress
 
 
-def extract(weights: Path, target: Target, output: Path, *, device: str, threads: int) -> dict[str, Any]:
+def extract(weights: Path, target: TargetDataset, output: Path, *, device: str, threads: int) -> dict[str, Any]:
     """Write the features of both splits of `target` to `output`.
 
     Args:

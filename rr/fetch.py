@@ -8,11 +8,12 @@ from typing import Any
 from rr.data import raw, sources
 from rr.data.exclude import check_all_known, read_excluded_names
 from rr.data.image_summary import ImageSummary, format_sizes_and_faults
-from rr.data.printable_names import display_name, format_names, printable
+from rr.data.printable_names import display_name, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
 from rr.params import ExtensionSource, FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
 from rr.paths import expand_user
+from rr.runtime.formatting import format_names
 from rr.runtime.hashing import file_sha256
 from rr.runtime.progress import Progress
 

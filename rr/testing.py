@@ -20,7 +20,7 @@ from rr.data.shapes import CLASS_NAMES, generate_shapes
 from rr.errors import UserError
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.stage import find_evaluator
-from rr.evaluate.target import Target
+from rr.evaluate.target_dataset import TargetDataset
 from rr.extract import extract
 from rr.fetch import fetch
 from rr.methods.base import check_loss_result
@@ -197,7 +197,7 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         run = paths.PretrainFolder("shapes", "conv4", "random", 0, Path(folder))
         torch.manual_seed(0)
         save_backbone(backbones.build("conv4"), run.weights, _DATASET)
-        target = Target("shapes", _DATASET, betons, list(CLASS_NAMES))
+        target = TargetDataset("shapes", _DATASET, betons, list(CLASS_NAMES))
         extract(run.weights, target, Path(folder, "features"), device="cpu", threads=1)
         train, test = (read_features(Path(folder, "features"), split) for split in raw.SPLITS)
         inputs = EvaluationInputs(train, test, target, run, seed=0, device="cpu", threads=1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rr.data.feature_file import SplitFeatures
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.target import Target
+from rr.evaluate.target_dataset import TargetDataset
 from rr.params import DatasetConfig
 from rr.paths import PretrainPaths
 
@@ -23,7 +23,7 @@ def make_inputs(
     **methods: Callable[..., Any],
 ) -> EvaluationInputs:
     """Return inputs on the CPU, with some of their methods replaced."""
-    target = Target("mine", dataset, dict(betons), class_names)  # type: ignore[arg-type]
+    target = TargetDataset("mine", dataset, dict(betons), class_names)  # type: ignore[arg-type]
     run = PretrainPaths("mine", "conv4", "random", 1)
     return replace_methods(EvaluationInputs(train, test, target, run, seed, "cpu", threads), **methods)
 

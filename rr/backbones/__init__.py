@@ -50,9 +50,9 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
         return TorchvisionResNet(name)
     if image_size is None:
         raise ValueError(f"the backbone {name} is built for one image size, so image_size is required")
-    from rr.backbones.wrapped import WrappedNetwork
+    from rr.backbones.library_network import LibraryNetwork
 
-    return WrappedNetwork(name, image_size)
+    return LibraryNetwork(name, image_size)
 
 
 def check_output(backbone: Backbone, kind: str, image_size: int, device: str) -> None:

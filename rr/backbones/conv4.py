@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
-from rr.backbones.conv2d import Conv2d
+from rr.backbones.padded_conv2d import PaddedConv2d
 
 CHANNELS = (3, 8, 16, 32, 64)
 NUM_FUSED_CONVS = 2  # the first blocks also fuse the convolution; with more channels, torch is faster
@@ -29,7 +29,7 @@ class Conv4(Backbone):
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
-                    Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+                    PaddedConv2d(in_channels, out_channels, 3, padding=1, bias=False),
                     nn.BatchNorm2d(out_channels),
                     nn.ReLU(),
                     pool,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
-from rr.backbones.conv2d import Conv2d
+from rr.backbones.padded_conv2d import PaddedConv2d
 
 CHANNELS = (16, 32, 64)  # of the three stages
 
@@ -28,7 +28,7 @@ class CifarResNet(Backbone):
         super().__init__()
         self.name = f"resnet{depth}"
         num_blocks = (depth - 2) // 6
-        self.conv1 = Conv2d(3, CHANNELS[0], 3, padding=1, bias=False)
+        self.conv1 = PaddedConv2d(3, CHANNELS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(CHANNELS[0])
         self.layer1 = _make_layer(CHANNELS[0], CHANNELS[0], num_blocks, stride=1)
         self.layer2 = _make_layer(CHANNELS[0], CHANNELS[1], num_blocks, stride=2)
@@ -54,14 +54,14 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.conv1 = PaddedConv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = PaddedConv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = nn.Sequential()  # the identity
         if stride > 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
-                Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+                PaddedConv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

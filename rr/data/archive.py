@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from rr.data.folder_listing import FileKind, image_suffixes, list_folder
-from rr.data.printable_names import display_name, format_names
+from rr.data.printable_names import display_name
 from rr.errors import UserError, raise_if_lfs_pointer
+from rr.runtime.formatting import format_names
 from rr.runtime.progress import Progress
 
 # Python 3.11.4 introduced this filter. It only changes permissions, because `_check_member` rejects unsafe members.

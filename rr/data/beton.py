@@ -1,7 +1,7 @@
 """Read and write betons, FFCV's dataset files.
 
-A beton holds square images of one size as raw pixels, or photographs of many sizes (see `rr.data.photographs`) as raw
-pixels or JPEG, whichever is smaller.
+A beton holds square images of one size as raw pixels, or photographs of many sizes (see `rr.data.photograph_beton`) as
+raw pixels or JPEG, whichever is smaller.
 
 This module works around four quirks of FFCV 1.0.2. Importing ffcv limits torch to one thread, and creating or iterating
 over a loader sets torch's number of threads to the loader's number of workers. Writing with several processes produces

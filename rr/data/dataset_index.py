@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rr.data.class_names import parse_class_names
+from rr.data.class_names_metadata import parse_class_names
 from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 from rr.runtime.atomic import atomic_write

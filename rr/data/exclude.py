@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from rr.data.printable_names import display_name, format_names, printable
+from rr.data.printable_names import display_name, printable
 from rr.errors import UserError
 from rr.runtime.atomic import write_text
+from rr.runtime.formatting import format_names
 
 _NUM_DIGITS = 16
 _WITH_DIGEST = re.compile("(?P<name>.+), sha256 (?P<digest>[0-9a-f]{8,64})")

@@ -120,7 +120,7 @@ def has_16_bits(data: bytes) -> bool:
 def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.ndarray:
     """Resize an image so that its shorter side is `shorter_side` pixels long, and crop its center.
 
-    The kernel in `rr.data.photographs` and torchvision round differently, so their results differ slightly from these.
+    The kernel in `rr.data.photograph_beton` and torchvision round differently, so their results differ slightly.
 
     Args:
         pixels: uint8 (H, W, 3).

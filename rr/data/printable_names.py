@@ -2,10 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
-
-_MAX_LISTED = 10
 
 
 def path_to_text(path: str | Path) -> str:
@@ -26,9 +23,3 @@ def display_name(path: str | Path) -> str:
 def printable(text: str) -> str:
     """Return the text with escapes for non-printable characters."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def format_names(names: Sequence[str]) -> str:
-    """Return the first ten names, separated by commas, and how many more there are. The names must be printable."""
-    rest = len(names) - _MAX_LISTED
-    return ", ".join(names[:_MAX_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rr.data.class_names import parse_class_names
+from rr.data.class_names_metadata import parse_class_names
 from rr.errors import UserError
 from rr.runtime.atomic import atomic_write
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rr.data.beton import Beton
-from rr.data.photographs import Photographs
+from rr.data.photograph_beton import PhotographBeton
 from rr.data.preprocessing import Preprocessing
 from rr.views import (
     ViewParameters,
@@ -86,8 +86,8 @@ class ViewLoader:
         self.augment_on_device = self.device.type != "cpu" if augment_on_device is None else augment_on_device
         self.labels = torch.from_numpy(data.labels).to(self.device)
         # The data if they are photographs from which resized crops are taken, otherwise None.
-        self.photographs: Photographs | None = None
-        if isinstance(data, Photographs) and all(policy.crop == "resized" for policy in self.policies):
+        self.photographs: PhotographBeton | None = None
+        if isinstance(data, PhotographBeton) and all(policy.crop == "resized" for policy in self.policies):
             self.photographs = data
         self.augment: Callable[..., Tensor] = _identity
         self.device_images: Tensor | None = None
@@ -139,7 +139,7 @@ class ViewLoader:
                 order, batch_size, self.policies, self.seed, epoch, self.num_views
             ):
                 yield crops.swapaxes(0, 1).reshape(-1, *crops.shape[2:])
-        elif isinstance(self.data, Photographs):
+        elif isinstance(self.data, PhotographBeton):
             yield from self.data.center_crops(order, batch_size, self.data.image_size)
         else:
             yield from self.data.batches(order, batch_size)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rr.data.image_grid import make_image_grid, render_text, vstack_images
 from rr.data.view_loader import ViewLoader
-from rr.evaluate.features import batch_size_for
+from rr.evaluate.feature_extraction import batch_size_for
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.relation_head import MIN_CALIBRATION_IMAGES, measure_calibration
 from rr.evaluate.representation_metrics import alignment, effective_rank, rankme, uniformity

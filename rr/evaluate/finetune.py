@@ -12,7 +12,7 @@ from rr.compute.torch_threads import single_threaded
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
 from rr.evaluate.classification import make_classification_result
-from rr.evaluate.features import extract_features
+from rr.evaluate.feature_extraction import extract_features
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.labeled_rows import choose_labeled_rows
 from rr.evaluate.result import ProtocolResult

@@ -11,7 +11,7 @@ from rr.data.beton import Beton, read_images
 from rr.data.feature_file import SplitFeatures
 from rr.errors import UserError
 from rr.evaluate.relation_head import NumpyRelationHead, load_relation_head
-from rr.evaluate.target import Target
+from rr.evaluate.target_dataset import TargetDataset
 from rr.paths import PretrainPaths
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class EvaluationInputs:
 
     train: SplitFeatures
     test: SplitFeatures
-    target: Target
+    target: TargetDataset
     pretraining: PretrainPaths
     seed: int
     device: str
@@ -56,7 +56,7 @@ class EvaluationInputs:
 
     def open_split(self, split: str) -> Beton:
         """Open the images of a split."""
-        from rr.data.photographs import open_split
+        from rr.data.photograph_beton import open_split
 
         return open_split(self.target.betons[split], self.target.preprocessing, threads=self.threads)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rr.data.labels import keep_label_fraction
+from rr.data.label_fraction import keep_label_fraction
 from rr.params import FinetuneConfig, LinearConfig
 
 _VALIDATION_STREAM = 1 << 32  # added to the class number so that this choice uses its own random numbers

@@ -19,16 +19,16 @@ from rr.data.arrow import to_arrow
 from rr.data.feature_file import read_features
 from rr.data.image_grid import write_png
 from rr.errors import UserError
-from rr.evaluate.checks import find_protocol_problem
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.protocol_checks import find_protocol_problem
 from rr.evaluate.result import ProtocolResult, check_result
-from rr.evaluate.target import Target
+from rr.evaluate.target_dataset import TargetDataset
 from rr.params import ProtocolConfig
 from rr.runtime.atomic import atomic_write, write_text
 
 
 def evaluate(
-    protocol: ProtocolConfig, target: Target, run: paths.EvaluationPaths, *, seed: int, device: str, threads: int
+    protocol: ProtocolConfig, target: TargetDataset, run: paths.EvaluationPaths, *, seed: int, device: str, threads: int
 ) -> dict[str, Any]:
     """Evaluate the pretrained backbone of `run` on `target` and write the results to the paths of `run`.
 

@@ -26,9 +26,9 @@ from rr.gallery.images import read_images
 from rr.paths import expand_user
 from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
-from rr.runtime.released_weights import find_weights
+from rr.runtime.weights_lookup import find_weights
 from rr.views import normalize
-from rr.views.checks import normalization_coefficients
+from rr.views.argument_checks import normalization_coefficients
 
 # The path of an image file, a PIL image, or RGB pixels, uint8 (H, W, 3).
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rr import paths
 from rr.errors import UserError
 from rr.evaluate.relation_head import Calibration, NumpyRelationHead, load_relation_head
-from rr.runtime.released_weights import FOLDER as RELEASED
+from rr.runtime.weights_lookup import FOLDER as RELEASED
 
 
 class PairScorer(NamedTuple):

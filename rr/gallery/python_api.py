@@ -14,10 +14,10 @@ from rr.data.printable_names import path_to_text
 from rr.data.skipped_files import UnreadablePolicy
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery.feature_extractor import FeatureExtractor, ImageLike, load_feature_extractor
-from rr.gallery.hits import Hit
 from rr.gallery.images import list_images
 from rr.gallery.index_update import check_index_path, make_skipped_files, update_index
 from rr.gallery.pair_scorer import load_pair_scorer
+from rr.gallery.search_results import Hit
 from rr.paths import expand_user
 
 

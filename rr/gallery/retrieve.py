@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 
 from rr.data.preprocessing import Preprocessing
-from rr.data.printable_names import display_name, format_names, path_to_text
+from rr.data.printable_names import display_name, path_to_text
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery import vector_index
 from rr.gallery.feature_extractor import load_feature_extractor
-from rr.gallery.hits import MIN_RANDOM_PAIRS, Hit, QueryResult, percentiles, sample_pairs
 from rr.gallery.images import ImageFile, change_time, list_images, read_images
 from rr.gallery.index_update import check_index_path, make_skipped_files, update_index
 from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
+from rr.gallery.search_results import MIN_RANDOM_PAIRS, Hit, QueryResult, percentiles, sample_pairs
 from rr.gallery.vector_index import ImageVectors
 from rr.runtime.atomic import write_text
-from rr.runtime.formatting import format_count
+from rr.runtime.formatting import format_count, format_names
 from rr.runtime.output_path import check_output_path
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from rr.data.printable_names import display_name
-from rr.gallery.hits import QueryResult
 from rr.gallery.images import read_images
+from rr.gallery.search_results import QueryResult
 from rr.report.jinja import make_jinja_environment
 from rr.report.plots.image import data_uri, encode_image
 

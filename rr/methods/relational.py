@@ -9,7 +9,7 @@ from rr.backbones.base import Backbone
 from rr.methods.base import Method, Metrics
 from rr.methods.projector import build_mlp
 from rr.methods.relation import PairLossConfig, RelationHead, relation_loss
-from rr.methods.relation.dot_product import dot_product_loss
+from rr.methods.relation.dot_product_loss import dot_product_loss
 from rr.methods.relation.pair_loss import PairStatistics
 from rr.methods.relation.pairs import (
     choose_positive_rows,

@@ -11,7 +11,7 @@ from rr.params import DeepClusterConfig, ExtensionConfig, MethodConfig
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig, WeightsFile
 from rr.runtime.hashing import file_sha256
-from rr.runtime.released_weights import find_weights
+from rr.runtime.weights_lookup import find_weights
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from rr.backbones.weights import load_backbone
 from rr.errors import UserError
 from rr.methods.requirements import find_weights_problem
 from rr.params.methods import WeightsFile
-from rr.runtime.released_weights import find_weights
+from rr.runtime.weights_lookup import find_weights
 
 
 def load_weights(config: WeightsFile, backbone: Backbone) -> None:

@@ -47,7 +47,7 @@ from rr.params.protocols import (
     ProtocolConfig,
     RetrievalConfig,
 )
-from rr.params.root import DynamicsConfig, GridConfig, Params, lookup
+from rr.params.schema import DynamicsConfig, GridConfig, Params, lookup
 
 __all__ = [
     "CLASSIFICATION_PROTOCOLS",

@@ -13,7 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from rr.errors import UserError, format_alternatives
 from rr.params.base import NAME, RENAMED_KEYS, SHA256, StrictModel
 from rr.params.extensions import is_extension_kind, load_config_class
-from rr.params.root import Params
+from rr.params.schema import Params
 from rr.views.augmentation import Augmentation
 
 MAX_VALUES = 100_000  # params.yaml has about a hundredth of this number

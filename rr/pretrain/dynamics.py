@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from rr.data.beton import Beton
 from rr.data.preprocessing import Preprocessing
-from rr.evaluate.features import extract_features
+from rr.evaluate.feature_extraction import extract_features
 from rr.evaluate.knn_vote import knn_vote
 from rr.evaluate.representation_metrics import effective_rank
 from rr.methods.base import Method

@@ -28,11 +28,11 @@ from rr.compute.optimizers import make_optimizer, set_learning_rates
 from rr.compute.process_group import ProcessGroup
 from rr.compute.torch_threads import single_threaded
 from rr.data.beton import Beton
-from rr.data.labels import keep_label_fraction
-from rr.data.photographs import open_split
+from rr.data.label_fraction import keep_label_fraction
+from rr.data.photograph_beton import open_split
 from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
-from rr.evaluate.features import extract_features
+from rr.evaluate.feature_extraction import extract_features
 from rr.methods.base import Method, check_loss_result, check_pseudo_labels, check_saved_layers
 from rr.methods.requirements import data_requirements, find_training_problem, images_per_epoch
 from rr.methods.weights_file import load_weights

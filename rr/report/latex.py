@@ -9,8 +9,8 @@ from rr.report.paper.tables import ComparisonTable
 from rr.report.paper.verdict import describe_chance_differences, explain_verdicts
 from rr.report.result_tables import ResultTable
 from rr.report.sections.accuracies import Accuracies
-from rr.report.sections.comparison import Comparison
-from rr.report.text_table import TextCell
+from rr.report.sections.paper_comparison import Comparison
+from rr.report.table import Cell
 
 _HEADER = "% Written by rr report. Load booktabs (\\usepackage{booktabs}), then include this file with \\input.\n"
 _ESCAPES = {
@@ -44,13 +44,11 @@ def _render_accuracy_table(table: ResultTable) -> str:
         f"Accuracy in percent on {table.target} of {table.backbone} pretrained on {table.dataset}, {statistic}"
         f"{table.seeds_text}. The best self-supervised method in each column is in bold."
     )
-    rows = [[_format_cell(cell) for cell in row] for row in table.as_text_table.rows]
-    return _format_table(
-        caption, f"accuracies-{table.name}", [column.title for column in table.as_text_table.columns], rows
-    )
+    rows = [[_format_cell(cell) for cell in row] for row in table.as_table.rows]
+    return _format_table(caption, f"accuracies-{table.name}", [column.title for column in table.as_table.columns], rows)
 
 
-def _format_cell(cell: TextCell) -> str:
+def _format_cell(cell: Cell) -> str:
     text = escape_latex(cell.full_text)
     return rf"\textbf{{{text}}}" if cell.is_bold else text
 

@@ -16,12 +16,12 @@ from rr.report.plots.image_map import TEMPLATES, content_security_policy_hash, i
 from rr.report.sections.accuracies import build_accuracies
 from rr.report.sections.claims import build_claims
 from rr.report.sections.classes import build_classes
-from rr.report.sections.comparison import build_comparison
 from rr.report.sections.curves import build_curves
 from rr.report.sections.dynamics import build_dynamics
 from rr.report.sections.efficiency import build_efficiency
 from rr.report.sections.embedding import build_embedding
 from rr.report.sections.own_protocols import build_own_protocols
+from rr.report.sections.paper_comparison import build_comparison
 from rr.report.sections.retrieval import build_retrieval
 from rr.report.sections.runs import build_runs
 from rr.report.sections.settings import build_settings
@@ -32,7 +32,7 @@ from rr.report.sections.views import build_view_examples
 # Name, title and build function of each section, in page order. Each section's template has the section's name. A
 # section whose content is None or empty does not appear.
 _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
-    "comparison": ("Comparison with the paper", build_comparison),
+    "paper_comparison": ("Comparison with the paper", build_comparison),
     "claims": ("Claims", build_claims),
     "background": ("Background", lambda results: True),
     "views": ("Views", build_view_examples),

@@ -7,7 +7,7 @@ from rr.report.formatting import format_mean_std, format_percent, format_seed_co
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import CLASSIFICATION, TRAINED_CLASSIFIER, EvaluationResult, GridResults
 from rr.report.statistics import MeanStd, mean_std
-from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
+from rr.report.table import Cell, Table, make_table, numeric_columns
 
 LOWER_BOUND, UPPER_BOUND = "lower bound", "upper bound"
 TRAINED_CLASSIFIER_TITLE = "trained classifier"  # not a protocol's name, because those contain no spaces
@@ -117,14 +117,14 @@ class ResultTable:
         return f"{images:,.0f} test images, {classes:,.0f} classes" if images and classes else ""
 
     @property
-    def as_text_table(self) -> TextTable:
+    def as_table(self) -> Table:
         """The table as text, with the best self-supervised method of each column in bold."""
         rows = []
         for row in self.rows:
             cells = [row.cells.get(title) for title in self.titles]
-            texts = [TextCell(cell.text, is_bold=cell.is_best) if cell else TextCell("–") for cell in cells]
-            rows.append([TextCell(row.method, note=row.role, color=row.color), *texts])
-        return text_table(["Method", *numeric_columns(self.titles)], rows)
+            texts = [Cell(cell.text, is_bold=cell.is_best) if cell else Cell("–") for cell in cells]
+            rows.append([Cell(row.method, note=row.role, color=row.color), *texts])
+        return make_table(["Method", *numeric_columns(self.titles)], rows)
 
     def best_row(self, title: str) -> ResultRow | None:
         """Return the row of the best self-supervised method in a column, or the first such row in case of a tie."""

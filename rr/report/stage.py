@@ -29,7 +29,7 @@ def write_report(params: Params) -> None:
     results = collect_results(params)
     sections = build_sections(results)
     html, markdown = render_html(sections), render_markdown(sections)
-    latex = render_latex(sections["accuracies"], sections["comparison"])
+    latex = render_latex(sections["accuracies"], sections["paper_comparison"])
     _write_parquet(results.evaluations, parquet_path)
     write_text(latex_path, latex)
     write_text(markdown_path, markdown)

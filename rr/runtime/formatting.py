@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterable, Sequence
 
+_MAX_LISTED = 10  # names
+
 
 def utc_now() -> str:
     """Return the current time in UTC, e.g. "2026-01-31T09:30:00Z"."""
@@ -16,6 +18,12 @@ def format_duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
+
+
+def format_names(names: Sequence[str]) -> str:
+    """Return the first ten names, separated by commas, and how many more there are. The names must be printable."""
+    rest = len(names) - _MAX_LISTED
+    return ", ".join(names[:_MAX_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def format_rate(rate: float, unit: str) -> str:

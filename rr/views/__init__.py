@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rr.compute.buffers import BufferPool
+from rr.views.argument_checks import check_images, normalization_coefficients
 from rr.views.augmentation import Augmentation
-from rr.views.checks import check_images, normalization_coefficients
 from rr.views.view_parameters import ViewParameters, sample_precropped_view_parameters, sample_view_parameters
 
 if TYPE_CHECKING:

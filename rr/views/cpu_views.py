@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from rr.compute.thread_pool import parallel_for
 from rr.views import augment_kernel
+from rr.views.argument_checks import check_images, check_parameters, normalization_coefficients
 from rr.views.augmentation import blur_radius
-from rr.views.checks import check_images, check_parameters, normalization_coefficients
 from rr.views.view_parameters import ViewParameters
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rr.views.argument_checks import check_images, check_parameters, normalization_coefficients
 from rr.views.augmentation import Augmentation, blur_radius
-from rr.views.checks import check_images, check_parameters, normalization_coefficients
 from rr.views.view_parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
 
 

@@ -14,7 +14,7 @@ from rr.data.beton import MAX_RESIDENT_BYTES
 from rr.params import ExtensionBackboneConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.pretrain import checkpoint
-from rr.workflow.checks import estimate_image_bytes
+from rr.workflow.grid_checks import estimate_image_bytes
 
 _MAX_IMAGE_SIZE = 128  # pixels; a large network would take several seconds to process a larger image
 _LABEL_BYTES = 8  # size of one DeepCluster cluster label

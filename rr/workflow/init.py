@@ -11,7 +11,7 @@ import numpy as np
 from rr.data.folder_listing import describe_non_folder, image_kind, list_folder
 from rr.data.printable_names import display_name
 from rr.errors import UserError
-from rr.evaluate.checks import find_protocol_problem
+from rr.evaluate.protocol_checks import find_protocol_problem
 from rr.params import Params, parse_params
 from rr.params.base import NAME
 from rr.paths import expand_user

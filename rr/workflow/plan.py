@@ -10,7 +10,6 @@ from rr import paths
 from rr.params import Params
 from rr.runtime.formatting import format_bytes, format_count, format_duration, format_table
 from rr.workflow import grid, stage_runs
-from rr.workflow.checks import DatasetLabels, estimate_image_bytes, find_dataset_labels, find_pretraining_problem
 from rr.workflow.claims import describe_required_seeds
 from rr.workflow.estimates import (
     IoEstimate,
@@ -19,6 +18,7 @@ from rr.workflow.estimates import (
     estimate_io,
     estimate_makespan,
 )
+from rr.workflow.grid_checks import DatasetLabels, estimate_image_bytes, find_dataset_labels, find_pretraining_problem
 from rr.workflow.records import code_hashes, extension_hashes, find_current_record
 
 # Returns the views per second of each run.

@@ -19,7 +19,7 @@ from rr import paths
 from rr.data.preprocessing import Preprocessing
 from rr.params import DynamicsConfig, MethodConfig, Params
 from rr.runtime.formatting import format_count
-from rr.workflow.checks import find_dataset_labels
+from rr.workflow.grid_checks import find_dataset_labels
 
 if TYPE_CHECKING:
     from rr.backbones.base import Backbone

@@ -195,8 +195,8 @@ def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: 
 
 
 def extract_features_in_double(backbone: Any, *arguments: Any) -> Any:
-    """Call `rr.evaluate.features.extract_features` with a float64 backbone."""
-    from rr.evaluate.features import extract_features
+    """Call `rr.evaluate.feature_extraction.extract_features` with a float64 backbone."""
+    from rr.evaluate.feature_extraction import extract_features
 
     hook = backbone.register_forward_pre_hook(lambda module, inputs: tuple(value.double() for value in inputs))
     try:
@@ -243,7 +243,7 @@ def hang(seconds: float) -> None:
 
     process_group.TIMEOUT = timedelta(seconds=seconds)
     sys.argv = ["rr", "verify"]
-    with mock.patch("rr.stages.run_verify", hang_in_last_process):
+    with mock.patch("rr.commands.run_verify", hang_in_last_process):
         cli.run()
 
 

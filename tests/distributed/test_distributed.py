@@ -305,7 +305,7 @@ def use_other_code(folder: Path) -> dict[str, str]:
     """Return the environment of a process with different code."""
     shutil.copytree(ROOT / "rr", folder / "other/rr", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "other")
-    with open(folder / "other/rr/methods/relation/dot_product.py", "a") as module:
+    with open(folder / "other/rr/methods/relation/dot_product_loss.py", "a") as module:
         module.write("ANOTHER_VERSION = 1\n")
     return {"PYTHONPATH": os.pathsep.join([str(folder / "other"), os.environ["PYTHONPATH"]])}
 

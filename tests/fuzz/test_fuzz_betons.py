@@ -14,7 +14,7 @@ import pytest
 from corruption import DEFAULT_ROUNDS, SEED, damage, flip_bit, rounds
 
 from rr.data import beton
-from rr.data.photographs import Photographs
+from rr.data.photograph_beton import PhotographBeton
 from rr.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def read_squares(path: Path, number: int) -> bool:
 
 def read_photographs(path: Path, number: int) -> bool:
     """Return whether FFCV decodes the photographs twice to the same images. It does not notice a damaged JPEG."""
-    data = Photographs(path, SIZE, threads=1)
+    data = PhotographBeton(path, SIZE, threads=1)
     order = np.random.default_rng(number).permutation(len(data))
     first, second = (np.concatenate([batch.copy() for batch in data.batches(order, 5)]) for _ in range(2))
     return np.array_equal(first, second) and first.shape == (len(data), SIZE, SIZE, 3)

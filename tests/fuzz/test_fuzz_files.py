@@ -29,7 +29,7 @@ from rr.data.archive import ArchiveLimits, open_tree
 from rr.data.image_decoding import decode_image
 from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
-from rr.exchange.importing import import_backbone
+from rr.exchange.import_weights import import_backbone
 from rr.fetch import fetch
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.params import DatasetConfig, ParquetSource

@@ -33,21 +33,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_params(folder, change)
     code = """
 from pathlib import Path
-from rr import stages
+from rr import commands
 from rr.params import load_params
 from rr.workflow import grid
 
 path = Path("params.yaml")
 params = load_params(path)
-stages.run_fetch("shapes", None, path)
-stages.run_convert("shapes", path)
+commands.run_fetch("shapes", None, path)
+commands.run_convert("shapes", path)
 for run in grid.pretrainings(params):
-    stages.run_pretrain(*vars(run).values(), "cpu", path)
+    commands.run_pretrain(*vars(run).values(), "cpu", path)
 for run in grid.extractions(params):
-    stages.run_extract(*vars(run.pretraining).values(), run.target, "cpu", path)
+    commands.run_extract(*vars(run.pretraining).values(), run.target, "cpu", path)
 for run in grid.evaluations(params):
-    stages.run_evaluate(*vars(run.pretraining).values(), run.target, run.protocol, "cpu", path)
-stages.run_report(path)
+    commands.run_evaluate(*vars(run.pretraining).values(), run.target, run.protocol, "cpu", path)
+commands.run_report(path)
 """
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     return folder

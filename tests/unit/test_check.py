@@ -20,7 +20,7 @@ from rr.backbones.weights import save_backbone
 from rr.check import Finding, find_similar, find_small_classes
 from rr.params import load_params
 from rr.runtime.hashing import file_sha256
-from rr.workflow.checks import find_grid_problems
+from rr.workflow.grid_checks import find_grid_problems
 from rr.workflow.verify import find_grid_mismatches
 
 SOURCE = {"kind": "imagefolder", "path": "images"}

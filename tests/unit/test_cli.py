@@ -12,7 +12,7 @@ import pytest
 from helpers import RunRr, add_dataset, mount_tmpfs
 from PIL import Image
 
-from rr import __version__, cli, stages
+from rr import __version__, cli, commands
 from rr.data.dataset_index import read_class_names
 
 
@@ -209,7 +209,7 @@ def test_error_of_the_system_is_explained(
     def fail(*_: object) -> str:
         raise error
 
-    monkeypatch.setattr(stages, "run_fetch", fail)
+    monkeypatch.setattr(commands, "run_fetch", fail)
     outcome = rr("fetch", "--dataset", "shapes")
     assert outcome.code == 2
     assert outcome.err.startswith(f"rr: {expected}")
@@ -217,8 +217,8 @@ def test_error_of_the_system_is_explained(
 
 def test_bug_is_printed_with_its_traceback(project: Path) -> None:
     code = (
-        "import sys; from rr import cli, stages; sys.argv = sys.argv[1:]\n"
-        "stages.run_fetch = lambda *_: 1 / 0; cli.run()"
+        "import sys; from rr import cli, commands; sys.argv = sys.argv[1:]\n"
+        "commands.run_fetch = lambda *_: 1 / 0; cli.run()"
     )
     done = subprocess.run([sys.executable, "-c", code, "rr", "fetch", "--dataset", "x"], capture_output=True, text=True)
     assert done.returncode == 1

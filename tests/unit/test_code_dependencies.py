@@ -13,7 +13,7 @@ TEMPLATE_SUFFIXES = {*CODE_SUFFIXES} - {".py"}
 STAGES = ("fetch", "convert", "pretrain", "extract", "evaluate", "report")
 # Code that cannot change a result. The exceptions are the grid, which determines what the report reads, the code that
 # tests claims, and the format of numbers in the report.
-INFRASTRUCTURE = ("runtime/", "workflow/", "params/", "cli.py", "stages.py", "errors.py", "paths.py")
+INFRASTRUCTURE = ("runtime/", "workflow/", "params/", "cli.py", "commands.py", "errors.py", "paths.py")
 REPORTED = ("rr/workflow/grid.py", "rr/workflow/claims.py", "rr/runtime/formatting.py")
 
 
@@ -45,8 +45,8 @@ def imported_files(module: Path, function: str | None = None) -> set[Path]:
 
 
 def reachable_files(stage: str) -> set[str]:
-    """Return the modules and templates that a stage can use, by following imports from its function in rr/stages.py."""
-    names, todo = set(), list(imported_files(ROOT / "rr/stages.py", f"run_{stage}"))
+    """Return the modules and templates that a stage can use, by following imports from rr/commands.py."""
+    names, todo = set(), list(imported_files(ROOT / "rr/commands.py", f"run_{stage}"))
     while todo:
         file = todo.pop()
         name = file.relative_to(ROOT).as_posix()

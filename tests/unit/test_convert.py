@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from rr.convert import convert, mean_and_std
 from rr.data import beton, image_decoding, raw
-from rr.data.converted_parts import ConvertedImage, ConvertedParts
+from rr.data.conversion_checkpoint import ConvertedImage, ConvertedParts
 from rr.data.dataset_index import read_class_names, read_preprocessing
 from rr.data.image_decoding import decode_image, decode_photograph
 from rr.data.preprocessing import Preprocessing
@@ -88,7 +88,7 @@ class Decoder:
 def decoder(monkeypatch: pytest.MonkeyPatch) -> Decoder:
     """Count decoded images, and let each part of a conversion end after three images."""
     ticks = itertools.count()
-    monkeypatch.setattr("rr.data.converted_parts.time", SimpleNamespace(monotonic=lambda: 10 * next(ticks)))
+    monkeypatch.setattr("rr.data.conversion_checkpoint.time", SimpleNamespace(monotonic=lambda: 10 * next(ticks)))
     return Decoder(monkeypatch)
 
 
@@ -153,10 +153,10 @@ def test_part_that_begins_with_another_image_is_not_used(tmp_path: Path, monkeyp
         ]
 
     parts = ConvertedParts(tmp_path, "settings")
-    monkeypatch.setattr("rr.data.converted_parts._MAX_BYTES", 6)  # two images
+    monkeypatch.setattr("rr.data.conversion_checkpoint._MAX_BYTES", 6)  # two images
     assert [image.sha256 for image in parts.resume("train", convert)] == [str(number) for number in range(12)]
     (tmp_path / "train-000000.npz").unlink()
-    monkeypatch.setattr("rr.data.converted_parts._MAX_BYTES", 9)
+    monkeypatch.setattr("rr.data.conversion_checkpoint._MAX_BYTES", 9)
     images = parts.resume("train", convert)
     assert [next(images).sha256 for _ in range(4)] == ["0", "1", "2", "3"]  # an interruption after the first part
     assert [image.sha256 for image in parts.resume("train", convert)] == [str(number) for number in range(12)]
@@ -172,7 +172,7 @@ def test_parts_that_cannot_be_written_are_given_up(
             raise OSError(errno.ENOSPC, "No space left on device")
         return atomic_write(path)
 
-    monkeypatch.setattr("rr.data.converted_parts.atomic_write", fail)
+    monkeypatch.setattr("rr.data.conversion_checkpoint.atomic_write", fail)
     assert run(raw_path, tmp_path / "y") == expected
     assert not (tmp_path / "y/parts").exists()
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 
 from rr.backbones.weights import load_backbone
 from rr.data.dataset_index import read_preprocessing
-from rr.data.photographs import Photographs
-from rr.evaluate.features import extract_features
+from rr.data.photograph_beton import PhotographBeton
+from rr.evaluate.feature_extraction import extract_features
 from rr.workflow.records import load_record
 
 SIZES = [(90, 60), (60, 90), (50, 50), (30, 41), (200, 70)]
@@ -73,7 +73,7 @@ def test_all_stages(project: Path, rr: RunRr) -> None:
     outcome = rr("embed", "photographs/test", "--weights", run / "backbone.safetensors", "--output", "vectors.parquet")
     assert outcome.code == 0, outcome.err
     table = pq.read_table("vectors.parquet")
-    test = Photographs(project / "data/beton/mine/test.beton", 24, threads=1)
+    test = PhotographBeton(project / "data/beton/mine/test.beton", 24, threads=1)
     features = extract_features(load_backbone(run / "backbone.safetensors"), test, preprocessing, "cpu").numpy()
     raw_names = pq.read_table("data/raw/mine/images.parquet")["image"].combine_chunks().field("path").to_pylist()
     positions = [raw_names.index(f"test/{name}") - int(test.index[0]) for name in table["path"].to_pylist()]

@@ -129,7 +129,7 @@ def test_no_other_code_unpickles() -> None:
                 calls.add((path.relative_to(ROOT / "rr").as_posix(), "weights_only=True" in line))
     assert calls == {
         ("data/sources/cifar.py", False),  # only after comparing the MD5 checksum of each file
-        ("exchange/importing.py", True),
-        ("exchange/exporting.py", True),
+        ("exchange/import_weights.py", True),
+        ("exchange/export_weights.py", True),
         ("pretrain/checkpoint.py", True),
     }

@@ -15,7 +15,7 @@ from rr.bench.settings import DATASET, MEAN, STD, Settings, num_loader_workers
 from rr.compute.torch_threads import configure_torch
 from rr.data.beton import Beton
 from rr.evaluate import linear
-from rr.evaluate.features import extract_features
+from rr.evaluate.feature_extraction import extract_features
 from rr.params import LinearConfig
 
 _BATCH_SIZE = 128

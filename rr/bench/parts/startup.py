@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 
-from rr import paths, stages
+from rr import commands, paths
 from rr.bench.alternating import start_workers
 from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.settings import IMAGES, MEAN, STD, Settings, num_loader_workers, paper_config
@@ -48,7 +48,7 @@ def run(settings: Settings) -> PartResult:
             task = _create_project(folder, 64 if settings.smoke_test else 5_000, threads)
             candidates = [Candidate("import torch", _make_python_call(["-c", _IMPORT_TORCH], folder), 1)]
             for stage, (function, command) in _FIRST_WORK.items():
-                call = _make_python_call(["-m", "rr.bench.first_work", function, *command], folder)
+                call = _make_python_call(["-m", "rr.bench.exit_at_call", function, *command], folder)
                 candidates.append(Candidate(stage, call, 1))
             case = compare_candidates("first work", "starts", threads, candidates, repeats, warmup)
             result.cases.append(case)
@@ -59,7 +59,7 @@ def run(settings: Settings) -> PartResult:
                 + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
             )
             command = ("pretrain", *_RUN, "relational", "--device", "cpu", "--params", "params.yaml")
-            call = _make_python_call(["-m", "rr.bench.first_work", _AFTER_FIRST_STEP, *command], folder)
+            call = _make_python_call(["-m", "rr.bench.exit_at_call", _AFTER_FIRST_STEP, *command], folder)
             candidates = [
                 Candidate("rr pretrain", call, 1),
                 Candidate("reference", lambda task=task: _run_first_step(task), 1),  # type: ignore[misc]
@@ -126,13 +126,13 @@ def _create_project(folder: Path, num_images: int, threads: int) -> TrainingTask
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(params, file)
     with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):  # hides the progress
-        stages.run_fetch("shapes", None, paths.PARAMS_FILE)
-        stages.run_convert("shapes", paths.PARAMS_FILE)
+        commands.run_fetch("shapes", None, paths.PARAMS_FILE)
+        commands.run_convert("shapes", paths.PARAMS_FILE)
         run = ("shapes", "conv4", "random", 1)
-        stages.run_pretrain(*run, "cpu", paths.PARAMS_FILE)
-        stages.run_extract(*run, "shapes", "cpu", paths.PARAMS_FILE)
+        commands.run_pretrain(*run, "cpu", paths.PARAMS_FILE)
+        commands.run_extract(*run, "shapes", "cpu", paths.PARAMS_FILE)
         for protocol in ("linear", "knn", "retrieval"):
-            stages.run_evaluate(*run, "shapes", protocol, "cpu", paths.PARAMS_FILE)
+            commands.run_evaluate(*run, "shapes", protocol, "cpu", paths.PARAMS_FILE)
     path = folder / "data/beton/shapes/train.beton"
     beton = Beton(path, threads=1)
     assert beton.images is not None

@@ -18,14 +18,14 @@ from rr.data.folder_listing import (
     list_folder,
 )
 from rr.data.image_summary import ImageFacts
-from rr.data.printable_names import display_name, format_names, path_to_text
+from rr.data.printable_names import display_name, path_to_text
 from rr.data.skipped_files import EXCLUDED, SkippedFiles, inspect_image
 from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
 from rr.data.sources.split_names import UNUSED
 from rr.errors import UserError
 from rr.params import FolderSource
 from rr.paths import expand_user
-from rr.runtime.formatting import format_count
+from rr.runtime.formatting import format_count, format_names
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
 

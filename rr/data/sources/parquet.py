@@ -17,7 +17,7 @@ from rr.data import raw
 from rr.data.folder_listing import DamagedFile, FileKind, SkippedFile, list_folder
 from rr.data.image_decoding import identify_unreadable_content
 from rr.data.image_summary import ImageFacts
-from rr.data.printable_names import display_name, format_names, path_to_text, printable
+from rr.data.printable_names import display_name, path_to_text, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
 from rr.data.sources.parquet_columns import (
@@ -39,6 +39,7 @@ from rr.data.sources.similar_class_names import find_variants
 from rr.data.sources.split_names import TRAIN, UNUSED
 from rr.errors import UserError
 from rr.params import ParquetSource, SplitNames
+from rr.runtime.formatting import format_names
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
 

@@ -7,10 +7,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from rr.data.printable_names import display_name, format_names, normalize_unicode, path_to_text, printable
+from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split
 from rr.errors import UserError
 from rr.params import SplitNames
+from rr.runtime.formatting import format_names
 
 # Names such as train-00000-of-00003, with or without a hash; names that Spark writes; names that end in a number.
 _SHARD = re.compile(r"(?P<base>.*?)[-_.]?(?P<index>\d+)[-_]of[-_](?P<total>\d+)(?:[-_][0-9a-f]{8,})?")

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rr.data.class_names import parse_class_names
+from rr.data.class_names_metadata import parse_class_names
 from rr.report.inputs.files import damaged_file_error, read_bytes
 
 _TOLERANCE = 1e-6  # allowed rounding error of a confidence

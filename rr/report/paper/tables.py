@@ -11,7 +11,7 @@ from rr.report.paper.match import Match, find_match
 from rr.report.paper.published import LIGHTLY, PublishedResult, load_published, name_in_paper
 from rr.report.paper.verdict import Verdict, decide_verdict
 from rr.report.statistics import MeanStd
-from rr.report.text_table import TextTable, numeric_columns, text_table
+from rr.report.table import Table, make_table, numeric_columns
 
 TITLES = {
     "Table 1": "Table 1: linear evaluation, transfer, coarse labels (grain) and finetuning",
@@ -143,10 +143,10 @@ class ComparisonTable:
         return _SUPERVISED_NOTE if any(published and published.is_accuracy_of_network for published in cells) else ""
 
     @property
-    def as_text_table(self) -> TextTable:
+    def as_table(self) -> Table:
         """The table as text, with each cell on one line."""
         rows = [[title, *map(self._cell_text, row)] for title, row in self.rows.items()]
-        return text_table([self.first_column_title, *numeric_columns(self.columns)], rows)
+        return make_table([self.first_column_title, *numeric_columns(self.columns)], rows)
 
     def _cell_text(self, cell: ComparisonCell) -> str:
         if cell.published is None or not self.has_published_values:

@@ -10,7 +10,7 @@ from rr.report.inputs.collect import CLASSIFICATION, GridResults
 from rr.report.plots.svg import SERIES, Panel, format_csv, render_svg
 from rr.report.result_tables import TRAINED_CLASSIFIER_TITLE, ResultTable, accuracy_tables
 from rr.report.sections.summary import summarize_table
-from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
+from rr.report.table import Cell, Table, make_table, numeric_columns
 from rr.runtime.formatting import format_count
 
 _PROTOCOLS = {
@@ -28,7 +28,7 @@ class AccuracyTable:
     table: ResultTable
     summary: str
     panels: list[Panel]
-    by_seed: TextTable
+    by_seed: Table
 
 
 @dataclass(frozen=True)
@@ -67,28 +67,26 @@ def _describe_protocol(settings: dict[str, Any]) -> str:
     return f"{_PROTOCOLS[settings['kind']]}{suffix}"
 
 
-def _accuracies_by_seed_table(table: ResultTable) -> TextTable:
+def _accuracies_by_seed_table(table: ResultTable) -> Table:
     """Return the accuracy of each seed with a link to its file, and the learning rate if it was chosen."""
     rows = []
     for row in table.rows:
         for column in (column for column in table.columns if column.title in row.cells):
             links = {
-                run.paths.pretraining.seed: TextCell(format_percent(run.metrics[column.metric]), link=run.paths.metrics)
+                run.paths.pretraining.seed: Cell(format_percent(run.metrics[column.metric]), link=run.paths.metrics)
                 for run in row.cells[column.title].evaluations
             }
-            texts = [links.get(seed, TextCell("–")) for seed in table.seeds]
-            rows.append([TextCell(row.method, color=row.color), TextCell(column.title), *texts])
+            texts = [links.get(seed, Cell("–")) for seed in table.seeds]
+            rows.append([Cell(row.method, color=row.color), Cell(column.title), *texts])
             rates = {
-                run.paths.pretraining.seed: TextCell(f"{run.metrics['learning_rate']:g}")
+                run.paths.pretraining.seed: Cell(f"{run.metrics['learning_rate']:g}")
                 for run in row.cells[column.title].evaluations
                 if column.metric == "accuracy" and "learning_rate" in run.metrics
             }
             if rates:
-                texts = [rates.get(seed, TextCell("–")) for seed in table.seeds]
-                rows.append(
-                    [TextCell(row.method, color=row.color), TextCell(f"{column.title}, chosen learning rate"), *texts]
-                )
-    return text_table(["Method", "Protocol", *numeric_columns(f"seed {seed}" for seed in table.seeds)], rows)
+                texts = [rates.get(seed, Cell("–")) for seed in table.seeds]
+                rows.append([Cell(row.method, color=row.color), Cell(f"{column.title}, chosen learning rate"), *texts])
+    return make_table(["Method", "Protocol", *numeric_columns(f"seed {seed}" for seed in table.seeds)], rows)
 
 
 def _plot_accuracies(table: ResultTable, protocol: str) -> Panel:

@@ -9,7 +9,7 @@ from rr.report.formatting import format_difference
 from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.result_tables import group_by_method
 from rr.report.statistics import MeanStd, mean_std
-from rr.report.text_table import TextTable, numeric_columns, text_table
+from rr.report.table import Table, make_table, numeric_columns
 from rr.report.welch import welch_interval, welch_p_value
 from rr.runtime.formatting import format_count
 from rr.workflow.claims import ALPHA, claim_sha256, describe_data, describe_difference
@@ -40,7 +40,7 @@ class Claims:
 
     sentence: str
     explanation: str
-    table: TextTable
+    table: Table
 
 
 def build_claims(results: GridResults) -> Claims | None:
@@ -79,7 +79,7 @@ def build_claims(results: GridResults) -> Claims | None:
     return Claims(
         f"This grid contains {format_count(len(verdicts), 'claims')}: {', '.join(counts)}.",
         _EXPLANATION,
-        text_table(["Claim", "Data", "Verdict", *numbers, "Stated"], rows),
+        make_table(["Claim", "Data", "Verdict", *numbers, "Stated"], rows),
     )
 
 

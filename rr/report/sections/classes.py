@@ -15,20 +15,20 @@ from rr.report.plots.confusion import MAX_NUMBERED_CLASSES, plot_calibration, pl
 from rr.report.plots.svg import Panel
 from rr.report.result_tables import ResultTable, accuracy_tables
 from rr.report.statistics import mean_std
-from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
+from rr.report.table import Cell, Column, Table, make_table, numeric_columns
 
 _MAX_MATRIX_CLASSES = 20  # with more classes, a confusion matrix is unreadable
 _MAX_TABLES_WITH_ALL_MATRICES = 4
 _NUM_CONFUSIONS = 10
 _MEAN, _TOP_5 = "Class mean", "Top 5"
-_CLASS_METRIC_COLUMNS: list[TextColumn | str] = [
+_CLASS_METRIC_COLUMNS: list[Column | str] = [
     "Method",
-    TextColumn("Protocol", "nowrap"),
-    TextColumn(_MEAN, "number"),
-    TextColumn(_TOP_5, "number"),
-    TextColumn("Worst class", "name"),
-    TextColumn("Accuracy", "number"),
-    TextColumn("Best class", "name"),
+    Column("Protocol", "nowrap"),
+    Column(_MEAN, "number"),
+    Column(_TOP_5, "number"),
+    Column("Worst class", "name"),
+    Column("Accuracy", "number"),
+    Column("Best class", "name"),
     *numeric_columns(["Accuracy", "Gap", "Calibration error"]),
     "Mistakes",
 ]
@@ -54,12 +54,12 @@ class ClassAnalysis:
 
     table: ResultTable
     sentence: str
-    extremes: TextTable
-    by_class: TextTable
+    extremes: Table
+    by_class: Table
     confusions: list[Panel]
     has_all_matrices: bool
     has_numbers: bool
-    top_confusions: TextTable
+    top_confusions: Table
     calibration: list[Panel]
     num_bins: int = NUM_BINS
 
@@ -137,8 +137,8 @@ def top_confusions(predictions: Predictions) -> list[str]:
 
 
 def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
-    extremes: list[list[TextCell | str]] = []
-    top: list[list[TextCell | str]] = []
+    extremes: list[list[Cell | str]] = []
+    top: list[list[Cell | str]] = []
     confusions: list[Panel] = []
     curves: dict[str, list[tuple[float, float]]] = {}  # of the calibration, by method
     best = table.best_row(table.first_protocol)
@@ -149,10 +149,10 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
             predictions = pool_predictions(cell.evaluations)
             class_names, own_accuracies = predictions.class_names, class_accuracies(predictions)
             cells = _class_summary_cells(class_names, own_accuracies, cell.evaluations)
-            extremes.append([TextCell(row.method, color=row.color), protocol, *cells])
+            extremes.append([Cell(row.method, color=row.color), protocol, *cells])
             if protocol == table.first_protocol:
                 accuracies[row.method] = own_accuracies
-                top.append([TextCell(row.method, color=row.color), "; ".join(top_confusions(predictions)) or "none"])
+                top.append([Cell(row.method, color=row.color), "; ".join(top_confusions(predictions)) or "none"])
                 if len(class_names) <= _MAX_MATRIX_CLASSES and (row is best or not only_best):
                     name = f"confusion-{table.name}-{row.method}"
                     matrix = confusion_fractions(predictions)
@@ -166,19 +166,19 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
     return ClassAnalysis(
         table,
         _summarize_class_gap(table, class_names, accuracies),
-        text_table(_CLASS_METRIC_COLUMNS, extremes, _redundant_columns(table)),
-        text_table(["Class", *(TextColumn(name, "number", colors[name]) for name in accuracies)], by_class),
+        make_table(_CLASS_METRIC_COLUMNS, extremes, _redundant_columns(table)),
+        make_table(["Class", *(Column(name, "number", colors[name]) for name in accuracies)], by_class),
         confusions,
         len(confusions) == len(curves),
         len(class_names) <= MAX_NUMBERED_CLASSES,
-        text_table(["Method", "Confusions"], top),
+        make_table(["Method", "Confusions"], top),
         [plot_calibration(f"calibration-{table.name}", table.first_protocol, curves, colors)],
     )
 
 
 def _class_summary_cells(
     class_names: list[str], accuracies: np.ndarray, evaluations: Sequence[EvaluationResult]
-) -> list[TextCell | str]:
+) -> list[Cell | str]:
     """Return the cells of one method under one protocol, without the first two cells, which contain their names."""
     worst, best = int(np.nanargmin(accuracies)), int(np.nanargmax(accuracies))
     calibration_error = mean_std([run.metrics["calibration_error"] for run in evaluations])
@@ -192,7 +192,7 @@ def _class_summary_cells(
         format_percent(accuracies[best]),
         format_percent(accuracies[best] - accuracies[worst]),
         format_mean_std(calibration_error, format_percent),
-        TextCell("images", link=evaluations[0].paths.examples),
+        Cell("images", link=evaluations[0].paths.examples),
     ]
 
 

@@ -15,7 +15,7 @@ from rr.report.result_tables import (
     split_by_target_and_protocol,
 )
 from rr.report.statistics import mean_confidence_interval, mean_std
-from rr.report.text_table import TextCell, TextTable, numeric_columns, text_table
+from rr.report.table import Cell, Table, make_table, numeric_columns
 
 _RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
 _MAX_BYTES = 200_000  # of examples on the page
@@ -38,7 +38,7 @@ class RetrievalTable:
     """
 
     table: ResultTable
-    head_table: TextTable | None
+    head_table: Table | None
     head_sentences: list[str]
     images: list[ImagePanel]
 
@@ -64,7 +64,7 @@ def build_retrieval(results: GridResults) -> list[RetrievalTable]:
     return tables
 
 
-def _relation_head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: Sequence[int]) -> TextTable:
+def _relation_head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: Sequence[int]) -> Table:
     """Return the mAP and the precision at each cutoff with and without the relation head."""
     metrics = {"mAP": "mean_average_precision"} | {f"precision at {k}": f"precision_at_{k}" for k in cutoffs}
     titles = [title for name in metrics for title in (name, f"{name}, head")]
@@ -76,10 +76,8 @@ def _relation_head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: 
             for prefix in ("", _RERANKED)
         ]
         color = seeds[0].pretraining.color
-        rows.append(
-            [TextCell(method, color=color), *(TextCell(format_mean_std(value, format_percent)) for value in values)]
-        )
-    return text_table(["Method", *numeric_columns(titles)], rows)
+        rows.append([Cell(method, color=color), *(Cell(format_mean_std(value, format_percent)) for value in values)])
+    return make_table(["Method", *numeric_columns(titles)], rows)
 
 
 def _describe_relation_head_effect(method: str, seeds: Sequence[EvaluationResult]) -> str:

@@ -9,7 +9,7 @@ from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults, StageResult
 from rr.report.inputs.files import Machine
 from rr.report.sections.code_versions import code_version_labels, describe_commits
-from rr.report.text_table import TextCell, TextColumn, TextTable, numeric_columns, text_table
+from rr.report.table import Cell, Column, Table, make_table, numeric_columns
 from rr.runtime.formatting import format_count
 
 
@@ -24,9 +24,9 @@ class Runs:
         has_energy: whether the energy of any run was measured.
     """
 
-    machines: TextTable
+    machines: Table
     commits: str
-    stages: list[tuple[str, str, TextTable]]
+    stages: list[tuple[str, str, Table]]
     has_energy: bool
 
 
@@ -46,7 +46,7 @@ def build_runs(results: GridResults) -> Runs:
     return Runs(_machine_table(machines), describe_commits(results), stages, has_energy)
 
 
-def _machine_table(machines: Sequence[Machine]) -> TextTable:
+def _machine_table(machines: Sequence[Machine]) -> Table:
     """Return a table with a column per machine. The name of a package and its version are kept on one line."""
     rows = {
         "processor": [machine.processor for machine in machines],
@@ -59,28 +59,28 @@ def _machine_table(machines: Sequence[Machine]) -> TextTable:
         ],
     }
     labels = [letter_label(index) for index in range(len(machines))]
-    return text_table(["Machine", *labels], [[name, *values] for name, values in rows.items()])
+    return make_table(["Machine", *labels], [[name, *values] for name, values in rows.items()])
 
 
-def _run_table(runs: Sequence[StageResult], machines: list[Machine], has_versions: bool, has_energy: bool) -> TextTable:
+def _run_table(runs: Sequence[StageResult], machines: list[Machine], has_versions: bool, has_energy: bool) -> Table:
     """Return a table with a row per run. Columns without information are left out."""
     numbers = numeric_columns(["Time", "Views/s", "Peak memory", "Energy"])
-    rows: list[list[TextCell | str]] = []
+    rows: list[list[Cell | str]] = []
     for run, version in zip(runs, code_version_labels(runs), strict=True):
         record = run.record
-        row: list[TextCell | str] = [
-            TextCell(record.command, link=record_file(run.paths.folder)),
+        row: list[Cell | str] = [
+            Cell(record.command, link=record_file(run.paths.folder)),
             record.device,
             ", ".join(letter_label(machines.index(machine)) for machine in record.machines),
             version,
-            TextCell(format_exact_duration(record.total_seconds), sort_key=record.total_seconds),
+            Cell(format_exact_duration(record.total_seconds), sort_key=record.total_seconds),
             f"{record.views_per_second:,.0f}" if record.views_per_second else "–",
             f"{record.peak_memory_mib:,.0f} MiB",
-            TextCell(format_energy(record.energy_joules), sort_key=sum(record.energy_joules.values())),
+            Cell(format_energy(record.energy_joules), sort_key=sum(record.energy_joules.values())),
             record.started.replace("T", " ").replace("Z", ""),
         ]
         rows.append(row)
     has_views = any(run.record.views_per_second for run in runs)
     is_shown = {"Code": has_versions, "Views/s": has_views, "Energy": has_energy}
-    columns: list[TextColumn | str] = ["Command", "Device", "Machine", "Code", *numbers, "Started (UTC)"]
-    return text_table(columns, rows, omitted=[title for title, shown in is_shown.items() if not shown])
+    columns: list[Column | str] = ["Command", "Device", "Machine", "Code", *numbers, "Started (UTC)"]
+    return make_table(columns, rows, omitted=[title for title, shown in is_shown.items() if not shown])

@@ -7,12 +7,12 @@ from typing import Any
 
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.settings import is_augmentation_operation, paper_method_settings, paper_protocol_settings
-from rr.report.text_table import TextCell, TextColumn, TextTable, text_table
+from rr.report.table import Cell, Column, Table, make_table
 
 _SECTIONS = ("methods", "backbones", "protocols", "datasets")
 
 
-def build_settings(results: GridResults) -> dict[str, TextTable]:
+def build_settings(results: GridResults) -> dict[str, Table]:
     """Return the tables of each section of params.yaml by title: settings that differ, and identical settings.
 
     A value that differs from the paper's has the paper's value as a note. The last table has the remaining parameters.
@@ -27,13 +27,13 @@ def build_settings(results: GridResults) -> dict[str, TextTable]:
                 sections[section].setdefault(name, {}).update(values)
             else:
                 other[path] = value
-    tables: dict[str, TextTable] = {}
+    tables: dict[str, Table] = {}
     published = _published_settings(results)
     colors = {run.paths.method: run.color for run in results.pretrainings}
     for title, entries in sections.items():
         tables |= _settings_tables(title, entries, published.get(title, {}), colors if title == "methods" else {})
     if other:
-        tables["Other"] = text_table(["Setting", "Value"], _flatten(other).items())
+        tables["Other"] = make_table(["Setting", "Value"], _flatten(other).items())
     return tables
 
 
@@ -56,7 +56,7 @@ def _settings_tables(
     entries: dict[str, dict[str, Any]],
     published: Mapping[str, list[dict[str, str]]],
     colors: Mapping[str, int],
-) -> dict[str, TextTable]:
+) -> dict[str, Table]:
     """Return a table of the settings that differ between the entries of a section, and one of the others.
 
     Args:
@@ -69,25 +69,25 @@ def _settings_tables(
     keys = dict.fromkeys(key for values in columns.values() for key in values)
     rows = {
         key: [
-            TextCell(values.get(key, "–"), note=_paper_value_if_different(key, values, published.get(name, [])))
+            Cell(values.get(key, "–"), note=_paper_value_if_different(key, values, published.get(name, [])))
             for name, values in columns.items()
         ]
         for key in keys
     }
-    differing: list[list[TextCell]] = []
-    same: list[list[TextCell]] = []
+    differing: list[list[Cell]] = []
+    same: list[list[Cell]] = []
     for key, cells in rows.items():
         # Only the entries that have the setting count: a method without training has hardly any.
         own = [cell for cell, values in zip(cells, columns.values(), strict=True) if key in values]
         is_same = len(set(cells)) == 1 or (len(set(own)) == 1 and len(own) > 1)
-        (same if is_same else differing).append([TextCell(key), *(own[:1] if is_same else cells)])
+        (same if is_same else differing).append([Cell(key), *(own[:1] if is_same else cells)])
     tables = {}
     if differing:
-        headings = [TextColumn(name, color=colors.get(name)) for name in columns]
-        tables[title.capitalize()] = text_table(["Setting", *headings], differing)
+        headings = [Column(name, color=colors.get(name)) for name in columns]
+        tables[title.capitalize()] = make_table(["Setting", *headings], differing)
     if same:
         which = "identical settings" if len(columns) > 1 else next(iter(columns))
-        tables[f"{title.capitalize()}: {which}"] = text_table(["Setting", "Value"], same)
+        tables[f"{title.capitalize()}: {which}"] = make_table(["Setting", "Value"], same)
     return tables
 
 

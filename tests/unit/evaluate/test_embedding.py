@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rr.data.beton import Beton, encode_photograph, max_photograph_bytes, write, write_stored
 from rr.data.feature_file import SplitFeatures
-from rr.data.photographs import Photographs
+from rr.data.photograph_beton import PhotographBeton
 from rr.evaluate import embedding
 from rr.evaluate.relation_head import NumpyRelationHead, measure_calibration
 from rr.evaluate.representation_metrics import alignment, effective_rank, rankme, uniformity
@@ -93,7 +93,7 @@ def test_views_of_photographs_are_cropped_from_the_whole_photograph(tmp_path: Pa
     pixels[:, :20], pixels[:, 60:] = (255, 0, 0), (0, 255, 0)
     stored = [encode_photograph(pixels, "raw")] * 60
     write_stored(tmp_path / "test", stored, np.arange(60) % 3, np.arange(60), max_photograph_bytes(16))
-    photos = Photographs(tmp_path / "test", 8, threads=1)
+    photos = PhotographBeton(tmp_path / "test", 8, threads=1)
     features = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     result = evaluate(photos, features=features, stored_size=16, augmentation=Augmentation(crop="resized"))
     assert result.metrics["alignment"] > 0.1

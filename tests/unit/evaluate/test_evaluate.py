@@ -23,11 +23,11 @@ from rr import extract as extract_stage
 from rr.backbones.weights import load_backbone
 from rr.data.beton import Beton, write
 from rr.data.feature_file import SplitFeatures, read_features
-from rr.data.labels import keep_label_fraction
+from rr.data.label_fraction import keep_label_fraction
 from rr.errors import UserError
 from rr.evaluate import knn, linear
 from rr.evaluate.classification import make_classification_result
-from rr.evaluate.features import extract_features
+from rr.evaluate.feature_extraction import extract_features
 from rr.evaluate.stage import _format_true_and_predicted_csv
 from rr.params import NUMPY_PROTOCOLS, DatasetConfig, FinetuneConfig, KnnConfig, LinearConfig, ShapesSource
 from rr.views import normalize

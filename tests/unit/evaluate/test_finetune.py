@@ -13,7 +13,7 @@ from rr import backbones
 from rr.compute.torch_threads import configure_torch
 from rr.data.beton import Beton, write
 from rr.data.feature_file import SplitFeatures
-from rr.data.labels import keep_label_fraction
+from rr.data.label_fraction import keep_label_fraction
 from rr.data.shapes import generate_shapes
 from rr.errors import UserError
 from rr.evaluate import finetune

@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers import write_params
 
-from rr.data.labels import keep_label_fraction
+from rr.data.label_fraction import keep_label_fraction
 from rr.errors import UserError
-from rr.evaluate.checks import find_protocol_problem
 from rr.evaluate.labeled_rows import choose_labeled_rows, choose_validation_rows
 from rr.evaluate.linear import train_and_predict
+from rr.evaluate.protocol_checks import find_protocol_problem
 from rr.params import LinearConfig, load_params
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 20, 5]))

@@ -26,15 +26,15 @@ from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
-from rr.exchange import exporting
-from rr.exchange.exporting import SUFFIXES, export_backbone
-from rr.exchange.importing import import_backbone
+from rr.exchange import export_weights
+from rr.exchange.export_weights import SUFFIXES, export_backbone
+from rr.exchange.import_weights import import_backbone
 from rr.methods.relation.head import RelationHead
 from rr.methods.requirements import find_weights_problem
 from rr.methods.weights_file import load_weights
 from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
-from rr.runtime.released_weights import find_weights
+from rr.runtime.weights_lookup import find_weights
 
 FORMATS = ["safetensors", "state-dict", "torchscript", "torch-export", "onnx"]
 
@@ -675,7 +675,7 @@ def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypat
 
     save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
     (tmp_path / "out.pt").write_text("old")
-    monkeypatch.setattr(exporting, "_serialize", serialize_with_changed_bias)
+    monkeypatch.setattr(export_weights, "_serialize", serialize_with_changed_bias)
     with pytest.raises(UserError, match=r"relative error of .* Nothing was written"):
         export_backbone(tmp_path / "b.safetensors", "state-dict", tmp_path / "out.pt")
     assert (tmp_path / "out.pt").read_text() == "old"
@@ -684,7 +684,7 @@ def test_export_with_wrong_features_keeps_the_old_file(tmp_path: Path, monkeypat
 
 def test_onnx_without_its_packages_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
-    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr(export_weights, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(
         UserError, match=r"needs the packages onnxscript: run pip install 'relational-reasoning\[export\]'"
     ):

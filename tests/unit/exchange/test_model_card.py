@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 import rr as library
 from rr.backbones.weights import save_backbone
 from rr.data.preprocessing import Preprocessing
-from rr.exchange.exporting import export_backbone
+from rr.exchange.export_weights import export_backbone
 from rr.runtime.hashing import file_sha256
 
 RUN = Path("runs/pretrain/shapes/conv4/relational/1")

@@ -34,19 +34,19 @@ from rr.data import image_decoding
 from rr.data.image_decoding import decode_image
 from rr.data.printable_names import display_name
 from rr.data.skipped_files import SkippedFiles
-from rr.evaluate.features import extract_features
+from rr.evaluate.feature_extraction import extract_features
 from rr.evaluate.relation_head import load_relation_head
 from rr.evaluate.similarity import cosine_similarities
 from rr.gallery import feature_extractor, map_page, vector_index
 from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
-from rr.gallery.hits import MAX_RANDOM_PAIRS, percentiles, sample_pairs
 from rr.gallery.images import ImageFile
 from rr.gallery.pair_scorer import load_pair_scorer
+from rr.gallery.search_results import MAX_RANDOM_PAIRS, percentiles, sample_pairs
 from rr.methods.relation import RelationHead
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.hashing import code_sha256, file_sha256
-from rr.runtime.released_weights import FOLDER as RELEASED
+from rr.runtime.weights_lookup import FOLDER as RELEASED
 
 IMAGE_SIZE, MEAN, STD = 32, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 DATASET = DatasetConfig(
@@ -684,7 +684,7 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
     shutil.copy("h", released / "tiny.safetensors")
     (released / "tiny.json").write_text(json.dumps(json.loads(metrics.read_text()) | {"target": "cifar10"}))
     shutil.rmtree("runs")
-    monkeypatch.setattr("rr.runtime.released_weights.FOLDER", released)
+    monkeypatch.setattr("rr.runtime.weights_lookup.FOLDER", released)
     monkeypatch.setattr("rr.gallery.pair_scorer.RELEASED", released)
 
     extractor = load_feature_extractor("tiny")

@@ -19,7 +19,7 @@ from rr.data import beton
 from rr.data.shapes import generate_shapes
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
-from rr.evaluate.features import extract_features
+from rr.evaluate.feature_extraction import extract_features
 from rr.methods.base import Method
 from rr.methods.relational import RelationalReasoning
 from rr.methods.requirements import images_per_epoch
@@ -326,7 +326,7 @@ def test_batch_size_of_one_raises(name: str, data: Path, tmp_path: Path) -> None
 
 
 def test_label_fraction_is_kept_in_each_class() -> None:
-    from rr.data.labels import keep_label_fraction
+    from rr.data.label_fraction import keep_label_fraction
 
     labels = np.repeat(np.arange(5), [100, 50, 20, 3, 1])
     for fraction in (0.01, 0.1, 0.5, 1.0):

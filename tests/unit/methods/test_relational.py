@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rr import backbones, params
 from rr.methods.relation import PairLossConfig, RelationHead, direct_logits_and_targets, relation_loss
-from rr.methods.relation.dot_product import dot_product_loss
+from rr.methods.relation.dot_product_loss import dot_product_loss
 from rr.methods.relation.pair_loss import pair_statistics
 from rr.methods.relation.pairs import roll_negative_rows, sample_negative_rows
 from rr.methods.relational import RelationalReasoning, mutual_information_bound

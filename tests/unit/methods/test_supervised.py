@@ -18,7 +18,7 @@ from rr.compute.optimizers import milestone_epochs, scheduled_learning_rate
 from rr.data.beton import Beton
 from rr.errors import UserError
 from rr.evaluate.stage import evaluate
-from rr.evaluate.target import Target
+from rr.evaluate.target_dataset import TargetDataset
 from rr.extract import extract
 from rr.params.methods import TrainableConfig
 from rr.params.optimizers import SGDConfig
@@ -190,7 +190,9 @@ def test_network_of_former_classes_raises(supervised: Path) -> None:
     """If the dataset has changed since the training, the classes of the network are not those of the images."""
     save_backbone(load_backbone(WEIGHTS), WEIGHTS, layers={"trained_classifier": nn.Linear(64, 7)})
     betons = {split: Path(f"data/beton/shapes/{split}.beton") for split in ("train", "test")}
-    target = Target("shapes", golden.PARAMS.datasets["shapes"], betons, [f"class {label}" for label in range(10)])
+    target = TargetDataset(
+        "shapes", golden.PARAMS.datasets["shapes"], betons, [f"class {label}" for label in range(10)]
+    )
     run = EvaluationPaths(PretrainPaths("shapes", "conv4", "supervised", 1), "shapes", "linear")
     extract(WEIGHTS, target, run.extraction.features, device="cpu", threads=1)
     with pytest.raises(UserError, match=r"trained with 7 classes of shapes, which now has 10: run rr pretrain again"):

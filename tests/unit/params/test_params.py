@@ -8,7 +8,7 @@ from helpers import ROOT, SMALL_PARAMS, write_params
 from pydantic import BaseModel
 
 from rr.errors import UserError
-from rr.params import Params, datasets, load_params, methods, protocols, root
+from rr.params import Params, datasets, load_params, methods, protocols, schema
 from rr.params.base import RENAMED_KEYS
 from rr.workflow import grid, stage_runs
 
@@ -117,7 +117,7 @@ def test_wrong_type_of_splits_is_one_clear_line(tmp_path: Path, kind: str, split
 
 
 def test_every_renamed_key_has_a_valid_replacement() -> None:
-    models = [model for module in (datasets, methods, protocols, root) for model in vars(module).values()]
+    models = [model for module in (datasets, methods, protocols, schema) for model in vars(module).values()]
     fields = [set(model.model_fields) for model in models if isinstance(model, type) and issubclass(model, BaseModel)]
     for old, new in RENAMED_KEYS.items():
         assert any(new.partition(".")[0] in names for names in fields)

@@ -21,16 +21,16 @@ from ruamel.yaml import YAML
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rr import backbones, methods, stages
+from rr import backbones, commands, methods
 from rr.backbones.weights import load_backbone
 from rr.compute.process_group import ProcessGroup
 from rr.data.beton import Beton
-from rr.data.photographs import open_split
+from rr.data.photograph_beton import open_split
 from rr.paths import PretrainFolder
 from rr.pretrain import Job, loop, pretrain
 from rr.pretrain.loop import Trainer
 from rr.runtime.hashing import file_sha256
-from rr.runtime.released_weights import find_weights
+from rr.runtime.weights_lookup import find_weights
 from rr.views import Augmentation, make_views
 
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
@@ -117,7 +117,7 @@ def test_run_that_matches_its_record_is_not_repeated(
 
 def test_finished_run_does_not_wait_for_a_gpu(project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     rr(*PRETRAIN)
-    monkeypatch.setattr(stages, "acquire_device", lambda name: pytest.fail("a device was requested"))
+    monkeypatch.setattr(commands, "acquire_device", lambda name: pytest.fail("a device was requested"))
     assert "matches its record" in rr(*PRETRAIN).out
 
 

@@ -40,7 +40,7 @@ from rr.report.paper.published import PAPER_CSV, PublishedResult, load_published
 from rr.report.paper.settings import KNOWN_DEVIATIONS, find_deviations
 from rr.report.paper.tables import comparison_table
 from rr.report.paper.verdict import Verdict, decide_verdict, describe_chance_differences
-from rr.report.sections.comparison import build_comparison
+from rr.report.sections.paper_comparison import build_comparison
 from rr.report.sections.view_counts import build_accuracy_by_view_count
 from rr.report.stage import write_report
 from rr.report.statistics import MeanStd
@@ -497,7 +497,7 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     write_report(params)
     html, latex = (paths.REPORT_FILES[index].read_text(encoding="utf-8") for index in (0, 3))
     page = ParsedPage(html)
-    assert page.ids[:2] == ["content", "comparison"]
+    assert page.ids[:2] == ["content", "paper_comparison"]
     assert not page.unclosed
     assert len(page.ids) == len(set(page.ids))
     assert page.elements["caption"] == page.elements["table"]

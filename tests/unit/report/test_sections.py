@@ -260,7 +260,7 @@ def test_own_protocol_may_return_different_metrics(full_grid: Params) -> None:
         "random": (1, []), "supervised": (2, ["supervised"]), "relational": (3, ["relational"]),
         "simclr": (4, ["simclr"]),
     }  # fmt: skip
-    assert [cell.text for cell in table.as_text_table.rows[0]] == ["random", "–", "–", "–"]
+    assert [cell.text for cell in table.as_table.rows[0]] == ["random", "–", "–", "–"]
 
 
 def test_balanced_and_top_5_accuracy_are_shown_if_they_add_something(params: Params) -> None:

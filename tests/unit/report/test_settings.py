@@ -4,7 +4,7 @@ from rr.params import Params
 from rr.report.inputs.collect import collect_results
 from rr.report.paper.settings import paper_method_settings, paper_protocol_settings
 from rr.report.sections.settings import _flatten, _settings_tables, build_settings
-from rr.report.text_table import TextTable
+from rr.report.table import Table
 
 ENTRIES = {
     "a": {"kind": "relational", "augmentation": {"ratio": [3 / 4, 4 / 3], "flip": 0.5}, "epochs": 200, "head": None},
@@ -12,7 +12,7 @@ ENTRIES = {
 }
 
 
-def texts(table: TextTable) -> list[list[str]]:
+def texts(table: Table) -> list[list[str]]:
     return [[cell.text for cell in row] for row in table.rows]
 
 

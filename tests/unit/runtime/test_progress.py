@@ -232,9 +232,9 @@ def test_terminal_shows_a_bar_in_the_main_process(environment: dict[str, str], h
 def test_stage_shows_a_sign_of_life(project: Path, command: str) -> None:
     """A stage that counts no units takes long."""
     code = (
-        "import sys, time; from rr import cli, stages; sys.argv = ['rr', *sys.argv[1:]]\n"
-        f"run = stages.run_{command}\n"
-        f"stages.run_{command} = lambda *arguments: (time.sleep(2.5), 'done')[1]\n"
+        "import sys, time; from rr import cli, commands; sys.argv = ['rr', *sys.argv[1:]]\n"
+        f"run = commands.run_{command}\n"
+        f"commands.run_{command} = lambda *arguments: (time.sleep(2.5), 'done')[1]\n"
         "cli.run()"
     )
     start = time.monotonic()

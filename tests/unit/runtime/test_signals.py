@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, select_pairs, wait_until, write_params
 
-from rr import stages
+from rr import commands
 from rr.params import load_params
 from rr.pretrain import loop
 from rr.runtime import atomic
@@ -77,7 +77,9 @@ def test_interrupted_pretraining_continues_to_the_same_bits(
     step, position = stop
     rr(*PRETRAIN)
     expected, record = read_outputs(), (project_copy / FOLDER / "run.json").read_bytes()
-    monkeypatch.setattr(stages, "find_mismatches", lambda run: ["the code has changed"])  # so that the run is repeated
+    monkeypatch.setattr(
+        commands, "find_mismatches", lambda run: ["the code has changed"]
+    )  # so that the run is repeated
     signals_at(step, number)
     outcome = rr(*PRETRAIN)
     code, message = EXITS[signal.Signals(number)]

@@ -12,10 +12,10 @@ from own_images import make_table, save_tables, save_tree
 from PIL import Image
 
 import rr.fetch as rr_fetch
-from rr import stages
+from rr import commands
 from rr.params import load_params
 from rr.workflow import stage_runs
-from rr.workflow.checks import find_grid_problems
+from rr.workflow.grid_checks import find_grid_problems
 from rr.workflow.init import MAX_VIEWS, choose_image_size, choose_settings, choose_stored_size
 
 
@@ -405,8 +405,8 @@ def test_labels_in_a_csv_file_are_not_ignored_silently(params_file: Path, rr: Ru
 def test_run_continues_after_an_earlier_init(params_file: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --run, images that are already in the grid are not an error, unless the options contradict their source."""
     save_tree(Path("birds.v2"), {"a": 20, "b": 20})
-    monkeypatch.setattr(stages, "check_can_run", lambda params_file: None)
-    monkeypatch.setattr(stages, "run_pipeline", lambda: "pipeline")
+    monkeypatch.setattr(commands, "check_can_run", lambda params_file: None)
+    monkeypatch.setattr(commands, "run_pipeline", lambda: "pipeline")
     assert rr("init", "birds.v2", "--run").out.endswith("pipeline\n")
     text = params_file.read_text()
     assert "birds-v2" in load_params(params_file).datasets

@@ -17,12 +17,12 @@ from helpers import EVALUATE, EXTRACT, PRETRAIN, ROOT, SIMSIAM, RunRr, write_par
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rr import paths, stages
+from rr import commands, paths
 from rr.params import Params, load_params
 from rr.pretrain import loop
 from rr.workflow import suites
-from rr.workflow.checks import estimate_image_bytes
 from rr.workflow.estimates import MakespanBounds, estimate_io, estimate_makespan
+from rr.workflow.grid_checks import estimate_image_bytes
 from rr.workflow.plan import format_plan, make_plan
 
 
@@ -154,7 +154,7 @@ def test_checkpoints_are_as_large_as_estimated(
         sizes.append(resume.stat().st_size)
 
     monkeypatch.setattr(loop, "save_checkpoint", save_and_measure)
-    stages.run_pretrain("shapes", "conv4", method, 1, "cpu", Path("params.yaml"))
+    commands.run_pretrain("shapes", "conv4", method, 1, "cpu", Path("params.yaml"))
     estimate = estimate_io(params, paths.PretrainPaths("shapes", "conv4", method, 1), 200, 10, 0.0)
     assert max(sizes) == pytest.approx(estimate.checkpoint_bytes, rel=0.01)
     assert sum(sizes) == pytest.approx(estimate.write_bytes, rel=0.01)

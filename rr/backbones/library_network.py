@@ -14,7 +14,7 @@ from rr.errors import UserError
 from rr.params.backbones import TIMM_PREFIX
 
 
-class WrappedNetwork(Backbone):
+class LibraryNetwork(Backbone):
     """A network with random weights for images of one size. Its representation is the input to the removed classifier.
 
     The weights keep the library's names. If the library's network uses dropout or stochastic depth, so does this one.

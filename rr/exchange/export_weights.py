@@ -18,7 +18,7 @@ from rr.errors import UserError
 from rr.exchange.model_card import write_model_card
 from rr.runtime.atomic import atomic_write
 from rr.runtime.output_path import check_output_path
-from rr.runtime.released_weights import find_weights
+from rr.runtime.weights_lookup import find_weights
 
 TOLERANCE = 1e-5  # maximum difference between the features, relative to the largest feature
 SUFFIXES = {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers import PRETRAIN, RunRr, write_params
 
-from rr import stages
+from rr import commands
 from rr.errors import UserError
 from rr.params import load_params
 from rr.workflow import recompute
@@ -28,7 +28,7 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
 ) -> None:
     assert rr(*PRETRAIN).code == 0
     params, record = load_params(Path("params.yaml")), load_record(Path(RUN))
-    assert stages._recompute_random_run(params, "cpu").endswith("are the same, bit for bit")
+    assert commands._recompute_random_run(params, "cpu").endswith("are the same, bit for bit")
     recorded = {"epoch": "3", "loss": "0.5", "accuracy": "0.7"}
     close = recompute.RecomputedEpoch(recorded, recorded | {"loss": "0.505"}, equal_weights=False)
     monkeypatch.setattr(recompute, "recompute_last_epoch", lambda *_, **__: close)
@@ -36,8 +36,8 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
     def repeat(**changes: Any) -> str:
         """Return the message for a record in which the values of some keys have been changed."""
         changed = copy.deepcopy(record) | changes
-        monkeypatch.setattr(stages, "load_record", lambda folder: changed)
-        return stages._recompute_random_run(params, "cpu")
+        monkeypatch.setattr(commands, "load_record", lambda folder: changed)
+        return commands._recompute_random_run(params, "cpu")
 
     machine = record["machine"]
     versions = machine["versions"]

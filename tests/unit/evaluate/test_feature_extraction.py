@@ -9,7 +9,7 @@ import torch
 
 from rr import backbones
 from rr.data.beton import Beton
-from rr.evaluate import features
+from rr.evaluate import feature_extraction
 
 
 @pytest.mark.parametrize(
@@ -17,16 +17,16 @@ from rr.evaluate import features
     [(8, 512, 128), (32, 512, 128), (64, 512, 64), (224, 512, 16), (225, 507, 16), (1024, 24, 16), (10_000, 1, 1)],
 )
 def test_batches_of_large_images_are_smaller(image_size: int, on_gpu: int, on_cpu: int) -> None:
-    assert features.batch_size_for(image_size, "cuda:0") == on_gpu
-    assert features.batch_size_for(image_size, "cpu") == on_cpu
+    assert feature_extraction.batch_size_for(image_size, "cuda:0") == on_gpu
+    assert feature_extraction.batch_size_for(image_size, "cpu") == on_cpu
 
 
 def test_batches_are_reported_and_their_size_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Beton(golden.write_images(tmp_path / "train.beton", 30), threads=1)
     backbone, dataset = backbones.build("conv4").requires_grad_(False).eval(), golden.PARAMS.datasets["shapes"]
-    expected = features.extract_features(backbone, data, dataset, "cpu")
-    monkeypatch.setattr(features, "_MAX_BATCH_PIXELS", 7 * 32**2)
+    expected = feature_extraction.extract_features(backbone, data, dataset, "cpu")
+    monkeypatch.setattr(feature_extraction, "_MAX_BATCH_PIXELS", 7 * 32**2)
     sizes: list[int] = []
-    actual = features.extract_features(backbone, data, dataset, "cpu", np.arange(20), sizes.append)
+    actual = feature_extraction.extract_features(backbone, data, dataset, "cpu", np.arange(20), sizes.append)
     torch.testing.assert_close(actual, expected[:20])
     assert sizes == [7, 7, 6]

@@ -22,7 +22,7 @@ from rr.views.view_parameters_kernel import sample_resized_crop
 _BATCHES_AHEAD = 1  # each batch takes up batch_size × views × image_size² × 3 bytes
 
 
-class Photographs(Beton):
+class PhotographBeton(Beton):
     """A beton of photographs of any size, open for reading. FFCV streams them from the file.
 
     Args:
@@ -119,7 +119,7 @@ def open_split(path: Path, preprocessing: Preprocessing, *, threads: int) -> Bet
     """
     if preprocessing.stored_size is None:
         return Beton(path, threads=threads)
-    return Photographs(path, preprocessing.image_size, threads=threads)
+    return PhotographBeton(path, preprocessing.image_size, threads=threads)
 
 
 def _center_crop_renderer(shorter_side: int) -> Callable[..., None]:

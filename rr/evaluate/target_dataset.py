@@ -8,7 +8,7 @@ from rr.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetDataset:
     """The dataset on which a backbone is evaluated.
 
     Attributes:
@@ -24,10 +24,10 @@ class Target:
     class_names: list[str]
 
 
-def read_target(name: str, betons: dict[str, Path], index: Path) -> Target:
+def read_target_dataset(name: str, betons: dict[str, Path], index: Path) -> TargetDataset:
     """Return the converted dataset `name`. Its preprocessing and class names are read from `index`.
 
     Raises:
         UserError: if the index is missing or damaged.
     """
-    return Target(name, read_preprocessing(index), betons, read_class_names(index))
+    return TargetDataset(name, read_preprocessing(index), betons, read_class_names(index))

@@ -1,15 +1,16 @@
 """Check whether a dataset suits a protocol, without loading torch.
 
-`rr.workflow.checks` uses these functions to check a grid before the first training run. The `evaluate` stage uses them
-again, so both report the same messages.
+`rr.workflow.grid_checks` uses these functions to check a grid before the first training run. The `evaluate` stage uses
+them again, so both report the same messages.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from rr.data.printable_names import format_names, printable
+from rr.data.printable_names import printable
 from rr.params import ExtensionProtocolConfig, LinearConfig, ProtocolConfig
+from rr.runtime.formatting import format_names
 
 _MIN_EMBEDDING_IMAGES = 4  # for t-SNE with a perplexity of at least 1
 

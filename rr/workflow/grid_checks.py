@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 
 from rr import paths
 from rr.data.arrow import to_numpy
-from rr.data.class_names import parse_class_names
+from rr.data.class_names_metadata import parse_class_names
 from rr.data.printable_names import printable
 from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import digits, slimagenet, tiny_imagenet
 from rr.errors import UserError
-from rr.evaluate.checks import find_protocol_problem
+from rr.evaluate.protocol_checks import find_protocol_problem
 from rr.methods.requirements import find_backbone_problem, find_training_problem, find_weights_problem
 from rr.params import DatasetConfig, FolderSource, ImportedConfig, Params, ParquetSource
 from rr.params.backbones import BUILTIN_BACKBONES

@@ -7,7 +7,7 @@ import pytest
 from helpers import SMALL_PARAMS
 from pydantic import TypeAdapter
 
-from rr.evaluate.checks import find_protocol_problem, find_target_problem
+from rr.evaluate.protocol_checks import find_protocol_problem, find_target_problem
 from rr.params import ProtocolConfig
 
 NAMES = ["cat", "dog", "newt"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rr.backbones.conv2d import Conv2d
+from rr.backbones.padded_conv2d import PaddedConv2d
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -16,7 +16,7 @@ def test_padding_changes_neither_outputs_nor_gradients(
     in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, bias: bool
 ) -> None:
     torch.manual_seed(0)
-    conv = Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias).double()
+    conv = PaddedConv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias).double()
     x = torch.randn(3, in_channels, 9, 8, dtype=torch.float64, requires_grad=True)
     padded = conv.forward_with_padded_channels(x)
     expected = F.conv2d(x, conv.weight, conv.bias, stride, padding)

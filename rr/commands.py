@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from rr import paths
 from rr.compute.process_group import process_group, require_single_process, translate_comm_errors
-from rr.data.printable_names import format_names
 from rr.errors import UserError
 from rr.params import (
     NUMPY_PROTOCOLS,
@@ -33,7 +32,7 @@ from rr.params.backbones import check_backbone_name
 from rr.params.methods import TrainableConfig
 from rr.project import create_project, describe_outdated_files
 from rr.runtime.atomic import write_text
-from rr.runtime.formatting import format_count, utc_now
+from rr.runtime.formatting import format_count, format_names, utc_now
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
@@ -41,7 +40,7 @@ from rr.runtime.machine import describe_machine, package_versions
 from rr.runtime.malloc import keep_freed_memory
 from rr.runtime.signals import run_command
 from rr.workflow import grid, stage_runs
-from rr.workflow.checks import (
+from rr.workflow.grid_checks import (
     find_dataset_labels,
     find_grid_problems,
     find_machine_problems,
@@ -56,7 +55,7 @@ from rr.workflow.verify import find_grid_changed_files, find_grid_mismatches, fi
 
 if TYPE_CHECKING:
     from rr.data.preprocessing import Preprocessing
-    from rr.evaluate.target import Target
+    from rr.evaluate.target_dataset import TargetDataset
     from rr.pretrain import Job
     from rr.workflow.plan import Plan
 
@@ -258,7 +257,7 @@ def run_convert(dataset: str, params_file: Path) -> str:
         import PIL
 
         from rr.convert import convert
-        from rr.data.converted_parts import ConvertedParts
+        from rr.data.conversion_checkpoint import ConvertedParts
 
         parts = ConvertedParts(files.unfinished_conversion_dir, recorder.fingerprint(pillow=PIL.__version__))
         recorder.facts = convert(files.images, config, files.betons, files.index, parts, threads=params.threads)
@@ -422,13 +421,13 @@ def run_evaluate(
     return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"
 
 
-def _open_target(name: str, recorder: RunRecorder) -> "Target":
+def _open_target(name: str, recorder: RunRecorder) -> "TargetDataset":
     """Return the target of an extraction or evaluation. Its betons are local copies if RR_SCRATCH is set."""
-    from rr.evaluate.target import read_target
+    from rr.evaluate.target_dataset import read_target_dataset
 
     files = paths.DatasetPaths(name)
     betons = {split: ensure_local_copy(path, recorder.inputs[str(path)]) for split, path in files.betons.items()}
-    return read_target(name, betons, files.index)
+    return read_target_dataset(name, betons, files.index)
 
 
 def run_report(params_file: Path) -> str:

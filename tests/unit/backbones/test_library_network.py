@@ -11,7 +11,7 @@ from torchvision import models
 from rr import backbones
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.errors import UserError
-from rr.exchange.exporting import export_backbone
+from rr.exchange.export_weights import export_backbone
 from rr.params.backbones import BUILTIN_BACKBONES, TORCHVISION_BACKBONES
 
 # The names that are not supported, for the reasons in rr/params/backbones.py.

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Conv2d(nn.Conv2d):
+class PaddedConv2d(nn.Conv2d):
     """A convolution (groups=1) that, in float32 on a GPU, pads its input with all-zero channels.
 
     If there are fewer input channels than output channels, cuDNN computes the weight gradient with a slow kernel. On an

@@ -13,11 +13,11 @@ from torchvision.transforms.v2 import functional as F
 
 from rr.data import beton
 from rr.data.image_decoding import crop_center
-from rr.data.photographs import Photographs, open_split
+from rr.data.photograph_beton import PhotographBeton, open_split
 from rr.data.preprocessing import Preprocessing
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
-from rr.evaluate.features import extract_features
+from rr.evaluate.feature_extraction import extract_features
 from rr.views import make_views, sample_view_parameters
 from rr.views.augmentation import Augmentation
 from rr.views.view_parameters_kernel import sample_resized_crop
@@ -49,8 +49,8 @@ def write(path: Path, images: list[np.ndarray], quality: int | str = "raw") -> P
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Photographs:
-    return Photographs(write(tmp_path_factory.mktemp("x") / "train.beton", make_images()), SIZE, threads=2)
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> PhotographBeton:
+    return PhotographBeton(write(tmp_path_factory.mktemp("x") / "train.beton", make_images()), SIZE, threads=2)
 
 
 def collect(batches: object) -> np.ndarray:
@@ -63,7 +63,7 @@ def box_of(shape: tuple[int, int], index: int, epoch: int, view: int, policy: Au
 
 
 @pytest.mark.slow
-def test_crops_are_those_of_torchvision(photographs: Photographs) -> None:
+def test_crops_are_those_of_torchvision(photographs: PhotographBeton) -> None:
     order = np.array([5, 0, 3, 4, 1, 2, 7, 6])
     crops = collect(photographs.random_crops(order, 3, (CROP, SMALL_CROP), SEED, 2**32 - 1, 4))
     assert crops.shape == (8, 4, SIZE, SIZE, 3)
@@ -77,7 +77,7 @@ def test_crops_are_those_of_torchvision(photographs: Photographs) -> None:
 
 
 @pytest.mark.slow
-def test_evaluation_images_are_those_of_torchvision(photographs: Photographs) -> None:
+def test_evaluation_images_are_those_of_torchvision(photographs: PhotographBeton) -> None:
     transform = v2.Compose([v2.Resize(27, antialias=True), v2.CenterCrop(SIZE)])  # 24 * 256 / 224 = 27.4
     images = collect(photographs.batches(range(8), 3))
     for image, result in zip(make_images(), images, strict=True):
@@ -86,7 +86,7 @@ def test_evaluation_images_are_those_of_torchvision(photographs: Photographs) ->
         assert np.abs(crop_center(image, 27, SIZE).astype(int) - result).max() <= 1  # the gallery's version
 
 
-def test_images_are_centered_if_no_crops_are_taken(photographs: Photographs) -> None:
+def test_images_are_centered_if_no_crops_are_taken(photographs: PhotographBeton) -> None:
     images = collect(photographs.center_crops(range(8), 8, SIZE))
     transform = v2.Compose([v2.Resize(SIZE, antialias=True), v2.CenterCrop(SIZE)])
     for image, result in zip(make_images(), images, strict=True):
@@ -96,13 +96,13 @@ def test_images_are_centered_if_no_crops_are_taken(photographs: Photographs) -> 
 
 
 @pytest.mark.slow
-def test_crops_depend_only_on_seed_epoch_image_and_view(photographs: Photographs, tmp_path: Path) -> None:
+def test_crops_depend_only_on_seed_epoch_image_and_view(photographs: PhotographBeton, tmp_path: Path) -> None:
     order = np.arange(8)
     crops = collect(photographs.random_crops(order, 8, (CROP,), SEED, 1, 3))
     shuffled = np.array([6, 1, 4])
     assert np.array_equal(collect(photographs.random_crops(shuffled, 2, (CROP,), SEED, 1, 3)), crops[shuffled])
     assert np.array_equal(collect(photographs.random_crops(order, 8, (CROP,), SEED, 1, 2)), crops[:, :2])
-    other = Photographs(photographs.path, SIZE, threads=1)
+    other = PhotographBeton(photographs.path, SIZE, threads=1)
     assert np.array_equal(collect(other.random_crops(order, 5, (CROP,), SEED, 1, 3)), crops)
     for changed in (
         collect(photographs.random_crops(order, 8, (CROP,), SEED, 2, 3)),
@@ -115,8 +115,8 @@ def test_crops_depend_only_on_seed_epoch_image_and_view(photographs: Photographs
 @pytest.mark.slow
 def test_jpeg_is_decoded(tmp_path: Path) -> None:
     images = make_images(smooth=True)
-    exact = Photographs(write(tmp_path / "raw", images), SIZE, threads=1)
-    mixed = Photographs(write(tmp_path / "jpeg", images, 95), SIZE, threads=2)
+    exact = PhotographBeton(write(tmp_path / "raw", images), SIZE, threads=1)
+    mixed = PhotographBeton(write(tmp_path / "jpeg", images, 95), SIZE, threads=2)
     modes = np.fromfile(mixed.path, beton._SAMPLE, 8, offset=beton._HEADER.itemsize + 3 * beton._FIELD.itemsize)
     assert set(modes["image"]["mode"]) == {0, 1}
     difference = collect(mixed.batches(range(8), 8)).astype(int) - collect(exact.batches(range(8), 8))
@@ -124,7 +124,7 @@ def test_jpeg_is_decoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-def test_loader_augments_the_crops(photographs: Photographs, on_device: bool) -> None:
+def test_loader_augments_the_crops(photographs: PhotographBeton, on_device: bool) -> None:
     """A view is the crop with the color changes that a square image with this index would have."""
     loader = ViewLoader(
         photographs, DATASET, PAPER, num_views=3, batch_size=3, seed=SEED, device="cpu", augment_on_device=on_device
@@ -147,7 +147,7 @@ def test_loader_augments_the_crops(photographs: Photographs, on_device: bool) ->
     assert start == 8
 
 
-def test_loader_without_resized_crops_uses_centers(photographs: Photographs) -> None:
+def test_loader_without_resized_crops_uses_centers(photographs: PhotographBeton) -> None:
     augmentation = Augmentation(crop="padded", flip=0.5)
     loader = ViewLoader(photographs, DATASET, augmentation, num_views=2, batch_size=8, seed=SEED, device="cpu")
     batch = next(loader.iter_batches(0, np.arange(8)))
@@ -159,7 +159,7 @@ def test_loader_without_resized_crops_uses_centers(photographs: Photographs) -> 
     assert torch.equal(batch.inputs[0], expected)
 
 
-def test_processes_load_their_slices(photographs: Photographs) -> None:
+def test_processes_load_their_slices(photographs: PhotographBeton) -> None:
     def load(local_slice: object) -> torch.Tensor:
         loader = ViewLoader(
             photographs, DATASET, PAPER, num_views=2, batch_size=8, seed=SEED, device="cpu",
@@ -179,14 +179,14 @@ def test_as_single_views_keeps_the_order() -> None:
     assert np.array_equal(single.crop[0, 5 * 1 + 3], parameters.crop[1, 3])
 
 
-def test_open_split_chooses_by_stored_size(photographs: Photographs, tmp_path: Path) -> None:
-    assert isinstance(open_split(photographs.path, DATASET, threads=1), Photographs)
+def test_open_split_chooses_by_stored_size(photographs: PhotographBeton, tmp_path: Path) -> None:
+    assert isinstance(open_split(photographs.path, DATASET, threads=1), PhotographBeton)
     beton.write(tmp_path / "x", np.zeros((2, SIZE, SIZE, 3), np.uint8), np.zeros(2, np.int64), np.arange(2))
     squares = open_split(tmp_path / "x", replace(DATASET, stored_size=None), threads=1)
     assert type(squares) is beton.Beton
 
 
-def test_features_are_extracted(photographs: Photographs) -> None:
+def test_features_are_extracted(photographs: PhotographBeton) -> None:
     class Mean(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3))
@@ -197,7 +197,7 @@ def test_features_are_extracted(photographs: Photographs) -> None:
     assert features.numpy() == pytest.approx(expected, abs=1e-5)
 
 
-def test_other_files_are_refused(photographs: Photographs, tmp_path: Path) -> None:
+def test_other_files_are_refused(photographs: PhotographBeton, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="differ in size"):
         beton.validate(photographs.path)
     content = photographs.path.read_bytes()
@@ -224,4 +224,4 @@ def test_other_files_are_refused(photographs: Photographs, tmp_path: Path) -> No
     check("not in order")
     (tmp_path / "short").write_bytes(content[:-24])
     with pytest.raises(UserError, match="does not match its number of samples"):
-        Photographs(tmp_path / "short", SIZE, threads=1)
+        PhotographBeton(tmp_path / "short", SIZE, threads=1)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from rr import paths
 from rr.params import Params, load_params
-from rr.workflow import checks, suites
-from rr.workflow.checks import find_dataset_labels, find_grid_problems, find_machine_problems, find_memory_problem
+from rr.workflow import grid_checks, suites
 from rr.workflow.estimates import estimate_min_step_bytes
+from rr.workflow.grid_checks import find_dataset_labels, find_grid_problems, find_machine_problems, find_memory_problem
 from rr.workflow.records import with_digest
 from rr.workflow.stage_runs import make_convert_run, make_pretrain_run
 
@@ -228,9 +228,9 @@ def test_step_that_does_not_fit_in_memory_is_refused(project: Path, monkeypatch:
     params = load(project, lambda params: params["methods"]["relational"].update(batch_size=200))
     run = paths.PretrainPaths("shapes", "conv4", "relational", 1)
     needed = estimate_min_step_bytes(params, run, 200 * 4)
-    monkeypatch.setattr(checks, "_memory_bytes", lambda device: needed)
+    monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: needed)
     assert find_machine_problems(params, "cpu") == []
-    monkeypatch.setattr(checks, "_memory_bytes", lambda device: needed - 1)
+    monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: needed - 1)
     (problem,) = find_machine_problems(params, "cpu")
     assert "a training step of relational on shapes with conv4 (800 views of 32 x 32 pixels) needs more than" in problem
     assert find_memory_problem(params, run, "cpu", num_processes=2) is None
@@ -243,7 +243,7 @@ def test_step_that_does_not_fit_in_memory_is_refused(project: Path, monkeypatch:
 
 
 def test_memory_of_this_machine_is_known() -> None:
-    assert 1e8 < checks._memory_bytes("cpu") < 1e14
+    assert 1e8 < grid_checks._memory_bytes("cpu") < 1e14
 
 
 def test_minimum_memory_is_counted_by_hand(project: Path) -> None:

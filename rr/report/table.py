@@ -7,7 +7,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class TextColumn:
+class Column:
     """The heading of a column, its CSS class and, for a method, the number of its color.
 
     Columns of class "number" are right-aligned and sorted by value.
@@ -19,7 +19,7 @@ class TextColumn:
 
 
 @dataclass(frozen=True)
-class TextCell:
+class Cell:
     """One cell.
 
     Attributes:
@@ -45,26 +45,26 @@ class TextCell:
 
 
 @dataclass(frozen=True)
-class TextTable:
+class Table:
     """A table whose first column holds the row titles."""
 
-    columns: list[TextColumn]
-    rows: list[list[TextCell]]
+    columns: list[Column]
+    rows: list[list[Cell]]
 
 
-def text_table(
-    columns: Sequence[TextColumn | str], rows: Iterable[Sequence[TextCell | str]], omitted: Collection[str] = ()
-) -> TextTable:
+def make_table(
+    columns: Sequence[Column | str], rows: Iterable[Sequence[Cell | str]], omitted: Collection[str] = ()
+) -> Table:
     """Return a table without the columns whose titles are in `omitted`.
 
     A plain string stands for a column without a CSS class, or for a cell without any other attributes.
     """
-    all_columns = [TextColumn(column) if isinstance(column, str) else column for column in columns]
+    all_columns = [Column(column) if isinstance(column, str) else column for column in columns]
     kept = [index for index, column in enumerate(all_columns) if column.title not in omitted]
-    cells = [[TextCell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
-    return TextTable([all_columns[i] for i in kept], [[row[i] for i in kept] for row in cells])
+    cells = [[Cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    return Table([all_columns[i] for i in kept], [[row[i] for i in kept] for row in cells])
 
 
-def numeric_columns(titles: Iterable[str]) -> list[TextColumn]:
+def numeric_columns(titles: Iterable[str]) -> list[Column]:
     """Return one numeric column per title."""
-    return [TextColumn(title, "number") for title in titles]
+    return [Column(title, "number") for title in titles]
