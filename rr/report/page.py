@@ -41,7 +41,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "classes": ("Classes", build_classes),
     "retrieval": ("Retrieval", build_retrieval),
     "embedding": ("Embedding", build_embedding),
-    "own_protocols": ("Custom protocols", build_own_protocols),
+    "own_protocols": ("Your own protocols", build_own_protocols),
     "curves": ("Curves", build_curves),
     "dynamics": ("Dynamics", build_dynamics),
     "efficiency": ("Efficiency", build_efficiency),

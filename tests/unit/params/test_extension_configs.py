@@ -264,7 +264,7 @@ def test_own_classes_run_through_all_stages(extensions: Path, rr: RunRr) -> None
     for command in (*commands, ("report",), ("verify",)):
         outcome = rr(*command)
         assert outcome.code == 0, outcome.err
-    assert "## Custom protocols" in Path("report/report.md").read_text()
+    assert "## Your own protocols" in Path("report/report.md").read_text()
     assert re.search(r"nearest-mean.*\n\n.*accuracy", Path("report/report.md").read_text())
     weights = "runs/pretrain/own/separable/relational/1/backbone.safetensors"
     outcome = rr("export", weights, "--output", "model.pt", "--format", "torchscript")
