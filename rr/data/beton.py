@@ -14,6 +14,7 @@ opens it.
 import functools
 import importlib
 import io
+import math
 import queue
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -266,6 +267,9 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
         raw_bytes = image["height"].astype(np.uint64) * image["width"] * 3
         if np.any(image["mode"] > _RAW_MODE) or np.any(raw_bytes == 0):
             raise invalid("an image has no pixels or an unknown mode")
+        # The decoder allocates memory for the stated size. `max_photograph_bytes` chose the page for the stored size.
+        if np.any(np.minimum(image["height"], image["width"]) > math.isqrt(int(header["page"]) // 12)):
+            raise invalid("an image is larger than its page allows")
         if np.any(image_bytes[is_raw] != raw_bytes[is_raw]) or np.any(image_bytes == 0):
             raise invalid("the size of an image does not match its number of bytes")
         # FFCV uses binary search to find an image's size in bytes.

@@ -170,11 +170,12 @@ def _find_cluster_problem(config: MethodConfig, num_images: int, num_classes: in
 
 def _find_batch_problem(config: TrainableConfig, num_images: int) -> str | None:
     batch_size, requirements = config.batch_size, data_requirements(config)  # type: ignore[arg-type]
-    if min(batch_size, num_images) < 2:
-        remedy = "raise the method's batch_size in params.yaml" if batch_size < 2 else "add training images"
+    minimum = max(2, requirements.min_batch_size)
+    if min(batch_size, num_images) < minimum:
+        remedy = "raise the method's batch_size in params.yaml" if batch_size < minimum else "add training images"
         return (
-            f"a mini-batch must contain at least two images, but batch_size is {batch_size:,} and the number of "
-            f"training images is {num_images:,}: {remedy}"
+            f"a mini-batch must contain at least {'two' if minimum == 2 else minimum} images, but batch_size is "
+            f"{batch_size:,} and the number of training images is {num_images:,}: {remedy}"
         )
     if requirements.drop_last:
         if num_images < batch_size:

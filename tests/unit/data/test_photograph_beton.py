@@ -222,6 +222,9 @@ def test_other_files_are_refused(photographs: PhotographBeton, tmp_path: Path) -
         samples = before
     samples["index"][4] = 3
     check("not in order")
+    for field, value in (("mode", 0), ("height", 20_000), ("width", 20_000)):  # JPEG
+        samples["image"][field][5] = value
+    check("larger than its page allows")
     (tmp_path / "short").write_bytes(content[:-24])
     with pytest.raises(UserError, match="does not match its number of samples"):
         PhotographBeton(tmp_path / "short", SIZE, threads=1)

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from golden import PARAMS, small_config
 
 from rr.methods.requirements import find_training_problem, images_per_epoch
+from rr.params import ExtensionConfig
 
 TEN_CLASSES = np.arange(200) % 10
 UNLABELED = np.full(200, -1)
@@ -87,3 +89,17 @@ def test_a_single_image_is_refused() -> None:
 def test_only_infomax_drops_the_last_mini_batch() -> None:
     assert images_per_epoch(small_config("infomax").model_copy(update={"batch_size": 64}), 200) == 192
     assert images_per_epoch(small_config("simclr").model_copy(update={"batch_size": 64}), 200) == 200
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_minimum_of_an_extension_applies_to_every_mini_batch(drop_last: bool) -> None:
+    class Config(ExtensionConfig):
+        min_batch_size: ClassVar[int] = 5
+
+    Config.drop_last = drop_last
+    config = Config.model_construct(kind="x:Y", batch_size=4, views=2, epochs=1)
+    message = "a mini-batch must contain at least 5 images, but batch_size is 4 and the number of training images is"
+    assert f"{message} 60: raise the method's batch_size" in (find_training_problem(config, np.zeros(60, int), 2) or "")
+    config = config.model_copy(update={"batch_size": 8})
+    assert "training images is 4: add training images" in (find_training_problem(config, np.zeros(4, int), 2) or "")
+    assert find_training_problem(config, np.zeros(61, int), 2) is None
