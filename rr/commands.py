@@ -147,7 +147,7 @@ def run_init_images(
     write_params(params_file, text)
     _register_with_engines(run, params_file)
     fetched = f"{files.images}: {format_fetch_facts(facts)}{grid.describe_replaced(former, new_params)}"
-    return f"{fetched}\n{init.describe_grid(new_params, params_file, name, raw_file.labels[is_test])}{hint}"
+    return f"{fetched}\n{init.describe_new_dataset(new_params, params_file, name, raw_file.labels[is_test])}{hint}"
 
 
 def check_can_run(params_file: Path) -> None:

@@ -9,6 +9,7 @@ from rr.data.preprocessing import Preprocessing
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import list_images
+from rr.gallery.index_file import ImageVectors, default_index_path, write_rows
 from rr.gallery.index_update import (
     check_index_path,
     embed_batches,
@@ -17,7 +18,6 @@ from rr.gallery.index_update import (
     make_skipped_files,
     read_valid_index,
 )
-from rr.gallery.vector_index import ImageVectors, default_index_path, write_rows
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
 from rr.runtime.output_path import check_output_path
@@ -37,7 +37,7 @@ def embed(
 
     If `map_path` is not None, a page with a map of the images is written there, too.
 
-    `rr.gallery.vector_index` describes the format of `output`. Vectors stored in `.rr/gallery` are not computed again,
+    `rr.gallery.index_file` describes the format of `output`. Vectors stored in `.rr/gallery` are not computed again,
     and all vectors are stored there if possible, even if the command is interrupted or an error about unreadable images
     is raised.
 

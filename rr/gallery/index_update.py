@@ -13,7 +13,7 @@ from rr.data.skipped_files import SkippedFiles, UnreadablePolicy
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor
 from rr.gallery.images import ImageFile, decode_images
-from rr.gallery.vector_index import (
+from rr.gallery.index_file import (
     CachedVectors,
     ImageVectors,
     StaleIndexError,

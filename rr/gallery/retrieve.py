@@ -18,13 +18,13 @@ from rr.data.printable_names import display_name, path_to_text
 from rr.data.skipped_files import UnreadablePolicy, format_skipped
 from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
-from rr.gallery import vector_index
+from rr.gallery import index_file
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import ImageFile, change_time, list_images, read_images
+from rr.gallery.index_file import ImageVectors
 from rr.gallery.index_update import check_index_path, make_skipped_files, update_index
 from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
 from rr.gallery.search_results import MIN_RANDOM_PAIRS, Hit, QueryResult, percentiles, sample_pairs
-from rr.gallery.vector_index import ImageVectors
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count, format_names
 from rr.runtime.output_path import check_output_path
@@ -47,7 +47,7 @@ def retrieve(
     """Find the images in `folder` that are most similar to each query image; return a table for each query as text.
 
     The vectors of the images in the folder and its subfolders are stored in an index, which is updated first. By
-    default, `rr.gallery.vector_index.default_index_path` determines its path. A query that is itself an image in the
+    default, `rr.gallery.index_file.default_index_path` determines its path. A query that is itself an image in the
     folder is left out of its own results. The relation head reorders the `num_reranked` most similar images, unless
     this number is 0. If `page_path` is not None, an HTML page is written.
 
@@ -67,7 +67,7 @@ def retrieve(
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, preprocessing, device)
     scorer = load_pair_scorer(extractor.weights, extractor.sha256) if num_reranked else None
-    index_path = index_path or vector_index.default_index_path(extractor, folder)
+    index_path = index_path or index_file.default_index_path(extractor, folder)
     start = time.perf_counter()
     queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode_and_resize)))
     seconds = time.perf_counter() - start

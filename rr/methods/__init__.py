@@ -64,9 +64,9 @@ def build(config: MethodConfig, backbone: Backbone, num_classes: int) -> Method:
             return Method(backbone)
         case "imported":
             from rr.methods.base import Method
-            from rr.methods.weights_file import load_weights
+            from rr.methods.initial_weights import load_initial_weights
 
-            load_weights(config, backbone)
+            load_initial_weights(config, backbone)
             return Method(backbone)
         case kind:  # a user's own method
             from rr.params.extensions import load_class

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rr.backbones.base import Backbone
-from rr.compute.precision import at_least_float32
+from rr.compute.minimum_precision import at_least_float32
 from rr.methods.base import Method, Metrics
 from rr.methods.projector import build_mlp, build_projector
 from rr.methods.similarity import check_view_shapes, count_nearest_matches

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
-from rr.compute.precision import at_least_float32
+from rr.compute.minimum_precision import at_least_float32
 from rr.methods.base import Method, Metrics
 from rr.methods.projector import build_mlp
 from rr.methods.requirements import count_clusters

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rr.compute.precision import at_least_float32
+from rr.compute.minimum_precision import at_least_float32
 from rr.compute.thread_pool import parallel_for
 from rr.compute.torch_threads import single_threaded
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
-from rr.compute.precision import at_least_float32
+from rr.compute.minimum_precision import at_least_float32
 from rr.methods.base import Method, Metrics
 from rr.params import RotationNetConfig
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rr.compute.precision import at_least_float32
+from rr.compute.minimum_precision import at_least_float32
 
 
 def check_view_shapes(first_MD: Tensor, second_MD: Tensor, min_images: int = 1) -> None:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rr.backbones.base import Backbone
-from rr.compute.precision import at_least_float32
+from rr.compute.minimum_precision import at_least_float32
 from rr.methods.base import Method, Metrics
 from rr.methods.projector import build_projector
 from rr.methods.similarity import check_view_shapes, count_nearest_matches

@@ -34,8 +34,8 @@ from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.feature_extraction import extract_features
 from rr.methods.base import Method, check_loss_result, check_pseudo_labels, check_saved_layers
+from rr.methods.initial_weights import load_initial_weights
 from rr.methods.requirements import data_requirements, find_training_problem, images_per_epoch
-from rr.methods.weights_file import load_weights
 from rr.params import ExtensionConfig
 from rr.params.methods import TrainableConfig
 from rr.pretrain.checkpoint import (
@@ -108,7 +108,7 @@ def pretrain(
         raise UserError(f"{data.path}: {problem}")
     backbone = backbones.build(job.backbone, job.preprocessing.image_size, job.backbone_config)
     if isinstance(job.method, TrainableConfig) and job.method.initial_weights:
-        load_weights(job.method.initial_weights, backbone)
+        load_initial_weights(job.method.initial_weights, backbone)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
     method = methods.build(job.method, backbone, job.num_classes).to(device)
     if job.backbone_config:

@@ -252,7 +252,7 @@ def format_dataset_entry(name: str, source: dict[str, str]) -> str:
     return add_dataset("datasets:\n  {}\n", name, source, 64).partition("\n")[2].rstrip()
 
 
-def describe_grid(params: Params, path: Path, name: str, test_labels: np.ndarray) -> str:
+def describe_new_dataset(params: Params, path: Path, name: str, test_labels: np.ndarray) -> str:
     """Return a few lines that describe what the parameter file at `path` now contains and which commands to run next.
 
     `test_labels` has the label of each test image, int64 (N_test,); -1 if unlabeled.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rr.data.folder_listing import LISTED_FOLDER, UNSUPPORTED_FORMAT, FolderListing, file_suffix
 from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
 from rr.data.skipped_files import EXCLUDED
-from rr.data.sources.similar_class_names import find_variants, means_unlabeled
+from rr.data.sources.class_names import find_variants, means_unlabeled
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split, split_words, suggest_split
 from rr.errors import UserError, format_alternatives
 from rr.params import FolderSource, SplitNames

@@ -20,6 +20,7 @@ from rr.data.image_summary import ImageFacts
 from rr.data.printable_names import display_name, path_to_text, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
+from rr.data.sources.class_names import find_variants
 from rr.data.sources.parquet_columns import (
     Columns,
     check_columns,
@@ -35,7 +36,6 @@ from rr.data.sources.parquet_columns import (
     read_class_names,
     read_labels,
 )
-from rr.data.sources.similar_class_names import find_variants
 from rr.data.sources.split_names import TRAIN, UNUSED
 from rr.errors import UserError
 from rr.params import ParquetSource, SplitNames

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from rr.data import raw
 from rr.data.printable_names import display_name, normalize_unicode, printable
-from rr.data.sources.similar_class_names import means_unlabeled
+from rr.data.sources.class_names import means_unlabeled
 from rr.data.sources.split_names import TRAIN, find_split, split_words
 from rr.errors import UserError
 from rr.params import ParquetSource

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rr.compute.precision import at_least_float32
+from rr.compute.minimum_precision import at_least_float32
 from rr.methods.relation.factorized import pair_row_indices
 from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairStatistics, pair_loss, pair_statistics
 

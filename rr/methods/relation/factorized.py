@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rr.compute.precision import at_least_float32
+from rr.compute.minimum_precision import at_least_float32
 from rr.methods.relation.pair_loss import PairLossConfig, PairStatistics, pair_loss, pair_statistics
 
 if TYPE_CHECKING:

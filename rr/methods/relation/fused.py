@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from rr.compute.batch_norm import update_running_stats
 from rr.compute.thread_pool import parallel_for
-from rr.methods.relation import kernels
+from rr.methods.relation import fused_kernel
 from rr.methods.relation.factorized import left_and_right_hidden_terms
 from rr.methods.relation.pair_loss import (
     PairLossConfig,
@@ -79,7 +79,7 @@ def fused_relation_loss(
     """
     K, M, D = features_KMD.shape
     positive_QM = torch.arange(M).expand(K * (K - 1) // 2, M) if positive_rows is None else positive_rows
-    lists = kernels.build_partner_lists(K, M, positive_QM.contiguous().numpy(), negative_rows.contiguous().numpy())
+    lists = fused_kernel.build_partner_lists(K, M, positive_QM.contiguous().numpy(), negative_rows.contiguous().numpy())
     left_NH, right_NH = left_and_right_hidden_terms(head, features_KMD.reshape(K * M, D))
     norm = head.norm
     step = 2 if M > 1 else 1  # for M > 1, positives and negatives alternate in the forward list
@@ -130,7 +130,7 @@ class _FusedPairs(torch.autograd.Function):
             assert norm.running_var is not None
             mean_H, var_H = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
             left.centered_NH, right.centered_NH = left.rows_NH, left.rows_NH.copy()
-            _run_tiles(kernels.subtract_mean, right, right.rows_NH, mean_H, right.centered_NH)
+            _run_tiles(fused_kernel.subtract_mean, right, right.rows_NH, mean_H, right.centered_NH)
         inverse_std_H = 1 / np.sqrt(var_H + norm.eps)
         scale_H = gain_H * inverse_std_H
 
@@ -152,7 +152,7 @@ class _FusedPairs(torch.autograd.Function):
                 mean_term_H = factor_H * grad_H / len(logit_grad_P)
                 var_term_H = factor_H * inverse_std_H**2 * cross_H / len(logit_grad_P)
                 factors = (a.astype(np.float32) for a in (factor_H, mean_term_H, var_term_H))
-                _run_tiles(kernels.batch_norm_backward, side, side.pair_sums_NH, side.counts_N, *factors, grad_NH)
+                _run_tiles(fused_kernel.batch_norm_backward, side, side.pair_sums_NH, side.counts_N, *factors, grad_NH)
             else:
                 grad_NH *= factor_H.astype(np.float32)
         ctx.save_for_backward(
@@ -179,17 +179,17 @@ def _center_and_compute_moments(left: _PairSide, right: _PairSide) -> tuple[np.n
     mean_H = np.zeros(left.rows_NH.shape[1])
     for side in (left, right):
         partial_sums_TH = _empty_partial_sums(side)
-        _run_tiles(kernels.weighted_column_sums, side, side.rows_NH, side.counts_N, partial_sums_TH)
+        _run_tiles(fused_kernel.weighted_column_sums, side, side.rows_NH, side.counts_N, partial_sums_TH)
         side_mean_H = partial_sums_TH.sum(0) / P
         side.centered_NH = np.empty_like(side.rows_NH)
-        _run_tiles(kernels.subtract_mean, side, side.rows_NH, side_mean_H, side.centered_NH)
+        _run_tiles(fused_kernel.subtract_mean, side, side.rows_NH, side_mean_H, side.centered_NH)
         mean_H += side_mean_H
     squares_H = np.zeros_like(mean_H)
     for side, other in ((left, right), (right, left)):
         partial_sums_TH = _empty_partial_sums(side)
         side.pair_sums_NH = np.empty_like(side.rows_NH)
         arguments = (side.centered_NH, other.centered_NH, *side.partner_lists, side.pair_sums_NH, partial_sums_TH)
-        _run_tiles(kernels.sum_hidden_over_pairs, side, *arguments)
+        _run_tiles(fused_kernel.sum_hidden_over_pairs, side, *arguments)
         squares_H += partial_sums_TH.sum(0)
     return mean_H, squares_H / P
 
@@ -207,7 +207,7 @@ def _compute_logits(
         side.folded_NH, side.linear_term_N = np.empty_like(side.rows_NH), np.empty(len(side.rows_NH), np.float32)
         parameters = (scale_H.astype(np.float32), side_shift_H, weight_H)
         _run_tiles(
-            kernels.apply_batch_norm_and_linear_term,
+            fused_kernel.apply_batch_norm_and_linear_term,
             side,
             side.centered_NH,
             *parameters,
@@ -218,7 +218,7 @@ def _compute_logits(
     logits_P = np.empty(len(left.partners_P), np.float32)
     relu_weight_H = np.float32(0.99) * weight_H
     row_values = (left.folded_NH, right.folded_NH, left.linear_term_N, right.linear_term_N)
-    _run_tiles(kernels.pair_logits, left, *row_values, relu_weight_H, *left.partner_lists, logits_P)
+    _run_tiles(fused_kernel.pair_logits, left, *row_values, relu_weight_H, *left.partner_lists, logits_P)
     return logits_P
 
 
@@ -230,7 +230,7 @@ def _leaky_relu_grad_sums(side: _PairSide, other: _PairSide, logit_grad_P: np.nd
     sums_NH = np.empty_like(side.rows_NH)
     partial_sums_2TH = np.stack((_empty_partial_sums(side), _empty_partial_sums(side)))
     row_values = (side.folded_NH, other.folded_NH, *side.partner_lists, logit_grad_P, side.centered_NH)
-    _run_tiles(kernels.leaky_relu_grad_sums, side, *row_values, sums_NH, partial_sums_2TH)
+    _run_tiles(fused_kernel.leaky_relu_grad_sums, side, *row_values, sums_NH, partial_sums_2TH)
     return _GradSums(sums_NH, *partial_sums_2TH.sum(1))
 
 
@@ -239,7 +239,7 @@ def _empty_partial_sums(side: _PairSide) -> np.ndarray:
 
 
 def _num_tiles(side: _PairSide) -> int:
-    return -(-len(side.rows_NH) // kernels.TILE_ROWS)
+    return -(-len(side.rows_NH) // fused_kernel.TILE_ROWS)
 
 
 def _to_float32(array: np.ndarray) -> Tensor:

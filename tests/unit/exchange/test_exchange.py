@@ -29,9 +29,9 @@ from rr.errors import UserError
 from rr.exchange import export_weights
 from rr.exchange.export_weights import SUFFIXES, export_backbone
 from rr.exchange.import_weights import import_backbone
+from rr.methods.initial_weights import load_initial_weights
 from rr.methods.relation.head import RelationHead
 from rr.methods.requirements import find_weights_problem
-from rr.methods.weights_file import load_weights
 from rr.params import ImportedConfig
 from rr.runtime.hashing import file_sha256
 from rr.runtime.weights_lookup import find_weights
@@ -565,16 +565,16 @@ def test_imported_method_has_the_weights_of_the_file(tmp_path: Path) -> None:
     assert method.num_features == 64
     assert has_same_features(method.backbone.eval(), backbone)
     with pytest.raises(UserError, match="contains weights of resnet8, but the backbone of this run is conv4"):
-        load_weights(config, backbones.build("conv4"))
+        load_initial_weights(config, backbones.build("conv4"))
     with pytest.raises(UserError, match="the SHA-256 of the file is"):
-        load_weights(config.model_copy(update={"sha256": "0" * 64}), backbones.build("resnet8"))
+        load_initial_weights(config.model_copy(update={"sha256": "0" * 64}), backbones.build("resnet8"))
     with pytest.raises(UserError, match=r"missing\.safetensors: no such file: create it with rr import"):
-        load_weights(config.model_copy(update={"path": "missing.safetensors"}), backbones.build("resnet8"))
+        load_initial_weights(config.model_copy(update={"path": "missing.safetensors"}), backbones.build("resnet8"))
     with pytest.raises(UserError, match="missing does not exist and is not the name of released weights"):
-        load_weights(config.model_copy(update={"path": "missing"}), backbones.build("resnet8"))
+        load_initial_weights(config.model_copy(update={"path": "missing"}), backbones.build("resnet8"))
     weights.write_bytes(weights.read_bytes()[:-5])
     with pytest.raises(UserError, match="not a backbone file of this project"):
-        load_weights(config.model_copy(update={"sha256": file_sha256(weights)}), backbones.build("resnet8"))
+        load_initial_weights(config.model_copy(update={"sha256": file_sha256(weights)}), backbones.build("resnet8"))
 
 
 def load_export(kind: str, name: str, file: Path) -> Callable[[Tensor], Tensor]:

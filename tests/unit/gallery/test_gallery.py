@@ -37,7 +37,7 @@ from rr.data.skipped_files import SkippedFiles
 from rr.evaluate.feature_extraction import extract_features
 from rr.evaluate.relation_head import load_relation_head
 from rr.evaluate.similarity import cosine_similarities
-from rr.gallery import feature_extractor, map_page, vector_index
+from rr.gallery import feature_extractor, index_file, map_page
 from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.images import ImageFile
@@ -473,20 +473,20 @@ def test_index_in_a_read_only_folder(folder: Path, rr: RunRr, monkeypatch: pytes
 def test_two_processes_can_write_an_index_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start and end a second writer while the first is writing; the file is complete at all times."""
     extractor = load_feature_extractor(Path("w"), None, "cpu")
-    batch = vector_index.ImageVectors(list_images(Path("g")), np.zeros((6, 64), np.float32))
+    batch = index_file.ImageVectors(list_images(Path("g")), np.zeros((6, 64), np.float32))
     target, pid = folder / "i.parquet", os.getpid()
     skipped = SkippedFiles("raise", "")
 
-    def batches_of_first_process() -> Iterator[vector_index.ImageVectors]:
+    def batches_of_first_process() -> Iterator[index_file.ImageVectors]:
         yield batch
         monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-        assert vector_index.write_index(target, extractor, Path("g"), [batch], skipped) == 6
-        assert len(vector_index.read_index(target, extractor, Path("g")).vectors) == 6
+        assert index_file.write_index(target, extractor, Path("g"), [batch], skipped) == 6
+        assert len(index_file.read_index(target, extractor, Path("g")).vectors) == 6
         monkeypatch.setattr(os, "getpid", lambda: pid)
         yield batch
 
-    assert vector_index.write_index(target, extractor, Path("g"), batches_of_first_process(), skipped) == 12
-    assert len(vector_index.read_index(target, extractor, Path("g")).vectors) == 12
+    assert index_file.write_index(target, extractor, Path("g"), batches_of_first_process(), skipped) == 12
+    assert len(index_file.read_index(target, extractor, Path("g")).vectors) == 12
     assert sorted(entry.name for entry in folder.iterdir()) == ["g", "i.parquet", "w"]
 
 
@@ -972,8 +972,8 @@ def test_output_whose_name_is_not_utf8(folder: Path, rr: RunRr) -> None:
     name = os.fsdecode(b"\xe9.parquet")
     assert rr("embed", "g", "-o", name, "--weights", "w").code == 0
     assert (folder / name).stat().st_size
-    assert not vector_index.is_foreign_file(folder / name)
-    assert vector_index.read_index(folder / name, load_feature_extractor(Path("w"), None, "cpu"), Path("g")).rows
+    assert not index_file.is_foreign_file(folder / name)
+    assert index_file.read_index(folder / name, load_feature_extractor(Path("w"), None, "cpu"), Path("g")).rows
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,8 +19,8 @@ from rr.compute.process_group import ProcessGroup
 from rr.data.photograph_beton import open_split
 from rr.errors import UserError
 from rr.methods.base import Method, Metrics, check_loss_result
+from rr.methods.initial_weights import load_initial_weights
 from rr.methods.relation import RelationHead
-from rr.methods.weights_file import load_weights
 from rr.params import load_params
 from rr.params.methods import WeightsFile
 from rr.paths import PretrainFolder, previous_checkpoint
@@ -273,7 +273,7 @@ def test_initial_weights_of_other_settings_raise(extensions: Path, tmp_path: Pat
     path = tmp_path / "w.safetensors"
     save_backbone(backbones.build("separable", 16, config), path)
     file = WeightsFile(path=str(path), sha256=file_sha256(path))
-    load_weights(file, backbones.build("separable", 16, config))
+    load_initial_weights(file, backbones.build("separable", 16, config))
     wider = backbones.build("separable", 16, config.model_copy(update={"width": 16}))
     with pytest.raises(UserError, match=r"w.safetensors contains separable with .*width=8.* as with .*width=16"):
-        load_weights(file, wider)
+        load_initial_weights(file, wider)

@@ -8,7 +8,7 @@ from rr.params.methods import WeightsFile
 from rr.runtime.weights_lookup import find_weights
 
 
-def load_weights(config: WeightsFile, backbone: Backbone) -> None:
+def load_initial_weights(config: WeightsFile, backbone: Backbone) -> None:
     """Load the weights in a backbone file into `backbone`, which must have the architecture that the file contains.
 
     Raises:
