@@ -19,7 +19,7 @@ from rr.views.augmentation import Augmentation
 IMAGES, VIEWS, FEATURES = 64, 32, 64  # M, K and D in the paper's Conv-4 runs
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 DATASET = Preprocessing(image_size=32, mean=MEAN, std=STD)
-UNLIMITED_EPOCHS = 10**6  # never reached, because the benchmark stops training earlier
+UNLIMITED_EPOCHS = 100_000  # never reached, because the benchmark stops training earlier
 
 # The paper's augmentation for relational reasoning.
 AUGMENTATION = Augmentation(

@@ -87,7 +87,7 @@ def test_commands_that_need_no_stage_work_without_the_extras(site: Path, tmp_pat
     ):
         process = run(site, tmp_path, sys.executable, "-c", WITHOUT_EXTRAS, *arguments)
         assert process.returncode == 0, process.stderr
-    assert "because snakemake and dvc cannot be imported: to use them, run pip install" in process.stderr
+    assert "because snakemake and dvc cannot be imported: to use the engines, run" in process.stderr
 
 
 def test_missing_package_is_named_with_its_extra(site: Path, tmp_path: Path) -> None:
