@@ -42,14 +42,18 @@ app.add_typer(suite, name="suite")
 
 
 def _check_project(params: Path) -> Path:
-    """Raise UserError if the parameter file belongs to a project in a different folder, or if DVC does not read it.
+    """Raise UserError if the parameter file belongs to a project in a different folder.
 
-    All other paths are relative to the current folder, so the results would be outside the project.
+    All other paths are relative to the current folder, so the results would be outside the project. DVC passes the
+    variable RR_PARAMS on to its stages, but tracks only params.yaml.
     """
     from rr.workflow.sync import was_started_by_dvc
 
-    if was_started_by_dvc() and params.resolve() != paths.PARAMS_FILE.resolve():
-        raise UserError(f"DVC reads only {paths.PARAMS_FILE}, but RR_PARAMS is {params}: run unset RR_PARAMS")
+    variable = os.environ.get("RR_PARAMS", paths.PARAMS_FILE)
+    if was_started_by_dvc() and params.resolve() == Path(variable).resolve() != paths.PARAMS_FILE.resolve():
+        raise UserError(
+            f"DVC reads only {paths.PARAMS_FILE}, but the environment variable RR_PARAMS is {variable}: unset it"
+        )
     if (params.parent / "dvc.yaml").is_file() and not Path("dvc.yaml").is_file():
         raise UserError(f"{params} belongs to the project in {params.parent.resolve()}: run rr in that folder")
     return params

@@ -153,7 +153,9 @@ def run_init_images(
 def check_can_run(params_file: Path) -> None:
     """Raise UserError if DVC cannot run the stages in this folder with the parameters in `params_file`."""
     if params_file.resolve() != paths.PARAMS_FILE.resolve():
-        raise UserError(f"--run: DVC reads only {paths.PARAMS_FILE}, not {params_file}: omit --params or --run")
+        raise UserError(
+            f"--run: DVC reads only {paths.PARAMS_FILE}, not {params_file}: omit --params, or unset RR_PARAMS"
+        )
     require_engines("--run")
     if params_file.exists() and not Path("dvc.yaml").exists():
         raise UserError("--run: dvc.yaml not found: run rr init in the root folder of a project, or in an empty folder")
@@ -564,7 +566,9 @@ def _list_files(run: stage_runs.StageRun) -> list[Path]:
 def run_sync(engine: str | None, params_file: Path) -> str:
     """Register all runs that match their records, with both engines or, if `engine` is given, with the other one."""
     if params_file.resolve() != paths.PARAMS_FILE.resolve():
-        raise UserError(f"the engines read only {paths.PARAMS_FILE}, not {params_file}: omit --params")
+        raise UserError(
+            f"the engines read only {paths.PARAMS_FILE}, not {params_file}: omit --params, or unset RR_PARAMS"
+        )
     registered, total = sync_engines(engine, load_params(params_file))
     left_out = "" if registered == total else "; `rr verify` shows why the others were not"
     return f"sync: {registered} of {total} runs were registered{left_out}"

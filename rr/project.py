@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent
 # In a wheel, the project files are inside the package (see pyproject.toml); in a clone, they are next to it.
 PROJECT_FILES = PACKAGE / "project" if (PACKAGE / "project").is_dir() else PACKAGE.parent
 
-_FILES = ("params.yaml", "dvc.yaml", "Snakefile", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+_FILES = ("dvc.yaml", "Snakefile", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 _FOLDERS = ("workflow/extensions", "workflow/profiles", "workflow/report", "workflow/rules", "workflow/suites")
 _PIPELINE = ("dvc.yaml", "Snakefile")
 _LINKS = {"rr": PACKAGE, "profiles": Path("workflow/profiles")}  # Snakemake looks for profiles next to the Snakefile
@@ -42,18 +42,19 @@ def create_project(folder: Path) -> None:
     if git is None:
         raise UserError("git is not installed, and DVC needs it: install git, then run rr init again")
     _check_folder(folder)
-    # The link `rr` comes first: if this function is interrupted, the next call recognizes the project by it.
+    # If this function is interrupted, the link `rr` shows the next call that the other files are those of a project.
+    # `rr init IMAGES` calls it again only if params.yaml is missing, so this file comes last.
     for name, destination in _LINKS.items():
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(destination)
+    if subprocess.run([git, "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
+        subprocess.run([git, "init", "--quiet"], cwd=folder, check=True)
     for file in _files_to_copy():
         target = folder / file
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             text = _read_template(file, git)
             write_text(target, text + _LINKED_CODE if file == Path(".gitignore") else text)
-    if subprocess.run([git, "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
-        subprocess.run([git, "init", "--quiet"], cwd=folder, check=True)
 
 
 def describe_outdated_files(folder: Path) -> str:
@@ -86,7 +87,8 @@ def _read_template(file: Path, git: str) -> str:
 
 def _files_to_copy() -> list[Path]:
     folders = (file for name in _FOLDERS for file in (PROJECT_FILES / name).rglob("*") if file.is_file())
-    return [Path(name) for name in _FILES] + sorted(file.relative_to(PROJECT_FILES) for file in folders)
+    folder_files = sorted(file.relative_to(PROJECT_FILES) for file in folders)
+    return [*map(Path, _FILES), *folder_files, Path("params.yaml")]
 
 
 def _is_project(folder: Path) -> bool:

@@ -23,7 +23,7 @@ from rr.evaluate.stage import find_evaluator
 from rr.evaluate.target_dataset import TargetDataset
 from rr.extract import extract
 from rr.fetch import fetch
-from rr.methods.base import check_loss_result
+from rr.methods.base import check_loss_result, check_pseudo_labels
 from rr.methods.requirements import data_requirements
 from rr.params import DynamicsConfig, load_params, lookup
 from rr.params.methods import TrainableConfig
@@ -57,8 +57,8 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 
     Raises:
         AssertionError: if a result is not reproducible, or if a gradient is invalid.
-        UserError: if the parameter file contains mistakes or no trainable method with that name, or if `loss` returns
-            an invalid result.
+        UserError: if the parameter file contains mistakes or no trainable method with that name, or if `loss` or
+            `update_pseudo_labels` returns an invalid result.
     """
     params = load_params(params_file)
     config = lookup(params.methods, name, f"{params_file}: methods")
@@ -221,7 +221,11 @@ def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: n
         images[:M], np.arange(M), augmentation=config.augmentations, seed=0, epoch=0, num_views=config.views,
         mean=_DATASET.mean, std=_DATASET.std, device="cpu",
     )  # fmt: skip
-    pseudo_labels = method.update_pseudo_labels(lambda: torch.randn(len(images), method.num_features), 0)
+    pseudo_labels = check_pseudo_labels(
+        config.kind,  # type: ignore[attr-defined]
+        method.update_pseudo_labels(lambda: torch.randn(len(images), method.num_features), 0),
+        len(images),
+    )
     kept_labels = torch.from_numpy(labels[:M] if label_fraction else np.full(M, -1))
     batch_labels = kept_labels if pseudo_labels is None else pseudo_labels[:M]
     random_inputs = method.sample_random_inputs(M, torch.Generator().manual_seed(0))

@@ -53,14 +53,16 @@ check)
         echo "results: this clone does not contain commit $commit: run git fetch --unshallow" >&2
         exit 2
     fi
-    # A worktree has a file .git. If the clone was moved, git no longer knows its worktrees.
-    if [ -e "$folder" ] && ! [ -f "$folder/.git" ]; then
+    # If the clone was moved, git no longer knows its worktrees.
+    marker=.created-by-results-check
+    if [ -e "$folder" ] && ! [ -f "$folder/$marker" ]; then
         echo "results: $folder exists, and a check has not created it: delete it, or specify a different folder" >&2
         exit 2
     fi
     rm -rf "$folder"
     git worktree prune
     git worktree add --quiet --detach "$folder" "$commit"
+    touch "$folder/$marker"
     cp -r "$pack/data" "$pack/runs" "$pack/params.yaml" "$pack/dvc.lock" "$folder"
     cd "$folder"
     export PYTHONPATH=$PWD

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from rr.data.folder_listing import FileKind, image_suffixes, list_folder
+from rr.data.folder_listing import UNREADABLE_FOLDER, FileKind, file_suffix, image_suffixes, list_folder
 from rr.data.printable_names import display_name
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.formatting import format_names
@@ -54,9 +54,11 @@ def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
         path = extract_dir
     if not path.is_dir():
         raise UserError(f"{path} does not exist: correct --from, or the source's 'path' in params.yaml")
-    listing = list_folder(path, FileKind(image_suffixes(), lambda path, suffix: None))
-    if listing.damaged:
-        names = format_names([f"{display_name(file.name)} ({file.problem})" for file in listing.damaged])
+    suffixes = image_suffixes()
+    listing = list_folder(path, FileKind(suffixes, lambda path, suffix: None))
+    damaged = [f for f in listing.damaged if f.reason == UNREADABLE_FOLDER or file_suffix(f.name) in suffixes]
+    if damaged:
+        names = format_names([f"{display_name(file.name)} ({file.problem})" for file in damaged])
         raise UserError(f"{path} is incomplete: {names}: complete this copy, or use another one with --from")
     return FileTree(_drop_hidden(listing.files), lambda name: (path / name).read_bytes())
 

@@ -413,8 +413,6 @@ def iter_epoch(loader: Any, order: np.ndarray, batch_size: int) -> Iterator[np.n
         return
     with _preserve_torch_threads():
         loader.batch_size = batch_size
-        if loader.code is None:
-            loader.generate_code()
         epoch = _epoch_iterator_class()(loader, order.astype(np.uint64))
     try:
         for (images,) in epoch:
@@ -433,14 +431,12 @@ def _epoch_iterator_class() -> Any:
     FFCV's own class would wait forever for the next batch, for example if the disk is full when numba saves a kernel.
     """
     from ffcv.loader.epoch_iterator import EpochIterator
-    from ffcv.pipeline.compiler import Compiler
 
     class StoppingEpochIterator(EpochIterator):
         error: BaseException | None = None
 
         def run(self) -> None:
             try:
-                Compiler.set_num_threads(self.loader.num_workers)  # applies to this thread
                 super().run()
             except BaseException as error:
                 self.error = error

@@ -2,11 +2,11 @@
 
     images             list the image files of a folder and decode them
     feature_extractor  a backbone, with the image size, mean and std that it expects
-    vector_index       a Parquet file of feature vectors, which is reused as an index as long as it is valid
+    index_file         a Parquet file of feature vectors, which is reused as an index as long as it is valid
     index_update       compute the vectors of new and changed images, and update the index
     embed              `rr embed`: write the vectors of a folder
     retrieve           `rr retrieve`: search a folder and keep its index up to date
-    hits               the results of a search
+    search_results     the results of a search
     pair_scorer        the relation head, with the calibration of its logits
     compare            `rr compare`: the probability that two images are views of the same image
     search_page        an HTML page of search results

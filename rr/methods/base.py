@@ -167,7 +167,7 @@ def check_saved_layers(kind: str, method: Method, num_classes: int) -> None:
         num_classes: number of classes in the dataset.
 
     Raises:
-        UserError: if `trained_classifier` or `relation_head` is a different layer than the evaluation computes.
+        UserError: if `trained_classifier` or `relation_head` is not the layer that the evaluation expects.
     """
     classifier, head, D = method.trained_classifier, method.relation_head, method.num_features
     shapes = {"weight": (num_classes, D), "bias": (num_classes,)}

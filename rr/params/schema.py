@@ -96,7 +96,6 @@ class Params(StrictModel):
         }
         if name := next(filter(is_known_backbone, self.backbones), None):
             raise ValueError(f"backbones.{name}: this is the name of another backbone; choose a new name")
-        self._check_joined_names()
         for grid in self.grid:
             for axis in GridConfig.model_fields:
                 values = getattr(grid, axis)
@@ -130,14 +129,17 @@ class Params(StrictModel):
                         f"{where}.protocol: '{claim.protocol}' does not measure accuracy; use a protocol of the "
                         f"kind {', '.join(CLASSIFICATION_PROTOCOLS)}"
                     )
+        self._check_joined_names()
         return self
 
     def _check_joined_names(self) -> None:
         """Raise ValueError if two runs have the same name in DVC, which joins the values of the axes with hyphens."""
-        for grid, number in product(self.grid, (4, 5, 6)):  # pretraining, extraction, evaluation
+        if len(self.grid) > 1:
+            return  # only Snakemake runs several grids
+        for number in (4, 5, 6):  # pretraining, extraction, evaluation
             axes = ("dataset", "backbone", "method", "seed", "target", "protocol")[:number]
             names: dict[str, tuple[str, ...]] = {}
-            for values in product(*(map(str, getattr(grid, axis)) for axis in axes)):
+            for values in product(*(map(str, getattr(self.grid[0], axis)) for axis in axes)):
                 other = names.setdefault("-".join(values), values)
                 if other != values:
                     raise ValueError(

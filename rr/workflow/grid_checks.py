@@ -10,6 +10,7 @@ import resource
 import shutil
 import sys
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,31 +222,43 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     problems = [find_memory_problem(params, run, device) for run in different.values()]
     if problems := list(dict.fromkeys(filter(None, problems))):
         return problems
-    needed: Counter[Path] = Counter()  # bytes by mount point
+    needed: Counter[Disk] = Counter()
     for run in runs:
-        needed[_find_mount_point(run.folder)] += estimate_pretrain_output_bytes(params, run)
+        needed[_find_disk(run.folder)] += estimate_pretrain_output_bytes(params, run)
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     num_images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     for name, count in num_images.items():
         if not find_current_record(stage_runs.make_convert_run(params, name)):
             folder = paths.DatasetPaths(name).beton_dir
-            needed[_find_mount_point(folder)] += count * estimate_image_bytes(params.datasets[name])
+            needed[_find_disk(folder)] += count * estimate_image_bytes(params.datasets[name])
     for extraction in grid.extractions(params):
         if not find_current_record(stage_runs.make_extract_run(params, extraction)):
             num_bytes = estimate_features_bytes(params, extraction, num_images[extraction.target])
-            needed[_find_mount_point(extraction.folder)] += num_bytes
+            needed[_find_disk(extraction.folder)] += num_bytes
     return [
-        f"the betons, weights and features of the grid need {num_bytes / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are "
-        f"free on the disk at {disk}: free some space, or remove datasets from grid.data in params.yaml"
+        f"the betons, weights and features of the grid need {num_bytes / 1e9:,.1f} GB on the disk at "
+        f"{disk.mount_point}, but {disk.free / 1e9:,.1f} GB are free: free some space, or remove datasets from "
+        "grid.data in params.yaml"
         for disk, num_bytes in needed.items()
-        if num_bytes > (free := shutil.disk_usage(disk).free)
+        if num_bytes > disk.free
     ]
 
 
-def _find_mount_point(folder: Path) -> Path:
-    """Return the mount point of the disk on which a folder is or, if it is missing, will be created."""
+@dataclass(frozen=True)
+class Disk:
+    """The total and the free size of a disk in bytes. Subvolumes, which share a disk, compare as equal."""
+
+    total: int
+    free: int
+    mount_point: Path = field(compare=False)
+
+
+def _find_disk(folder: Path) -> Disk:
+    """Return the disk on which a folder is or, if it is missing, will be created."""
     path = folder.resolve()
-    return next(parent for parent in (path, *path.parents) if parent.is_mount())
+    mount_point = next(parent for parent in (path, *path.parents) if parent.is_mount())
+    usage = shutil.disk_usage(mount_point)
+    return Disk(usage.total, usage.free, mount_point)
 
 
 def estimate_image_bytes(dataset: DatasetConfig) -> int:

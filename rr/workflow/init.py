@@ -14,7 +14,7 @@ from rr.errors import UserError
 from rr.evaluate.protocol_checks import find_protocol_problem
 from rr.params import Params, parse_params
 from rr.params.base import NAME
-from rr.paths import expand_user
+from rr.paths import PARAMS_FILE, expand_user
 from rr.runtime.formatting import format_count
 from rr.workflow.suites import add_methods, dump_yaml, make_yaml, set_axis
 
@@ -269,11 +269,16 @@ def describe_new_dataset(params: Params, path: Path, name: str, test_labels: np.
         if len(test_labels) > 0 and test_labels.min() == test_labels.max() != -1:
             reason = "all test images belong to one class, and they are too few for an evaluation without labels"
         evaluations = f"no evaluations: {reason}"
-    return (
+    message = (
         f"{path}: dataset {name} with images of {size}; method {method} with {settings.views} views per "
-        f"image, batches of {settings.batch_size} images and {format_count(settings.epochs, 'epochs')}; {evaluations}\n"
-        f"next: `rr check {name}` looks for duplicates and other problems; `dvc repro` trains and writes the report"
+        f"image, batches of {settings.batch_size} images and {format_count(settings.epochs, 'epochs')}; {evaluations}"
     )
+    if path.resolve() != PARAMS_FILE.resolve():  # the only file that DVC reads
+        return message
+    next_commands = (
+        f"`rr check {name}` looks for duplicates and other problems; `dvc repro` trains and writes the report"
+    )
+    return f"{message}\nnext: {next_commands}"
 
 
 def _method_name(dataset: str) -> str:

@@ -113,15 +113,18 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     Raises:
         UserError: if a suite is not valid, if two suites define a method differently, or if the result is not valid.
     """
-    if not isinstance(suites, dict):
-        raise UserError(f"suites must be a mapping, got {suites!r}: use --configfile workflow/suites/NAME.yaml")
+    if not isinstance(suites, dict) or not all(isinstance(name, str) for name in suites):
+        raise UserError(
+            f"suites must be a mapping whose keys are names, got {suites!r:.100}: use --configfile "
+            "workflow/suites/NAME.yaml, and put a name that is a number in quotes"
+        )
     load_params(params_file)
     params = YAML(typ="safe", pure=True).load(params_file)
     params["grid"] = []
     variants: dict[str, tuple[str, Any]] = {}  # the first suite that defines a variant, and its changes
     for name, suite in suites.items():
         # Names come from Snakemake's command line, and become part of a file name.
-        if not re.fullmatch(NAME, str(name)):
+        if not re.fullmatch(NAME, name):
             raise UserError(f"invalid suite name '{name}': use letters, digits, - and _, with a letter or digit first")
         _validate_suite(suite, f"suite {name}")
         params["grid"].append(suite["grid"])

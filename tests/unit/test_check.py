@@ -15,7 +15,7 @@ from own_images import make_image, make_table, save_file, save_tables, save_tree
 from photographs import photographs
 from PIL import Image, ImageOps
 
-from rr import backbones
+from rr import backbones, check
 from rr.backbones.weights import save_backbone
 from rr.check import Finding, find_similar, find_small_classes
 from rr.params import load_params
@@ -239,6 +239,15 @@ def test_similar_features_by_hand() -> None:
         before = np.flatnonzero(ranks < ranks[finding.image])
         assert finding.other == before[cosines[finding.image, before].argmax()]
         assert finding.value == pytest.approx(cosines[finding.image, finding.other], abs=1e-5)
+
+
+def test_similar_features_do_not_depend_on_the_size_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    is_test = np.arange(60) % 3 == 0
+    expected = find_similar(features, is_test)
+    monkeypatch.setattr(check, "_MAX_SIMILARITIES", 60 * 7)
+    assert [finding[:3] for finding in find_similar(features, is_test)] == [finding[:3] for finding in expected]
+    assert expected
 
 
 def test_small_classes_by_hand() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, RunRr, copy_project
+from own_images import save_tree
 
 from rr import project
 from rr.errors import UserError
@@ -101,19 +102,26 @@ def test_project_inside_another_project_is_refused(tmp_path: Path) -> None:
     assert list_tree(inner) == set()
 
 
-def test_interrupted_creation_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["Snakefile", "params.yaml"])
+def test_interrupted_creation_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr, name: str
+) -> None:
     def stop(path: Path, text: str) -> None:
-        if path.name == "Snakefile":
+        if path.name == name:
             raise KeyboardInterrupt
         write_text(path, text)
 
+    images = save_tree(tmp_path / "birds", {"robin": 10, "wren": 10})
+    for folder in ("project", "other"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "project")
     write_text = project.write_text
     with monkeypatch.context() as patch:
         patch.setattr(project, "write_text", stop)
-        with pytest.raises(KeyboardInterrupt):
-            create_project(tmp_path)
-    create_project(tmp_path)
-    assert (tmp_path / "Snakefile").is_file()
+        assert rr("init", images).code == 130
+    assert rr("init", images).code == 0
+    create_project(tmp_path / "other")
+    assert {*list_tree(tmp_path / "other")} <= {*list_tree(Path())}
 
 
 def test_parameter_file_of_another_project_is_refused(

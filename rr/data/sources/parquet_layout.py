@@ -16,7 +16,8 @@ from rr.runtime.formatting import format_names
 # Names such as train-00000-of-00003, with or without a hash; names that Spark writes; names that end in a number.
 _SHARD = re.compile(r"(?P<base>.*?)[-_.]?(?P<index>\d+)[-_]of[-_](?P<total>\d+)(?:[-_][0-9a-f]{8,})?")
 _SPARK_PART = re.compile(r"(?P<base>part)-(?P<index>\d+)-[0-9a-f-]{36}.*")
-_MIN_YEAR = 1000  # numbers from here on are years or dates, as in birds_2023.parquet, and not those of shards
+# Names that end in a year or a date, such as birds_2023 or 2023-01-05, whose last number is not that of a shard.
+_DATED = re.compile(r"(?:.*[^0-9])?(?:19|20)\d\d(?:(?:[-_.]\d\d){0,2}|(?:\d\d){1,2})")
 _NUMBERED = re.compile(r"(?P<base>.*?)(?P<separator>[-_.]?)(?P<index>\d+)")
 _HOW_TO_STATE = (
     "Specify the files in this dataset's source in params.yaml: `splits: {train: 'PATTERN', test: 'PATTERN'}` with "
@@ -61,6 +62,7 @@ class _File(NamedTuple):
     number: int | None
     total: int | None
     is_separated: bool
+    is_dated: bool
 
 
 def find_layout(
@@ -149,6 +151,7 @@ def _parse_file_name(name: str) -> _File:
         number=int(number) if number else None,
         total=int(parts["total"]) if parts.get("total") else None,
         is_separated=parts.get("separator") != "" or not base or number.startswith("0"),
+        is_dated=bool(_DATED.fullmatch(stem)),
     )
 
 
@@ -185,7 +188,7 @@ def _check_shard_numbers(root: Path, files: Sequence[_File], existing: Sequence[
         raise UserError(
             f"{where} has several files with the number {twice[0].number}: {names}. Remove all but one of them"
         )
-    if total is None and min(counts) >= _MIN_YEAR:
+    if total is None and all(file.is_dated for file in files):
         return
     if total is None:
         first, last = 0 if 0 in counts or 1 not in counts else 1, max(counts)

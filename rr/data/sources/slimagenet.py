@@ -64,7 +64,7 @@ def _read_or_make_splits(tree: FileTree, path: Path) -> dict[str, FilesByClass]:
             if other := [name for name in sorted(train) if len(train[name]) != TRAIN_PER_CLASS]:
                 raise UserError(
                     f"{path}: expected {TRAIN_PER_CLASS} training images of class {other[0]}, found "
-                    f"{len(train[other[0]])}: use a copy without the folders train and test, which rr splits itself"
+                    f"{len(train[other[0]])}: use a copy with one folder per class, which rr splits itself"
                 )
             return {"train": train, "test": test}
         if train.keys() & test.keys():

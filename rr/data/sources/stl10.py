@@ -63,7 +63,7 @@ def _read_class_names(path: Path) -> list[str]:
     class_names = path.read_text(encoding="utf-8", errors="replace").split() if path.is_file() else []
     if not len(class_names) == len(set(class_names)) == 10:
         raise UserError(
-            f"{path}: expected 10 class names, found {len(set(class_names))}: extract the official archive again, or "
-            "use the archive itself with --from"
+            f"{path}: expected 10 distinct class names, found {len(class_names)} ({len(set(class_names))} of them "
+            "distinct): extract the official archive again, or use the archive itself with --from"
         )
     return class_names

@@ -1,4 +1,4 @@
-"""Section `comparison`: our results next to the paper's tables, averages and studies."""
+"""Section `paper_comparison`: our results next to the paper's tables, averages and studies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

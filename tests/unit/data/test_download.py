@@ -370,6 +370,12 @@ class TestArchives:
         path.write_bytes(content)
         error_of(lambda: extract_tar(path, tmp_path / "extracted", ArchiveLimits(1 << 30, 10)), "is damaged")
 
+    def test_python_without_extraction_filters(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Python 3.11.0 to 3.11.3 have none."""
+        monkeypatch.setattr(archive, "_EXTRACTION_FILTER", {})
+        extract_tar(make_tar(tmp_path / "set", ("a", DATA)), tmp_path / "extracted", ArchiveLimits(1 << 30, 10))
+        assert (tmp_path / "extracted/a").read_bytes() == DATA
+
     def test_archive_inside_target_folder_is_not_deleted(self, tmp_path: Path) -> None:
         path = make_tar(tmp_path / "set", ("a", b"x"))
         error_of(lambda: archive.extract_tar(path, tmp_path, LIMITS), "move this archive to another folder")

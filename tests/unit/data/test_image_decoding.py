@@ -186,6 +186,18 @@ def test_jpeg_image_that_ends_in_zeros_is_damaged(kept: float, quality: int, pro
             decode_image(data[:num_kept] + bytes(len(data) - num_kept), draft_size)
 
 
+def test_mpo_file_needs_only_its_first_image() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    photograph = Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    photograph.save(buffer, "MPO", save_all=True, append_images=[photograph])
+    data = buffer.getvalue()
+    last_quarter = len(data) // 4
+    assert decode_image(data[:-last_quarter] + bytes(last_quarter)).shape == (240, 320, 3)
+    with pytest.raises(UnreadableImageError):
+        decode_image(data[:last_quarter] + bytes(len(data) - last_quarter))
+
+
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (9, 5), (64, 64), (700, 500)])
 def test_image_with_a_large_plain_area_is_not_damaged(size: tuple[int, int], lossless: bool) -> None:

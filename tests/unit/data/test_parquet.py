@@ -70,6 +70,8 @@ def test_names_of_splits_and_shards_are_recognized(tmp_path: Path, train: list[s
         ["0001.parquet", "0002.parquet"],
         ["birds_2019.parquet", "birds_2021.parquet"],
         ["train_2023.parquet"],
+        ["2023-01-05.parquet", "2023-01-07.parquet"],
+        ["train_202306.parquet", "train_202309.parquet"],
     ],
 )
 def test_files_without_test_images_are_split(tmp_path: Path, names: list[str]) -> None:

@@ -128,15 +128,23 @@ def test_runs_with_equal_names_in_dvc_are_refused(tmp_path: Path) -> None:
     """DVC joins the values of the axes with hyphens, and drops all but one of the runs with the same name."""
 
     def change(params: dict) -> None:
-        params["methods"] |= {"relational-1": params["methods"]["relational"]}
-        params["datasets"] |= {"shapes-conv4": params["datasets"]["shapes"]}
         params["protocols"] |= {"shapes-knn": params["protocols"]["knn"], "a": params["protocols"]["knn"]}
         params["datasets"]["shapes-shapes"] = params["datasets"]["shapes"]
-        params["grid"].update(data=["shapes", "shapes-shapes"], target=["shapes", "shapes-shapes"], protocol=protocols)
+        params["datasets"]["shapes-conv4"] = params["datasets"]["shapes"]
+        params["methods"]["conv4-random"] = params["methods"]["random"]
+        params["grid"].update(data=[*params["datasets"]], target=["shapes", "shapes-shapes"], protocol=protocols)
+        params["grid"].update(dataset=datasets, method=["random", "conv4-random"])
 
-    protocols = ["knn", "a"]
+    datasets, protocols = ["shapes"], ["knn", "a"]
     write_params(tmp_path, change)
     load_params(tmp_path / "params.yaml")
+    datasets = ["shapes", "shapes-conv4"]
+    write_params(tmp_path, change)
+    with pytest.raises(
+        UserError, match=r"\(shapes, conv4, conv4-random, 1\) and \(shapes-conv4, conv4, random, 1\) the"
+    ):
+        load_params(tmp_path / "params.yaml")
+    datasets = ["shapes"]
     protocols = ["knn", "shapes-knn"]
     write_params(tmp_path, change)
     message = (

@@ -280,7 +280,7 @@ def test_grid_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatc
     assert find_machine_problems(params, "cpu") == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     (problem,) = find_machine_problems(params, "cpu")
-    assert "the betons, weights and features of the grid need 0.0 GB, but 0.0 GB are free on the disk" in problem
+    assert "the betons, weights and features of the grid need 0.0 GB on the disk at " in problem
     run = make_convert_run(params, "shapes")
     run.folder.mkdir(parents=True)
     for parameters, expected in ((run.params, []), ({}, [problem])):  # with other parameters, it is converted again

@@ -82,7 +82,7 @@ def test_file_with_several_grids_is_refused(params_file: Path, rr: RunRr) -> Non
 
 @pytest.mark.parametrize("value", ["cifar", ["cifar"], {7: {}}])
 def test_merge_of_a_name_in_place_of_a_suite_raises(params_file: Path, value: object) -> None:
-    with pytest.raises(UserError, match=r"suite"):
+    with pytest.raises(UserError, match="suites must be a mapping whose keys are names, got"):
         suites.merge_suites(value, params_file)  # type: ignore[arg-type]
 
 
