@@ -48,8 +48,8 @@ from rr.workflow.grid_checks import (
     find_pretraining_problem,
     runs_on_cluster,
 )
+from rr.workflow.params_file import require_single_grid, write_params
 from rr.workflow.records import RunRecorder, find_current_record, find_record, load_record, record_run
-from rr.workflow.suites import require_single_grid, write_params
 from rr.workflow.sync import register_run, require_engines, sync_engines, was_started_by_dvc, was_started_by_user
 from rr.workflow.verify import find_grid_changed_files, find_grid_mismatches, find_mismatches
 

@@ -222,7 +222,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     problems = [find_memory_problem(params, run, device) for run in different.values()]
     if problems := list(dict.fromkeys(filter(None, problems))):
         return problems
-    needed: Counter[Disk] = Counter()
+    needed: Counter[_Disk] = Counter()
     for run in runs:
         needed[_find_disk(run.folder)] += estimate_pretrain_output_bytes(params, run)
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
@@ -245,7 +245,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Disk:
+class _Disk:
     """The total and the free size of a disk in bytes. Subvolumes, which share a disk, compare as equal."""
 
     total: int
@@ -253,12 +253,12 @@ class Disk:
     mount_point: Path = field(compare=False)
 
 
-def _find_disk(folder: Path) -> Disk:
+def _find_disk(folder: Path) -> _Disk:
     """Return the disk on which a folder is or, if it is missing, will be created."""
     path = folder.resolve()
     mount_point = next(parent for parent in (path, *path.parents) if parent.is_mount())
     usage = shutil.disk_usage(mount_point)
-    return Disk(usage.total, usage.free, mount_point)
+    return _Disk(usage.total, usage.free, mount_point)
 
 
 def estimate_image_bytes(dataset: DatasetConfig) -> int:

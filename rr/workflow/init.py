@@ -16,7 +16,8 @@ from rr.params import Params, parse_params
 from rr.params.base import NAME
 from rr.paths import PARAMS_FILE, expand_user
 from rr.runtime.formatting import format_count
-from rr.workflow.suites import add_methods, dump_yaml, make_yaml, set_axis
+from rr.workflow.params_file import dump_yaml, make_yaml, set_axis
+from rr.workflow.suites import add_methods
 
 # On two cores, training Conv-4 on a million views takes between one minute (32 px) and a quarter of an hour (128 px).
 MAX_VIEWS = 1_000_000

@@ -6,22 +6,21 @@ for both engines; `merge_suites` writes several suites, such as those passed to 
 """
 
 import copy
-import io
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap
 
 from rr import paths
 from rr.errors import UserError, format_alternatives
 from rr.params import load_params, parse_params, parse_yaml, read_utf8
 from rr.params.base import NAME
-from rr.runtime.atomic import atomic_write, write_text
+from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
 from rr.workflow.grid import describe_replaced
+from rr.workflow.params_file import dump_yaml, make_yaml, require_single_grid, set_axis, write_params
 
 SUITES = Path("workflow/suites")
 _SECTIONS = {"grid", "methods"}
@@ -87,22 +86,6 @@ def use_suite(name: str, params_file: Path) -> str:
     if old_claims and not claims:
         message += f"\nremoved with the former grid: {format_count(len(old_claims), 'claims')}"
     return message
-
-
-def require_single_grid(text: str, path: Path) -> None:
-    """Raise UserError if `grid` is a list, as in the files that Snakemake writes for several suites."""
-    if isinstance(parse_yaml(text, path)["grid"], list):
-        raise UserError(f"{path}: grid is a list of grids; only Snakemake can use it: keep one of them, as a mapping")
-
-
-def write_params(path: Path, text: str) -> None:
-    """Replace a parameter file that exists, but not a link to it, and keep its permissions and its line ends."""
-    path = path.resolve()
-    if b"\r\n" in path.read_bytes():
-        text = text.replace("\n", "\r\n")
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(text.encode())
-        shutil.copymode(path, temporary)
 
 
 def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
@@ -225,32 +208,3 @@ def _require_suite(name: str) -> None:
 
 def _read_text(name: str) -> str:
     return read_utf8(SUITES / f"{name}.yaml")
-
-
-def set_axis(grid: Any, axis: str, values: list[Any]) -> None:
-    """Replace the list of a grid axis, and keep the style and the comment of its line.
-
-    There is one exception: if an empty list replaces a list with one value per line, the comment is lost, because
-    ruamel.yaml would write an invalid file.
-    """
-    is_block = bool(grid[axis]) and not grid[axis].fa.flow_style()  # an empty list has lost its style
-    if is_block and not values:
-        grid.ca.items.pop(axis, None)
-    grid[axis] = CommentedSeq(values)  # other axes may share the old list through an anchor
-    if not (is_block and values):
-        grid[axis].fa.set_flow_style()
-
-
-def dump_yaml(yaml: YAML, content: Any) -> str:
-    """Return a YAML document as text."""
-    text = io.StringIO()
-    yaml.dump(content, text)
-    return text.getvalue()
-
-
-def make_yaml() -> YAML:
-    """Return a YAML parser that keeps comments and the style of the file."""
-    yaml = YAML()
-    yaml.width = 120
-    yaml.preserve_quotes = True
-    return yaml

@@ -96,8 +96,6 @@ def _is_text(value: object) -> bool:
 
 
 def _expand_user(path: str | Path) -> Path:
-    try:
-        str(path).encode()
-        return expand_user(path)
-    except UnicodeEncodeError as error:
-        raise UserError(f"{display_name(path)} is not valid UTF-8: correct the source's path in params.yaml") from error
+    if not _is_text(str(path)):
+        raise UserError(f"{display_name(path)} is not valid UTF-8: correct the source's path in params.yaml")
+    return expand_user(path)

@@ -10,6 +10,7 @@ from helpers import ROOT, RunRr
 from rr import params
 from rr.errors import UserError
 from rr.workflow import grid, stage_runs, suites
+from rr.workflow.params_file import dump_yaml, make_yaml, set_axis
 
 NAMES = sorted(path.stem for path in (ROOT / "workflow/suites").glob("*.yaml"))
 
@@ -43,11 +44,11 @@ def test_axis_is_replaced_in_every_style(axis: str, comment_is_kept: bool) -> No
     other = "*name" if "&name" in axis else "[shapes]"
     text = f"grid:\n  # above\n  {axis}\n  data: {other}\n\nthreads: 2 # below\n"
     for values in (["a"], [], ["b", "c"], [], ["d"]):
-        yaml = suites.make_yaml()
+        yaml = make_yaml()
         content = yaml.load(text)
-        suites.set_axis(content["grid"], "target", values)
-        text = suites.dump_yaml(yaml, content)
-        loaded = suites.make_yaml().load(text)
+        set_axis(content["grid"], "target", values)
+        text = dump_yaml(yaml, content)
+        loaded = make_yaml().load(text)
         assert loaded == {"grid": {"target": values, "data": ["shapes"]}, "threads": 2}
         assert "# above" in text
         assert "# below" in text
@@ -108,10 +109,10 @@ def test_replaced_methods_and_removed_claims_are_reported(params_file: Path) -> 
     suites.use_suite("heads", params_file)
     variant = next(iter(suites.load_suite("methods-cifar10")["methods"]))
     assert "\n" not in suites.use_suite("heads", params_file)
-    yaml = suites.make_yaml()
+    yaml = make_yaml()
     content = yaml.load(params_file.read_text())
     content["methods"][variant] = {**content["methods"]["relational"], "views": 3}
-    params_file.write_text(suites.dump_yaml(yaml, content))
+    params_file.write_text(dump_yaml(yaml, content))
     assert suites.use_suite("methods-cifar10", params_file).splitlines()[1:] == [
         f"replaced, because the suite defines them differently: {variant}",
         "replaced: the former grid, which trained on cifar10, cifar100",
