@@ -17,8 +17,8 @@ from rr import paths
 from rr.errors import UserError
 from rr.params import NUMPY_PROTOCOLS, load_params
 from rr.workflow import stage_runs, suites
-from rr.workflow.snakemake_patch import patch_snakemake
 from rr.workflow.records import code_files
+from rr.workflow.snakemake_patch import patch_snakemake
 
 min_version("9.19")  # the first version that reads profile.yaml and compares touched files by checksum
 patch_snakemake()
@@ -47,9 +47,7 @@ if config != yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")):
     )
 
 # The first command is Snakemake's default prefix. Without RR_ENGINE, `rr` would register every stage with the engines.
-shell.prefix(
-    f"set -euo pipefail; export RR_ENGINE=snakemake RR_PARAMS={shlex.quote(str(PARAMS_FILE))}; "
-)
+shell.prefix(f"set -euo pipefail; export RR_ENGINE=snakemake RR_PARAMS={shlex.quote(str(PARAMS_FILE))}; ")
 
 
 # `gpu` is the number of GPUs that a job requests from a cluster. `gpu_jobs` limits the number of jobs that use this
