@@ -74,7 +74,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckOutputPaths:
-    """The files that `check` writes: all findings, a sheet that shows some of them, and the images to exclude."""
+    """The files that `check` writes: all findings, an image that shows some of them, and the images to exclude."""
 
     findings: Path
     sheet: Path
@@ -110,7 +110,7 @@ def check(
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
-    # The images in the list of a finished `rr fetch` are not in the raw file, but those of a later list are.
+    # `rr fetch` has left out the images in its list. If the list has changed since then, they may be in the raw file.
     excluded = list(dict.fromkeys(map(display_name, [*excluded, *(lines_to_exclude[row] for row in rows)])))
     exclude.write_excluded_names(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:
@@ -126,7 +126,7 @@ def check(
         *_warn_of_false_findings(findings, len(names)),
     ]
     if findings:
-        sheet = f"; some of them as images: {files.sheet}" if shown else ""
+        sheet = f"; some of them are shown in {files.sheet}" if shown else ""
         lines.append(f"all findings: {files.findings}{sheet}")
     else:
         lines.append("no findings")

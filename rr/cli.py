@@ -388,7 +388,8 @@ def plan(
 def status(as_json: JsonOption = False) -> None:
     """Show the unfinished runs in this folder: their state and progress.
 
-    A run is running, stopped, interrupted, failed, or elsewhere (started on another host).
+    The state is running, stopped (the process no longer exists), interrupted (by a signal), failed, or elsewhere
+    (started on another host).
     """
     from rr.runtime.status import render_status
 

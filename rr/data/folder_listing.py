@@ -44,7 +44,7 @@ _PROGRAM_NAMES = {
 }  # fmt: skip
 _THUMBNAIL_FOLDERS = {"thumb", "thumbs", "thumbnail", "_thumb", "_thumbs"}  # elsewhere, `thumb` may be a class
 _TRASH_FOLDERS = ("RECYCLER", "RECYCLED")  # of old Windows versions; in lower case, they could be classes
-_PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock", "paxheader")  # the last is that of tar
+_PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock", "paxheader")  # tar creates the last one
 # Metadata from file servers, and the libraries of photo programs with their previews.
 _PROGRAM_SUFFIXES = ("@synoeastream", "@synoresource", ".lrdata", ".photoslibrary", ".photolibrary", ".aplibrary")
 _FORMER_VERSION = re.compile(r".*\.\w+(_original|~)")  # backups that ExifTool and text editors create

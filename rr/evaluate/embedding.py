@@ -56,7 +56,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     normalized = F.normalize(features).cpu().numpy()
     # With several threads, values would be summed in a different order in each run.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # raised by a division by zero if all features are identical
+        warnings.simplefilter("ignore", RuntimeWarning)  # in case of a division by zero for a collapsed network
         warnings.simplefilter("ignore", ConvergenceWarning)  # raised if there are fewer distinct features than clusters
         silhouette = _compute_silhouette(normalized, test.labels[rows])
         clusters, center_distances = _find_clusters(normalized, config.clusters, inputs.seed)
@@ -135,7 +135,7 @@ def compute_tsne(normalized: np.ndarray, perplexity: float, seed: int) -> np.nda
     perplexity = min(perplexity, (len(normalized) - 1) / 3)
     # With several threads, values would be summed in a different order in each run.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # raised by a division by zero if all features are identical
+        warnings.simplefilter("ignore", RuntimeWarning)  # in case of a division by zero for nearly identical features
         return TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(normalized)
 
 

@@ -18,7 +18,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e30)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6)]
 
-# Keys from earlier versions, with their new names or their place in a section. Only error messages use them.
+# Keys from earlier versions, with their new names (SECTION.KEY if they are now in a section). Only error messages use
+# them.
 RENAMED_KEYS = {
     "backbone_rate": "backbone_lr",
     "classifier_rate": "classifier_lr",

@@ -185,7 +185,8 @@ class DatasetConfig(StrictModel):
         quality: JPEG quality of the photographs, or `raw` to store the pixels without loss.
         mean: mean of each channel, for pixel values in [0, 1]. By default, `rr convert` computes it from the training
             images.
-        std: standard deviation of each channel; the same applies.
+        std: standard deviation of each channel, for pixel values in [0, 1]. By default, `rr convert` computes it from
+            the training images.
     """
 
     source: Source

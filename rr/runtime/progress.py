@@ -230,7 +230,7 @@ def _make_bar(progress: Progress):  # type: ignore[no-untyped-def]  # rich is im
         def render(self, task: Task) -> Text:
             return Text(progress.describe())
 
-    # Messages on stdout are printed above the bar, unless stdout is not a terminal.
+    # If stdout is a terminal too, messages on it are printed above the bar.
     bar = RichProgress(
         TextColumn("[bold]{task.description}"), BarColumn(), Description(), console=Console(stderr=True),
         auto_refresh=False, transient=not progress.unit, redirect_stdout=sys.stdout.isatty(),

@@ -113,7 +113,7 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
         "long image: 1 train",
         "6% of the images are near or mirrored duplicates. Images with few details, such as an object on a plain "
         "background, are often similar without being copies: look at them before you exclude any",
-        "all findings: data/check/mine/findings.parquet; some of them as images: data/check/mine/findings.png",
+        "all findings: data/check/mine/findings.parquet; some of them are shown in data/check/mine/findings.png",
         "images to exclude: data/check/mine/exclude.txt (4)",
         "skipped 1 file: not an image (.txt 1)",
         "to leave these images out: add `exclude: data/check/mine/exclude.txt` to the source of mine in params.yaml, "

@@ -55,7 +55,7 @@ def run(settings: Settings) -> PartResult:
             torch_seconds = case.candidates[0].cpu.median
             seconds = {stage.name: stage.cpu.median - torch_seconds for stage in case.candidates[1:]}
             result.notes.append(
-                f"CPU seconds to the first work, minus the CPU seconds of `import torch`, with {threads} threads: "
+                f"CPU seconds until the work begins, minus those of `import torch`, with {threads} threads: "
                 + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
             )
             command = ("pretrain", *_RUN, "relational", "--device", "cpu", "--params", "params.yaml")

@@ -18,7 +18,7 @@ from rr.report.sections.code_versions import code_version_warnings
 from rr.report.sections.embedding import collapse_warnings
 from rr.report.statistics import MeanStd, mean_std
 
-_MAX_TARGETS = 3  # with more targets, sentences on each would be too long for a header
+_MAX_TARGETS = 3  # with more targets, a clause about each would make the header too long
 
 
 @dataclass(frozen=True)
