@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rr.backbones import batch_norm_kernel, planar_kernel, pooling_kernel
+from rr.backbones import batch_norm_kernel, channels_last_kernel, planar_kernel
 from rr.compute.buffers import BufferPool
 from rr.compute.thread_pool import parallel_for
 
@@ -133,14 +133,14 @@ class _BnReluPool(torch.autograd.Function):
     ) -> Tensor:
         conv_BHWC = _channels_last(conv)
         B, H, W, C = conv_BHWC.shape
-        num_tiles = _num_tiles(B, pooling_kernel.TILE)
+        num_tiles = _num_tiles(B, channels_last_kernel.TILE)
         partial_sums_2TC = np.empty((2, num_tiles, C))
-        _run_kernel(conv.numel(), num_tiles, pooling_kernel.sum_values_and_squares, conv_BHWC, partial_sums_2TC)
+        _run_kernel(conv.numel(), num_tiles, channels_last_kernel.sum_values_and_squares, conv_BHWC, partial_sums_2TC)
         norm_3C, inverse_std_C = _compute_norm_and_update_stats(partial_sums_2TC, B * H * W, norm)
         shape = (B, H // window[0], W // window[1], C)
         out_BhwC, active_BhwC, centered_BhwC = (np.empty(shape, np.float32) for _ in range(3))
         _run_kernel(
-            conv.numel(), num_tiles, pooling_kernel.normalize_relu_pool,
+            conv.numel(), num_tiles, channels_last_kernel.normalize_relu_pool,
             conv_BHWC, norm_3C, *window, out_BhwC, active_BhwC, centered_BhwC,
         )  # fmt: skip
         arrays = (active_BhwC, centered_BhwC, norm_3C, inverse_std_C)
@@ -155,11 +155,11 @@ class _BnReluPool(torch.autograd.Function):
         active_BhwC, centered_BhwC, norm_3C, inverse_std_C = (t.numpy() for t in ctx.saved_tensors[2:])
         conv_BHWC, grad_BhwC = _channels_last(conv), _channels_last(grad)
         B, H, W, C = conv_BHWC.shape
-        num_tiles = _num_tiles(B, pooling_kernel.TILE)
+        num_tiles = _num_tiles(B, channels_last_kernel.TILE)
         partial_sums_2TC = np.empty((2, num_tiles, C))
         inverse_area = 1 / (ctx.window[0] * ctx.window[1])
         _run_kernel(
-            grad_BhwC.size, num_tiles, pooling_kernel.sum_bn_gradients,
+            grad_BhwC.size, num_tiles, channels_last_kernel.sum_bn_gradients,
             grad_BhwC, active_BhwC, centered_BhwC, inverse_area, partial_sums_2TC,
         )  # fmt: skip
         gain_C = gain.detach().numpy()
@@ -168,7 +168,7 @@ class _BnReluPool(torch.autograd.Function):
         )
         grad_conv_BHWC = np.empty_like(conv_BHWC)
         _run_kernel(
-            conv.numel(), num_tiles, pooling_kernel.conv_output_gradient,
+            conv.numel(), num_tiles, channels_last_kernel.conv_output_gradient,
             conv_BHWC, norm_3C, bn_terms_2C, *ctx.window, grad_BhwC, grad_conv_BHWC,
         )  # fmt: skip
         return torch.from_numpy(grad_conv_BHWC).permute(0, 3, 1, 2), *torch.from_numpy(grads_2C), None, None

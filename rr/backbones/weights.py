@@ -106,7 +106,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         return _read_metadata(file)
 
 
-def list_layers(path: Path) -> list[str]:
+def list_saved_layers(path: Path) -> list[str]:
     """Return the names of the layers that are saved with a backbone: `trained_classifier` and `relation_head`.
 
     Raises:

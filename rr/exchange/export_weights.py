@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rr import backbones
 from rr.backbones.base import Backbone
-from rr.backbones.weights import list_layers, load_backbone, read_metadata
+from rr.backbones.weights import list_saved_layers, load_backbone, read_metadata
 from rr.data.preprocessing import Preprocessing, parse_preprocessing
 from rr.errors import UserError
 from rr.exchange.model_card import write_model_card
@@ -89,7 +89,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
             )
     card = write_model_card(backbone, weights, output, format, image_size)
     message = f"{output}: {backbone.name} as {format}, relative error of the features {error:.1e}; model card: {card}"
-    if format != "safetensors" and (layers := list_layers(weights)):
+    if format != "safetensors" and (layers := list_saved_layers(weights)):
         message += f"\nnot exported, because this format contains only the backbone: {' and '.join(layers)}"
     return f"{message}\n{_describe_images(preprocessing)}" if preprocessing else message
 

@@ -20,10 +20,10 @@ def build_dynamics(results: GridResults) -> list[HistoryPlots]:
     return plot_histories(results, _plot_metrics, _plot_knn_against_task_metrics)
 
 
-def finite_values_by_epoch(history: dict[str, list[float]], *columns: str) -> dict[float, list[float]]:
-    """Return the values of `columns` by epoch, without the epochs in which one of the values is not finite.
+def plot_values_by_epoch(history: dict[str, list[float]], *columns: str) -> dict[float, list[float]]:
+    """Return the values of `columns` by epoch for a plot, with accuracies in percent.
 
-    Accuracies are in percent. The result is empty if a column is absent.
+    Epochs in which one of the values is not finite are left out. The result is empty if a column is absent.
     """
     if not {"epoch", *columns} <= history.keys():
         return {}
@@ -69,7 +69,7 @@ def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positi
         seeds = [
             {
                 epoch: (epoch, value)
-                for epoch, (value,) in finite_values_by_epoch(run.history, column).items()
+                for epoch, (value,) in plot_values_by_epoch(run.history, column).items()
                 if value > 0 or not positive_only
             }
             for run in runs
@@ -87,7 +87,7 @@ def _plot_knn_against_task_metrics(runs: Sequence[PretrainResult], name: str) ->
     panels = []
     for column, label in (("accuracy", "pairs classified correctly, %"), ("information", "information, bits")):
         seeds = [
-            {epoch: (x, y) for epoch, (x, y) in finite_values_by_epoch(run.history, column, "knn_accuracy").items()}
+            {epoch: (x, y) for epoch, (x, y) in plot_values_by_epoch(run.history, column, "knn_accuracy").items()}
             for run in runs
         ]
         curve = Curve("kNN accuracy", runs[0].color, seeds)

@@ -14,7 +14,7 @@ from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import GridResults, PretrainResult
 from rr.report.plots.curves import Curve, Point, plot_curves, set_log_ticks
 from rr.report.plots.svg import Panel
-from rr.report.sections.dynamics import finite_values_by_epoch
+from rr.report.sections.dynamics import plot_values_by_epoch
 
 _COSTS = {"pairs": "pairs compared", "views": "views seen", "seconds": "seconds of training"}
 _COMPARED_COSTS = {"pairs": "{:,.0f} pairs", "seconds": "{:,.1f} seconds of training"}
@@ -79,7 +79,7 @@ def _accuracy_curve(runs: Sequence[PretrainResult], cost: str) -> Curve:
         if cost == "seconds":
             history = history | {"seconds": list(accumulate(run.record.epoch_seconds))}
         is_recorded = len(history.get(cost, [])) == len(history.get("epoch", []))
-        rows = finite_values_by_epoch(history, cost, "knn_accuracy") if is_recorded else {}
+        rows = plot_values_by_epoch(history, cost, "knn_accuracy") if is_recorded else {}
         seeds.append({epoch: (x, y) for epoch, (x, y) in rows.items() if x > 0})
     return Curve(runs[0].paths.method, runs[0].color, seeds, style=runs[0].color - 1)
 
