@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from rr import backbones
 
 
-def random_backbone(name: str) -> backbones.Backbone:
+def random_backbone(name: str, image_size: int | None = None) -> backbones.Backbone:
     """Return a backbone in eval mode whose batch norms have random parameters and statistics."""
     torch.manual_seed(0)
-    backbone = backbones.build(name)
+    backbone = backbones.build(name, image_size)
     with torch.no_grad():
         for module in backbone.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -30,6 +30,12 @@ def test_classification_metrics_by_hand() -> None:
     assert metrics["calibration_error"] == pytest.approx(0.9 - 4 / 7)
 
 
+@pytest.mark.parametrize(("labels", "top_1", "top_5"), [([0, 1], 0.5, 1), ([4, 5], 0, 0.5), ([5, 11], 0, 0)])
+def test_equal_probabilities_favor_the_first_classes(labels: list[int], top_1: float, top_5: float) -> None:
+    metrics = compute_classification_metrics(np.array(labels), np.full((2, 12), 1 / 12))
+    assert (metrics["accuracy"], metrics["top_5_accuracy"]) == (top_1, top_5)
+
+
 def test_calibration_error_by_hand() -> None:
     # Two bins: (4/15, 5/15] with confidence 0.3 and 1 of 2 correct, (12/15, 13/15] with 0.85 and 1 of 2 correct.
     error = expected_calibration_error(np.array([True, False, True, False]), np.array([0.3, 0.3, 0.85, 0.85]))

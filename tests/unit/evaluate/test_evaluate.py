@@ -364,6 +364,48 @@ def evaluate_own_images(rr: RunRr, protocol: str) -> Outcome:
     return rr(*EVALUATE[:-3], "--target", "mine", "--protocol", protocol)
 
 
+@pytest.mark.parametrize("protocol", METRICS)
+def test_one_training_image_per_class_and_a_class_without_test_images(
+    pretrained: Path, rr: RunRr, protocol: str
+) -> None:
+    """Class c has no test images, so the means over classes and the true classes do not include it."""
+    write_image_folder(pretrained / "images", {"a": 4, "b": 3, "c": 1})
+
+    def change(params: dict) -> None:
+        source = {"kind": "imagefolder", "path": "images", "test_fraction": 0.7}
+        params["methods"]["relational"].update(epochs=1)
+        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source}
+        params["protocols"]["knn"].update(neighbors=3)
+        params["protocols"]["retrieval"].update(cutoffs=[1, 3])
+        params["protocols"]["embedding"].update(images=10, perplexity=1.0)
+        for name in ("linear", "finetune"):
+            params["protocols"][name].update(label_fraction=None, images_per_class=1)
+
+    write_params(pretrained, change)
+    for command in (("fetch", "--dataset", "mine"), ("convert", "--dataset", "mine"), (*EXTRACT[:-1], "mine")):
+        assert rr(*command).code == 0
+    outcome = evaluate_own_images(rr, protocol)
+    assert outcome.code == 0, outcome.err
+    folder = pretrained / FOLDER.parent / "mine" / protocol
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["test_images"], metrics["classes"]) == (5, 3)
+    assert all(np.isfinite(value) for value in metrics.values())
+    table = pq.read_table(folder / "predictions.parquet")
+    assert json.loads(table.schema.metadata[b"class_names"]) == ["a", "b", "c"]
+    assert sorted(table["label"].to_pylist()) == [0, 0, 0, 1, 1]
+    confusion = list(csv.DictReader((folder / "confusion.csv").open()))
+    assert len(confusion) == (0 if protocol == "embedding" else 5)
+    if "prediction" in table.column_names:
+        is_correct = np.asarray(table["label"]) == np.asarray(table["prediction"])
+        accuracies = [is_correct[np.asarray(table["label"]) == label].mean() for label in range(2)]
+        assert metrics["balanced_accuracy"] == pytest.approx(np.mean(accuracies))
+        assert metrics["worst_class_accuracy"] == min(accuracies)
+        assert metrics["train_images"] == 3
+    if protocol == "retrieval":
+        assert metrics["hit_rate_at_3"] == metrics["recall_at_3"] == 1
+        assert metrics["precision_at_3"] == metrics["reranked_precision_at_3"] == pytest.approx(1 / 3)
+
+
 def test_target_without_labels_has_an_embedding_only(pretrained: Path, rr: RunRr) -> None:
     extract_own_images(pretrained, rr, {"train": 20, "test": 10})
     for protocol in set(METRICS) - {"embedding"}:

@@ -1,6 +1,7 @@
 """Compare finetuning with a direct implementation, and check that it does not change the pretrained backbone."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from rr import backbones
 from rr.compute.torch_threads import configure_torch
 from rr.data.beton import Beton, write
 from rr.data.feature_file import SplitFeatures
-from rr.data.label_fraction import keep_label_fraction
 from rr.data.shapes import generate_shapes
 from rr.errors import UserError
 from rr.evaluate import finetune
+from rr.evaluate.labeled_rows import choose_labeled_rows
 from rr.params import DatasetConfig, FinetuneConfig, ShapesSource
 from rr.params.optimizers import CONSTANT, AdamConfig, StepsScheduleConfig
 from rr.views import Augmentation, make_views
@@ -124,18 +125,38 @@ def test_learns_reproducibly(splits: tuple[Beton, Beton]) -> None:
     assert metrics_again == metrics
 
 
-def test_images_without_kept_label_are_not_used(splits: tuple[Beton, Beton], tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("label_use", "num_images"),
+    [
+        ({"label_fraction": 0.25}, 20),
+        ({"label_fraction": None, "images_per_class": 3}, 30),
+        ({"label_fraction": None, "images_per_class": 1}, 10),
+    ],
+)
+def test_images_without_kept_label_are_not_used(
+    splits: tuple[Beton, Beton], tmp_path: Path, label_use: dict, num_images: int
+) -> None:
     train, test = splits
-    kept = keep_label_fraction(train.labels, 0.25, 5) >= 0
-    expected, metrics = train_and_predict(splits, label_fraction=0.25)
-    assert metrics["train_images"] == kept.sum() < 30
+    kept = np.isin(np.arange(len(train)), choose_labeled_rows(train.labels, make_config(**label_use), 5))
+    expected, metrics = train_and_predict(splits, **label_use)
+    assert metrics["train_images"] == kept.sum() == num_images
+    assert set(train.labels[kept]) == set(range(10))
     assert train.images is not None
     changed_images = np.where(kept[:, None, None, None], train.images, 0)
     write(tmp_path / "train", changed_images, np.where(kept, train.labels, (train.labels + 1) % 10), train.index)
     changed_train = Beton(tmp_path / "train", threads=1)
     changed_train.labels[:] = train.labels  # labels decide which images are kept
-    probabilities, _ = train_and_predict((changed_train, test), label_fraction=0.25)
+    probabilities, _ = train_and_predict((changed_train, test), **label_use)
     assert np.array_equal(probabilities, expected)
+
+
+def test_accuracy_in_training_is_that_of_the_images_in_mini_batches(splits: tuple[Beton, Beton]) -> None:
+    """With mini-batches of three images, the last of the ten images is skipped, so it is neither right nor wrong."""
+    _, metrics = train_and_predict(
+        splits, label_fraction=None, images_per_class=1, batch_size=3, epochs=60, augmentation=Augmentation(),
+        schedule=CONSTANT,
+    )  # fmt: skip
+    assert (metrics["train_accuracy"], metrics["train_images"]) == (1, 10)
 
 
 def test_resnet_can_be_finetuned(splits: tuple[Beton, Beton]) -> None:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from rr.evaluate.knn import predict_probabilities
 from rr.evaluate.knn_vote import knn_vote
 from rr.evaluate.similarity import normalize_rows
+from rr.params import KnnConfig
 
 
 def test_votes_by_hand() -> None:
@@ -25,6 +27,33 @@ def test_all_images_may_vote_and_tiny_temperatures_are_finite() -> None:
         assert np.isfinite(votes).all()
         assert votes.sum(1) == pytest.approx(np.ones(5))
     assert votes == pytest.approx(np.full((5, 2), 0.5))  # at a high temperature, all votes have the same weight
+
+
+@pytest.mark.parametrize("num_neighbors", [2, 3, 4])
+def test_tied_images_fill_the_remaining_votes(num_neighbors: int) -> None:
+    """Which of the images with equal similarity vote is not specified, but not how many of them, or their weight."""
+    similarity = np.full((1, 300), 0.4, np.float32)
+    similarity[0, 150] = 0.5
+    votes = knn_vote(similarity, np.arange(300), 300, num_neighbors, 0.1)[0]
+    tied = np.exp(-0.1 / 0.1)
+    total = 1 + (num_neighbors - 1) * tied
+    assert votes[150] == pytest.approx(1 / total)
+    others = np.delete(votes, 150)
+    assert others[others > 0] == pytest.approx(np.full(num_neighbors - 1, tied / total))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_classes_with_equal_votes_have_equal_probabilities(seed: int) -> None:
+    """Classes 1 and 2 have a neighbor of each similarity. Their sums must not differ by a rounding error."""
+    order = np.random.default_rng(seed).permutation(1000)
+    cosine = np.append(np.repeat(np.linspace(0.9, 0.2, 200), 2), np.full(600, -0.5)).astype(np.float32)[order]
+    labels = np.append(np.tile([1, 2], 200), np.zeros(600, np.int64))[order]
+    config = KnnConfig(kind="knn", neighbors=400, temperature=0.07)
+    assert knn_vote(cosine[None], labels, 3, config.neighbors, config.temperature).tolist() == [[0, 0.5, 0.5]]
+    # The images of this gallery have these similarities to the query.
+    gallery = np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1)
+    probabilities = predict_probabilities(gallery, labels, np.array([[2, 0]], np.float32), 3, config)
+    assert probabilities == pytest.approx(np.array([[0, 0.5, 0.5]]), abs=1e-4)
 
 
 def test_rows_are_normalized_and_zeros_stay_zero() -> None:

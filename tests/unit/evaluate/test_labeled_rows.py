@@ -108,22 +108,21 @@ def test_problems_are_found_before_the_training(changes: dict, expected: str | N
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("protocol", "changes", "expected"),
     [
-        ({"images_per_class": 3}, "protocols.linear: set exactly one of label_fraction and images_per_class"),
-        ({"label_fraction": None}, "protocols.linear: set exactly one of label_fraction and images_per_class"),
-        (
-            {"learning_rate": [0.1]},
-            "protocols.linear.learning_rate: must be a positive number, or a list of at least two",
+        *(
+            (protocol, changes, f"protocols.{protocol}: set exactly one of label_fraction and images_per_class")
+            for protocol in ("linear", "finetune")
+            for changes in ({"images_per_class": 3}, {"label_fraction": None})
         ),
-        (
-            {"learning_rate": "x"},
-            "protocols.linear.learning_rate: must be a positive number, or a list of at least two",
+        *(
+            ("linear", {"learning_rate": rate}, "protocols.linear.learning_rate: must be a positive number, or a list")
+            for rate in ([0.1], "x")
         ),
     ],
 )
-def test_invalid_settings_raise(tmp_path: Path, changes: dict, expected: str) -> None:
-    write_params(tmp_path, lambda params: params["protocols"]["linear"].update(changes))
+def test_invalid_settings_raise(tmp_path: Path, protocol: str, changes: dict, expected: str) -> None:
+    write_params(tmp_path, lambda params: params["protocols"][protocol].update(changes))
     with pytest.raises(UserError) as caught:
         load_params(tmp_path / "params.yaml")
     assert expected in str(caught.value)

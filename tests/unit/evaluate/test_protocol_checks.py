@@ -78,6 +78,14 @@ def test_class_without_training_images_is_refused() -> None:
             {"label_fraction": 0.04},
             "is less than one image for each of the 3 classes: raise it in params.yaml",
         ),
+        ("linear", {"label_fraction": None, "images_per_class": 20}, None),
+        ("finetune", {"label_fraction": None, "images_per_class": 20}, None),
+        (
+            "finetune",
+            {"label_fraction": None, "images_per_class": 21},
+            "protocols.finetune.images_per_class: 21 exceeds the number of training images in the smallest class of "
+            "mine (20): lower it in params.yaml",
+        ),
         ("finetune", {"batch_size": 1}, "finetuning needs mini-batches of at least two images, got 1"),
         ("embedding", {"perplexity": 1000.0}, None),
     ],

@@ -1,5 +1,7 @@
 """Compare the retrieval protocol with rankings computed by hand, including ties, and with scikit-learn."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from evaluation_inputs import make_inputs, replace_methods
@@ -18,7 +20,7 @@ DATASET = DatasetConfig(
 )
 
 
-def write_split(path, features: list[float], labels: list[int], first_index: int = 0) -> SplitFeatures:
+def write_split(path: Path, features: list[float], labels: list[int], first_index: int = 0) -> SplitFeatures:
     """Write a beton in which each image's pixel values are its position, and return the features."""
     images = (np.full((8, 8, 3), position % 256, np.uint8) for position in range(len(labels)))
     split = SplitFeatures(one_dimensional(features), np.array(labels), first_index + np.arange(len(labels)))
@@ -31,7 +33,7 @@ def one_dimensional(values: list[float]) -> np.ndarray:
 
 
 @pytest.fixture
-def inputs(tmp_path) -> EvaluationInputs:
+def inputs(tmp_path: Path) -> EvaluationInputs:
     """Four training images with features 1, 2, 3, 4 and two queries with features 0 and 5.
 
     The query at 0 (class 0) ranks the images 1, 2, 3, 4, of which 1 and 3 are relevant. The query at 5 (class 1) ranks
@@ -58,6 +60,35 @@ def test_metrics_by_hand(inputs: EvaluationInputs) -> None:
     assert [list(row) for row in result.columns["neighbors"]] == [[100, 101, 102], [103, 102, 101]]
     assert [list(row) for row in result.columns["neighbor_labels"]] == [[0, 1, 0], [1, 0, 1]]
     assert np.allclose(result.columns["similarities"][0], [-1, -4, -9])
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+def test_one_training_image_per_class(tmp_path: Path, has_head: bool) -> None:
+    """With one relevant image, precision and recall depend only on its rank. Class 2 has no test images."""
+    betons = {split: tmp_path / split for split in ("train", "test")}
+    train = write_split(betons["train"], [1.0, 2.0, 4.0], [0, 1, 2])
+    test = write_split(betons["test"], [0.0, 0.0, 5.0], [0, 1, 1])  # the ranks of the relevant images are 1, 2 and 2
+    # The logit of a pair is its larger feature, so for the queries at 0, the head ranks the largest image first.
+    ones = np.ones((1, 1), np.float32)
+    head = NumpyRelationHead("max", ones, np.zeros(1, np.float32), ones[0], 0.0) if has_head else None
+    inputs = make_inputs(train, test, betons, DATASET, ["a", "b", "c"], load_relation_head=lambda: head)
+    result = retrieval.evaluate(inputs, RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1, 2, 3]))
+    expected = {
+        "mean_average_precision": (1 + 1 / 2 + 1 / 2) / 3,
+        "precision_at_1": 1 / 3, "recall_at_1": 1 / 3, "hit_rate_at_1": 1 / 3,
+        "precision_at_2": 1 / 2, "recall_at_2": 1, "hit_rate_at_2": 1,
+        "precision_at_3": 1 / 3, "recall_at_3": 1, "hit_rate_at_3": 1,
+        "train_images": 3,
+    }  # fmt: skip
+    reranked = {
+        "reranked_mean_average_precision": (1 / 3 + 1 / 2 + 1 / 2) / 3, "reranked_precision_at_1": 0,
+        "reranked_precision_at_2": 1 / 3, "reranked_precision_at_3": 1 / 3,
+    }  # fmt: skip
+    assert result.metrics == pytest.approx(expected | (reranked if has_head else {}))
+    assert result.predictions is not None
+    assert result.predictions.tolist() == [0, 0, 2]
+    tile, gap = 8 + 4, 2
+    assert result.examples.shape == (2 * (tile + gap) + gap, 4 * (tile + gap) + gap, 3)  # a row per class in the test
 
 
 @pytest.mark.parametrize(("reranked", "order"), [(2, [1, 0, 2, 3]), (100, [3, 2, 1, 0])])

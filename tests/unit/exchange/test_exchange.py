@@ -278,6 +278,26 @@ def rename_sequential(name: str, state: dict[str, Tensor], *, with_all_layers: b
     return {f"{layers.index(layer)}.{rest}": state[key] for key, (layer, _, rest) in parts.items()}
 
 
+def make_optimizer() -> torch.optim.Optimizer:
+    return torch.optim.SGD(nn.Linear(1, 1).parameters())
+
+
+def convert_to_channels_last(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    formats = {4: torch.channels_last}
+    return {key: value.to(memory_format=formats.get(value.ndim, torch.preserve_format)) for key, value in state.items()}
+
+
+def share_storage(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the same tensors, of which those of the same type are views of one tensor, as in fused optimizers."""
+    shared = {}
+    for dtype in {value.dtype for value in state.values()}:
+        names = [name for name, value in state.items() if value.dtype == dtype]
+        sizes = [state[name].numel() for name in names]
+        parts = torch.cat([state[name].flatten() for name in names]).split(sizes)
+        shared |= {name: part.view(state[name].shape) for name, part in zip(names, parts, strict=True)}
+    return shared
+
+
 # For each program, a function that wraps a state dict as the program does, and the tensors that are ignored.
 LAYOUTS: dict[str, tuple[Callable[[str, dict[str, Tensor]], Any], str]] = {
     "DataParallel": (lambda name, state: add_prefix("module.", state), ""),
@@ -321,6 +341,36 @@ LAYOUTS: dict[str, tuple[Callable[[str, dict[str, Tensor]], Any], str]] = {
     "lists and tuples": (lambda name, state: [3, ("epoch", [{"model": state}]), make_heads("1")],
         "2 tensors: 2.1.weight, 2.1.bias",
     ),
+    "VISSL": (
+        lambda name, state: {
+            "classy_state_dict": {"base_model": {"model": {"trunk": add_prefix("_feature_blocks.", state)}}},
+        },
+        "",
+    ),
+    "averaged weights": (
+        lambda name, state: {"n_averaged": torch.tensor(3)} | add_prefix("module.", state) | make_heads("module.fc"),
+        "3 tensors: n_averaged, module.fc.weight, module.fc.bias",
+    ),
+    "scheduler and scaler": (
+        lambda name, state: {
+            "model": state, "scheduler": torch.optim.lr_scheduler.MultiStepLR(make_optimizer(), [3]).state_dict(),
+            "scaler": torch.amp.GradScaler("cpu").state_dict(), "device": torch.device("cuda", 0), "seen": {1, 2},
+        },
+        "",
+    ),
+    "trainable parameters": (
+        lambda name, state: {key: nn.Parameter(value, value.is_floating_point()) for key, value in state.items()},
+        "",
+    ),
+    "channels last": (lambda name, state: convert_to_channels_last(state), ""),
+    "parts of one storage": (lambda name, state: share_storage(state), ""),
+    "sparse and meta tensors": (
+        lambda name, state: {
+            "model": state, "mask": {"weight": torch.eye(2).to_sparse(), "bias": torch.ones(2, device="meta")},
+        },
+        "",
+    ),
+    "numbers as keys": (lambda name, state: {0: make_heads("fc"), "model": state}, ""),
     "equal copies": (
         lambda name, state: {"model": state, "model_ema": {key: value.clone() for key, value in state.items()}},
         r"\d+ tensors: .*, …",
@@ -338,6 +388,17 @@ def test_layout_of_another_program_is_imported(tmp_path: Path, name: str, layout
     assert has_same_features(load_backbone(tmp_path / "b.safetensors"), backbone)
     expected = f"; ignored {ignored}. To use" if ignored else r"features(, from the weights [^;]*)?\. To"
     assert re.search(expected, message)
+
+
+def test_sequence_of_the_layers_of_torchvision_is_imported(tmp_path: Path) -> None:
+    """lightly and others drop the classifier this way, so that the layers are numbered as in torchvision's network."""
+    backbone = random_backbone("resnet18")
+    network = torchvision.models.resnet18()
+    network.load_state_dict(backbone.state_dict(), strict=False)
+    layers = nn.Sequential(*list(network.children())[:-1], nn.Flatten())
+    torch.save({"state_dict": add_prefix("backbone.", layers.state_dict())}, tmp_path / "c.pt")
+    import_backbone(tmp_path / "c.pt", "resnet18", tmp_path / "b.safetensors")
+    assert has_same_features(load_backbone(tmp_path / "b.safetensors"), backbone)
 
 
 @pytest.mark.slow
@@ -619,6 +680,37 @@ def test_export_gives_the_same_features_for_any_batch_size(
             expected = backbone(random_images(B, image_size))
             assert (forward(random_images(B, image_size)) - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert sorted(os.listdir(tmp_path)) == ["b.safetensors", output.name, f"{output.name}.md"]
+
+
+def read_exported_weights(kind: str, file: Path) -> dict[str, Tensor]:
+    """Return the state dict that an exported file contains, as another program would read it."""
+    if kind == "state-dict":
+        return torch.load(file, weights_only=True)
+    if kind == "torchscript":
+        return torch.jit.load(file).state_dict()
+    return torch.export.load(io.BytesIO(file.read_bytes())).state_dict
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "size", "kind"),
+    [
+        *(("conv4", None, kind) for kind in ("state-dict", "torchscript", "torch-export")),
+        ("resnet8", None, "state-dict"),
+        ("shufflenet_v2_x0_5", 32, "state-dict"),
+        ("shufflenet_v2_x0_5", 32, "torchscript"),
+    ],
+)
+def test_exported_weights_can_be_imported_again(tmp_path: Path, name: str, size: int | None, kind: str) -> None:
+    backbone, output = random_backbone(name, size), tmp_path / f"out{SUFFIXES[kind][0]}"
+    head, preprocessing = RelationHead(backbone.num_features), Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    save_backbone(backbone, tmp_path / "full.safetensors", preprocessing, {"relation_head": head}, "cat")
+    export_backbone(tmp_path / "full.safetensors", kind, output)
+    torch.save(read_exported_weights(kind, output), tmp_path / "c.pt")
+    message = import_backbone(tmp_path / "c.pt", name, tmp_path / "imported.safetensors", image_size=size)
+    assert "ignored" not in message
+    save_backbone(backbone, tmp_path / "direct.safetensors")  # only the backbone
+    assert (tmp_path / "imported.safetensors").read_bytes() == (tmp_path / "direct.safetensors").read_bytes()
 
 
 def test_export_keeps_the_preprocessing(tmp_path: Path) -> None:

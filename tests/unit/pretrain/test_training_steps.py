@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import golden
+import numpy as np
 import pytest
 import torch
 from golden import PARAMS, small_config
 from torch import Tensor
 
+from rr import backbones
 from rr.data.view_loader import Batch
-from rr.methods.base import Metrics
+from rr.methods.base import Method, Metrics
 from rr.methods.supervised import Supervised
 from rr.params.optimizers import SGDConfig, SmoothScheduleConfig
 from rr.paths import PretrainFolder
 from rr.pretrain import Job, pretrain
-from rr.pretrain.loop import Trainer
+from rr.pretrain.loop import Trainer, _forward
 from rr.views.augmentation import Augmentation
 
 NUM_IMAGES, BATCH_SIZE = 60, 25
@@ -116,6 +118,27 @@ def test_every_second_view_uses_the_second_augmentation(record: Callable[..., Re
     assert torch.allclose(second, inverted, atol=1e-5)
     assert torch.allclose(third, first, atol=1e-5)
     assert torch.allclose(fourth, inverted, atol=1e-5)
+
+
+def test_metrics_of_a_step_are_sums_without_gradients() -> None:
+    """A metric may be a Python, numpy or torch number. The loss counts once per image, and nothing is averaged."""
+
+    class Own(Method):
+        def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+            loss = self.backbone(views).sum()
+            assert random_inputs == self.sample_random_inputs(len(labels), torch.Generator()) == ()
+            return loss, {"accuracy": (2, len(labels)), "slope": (loss, 1.5), "numpy": (np.float32(0.5), np.int64(7))}
+
+    method, views = Own(backbones.build("conv4")), torch.ones(3, 3, 16, 16)
+    loss, metrics = _forward("mine:Own", method, torch.add, "float32", (views, views), torch.zeros(3).long(), ())
+    value = loss.item()
+    assert {name: tuple(pair.tolist()) for name, pair in metrics.items()} == {
+        "loss": (pytest.approx(3 * value), 3), "finite": (1, 1), "accuracy": (2, 3), "slope": (value, 1.5),
+        "numpy": (0.5, 7),
+    }  # fmt: skip
+    assert {(pair.dtype, pair.requires_grad) for pair in metrics.values()} == {(torch.float64, False)}
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in method.parameters())
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])

@@ -1,15 +1,20 @@
 """Tests of the check of a grid before the first training."""
 
+import argparse
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import PRETRAIN, RunRr, add_dataset, write_params
 from PIL import Image
 
 from rr import paths
+from rr.commands import _check_pretraining
+from rr.errors import UserError
 from rr.params import Params, load_params
 from rr.workflow import grid_checks, suites
 from rr.workflow.estimates import estimate_min_step_bytes
@@ -244,6 +249,77 @@ def test_step_that_does_not_fit_in_memory_is_refused(project: Path, monkeypatch:
 
 def test_memory_of_this_machine_is_known() -> None:
     assert 1e8 < grid_checks._memory_bytes("cpu") < 1e14
+
+
+MEMINFO = "MemTotal:       4 kB\nMemFree:        1 kB\nSwapTotal:      1 kB\n"  # with swap, 5,120 bytes
+
+
+@pytest.mark.parametrize(
+    ("files", "address_space", "expected"),
+    [
+        ({}, -1, sys.maxsize),
+        ({"proc/meminfo": MEMINFO}, -1, 5120),
+        ({"proc/meminfo": MEMINFO}, 3000, 3000),
+        ({"proc/meminfo": "MemTotal: unknown"}, 3000, 3000),
+        # A cgroup limits the memory without swap. The first file is that of cgroup v2, the second that of v1.
+        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": "2000\n"}, -1, 3024),
+        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": "max\n"}, -1, 5120),
+        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory/memory.limit_in_bytes": "2000\n"}, -1, 3024),
+        ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, -1, 5120),
+        ({"sys/fs/cgroup/memory.max": "2000\n"}, -1, 2000),
+        ({"sys/fs/cgroup/memory.max": "2000\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "1000\n"}, -1, 1000),
+    ],
+)
+def test_memory_is_the_lowest_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], address_space: int, expected: int
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(grid_checks, "Path", lambda root, *parts: Path(f"{tmp_path}{root}", *parts))
+    monkeypatch.setattr(grid_checks.resource, "getrlimit", lambda limit: (address_space, -1))
+    assert grid_checks._memory_bytes("cpu") == expected
+
+
+def test_step_that_does_not_fit_on_the_gpu_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, run = load(project), paths.PretrainPaths("shapes", "conv4", "relational", 1)
+    needed = estimate_min_step_bytes(params, run, 32 * 4)
+    memory = {"cuda:0": needed, "cuda:1": needed - 1}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: argparse.Namespace(total_memory=memory[device])
+    )
+    assert find_memory_problem(params, run, "cuda:0") is None
+    assert f"of memory, but the GPU has {(needed - 1) / 1e9:.1f} GB" in str(find_memory_problem(params, run, "cuda:1"))
+
+
+@pytest.mark.parametrize("variable", [None, "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"])
+def test_cluster_job_checks_only_the_memory_of_its_own_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
+    """The other runs of the grid may have more memory, because their jobs may run on other machines."""
+
+    def change(params: dict) -> None:
+        params["methods"]["large"] = {**params["methods"]["relational"], "batch_size": 200}
+        params["grid"]["method"] = ["relational", "large"]
+
+    params = load(project, change)
+    small, large = (paths.PretrainPaths("shapes", "conv4", name, 1) for name in ("relational", "large"))
+    monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: estimate_min_step_bytes(params, small, 32 * 4))
+    if variable:
+        monkeypatch.setenv(variable, "1")
+        usage = shutil.disk_usage(".")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))  # not checked in a job
+    else:
+        with pytest.raises(UserError, match=r"a training step of large on shapes .* this machine has"):
+            _check_pretraining(params, small, "cpu", 1, Path("params.yaml"))
+    with pytest.raises(UserError, match="so nothing was started:\na training step of large on shapes"):
+        _check_pretraining(params, large, "cpu", 1, Path("params.yaml"))
+    if variable:
+        _check_pretraining(params, small, "cpu", 1, Path("params.yaml"))
+        # Problems with labels and numbers of images do not depend on the machine, so the whole grid is checked.
+        params = load(project, lambda params: (change(params), params["protocols"]["knn"].update(neighbors=201)))
+        with pytest.raises(UserError, match="neighbors: 201 exceeds"):
+            _check_pretraining(params, small, "cpu", 1, Path("params.yaml"))
 
 
 def test_minimum_memory_is_counted_by_hand(project: Path) -> None:
