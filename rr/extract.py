@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rr.backbones.weights import load_backbone
-from rr.data.beton import open_split
 from rr.data.feature_file import SplitFeatures, write_features
+from rr.data.photograph_beton import open_split
 from rr.errors import UserError
 from rr.evaluate.feature_extraction import extract_features
 from rr.evaluate.target_dataset import TargetDataset

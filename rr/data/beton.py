@@ -28,7 +28,6 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError
 
 _FIELDS = ("image", "label", "index")
@@ -380,24 +379,6 @@ class Beton:
 
             self._loader = make_loader(self.path, SimpleRGBImageDecoder(), self.threads)
         yield from iter_epoch(self._loader, order, batch_size)
-
-
-def open_split(path: Path, preprocessing: Preprocessing, *, threads: int) -> Beton:
-    """Open a split of a converted dataset.
-
-    Args:
-        path: the beton.
-        preprocessing: the preprocessing of the dataset.
-        threads: number of threads that FFCV uses to read and decode images.
-
-    Raises:
-        UserError: if the file is missing or damaged.
-    """
-    if preprocessing.stored_size is None:
-        return Beton(path, threads=threads)
-    from rr.data.photograph_beton import PhotographBeton
-
-    return PhotographBeton(path, preprocessing.image_size, threads=threads)
 
 
 def make_loader(path: Path, decoder: Any, threads: int, batches_ahead: int = 3) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from rr.data.beton import Beton, import_ffcv, iter_epoch, make_loader, validate
-from rr.data.preprocessing import shorter_side_before_crop
+from rr.data.preprocessing import Preprocessing, shorter_side_before_crop
 from rr.views.augmentation import Augmentation
 from rr.views.resize_kernel import resize_box
 from rr.views.view_parameters_kernel import sample_resized_crop
@@ -104,6 +104,22 @@ class PhotographBeton(Beton):
         decoder, loader = self._loaders[key]
         decoder.shape = (num_views, self.image_size, self.image_size, 3)
         yield from iter_epoch(loader, samples, batch_size)
+
+
+def open_split(path: Path, preprocessing: Preprocessing, *, threads: int) -> Beton:
+    """Open a split of a converted dataset.
+
+    Args:
+        path: the beton.
+        preprocessing: the preprocessing of the dataset.
+        threads: number of threads that FFCV uses to read and decode images.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    if preprocessing.stored_size is None:
+        return Beton(path, threads=threads)
+    return PhotographBeton(path, preprocessing.image_size, threads=threads)
 
 
 def _center_crop_renderer(shorter_side: int) -> Callable[..., None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rr.data.beton import Beton, open_split, read_images
+from rr.data.beton import Beton, read_images
 from rr.data.feature_file import SplitFeatures
 from rr.errors import UserError
 from rr.evaluate.relation_head import NumpyRelationHead, load_relation_head
@@ -56,6 +56,8 @@ class EvaluationInputs:
 
     def open_split(self, split: str) -> Beton:
         """Open the images of a split."""
+        from rr.data.photograph_beton import open_split
+
         return open_split(self.target.betons[split], self.target.preprocessing, threads=self.threads)
 
     def load_backbone(self) -> Backbone:

@@ -27,8 +27,9 @@ from rr.compute.device import compile_for_gpu
 from rr.compute.optimizers import make_optimizer, set_learning_rates
 from rr.compute.process_group import ProcessGroup
 from rr.compute.torch_threads import single_threaded
-from rr.data.beton import Beton, open_split
+from rr.data.beton import Beton
 from rr.data.label_fraction import keep_label_fraction
+from rr.data.photograph_beton import open_split
 from rr.data.view_loader import Batch, ViewLoader
 from rr.errors import UserError
 from rr.evaluate.feature_extraction import extract_features

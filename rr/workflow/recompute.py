@@ -10,7 +10,7 @@ import torch
 
 from rr import backbones, methods, paths
 from rr.compute.process_group import ProcessGroup
-from rr.data.beton import open_split
+from rr.data.photograph_beton import open_split
 from rr.pretrain.checkpoint import load_epoch_start
 from rr.pretrain.job import Job
 from rr.pretrain.loop import Trainer, format_history, save_method

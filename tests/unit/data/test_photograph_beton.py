@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from rr.data import beton
 from rr.data.image_decoding import crop_center
-from rr.data.photograph_beton import PhotographBeton
+from rr.data.photograph_beton import PhotographBeton, open_split
 from rr.data.preprocessing import Preprocessing
 from rr.data.view_loader import ViewLoader
 from rr.errors import UserError
@@ -180,9 +180,9 @@ def test_as_single_views_keeps_the_order() -> None:
 
 
 def test_open_split_chooses_by_stored_size(photographs: PhotographBeton, tmp_path: Path) -> None:
-    assert isinstance(beton.open_split(photographs.path, DATASET, threads=1), PhotographBeton)
+    assert isinstance(open_split(photographs.path, DATASET, threads=1), PhotographBeton)
     beton.write(tmp_path / "x", np.zeros((2, SIZE, SIZE, 3), np.uint8), np.zeros(2, np.int64), np.arange(2))
-    squares = beton.open_split(tmp_path / "x", replace(DATASET, stored_size=None), threads=1)
+    squares = open_split(tmp_path / "x", replace(DATASET, stored_size=None), threads=1)
     assert type(squares) is beton.Beton
 
 

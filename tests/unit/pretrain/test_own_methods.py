@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rr import backbones
 from rr.backbones.weights import save_backbone
 from rr.compute.process_group import ProcessGroup
-from rr.data.beton import open_split
+from rr.data.photograph_beton import open_split
 from rr.errors import UserError
 from rr.methods.base import Method, Metrics, check_loss_result
 from rr.methods.initial_weights import load_initial_weights

@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from rr import backbones, commands, methods
 from rr.backbones.weights import load_backbone
 from rr.compute.process_group import ProcessGroup
-from rr.data.beton import Beton, open_split
+from rr.data.beton import Beton
+from rr.data.photograph_beton import open_split
 from rr.paths import PretrainFolder
 from rr.pretrain import Job, loop, pretrain
 from rr.pretrain.loop import Trainer
