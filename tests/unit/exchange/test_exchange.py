@@ -3,7 +3,6 @@
 import argparse
 import datetime
 import io
-import json
 import os
 import re
 from collections import defaultdict
@@ -16,7 +15,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from helpers import ROOT, Malicious, RunRr
+from helpers import Malicious, RunRr
 from networks import random_backbone, random_images
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
@@ -34,7 +33,6 @@ from rr.methods.initial_weights import load_initial_weights
 from rr.methods.relation.head import RelationHead
 from rr.methods.requirements import find_weights_problem
 from rr.params import ImportedConfig
-from rr.runtime import weights_lookup
 from rr.runtime.hashing import file_sha256
 from rr.runtime.weights_lookup import find_weights
 
@@ -732,23 +730,6 @@ def test_image_size_without_effect_raises(tmp_path: Path, rr: RunRr, kind: str) 
     message = f"--image-size 64 has no effect with --format {kind}, which stores only weights: omit this option"
     assert (outcome.code, outcome.err) == (2, f"rr: {message}\n")
     assert not output.exists()
-
-
-@pytest.mark.parametrize("weights", sorted(weights_lookup.FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
-def test_released_weights_are_those_of_a_published_run(weights: Path) -> None:
-    """Each has a model card and, if it contains a relation head, the head's calibration on the pretraining dataset."""
-    dataset = weights.stem.split("-")[1]
-    published = (ROOT / "docs/results").glob(f"*/runs/pretrain/{dataset}/conv4/*/1/backbone.safetensors")
-    assert file_sha256(weights) in map(file_sha256, published)
-    card = weights.with_name(f"{weights.name}.md").read_text()
-    assert f"| file | {weights.name} (safetensors), SHA-256 {file_sha256(weights)} |" in card
-    assert f"| {dataset} | linear | accuracy |" in card
-    calibration = weights.with_suffix(".json")
-    assert calibration.exists() == ("relational" in weights.stem)
-    if calibration.exists():
-        metrics = json.loads(calibration.read_text())
-        assert metrics["target"] == dataset
-        assert metrics["relation_slope"] > 0
 
 
 def test_export_of_released_weights(tmp_path: Path) -> None:

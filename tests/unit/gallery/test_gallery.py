@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import RunRr, write_params
+from helpers import ROOT, RunRr, write_params
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import random_backbone
@@ -707,19 +707,21 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
     assert load_feature_extractor("tiny").weights == Path("tiny")
 
 
-def test_released_weights_match_their_cards() -> None:
-    names = sorted(file.stem for file in RELEASED.glob("*.safetensors"))
-    assert names
-    for name in names:
-        card = (RELEASED / f"{name}.safetensors.md").read_text()
-        file = RELEASED / f"{name}.safetensors"
-        assert card.count(file_sha256(file)) == 2  # of the file, and of the run's backbone.safetensors
-        backbone = load_feature_extractor(name)
-        assert np.isfinite(backbone.extract(np.zeros((2, 32, 32, 3), np.uint8))).all()
-        if load_relation_head(file):
-            metrics = json.loads(file.with_suffix(".json").read_text())
-            assert metrics["relation_accuracy"] > 0.8
-            assert metrics["target"] == "cifar10"
+@pytest.mark.parametrize("file", sorted(RELEASED.glob("*.safetensors")), ids=lambda file: file.stem)
+def test_released_weights_are_those_of_a_published_run_and_match_their_card(file: Path) -> None:
+    dataset = file.stem.split("-")[1]
+    published = (ROOT / "docs/results").glob(f"*/runs/pretrain/{dataset}/conv4/*/1/backbone.safetensors")
+    assert file_sha256(file) in map(file_sha256, published)
+    card = file.with_name(f"{file.name}.md").read_text()
+    assert card.count(file_sha256(file)) == 2  # of the file, and of the run's backbone.safetensors
+    assert f"| {dataset} | linear | accuracy |" in card
+    backbone = load_feature_extractor(file.stem)
+    assert np.isfinite(backbone.extract(np.zeros((2, 32, 32, 3), np.uint8))).all()
+    if load_relation_head(file):
+        metrics = json.loads(file.with_suffix(".json").read_text())
+        assert metrics["relation_accuracy"] > 0.8
+        assert metrics["relation_slope"] > 0
+        assert metrics["target"] == dataset
 
 
 def test_weights_are_downloaded_from_the_hugging_face_hub(folder: Path) -> None:
