@@ -223,6 +223,11 @@ def _load_tensors(file: Path) -> Any:
                 f"{file} is a TorchScript program: save its weights with torch.save(torch.jit.load(FILE).state_dict(), "
                 "NEW_FILE), and import the new file"
             ) from error
+        if "locating file data.pkl" in str(error):
+            raise UserError(
+                f"{file} is a zip archive, but not a checkpoint. If torch.export saved it, save its weights with "
+                "torch.save(torch.export.load(FILE).state_dict, NEW_FILE), and import the new file"
+            ) from error
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
         if forbidden:
             raise UserError(

@@ -533,6 +533,18 @@ def test_torchscript_program_raises(tmp_path: Path) -> None:
         import_backbone(tmp_path / "c.pt", "conv4")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_exported_program_raises_and_its_weights_can_be_imported(tmp_path: Path) -> None:
+    backbone = random_backbone("conv4")
+    program = tmp_path / "c.pt2"
+    torch.export.save(torch.export.export(backbone, (torch.zeros(1, 3, 32, 32),)), program)
+    with pytest.raises(UserError, match=r"c\.pt2 is a zip archive, but not a checkpoint\. If torch.export saved it, "):
+        import_backbone(program, "conv4")
+    torch.save(torch.export.load(program).state_dict, tmp_path / "c.pt")  # as the message says
+    import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b.safetensors")
+    assert has_same_features(load_backbone(tmp_path / "b.safetensors"), backbone)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_raises_and_does_not_run(tmp_path: Path, zipped: bool) -> None:
     file, trace = tmp_path / "c.tar", tmp_path / "trace"
