@@ -42,7 +42,7 @@ app.add_typer(suite, name="suite")
 
 
 def _check_project(params: Path) -> Path:
-    """Raise UserError if the parameter file belongs to a project in a different folder.
+    """Return `params`, or raise UserError if the file belongs to a project in a different folder.
 
     All other paths are relative to the current folder, so the results would be outside the project. DVC passes the
     variable RR_PARAMS on to its stages, but tracks only params.yaml.

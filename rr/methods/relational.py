@@ -28,8 +28,8 @@ class RelationalReasoning(Method):
     """Train a backbone and a head to distinguish two views of the same image from views of two different images.
 
     The paper does not explain how its semi-supervised runs use labels. Here, the positive partner of a labeled image is
-    a random image of the mini-batch with the same label, possibly the image itself. Its negative partner is an image
-    with a different label or without a label, unless all images of the mini-batch have the same label.
+    a random image of the mini-batch with the same label, possibly the image itself. The negative partner of an image
+    has a different label or no label, unless all images of the mini-batch have the same label.
     """
 
     def __init__(self, config: RelationalConfig, backbone: Backbone) -> None:

@@ -707,15 +707,28 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
     assert load_feature_extractor("tiny").weights == Path("tiny")
 
 
-@pytest.mark.parametrize("file", sorted(RELEASED.glob("*.safetensors")), ids=lambda file: file.stem)
-def test_released_weights_are_those_of_a_published_run_and_match_their_card(file: Path) -> None:
-    dataset = file.stem.split("-")[1]
+DOCUMENTED_WEIGHTS = dict(
+    re.findall(
+        r"^\| `(\S+)` \| .* \| (\d+\.\d\d) % \|", (ROOT / "docs/guides/weights.md").read_text(encoding="utf-8"), re.M
+    )
+)
+
+
+def test_all_released_weights_are_documented() -> None:
+    names = {file.stem for file in RELEASED.glob("*.safetensors")}
+    assert names == DOCUMENTED_WEIGHTS.keys()
+    assert names
+
+
+@pytest.mark.parametrize(("name", "accuracy"), DOCUMENTED_WEIGHTS.items())
+def test_released_weights_are_those_of_a_published_run_and_match_their_card(name: str, accuracy: str) -> None:
+    file, dataset = RELEASED / f"{name}.safetensors", name.split("-")[1]
     published = (ROOT / "docs/results").glob(f"*/runs/pretrain/{dataset}/conv4/*/1/backbone.safetensors")
     assert file_sha256(file) in map(file_sha256, published)
     card = file.with_name(f"{file.name}.md").read_text()
     assert card.count(file_sha256(file)) == 2  # of the file, and of the run's backbone.safetensors
-    assert f"| {dataset} | linear | accuracy |" in card
-    backbone = load_feature_extractor(file.stem)
+    assert f"| {dataset} | linear | accuracy | {float(accuracy) / 100:.4f} |" in card
+    backbone = load_feature_extractor(name)
     assert np.isfinite(backbone.extract(np.zeros((2, 32, 32, 3), np.uint8))).all()
     if load_relation_head(file):
         metrics = json.loads(file.with_suffix(".json").read_text())
