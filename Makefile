@@ -25,8 +25,9 @@ $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
 
 # Compare the published results with their records, and write their reports. Nothing is trained.
 results: setup
-	workflow/results.sh check docs/results/cifar-conv4 .results/cifar-conv4
-	workflow/results.sh check docs/results/cifar100-conv4 .results/cifar100-conv4
+	for name in cifar-conv4 cifar100-conv4 cifar-seeds; do \
+	    workflow/results.sh check docs/results/$$name .results/$$name || exit; \
+	done
 	@echo "reports: $(CURDIR)/.results/*/report/index.html"
 
 # By default, pytest-xdist starts the files with the fewest tests last, and the slowest tests are in such files. Sorted by
@@ -52,9 +53,10 @@ lint: setup
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
-# Write the reference pages and build the documentation site in docs/_build.
+# Write the reference pages and the tables of results, and build the documentation site in docs/_build.
 docs: setup
 	python docs/generate.py
+	python docs/results_tables.py
 	sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
 
 # Write the exact versions of the dependencies in pyproject.toml to requirements.lock, with hashes. Versions that are

@@ -182,6 +182,7 @@ def test_published_results_are_checked_without_training(finished_project: Path, 
     [
         ("cifar-conv4", "cifar10/conv4/relational-paper/1/cifar10/linear"),
         ("cifar100-conv4", "cifar100/conv4/relational-k4/1/cifar100/linear"),
+        ("cifar-seeds", "cifar100/conv4/simclr-paper/3/cifar100/linear"),
     ],
 )
 def test_published_results_of_this_repository_match_their_records(tmp_path: Path, name: str, evaluation: str) -> None:

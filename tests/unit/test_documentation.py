@@ -17,6 +17,7 @@ from rr.params import load_params
 from rr.runtime.signals import EXIT_MESSAGES
 
 generate = runpy.run_path(str(ROOT / "docs/generate.py"))
+results_tables = runpy.run_path(str(ROOT / "docs/results_tables.py"))
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,12 @@ def test_method_pages_are_up_to_date(path: Path) -> None:
         stored = np.asarray(Image.open(image).convert("RGB"), dtype=float)
         # WebP is lossy, and the views of another processor may differ by rounding errors.
         assert np.abs(stored - np.asarray(generate["views_image"](path.stem))).mean() < 8, "run make docs"
+
+
+@pytest.mark.parametrize("path", results_tables["PAGES"], ids=lambda path: path.stem)
+def test_tables_of_results_are_up_to_date(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text == results_tables["update_tables"](text), "run make docs"
 
 
 def test_each_page_shows_other_views() -> None:
