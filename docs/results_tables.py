@@ -42,8 +42,8 @@ class Cell(NamedTuple):
 def accuracy_table() -> str:
     """Return our accuracies beside the paper's, with a link to the metrics of each seed."""
     lines = [
-        "| backbone | pretraining → evaluation | method | paper, % | ours, % | seeds | difference | verdict |",
-        "| :-- | :-- | :-- | --: | --: | :-- | --: | :-- |",
+        "| data | method | paper, % | ours, % | seeds | difference | verdict |",
+        "| :-- | :-- | --: | --: | :-- | --: | :-- |",
     ]
     for cell in _cells():
         files, ours, paper = _metrics_files(cell), _ours(cell), _paper(cell)
@@ -51,15 +51,14 @@ def accuracy_table() -> str:
             continue
         links = ", ".join(f"[{seed}]({file.relative_to(DOCS).as_posix()})" for seed, file in files)
         columns = (
-            name_in_paper(cell.backbone),
             name_in_paper(cell.dataset) + ("" if cell.target == cell.dataset else f" → {name_in_paper(cell.target)}"),
-            METHODS[cell.method][1],
+            METHODS[cell.method][1] + ("" if cell.backbone == "conv4" else f", {name_in_paper(cell.backbone)}"),
             format_mean_std(paper, format_two_decimals) if paper else "–",
             format_mean_std(ours, format_two_decimals) if ours else "–",
             links or "–",
             *_compare(cell, ours, paper),
         )
-        lines.append("| " + " | ".join(columns) + " |")
+        lines.append("| " + " | ".join(map(_keep_on_one_line, columns)) + " |")
     return "\n".join(lines)
 
 
@@ -158,6 +157,11 @@ def _compare(cell: Cell, ours: MeanStd | None, paper: MeanStd | None) -> tuple[s
     low, high = welch_interval(ours, paper)
     verdict = "above" if low > 0 else "below" if high < 0 else "agrees"
     return f"{difference} [{format_difference(low)}, {format_difference(high)}]", verdict
+
+
+def _keep_on_one_line(text: str) -> str:
+    """Return a cell of a table in which no line break separates the parts of a value."""
+    return re.sub(r" (?=[=±+−])|(?<=[=±]) ", "\N{NO-BREAK SPACE}", text)
 
 
 def update_tables(text: str) -> str:
