@@ -1,4 +1,4 @@
-"""Write the tables of README.md and results.md from the results in docs/results. `make docs` runs this first."""
+"""Write the tables of README.md and results.md from the results in docs/results. `make docs` runs this."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rr.report.formatting import format_difference, format_mean_std, format_two_decimals
 from rr.report.paper.published import load_published, name_in_paper
+from rr.report.paper.verdict import Verdict
 from rr.report.statistics import MeanStd, mean_std
 from rr.report.welch import welch_interval
 
@@ -30,8 +31,8 @@ TASKS = (("cifar10", "cifar10"), ("cifar100", "cifar100"), ("cifar10", "cifar100
          ("cifar100", "cifar100-20"))  # fmt: skip
 
 
-class Cell(NamedTuple):
-    """A row of the table of accuracies; the names are those in params.yaml."""
+class Experiment(NamedTuple):
+    """The runs behind a row of the table of accuracies, one per seed. The names are those in params.yaml."""
 
     backbone: str
     dataset: str
@@ -45,18 +46,21 @@ def accuracy_table() -> str:
         "| data | method | paper, % | ours, % | seeds | difference | verdict |",
         "| :-- | :-- | --: | --: | :-- | --: | :-- |",
     ]
-    for cell in _cells():
-        files, ours, paper = _metrics_files(cell), _ours(cell), _paper(cell)
-        if not files and (paper is None or cell.backbone != "conv4"):
+    for experiment in _experiments():
+        files, ours, paper = _metrics_files(experiment), _ours(experiment), _paper(experiment)
+        # Of the experiments that were not run, list only those with Conv-4 whose result in the paper is known.
+        if not files and (paper is None or experiment.backbone != "conv4"):
             continue
         links = ", ".join(f"[{seed}]({file.relative_to(DOCS).as_posix()})" for seed, file in files)
         columns = (
-            name_in_paper(cell.dataset) + ("" if cell.target == cell.dataset else f" → {name_in_paper(cell.target)}"),
-            METHODS[cell.method][1] + ("" if cell.backbone == "conv4" else f", {name_in_paper(cell.backbone)}"),
+            name_in_paper(experiment.dataset)
+            + ("" if experiment.target == experiment.dataset else f" → {name_in_paper(experiment.target)}"),
+            METHODS[experiment.method][1]
+            + ("" if experiment.backbone == "conv4" else f", {name_in_paper(experiment.backbone)}"),
             format_mean_std(paper, format_two_decimals) if paper else "–",
             format_mean_std(ours, format_two_decimals) if ours else "–",
             links or "–",
-            *_compare(cell, ours, paper),
+            *_compare(experiment, ours, paper),
         )
         lines.append("| " + " | ".join(map(_keep_on_one_line, columns)) + " |")
     return "\n".join(lines)
@@ -71,11 +75,12 @@ def summary_table() -> str:
     for method, (_, label) in METHODS.items():
         columns = [label]
         for dataset in ("cifar10", "cifar100"):
-            cell = Cell("conv4", dataset, dataset, method)
+            experiment = Experiment("conv4", dataset, dataset, method)
             columns += [
-                format_mean_std(value, format_two_decimals) if value else "–" for value in (_ours(cell), _paper(cell))
+                format_mean_std(value, format_two_decimals) if value else "–"
+                for value in (_ours(experiment), _paper(experiment))
             ]
-        if columns[1] != "–":
+        if any(column != "–" for column in columns[1::2]):
             lines.append("| " + " | ".join(columns) + " |")
     return "\n".join(lines)
 
@@ -98,15 +103,17 @@ def cost_table() -> str:
     return "\n".join(lines)
 
 
-def _cells() -> Iterator[Cell]:
+def _experiments() -> Iterator[Experiment]:
     for backbone in ("conv4", "resnet32"):
         for dataset, target in TASKS:
             for method in METHODS:
-                yield Cell(backbone, dataset, target, method)
+                yield Experiment(backbone, dataset, target, method)
 
 
-def _metrics_files(cell: Cell) -> list[tuple[int, Path]]:
-    return _by_seed(f"evaluate/{cell.dataset}/{cell.backbone}/{cell.method}/*/{cell.target}/linear/metrics.json")
+def _metrics_files(experiment: Experiment) -> list[tuple[int, Path]]:
+    return _by_seed(
+        f"evaluate/{experiment.dataset}/{experiment.backbone}/{experiment.method}/*/{experiment.target}/linear/metrics.json"
+    )
 
 
 def _by_seed(pattern: str) -> list[tuple[int, Path]]:
@@ -121,41 +128,45 @@ def _by_seed(pattern: str) -> list[tuple[int, Path]]:
     return sorted(found.items())
 
 
-def _ours(cell: Cell) -> MeanStd | None:
+def _ours(experiment: Experiment) -> MeanStd | None:
     """Return our accuracy over all published seeds in percent.
 
-    Where the paper reports the accuracy of the network that was trained with labels, this is also ours.
+    If the paper reports the accuracy of the network that was trained with labels, ours is also that accuracy.
     """
-    is_network = cell.method == "supervised-paper" and cell.dataset == cell.target
+    is_network = experiment.method == "supervised-paper" and experiment.dataset == experiment.target
     key = "trained_classifier_accuracy" if is_network else "accuracy"
-    metrics = [json.loads(file.read_text(encoding="utf-8")) for _, file in _metrics_files(cell)]
+    metrics = [json.loads(file.read_text(encoding="utf-8")) for _, file in _metrics_files(experiment)]
     return mean_std([100 * float(values[key]) for values in metrics]) if metrics else None
 
 
-def _paper(cell: Cell) -> MeanStd | None:
+def _paper(experiment: Experiment) -> MeanStd | None:
     """Return the paper's accuracy in percent. Values that are in two tables have the same mean in both."""
-    kind = METHODS[cell.method][0]
+    kind = METHODS[experiment.method][0]
     for result in load_published():
         where = (result.method, result.backbone, result.dataset, result.target)
         is_accuracy = result.protocol == "linear" and result.unit == "percent" and result.label_fraction is None
-        if where == (kind, cell.backbone, cell.dataset, cell.target) and is_accuracy and result.views is None:
+        if (
+            where == (kind, experiment.backbone, experiment.dataset, experiment.target)
+            and is_accuracy
+            and result.views is None
+        ):
             return None if result.mean is None else MeanStd(result.mean, result.std, result.num_seeds)
     return None
 
 
-def _compare(cell: Cell, ours: MeanStd | None, paper: MeanStd | None) -> tuple[str, str]:
+def _compare(experiment: Experiment, ours: MeanStd | None, paper: MeanStd | None) -> tuple[str, str]:
     """Return the difference, with its confidence interval if there is one, and the verdict."""
     if ours is None:
-        return "", "not run"
+        return "", Verdict.NOT_RUN
     if paper is None:
-        return "", "not recovered" if METHODS[cell.method][0] else "not given"
+        return "", Verdict.NOT_RECOVERED
     difference = format_difference(ours.mean - paper.mean)
-    if cell.method == "deepcluster-paper":
-        return difference, "other settings"
+    if experiment.method == "deepcluster-paper":
+        return difference, Verdict.OTHER_SETTINGS
     if ours.count == 1:
-        return difference, "one seed"
+        return difference, Verdict.TOO_FEW_SEEDS
     low, high = welch_interval(ours, paper)
-    verdict = "above" if low > 0 else "below" if high < 0 else "agrees"
+    verdict = Verdict.ABOVE if low > 0 else Verdict.BELOW if high < 0 else Verdict.AGREES
     return f"{difference} [{format_difference(low)}, {format_difference(high)}]", verdict
 
 
