@@ -4,12 +4,16 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rr.report.formatting import format_difference, format_mean_std, format_two_decimals
-from rr.report.paper.published import load_published, name_in_paper
-from rr.report.paper.verdict import Verdict
-from rr.report.statistics import MeanStd, mean_std
+from rr.report.inputs.collect import TRAINED_CLASSIFIER
+from rr.report.paper.match import Match
+from rr.report.paper.published import PublishedResult, load_published, name_in_paper
+from rr.report.paper.settings import find_deviations
+from rr.report.paper.tables import ComparisonCell
+from rr.report.paper.verdict import COMPARED, Verdict, decide_verdict
+from rr.report.statistics import mean_std
 from rr.report.welch import welch_interval
 
 DOCS = Path(__file__).parent
@@ -41,15 +45,15 @@ class Experiment(NamedTuple):
 
 
 def accuracy_table() -> str:
-    """Return our accuracies beside the paper's, with a link to the metrics of each seed."""
+    """Return our accuracies and the paper's, with a link to the metrics of each seed."""
     lines = [
         "| data | method | paper, % | ours, % | seeds | difference | verdict |",
         "| :-- | :-- | --: | --: | :-- | --: | :-- |",
     ]
     for experiment in _experiments():
-        files, ours, paper = _metrics_files(experiment), _ours(experiment), _paper(experiment)
+        files, cell = _metrics_files(experiment), _compare(experiment)
         # Of the experiments that were not run, list only those with Conv-4 whose result in the paper is known.
-        if not files and (paper is None or experiment.backbone != "conv4"):
+        if not files and (cell.published_value is None or experiment.backbone != "conv4"):
             continue
         links = ", ".join(f"[{seed}]({file.relative_to(DOCS).as_posix()})" for seed, file in files)
         columns = (
@@ -57,10 +61,11 @@ def accuracy_table() -> str:
             + ("" if experiment.target == experiment.dataset else f" → {name_in_paper(experiment.target)}"),
             METHODS[experiment.method][1]
             + ("" if experiment.backbone == "conv4" else f", {name_in_paper(experiment.backbone)}"),
-            format_mean_std(paper, format_two_decimals) if paper else "–",
-            format_mean_std(ours, format_two_decimals) if ours else "–",
+            cell.published_text,
+            _our_text(cell),
             links or "–",
-            *_compare(experiment, ours, paper),
+            cell.difference_text + _interval_text(cell),
+            cell.verdict,
         )
         lines.append("| " + " | ".join(map(_keep_on_one_line, columns)) + " |")
     return "\n".join(lines)
@@ -75,11 +80,8 @@ def summary_table() -> str:
     for method, (_, label) in METHODS.items():
         columns = [label]
         for dataset in ("cifar10", "cifar100"):
-            experiment = Experiment("conv4", dataset, dataset, method)
-            columns += [
-                format_mean_std(value, format_two_decimals) if value else "–"
-                for value in (_ours(experiment), _paper(experiment))
-            ]
+            cell = _compare(Experiment("conv4", dataset, dataset, method))
+            columns += [_our_text(cell), cell.published_text]
         if any(column != "–" for column in columns[1::2]):
             lines.append("| " + " | ".join(columns) + " |")
     return "\n".join(lines)
@@ -91,10 +93,7 @@ def cost_table() -> str:
     for method, (_, label) in METHODS.items():
         hours, views = [], ""
         for dataset in ("cifar10", "cifar100"):
-            records = [
-                json.loads(file.read_text(encoding="utf-8"))
-                for _, file in _by_seed(f"pretrain/{dataset}/conv4/{method}/*/run.json")
-            ]
+            records = [_read_json(file) for _, file in _by_seed(f"pretrain/{dataset}/conv4/{method}/*/run.json")]
             trained = [record for record in records if record.get("views")]
             hours.append(", ".join(f"{sum(record['epoch_seconds']) / 3600:.1f}" for record in trained) or "–")
             views = f"{trained[0]['views'] // 10**6} million" if trained else views
@@ -128,46 +127,59 @@ def _by_seed(pattern: str) -> list[tuple[int, Path]]:
     return sorted(found.items())
 
 
-def _ours(experiment: Experiment) -> MeanStd | None:
-    """Return our accuracy over all published seeds in percent.
+def _compare(experiment: Experiment) -> ComparisonCell:
+    """Compare our result with the paper's as the report does, with the settings in the records of all seeds."""
+    published = _find_published(experiment)
+    accuracies, deviations, epochs = [], [], 0
+    metric = TRAINED_CLASSIFIER if published and published.is_accuracy_of_network else "accuracy"
+    for seed, file in _metrics_files(experiment):
+        folder = file.parents[7] / f"pretrain/{experiment.dataset}/{experiment.backbone}/{experiment.method}/{seed}"
+        pretraining, evaluation = (_read_json(path / "run.json")["params"] for path in (folder, file.parent))
+        settings = pretraining[f"methods.{experiment.method}"]
+        epochs = settings.get("epochs", 0)
+        accuracies.append(100 * _read_json(file)[metric])
+        if published:
+            protocol, precision = evaluation["protocols.linear"], pretraining.get("precision", "float32")
+            deviations += find_deviations(published, settings, protocol, precision)
+    if not accuracies:
+        return ComparisonCell(published)
+    match = Match(
+        method=experiment.method,
+        protocol="linear",
+        value=mean_std(accuracies),
+        epochs=epochs,
+        deviations=[deviation.text for deviation in deviations],
+        has_reduced_budget=any(deviation.reduces_budget for deviation in deviations),
+    )
+    return ComparisonCell(published, match, decide_verdict(published, match) if published else Verdict.NOT_RECOVERED)
 
-    If the paper reports the accuracy of the network that was trained with labels, ours is also that accuracy.
-    """
-    is_network = experiment.method == "supervised-paper" and experiment.dataset == experiment.target
-    key = "trained_classifier_accuracy" if is_network else "accuracy"
-    metrics = [json.loads(file.read_text(encoding="utf-8")) for _, file in _metrics_files(experiment)]
-    return mean_std([100 * float(values[key]) for values in metrics]) if metrics else None
 
-
-def _paper(experiment: Experiment) -> MeanStd | None:
-    """Return the paper's accuracy in percent. Values that are in two tables have the same mean in both."""
-    kind = METHODS[experiment.method][0]
+def _find_published(experiment: Experiment) -> PublishedResult | None:
+    """Return the paper's accuracy. Values that are in two tables have the same mean in both."""
+    expected = (METHODS[experiment.method][0], experiment.backbone, experiment.dataset, experiment.target)
     for result in load_published():
-        where = (result.method, result.backbone, result.dataset, result.target)
-        is_accuracy = result.protocol == "linear" and result.unit == "percent" and result.label_fraction is None
-        if (
-            where == (kind, experiment.backbone, experiment.dataset, experiment.target)
-            and is_accuracy
-            and result.views is None
-        ):
-            return None if result.mean is None else MeanStd(result.mean, result.std, result.num_seeds)
+        actual = (result.method, result.backbone, result.dataset, result.target)
+        is_main = result.protocol == "linear" and result.unit == "percent"
+        if actual == expected and is_main and result.label_fraction is None and result.views is None:
+            return result
     return None
 
 
-def _compare(experiment: Experiment, ours: MeanStd | None, paper: MeanStd | None) -> tuple[str, str]:
-    """Return the difference, with its confidence interval if there is one, and the verdict."""
-    if ours is None:
-        return "", Verdict.NOT_RUN
-    if paper is None:
-        return "", Verdict.NOT_RECOVERED
-    difference = format_difference(ours.mean - paper.mean)
-    if experiment.method == "deepcluster-paper":
-        return difference, Verdict.OTHER_SETTINGS
-    if ours.count == 1:
-        return difference, Verdict.TOO_FEW_SEEDS
-    low, high = welch_interval(ours, paper)
-    verdict = Verdict.ABOVE if low > 0 else Verdict.BELOW if high < 0 else Verdict.AGREES
-    return f"{difference} [{format_difference(low)}, {format_difference(high)}]", verdict
+def _our_text(cell: ComparisonCell) -> str:
+    return format_mean_std(cell.match.value, format_two_decimals) if cell.match else "–"
+
+
+def _interval_text(cell: ComparisonCell) -> str:
+    """Return the confidence interval of the difference, or nothing if the verdict does not compare the results."""
+    if cell.verdict not in COMPARED or not (cell.match and cell.published_value):
+        return ""
+    low, high = map(format_difference, welch_interval(cell.match.value, cell.published_value))
+    return f" [{low}, {high}]"
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
 
 
 def _keep_on_one_line(text: str) -> str:
